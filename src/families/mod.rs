@@ -1,0 +1,136 @@
+//! What each family is, apart from how it is timed: its kernels' macros and launch geometry, which configs are legal
+//! (and why not), its tensors, its reference and its floor in FLOPs and bytes. Pure functions of problem, config and
+//! GPU profile.
+
+mod attention;
+mod elementwise;
+mod gemm;
+mod inputs;
+mod row_softmax;
+
+pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};
+
+use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
+use std::fmt;
+
+/// Why a config cannot run, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Rejection(pub String);
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// Returns early with a [`Rejection`] unless the condition holds.
+macro_rules! require {
+    ($condition:expr, $($reason:tt)+) => {
+        if !$condition {
+            return Err(crate::families::Rejection(format!($($reason)+)));
+        }
+    };
+}
+use require;
+
+/// A kernel to compile: one source file of `kernels/` and its macros. Its identity, with the sources and the compiler.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelSpec {
+    /// File in `kernels/`: `gemm.cu`.
+    pub source: &'static str,
+    /// The `extern "C"` function to launch.
+    pub entry: &'static str,
+    /// `-D` macros, in a fixed order.
+    pub macros: Vec<(&'static str, String)>,
+}
+
+/// One kernel argument, in the order of the kernel's parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// Device pointer to an input tensor, by its index in [`Tensors::inputs`].
+    Input(usize),
+    /// Device pointer to the output tensor (to the f32 reference output, when the reference is launched).
+    Output,
+    /// Device pointer to [`Launch::workspace`] bytes of scratch, contents undefined.
+    Workspace,
+    /// Device pointer to [`Launch::counters`] 32-bit words that are zero at launch and that the kernel leaves zero.
+    Counters,
+    /// A 32-bit integer.
+    I32(i32),
+    /// A 64-bit integer.
+    I64(i64),
+    /// A 32-bit float.
+    F32(f32),
+}
+
+/// How a compiled kernel is launched on one problem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Thread blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block.
+    pub dynamic_smem: Bytes,
+    /// The kernel's parameters.
+    pub args: Vec<Arg>,
+    /// Scratch memory behind [`Arg::Workspace`].
+    pub workspace: Bytes,
+    /// Words behind [`Arg::Counters`].
+    pub counters: u32,
+}
+
+/// The tensors of a problem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensors {
+    /// What the kernel reads, contiguous in row-major order.
+    pub inputs: Vec<TensorSpec>,
+    /// What it writes, likewise.
+    pub output: TensorSpec,
+}
+
+/// What the rest of the pipeline asks of a family.
+pub trait FamilySpec: Sync {
+    /// The problem's tensors.
+    fn tensors(&self, problem: &Problem) -> Tensors;
+
+    /// Floating-point operations of the problem.
+    fn flops(&self, problem: &Problem) -> f64;
+
+    /// The fewest bytes the problem moves: each input read once, the output written once.
+    fn bytes(&self, problem: &Problem) -> Bytes {
+        let tensors = self.tensors(problem);
+        Bytes(tensors.inputs.iter().chain([&tensors.output]).map(|tensor| tensor.bytes().0).sum())
+    }
+
+    /// The knobs that are launch arguments, so that changing them costs no compile.
+    fn launch_knobs(&self) -> &'static [&'static str];
+
+    /// The kernel that runs `config` on `problem` on that GPU, or why there is none. Never called for the cpu device.
+    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection>;
+
+    /// Its launch geometry, or why it cannot be launched. Never called for the cpu device.
+    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection>;
+
+    /// Whether the host kernel of the cpu device runs `config` on `problem`, or why not.
+    fn check_host(&self, config: &Config, problem: &Problem) -> Result<(), Rejection>;
+
+    /// The plain kernel a candidate's output is compared with. It writes f32.
+    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch);
+
+    /// The same computed on the host in f64: what the cpu device and the reference kernel's own test compare with.
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64>;
+}
+
+/// The description of a family.
+pub fn spec(family: Family) -> &'static dyn FamilySpec {
+    match family {
+        Family::Matmul => &gemm::MATMUL,
+        Family::MatmulInt4 => &gemm::MATMUL_INT4,
+        Family::MatmulInt16 => &gemm::MATMUL_INT16,
+        Family::MatmulFp4 => &gemm::MATMUL_FP4,
+        Family::Attention => &attention::Attention,
+        Family::RowSoftmax => &row_softmax::RowSoftmax,
+        Family::Elementwise => &elementwise::Elementwise,
+    }
+}

@@ -1,0 +1,131 @@
+//! The journal's lines.
+
+use crate::model::{Config, Dtype, Family, Micros, Problem, Shape};
+use serde::{Deserialize, Serialize};
+
+/// The environment the trials after it were measured in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the journal format.
+    pub schema: u32,
+    /// The device's full name.
+    pub gpu: String,
+    /// The architecture kernels are compiled for.
+    pub arch: String,
+    /// The driver's version.
+    pub driver: String,
+    /// The run-time compiler's version.
+    pub nvrtc: String,
+    /// The name and version of the sampling protocol.
+    pub protocol: String,
+    /// This tool's version.
+    pub sweep: String,
+    /// When the sweep started, RFC 3339 in UTC.
+    pub started: String,
+}
+
+/// What became of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Verified and timed.
+    Ok,
+    /// The output is not the reference's; never timed.
+    Wrong,
+    /// The compiler refused the kernel.
+    CompileFailed,
+    /// The compiler ran past its deadline.
+    CompileTimeout,
+    /// The driver refused the launch.
+    LaunchFailed,
+    /// The kernel broke the context or the worker process.
+    Crashed,
+    /// The kernel ran past its deadline.
+    Timeout,
+    /// Illegal on this GPU or problem; never compiled or never launched.
+    Pruned,
+}
+
+/// Which part of the search asked for a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// A few samples of every kernel.
+    Screen,
+    /// The launch knobs around the survivors.
+    Refine,
+    /// Interleaved rounds among the best.
+    Final,
+    /// A finalist of one problem on another of its bucket or group.
+    Cross,
+}
+
+/// One (problem, config) tried once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The family.
+    pub family: Family,
+    /// The problem's dimensions.
+    pub problem: Shape,
+    /// The problem's type.
+    pub dtype: Dtype,
+    /// The config tried.
+    pub config: Config,
+    /// What became of it.
+    pub status: Status,
+    /// Which part of the search asked for it.
+    pub stage: Stage,
+    /// Median of the samples. Times are there where the status is `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_us: Option<Micros>,
+    /// First quartile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q1_us: Option<Micros>,
+    /// Third quartile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q3_us: Option<Micros>,
+    /// Least sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_us: Option<Micros>,
+    /// How many samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u32>,
+    /// ‖out − reference‖ / ‖reference‖.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rel_err: Option<f64>,
+    /// SM clock while it ran, where the driver tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sm_mhz: Option<u32>,
+    /// More samples than the cap were taken while the GPU was throttled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub throttled: bool,
+    /// Final stage only: the time of each interleaved round, in round order, so that two finalists of one problem can be
+    /// compared by paired differences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds_us: Vec<f64>,
+    /// Final stage only: this is the duplicate of the winner, whose distance to it is noise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub null_arm: bool,
+    /// Why it failed, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Hash of the kernel: source, macros, compiler and architecture.
+    pub kernel: String,
+}
+
+impl Trial {
+    /// The problem that was tried.
+    pub fn problem(&self) -> Problem {
+        Problem { family: self.family, shape: self.problem, dtype: self.dtype }
+    }
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// The first line, and wherever the environment changed since.
+    Header(Header),
+    /// Every other line.
+    Trial(Box<Trial>),
+}

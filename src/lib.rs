@@ -1,0 +1,19 @@
+//! Which config should this kernel run with, on this shape, on this GPU?
+//!
+//! Kernels are compiled at run time, swept over config spaces on a real device, and the measurements become one JSON
+//! document of rules and fallbacks that a small lookup serves:
+//!
+//! ```text
+//! sweeps/<family>.toml ─ plan ─ compile ─ screen ─ refine ─ final ─ cross ─ journal ─ derive ─ document ─ lookup
+//! ```
+//!
+//! Modules are listed in the order the data goes; none imports from one after it. The first three are the served part
+//! and all that is left without the `harness` feature.
+
+pub mod error;
+#[cfg(feature = "harness")]
+pub mod families;
+pub mod heuristics;
+#[cfg(feature = "harness")]
+pub mod journal;
+pub mod model;

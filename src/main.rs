@@ -1,0 +1,3 @@
+//! `sweep`: see `sweep --help`.
+
+fn main() {}

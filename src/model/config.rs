@@ -1,0 +1,125 @@
+//! Configs: the values of a kernel's knobs, in Helion's field names.
+
+use super::serde_by_name;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How programs (thread blocks) are mapped to tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PidType {
+    /// One program a tile.
+    Flat,
+    /// As many programs as the GPU holds, each with a contiguous run of tiles.
+    PersistentBlocked,
+    /// As many programs as the GPU holds, each striding over the tiles.
+    PersistentInterleaved,
+}
+
+impl PidType {
+    /// Every program order.
+    pub const ALL: [Self; 3] = [Self::Flat, Self::PersistentBlocked, Self::PersistentInterleaved];
+
+    /// Helion's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flat => "flat",
+            Self::PersistentBlocked => "persistent_blocked",
+            Self::PersistentInterleaved => "persistent_interleaved",
+        }
+    }
+
+    /// Whether the grid is sized by the GPU instead of by the problem.
+    pub const fn is_persistent(self) -> bool {
+        !matches!(self, Self::Flat)
+    }
+}
+
+serde_by_name!(PidType);
+
+/// Which instructions do the arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mma {
+    /// Plain lanes, for the families with no matrix product.
+    Simt,
+    /// Warp-wide `mma.sync`, on any tensor-core GPU.
+    MmaSync,
+    /// Hopper's warp-group `wgmma`.
+    Wgmma,
+    /// Blackwell's `tcgen05`.
+    Tcgen05,
+}
+
+impl Mma {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05];
+
+    /// The name in configs and the kind's table in a plan.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Simt => "simt",
+            Self::MmaSync => "mma_sync",
+            Self::Wgmma => "wgmma",
+            Self::Tcgen05 => "tcgen05",
+        }
+    }
+}
+
+serde_by_name!(Mma);
+
+/// The values of a kernel's knobs. A field is there only where it changes what that kernel does. Field order is the
+/// sorted key order of the document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Tile extents; their meaning is the family's (elements, or packed bytes along a packed k).
+    pub block_sizes: Vec<u32>,
+    /// Tiles along m that share a column band, so that they meet in L2 (one entry).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub l2_groupings: Vec<u32>,
+    /// The instructions that do the arithmetic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
+    pub mma: Option<Mma>,
+    /// Programs a multiprocessor, for persistent program orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_sm_multiplier: Option<u32>,
+    /// Depth of the load pipeline in tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_stages: Option<u32>,
+    /// Warps of a program (threads, on the cpu device).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_warps: Option<u32>,
+    /// How programs are mapped to tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
+    pub pid_type: Option<PidType>,
+    /// Columns of one step of a row reduction; null means the whole row at once (one entry).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reduction_loops: Vec<Option<u32>>,
+    /// Programs that share the reduction dimension of one tile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_k: Option<u32>,
+}
+
+impl Config {
+    /// The fields' names, sorted.
+    pub const FIELDS: [&'static str; 9] = [
+        "block_sizes",
+        "l2_groupings",
+        "mma",
+        "num_sm_multiplier",
+        "num_stages",
+        "num_warps",
+        "pid_type",
+        "reduction_loops",
+        "split_k",
+    ];
+}
+
+/// Compact JSON with sorted keys: the config's identity in journals and tables.
+impl fmt::Display for Config {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}

@@ -1,0 +1,194 @@
+//! Problems: a family with concrete dimensions and a data type.
+
+use super::{Family, serde_by_name};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The type of a problem's first tensor (and of its output).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dtype {
+    /// bfloat16, the default everywhere.
+    #[default]
+    Bf16,
+    /// IEEE single precision; only for the families without a matrix product.
+    F32,
+}
+
+impl Dtype {
+    /// Every type.
+    pub const ALL: [Self; 2] = [Self::Bf16, Self::F32];
+
+    /// The name in plans, journals and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// Bytes of one element.
+    pub const fn size_bytes(self) -> u64 {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+serde_by_name!(Dtype);
+
+/// The dimensions of a problem, by kind of family. In JSON an object of its dimensions: `{"m":16,"n":4096,"k":4096}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Shape {
+    /// A matrix product [m,k]·[k,n].
+    Gemm {
+        /// Rows of A and C.
+        m: u64,
+        /// Columns of B and C.
+        n: u64,
+        /// The dimension summed over, in unpacked elements.
+        k: u64,
+    },
+    /// Attention over [batch, heads, seq, head_dim].
+    Attention {
+        /// Sequences.
+        batch: u64,
+        /// Heads of each sequence.
+        heads: u64,
+        /// Query positions.
+        q_seq: u64,
+        /// Key and value positions.
+        kv_seq: u64,
+        /// Elements of one head.
+        head_dim: u64,
+    },
+    /// A reduction over the rows of [rows, cols].
+    Rows {
+        /// Rows.
+        rows: u64,
+        /// Elements of a row.
+        cols: u64,
+    },
+    /// A map over so many elements.
+    Elements {
+        /// Elements.
+        numel: u64,
+    },
+}
+
+impl Shape {
+    /// The dimensions with their names, in the family's order.
+    pub fn dimensions(&self) -> Vec<(&'static str, u64)> {
+        match *self {
+            Self::Gemm { m, n, k } => vec![("m", m), ("n", n), ("k", k)],
+            Self::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
+                vec![("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)]
+            }
+            Self::Rows { rows, cols } => vec![("rows", rows), ("cols", cols)],
+            Self::Elements { numel } => vec![("numel", numel)],
+        }
+    }
+}
+
+/// `m=16,n=4096,k=4096`, the form `--shape` reads.
+impl fmt::Display for Shape {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text: Vec<_> = self.dimensions().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        out.pad(&text.join(","))
+    }
+}
+
+/// One problem: what a kernel of `family` is asked to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Problem {
+    /// The operation.
+    pub family: Family,
+    /// Its dimensions, all positive.
+    pub shape: Shape,
+    /// The type of its first tensor and output.
+    pub dtype: Dtype,
+}
+
+impl Problem {
+    /// A problem from named dimensions.
+    ///
+    /// # Errors
+    /// Where a dimension is missing, unknown, twice there or not positive, k is odd for packed weights, or the family
+    /// does not come in `dtype`.
+    pub fn new(family: Family, dimensions: &[(&str, i64)], dtype: Dtype) -> Result<Self> {
+        let wanted = family.dimensions();
+        for (index, (name, value)) in dimensions.iter().enumerate() {
+            if !wanted.contains(name) {
+                return Err(Error::usage(format!(
+                    "{family} has no dimension '{name}'; its dimensions are {}",
+                    wanted.join(", ")
+                )));
+            }
+            if dimensions[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Error::usage(format!("dimension '{name}' is given twice")));
+            }
+            if *value <= 0 {
+                return Err(Error::usage(format!("dimension {name} = {value}: it must be positive")));
+            }
+        }
+        let get = |wanted: &str| {
+            dimensions.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.unsigned_abs()).ok_or_else(
+                || Error::usage(format!("{family} needs dimension '{wanted}' ({})", family.dimensions().join(", "))),
+            )
+        };
+        let shape = match family {
+            Family::Attention => Shape::Attention {
+                batch: get("batch")?,
+                heads: get("heads")?,
+                q_seq: get("q_seq")?,
+                kv_seq: get("kv_seq")?,
+                head_dim: get("head_dim")?,
+            },
+            Family::RowSoftmax => Shape::Rows { rows: get("rows")?, cols: get("cols")? },
+            Family::Elementwise => Shape::Elements { numel: get("numel")? },
+            Family::Matmul | Family::MatmulInt4 | Family::MatmulInt16 | Family::MatmulFp4 => {
+                Shape::Gemm { m: get("m")?, n: get("n")?, k: get("k")? }
+            }
+        };
+        if let Shape::Gemm { k, .. } = shape
+            && family.packs_two_weights_a_byte()
+            && k % 2 != 0
+        {
+            return Err(Error::usage(format!(
+                "dimension k = {k}: {family} packs two weights a byte, so k must be even"
+            )));
+        }
+        let matrix_product = !matches!(family, Family::RowSoftmax | Family::Elementwise);
+        if matrix_product && dtype != Dtype::Bf16 {
+            return Err(Error::usage(format!("{family} comes in bf16 only, not {dtype}")));
+        }
+        Ok(Self { family, shape, dtype })
+    }
+
+    /// A problem from text such as `m=16,n=4096,k=4096`.
+    ///
+    /// # Errors
+    /// As [`Problem::new`], and where the text is not `name=integer` pairs.
+    pub fn parse(family: Family, text: &str, dtype: Dtype) -> Result<Self> {
+        let mut dimensions = Vec::new();
+        for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Error::usage(format!("'{pair}' in shape '{text}' is not name=value")))?;
+            let value = value.trim().parse::<i64>().map_err(|error| {
+                Error::usage(format!("dimension {} = '{}' is not an integer: {error}", name.trim(), value.trim()))
+            })?;
+            dimensions.push((name.trim(), value));
+        }
+        Self::new(family, &dimensions, dtype)
+    }
+}
+
+/// `matmul_fp4 m=16,n=4096,k=4096 bf16`
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {}", self.family, self.shape, self.dtype)
+    }
+}
