@@ -13,6 +13,8 @@
 pub mod error;
 #[cfg(feature = "harness")]
 pub mod families;
+#[cfg(feature = "harness")]
+pub mod measure;
 pub mod heuristics;
 #[cfg(feature = "harness")]
 pub mod journal;
