@@ -15,6 +15,10 @@ pub mod error;
 pub mod families;
 #[cfg(feature = "harness")]
 pub mod measure;
+#[cfg(feature = "harness")]
+pub mod plan;
+#[cfg(feature = "harness")]
+pub mod compile;
 pub mod heuristics;
 #[cfg(feature = "harness")]
 pub mod journal;
