@@ -11,6 +11,11 @@
 //! and all that is left without the `harness` feature.
 
 pub mod error;
+pub mod model;
+pub mod heuristics;
+
+#[cfg(feature = "harness")]
+pub mod process;
 #[cfg(feature = "harness")]
 pub mod families;
 #[cfg(feature = "harness")]
@@ -19,7 +24,21 @@ pub mod measure;
 pub mod plan;
 #[cfg(feature = "harness")]
 pub mod compile;
-pub mod heuristics;
+#[cfg(feature = "harness")]
+pub mod device;
+#[cfg(feature = "harness")]
+pub mod worker;
 #[cfg(feature = "harness")]
 pub mod journal;
-pub mod model;
+#[cfg(feature = "harness")]
+pub mod search;
+#[cfg(feature = "harness")]
+pub mod derive;
+#[cfg(feature = "harness")]
+pub mod report;
+#[cfg(feature = "harness")]
+pub mod diff;
+#[cfg(feature = "harness")]
+pub mod sweep;
+#[cfg(feature = "harness")]
+pub mod cli;

@@ -4,12 +4,10 @@ use super::source::Sources;
 use super::{Cache, Key, Nvrtc, Resources, cache::Entry};
 use crate::error::{Context, Error, Result};
 use crate::families::KernelSpec;
+use crate::process::{LineProcess, Silence};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
-use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -258,10 +256,10 @@ impl Shared {
         }
     }
 
-    fn compile(&self, process: &mut Option<Process>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
+    fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
         let worker = match process {
             Some(worker) => worker,
-            None => process.insert(Process::start(&self.settings.nvrtc)?),
+            None => process.insert(start_process(&self.settings.nvrtc)?),
         };
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
@@ -270,10 +268,13 @@ impl Shared {
             options: self.options(spec),
             output: scratch.path().to_path_buf(),
         };
-        let Some(answer) = worker.ask(&job, self.settings.deadline)? else {
-            *process = None;
-            let error = format!("compiling took more than {} s", self.settings.deadline.as_secs());
-            return Ok(Outcome::Failed { key: key.clone(), timed_out: true, error });
+        let answer: Answer = match worker.ask(&job, self.settings.deadline) {
+            Ok(answer) => answer,
+            Err(silence) => {
+                *process = None;
+                let timed_out = matches!(silence, Silence::Timeout(_));
+                return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
+            }
         };
         let cubin = if answer.compiled { Some(std::fs::read(scratch.path())?) } else { None };
         let entry =
@@ -293,8 +294,8 @@ fn version(settings: &Settings) -> Result<String> {
         options: vec![format!("--gpu-architecture={}", settings.arch)],
         output: scratch.path().to_path_buf(),
     };
-    let answer = Process::start(&settings.nvrtc)?.ask(&job, settings.deadline)?;
-    let answer = answer.ok_or_else(|| Error::failure("it does not answer"))?;
+    let answer: Result<Answer, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
+    let answer = answer.map_err(Error::failure)?;
     if !answer.compiled {
         return Err(Error::failure(answer.log.trim()));
     }
@@ -306,50 +307,6 @@ fn version(settings: &Settings) -> Result<String> {
     versions.into_iter().find(|version| !version.is_empty()).ok_or_else(|| Error::failure("its cubins name no version"))
 }
 
-/// A compile worker process; killed when dropped.
-struct Process {
-    child: Child,
-    input: ChildStdin,
-    answers: Receiver<String>,
-}
-
-impl Process {
-    fn start(nvrtc: &Nvrtc) -> Result<Self> {
-        let what = || "compile worker";
-        let mut child = Command::new(std::env::current_exe().context(what)?)
-            .arg("compile-worker")
-            .env("LD_LIBRARY_PATH", &nvrtc.folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context(what)?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(Error::failure("compile worker: no pipes"));
-        };
-        let (sender, answers) = channel();
-        std::thread::spawn(move || {
-            BufReader::new(output).lines().map_while(std::result::Result::ok).all(|line| sender.send(line).is_ok())
-        });
-        Ok(Self { child, input, answers })
-    }
-
-    /// The answer to a job, or nothing where the deadline passed (the process is of no more use then).
-    fn ask(&mut self, job: &Job, deadline: Duration) -> Result<Option<Answer>> {
-        let mut line = serde_json::to_vec(job)?;
-        line.push(b'\n');
-        self.input.write_all(&line).context(|| "compile worker")?;
-        match self.answers.recv_timeout(deadline) {
-            Ok(answer) => Ok(Some(serde_json::from_str(&answer)?)),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(Error::failure("the compiler crashed")),
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Already gone is as good as killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {
+    LineProcess::start("compile-worker", &[("LD_LIBRARY_PATH", nvrtc.folder.as_os_str())])
 }

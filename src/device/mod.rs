@@ -67,7 +67,7 @@ impl fmt::Display for Fault {
 pub struct Deviation {
     /// ‖out − reference‖ / ‖reference‖.
     pub relative: f64,
-    /// Elements that are NaN where the reference is not: poison left, or a kernel gone wrong.
+    /// Elements that are not finite where the reference is, or the other way round: poison left, or a kernel gone wrong.
     pub poisoned: u64,
 }
 

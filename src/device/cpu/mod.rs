@@ -123,14 +123,14 @@ pub fn deviation(output: &HostTensor, reference: &[f64]) -> Deviation {
         HostTensor::I16(values) => Box::new(values.iter().map(|value| f64::from(*value))),
     };
     let (mut difference, mut size, mut poisoned) = (0.0, 0.0, 0);
-    for (value, wanted) in values.zip(reference) {
-        if value.is_nan() && !wanted.is_nan() {
-            poisoned += 1;
-        } else if value.to_bits() != wanted.to_bits() && !(value.is_nan() && wanted.is_nan()) {
+    for (value, &wanted) in values.zip(reference) {
+        if value == wanted || (value.is_nan() && wanted.is_nan()) {
+            size += if wanted.is_finite() { wanted * wanted } else { 0.0 };
+        } else if (value - wanted).is_finite() {
             difference += (value - wanted) * (value - wanted);
-        }
-        if wanted.is_finite() {
             size += wanted * wanted;
+        } else {
+            poisoned += 1;
         }
     }
     let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
