@@ -48,13 +48,15 @@ pub fn answer_batch_line(heuristics: &Heuristics, line: &[u8]) -> String {
     struct Refusal {
         error: String,
     }
+    let refuse = |error| serde_json::to_string(&Refusal { error }).unwrap_or_default();
+    // Serde would take an array for the fields in order.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return refuse("not a query: a query is a JSON object".to_owned());
+    }
     let answered = serde_json::from_slice::<Signature>(line).and_then(|signature| {
         let query = signature.query();
         let answer = query.map_or(Answer::NOTHING, |query| heuristics.lookup(&query));
         serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))
     });
-    answered.unwrap_or_else(|error| {
-        let refusal = Refusal { error: format!("not a query: {error}") };
-        serde_json::to_string(&refusal).unwrap_or_default()
-    })
+    answered.unwrap_or_else(|error| refuse(format!("not a query: {error}")))
 }
