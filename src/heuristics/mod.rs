@@ -3,5 +3,5 @@
 mod buckets;
 mod document;
 
-pub use buckets::{DtypeClass, Extents, bucket_of, group_of, groups};
+pub use buckets::{DtypeClass, Extents, bucket_of, class_bucket, class_group, class_groups, group_of, groups};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, Template};
