@@ -73,6 +73,16 @@ __device__ __forceinline__ void ldmatrix_x4_trans(u32 (&out)[4], u32 address) {
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
 }
 
+// ---- Global memory ----
+
+// Reads at L2, past an L1 that may hold what was there before another program wrote it.
+__device__ __forceinline__ float4 load_at_l2(const float4* pointer) {
+    float4 value;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "l"(pointer) : "memory");
+    return value;
+}
+
 // ---- Arithmetic ----
 
 // acc[16x8] += a[16x16] * b[16x8], bf16 with f32 accumulation, over a warp. With g = lane / 4 and t = lane % 4:
