@@ -10,10 +10,6 @@
 //! Modules are listed in the order the data goes; none imports from one after it. The first three are the served part
 //! and all that is left without the `harness` feature.
 
-#[cfg(feature = "harness")]
-pub mod derive;
-#[cfg(feature = "harness")]
-pub mod diff;
 pub mod error;
 pub mod model;
 pub mod heuristics;
