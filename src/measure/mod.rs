@@ -103,7 +103,9 @@ mod tests {
 
     impl Tape {
         fn of(times: impl IntoIterator<Item = f64>) -> Self {
-            Self(times.into_iter().map(|us| Sample { time: Micros(us), sm_mhz: Some(1980), throttled: false }).collect())
+            Self(
+                times.into_iter().map(|us| Sample { time: Micros(us), sm_mhz: Some(1980), throttled: false }).collect(),
+            )
         }
     }
 

@@ -74,8 +74,7 @@ impl Device for Cpu {
     fn prepare(&mut self, problem: &Problem, seed: u64, _reference: Option<&Program>) -> Result<(), Fault> {
         let spec = families::spec(problem.family);
         let tensors = spec.tensors(problem);
-        let inputs: Vec<_> =
-            (seed..).zip(&tensors.inputs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
+        let inputs: Vec<_> = (seed..).zip(&tensors.inputs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
         let reference = spec.host_reference(problem, &inputs);
         let output = poison(tensors.output.element, tensors.output.numel() as usize);
         self.task = Some(Task { problem: *problem, inputs, output, reference });
@@ -89,7 +88,8 @@ impl Device for Cpu {
 
     fn verify(&mut self) -> Result<Deviation, Fault> {
         if let Some(task) = &mut self.task {
-            task.output = poison(families::spec(task.problem.family).tensors(&task.problem).output.element, task.reference.len());
+            task.output =
+                poison(families::spec(task.problem.family).tensors(&task.problem).output.element, task.reference.len());
         }
         self.run()?;
         let task = self.task.as_ref().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
