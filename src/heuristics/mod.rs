@@ -1,7 +1,23 @@
 //! The served part: the document, its buckets, fallback groups and classification, and the lookup.
 
+mod batch;
 mod buckets;
+mod builtin;
 mod document;
+mod load;
+mod lookup;
+mod materialize;
+mod save;
+mod signature;
+#[cfg(feature = "harness")]
+mod write;
 
-pub use buckets::{DtypeClass, Extents, bucket_of, class_bucket, class_group, class_groups, group_of, groups};
-pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, Template};
+pub use batch::{AnswerRecord, answer_batch_line};
+pub use buckets::{DtypeClass, Extents, bucket_of, class_groups, group_of, groups};
+pub use builtin::{builtin_document, builtin_names};
+pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
+#[cfg(feature = "harness")]
+pub(crate) use lookup::by_rank;
+pub use lookup::{Answer, Heuristics, Options, Query, Source};
+pub use materialize::{Knob, Space, materialize};
+pub use signature::{Signature, Tensor};
