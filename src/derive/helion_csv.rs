@@ -126,21 +126,19 @@ impl Seen {
 
         let place =
             [columns.kernel_name, columns.shape_hash, columns.shape_features].map(|column| row[column].to_owned());
-        let problem = match self.problems.get(&place) {
-            Some(problem) => *problem,
-            None => {
-                let features = read_object("shape_features", &place[2])?;
-                let problem = evidence.problem(problem_facts(class, &place[1], &features)?);
-                *self.problems.entry(place).or_insert(problem)
-            }
+        let problem = if let Some(problem) = self.problems.get(&place) {
+            *problem
+        } else {
+            let features = read_object("shape_features", &place[2])?;
+            let problem = evidence.problem(problem_facts(class, &place[1], &features)?);
+            *self.problems.entry(place).or_insert(problem)
         };
         let text = &row[columns.config];
-        let config = match self.configs.get(text) {
-            Some(config) => *config,
-            None => {
-                let config = evidence.config(read_config(text)?);
-                *self.configs.entry(text.to_owned()).or_insert(config)
-            }
+        let config = if let Some(config) = self.configs.get(text) {
+            *config
+        } else {
+            let config = evidence.config(read_config(text)?);
+            *self.configs.entry(text.to_owned()).or_insert(config)
         };
         let kernel = evidence.kernel(kernel_name);
         let timed = timing.is_some();

@@ -21,7 +21,7 @@ pub fn builtin_names() -> impl Iterator<Item = &'static str> {
 /// The text of a GPU's built-in document, by its short name or the driver's name for the device (`NVIDIA H200`).
 pub fn builtin_document(gpu: &str) -> Option<&'static str> {
     let text_of = |name: &str| DOCUMENTS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
-    text_of(gpu).or_else(|| text_of(GpuProfile::by_device_name(gpu)?.name))
+    text_of(gpu).or_else(|| text_of(&GpuProfile::by_device_name(gpu)?.name))
 }
 
 impl Heuristics {

@@ -1,0 +1,127 @@
+//! C = A·B: one task a [m × n] block of C. For each block along k it packs its rows of A and decodes its panel of B
+//! once, then multiplies. The weight format is the decode function alone.
+
+use super::panel::{LANES, Panel, ROWS, Sums};
+use super::{Float, blocks};
+use crate::families::HostTensor;
+use crate::model::{Config, Family, Problem, Shape};
+use half::bf16;
+use rayon::prelude::*;
+
+/// What each E2M1 code stands for: one sign bit, two of exponent, one of mantissa.
+const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// `None` where the config or the tensors are not this family's.
+pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], output: &mut HostTensor) -> Option<()> {
+    let (Shape::Gemm { n, k, .. }, [HostTensor::Bf16(a), b], HostTensor::Bf16(c)) = (problem.shape, inputs, output)
+    else {
+        return None;
+    };
+    let [block_m, block_n, block_k] = blocks(config)?;
+    let product = Product { a, n: n as usize, k: k as usize, block_m, block_n, block_k };
+    match (problem.family, b) {
+        (Family::Matmul, HostTensor::Bf16(b)) => product.compute(b, |weight| [weight.load()], c),
+        (Family::MatmulInt16, HostTensor::I16(b)) => product.compute(b, |weight| [round_to_bf16(weight)], c),
+        (Family::MatmulInt4, HostTensor::I8(b)) => product.compute(b, decode_int4, c),
+        (Family::MatmulFp4, HostTensor::I8(b)) => product.compute(b, decode_e2m1, c),
+        _ => return None,
+    }
+    Some(())
+}
+
+/// The weight as the nearest bf16, ties to even. On the bits, so that it is done for many weights at once.
+fn round_to_bf16(weight: i16) -> f32 {
+    let bits = f32::from(weight).to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+/// Both nibbles of a byte as signed integers, low one first.
+fn decode_int4(byte: i8) -> [f32; 2] {
+    [f32::from(byte << 4 >> 4), f32::from(byte >> 4)]
+}
+
+/// Both nibbles of a byte as E2M1, low one first.
+fn decode_e2m1(byte: i8) -> [f32; 2] {
+    let byte = byte.cast_unsigned();
+    [E2M1[usize::from(byte & 15)], E2M1[usize::from(byte >> 4)]]
+}
+
+/// All of a product but B and C.
+struct Product<'a> {
+    a: &'a [bf16],
+    n: usize,
+    k: usize,
+    block_m: usize,
+    block_n: usize,
+    /// In stored elements of B: weights, or bytes that hold several.
+    block_k: usize,
+}
+
+/// The part of C that is one task's: a slice of each of its rows.
+struct Block<'c> {
+    first_row: usize,
+    first_column: usize,
+    rows: Vec<&'c mut [bf16]>,
+}
+
+impl Product<'_> {
+    /// Computes C from B, each of whose elements decodes to the `P` weights it holds along k.
+    fn compute<W: Copy + Sync, const P: usize>(&self, b: &[W], decode: impl Fn(W) -> [f32; P] + Sync, c: &mut [bf16]) {
+        self.blocks(c).into_par_iter().with_max_len(1).for_each(|block| {
+            if block.rows.len() < ROWS {
+                self.compute_block::<_, P, 1>(b, &decode, block);
+            } else {
+                self.compute_block::<_, P, ROWS>(b, &decode, block);
+            }
+        });
+    }
+
+    fn blocks<'c>(&self, c: &'c mut [bf16]) -> Vec<Block<'c>> {
+        let mut blocks = Vec::new();
+        for (band_index, band) in c.chunks_mut(self.block_m.saturating_mul(self.n)).enumerate() {
+            let first_block = blocks.len();
+            blocks.extend((0..self.n).step_by(self.block_n).map(|first_column| Block {
+                first_row: band_index * self.block_m,
+                first_column,
+                rows: Vec::new(),
+            }));
+            for row in band.chunks_mut(self.n) {
+                for (block, part) in blocks[first_block..].iter_mut().zip(row.chunks_mut(self.block_n)) {
+                    block.rows.push(part);
+                }
+            }
+        }
+        blocks
+    }
+
+    fn compute_block<W: Copy, const P: usize, const R: usize>(
+        &self,
+        b: &[W],
+        decode: impl Fn(W) -> [f32; P],
+        block: Block<'_>,
+    ) {
+        let (height, width) = (block.rows.len(), block.rows.first().map_or(0, |row| row.len()));
+        let (mut left, mut right) = (Panel::<R>::default(), Panel::<LANES>::default());
+        let mut sums = Sums::<R>::zeros(height, width);
+        let block_k = self.block_k.saturating_mul(P);
+        for first_k in (0..self.k).step_by(block_k) {
+            let depth = block_k.min(self.k - first_k);
+            left.reset(height, depth);
+            for row in 0..height {
+                let start = (block.first_row + row) * self.k + first_k;
+                left.pack_along(row, self.a[start..start + depth].iter().map(|value| value.load()));
+            }
+            right.reset(width, depth);
+            for step in 0..depth {
+                let start = (first_k + step) / P * self.n + block.first_column;
+                right.pack_across(step, &b[start..start + width], |weight| decode(weight)[step % P]);
+            }
+            sums.add_product(&left, &right);
+        }
+        for (index, row) in block.rows.into_iter().enumerate() {
+            for (value, sum) in row.iter_mut().zip(sums.row(index)) {
+                *value = bf16::from_f32(sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Softmax over the last axis: one task a block of rows. A row is held whole, or, with `reduction_loops`, read twice in
+//! steps of so many columns: once for its greatest value and its sum, once to write it.
+
+use super::{Float, blocks};
+use crate::families::HostTensor;
+use crate::model::{Config, Problem, Shape};
+use rayon::prelude::*;
+
+/// `None` where the config or the tensors are not this family's.
+pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], output: &mut HostTensor) -> Option<()> {
+    let Shape::Rows { cols, .. } = problem.shape else { return None };
+    let cols = cols as usize;
+    let [block_rows] = blocks(config)?;
+    let step = match config.reduction_loops[..] {
+        [None] => cols,
+        [Some(step)] if step > 0 => step as usize,
+        _ => return None,
+    };
+    match (inputs, output) {
+        ([HostTensor::Bf16(x)], HostTensor::Bf16(y)) => softmax(x, y, cols, block_rows, step),
+        ([HostTensor::F32(x)], HostTensor::F32(y)) => softmax(x, y, cols, block_rows, step),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn softmax<T: Float>(x: &[T], y: &mut [T], cols: usize, block_rows: usize, step: usize) {
+    let block_numel = block_rows.saturating_mul(cols);
+    let blocks = y.par_chunks_mut(block_numel).zip(x.par_chunks(block_numel)).with_max_len(1);
+    blocks.for_each(|(y, x)| {
+        let mut buffer = Vec::with_capacity(step.min(cols));
+        for (y, x) in y.chunks_mut(cols).zip(x.chunks(cols)) {
+            if step >= cols { whole_row(x, y, &mut buffer) } else { row_in_steps(x, y, step, &mut buffer) }
+        }
+    });
+}
+
+fn whole_row<T: Float>(x: &[T], y: &mut [T], buffer: &mut Vec<f32>) {
+    let mut running = Running::default();
+    buffer.clear();
+    buffer.extend(x.iter().map(|value| value.load()));
+    running.absorb(buffer);
+    let inverse = 1.0 / running.sum;
+    for (y, exponential) in y.iter_mut().zip(buffer) {
+        *y = T::store(*exponential * inverse);
+    }
+}
+
+fn row_in_steps<T: Float>(x: &[T], y: &mut [T], step: usize, buffer: &mut Vec<f32>) {
+    let mut running = Running::default();
+    for x in x.chunks(step) {
+        buffer.clear();
+        buffer.extend(x.iter().map(|value| value.load()));
+        running.absorb(buffer);
+    }
+    let inverse = 1.0 / running.sum;
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = T::store((x.load() - running.max).exp() * inverse);
+    }
+}
+
+/// The softmax of a row of which some part has been seen.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    /// The greatest value so far.
+    max: f32,
+    /// The sum of exp(value - `max`) so far.
+    pub(super) sum: f32,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self { max: f32::NEG_INFINITY, sum: 0.0 }
+    }
+}
+
+impl Running {
+    /// Takes in the row's next values and turns each into exp(value - `max`). Returns the factor by which everything
+    /// taken in before has shrunk, the maximum having grown.
+    pub(super) fn absorb(&mut self, values: &mut [f32]) -> f32 {
+        let max = fold_lanes(values, self.max, f32::max);
+        // As long as all is -inf there is nothing to subtract: -inf - -inf would be NaN.
+        let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
+        for value in values.iter_mut() {
+            *value = (*value - shift).exp();
+        }
+        let factor = (self.max - shift).exp();
+        self.sum = self.sum * factor + fold_lanes(values, 0.0, |sum, value| sum + value);
+        self.max = max;
+        factor
+    }
+}
+
+/// Folds with an operation that is free to be regrouped, in lanes side by side, so that it need not wait for itself.
+/// `start` may be taken in more than once.
+fn fold_lanes(values: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [start; LANES];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = fold(*lane, *value);
+        }
+    }
+    lanes.iter().chain(rest).fold(start, |result, value| fold(result, *value))
+}

@@ -1,0 +1,245 @@
+//! Every kernel against the same operation as plain f64 loops, on random awkward shapes and blocks.
+
+#![allow(clippy::unwrap_used, clippy::float_cmp, clippy::many_single_char_names)]
+
+use super::{run, threads};
+use crate::families::{Element, Fill, HostTensor, TensorSpec, fill};
+use crate::model::{Config, Dtype, Family, Problem};
+use half::bf16;
+use proptest::prelude::*;
+
+const MATRIX_PRODUCTS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
+
+fn problem(family: Family, dimensions: &[usize], dtype: Dtype) -> Problem {
+    let pairs: Vec<_> =
+        family.dimensions().iter().zip(dimensions).map(|(name, value)| (*name, *value as i64)).collect();
+    Problem::new(family, &pairs, dtype).unwrap()
+}
+
+fn config(block_sizes: &[u32], num_warps: u32) -> Config {
+    Config { block_sizes: block_sizes.to_vec(), num_warps: Some(num_warps), ..Config::default() }
+}
+
+fn floats(numel: usize, magnitude: f32, dtype: Dtype, seed: u64) -> HostTensor {
+    tensor(numel, dtype.into(), Fill::Uniform { magnitude }, seed)
+}
+
+fn tensor(numel: usize, element: Element, fill_with: Fill, seed: u64) -> HostTensor {
+    fill(&TensorSpec { name: "", element, shape: vec![numel as u64], fill: fill_with }, seed)
+}
+
+/// Runs the kernel on an output full of NaN.
+fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: usize) -> Vec<f64> {
+    let mut output = match problem.dtype {
+        Dtype::Bf16 => HostTensor::Bf16(vec![bf16::NAN; numel]),
+        Dtype::F32 => HostTensor::F32(vec![f32::NAN; numel]),
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config)).build().unwrap();
+    run(problem, config, inputs, &mut output, &pool).unwrap();
+    values(&output)
+}
+
+fn values(tensor: &HostTensor) -> Vec<f64> {
+    match tensor {
+        HostTensor::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+        HostTensor::F32(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::I8(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::I16(values) => values.iter().copied().map(f64::from).collect(),
+    }
+}
+
+/// Each element within the rounding of the output and of f32 sums of terms as large as `scale`. NaN meets only NaN.
+fn assert_close(output: &[f64], expected: &[f64], dtype: Dtype, scale: f64) {
+    let epsilon = if dtype == Dtype::Bf16 { 1.0 / 256.0 } else { 1e-6 };
+    assert_eq!(output.len(), expected.len());
+    for (index, (output, expected)) in output.iter().zip(expected).enumerate() {
+        let close = (output - expected).abs() <= epsilon * expected.abs() + 2e-6 * scale;
+        assert!(
+            close || output == expected || (output.is_nan() && expected.is_nan()),
+            "at {index}: {output} for {expected}"
+        );
+    }
+}
+
+/// B [k, n] unpacked as the design has it: of a byte the low nibble first, in E2M1 bit 3 the sign.
+fn weights(family: Family, b: &HostTensor, n: usize) -> Vec<f64> {
+    let nibble_value = |nibble: u8| {
+        let magnitude = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(nibble % 8)];
+        match family {
+            Family::MatmulInt4 => f64::from((i32::from(nibble) + 8) % 16 - 8),
+            _ if nibble >= 8 => -magnitude,
+            _ => magnitude,
+        }
+    };
+    match b {
+        HostTensor::I8(bytes) => {
+            let rows = bytes.chunks(n).flat_map(|row| [(row, 0), (row, 4)]);
+            rows.flat_map(|(row, shift)| row.iter().map(move |byte| nibble_value((*byte as u8 >> shift) & 0xf)))
+                .collect()
+        }
+        HostTensor::I16(values) => values.iter().map(|value| bf16::from_f64(f64::from(*value)).to_f64()).collect(),
+        _ => values(b),
+    }
+}
+
+fn check_matrix_product(family: Family, [m, n, k]: [usize; 3], blocks: [u32; 3], num_warps: u32, seed: u64) {
+    let b = match family {
+        Family::Matmul => floats(k * n, 3.0, Dtype::Bf16, seed + 1),
+        Family::MatmulInt16 => tensor(k * n, Element::I16, Fill::Bits, seed + 1),
+        _ => tensor(k / 2 * n, Element::I8, Fill::Bits, seed + 1),
+    };
+    let inputs = [floats(m * k, 2.0, Dtype::Bf16, seed), b];
+    let problem = problem(family, &[m, n, k], Dtype::Bf16);
+    let output = output_of(&problem, &config(&blocks, num_warps), &inputs, m * n);
+
+    let (a, b) = (values(&inputs[0]), weights(family, &inputs[1], n));
+    let mut largest: f64 = 0.0;
+    let mut expected = Vec::new();
+    for (a, column) in a.chunks(k).flat_map(|a| (0..n).map(move |column| (a, column))) {
+        let terms: Vec<_> = a.iter().zip(b.chunks(n)).map(|(a, b)| a * b[column]).collect();
+        largest = terms.iter().fold(largest, |largest, term| largest.max(term.abs()));
+        expected.push(terms.iter().sum());
+    }
+    assert_close(&output, &expected, Dtype::Bf16, largest * k as f64);
+}
+
+fn softmax(row: &[f64]) -> Vec<f64> {
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = row.iter().map(|value| (value - max).exp()).sum();
+    row.iter().map(|value| (value - max).exp() / sum).collect()
+}
+
+fn check_softmax(cols: usize, x: HostTensor, dtype: Dtype, step: Option<u32>, block_rows: u32, num_warps: u32) {
+    let x_values = values(&x);
+    let config = Config { reduction_loops: vec![step], ..config(&[block_rows], num_warps) };
+    let problem = problem(Family::RowSoftmax, &[x_values.len() / cols, cols], dtype);
+    let output = output_of(&problem, &config, &[x], x_values.len());
+    let expected: Vec<_> = x_values.chunks(cols).flat_map(softmax).collect();
+    assert_close(&output, &expected, dtype, 1.0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn matrix_products_match_plain_loops(
+        family in prop::sample::select(MATRIX_PRODUCTS.to_vec()),
+        shape in [1..40usize, 1..50usize, 1..70usize],
+        blocks in [1..24u32, 1..40u32, 1..40u32],
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        let [m, n, mut k] = shape;
+        k += k % 2 * usize::from(family.packs_two_weights_a_byte());
+        check_matrix_product(family, [m, n, k], blocks, num_warps, seed);
+    }
+
+    #[test]
+    fn attention_matches_plain_loops(
+        heads in [1..3usize, 1..4usize],
+        (q_seq, kv_seq) in (1..20usize, 1..40usize),
+        head_dim in 1..33usize,
+        blocks in [1..9u32, 1..24u32],
+        magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        let batch_heads = heads[0] * heads[1];
+        let [q, k, v] = [(q_seq, 0), (kv_seq, 1), (kv_seq, 2)]
+            .map(|(positions, stream)| floats(batch_heads * positions * head_dim, magnitude, Dtype::Bf16, seed + stream));
+        let problem = problem(Family::Attention, &[heads[0], heads[1], q_seq, kv_seq, head_dim], Dtype::Bf16);
+        let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
+        let config = config(&[1, blocks[0], blocks[1]], num_warps);
+        let output = output_of(&problem, &config, &[q, k, v], q_values.len());
+
+        let mut expected = Vec::new();
+        for (position, q) in q_values.chunks(head_dim).enumerate() {
+            let of_head = |values: &[f64]| values[position / q_seq * kv_seq * head_dim..][..kv_seq * head_dim].to_vec();
+            let score = |k: &[f64]| k.iter().zip(q).map(|(k, q)| k * q).sum::<f64>() / (head_dim as f64).sqrt();
+            let weights = softmax(&of_head(&k_values).chunks(head_dim).map(score).collect::<Vec<_>>());
+            let v = of_head(&v_values);
+            expected.extend((0..head_dim).map(|column| -> f64 {
+                weights.iter().zip(v.chunks(head_dim)).map(|(weight, v)| weight * v[column]).sum()
+            }));
+        }
+        // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
+        let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
+        assert_close(&output, &expected, Dtype::Bf16, scale);
+    }
+
+    #[test]
+    fn softmax_matches_plain_loops(
+        (rows, cols) in (1..20usize, 1..300usize),
+        dtype in prop::sample::select(Dtype::ALL.to_vec()),
+        step in prop::option::of(1..400u32),
+        block_rows in 1..8u32,
+        magnitude in prop::sample::select(vec![1e-3f32, 1.0, 30.0, 1e30]),
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        check_softmax(cols, floats(rows * cols, magnitude, dtype, seed), dtype, step, block_rows, num_warps);
+    }
+
+    #[test]
+    fn sums_match_plain_loops(
+        numel in 1..5000usize,
+        dtype in prop::sample::select(Dtype::ALL.to_vec()),
+        block in 1..6000u32,
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        let inputs = [0, 1].map(|stream| floats(numel, 100.0, dtype, seed + stream));
+        let [x, y] = [values(&inputs[0]), values(&inputs[1])];
+        let output = output_of(&problem(Family::Elementwise, &[numel], dtype), &config(&[block], num_warps), &inputs, numel);
+        let expected: Vec<_> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+        assert_close(&output, &expected, dtype, 0.0);
+    }
+}
+
+#[test]
+fn every_code_of_the_packed_formats_is_decoded() {
+    // One row of ones and zeros picks either nibble of all 256 bytes.
+    for family in [Family::MatmulInt4, Family::MatmulFp4] {
+        let b = HostTensor::I8((i8::MIN..=i8::MAX).collect());
+        for row in 0..2 {
+            let a = HostTensor::Bf16((0..2).map(|k| bf16::from_f32(f32::from(u8::from(k == row)))).collect());
+            let inputs = [a, b.clone()];
+            let output = output_of(&problem(family, &[1, 256, 2], Dtype::Bf16), &config(&[1, 64, 1], 1), &inputs, 256);
+            assert_eq!(output, weights(family, &inputs[1], 256)[row * 256..][..256], "{family}, row {row}");
+        }
+    }
+}
+
+#[test]
+fn every_int16_is_rounded_to_the_nearest_bf16() {
+    let n = 1 << 16;
+    let inputs = [HostTensor::Bf16(vec![bf16::ONE]), HostTensor::I16((i16::MIN..=i16::MAX).collect())];
+    let problem = problem(Family::MatmulInt16, &[1, n, 1], Dtype::Bf16);
+    let output = output_of(&problem, &config(&[1, 4096, 1], 2), &inputs, n);
+    assert_eq!(output, weights(Family::MatmulInt16, &inputs[1], n));
+}
+
+#[test]
+fn softmax_takes_infinities() {
+    let minus = f32::NEG_INFINITY;
+    // A finite value after whole steps of -inf, before them, and nowhere: that row has no softmax.
+    let x = [[minus, minus, minus, minus, 1.0, 2.0], [3.0, minus, minus, minus, minus, minus], [minus; 6]];
+    for step in [None, Some(2), Some(4), Some(6)] {
+        check_softmax(6, HostTensor::F32(x.concat()), Dtype::F32, step, 2, 1);
+    }
+}
+
+#[test]
+fn a_config_or_tensors_of_another_family_are_refused() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let problem = problem(Family::Elementwise, &[4], Dtype::F32);
+    let x = HostTensor::F32(vec![1.0; 4]);
+    for (config, inputs) in [
+        (config(&[1, 2], 1), vec![x.clone(), x.clone()]),
+        (config(&[0], 1), vec![x.clone(), x.clone()]),
+        (config(&[4], 1), vec![x.clone()]),
+    ] {
+        let error = run(&problem, &config, &inputs, &mut x.clone(), &pool).unwrap_err();
+        assert!(error.to_string().contains(&config.to_string()), "{error}");
+    }
+}
