@@ -4,7 +4,7 @@
 use super::compare::NOISE_FLOOR;
 use super::stats::{geomean, quantile, sorted};
 use super::table::Row;
-use crate::heuristics::{RankedTemplate, Template};
+use crate::heuristics::{RankedTemplate, Template, by_rank};
 use serde_json::{Map, Value, json};
 use std::cmp::Ordering;
 
@@ -91,7 +91,7 @@ fn ranked_template(rows: &[&Row], config: usize, template: Template) -> RankedTe
     let wins = covered.iter().filter(|(slowdown, noise)| *slowdown <= 1.0 + noise).count();
     RankedTemplate {
         template,
-        shape_coverage: Some(round(covered.len() as f64 / rows.len() as f64)),
+        shape_coverage: Some(covered.len() as f64),
         win_count: Some(wins as f64),
         geomean_slowdown: geomean(&slowdowns).map(round),
         median_slowdown: quantile(&slowdowns, 0.5).map(round),
@@ -103,18 +103,6 @@ fn ranked_template(rows: &[&Row], config: usize, template: Template) -> RankedTe
 /// As the document rounds, so that templates rank here as they do in the file.
 fn round(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
-}
-
-/// The order readers serve templates in.
-fn by_rank(first: &RankedTemplate, second: &RankedTemplate) -> Ordering {
-    let rising = |template: &RankedTemplate| {
-        let wins = template.win_count.unwrap_or(0.0);
-        let coverage = template.shape_coverage.unwrap_or(0.0);
-        let geomean = template.geomean_slowdown.unwrap_or(f64::INFINITY);
-        [-wins, -coverage, geomean, template.p90_slowdown.unwrap_or(f64::INFINITY)]
-    };
-    let keys = rising(first).into_iter().zip(rising(second));
-    keys.map(|(first, second)| first.total_cmp(&second)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }
 
 /// Leave-one-shape-out: each problem served by the choice made without it. `None` for a single problem.

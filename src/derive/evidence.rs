@@ -140,14 +140,12 @@ impl Evidence {
 
     /// The index of a kernel by its hash, or whatever else names it.
     pub fn kernel(&mut self, hash: &str) -> usize {
-        match self.kernel_indices.get(hash) {
-            Some(index) => *index,
-            None => {
-                let index = push(&mut self.kernels, hash.to_owned());
-                self.kernel_indices.insert(hash.to_owned(), index);
-                index
-            }
+        if let Some(index) = self.kernel_indices.get(hash) {
+            return *index;
         }
+        let index = push(&mut self.kernels, hash.to_owned());
+        self.kernel_indices.insert(hash.to_owned(), index);
+        index
     }
 
     /// Adds a trial. One whose time is no positive number is counted and left out.
@@ -182,14 +180,7 @@ impl Evidence {
         for trial in trials {
             let problem = trial.problem();
             let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
-            let config = match configs.get(&trial.config) {
-                Some(index) => *index,
-                None => {
-                    let index = self.config(template_of(&trial.config));
-                    configs.insert(&trial.config, index);
-                    index
-                }
-            };
+            let config = *configs.entry(&trial.config).or_insert_with(|| self.config(template_of(&trial.config)));
             let kernel = self.kernel(&trial.kernel);
             let timing = (trial.status == Status::Ok).then(|| timing_of(trial));
             self.add(Record { problem, config, kernel, stage: trial.stage, null_arm: trial.null_arm, timing });

@@ -35,10 +35,10 @@ pub(super) fn set_environments(policy: &mut Map<String, Value>, environments: &B
     let all: Vec<Value> = environments.values().flatten().map(|environment| json!(environment)).collect();
     for field in ENVIRONMENT_FIELDS {
         let values: BTreeSet<&str> = all.iter().filter_map(|environment| environment[field].as_str()).collect();
-        match values.is_empty() {
-            true => policy.remove(field),
-            false => policy.insert(field.to_owned(), json!(values.into_iter().collect::<Vec<_>>().join(", "))),
-        };
+        policy.remove(field);
+        if !values.is_empty() {
+            policy.insert(field.to_owned(), json!(values.into_iter().collect::<Vec<_>>().join(", ")));
+        }
     }
 }
 

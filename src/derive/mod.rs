@@ -21,7 +21,7 @@ mod table;
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub use merge::merge;
 
-use crate::heuristics::{Bucket, Document, Fallback, Rule, Template, class_groups};
+use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
 use crate::model::{Config, Family};
 use choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out};
 use compare::{Comparison, NOISE_FLOOR};
@@ -94,12 +94,12 @@ pub fn document(evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived 
         (report.class.clone(), environments.into_iter().collect())
     });
     let document = Document {
-        schema_version: 2,
+        schema_version: SCHEMA_VERSION,
         description: format!(
             "Measured config heuristics for {gpu}: one rule for each shape bucket where a config beats the fallback beyond noise, \
              and one fallback for each group of shapes."
         ),
-        policy: policy(gpu, environments.collect()),
+        policy: policy(gpu, &environments.collect()),
         rules,
         fallbacks,
         extra: Map::new(),
@@ -108,7 +108,7 @@ pub fn document(evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived 
 }
 
 /// The document's `policy`: what was measured with what, and how the choices were made.
-fn policy(gpu: &str, environments: BTreeMap<String, Vec<Environment>>) -> Map<String, Value> {
+fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<String, Value> {
     let mut policy = Map::from_iter([
         (
             "fallbacks".to_owned(),
@@ -128,7 +128,7 @@ fn policy(gpu: &str, environments: BTreeMap<String, Vec<Environment>>) -> Map<St
             ),
         ),
     ]);
-    merge::set_environments(&mut policy, &environments);
+    merge::set_environments(&mut policy, environments);
     policy
 }
 
@@ -256,7 +256,7 @@ impl<'t> Class<'t> {
                 ("geomean_slowdown".to_owned(), json!(geomean_slowdown(&rows, |_| Some(config)))),
                 ("max_slowdown".to_owned(), json!(slowdowns.last())),
                 ("p90_slowdown".to_owned(), json!(quantile(&slowdowns, 0.9))),
-                ("shape_coverage".to_owned(), json!(slowdowns.len() as f64 / rows.len() as f64)),
+                ("shape_coverage".to_owned(), json!(slowdowns.len())),
             ]);
             validation.extend(cross_validation(&rows, self.templates.len(), |_, _| true));
         }
@@ -308,13 +308,9 @@ fn exemplar(rows: &[&Row]) -> Value {
 }
 
 /// `leave_one_out`, or the mark that a single problem has none.
-fn cross_validation(
-    rows: &[&Row],
-    configs: usize,
-    eligible: impl Fn(&[&Row], usize) -> bool,
-) -> Option<(String, Value)> {
-    Some(match leave_one_out(rows, configs, eligible) {
+fn cross_validation(rows: &[&Row], configs: usize, eligible: impl Fn(&[&Row], usize) -> bool) -> [(String, Value); 1] {
+    [match leave_one_out(rows, configs, eligible) {
         Some(figures) => ("leave_one_out".to_owned(), figures),
         None => ("single_problem".to_owned(), json!(true)),
-    })
+    }]
 }

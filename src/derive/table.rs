@@ -313,7 +313,9 @@ fn measurement_id(class: &str, configs: &[&ConfigFacts], races: &[Race]) -> Stri
             hash_timing(&mut hash, timing);
         }
     }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let digest = hash.finalize();
+    let head = digest.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte));
+    format!("{head:016x}")
 }
 
 fn hash_timing(hash: &mut Sha256, timing: &Timing) {

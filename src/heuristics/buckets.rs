@@ -357,25 +357,15 @@ pub(super) fn group_index(kind: Kind, extents: &Extents) -> Option<usize> {
 
 /// The bucket of a problem of one of the families.
 pub fn bucket_of(problem: &Problem) -> Bucket {
-    class_bucket(problem.family.name(), &problem.shape.into(), problem.dtype.into())
-}
-
-/// The bucket of a problem of any class.
-pub fn class_bucket(class: &str, extents: &Extents, dtype: DtypeClass) -> Bucket {
-    let kind = Kind::of_class(class);
-    PackedBucket::of(kind, extents, dtype).spell_out(kind)
+    let kind = Kind::of_class(problem.family.name());
+    PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into()).spell_out(kind)
 }
 
 /// The fallback group of a problem of one of the families.
 pub fn group_of(problem: &Problem) -> &'static str {
+    let kind = Kind::of_class(problem.family.name());
     // Every family has groups and every dimension of a problem is known, unless its shape is another family's.
-    class_group(problem.family.name(), &problem.shape.into()).unwrap_or("none")
-}
-
-/// The fallback group of a problem of any class; `None` for a class without groups or where a dimension is missing.
-pub fn class_group(class: &str, extents: &Extents) -> Option<&'static str> {
-    let kind = Kind::of_class(class);
-    group_index(kind, extents).map(|index| kind.groups()[index])
+    group_index(kind, &problem.shape.into()).map_or("none", |index| kind.groups()[index])
 }
 
 /// The fallback groups of a family's class.

@@ -248,8 +248,8 @@ fn has_rank_metadata(ranked: &RankedTemplate) -> bool {
     numbers.iter().any(Option::is_some) || names.iter().any(|name| ranked.extra.contains_key(*name))
 }
 
-/// Wins and coverage are counts, so a fraction of one counts for nothing.
-fn by_rank(a: &RankedTemplate, b: &RankedTemplate) -> Ordering {
+/// The order templates are served in. Wins and coverage are counts, so a fraction of one counts for nothing.
+pub(crate) fn by_rank(a: &RankedTemplate, b: &RankedTemplate) -> Ordering {
     let count = |count: Option<f64>| count.unwrap_or(0.0).trunc();
     let slowdown = |slowdown: Option<f64>| slowdown.unwrap_or(f64::INFINITY);
     count(b.win_count)

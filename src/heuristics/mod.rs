@@ -13,9 +13,11 @@ mod signature;
 mod write;
 
 pub use batch::{AnswerRecord, answer_batch_line};
-pub use buckets::{DtypeClass, Extents, bucket_of, class_bucket, class_group, class_groups, group_of, groups};
+pub use buckets::{DtypeClass, Extents, bucket_of, class_groups, group_of, groups};
 pub use builtin::{builtin_document, builtin_names};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
+#[cfg(feature = "harness")]
+pub(crate) use lookup::by_rank;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
 pub use materialize::{Knob, Space, materialize};
 pub use signature::{Signature, Tensor};
