@@ -43,6 +43,8 @@ pub(super) struct Lab<'a> {
     compiler: Option<&'a Compiler>,
     host_kernels: Key,
     seed: u64,
+    /// What the last document serves: it defends its place in each final, but a final that was run without it stands.
+    defenders: Vec<Config>,
     state: Mutex<State>,
     pub(super) progress: &'a Progress,
 }
@@ -60,8 +62,8 @@ impl<'a> Lab<'a> {
         profile: GpuProfile,
         compiler: Option<&'a Compiler>,
         seed: u64,
-        journal: Journal,
-        trials: Vec<Trial>,
+        defenders: Vec<Config>,
+        (journal, trials): (Journal, Vec<Trial>),
         progress: &'a Progress,
     ) -> Self {
         let mut known: HashMap<_, Vec<Trial>> = HashMap::new();
@@ -70,7 +72,7 @@ impl<'a> Lab<'a> {
         }
         let state = State { journal, known, counts: Counts::default(), deadline: None };
         let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
-        Self { profile, compiler, host_kernels, seed, state: Mutex::new(state), progress }
+        Self { profile, compiler, host_kernels, seed, defenders, state: Mutex::new(state), progress }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -217,6 +219,20 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         Ok(self.prepared.clone().unwrap_or(Ok(())))
     }
 
+    /// The finalists' trials where the journal has them all, but for defenders that came up since.
+    fn recall_race(&self, racers: &[&Candidate], keys: &[Key]) -> Result<Option<Vec<Trial>>> {
+        let problem = self.problem()?;
+        let mut trials = Vec::new();
+        for (racer, key) in racers.iter().zip(keys) {
+            match self.lab.recall(&problem, &racer.config, Stage::Final, key) {
+                Some(trial) => trials.push(trial),
+                None if self.lab.defenders.contains(&racer.config) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(trials))
+    }
+
     fn note_busy(&mut self) {
         let busy_s = self.worker.busy_s();
         self.lab.state().counts.busy_s += busy_s - self.busy_s;
@@ -336,12 +352,7 @@ impl Bench for DeviceBench<'_, '_> {
             arms.push(Arm { config: candidate.config.clone(), program });
         }
         let (racers, _null) = candidates.split_at(candidates.len().saturating_sub(1));
-        let recalled: Option<Vec<Trial>> = racers
-            .iter()
-            .zip(&keys)
-            .map(|(candidate, key)| self.lab.recall(&problem, &candidate.config, Stage::Final, key))
-            .collect();
-        if let Some(trials) = recalled {
+        if let Some(trials) = self.recall_race(racers, &keys)? {
             return Ok(Some(trials));
         }
         if !self.lab.has_time(&problem)? {

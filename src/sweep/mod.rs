@@ -285,13 +285,12 @@ fn sweep_family(
     if contents.headers.last().is_none_or(|last| !same_environment(last, &header)) {
         journal.append(&Line::Header(header))?;
     }
-    let mut must_race = plan.defaults(profile);
     let document = document_path(&options.output, &profile.name);
     let previous = if document.is_file() { Some(Document::load(&document)?) } else { None };
-    if let Some(previous) = &previous {
-        must_race.extend(served_configs(previous, &problems));
-    }
-    let lab = Lab::new(profile.clone(), compiler, options.seed, journal, contents.trials, progress);
+    let mut defenders = previous.as_ref().map_or_else(Vec::new, |previous| served_configs(previous, &problems));
+    defenders.retain(|config| !plan.defaults(profile).contains(config));
+    let must_race = [plan.defaults(profile), defenders.clone()].concat();
+    let lab = Lab::new(profile.clone(), compiler, options.seed, defenders, (journal, contents.trials), progress);
     // Compile ahead: the queue fills in the order of the problems while the device works.
     if let Some(compiler) = compiler {
         compiler.request(&support_kernel())?;
@@ -310,9 +309,7 @@ fn sweep_family(
     on_all_devices(&lab, devices, &problems, |bench, problem| {
         bench.turn_to(*problem);
         let candidates = plan.candidates(problem, profile);
-        let served = must_race.iter().filter(|config| candidates.iter().any(|candidate| candidate.config == **config));
-        let served: Vec<Config> = served.cloned().collect();
-        let trials = search::search(bench, &candidates, profile.multiprocessors, &served, &Width::default())?;
+        let trials = search::search(bench, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
         if let Some(best) = trials.first() {
             progress.best(best);
             finals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*problem, trials);

@@ -65,7 +65,8 @@ impl Cpu {
         }
         let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
         let started = Instant::now();
-        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, &self.pools[&threads]);
+        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, &self.pools[&threads])
+            .map_err(|error| Fault::Refused(error.to_string()))?;
         Ok(Micros(started.elapsed().as_secs_f64() * 1e6))
     }
 }
