@@ -64,7 +64,9 @@ fn recorded(folder: &Path, gpu: &str) -> Result<Vec<PathBuf>> {
         }
     }
     let folder = folder.display();
-    Err(Error::usage(format!("no journal in {folder}/journal and no archive in {folder}/archive: run sweep --gpu {gpu} first")))
+    Err(Error::usage(format!(
+        "no journal in {folder}/journal and no archive in {folder}/archive: run sweep --gpu {gpu} first"
+    )))
 }
 
 /// The files of a folder by the end of their names, sorted; none where there is no such folder.
@@ -105,10 +107,19 @@ fn summarize(derived: &Derived, path: &Path) {
     for class in &derived.classes {
         eprintln!(
             "{}: {} trials, {} problems in {} buckets: {} rules, {} left to the fallback, {} fallbacks",
-            class.class, class.trials, class.problems, class.buckets, class.rules, class.left_to_fallback, class.fallbacks
+            class.class,
+            class.trials,
+            class.problems,
+            class.buckets,
+            class.rules,
+            class.left_to_fallback,
+            class.fallbacks
         );
         if class.slower_than_default > 0 {
-            eprintln!("{}: {} buckets without a config that keeps up with the default", class.class, class.slower_than_default);
+            eprintln!(
+                "{}: {} buckets without a config that keeps up with the default",
+                class.class, class.slower_than_default
+            );
         }
         if !class.borrowed_fallbacks.is_empty() {
             let groups = class.borrowed_fallbacks.join(", ");

@@ -20,6 +20,7 @@ mod table;
 
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub use merge::merge;
+pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 
 use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
 use crate::model::{Config, Family};
