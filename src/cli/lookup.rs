@@ -106,7 +106,7 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
     let asked = args.gpu.as_deref().unwrap_or_default();
     let gpu = match GpuProfile::by_device_name(asked) {
         Some(profile) => profile.name,
-        None if asked == GpuProfile::CPU => GpuProfile::CPU,
+        None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
         None => GpuProfile::by_name(asked)?.name,
     };
     let path = args.output.join(gpu).join(format!("observed_heuristics_{gpu}.json"));

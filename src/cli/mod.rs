@@ -2,7 +2,10 @@
 
 mod archive;
 mod compile;
+mod derive;
 mod devices;
+mod diff;
+mod lookup;
 mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -64,6 +67,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Compile(compile::CompileArgs),
+    Derive(derive::DeriveArgs),
+    Lookup(lookup::LookupArgs),
+    Diff(diff::DiffArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
     /// The measuring process
@@ -83,6 +89,11 @@ pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         None => sweep::run(&cli.sweep),
         Some(Command::Compile(args)) => compile::run(&args),
+        Some(Command::Derive(args)) => derive::run(&args).map(|()| Outcome::Done),
+        Some(Command::Lookup(args)) => lookup::run(&args).map(|()| Outcome::Done),
+        Some(Command::Diff(args)) => {
+            diff::run(&args).map(|regression| if regression { Outcome::Regression } else { Outcome::Done })
+        }
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Worker) => {
