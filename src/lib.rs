@@ -11,9 +11,34 @@
 //! and all that is left without the `harness` feature.
 
 pub mod error;
+pub mod model;
+pub mod heuristics;
+
+#[cfg(feature = "harness")]
+pub mod process;
 #[cfg(feature = "harness")]
 pub mod families;
-pub mod heuristics;
+#[cfg(feature = "harness")]
+pub mod measure;
+#[cfg(feature = "harness")]
+pub mod plan;
+#[cfg(feature = "harness")]
+pub mod compile;
+#[cfg(feature = "harness")]
+pub mod device;
+#[cfg(feature = "harness")]
+pub mod worker;
 #[cfg(feature = "harness")]
 pub mod journal;
-pub mod model;
+#[cfg(feature = "harness")]
+pub mod search;
+#[cfg(feature = "harness")]
+pub mod derive;
+#[cfg(feature = "harness")]
+pub mod diff;
+#[cfg(feature = "harness")]
+pub mod sweep;
+#[cfg(feature = "harness")]
+pub mod report;
+#[cfg(feature = "harness")]
+pub mod cli;

@@ -6,11 +6,13 @@ mod attention;
 mod elementwise;
 mod gemm;
 mod inputs;
+mod knobs;
 mod row_softmax;
 
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Why a config cannot run, in one line.
@@ -45,7 +47,7 @@ pub struct KernelSpec {
 }
 
 /// One kernel argument, in the order of the kernel's parameters.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Arg {
     /// Device pointer to an input tensor, by its index in [`Tensors::inputs`].
     Input(usize),
@@ -64,7 +66,7 @@ pub enum Arg {
 }
 
 /// How a compiled kernel is launched on one problem.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
     /// Thread blocks along x, y, z.
     pub grid: [u32; 3],

@@ -1,8 +1,14 @@
 //! The document: rules and fallbacks, schema version 2.
+//!
+//! Documents of other tools are read as they come. A field that is not known, or whose value is of no use, is kept in
+//! `extra`: it does not change what is served, and saving writes it back.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+
+/// The schema version this crate reads and writes.
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// A shape bucket: label by field, such as `m_bin: "<=16"`. Compared as a whole.
 pub type Bucket = BTreeMap<String, String>;
@@ -11,21 +17,22 @@ pub type Bucket = BTreeMap<String, String>;
 pub type Template = Map<String, Value>;
 
 /// A document of observed heuristics.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 pub struct Document {
     /// 2.
+    #[cfg_attr(feature = "harness", schemars(range(min = 2, max = 2)))]
     pub schema_version: u32,
     /// What this document is, for people.
-    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub description: String,
     /// How it was made: device, target, matching and whatever else its maker says.
-    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub policy: Map<String, Value>,
-    /// Exact-bucket rules.
-    #[serde(default)]
+    /// Exact-bucket rules. Of two with one class and bucket the later one is served.
     pub rules: Vec<Rule>,
     /// `fallbacks[class][group]`, asked only where no rule's bucket is equal.
-    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub fallbacks: BTreeMap<String, BTreeMap<String, Fallback>>,
     /// Fields this version does not know, kept for a round trip.
     #[serde(flatten)]
@@ -33,19 +40,21 @@ pub struct Document {
 }
 
 /// A rule: templates for one bucket of one class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 pub struct Rule {
     /// The class: `matmul_fp4`.
     pub kernel_class: String,
     /// The bucket it answers for.
     pub shape_bucket: Bucket,
     /// Always true: a rule answers for its own bucket alone.
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub match_exact_only: bool,
     /// Where it came from.
-    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub source: Map<String, Value>,
     /// Why it can be trusted.
-    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub validation: Map<String, Value>,
     /// The configs to use, best first unless rank metadata says otherwise.
     pub templates: Vec<RankedTemplate>,
@@ -55,24 +64,25 @@ pub struct Rule {
 }
 
 /// A template with its rank metadata.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 pub struct RankedTemplate {
     /// The config.
     pub template: Template,
-    /// The share of the bucket's problems this config was measured on and works for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Problems of the bucket this config was measured on and works for, a whole number.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "whole")]
     pub shape_coverage: Option<f64>,
-    /// Problems of the bucket it wins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Problems of the bucket it wins, a whole number.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "whole")]
     pub win_count: Option<f64>,
     /// Geometric mean of its slowdown over the problems it covers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub geomean_slowdown: Option<f64>,
     /// Median of the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub median_slowdown: Option<f64>,
     /// 90th percentile of the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub p90_slowdown: Option<f64>,
     /// Fields this version does not know.
     #[serde(flatten)]
@@ -80,17 +90,51 @@ pub struct RankedTemplate {
 }
 
 /// The config for one group of a class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 pub struct Fallback {
     /// The config.
     pub template: Template,
     /// Where it came from.
-    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub source: Map<String, Value>,
     /// Why it can be trusted.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(skip_serializing_if = "Map::is_empty")]
     pub validation: Map<String, Value>,
     /// Fields this version does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl RankedTemplate {
+    /// The config, unless the document holds something else in its place.
+    pub fn config(&self) -> Option<&Template> {
+        usable(&self.template, &self.extra)
+    }
+}
+
+impl Fallback {
+    /// The config, unless the document holds something else in its place.
+    pub fn config(&self) -> Option<&Template> {
+        usable(&self.template, &self.extra)
+    }
+}
+
+fn usable<'a>(template: &'a Template, extra: &Map<String, Value>) -> Option<&'a Template> {
+    (!extra.contains_key("template")).then_some(template)
+}
+
+/// Writes a count without the fraction it does not have.
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn whole<S: Serializer>(count: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match *count {
+        Some(count) if count.fract() == 0.0 && count.abs() < 1e15 => serializer.serialize_i64(count as i64),
+        other => other.serialize(serializer),
+    }
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_value(Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
 }

@@ -1,22 +1,23 @@
 //! The served part: the document, its buckets, fallback groups and classification, and the lookup.
 
+mod batch;
+mod buckets;
+mod builtin;
 mod document;
+mod load;
+mod lookup;
+mod materialize;
+mod save;
+mod signature;
+#[cfg(feature = "harness")]
+mod write;
 
-pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, Template};
-
-use crate::model::Problem;
-
-/// The bucket of a problem of one of the families.
-pub fn bucket_of(_problem: &Problem) -> Bucket {
-    todo!()
-}
-
-/// The fallback group of a problem of one of the families.
-pub fn group_of(_problem: &Problem) -> &'static str {
-    todo!()
-}
-
-/// The fallback groups of a family's class.
-pub fn groups(_family: crate::model::Family) -> &'static [&'static str] {
-    todo!()
-}
+pub use batch::{AnswerRecord, answer_batch_line};
+pub use buckets::{CLASSES, DtypeClass, Extents, bucket_of, class_groups, family_of_shape, group_of, groups};
+pub use builtin::{builtin_document, builtin_names};
+pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
+#[cfg(feature = "harness")]
+pub(crate) use lookup::by_rank;
+pub use lookup::{Answer, Heuristics, Options, Query, Source};
+pub use materialize::{Knob, Space, materialize};
+pub use signature::{Signature, Tensor};

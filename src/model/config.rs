@@ -62,6 +62,16 @@ impl Mma {
             Self::Tcgen05 => "tcgen05",
         }
     }
+
+    /// The kinds that an architecture such as `sm_90a` runs.
+    pub fn of_arch(arch: &str) -> Vec<Self> {
+        let own = match arch {
+            "sm_90a" => Some(Self::Wgmma),
+            "sm_100a" | "sm_103a" => Some(Self::Tcgen05),
+            _ => None,
+        };
+        [Self::Simt, Self::MmaSync].into_iter().chain(own).collect()
+    }
 }
 
 serde_by_name!(Mma);

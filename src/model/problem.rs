@@ -101,7 +101,7 @@ impl fmt::Display for Shape {
 }
 
 /// One problem: what a kernel of `family` is asked to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// The operation.
     pub family: Family,

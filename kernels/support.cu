@@ -1,0 +1,127 @@
+// What measuring needs besides the candidates: inputs, the comparison with the reference, and a gate on the stream.
+//
+// Every kernel but `block_stream` and `spin` (one thread each) runs on any grid of whole warps. Tensors are contiguous.
+// Poison needs no kernel: a memset with 0xff makes every bf16 and every f32 a NaN.
+
+#include "numeric.cuh"
+
+// The same function as `random_bits` of src/families/inputs.rs: splitmix64's output over a Weyl sequence.
+__device__ unsigned long long random_bits(unsigned long long seed, unsigned long long index) {
+    unsigned long long word = seed + (index + 1) * 0x9E3779B97F4A7C15ull;
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9ull;
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EBull;
+    return word ^ (word >> 31);
+}
+
+// Uniform in [-1, 1), exact in f32: the top 24 bits.
+__device__ float unit(unsigned long long seed, unsigned long long index) {
+    return static_cast<float>(random_bits(seed, index) >> 40) * (2.0f / (1 << 24)) - 1.0f;
+}
+
+__device__ long long first_index() { return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
+
+template <typename Element>
+__device__ void fill_floats(Element* out, long long numel, unsigned long long seed, float magnitude) {
+    for (long long i = first_index(); i < numel; i += index_stride()) {
+        out[i] = from_float<Element>(magnitude * unit(seed, i));
+    }
+}
+
+template <typename Element>
+__device__ void fill_bits(Element* out, long long numel, unsigned long long seed) {
+    for (long long i = first_index(); i < numel; i += index_stride()) {
+        out[i] = static_cast<Element>(random_bits(seed, i) >> (64 - 8 * sizeof(Element)));
+    }
+}
+
+// Fill `out` with stream `seed`: floats uniform in [-magnitude, magnitude), integers with random bits.
+extern "C" __global__ void fill_bf16(bf16* out, long long numel, unsigned long long seed, float magnitude) {
+    fill_floats(out, numel, seed, magnitude);
+}
+
+extern "C" __global__ void fill_f32(float* out, long long numel, unsigned long long seed, float magnitude) {
+    fill_floats(out, numel, seed, magnitude);
+}
+
+extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, float) {
+    fill_bits(out, numel, seed);
+}
+
+extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, float) {
+    fill_bits(out, numel, seed);
+}
+
+__device__ double warp_sum(double value) {
+    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+    return value;
+}
+
+// Adds to sums[0] the square of out - reference, to sums[1] the square of the reference, and to sums[2] the number of
+// elements whose difference is not finite: a NaN or an infinity that the reference does not have, or the other way
+// round. Two NaNs are equal, and so are two infinities of one sign; neither adds to the squares.
+template <typename Element>
+__device__ void compare(const Element* out, const float* reference, long long numel, double* sums) {
+    double squared_difference = 0, squared_reference = 0, mismatches = 0;
+    for (long long i = first_index(); i < numel; i += index_stride()) {
+        const float value = to_float(out[i]), expected = reference[i];
+        const bool both_nan = value != value && expected != expected;
+        const bool same_infinity = value == expected && expected - expected != 0;
+        if (both_nan || same_infinity) continue;
+        const double difference = static_cast<double>(value) - expected;
+        if (difference - difference != 0) {
+            mismatches += 1;
+        } else {
+            squared_difference += difference * difference;
+            squared_reference += static_cast<double>(expected) * expected;
+        }
+    }
+    squared_difference = warp_sum(squared_difference);
+    squared_reference = warp_sum(squared_reference);
+    mismatches = warp_sum(mismatches);
+    if (threadIdx.x % 32 == 0) {
+        atomicAdd(&sums[0], squared_difference);
+        atomicAdd(&sums[1], squared_reference);
+        atomicAdd(&sums[2], mismatches);
+    }
+}
+
+extern "C" __global__ void compare_bf16(const bf16* out, const float* reference, long long numel, double* sums) {
+    compare(out, reference, numel, sums);
+}
+
+extern "C" __global__ void compare_f32(const float* out, const float* reference, long long numel, double* sums) {
+    compare(out, reference, numel, sums);
+}
+
+__device__ unsigned long long nanoseconds() {
+    unsigned long long now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
+    return now;
+}
+
+// What `block_stream` leaves in its flag when nobody opened the gate in time.
+constexpr unsigned TIMED_OUT = 0xffffffffu;
+
+// Holds the stream until the host writes a nonzero word to `flag` (mapped host memory, zero at launch), or until
+// `timeout_ns` have passed: then it leaves TIMED_OUT there.
+extern "C" __global__ void block_stream(volatile unsigned* flag, unsigned long long timeout_ns) {
+    const unsigned long long start = nanoseconds();
+    while (*flag == 0) {
+        if (nanoseconds() - start > timeout_ns) {
+            *flag = TIMED_OUT;
+            __threadfence_system();
+            return;
+        }
+    }
+}
+
+// Keeps one thread busy for `duration_ns`.
+extern "C" __global__ void spin(unsigned long long duration_ns) {
+    const unsigned long long start = nanoseconds();
+    while (nanoseconds() - start < duration_ns) {
+    }
+}
+
+// Does nothing: the floor of every time measured by launching.
+extern "C" __global__ void empty() {}

@@ -1,0 +1,42 @@
+//! `sweep diff`: what changed from one document to the next.
+
+use crate::diff::diff;
+use crate::error::Result;
+use crate::heuristics::Document;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Compare two documents: what is faster, slower, new or gone, beyond noise.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Exits with 5 where something is slower beyond noise or covered no more.
+
+Examples:
+  sweep diff old.json output/h200/observed_heuristics_h200.json
+  sweep diff --markdown old.json new.json >> comment.md")]
+pub struct DiffArgs {
+    /// The document to compare with
+    #[arg(value_name = "OLD.json")]
+    pub old: PathBuf,
+    /// The document that is to replace it
+    #[arg(value_name = "NEW.json")]
+    pub new: PathBuf,
+    /// Print the differences as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print the differences as Markdown, for a pull request
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+}
+
+/// Prints the differences; returns whether there is a regression.
+pub fn run(args: &DiffArgs) -> Result<bool> {
+    let diff = diff(&Document::load(&args.old)?, &Document::load(&args.new)?);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&diff)?);
+    } else if args.markdown {
+        print!("{}", diff.to_markdown());
+    } else {
+        print!("{}", diff.to_table());
+    }
+    Ok(diff.regression)
+}

@@ -1,0 +1,13 @@
+//! Compiling ahead of the GPU: kernels to cubins, in worker processes with a deadline, cached by content. Knows no
+//! device: what runs in the workers is [`crate::device`]'s.
+
+mod cache;
+mod nvrtc;
+mod pool;
+mod report;
+mod source;
+
+pub use cache::{Cache, Key, cache_folder};
+pub use nvrtc::Nvrtc;
+pub use pool::{Answer, Compiler, Counts, Job, Outcome, Settings};
+pub use report::Resources;

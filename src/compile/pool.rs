@@ -1,0 +1,311 @@
+//! The compile service: requests go in, worker processes compile them on all cores, outcomes are waited for.
+
+use super::source::Sources;
+use super::{Cache, Key, Nvrtc, Resources, cache::Entry};
+use crate::error::{Context, Error, Result};
+use crate::families::KernelSpec;
+use crate::process::{LineProcess, Silence};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// What a compile worker is asked, one JSON a line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// The name messages use.
+    pub name: String,
+    /// The whole source.
+    pub source: String,
+    /// The compiler's options.
+    pub options: Vec<String>,
+    /// Where the cubin goes.
+    pub output: PathBuf,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether there is a cubin at the job's `output`.
+    pub compiled: bool,
+    /// The compiler's whole log.
+    pub log: String,
+}
+
+/// What became of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// There is a cubin.
+    Compiled {
+        /// The kernel's identity.
+        key: Key,
+        /// The cubin file.
+        cubin: PathBuf,
+        /// What ptxas said.
+        resources: Resources,
+    },
+    /// There is none.
+    Failed {
+        /// The kernel's identity.
+        key: Key,
+        /// Whether the deadline passed, rather than the compiler refusing.
+        timed_out: bool,
+        /// Why, in one line.
+        error: String,
+    },
+}
+
+/// How to compile.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `sm_90a`, …
+    pub arch: String,
+    /// The compiler.
+    pub nvrtc: Nvrtc,
+    /// Where cubins are kept.
+    pub cache: Cache,
+    /// Worker processes.
+    pub workers: usize,
+    /// How long one compile may take.
+    pub deadline: Duration,
+}
+
+impl Settings {
+    /// Time enough for the largest kernel on a slow core.
+    pub const DEADLINE: Duration = Duration::from_secs(120);
+}
+
+/// Progress of the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Kernels asked for.
+    pub requested: usize,
+    /// Kernels done, one way or the other.
+    pub finished: usize,
+    /// Seconds of worker time spent compiling.
+    pub compile_s: f64,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(KernelSpec, Key)>,
+    outcomes: HashMap<KernelSpec, Option<Outcome>>,
+    counts: Counts,
+    stopped: bool,
+}
+
+struct Shared {
+    settings: Settings,
+    version: String,
+    sources: Sources,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The compile service. Dropping it stops its workers.
+pub struct Compiler {
+    shared: Arc<Shared>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Compiler {
+    /// Starts the service; most processes start with the first kernel that is not cached.
+    ///
+    /// # Errors
+    /// Where the compiler does not run.
+    pub fn start(settings: Settings) -> Result<Self> {
+        let workers = settings.workers.max(1);
+        let version = version(&settings).context(|| format!("NVRTC in {}", settings.nvrtc.folder.display()))?;
+        let shared = Arc::new(Shared {
+            settings,
+            version,
+            sources: Sources::find(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let threads = (0..workers)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || shared.work())
+            })
+            .collect();
+        Ok(Self { shared, threads })
+    }
+
+    /// The compiler's full version, part of every kernel's identity.
+    pub fn version(&self) -> &str {
+        &self.shared.version
+    }
+
+    /// Asks for a kernel, unless that was done before, and returns its identity.
+    ///
+    /// # Errors
+    /// Where the kernel's source is missing.
+    pub fn request(&self, spec: &KernelSpec) -> Result<Key> {
+        let shared = &self.shared;
+        let key = shared.key(spec)?;
+        let mut state = shared.state();
+        if !state.outcomes.contains_key(spec) {
+            state.counts.requested += 1;
+            let cached = shared.settings.cache.get(&key).map(|entry| shared.outcome(&key, &entry));
+            match cached {
+                Some(outcome) => {
+                    state.counts.finished += 1;
+                    state.outcomes.insert(spec.clone(), Some(outcome));
+                }
+                None => {
+                    state.outcomes.insert(spec.clone(), None);
+                    state.queue.push_back((spec.clone(), key.clone()));
+                }
+            }
+            shared.changed.notify_all();
+        }
+        Ok(key)
+    }
+
+    /// Waits until a kernel is done; it jumps the queue if it still stands there.
+    ///
+    /// # Errors
+    /// Where the kernel's source is missing.
+    pub fn wait(&self, spec: &KernelSpec) -> Result<Outcome> {
+        self.request(spec)?;
+        let mut state = self.shared.state();
+        if let Some(place) = state.queue.iter().position(|(queued, _)| queued == spec)
+            && let Some(job) = state.queue.remove(place)
+        {
+            state.queue.push_front(job);
+        }
+        loop {
+            if let Some(Some(outcome)) = state.outcomes.get(spec) {
+                return Ok(outcome.clone());
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    /// Progress so far.
+    pub fn counts(&self) -> Counts {
+        self.shared.state().counts
+    }
+}
+
+impl Drop for Compiler {
+    fn drop(&mut self) {
+        self.shared.state().stopped = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker thread that panicked has nothing left to clean up.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn options(&self, spec: &KernelSpec) -> Vec<String> {
+        let fixed =
+            [format!("--gpu-architecture={}", self.settings.arch), "--std=c++17".into(), "--ptxas-options=-v".into()];
+        fixed.into_iter().chain(spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"))).collect()
+    }
+
+    fn key(&self, spec: &KernelSpec) -> Result<Key> {
+        let source = self.sources.assemble(spec.source)?;
+        let options = self.options(spec).join(" ");
+        Ok(Key::of(&[&source, &options, &self.version]))
+    }
+
+    fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
+        if entry.compiled {
+            let cubin = self.settings.cache.cubin(key);
+            return Outcome::Compiled { key: key.clone(), cubin, resources: entry.resources };
+        }
+        let first_error = entry.log.lines().find(|line| line.contains("error"));
+        let error = first_error.unwrap_or("the compiler failed without a message").trim().to_string();
+        Outcome::Failed { key: key.clone(), timed_out: false, error }
+    }
+
+    /// One thread's life: take a job, have this thread's process do it, tell.
+    fn work(&self) {
+        let mut process = None;
+        loop {
+            let mut state = self.state();
+            let (spec, key) = loop {
+                if state.stopped {
+                    return;
+                }
+                match state.queue.pop_front() {
+                    Some(job) => break job,
+                    None => state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+                }
+            };
+            drop(state);
+            let started = Instant::now();
+            let outcome = self.compile(&mut process, &spec, &key).unwrap_or_else(|error| {
+                process = None;
+                Outcome::Failed { key: key.clone(), timed_out: false, error: error.to_string() }
+            });
+            let mut state = self.state();
+            state.outcomes.insert(spec, Some(outcome));
+            state.counts.finished += 1;
+            state.counts.compile_s += started.elapsed().as_secs_f64();
+            self.changed.notify_all();
+        }
+    }
+
+    fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
+        let worker = match process {
+            Some(worker) => worker,
+            None => process.insert(start_process(&self.settings.nvrtc)?),
+        };
+        let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
+        let job = Job {
+            name: spec.source.to_string(),
+            source: self.sources.assemble(spec.source)?,
+            options: self.options(spec),
+            output: scratch.path().to_path_buf(),
+        };
+        let answer: Answer = match worker.ask(&job, self.settings.deadline) {
+            Ok(answer) => answer,
+            Err(silence) => {
+                *process = None;
+                let timed_out = matches!(silence, Silence::Timeout(_));
+                return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
+            }
+        };
+        let cubin = if answer.compiled { Some(std::fs::read(scratch.path())?) } else { None };
+        let entry = Entry { compiled: answer.compiled, resources: Resources::of_log(&answer.log), log: answer.log };
+        self.settings.cache.put(key, cubin.as_deref(), &entry)?;
+        Ok(self.outcome(key, &entry))
+    }
+}
+
+/// The compiler's full version, such as `13.0.88`. Its interface tells major and minor alone; a cubin's tool note has it
+/// whole.
+fn version(settings: &Settings) -> Result<String> {
+    let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
+    let job = Job {
+        name: "version.cu".into(),
+        source: "extern \"C\" __global__ void version() {}".into(),
+        options: vec![format!("--gpu-architecture={}", settings.arch)],
+        output: scratch.path().to_path_buf(),
+    };
+    let answer: Result<Answer, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
+    let answer = answer.map_err(Error::failure)?;
+    if !answer.compiled {
+        return Err(Error::failure(answer.log.trim()));
+    }
+    let cubin = std::fs::read(scratch.path())?;
+    let text = String::from_utf8_lossy(&cubin);
+    let versions = text.split(", V").skip(1).map(|rest| {
+        rest.chars().take_while(|character| character.is_ascii_digit() || *character == '.').collect::<String>()
+    });
+    versions.into_iter().find(|version| !version.is_empty()).ok_or_else(|| Error::failure("its cubins name no version"))
+}
+
+fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {
+    LineProcess::start("compile-worker", &[("LD_LIBRARY_PATH", nvrtc.folder.as_os_str())])
+}

@@ -1,0 +1,127 @@
+//! Choosing configs for a set of problems: least geometric mean slowdown, ties by a fixed order, and what the same choice
+//! would have been worth on a problem it had not seen.
+
+use super::compare::NOISE_FLOOR;
+use super::stats::{geomean, quantile, sorted};
+use super::table::Row;
+use crate::heuristics::{RankedTemplate, Template, by_rank};
+use serde_json::{Map, Value, json};
+use std::cmp::Ordering;
+
+/// Most templates of a rule.
+const MOST_TEMPLATES: usize = 3;
+
+/// The config with the least geometric mean slowdown over `rows` beside what is already `taken`, in logarithms by row. A
+/// problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on the fewest problems come
+/// first; those within [`NOISE_FLOOR`] of the best are one tie class, of which the first in the table's order is chosen.
+fn choose_beside(rows: &[&Row], taken: &[f64], configs: usize, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut gains = vec![0.0; configs];
+    let mut failures = vec![0_usize; configs];
+    let mut raced = vec![false; configs];
+    for (row, taken) in rows.iter().zip(taken) {
+        for cell in row.cells() {
+            failures[cell.config] += usize::from(cell.timing.is_none());
+            if let Some(ln_slowdown) = cell.ln_slowdown {
+                raced[cell.config] = true;
+                gains[cell.config] += ln_slowdown.min(*taken) - taken;
+            }
+        }
+    }
+    let candidates: Vec<usize> = (0..configs).filter(|config| raced[*config] && eligible(*config)).collect();
+    let fewest = candidates.iter().map(|config| failures[*config]).min()?;
+    let candidates = candidates.into_iter().filter(|config| failures[*config] == fewest);
+    let best = candidates.clone().map(|config| gains[config]).min_by(f64::total_cmp)?;
+    let tie = NOISE_FLOOR.ln_1p() * rows.len() as f64;
+    candidates.into_iter().find(|config| gains[*config] <= best + tie)
+}
+
+/// The one config to use on all of `rows`.
+pub(super) fn choose(rows: &[&Row], configs: usize, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+    let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
+    choose_beside(rows, &missing, configs, eligible)
+}
+
+/// Whether a config is nowhere among `rows` slower than a default by more than noise.
+pub(super) fn keeps_up_with_defaults(rows: &[&Row], config: usize) -> bool {
+    rows.iter().all(|row| row.cell(config).is_none_or(|cell| !cell.slower_than_default))
+}
+
+/// `first` and up to two more, each the one that helps most beside those before, for as long as one helps by more than
+/// [`NOISE_FLOOR`]. One that readers would rank before `first` is left out, since `first` is what was validated.
+pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> Vec<RankedTemplate> {
+    let ranked = |config: usize| ranked_template(rows, config, configs[config].clone());
+    let mut templates = vec![ranked(first)];
+    let mut chosen = vec![first];
+    let mut taken: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
+    while chosen.len() < MOST_TEMPLATES {
+        let latest = chosen[chosen.len() - 1];
+        for (row, taken) in rows.iter().zip(&mut taken) {
+            *taken = ln_slowdown(row, latest).min(*taken);
+        }
+        let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
+        let fresh = |config: usize| !chosen.contains(&config) && behind_first(config);
+        let Some(next) = choose_beside(rows, &taken, configs.len(), fresh) else { break };
+        let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
+        if gain <= NOISE_FLOOR.ln_1p() * rows.len() as f64 {
+            break;
+        }
+        templates.push(ranked(next));
+        chosen.push(next);
+    }
+    templates[1..].sort_by(by_rank);
+    templates
+}
+
+/// The logarithm of a config's slowdown, or of what a missing one counts as.
+fn ln_slowdown(row: &Row, config: usize) -> f64 {
+    row.cell(config).and_then(|cell| cell.ln_slowdown).unwrap_or(row.ln_missing)
+}
+
+/// The geometric mean slowdown of a pick for each row, missing ones counted as such.
+pub(super) fn geomean_slowdown(rows: &[&Row], pick: impl Fn(usize) -> Option<usize>) -> Option<f64> {
+    let slowdown =
+        |(index, row): (usize, &&Row)| pick(index).map_or(row.ln_missing, |config| ln_slowdown(row, config)).exp();
+    geomean(&rows.iter().enumerate().map(slowdown).collect::<Vec<_>>())
+}
+
+/// A template with its rank metadata over `rows`.
+fn ranked_template(rows: &[&Row], config: usize, template: Template) -> RankedTemplate {
+    let covered: Vec<(f64, f64)> = rows.iter().filter_map(|row| Some((row.slowdown(config)?, row.noise))).collect();
+    let slowdowns = sorted(covered.iter().map(|(slowdown, _)| *slowdown));
+    let wins = covered.iter().filter(|(slowdown, noise)| *slowdown <= 1.0 + noise).count();
+    RankedTemplate {
+        template,
+        shape_coverage: Some(covered.len() as f64),
+        win_count: Some(wins as f64),
+        geomean_slowdown: geomean(&slowdowns).map(round),
+        median_slowdown: quantile(&slowdowns, 0.5).map(round),
+        p90_slowdown: quantile(&slowdowns, 0.9).map(round),
+        extra: Map::new(),
+    }
+}
+
+/// As the document rounds, so that templates rank here as they do in the file.
+fn round(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+/// Leave-one-shape-out: each problem served by the choice made without it. `None` for a single problem.
+pub(super) fn leave_one_out(rows: &[&Row], configs: usize, eligible: impl Fn(&[&Row], usize) -> bool) -> Option<Value> {
+    if rows.len() < 2 {
+        return None;
+    }
+    let picks: Vec<Option<usize>> = (0..rows.len())
+        .map(|left_out| {
+            let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
+            choose(&seen, configs, |config| eligible(&seen, config))
+        })
+        .collect();
+    let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);
+    let covered = sorted(rows.iter().zip(&picks).filter_map(slowdown));
+    Some(json!({
+        "geomean_slowdown": geomean_slowdown(rows, |index| picks[index]),
+        "max_slowdown": covered.last(),
+        "problems": rows.len(),
+        "uncovered": rows.len() - covered.len(),
+    }))
+}

@@ -1,0 +1,225 @@
+//! What was measured, from whatever file: problems, configs and kernels by index, and one record a trial.
+
+use crate::error::{Error, Result};
+use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
+use crate::journal::{Header, Stage, Status, Trial};
+use crate::model::{Config, Problem};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A problem as deriving sees it: a name in a class, and the bucket and group it falls into.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProblemFacts {
+    /// Its class in the document.
+    pub class: String,
+    /// Its dimensions; they give the order of problems.
+    pub dimensions: Vec<u64>,
+    /// `m=16,n=4096,k=4096 bf16`: its name, unique in its class.
+    pub name: String,
+    /// Its shape bucket.
+    pub bucket: Bucket,
+    /// Its fallback group, if its class has any.
+    pub group: Option<&'static str>,
+}
+
+impl From<&Problem> for ProblemFacts {
+    fn from(problem: &Problem) -> Self {
+        let class = problem.family.name();
+        let group = group_of(problem);
+        Self {
+            class: class.to_owned(),
+            dimensions: problem.shape.dimensions().iter().map(|(_, value)| *value).collect(),
+            name: format!("{} {}", problem.shape, problem.dtype),
+            bucket: bucket_of(problem),
+            group: class_groups(class).contains(&group).then_some(group),
+        }
+    }
+}
+
+/// A config with its canonical text, by which configs are told apart and ordered.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ConfigFacts {
+    pub(super) template: Template,
+    pub(super) text: String,
+}
+
+/// The times of a trial that worked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// Median of the samples, positive and finite.
+    pub median_us: f64,
+    /// First and third quartile, where known.
+    pub quartiles_us: Option<(f64, f64)>,
+    /// Samples taken; 0 where unknown.
+    pub samples: u32,
+    /// The time of each interleaved round, in round order; empty outside finals.
+    pub rounds_us: Vec<f64>,
+    /// Taken while the GPU was throttled.
+    pub throttled: bool,
+}
+
+/// One trial: what, when in the search, and with what result.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Index of the problem, from [`Evidence::problem`].
+    pub problem: usize,
+    /// Index of the config, from [`Evidence::config`].
+    pub config: usize,
+    /// Index of the kernel, from [`Evidence::kernel`].
+    pub kernel: usize,
+    /// Which part of the search asked for it.
+    pub stage: Stage,
+    /// It is the winner's duplicate.
+    pub null_arm: bool,
+    /// Its times; `None` for a trial that failed.
+    pub timing: Option<Timing>,
+}
+
+/// What a class was measured with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Environment {
+    /// The architecture kernels were compiled for.
+    pub arch: String,
+    /// The device's full name.
+    pub device: String,
+    /// The driver's version.
+    pub driver: String,
+    /// The run-time compiler's version.
+    pub nvrtc: String,
+    /// The sampling protocol.
+    pub protocol: String,
+    /// The measuring tool and its version.
+    pub sweep: String,
+}
+
+impl From<&Header> for Environment {
+    fn from(header: &Header) -> Self {
+        Self {
+            arch: header.arch.clone(),
+            device: header.gpu.clone(),
+            driver: header.driver.clone(),
+            nvrtc: header.nvrtc.clone(),
+            protocol: header.protocol.clone(),
+            sweep: header.sweep.clone(),
+        }
+    }
+}
+
+/// All that was measured. The order in which it was gathered makes no difference to what is derived from it.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    pub(super) problems: Vec<ProblemFacts>,
+    pub(super) configs: Vec<ConfigFacts>,
+    pub(super) kernels: Vec<String>,
+    pub(super) records: Vec<Record>,
+    /// By class.
+    pub(super) environments: BTreeMap<String, BTreeSet<Environment>>,
+    /// Trials called `ok` whose median is missing or no positive number.
+    pub(super) unusable: usize,
+    problem_indices: HashMap<(String, String), usize>,
+    config_indices: HashMap<String, usize>,
+    kernel_indices: HashMap<String, usize>,
+}
+
+impl Evidence {
+    /// The index of a problem.
+    pub fn problem(&mut self, facts: ProblemFacts) -> usize {
+        let key = (facts.class.clone(), facts.name.clone());
+        *self.problem_indices.entry(key).or_insert_with(|| push(&mut self.problems, facts))
+    }
+
+    /// The index of a config.
+    pub fn config(&mut self, template: Template) -> usize {
+        let text = config_text(&template);
+        *self
+            .config_indices
+            .entry(text.clone())
+            .or_insert_with(|| push(&mut self.configs, ConfigFacts { template, text }))
+    }
+
+    /// The index of a kernel by its hash, or whatever else names it.
+    pub fn kernel(&mut self, hash: &str) -> usize {
+        if let Some(index) = self.kernel_indices.get(hash) {
+            return *index;
+        }
+        let index = push(&mut self.kernels, hash.to_owned());
+        self.kernel_indices.insert(hash.to_owned(), index);
+        index
+    }
+
+    /// Adds a trial. One whose time is no positive number is counted and left out.
+    pub fn add(&mut self, record: Record) {
+        match &record.timing {
+            Some(timing) if !(timing.median_us.is_finite() && timing.median_us > 0.0) => self.unusable += 1,
+            _ => self.records.push(record),
+        }
+    }
+
+    /// Says what a class was measured with.
+    pub fn measured_with(&mut self, class: &str, environment: Environment) {
+        self.environments.entry(class.to_owned()).or_default().insert(environment);
+    }
+
+    /// Adds a journal: its headers and trials.
+    ///
+    /// # Errors
+    /// Where it was measured on another device than what is here already.
+    pub fn add_journal(&mut self, headers: &[Header], trials: &[Trial]) -> Result<()> {
+        let known = self.environments.values().flatten().map(|environment| environment.device.as_str());
+        let devices: BTreeSet<&str> = known.chain(headers.iter().map(|header| header.gpu.as_str())).collect();
+        if devices.len() > 1 {
+            let devices: Vec<_> = devices.into_iter().collect();
+            return Err(Error::usage(format!(
+                "these journals come from different devices ({}): derive one document for each",
+                devices.join(", ")
+            )));
+        }
+        let mut problems: HashMap<Problem, usize> = HashMap::new();
+        let mut configs: HashMap<&Config, usize> = HashMap::new();
+        for trial in trials {
+            let problem = trial.problem();
+            let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
+            let config = *configs.entry(&trial.config).or_insert_with(|| self.config(template_of(&trial.config)));
+            let kernel = self.kernel(&trial.kernel);
+            let timing = (trial.status == Status::Ok).then(|| timing_of(trial));
+            self.add(Record { problem, config, kernel, stage: trial.stage, null_arm: trial.null_arm, timing });
+        }
+        let families: BTreeSet<_> = trials.iter().map(|trial| trial.family.name()).collect();
+        for family in families {
+            for header in headers {
+                self.measured_with(family, header.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A config as a document holds it.
+pub(super) fn template_of(config: &Config) -> Template {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(template)) => template,
+        // A struct of integers, strings and lists of them is always an object.
+        _ => Template::new(),
+    }
+}
+
+/// Compact JSON with sorted keys.
+pub(super) fn config_text(template: &Template) -> String {
+    Value::Object(template.clone()).to_string()
+}
+
+fn timing_of(trial: &Trial) -> Timing {
+    Timing {
+        median_us: trial.median_us.map_or(f64::NAN, |median| median.0),
+        quartiles_us: trial.q1_us.zip(trial.q3_us).map(|(q1, q3)| (q1.0, q3.0)),
+        samples: trial.samples.unwrap_or(0),
+        rounds_us: trial.rounds_us.clone(),
+        throttled: trial.throttled,
+    }
+}
+
+fn push<T>(items: &mut Vec<T>, item: T) -> usize {
+    items.push(item);
+    items.len() - 1
+}

@@ -1,0 +1,213 @@
+//! Helion's ahead-of-time measurements: a CSV with one row for each kernel, shape and config.
+
+use super::evidence::{Evidence, ProblemFacts, Record, Timing};
+use crate::error::{Context, Error, Result};
+use crate::heuristics::{Signature, Template, Tensor};
+use crate::journal::Stage;
+use csv::StringRecord;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::io::Read;
+
+/// What became of a file's rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows with a time.
+    pub timed: usize,
+    /// Rows whose time is infinite: the config failed on that shape.
+    pub failed: usize,
+    /// Rows that could not be used.
+    pub bad: Vec<BadRow>,
+}
+
+/// A row that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRow {
+    /// Its line in the file, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The class of a kernel by the name of its function.
+fn class_of(kernel_name: &str) -> Option<&'static str> {
+    Some(match kernel_name {
+        "matmul" => "matmul",
+        "fp8_gemm" => "matmul_fp8",
+        "grouped_gemm" => "grouped_matmul",
+        "matmul_bf16_int4" => "matmul_int4",
+        "_bf16xint16_gemm" => "matmul_int16",
+        "nvfp4_matmul" => "matmul_fp4",
+        "attention" => "attention",
+        "softmax" => "row_softmax",
+        "rms_norm" => "row_norm_rms",
+        "layer_norm" => "row_norm_layer",
+        "cross_entropy" => "row_cross_entropy",
+        "vector_add" => "elementwise",
+        _ => return None,
+    })
+}
+
+/// Adds the rows of a measurements file to `evidence`. Rows that cannot be used are named in the report.
+///
+/// # Errors
+/// Where the file cannot be read or lacks a column. `name` is what errors call it.
+pub fn read(evidence: &mut Evidence, reader: impl Read, name: &str) -> Result<Report> {
+    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
+    let columns = Columns::find(csv.headers().map_err(Error::usage).context(|| name)?).context(|| name)?;
+    let mut report = Report::default();
+    let mut seen = Seen::default();
+    for record in csv.records() {
+        match record {
+            Ok(record) => match seen.read_row(evidence, &columns, &record) {
+                Ok(true) => report.timed += 1,
+                Ok(false) => report.failed += 1,
+                Err(reason) => {
+                    let line = record.position().map_or(0, csv::Position::line);
+                    report.bad.push(BadRow { line, reason });
+                }
+            },
+            Err(error) if error.is_io_error() => return Err(Error::failure(error).context(name)),
+            Err(error) => {
+                let line = error.position().map_or(0, csv::Position::line);
+                report.bad.push(BadRow { line, reason: error.to_string() });
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Where each column is.
+struct Columns {
+    count: usize,
+    kernel_name: usize,
+    shape_hash: usize,
+    config: usize,
+    shape_features: usize,
+    timing_ms: usize,
+}
+
+impl Columns {
+    fn find(headers: &StringRecord) -> Result<Self> {
+        let position = |wanted: &str| {
+            headers.iter().position(|header| header.trim() == wanted).ok_or_else(|| {
+                let found: Vec<_> = headers.iter().collect();
+                Error::usage(format!("no column '{wanted}' among '{}': not a measurements file", found.join(", ")))
+            })
+        };
+        Ok(Self {
+            count: headers.len(),
+            kernel_name: position("kernel_name")?,
+            shape_hash: position("shape_hash")?,
+            config: position("config")?,
+            shape_features: position("shape_features")?,
+            timing_ms: position("timing_ms")?,
+        })
+    }
+}
+
+/// Problems and configs read already, by their text in the file.
+#[derive(Default)]
+struct Seen {
+    problems: HashMap<[String; 3], usize>,
+    configs: HashMap<String, usize>,
+}
+
+impl Seen {
+    /// Whether the row holds a time; else the config failed.
+    fn read_row(&mut self, evidence: &mut Evidence, columns: &Columns, row: &StringRecord) -> Result<bool, String> {
+        if row.len() != columns.count {
+            return Err(format!("{} fields where the header has {}", row.len(), columns.count));
+        }
+        let kernel_name = &row[columns.kernel_name];
+        let class =
+            class_of(kernel_name).ok_or_else(|| format!("kernel_name '{kernel_name}' belongs to no known class"))?;
+        let timing = read_timing(&row[columns.timing_ms])?;
+
+        let place =
+            [columns.kernel_name, columns.shape_hash, columns.shape_features].map(|column| row[column].to_owned());
+        let problem = if let Some(problem) = self.problems.get(&place) {
+            *problem
+        } else {
+            let features = read_object("shape_features", &place[2])?;
+            let problem = evidence.problem(problem_facts(class, &place[1], &features)?);
+            *self.problems.entry(place).or_insert(problem)
+        };
+        let text = &row[columns.config];
+        let config = if let Some(config) = self.configs.get(text) {
+            *config
+        } else {
+            let config = evidence.config(read_config(text)?);
+            *self.configs.entry(text.to_owned()).or_insert(config)
+        };
+        let kernel = evidence.kernel(kernel_name);
+        let timed = timing.is_some();
+        evidence.add(Record { problem, config, kernel, stage: Stage::Cross, null_arm: false, timing });
+        Ok(timed)
+    }
+}
+
+/// The time of a row; `None` for an infinite one, which is how a failed config is written.
+fn read_timing(text: &str) -> Result<Option<Timing>, String> {
+    let timing_ms: f64 = text.trim().parse().map_err(|_| format!("timing_ms '{text}' is no number"))?;
+    match timing_ms {
+        ms if ms == f64::INFINITY => Ok(None),
+        ms if ms > 0.0 => Ok(Some(Timing { median_us: ms * 1e3, ..Timing::default() })),
+        _ => Err(format!("timing_ms '{text}' is no positive time")),
+    }
+}
+
+fn read_object(column: &str, text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(format!("{column} is no JSON object")),
+        Err(error) => Err(format!("{column} is broken JSON: {error}")),
+    }
+}
+
+fn read_config(text: &str) -> Result<Template, String> {
+    let config = read_object("config", text)?;
+    if config.is_empty() { Err("config is empty".to_owned()) } else { Ok(config) }
+}
+
+/// The problem that features such as `arg0_dim1` and `arg0_dtype` describe.
+fn problem_facts(class: &'static str, shape_hash: &str, features: &Map<String, Value>) -> Result<ProblemFacts, String> {
+    let args = arguments(features);
+    let shapes: Vec<&[i64]> = args.iter().filter_map(|tensor| tensor.shape.as_deref()).collect();
+    if shapes.is_empty() {
+        return Err("shape_features tells no argument's shape".to_owned());
+    }
+    let extents = |shape: &[i64]| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+    let shapes_text: Vec<String> = shapes.iter().copied().map(extents).collect();
+    let dtype = args.iter().find_map(|tensor| tensor.dtype.as_deref()).unwrap_or("unknown");
+    let name = format!("{} {} {shape_hash}", shapes_text.join(" "), dtype.trim_start_matches("torch."));
+    let dimensions = shapes.concat().into_iter().map(|extent| extent.max(0).unsigned_abs()).collect();
+    let signature = Signature { kernel_class: Some(class.to_owned()), args, ..Signature::default() };
+    let query = signature.query().ok_or_else(|| format!("no class '{class}'"))?;
+    Ok(ProblemFacts { class: class.to_owned(), dimensions, name, bucket: query.bucket(), group: query.group() })
+}
+
+/// The tensor arguments; one that is no tensor, or has a dimension that was not recorded, has no shape.
+fn arguments(features: &Map<String, Value>) -> Vec<Tensor> {
+    let index = |name: &String| name.strip_prefix("arg")?.split_once('_')?.0.parse::<usize>().ok();
+    // No kernel has more; a larger index is a slip that must not cost memory.
+    let count = features.keys().filter_map(index).filter(|index| *index < 64).max().map_or(0, |last| last + 1);
+    let argument = |arg: usize| {
+        let extent = |dim: usize| integer(features.get(&format!("arg{arg}_dim{dim}"))?);
+        let shape: Option<Vec<i64>> = match features.get(&format!("arg{arg}_ndim")).and_then(integer) {
+            Some(ndim @ 0..=16) => (0..ndim as usize).map(extent).collect(),
+            Some(_) => None,
+            None => Some((0..).map_while(extent).collect()).filter(|shape: &Vec<i64>| !shape.is_empty()),
+        };
+        let dtype = features.get(&format!("arg{arg}_dtype")).and_then(Value::as_str).map(str::to_owned);
+        Tensor { shape, dtype }
+    };
+    (0..count).map(argument).collect()
+}
+
+/// An integer, also where it was written as a float.
+fn integer(value: &Value) -> Option<i64> {
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e15).map(|float| float as i64))
+}

@@ -1,0 +1,50 @@
+//! Putting newly derived classes into a document that holds others.
+
+use super::evidence::Environment;
+use crate::heuristics::Document;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Key in `policy` of what each class was measured with.
+pub(crate) const MEASURED_WITH: &str = "measured_with";
+
+/// What a document says of the environment as a whole: each field's values over all classes.
+pub(crate) const ENVIRONMENT_FIELDS: [&str; 6] = ["arch", "device", "driver", "nvrtc", "protocol", "sweep"];
+
+/// Replaces the rules and fallbacks of `classes` in `existing` by those in `new` and keeps the others.
+pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> Document {
+    let mut environments = environments_of(&existing.policy);
+    environments.retain(|class, _| !classes.contains(class));
+    environments.extend(environments_of(&new.policy).into_iter().filter(|(class, _)| classes.contains(class)));
+
+    let mut merged = new;
+    merged.rules.retain(|rule| classes.contains(&rule.kernel_class));
+    merged.rules.extend(existing.rules.into_iter().filter(|rule| !classes.contains(&rule.kernel_class)));
+    merged.rules.sort_by(|first, second| {
+        (&first.kernel_class, &first.shape_bucket).cmp(&(&second.kernel_class, &second.shape_bucket))
+    });
+    merged.fallbacks.retain(|class, _| classes.contains(class));
+    merged.fallbacks.extend(existing.fallbacks.into_iter().filter(|(class, _)| !classes.contains(class)));
+    set_environments(&mut merged.policy, &environments);
+    merged
+}
+
+/// Writes what each class was measured with, and each field's values over all of them.
+pub(super) fn set_environments(policy: &mut Map<String, Value>, environments: &BTreeMap<String, Vec<Environment>>) {
+    policy.insert(MEASURED_WITH.to_owned(), json!(environments));
+    let all: Vec<Value> = environments.values().flatten().map(|environment| json!(environment)).collect();
+    for field in ENVIRONMENT_FIELDS {
+        let values: BTreeSet<&str> = all.iter().filter_map(|environment| environment[field].as_str()).collect();
+        policy.remove(field);
+        if !values.is_empty() {
+            policy.insert(field.to_owned(), json!(values.into_iter().collect::<Vec<_>>().join(", ")));
+        }
+    }
+}
+
+/// What each class of a document was measured with, as far as it says.
+pub(crate) fn environments_of(policy: &Map<String, Value>) -> BTreeMap<String, Vec<Environment>> {
+    let by_class = policy.get(MEASURED_WITH).and_then(Value::as_object).into_iter().flatten();
+    let read = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+    by_class.map(|(class, value)| (class.clone(), read(value))).collect()
+}

@@ -1,0 +1,62 @@
+//! SM clock and throttling, polled through NVML on a thread of its own: a query takes longer than many a kernel.
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enum_wrappers::device::Clock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// How often the clocks are read.
+const PERIOD: Duration = Duration::from_millis(20);
+
+/// The driver's version, such as `580.159.04`; empty where NVML does not tell.
+pub(super) fn driver_version() -> String {
+    Nvml::init().and_then(|nvml| nvml.sys_driver_version()).unwrap_or_default()
+}
+
+/// The latest clock reading. All zero where there is no NVML.
+#[derive(Default)]
+struct Reading {
+    sm_mhz: AtomicU32,
+    throttled: AtomicBool,
+}
+
+/// Watches one GPU's clocks for the life of the process.
+pub(super) struct Clocks {
+    reading: Arc<Reading>,
+}
+
+impl Clocks {
+    pub(super) fn watch(ordinal: u32) -> Self {
+        let reading = Arc::new(Reading::default());
+        let shared = Arc::clone(&reading);
+        std::thread::spawn(move || poll(ordinal, &shared));
+        Self { reading }
+    }
+
+    /// SM clock in MHz, if known, and whether heat or power holds the GPU back.
+    pub(super) fn now(&self) -> (Option<u32>, bool) {
+        let sm_mhz = self.reading.sm_mhz.load(Ordering::Relaxed);
+        ((sm_mhz > 0).then_some(sm_mhz), self.reading.throttled.load(Ordering::Relaxed))
+    }
+}
+
+fn poll(ordinal: u32, reading: &Reading) {
+    let Ok(nvml) = Nvml::init() else { return };
+    let Ok(device) = nvml.device_by_index(ordinal) else { return };
+    let slow = ThrottleReasons::HW_SLOWDOWN
+        | ThrottleReasons::HW_THERMAL_SLOWDOWN
+        | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN
+        | ThrottleReasons::SW_THERMAL_SLOWDOWN
+        | ThrottleReasons::SW_POWER_CAP;
+    loop {
+        if let Ok(clock) = device.clock_info(Clock::SM) {
+            reading.sm_mhz.store(clock, Ordering::Relaxed);
+        }
+        if let Ok(reasons) = device.current_throttle_reasons() {
+            reading.throttled.store(reasons.intersects(slow), Ordering::Relaxed);
+        }
+        std::thread::sleep(PERIOD);
+    }
+}

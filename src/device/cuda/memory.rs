@@ -1,0 +1,91 @@
+//! Device memory and the flag that gates the stream.
+
+use crate::device::Fault;
+use cudarc::driver::{result, sys};
+
+/// Bytes of device memory, freed when dropped.
+pub(super) struct Buffer {
+    address: sys::CUdeviceptr,
+    bytes: u64,
+}
+
+impl Buffer {
+    /// Allocates; no bytes are no allocation.
+    pub(super) fn new(bytes: u64) -> Result<Self, Fault> {
+        // SAFETY: a context is current on this thread.
+        let address = if bytes == 0 { 0 } else { unsafe { result::malloc_sync(bytes as usize) }? };
+        Ok(Self { address, bytes })
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Sets every byte, in stream order.
+    pub(super) fn fill(&self, byte: u8, stream: sys::CUstream) -> Result<(), Fault> {
+        if self.bytes > 0 {
+            // SAFETY: the range is this allocation.
+            unsafe { result::memset_d8_async(self.address, byte, self.bytes as usize, stream) }?;
+        }
+        Ok(())
+    }
+
+    /// Copies the first doubles to the host; the device must be done with them.
+    pub(super) fn read<const COUNT: usize>(&self) -> Result<[f64; COUNT], Fault> {
+        let mut values = [0.0; COUNT];
+        if self.bytes < size_of_val(&values) as u64 {
+            return Err(Fault::Refused(format!("a buffer of {} bytes holds no {COUNT} doubles", self.bytes)));
+        }
+        // SAFETY: the allocation is long enough, as just checked.
+        unsafe { result::memcpy_dtoh_sync(&mut values, self.address) }?;
+        Ok(values)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.address != 0 {
+            // SAFETY: allocated here and freed once. On a dead context freeing fails, and nothing is left to free.
+            let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
+}
+
+/// A word of host memory that a kernel polls.
+pub(super) struct Flag {
+    host: *mut u32,
+    address: sys::CUdeviceptr,
+}
+
+impl Flag {
+    pub(super) fn new() -> Result<Self, Fault> {
+        let mut address = 0;
+        // SAFETY: a context is current; the mapping lives until the process ends, so the pointers stay good.
+        let host = unsafe {
+            let host = result::malloc_host(size_of::<u32>(), sys::CU_MEMHOSTALLOC_DEVICEMAP)?.cast::<u32>();
+            sys::cuMemHostGetDevicePointer_v2(&raw mut address, host.cast(), 0).result()?;
+            host
+        };
+        Ok(Self { host, address })
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Makes a kernel that waits for the flag wait.
+    pub(super) fn close(&self) {
+        // SAFETY: the word is mapped, and the device reads it by volatile loads.
+        unsafe { self.host.write_volatile(0) };
+    }
+
+    /// Lets it go on.
+    pub(super) fn open(&self) {
+        // SAFETY: as above.
+        unsafe { self.host.write_volatile(1) };
+    }
+}

@@ -1,0 +1,401 @@
+//! CUDA GPUs through cudarc's driver bindings. All of the crate's `unsafe` is in this folder.
+
+mod clocks;
+mod memory;
+mod nvrtc;
+
+pub use nvrtc::serve_compiles;
+
+use super::{Address, Deviation, Device, Fault, Found, Program};
+use crate::families::{self, Arg, Element, Fill, TensorSpec};
+use crate::measure::Sample;
+use crate::model::{Bytes, Config, GpuProfile, Micros, Mma, Problem};
+use clocks::Clocks;
+use cudarc::driver::{DriverError, result, sys};
+use memory::{Buffer, Flag};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::path::{Path, PathBuf};
+
+/// How long a gate holds the stream when the host forgets it, in nanoseconds.
+const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
+/// Blocks and threads of the support kernels, which stride over any size.
+const SUPPORT_GRID: [u32; 3] = [1024, 1, 1];
+const SUPPORT_THREADS: u32 = 256;
+/// Cubins kept loaded; past that all are unloaded at once.
+const LOADED_KERNELS: usize = 512;
+
+/// What an error says of the device: most errors of the driver stick to the context, so that only a new process helps.
+impl From<DriverError> for Fault {
+    fn from(error: DriverError) -> Self {
+        use sys::CUresult::{
+            CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+            CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND, CUDA_ERROR_OUT_OF_MEMORY,
+        };
+        let name =
+            error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+        let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+        let message = format!("{name}: {text}");
+        match error.0 {
+            CUDA_ERROR_INVALID_IMAGE
+            | CUDA_ERROR_INVALID_VALUE
+            | CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+            | CUDA_ERROR_NO_BINARY_FOR_GPU
+            | CUDA_ERROR_NOT_FOUND
+            | CUDA_ERROR_OUT_OF_MEMORY => Self::Refused(message),
+            _ => Self::Dead(message),
+        }
+    }
+}
+
+/// The CUDA GPUs here; none where there is no driver.
+pub fn discover() -> Vec<Found> {
+    // SAFETY: asks the dynamic loader only.
+    if !unsafe { sys::is_culib_present() } || result::init().is_err() {
+        return Vec::new();
+    }
+    let count = result::device::get_count().unwrap_or(0);
+    (0..count).filter_map(|ordinal| describe(ordinal).ok()).collect()
+}
+
+fn describe(ordinal: i32) -> Result<Found, DriverError> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let device = result::device::get(ordinal)?;
+    let name = result::device::get_name(device)?;
+    // SAFETY: `device` is a handle the driver just gave.
+    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let arch = format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" });
+    let known = GpuProfile::by_device_name(&name);
+    let short_name = known.map_or_else(|| slug(&name), |profile| profile.name);
+    let bytes = |which| attribute(which).map(|value| Bytes(value.unsigned_abs().into()));
+    let count = |which| attribute(which).map(i32::unsigned_abs);
+    let profile = GpuProfile {
+        name: short_name,
+        device_name: name.clone(),
+        multiprocessors: count(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        smem_per_block: bytes(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        smem_per_multiprocessor: bytes(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
+        registers_per_multiprocessor: count(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
+        threads_per_multiprocessor: count(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
+        l2: bytes(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+        mma: Mma::of_arch(&arch),
+        arch,
+    };
+    Ok(Found { address: Address::Cuda(ordinal.unsigned_abs()), name, driver: clocks::driver_version(), profile })
+}
+
+/// A short name for a GPU the tool does not know: `NVIDIA L4` → `l4`.
+fn slug(device_name: &str) -> String {
+    let words = device_name.split(|character: char| !character.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case("nvidia"));
+    words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("_")
+}
+
+/// A GPU with its context, current on the thread that opened it.
+pub struct Gpu {
+    stream: sys::CUstream,
+    start: sys::CUevent,
+    end: sys::CUevent,
+    gate: Flag,
+    clocks: Clocks,
+    flush: Buffer,
+    sums: Buffer,
+    support: Support,
+    loaded: HashMap<(PathBuf, String), Function>,
+    task: Option<Task>,
+    current: Option<Current>,
+    workspace: Buffer,
+    counters: Buffer,
+}
+
+/// The harness's own kernels.
+struct Support {
+    fill_bf16: sys::CUfunction,
+    fill_f32: sys::CUfunction,
+    fill_i8: sys::CUfunction,
+    fill_i16: sys::CUfunction,
+    compare_bf16: sys::CUfunction,
+    compare_f32: sys::CUfunction,
+    block_stream: sys::CUfunction,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    module: sys::CUmodule,
+    function: sys::CUfunction,
+}
+
+/// A problem's tensors.
+struct Task {
+    inputs: Vec<Buffer>,
+    output: Buffer,
+    output_element: Element,
+    reference: Buffer,
+    numel: u64,
+}
+
+/// The kernel that runs next.
+struct Current {
+    function: sys::CUfunction,
+    program: Program,
+}
+
+impl Gpu {
+    /// Opens the GPU and loads the support kernels from their cubin.
+    ///
+    /// # Errors
+    /// Where the driver refuses.
+    pub fn open(ordinal: u32, support: &Path) -> Result<Self, Fault> {
+        result::init()?;
+        let device = result::device::get(ordinal as i32)?;
+        // SAFETY: the handles are the driver's own; the context stays retained and current for this process's life.
+        let (stream, l2) = unsafe {
+            let context = result::primary_ctx::retain(device)?;
+            result::ctx::set_current(context)?;
+            let l2 =
+                result::device::get_attribute(device, sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+            (result::stream::create(result::stream::StreamKind::NonBlocking)?, l2.unsigned_abs())
+        };
+        let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        Ok(Self {
+            stream,
+            start: result::event::create(timed)?,
+            end: result::event::create(timed)?,
+            gate: Flag::new()?,
+            clocks: Clocks::watch(ordinal),
+            flush: Buffer::new(2 * u64::from(l2))?,
+            sums: Buffer::new(3 * 8)?,
+            support: Support::load(support)?,
+            loaded: HashMap::new(),
+            task: None,
+            current: None,
+            workspace: Buffer::new(0)?,
+            counters: Buffer::new(0)?,
+        })
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        // SAFETY: the stream lives as long as this.
+        Ok(unsafe { result::stream::synchronize(self.stream) }?)
+    }
+
+    /// Launches with the parameters given as raw words; each is at least as wide as the kernel's parameter.
+    fn launch(
+        &self,
+        function: sys::CUfunction,
+        grid: [u32; 3],
+        threads: u32,
+        smem_bytes: u32,
+        words: &mut [u64],
+    ) -> Result<(), Fault> {
+        let mut parameters: Vec<*mut c_void> =
+            words.iter_mut().map(|word| std::ptr::from_mut(word).cast::<c_void>()).collect();
+        // SAFETY: the driver copies each parameter, as wide as the kernel declares, out of its 8-byte word during the
+        // call (little-endian, so narrower ones are the low bytes). What the kernel does with its pointers is its
+        // contract with `families`, and checked against the reference.
+        let launched = unsafe {
+            result::launch_kernel(
+                function,
+                (grid[0], grid[1], grid[2]),
+                (threads, 1, 1),
+                smem_bytes,
+                self.stream,
+                &mut parameters,
+            )
+        };
+        Ok(launched?)
+    }
+
+    fn launch_support(&self, function: sys::CUfunction, words: &mut [u64]) -> Result<(), Fault> {
+        self.launch(function, SUPPORT_GRID, SUPPORT_THREADS, 0, words)
+    }
+
+    fn fill(&self, tensor: &TensorSpec, seed: u64) -> Result<Buffer, Fault> {
+        let buffer = Buffer::new(tensor.bytes().0)?;
+        let magnitude = match tensor.fill {
+            Fill::Uniform { magnitude } => magnitude,
+            Fill::Bits => 1.0,
+        };
+        let function = match tensor.element {
+            Element::Bf16 => self.support.fill_bf16,
+            Element::F32 => self.support.fill_f32,
+            Element::I8 => self.support.fill_i8,
+            Element::I16 => self.support.fill_i16,
+        };
+        self.launch_support(function, &mut [buffer.address(), tensor.numel(), seed, magnitude.to_bits().into()])?;
+        Ok(buffer)
+    }
+
+    /// Loads a function, or finds it loaded, and grants it the shared memory it asks for.
+    fn function(&mut self, program: &Program) -> Result<sys::CUfunction, Fault> {
+        let name = (program.cubin.clone(), program.entry.clone());
+        if !self.loaded.contains_key(&name) {
+            if self.loaded.len() >= LOADED_KERNELS {
+                self.synchronize()?;
+                for (_, function) in self.loaded.drain() {
+                    // SAFETY: nothing of it runs any more, and the map was its only owner.
+                    unsafe { result::module::unload(function.module) }?;
+                }
+            }
+            let module = load_module(&program.cubin)?;
+            let function = get_function(module, &program.entry)?;
+            self.loaded.insert(name.clone(), Function { module, function });
+        }
+        let function = self.loaded[&name].function;
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function's module is loaded.
+        unsafe { result::function::set_function_attribute(function, attribute, program.launch.dynamic_smem.0 as i32) }
+            .map_err(|error| match Fault::from(error) {
+                Fault::Refused(message) | Fault::Dead(message) => {
+                    Fault::Refused(format!("{} of dynamic shared memory: {message}", program.launch.dynamic_smem))
+                }
+            })?;
+        Ok(function)
+    }
+
+    /// Makes room for what a launch needs beside the tensors.
+    fn make_scratch(&mut self, program: &Program) -> Result<(), Fault> {
+        let launch = &program.launch;
+        if self.workspace.bytes() < launch.workspace.0 {
+            self.synchronize()?;
+            self.workspace = Buffer::new(launch.workspace.0)?;
+        }
+        let counter_bytes = 4 * u64::from(launch.counters);
+        if self.counters.bytes() < counter_bytes {
+            self.synchronize()?;
+            self.counters = Buffer::new(counter_bytes)?;
+        }
+        self.counters.fill(0, self.stream)
+    }
+
+    fn run(&self, function: sys::CUfunction, program: &Program, task: &Task, output: &Buffer) -> Result<(), Fault> {
+        let launch = &program.launch;
+        let mut words: Vec<u64> = launch
+            .args
+            .iter()
+            .map(|arg| match *arg {
+                Arg::Input(index) => task.inputs[index].address(),
+                Arg::Output => output.address(),
+                Arg::Workspace => self.workspace.address(),
+                Arg::Counters => self.counters.address(),
+                Arg::I32(value) => u64::from(value as u32),
+                Arg::I64(value) => value as u64,
+                Arg::F32(value) => u64::from(value.to_bits()),
+            })
+            .collect();
+        self.launch(function, launch.grid, launch.threads, launch.dynamic_smem.0 as u32, &mut words)
+    }
+
+    fn prepared(&self) -> Result<(&Task, &Current), Fault> {
+        match (&self.task, &self.current) {
+            (Some(task), Some(current)) => Ok((task, current)),
+            _ => Err(Fault::Refused("nothing is loaded".into())),
+        }
+    }
+}
+
+impl Device for Gpu {
+    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
+        self.synchronize()?;
+        (self.task, self.current) = (None, None); // frees the last problem's memory first
+        let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
+        let tensors = families::spec(problem.family).tensors(problem);
+        let inputs: Vec<_> =
+            (seed..).zip(&tensors.inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
+        let numel = tensors.output.numel();
+        let task = Task {
+            inputs,
+            output: Buffer::new(tensors.output.bytes().0)?,
+            output_element: tensors.output.element,
+            reference: Buffer::new(4 * numel)?,
+            numel,
+        };
+        let function = self.function(reference)?;
+        self.make_scratch(reference)?;
+        self.run(function, reference, &task, &task.reference)?;
+        self.synchronize()?;
+        self.task = Some(task);
+        Ok(())
+    }
+
+    fn load(&mut self, _config: &Config, program: Option<&Program>) -> Result<(), Fault> {
+        let program = program.ok_or_else(|| Fault::Refused("a GPU needs a compiled kernel".into()))?;
+        let function = self.function(program)?;
+        self.make_scratch(program)?;
+        self.current = Some(Current { function, program: program.clone() });
+        Ok(())
+    }
+
+    fn verify(&mut self) -> Result<Deviation, Fault> {
+        let (task, current) = self.prepared()?;
+        task.output.fill(0xff, self.stream)?; // all ones is a NaN in bf16 and f32
+        self.run(current.function, &current.program, task, &task.output)?;
+        self.sums.fill(0, self.stream)?;
+        let compare = match task.output_element {
+            Element::F32 => self.support.compare_f32,
+            _ => self.support.compare_bf16,
+        };
+        let mut words = [task.output.address(), task.reference.address(), task.numel, self.sums.address()];
+        self.launch_support(compare, &mut words)?;
+        self.synchronize()?;
+        let [difference, size, poisoned] = self.sums.read::<3>()?;
+        let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
+        Ok(Deviation { relative, poisoned: poisoned as u64 })
+    }
+
+    /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed.
+    fn sample(&mut self) -> Result<Sample, Fault> {
+        let (task, current) = self.prepared()?;
+        self.gate.close();
+        self.launch(self.support.block_stream, [1, 1, 1], 1, 0, &mut [self.gate.address(), GATE_TIMEOUT_NS])?;
+        let queued = || -> Result<(), Fault> {
+            self.flush.fill(0x5a, self.stream)?;
+            // SAFETY: the events and the stream live as long as this.
+            unsafe { result::event::record(self.start, self.stream) }?;
+            self.run(current.function, &current.program, task, &task.output)?;
+            // SAFETY: as above.
+            Ok(unsafe { result::event::record(self.end, self.stream) }?)
+        };
+        let queued = queued();
+        self.gate.open();
+        queued?;
+        // SAFETY: both events were recorded on this stream just now.
+        let milliseconds = unsafe {
+            result::event::synchronize(self.end)?;
+            result::event::elapsed(self.start, self.end)?
+        };
+        let (sm_mhz, throttled) = self.clocks.now();
+        Ok(Sample { time: Micros(f64::from(milliseconds) * 1e3), sm_mhz, throttled })
+    }
+}
+
+impl Support {
+    fn load(cubin: &Path) -> Result<Self, Fault> {
+        let module = load_module(cubin)?;
+        let get = |name| get_function(module, name);
+        Ok(Self {
+            fill_bf16: get("fill_bf16")?,
+            fill_f32: get("fill_f32")?,
+            fill_i8: get("fill_i8")?,
+            fill_i16: get("fill_i16")?,
+            compare_bf16: get("compare_bf16")?,
+            compare_f32: get("compare_f32")?,
+            block_stream: get("block_stream")?,
+        })
+    }
+}
+
+fn load_module(cubin: &Path) -> Result<sys::CUmodule, Fault> {
+    let image = std::fs::read(cubin).map_err(|error| Fault::Refused(format!("cubin {}: {error}", cubin.display())))?;
+    // SAFETY: the image is an ELF the driver checks, and it copies what it needs.
+    Ok(unsafe { result::module::load_data(image.as_ptr().cast()) }?)
+}
+
+fn get_function(module: sys::CUmodule, name: &str) -> Result<sys::CUfunction, Fault> {
+    let c_name = CString::new(name).map_err(|_| Fault::Refused(format!("'{name}' is no function name")))?;
+    // SAFETY: the module is loaded and the name ends in a zero.
+    unsafe { result::module::get_function(module, c_name) }
+        .map_err(|_| Fault::Refused(format!("the cubin has no function '{name}'")))
+}

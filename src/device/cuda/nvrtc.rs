@@ -1,0 +1,58 @@
+//! The compile worker's inside: NVRTC, one job at a time.
+
+use crate::compile::{Answer, Job};
+use crate::error::{Context, Error, Result};
+use crate::process;
+use cudarc::nvrtc::{result, sys};
+use std::ffi::{CStr, CString, c_char};
+use std::io::{BufRead, Write};
+
+/// Reads jobs as JSON lines and answers each, until the input ends.
+///
+/// # Errors
+/// Where NVRTC cannot be loaded or the pipes break.
+pub fn serve_compiles(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
+    // SAFETY: asks the dynamic loader only.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::failure("libnvrtc cannot be loaded"));
+    }
+    process::answer_lines(input, output, |job: Job| {
+        let answer = compile(&job).unwrap_or_else(|error| Answer { compiled: false, log: format!("error: {error}") });
+        Ok((answer, false))
+    })
+}
+
+fn compile(job: &Job) -> Result<Answer> {
+    let source = CString::new(job.source.as_str()).map_err(Error::failure)?;
+    let name = CString::new(job.name.as_str()).map_err(Error::failure)?;
+    let program = result::create_program(&source, Some(&name)).map_err(Error::failure)?;
+    // SAFETY: the program was just made, and is destroyed after its last use; its texts outlive it.
+    unsafe {
+        let compiled = result::compile_program(program, &job.options).is_ok();
+        let log = result::get_program_log(program).map(|log| text(&log)).unwrap_or_default();
+        let cubin = if compiled { Some(cubin(program)) } else { None };
+        result::destroy_program(program).map_err(Error::failure)?;
+        if let Some(cubin) = cubin {
+            std::fs::write(&job.output, cubin?).context(|| format!("cubin {}", job.output.display()))?;
+        }
+        Ok(Answer { compiled, log })
+    }
+}
+
+fn text(log: &[c_char]) -> String {
+    let bytes: Vec<u8> = log.iter().map(|character| *character as u8).collect();
+    CStr::from_bytes_until_nul(&bytes).map_or_else(|_| String::new(), |log| log.to_string_lossy().into_owned())
+}
+
+/// # Safety
+/// `program` must be compiled and not yet destroyed.
+unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>> {
+    let mut size = 0;
+    // SAFETY: by this function's contract; the buffer has the size NVRTC asks for.
+    unsafe {
+        sys::nvrtcGetCUBINSize(program, &raw mut size).result().map_err(Error::failure)?;
+        let mut image = vec![0u8; size];
+        sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(Error::failure)?;
+        Ok(image)
+    }
+}

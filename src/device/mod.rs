@@ -1,0 +1,121 @@
+//! The devices that run kernels: CUDA GPUs through cudarc, and the host. Everything unsafe is in [`cuda`].
+
+pub mod cpu;
+#[allow(unsafe_code)]
+pub mod cuda;
+
+use crate::families::Launch;
+use crate::measure::Sample;
+use crate::model::{Config, Dtype, GpuProfile, Problem};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a device is on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Address {
+    /// The host.
+    Cpu,
+    /// A CUDA GPU by its ordinal.
+    Cuda(u32),
+}
+
+/// A device that is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Where it is.
+    pub address: Address,
+    /// What its driver calls it.
+    pub name: String,
+    /// The driver's version.
+    pub driver: String,
+    /// What it offers kernels.
+    pub profile: GpuProfile,
+}
+
+/// A compiled kernel and how to launch it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The cubin file.
+    pub cubin: PathBuf,
+    /// The function in it.
+    pub entry: String,
+    /// Geometry and arguments.
+    pub launch: Launch,
+}
+
+/// Why a device could not do something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// This kernel was refused; the device goes on.
+    Refused(String),
+    /// The device is of no more use to this process.
+    Dead(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(message) | Self::Dead(message) => out.write_str(message),
+        }
+    }
+}
+
+/// How far an output is from the reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deviation {
+    /// ‖out − reference‖ / ‖reference‖.
+    pub relative: f64,
+    /// Elements that are not finite where the reference is, or the other way round: poison left, or a kernel gone wrong.
+    pub poisoned: u64,
+}
+
+impl Deviation {
+    /// Whether the output may be called right: within 1e-2 for bf16 outputs, whose rounding alone is 2e-3, and 1e-5 for f32.
+    pub fn is_right(&self, dtype: Dtype) -> bool {
+        let limit = match dtype {
+            Dtype::Bf16 => 1e-2,
+            Dtype::F32 => 1e-5,
+        };
+        self.poisoned == 0 && self.relative <= limit
+    }
+}
+
+/// A device with one problem's tensors on it and one kernel loaded.
+pub trait Device {
+    /// Makes the problem's inputs from `seed` and its reference output. `reference` is the reference kernel, where the
+    /// device runs compiled kernels.
+    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
+
+    /// Makes a config's kernel the one that runs next.
+    fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault>;
+
+    /// Poisons the output, runs the loaded kernel and compares its output with the reference.
+    fn verify(&mut self) -> Result<Deviation, Fault>;
+
+    /// Times one run of the loaded kernel, caches cold.
+    fn sample(&mut self) -> Result<Sample, Fault>;
+}
+
+/// The name and version of the sampling protocol, part of every journal: what a sample is must not change under it.
+pub const PROTOCOL: &str = "cold-l2/1";
+
+/// Every device here, GPUs first.
+pub fn discover() -> Vec<Found> {
+    let mut found = cuda::discover();
+    found.push(cpu::discover());
+    found
+}
+
+/// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.
+///
+/// # Errors
+/// Where the device cannot be opened.
+pub fn open(address: Address, support: Option<&PathBuf>) -> Result<Box<dyn Device>, Fault> {
+    match (address, support) {
+        (Address::Cpu, _) => Ok(Box::new(cpu::Cpu::open())),
+        (Address::Cuda(ordinal), Some(support)) => Ok(Box::new(cuda::Gpu::open(ordinal, support)?)),
+        (Address::Cuda(_), None) => Err(Fault::Dead("a GPU needs the cubin of the support kernels".into())),
+    }
+}

@@ -1,0 +1,62 @@
+//! Batch queries: one JSON a line in, one out, in the same order.
+
+use super::document::{Bucket, Template};
+use super::lookup::{Answer, Heuristics, Query, Source};
+use super::signature::Signature;
+use serde::Serialize;
+
+/// An answer as JSON. Every field is always there, null or empty where there is nothing to say.
+#[derive(Debug, Serialize)]
+pub struct AnswerRecord<'a> {
+    /// The class asked for; null where the kernel fits none.
+    pub kernel_class: Option<&'a str>,
+    /// The bucket looked for.
+    pub shape_bucket: Bucket,
+    /// The fallback group, whether or not it was asked.
+    pub group: Option<&'static str>,
+    /// `rule`, `fallback` or `none`.
+    pub source: &'static str,
+    /// The rule's index in the document.
+    pub rule_index: Option<usize>,
+    /// The configs, best first.
+    pub templates: Vec<&'a Template>,
+}
+
+impl<'a> AnswerRecord<'a> {
+    /// The record of an answer to a query; of no query, where a kernel fits no class.
+    pub fn new(query: Option<&Query<'a>>, answer: Answer<'a>) -> Self {
+        let (source, rule_index) = match answer.source {
+            Source::Rule(index, _) => ("rule", Some(index)),
+            Source::Fallback(..) => ("fallback", None),
+            Source::None => ("none", None),
+        };
+        Self {
+            kernel_class: query.map(|query| query.class),
+            shape_bucket: query.map(Query::bucket).unwrap_or_default(),
+            group: query.and_then(Query::group),
+            source,
+            rule_index,
+            templates: answer.configs().collect(),
+        }
+    }
+}
+
+/// Answers one line of a batch: a [`Signature`] in JSON in, an [`AnswerRecord`] in JSON out, neither with a newline. A line
+/// that is no such JSON is answered `{"error": …}`.
+pub fn answer_batch_line(heuristics: &Heuristics, line: &[u8]) -> String {
+    #[derive(Serialize)]
+    struct Refusal {
+        error: String,
+    }
+    let refuse = |error| serde_json::to_string(&Refusal { error }).unwrap_or_default();
+    // Serde would take an array for the fields in order.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return refuse("not a query: a query is a JSON object".to_owned());
+    }
+    let answered = serde_json::from_slice::<Signature>(line).and_then(|signature| {
+        let query = signature.query();
+        let answer = query.map_or(Answer::NOTHING, |query| heuristics.lookup(&query));
+        serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))
+    });
+    answered.unwrap_or_else(|error| refuse(format!("not a query: {error}")))
+}

@@ -1,0 +1,162 @@
+//! Classification: what a kernel computes, told from its arguments and a few facts about its body.
+
+use super::buckets::{DtypeClass, Extents, Kind};
+use super::lookup::Query;
+use serde::Deserialize;
+
+/// A tensor argument. An argument without shape or dtype is passed over where that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Tensor {
+    /// Its extents, slowest first.
+    #[serde(default)]
+    pub shape: Option<Vec<i64>>,
+    /// The name of its data type, as its library prints it: `torch.bfloat16`.
+    #[serde(default)]
+    pub dtype: Option<String>,
+}
+
+/// What is known of a kernel about to run: a batch query's line, parsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Signature {
+    /// Its class, where the caller knows it; else it is classified.
+    pub kernel_class: Option<String>,
+    /// Its arguments, in order.
+    pub args: Vec<Tensor>,
+    /// What its body does, in the words of the workload detector: `matmul`, `sum_reduction`, `exp`.
+    pub traits: Vec<String>,
+    /// The number of its tiled dimensions.
+    pub block_rank: u32,
+    /// Whether one of its dimensions is reduced in a loop of its own.
+    pub has_reduction: bool,
+    /// Whether its config space has a split-k knob.
+    pub has_split_k: bool,
+    /// Its source, which tells int4 weights from fp4.
+    pub kernel_source: Option<String>,
+}
+
+impl Signature {
+    /// The class: the given one, else the first that the arguments and traits fit, else none.
+    pub fn class(&self) -> Option<&str> {
+        self.kernel_class.as_deref().or_else(|| self.classify())
+    }
+
+    /// The question to ask of a document, if there is a class to ask for.
+    pub fn query(&self) -> Option<Query<'_>> {
+        let class = self.class()?;
+        let dtype = self.dtypes().next().map_or(DtypeClass::Other, DtypeClass::of_name);
+        Some(Query { class, extents: self.extents(Kind::of_class(class)), dtype })
+    }
+
+    fn classify(&self) -> Option<&'static str> {
+        let shapes: Vec<_> = self.shapes().collect();
+        let matmul = self.has_trait("matmul");
+        match self.block_rank {
+            3 if self.has_trait("attention_reduction") => Some("attention"),
+            _ if matmul && self.has_split_k => Some("split_k_matmul"),
+            4 if matmul => match shapes[..] {
+                [first, second, ..] if first.len() == 3 && second.len() == 3 => Some("batched_matmul"),
+                _ => Some("grouped_matmul"),
+            },
+            3 if matmul && self.dtypes().take(2).any(|dtype| dtype.contains("float8")) => Some("matmul_fp8"),
+            3 if matmul => Some(self.quantized(&shapes).unwrap_or("matmul")),
+            3 if self.has_trait("sum_reduction") && self.has_trait("reduction") => self.quantized(&shapes),
+            1 if self.has_reduction => self.row_class(&shapes),
+            1 if shapes.first().is_some_and(|first| shapes.iter().all(|shape| shape == first)) => Some("elementwise"),
+            _ => None,
+        }
+    }
+
+    /// Whether the second argument holds narrow weights, and which.
+    fn quantized(&self, shapes: &[&[i64]]) -> Option<&'static str> {
+        let weights = self.dtypes().nth(1)?;
+        if weights.contains("int16") {
+            return Some("matmul_int16");
+        }
+        let ([.., _, k], [.., packed_k, _]) = (shapes.first()?, shapes.get(1)?) else { return None };
+        if !weights.contains("int8") || Some(*k) != packed_k.checked_mul(2) {
+            return None;
+        }
+        let source = self.kernel_source.as_ref()?.to_lowercase();
+        // "nvfp4" holds "fp4" too.
+        if source.contains("e2m1") || source.contains("fp4") {
+            Some("matmul_fp4")
+        } else {
+            source.contains("int4").then_some("matmul_int4")
+        }
+    }
+
+    fn row_class(&self, shapes: &[&[i64]]) -> Option<&'static str> {
+        let indices = |dtype: &str| matches!(dtype.trim_start_matches("torch."), "int32" | "int64");
+        if self.has_trait("cross_entropy") || shapes.len() >= 2 && self.dtypes().nth(1).is_some_and(indices) {
+            return Some("row_cross_entropy");
+        }
+        let cols = shapes.first().and_then(|shape| shape.last());
+        let is_row_vector = |position: usize| match shapes.get(position) {
+            Some([length]) => Some(length) == cols,
+            _ => false,
+        };
+        match (is_row_vector(1), is_row_vector(2)) {
+            (true, true) => Some("row_norm_layer"),
+            (true, false) => Some("row_norm_rms"),
+            _ if self.has_trait("softmax") => Some("row_softmax"),
+            _ if self.has_trait("exp") && self.has_trait("sum_reduction") => Some("row_softmax"),
+            _ => None,
+        }
+    }
+
+    /// The dimensions a class of that kind goes by, as far as the arguments tell.
+    fn extents(&self, kind: Kind) -> Extents {
+        let mut shapes = self.shapes();
+        let first = shapes.next();
+        let second = shapes.next();
+        match kind {
+            Kind::Gemm => match (first, second) {
+                (Some(&[.., m, k]), Some(&[.., _, n])) => Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) },
+                _ => Extents::Gemm { m: None, n: None, k: None },
+            },
+            Kind::Attention => match first {
+                Some(&[batch, heads, .., q_seq, head_dim]) => {
+                    let kv_seq = match second {
+                        Some(&[_, _, .., kv_seq, _]) => kv_seq,
+                        _ => q_seq,
+                    };
+                    Extents::Attention {
+                        batch_heads: Some(batch.saturating_mul(heads)),
+                        q_seq: Some(q_seq),
+                        kv_seq: Some(kv_seq),
+                        head_dim: Some(head_dim),
+                    }
+                }
+                _ => Extents::Attention { batch_heads: None, q_seq: None, kv_seq: None, head_dim: None },
+            },
+            Kind::Rows => match first {
+                Some([outer @ .., cols]) if !outer.is_empty() => {
+                    Extents::Rows { rows: Some(product(outer)), cols: Some(*cols) }
+                }
+                _ => Extents::Rows { rows: None, cols: None },
+            },
+            Kind::Elements => Extents::Elements { numel: first.map(product) },
+            Kind::Unbinned => Extents::Unbinned,
+        }
+    }
+
+    fn shapes(&self) -> impl Iterator<Item = &[i64]> {
+        self.args.iter().filter_map(|tensor| tensor.shape.as_deref())
+    }
+
+    fn dtypes(&self) -> impl Iterator<Item = &str> {
+        self.args.iter().filter_map(|tensor| tensor.dtype.as_deref())
+    }
+
+    fn has_trait(&self, name: &str) -> bool {
+        self.traits.iter().any(|known| known == name)
+    }
+}
+
+fn product(extents: &[i64]) -> i64 {
+    if extents.contains(&0) {
+        return 0; // whatever the others multiply to
+    }
+    extents.iter().fold(1, |product: i64, extent| product.saturating_mul(*extent))
+}

@@ -1,0 +1,90 @@
+//! When the samples are enough.
+
+use crate::model::Micros;
+
+/// Decides when sampling may stop.
+pub trait StoppingCriterion {
+    /// Forgets all samples.
+    fn initialize(&mut self);
+    /// Takes note of one sample.
+    fn add(&mut self, time: Micros);
+    /// Whether more samples would tell nothing new.
+    fn finished(&self) -> bool;
+}
+
+/// Stops once the relative standard deviation is small, or has itself stopped changing while the times do not drift:
+/// noise that has settled does not shrink by sampling on.
+#[derive(Clone, Debug)]
+pub struct Noise {
+    /// Relative standard deviation that is small enough.
+    pub small: f64,
+    /// Largest relative change of the noise, over `window` samples, that counts as settled.
+    pub settled: f64,
+    /// Samples over which the noise must hold still.
+    pub window: usize,
+    count: f64,
+    mean: f64,
+    squares: f64,
+    times: Vec<f64>,
+    history: Vec<f64>,
+}
+
+/// A relative standard deviation of 0.5 %; noise that moved by less than 5 % over the last 8 samples.
+impl Default for Noise {
+    fn default() -> Self {
+        Self {
+            small: 0.005,
+            settled: 0.05,
+            window: 8,
+            count: 0.0,
+            mean: 0.0,
+            squares: 0.0,
+            times: Vec::new(),
+            history: Vec::new(),
+        }
+    }
+}
+
+impl StoppingCriterion for Noise {
+    fn initialize(&mut self) {
+        let Self { small, settled, window, .. } = *self;
+        *self = Self { small, settled, window, ..Self::default() };
+    }
+
+    /// Welford's running mean and sum of squares, which loses no digits when the noise is small.
+    fn add(&mut self, time: Micros) {
+        self.count += 1.0;
+        let distance = time.0 - self.mean;
+        self.mean += distance / self.count;
+        self.squares += distance * (time.0 - self.mean);
+        self.times.push(time.0);
+        self.history.push(self.relative_deviation());
+    }
+
+    fn finished(&self) -> bool {
+        let Some(&last) = self.history.last() else { return false };
+        if self.history.len() < 2 {
+            return false;
+        }
+        last < self.small || (self.holds_still(last) && !self.drifts(last))
+    }
+}
+
+impl Noise {
+    /// Whether the last `window` values of the noise are all near the `last` one.
+    fn holds_still(&self, last: f64) -> bool {
+        let recent = &self.history[self.history.len().saturating_sub(self.window)..];
+        recent.len() == self.window && recent.iter().all(|noise| (noise - last).abs() <= self.settled * last)
+    }
+
+    /// Whether the mean of the last `window` times is off the mean of all by more than two standard errors.
+    fn drifts(&self, noise: f64) -> bool {
+        let recent = &self.times[self.times.len().saturating_sub(self.window)..];
+        let recent_mean = recent.iter().sum::<f64>() / recent.len() as f64;
+        (recent_mean / self.mean - 1.0).abs() > 2.0 * noise / (recent.len() as f64).sqrt()
+    }
+
+    fn relative_deviation(&self) -> f64 {
+        if self.count < 2.0 { f64::INFINITY } else { (self.squares / (self.count - 1.0)).sqrt() / self.mean }
+    }
+}

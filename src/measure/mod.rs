@@ -1,0 +1,164 @@
+//! Sampling and statistics over a [`Timer`]: when to stop, what to drop, what to report. Knows no device.
+
+mod criterion;
+mod statistics;
+
+pub use criterion::{Noise, StoppingCriterion};
+pub use statistics::{Summary, geomean, median, quantile};
+
+use crate::error::Result;
+use crate::model::Micros;
+use serde::{Deserialize, Serialize};
+
+/// One timed run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// How long it took.
+    pub time: Micros,
+    /// SM clock while it ran, where the device tells.
+    pub sm_mhz: Option<u32>,
+    /// Whether the device ran below its clocks for heat or power.
+    pub throttled: bool,
+}
+
+/// Runs the thing being measured once, under the device's sampling protocol.
+pub trait Timer {
+    /// Takes one sample.
+    fn sample(&mut self) -> Result<Sample>;
+}
+
+/// How many samples to take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Samples taken in any case (unless abandoned).
+    pub min_samples: u32,
+    /// Samples after which sampling ends whatever the noise.
+    pub max_samples: u32,
+    /// Give up after any sample slower than this: the config cannot win.
+    pub abandon_above: Option<Micros>,
+}
+
+impl Sampling {
+    /// Enough to rank configs that differ by some per cent.
+    pub const SCREEN: Self = Self { min_samples: 3, max_samples: 5, abandon_above: None };
+    /// Enough to rank the neighbours of a good config, and for the numbers rules are made of.
+    pub const REFINE: Self = Self { min_samples: 5, max_samples: 16, abandon_above: None };
+
+    /// The same, giving up above `factor` times the best time so far.
+    #[must_use]
+    pub fn abandoning(self, best: Option<Micros>, factor: f64) -> Self {
+        Self { abandon_above: best.map(|best| Micros(best.0 * factor)), ..self }
+    }
+}
+
+/// Throttled samples dropped for one trial before they are kept and the trial is flagged.
+pub const MAX_THROTTLED: u32 = 16;
+
+/// What sampling found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Order statistics of the samples kept.
+    pub summary: Summary,
+    /// SM clock of the last sample.
+    pub sm_mhz: Option<u32>,
+    /// Throttled samples had to be kept.
+    pub throttled: bool,
+}
+
+/// Samples `timer` until the noise has settled, a cap is hit, or the config proves hopeless.
+pub fn measure(timer: &mut dyn Timer, sampling: &Sampling) -> Result<Measurement> {
+    let mut criterion = Noise::default();
+    criterion.initialize();
+    let mut times = Vec::new();
+    let mut dropped = 0;
+    let mut throttled = false;
+    loop {
+        let sample = timer.sample()?;
+        if sample.throttled {
+            if dropped < MAX_THROTTLED {
+                dropped += 1;
+                continue;
+            }
+            throttled = true;
+        }
+        times.push(sample.time.0);
+        criterion.add(sample.time);
+        let hopeless = sampling.abandon_above.is_some_and(|limit| sample.time > limit);
+        let count = times.len() as u32;
+        if hopeless || count >= sampling.max_samples || (count >= sampling.min_samples && criterion.finished()) {
+            return Ok(Measurement { summary: Summary::of(&times), sm_mhz: sample.sm_mhz, throttled });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Plays back a list of samples; the last one repeats for ever.
+    struct Tape(VecDeque<Sample>);
+
+    impl Tape {
+        fn of(times: impl IntoIterator<Item = f64>) -> Self {
+            Self(
+                times.into_iter().map(|us| Sample { time: Micros(us), sm_mhz: Some(1980), throttled: false }).collect(),
+            )
+        }
+    }
+
+    impl Timer for Tape {
+        fn sample(&mut self) -> Result<Sample> {
+            let first = self.0[0];
+            if self.0.len() > 1 {
+                self.0.pop_front();
+            }
+            Ok(first)
+        }
+    }
+
+    const PATIENT: Sampling = Sampling { min_samples: 3, max_samples: 200, abandon_above: None };
+
+    #[test]
+    fn steady_times_stop_at_the_minimum() {
+        let measured = measure(&mut Tape::of([10.0]), &PATIENT).unwrap();
+        assert_eq!(measured.summary.samples, 3);
+        assert_eq!(measured.summary.median_us, Micros(10.0));
+    }
+
+    #[test]
+    fn settled_noise_stops_before_the_cap_and_keeps_the_median() {
+        let noisy = (0..1000).map(|index| if index % 2 == 0 { 9.0 } else { 11.0 });
+        let measured = measure(&mut Tape::of(noisy), &PATIENT).unwrap();
+        assert!((4..200).contains(&measured.summary.samples), "{}", measured.summary.samples);
+        assert!((9.0..=11.0).contains(&measured.summary.median_us.0));
+    }
+
+    #[test]
+    fn drifting_times_run_to_the_cap() {
+        let drifting = (0..1000).map(|index| 10.0 * 1.05f64.powi(index));
+        assert_eq!(measure(&mut Tape::of(drifting), &PATIENT).unwrap().summary.samples, 200);
+    }
+
+    #[test]
+    fn a_hopeless_config_is_abandoned_at_once() {
+        let sampling = PATIENT.abandoning(Some(Micros(4.0)), 2.0);
+        assert_eq!(measure(&mut Tape::of([10.0]), &sampling).unwrap().summary.samples, 1);
+    }
+
+    #[test]
+    fn throttled_samples_are_dropped() {
+        let mut tape = Tape::of([99.0, 10.0]);
+        tape.0[0].throttled = true;
+        let measured = measure(&mut tape, &PATIENT).unwrap();
+        assert_eq!(measured.summary.median_us, Micros(10.0));
+        assert!(!measured.throttled);
+    }
+
+    #[test]
+    fn a_trial_that_is_always_throttled_ends_and_is_flagged() {
+        let mut tape = Tape::of([10.0]);
+        tape.0[0].throttled = true;
+        assert!(measure(&mut tape, &PATIENT).unwrap().throttled);
+    }
+}

@@ -1,0 +1,125 @@
+//! Plans: which problems to sweep, over which configs. `sweeps/<family>.toml` and a GPU profile make the ordered trials,
+//! and the pruned ones with their reason.
+
+mod read;
+mod space;
+
+pub use read::{PlannedProblem, read_shapes};
+pub use space::Space;
+
+use crate::error::{Context, Error, Result};
+use crate::families::{self, KernelSpec, Launch, Rejection};
+use crate::model::{Config, Family, GpuProfile, Problem};
+use include_dir::{Dir, include_dir};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
+
+/// A family's plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The family.
+    pub family: Family,
+    /// The problems of every space that brings none of its own.
+    problems: Vec<PlannedProblem>,
+    /// The spaces by kind: `mma_sync`, `simt`, `cpu`, …
+    spaces: BTreeMap<String, Space>,
+}
+
+/// A config of the space, on one problem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The config.
+    pub config: Config,
+    /// The kernel and its launch, or why it cannot run. The cpu device's kernels need neither.
+    pub program: Result<Option<(KernelSpec, Launch)>, Rejection>,
+}
+
+impl Plan {
+    /// Loads a family's plan: from `path`, else from `sweeps/` in the working directory, else the embedded one.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or says something impossible; the message names file and line.
+    pub fn load(family: Family, path: Option<&Path>) -> Result<Self> {
+        let name = format!("{family}.toml");
+        let local = Path::new("sweeps").join(&name);
+        if let Some(path) = path.or_else(|| local.is_file().then_some(local.as_path())) {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Error::usage(error).context(format!("plan {}", path.display())))?;
+            return read::parse_plan(family, &text, &path.display().to_string());
+        }
+        let file = EMBEDDED.get_file(&name).and_then(|file| file.contents_utf8());
+        let text =
+            file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
+        read::parse_plan(family, text, &format!("sweeps/{name} (built in)"))
+    }
+
+    /// The spaces this GPU can run, most capable instructions last.
+    pub fn spaces(&self, profile: &GpuProfile) -> Vec<&Space> {
+        if profile.is_cpu() {
+            return self.spaces.get(GpuProfile::CPU).into_iter().collect();
+        }
+        profile.mma.iter().filter_map(|mma| self.spaces.get(mma.name())).collect()
+    }
+
+    /// The problems to sweep on this GPU, in the plan's order.
+    ///
+    /// # Errors
+    /// Where the plan has no space for this GPU.
+    pub fn problems(&self, profile: &GpuProfile) -> Result<&[PlannedProblem]> {
+        let spaces = self.spaces(profile);
+        if spaces.is_empty() {
+            let kinds: Vec<_> = self.spaces.keys().map(String::as_str).collect();
+            return Err(Error::usage(format!(
+                "the plan of {} has no config space for {}; it has {}",
+                self.family,
+                profile.name,
+                kinds.join(", ")
+            )));
+        }
+        Ok(spaces.iter().find_map(|space| space.problems.as_deref()).unwrap_or(&self.problems))
+    }
+
+    /// The default config of each space this GPU can run.
+    pub fn defaults(&self, profile: &GpuProfile) -> Vec<Config> {
+        self.spaces(profile).into_iter().map(|space| space.default.clone()).collect()
+    }
+
+    /// Every config of the spaces on one problem, defaults first, then in the order of the axes.
+    pub fn candidates(&self, problem: &Problem, profile: &GpuProfile) -> Vec<Candidate> {
+        let mut configs = self.defaults(profile);
+        for space in self.spaces(profile) {
+            configs.extend(space.configs.iter().filter(|config| **config != space.default).cloned());
+        }
+        configs.into_iter().map(|config| candidate(config, problem, profile)).collect()
+    }
+}
+
+/// Looks up how `config` runs on `problem`.
+pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
+    let spec = families::spec(problem.family);
+    let program = if profile.is_cpu() {
+        spec.check_host(&config, problem).map(|()| None)
+    } else {
+        spec.kernel(&config, problem, profile)
+            .and_then(|kernel| Ok(Some((kernel, spec.launch(&config, problem, profile)?))))
+    };
+    Candidate { config, program }
+}
+
+/// The problems of one shard out of `count`: disjoint, and together all of them.
+pub fn shard<T>(problems: impl IntoIterator<Item = T>, index: usize, count: usize) -> Vec<T> {
+    problems.into_iter().skip(index).step_by(count).collect()
+}
+
+/// The plans of several families; `path` is for a single one.
+///
+/// # Errors
+/// As [`Plan::load`], and where one path is to serve several families.
+pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
+    if path.is_some() && families.len() != 1 {
+        return Err(Error::usage("--plan is the plan of one family; name that one with --family"));
+    }
+    families.iter().map(|family| Plan::load(*family, path).context(|| format!("family {family}"))).collect()
+}

@@ -1,0 +1,146 @@
+//! Reading plans and shapes files, with the line of whatever is wrong.
+
+use super::{Plan, Space, space};
+use crate::error::{Error, Result};
+use crate::model::{Config, Dtype, Family, Problem};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+use toml::Spanned;
+
+/// A problem with where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedProblem {
+    /// The problem.
+    pub problem: Problem,
+    /// The model and layer it is taken from.
+    pub from: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlan {
+    #[serde(default)]
+    problem: Vec<Spanned<RawProblem>>,
+    #[serde(default)]
+    space: BTreeMap<String, RawSpace>,
+}
+
+/// Dimensions come as they are named; which names a family has, [`Problem::new`] knows.
+#[derive(Deserialize)]
+struct RawProblem {
+    dtype: Option<String>,
+    from: Option<String>,
+    #[serde(flatten)]
+    dimensions: BTreeMap<String, i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSpace {
+    default: Spanned<Map<String, Value>>,
+    axes: Spanned<Map<String, Value>>,
+    #[serde(default)]
+    exclude: Vec<Spanned<RawExclusion>>,
+    problem: Option<Vec<Spanned<RawProblem>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExclusion {
+    when: Map<String, Value>,
+    #[serde(rename = "reason")]
+    _reason: String,
+}
+
+/// The text being read and what to call it.
+struct Source<'a> {
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    /// `message`, at the line of byte `offset`.
+    fn error(&self, offset: usize, message: impl std::fmt::Display) -> Error {
+        let line = 1 + self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+        Error::usage(format!("{}:{line}: {message}", self.name))
+    }
+
+    fn parse<T: for<'de> Deserialize<'de>>(&self) -> Result<T> {
+        toml::from_str(self.text)
+            .map_err(|error| self.error(error.span().map_or(0, |span| span.start), error.message().replace('\n', "; ")))
+    }
+
+    fn problem(&self, family: Family, raw: &Spanned<RawProblem>) -> Result<PlannedProblem> {
+        let fields = raw.get_ref();
+        let dtype = match &fields.dtype {
+            None => Dtype::default(),
+            Some(name) => name.parse().map_err(|error| self.error(raw.span().start, error))?,
+        };
+        let dimensions: Vec<_> = fields.dimensions.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let problem = Problem::new(family, &dimensions, dtype).map_err(|error| self.error(raw.span().start, error))?;
+        Ok(PlannedProblem { problem, from: fields.from.clone() })
+    }
+
+    fn problems(&self, family: Family, raw: &[Spanned<RawProblem>]) -> Result<Vec<PlannedProblem>> {
+        raw.iter().map(|problem| self.problem(family, problem)).collect()
+    }
+
+    fn space(&self, family: Family, kind: &str, raw: &RawSpace) -> Result<Space> {
+        let kind_field = space::kind_field(kind)
+            .map_err(|error| self.error(self.text.find(&format!("[space.{kind}")).unwrap_or(0), error))?;
+        let default = space::config(raw.default.get_ref(), &kind_field)
+            .map_err(|error| self.error(raw.default.span().start, error))?;
+        let exclusions: Vec<_> = raw.exclude.iter().map(|exclusion| &exclusion.get_ref().when).collect();
+        let configs = space::expand(raw.axes.get_ref(), &exclusions, &kind_field)
+            .map_err(|error| self.error(raw.axes.span().start, error))?;
+        for exclusion in &raw.exclude {
+            space::check_fields(&exclusion.get_ref().when)
+                .map_err(|error| self.error(exclusion.span().start, error))?;
+        }
+        let problems = raw.problem.as_deref().map(|raw| self.problems(family, raw)).transpose()?;
+        Ok(Space { default, configs, problems })
+    }
+}
+
+/// Parses a plan; `name` is what messages call it.
+pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan> {
+    let source = Source { name, text };
+    let raw: RawPlan = source.parse()?;
+    let problems = source.problems(family, &raw.problem)?;
+    let spaces = raw
+        .space
+        .iter()
+        .map(|(kind, raw)| Ok((kind.clone(), source.space(family, kind, raw)?)))
+        .collect::<Result<_>>()?;
+    Ok(Plan { family, problems, spaces })
+}
+
+/// Reads a shapes file: the problems of a plan without its spaces.
+///
+/// # Errors
+/// Where the file cannot be read or holds something else; the message names file and line.
+pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| Error::usage(format!("shapes file {name}: {error}")))?;
+    let plan = parse_plan(family, &text, &name)?;
+    if plan.problems.is_empty() {
+        return Err(Error::usage(format!("shapes file {name}: it has no [[problem]]")));
+    }
+    Ok(plan.problems)
+}
+
+/// The value of a knob in TOML, which has no null: `"whole"` stands for it.
+pub(super) fn without_whole(value: &Value) -> Value {
+    match value {
+        Value::String(text) if text == "whole" => Value::Null,
+        Value::Array(values) => Value::Array(values.iter().map(without_whole).collect()),
+        other => other.clone(),
+    }
+}
+
+/// A config from JSON, with an error that names the field.
+pub(super) fn config_from(fields: Map<String, Value>) -> Result<Config> {
+    serde_json::from_value(Value::Object(fields)).map_err(|error| Error::usage(format!("config: {error}")))
+}

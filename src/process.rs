@@ -1,0 +1,112 @@
+//! Child processes that answer JSON lines, with a deadline for each answer. Compiling and measuring both run in one, so
+//! that what hangs or crashes there can be killed.
+
+use crate::error::{Context, Error, Result};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// The other side: answers each line of `input` on `output` until the input ends, the answer says it is the last, or
+/// nobody listens any more.
+///
+/// # Errors
+/// Where a question cannot be understood or the pipes break.
+pub fn answer_lines<Q: DeserializeOwned, A: Serialize>(
+    input: &mut dyn BufRead,
+    output: &mut dyn Write,
+    mut answer: impl FnMut(Q) -> Result<(A, bool)>,
+) -> Result<()> {
+    for line in input.lines() {
+        let (answer, last) = answer(serde_json::from_str(&line?)?)?;
+        let mut text = serde_json::to_vec(&answer)?;
+        text.push(b'\n');
+        match output.write_all(&text).and_then(|()| output.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()), // the parent was killed
+            other => other?,
+        }
+        if last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A process of this same program under one of its hidden subcommands. Killed when dropped.
+pub struct LineProcess {
+    child: Child,
+    input: ChildStdin,
+    answers: Receiver<String>,
+}
+
+/// Why there is no answer. The process is of no more use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// The deadline passed.
+    Timeout(Duration),
+    /// The process ended, or answered nonsense.
+    Died(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(deadline) => write!(out, "no answer in {} s", deadline.as_secs()),
+            Self::Died(why) => write!(out, "the process died: {why}"),
+        }
+    }
+}
+
+impl LineProcess {
+    /// Starts `sweep SUBCOMMAND` with the given additions to its environment, in a process group of its own, so that an
+    /// interrupt at the terminal reaches the parent alone.
+    ///
+    /// # Errors
+    /// Where the process cannot be started.
+    pub fn start(subcommand: &str, environment: &[(&str, &std::ffi::OsStr)]) -> Result<Self> {
+        let what = || format!("process '{subcommand}'");
+        let mut child = Command::new(std::env::current_exe().context(what)?)
+            .arg(subcommand)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .context(what)?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Error::failure("no pipes").context(what()));
+        };
+        let (sender, answers) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(output).lines().map_while(std::result::Result::ok).all(|line| sender.send(line).is_ok())
+        });
+        Ok(Self { child, input, answers })
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// Where none comes in time.
+    pub fn ask<A: DeserializeOwned>(&mut self, question: &impl Serialize, deadline: Duration) -> Result<A, Silence> {
+        let died = |error: &dyn fmt::Display| Silence::Died(error.to_string());
+        let mut line = serde_json::to_vec(question).map_err(|error| died(&error))?;
+        line.push(b'\n');
+        self.input.write_all(&line).map_err(|error| died(&error))?;
+        match self.answers.recv_timeout(deadline) {
+            Ok(answer) => serde_json::from_str(&answer).map_err(|error| died(&error)),
+            Err(RecvTimeoutError::Timeout) => Err(Silence::Timeout(deadline)),
+            Err(RecvTimeoutError::Disconnected) => Err(died(&"it closed its pipe")),
+        }
+    }
+}
+
+impl Drop for LineProcess {
+    fn drop(&mut self) {
+        // Already gone is as good as killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

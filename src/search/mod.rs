@@ -1,0 +1,376 @@
+//! The search on one problem: screen every kernel, refine the launch knobs of the survivors, let the best race. Decisions
+//! alone; a [`Bench`] does the measuring, so that a fake one can test them.
+
+mod cross;
+
+pub use cross::crossings;
+
+use crate::error::Result;
+use crate::families::{KernelSpec, Launch};
+use crate::journal::{Stage, Trial};
+use crate::measure::Sampling;
+use crate::model::{Config, Micros};
+use crate::plan::Candidate;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Measures candidates on one problem.
+pub trait Bench {
+    /// Tries one candidate. Nothing where the time is up.
+    fn trial(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<Option<Trial>>;
+
+    /// Races candidates in interleaved rounds. The last one is the null arm. Nothing where the time is up.
+    fn race(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>>;
+
+    /// Records a candidate that cannot run.
+    fn pruned(&mut self, candidate: &Candidate) -> Result<()>;
+}
+
+/// How wide the search is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Width {
+    /// Kernels whose launch knobs are refined.
+    pub survivors: usize,
+    /// Configs in the final, beside the defaults and last time's winner.
+    pub finalists: usize,
+    /// Screening gives up on a config this many times slower than the best so far.
+    pub abandon_factor: f64,
+}
+
+impl Default for Width {
+    fn default() -> Self {
+        Self { survivors: 10, finalists: 8, abandon_factor: 2.0 }
+    }
+}
+
+/// Time a final may take, in microseconds; slow kernels run fewer rounds.
+const FINAL_BUDGET_US: f64 = 400_000.0;
+/// Fewest and most rounds of a final.
+const ROUNDS: (f64, f64) = (8.0, 24.0);
+
+/// Searches the candidates of one problem. `must_race` are configs that belong in the final whatever they cost: the
+/// defaults and last time's winner. Returns the finalists' trials, best first, or none where nothing works or the time
+/// is up.
+///
+/// # Errors
+/// Where the bench fails, which is never a config's doing.
+pub fn search(
+    bench: &mut dyn Bench,
+    candidates: &[Candidate],
+    multiprocessors: u32,
+    must_race: &[Config],
+    width: &Width,
+) -> Result<Vec<Trial>> {
+    let variants = variants(candidates);
+    for rejected in rejected_variants(candidates, &variants) {
+        bench.pruned(rejected)?;
+    }
+    let mut scores = Scores::default();
+    for variant in &variants {
+        for candidate in representatives(variant, multiprocessors) {
+            let sampling = Sampling::SCREEN.abandoning(scores.best(), width.abandon_factor);
+            if !scores.try_one(bench, candidate, Stage::Screen, sampling)? {
+                return Ok(Vec::new());
+            }
+        }
+    }
+    for variant in survivors(&variants, &scores, width.survivors) {
+        if !refine(bench, variant, &mut scores, width)? {
+            return Ok(Vec::new());
+        }
+    }
+    race(bench, candidates, must_race, &scores, width)
+}
+
+/// The candidates that share one compiled kernel; host kernels are each their own.
+fn variants(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
+    let mut order: Vec<Vec<&Candidate>> = Vec::new();
+    let mut places: BTreeMap<&KernelSpec, usize> = BTreeMap::new();
+    for candidate in candidates {
+        match &candidate.program {
+            Ok(Some((kernel, _))) => {
+                let place = *places.entry(kernel).or_insert(order.len());
+                if place == order.len() {
+                    order.push(Vec::new());
+                }
+                order[place].push(candidate);
+            }
+            Ok(None) => order.push(vec![candidate]),
+            Err(_) => {}
+        }
+    }
+    order
+}
+
+/// One candidate for each set of compile-time knobs that cannot be launched at all.
+fn rejected_variants<'a>(candidates: &'a [Candidate], legal: &[Vec<&Candidate>]) -> Vec<&'a Candidate> {
+    let mut seen: BTreeSet<Config> =
+        legal.iter().flatten().map(|candidate| without_launch_knobs(&candidate.config)).collect();
+    let rejected = candidates.iter().filter(|candidate| candidate.program.is_err());
+    rejected.filter(|candidate| seen.insert(without_launch_knobs(&candidate.config))).collect()
+}
+
+fn without_launch_knobs(config: &Config) -> Config {
+    Config { l2_groupings: Vec::new(), pid_type: None, num_sm_multiplier: None, split_k: None, ..config.clone() }
+}
+
+fn blocks(candidate: &Candidate) -> u64 {
+    match &candidate.program {
+        Ok(Some((_, Launch { grid, .. }))) => grid.iter().map(|extent| u64::from(*extent)).product(),
+        _ => 0,
+    }
+}
+
+/// The launches a kernel is screened with: program order and grouping of the first candidate (the axes list the usual
+/// one first), once with the fewest programs and once with just enough to fill the GPU.
+fn representatives<'a>(variant: &[&'a Candidate], multiprocessors: u32) -> Vec<&'a Candidate> {
+    let Some(first) = variant.first() else { return Vec::new() };
+    let mut by_size: Vec<_> =
+        variant.iter().copied().filter(|candidate| differing(&first.config, &candidate.config) & !SPLIT == 0).collect();
+    by_size.sort_by_key(|candidate| blocks(candidate));
+    let fills = by_size.iter().copied().find(|candidate| blocks(candidate) >= u64::from(multiprocessors));
+    let fewest = by_size.first().copied();
+    let mut chosen: Vec<&Candidate> = fewest.into_iter().chain(fills.or(by_size.last().copied())).collect();
+    chosen.dedup_by_key(|candidate| &candidate.config);
+    chosen
+}
+
+/// The launch knobs, in the order they are refined. Program order and multiplier depend on each other.
+const SPLIT: u8 = 1;
+const ORDER: u8 = 2;
+const GROUPING: u8 = 4;
+
+/// Which launch knobs two configs of one kernel differ in.
+fn differing(one: &Config, other: &Config) -> u8 {
+    let order = (one.pid_type, one.num_sm_multiplier) != (other.pid_type, other.num_sm_multiplier);
+    u8::from(one.split_k != other.split_k) * SPLIT
+        + u8::from(order) * ORDER
+        + u8::from(one.l2_groupings != other.l2_groupings) * GROUPING
+}
+
+/// Walks along each launch knob in turn from the variant's best, and stays where it is fastest.
+fn refine(bench: &mut dyn Bench, variant: &[&Candidate], scores: &mut Scores, width: &Width) -> Result<bool> {
+    for knob in [SPLIT, ORDER, GROUPING] {
+        let Some(here) = scores.best_of(variant).map(|candidate| candidate.config.clone()) else { return Ok(true) };
+        for candidate in variant.iter().filter(|candidate| differing(&here, &candidate.config) == knob) {
+            let sampling = Sampling::REFINE.abandoning(scores.best(), width.abandon_factor);
+            if !scores.try_one(bench, candidate, Stage::Refine, sampling)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn survivors<'a, 'b>(variants: &'b [Vec<&'a Candidate>], scores: &Scores, count: usize) -> Vec<&'b Vec<&'a Candidate>> {
+    let mut ranked: Vec<_> =
+        variants.iter().filter_map(|variant| Some((scores.of(scores.best_of(variant)?)?, variant))).collect();
+    ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
+    ranked.into_iter().take(count).map(|(_, variant)| variant).collect()
+}
+
+fn race(
+    bench: &mut dyn Bench,
+    candidates: &[Candidate],
+    must_race: &[Config],
+    scores: &Scores,
+    width: &Width,
+) -> Result<Vec<Trial>> {
+    let mut ranked: Vec<(Micros, &Candidate)> =
+        candidates.iter().filter_map(|candidate| Some((scores.of(candidate)?, candidate))).collect();
+    ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
+    let Some(&(best_us, winner)) = ranked.first() else { return Ok(Vec::new()) };
+    let mut arms: Vec<&Candidate> = ranked.iter().take(width.finalists).map(|(_, candidate)| *candidate).collect();
+    for candidate in candidates.iter().filter(|candidate| must_race.contains(&candidate.config)) {
+        let known = arms.iter().any(|arm| arm.config == candidate.config);
+        if !known && candidate.program.is_ok() {
+            arms.push(candidate);
+        }
+    }
+    arms.push(winner); // the null arm
+    let rounds = (FINAL_BUDGET_US / (best_us.0 * arms.len() as f64)).clamp(ROUNDS.0, ROUNDS.1);
+    let mut trials = bench.race(&arms, rounds as u32)?.unwrap_or_default();
+    trials.retain(|trial| trial.median_us.is_some());
+    trials.sort_by(|one, other| one.median_us.partial_cmp(&other.median_us).unwrap_or(std::cmp::Ordering::Equal));
+    Ok(trials)
+}
+
+/// The best time of each config so far.
+#[derive(Default)]
+struct Scores(BTreeMap<Config, Micros>);
+
+impl Scores {
+    /// Tries a candidate and notes its time; false where the time is up.
+    fn try_one(
+        &mut self,
+        bench: &mut dyn Bench,
+        candidate: &Candidate,
+        stage: Stage,
+        sampling: Sampling,
+    ) -> Result<bool> {
+        let Some(trial) = bench.trial(candidate, stage, sampling)? else { return Ok(false) };
+        if let Some(median_us) = trial.median_us {
+            self.0.insert(candidate.config.clone(), median_us);
+        }
+        Ok(true)
+    }
+
+    fn of(&self, candidate: &Candidate) -> Option<Micros> {
+        self.0.get(&candidate.config).copied()
+    }
+
+    fn best(&self) -> Option<Micros> {
+        self.0.values().copied().min_by(|one, other| one.0.total_cmp(&other.0))
+    }
+
+    fn best_of<'a>(&self, variant: &[&'a Candidate]) -> Option<&'a Candidate> {
+        let timed = variant.iter().filter_map(|candidate| Some((self.of(candidate)?, *candidate)));
+        timed.min_by(|one, other| one.0.0.total_cmp(&other.0.0)).map(|(_, candidate)| candidate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::families::Rejection;
+    use crate::journal::Status;
+    use crate::model::{Bytes, Dtype, Family, PidType, Shape};
+
+    /// Times come from a formula of the config; every measurement is counted.
+    struct Formula {
+        time: fn(&Config) -> Option<f64>,
+        trials: usize,
+        raced: Vec<Config>,
+        pruned: usize,
+    }
+
+    impl Formula {
+        fn new(time: fn(&Config) -> Option<f64>) -> Self {
+            Self { time, trials: 0, raced: Vec::new(), pruned: 0 }
+        }
+
+        fn record(&self, candidate: &Candidate, stage: Stage) -> Trial {
+            let time = (self.time)(&candidate.config).map(Micros);
+            Trial {
+                family: Family::Matmul,
+                problem: Shape::Gemm { m: 1, n: 1, k: 1 },
+                dtype: Dtype::Bf16,
+                config: candidate.config.clone(),
+                status: if time.is_some() { Status::Ok } else { Status::Wrong },
+                stage,
+                median_us: time,
+                q1_us: time,
+                q3_us: time,
+                min_us: time,
+                samples: Some(3),
+                rel_err: None,
+                sm_mhz: None,
+                throttled: false,
+                rounds_us: Vec::new(),
+                null_arm: false,
+                error: None,
+                kernel: String::new(),
+            }
+        }
+    }
+
+    impl Bench for Formula {
+        fn trial(&mut self, candidate: &Candidate, stage: Stage, _: Sampling) -> Result<Option<Trial>> {
+            self.trials += 1;
+            Ok(Some(self.record(candidate, stage)))
+        }
+
+        fn race(&mut self, candidates: &[&Candidate], _: u32) -> Result<Option<Vec<Trial>>> {
+            self.raced = candidates.iter().map(|candidate| candidate.config.clone()).collect();
+            Ok(Some(candidates.iter().map(|candidate| self.record(candidate, Stage::Final)).collect()))
+        }
+
+        fn pruned(&mut self, _: &Candidate) -> Result<()> {
+            self.pruned += 1;
+            Ok(())
+        }
+    }
+
+    /// 8 kernels by block size, each with 4 splits, 3 program orders and 2 groupings; 1000 blocks over the split.
+    fn space() -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for block in [8, 16, 32, 64, 128, 256, 512, 1024] {
+            for split in [1, 2, 4, 8] {
+                for pid in PidType::ALL {
+                    for group in [1, 8] {
+                        let config = Config {
+                            block_sizes: vec![block],
+                            split_k: Some(split),
+                            pid_type: Some(pid),
+                            l2_groupings: vec![group],
+                            num_sm_multiplier: pid.is_persistent().then_some(1),
+                            ..Config::default()
+                        };
+                        let kernel =
+                            KernelSpec { source: "x.cu", entry: "x", macros: vec![("BLOCK", block.to_string())] };
+                        let launch = Launch {
+                            grid: [1024 / block * split, 1, 1],
+                            threads: 32,
+                            dynamic_smem: Bytes(0),
+                            args: Vec::new(),
+                            workspace: Bytes(0),
+                            counters: 0,
+                        };
+                        candidates.push(Candidate { config, program: Ok(Some((kernel, launch))) });
+                    }
+                }
+            }
+        }
+        candidates
+    }
+
+    /// Best at block 64, split 4, interleaved, grouping 8.
+    fn bowl(config: &Config) -> Option<f64> {
+        let block = f64::from(config.block_sizes[0]).log2() - 6.0;
+        let split = f64::from(config.split_k?).log2() - 2.0;
+        let order = if config.pid_type == Some(PidType::PersistentInterleaved) { 0.0 } else { 1.0 };
+        let group = if config.l2_groupings == [8] { 0.0 } else { 0.5 };
+        Some(10.0 + block * block + split * split + order + group)
+    }
+
+    #[test]
+    fn the_staged_search_finds_the_best_of_the_whole_space_with_a_part_of_the_trials() {
+        let mut bench = Formula::new(bowl);
+        let best = search(&mut bench, &space(), 132, &[], &Width { survivors: 3, ..Width::default() }).unwrap();
+        assert_eq!(best[0].median_us, Some(Micros(10.0)));
+        assert!(bench.trials < space().len() / 3, "{} trials", bench.trials);
+    }
+
+    #[test]
+    fn defaults_race_even_when_slow_and_the_winner_races_twice() {
+        let default = space()[0].config.clone();
+        let mut bench = Formula::new(bowl);
+        search(
+            &mut bench,
+            &space(),
+            132,
+            std::slice::from_ref(&default),
+            &Width { survivors: 2, finalists: 2, ..Width::default() },
+        )
+        .unwrap();
+        assert!(bench.raced.contains(&default));
+        assert_eq!(bench.raced.first(), bench.raced.last());
+    }
+
+    #[test]
+    fn where_nothing_works_nothing_races() {
+        let mut bench = Formula::new(|_| None);
+        assert_eq!(search(&mut bench, &space(), 132, &[], &Width::default()).unwrap(), []);
+        assert_eq!(bench.raced.len(), 0);
+    }
+
+    #[test]
+    fn a_kernel_that_can_never_launch_is_recorded_once() {
+        let mut candidates = space();
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.config.block_sizes[0] >= 512) {
+            candidate.program = Err(Rejection("too large".into()));
+        }
+        let mut bench = Formula::new(bowl);
+        search(&mut bench, &candidates, 132, &[], &Width::default()).unwrap();
+        assert_eq!(bench.pruned, 2);
+    }
+}

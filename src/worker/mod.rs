@@ -1,0 +1,10 @@
+//! The measuring process: one a device, so that a kernel that hangs or crashes costs one record and a respawn, never the
+//! sweep.
+
+mod process;
+mod protocol;
+mod serve;
+
+pub use process::{Deadlines, Failure, Worker};
+pub use protocol::{Arm, Reply, Request, Verdict};
+pub use serve::serve;

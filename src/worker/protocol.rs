@@ -1,0 +1,113 @@
+//! The line protocol: one JSON request a line in, one reply a line out.
+
+use crate::device::{Address, Program};
+use crate::measure::{Measurement, Sampling};
+use crate::model::{Config, Problem};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A config and, on devices that run compiled kernels, its program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// The config.
+    pub config: Config,
+    /// Its compiled kernel.
+    pub program: Option<Program>,
+}
+
+/// What the worker is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// Open the device; the first request.
+    Open {
+        /// Which.
+        address: Address,
+        /// The cubin of the support kernels.
+        support: Option<PathBuf>,
+    },
+    /// Make a problem's inputs and reference.
+    Prepare {
+        /// The problem.
+        problem: Problem,
+        /// Seed of the inputs.
+        seed: u64,
+        /// The reference kernel.
+        reference: Option<Program>,
+    },
+    /// Verify a config on the prepared problem, then time it.
+    Trial {
+        /// What to try.
+        arm: Arm,
+        /// How many samples.
+        sampling: Sampling,
+    },
+    /// Verify several configs, then time them in interleaved rounds, in a fresh random order each round.
+    Rounds {
+        /// What to try.
+        arms: Vec<Arm>,
+        /// One sample of each arm a round.
+        rounds: u32,
+        /// Seed of the orders.
+        seed: u64,
+    },
+}
+
+/// How a config did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Right, and timed.
+    Timed {
+        /// Its distance from the reference.
+        rel_err: f64,
+        /// Its times.
+        measurement: Measurement,
+        /// Rounds only: the time of each round in microseconds.
+        rounds_us: Vec<f64>,
+    },
+    /// Its output is not the reference's.
+    Wrong {
+        /// Its distance from the reference; none where it is not finite.
+        rel_err: Option<f64>,
+        /// Elements left poisoned.
+        poisoned: u64,
+    },
+    /// The driver refused it.
+    Refused {
+        /// Why.
+        error: String,
+    },
+}
+
+/// What the worker answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Open or Prepare is done.
+    Done,
+    /// The verdict on a trial.
+    Trial {
+        /// How it did.
+        verdict: Verdict,
+        /// Seconds the device was busy with it, by the worker's clock.
+        busy_s: f64,
+    },
+    /// The verdicts on the arms of the rounds, in their order.
+    Rounds {
+        /// How they did.
+        verdicts: Vec<Verdict>,
+        /// Seconds the device was busy with them.
+        busy_s: f64,
+    },
+    /// The request could not be done, but the worker goes on.
+    Refused {
+        /// Why.
+        error: String,
+    },
+    /// The device is lost to this process, which ends.
+    Dead {
+        /// Why.
+        error: String,
+    },
+}

@@ -1,0 +1,169 @@
+//! The inside of the measuring process.
+
+use super::{Arm, Reply, Request, Verdict};
+use crate::device::{self, Device, Fault};
+use crate::error::{Error, Result};
+use crate::measure::{self, Measurement, Sample, Sampling, Summary, Timer};
+use crate::model::Problem;
+use crate::process;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+/// Answers requests until the input ends or the device dies.
+///
+/// # Errors
+/// Where a request cannot be read or the pipes break.
+pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
+    let mut session = Session { device: None, problem: None };
+    process::answer_lines(input, output, |request| {
+        let reply = session.answer(request).unwrap_or_else(|fault| match fault {
+            Fault::Refused(error) => Reply::Refused { error },
+            Fault::Dead(error) => Reply::Dead { error },
+        });
+        let last = matches!(reply, Reply::Dead { .. });
+        Ok((reply, last))
+    })
+}
+
+struct Session {
+    device: Option<Box<dyn Device>>,
+    problem: Option<Problem>,
+}
+
+/// The device's loaded kernel as a timer. Its fault is kept, since an error alone does not tell whether the device lives.
+struct Loaded<'a> {
+    device: &'a mut dyn Device,
+    fault: Option<Fault>,
+}
+
+impl Timer for Loaded<'_> {
+    fn sample(&mut self) -> Result<Sample> {
+        self.device.sample().map_err(|fault| {
+            let error = Error::failure(&fault);
+            self.fault = Some(fault);
+            error
+        })
+    }
+}
+
+impl Session {
+    fn answer(&mut self, request: Request) -> Result<Reply, Fault> {
+        let started = Instant::now();
+        let busy_s = || started.elapsed().as_secs_f64();
+        match request {
+            Request::Open { address, support } => {
+                self.device = Some(device::open(address, support.as_ref())?);
+                Ok(Reply::Done)
+            }
+            Request::Prepare { problem, seed, reference } => {
+                self.problem = None;
+                self.device()?.prepare(&problem, seed, reference.as_ref())?;
+                self.problem = Some(problem);
+                Ok(Reply::Done)
+            }
+            Request::Trial { arm, sampling } => {
+                let verdict = refusable(self.trial(&arm, &sampling))?;
+                Ok(Reply::Trial { verdict, busy_s: busy_s() })
+            }
+            Request::Rounds { arms, rounds, seed } => {
+                let verdicts = self.rounds(&arms, rounds, seed)?;
+                Ok(Reply::Rounds { verdicts, busy_s: busy_s() })
+            }
+        }
+    }
+
+    fn device(&mut self) -> Result<&mut dyn Device, Fault> {
+        match &mut self.device {
+            Some(device) => Ok(device.as_mut()),
+            None => Err(Fault::Refused("no device is open".into())),
+        }
+    }
+
+    /// Loads and verifies: the relative error where the output is right, else the verdict.
+    fn verify(&mut self, arm: &Arm) -> Result<Result<f64, Verdict>, Fault> {
+        let problem = self.problem.ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
+        let device = self.device()?;
+        device.load(&arm.config, arm.program.as_ref())?;
+        let deviation = device.verify()?;
+        let rel_err = deviation.relative;
+        if deviation.is_right(problem.dtype) {
+            return Ok(Ok(rel_err));
+        }
+        let rel_err = rel_err.is_finite().then_some(rel_err);
+        Ok(Err(Verdict::Wrong { rel_err, poisoned: deviation.poisoned }))
+    }
+
+    fn trial(&mut self, arm: &Arm, sampling: &Sampling) -> Result<Verdict, Fault> {
+        let rel_err = match self.verify(arm)? {
+            Ok(rel_err) => rel_err,
+            Err(wrong) => return Ok(wrong),
+        };
+        let mut timer = Loaded { device: self.device()?, fault: None };
+        match measure::measure(&mut timer, sampling) {
+            Ok(measurement) => Ok(Verdict::Timed { rel_err, measurement, rounds_us: Vec::new() }),
+            Err(error) => Err(timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string()))),
+        }
+    }
+
+    fn rounds(&mut self, arms: &[Arm], rounds: u32, seed: u64) -> Result<Vec<Verdict>, Fault> {
+        let mut verified = Vec::new();
+        for arm in arms {
+            let outcome = match self.verify(arm) {
+                Ok(outcome) => outcome,
+                Err(Fault::Refused(error)) => Err(Verdict::Refused { error }),
+                Err(dead) => return Err(dead),
+            };
+            verified.push(outcome);
+        }
+        let mut order: Vec<usize> = (0..arms.len()).filter(|index| verified[*index].is_ok()).collect();
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); arms.len()];
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut dropped = 0;
+        while samples.iter().map(Vec::len).max() < Some(rounds as usize) && !order.is_empty() {
+            order.shuffle(&mut random);
+            let round = self.round(arms, &order)?;
+            // A throttled sample spoils its round: a pair is only fair at one clock.
+            if round.iter().any(|(_, sample)| sample.throttled) && dropped < measure::MAX_THROTTLED {
+                dropped += 1;
+                continue;
+            }
+            round.into_iter().for_each(|(index, sample)| samples[index].push(sample));
+        }
+        Ok(verified.into_iter().zip(samples).map(|(outcome, samples)| verdict(outcome, &samples)).collect())
+    }
+
+    fn round(&mut self, arms: &[Arm], order: &[usize]) -> Result<Vec<(usize, Sample)>, Fault> {
+        let device = self.device()?;
+        let mut round = Vec::with_capacity(order.len());
+        for &index in order {
+            device.load(&arms[index].config, arms[index].program.as_ref())?;
+            round.push((index, device.sample()?));
+        }
+        Ok(round)
+    }
+}
+
+fn verdict(outcome: Result<f64, Verdict>, samples: &[Sample]) -> Verdict {
+    match outcome {
+        Err(verdict) => verdict,
+        Ok(rel_err) => {
+            let rounds_us: Vec<_> = samples.iter().map(|sample| sample.time.0).collect();
+            let measurement = Measurement {
+                summary: Summary::of(&rounds_us),
+                sm_mhz: samples.last().and_then(|sample| sample.sm_mhz),
+                throttled: samples.iter().any(|sample| sample.throttled),
+            };
+            Verdict::Timed { rel_err, measurement, rounds_us }
+        }
+    }
+}
+
+/// A refused kernel is a verdict; a dead device is not.
+fn refusable(verdict: Result<Verdict, Fault>) -> Result<Verdict, Fault> {
+    match verdict {
+        Err(Fault::Refused(error)) => Ok(Verdict::Refused { error }),
+        other => other,
+    }
+}

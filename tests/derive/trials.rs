@@ -1,0 +1,66 @@
+//! Journals in memory.
+
+use kernel_sweep::derive::{self, Defaults, Derived, Evidence};
+use kernel_sweep::journal::{Header, Stage, Status, Trial};
+use kernel_sweep::model::{Config, Dtype, Family, Micros, Problem};
+
+pub fn header() -> Header {
+    Header {
+        schema: 1,
+        gpu: "NVIDIA H200".into(),
+        arch: "sm_90a".into(),
+        driver: "580.159".into(),
+        nvrtc: "13.0.88".into(),
+        protocol: "cold-l2/1".into(),
+        sweep: "0.1.0".into(),
+        started: "2026-01-02T03:04:05Z".into(),
+    }
+}
+
+pub fn config(block_size: u32) -> Config {
+    Config { block_sizes: vec![block_size], ..Config::default() }
+}
+
+/// A trial that worked, without quartiles or rounds.
+pub fn trial(family: Family, shape: &str, config: &Config, stage: Stage, median_us: f64) -> Trial {
+    let problem = Problem::parse(family, shape, Dtype::Bf16).unwrap();
+    Trial {
+        family,
+        problem: problem.shape,
+        dtype: problem.dtype,
+        config: config.clone(),
+        status: Status::Ok,
+        stage,
+        median_us: Some(Micros(median_us)),
+        q1_us: None,
+        q3_us: None,
+        min_us: None,
+        samples: Some(10),
+        rel_err: Some(0.001),
+        sm_mhz: None,
+        throttled: false,
+        rounds_us: Vec::new(),
+        null_arm: false,
+        error: None,
+        kernel: format!("kernel-{config}"),
+    }
+}
+
+/// A finalist whose rounds all took the same time.
+pub fn finalist(family: Family, shape: &str, config: &Config, median_us: f64) -> Trial {
+    Trial { rounds_us: vec![median_us; 9], ..trial(family, shape, config, Stage::Final, median_us) }
+}
+
+pub fn failed(trial: Trial, status: Status) -> Trial {
+    Trial { status, median_us: None, rounds_us: Vec::new(), error: Some("no".into()), ..trial }
+}
+
+pub fn evidence(trials: &[Trial]) -> Evidence {
+    let mut evidence = Evidence::default();
+    evidence.add_journal(&[header()], trials).unwrap();
+    evidence
+}
+
+pub fn derive(trials: &[Trial], defaults: &Defaults) -> Derived {
+    derive::document(&evidence(trials), "h200", defaults)
+}

@@ -1,0 +1,321 @@
+//! What a document answers: classification, buckets, ranking, fallbacks, options, batches.
+
+use kernel_sweep::heuristics::{
+    Document, DtypeClass, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
+    answer_batch_line, materialize,
+};
+use kernel_sweep::model::{Dtype, Family, Problem};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+const EXAMPLE: &str = include_str!("data/observed_heuristics_example.json");
+
+fn example() -> Heuristics {
+    Heuristics::from_bytes(EXAMPLE.as_bytes()).unwrap()
+}
+
+fn example_with(options: &Options) -> Heuristics {
+    Heuristics::with_options(Document::from_bytes(EXAMPLE.as_bytes()).unwrap(), options)
+}
+
+fn problem(family: Family, shape: &str) -> Problem {
+    Problem::parse(family, shape, Dtype::Bf16).unwrap()
+}
+
+fn fp4(shape: &str) -> Problem {
+    problem(Family::MatmulFp4, shape)
+}
+
+fn block_sizes(heuristics: &Heuristics, problem: &Problem) -> Vec<Value> {
+    heuristics.lookup_problem(problem).configs().map(|config| config["block_sizes"].clone()).collect()
+}
+
+fn template(value: Value) -> Template {
+    value.as_object().unwrap().clone()
+}
+
+#[test]
+fn a_rule_answers_for_its_bucket_alone() {
+    let heuristics = example();
+    let answer = heuristics.lookup_problem(&fp4("m=16,n=4096,k=4096"));
+    assert!(matches!(answer.source, Source::Rule(1, rule) if rule.kernel_class == "matmul_fp4"));
+    assert_eq!(answer.evidence().unwrap()["ratio"], json!(0.73));
+    assert_eq!(answer.best().unwrap()["block_sizes"], json!([16, 64, 64]));
+    assert_eq!(block_sizes(&heuristics, &fp4("m=9,n=1025,k=1026")).len(), 2, "both corners of the bucket");
+    let answer = heuristics.lookup_problem(&fp4("m=17,n=4096,k=4096"));
+    assert!(matches!(answer.source, Source::Fallback("small_m", _)));
+    assert_eq!(answer.best().unwrap()["block_sizes"], json!([64, 64, 16]));
+    let answer = heuristics.lookup_problem(&fp4("m=4096,n=4096,k=4096"));
+    assert_eq!(answer.source, Source::None);
+    assert_eq!(answer.best(), None);
+    assert_eq!(
+        heuristics.lookup_problem(&problem(Family::Attention, "batch=1,heads=1,q_seq=1,kv_seq=1,head_dim=1")).source,
+        Source::None
+    );
+}
+
+#[test]
+fn templates_are_ranked_and_served_once() {
+    let heuristics = example();
+    let answer = heuristics.lookup_problem(&problem(Family::RowSoftmax, "rows=2048,cols=8192"));
+    let warps: Vec<_> = answer.configs().map(|config| config["num_warps"].clone()).collect();
+    assert_eq!(warps, [json!(8), json!(4)]);
+}
+
+#[test]
+fn rank_metadata_orders_by_wins_coverage_and_slowdowns() {
+    let ranked = |templates: Value| {
+        let document = json!({"schema_version": 2, "rules": [
+            {"kernel_class": "x", "shape_bucket": {"dtype": "other"}, "templates": templates}]});
+        let heuristics = Heuristics::new(Document::from_value(document).unwrap());
+        let query = Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Other };
+        let names = heuristics.lookup(&query).configs().map(|config| config["id"].as_str().unwrap().to_owned());
+        names.collect::<String>()
+    };
+    let entry = |id: &str, metadata: Value| {
+        let mut fields = template(metadata);
+        fields.insert("template".to_owned(), json!({ "id": id }));
+        Value::Object(fields)
+    };
+    assert_eq!(ranked(json!([entry("a", json!({})), entry("b", json!({}))])), "ab", "file order without metadata");
+    let one = ranked(json!([entry("a", json!({})), entry("b", json!({"geomean_slowdown": 9.0}))]));
+    assert_eq!(one, "ba", "a missing slowdown is the worst");
+    let median_alone =
+        ranked(json!([entry("a", json!({"median_slowdown": 2})), entry("b", json!({"median_slowdown": 1}))]));
+    assert_eq!(median_alone, "ab", "the median is no rank");
+    assert_eq!(
+        ranked(json!([
+            entry("e", json!({"win_count": 1, "shape_coverage": 2, "geomean_slowdown": 1.5, "p90_slowdown": 3.0})),
+            entry("d", json!({"win_count": 1, "shape_coverage": 2, "geomean_slowdown": 1.5, "p90_slowdown": 2.0})),
+            entry("c", json!({"win_count": 1, "shape_coverage": 2, "geomean_slowdown": 1.25})),
+            entry("b", json!({"win_count": 1, "shape_coverage": 3})),
+            entry("f", json!({"win_count": "9", "shape_coverage": 99})),
+            entry("a", json!({"win_count": 2})),
+        ])),
+        "abcdef"
+    );
+    let stable = json!([entry("a", json!({"win_count": 1})), entry("b", json!({"win_count": 1.0}))]);
+    assert_eq!(ranked(stable), "ab");
+}
+
+#[test]
+fn a_rule_without_a_usable_template_still_blocks_its_fallback() {
+    let heuristics = example();
+    let answer = heuristics.lookup_problem(&problem(Family::Matmul, "m=512,n=512,k=512"));
+    assert!(matches!(answer.source, Source::Rule(3, _)));
+    assert_eq!(answer.configs().count(), 0);
+    let answer = heuristics.lookup_problem(&problem(Family::Matmul, "m=513,n=513,k=513"));
+    assert!(matches!(answer.source, Source::Fallback("balanced", _)));
+    let answer = heuristics.lookup_problem(&problem(Family::Matmul, "m=513,n=5130,k=513"));
+    assert_eq!(answer.source, Source::None, "an unusable fallback is none");
+}
+
+#[test]
+fn of_two_rules_for_one_bucket_the_later_is_served() {
+    let rule = |id: u32| json!({"kernel_class": "x", "shape_bucket": {"dtype": "int"}, "templates": [{"template": {"id": id}}]});
+    let document = Document::from_value(json!({"schema_version": 2, "rules": [rule(0), rule(1), rule(2)]})).unwrap();
+    let heuristics = Heuristics::new(document);
+    let answer = heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Int });
+    assert!(matches!(answer.source, Source::Rule(2, _)));
+    assert_eq!(answer.best().unwrap()["id"], json!(2));
+}
+
+#[test]
+fn callers_switch_off_and_cap() {
+    let shape = fp4("m=16,n=4096,k=4096");
+    let grouped = fp4("m=17,n=4096,k=4096");
+    let disabled = example_with(&Options { disabled: true, ..Options::default() });
+    assert_eq!(disabled.lookup_problem(&shape).source, Source::None);
+    let classes = BTreeSet::from(["matmul_fp4".to_owned()]);
+    let without = example_with(&Options { disabled_classes: classes, ..Options::default() });
+    assert_eq!(without.lookup_problem(&shape).source, Source::None);
+    assert_eq!(without.lookup_problem(&grouped).source, Source::None);
+    assert!(without.lookup_problem(&problem(Family::RowSoftmax, "rows=2048,cols=8192")).best().is_some());
+    let one = example_with(&Options { max_configs: Some(1), ..Options::default() });
+    assert_eq!(block_sizes(&one, &shape), [json!([16, 64, 64])]);
+    let none = example_with(&Options { max_configs: Some(0), ..Options::default() });
+    assert_eq!(block_sizes(&none, &shape).len() + block_sizes(&none, &grouped).len(), 0);
+}
+
+#[test]
+fn the_nearest_rule_differs_in_the_fewest_fields() {
+    let heuristics = example();
+    let problem = fp4("m=17,n=4096,k=4096");
+    let (index, rule) = heuristics.nearest(&Query::from(&problem)).unwrap();
+    assert_eq!((index, rule.shape_bucket["m_bin"].as_str()), (1, "<=16"));
+    let elementwise = problem_of_elementwise();
+    assert!(heuristics.nearest(&Query::from(&elementwise)).is_none());
+}
+
+fn problem_of_elementwise() -> Problem {
+    problem(Family::Elementwise, "numel=5")
+}
+
+/// A signature from `shape dtype` pairs and its facts.
+fn signature(args: &[(&[i64], &str)], traits: &[&str], block_rank: u32, more: Value) -> Signature {
+    let args: Vec<_> =
+        args.iter().map(|(shape, dtype)| json!({"shape": shape, "dtype": format!("torch.{dtype}")})).collect();
+    let mut query = template(more);
+    query.extend([
+        ("args".to_owned(), json!(args)),
+        ("traits".to_owned(), json!(traits)),
+        ("block_rank".to_owned(), json!(block_rank)),
+    ]);
+    serde_json::from_value(Value::Object(query)).unwrap()
+}
+
+#[test]
+fn kernels_are_classified_by_the_first_test_they_fit() {
+    let square: &[i64] = &[64, 64];
+    let a = (square, "bfloat16");
+    let packed: (&[i64], &str) = (&[32, 64], "int8");
+    let reduction = || json!({"has_reduction": true});
+    let source = |text: &str| json!({"kernel_source": text});
+    let sums = ["sum_reduction", "reduction"];
+    let row = |length: i64| vec![length];
+    let (cols, other) = (row(64), row(63));
+    for (args, traits, rank, more, expected) in [
+        (vec![a, a], &["attention_reduction", "matmul"][..], 3, json!({"has_split_k": true}), Some("attention")),
+        (vec![a, a], &["attention_reduction"], 2, json!({}), None),
+        (vec![a, a], &["matmul"], 3, json!({"has_split_k": true}), Some("split_k_matmul")),
+        (vec![(&[2, 4, 8], "bfloat16"), (&[2, 8, 4], "bfloat16")], &["matmul"], 4, json!({}), Some("batched_matmul")),
+        (vec![a, (&[2, 8, 4], "bfloat16")], &["matmul"], 4, json!({}), Some("grouped_matmul")),
+        (vec![a, (square, "float8_e4m3fn")], &["matmul"], 3, json!({}), Some("matmul_fp8")),
+        (vec![a, a, (square, "float8_e5m2")], &["matmul"], 3, json!({}), Some("matmul")),
+        (vec![a, (square, "int16")], &["matmul"], 3, json!({}), Some("matmul_int16")),
+        (vec![a, packed], &["matmul"], 3, json!({}), Some("matmul")),
+        (vec![a, packed], &["matmul"], 3, source("unpack_INT4(b)"), Some("matmul_int4")),
+        (vec![a, packed], &["matmul"], 3, source("int4 nibbles, E2M1 values"), Some("matmul_fp4")),
+        (vec![a, (&[32, 64], "uint8")], &sums, 3, source("NVFP4"), Some("matmul_fp4")),
+        (vec![a, (&[33, 64], "int8")], &sums, 3, source("nvfp4"), None),
+        (vec![a, packed], &sums, 3, source("something else"), None),
+        (vec![a, packed], &["reduction"], 3, source("int4"), None),
+        (vec![a, (&cols, "bfloat16")], &["cross_entropy"], 1, reduction(), Some("row_cross_entropy")),
+        (vec![a, (&cols, "int64")], &[], 1, reduction(), Some("row_cross_entropy")),
+        (vec![a, (&cols, "bfloat16"), (&cols, "bfloat16")], &["softmax"], 1, reduction(), Some("row_norm_layer")),
+        (vec![a, (&cols, "bfloat16"), (&other, "bfloat16")], &["softmax"], 1, reduction(), Some("row_norm_rms")),
+        (vec![a, (&other, "bfloat16"), (&cols, "bfloat16")], &["softmax"], 1, reduction(), Some("row_softmax")),
+        (vec![a], &["exp", "sum_reduction"], 1, reduction(), Some("row_softmax")),
+        (vec![a], &["exp"], 1, reduction(), None),
+        (vec![a, a], &[], 1, json!({}), Some("elementwise")),
+        (vec![a, a], &[], 2, json!({}), None),
+        (vec![a, (&cols, "bfloat16")], &[], 1, json!({}), None),
+        (vec![], &[], 1, json!({}), None),
+        (vec![a], &["matmul"], 1, json!({"kernel_class": "my_own"}), Some("my_own")),
+    ] {
+        let signature = signature(&args, traits, rank, more);
+        assert_eq!(signature.class(), expected, "{signature:?}");
+    }
+}
+
+#[test]
+fn dimensions_come_from_the_arguments() {
+    let bucket = |class: &str, shapes: &[&[i64]]| {
+        let args: Vec<_> = shapes.iter().map(|shape| (*shape, "bfloat16")).collect();
+        let signature = signature(&args, &[], 0, json!({"kernel_class": class}));
+        let query = signature.query().unwrap();
+        let labels: Vec<_> = query.bucket().into_values().collect();
+        format!("{} {}", labels.join(" "), query.group().unwrap_or("-"))
+    };
+    assert_eq!(bucket("matmul", &[&[9, 16, 4096], &[2048, 512]]), "skinny_m fp16_bf16 <=4096 <=16 <=512 small_m");
+    assert_eq!(bucket("matmul", &[&[4096], &[2048, 512]]), "unknown fp16_bf16 unknown unknown unknown -");
+    assert_eq!(bucket("matmul", &[]), "unknown other unknown unknown unknown -");
+    assert_eq!(bucket("row_norm_rms", &[&[2, 1024, 8192]]), "<=8192 fp16_bf16 <=2048 wide");
+    assert_eq!(bucket("row_norm_rms", &[&[8192]]), "unknown fp16_bf16 unknown -");
+    assert_eq!(bucket("attention", &[&[2, 16, 2048, 64]]), "<=32 fp16_bf16 <=64 <=2048 small_head");
+    assert_eq!(bucket("attention", &[&[2, 16, 1, 64], &[2, 4, 9000, 64]]), "<=32 fp16_bf16 <=64 <=16384 <=1 short_seq");
+    assert_eq!(bucket("attention", &[&[32, 2048, 64]]), "unknown fp16_bf16 unknown unknown -");
+    assert_eq!(bucket("elementwise", &[&[0, i64::MAX, i64::MAX]]), "fp16_bf16 <=4096 tiny");
+    assert_eq!(bucket("elementwise", &[&[i64::MAX, i64::MAX]]), "fp16_bf16 >134217728 huge");
+    assert_eq!(bucket("elementwise", &[&[]]), "fp16_bf16 <=4096 tiny");
+    assert_eq!(bucket("batched_matmul", &[&[2, 2, 2]]), "fp16_bf16 -");
+}
+
+fn answer(line: &str) -> Value {
+    let text = answer_batch_line(&example(), line.as_bytes());
+    assert!(!text.contains('\n'));
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn batch_lines_are_answered_in_the_agreed_form() {
+    let fp4 = |m: i64| {
+        json!({"args": [{"shape": [m, 4096], "dtype": "torch.bfloat16"}, {"shape": [2048, 4096], "dtype": "torch.int8"}],
+            "traits": ["matmul"], "block_rank": 3, "has_reduction": false, "has_split_k": false, "kernel_source": "e2m1"})
+    };
+    assert_eq!(
+        answer(&fp4(16).to_string()),
+        json!({"kernel_class": "matmul_fp4", "group": "small_m", "source": "rule", "rule_index": 1,
+            "shape_bucket": {"aspect": "skinny_m", "dtype": "fp16_bf16", "k_bin": "<=4096", "m_bin": "<=16", "n_bin": "<=4096"},
+            "templates": [
+                {"block_sizes": [16, 64, 64], "l2_groupings": [1], "num_stages": 4, "num_warps": 4, "pid_type": "flat"},
+                {"block_sizes": [16, 64, 128], "l2_groupings": [1], "num_stages": 3, "num_warps": 4, "pid_type": "flat"}]})
+    );
+    let fallback = answer(&fp4(17).to_string());
+    assert_eq!((&fallback["source"], &fallback["rule_index"]), (&json!("fallback"), &Value::Null));
+    assert_eq!(fallback["templates"], json!([{"block_sizes": [64, 64, 16], "num_warps": 2, "alpha": 0.123_456_789}]));
+    assert_eq!(
+        answer("{\"args\": []}"),
+        json!({"kernel_class": null, "shape_bucket": {}, "group": null, "source": "none", "rule_index": null, "templates": []})
+    );
+    assert_eq!(
+        answer("{\"kernel_class\": \"conv2d\", \"args\": [{\"shape\": [1], \"dtype\": \"torch.float32\"}]}")["rule_index"],
+        json!(2)
+    );
+}
+
+#[test]
+fn malformed_batch_lines_are_answered_with_an_error() {
+    for line in
+        ["", "[]", "7", "{", "{\"args\": 5}", "{\"args\": [{\"shape\": [1.5]}]}", "{\"block_rank\": -1}", "\u{0}"]
+    {
+        let answer = answer(line);
+        assert!(answer["error"].is_string(), "{line}: {answer}");
+        assert_eq!(answer.as_object().unwrap().len(), 1);
+    }
+    let invalid = answer_batch_line(&example(), b"{\"kernel_class\": \"\xff\"}");
+    assert!(invalid.contains("error"), "{invalid}");
+}
+
+#[test]
+fn templates_are_laid_over_the_default_of_a_space() {
+    let fields = BTreeMap::from([
+        ("block_sizes".to_owned(), Knob::List(3)),
+        ("num_warps".to_owned(), Knob::Scalar),
+        ("pid_type".to_owned(), Knob::Scalar),
+        ("indexing".to_owned(), Knob::List(2)),
+    ]);
+    let space = Space { fields, pid_types: vec!["flat".to_owned()] };
+    let default = template(json!({"block_sizes": [1, 1, 1], "num_warps": 4, "pid_type": "flat", "num_stages": 2}));
+    let lay = |value: Value| materialize(&template(value), &space, &default);
+    let laid = lay(json!({"block_sizes": [16, 64, 64], "pid_type": "persistent_blocked", "unheard_of": [1]})).unwrap();
+    assert_eq!(
+        Value::Object(laid),
+        json!({"block_sizes": [16, 64, 64], "num_warps": 4, "pid_type": "flat", "num_stages": 2})
+    );
+    for (value, named) in [
+        (json!({"block_sizes": [1, 2]}), "block_sizes has 2 entries; this config space needs 3"),
+        (json!({"block_sizes": 16}), "block_sizes is no list"),
+        (json!({"num_warps": [4]}), "num_warps is a list"),
+        (json!({"num_warps": 3}), "num_warps = 3"),
+        (json!({"indexing": ["pointer"]}), "indexing has 1 entries"),
+    ] {
+        let message = lay(value).unwrap_err().to_string();
+        assert!(message.contains(named), "{message}");
+    }
+    assert_eq!(lay(json!({"pid_type": "flat"})).unwrap(), default);
+}
+
+#[test]
+fn built_in_documents_are_asked_by_name() {
+    let message = Heuristics::builtin("gtx9999").unwrap_err().to_string();
+    assert!(message.contains("no built-in heuristics for 'gtx9999'"), "{message}");
+    let committed = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/output"));
+    for folder in committed.into_iter().flatten().flatten() {
+        let gpu = folder.file_name().into_string().unwrap();
+        let path = folder.path().join(format!("observed_heuristics_{gpu}.json"));
+        if gpu != "cpu" && path.exists() {
+            assert!(Heuristics::builtin(&gpu).is_ok(), "output/{gpu} has a document that is not built in");
+        }
+    }
+}
