@@ -113,7 +113,7 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
     if path.exists() {
         return Heuristics::load(&path);
     }
-    Heuristics::builtin(gpu).map_err(|error| {
+    Heuristics::builtin(&gpu).map_err(|error| {
         Error::usage(format!(
             "{error}, and no {}; `sweep --gpu {gpu}` makes it, --heuristics names another",
             path.display()
