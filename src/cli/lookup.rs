@@ -109,7 +109,7 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
         None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
         None => GpuProfile::by_name(asked)?.name,
     };
-    let path = args.output.join(gpu).join(format!("observed_heuristics_{gpu}.json"));
+    let path = args.output.join(&gpu).join(format!("observed_heuristics_{gpu}.json"));
     if path.exists() {
         return Heuristics::load(&path);
     }
