@@ -1,4 +1,5 @@
 //! Reading and writing documents, real ones and hostile ones.
+#![allow(clippy::unwrap_used)]
 
 use kernel_sweep::heuristics::{Bucket, Document, RankedTemplate, Rule};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! What a document answers: classification, buckets, ranking, fallbacks, options, batches.
+#![allow(clippy::unwrap_used)]
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,

@@ -89,13 +89,11 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 pub fn run(args: &LookupArgs) -> Result<()> {
     let heuristics = open(args)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    match &args.batch {
-        Some(queries) => answer_batch(&heuristics, open_queries(queries)?, &mut out),
-        None => {
-            let text = answer_one(&heuristics, &question(&heuristics, args)?, args)?;
-            written(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(drop)
-        }
+    if let Some(queries) = &args.batch {
+        return answer_batch(&heuristics, open_queries(queries)?, &mut out);
     }
+    let text = answer_one(&heuristics, &question(&heuristics, args)?, args)?;
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(drop)
 }
 
 /// The document of `--heuristics`, of `--gpu` under `--output`, or built in.

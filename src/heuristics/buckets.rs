@@ -232,13 +232,13 @@ impl Field {
     const M: Self = bins!("m_bin": 4 8 16 64 128 256 512 1024, 4096);
     const N: Self = bins!("n_bin": 64 128 256 512 1024, 4096);
     const K: Self = bins!("k_bin": 64 128 256 512 1024 4096, 32768);
-    const ROWS: Self = bins!("rows_bin": 512 2048 4096 16384 65536, 262144);
+    const ROWS: Self = bins!("rows_bin": 512 2048 4096 16384 65536, 262_144);
     const COLS: Self = bins!("cols_bin": 512 1024 2048 4096 8192 16384, 32768);
     const BATCH_HEADS: Self = bins!("batch_heads_bin": 32 64 128, 256);
     const HEAD_DIM: Self = bins!("head_dim_bin": 64 128, 256);
     const SEQ: Self = bins!("seq_bin": 1 16 1024 2048 4096 8192, 16384);
     const KV_SEQ: Self = bins!("kv_seq_bin": 1024 2048 4096 8192, 16384);
-    const NUMEL: Self = bins!("numel_bin": 4096 65536 1048576 16777216, 134217728);
+    const NUMEL: Self = bins!("numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
 
     /// The label index of a field that a bucket does not have.
     const ABSENT: u32 = 0xF;
@@ -399,7 +399,7 @@ pub(super) fn group_index(kind: Kind, extents: &Extents) -> Option<usize> {
         }),
         (Kind::Elements, Extents::Elements { numel: Some(numel) }) => Some(match numel {
             ..=65_536 => 0,
-            ..=1_048_576 => 1,
+            65_537..=1_048_576 => 1,
             _ => 2,
         }),
         _ => None,

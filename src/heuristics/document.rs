@@ -100,6 +100,7 @@ pub struct Fallback {
     pub source: Map<String, Value>,
     /// Why it can be trusted.
     #[serde(skip_serializing_if = "Map::is_empty")]
+    #[cfg_attr(feature = "harness", schemars(default))]
     pub validation: Map<String, Value>,
     /// Fields this version does not know.
     #[serde(flatten)]

@@ -1,0 +1,152 @@
+//! Random documents and queries: whatever comes in, an answer or an error comes out. `PROPTEST_CASES` sets how long.
+#![allow(clippy::unwrap_used)]
+
+use kernel_sweep::heuristics::{CLASSES, Document, Heuristics, Signature, Source, answer_batch_line};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn scalar() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        // No more places than are saved, so that saving makes no two ranks equal.
+        any::<i32>().prop_map(|steps| json!(f64::from(steps) / 1e4)),
+        Just(json!(1e300)),
+        "[a-z<=0-9\\PC]{0,6}".prop_map(Value::from),
+    ]
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    scalar().prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z_]{0,6}", inner, 0..4).prop_map(|fields| json!(fields)),
+        ]
+    })
+}
+
+/// Mostly the right thing, at times anything.
+fn mostly<S: Strategy<Value = Value> + 'static>(right: S) -> impl Strategy<Value = Value> {
+    prop_oneof![12 => right, 1 => any_json()]
+}
+
+fn class() -> impl Strategy<Value = &'static str> {
+    prop_oneof![prop::sample::select(&CLASSES[..]), Just("conv2d"), Just("")]
+}
+
+fn dtype() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(
+        &["torch.bfloat16", "torch.int8", "torch.int16", "torch.int64", "torch.float8_e4m3fn", "x"][..],
+    )
+}
+
+fn extent() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => 0i64..20_000, 1 => any::<i64>()]
+}
+
+const TRAITS: &[&str] =
+    &["matmul", "reduction", "sum_reduction", "exp", "softmax", "cross_entropy", "attention_reduction"];
+
+fn signature() -> impl Strategy<Value = Signature> {
+    let shape = prop::collection::vec(extent(), 0..6);
+    let tensor = (shape, dtype()).prop_map(|(shape, dtype)| json!({"shape": shape, "dtype": dtype}));
+    let facts = (any::<bool>(), any::<bool>(), prop::option::of("int4|e2m1|other"));
+    let parts = (
+        prop::option::of(class()),
+        prop::collection::vec(tensor, 0..4),
+        prop::sample::subsequence(TRAITS, 0..=4),
+        0u32..5,
+        facts,
+    );
+    parts.prop_map(|(class, args, traits, block_rank, (has_reduction, has_split_k, source))| {
+        let query = json!({"kernel_class": class, "args": args, "traits": traits, "block_rank": block_rank,
+            "has_reduction": has_reduction, "has_split_k": has_split_k, "kernel_source": source});
+        serde_json::from_value(query).unwrap()
+    })
+}
+
+/// A rule for the very bucket of some query.
+fn rule() -> impl Strategy<Value = Value> {
+    let template = prop::collection::btree_map("[a-c]", 0u8..3, 0..3).prop_map(|config| json!(config));
+    let ranked = (
+        mostly(template),
+        mostly(any::<u8>().prop_map(Value::from)),
+        mostly(any::<f64>().prop_map(Value::from)),
+    )
+        .prop_map(
+            |(template, wins, slowdown)| json!({"template": template, "win_count": wins, "geomean_slowdown": slowdown}),
+        );
+    let templates = prop::collection::vec(mostly(ranked), 0..5).prop_map(Value::from);
+    (signature(), mostly(templates), any_json()).prop_map(|(signature, templates, more)| {
+        let query = signature.query();
+        let class = query.map_or("none", |query| query.class).to_owned();
+        let bucket = query.map(|query| query.bucket()).unwrap_or_default();
+        json!({"kernel_class": class, "shape_bucket": bucket, "templates": templates, "validation": more})
+    })
+}
+
+fn document() -> impl Strategy<Value = Value> {
+    let rules = prop::collection::vec(mostly(rule()), 0..8).prop_map(Value::from);
+    (mostly(rules), any_json(), any_json()).prop_map(|(rules, fallbacks, policy)| {
+        json!({"schema_version": 2, "rules": rules, "fallbacks": fallbacks, "policy": policy})
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_document_or_a_one_line_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Err(error) = Document::from_bytes(&bytes) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn any_json_is_a_document_or_a_one_line_error(value in any_json()) {
+        if let Err(error) = Document::from_value(value) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn saving_changes_no_answer(value in document(), signatures in prop::collection::vec(signature(), 1..8)) {
+        let Ok(document) = Document::from_value(value) else { return Ok(()) };
+        let text = document.to_canonical_json();
+        let again = Document::from_bytes(text.as_bytes()).unwrap();
+        prop_assert_eq!(again.to_canonical_json(), text);
+        let (before, after) = (Heuristics::new(document), Heuristics::new(again));
+        for signature in &signatures {
+            let configs: Vec<_> = before.lookup_signature(signature).configs().collect();
+            prop_assert_eq!(configs, after.lookup_signature(signature).configs().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_rule_is_found_where_and_only_where_its_bucket_is_equal(value in document(), signature in signature()) {
+        let Ok(document) = Document::from_value(value) else { return Ok(()) };
+        let heuristics = Heuristics::new(document);
+        let Some(query) = signature.query() else { return Ok(()) };
+        let equal = |rule: &kernel_sweep::heuristics::Rule| {
+            rule.kernel_class == query.class && rule.shape_bucket == query.bucket()
+        };
+        let expected = heuristics.rules().iter().rposition(equal);
+        let found = match heuristics.lookup(&query).source {
+            Source::Rule(index, _) => Some(index),
+            _ => None,
+        };
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn any_line_is_answered_with_one_line_of_json(line in prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..60),
+        any_json().prop_map(|value| value.to_string().into_bytes()),
+        signature().prop_map(|signature| format!("{{\"args\":[],\"block_rank\":{}}}", signature.block_rank).into_bytes()),
+    ]) {
+        let heuristics = Heuristics::new(Document { schema_version: 2, ..Document::default() });
+        let answer = answer_batch_line(&heuristics, &line);
+        prop_assert!(!answer.contains('\n'));
+        let value: Value = serde_json::from_str(&answer).unwrap();
+        prop_assert!(value["error"].is_string() != value["source"].is_string());
+    }
+}
