@@ -36,7 +36,7 @@ __device__ void fill_bits(Element* out, long long numel, unsigned long long seed
 }
 
 // Fill `out` with stream `seed`: floats uniform in [-magnitude, magnitude), integers with random bits.
-extern "C" __global__ void fill_bf16(Bf16* out, long long numel, unsigned long long seed, float magnitude) {
+extern "C" __global__ void fill_bf16(bf16* out, long long numel, unsigned long long seed, float magnitude) {
     fill_floats(out, numel, seed, magnitude);
 }
 
@@ -86,7 +86,7 @@ __device__ void compare(const Element* out, const float* reference, long long nu
     }
 }
 
-extern "C" __global__ void compare_bf16(const Bf16* out, const float* reference, long long numel, double* sums) {
+extern "C" __global__ void compare_bf16(const bf16* out, const float* reference, long long numel, double* sums) {
     compare(out, reference, numel, sums);
 }
 

@@ -35,10 +35,10 @@ pub mod search;
 #[cfg(feature = "harness")]
 pub mod derive;
 #[cfg(feature = "harness")]
-pub mod report;
-#[cfg(feature = "harness")]
 pub mod diff;
 #[cfg(feature = "harness")]
 pub mod sweep;
+#[cfg(feature = "harness")]
+pub mod report;
 #[cfg(feature = "harness")]
 pub mod cli;

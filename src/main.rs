@@ -1,3 +1,13 @@
 //! `sweep`: see `sweep --help`.
 
-fn main() {}
+use clap::Parser;
+use kernel_sweep::cli::{self, Cli};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = cli::run(Cli::parse());
+    if let Err(error) = &outcome {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(cli::exit_code(&outcome))
+}

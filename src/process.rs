@@ -4,11 +4,36 @@
 use crate::error::{Context, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
+
+/// The other side: answers each line of `input` on `output` until the input ends, the answer says it is the last, or
+/// nobody listens any more.
+///
+/// # Errors
+/// Where a question cannot be understood or the pipes break.
+pub fn answer_lines<Q: DeserializeOwned, A: Serialize>(
+    input: &mut dyn BufRead,
+    output: &mut dyn Write,
+    mut answer: impl FnMut(Q) -> Result<(A, bool)>,
+) -> Result<()> {
+    for line in input.lines() {
+        let (answer, last) = answer(serde_json::from_str(&line?)?)?;
+        let mut text = serde_json::to_vec(&answer)?;
+        text.push(b'\n');
+        match output.write_all(&text).and_then(|()| output.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()), // the parent was killed
+            other => other?,
+        }
+        if last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
 
 /// A process of this same program under one of its hidden subcommands. Killed when dropped.
 pub struct LineProcess {

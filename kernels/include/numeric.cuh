@@ -1,38 +1,50 @@
-// Element types in memory and their conversion to and from float, one instruction each.
+// Elements in memory as floats: one at a time, and as the 32-bit words of a vector load.
 #pragma once
 
-// bfloat16 as it lies in memory: the upper half of a float.
-struct Bf16 {
-    unsigned short bits;
-};
+#include "ptx.cuh"
+
+using ptx::bf16;
+using ptx::to_float;
 
 __device__ __forceinline__ float to_float(float value) { return value; }
 
-__device__ __forceinline__ float to_float(Bf16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
-
 template <typename Element>
-__device__ __forceinline__ Element from_float(float value);
-
-template <>
-__device__ __forceinline__ float from_float<float>(float value) {
-    return value;
+__device__ __forceinline__ Element from_float(float value) {
+    if constexpr (sizeof(Element) == sizeof(bf16)) {
+        return ptx::to_bf16(value);
+    } else {
+        return value;
+    }
 }
 
-// Rounds to nearest even.
-template <>
-__device__ __forceinline__ Bf16 from_float<Bf16>(float value) {
-    Bf16 rounded;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(value));
-    return rounded;
-}
+// So many bytes of `Element` that one instruction loads or stores: 4, 8 or 16, and aligned to as many.
+template <typename Element, int BYTES>
+struct alignas(BYTES) Vector {
+    static constexpr int WORDS = BYTES / 4;
+    static constexpr int WIDTH = BYTES / sizeof(Element);
 
-// Two floats rounded to a pair of bf16, `low` in the lower half.
-__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
-    unsigned pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
+    unsigned words[WORDS];
 
-// The two halves of a pair of bf16.
-__device__ __forceinline__ float low_of_bf16_pair(unsigned pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high_of_bf16_pair(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+    __device__ __forceinline__ void unpack(float (&values)[WIDTH]) const {
+#pragma unroll
+        for (int word = 0; word < WORDS; ++word) {
+            if constexpr (WIDTH == WORDS) {
+                values[word] = __uint_as_float(words[word]);
+            } else {
+                values[2 * word] = ptx::low_to_float(words[word]);
+                values[2 * word + 1] = ptx::high_to_float(words[word]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void pack(const float (&values)[WIDTH]) {
+#pragma unroll
+        for (int word = 0; word < WORDS; ++word) {
+            if constexpr (WIDTH == WORDS) {
+                words[word] = __float_as_uint(values[word]);
+            } else {
+                words[word] = ptx::pack_bf16(values[2 * word], values[2 * word + 1]);
+            }
+        }
+    }
+};

@@ -4,6 +4,8 @@ use crate::derive::{self, Defaults, Derived, Evidence, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
 use crate::journal;
+use crate::model::{Bytes, Family, GpuProfile};
+use crate::plan;
 use clap::Args;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,15 +34,15 @@ pub struct DeriveArgs {
     pub output: PathBuf,
 }
 
-/// Derives the document and writes it; returns what was derived and where it is.
-pub fn run(args: &DeriveArgs, defaults: &Defaults) -> Result<(Derived, PathBuf)> {
+/// Derives the document and writes it.
+pub fn run(args: &DeriveArgs) -> Result<()> {
     let folder = args.output.join(&args.gpu);
     let files = if args.from.is_empty() { recorded(&folder, &args.gpu)? } else { args.from.clone() };
     let mut evidence = Evidence::default();
     for file in &files {
         add_file(&mut evidence, file)?;
     }
-    let mut derived = derive::document(&evidence, &args.gpu, defaults);
+    let mut derived = derive::document(&evidence, &args.gpu, &defaults(&args.gpu)?);
     if derived.classes.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         return Err(Error::usage(format!("no trials in {}: nothing to derive from", names.join(", "))));
@@ -52,7 +54,14 @@ pub fn run(args: &DeriveArgs, defaults: &Defaults) -> Result<(Derived, PathBuf)>
     }
     derived.document.write_atomically(&path)?;
     summarize(&derived, &path);
-    Ok((derived, path))
+    Ok(())
+}
+
+/// The default configs of every family that has a plan for this GPU.
+fn defaults(gpu: &str) -> Result<Defaults> {
+    let profile = if gpu == GpuProfile::CPU { GpuProfile::cpu(1, Bytes(0)) } else { GpuProfile::by_name(gpu)? };
+    let plans = plan::load_all(&Family::ALL, None)?;
+    Ok(plans.into_iter().map(|plan| (plan.family, plan.defaults(&profile))).collect())
 }
 
 /// The GPU's journals, or its archive where there are none.

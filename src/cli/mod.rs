@@ -1,1 +1,145 @@
-//! cli
+//! The command line: clap types to validated options, one file a subcommand, and the exit codes.
+
+mod archive;
+mod compile;
+mod derive;
+mod devices;
+mod diff;
+mod lookup;
+mod sweep;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Family;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// What a command that did not fail came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All well: exit 0.
+    Done,
+    /// Some problem has no working config: exit 4.
+    Unworkable,
+    /// Something got slower: exit 5.
+    Regression,
+}
+
+/// The exit code of a command.
+pub fn exit_code(outcome: &Result<Outcome>) -> u8 {
+    match outcome {
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Unworkable) => 4,
+        Ok(Outcome::Regression) => 5,
+        Err(error) => match error.kind() {
+            ErrorKind::Usage => 2,
+            ErrorKind::DeviceAbsent => 3,
+            ErrorKind::Interrupted => 130,
+            _ => 1,
+        },
+    }
+}
+
+/// Which config should this kernel run with, on this shape, on this GPU?
+///
+/// Without a subcommand: sweeps the kernels of each family over their config spaces on a real device, and writes the best
+/// config of each shape bucket as one JSON document of rules and fallbacks, which `sweep lookup` serves.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    about,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  sweep --family matmul_fp4                    on the GPU that is here, else on the cpu
+  sweep --gpu h200 --family all --budget 30m   everything, in half an hour
+  sweep lookup --gpu h200 --family matmul_fp4 --shape m=16,n=4096,k=4096
+  sweep compile --gpu b200 --family all        check the kernels of a GPU that is not here
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 the device is not here, 4 some problem has no working config,
+5 a regression, 130 interrupted (everything measured is kept)"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    sweep: sweep::SweepArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Compile(compile::CompileArgs),
+    Derive(derive::DeriveArgs),
+    Lookup(lookup::LookupArgs),
+    Diff(diff::DiffArgs),
+    Archive(archive::ArchiveArgs),
+    Devices(devices::DevicesArgs),
+    /// The measuring process
+    #[command(hide = true)]
+    Worker,
+    /// The compiling process
+    #[command(hide = true)]
+    CompileWorker,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Whatever went wrong, with the chain of what was being done.
+pub fn run(cli: Cli) -> Result<Outcome> {
+    let stdio = || (std::io::stdin().lock(), std::io::stdout().lock());
+    match cli.command {
+        None => sweep::run(&cli.sweep),
+        Some(Command::Compile(args)) => compile::run(&args),
+        Some(Command::Derive(args)) => derive::run(&args).map(|()| Outcome::Done),
+        Some(Command::Lookup(args)) => lookup::run(&args).map(|()| Outcome::Done),
+        Some(Command::Diff(args)) => {
+            diff::run(&args).map(|regression| if regression { Outcome::Regression } else { Outcome::Done })
+        }
+        Some(Command::Archive(args)) => archive::run(&args),
+        Some(Command::Devices(args)) => devices::run(&args),
+        Some(Command::Worker) => {
+            let (mut input, mut output) = stdio();
+            crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
+        }
+        Some(Command::CompileWorker) => {
+            let (mut input, mut output) = stdio();
+            crate::device::cuda::serve_compiles(&mut input, &mut output).map(|()| Outcome::Done)
+        }
+    }
+}
+
+/// One or more families, or all of them.
+#[derive(Clone, Debug)]
+struct Families(Vec<Family>);
+
+/// Reads `NAME[,NAME…]` or `all`.
+fn families(text: &str) -> Result<Families> {
+    if text == "all" {
+        return Ok(Families(Family::ALL.to_vec()));
+    }
+    let mut families = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let family = family(name)?;
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    Ok(Families(families))
+}
+
+/// Reads a family's name; a wrong one is answered with the nearest.
+fn family(name: &str) -> Result<Family> {
+    name.parse().map_err(|_| {
+        let known = Family::ALL.map(Family::name);
+        let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
+        let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
+        Error::usage(format!("no family '{name}'; did you mean '{nearest}'? There are {}", known.join(", ")))
+    })
+}
+
+/// Where documents, journals and archives are.
+#[derive(clap::Args, Clone, Debug)]
+struct OutputArgs {
+    /// Folder that holds a folder for each GPU
+    #[arg(long, value_name = "DIR", default_value = "output")]
+    output: PathBuf,
+}

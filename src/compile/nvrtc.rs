@@ -26,13 +26,15 @@ impl Nvrtc {
     pub fn find(notice: &dyn Fn(&str)) -> Result<Self> {
         if let Some(path) = std::env::var_os("SWEEP_NVRTC") {
             let path = PathBuf::from(path);
-            let folder = if path.is_dir() { path.clone() } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
-            return Self::in_folder(&folder).ok_or_else(|| {
-                Error::usage(format!("SWEEP_NVRTC = {}: there is no {LIBRARY}", path.display()))
-            });
+            let folder =
+                if path.is_dir() { path.clone() } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
+            return Self::in_folder(&folder)
+                .ok_or_else(|| Error::usage(format!("SWEEP_NVRTC = {}: there is no {LIBRARY}", path.display())));
         }
         let cached = cache_folder()?.join("nvrtc");
-        if let Some(found) = toolkits().chain(wheels()).chain([wheel_library(&cached)]).find_map(|folder| Self::in_folder(&folder)) {
+        if let Some(found) =
+            toolkits().chain(wheels()).chain([wheel_library(&cached)]).find_map(|folder| Self::in_folder(&folder))
+        {
             return Ok(found);
         }
         notice(&format!("fetching {WHEEL} into {}", cached.display()));

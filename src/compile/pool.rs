@@ -277,8 +277,7 @@ impl Shared {
             }
         };
         let cubin = if answer.compiled { Some(std::fs::read(scratch.path())?) } else { None };
-        let entry =
-            Entry { compiled: answer.compiled, resources: Resources::of_log(&answer.log), log: answer.log };
+        let entry = Entry { compiled: answer.compiled, resources: Resources::of_log(&answer.log), log: answer.log };
         self.settings.cache.put(key, cubin.as_deref(), &entry)?;
         Ok(self.outcome(key, &entry))
     }

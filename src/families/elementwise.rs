@@ -1,33 +1,182 @@
 //! Elementwise addition.
 
-use super::{FamilySpec, HostTensor, KernelSpec, Launch, Rejection, Tensors};
-use crate::model::{Config, GpuProfile, Problem};
+use super::knobs::{self, Programs, WARP};
+use super::{Arg, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
+use crate::model::{Bytes, Config, GpuProfile, Mma, Problem, Shape};
 
 pub(super) struct Elementwise;
 
+/// A thread's share of a tile is at least one 32-bit word.
+const WORD_BYTES: u64 = 4;
+
+fn numel(problem: &Problem) -> u64 {
+    match problem.shape {
+        Shape::Elements { numel } => numel,
+        _ => unreachable!("Problem::new gives elementwise its own shape"),
+    }
+}
+
+/// The kernel and its launch, which are legal or not together.
+fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
+    knobs::mma(config, Mma::Simt)?;
+    knobs::only(config, &["mma", "num_sm_multiplier", "num_warps", "pid_type"])?;
+    let [block] = knobs::block_sizes(config)?;
+    let warps = knobs::num_warps(config)?;
+    let threads = warps * WARP;
+    require!(block.is_power_of_two() && block <= 1 << 24, "block_sizes [{block}] is not a power of two up to 2^24");
+    require!(
+        u64::from(block) * problem.dtype.size_bytes() >= u64::from(threads) * WORD_BYTES,
+        "block_sizes [{block}] gives {threads} threads less than {WORD_BYTES} bytes each"
+    );
+    let numel = numel(problem);
+    let Programs { count, contiguous } = knobs::programs(config, numel.div_ceil(u64::from(block)), profile)?;
+    let kernel = KernelSpec {
+        source: "elementwise.cu",
+        entry: "elementwise",
+        macros: vec![
+            ("DTYPE", knobs::c_type(problem.dtype)),
+            ("BLOCK", block.to_string()),
+            ("NUM_WARPS", warps.to_string()),
+        ],
+    };
+    let launch = Launch {
+        grid: [count, 1, 1],
+        threads,
+        dynamic_smem: Bytes(0),
+        args: vec![Arg::Input(0), Arg::Input(1), Arg::Output, Arg::I64(numel as i64), Arg::I32(i32::from(contiguous))],
+        workspace: Bytes(0),
+        counters: 0,
+    };
+    Ok((kernel, launch))
+}
+
 impl FamilySpec for Elementwise {
-    fn tensors(&self, _problem: &Problem) -> Tensors {
-        todo!()
+    fn tensors(&self, problem: &Problem) -> Tensors {
+        let tensor = |name| TensorSpec {
+            name,
+            element: problem.dtype.into(),
+            shape: vec![numel(problem)],
+            fill: Fill::Uniform { magnitude: 1.0 },
+        };
+        Tensors { inputs: vec![tensor("X"), tensor("Y")], output: tensor("OUT") }
     }
-    fn flops(&self, _problem: &Problem) -> f64 {
-        todo!()
+
+    fn flops(&self, problem: &Problem) -> f64 {
+        numel(problem) as f64
     }
+
     fn launch_knobs(&self) -> &'static [&'static str] {
-        todo!()
+        &["num_sm_multiplier", "pid_type"]
     }
-    fn kernel(&self, _config: &Config, _problem: &Problem, _profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
-        todo!()
+
+    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
+        build(config, problem, profile).map(|(kernel, _)| kernel)
     }
-    fn launch(&self, _config: &Config, _problem: &Problem, _profile: &GpuProfile) -> Result<Launch, Rejection> {
-        todo!()
+
+    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
+        build(config, problem, profile).map(|(_, launch)| launch)
     }
-    fn check_host(&self, _config: &Config, _problem: &Problem) -> Result<(), Rejection> {
-        todo!()
+
+    fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
+        knobs::only(config, &["num_warps"])?;
+        knobs::block_sizes::<1>(config)?;
+        knobs::needed("num_warps", config.num_warps)?;
+        Ok(())
     }
-    fn reference(&self, _problem: &Problem) -> (KernelSpec, Launch) {
-        todo!()
+
+    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+        const THREADS: u32 = 256;
+        const MOST_BLOCKS: u64 = 1 << 16;
+        let numel = numel(problem);
+        let kernel = KernelSpec {
+            source: "elementwise_reference.cu",
+            entry: "elementwise_reference",
+            macros: vec![("DTYPE", knobs::c_type(problem.dtype))],
+        };
+        let launch = Launch {
+            grid: [numel.div_ceil(u64::from(THREADS)).min(MOST_BLOCKS) as u32, 1, 1],
+            threads: THREADS,
+            dynamic_smem: Bytes(0),
+            args: vec![Arg::Input(0), Arg::Input(1), Arg::Output, Arg::I64(numel as i64)],
+            workspace: Bytes(0),
+            counters: 0,
+        };
+        (kernel, launch)
     }
-    fn host_reference(&self, _problem: &Problem, _inputs: &[HostTensor]) -> Vec<f64> {
-        todo!()
+
+    fn host_reference(&self, _problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
+        inputs[0].to_f64().iter().zip(inputs[1].to_f64()).map(|(x, y)| x + y).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Dtype, Family, PidType};
+    use half::bf16;
+
+    fn problem(numel: i64, dtype: Dtype) -> Problem {
+        Problem::new(Family::Elementwise, &[("numel", numel)], dtype).unwrap()
+    }
+
+    fn config(block: u32, warps: u32) -> Config {
+        Config {
+            block_sizes: vec![block],
+            mma: Some(Mma::Simt),
+            num_warps: Some(warps),
+            pid_type: Some(PidType::Flat),
+            ..Config::default()
+        }
+    }
+
+    fn launch(config: &Config, numel: i64) -> Result<Launch, Rejection> {
+        Elementwise.launch(config, &problem(numel, Dtype::Bf16), &GpuProfile::by_name("h200").unwrap())
+    }
+
+    #[test]
+    fn every_element_has_a_program() {
+        for (numel, programs) in [(1, 1), (1024, 1), (1025, 2), (1 << 29, 1 << 19)] {
+            let launch = launch(&config(1024, 4), numel).unwrap();
+            assert_eq!(launch.grid, [programs, 1, 1], "{numel} elements");
+            assert_eq!(launch.args[3], Arg::I64(numel));
+        }
+    }
+
+    #[test]
+    fn persistent_programs_are_counted_by_the_gpu_and_never_outnumber_tiles() {
+        let persistent = |pid_type| Config { pid_type: Some(pid_type), num_sm_multiplier: Some(2), ..config(1024, 4) };
+        let blocked = launch(&persistent(PidType::PersistentBlocked), 1 << 20).unwrap();
+        assert_eq!((blocked.grid[0], *blocked.args.last().unwrap()), (264, Arg::I32(1)));
+        let interleaved = launch(&persistent(PidType::PersistentInterleaved), 5000).unwrap();
+        assert_eq!((interleaved.grid[0], *interleaved.args.last().unwrap()), (5, Arg::I32(0)));
+    }
+
+    #[test]
+    fn a_thread_needs_a_word_of_the_tile() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let kernel = |block, dtype| Elementwise.kernel(&config(block, 4), &problem(4096, dtype), &h200);
+        assert!(kernel(256, Dtype::Bf16).is_ok());
+        assert!(kernel(128, Dtype::Bf16).unwrap_err().0.contains("less than 4 bytes"));
+        assert!(kernel(128, Dtype::F32).is_ok());
+    }
+
+    #[test]
+    fn a_knob_without_effect_or_out_of_range_is_refused_by_name() {
+        let refused = |config: Config| launch(&config, 4096).unwrap_err().0;
+        assert!(refused(Config { num_stages: Some(2), ..config(1024, 4) }).contains("num_stages"));
+        assert!(refused(Config { num_sm_multiplier: Some(2), ..config(1024, 4) }).contains("num_sm_multiplier 2"));
+        assert!(refused(Config { mma: Some(Mma::MmaSync), ..config(1024, 4) }).contains("mma_sync"));
+        assert!(refused(Config { pid_type: None, ..config(1024, 4) }).contains("pid_type"));
+        assert!(refused(Config { num_warps: None, ..config(1024, 4) }).contains("num_warps"));
+        assert!(refused(config(1024, 3)).contains("num_warps 3"));
+        assert!(refused(config(1000, 4)).contains("[1000]"));
+        assert!(refused(Config { block_sizes: vec![1024, 2], ..config(1024, 4) }).contains("[1024, 2]"));
+    }
+
+    #[test]
+    fn the_host_reference_adds() {
+        let tensor = |values: [f32; 2]| HostTensor::Bf16(values.map(bf16::from_f32).to_vec());
+        let sums = Elementwise.host_reference(&problem(2, Dtype::Bf16), &[tensor([1.0, -2.5]), tensor([0.5, 2.5])]);
+        assert_eq!(sums, [1.5, 0.0]);
     }
 }

@@ -86,9 +86,21 @@ pub enum HostTensor {
     I16(Vec<i16>),
 }
 
+impl HostTensor {
+    /// Its elements, exact in f64.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self {
+            Self::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+            Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
+        }
+    }
+}
+
 /// The random word of element `index` in stream `seed`: splitmix64's output function over a Weyl sequence
 /// (Steele, Lea, Flood 2014). `kernels/support.cu` holds the same function.
-pub fn random_bits(seed: u64, index: u64) -> u64 {
+fn random_bits(seed: u64, index: u64) -> u64 {
     let mut word = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

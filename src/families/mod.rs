@@ -6,6 +6,7 @@ mod attention;
 mod elementwise;
 mod gemm;
 mod inputs;
+mod knobs;
 mod row_softmax;
 
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};

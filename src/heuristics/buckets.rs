@@ -4,6 +4,7 @@
 //! spelled out only for people and for the document.
 
 use super::Bucket;
+use crate::error::{Error, Result};
 use crate::model::{Dtype, Family, Problem, Shape};
 
 /// What a bucket knows of a data type.
@@ -43,6 +44,27 @@ impl DtypeClass {
     /// The label in a bucket.
     pub const fn label(self) -> &'static str {
         Self::LABELS[self as usize]
+    }
+}
+
+/// Reads the short names people use, a class's own label, and the names of tensor libraries.
+impl std::str::FromStr for DtypeClass {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "bf16" | "f16" | "fp16" | "half" | "fp16_bf16" => Ok(Self::Fp16Bf16),
+            "f32" | "fp32" | "float" => Ok(Self::Fp32),
+            "f8" | "fp8" => Ok(Self::Fp8),
+            "i8" | "i16" | "i32" | "i64" => Ok(Self::Int),
+            "other" => Ok(Self::Other),
+            _ => match Self::of_name(name) {
+                Self::Other if !name.starts_with("torch.") => Err(Error::usage(format!(
+                    "'{name}' is no data type; such as bf16, f16, f32, fp8, int or torch.bfloat16 are"
+                ))),
+                known => Ok(known),
+            },
+        }
     }
 }
 
@@ -110,6 +132,35 @@ impl From<Shape> for Extents {
             Shape::Elements { numel } => Self::Elements { numel: known(numel) },
         }
     }
+}
+
+/// The classes that classification knows: the families and their kin of other tools.
+pub const CLASSES: [&str; 14] = [
+    "matmul",
+    "matmul_int4",
+    "matmul_int16",
+    "matmul_fp4",
+    "matmul_fp8",
+    "grouped_matmul",
+    "batched_matmul",
+    "split_k_matmul",
+    "attention",
+    "row_softmax",
+    "row_norm_rms",
+    "row_norm_layer",
+    "row_cross_entropy",
+    "elementwise",
+];
+
+/// The family whose dimensions a class goes by: `matmul` for `matmul_fp8`. None for a class whose buckets have no bins.
+pub fn family_of_shape(class: &str) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| family.name() == class).or(match Kind::of_class(class) {
+        Kind::Gemm => Some(Family::Matmul),
+        Kind::Attention => Some(Family::Attention),
+        Kind::Rows => Some(Family::RowSoftmax),
+        Kind::Elements => Some(Family::Elementwise),
+        Kind::Unbinned => None,
+    })
 }
 
 /// What a class computes, as far as buckets and groups care.

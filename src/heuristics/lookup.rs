@@ -111,6 +111,7 @@ pub struct Heuristics {
 #[derive(Clone, Debug)]
 struct Class {
     name: String,
+    kind: Kind,
     enabled: bool,
     /// Sorted by bucket.
     rules: Vec<Indexed>,
@@ -150,6 +151,7 @@ impl Heuristics {
             .into_iter()
             .map(|(name, rules)| Class {
                 name: name.to_owned(),
+                kind: Kind::of_class(name),
                 enabled: !options.disabled && !options.disabled_classes.contains(name),
                 rules: rules.into_values().collect(),
                 fallbacks: Vec::new(),
@@ -158,7 +160,7 @@ impl Heuristics {
         for class in &mut classes {
             let mut entries = fallbacks.remove(&class.name).unwrap_or_default();
             entries.retain(|_, fallback| max_configs > 0 && fallback.config().is_some());
-            class.fallbacks = Kind::of_class(&class.name).groups().iter().map(|group| entries.remove(*group)).collect();
+            class.fallbacks = class.kind.groups().iter().map(|group| entries.remove(*group)).collect();
         }
         Self { rules, classes }
     }
@@ -182,15 +184,14 @@ impl Heuristics {
     /// The answer to a query. Allocates nothing.
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
         let Some(class) = self.class(query.class).filter(|class| class.enabled) else { return Answer::NOTHING };
-        let kind = Kind::of_class(query.class);
-        let bucket = PackedBucket::of(kind, &query.extents, query.dtype);
+        let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
         if let Ok(found) = class.rules.binary_search_by_key(&bucket, |indexed| indexed.bucket) {
             let indexed = &class.rules[found];
             return Answer { source: Source::Rule(indexed.rule, &self.rules[indexed.rule]), ranking: &indexed.ranking };
         }
-        let Some(group) = group_index(kind, &query.extents) else { return Answer::NOTHING };
+        let Some(group) = group_index(class.kind, &query.extents) else { return Answer::NOTHING };
         match &class.fallbacks[group] {
-            Some(fallback) => Answer { source: Source::Fallback(kind.groups()[group], fallback), ranking: &[0] },
+            Some(fallback) => Answer { source: Source::Fallback(class.kind.groups()[group], fallback), ranking: &[0] },
             None => Answer::NOTHING,
         }
     }
@@ -207,9 +208,9 @@ impl Heuristics {
 
     /// The rule of the query's class whose bucket is nearest: equal in the most fields, then the fewest bins away.
     pub fn nearest(&self, query: &Query) -> Option<(usize, &Rule)> {
-        let bucket = PackedBucket::of(Kind::of_class(query.class), &query.extents, query.dtype);
-        let rules = &self.class(query.class)?.rules;
-        let nearest = rules.iter().min_by_key(|indexed| (indexed.bucket.distance(bucket), indexed.rule))?;
+        let class = self.class(query.class)?;
+        let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
+        let nearest = class.rules.iter().min_by_key(|indexed| (indexed.bucket.distance(bucket), indexed.rule))?;
         Some((nearest.rule, &self.rules[nearest.rule]))
     }
 

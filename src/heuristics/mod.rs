@@ -13,7 +13,7 @@ mod signature;
 mod write;
 
 pub use batch::{AnswerRecord, answer_batch_line};
-pub use buckets::{DtypeClass, Extents, bucket_of, class_groups, group_of, groups};
+pub use buckets::{CLASSES, DtypeClass, Extents, bucket_of, class_groups, family_of_shape, group_of, groups};
 pub use builtin::{builtin_document, builtin_names};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
 #[cfg(feature = "harness")]

@@ -45,7 +45,7 @@ impl Journal {
         let mut file = lock(path).context(what)?;
         if fresh && file.metadata().context(what)?.len() > 0 {
             let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ");
-            std::fs::rename(path, path.with_extension(format!("{stamp}.jsonl"))).context(what)?;
+            std::fs::rename(path, path.with_extension(format!("jsonl.{stamp}"))).context(what)?;
             file = lock(path).context(what)?;
         }
         let mut contents = Contents::default();

@@ -72,10 +72,8 @@ pub fn measure(timer: &mut dyn Timer, sampling: &Sampling) -> Result<Measurement
     let mut times = Vec::new();
     let mut dropped = 0;
     let mut throttled = false;
-    let mut sm_mhz = None;
     loop {
         let sample = timer.sample()?;
-        sm_mhz = sample.sm_mhz;
         if sample.throttled {
             if dropped < MAX_THROTTLED {
                 dropped += 1;
@@ -88,7 +86,7 @@ pub fn measure(timer: &mut dyn Timer, sampling: &Sampling) -> Result<Measurement
         let hopeless = sampling.abandon_above.is_some_and(|limit| sample.time > limit);
         let count = times.len() as u32;
         if hopeless || count >= sampling.max_samples || (count >= sampling.min_samples && criterion.finished()) {
-            return Ok(Measurement { summary: Summary::of(&times), sm_mhz, throttled });
+            return Ok(Measurement { summary: Summary::of(&times), sm_mhz: sample.sm_mhz, throttled });
         }
     }
 }
@@ -103,7 +101,9 @@ mod tests {
 
     impl Tape {
         fn of(times: impl IntoIterator<Item = f64>) -> Self {
-            Self(times.into_iter().map(|us| Sample { time: Micros(us), sm_mhz: Some(1980), throttled: false }).collect())
+            Self(
+                times.into_iter().map(|us| Sample { time: Micros(us), sm_mhz: Some(1980), throttled: false }).collect(),
+            )
         }
     }
 

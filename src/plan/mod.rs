@@ -50,7 +50,8 @@ impl Plan {
             return read::parse_plan(family, &text, &path.display().to_string());
         }
         let file = EMBEDDED.get_file(&name).and_then(|file| file.contents_utf8());
-        let text = file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
+        let text =
+            file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
         read::parse_plan(family, text, &format!("sweeps/{name} (built in)"))
     }
 

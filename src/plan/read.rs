@@ -79,8 +79,7 @@ impl Source<'_> {
             Some(name) => name.parse().map_err(|error| self.error(raw.span().start, error))?,
         };
         let dimensions: Vec<_> = fields.dimensions.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let problem =
-            Problem::new(family, &dimensions, dtype).map_err(|error| self.error(raw.span().start, error))?;
+        let problem = Problem::new(family, &dimensions, dtype).map_err(|error| self.error(raw.span().start, error))?;
         Ok(PlannedProblem { problem, from: fields.from.clone() })
     }
 

@@ -22,8 +22,9 @@ pub struct Space {
 pub(super) fn kind_field(kind: &str) -> Result<Map<String, Value>> {
     let mut fields = Map::new();
     if kind != GpuProfile::CPU {
-        let mma: Mma =
-            kind.parse().map_err(|error: Error| error.context(format!("[space.{kind}] is neither cpu nor a kind of mma")))?;
+        let mma: Mma = kind
+            .parse()
+            .map_err(|error: Error| error.context(format!("[space.{kind}] is neither cpu nor a kind of mma")))?;
         fields.insert("mma".into(), mma.name().into());
     }
     Ok(fields)
@@ -33,9 +34,7 @@ pub(super) fn kind_field(kind: &str) -> Result<Map<String, Value>> {
 pub(super) fn check_fields(fields: &Map<String, Value>) -> Result<()> {
     match fields.keys().find(|name| !Config::FIELDS.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => {
-            Err(Error::usage(format!("unknown field '{name}'; a config has {}", Config::FIELDS.join(", "))))
-        }
+        Some(name) => Err(Error::usage(format!("unknown field '{name}'; a config has {}", Config::FIELDS.join(", ")))),
     }
 }
 
@@ -177,7 +176,8 @@ mod tests {
 
     #[test]
     fn a_whole_row_is_null() {
-        let configs = expand_text("block_sizes = [[1]]\nreduction_loops = [['whole'], [1024]]\nnum_stages = [2, 3]", "");
+        let configs =
+            expand_text("block_sizes = [[1]]\nreduction_loops = [['whole'], [1024]]\nnum_stages = [2, 3]", "");
         let configs = configs.unwrap();
         assert_eq!(configs.len(), 3);
         assert_eq!((configs[0].reduction_loops.as_slice(), configs[0].num_stages), (&[None][..], None));

@@ -1,6 +1,10 @@
 //! The search on one problem: screen every kernel, refine the launch knobs of the survivors, let the best race. Decisions
 //! alone; a [`Bench`] does the measuring, so that a fake one can test them.
 
+mod cross;
+
+pub use cross::crossings;
+
 use crate::error::Result;
 use crate::families::{KernelSpec, Launch};
 use crate::journal::{Stage, Trial};
@@ -158,10 +162,8 @@ fn refine(bench: &mut dyn Bench, variant: &[&Candidate], scores: &mut Scores, wi
 }
 
 fn survivors<'a, 'b>(variants: &'b [Vec<&'a Candidate>], scores: &Scores, count: usize) -> Vec<&'b Vec<&'a Candidate>> {
-    let mut ranked: Vec<_> = variants
-        .iter()
-        .filter_map(|variant| Some((scores.of(scores.best_of(variant)?)?, variant)))
-        .collect();
+    let mut ranked: Vec<_> =
+        variants.iter().filter_map(|variant| Some((scores.of(scores.best_of(variant)?)?, variant))).collect();
     ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
     ranked.into_iter().take(count).map(|(_, variant)| variant).collect()
 }
@@ -342,7 +344,14 @@ mod tests {
     fn defaults_race_even_when_slow_and_the_winner_races_twice() {
         let default = space()[0].config.clone();
         let mut bench = Formula::new(bowl);
-        search(&mut bench, &space(), 132, std::slice::from_ref(&default), &Width { survivors: 2, finalists: 2, ..Width::default() }).unwrap();
+        search(
+            &mut bench,
+            &space(),
+            132,
+            std::slice::from_ref(&default),
+            &Width { survivors: 2, finalists: 2, ..Width::default() },
+        )
+        .unwrap();
         assert!(bench.raced.contains(&default));
         assert_eq!(bench.raced.first(), bench.raced.last());
     }

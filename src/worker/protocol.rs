@@ -80,7 +80,6 @@ pub enum Verdict {
     },
 }
 
-
 /// What the worker answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]

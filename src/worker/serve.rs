@@ -5,6 +5,7 @@ use crate::device::{self, Device, Fault};
 use crate::error::{Error, Result};
 use crate::measure::{self, Measurement, Sample, Sampling, Summary, Timer};
 use crate::model::Problem;
+use crate::process;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use std::io::{BufRead, Write};
@@ -16,20 +17,14 @@ use std::time::Instant;
 /// Where a request cannot be read or the pipes break.
 pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
     let mut session = Session { device: None, problem: None };
-    for line in input.lines() {
-        let request: Request = serde_json::from_str(&line?)?;
+    process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
             Fault::Refused(error) => Reply::Refused { error },
             Fault::Dead(error) => Reply::Dead { error },
         });
-        serde_json::to_writer(&mut *output, &reply)?;
-        output.write_all(b"\n")?;
-        output.flush()?;
-        if matches!(reply, Reply::Dead { .. }) {
-            return Err(Error::failure("the device is lost"));
-        }
-    }
-    Ok(())
+        let last = matches!(reply, Reply::Dead { .. });
+        Ok((reply, last))
+    })
 }
 
 struct Session {

@@ -65,7 +65,8 @@ impl Cpu {
         }
         let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
         let started = Instant::now();
-        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, &self.pools[&threads]);
+        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, &self.pools[&threads])
+            .map_err(|error| Fault::Refused(error.to_string()))?;
         Ok(Micros(started.elapsed().as_secs_f64() * 1e6))
     }
 }
@@ -74,8 +75,7 @@ impl Device for Cpu {
     fn prepare(&mut self, problem: &Problem, seed: u64, _reference: Option<&Program>) -> Result<(), Fault> {
         let spec = families::spec(problem.family);
         let tensors = spec.tensors(problem);
-        let inputs: Vec<_> =
-            (seed..).zip(&tensors.inputs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
+        let inputs: Vec<_> = (seed..).zip(&tensors.inputs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
         let reference = spec.host_reference(problem, &inputs);
         let output = poison(tensors.output.element, tensors.output.numel() as usize);
         self.task = Some(Task { problem: *problem, inputs, output, reference });
@@ -89,7 +89,8 @@ impl Device for Cpu {
 
     fn verify(&mut self) -> Result<Deviation, Fault> {
         if let Some(task) = &mut self.task {
-            task.output = poison(families::spec(task.problem.family).tensors(&task.problem).output.element, task.reference.len());
+            task.output =
+                poison(families::spec(task.problem.family).tensors(&task.problem).output.element, task.reference.len());
         }
         self.run()?;
         let task = self.task.as_ref().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;

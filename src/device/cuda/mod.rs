@@ -32,7 +32,8 @@ impl From<DriverError> for Fault {
             CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
             CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND, CUDA_ERROR_OUT_OF_MEMORY,
         };
-        let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+        let name =
+            error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
         let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
         let message = format!("{name}: {text}");
         match error.0 {
@@ -153,7 +154,8 @@ impl Gpu {
         let (stream, l2) = unsafe {
             let context = result::primary_ctx::retain(device)?;
             result::ctx::set_current(context)?;
-            let l2 = result::device::get_attribute(device, sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+            let l2 =
+                result::device::get_attribute(device, sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
             (result::stream::create(result::stream::StreamKind::NonBlocking)?, l2.unsigned_abs())
         };
         let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;

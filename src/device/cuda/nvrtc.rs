@@ -2,6 +2,7 @@
 
 use crate::compile::{Answer, Job};
 use crate::error::{Context, Error, Result};
+use crate::process;
 use cudarc::nvrtc::{result, sys};
 use std::ffi::{CStr, CString, c_char};
 use std::io::{BufRead, Write};
@@ -15,14 +16,10 @@ pub fn serve_compiles(input: &mut dyn BufRead, output: &mut dyn Write) -> Result
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::failure("libnvrtc cannot be loaded"));
     }
-    for line in input.lines() {
-        let job: Job = serde_json::from_str(&line?)?;
+    process::answer_lines(input, output, |job: Job| {
         let answer = compile(&job).unwrap_or_else(|error| Answer { compiled: false, log: format!("error: {error}") });
-        serde_json::to_writer(&mut *output, &answer)?;
-        output.write_all(b"\n")?;
-        output.flush()?;
-    }
-    Ok(())
+        Ok((answer, false))
+    })
 }
 
 fn compile(job: &Job) -> Result<Answer> {

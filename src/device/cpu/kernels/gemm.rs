@@ -8,6 +8,8 @@ use crate::model::{Config, Family, Problem, Shape};
 use half::bf16;
 use rayon::prelude::*;
 
+/// What each signed int4 code stands for.
+const INT4: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0];
 /// What each E2M1 code stands for: one sign bit, two of exponent, one of mantissa.
 const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
@@ -22,8 +24,8 @@ pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], out
     match (problem.family, b) {
         (Family::Matmul, HostTensor::Bf16(b)) => product.compute(b, |weight| [weight.load()], c),
         (Family::MatmulInt16, HostTensor::I16(b)) => product.compute(b, |weight| [round_to_bf16(weight)], c),
-        (Family::MatmulInt4, HostTensor::I8(b)) => product.compute(b, decode_int4, c),
-        (Family::MatmulFp4, HostTensor::I8(b)) => product.compute(b, decode_e2m1, c),
+        (Family::MatmulInt4, HostTensor::I8(b)) => product.compute(b, |byte| decode_nibbles(byte, &INT4), c),
+        (Family::MatmulFp4, HostTensor::I8(b)) => product.compute(b, |byte| decode_nibbles(byte, &E2M1), c),
         _ => return None,
     }
     Some(())
@@ -35,15 +37,10 @@ fn round_to_bf16(weight: i16) -> f32 {
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
-/// Both nibbles of a byte as signed integers, low one first.
-fn decode_int4(byte: i8) -> [f32; 2] {
-    [f32::from(byte << 4 >> 4), f32::from(byte >> 4)]
-}
-
-/// Both nibbles of a byte as E2M1, low one first.
-fn decode_e2m1(byte: i8) -> [f32; 2] {
+/// What the nibbles of a byte stand for, low one first.
+fn decode_nibbles(byte: i8, values: &[f32; 16]) -> [f32; 2] {
     let byte = byte.cast_unsigned();
-    [E2M1[usize::from(byte & 15)], E2M1[usize::from(byte >> 4)]]
+    [values[usize::from(byte & 15)], values[usize::from(byte >> 4)]]
 }
 
 /// All of a product but B and C.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::float_cmp, clippy::many_single_char_names)]
 
+use super::row_softmax::exp;
 use super::{run, threads};
 use crate::families::{Element, Fill, HostTensor, TensorSpec, fill};
 use crate::model::{Config, Dtype, Family, Problem};
@@ -217,6 +218,16 @@ fn every_int16_is_rounded_to_the_nearest_bf16() {
     let problem = problem(Family::MatmulInt16, &[1, n, 1], Dtype::Bf16);
     let output = output_of(&problem, &config(&[1, 4096, 1], 2), &inputs, n);
     assert_eq!(output, weights(Family::MatmulInt16, &inputs[1], n));
+}
+
+#[test]
+fn exponentials_are_right_to_two_units_in_the_last_place() {
+    for x in (0..=87_300).map(|step| step as f32 * -1e-3).chain([-1e-30, -1e-5]) {
+        let (value, exact) = (f64::from(exp(x)), f64::from(x).exp());
+        assert!((value / exact - 1.0).abs() < 2.0 * f64::from(f32::EPSILON), "e^{x} = {exact}, not {value}");
+    }
+    assert_eq!((exp(-88.0), exp(-1e30), exp(f32::NEG_INFINITY)), (0.0, 0.0, 0.0));
+    assert!(exp(f32::NAN).is_nan());
 }
 
 #[test]

@@ -1,0 +1,70 @@
+// out = x + y, added in f32 and rounded once.
+//
+// x, y, out: [numel] contiguous, 16-byte aligned. A program works on tiles of BLOCK elements; each thread loads its share
+// of both inputs in vectors of up to 16 bytes, up to BATCH of each before it uses the first.
+// Launch: NUM_WARPS * 32 threads, grid (programs), no dynamic shared memory.
+//
+//   DTYPE       bf16 or float
+//   BLOCK       elements of a tile: a power of two, at least 4 bytes a thread
+//   NUM_WARPS   warps of a program
+
+#include "numeric.cuh"
+#include "programs.cuh"
+
+#if !defined(DTYPE) || !defined(BLOCK) || !defined(NUM_WARPS)
+#error "elementwise.cu needs DTYPE, BLOCK and NUM_WARPS"
+#endif
+
+constexpr int THREADS = NUM_WARPS * 32;
+constexpr int THREAD_BYTES = BLOCK / THREADS * static_cast<int>(sizeof(DTYPE));
+constexpr int VECTOR_BYTES = THREAD_BYTES < 16 ? THREAD_BYTES : 16;
+constexpr int VECTORS = THREAD_BYTES / VECTOR_BYTES;
+constexpr int LARGEST_BATCH = NUM_WARPS > 16 ? 4 : 8;  // 1024 threads have 64 registers each
+constexpr int BATCH = VECTORS < LARGEST_BATCH ? VECTORS : LARGEST_BATCH;
+
+static_assert((BLOCK & (BLOCK - 1)) == 0, "BLOCK must be a power of two");
+static_assert(BLOCK % THREADS == 0 && THREAD_BYTES >= 4, "a thread needs at least 4 bytes of a tile");
+
+using Pack = Vector<DTYPE, VECTOR_BYTES>;
+
+__device__ __forceinline__ Pack add(const Pack& x, const Pack& y) {
+    float sums[Pack::WIDTH], terms[Pack::WIDTH];
+    x.unpack(sums);
+    y.unpack(terms);
+#pragma unroll
+    for (int i = 0; i < Pack::WIDTH; ++i) sums[i] += terms[i];
+    Pack out;
+    out.pack(sums);
+    return out;
+}
+
+// No `__restrict__`: a store that may alias the inputs keeps the compiler from moving loads of the batch behind it.
+__device__ __forceinline__ void add_whole_tile(const Pack* x, const Pack* y, Pack* out) {
+#pragma unroll 1
+    for (int batch = 0; batch < VECTORS; batch += BATCH) {
+        Pack xs[BATCH], ys[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            xs[i] = x[(batch + i) * THREADS + threadIdx.x];
+            ys[i] = y[(batch + i) * THREADS + threadIdx.x];
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) out[(batch + i) * THREADS + threadIdx.x] = add(xs[i], ys[i]);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+elementwise(const DTYPE* x, const DTYPE* y, DTYPE* out, long long numel, int contiguous) {
+    const Tiles tiles = tiles_of_program((numel + BLOCK - 1) / BLOCK, contiguous);
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride) {
+        const long long first = tile * BLOCK;
+        if (first + BLOCK <= numel) {
+            add_whole_tile(reinterpret_cast<const Pack*>(x + first), reinterpret_cast<const Pack*>(y + first),
+                           reinterpret_cast<Pack*>(out + first));
+        } else {
+            for (long long i = first + threadIdx.x; i < numel; i += THREADS) {
+                out[i] = from_float<DTYPE>(to_float(x[i]) + to_float(y[i]));
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! `sweep compile`: the whole space for a GPU's architecture, without the GPU.
+
+use super::{Families, Outcome, families};
+use crate::compile::{Compiler, Outcome as Compiled};
+use crate::error::Result;
+use crate::families::{self as family_specs, KernelSpec};
+use crate::model::{Config, GpuProfile};
+use crate::plan::{self, Plan};
+use crate::sweep::{self, Progress};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Compile the whole config space for a GPU's architecture; needs no GPU
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  sweep compile --gpu b200 --family all --json")]
+pub(super) struct CompileArgs {
+    /// GPU to compile for: b200, h200, h100, a100, …
+    #[arg(long, value_name = "NAME")]
+    gpu: String,
+    /// Families, or all
+    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    family: Families,
+    /// Print the counts as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of the spaces.
+#[derive(Serialize)]
+struct Report {
+    gpu: String,
+    arch: String,
+    families: BTreeMap<&'static str, Counts>,
+}
+
+/// Configs by what became of them. A config is legal where it runs on a problem of the plan; it counts as compiled where
+/// all the kernels it needs there compiled.
+#[derive(Default, Serialize)]
+struct Counts {
+    configs: usize,
+    compiled: usize,
+    failed: usize,
+    spilling: usize,
+    pruned: usize,
+}
+
+pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
+    let profile = GpuProfile::by_name(&args.gpu)?;
+    let progress = Progress::new(args.json);
+    let compiler = sweep::compiler(&profile, &progress)?;
+    let plans = plan::load_all(&args.family.0, None)?;
+    let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
+    for plan in &plans {
+        let counts = compile_space(plan, &profile, &compiler, args.json)?;
+        if !args.json {
+            eprintln!(
+                "{}: {} configs, {} compiled, {} failed, {} spilling, {} pruned",
+                plan.family, counts.configs, counts.compiled, counts.failed, counts.spilling, counts.pruned
+            );
+        }
+        report.families.insert(plan.family.name(), counts);
+    }
+    progress.finish();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    let failed: usize = report.families.values().map(|counts| counts.failed).sum();
+    Ok(if failed == 0 { Outcome::Done } else { Outcome::Unworkable })
+}
+
+fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: bool) -> Result<Counts> {
+    let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
+    let mut reasons: BTreeMap<Config, String> = BTreeMap::new();
+    for planned in plan.problems(profile)? {
+        compiler.request(&family_specs::spec(plan.family).reference(&planned.problem).0)?;
+        for candidate in plan.candidates(&planned.problem, profile) {
+            match candidate.program {
+                Ok(Some((kernel, _))) => {
+                    compiler.request(&kernel)?;
+                    kernels.entry(candidate.config).or_default().insert(kernel);
+                }
+                Ok(None) => {}
+                Err(rejection) => {
+                    reasons.entry(candidate.config).or_insert(rejection.0);
+                }
+            }
+        }
+    }
+    let pruned = reasons.keys().filter(|config| !kernels.contains_key(*config)).count();
+    let mut counts = Counts { configs: kernels.len() + pruned, pruned, ..Counts::default() };
+    let mut told = BTreeSet::new();
+    for needed in kernels.values() {
+        let outcomes = needed.iter().map(|kernel| compiler.wait(kernel)).collect::<Result<Vec<_>>>()?;
+        let failure = outcomes.iter().find_map(|outcome| match outcome {
+            Compiled::Failed { key, error, .. } => Some((key, error)),
+            Compiled::Compiled { .. } => None,
+        });
+        if let Some((key, error)) = failure {
+            counts.failed += 1;
+            if told.insert(key.clone()) && !quiet {
+                eprintln!("{}: {error}", plan.family);
+            }
+            continue;
+        }
+        counts.compiled += 1;
+        let spills =
+            |outcome: &Compiled| matches!(outcome, Compiled::Compiled { resources, .. } if resources.spill_bytes > 0);
+        counts.spilling += usize::from(outcomes.iter().any(spills));
+    }
+    Ok(counts)
+}

@@ -1,0 +1,33 @@
+//! `sweep devices`: what is here.
+
+use super::Outcome;
+use crate::device::{self, Address};
+use crate::error::Result;
+
+/// List the devices that are here and the profile each matches
+#[derive(clap::Args, Debug)]
+pub(super) struct DevicesArgs {
+    /// Print the list as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
+    let here = device::discover();
+    if args.json {
+        println!("{}", serde_json::to_string(&here)?);
+        return Ok(Outcome::Done);
+    }
+    for found in here {
+        let address = match found.address {
+            Address::Cpu => "cpu".to_string(),
+            Address::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        };
+        let profile = &found.profile;
+        println!(
+            "{address:8} --gpu {:8} {}, {}, {} multiprocessors, L2 {}",
+            profile.name, found.name, profile.arch, profile.multiprocessors, profile.l2
+        );
+    }
+    Ok(Outcome::Done)
+}

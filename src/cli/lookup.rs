@@ -1,0 +1,264 @@
+//! `sweep lookup`: which config for this shape, or for each line of a batch.
+
+use crate::error::{Context, Error, Result};
+use crate::heuristics::{
+    Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Rule, Source, answer_batch_line,
+    family_of_shape,
+};
+use crate::model::{Dtype, Family, GpuProfile, Problem};
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// The config that a document serves for a shape.
+#[derive(Args, Clone, Debug)]
+pub struct LookupArgs {
+    /// GPU whose document to ask: the one under --output, else the one built in
+    #[arg(long, value_name = "NAME", required_unless_present = "heuristics", conflicts_with = "heuristics")]
+    pub gpu: Option<String>,
+
+    /// Document to ask
+    #[arg(long, value_name = "FILE")]
+    pub heuristics: Option<PathBuf>,
+
+    /// Folder with the documents of --gpu
+    #[arg(long, value_name = "DIR", default_value = "output")]
+    pub output: PathBuf,
+
+    /// Family, or another class the document holds
+    #[arg(long, value_name = "NAME", required_unless_present = "batch", conflicts_with = "batch")]
+    pub family: Option<String>,
+
+    /// Dimensions, such as m=16,n=4096,k=4096
+    #[arg(long, value_name = "DIMENSIONS", conflicts_with = "batch")]
+    pub shape: Option<String>,
+
+    /// Type of the first tensor: bf16, f16, f32, fp8, or a tensor library's name for it
+    #[arg(long, value_name = "TYPE", default_value = "bf16", conflicts_with = "batch")]
+    pub dtype: String,
+
+    /// Say why: class, bucket, group, evidence and the nearest bucket there is
+    #[arg(long, conflicts_with = "batch")]
+    pub explain: bool,
+
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Answer JSON lines from a file, or from standard input
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub batch: Option<PathBuf>,
+}
+
+/// A query as the command line puts it.
+struct Question {
+    class: String,
+    shape: String,
+    dtype: DtypeClass,
+    extents: Extents,
+}
+
+/// The answer in JSON: that of a batch, with what the command line adds.
+#[derive(Serialize)]
+struct Explained<'a> {
+    #[serde(flatten)]
+    answer: AnswerRecord<'a>,
+    /// What the document's maker measured to trust it.
+    evidence: Option<&'a Map<String, Value>>,
+    /// With `--explain`, the nearest rule of the class, where the answer is not from a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<Nearest<'a>>,
+}
+
+#[derive(Serialize)]
+struct Nearest<'a> {
+    rule_index: usize,
+    shape_bucket: &'a Bucket,
+}
+
+/// The longest line of a batch: kernel sources are long, but not this long.
+const MAX_LINE_BYTES: u64 = 16 << 20;
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Where there is no such document, family or shape, or a batch cannot be read.
+pub fn run(args: &LookupArgs) -> Result<()> {
+    let heuristics = open(args)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    match &args.batch {
+        Some(queries) => answer_batch(&heuristics, open_queries(queries)?, &mut out),
+        None => {
+            let text = answer_one(&heuristics, &question(&heuristics, args)?, args)?;
+            written(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(drop)
+        }
+    }
+}
+
+/// The document of `--heuristics`, of `--gpu` under `--output`, or built in.
+fn open(args: &LookupArgs) -> Result<Heuristics> {
+    if let Some(path) = &args.heuristics {
+        return Heuristics::load(path);
+    }
+    let asked = args.gpu.as_deref().unwrap_or_default();
+    let gpu = match GpuProfile::by_device_name(asked) {
+        Some(profile) => profile.name,
+        None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
+        None => GpuProfile::by_name(asked)?.name,
+    };
+    let path = args.output.join(&gpu).join(format!("observed_heuristics_{gpu}.json"));
+    if path.exists() {
+        return Heuristics::load(&path);
+    }
+    Heuristics::builtin(&gpu).map_err(|error| {
+        Error::usage(format!(
+            "{error}, and no {}; `sweep --gpu {gpu}` makes it, --heuristics names another",
+            path.display()
+        ))
+    })
+}
+
+fn open_queries(path: &Path) -> Result<Box<dyn Read>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin()));
+    }
+    let file = File::open(path).map_err(Error::usage).context(|| format!("queries {}", path.display()))?;
+    Ok(Box::new(file))
+}
+
+fn question(heuristics: &Heuristics, args: &LookupArgs) -> Result<Question> {
+    let class = args.family.clone().unwrap_or_default();
+    let dtype = args.dtype.parse()?;
+    let shape = args.shape.clone().unwrap_or_default();
+    if !CLASSES.contains(&class.as_str()) && !heuristics.classes().any(|known| known == class) {
+        return Err(unknown_family(heuristics, &class));
+    }
+    let extents = match family_of_shape(&class) {
+        Some(family) => Problem::parse(family, &shape, Dtype::Bf16)?.shape.into(),
+        None => Extents::Unbinned,
+    };
+    Ok(Question { class, shape, dtype, extents })
+}
+
+fn unknown_family(heuristics: &Heuristics, name: &str) -> Error {
+    let known = CLASSES.into_iter().chain(heuristics.classes());
+    let nearest = known.max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let families: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+    Error::usage(format!(
+        "'{name}' is no family; did you mean '{}'? The families are {}",
+        nearest.unwrap_or_default(),
+        families.join(", ")
+    ))
+}
+
+fn answer_one(heuristics: &Heuristics, question: &Question, args: &LookupArgs) -> Result<String> {
+    let query = Query { class: &question.class, extents: question.extents, dtype: question.dtype };
+    let answer = heuristics.lookup(&query);
+    let from_rule = matches!(answer.source, Source::Rule(..));
+    let nearest = heuristics.nearest(&query).filter(|_| args.explain && !from_rule);
+    if args.json {
+        let explained = Explained {
+            answer: AnswerRecord::new(Some(&query), answer),
+            evidence: answer.evidence(),
+            nearest: nearest.map(|(rule_index, rule)| Nearest { rule_index, shape_bucket: &rule.shape_bucket }),
+        };
+        return Ok(serde_json::to_string(&explained)? + "\n");
+    }
+    let mut lines = vec![format!("{} {} {}: {}", question.class, question.shape, args.dtype, summary(&answer))];
+    if args.explain {
+        lines.extend(explanation(&query, &answer, nearest));
+    }
+    lines.extend(answer.configs().map(|config| Value::Object(config.clone()).to_string()));
+    Ok(lines.join("\n") + "\n")
+}
+
+/// Where the answer came from, in a few words.
+fn summary(answer: &Answer) -> String {
+    let configs = match answer.configs().count() {
+        0 => "no usable config".to_owned(),
+        1 => "1 config".to_owned(),
+        many => format!("{many} configs, best first"),
+    };
+    match answer.source {
+        Source::Rule(index, _) => format!("rule {index}, {configs}"),
+        Source::Fallback(group, _) => format!("fallback {group}, {configs}"),
+        Source::None => "none; neither a rule nor a fallback fits".to_owned(),
+    }
+}
+
+fn explanation(query: &Query, answer: &Answer, nearest: Option<(usize, &Rule)>) -> Vec<String> {
+    let bucket = query.bucket();
+    let labels: Vec<_> = bucket.iter().map(|(field, label)| format!("{field} {label}")).collect();
+    let mut lines = vec![format!("  class     {}", query.class), format!("  bucket    {}", labels.join(", "))];
+    lines.push(match answer.source {
+        Source::Rule(index, _) => format!("  rule      {index} has this bucket"),
+        _ => "  rule      none has this bucket".to_owned(),
+    });
+    lines.push(match (query.group(), answer.source) {
+        (None, _) => "  group     none for this class".to_owned(),
+        (Some(group), Source::Rule(..)) => format!("  group     {group}, not asked: a rule comes first"),
+        (Some(group), Source::Fallback(..)) => format!("  group     {group}, whose fallback answers"),
+        (Some(group), Source::None) => format!("  group     {group}, which has no fallback"),
+    });
+    lines.push(match answer.evidence() {
+        Some(evidence) if !evidence.is_empty() => format!("  evidence  {}", Value::Object(evidence.clone())),
+        _ => "  evidence  none in the document".to_owned(),
+    });
+    if let Some((index, rule)) = nearest {
+        lines.push(format!("  nearest   rule {index}: {}", differences(&bucket, &rule.shape_bucket)));
+    }
+    lines
+}
+
+/// What a rule's bucket has in place of the labels asked for.
+fn differences(asked: &Bucket, found: &Bucket) -> String {
+    let mut fields: Vec<_> = asked.keys().chain(found.keys()).collect();
+    fields.sort();
+    fields.dedup();
+    let label = |bucket: &Bucket, field: &str| bucket.get(field).map_or("none", String::as_str).to_owned();
+    let differing = fields.into_iter().filter(|field| asked.get(*field) != found.get(*field));
+    let pieces: Vec<_> =
+        differing.map(|field| format!("{field} {} instead of {}", label(found, field), label(asked, field))).collect();
+    pieces.join(", ")
+}
+
+/// Answers line by line; whoever asks may wait for each answer before asking on.
+fn answer_batch(heuristics: &Heuristics, queries: Box<dyn Read>, out: &mut impl Write) -> Result<()> {
+    let mut queries = BufReader::with_capacity(1 << 16, queries);
+    let mut line = Vec::new();
+    while read_line(&mut queries, &mut line).context(|| "reading queries")? {
+        let mut answer = answer_batch_line(heuristics, &line);
+        answer.push('\n');
+        let mut done = out.write_all(answer.as_bytes());
+        if queries.buffer().is_empty() {
+            done = done.and_then(|()| out.flush());
+        }
+        if !written(done)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the next line, if there is one. The end of one that is too long is dropped, so that it is answered as the broken
+/// query it then is.
+fn read_line(queries: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    queries.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line)?;
+    if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") {
+        queries.skip_until(b'\n')?;
+    }
+    Ok(!line.is_empty())
+}
+
+/// Whether output can go on; a reader that has seen enough and left is no error.
+fn written(done: io::Result<()>) -> Result<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::from(error).context("writing to standard output")),
+    }
+}

@@ -1,0 +1,100 @@
+//! What the families share in reading a config: knobs that must be there, knobs that must not, and the program orders.
+
+use super::{Rejection, require};
+use crate::model::{Bytes, Config, Dtype, GpuProfile, Mma, PidType};
+
+/// Threads of a warp on every GPU there is.
+pub(super) const WARP: u32 = 32;
+
+/// The kernels' name of an element type, for their `DTYPE` macro.
+pub(super) fn c_type(dtype: Dtype) -> String {
+    match dtype {
+        Dtype::Bf16 => "bf16",
+        Dtype::F32 => "float",
+    }
+    .into()
+}
+
+/// Refuses every knob that is set but not in `known`: it would change nothing.
+pub(super) fn only(config: &Config, known: &[&str]) -> Result<(), Rejection> {
+    let set = [
+        ("l2_groupings", !config.l2_groupings.is_empty()),
+        ("mma", config.mma.is_some()),
+        ("num_sm_multiplier", config.num_sm_multiplier.is_some()),
+        ("num_stages", config.num_stages.is_some()),
+        ("num_warps", config.num_warps.is_some()),
+        ("pid_type", config.pid_type.is_some()),
+        ("reduction_loops", !config.reduction_loops.is_empty()),
+        ("split_k", config.split_k.is_some()),
+    ];
+    let idle = set.iter().find(|(name, is_set)| *is_set && !known.contains(name));
+    idle.map_or(Ok(()), |(name, _)| Err(Rejection(format!("{name} has no effect on this kernel"))))
+}
+
+/// The value of a knob the kernel cannot do without; positive.
+pub(super) fn needed(knob: &str, value: Option<u32>) -> Result<u32, Rejection> {
+    let value = value.ok_or_else(|| Rejection(format!("{knob} is missing")))?;
+    require!(value > 0, "{knob} 0 must be positive");
+    Ok(value)
+}
+
+/// The tile extents, exactly `N` and positive.
+pub(super) fn block_sizes<const N: usize>(config: &Config) -> Result<[u32; N], Rejection> {
+    let sizes = &config.block_sizes;
+    let sizes: [u32; N] =
+        sizes.as_slice().try_into().map_err(|_| Rejection(format!("block_sizes {sizes:?}: this family has {N}")))?;
+    require!(sizes.iter().all(|&size| size > 0), "block_sizes {sizes:?} must be positive");
+    Ok(sizes)
+}
+
+/// Warps of a program: a power of two up to 32, the largest thread block.
+pub(super) fn num_warps(config: &Config) -> Result<u32, Rejection> {
+    let warps = needed("num_warps", config.num_warps)?;
+    require!(warps.is_power_of_two() && warps <= 32, "num_warps {warps} is not a power of two up to 32");
+    Ok(warps)
+}
+
+/// The kernel's instructions must be the ones it has.
+pub(super) fn mma(config: &Config, wanted: Mma) -> Result<(), Rejection> {
+    match config.mma {
+        Some(mma) if mma == wanted => Ok(()),
+        Some(mma) => Err(Rejection(format!("mma {mma}: this kernel is {wanted}"))),
+        None => Err(Rejection(format!("mma is missing: this kernel is {wanted}"))),
+    }
+}
+
+/// The thread blocks that share the tiles of a problem. `kernels/include/programs.cuh` deals them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Programs {
+    /// Thread blocks.
+    pub(super) count: u32,
+    /// Each has a run of neighbouring tiles; otherwise every `count`-th one.
+    pub(super) contiguous: bool,
+}
+
+/// The programs for `tiles` under the config's `pid_type` and `num_sm_multiplier`.
+pub(super) fn programs(config: &Config, tiles: u64, profile: &GpuProfile) -> Result<Programs, Rejection> {
+    let pid_type = config.pid_type.ok_or_else(|| Rejection("pid_type is missing".into()))?;
+    let count = if pid_type.is_persistent() {
+        let multiplier = needed("num_sm_multiplier", config.num_sm_multiplier)?;
+        tiles.min(u64::from(multiplier) * u64::from(profile.multiprocessors))
+    } else {
+        if let Some(multiplier) = config.num_sm_multiplier {
+            return Err(Rejection(format!("num_sm_multiplier {multiplier} has no effect with pid_type {pid_type}")));
+        }
+        tiles
+    };
+    let count =
+        i32::try_from(count).map_err(|_| Rejection(format!("{count} programs: a grid has at most 2^31 - 1")))?;
+    Ok(Programs { count: count.unsigned_abs(), contiguous: pid_type == PidType::PersistentBlocked })
+}
+
+/// A program's shared memory must fit the GPU.
+pub(super) fn fits_smem(needs: Bytes, profile: &GpuProfile) -> Result<(), Rejection> {
+    require!(
+        needs <= profile.smem_per_block,
+        "needs {needs} of shared memory, a program has {}",
+        profile.smem_per_block
+    );
+    Ok(())
+}

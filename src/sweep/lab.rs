@@ -1,0 +1,403 @@
+//! Where trials happen: the journal as memory of what is known, the compiler, and a worker for each device.
+
+use super::Progress;
+use super::support_kernel;
+use crate::compile::{Compiler, Key, Outcome};
+use crate::device::{Address, Program, cpu};
+use crate::error::{Error, ErrorKind, Result};
+use crate::families::{self, KernelSpec, Launch};
+use crate::journal::{Journal, Line, Stage, Status, Trial};
+use crate::measure::Sampling;
+use crate::model::{Config, GpuProfile, Micros, Problem};
+use crate::plan::{self, Candidate};
+use crate::search::Bench;
+use crate::worker::{Arm, Deadlines, Failure, Verdict, Worker};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Set by the interrupt handler; the sweep ends at the next trial.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// A crossed config this many times slower than the problem's best is sampled once: no rule will choose it.
+const CROSS_ABANDON_FACTOR: f64 = 3.0;
+
+/// What happened in one family's sweep.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Trials of this run by status.
+    pub statuses: BTreeMap<String, usize>,
+    /// Trials answered from the journal.
+    pub resumed: usize,
+    /// Seconds the devices were busy.
+    pub busy_s: f64,
+    /// Problems the budget did not reach, or not to their end.
+    pub out_of_time: BTreeSet<Problem>,
+}
+
+/// What all devices of a family's sweep share.
+pub(super) struct Lab<'a> {
+    profile: GpuProfile,
+    compiler: Option<&'a Compiler>,
+    host_kernels: Key,
+    seed: u64,
+    /// What the last document serves: it defends its place in each final, but a final that was run without it stands.
+    defenders: Vec<Config>,
+    state: Mutex<State>,
+    pub(super) progress: &'a Progress,
+}
+
+struct State {
+    journal: Journal,
+    /// Every trial of the journal with this kernel, by what was tried.
+    known: HashMap<(Problem, Config), Vec<Trial>>,
+    counts: Counts,
+    deadline: Option<Instant>,
+}
+
+impl<'a> Lab<'a> {
+    pub(super) fn new(
+        profile: GpuProfile,
+        compiler: Option<&'a Compiler>,
+        seed: u64,
+        defenders: Vec<Config>,
+        (journal, trials): (Journal, Vec<Trial>),
+        progress: &'a Progress,
+    ) -> Self {
+        let mut known: HashMap<_, Vec<Trial>> = HashMap::new();
+        for trial in trials {
+            known.entry((trial.problem(), trial.config.clone())).or_default().push(trial);
+        }
+        let state = State { journal, known, counts: Counts::default(), deadline: None };
+        let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
+        Self { profile, compiler, host_kernels, seed, defenders, state: Mutex::new(state), progress }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Past this, nothing new is tried.
+    pub(super) fn set_deadline(&self, deadline: Option<Instant>) {
+        self.state().deadline = deadline;
+    }
+
+    /// What happened; the journal is closed.
+    pub(super) fn finish(self) -> Counts {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).counts
+    }
+
+    /// The kernel's identity; compiling it begins.
+    fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
+        match (self.compiler, program) {
+            (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
+            _ => Ok(self.host_kernels.clone()),
+        }
+    }
+
+    /// What the journal says of this trial: a failure at any stage, or a time at this one.
+    fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
+        let mut state = self.state();
+        let known = state.known.get(&(*problem, config.clone()))?;
+        let fits = |trial: &&Trial| {
+            trial.kernel == kernel.0 && !trial.null_arm && (trial.stage == stage || trial.status != Status::Ok)
+        };
+        let trial = known.iter().find(fits)?.clone();
+        state.counts.resumed += 1;
+        Some(trial)
+    }
+
+    fn record(&self, trial: Trial) -> Result<Trial> {
+        let mut state = self.state();
+        state.journal.append(&Line::Trial(Box::new(trial.clone())))?;
+        let status = serde_json::to_value(trial.status)?;
+        *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+        drop(state);
+        self.progress.trial();
+        Ok(trial)
+    }
+
+    /// Whether there is time for another trial of this problem.
+    fn has_time(&self, problem: &Problem) -> Result<bool> {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted; everything measured is in the journal"));
+        }
+        let mut state = self.state();
+        let late = state.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if late {
+            state.counts.out_of_time.insert(*problem);
+        }
+        Ok(!late)
+    }
+
+    /// A compiled program, or the status and reason there is none.
+    fn program(&self, kernel: &KernelSpec, launch: Launch) -> Result<Result<Program, (Status, String)>> {
+        let Some(compiler) = self.compiler else { return Err(Error::failure("no compiler for a compiled kernel")) };
+        Ok(match compiler.wait(kernel)? {
+            Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
+                Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
+            }
+            Outcome::Compiled { cubin, .. } => Ok(Program { cubin, entry: kernel.entry.into(), launch }),
+            Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
+            Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
+        })
+    }
+}
+
+/// One device, on one problem at a time.
+pub(super) struct DeviceBench<'lab, 'a> {
+    lab: &'lab Lab<'a>,
+    worker: Worker,
+    problem: Option<Problem>,
+    prepared: Option<Result<(), Failure>>,
+    busy_s: f64,
+}
+
+impl<'lab, 'a> DeviceBench<'lab, 'a> {
+    pub(super) fn new(lab: &'lab Lab<'a>, address: Address) -> Result<Self> {
+        let support = match lab.compiler {
+            None => None,
+            Some(compiler) => match compiler.wait(&support_kernel())? {
+                Outcome::Compiled { cubin, .. } => Some(cubin),
+                Outcome::Failed { error, .. } => {
+                    return Err(Error::failure(format!("the support kernels do not compile: {error}")));
+                }
+            },
+        };
+        let worker = Worker::new(address, support, Deadlines::default());
+        Ok(Self { lab, worker, problem: None, prepared: None, busy_s: 0.0 })
+    }
+
+    /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
+    pub(super) fn turn_to(&mut self, problem: Problem) {
+        self.problem = Some(problem);
+        self.prepared = None;
+    }
+
+    /// Measures other problems' finalists on this one.
+    pub(super) fn cross(&mut self, configs: &[Config], best: Option<Micros>) -> Result<()> {
+        let problem = self.problem()?;
+        for config in configs {
+            let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
+            if candidate.program.is_err() {
+                self.pruned(&candidate)?;
+                continue;
+            }
+            let sampling = Sampling::REFINE.abandoning(best, CROSS_ABANDON_FACTOR);
+            if self.trial(&candidate, Stage::Cross, sampling)?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(&self) -> Result<Problem> {
+        self.problem.ok_or_else(|| Error::failure("no problem to measure"))
+    }
+
+    /// The problem's inputs and reference on the device; tried once more where the worker was lost.
+    fn prepare(&mut self) -> Result<Result<(), Failure>> {
+        if self.prepared.is_none() {
+            let problem = self.problem()?;
+            let reference = match self.lab.compiler {
+                None => None,
+                Some(_) => {
+                    let (kernel, launch) = families::spec(problem.family).reference(&problem);
+                    let program = self.lab.program(&kernel, launch)?;
+                    Some(program.map_err(|(_, error)| Error::failure(format!("reference kernel: {error}")))?)
+                }
+            };
+            let seed = problem_seed(self.lab.seed, &problem);
+            let mut outcome = self.worker.prepare(&problem, seed, reference.clone());
+            if matches!(outcome, Err(Failure::Crashed(_))) {
+                outcome = self.worker.prepare(&problem, seed, reference);
+            }
+            self.prepared = Some(outcome);
+        }
+        Ok(self.prepared.clone().unwrap_or(Ok(())))
+    }
+
+    /// The finalists' trials where the journal has them all, but for defenders that came up since.
+    fn recall_race(&self, racers: &[&Candidate], keys: &[Key]) -> Result<Option<Vec<Trial>>> {
+        let problem = self.problem()?;
+        let mut trials = Vec::new();
+        for (racer, key) in racers.iter().zip(keys) {
+            match self.lab.recall(&problem, &racer.config, Stage::Final, key) {
+                Some(trial) => trials.push(trial),
+                None if self.lab.defenders.contains(&racer.config) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(trials))
+    }
+
+    fn note_busy(&mut self) {
+        let busy_s = self.worker.busy_s();
+        self.lab.state().counts.busy_s += busy_s - self.busy_s;
+        self.busy_s = busy_s;
+    }
+
+    fn unmeasured(
+        &self,
+        config: &Config,
+        stage: Stage,
+        status: Status,
+        error: Option<String>,
+        kernel: &Key,
+    ) -> Result<Trial> {
+        let problem = self.problem()?;
+        Ok(Trial {
+            family: problem.family,
+            problem: problem.shape,
+            dtype: problem.dtype,
+            config: config.clone(),
+            status,
+            stage,
+            median_us: None,
+            q1_us: None,
+            q3_us: None,
+            min_us: None,
+            samples: None,
+            rel_err: None,
+            sm_mhz: None,
+            throttled: false,
+            rounds_us: Vec::new(),
+            null_arm: false,
+            error,
+            kernel: kernel.0.clone(),
+        })
+    }
+
+    fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
+        let blank = self.unmeasured(config, stage, Status::Ok, None, kernel)?;
+        Ok(match verdict {
+            Verdict::Timed { rel_err, measurement, rounds_us } => Trial {
+                median_us: Some(rounded(measurement.summary.median_us)),
+                q1_us: Some(rounded(measurement.summary.q1_us)),
+                q3_us: Some(rounded(measurement.summary.q3_us)),
+                min_us: Some(rounded(measurement.summary.min_us)),
+                samples: Some(measurement.summary.samples),
+                rel_err: Some((rel_err * 1e7).round() / 1e7),
+                sm_mhz: measurement.sm_mhz,
+                throttled: measurement.throttled,
+                rounds_us: rounds_us.into_iter().map(|us| rounded(Micros(us)).0).collect(),
+                ..blank
+            },
+            Verdict::Wrong { rel_err, poisoned } => {
+                let error = match rel_err {
+                    Some(rel_err) if poisoned == 0 => format!("relative error {rel_err:.2e}"),
+                    _ => format!("{poisoned} elements are not finite or were never written"),
+                };
+                Trial { status: Status::Wrong, rel_err, error: Some(error), ..blank }
+            }
+            Verdict::Refused { error } => Trial { status: Status::LaunchFailed, error: Some(error), ..blank },
+        })
+    }
+}
+
+impl Bench for DeviceBench<'_, '_> {
+    fn trial(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<Option<Trial>> {
+        let problem = self.problem()?;
+        let Ok(program) = &candidate.program else {
+            self.pruned(candidate)?;
+            return Ok(None);
+        };
+        let key = self.lab.key(program.as_ref())?;
+        if let Some(trial) = self.lab.recall(&problem, &candidate.config, stage, &key) {
+            return Ok(Some(trial));
+        }
+        if !self.lab.has_time(&problem)? {
+            return Ok(None);
+        }
+        let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
+        let program = match program {
+            None => None,
+            Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
+                Ok(program) => Some(program),
+                Err((status, error)) => return self.lab.record(failed(status, error)?).map(Some),
+            },
+        };
+        let arm = Arm { config: candidate.config.clone(), program };
+        let verdict = match self.prepare()? {
+            Ok(()) => self.worker.trial(arm, sampling),
+            Err(failure) => Err(failure),
+        };
+        self.note_busy();
+        let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
+        let trial = match verdict {
+            Ok(verdict) => self.judged(&candidate.config, stage, &key, verdict)?,
+            Err(Failure::Crashed(error)) => failed(Status::Crashed, error)?,
+            Err(Failure::Timeout(error)) => failed(Status::Timeout, error)?,
+            Err(Failure::Refused(error)) => failed(Status::LaunchFailed, error)?,
+        };
+        self.lab.record(trial).map(Some)
+    }
+
+    fn race(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>> {
+        let problem = self.problem()?;
+        let mut keys = Vec::new();
+        let mut arms = Vec::new();
+        for candidate in candidates {
+            let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
+            keys.push(self.lab.key(program)?);
+            let program = match program {
+                None => None,
+                Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
+                    Ok(program) => Some(program),
+                    Err(_) => continue,
+                },
+            };
+            arms.push(Arm { config: candidate.config.clone(), program });
+        }
+        let (racers, _null) = candidates.split_at(candidates.len().saturating_sub(1));
+        if let Some(trials) = self.recall_race(racers, &keys)? {
+            return Ok(Some(trials));
+        }
+        if !self.lab.has_time(&problem)? {
+            return Ok(None);
+        }
+        let verdicts = match self.prepare()? {
+            Ok(()) => self.worker.rounds(arms, rounds, problem_seed(self.lab.seed, &problem)),
+            Err(failure) => Err(failure),
+        };
+        self.note_busy();
+        // A race that crashes cannot tell whose fault it was: the screening times stand.
+        let Ok(verdicts) = verdicts else { return Ok(None) };
+        let last = verdicts.len().saturating_sub(1);
+        let mut trials = Vec::new();
+        for (index, ((candidate, key), verdict)) in candidates.iter().zip(&keys).zip(verdicts).enumerate() {
+            let mut trial = self.judged(&candidate.config, Stage::Final, key, verdict)?;
+            trial.null_arm = index == last;
+            let trial = self.lab.record(trial)?;
+            if !trial.null_arm {
+                trials.push(trial);
+            }
+        }
+        Ok(Some(trials))
+    }
+
+    fn pruned(&mut self, candidate: &Candidate) -> Result<()> {
+        let problem = self.problem()?;
+        let Err(rejection) = &candidate.program else { return Ok(()) };
+        let none = Key(String::new());
+        if self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_none() {
+            let reason = Some(rejection.to_string());
+            let trial = self.unmeasured(&candidate.config, Stage::Screen, Status::Pruned, reason, &none)?;
+            self.lab.record(trial)?;
+        }
+        Ok(())
+    }
+}
+
+/// A nanosecond is finer than any clock here.
+fn rounded(time: Micros) -> Micros {
+    Micros((time.0 * 1e3).round() / 1e3)
+}
+
+/// Inputs differ from problem to problem, and are the same in every run with one seed.
+fn problem_seed(seed: u64, problem: &Problem) -> u64 {
+    let digest = Sha256::digest(format!("{seed} {problem}"));
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}

@@ -1,0 +1,80 @@
+//! What people watch while a sweep runs: one bar on stderr.
+
+use crate::journal::Trial;
+use crate::model::Family;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The progress bar; silent where asked to be or where stderr is no terminal.
+pub struct Progress {
+    bar: ProgressBar,
+    quiet: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    trials: usize,
+    since: Instant,
+    best: String,
+}
+
+impl Progress {
+    /// A bar without length yet.
+    pub fn new(quiet: bool) -> Self {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        let state = State { trials: 0, since: Instant::now(), best: String::new() };
+        Self { bar, quiet, state: Mutex::new(state) }
+    }
+
+    /// Prints a line above the bar.
+    pub fn say(&self, line: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| eprintln!("{line}"));
+        }
+    }
+
+    /// Turns to a family with so many steps.
+    pub(super) fn family(&self, family: Family, steps: usize) {
+        // The template is a constant, so a mistake in it shows in every test; the default bar is right all the same.
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} eta {eta} {msg}") {
+            self.bar.set_style(style.progress_chars("=> "));
+        }
+        self.bar.set_prefix(family.name());
+        self.bar.reset();
+        self.bar.set_length(steps as u64);
+        self.with(|state| *state = State { trials: 0, since: Instant::now(), best: String::new() });
+    }
+
+    pub(super) fn trial(&self) {
+        self.with(|state| state.trials += 1);
+    }
+
+    pub(super) fn best(&self, trial: &Trial) {
+        let Some(median_us) = trial.median_us else { return };
+        self.with(|state| state.best = format!("{median_us} at {}", trial.problem));
+    }
+
+    pub(super) fn step(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Steps there is nothing to do for.
+    pub(super) fn skip(&self, steps: usize) {
+        self.bar.inc(steps as u64);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn with(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut state);
+        let rate = state.trials as f64 / state.since.elapsed().as_secs_f64().max(1e-3);
+        self.bar.set_message(format!("{rate:.0} trials/s, best {}", state.best));
+    }
+}
