@@ -94,9 +94,7 @@ fn kernels_become_classes_with_their_buckets_and_groups() {
     assert_eq!(Value::Object(int4.template.clone()), config, "every key of a config is kept");
     assert_eq!(int4.source["problems"][0]["best_us"], 500.0, "milliseconds become microseconds");
     assert!(!int4.source.contains_key("borrowed"));
-    for group in ["small_head"] {
-        assert!(!document.fallbacks["attention"][group].source.contains_key("borrowed"));
-    }
+    assert!(!document.fallbacks["attention"]["small_head"].source.contains_key("borrowed"));
     assert!(!document.fallbacks["row_norm_rms"]["square"].source.contains_key("borrowed"));
 }
 
