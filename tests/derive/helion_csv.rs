@@ -137,7 +137,7 @@ fn bad_rows_are_named_and_the_rest_goes_on() {
         (no_shape, "tells no argument's shape"),
         ("matmul,s,c\n".to_owned(), "3 fields where the header has 6"),
     ];
-    let rows: String = bad.iter().map(|(row, _)| format!("{row}{good}")).collect();
+    let rows = bad.iter().flat_map(|(row, _)| [row.as_str(), good.as_str()]).collect::<String>();
     let (document, report) = read_text(&format!("{COLUMNS}{rows}"));
     assert_eq!(report.timed, bad.len());
     assert_eq!(report.bad.len(), bad.len());

@@ -4,7 +4,7 @@ use kernel_sweep::derive::{self, Defaults, Derived, Evidence};
 use kernel_sweep::journal::{Header, Stage, Status, Trial};
 use kernel_sweep::model::{Config, Dtype, Family, Micros, Problem};
 
-pub fn header() -> Header {
+pub(crate) fn header() -> Header {
     Header {
         schema: 1,
         gpu: "NVIDIA H200".into(),
@@ -17,12 +17,12 @@ pub fn header() -> Header {
     }
 }
 
-pub fn config(block_size: u32) -> Config {
+pub(crate) fn config(block_size: u32) -> Config {
     Config { block_sizes: vec![block_size], ..Config::default() }
 }
 
 /// A trial that worked, without quartiles or rounds.
-pub fn trial(family: Family, shape: &str, config: &Config, stage: Stage, median_us: f64) -> Trial {
+pub(crate) fn trial(family: Family, shape: &str, config: &Config, stage: Stage, median_us: f64) -> Trial {
     let problem = Problem::parse(family, shape, Dtype::Bf16).unwrap();
     Trial {
         family,
@@ -47,20 +47,20 @@ pub fn trial(family: Family, shape: &str, config: &Config, stage: Stage, median_
 }
 
 /// A finalist whose rounds all took the same time.
-pub fn finalist(family: Family, shape: &str, config: &Config, median_us: f64) -> Trial {
+pub(crate) fn finalist(family: Family, shape: &str, config: &Config, median_us: f64) -> Trial {
     Trial { rounds_us: vec![median_us; 9], ..trial(family, shape, config, Stage::Final, median_us) }
 }
 
-pub fn failed(trial: Trial, status: Status) -> Trial {
+pub(crate) fn failed(trial: Trial, status: Status) -> Trial {
     Trial { status, median_us: None, rounds_us: Vec::new(), error: Some("no".into()), ..trial }
 }
 
-pub fn evidence(trials: &[Trial]) -> Evidence {
+pub(crate) fn evidence(trials: &[Trial]) -> Evidence {
     let mut evidence = Evidence::default();
     evidence.add_journal(&[header()], trials).unwrap();
     evidence
 }
 
-pub fn derive(trials: &[Trial], defaults: &Defaults) -> Derived {
+pub(crate) fn derive(trials: &[Trial], defaults: &Defaults) -> Derived {
     derive::document(&evidence(trials), "h200", defaults)
 }
