@@ -90,7 +90,7 @@ pub struct Counts {
 #[derive(Default)]
 struct State {
     queue: VecDeque<(KernelSpec, Key)>,
-    outcomes: HashMap<KernelSpec, Option<Outcome>>,
+    kernels: HashMap<KernelSpec, (Key, Option<Outcome>)>,
     counts: Counts,
     stopped: bool,
 }
@@ -144,23 +144,19 @@ impl Compiler {
     /// Where the kernel's source is missing.
     pub fn request(&self, spec: &KernelSpec) -> Result<Key> {
         let shared = &self.shared;
-        let key = shared.key(spec)?;
-        let mut state = shared.state();
-        if !state.outcomes.contains_key(spec) {
-            state.counts.requested += 1;
-            let cached = shared.settings.cache.get(&key).map(|entry| shared.outcome(&key, &entry));
-            match cached {
-                Some(outcome) => {
-                    state.counts.finished += 1;
-                    state.outcomes.insert(spec.clone(), Some(outcome));
-                }
-                None => {
-                    state.outcomes.insert(spec.clone(), None);
-                    state.queue.push_back((spec.clone(), key.clone()));
-                }
-            }
-            shared.changed.notify_all();
+        if let Some((key, _)) = shared.state().kernels.get(spec) {
+            return Ok(key.clone());
         }
+        let key = shared.key(spec)?;
+        let cached = shared.settings.cache.get(&key).map(|entry| shared.outcome(&key, &entry));
+        let mut state = shared.state();
+        state.counts.requested += 1;
+        state.counts.finished += usize::from(cached.is_some());
+        if cached.is_none() {
+            state.queue.push_back((spec.clone(), key.clone()));
+        }
+        state.kernels.insert(spec.clone(), (key.clone(), cached));
+        shared.changed.notify_all();
         Ok(key)
     }
 
@@ -177,7 +173,7 @@ impl Compiler {
             state.queue.push_front(job);
         }
         loop {
-            if let Some(Some(outcome)) = state.outcomes.get(spec) {
+            if let Some((_, Some(outcome))) = state.kernels.get(spec) {
                 return Ok(outcome.clone());
             }
             state = self.shared.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -249,7 +245,7 @@ impl Shared {
                 Outcome::Failed { key: key.clone(), timed_out: false, error: error.to_string() }
             });
             let mut state = self.state();
-            state.outcomes.insert(spec, Some(outcome));
+            state.kernels.insert(spec, (key, Some(outcome)));
             state.counts.finished += 1;
             state.counts.compile_s += started.elapsed().as_secs_f64();
             self.changed.notify_all();
