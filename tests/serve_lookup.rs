@@ -1,5 +1,5 @@
 //! What a document answers: classification, buckets, ranking, fallbacks, options, batches.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,

@@ -245,7 +245,8 @@ impl Field {
 
     fn index(&self, value: Option<i64>) -> u32 {
         match value {
-            Some(value) => self.bounds.iter().take_while(|bound| **bound < value).count() as u32,
+            // Counting them all takes no branch, which is faster than stopping at the first.
+            Some(value) => self.bounds.iter().filter(|bound| **bound < value).count() as u32,
             None => self.bounds.len() as u32 + 1,
         }
     }
@@ -430,6 +431,7 @@ pub fn class_groups(class: &str) -> &'static [&'static str] {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -103,7 +103,7 @@ impl<'a> Answer<'a> {
 #[derive(Clone, Debug)]
 pub struct Heuristics {
     rules: Vec<Rule>,
-    /// Sorted by name.
+    /// Sorted by [`order_of_class`].
     classes: Vec<Class>,
 }
 
@@ -157,6 +157,7 @@ impl Heuristics {
                 fallbacks: Vec::new(),
             })
             .collect();
+        classes.sort_by(|a, b| order_of_class(&a.name).cmp(&order_of_class(&b.name)));
         for class in &mut classes {
             let mut entries = fallbacks.remove(&class.name).unwrap_or_default();
             entries.retain(|_, fallback| max_configs > 0 && fallback.config().is_some());
@@ -219,15 +220,21 @@ impl Heuristics {
         &self.rules
     }
 
-    /// The classes that the document holds rules or fallbacks for, sorted.
+    /// The classes that the document holds rules or fallbacks for.
     pub fn classes(&self) -> impl Iterator<Item = &str> {
         self.classes.iter().map(|class| class.name.as_str())
     }
 
     fn class(&self, name: &str) -> Option<&Class> {
-        let found = self.classes.binary_search_by(|class| class.name.as_str().cmp(name)).ok()?;
+        let found =
+            self.classes.binary_search_by(|class| order_of_class(&class.name).cmp(&order_of_class(name))).ok()?;
         self.classes.get(found)
     }
+}
+
+/// Shorter names first: lengths mostly differ, and are compared faster than names.
+fn order_of_class(name: &str) -> (usize, &str) {
+    (name.len(), name)
 }
 
 /// The positions of a rule's usable templates, best first, equal configs once.
