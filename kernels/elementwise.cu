@@ -55,7 +55,7 @@ __device__ __forceinline__ void add_whole_tile(const Pack* x, const Pack* y, Pac
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 elementwise(const DTYPE* x, const DTYPE* y, DTYPE* out, long long numel, int contiguous) {
-    const Tiles tiles = tiles_of_program((numel + BLOCK - 1) / BLOCK, contiguous);
+    const Tiles tiles = tiles_of_program(static_cast<int>((numel + BLOCK - 1) / BLOCK), contiguous);
     for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride) {
         const long long first = tile * BLOCK;
         if (first + BLOCK <= numel) {

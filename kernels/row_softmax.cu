@@ -180,7 +180,7 @@ row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int step_vectors
     const int slot_bytes = step_vectors * 16;
     const unsigned slots = ptx::shared_address(ring) + group * NUM_STAGES * slot_bytes;
     const unsigned long long last_use = ptx::evict_first_policy();
-    const Tiles tiles = tiles_of_program((rows + ROWS - 1) / ROWS, contiguous);
+    const Tiles tiles = tiles_of_program(static_cast<int>((rows + ROWS - 1) / ROWS), contiguous);
     const int steps_per_row = WHOLE_ROW ? 1 : 2 * chunks;
 
     const auto row_of = [&](const Cursor& cursor) { return cursor.tile * ROWS + cursor.turn * GROUPS + group; };

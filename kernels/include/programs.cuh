@@ -3,13 +3,15 @@
 #pragma once
 
 struct Tiles {
-    long long first, end, stride;
+    int first, end, stride;
 };
 
 // The share of this program: a contiguous run of tiles, or every gridDim.x-th one.
-__device__ __forceinline__ Tiles tiles_of_program(long long tiles, int contiguous) {
-    if (!contiguous) return {blockIdx.x, tiles, gridDim.x};
-    const long long run = (tiles + gridDim.x - 1) / gridDim.x;
-    const long long first = run * blockIdx.x;
-    return {first, min(first + run, tiles), 1};
+__device__ __forceinline__ Tiles tiles_of_program(int tiles, int contiguous) {
+    const int program = blockIdx.x, programs = gridDim.x;
+    if (!contiguous) return {program, tiles, programs};
+    // The first programs have one tile more where the tiles do not come out even.
+    const int run = tiles / programs, longer = tiles % programs;
+    const int first = run * program + min(program, longer);
+    return {first, first + run + (program < longer), 1};
 }

@@ -72,8 +72,12 @@ pub(super) struct Programs {
     pub(super) contiguous: bool,
 }
 
+/// Kernels count tiles in 32 bits, and step past the last by at most as many.
+const MOST_TILES: u64 = 1 << 30;
+
 /// The programs for `tiles` under the config's `pid_type` and `num_sm_multiplier`.
 pub(super) fn programs(config: &Config, tiles: u64, profile: &GpuProfile) -> Result<Programs, Rejection> {
+    require!(tiles <= MOST_TILES, "{tiles} tiles: at most {MOST_TILES}, larger block_sizes make fewer");
     let pid_type = config.pid_type.ok_or_else(|| Rejection("pid_type is missing".into()))?;
     let count = if pid_type.is_persistent() {
         let multiplier = needed("num_sm_multiplier", config.num_sm_multiplier)?;
@@ -84,9 +88,7 @@ pub(super) fn programs(config: &Config, tiles: u64, profile: &GpuProfile) -> Res
         }
         tiles
     };
-    let count =
-        i32::try_from(count).map_err(|_| Rejection(format!("{count} programs: a grid has at most 2^31 - 1")))?;
-    Ok(Programs { count: count.unsigned_abs(), contiguous: pid_type == PidType::PersistentBlocked })
+    Ok(Programs { count: count as u32, contiguous: pid_type == PidType::PersistentBlocked })
 }
 
 /// A program's shared memory must fit the GPU.

@@ -1,0 +1,104 @@
+// out = softmax(q kᵀ / sqrt(head_dim)) v in f32 on plain lanes: what `attention.cu` is checked against.
+//
+// q: [batch_heads, q_seq, head_dim], k, v: [batch_heads, kv_seq, head_dim], bf16; out: [batch_heads, q_seq, head_dim] f32.
+// Four threads have one query: each holds every fourth group of four of its elements, and the same part of its output.
+// Launch: 128 threads, grid (tiles of 32 queries, batch_heads), where a grid of fewer heads strides over them.
+//
+//   HEAD_DIM   head_dim rounded up to a multiple of 16; the rest is zeros
+
+#include "numeric.cuh"
+
+#ifndef HEAD_DIM
+#error "attention_reference.cu needs HEAD_DIM"
+#endif
+
+constexpr int THREADS = 128;
+constexpr int QUERIES = THREADS / 4;
+constexpr int KEYS = 16;  // in shared memory at a time
+constexpr int GROUPS = HEAD_DIM / 16;
+constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
+
+static_assert(HEAD_DIM % 16 == 0 && HEAD_DIM <= 256, "HEAD_DIM: a multiple of 16 up to 256");
+
+using Rows = float[KEYS][HEAD_DIM];
+
+__device__ void load_rows(Rows& rows, const bf16* global, int first, int count, int head_dim) {
+    for (int i = threadIdx.x; i < KEYS * HEAD_DIM; i += THREADS) {
+        const int row = i / HEAD_DIM, column = i % HEAD_DIM;
+        const bool inside = first + row < count && column < head_dim;
+        rows[row][column] = inside ? to_float(global[static_cast<long long>(first + row) * head_dim + column]) : 0.0f;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, int batch_heads, int q_seq, int kv_seq,
+                    int head_dim) {
+    __shared__ __align__(16) Rows keys, values;
+    const int query = blockIdx.x * QUERIES + threadIdx.x / 4;
+    const int part = threadIdx.x % 4;
+    const float scale = 1.0f / sqrtf(static_cast<float>(head_dim));
+    const auto column_of = [&](int group, int i) { return group * 16 + part * 4 + i; };
+
+    for (long long head = blockIdx.y; head < batch_heads; head += gridDim.y) {
+        const long long row = head * q_seq + query;
+        float query_part[GROUPS][4], sums[GROUPS][4];
+#pragma unroll
+        for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int column = column_of(group, i);
+                const bool inside = query < q_seq && column < head_dim;
+                query_part[group][i] = inside ? to_float(q[row * head_dim + column]) : 0.0f;
+                sums[group][i] = 0.0f;
+            }
+        }
+        float maximum = -INFINITE, sum = 0.0f;
+
+        for (int first = 0; first < kv_seq; first += KEYS) {
+            __syncthreads();
+            load_rows(keys, k + head * kv_seq * head_dim, first, kv_seq, head_dim);
+            load_rows(values, v + head * kv_seq * head_dim, first, kv_seq, head_dim);
+            __syncthreads();
+            for (int key = 0; key < min(KEYS, kv_seq - first); ++key) {
+                float score = 0.0f;
+#pragma unroll
+                for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) score += query_part[group][i] * keys[key][column_of(group, i)];
+                }
+                score += __shfl_xor_sync(0xffffffffu, score, 1);
+                score += __shfl_xor_sync(0xffffffffu, score, 2);
+                score *= scale;
+
+                if (score > maximum) {
+                    const float rescale = expf(maximum - score);
+                    sum *= rescale;
+#pragma unroll
+                    for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) sums[group][i] *= rescale;
+                    }
+                    maximum = score;
+                }
+                const float weight = expf(score - maximum);
+                sum += weight;
+#pragma unroll
+                for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) sums[group][i] += weight * values[key][column_of(group, i)];
+                }
+            }
+        }
+
+        if (query < q_seq) {
+#pragma unroll
+            for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const int column = column_of(group, i);
+                    if (column < head_dim) out[row * head_dim + column] = sums[group][i] / sum;
+                }
+            }
+        }
+    }
+}
