@@ -19,6 +19,12 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
     return static_cast<u32>(address);
 }
 
+// The same value, but opaque: what is computed from it is computed here, not earlier and then carried in registers.
+__device__ __forceinline__ int opaque(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
 // ---- Asynchronous copies, global to shared ----
 
 // Copies `source_bytes` of BYTES (4, 8 or 16, the alignment of both sides) and fills the rest with zeros; with 0 the
@@ -73,6 +79,16 @@ __device__ __forceinline__ void ldmatrix_x4_trans(u32 (&out)[4], u32 address) {
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
 }
 
+// ---- Global memory ----
+
+// Reads at L2, past an L1 that may hold what was there before another program wrote it.
+__device__ __forceinline__ float4 load_at_l2(const float4* pointer) {
+    float4 value;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "l"(pointer) : "memory");
+    return value;
+}
+
 // ---- Arithmetic ----
 
 // acc[16x8] += a[16x16] * b[16x8], bf16 with f32 accumulation, over a warp. With g = lane / 4 and t = lane % 4:
@@ -106,6 +122,13 @@ __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(s
 __device__ __forceinline__ bf16x2 fma_bf16x2(bf16x2 a, bf16x2 b, bf16x2 c) {
     bf16x2 result;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+
+// (a & b) ^ c in one instruction, which the compiler does not find where b and c are both constants.
+__device__ __forceinline__ u32 and_xor(u32 a, u32 b, u32 c) {
+    u32 result;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
     return result;
 }
 

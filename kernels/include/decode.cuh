@@ -1,0 +1,136 @@
+// Weight formats: how a group of 32 columns of B, one k16 step deep, gets from its bytes in shared memory to the bf16
+// fragments of four n8 tiles. A policy has
+//   K_PER_ROW, COLUMN_BYTES  weights along k in one row of B's bytes, and bytes of one column of it;
+//   SWIZZLE_UNIT             the unit of layout::swizzled its reads need;
+//   COLUMNS                  which columns the fragments' lanes stand for;
+//   Raw                      a group's bytes as the lane read them;
+//   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
+//   load<ROW_BYTES>          Raw from there, `step` k16 steps further down;
+//   decode                   Raw to fragments b[tile][register] as ptx::mma_m16n8k16 takes them.
+// The next group's address is the last one's with its bits xored by 32 * COLUMN_BYTES * group.
+#pragma once
+
+#include "layout.cuh"
+#include "ptx.cuh"
+
+namespace decode {
+
+using ptx::bf16x2;
+using ptx::u32;
+
+// 16-bit weights, one row of B for each k: transposing matrix loads put adjacent k into one register.
+struct Wide {
+    static constexpr int K_PER_ROW = 1;
+    static constexpr int COLUMN_BYTES = 2;
+    static constexpr int SWIZZLE_UNIT = 16;
+    static constexpr layout::Columns COLUMNS = layout::Columns::Natural;
+
+    struct Raw {
+        u32 word[2][4];
+    };
+
+    template <int ROW_BYTES>
+    __device__ static u32 lane_offset(int column, int lane) {
+        return layout::swizzled<ROW_BYTES, SWIZZLE_UNIT>(lane % 16, column * COLUMN_BYTES + lane / 16 * 16);
+    }
+
+    template <int ROW_BYTES>
+    __device__ static Raw load(u32 address, int step) {
+        Raw raw;
+        ptx::ldmatrix_x4_trans(raw.word[0], address + step * 16 * ROW_BYTES);
+        ptx::ldmatrix_x4_trans(raw.word[1], (address ^ 32) + step * 16 * ROW_BYTES);
+        return raw;
+    }
+};
+
+// bf16, taken as it is.
+struct Bf16 : Wide {
+    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = raw.word[i / 4][i % 4];
+    }
+};
+
+// int16, rounded to nearest even.
+struct Int16 : Wide {
+    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = round_pair(raw.word[i / 4][i % 4]);
+    }
+
+    // x + 2^15 in the low mantissa bits of 2^23 is the float 2^23 + 2^15 + x, exactly.
+    __device__ static bf16x2 round_pair(u32 pair) {
+        constexpr u32 TWO_TO_23 = 0x4B000000u;
+        constexpr float OFFSET = 8388608.0f + 32768.0f;
+        const u32 biased = pair ^ 0x80008000u;
+        const float low = __uint_as_float(ptx::permute_bytes(biased, TWO_TO_23, 0x7610)) - OFFSET;
+        const float high = __uint_as_float(ptx::permute_bytes(biased, TWO_TO_23, 0x7632)) - OFFSET;
+        return ptx::pack_bf16(low, high);
+    }
+};
+
+// 4-bit weights, two along k a byte, low nibble first: a byte is one fragment register's pair. A lane reads 32-bit
+// words of four adjacent columns, one for each tile, so that column 4g + j of the group is lane g's column of tile j.
+struct Packed {
+    static constexpr int K_PER_ROW = 2;
+    static constexpr int COLUMN_BYTES = 1;
+    static constexpr int SWIZZLE_UNIT = 32;
+    static constexpr layout::Columns COLUMNS = layout::Columns::Interleaved;
+
+    // word[r] holds register r of the four tiles: k = 2t and 2t + 1, then 2t + 8 and 2t + 9.
+    struct Raw {
+        u32 word[2];
+    };
+
+    template <int ROW_BYTES>
+    __device__ static u32 lane_offset(int column, int lane) {
+        return layout::swizzled<ROW_BYTES, SWIZZLE_UNIT>(lane % 4, column + lane / 4 * 4);
+    }
+
+    template <int ROW_BYTES>
+    __device__ static Raw load(u32 address, int step) {
+        return {{ptx::load_shared(address + (8 * step) * ROW_BYTES),
+                 ptx::load_shared(address + (8 * step + 4) * ROW_BYTES)}};
+    }
+};
+
+// Two's complement int4.
+struct Int4 : Packed {
+    // 128 + (x + 8), with x + 8 in the low mantissa bits of 128; flipping bit 3 adds the 8.
+    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+        constexpr bf16x2 ONE = 0x3F803F80u, MINUS_136 = 0xC308C308u;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const u32 low = raw.word[r], high = raw.word[r] >> 4;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const u32 nibbles = ptx::permute_bytes(low, high, 0x4400 + 0x1111 * j);
+                b[j][r] = ptx::fma_bf16x2(ptx::and_xor(nibbles, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
+            }
+        }
+    }
+};
+
+// E2M1: 0 .5 1 1.5 2 3 4 6, bit 3 = sign.
+struct Fp4 : Packed {
+    // Two byte tables, one for each sign, give 16 + 2x; a code of the other sign picks 0, the replicated sign of a table
+    // byte. In the low mantissa bits of 128 that is 144 + 2x.
+    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+        constexpr bf16x2 HALF = 0x3F003F00u, MINUS_72 = 0xC290C290u;
+        constexpr u32 EXPONENT = 0x43434343u;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+#pragma unroll
+            for (int j = 0; j < 4; j += 2) {
+                const u32 codes = raw.word[r] >> (8 * j);
+                const u32 positive = ptx::permute_bytes(0x13121110u, 0x1C181614u, codes);
+                const u32 negative = ptx::permute_bytes(0x0D0E0F10u, 0x04080A0Cu, codes ^ 0x8888u);
+                const u32 bytes = positive | negative;
+                b[j][r] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4140), HALF, MINUS_72);
+                b[j + 1][r] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4342), HALF, MINUS_72);
+            }
+        }
+    }
+};
+
+}  // namespace decode

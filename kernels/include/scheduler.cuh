@@ -1,0 +1,51 @@
+// Which tile, and which part of its k, each program works on, and in which order.
+#pragma once
+
+namespace scheduler {
+
+__device__ constexpr int smaller(int a, int b) { return a < b ? a : b; }
+__device__ constexpr int ceil_div(int a, int b) { return a / b + (a % b != 0); }
+
+// One tile of C and the k steps to sum there; a k step is BLOCK_K deep.
+struct Work {
+    int tile;            // its number, m varying fastest within a group
+    int tile_m, tile_n;  // its place, in tiles
+    int part;            // which of the tile's parts of k
+    int begin, end;      // the part's k steps
+};
+
+// The whole problem as numbered work: all tiles' first parts of k, then all their second parts, and so on. Tiles go in
+// groups of `group_m` tile rows, column after column within the group, so that programs running together share both
+// operands in L2.
+struct Schedule {
+    int tiles_m, tiles_n;
+    int k_steps;
+    int group_m;  // 1 ... tiles_m
+    int split_k;  // parts of k
+
+    __device__ constexpr int size() const { return tiles_m * tiles_n * split_k; }
+
+    __device__ constexpr Work at(int index) const {
+        Work work{};
+        work.tile = index % (tiles_m * tiles_n);
+        work.part = index / (tiles_m * tiles_n);
+
+        const int group_tiles = group_m * tiles_n;
+        const int first_m = work.tile / group_tiles * group_m;
+        const int rows = smaller(group_m, tiles_m - first_m);
+        work.tile_m = first_m + work.tile % group_tiles % rows;
+        work.tile_n = work.tile % group_tiles / rows;
+
+        const int least = k_steps / split_k, longer = k_steps % split_k;
+        work.begin = work.part * least + smaller(work.part, longer);
+        work.end = work.begin + least + (work.part < longer);
+        return work;
+    }
+};
+
+// The first number of a program's work, which goes on in steps of `stride` and ends before work_end. With a stride of 1
+// each program has `span` consecutive numbers; otherwise `stride` is the number of programs and `span` all the work.
+__device__ constexpr int work_begin(int program, int stride, int span) { return stride == 1 ? program * span : program; }
+__device__ constexpr int work_end(int begin, int span, int size) { return smaller(begin + span, size); }
+
+}  // namespace scheduler
