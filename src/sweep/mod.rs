@@ -354,7 +354,7 @@ fn sweep_family(
 }
 
 /// The share of a family's budget that goes to searching; the rest is for crossing.
-const SEARCH_SHARE: f64 = 0.75;
+const SEARCH_SHARE: f64 = 0.85;
 
 /// Hands the tasks out to the devices as they come free.
 fn on_all_devices<T: Sync>(
