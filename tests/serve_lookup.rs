@@ -16,7 +16,7 @@ fn example() -> Heuristics {
 }
 
 fn example_with(options: &Options) -> Heuristics {
-    Heuristics::with_options(Document::from_bytes(EXAMPLE.as_bytes()).unwrap(), options)
+    example().with_options(options)
 }
 
 fn problem(family: Family, shape: &str) -> Problem {
@@ -39,12 +39,12 @@ fn template(value: Value) -> Template {
 fn a_rule_answers_for_its_bucket_alone() {
     let heuristics = example();
     let answer = heuristics.lookup_problem(&fp4("m=16,n=4096,k=4096"));
-    assert!(matches!(answer.source, Source::Rule(1, rule) if rule.kernel_class == "matmul_fp4"));
+    assert_eq!(answer.source, Source::Rule(1));
     assert_eq!(answer.evidence().unwrap()["ratio"], json!(0.73));
     assert_eq!(answer.best().unwrap()["block_sizes"], json!([16, 64, 64]));
     assert_eq!(block_sizes(&heuristics, &fp4("m=9,n=1025,k=1026")).len(), 2, "both corners of the bucket");
     let answer = heuristics.lookup_problem(&fp4("m=17,n=4096,k=4096"));
-    assert!(matches!(answer.source, Source::Fallback("small_m", _)));
+    assert_eq!(answer.source, Source::Fallback("small_m"));
     assert_eq!(answer.best().unwrap()["block_sizes"], json!([64, 64, 16]));
     let answer = heuristics.lookup_problem(&fp4("m=4096,n=4096,k=4096"));
     assert_eq!(answer.source, Source::None);
@@ -103,10 +103,10 @@ fn rank_metadata_orders_by_wins_coverage_and_slowdowns() {
 fn a_rule_without_a_usable_template_still_blocks_its_fallback() {
     let heuristics = example();
     let answer = heuristics.lookup_problem(&problem(Family::Matmul, "m=512,n=512,k=512"));
-    assert!(matches!(answer.source, Source::Rule(3, _)));
+    assert_eq!(answer.source, Source::Rule(3));
     assert_eq!(answer.configs().count(), 0);
     let answer = heuristics.lookup_problem(&problem(Family::Matmul, "m=513,n=513,k=513"));
-    assert!(matches!(answer.source, Source::Fallback("balanced", _)));
+    assert_eq!(answer.source, Source::Fallback("balanced"));
     let answer = heuristics.lookup_problem(&problem(Family::Matmul, "m=513,n=5130,k=513"));
     assert_eq!(answer.source, Source::None, "an unusable fallback is none");
 }
@@ -117,7 +117,7 @@ fn of_two_rules_for_one_bucket_the_later_is_served() {
     let document = Document::from_value(json!({"schema_version": 2, "rules": [rule(0), rule(1), rule(2)]})).unwrap();
     let heuristics = Heuristics::new(document);
     let answer = heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Int });
-    assert!(matches!(answer.source, Source::Rule(2, _)));
+    assert_eq!(answer.source, Source::Rule(2));
     assert_eq!(answer.best().unwrap()["id"], json!(2));
 }
 
@@ -142,8 +142,8 @@ fn callers_switch_off_and_cap() {
 fn the_nearest_rule_differs_in_the_fewest_fields() {
     let heuristics = example();
     let problem = fp4("m=17,n=4096,k=4096");
-    let (index, rule) = heuristics.nearest(&Query::from(&problem)).unwrap();
-    assert_eq!((index, rule.shape_bucket["m_bin"].as_str()), (1, "<=16"));
+    let (index, bucket) = heuristics.nearest(&Query::from(&problem)).unwrap();
+    assert_eq!((index, bucket["m_bin"].as_str()), (1, "<=16"));
     let elementwise = problem_of_elementwise();
     assert!(heuristics.nearest(&Query::from(&elementwise)).is_none());
 }

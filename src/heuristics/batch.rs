@@ -26,8 +26,8 @@ impl<'a> AnswerRecord<'a> {
     /// The record of an answer to a query; of no query, where a kernel fits no class.
     pub fn new(query: Option<&Query<'a>>, answer: Answer<'a>) -> Self {
         let (source, rule_index) = match answer.source {
-            Source::Rule(index, _) => ("rule", Some(index)),
-            Source::Fallback(..) => ("fallback", None),
+            Source::Rule(index) => ("rule", Some(index)),
+            Source::Fallback(_) => ("fallback", None),
             Source::None => ("none", None),
         };
         Self {

@@ -6,6 +6,8 @@
 use super::Bucket;
 use crate::error::{Error, Result};
 use crate::model::{Dtype, Family, Problem, Shape};
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
 
 /// What a bucket knows of a data type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -337,14 +339,14 @@ impl PackedBucket {
     }
 
     /// A document's bucket packed; `None` for one that no query can have, such as a bin of other bounds.
-    pub(super) fn read(kind: Kind, bucket: &Bucket) -> Option<Self> {
+    pub(super) fn read<T: Borrow<str> + Ord>(kind: Kind, bucket: &BTreeMap<T, T>) -> Option<Self> {
         let mut packed = 0;
         let mut present = 0;
         for (position, field) in kind.fields().iter().enumerate() {
             let index = match bucket.get(field.name) {
                 Some(label) => {
                     present += 1;
-                    field.labels.iter().position(|known| known == label)? as u32
+                    field.labels.iter().position(|known| *known == label.borrow())? as u32
                 }
                 None if field.name == Field::KV_SEQ.name => Field::ABSENT,
                 None => return None,

@@ -4,10 +4,12 @@ mod batch;
 mod buckets;
 mod builtin;
 mod document;
+mod entry;
 mod load;
 mod lookup;
 mod materialize;
 mod save;
+mod scan;
 mod signature;
 #[cfg(feature = "harness")]
 mod write;
@@ -17,7 +19,7 @@ pub use buckets::{CLASSES, DtypeClass, Extents, bucket_of, class_groups, family_
 pub use builtin::{builtin_document, builtin_names};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
 #[cfg(feature = "harness")]
-pub(crate) use lookup::by_rank;
+pub(crate) use entry::by_rank;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
 pub use materialize::{Knob, Space, materialize};
 pub use signature::{Signature, Tensor};
