@@ -3,7 +3,6 @@
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
     Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Rule, Source, answer_batch_line,
-    
 };
 use crate::model::{Dtype, Family, GpuProfile, Problem};
 use clap::Args;
@@ -159,7 +158,7 @@ fn answer_one(heuristics: &Heuristics, question: &Question, args: &LookupArgs) -
     let nearest = heuristics.nearest(&query).filter(|_| args.explain && !from_rule);
     if args.json {
         let explained = Explained {
-            answer: AnswerRecord::new(Some(&query), answer),
+            answer: AnswerRecord::new(Some(&query), Some(answer)),
             evidence: answer.evidence(),
             nearest: nearest.map(|(rule_index, shape_bucket)| Nearest { rule_index, shape_bucket }),
         };

@@ -6,20 +6,21 @@ use super::load::read_template;
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// A rule's or a fallback's part of an index.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// The array of ranked templates, as JSON.
-    templates: Box<str>,
-    /// The object `validation`, as JSON.
-    validation: Box<str>,
+    /// Where in the document's text its configs are: an array of ranked templates, or a single config.
+    templates: Range<usize>,
+    /// Where its `validation` is.
+    validation: Range<usize>,
     served: OnceLock<Served>,
 }
 
 /// An entry that has been looked at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Served {
     /// The usable configs, best first, equal ones once.
     pub(super) configs: Vec<Template>,
@@ -28,24 +29,38 @@ pub(super) struct Served {
 }
 
 impl Entry {
-    /// The entry of a text that is valid JSON. What turns out to hold no templates serves none.
-    pub(super) fn of_text(templates: &str, validation: &str) -> Self {
-        Self { templates: templates.into(), validation: validation.into(), served: OnceLock::new() }
+    /// The entry with these parts of a document's text, each valid JSON or empty.
+    pub(super) fn of_text(text: &str, templates: &str, validation: &str) -> Self {
+        let range = |part: &str| {
+            // An empty part lies anywhere.
+            let start = if part.is_empty() { 0 } else { part.as_ptr().addr() - text.as_ptr().addr() };
+            start..start + part.len()
+        };
+        Self { templates: range(templates), validation: range(validation), served: OnceLock::new() }
     }
 
-    pub(super) fn new(templates: Vec<RankedTemplate>, evidence: Map<String, Value>) -> Self {
+    /// The entry of a parsed rule.
+    pub(super) fn of_templates(templates: Vec<RankedTemplate>, evidence: Map<String, Value>) -> Self {
         let served = Served { configs: ranked(templates), evidence };
-        Self { templates: Box::default(), validation: Box::default(), served: OnceLock::from(served) }
+        Self { templates: 0..0, validation: 0..0, served: OnceLock::from(served) }
     }
 
-    /// What is served; read on the first call.
-    pub(super) fn served(&self) -> &Served {
-        self.served.get_or_init(|| {
-            let templates: Vec<Value> = serde_json::from_str(&self.templates).unwrap_or_default();
-            Served {
-                configs: ranked(templates.into_iter().map(read_template).collect()),
-                evidence: serde_json::from_str(&self.validation).unwrap_or_default(),
-            }
+    /// The entry of a parsed fallback.
+    pub(super) fn of_config(config: Template, evidence: Map<String, Value>) -> Self {
+        let served = Served { configs: vec![config], evidence };
+        Self { templates: 0..0, validation: 0..0, served: OnceLock::from(served) }
+    }
+
+    /// What is served; read on the first call from the text the entry was made of. What proves unreadable serves nothing.
+    pub(super) fn served(&self, text: &str) -> &Served {
+        let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
+        self.served.get_or_init(|| Served {
+            configs: match serde_json::from_str(part(&self.templates)) {
+                Ok(Value::Array(templates)) => ranked(templates.into_iter().map(read_template).collect()),
+                Ok(Value::Object(config)) => vec![config],
+                _ => Vec::new(),
+            },
+            evidence: serde_json::from_str(part(&self.validation)).unwrap_or_default(),
         })
     }
 }

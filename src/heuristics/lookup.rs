@@ -1,17 +1,17 @@
 //! The lookup: a document indexed once, then asked by class and dimensions without allocating.
 
 use super::buckets::{CLASSES, DtypeClass, Extents, Kind, PackedBucket, family_of_shape, group_index};
-use super::document::{Bucket, Document, RankedTemplate, Template};
+use super::document::{Bucket, Document, Template};
 use super::entry::Entry;
-use super::load::read_file;
+use super::load::{MAX_DOCUMENT_BYTES, read_file};
 use super::scan::scan;
 use super::signature::Signature;
 use crate::error::{Context, Error, Result};
 use crate::model::{Dtype, Family, Problem};
 use serde_json::{Map, Value};
-use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A question: which configs for this class at these dimensions?
@@ -72,7 +72,8 @@ pub enum Source {
 pub struct Answer<'a> {
     /// Where the configs came from. A rule may be there and still hold none that is usable.
     pub source: Source,
-    entry: Option<&'a Entry>,
+    /// What holds the configs, with the document's text.
+    entry: Option<(&'a Entry, &'a str)>,
     max_configs: usize,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Answer<'a> {
 
     /// The configs, best first, each once. The first call for a rule or fallback reads them from the document's text.
     pub fn configs(self) -> impl ExactSizeIterator<Item = &'a Template> {
-        let configs = self.entry.map_or(&[][..], |entry| &entry.served().configs);
+        let configs = self.entry.map_or(&[][..], |(entry, text)| &entry.served(text).configs);
         configs.iter().take(self.max_configs)
     }
 
@@ -92,13 +93,15 @@ impl<'a> Answer<'a> {
 
     /// What the document's maker measured to trust this answer.
     pub fn evidence(self) -> Option<&'a Map<String, Value>> {
-        self.entry.map(|entry| &entry.served().evidence)
+        self.entry.map(|(entry, text)| &entry.served(text).evidence)
     }
 }
 
 /// A document ready to be asked.
 #[derive(Clone, Debug)]
 pub struct Heuristics {
+    /// The document, where entries are still to be read from it.
+    text: Cow<'static, str>,
     /// Sorted by [`order_of_class`].
     classes: Vec<Class>,
     max_configs: usize,
@@ -137,18 +140,18 @@ impl Heuristics {
     pub fn new(document: Document) -> Self {
         let mut index = Index::default();
         for rule in document.rules {
-            index.add_rule(&rule.kernel_class, &rule.shape_bucket, Entry::new(rule.templates, rule.validation));
+            let bucket = PackedBucket::read(Kind::of_class(&rule.kernel_class), &rule.shape_bucket);
+            index.add_rule(&rule.kernel_class, bucket, Entry::of_templates(rule.templates, rule.validation));
         }
         for (class, groups) in document.fallbacks {
             index.add_class(&class);
             for (group, fallback) in groups {
                 if fallback.config().is_some() {
-                    let template = RankedTemplate { template: fallback.template, ..RankedTemplate::default() };
-                    index.add_fallback(&class, &group, Entry::new(vec![template], fallback.validation));
+                    index.add_fallback(&class, &group, Entry::of_config(fallback.template, fallback.validation));
                 }
             }
         }
-        index.finish()
+        index.finish(Cow::default())
     }
 
     /// Loads a document from a file, with everything switched on.
@@ -157,7 +160,7 @@ impl Heuristics {
     /// As [`Document::load`].
     pub fn load(path: &Path) -> Result<Self> {
         let place = || format!("heuristics document {}", path.display());
-        read_file(path).and_then(|bytes| Self::from_bytes(&bytes)).context(place)
+        read_file(path).and_then(Self::from_vec).context(place)
     }
 
     /// Loads a document from its JSON text, with everything switched on. Templates and evidence are only checked to be
@@ -167,11 +170,23 @@ impl Heuristics {
     /// As [`Document::from_bytes`]; but what a template or a field that is not served holds beyond JSON's grammar, such as
     /// a number out of range, is passed over.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        match scan(bytes) {
-            Some(heuristics) => Ok(heuristics),
-            // It is broken, or as unusual as no tool writes it: the full reading says.
-            None => Document::from_bytes(bytes).map(Self::new),
+        // What is too large is refused unread, and so needs no copy.
+        if bytes.len() > MAX_DOCUMENT_BYTES {
+            return Document::from_bytes(bytes).map(Self::new);
         }
+        Self::from_vec(bytes.to_vec())
+    }
+
+    fn from_vec(bytes: Vec<u8>) -> Result<Self> {
+        // What is broken, or as unusual as no tool writes it, is left to the full reading.
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::from_text(text.into()),
+            Err(invalid) => Document::from_bytes(invalid.as_bytes()).map(Self::new),
+        }
+    }
+
+    pub(super) fn from_text(text: Cow<'static, str>) -> Result<Self> {
+        scan(text).or_else(|text| Document::from_bytes(text.as_bytes()).map(Self::new))
     }
 
     /// The same document, answering as `options` say.
@@ -204,7 +219,8 @@ impl Heuristics {
     /// The answer to a query. Allocates nothing.
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
         let Some(class) = self.class(query.class).filter(|class| class.enabled) else { return Answer::NOTHING };
-        let answer = |source, entry| Answer { source, entry: Some(entry), max_configs: self.max_configs };
+        let answer =
+            |source, entry| Answer { source, entry: Some((entry, &*self.text)), max_configs: self.max_configs };
         let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
         if let Ok(found) = class.rules.binary_search_by_key(&bucket, |rule| rule.bucket) {
             let rule = &class.rules[found];
@@ -256,14 +272,12 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Adds the next rule in document order. One whose bucket no query can have serves nothing.
-    pub(super) fn add_rule<T: Borrow<str> + Ord>(&mut self, class: &str, bucket: &BTreeMap<T, T>, entry: Entry) {
+    /// Adds the next rule in document order. One without a bucket that a query can have serves nothing.
+    pub(super) fn add_rule(&mut self, class: &str, bucket: Option<PackedBucket>, entry: Entry) {
         let position = self.rules;
         self.rules += 1;
         let class = self.add_class(class);
-        if let Some(bucket) = PackedBucket::read(class.kind, bucket) {
-            class.rules.push(Rule { bucket, position, entry });
-        }
+        class.rules.extend(bucket.map(|bucket| Rule { bucket, position, entry }));
     }
 
     /// Adds a fallback. One of a group its class does not have serves nothing.
@@ -284,13 +298,13 @@ impl Index {
         &mut self.classes[position]
     }
 
-    /// The index with everything switched on; of two rules for one bucket, the later one.
-    pub(super) fn finish(mut self) -> Heuristics {
+    /// The index of that text with everything switched on; of two rules for one bucket, the later one.
+    pub(super) fn finish(mut self, text: Cow<'static, str>) -> Heuristics {
         for class in &mut self.classes {
             class.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
             class.rules.dedup_by_key(|rule| rule.bucket);
         }
-        Heuristics { classes: self.classes, max_configs: usize::MAX }
+        Heuristics { text, classes: self.classes, max_configs: usize::MAX }
     }
 }
 

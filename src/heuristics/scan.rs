@@ -2,27 +2,38 @@
 //!
 //! It takes documents of the usual form and leaves all else, with every error, to the full reading in `load`.
 
+use super::buckets::{Kind, PackedBucket};
 use super::document::SCHEMA_VERSION;
 use super::entry::Entry;
 use super::load::MAX_DOCUMENT_BYTES;
 use super::lookup::{Heuristics, Index};
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// What is served of a document; its other fields are only checked to be JSON.
 #[derive(Deserialize)]
 struct Outline<'a> {
     schema_version: u32,
     #[serde(borrow, default)]
-    rules: Vec<Fields<'a>>,
+    rules: Vec<Part<'a>>,
     #[serde(borrow, default)]
-    fallbacks: BTreeMap<Text<'a>, BTreeMap<Text<'a>, Fields<'a>>>,
+    fallbacks: BTreeMap<Text<'a>, BTreeMap<Text<'a>, Part<'a>>>,
 }
 
-/// An object with its values still text.
-type Fields<'a> = BTreeMap<Text<'a>, &'a RawValue>;
+/// What is served of a rule or a fallback.
+#[derive(Default)]
+struct Part<'a> {
+    /// A rule's class and bucket; no bucket, where no query can have it.
+    place: Option<(Text<'a>, Option<PackedBucket>)>,
+    /// JSON, as are the next two; nothing where it is not there.
+    templates: &'a str,
+    template: &'a str,
+    validation: &'a str,
+}
 
 /// A string, borrowed from the text unless it holds escapes.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,37 +45,74 @@ impl Borrow<str> for Text<'_> {
     }
 }
 
+/// By hand, since a derived reading would take an array for the fields in order.
+impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Part<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Part<'de>, A::Error> {
+                let mut part = Part::default();
+                let (mut class, mut labels): (Option<Text>, Option<BTreeMap<Text, Text>>) = (None, None);
+                while let Some(Text(name)) = fields.next_key()? {
+                    match &*name {
+                        "kernel_class" => class = Some(fields.next_value()?),
+                        "shape_bucket" => labels = Some(fields.next_value()?),
+                        "templates" => part.templates = fields.next_value::<&RawValue>()?.get(),
+                        "template" => part.template = fields.next_value::<&RawValue>()?.get(),
+                        "validation" => part.validation = fields.next_value::<&RawValue>()?.get(),
+                        _ => drop(fields.next_value::<IgnoredAny>()?),
+                    }
+                }
+                part.place = class.zip(labels).map(|(class, labels)| {
+                    let bucket = PackedBucket::read(Kind::of_class(&class.0), &labels);
+                    (class, bucket)
+                });
+                Ok(part)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
 /// The index of a text that is a document of the usual form.
-pub(super) fn scan(bytes: &[u8]) -> Option<Heuristics> {
+pub(super) fn scan(text: Cow<'static, str>) -> Result<Heuristics, Cow<'static, str>> {
+    match index(&text) {
+        Some(index) => Ok(index.finish(text)),
+        None => Err(text),
+    }
+}
+
+fn index(text: &str) -> Option<Index> {
     // Serde would take an array for the fields in order.
-    if bytes.len() > MAX_DOCUMENT_BYTES || bytes.trim_ascii_start().first() != Some(&b'{') {
+    if text.len() > MAX_DOCUMENT_BYTES || !text.trim_start().starts_with('{') {
         return None;
     }
-    let outline: Outline = serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()?;
+    let outline: Outline = serde_json::from_str(text).ok()?;
     if outline.schema_version != SCHEMA_VERSION {
         return None;
     }
     let mut index = Index::default();
-    for rule in &outline.rules {
-        let class: Text = serde_json::from_str(text_of(rule, "kernel_class")).ok()?;
-        let bucket: BTreeMap<Text, Text> = serde_json::from_str(text_of(rule, "shape_bucket")).ok()?;
-        let entry = Entry::of_text(text_of(rule, "templates"), text_of(rule, "validation"));
-        index.add_rule(&class.0, &bucket, entry);
+    for rule in outline.rules {
+        let (class, bucket) = rule.place?;
+        let templates = if rule.templates.starts_with('[') { rule.templates } else { "" };
+        index.add_rule(&class.0, bucket, Entry::of_text(text, templates, rule.validation));
     }
-    for (class, groups) in &outline.fallbacks {
+    for (class, groups) in outline.fallbacks {
         index.add_class(&class.0);
         for (group, fallback) in groups {
-            let template = text_of(fallback, "template");
-            if template.starts_with('{') {
-                let templates = format!("[{{\"template\":{template}}}]");
-                index.add_fallback(&class.0, &group.0, Entry::of_text(&templates, text_of(fallback, "validation")));
+            if fallback.template.starts_with('{') {
+                let entry = Entry::of_text(text, fallback.template, fallback.validation);
+                index.add_fallback(&class.0, &group.0, entry);
             }
         }
     }
-    Some(index.finish())
-}
-
-/// A field's JSON; nothing where it is not there.
-fn text_of<'a>(fields: &Fields<'a>, name: &str) -> &'a str {
-    fields.get(name).map_or("", |value| value.get())
+    Some(index)
 }
