@@ -1,11 +1,11 @@
 //! What a document answers: classification, buckets, ranking, fallbacks, options, batches.
-#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value)]
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
-    answer_batch_line, materialize,
+    answer_batch_line, bucket_of, builtin_names, family_of_shape, materialize,
 };
-use kernel_sweep::model::{Dtype, Family, Problem};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -307,8 +307,93 @@ fn templates_are_laid_over_the_default_of_a_space() {
     assert_eq!(lay(json!({"pid_type": "flat"})).unwrap(), default);
 }
 
+/// Dimensions whose bin may be the one labelled so: bounds lie at least a factor of two apart.
+fn candidates(label: &str) -> [i64; 2] {
+    match label.split_at_checked(2) {
+        Some(("<=", bound)) => bound.parse().map(|bound: i64| [bound, bound / 2 + 1]).unwrap(),
+        _ => label[1..].parse().map(|bound: i64| [bound + 1, bound * 4]).unwrap(),
+    }
+}
+
+/// A problem that falls into a bucket of a family.
+fn problem_in(family: Family, bucket: &Value) -> Problem {
+    let of = |field: &str| bucket.get(field).map_or([1, 1], |label| candidates(label.as_str().unwrap()));
+    let choices: Vec<(&str, [i64; 2])> = match family {
+        Family::Attention => vec![
+            ("batch", of("batch_heads_bin")),
+            ("heads", [1, 1]),
+            ("q_seq", of("seq_bin")),
+            ("kv_seq", of(if bucket.get("kv_seq_bin").is_some() { "kv_seq_bin" } else { "seq_bin" })),
+            ("head_dim", of("head_dim_bin")),
+        ],
+        Family::RowSoftmax => vec![("rows", of("rows_bin")), ("cols", of("cols_bin"))],
+        Family::Elementwise => vec![("numel", of("numel_bin"))],
+        _ => vec![("m", of("m_bin")), ("n", of("n_bin")), ("k", of("k_bin"))],
+    };
+    let mut found = (0..1 << choices.len()).filter_map(|choice: usize| {
+        let dimensions: Vec<_> =
+            choices.iter().enumerate().map(|(at, (name, values))| (*name, values[choice >> at & 1])).collect();
+        let problem = Problem::new(family, &dimensions, Dtype::Bf16).ok()?;
+        (json!(bucket_of(&problem)) == *bucket).then_some(problem)
+    });
+    found.next().unwrap_or_else(|| panic!("no problem of {family} is in {bucket}"))
+}
+
+/// The configs of an array of templates in file order, each once.
+fn configs_of(templates: &[Value]) -> Vec<&Value> {
+    let mut configs = Vec::new();
+    for template in templates.iter().map(|entry| &entry["template"]) {
+        if !configs.contains(&template) {
+            configs.push(template);
+        }
+    }
+    configs
+}
+
+#[test]
+fn the_reference_document_is_served_rule_by_rule() {
+    let beside =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/reference/observed_heuristics_b200.json");
+    let path = std::env::var_os("KERNEL_SWEEP_REFERENCE").map_or(beside, Into::into);
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
+    let served = |answer: kernel_sweep::heuristics::Answer| -> Vec<Value> {
+        answer.configs().map(|config| Value::Object(config.clone())).collect()
+    };
+    for (index, rule) in document["rules"].as_array().unwrap().iter().enumerate() {
+        let class = rule["kernel_class"].as_str().unwrap();
+        let bucket = &rule["shape_bucket"];
+        let problem = problem_in(family_of_shape(class).unwrap(), bucket);
+        let dtype = bucket["dtype"].as_str().unwrap().parse().unwrap();
+        let answer = heuristics.lookup(&Query { class, dtype, ..Query::from(&problem) });
+        assert_eq!(answer.source, Source::Rule(index), "{class} {bucket}");
+        assert_eq!(served(answer).iter().collect::<Vec<_>>(), configs_of(rule["templates"].as_array().unwrap()));
+        assert_eq!(Value::Object(answer.evidence().unwrap().clone()), rule["validation"]);
+    }
+    for (class, groups) in document["fallbacks"].as_object().unwrap() {
+        for (group, shape) in [
+            ("small_m", "m=200,n=70000,k=70000"),
+            ("small_n", "m=70000,n=200,k=70000"),
+            ("small_k", "m=70000,n=70000,k=200"),
+            ("balanced", "m=70000,n=70000,k=70000"),
+            ("rect", "m=70000,n=70000,k=270000"),
+        ] {
+            let answer = heuristics.lookup_problem(&problem(class.parse().unwrap(), shape));
+            assert!(matches!(answer.source, Source::Fallback(found) if found == group), "{class} {shape}");
+            assert_eq!(served(answer), [groups[group]["template"].clone()]);
+        }
+    }
+}
+
 #[test]
 fn built_in_documents_are_asked_by_name() {
+    for gpu in builtin_names() {
+        let profile = GpuProfile::by_name(gpu).unwrap();
+        for name in [gpu.to_owned(), format!("NVIDIA {}", profile.device_name)] {
+            assert!(Heuristics::builtin(&name).unwrap().classes().count() > 0, "{name}");
+        }
+    }
     let message = Heuristics::builtin("gtx9999").unwrap_err().to_string();
     assert!(message.contains("no built-in heuristics for 'gtx9999'"), "{message}");
     let committed = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/output"));

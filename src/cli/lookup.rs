@@ -2,7 +2,8 @@
 
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
-    Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Rule, Source, answer_batch_line,
+    Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Source, answer_batch_line,
+    family_of_shape,
 };
 use crate::model::{Dtype, Family, GpuProfile, Problem};
 use clap::Args;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// The config that a document serves for a shape.
 #[derive(Args, Clone, Debug)]
-pub struct LookupArgs {
+pub(super) struct LookupArgs {
     /// GPU whose document to ask: the one under --output, else the one built in
     #[arg(long, value_name = "NAME", required_unless_present = "heuristics", conflicts_with = "heuristics")]
     pub gpu: Option<String>,
@@ -85,7 +86,7 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 /// Where there is no such document, family or shape, or a batch cannot be read.
-pub fn run(args: &LookupArgs) -> Result<()> {
+pub(super) fn run(args: &LookupArgs) -> Result<()> {
     let heuristics = open(args)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if let Some(queries) = &args.batch {

@@ -1,4 +1,19 @@
 //! The served part: the document, its buckets, fallback groups and classification, and the lookup.
+//!
+//! ```
+//! use kernel_sweep::heuristics::{DtypeClass, Heuristics, Source};
+//!
+//! # fn main() -> kernel_sweep::error::Result<()> {
+//! let heuristics = Heuristics::from_bytes(
+//!     br#"{"schema_version": 2, "rules": [], "fallbacks": {"matmul": {"small_m": {"template": {"num_warps": 4}}}}}"#,
+//! )?;
+//! let query = heuristics.query("matmul", &[("m", 16), ("n", 4096), ("k", 4096)], DtypeClass::Fp16Bf16)?;
+//! let answer = heuristics.lookup(&query);
+//! assert_eq!(answer.source, Source::Fallback("small_m"));
+//! assert_eq!(answer.best().map(|config| &config["num_warps"]), Some(&4.into()));
+//! # Ok(())
+//! # }
+//! ```
 
 mod batch;
 mod buckets;

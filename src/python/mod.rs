@@ -34,6 +34,7 @@ fn builtins() -> Vec<&'static str> {
 struct Heuristics(heuristics::Heuristics);
 
 #[pymethods]
+#[allow(clippy::needless_pass_by_value)] // arguments come out of Python as values
 impl Heuristics {
     /// Loads a document from a file.
     #[staticmethod]
