@@ -29,7 +29,7 @@ impl Query<'_> {
     /// Its bucket, spelled out.
     pub fn bucket(&self) -> Bucket {
         let kind = Kind::of_class(self.class);
-        PackedBucket::of(kind, &self.extents, self.dtype).spell_out(kind)
+        PackedBucket::of(kind, &self.extents, self.dtype).spell_out()
     }
 
     /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
@@ -249,7 +249,7 @@ impl Heuristics {
         let class = self.class(query.class)?;
         let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
         let nearest = class.rules.iter().min_by_key(|rule| (rule.bucket.distance(bucket), rule.position))?;
-        Some((nearest.position, nearest.bucket.spell_out(class.kind)))
+        Some((nearest.position, nearest.bucket.spell_out()))
     }
 
     /// The classes that the document holds rules or fallbacks for.

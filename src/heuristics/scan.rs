@@ -10,7 +10,7 @@ use super::lookup::{Heuristics, Index};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use std::borrow::{Borrow, Cow};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -27,8 +27,8 @@ struct Outline<'a> {
 /// What is served of a rule or a fallback.
 #[derive(Default)]
 struct Part<'a> {
-    /// A rule's class and bucket; no bucket, where no query can have it.
-    place: Option<(Text<'a>, Option<PackedBucket>)>,
+    kernel_class: Option<Text<'a>>,
+    shape_bucket: Option<Labels>,
     /// JSON, as are the next two; nothing where it is not there.
     templates: &'a str,
     template: &'a str,
@@ -39,9 +39,30 @@ struct Part<'a> {
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl Borrow<str> for Text<'_> {
-    fn borrow(&self) -> &str {
-        &self.0
+/// A bucket, packed label by label.
+struct Labels(PackedBucket);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Labels;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str("an object of labels")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut labels: A) -> Result<Labels, A::Error> {
+                let mut packed = PackedBucket::EMPTY;
+                while let Some((name, label)) = labels.next_entry()? {
+                    packed = packed.with_label(name, label);
+                }
+                Ok(Labels(packed))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
     }
 }
 
@@ -59,21 +80,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Part<'de>, A::Error> {
                 let mut part = Part::default();
-                let (mut class, mut labels): (Option<Text>, Option<BTreeMap<Text, Text>>) = (None, None);
                 while let Some(Text(name)) = fields.next_key()? {
                     match &*name {
-                        "kernel_class" => class = Some(fields.next_value()?),
-                        "shape_bucket" => labels = Some(fields.next_value()?),
+                        "kernel_class" => part.kernel_class = Some(fields.next_value()?),
+                        "shape_bucket" => part.shape_bucket = Some(fields.next_value()?),
                         "templates" => part.templates = fields.next_value::<&RawValue>()?.get(),
                         "template" => part.template = fields.next_value::<&RawValue>()?.get(),
                         "validation" => part.validation = fields.next_value::<&RawValue>()?.get(),
                         _ => drop(fields.next_value::<IgnoredAny>()?),
                     }
                 }
-                part.place = class.zip(labels).map(|(class, labels)| {
-                    let bucket = PackedBucket::read(Kind::of_class(&class.0), &labels);
-                    (class, bucket)
-                });
                 Ok(part)
             }
         }
@@ -101,9 +117,10 @@ fn index(text: &str) -> Option<Index> {
     }
     let mut index = Index::default();
     for rule in outline.rules {
-        let (class, bucket) = rule.place?;
+        let class = rule.kernel_class?.0;
+        let bucket = rule.shape_bucket?.0.fitting(Kind::of_class(&class));
         let templates = if rule.templates.starts_with('[') { rule.templates } else { "" };
-        index.add_rule(&class.0, bucket, Entry::of_text(text, templates, rule.validation));
+        index.add_rule(&class, bucket, Entry::of_text(text, templates, rule.validation));
     }
     for (class, groups) in outline.fallbacks {
         index.add_class(&class.0);
