@@ -5,13 +5,17 @@ use kernel_sweep::heuristics::{CLASSES, Document, Heuristics, Signature, Source,
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+/// A number with no more places than are saved, so that saving makes no two ranks equal.
+fn places(steps: i32) -> Value {
+    json!(f64::from(steps) / 1e4)
+}
+
 fn scalar() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        // No more places than are saved, so that saving makes no two ranks equal.
-        any::<i32>().prop_map(|steps| json!(f64::from(steps) / 1e4)),
+        any::<i32>().prop_map(places),
         Just(json!(1e300)),
         "[a-z<=0-9\\PC]{0,6}".prop_map(Value::from),
     ]
@@ -69,11 +73,7 @@ fn signature() -> impl Strategy<Value = Signature> {
 /// A rule for the very bucket of some query.
 fn rule() -> impl Strategy<Value = Value> {
     let template = prop::collection::btree_map("[a-c]", 0u8..3, 0..3).prop_map(|config| json!(config));
-    let ranked = (
-        mostly(template),
-        mostly(any::<u8>().prop_map(Value::from)),
-        mostly(any::<f64>().prop_map(Value::from)),
-    )
+    let ranked = (mostly(template), mostly(any::<u8>().prop_map(Value::from)), mostly(any::<i32>().prop_map(places)))
         .prop_map(
             |(template, wins, slowdown)| json!({"template": template, "win_count": wins, "geomean_slowdown": slowdown}),
         );

@@ -97,6 +97,11 @@ fn rank_metadata_orders_by_wins_coverage_and_slowdowns() {
     );
     let stable = json!([entry("a", json!({"win_count": 1})), entry("b", json!({"win_count": 1.0}))]);
     assert_eq!(ranked(stable), "ab");
+    let zeros =
+        json!([entry("a", json!({"win_count": -0.5})), entry("b", json!({"p90_slowdown": -0.0, "win_count": 0}))]);
+    assert_eq!(ranked(zeros), "ba", "no wins are no wins");
+    let zeros = json!([entry("a", json!({"geomean_slowdown": 0.0})), entry("b", json!({"geomean_slowdown": -0.0}))]);
+    assert_eq!(ranked(zeros), "ab");
 }
 
 #[test]

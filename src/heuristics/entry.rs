@@ -83,8 +83,9 @@ fn has_rank_metadata(ranked: &RankedTemplate) -> bool {
 
 /// The order templates are served in. Wins and coverage are counts, so a fraction of one counts for nothing.
 pub(crate) fn by_rank(a: &RankedTemplate, b: &RankedTemplate) -> Ordering {
-    let count = |count: Option<f64>| count.unwrap_or(0.0).trunc();
-    let slowdown = |slowdown: Option<f64>| slowdown.unwrap_or(f64::INFINITY);
+    // Adding zero makes a negative zero a plain one.
+    let count = |count: Option<f64>| count.unwrap_or(0.0).trunc() + 0.0;
+    let slowdown = |slowdown: Option<f64>| slowdown.unwrap_or(f64::INFINITY) + 0.0;
     count(b.win_count)
         .total_cmp(&count(a.win_count))
         .then(count(b.shape_coverage).total_cmp(&count(a.shape_coverage)))
