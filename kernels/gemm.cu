@@ -13,12 +13,14 @@
 //   A_VECTOR_BYTES              bytes of one copy of A: 16, 8, 4 or 2; divides the bytes of a row of A
 //   B_VECTOR_BYTES              bytes of one copy of B: 16, 8, 4, 2 or (4-bit weights) 1; divides those of a row of B
 //
-// Launch: 32 * NUM_WARPS threads along x, SMEM_BYTES of dynamic shared memory, any grid along x.
-//   group_m        tile rows that share a column band, 1 ... tiles along m
-//   split_k        programs that share one tile's k, 1 ... k steps
-//   run            consecutive work of one program; 0: programs stride over all the work (scheduler.cuh)
-//   partials       split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k, in fragment order
-//   arrivals       split_k > 1: one zero for each tile; zero again at the end
+// Launch: 32 * NUM_WARPS threads along x, SMEM_BYTES of dynamic shared memory, programs along x. The work and its order
+// (scheduler.cuh) are arguments, so that they cost no compile:
+//   partials                  split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k, in fragment order
+//   arrivals                  split_k > 1: one zero for each tile; zero again at the end
+//   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
+//   group_m                   tile rows that share a column band, 1 ... tiles_m
+//   split_k                   programs that share one tile's k, 1 ... k_steps
+//   stride, span              a program's work: span consecutive numbers (stride 1), or every stride-th (span = all)
 
 #include "decode.cuh"
 #include "layout.cuh"
@@ -59,14 +61,15 @@ static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BY
 static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
               "B_VECTOR_BYTES: one column's bytes ... 16");
 
-// Warps along n: the split that reads the least from shared memory, a byte of B costing DUPLICATE_COST bytes of A.
+// Warps along n: the split that reads the least of A and B from shared memory, where a byte of B that several warps read
+// costs each of them DUPLICATE_COST bytes of A, for decoding it. Of two equal ones, the split with fewer such warps.
 __device__ constexpr int choose_warps_n() {
     int best = 0, least = 0;
     for (int warps_n = 1; warps_n <= NUM_WARPS && 32 * warps_n <= BLOCK_N; warps_n *= 2) {
         const int warps_m = NUM_WARPS / warps_n;
         if (16 * warps_m > BLOCK_M) continue;
-        const int cost = warps_n * BLOCK_M + warps_m * BLOCK_N * Weights::DUPLICATE_COST;
-        if (best == 0 || cost < least) best = warps_n, least = cost;
+        const int reads = warps_n * BLOCK_M + warps_m * BLOCK_N * Weights::DUPLICATE_COST;
+        if (best == 0 || reads <= least) best = warps_n, least = reads;
     }
     return best;
 }
@@ -94,6 +97,17 @@ constexpr int STORE_COLUMNS = scheduler::smaller(8, B_VECTOR_BYTES / Weights::CO
 constexpr int FRAGMENTS = TILES_M * GROUPS_N * 4;
 using Accumulators = float[FRAGMENTS][4];
 
+// Where a thread's warp works in the tile.
+__device__ __forceinline__ int warp_row(int thread) { return thread / 32 / WARPS_N * WARP_M; }
+__device__ __forceinline__ int warp_column(int thread) { return thread / 32 % WARPS_N * WARP_N; }
+
+// Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
+// but no more than leave each thread registers for its sums, its operands and its addresses.
+constexpr int REGISTERS = FRAGMENTS * 4 <= 64 ? 128 : 256;
+constexpr int BY_SMEM = 228 * 1024 / (SMEM_BYTES + 1024);
+constexpr int BY_REGISTERS = 65536 / (THREADS * REGISTERS);
+constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
+
 static_assert(SMEM_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
 extern __shared__ __align__(1024) byte smem[];
@@ -113,13 +127,13 @@ __device__ __forceinline__ void copy_vector(u32 shared, const byte* global, bool
 // outside the matrix becomes zero.
 template <int ROWS, int ROW_BYTES, int VECTOR_BYTES, int SWIZZLE_UNIT>
 __device__ __forceinline__ void copy_tile(u32 shared, const byte* matrix, int rows, int row_bytes, int row,
-                                          int column_byte) {
+                                          int column_byte, int thread) {
     constexpr int PASS_VECTORS = scheduler::smaller(ROW_BYTES / VECTOR_BYTES, THREADS);
     constexpr int PASS_BYTES = PASS_VECTORS * VECTOR_BYTES;
     constexpr int PASS_ROWS = THREADS / PASS_VECTORS;
     constexpr int UNROLL = VECTOR_BYTES >= 4 ? 16 : 4;
-    const int first_row = threadIdx.x / PASS_VECTORS;
-    const int first_byte = threadIdx.x % PASS_VECTORS * VECTOR_BYTES;
+    const int first_row = thread / PASS_VECTORS;
+    const int first_byte = thread % PASS_VECTORS * VECTOR_BYTES;
     const byte* origin = matrix + static_cast<i64>(row + first_row) * row_bytes + (column_byte + first_byte);
 #pragma unroll UNROLL
     for (int y = 0; y < ROWS; y += PASS_ROWS) {
@@ -133,28 +147,36 @@ __device__ __forceinline__ void copy_tile(u32 shared, const byte* matrix, int ro
     }
 }
 
-// acc += the warp's part of one tile of A times one of B; the addresses are this lane's in both.
-__device__ __forceinline__ void multiply_tile(Accumulators& acc, u32 a_address, u32 b_address) {
-#pragma unroll
-    for (int step = 0; step < BLOCK_K / 16; ++step) {
-        u32 a[TILES_M][4];
+// One k16 step of a warp's part of A and B, as its lanes read them.
+struct Operands {
+    u32 a[TILES_M][4];
+    Weights::Raw b[GROUPS_N];
+
+    // The addresses are this lane's in the stage's A and B.
+    __device__ __forceinline__ void load(u32 a_address, u32 b_address, int step) {
 #pragma unroll
         for (int i = 0; i < TILES_M; ++i) ptx::ldmatrix_x4(a[i], (a_address ^ (32 * step)) + i * 16 * A_ROW_BYTES);
 #pragma unroll
         for (int group = 0; group < GROUPS_N; ++group) {
-            const u32 group_address = b_address ^ (32 * Weights::COLUMN_BYTES * group);
-            u32 b[4][2];
-            Weights::decode(b, Weights::load<B_ROW_BYTES>(group_address, step));
+            b[group] = Weights::load<B_ROW_BYTES>(b_address ^ (32 * Weights::COLUMN_BYTES * group), step);
+        }
+    }
+
+    __device__ __forceinline__ void multiply_into(Accumulators& acc) const {
+#pragma unroll
+        for (int group = 0; group < GROUPS_N; ++group) {
+            u32 weights[4][2];
+            Weights::decode(weights, b[group]);
 #pragma unroll
             for (int i = 0; i < TILES_M; ++i) {
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    ptx::mma_m16n8k16(acc[(i * GROUPS_N + group) * 4 + j], a[i], b[j]);
+                    ptx::mma_m16n8k16(acc[(i * GROUPS_N + group) * 4 + j], a[i], weights[j]);
                 }
             }
         }
     }
-}
+};
 
 // Stores eight adjacent columns, of which the first `inside` exist.
 __device__ __forceinline__ void store_columns(bf16* c, const u32 (&columns)[4], int inside) {
@@ -176,9 +198,12 @@ __device__ __forceinline__ void store_columns(bf16* c, const u32 (&columns)[4], 
     }
 }
 
-// Writes this warp's part of the tile that begins at (row, column).
+// Writes the tile of C that begins at (row, column).
 __device__ __forceinline__ void store_tile(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
-                                           int lane) {
+                                           int thread) {
+    const int lane = thread % 32;
+    row += warp_row(thread);
+    column += warp_column(thread);
 #pragma unroll
     for (int i = 0; i < TILES_M; ++i) {
 #pragma unroll
@@ -197,64 +222,67 @@ __device__ __forceinline__ void store_tile(bf16* c, const Accumulators& acc, int
 
 // Leaves this program's sums with those of the tile's other parts of k. The last program to arrive takes them all, adds
 // them in the parts' order, so that every run gives the same bits, and returns true.
-__device__ __forceinline__ bool combine_parts(Accumulators& acc, float* partials, u32* arrivals, int part, int parts) {
+__device__ __forceinline__ bool combine_parts(Accumulators& acc, float* partials, u32* arrivals, int part, int parts,
+                                              int thread) {
     constexpr int PART_VECTORS = BLOCK_M * BLOCK_N / 4;
-    float4* vectors = reinterpret_cast<float4*>(partials) + threadIdx.x;
+    float4* vectors = reinterpret_cast<float4*>(partials) + thread;
 #pragma unroll
     for (int i = 0; i < FRAGMENTS; ++i) {
-        vectors[part * PART_VECTORS + i * THREADS] = make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+        vectors[part * i64{PART_VECTORS} + i * THREADS] = make_float4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
     }
     __threadfence();
     __syncthreads();
-    const bool last = __syncthreads_or(threadIdx.x == 0 && atomicAdd(arrivals, 1u) == parts - 1u);
+    const bool last = __syncthreads_or(thread == 0 && atomicAdd(arrivals, 1u) == parts - 1u);
     if (!last) return false;
     __threadfence();
+    if (thread == 0) *arrivals = 0;
 
 #pragma unroll
     for (int i = 0; i < FRAGMENTS; ++i) acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = 0.0f;
-    for (int other = 0; other < parts; ++other) {
+#pragma unroll 1
+    for (int left = parts; left > 0; --left, vectors += PART_VECTORS) {
 #pragma unroll
         for (int i = 0; i < FRAGMENTS; ++i) {
-            const float4 theirs = ptx::load_at_l2(vectors + other * PART_VECTORS + i * THREADS);
+            if (i % 8 == 0) __syncwarp();  // so that the compiler starts no more loads at once than it has registers for
+            const float4 theirs = ptx::load_at_l2(vectors + i * THREADS);
             acc[i][0] += theirs.x, acc[i][1] += theirs.y, acc[i][2] += theirs.z, acc[i][3] += theirs.w;
         }
     }
-    if (threadIdx.x == 0) *arrivals = 0;
     return true;
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int m, int n, int k, int group_m, int split_k,
-     int run) {
-    const scheduler::Schedule schedule{scheduler::ceil_div(m, BLOCK_M), scheduler::ceil_div(n, BLOCK_N), group_m, split_k,
-                                       scheduler::ceil_div(k, BLOCK_K)};
-    const scheduler::Range range(blockIdx.x, gridDim.x, run, schedule.size());
-    if (range.first >= range.end) return;
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
+gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int m, int n, int k, int tiles_m, int tiles_n,
+     int k_steps, int group_m, int split_k, int stride, int span) {
+    const scheduler::Schedule schedule{tiles_m, tiles_n, k_steps, group_m, split_k};
+    const int first = scheduler::work_begin(blockIdx.x, stride, span);
+    const int end = scheduler::work_end(first, span, schedule.size());
+    if (first >= end) return;
 
     const u32 a_stages = ptx::shared_address(smem);
     const u32 b_stages = a_stages + NUM_STAGES * A_BYTES;
-    const int lane = threadIdx.x % 32;
-    const int warp_row = static_cast<int>(threadIdx.x) / 32 / WARPS_N * WARP_M;
-    const int warp_column = static_cast<int>(threadIdx.x) / 32 % WARPS_N * WARP_N;
-    const u32 a_lane = a_stages + layout::swizzled<A_ROW_BYTES, A_SWIZZLE_UNIT>(warp_row + lane % 16, lane / 16 * 16);
-    const u32 b_lane = b_stages + Weights::lane_offset<B_ROW_BYTES>(warp_column, lane);
+    const int thread = threadIdx.x, lane = thread % 32;
+    const u32 a_lane =
+        a_stages + layout::swizzled<A_ROW_BYTES, A_SWIZZLE_UNIT>(warp_row(thread) + lane % 16, lane / 16 * 16);
+    const u32 b_lane = b_stages + Weights::lane_offset<B_ROW_BYTES>(warp_column(thread), lane);
 
     // Loading runs NUM_STAGES - 1 steps ahead of multiplying, over into the next tile.
-    int load_index = range.first;
-    scheduler::Work load = schedule.at(load_index);
+    int load_index = first;
+    scheduler::Work load = schedule.at(first);
     auto load_next = [&](int stage) {
-        while (load.begin == load.end && load_index + range.stride < range.end) {
-            load_index += range.stride;
+        while (load.begin == load.end && load_index + stride < end) {
+            load_index += stride;
             load = schedule.at(load_index);
         }
         if (load.begin < load.end) {
+            const int loader = ptx::opaque(thread);
             copy_tile<BLOCK_M, A_ROW_BYTES, A_VECTOR_BYTES, A_SWIZZLE_UNIT>(
-                a_stages + stage * A_BYTES, a, m, 2 * k, load.tile_m * BLOCK_M, load.begin * A_ROW_BYTES);
+                a_stages + stage * A_BYTES, a, m, 2 * k, load.tile_m * BLOCK_M, load.begin * A_ROW_BYTES, loader);
             copy_tile<B_ROWS, B_ROW_BYTES, B_VECTOR_BYTES, Weights::SWIZZLE_UNIT>(
                 b_stages + stage * B_BYTES, b, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, load.begin * B_ROWS,
-                load.tile_n * B_ROW_BYTES);
+                load.tile_n * B_ROW_BYTES, loader);
             ++load.begin;
         }
         ptx::cp_async_commit();
@@ -262,20 +290,30 @@ gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int 
     for (int stage = 0; stage < NUM_STAGES - 1; ++stage) load_next(stage);
 
     int stage = 0;
-    for (int index = range.first; index < range.end; index += range.stride) {
-        const scheduler::Work work = schedule.at(index);
+    for (int index = first; index < end; index += stride) {
         Accumulators acc = {};
-        for (int step = work.begin; step < work.end; ++step) {
+        const scheduler::Work ahead = schedule.at(index);
+        for (int steps = ahead.end - ahead.begin; steps > 0; --steps) {
             ptx::cp_async_wait<NUM_STAGES - 2>();
             __syncthreads();  // this stage has arrived for every warp, and every warp is done with the one before it
+            const u32 a_address = a_lane + stage * A_BYTES, b_address = b_lane + stage * B_BYTES;
+            Operands operands[2];  // the next step's are on their way while this one's are multiplied
             load_next(stage == 0 ? NUM_STAGES - 1 : stage - 1);
-            multiply_tile(acc, a_lane + stage * A_BYTES, b_lane + stage * B_BYTES);
+            operands[0].load(a_address, b_address, 0);
+#pragma unroll
+            for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
+                if (k16 + 1 < BLOCK_K / 16) operands[(k16 + 1) % 2].load(a_address, b_address, k16 + 1);
+                operands[k16 % 2].multiply_into(acc);
+            }
             stage = stage + 1 == NUM_STAGES ? 0 : stage + 1;
         }
+
+        const scheduler::Work work = schedule.at(ptx::opaque(index));
+        const int writer = ptx::opaque(thread);
         if (split_k > 1) {
             float* tile_partials = partials + static_cast<i64>(work.tile) * split_k * (BLOCK_M * BLOCK_N);
-            if (!combine_parts(acc, tile_partials, arrivals + work.tile, work.part, split_k)) continue;
+            if (!combine_parts(acc, tile_partials, arrivals + work.tile, work.part, split_k, writer)) continue;
         }
-        store_tile(c, acc, m, n, work.tile_m * BLOCK_M + warp_row, work.tile_n * BLOCK_N + warp_column, lane);
+        store_tile(c, acc, m, n, work.tile_m * BLOCK_M, work.tile_n * BLOCK_N, writer);
     }
 }

@@ -111,7 +111,7 @@ struct Int4 : Packed {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const u32 nibbles = ptx::permute_bytes(low, high, 0x4400 + 0x1111 * j);
-                b[j][r] = ptx::fma_bf16x2((nibbles & 0x000F000Fu) ^ 0x43084308u, ONE, MINUS_136);
+                b[j][r] = ptx::fma_bf16x2(ptx::and_xor(nibbles, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
             }
         }
     }

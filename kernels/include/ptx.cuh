@@ -19,6 +19,12 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
     return static_cast<u32>(address);
 }
 
+// The same value, but opaque: what is computed from it is computed here, not earlier and then carried in registers.
+__device__ __forceinline__ int opaque(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
 // ---- Asynchronous copies, global to shared ----
 
 // Copies `source_bytes` of BYTES (4, 8 or 16, the alignment of both sides) and fills the rest with zeros; with 0 the
@@ -116,6 +122,13 @@ __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(s
 __device__ __forceinline__ bf16x2 fma_bf16x2(bf16x2 a, bf16x2 b, bf16x2 c) {
     bf16x2 result;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+
+// (a & b) ^ c in one instruction, which the compiler does not find where b and c are both constants.
+__device__ __forceinline__ u32 and_xor(u32 a, u32 b, u32 c) {
+    u32 result;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
     return result;
 }
 

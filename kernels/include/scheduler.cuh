@@ -6,7 +6,7 @@ namespace scheduler {
 __device__ constexpr int smaller(int a, int b) { return a < b ? a : b; }
 __device__ constexpr int ceil_div(int a, int b) { return a / b + (a % b != 0); }
 
-// One tile of C and the k steps to sum there.
+// One tile of C and the k steps to sum there; a k step is BLOCK_K deep.
 struct Work {
     int tile;            // its number, m varying fastest within a group
     int tile_m, tile_n;  // its place, in tiles
@@ -19,11 +19,11 @@ struct Work {
 // operands in L2.
 struct Schedule {
     int tiles_m, tiles_n;
-    int group_m;  // 1 ... tiles_m
-    int parts;    // of k
     int k_steps;
+    int group_m;  // 1 ... tiles_m
+    int split_k;  // parts of k
 
-    __device__ constexpr int size() const { return tiles_m * tiles_n * parts; }
+    __device__ constexpr int size() const { return tiles_m * tiles_n * split_k; }
 
     __device__ constexpr Work at(int index) const {
         Work work{};
@@ -36,22 +36,16 @@ struct Schedule {
         work.tile_m = first_m + work.tile % group_tiles % rows;
         work.tile_n = work.tile % group_tiles / rows;
 
-        const int least = k_steps / parts, longer = k_steps % parts;
+        const int least = k_steps / split_k, longer = k_steps % split_k;
         work.begin = work.part * least + smaller(work.part, longer);
         work.end = work.begin + least + (work.part < longer);
         return work;
     }
 };
 
-// The numbers of one program's work: first, first + stride, … below end. Programs take runs of `run` numbers each, or,
-// where `run` is 0, stride over all of them.
-struct Range {
-    int first, stride, end;
-
-    __device__ constexpr Range(int program, int programs, int run, int size)
-        : first(run > 0 ? program * run : program),
-          stride(run > 0 ? 1 : programs),
-          end(run > 0 ? smaller(first + run, size) : size) {}
-};
+// The first number of a program's work, which goes on in steps of `stride` and ends before work_end. With a stride of 1
+// each program has `span` consecutive numbers; otherwise `stride` is the number of programs and `span` all the work.
+__device__ constexpr int work_begin(int program, int stride, int span) { return stride == 1 ? program * span : program; }
+__device__ constexpr int work_end(int begin, int span, int size) { return smaller(begin + span, size); }
 
 }  // namespace scheduler

@@ -47,7 +47,7 @@ struct Counts {
 
 pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let profile = GpuProfile::by_name(&args.gpu)?;
-    let progress = Progress::new(args.json);
+    let progress = Progress::new(args.json, false);
     let compiler = sweep::compiler(&profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };

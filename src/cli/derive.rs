@@ -22,20 +22,20 @@ const NAMED_ROWS: usize = 10;
   sweep derive --gpu h200
   sweep derive --gpu h200 --from shard0.jsonl --from shard1.jsonl.zst
   sweep derive --gpu b200 --from measurements_b200.csv")]
-pub struct DeriveArgs {
+pub(super) struct DeriveArgs {
     /// Short name of the GPU the files were measured on: h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]
-    pub gpu: String,
+    gpu: String,
     /// Journals (.jsonl, .jsonl.zst) or measurements (.csv) [default: the GPU's journals, else its archive]
     #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub from: Vec<PathBuf>,
+    from: Vec<PathBuf>,
     /// Folder that holds a folder for each GPU
     #[arg(long, value_name = "DIR", default_value = "output")]
-    pub output: PathBuf,
+    output: PathBuf,
 }
 
 /// Derives the document and writes it.
-pub fn run(args: &DeriveArgs) -> Result<()> {
+pub(super) fn run(args: &DeriveArgs) -> Result<()> {
     let folder = args.output.join(&args.gpu);
     let files = if args.from.is_empty() { recorded(&folder, &args.gpu)? } else { args.from.clone() };
     let mut evidence = Evidence::default();

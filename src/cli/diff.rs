@@ -13,23 +13,23 @@ use std::path::PathBuf;
 Examples:
   sweep diff old.json output/h200/observed_heuristics_h200.json
   sweep diff --markdown old.json new.json >> comment.md")]
-pub struct DiffArgs {
+pub(super) struct DiffArgs {
     /// The document to compare with
     #[arg(value_name = "OLD.json")]
-    pub old: PathBuf,
+    old: PathBuf,
     /// The document that is to replace it
     #[arg(value_name = "NEW.json")]
-    pub new: PathBuf,
+    new: PathBuf,
     /// Print the differences as JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// Print the differences as Markdown, for a pull request
     #[arg(long, conflicts_with = "json")]
-    pub markdown: bool,
+    markdown: bool,
 }
 
 /// Prints the differences; returns whether there is a regression.
-pub fn run(args: &DiffArgs) -> Result<bool> {
+pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let diff = diff(&Document::load(&args.old)?, &Document::load(&args.new)?);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&diff)?);

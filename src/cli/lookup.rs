@@ -18,39 +18,39 @@ use std::path::{Path, PathBuf};
 pub(super) struct LookupArgs {
     /// GPU whose document to ask: the one under --output, else the one built in
     #[arg(long, value_name = "NAME", required_unless_present = "heuristics", conflicts_with = "heuristics")]
-    pub gpu: Option<String>,
+    gpu: Option<String>,
 
     /// Document to ask
     #[arg(long, value_name = "FILE")]
-    pub heuristics: Option<PathBuf>,
+    heuristics: Option<PathBuf>,
 
     /// Folder with the documents of --gpu
     #[arg(long, value_name = "DIR", default_value = "output")]
-    pub output: PathBuf,
+    output: PathBuf,
 
     /// Family, or another class the document holds
     #[arg(long, value_name = "NAME", required_unless_present = "batch", conflicts_with = "batch")]
-    pub family: Option<String>,
+    family: Option<String>,
 
     /// Dimensions, such as m=16,n=4096,k=4096
     #[arg(long, value_name = "DIMENSIONS", conflicts_with = "batch")]
-    pub shape: Option<String>,
+    shape: Option<String>,
 
     /// Type of the first tensor: bf16, f16, f32, fp8, or a tensor library's name for it
     #[arg(long, value_name = "TYPE", default_value = "bf16", conflicts_with = "batch")]
-    pub dtype: String,
+    dtype: String,
 
     /// Say why: class, bucket, group, evidence and the nearest bucket there is
     #[arg(long, conflicts_with = "batch")]
-    pub explain: bool,
+    explain: bool,
 
     /// Answer in JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 
     /// Answer JSON lines from a file, or from standard input
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
-    pub batch: Option<PathBuf>,
+    batch: Option<PathBuf>,
 }
 
 /// A query as the command line puts it.

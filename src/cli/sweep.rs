@@ -43,7 +43,7 @@ pub(super) struct SweepArgs {
     /// No progress, no table
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
-    /// Name the failed configs of each problem
+    /// Name the configs that fail
     #[arg(short, long)]
     verbose: bool,
 }
@@ -98,6 +98,7 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
         fresh: args.fresh,
         seed: args.seed,
         quiet: args.quiet,
+        verbose: args.verbose,
     };
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {

@@ -20,7 +20,8 @@ impl Key {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        Self(hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+        let short = hash.finalize().iter().take(8).fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        Self(format!("{short:016x}"))
     }
 }
 

@@ -36,7 +36,7 @@ impl Sources {
 
     fn append(&self, name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<()> {
         let body = self.read(name)?;
-        text.push_str(&format!("#line 1 \"{name}\"\n"));
+        text.extend(["#line 1 \"", name, "\"\n"]);
         for (index, line) in body.lines().enumerate() {
             let included = line.trim().strip_prefix("#include \"").and_then(|rest| rest.split('"').next());
             match included {
@@ -45,7 +45,7 @@ impl Sources {
                     if seen.insert(file.to_string()) {
                         self.append(&format!("include/{file}"), seen, text)?;
                     }
-                    text.push_str(&format!("#line {} \"{name}\"\n", index + 2));
+                    text.extend(["#line ", &(index + 2).to_string(), " \"", name, "\"\n"]);
                 }
                 None if line.trim() == "#pragma once" => text.push('\n'),
                 None => {

@@ -215,7 +215,8 @@ impl FamilySpec for Gemm {
             require!(extent <= MAX_DIMENSION, "dimension {name} = {extent} exceeds {MAX_DIMENSION}");
         }
         let tiles_m = m.div_ceil(tiling.m);
-        let tiles = tiles_m * n.div_ceil(tiling.n);
+        let tiles_n = n.div_ceil(tiling.n);
+        let tiles = tiles_m * tiles_n;
         let k_steps = k.div_ceil(tiling.k);
 
         let split_k = needed(config.split_k, "split_k")?;
@@ -251,9 +252,13 @@ impl FamilySpec for Gemm {
                 Arg::I32(m as i32),
                 Arg::I32(n as i32),
                 Arg::I32(k as i32),
+                Arg::I32(tiles_m as i32),
+                Arg::I32(tiles_n as i32),
+                Arg::I32(k_steps as i32),
                 Arg::I32(group_m as i32),
                 Arg::I32(split_k as i32),
-                Arg::I32(order.run as i32),
+                Arg::I32(order.stride as i32),
+                Arg::I32(order.span as i32),
             ],
             workspace: Bytes(workspace),
             counters,
@@ -296,19 +301,21 @@ impl FamilySpec for Gemm {
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
-        let [m, n, k] = dimensions(problem).map(|extent| extent as usize);
-        let [HostTensor::Bf16(a), b] = inputs else { unreachable!("a matrix product has two inputs, A in bf16") };
-        let b = self.weights.decode(b, n);
-        let mut c = vec![0.0; m * n];
-        c.par_chunks_mut(n).zip(a.par_chunks(k)).for_each(|(c_row, a_row)| {
-            for (a, b_row) in a_row.iter().zip(b.chunks(n)) {
-                let a = a.to_f64();
-                for (sum, weight) in c_row.iter_mut().zip(b_row) {
-                    *sum += a * weight;
+        let [_, n, k] = dimensions(problem).map(|extent| extent as usize);
+        let [HostTensor::Bf16(activations), weights] = inputs else {
+            unreachable!("a matrix product has two inputs, A in bf16")
+        };
+        let weights = self.weights.decode(weights, n);
+        let row_sums = |row: &[bf16]| {
+            let mut sums = vec![0.0; n];
+            for (activation, weights) in row.iter().zip(weights.chunks(n)) {
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum += activation.to_f64() * weight;
                 }
             }
-        });
-        c
+            sums
+        };
+        activations.par_chunks(k).flat_map_iter(row_sums).collect()
     }
 }
 
@@ -339,18 +346,19 @@ const fn vector_bytes(row_bytes: u64) -> u64 {
     if alignment < 16 { alignment } else { 16 }
 }
 
-/// How many programs run, and how they share the work.
+/// How many programs run, and which numbers of the work each takes: `span` consecutive ones where `stride` is 1, else
+/// every `stride`-th of all `span`.
 struct ProgramOrder {
     programs: u64,
-    /// Consecutive work of one program; 0 where programs stride over all of it.
-    run: u64,
+    stride: u64,
+    span: u64,
 }
 
 fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<ProgramOrder, Rejection> {
     let Some(pid_type) = config.pid_type else { return Err(Rejection("a matrix product needs pid_type".into())) };
     if !pid_type.is_persistent() {
         require!(config.num_sm_multiplier.is_none(), "num_sm_multiplier needs a persistent pid_type");
-        return Ok(ProgramOrder { programs: work, run: 1 });
+        return Ok(ProgramOrder { programs: work, stride: 1, span: 1 });
     }
     let multiplier =
         config.num_sm_multiplier.ok_or_else(|| Rejection(format!("pid_type = {pid_type} needs num_sm_multiplier")))?;
@@ -358,14 +366,17 @@ fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<Pro
     let resident = (u64::from(profile.multiprocessors) * u64::from(multiplier)).min(work);
     Ok(match pid_type {
         PidType::PersistentBlocked => {
-            let run = work.div_ceil(resident);
-            ProgramOrder { programs: work.div_ceil(run), run }
+            let span = work.div_ceil(resident);
+            ProgramOrder { programs: work.div_ceil(span), stride: 1, span }
         }
-        PidType::PersistentInterleaved | PidType::Flat => ProgramOrder { programs: resident, run: 0 },
+        PidType::PersistentInterleaved | PidType::Flat => {
+            ProgramOrder { programs: resident, stride: resident, span: work }
+        }
     })
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::families::{fill, spec};
@@ -496,7 +507,7 @@ mod tests {
         assert_eq!(launch(config()).grid[0], 2048);
         assert_eq!(launch(persistent(PidType::PersistentInterleaved, 2)).grid[0], 264);
         let blocked = launch(persistent(PidType::PersistentBlocked, 1));
-        assert_eq!((blocked.grid[0], blocked.args[10]), (128, Arg::I32(16)));
+        assert_eq!((blocked.grid[0], &blocked.args[13..]), (128, &[Arg::I32(1), Arg::I32(16)][..]));
     }
 
     #[test]
@@ -574,16 +585,20 @@ mod tests {
         }
 
         #[test]
-        fn programs_cover_all_the_work(work in 1u64..100_000, pid in 0usize..3, multiplier in 1u32..4) {
+        fn programs_share_all_the_work(work in 1u64..5000, pid in 0usize..3, multiplier in 1u32..4) {
             let pid_type = PidType::ALL[pid];
             let multiplier = pid_type.is_persistent().then_some(multiplier);
             let config = Config { pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..config() };
             let order = program_order(&config, work, &h200()).unwrap();
-            prop_assert!(order.programs >= 1 && order.programs <= work);
-            if order.run > 0 {
-                prop_assert!(order.programs * order.run >= work);
-                prop_assert!((order.programs - 1) * order.run < work, "the last program has nothing to do");
+            let mut takers = vec![0; work as usize];
+            for program in 0..order.programs {
+                let first = if order.stride == 1 { program * order.span } else { program };
+                prop_assert!(first < work, "program {} of {} has nothing to do", program, order.programs);
+                for number in (first..work.min(first + order.span)).step_by(order.stride as usize) {
+                    takers[number as usize] += 1;
+                }
             }
+            prop_assert!(takers.iter().all(|takers| *takers == 1));
         }
     }
 }

@@ -181,7 +181,9 @@ mod tests {
 
     fn write(path: &Path, lines: &[Line]) {
         let (mut journal, _) = Journal::open(path, false).unwrap();
-        lines.iter().for_each(|line| journal.append(line).unwrap());
+        for line in lines {
+            journal.append(line).unwrap();
+        }
     }
 
     #[test]
@@ -193,7 +195,8 @@ mod tests {
         for cut in 0..=bytes.len() {
             let path = folder.path().join("cut.jsonl");
             std::fs::write(&path, &bytes[..cut]).unwrap();
-            let whole_lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+            let whole_lines =
+                bytes[..cut].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).count();
             let (mut journal, contents) = Journal::open(&path, false).unwrap();
             assert_eq!(contents.headers.len() + contents.trials.len(), whole_lines, "cut at {cut}");
             journal.append(&trial(9)).unwrap();

@@ -54,8 +54,8 @@ mod tests {
     #[test]
     fn quartiles_of_five() {
         let summary = Summary::of(&[5.0, 1.0, 4.0, 2.0, 3.0]);
-        let figures = [summary.min_us, summary.q1_us, summary.median_us, summary.q3_us].map(|us| us.0);
-        assert_eq!(figures, [1.0, 2.0, 3.0, 4.0]);
+        let figures = [summary.min_us, summary.q1_us, summary.median_us, summary.q3_us];
+        assert_eq!(figures, [1.0, 2.0, 3.0, 4.0].map(Micros));
         assert_eq!(summary.samples, 5);
     }
 

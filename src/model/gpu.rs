@@ -33,6 +33,7 @@ pub struct GpuProfile {
 /// threads a multiprocessor, L2 in MiB. Limits are from the CUDA programming guide's table of compute capabilities;
 /// counts and caches from the vendor's datasheets. A live device's own figures take their place.
 #[rustfmt::skip]
+#[allow(clippy::type_complexity)] // one row of a table
 const KNOWN: [(&str, &str, &str, u32, u64, u64, u32, u64); 7] = [
     ("b200", "B200", "sm_100a", 148, 227, 228, 2048, 126),
     ("h200", "H200", "sm_90a", 132, 227, 228, 2048, 60),

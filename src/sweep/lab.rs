@@ -115,7 +115,7 @@ impl<'a> Lab<'a> {
         let status = serde_json::to_value(trial.status)?;
         *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
         drop(state);
-        self.progress.trial();
+        self.progress.trial(&trial);
         Ok(trial)
     }
 
@@ -125,11 +125,11 @@ impl<'a> Lab<'a> {
             return Err(Error::new(ErrorKind::Interrupted, "interrupted; everything measured is in the journal"));
         }
         let mut state = self.state();
-        let late = state.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if late {
+        let is_late = state.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if is_late {
             state.counts.out_of_time.insert(*problem);
         }
-        Ok(!late)
+        Ok(!is_late)
     }
 
     /// A compiled program, or the status and reason there is none.
@@ -201,13 +201,12 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     fn prepare(&mut self) -> Result<Result<(), Failure>> {
         if self.prepared.is_none() {
             let problem = self.problem()?;
-            let reference = match self.lab.compiler {
-                None => None,
-                Some(_) => {
-                    let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                    let program = self.lab.program(&kernel, launch)?;
-                    Some(program.map_err(|(_, error)| Error::failure(format!("reference kernel: {error}")))?)
-                }
+            let reference = if self.lab.compiler.is_some() {
+                let (kernel, launch) = families::spec(problem.family).reference(&problem);
+                let program = self.lab.program(&kernel, launch)?;
+                Some(program.map_err(|(_, error)| Error::failure(format!("reference kernel: {error}")))?)
+            } else {
+                None
             };
             let seed = problem_seed(self.lab.seed, &problem);
             let mut outcome = self.worker.prepare(&problem, seed, reference.clone());

@@ -57,6 +57,8 @@ pub struct Options {
     pub seed: u64,
     /// No progress bar.
     pub quiet: bool,
+    /// Name the configs that fail.
+    pub verbose: bool,
 }
 
 /// What a sweep did.
@@ -178,7 +180,7 @@ pub fn run(options: &Options) -> Result<Summary> {
     let devices = choose_devices(options, &device::discover())?;
     let found = &devices[0];
     let profile = &found.profile;
-    let progress = Progress::new(options.quiet);
+    let progress = Progress::new(options.quiet, options.verbose);
     progress.say(&announcement(options, &devices));
     let plans = plan::load_all(&options.families, options.plan.as_deref())?;
     let compiler = if profile.is_cpu() { None } else { Some(compiler(profile, &progress)?) };
@@ -352,7 +354,7 @@ fn sweep_family(
 }
 
 /// The share of a family's budget that goes to searching; the rest is for crossing.
-const SEARCH_SHARE: f64 = 0.75;
+const SEARCH_SHARE: f64 = 0.85;
 
 /// Hands the tasks out to the devices as they come free.
 fn on_all_devices<T: Sync>(
@@ -372,7 +374,7 @@ fn on_all_devices<T: Sync>(
             Ok(())
         };
         let threads: Vec<_> = devices.iter().map(|found| scope.spawn(move || run(found))).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
     });
     outcomes.into_iter().collect()

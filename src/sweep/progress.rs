@@ -1,6 +1,6 @@
 //! What people watch while a sweep runs: one bar on stderr.
 
-use crate::journal::Trial;
+use crate::journal::{Status, Trial};
 use crate::model::Family;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::Mutex;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 pub struct Progress {
     bar: ProgressBar,
     quiet: bool,
+    verbose: bool,
     state: Mutex<State>,
 }
 
@@ -20,13 +21,13 @@ struct State {
 }
 
 impl Progress {
-    /// A bar without length yet.
-    pub fn new(quiet: bool) -> Self {
+    /// A bar without length yet. `verbose` names the configs that fail.
+    pub fn new(quiet: bool, verbose: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.enable_steady_tick(Duration::from_millis(200));
         let state = State { trials: 0, since: Instant::now(), best: String::new() };
-        Self { bar, quiet, state: Mutex::new(state) }
+        Self { bar, quiet, verbose, state: Mutex::new(state) }
     }
 
     /// Prints a line above the bar.
@@ -48,7 +49,11 @@ impl Progress {
         self.with(|state| *state = State { trials: 0, since: Instant::now(), best: String::new() });
     }
 
-    pub(super) fn trial(&self) {
+    pub(super) fn trial(&self, trial: &Trial) {
+        if self.verbose && trial.status != Status::Ok {
+            let reason = trial.error.as_deref().unwrap_or("no reason given");
+            self.say(&format!("{:?} {} {}: {reason}", trial.status, trial.problem, trial.config));
+        }
         self.with(|state| state.trials += 1);
     }
 

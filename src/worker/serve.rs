@@ -129,7 +129,9 @@ impl Session {
                 dropped += 1;
                 continue;
             }
-            round.into_iter().for_each(|(index, sample)| samples[index].push(sample));
+            for (index, sample) in round {
+                samples[index].push(sample);
+            }
         }
         Ok(verified.into_iter().zip(samples).map(|(outcome, samples)| verdict(outcome, &samples)).collect())
     }

@@ -10,6 +10,7 @@ use crate::model::{Bytes, Config, GpuProfile, Micros, Problem};
 use half::bf16;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 /// L2 where the system does not tell its size.
@@ -59,13 +60,16 @@ impl Cpu {
     /// Runs the loaded config and returns how long the kernel alone took.
     fn run(&mut self) -> Result<Micros, Fault> {
         let threads = kernels::threads(&self.config);
-        if !self.pools.contains_key(&threads) {
-            let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-            self.pools.insert(threads, pool.map_err(|error| Fault::Refused(format!("{threads} threads: {error}")))?);
-        }
+        let pool = match self.pools.entry(threads) {
+            Entry::Occupied(pool) => pool.into_mut(),
+            Entry::Vacant(place) => {
+                let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+                place.insert(pool.map_err(|error| Fault::Refused(format!("{threads} threads: {error}")))?)
+            }
+        };
         let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
         let started = Instant::now();
-        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, &self.pools[&threads])
+        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, pool)
             .map_err(|error| Fault::Refused(error.to_string()))?;
         Ok(Micros(started.elapsed().as_secs_f64() * 1e6))
     }
@@ -116,6 +120,7 @@ fn poison(element: Element, numel: usize) -> HostTensor {
 }
 
 /// Compares an output with its reference. NaN for NaN and an infinity for the same infinity are equal.
+#[allow(clippy::float_cmp)] // infinities are equal or not
 pub fn deviation(output: &HostTensor, reference: &[f64]) -> Deviation {
     let values: Box<dyn Iterator<Item = f64>> = match output {
         HostTensor::Bf16(values) => Box::new(values.iter().map(|value| value.to_f64())),

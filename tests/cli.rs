@@ -1,0 +1,268 @@
+//! The command line from outside, on the cpu device.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+use assert_cmd::Command;
+use assert_cmd::cargo::CommandCargoExt;
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Two problems in two groups, four configs: a second's work.
+const PLAN: &str = r#"
+[space.cpu]
+default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
+[space.cpu.axes]
+block_sizes = [[8, 64]]
+num_warps = [1]
+reduction_loops = [["whole"], [64]]
+[[space.cpu.problem]]
+rows = 256
+cols = 300
+[[space.cpu.problem]]
+rows = 600
+cols = 300
+dtype = "f32"
+"#;
+
+fn sweep(folder: &TempDir) -> Command {
+    let mut command = Command::cargo_bin("sweep").unwrap();
+    command.current_dir(folder.path());
+    command
+}
+
+fn folder_with_plan() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
+    folder
+}
+
+const TINY: [&str; 6] = ["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml"];
+
+fn journal_lines(folder: &TempDir) -> Vec<Value> {
+    let text = fs::read_to_string(folder.path().join("output/cpu/journal/row_softmax.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_sweep_writes_journal_and_document_and_lookup_answers_from_it() {
+    let folder = folder_with_plan();
+    let output = sweep(&folder).args(TINY).arg("--json").assert().success();
+    let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(summary["gpu"], "cpu");
+    assert!(summary["statuses"]["ok"].as_u64().unwrap() >= 8, "{summary}");
+    assert!(summary["verified_per_s"].as_f64().unwrap() > 0.0);
+
+    let lines = journal_lines(&folder);
+    assert_eq!(lines[0]["kind"], "header");
+    assert_eq!(lines[0]["protocol"], "cold-l2/1");
+    for line in &lines[1..] {
+        assert_eq!(line["kind"], "trial");
+        assert_eq!(line["status"], "ok", "{line}");
+        assert!(line["median_us"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(line["rel_err"].as_f64().unwrap() <= 1e-2, "{line}");
+    }
+    let finals = lines.iter().filter(|line| line["stage"] == "final");
+    assert!(finals.clone().any(|line| line["null_arm"] == true));
+
+    let document = fs::read_to_string(folder.path().join("output/cpu/observed_heuristics_cpu.json")).unwrap();
+    assert!(document.ends_with("}\n"));
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["schema_version"], 2);
+    let groups: Vec<_> = document["fallbacks"]["row_softmax"].as_object().unwrap().keys().collect();
+    assert_eq!(groups, ["narrow", "short", "square", "wide"]);
+
+    sweep(&folder)
+        .args(["lookup", "--gpu", "cpu", "--family", "row_softmax", "--shape", "rows=256,cols=300"])
+        .assert()
+        .success()
+        .stdout(contains("block_sizes"));
+}
+
+#[test]
+fn a_finished_sweep_run_again_measures_nothing_and_leaves_the_document_as_it_is() {
+    let folder = folder_with_plan();
+    sweep(&folder).args(TINY).assert().success();
+    let document = folder.path().join("output/cpu/observed_heuristics_cpu.json");
+    let (lines, before) = (journal_lines(&folder).len(), fs::read(&document).unwrap());
+    sweep(&folder).args(TINY).assert().success().stderr(contains("nothing new"));
+    assert_eq!(journal_lines(&folder).len(), lines);
+    assert_eq!(fs::read(&document).unwrap(), before);
+    sweep(&folder).args(["derive", "--gpu", "cpu"]).assert().success();
+    let before: Value = serde_json::from_slice(&before).unwrap();
+    let derived: Value = serde_json::from_slice(&fs::read(&document).unwrap()).unwrap();
+    for (group, fallback) in before["fallbacks"]["row_softmax"].as_object().unwrap() {
+        assert_eq!(derived["fallbacks"]["row_softmax"][group]["template"], fallback["template"]);
+    }
+}
+
+#[test]
+fn fresh_starts_over_and_keeps_the_old_journal() {
+    let folder = folder_with_plan();
+    sweep(&folder).args(TINY).assert().success();
+    let count = journal_lines(&folder).len();
+    sweep(&folder).args(TINY).arg("--fresh").assert().success();
+    assert!(journal_lines(&folder).len() >= count);
+    assert_eq!(fs::read_dir(folder.path().join("output/cpu/journal")).unwrap().count(), 2);
+}
+
+/// Starts a sweep that takes long enough to be stopped in the middle, and waits until it has measured something.
+fn started(folder: &Path) -> Child {
+    let mut command = std::process::Command::cargo_bin("sweep").unwrap();
+    command.current_dir(folder).args(["--gpu", "cpu", "--family", "row_softmax", "-q"]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let journal = folder.join("output/cpu/journal/row_softmax.jsonl");
+    let patience = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&journal).map_or(0, |file| file.len()) < 4000 {
+        assert!(Instant::now() < patience, "the sweep measures nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}
+
+#[test]
+fn a_killed_sweep_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = started(folder.path());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = fs::read_to_string(folder.path().join("output/cpu/journal/row_softmax.jsonl")).unwrap();
+    let whole: Vec<_> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+    let output =
+        sweep(&folder).args(["--gpu", "cpu", "--family", "row_softmax", "--budget", "2s", "--json"]).assert().success();
+    let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(summary["resumed"].as_u64().unwrap() as usize, whole.len() - 1);
+    let lines = journal_lines(&folder);
+    let headers = lines.iter().filter(|line| line["kind"] == "header").count();
+    assert_eq!(headers, 1);
+    let mut tried: Vec<_> = lines
+        .iter()
+        .filter(|line| line["kind"] == "trial" && line["null_arm"] != true)
+        .map(|line| format!("{} {} {} {}", line["problem"], line["dtype"], line["config"], line["stage"]))
+        .collect();
+    let count = tried.len();
+    tried.sort();
+    tried.dedup();
+    assert_eq!(tried.len(), count, "something was measured twice");
+}
+
+#[test]
+fn an_interrupt_ends_with_130_and_keeps_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = started(folder.path());
+    let interrupted = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("everything measured is in the journal"));
+    assert!(journal_lines(&folder).len() > 5);
+}
+
+#[test]
+fn a_second_sweep_of_one_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = started(folder.path());
+    sweep(&folder)
+        .args(["--gpu", "cpu", "--family", "row_softmax"])
+        .assert()
+        .failure()
+        .stderr(contains("another sweep is writing it"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_gpu_that_is_not_here_is_never_replaced_silently() {
+    let folder = tempfile::tempdir().unwrap();
+    sweep(&folder)
+        .args(["--gpu", "b200", "--family", "elementwise"])
+        .assert()
+        .code(3)
+        .stderr(contains("no b200 on this machine; here:").and(contains("sweep compile --gpu b200")));
+    assert!(!folder.path().join("output").exists());
+}
+
+fn refused(arguments: &[&str], message: &str) {
+    let folder = folder_with_plan();
+    let output = sweep(&folder).args(arguments).assert().code(2).stderr(contains(message));
+    let stderr = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "{stderr}");
+}
+
+#[test]
+fn an_unknown_family_is_answered_with_the_nearest() {
+    refused(&["--family", "matmul_pf4"], "did you mean 'matmul_fp4'?");
+}
+
+#[test]
+fn wrong_flags_are_refused() {
+    refused(&["--gpu", "b2000"], "'b2000' is no GPU this tool knows");
+    refused(&["--budget", "soon"], "'soon' is no time such as 90s, 10m or 2h");
+    refused(&["--shard", "4/4"], "'4/4' is no shard I/N");
+    refused(&["--devices", "first"], "--devices 'first'");
+    refused(&["--family", "all", "--plan", "plan.toml"], "--plan is the plan of one family");
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_used_is_named() {
+    let folder = folder_with_plan();
+    fs::write(folder.path().join("taken"), "a file").unwrap();
+    sweep(&folder).args(TINY).args(["--output", "taken"]).assert().failure().stderr(contains("taken"));
+}
+
+/// A plan with one mistake is refused with its file and line.
+fn refused_plan(family: &str, plan: &str, message: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("wrong.toml"), plan).unwrap();
+    sweep(&folder)
+        .args(["--gpu", "cpu", "--family", family, "--plan", "wrong.toml"])
+        .assert()
+        .code(2)
+        .stderr(contains(message));
+}
+
+#[test]
+fn mistakes_in_plans_are_named_with_their_line() {
+    let space = "\n[space.cpu]\ndefault = { block_sizes = [8], num_warps = 1 }\naxes = { block_sizes = [[8]], num_warps = [1] }\n";
+    let plan = |problem: &str| format!("[[problem]]\n{problem}\n{space}");
+    refused_plan("matmul_fp4", &plan("m = 1\nn = 4\nk = 7"), "wrong.toml:1: dimension k = 7");
+    refused_plan("matmul_fp4", &plan("m = 0\nn = 4\nk = 8"), "wrong.toml:1: dimension m = 0: it must be positive");
+    refused_plan("matmul_fp4", &plan("m = -3\nn = 4\nk = 8"), "wrong.toml:1: dimension m = -3");
+    refused_plan("matmul_fp4", &plan("m = 1\nn = 4"), "wrong.toml:1: matmul_fp4 needs dimension 'k'");
+    refused_plan("elementwise", &plan("rows = 1"), "wrong.toml:1: elementwise has no dimension 'rows'");
+    refused_plan("elementwise", &plan("numel = 9\ndtype = \"f16\""), "wrong.toml:1: 'f16' is not one of bf16, f32");
+    refused_plan("elementwise", "[[problem]]\nnumel = 9\n[space.gpu]\n", "wrong.toml:3");
+    refused_plan(
+        "elementwise",
+        "[[problem]]\nnumel = 9\n[space.cpu]\ndefault = { block_sizes = [8], warps = 1 }\naxes = { block_sizes = [[8]] }\n",
+        "wrong.toml:4: unknown field 'warps'",
+    );
+    refused_plan(
+        "elementwise",
+        "[[problem]]\nnumel = 9\n[space.cpu]\ndefault = { block_sizes = [8], num_warps = -1 }\naxes = { block_sizes = [[8]] }\n",
+        "wrong.toml:4: config: invalid value",
+    );
+    refused_plan("elementwise", "[[problem]\n", "wrong.toml:1");
+    refused_plan("elementwise", "budget = 3\n", "wrong.toml:1: unknown field `budget`");
+}
+
+#[test]
+fn the_help_tells_the_whole_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    for subcommand in ["", "compile", "derive", "lookup", "diff", "archive", "devices"] {
+        let mut command = sweep(&folder);
+        command.env("COLUMNS", "100");
+        if !subcommand.is_empty() {
+            command.arg(subcommand);
+        }
+        let output = command.arg("--help").assert().success();
+        let name = if subcommand.is_empty() { "help".to_string() } else { format!("help_{subcommand}") };
+        insta::assert_snapshot!(name, String::from_utf8_lossy(&output.get_output().stdout));
+    }
+    sweep(&folder).arg("--version").assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
+}
