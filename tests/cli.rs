@@ -133,10 +133,8 @@ fn a_killed_sweep_goes_on_where_it_was() {
     child.wait().unwrap();
     let text = fs::read_to_string(folder.path().join("output/cpu/journal/row_softmax.jsonl")).unwrap();
     let whole: Vec<_> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
-    let output = sweep(&folder)
-        .args(["--gpu", "cpu", "--family", "row_softmax", "--budget", "2s", "--json"])
-        .assert()
-        .success();
+    let output =
+        sweep(&folder).args(["--gpu", "cpu", "--family", "row_softmax", "--budget", "2s", "--json"]).assert().success();
     let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(summary["resumed"].as_u64().unwrap() as usize, whole.len() - 1);
     let lines = journal_lines(&folder);

@@ -28,7 +28,8 @@ pub(super) struct SweepArgs {
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
-    /// Only the I-th of N parts of the problems, counted from 0
+    /// Only the I-th of N parts of the problems, counted from 0, into a journal of its own; sweep derive merges them. Run
+    /// all shards once more when all are done: each crosses its problems with the finalists of the others
     #[arg(long, value_name = "I/N", default_value = "0/1", value_parser = shard)]
     shard: (usize, usize),
     /// Start over; the old journal is kept aside
@@ -99,6 +100,7 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
         seed: args.seed,
         quiet: args.quiet,
         verbose: args.verbose,
+        journal_only: false,
     };
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
