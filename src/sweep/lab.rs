@@ -97,6 +97,14 @@ impl<'a> Lab<'a> {
         }
     }
 
+    /// Whether a trial of the journal was made with the kernel that its config has now.
+    pub(crate) fn is_current(&self, trial: &Trial) -> Result<bool> {
+        match plan::candidate(trial.config.clone(), &trial.problem(), &self.profile).program {
+            Ok(program) => Ok(trial.kernel == self.key(program.as_ref())?.0),
+            Err(_) => Ok(trial.status == Status::Pruned),
+        }
+    }
+
     /// What the journal says of this trial: a failure at any stage, or a time at this one.
     fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
         let mut state = self.state();
