@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Five problems of one bucket and one of another, one of them twice; four configs.
+/// Five problems of one bucket, one of them twice, and one of another; more configs than a final holds.
 const PLAN: &str = r#"
 [space.cpu]
 default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
 [space.cpu.axes]
-block_sizes = [[8, 64]]
+block_sizes = [[1, 2, 4, 8, 16, 32, 64, 128]]
 num_warps = [1]
 reduction_loops = [["whole"], [64]]
 [[space.cpu.problem]]
@@ -76,12 +76,15 @@ fn shards_are_disjoint_cover_the_plan_cross_all_finalists_and_merge() {
     }
     let first_round: Vec<Vec<Value>> = (0..SHARDS).map(|index| trials(folder, index)).collect();
     // Once more, now that all finals are there.
+    let mut crossed = 0;
     for (index, before) in first_round.iter().enumerate() {
         run_shard(folder, index);
         let after = trials(folder, index);
         assert_eq!(&after[..before.len()], &before[..], "a shard that ran before goes on where it was");
         assert!(after[before.len()..].iter().all(|trial| trial["stage"] == "cross"));
+        crossed += after.len() - before.len();
     }
+    assert!(crossed > 0, "the shards know nothing of each other's finalists");
     assert!(!folder.join("output/cpu/observed_heuristics_cpu.json").exists(), "a shard makes no document");
 
     let mut home: BTreeMap<String, usize> = BTreeMap::new();

@@ -56,13 +56,16 @@ impl Journal {
         Ok((Self { path: path.to_path_buf(), file, whole }, contents))
     }
 
-    /// Appends one line and hands it to the operating system, so that killing this process loses nothing.
+    /// Appends lines, all or none, and hands them to the operating system, so that killing this process loses nothing.
     ///
     /// # Errors
     /// Where the file system refuses (a full disk, say); the lines before are whole.
-    pub fn append(&mut self, line: &Line) -> Result<()> {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
+    pub fn append(&mut self, lines: &[Line]) -> Result<()> {
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, line)?;
+            text.push(b'\n');
+        }
         if let Err(error) = self.file.write_all(&text) {
             // Half a line would be taken for a broken one if another followed. What cannot be cut off now is cut off
             // when the journal is next opened.
@@ -240,9 +243,7 @@ mod tests {
 
     fn write(path: &Path, lines: &[Line]) {
         let (mut journal, _) = Journal::open(path, false).unwrap();
-        for line in lines {
-            journal.append(line).unwrap();
-        }
+        journal.append(lines).unwrap();
     }
 
     #[test]
@@ -258,7 +259,7 @@ mod tests {
                 bytes[..cut].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).count();
             let (mut journal, contents) = Journal::open(&path, false).unwrap();
             assert_eq!(contents.headers.len() + contents.trials.len(), whole_lines, "cut at {cut}");
-            journal.append(&trial(9)).unwrap();
+            journal.append(&[trial(9)]).unwrap();
             let again = read(&path).unwrap();
             assert_eq!(again.headers.len() + again.trials.len(), whole_lines + 1, "cut at {cut}");
         }

@@ -118,13 +118,22 @@ impl<'a> Lab<'a> {
     }
 
     fn record(&self, trial: Trial) -> Result<Trial> {
-        let mut state = self.state();
-        state.journal.append(&Line::Trial(Box::new(trial.clone())))?;
-        let status = serde_json::to_value(trial.status)?;
-        *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
-        drop(state);
-        self.progress.trial(&trial);
+        self.record_all(std::slice::from_ref(&trial))?;
         Ok(trial)
+    }
+
+    /// Records trials that belong together: all of them or, where that fails, none.
+    fn record_all(&self, trials: &[Trial]) -> Result<()> {
+        let lines: Vec<Line> = trials.iter().map(|trial| Line::Trial(Box::new(trial.clone()))).collect();
+        let mut state = self.state();
+        state.journal.append(&lines)?;
+        for trial in trials {
+            let status = serde_json::to_value(trial.status)?;
+            *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+        }
+        drop(state);
+        trials.iter().for_each(|trial| self.progress.trial(trial));
+        Ok(())
     }
 
     /// Whether there is time for another trial of this problem.
@@ -277,8 +286,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         for (index, ((candidate, key), verdict)) in racers.iter().zip(verdicts).enumerate() {
             let mut trial = self.judged(&candidate.config, Stage::Final, key, verdict)?;
             trial.null_arm = index == last;
-            trials.push(self.lab.record(trial)?);
+            trials.push(trial);
         }
+        self.lab.record_all(&trials)?;
         Ok(Some(trials))
     }
 

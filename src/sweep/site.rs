@@ -52,7 +52,7 @@ impl Site {
         let header = self.header();
         let undated = |header: &Header| Header { started: String::new(), ..header.clone() };
         if contents.headers.last().is_none_or(|last| undated(last) != undated(&header)) {
-            journal.append(&Line::Header(header))?;
+            journal.append(&[Line::Header(header)])?;
         }
         Ok((journal, contents.trials))
     }
