@@ -50,7 +50,7 @@ constexpr int MERGE_BYTES = KV_WARPS * BLOCK_Q * (PITCH * 4 + 8);
 
 // Query fragments stay in registers where they, the scores and the output leave enough for everything else.
 constexpr int REGISTERS = THREADS > 256 ? 65536 / THREADS : 255;
-constexpr bool HOLD_QUERIES = M_TILES * (HEAD_DIM / 2 + WARP_KEYS / 2 + HEAD_DIM / 4) + 64 <= REGISTERS;
+constexpr bool HOLD_QUERIES = M_TILES * (HEAD_DIM / 2 + WARP_KEYS / 2 + HEAD_DIM / 4) + 100 <= REGISTERS;
 
 // How far the product with the keys is unrolled. Queries read from shared memory are not read far ahead: the compiler
 // would spill for it.
@@ -77,8 +77,8 @@ struct Statistics {
     float maximum, sum;
 };
 
-// A number to subtract that leaves -inf at -inf where no key has been seen.
-__device__ __forceinline__ float finite_or_zero(float maximum) { return maximum == -INFINITE ? 0.0f : maximum; }
+// The maximum where no key has been seen: below every score, and finite, so that the difference of two of them is 0.
+constexpr float LOWEST = -3.0e38f;
 
 // One unit of work: up to BLOCK_Q queries of a head and a share of its keys, in whole blocks.
 struct Tile {
@@ -109,7 +109,7 @@ __device__ __forceinline__ void copy_rows(unsigned shared, const bf16* global, i
     const int first_column = threadIdx.x % ROW_THREADS * WIDTH;
     const bf16* from = global + static_cast<long long>(first_row) * head_dim + first_column;
     const unsigned to = shared + first_row * ROW_BYTES + first_column * 2;
-#pragma unroll
+#pragma unroll 4
     for (int row = 0; row < ROWS; row += ROWS_AT_ONCE) {
         if (ROWS % ROWS_AT_ONCE != 0 && first_row + row >= ROWS) break;
 #pragma unroll
@@ -141,7 +141,7 @@ struct Accumulator {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) out[m][n][i] = 0.0f;
             }
-            rows[m][0] = rows[m][1] = {-INFINITE, 0.0f};
+            rows[m][0] = rows[m][1] = {LOWEST, 0.0f};
         }
     }
 };
@@ -235,7 +235,7 @@ __device__ __forceinline__ void raise_maximum(Accumulator& accumulator, const Sc
 
             Statistics& row = accumulator.rows[m][half];
             maximum = fmaxf(row.maximum, maximum * scale_log2);
-            const float rescale = ptx::exp2_approx(row.maximum - finite_or_zero(maximum));
+            const float rescale = ptx::exp2_approx(row.maximum - maximum);
             row = {maximum, row.sum * rescale};
 #pragma unroll
             for (int n = 0; n < HEAD_DIM / 8; ++n) {
@@ -253,9 +253,8 @@ __device__ __forceinline__ void weigh(unsigned (&weights)[4], Statistics (&rows)
     for (int i = 0; i < 4; ++i) {
         Statistics& row = rows[i % 2];
         const float(&pair)[4] = scores[2 * k + i / 2];
-        const float origin = finite_or_zero(row.maximum);
-        const float first = ptx::exp2_approx(fmaf(pair[i % 2 * 2], scale_log2, -origin));
-        const float second = ptx::exp2_approx(fmaf(pair[i % 2 * 2 + 1], scale_log2, -origin));
+        const float first = ptx::exp2_approx(fmaf(pair[i % 2 * 2], scale_log2, -row.maximum));
+        const float second = ptx::exp2_approx(fmaf(pair[i % 2 * 2 + 1], scale_log2, -row.maximum));
         row.sum += first + second;
         weights[i] = ptx::pack_bf16(first, second);
     }
@@ -373,13 +372,13 @@ struct Merged {
 // Merges PARTS parts in order. `statistics_of(part)` and `sum_of(part, i)` read them.
 template <typename StatisticsOf, typename SumOf>
 __device__ __forceinline__ Merged merge(int parts, StatisticsOf statistics_of, SumOf sum_of) {
-    Merged merged{{-INFINITE, 0.0f}, {}};
+    Merged merged{{LOWEST, 0.0f}, {}};
     for (int part = 0; part < parts; ++part) {
         merged.row.maximum = fmaxf(merged.row.maximum, statistics_of(part).maximum);
     }
     for (int part = 0; part < parts; ++part) {
         const Statistics row = statistics_of(part);
-        const float scale = ptx::exp2_approx(row.maximum - finite_or_zero(merged.row.maximum));
+        const float scale = ptx::exp2_approx(row.maximum - merged.row.maximum);
         merged.row.sum += row.sum * scale;
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) merged.sums[i] += sum_of(part, i) * scale;

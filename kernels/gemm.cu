@@ -61,14 +61,14 @@ static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BY
 static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
               "B_VECTOR_BYTES: one column's bytes ... 16");
 
-// Warps along n: the split that reads the least of A and B from shared memory and, of two equal ones, has fewer warps
-// decode the same weights.
+// Warps along n: the split that reads the least of A and B from shared memory, where a byte of B that several warps read
+// costs each of them DUPLICATE_COST bytes of A, for decoding it. Of two equal ones, the split with fewer such warps.
 __device__ constexpr int choose_warps_n() {
     int best = 0, least = 0;
     for (int warps_n = 1; warps_n <= NUM_WARPS && 32 * warps_n <= BLOCK_N; warps_n *= 2) {
         const int warps_m = NUM_WARPS / warps_n;
         if (16 * warps_m > BLOCK_M) continue;
-        const int reads = warps_n * BLOCK_M + warps_m * BLOCK_N;
+        const int reads = warps_n * BLOCK_M + warps_m * BLOCK_N * Weights::DUPLICATE_COST;
         if (best == 0 || reads <= least) best = warps_n, least = reads;
     }
     return best;

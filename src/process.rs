@@ -62,13 +62,16 @@ impl fmt::Display for Silence {
 
 impl LineProcess {
     /// Starts `sweep SUBCOMMAND` with the given additions to its environment, in a process group of its own, so that an
-    /// interrupt at the terminal reaches the parent alone.
+    /// interrupt at the terminal reaches the parent alone. `$SWEEP_PROGRAM` names the program where the crate is used from
+    /// another one.
     ///
     /// # Errors
     /// Where the process cannot be started.
     pub fn start(subcommand: &str, environment: &[(&str, &std::ffi::OsStr)]) -> Result<Self> {
         let what = || format!("process '{subcommand}'");
-        let mut child = Command::new(std::env::current_exe().context(what)?)
+        let program = std::env::var_os("SWEEP_PROGRAM").map(std::path::PathBuf::from);
+        let program = program.map_or_else(std::env::current_exe, Ok).context(what)?;
+        let mut child = Command::new(program)
             .arg(subcommand)
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())

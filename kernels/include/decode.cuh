@@ -3,6 +3,7 @@
 //   K_PER_ROW, COLUMN_BYTES  weights along k in one row of B's bytes, and bytes of one column of it;
 //   SWIZZLE_UNIT             the unit of layout::swizzled its reads need;
 //   COLUMNS                  which columns the fragments' lanes stand for;
+//   DUPLICATE_COST           what reading and decoding B costs a warp, in reads of as large a piece of A;
 //   Raw                      a group's bytes as the lane read them;
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
 //   load<ROW_BYTES>          Raw from there, `step` k16 steps further down;
@@ -45,6 +46,8 @@ struct Wide {
 
 // bf16, taken as it is.
 struct Bf16 : Wide {
+    static constexpr int DUPLICATE_COST = 1;
+
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = raw.word[i / 4][i % 4];
@@ -53,6 +56,8 @@ struct Bf16 : Wide {
 
 // int16, rounded to nearest even.
 struct Int16 : Wide {
+    static constexpr int DUPLICATE_COST = 3;
+
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = round_pair(raw.word[i / 4][i % 4]);
@@ -76,6 +81,7 @@ struct Packed {
     static constexpr int COLUMN_BYTES = 1;
     static constexpr int SWIZZLE_UNIT = 32;
     static constexpr layout::Columns COLUMNS = layout::Columns::Interleaved;
+    static constexpr int DUPLICATE_COST = 3;
 
     // word[r] holds register r of the four tiles: k = 2t and 2t + 1, then 2t + 8 and 2t + 9.
     struct Raw {

@@ -32,13 +32,15 @@ pub struct Width {
     pub survivors: usize,
     /// Configs in the final, beside the defaults and last time's winner.
     pub finalists: usize,
+    /// Finalists that share one kernel: they tell little of each other, and other problems may want another kernel.
+    pub siblings: usize,
     /// Screening gives up on a config this many times slower than the best so far.
     pub abandon_factor: f64,
 }
 
 impl Default for Width {
     fn default() -> Self {
-        Self { survivors: 10, finalists: 8, abandon_factor: 2.0 }
+        Self { survivors: 10, finalists: 8, siblings: 3, abandon_factor: 2.0 }
     }
 }
 
@@ -179,7 +181,14 @@ fn race(
         candidates.iter().filter_map(|candidate| Some((scores.of(candidate)?, candidate))).collect();
     ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
     let Some(&(best_us, winner)) = ranked.first() else { return Ok(Vec::new()) };
-    let mut arms: Vec<&Candidate> = ranked.iter().take(width.finalists).map(|(_, candidate)| *candidate).collect();
+    let mut arms: Vec<&Candidate> = Vec::new();
+    for (_, candidate) in &ranked {
+        let kernel = without_launch_knobs(&candidate.config);
+        let siblings = arms.iter().filter(|arm| without_launch_knobs(&arm.config) == kernel).count();
+        if arms.len() < width.finalists && siblings < width.siblings {
+            arms.push(candidate);
+        }
+    }
     for candidate in candidates.iter().filter(|candidate| must_race.contains(&candidate.config)) {
         let known = arms.iter().any(|arm| arm.config == candidate.config);
         if !known && candidate.program.is_ok() {

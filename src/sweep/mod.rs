@@ -415,7 +415,7 @@ fn finals_of_other_shards(options: &Options, gpu: &str, family: Family) -> Resul
 }
 
 /// The share of a family's budget that goes to searching; the rest is for crossing.
-const SEARCH_SHARE: f64 = 0.75;
+const SEARCH_SHARE: f64 = 0.85;
 
 /// Hands the tasks out to the devices as they come free.
 pub(crate) fn on_all_devices<T: Sync>(

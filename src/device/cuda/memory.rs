@@ -3,6 +3,11 @@
 use crate::device::Fault;
 use cudarc::driver::{result, sys};
 
+/// Types of which any bits are a value.
+pub(super) trait Number {}
+impl Number for f32 {}
+impl Number for f64 {}
+
 /// Bytes of device memory, freed when dropped.
 pub(super) struct Buffer {
     address: sys::CUdeviceptr,
@@ -10,8 +15,9 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Allocates; no bytes are no allocation.
+    /// Allocates up to the next 16 bytes, which a vector copy's last access may touch; no bytes are no allocation.
     pub(super) fn new(bytes: u64) -> Result<Self, Fault> {
+        let bytes = bytes.next_multiple_of(16);
         // SAFETY: a context is current on this thread.
         let address = if bytes == 0 { 0 } else { unsafe { result::malloc_sync(bytes as usize) }? };
         Ok(Self { address, bytes })
@@ -34,15 +40,13 @@ impl Buffer {
         Ok(())
     }
 
-    /// Copies the first doubles to the host; the device must be done with them.
-    pub(super) fn read<const COUNT: usize>(&self) -> Result<[f64; COUNT], Fault> {
-        let mut values = [0.0; COUNT];
-        if self.bytes < size_of_val(&values) as u64 {
-            return Err(Fault::Refused(format!("a buffer of {} bytes holds no {COUNT} doubles", self.bytes)));
+    /// Copies the first values to the host; the device must be done with them.
+    pub(super) fn read<T: Number>(&self, values: &mut [T]) -> Result<(), Fault> {
+        if self.bytes < size_of_val(values) as u64 {
+            return Err(Fault::Refused(format!("a buffer of {} bytes holds no {} values", self.bytes, values.len())));
         }
-        // SAFETY: the allocation is long enough, as just checked.
-        unsafe { result::memcpy_dtoh_sync(&mut values, self.address) }?;
-        Ok(values)
+        // SAFETY: the allocation is long enough, as just checked, and any bits are a number.
+        Ok(unsafe { result::memcpy_dtoh_sync(values, self.address) }?)
     }
 }
 

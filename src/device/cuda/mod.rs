@@ -176,6 +176,17 @@ impl Gpu {
         })
     }
 
+    /// The prepared problem's reference output: what the reference kernel's own test looks at.
+    ///
+    /// # Errors
+    /// Where no problem is prepared or the driver refuses.
+    pub fn reference(&self) -> Result<Vec<f32>, Fault> {
+        let task = self.task.as_ref().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
+        let mut values = vec![0.0f32; task.numel as usize];
+        task.reference.read(&mut values)?;
+        Ok(values)
+    }
+
     fn synchronize(&self) -> Result<(), Fault> {
         // SAFETY: the stream lives as long as this.
         Ok(unsafe { result::stream::synchronize(self.stream) }?)
@@ -340,7 +351,9 @@ impl Device for Gpu {
         let mut words = [task.output.address(), task.reference.address(), task.numel, self.sums.address()];
         self.launch_support(compare, &mut words)?;
         self.synchronize()?;
-        let [difference, size, poisoned] = self.sums.read::<3>()?;
+        let mut sums = [0.0; 3];
+        self.sums.read(&mut sums)?;
+        let [difference, size, poisoned]: [f64; 3] = sums;
         let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
         Ok(Deviation { relative, poisoned: poisoned as u64 })
     }
