@@ -43,6 +43,10 @@ pub mod diff;
 #[cfg(feature = "harness")]
 pub mod sweep;
 #[cfg(feature = "harness")]
+pub mod evaluate;
+#[cfg(feature = "harness")]
+pub mod nightly;
+#[cfg(feature = "harness")]
 pub mod report;
 #[cfg(feature = "harness")]
 pub mod cli;

@@ -25,12 +25,12 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
     let mut packed = 0;
     for family in Family::ALL {
-        let journal = sweep::journal_path(&args.output.output, &args.gpu, family);
-        if !journal.is_file() {
+        let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
+        if journals.is_empty() {
             continue;
         }
         let archive = folder.join("archive").join(format!("{family}.jsonl.zst"));
-        let size = Bytes(journal::pack(&journal, &archive).context(|| format!("packing {}", journal.display()))?);
+        let size = Bytes(journal::pack(&journals, &archive).context(|| format!("packing the journals of {family}"))?);
         eprintln!("{}: {size}", archive.display());
         if size > LIMIT {
             eprintln!(

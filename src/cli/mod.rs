@@ -5,7 +5,9 @@ mod compile;
 mod derive;
 mod devices;
 mod diff;
+mod evaluate;
 mod lookup;
+mod nightly;
 mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -70,6 +72,8 @@ enum Command {
     Derive(derive::DeriveArgs),
     Lookup(lookup::LookupArgs),
     Diff(diff::DiffArgs),
+    Evaluate(evaluate::EvaluateArgs),
+    Nightly(nightly::NightlyArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
     /// The measuring process
@@ -94,6 +98,8 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Diff(args)) => {
             diff::run(&args).map(|regression| if regression { Outcome::Regression } else { Outcome::Done })
         }
+        Some(Command::Evaluate(args)) => evaluate::run(&args),
+        Some(Command::Nightly(args)) => nightly::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Worker) => {

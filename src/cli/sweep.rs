@@ -28,7 +28,8 @@ pub(super) struct SweepArgs {
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
-    /// Only the I-th of N parts of the problems, counted from 0
+    /// Only the I-th of N parts of the problems, counted from 0, into a journal of its own; sweep derive merges them. Run
+    /// all shards once more when all are done: each crosses its problems with the finalists of the others
     #[arg(long, value_name = "I/N", default_value = "0/1", value_parser = shard)]
     shard: (usize, usize),
     /// Start over; the old journal is kept aside
@@ -48,7 +49,7 @@ pub(super) struct SweepArgs {
     verbose: bool,
 }
 
-fn duration(text: &str) -> Result<Duration> {
+pub(super) fn duration(text: &str) -> Result<Duration> {
     let wrong = || Error::usage(format!("'{text}' is no time such as 90s, 10m or 2h"));
     let split = text.find(|character: char| !character.is_ascii_digit() && character != '.').ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);
@@ -72,22 +73,9 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 }
 
 pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
-    let choice = match args.gpu.as_str() {
-        "auto" => Choice::Auto,
-        GpuProfile::CPU => Choice::Named(GpuProfile::CPU.into()),
-        name => Choice::Named(known_gpu(name)?),
-    };
-    let all_devices = args.devices.as_deref() == Some("all");
-    let ordinals = match args.devices.as_deref() {
-        None | Some("all") => Vec::new(),
-        Some(list) => list
-            .split(',')
-            .map(|ordinal| ordinal.trim().parse())
-            .collect::<Result<_, _>>()
-            .map_err(|_| Error::usage(format!("--devices '{list}' is neither 'all' nor numbers such as 0,1")))?,
-    };
+    let (ordinals, all_devices) = devices(args.devices.as_deref())?;
     let options = Options {
-        choice,
+        choice: choice(&args.gpu)?,
         ordinals,
         all_devices,
         families: args.family.0.clone(),
@@ -99,14 +87,9 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
         seed: args.seed,
         quiet: args.quiet,
         verbose: args.verbose,
+        journal_only: false,
     };
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: the journal is whole line by line
-        }
-    })
-    .map_err(Error::failure)
-    .context(|| "interrupt handler")?;
+    stop_on_interrupt()?;
     let summary = sweep::run(&options)?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -116,6 +99,39 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
     }
     let unworkable = summary.families.values().any(|family| !family.unworkable.is_empty());
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })
+}
+
+/// Reads `--gpu`.
+pub(super) fn choice(gpu: &str) -> Result<Choice> {
+    Ok(match gpu {
+        "auto" => Choice::Auto,
+        GpuProfile::CPU => Choice::Named(GpuProfile::CPU.into()),
+        name => Choice::Named(known_gpu(name)?),
+    })
+}
+
+/// Reads `--devices`: the ordinals, and whether it is all.
+pub(super) fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
+    match list {
+        None => Ok((Vec::new(), false)),
+        Some("all") => Ok((Vec::new(), true)),
+        Some(list) => {
+            let ordinals = list.split(',').map(|ordinal| ordinal.trim().parse()).collect::<Result<_, _>>();
+            let wrong = |_| Error::usage(format!("--devices '{list}' is neither 'all' nor numbers such as 0,1"));
+            Ok((ordinals.map_err(wrong)?, false))
+        }
+    }
+}
+
+/// From now on an interrupt ends the sweep at its next trial, and a second one at once.
+pub(super) fn stop_on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: the journal is whole line by line
+        }
+    })
+    .map_err(Error::failure)
+    .context(|| "interrupt handler")
 }
 
 /// A GPU's short name: one the tool knows, or one of a device that is here.

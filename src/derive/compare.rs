@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 /// No two medians are told apart below this: sampling stops where stdev/mean falls under 0.5 %, so nothing is known
 /// better.
-pub(super) const NOISE_FLOOR: f64 = 0.005;
+pub(crate) const NOISE_FLOOR: f64 = 0.005;
 
 /// What a lone time without quartiles, rounds or a null arm may be off by. An assumption: such a time says nothing of
 /// its own noise.
-pub(super) const ASSUMED_NOISE: f64 = 0.02;
+pub(crate) const ASSUMED_NOISE: f64 = 0.02;
 
 /// Half the width of a 95 % interval in standard errors.
 const Z_95: f64 = 1.96;
@@ -30,17 +30,17 @@ const FEWEST_ROUNDS: usize = 5;
 
 /// Two configs on one problem.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Pair {
+pub(crate) struct Pair {
     /// Time of the first over time of the second.
-    pub(super) ratio: f64,
+    pub(crate) ratio: f64,
     /// How far from 1 the ratio must be to mean anything.
-    pub(super) noise: f64,
+    pub(crate) noise: f64,
     /// The interleaved rounds behind it; 0 where only medians were there.
-    pub(super) rounds: usize,
+    pub(crate) rounds: usize,
 }
 
 /// Compares two times of one problem whose noise is at least `noise`.
-pub(super) fn pair(first: &Timing, second: &Timing, noise: f64) -> Pair {
+pub(crate) fn pair(first: &Timing, second: &Timing, noise: f64) -> Pair {
     let rounds = first.rounds_us.iter().zip(&second.rounds_us);
     let ratios = sorted(rounds.map(|(first, second)| first / second).filter(|ratio| ratio.is_finite() && *ratio > 0.0));
     match median(ratios.iter().copied()) {

@@ -209,7 +209,8 @@ pub(super) fn config_text(template: &Template) -> String {
     Value::Object(template.clone()).to_string()
 }
 
-fn timing_of(trial: &Trial) -> Timing {
+/// The times of a trial that worked.
+pub(crate) fn timing_of(trial: &Trial) -> Timing {
     Timing {
         median_us: trial.median_us.map_or(f64::NAN, |median| median.0),
         quartiles_us: trial.q1_us.zip(trial.q3_us).map(|(q1, q3)| (q1.0, q3.0)),

@@ -14,10 +14,13 @@ mod choose;
 mod compare;
 mod evidence;
 pub mod helion_csv;
+mod incumbent;
 mod merge;
 pub(crate) mod stats;
 mod table;
 
+pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, pair};
+pub(crate) use evidence::timing_of;
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
@@ -25,7 +28,8 @@ pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
 use crate::model::{Config, Family};
 use choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out};
-use compare::{Comparison, NOISE_FLOOR};
+use compare::Comparison;
+use incumbent::{Incumbents, unless_beaten};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use stats::{quantile, sorted};
@@ -73,12 +77,17 @@ pub struct ClassReport {
 
 /// Derives the document of a GPU by its short name.
 pub fn document(evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived {
+    document_after(None, evidence, gpu, defaults)
+}
+
+/// The same, but what the document before it serves stays where nothing beats it by more than noise.
+pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived {
     let default_texts = defaults.iter().map(|(family, configs)| {
         let texts = configs.iter().map(|config| evidence::config_text(&evidence::template_of(config))).collect();
         (family.name().to_owned(), texts)
     });
     let tables = Table::all(evidence, &default_texts.collect());
-    let classes: Vec<ClassResult> = tables.par_iter().map(derive_class).collect();
+    let classes: Vec<ClassResult> = tables.par_iter().map(|table| derive_class(table, before)).collect();
 
     let mut rules = Vec::new();
     let mut fallbacks = BTreeMap::new();
@@ -139,8 +148,8 @@ struct ClassResult {
     report: ClassReport,
 }
 
-fn derive_class(table: &Table) -> ClassResult {
-    let class = Class::new(table);
+fn derive_class(table: &Table, before: Option<&Document>) -> ClassResult {
+    let class = Class::new(table, before.map_or_else(Incumbents::default, |before| Incumbents::of(before, table)));
     let mut report = ClassReport {
         class: table.class.to_owned(),
         trials: table.trials,
@@ -191,32 +200,42 @@ struct Class<'t> {
     best_single: Option<usize>,
     /// The choice of each group that holds a problem.
     groups: BTreeMap<&'static str, usize>,
+    incumbents: Incumbents,
 }
 
 impl<'t> Class<'t> {
-    fn new(table: &'t Table<'t>) -> Self {
+    fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
         let choice = |rows: &[&Row]| choose(rows, table.configs.len(), |_| true);
-        let groups =
-            class_groups(table.class).iter().filter_map(|group| Some((*group, choice(&rows_of(table, group))?)));
+        let groups = class_groups(table.class).iter().filter_map(|group| {
+            let rows = rows_of(table, group);
+            Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
+        });
         Self {
             table,
             templates: table.configs.iter().map(|config| config.template.clone()).collect(),
             best_single: choice(&all),
             groups: groups.collect(),
+            incumbents,
         }
     }
 
     fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
         let configs = self.templates.len();
-        let Some(first) = choose(rows, configs, |config| keeps_up_with_defaults(rows, config)) else {
+        let Some(chosen) = choose(rows, configs, |config| keeps_up_with_defaults(rows, config)) else {
             return Promotion::SlowerThanDefault;
+        };
+        let incumbent = self.incumbents.of_bucket(bucket).filter(|config| keeps_up_with_defaults(rows, *config));
+        let first = unless_beaten(rows, incumbent, chosen);
+        // A new rule must beat the fallback; one that is there must be beaten by it.
+        let yields = |comparison: &Comparison| {
+            if incumbent == Some(first) { comparison.is_slower() } else { !comparison.is_faster() }
         };
         let against_single = Comparison::over(rows, first, |_| Some(best_single));
         let has_fallback = rows.iter().any(|row| row.facts.group.is_some());
         let against_fallback =
             has_fallback.then(|| Comparison::over(rows, first, |row| self.groups.get(row.facts.group?).copied()));
-        if against_single.is_slower() || against_fallback.as_ref().is_some_and(|comparison| !comparison.is_faster()) {
+        if against_single.is_slower() || against_fallback.as_ref().is_some_and(yields) {
             return Promotion::LeftToFallback;
         }
         let mut compared = self.against_defaults(rows, first);

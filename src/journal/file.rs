@@ -29,6 +29,8 @@ impl Contents {
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    whole: u64,
 }
 
 impl Journal {
@@ -44,26 +46,89 @@ impl Journal {
         }
         let mut file = lock(path).context(what)?;
         if fresh && file.metadata().context(what)?.len() > 0 {
-            let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ");
-            std::fs::rename(path, path.with_extension(format!("jsonl.{stamp}"))).context(what)?;
+            set_aside(path, path.parent().unwrap_or(Path::new("."))).context(what)?;
             file = lock(path).context(what)?;
         }
         let mut contents = Contents::default();
         let whole = parse(&mut BufReader::new(&file), &mut contents).context(what)?;
         file.set_len(whole).context(what)?;
         file.seek(SeekFrom::End(0)).context(what)?;
-        Ok((Self { path: path.to_path_buf(), file }, contents))
+        Ok((Self { path: path.to_path_buf(), file, whole }, contents))
     }
 
-    /// Appends one line and hands it to the operating system, so that killing this process loses nothing.
+    /// Appends lines, all or none, and hands them to the operating system, so that killing this process loses nothing.
     ///
     /// # Errors
-    /// Where the file system refuses (a full disk, say).
-    pub fn append(&mut self, line: &Line) -> Result<()> {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        self.file.write_all(&text).context(|| format!("cannot write journal {}", self.path.display()))
+    /// Where the file system refuses (a full disk, say); the lines before are whole.
+    pub fn append(&mut self, lines: &[Line]) -> Result<()> {
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, line)?;
+            text.push(b'\n');
+        }
+        if let Err(error) = self.file.write_all(&text) {
+            // Half a line would be taken for a broken one if another followed. What cannot be cut off now is cut off
+            // when the journal is next opened.
+            let _ = self.file.set_len(self.whole);
+            return Err(Error::from(error).context(format!("cannot write journal {}", self.path.display())));
+        }
+        self.whole += text.len() as u64;
+        Ok(())
     }
+}
+
+/// Moves a journal into `folder` under a name that tells when, and returns its new place. A name that is taken, as after a
+/// clock that was set back, is never overwritten.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn set_aside(journal: &Path, folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).context(|| format!("folder {}", folder.display()))?;
+    let name = journal.file_name().unwrap_or_default().to_string_lossy();
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
+    let mut place = folder.join(format!("{name}.{stamp}"));
+    for turn in 2.. {
+        if !place.exists() {
+            break;
+        }
+        place = folder.join(format!("{name}.{stamp}-{turn}"));
+    }
+    std::fs::rename(journal, &place).context(|| format!("setting aside {}", journal.display()))?;
+    Ok(place)
+}
+
+/// Replaces a journal by one that holds `contents`, whole or not at all.
+///
+/// # Errors
+/// Where the file system refuses; the journal is then as it was.
+pub fn replace(journal: &Path, contents: Contents) -> Result<()> {
+    let what = || format!("journal {}", journal.display());
+    let mut temporary = beside(journal).context(what)?;
+    let mut writer = std::io::BufWriter::new(temporary.as_file_mut());
+    write_lines(&mut writer, contents).context(what)?;
+    writer.flush().context(what)?;
+    drop(writer);
+    temporary.as_file().sync_all().context(what)?;
+    temporary.persist(journal).map_err(|error| Error::from(error.error)).context(what)?;
+    Ok(())
+}
+
+/// A temporary file in the folder of `path`, which is made where it is not there, as readable as any other of the user's.
+fn beside(path: &Path) -> Result<tempfile::NamedTempFile> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    Ok(tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?)
+}
+
+fn write_lines(writer: &mut dyn Write, contents: Contents) -> Result<()> {
+    let headers = contents.headers.into_iter().map(Line::Header);
+    let trials = contents.trials.into_iter().map(|trial| Line::Trial(Box::new(trial)));
+    for line in headers.chain(trials) {
+        serde_json::to_writer(&mut *writer, &line)?;
+        writer.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -110,23 +175,20 @@ pub fn read(path: &Path) -> Result<Contents> {
     Ok(contents)
 }
 
-/// Packs a journal into an archive, replacing it atomically, and returns the archive's size in bytes.
+/// Packs journals into one archive, replacing it atomically, and returns the archive's size in bytes.
 ///
 /// # Errors
-/// Where the journal is broken or the file system refuses.
-pub fn pack(journal: &Path, archive: &Path) -> Result<u64> {
+/// Where a journal is broken or the file system refuses.
+pub fn pack(journals: &[PathBuf], archive: &Path) -> Result<u64> {
     let what = || format!("archive {}", archive.display());
-    let contents = read(journal)?;
-    let folder = archive.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).context(what)?;
-    let temporary = tempfile::NamedTempFile::new_in(folder).context(what)?;
-    let mut encoder = zstd::Encoder::new(temporary, 19).context(what)?;
-    let headers = contents.headers.into_iter().map(Line::Header);
-    let trials = contents.trials.into_iter().map(|trial| Line::Trial(Box::new(trial)));
-    for line in headers.chain(trials) {
-        serde_json::to_writer(&mut encoder, &line)?;
-        encoder.write_all(b"\n").context(what)?;
+    let mut contents = Contents::default();
+    for journal in journals {
+        let Contents { headers, trials } = read(journal)?;
+        contents.headers.extend(headers);
+        contents.trials.extend(trials);
     }
+    let mut encoder = zstd::Encoder::new(beside(archive).context(what)?, 19).context(what)?;
+    write_lines(&mut encoder, contents).context(what)?;
     let temporary = encoder.finish().context(what)?;
     temporary.as_file().sync_all().context(what)?;
     temporary.persist(archive).map_err(|error| Error::from(error.error)).context(what)?;
@@ -181,9 +243,7 @@ mod tests {
 
     fn write(path: &Path, lines: &[Line]) {
         let (mut journal, _) = Journal::open(path, false).unwrap();
-        for line in lines {
-            journal.append(line).unwrap();
-        }
+        journal.append(lines).unwrap();
     }
 
     #[test]
@@ -199,7 +259,7 @@ mod tests {
                 bytes[..cut].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).count();
             let (mut journal, contents) = Journal::open(&path, false).unwrap();
             assert_eq!(contents.headers.len() + contents.trials.len(), whole_lines, "cut at {cut}");
-            journal.append(&trial(9)).unwrap();
+            journal.append(&[trial(9)]).unwrap();
             let again = read(&path).unwrap();
             assert_eq!(again.headers.len() + again.trials.len(), whole_lines + 1, "cut at {cut}");
         }
@@ -225,6 +285,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_aside_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let aside = folder.path().join("aside");
+        let places: std::collections::BTreeSet<_> = (1..=40)
+            .map(|numel| {
+                let path = folder.path().join("journal.jsonl");
+                write(&path, &[header(), trial(numel)]);
+                set_aside(&path, &aside).unwrap()
+            })
+            .collect();
+        assert_eq!(places.len(), 40);
+        assert!(places.iter().all(|place| read(place).unwrap().trials.len() == 1));
+    }
+
+    #[test]
+    fn a_replaced_journal_holds_what_it_was_given_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        write(&path, &lines());
+        let mut contents = read(&path).unwrap();
+        contents.trials.remove(1);
+        replace(&path, contents.clone()).unwrap();
+        assert_eq!(read(&path).unwrap(), contents);
+        write(&path, &[trial(4)]);
+        assert_eq!(read(&path).unwrap().trials.len(), 3);
+    }
+
+    #[test]
     fn a_broken_line_in_the_middle_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
@@ -239,7 +327,7 @@ mod tests {
         let path = folder.path().join("journal.jsonl");
         write(&path, &lines());
         let archive = folder.path().join("archive/journal.jsonl.zst");
-        pack(&path, &archive).unwrap();
+        pack(std::slice::from_ref(&path), &archive).unwrap();
         assert_eq!(read(&archive).unwrap(), read(&path).unwrap());
     }
 }

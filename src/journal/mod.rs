@@ -1,7 +1,9 @@
 //! The journal: append-only JSON lines, so that nothing measured is ever lost.
 
 mod file;
+mod lock;
 mod record;
 
-pub use file::{Contents, Journal, pack, read};
+pub use file::{Contents, Journal, pack, read, replace, set_aside};
+pub use lock::Lock;
 pub use record::{Header, Line, Stage, Status, Trial};

@@ -32,7 +32,10 @@ pub fn sweep(summary: &Summary) -> String {
         summary.gpu_busy * 100.0,
         summary.compile_s
     );
-    let _ = write!(text, "wrote {}", summary.document.display());
+    let _ = match &summary.document {
+        Some(document) => write!(text, "wrote {}", document.display()),
+        None => write!(text, "filled the journal alone; sweep derive --gpu {} merges what there is", summary.gpu),
+    };
     text
 }
 

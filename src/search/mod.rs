@@ -196,11 +196,20 @@ fn race(
         }
     }
     arms.push(winner); // the null arm
-    let rounds = (FINAL_BUDGET_US / (best_us.0 * arms.len() as f64)).clamp(ROUNDS.0, ROUNDS.1);
-    let mut trials = bench.race(&arms, rounds as u32)?.unwrap_or_default();
+    let mut trials = bench.race(&arms, rounds(best_us, arms.len()))?.unwrap_or_default();
     trials.retain(|trial| trial.median_us.is_some());
-    trials.sort_by(|one, other| one.median_us.partial_cmp(&other.median_us).unwrap_or(std::cmp::Ordering::Equal));
+    sort_by_time(&mut trials);
     Ok(trials)
+}
+
+/// The rounds that so many arms run, the best of which takes `best_us`.
+pub(crate) fn rounds(best_us: Micros, arms: usize) -> u32 {
+    (FINAL_BUDGET_US / (best_us.0 * arms as f64)).clamp(ROUNDS.0, ROUNDS.1) as u32
+}
+
+/// Fastest first.
+pub(crate) fn sort_by_time(trials: &mut [Trial]) {
+    trials.sort_by(|one, other| one.median_us.partial_cmp(&other.median_us).unwrap_or(std::cmp::Ordering::Equal));
 }
 
 /// The best time of each config so far.

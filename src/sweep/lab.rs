@@ -38,7 +38,7 @@ pub struct Counts {
 }
 
 /// What all devices of a family's sweep share.
-pub(super) struct Lab<'a> {
+pub(crate) struct Lab<'a> {
     profile: GpuProfile,
     compiler: Option<&'a Compiler>,
     host_kernels: Key,
@@ -58,7 +58,7 @@ struct State {
 }
 
 impl<'a> Lab<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         profile: GpuProfile,
         compiler: Option<&'a Compiler>,
         seed: u64,
@@ -80,12 +80,12 @@ impl<'a> Lab<'a> {
     }
 
     /// Past this, nothing new is tried.
-    pub(super) fn set_deadline(&self, deadline: Option<Instant>) {
+    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         self.state().deadline = deadline;
     }
 
     /// What happened; the journal is closed.
-    pub(super) fn finish(self) -> Counts {
+    pub(crate) fn finish(self) -> Counts {
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner).counts
     }
 
@@ -94,6 +94,14 @@ impl<'a> Lab<'a> {
         match (self.compiler, program) {
             (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
             _ => Ok(self.host_kernels.clone()),
+        }
+    }
+
+    /// Whether a trial of the journal was made with the kernel that its config has now.
+    pub(crate) fn is_current(&self, trial: &Trial) -> Result<bool> {
+        match plan::candidate(trial.config.clone(), &trial.problem(), &self.profile).program {
+            Ok(program) => Ok(trial.kernel == self.key(program.as_ref())?.0),
+            Err(_) => Ok(trial.status == Status::Pruned),
         }
     }
 
@@ -110,13 +118,22 @@ impl<'a> Lab<'a> {
     }
 
     fn record(&self, trial: Trial) -> Result<Trial> {
-        let mut state = self.state();
-        state.journal.append(&Line::Trial(Box::new(trial.clone())))?;
-        let status = serde_json::to_value(trial.status)?;
-        *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
-        drop(state);
-        self.progress.trial(&trial);
+        self.record_all(std::slice::from_ref(&trial))?;
         Ok(trial)
+    }
+
+    /// Records trials that belong together: all of them or, where that fails, none.
+    fn record_all(&self, trials: &[Trial]) -> Result<()> {
+        let lines: Vec<Line> = trials.iter().map(|trial| Line::Trial(Box::new(trial.clone()))).collect();
+        let mut state = self.state();
+        state.journal.append(&lines)?;
+        for trial in trials {
+            let status = serde_json::to_value(trial.status)?;
+            *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+        }
+        drop(state);
+        trials.iter().for_each(|trial| self.progress.trial(trial));
+        Ok(())
     }
 
     /// Whether there is time for another trial of this problem.
@@ -147,7 +164,7 @@ impl<'a> Lab<'a> {
 }
 
 /// One device, on one problem at a time.
-pub(super) struct DeviceBench<'lab, 'a> {
+pub(crate) struct DeviceBench<'lab, 'a> {
     lab: &'lab Lab<'a>,
     worker: Worker,
     problem: Option<Problem>,
@@ -156,7 +173,7 @@ pub(super) struct DeviceBench<'lab, 'a> {
 }
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
-    pub(super) fn new(lab: &'lab Lab<'a>, address: Address) -> Result<Self> {
+    pub(crate) fn new(lab: &'lab Lab<'a>, address: Address) -> Result<Self> {
         let support = match lab.compiler {
             None => None,
             Some(compiler) => match compiler.wait(&support_kernel())? {
@@ -171,13 +188,13 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     }
 
     /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
-    pub(super) fn turn_to(&mut self, problem: Problem) {
+    pub(crate) fn turn_to(&mut self, problem: Problem) {
         self.problem = Some(problem);
         self.prepared = None;
     }
 
     /// Measures other problems' finalists on this one.
-    pub(super) fn cross(&mut self, configs: &[Config], best: Option<Micros>) -> Result<()> {
+    pub(crate) fn cross(&mut self, configs: &[Config], best: Option<Micros>) -> Result<()> {
         let problem = self.problem()?;
         for config in configs {
             let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
@@ -219,17 +236,73 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     }
 
     /// The finalists' trials where the journal has them all, but for defenders that came up since.
-    fn recall_race(&self, racers: &[&Candidate], keys: &[Key]) -> Result<Option<Vec<Trial>>> {
+    fn recall_race(&self, racers: &[&Candidate]) -> Result<Option<Vec<Trial>>> {
         let problem = self.problem()?;
         let mut trials = Vec::new();
-        for (racer, key) in racers.iter().zip(keys) {
-            match self.lab.recall(&problem, &racer.config, Stage::Final, key) {
+        for racer in racers {
+            let key = self.lab.key(racer.program.as_ref().ok().and_then(Option::as_ref))?;
+            match self.lab.recall(&problem, &racer.config, Stage::Final, &key) {
                 Some(trial) => trials.push(trial),
                 None if self.lab.defenders.contains(&racer.config) => {}
                 None => return Ok(None),
             }
         }
         Ok(Some(trials))
+    }
+
+    /// Races candidates in interleaved rounds, whatever the journal knows, and returns all trials in their order, the null
+    /// arm with them. Nothing where the time is up, or one of them crashed: whose fault that was cannot be told.
+    pub(crate) fn race_anew(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>> {
+        let problem = self.problem()?;
+        let mut racers = Vec::new();
+        let mut arms = Vec::new();
+        for candidate in candidates {
+            let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
+            let key = self.lab.key(program)?;
+            let program = match program {
+                None => None,
+                Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
+                    Ok(program) => Some(program),
+                    Err(_) => continue,
+                },
+            };
+            racers.push((*candidate, key));
+            arms.push(Arm { config: candidate.config.clone(), program });
+        }
+        if !self.lab.has_time(&problem)? {
+            return Ok(None);
+        }
+        let verdicts = match self.prepare()? {
+            Ok(()) => self.worker.rounds(arms, rounds, problem_seed(self.lab.seed, &problem)),
+            Err(failure) => Err(failure),
+        };
+        self.note_busy();
+        let verdicts = match verdicts {
+            Ok(verdicts) => verdicts,
+            Err(failure) => return self.survives(&failure).map(|()| None),
+        };
+        let last = verdicts.len().saturating_sub(1);
+        let mut trials = Vec::new();
+        for (index, ((candidate, key), verdict)) in racers.iter().zip(verdicts).enumerate() {
+            let mut trial = self.judged(&candidate.config, Stage::Final, key, verdict)?;
+            trial.null_arm = index == last;
+            trials.push(trial);
+        }
+        self.lab.record_all(&trials)?;
+        Ok(Some(trials))
+    }
+
+    /// A kernel may take its process down, but not the device: where that does not come back, no trial has a meaning any
+    /// more, and what happened last is not this config's doing.
+    fn survives(&mut self, failure: &Failure) -> Result<()> {
+        if matches!(failure, Failure::Refused(_)) {
+            return Ok(());
+        }
+        self.worker.reopen().map_err(|gone| {
+            Error::failure(format!(
+                "the device is gone: {gone} (after: {failure}); everything measured is in the journal"
+            ))
+        })
     }
 
     fn note_busy(&mut self) {
@@ -324,10 +397,13 @@ impl Bench for DeviceBench<'_, '_> {
             Err(failure) => Err(failure),
         };
         self.note_busy();
+        if let Err(failure) = &verdict {
+            self.survives(failure)?;
+        }
         let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
         let trial = match verdict {
             Ok(verdict) => self.judged(&candidate.config, stage, &key, verdict)?,
-            Err(Failure::Crashed(error)) => failed(Status::Crashed, error)?,
+            Err(Failure::Crashed(error) | Failure::Gone(error)) => failed(Status::Crashed, error)?,
             Err(Failure::Timeout(error)) => failed(Status::Timeout, error)?,
             Err(Failure::Refused(error)) => failed(Status::LaunchFailed, error)?,
         };
@@ -335,46 +411,15 @@ impl Bench for DeviceBench<'_, '_> {
     }
 
     fn race(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>> {
-        let problem = self.problem()?;
-        let mut keys = Vec::new();
-        let mut arms = Vec::new();
-        for candidate in candidates {
-            let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
-            keys.push(self.lab.key(program)?);
-            let program = match program {
-                None => None,
-                Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
-                    Ok(program) => Some(program),
-                    Err(_) => continue,
-                },
-            };
-            arms.push(Arm { config: candidate.config.clone(), program });
-        }
         let (racers, _null) = candidates.split_at(candidates.len().saturating_sub(1));
-        if let Some(trials) = self.recall_race(racers, &keys)? {
+        if let Some(trials) = self.recall_race(racers)? {
             return Ok(Some(trials));
         }
-        if !self.lab.has_time(&problem)? {
-            return Ok(None);
+        let mut trials = self.race_anew(candidates, rounds)?;
+        if let Some(trials) = &mut trials {
+            trials.retain(|trial| !trial.null_arm);
         }
-        let verdicts = match self.prepare()? {
-            Ok(()) => self.worker.rounds(arms, rounds, problem_seed(self.lab.seed, &problem)),
-            Err(failure) => Err(failure),
-        };
-        self.note_busy();
-        // A race that crashes cannot tell whose fault it was: the screening times stand.
-        let Ok(verdicts) = verdicts else { return Ok(None) };
-        let last = verdicts.len().saturating_sub(1);
-        let mut trials = Vec::new();
-        for (index, ((candidate, key), verdict)) in candidates.iter().zip(&keys).zip(verdicts).enumerate() {
-            let mut trial = self.judged(&candidate.config, Stage::Final, key, verdict)?;
-            trial.null_arm = index == last;
-            let trial = self.lab.record(trial)?;
-            if !trial.null_arm {
-                trials.push(trial);
-            }
-        }
-        Ok(Some(trials))
+        Ok(trials)
     }
 
     fn pruned(&mut self, candidate: &Candidate) -> Result<()> {

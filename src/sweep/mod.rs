@@ -2,23 +2,25 @@
 
 mod lab;
 mod progress;
+mod site;
 
 pub use lab::{Counts, INTERRUPTED};
+pub(crate) use lab::{DeviceBench, Lab};
+pub use site::Site;
 
 use crate::compile::{Cache, Compiler, Nvrtc, Settings, cache_folder};
 use crate::derive::{self, Defaults, Evidence};
-use crate::device::{self, Address, Found, PROTOCOL};
+use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::{self, KernelSpec};
 use crate::heuristics::{Document, Heuristics, group_of};
-use crate::journal::{Header, Journal, Line, Trial};
+use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
 use crate::search::{self, Width};
-use lab::{DeviceBench, Lab};
 pub use progress::Progress;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -59,6 +61,14 @@ pub struct Options {
     pub quiet: bool,
     /// Name the configs that fail.
     pub verbose: bool,
+    /// Only fill the journals, as a shard does: whoever merges them makes the document.
+    pub journal_only: bool,
+}
+
+impl Options {
+    fn makes_document(&self) -> bool {
+        !self.journal_only && self.shard.1 == 1
+    }
 }
 
 /// What a sweep did.
@@ -68,8 +78,10 @@ pub struct Summary {
     pub gpu: String,
     /// The device's full name.
     pub device: String,
-    /// The document written.
-    pub document: PathBuf,
+    /// The document written; none where only journals were filled.
+    pub document: Option<PathBuf>,
+    /// The journals filled.
+    pub journals: Vec<PathBuf>,
     /// What each family came to.
     pub families: BTreeMap<Family, FamilySummary>,
     /// Trials verified and timed, a second of wall time.
@@ -160,9 +172,38 @@ pub fn gpu_folder(output: &Path, gpu: &str) -> PathBuf {
     output.join(gpu)
 }
 
-/// `output/<gpu>/journal/<family>.jsonl`
-pub fn journal_path(output: &Path, gpu: &str, family: Family) -> PathBuf {
-    gpu_folder(output, gpu).join("journal").join(format!("{family}.jsonl"))
+/// `output/<gpu>/journal/<family>.jsonl`, or `….shard-I-of-N.jsonl` where there is more than one shard, so that shards may
+/// share a folder.
+pub fn journal_path(output: &Path, gpu: &str, family: Family, shard: (usize, usize)) -> PathBuf {
+    let name = match shard {
+        (_, 1) => format!("{family}.jsonl"),
+        (index, count) => format!("{family}.shard-{index}-of-{count}.jsonl"),
+    };
+    gpu_folder(output, gpu).join("journal").join(name)
+}
+
+/// Every journal there is of a family: the whole sweep's and the shards', sorted.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn journals(output: &Path, gpu: &str, family: Family) -> Result<Vec<PathBuf>> {
+    let folder = gpu_folder(output, gpu).join("journal");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let what = || format!("reading {}", folder.display());
+    let mut journals = Vec::new();
+    for entry in folder.read_dir().context(what)? {
+        let path = entry.context(what)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name == format!("{family}.jsonl")
+            || (name.starts_with(&format!("{family}.shard-")) && name.ends_with(".jsonl"))
+        {
+            journals.push(path.clone());
+        }
+    }
+    journals.sort();
+    Ok(journals)
 }
 
 /// `output/<gpu>/observed_heuristics_<gpu>.json`
@@ -176,18 +217,24 @@ pub fn document_path(output: &Path, gpu: &str) -> PathBuf {
 /// Where the device is absent, a plan is wrong, the output folder cannot be written, or the user interrupts; everything
 /// measured by then is in the journal.
 pub fn run(options: &Options) -> Result<Summary> {
+    run_at(&Site::open(options)?, options)
+}
+
+/// Runs the sweep on devices that are held already.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at(site: &Site, options: &Options) -> Result<Summary> {
     let started = Instant::now();
-    let devices = choose_devices(options, &device::discover())?;
-    let found = &devices[0];
-    let profile = &found.profile;
-    let progress = Progress::new(options.quiet, options.verbose);
-    progress.say(&announcement(options, &devices));
+    let (found, progress) = (site.found(), &site.progress);
+    let gpu = &found.profile.name;
     let plans = plan::load_all(&options.families, options.plan.as_deref())?;
-    let compiler = if profile.is_cpu() { None } else { Some(compiler(profile, &progress)?) };
+    let journal_of = |family| journal_path(&options.output, gpu, family, options.shard);
     let mut summary = Summary {
-        gpu: profile.name.clone(),
+        gpu: gpu.clone(),
         device: found.name.clone(),
-        document: document_path(&options.output, &profile.name),
+        document: options.makes_document().then(|| document_path(&options.output, gpu)),
+        journals: plans.iter().map(|plan| journal_of(plan.family)).collect(),
         families: BTreeMap::new(),
         verified_per_s: 0.0,
         gpu_busy: 0.0,
@@ -201,8 +248,8 @@ pub fn run(options: &Options) -> Result<Summary> {
     for (index, plan) in plans.iter().enumerate() {
         let left = (plans.len() - index) as u32;
         let budget = options.budget.map(|budget| budget.saturating_sub(started.elapsed()) / left);
-        let (family, counts) = sweep_family(options, &devices, plan, compiler.as_ref(), budget, &progress)
-            .context(|| format!("family {}", plan.family))?;
+        let (family, counts) =
+            sweep_family(site, options, plan, budget).context(|| format!("family {}", plan.family))?;
         busy_s += counts.busy_s;
         summary.resumed += counts.resumed;
         summary.cut_short |= family.unfinished > 0;
@@ -212,22 +259,11 @@ pub fn run(options: &Options) -> Result<Summary> {
         summary.families.insert(plan.family, family);
     }
     summary.wall_s = started.elapsed().as_secs_f64();
-    summary.compile_s = compiler.map_or(0.0, |compiler| compiler.counts().compile_s);
-    summary.gpu_busy = busy_s / summary.wall_s / devices.len() as f64;
+    summary.compile_s = site.compiler.as_ref().map_or(0.0, |compiler| compiler.counts().compile_s);
+    summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
     summary.verified_per_s = summary.statuses.get("ok").copied().unwrap_or(0) as f64 / summary.wall_s;
     progress.finish();
     Ok(summary)
-}
-
-fn announcement(options: &Options, devices: &[Found]) -> String {
-    let found = &devices[0];
-    let reason = match (&options.choice, found.profile.is_cpu()) {
-        (Choice::Auto, true) => "no CUDA device here: using the cpu device",
-        (_, true) => "using the cpu device",
-        (_, false) => "using",
-    };
-    let count = if devices.len() > 1 { format!("{} × ", devices.len()) } else { String::new() };
-    format!("{reason} {count}{} ({})", found.name, found.profile.name)
 }
 
 /// Starts the compile service for a GPU's architecture.
@@ -253,9 +289,12 @@ fn support_kernel() -> KernelSpec {
 /// The problems of this shard, so ordered that a run cut short has met every fallback group.
 fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Result<Vec<Problem>> {
     let (index, count) = options.shard;
+    let mut seen = BTreeSet::new();
+    let problems = plan.problems(profile)?.iter().map(|planned| planned.problem);
+    let distinct = problems.filter(|problem| seen.insert(*problem));
     let mut by_group: BTreeMap<&str, Vec<Problem>> = BTreeMap::new();
-    for planned in plan::shard(plan.problems(profile)?, index, count) {
-        by_group.entry(group_of(&planned.problem)).or_default().push(planned.problem);
+    for problem in plan::shard(distinct, index, count) {
+        by_group.entry(group_of(&problem)).or_default().push(problem);
     }
     let mut numbered: Vec<(usize, &str, Problem)> = by_group
         .into_iter()
@@ -264,35 +303,26 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
         })
         .collect();
     numbered.sort_by_key(|(turn, group, _)| (*turn, *group));
-    let mut problems: Vec<Problem> = numbered.into_iter().map(|(_, _, problem)| problem).collect();
-    let mut seen = std::collections::BTreeSet::new();
-    problems.retain(|problem| seen.insert(*problem));
-    Ok(problems)
+    Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
 }
 
 fn sweep_family(
+    site: &Site,
     options: &Options,
-    devices: &[Found],
     plan: &Plan,
-    compiler: Option<&Compiler>,
     budget: Option<Duration>,
-    progress: &Progress,
 ) -> Result<(FamilySummary, Counts)> {
     let started = Instant::now();
-    let profile = &devices[0].profile;
+    let (profile, compiler, progress) = (&site.found().profile, site.compiler.as_ref(), &site.progress);
     let problems = ordered_problems(options, plan, profile)?;
-    let path = journal_path(&options.output, &profile.name, plan.family);
-    let (mut journal, contents) = Journal::open(&path, options.fresh)?;
-    let header = header(&devices[0], compiler);
-    if contents.headers.last().is_none_or(|last| !same_environment(last, &header)) {
-        journal.append(&Line::Header(header))?;
-    }
+    let path = journal_path(&options.output, &profile.name, plan.family, options.shard);
+    let (journal, trials) = site.journal(&path, options.fresh)?;
     let document = document_path(&options.output, &profile.name);
     let previous = if document.is_file() { Some(Document::load(&document)?) } else { None };
     let mut defenders = previous.as_ref().map_or_else(Vec::new, |previous| served_configs(previous, &problems));
     defenders.retain(|config| !plan.defaults(profile).contains(config));
     let must_race = [plan.defaults(profile), defenders.clone()].concat();
-    let lab = Lab::new(profile.clone(), compiler, options.seed, defenders, (journal, contents.trials), progress);
+    let lab = Lab::new(profile.clone(), compiler, options.seed, defenders, (journal, trials), progress);
     // Compile ahead: the queue fills in the order of the problems while the device works.
     if let Some(compiler) = compiler {
         compiler.request(&support_kernel())?;
@@ -308,7 +338,7 @@ fn sweep_family(
     progress.family(plan.family, 2 * problems.len());
     lab.set_deadline(budget.map(|budget| started + budget.mul_f64(SEARCH_SHARE)));
     let finals: Mutex<BTreeMap<Problem, Vec<Trial>>> = Mutex::default();
-    on_all_devices(&lab, devices, &problems, |bench, problem| {
+    on_all_devices(&lab, &site.devices, &problems, |bench, problem| {
         bench.turn_to(*problem);
         let candidates = plan.candidates(problem, profile);
         let trials = search::search(bench, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
@@ -320,9 +350,12 @@ fn sweep_family(
     })?;
     let finals = finals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     lab.set_deadline(budget.map(|budget| started + budget));
-    let crossings = search::crossings(&finals);
+    let others = finals_of_other_shards(options, &profile.name, plan.family)?;
+    let mut crossings =
+        search::crossings(&finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone())).collect());
+    crossings.retain(|(problem, _)| finals.contains_key(problem));
     progress.skip(problems.len() - crossings.len());
-    on_all_devices(&lab, devices, &crossings, |bench, (problem, configs)| {
+    on_all_devices(&lab, &site.devices, &crossings, |bench, (problem, configs)| {
         bench.turn_to(*problem);
         let best = finals[problem].first().and_then(|trial| trial.median_us);
         bench.cross(configs, best)
@@ -337,27 +370,55 @@ fn sweep_family(
             None => summary.unworkable.push(problem.to_string()),
         }
     }
-    let contents = crate::journal::read(&path)?;
+    if options.makes_document() {
+        let derived = derive_family(&path, plan, profile)?;
+        summary.rules = derived.rules.len();
+        summary.fallbacks = derived.fallbacks.values().map(BTreeMap::len).sum();
+        let merged = match previous {
+            Some(previous) => derive::merge(previous, derived, &[plan.family.name().to_string()].into()),
+            None => derived,
+        };
+        merged.write_atomically(&document)?;
+    }
+    Ok((summary, counts))
+}
+
+/// The document that one family's journal makes.
+fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile) -> Result<Document> {
+    let contents = crate::journal::read(journal)?;
     let mut evidence = Evidence::default();
     evidence.add_journal(&contents.headers, &contents.trials)?;
     let defaults = Defaults::from([(plan.family, plan.defaults(profile))]);
-    let derived = derive::document(&evidence, &profile.name, &defaults).document;
-    let family_name = plan.family.name();
-    summary.rules = derived.rules.len();
-    summary.fallbacks = derived.fallbacks.values().map(BTreeMap::len).sum();
-    let merged = match previous {
-        Some(previous) => derive::merge(previous, derived, &[family_name.to_string()].into()),
-        None => derived,
-    };
-    merged.write_atomically(&document)?;
-    Ok((summary, counts))
+    Ok(derive::document(&evidence, &profile.name, &defaults).document)
+}
+
+/// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done
+/// crosses its problems with all finalists there are.
+fn finals_of_other_shards(options: &Options, gpu: &str, family: Family) -> Result<BTreeMap<Problem, Vec<Trial>>> {
+    let (own, count) = options.shard;
+    let mut finals: BTreeMap<Problem, Vec<Trial>> = BTreeMap::new();
+    for index in (0..count).filter(|index| *index != own) {
+        let path = journal_path(&options.output, gpu, family, (index, count));
+        if path.is_file() {
+            let trials = crate::journal::read(&path)?.trials.into_iter();
+            for trial in
+                trials.filter(|trial| trial.stage == Stage::Final && !trial.null_arm && trial.median_us.is_some())
+            {
+                finals.entry(trial.problem()).or_default().push(trial);
+            }
+        }
+    }
+    for trials in finals.values_mut() {
+        search::sort_by_time(trials);
+    }
+    Ok(finals)
 }
 
 /// The share of a family's budget that goes to searching; the rest is for crossing.
 const SEARCH_SHARE: f64 = 0.85;
 
 /// Hands the tasks out to the devices as they come free.
-fn on_all_devices<T: Sync>(
+pub(crate) fn on_all_devices<T: Sync>(
     lab: &Lab<'_>,
     devices: &[Found],
     tasks: &[T],
@@ -378,24 +439,6 @@ fn on_all_devices<T: Sync>(
         joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
     });
     outcomes.into_iter().collect()
-}
-
-fn header(found: &Found, compiler: Option<&Compiler>) -> Header {
-    Header {
-        schema: 1,
-        gpu: found.name.clone(),
-        arch: found.profile.arch.clone(),
-        driver: found.driver.clone(),
-        nvrtc: compiler.map(|compiler| compiler.version().to_string()).unwrap_or_default(),
-        protocol: PROTOCOL.into(),
-        sweep: env!("CARGO_PKG_VERSION").into(),
-        started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    }
-}
-
-fn same_environment(one: &Header, other: &Header) -> bool {
-    let undated = |header: &Header| Header { started: String::new(), ..header.clone() };
-    undated(one) == undated(other)
 }
 
 /// What the last document would serve for these problems: its winners defend their place in every final.

@@ -38,7 +38,7 @@ impl Progress {
     }
 
     /// Turns to a family with so many steps.
-    pub(super) fn family(&self, family: Family, steps: usize) {
+    pub(crate) fn family(&self, family: Family, steps: usize) {
         // The template is a constant, so a mistake in it shows in every test; the default bar is right all the same.
         if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} eta {eta} {msg}") {
             self.bar.set_style(style.progress_chars("=> "));
@@ -57,7 +57,7 @@ impl Progress {
         self.with(|state| state.trials += 1);
     }
 
-    pub(super) fn best(&self, trial: &Trial) {
+    pub(crate) fn best(&self, trial: &Trial) {
         let Some(median_us) = trial.median_us else { return };
         self.with(|state| state.best = format!("{median_us} at {}", trial.problem));
     }

@@ -5,6 +5,7 @@ use crate::device::{Address, Program};
 use crate::measure::Sampling;
 use crate::model::Problem;
 use crate::process::{LineProcess, Silence};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,16 @@ pub enum Failure {
     Timeout(String),
     /// The worker refused the request and goes on.
     Refused(String),
+    /// No process can open the device.
+    Gone(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crashed(why) | Self::Timeout(why) | Self::Refused(why) | Self::Gone(why) => out.write_str(why),
+        }
+    }
 }
 
 /// The measuring process of one device.
@@ -46,6 +57,9 @@ pub struct Worker {
     busy_s: f64,
     respawns: u32,
 }
+
+/// How long a device that does not open is given to come back.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
@@ -108,6 +122,22 @@ impl Worker {
         self.respawns
     }
 
+    /// After a process was lost: starts a new one, and tries once more where the device does not open at once.
+    ///
+    /// # Errors
+    /// Where the device does not come back.
+    pub fn reopen(&mut self) -> Result<(), Failure> {
+        for _ in 0..2 {
+            // That the problem cannot be prepared says nothing of the device.
+            let Err(Failure::Gone(_)) = self.process() else { return Ok(()) };
+            std::thread::sleep(REOPEN_PAUSE);
+        }
+        match self.process() {
+            Err(gone @ Failure::Gone(_)) => Err(gone),
+            _ => Ok(()),
+        }
+    }
+
     fn ask(&mut self, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
         let answer = self.process().and_then(|process| ask(process, request, deadline));
         if let Err(Failure::Crashed(_) | Failure::Timeout(_)) = &answer {
@@ -122,14 +152,16 @@ impl Worker {
         match &mut self.process {
             Some(process) => Ok(process),
             empty => {
-                let process = LineProcess::start("worker", &[]);
-                let mut process = process.map_err(|error| Failure::Crashed(error.to_string()))?;
+                let gone = |why: &dyn fmt::Display| Failure::Gone(format!("cannot open the device: {why}"));
+                let mut process = LineProcess::start("worker", &[]).map_err(|error| gone(&error))?;
                 let open = Request::Open { address: self.address, support: self.support.clone() };
-                for request in std::iter::once(&open).chain(&self.prepared) {
-                    match ask(&mut process, request, self.deadlines.prepare)? {
-                        Reply::Done => {}
-                        other => return Err(unexpected(&other)),
-                    }
+                let done = |reply| match reply {
+                    Reply::Done => Ok(()),
+                    other => Err(unexpected(&other)),
+                };
+                ask(&mut process, &open, self.deadlines.prepare).and_then(done).map_err(|failure| gone(&failure))?;
+                if let Some(prepare) = &self.prepared {
+                    ask(&mut process, prepare, self.deadlines.prepare).and_then(done)?;
                 }
                 Ok(empty.insert(process))
             }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::float_cmp, clippy::panic, clippy::unwrap_used)] // figures are exact; a panic fails a test
 
 mod helion_csv;
+mod incumbents;
 mod properties;
 mod speed;
 mod trials;

@@ -1,0 +1,81 @@
+//! `sweep evaluate`: how good the document is on shapes it was not made from.
+
+use super::sweep::{choice, devices, stop_on_interrupt};
+use super::{Families, Outcome, OutputArgs, families};
+use crate::error::{Error, Result};
+use crate::evaluate;
+use crate::sweep::Options;
+use std::path::PathBuf;
+
+/// Measure what lookup picks against the best config, on shapes not in the plan
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Each problem's space is searched; then the pick, the default and the best race in interleaved rounds. Regret is
+the pick's time over the best's.
+
+Examples:
+  sweep evaluate --gpu h200 --family matmul --shapes shapes.toml
+  sweep evaluate --gpu h200 --family all --shapes tests/shapes --json"
+)]
+pub(super) struct EvaluateArgs {
+    /// GPU to measure on: h200, b200, …, cpu
+    #[arg(long, value_name = "NAME")]
+    gpu: String,
+    /// Families, or all
+    #[arg(long, value_name = "NAME[,NAME…]", value_parser = families)]
+    family: Families,
+    /// File of [[problem]] entries as in a plan; for several families a folder that holds <family>.toml for each
+    #[arg(long, value_name = "FILE")]
+    shapes: PathBuf,
+    /// Plan in place of the family's own
+    #[arg(long, value_name = "PATH")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// CUDA devices by number, or all of that kind
+    #[arg(long, value_name = "0,1|all")]
+    devices: Option<String>,
+    /// Start over; the old journal is kept aside
+    #[arg(long)]
+    fresh: bool,
+    /// Seed of inputs and measuring orders
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print the report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
+    if args.family.0.len() > 1 && !args.shapes.is_dir() {
+        return Err(Error::usage(format!(
+            "--shapes {} is one family's file; with several families give a folder that holds <family>.toml for each",
+            args.shapes.display()
+        )));
+    }
+    let (ordinals, all_devices) = devices(args.devices.as_deref())?;
+    let options = Options {
+        choice: choice(&args.gpu)?,
+        ordinals,
+        all_devices,
+        families: args.family.0.clone(),
+        plan: args.plan.clone(),
+        output: args.output.output.clone(),
+        budget: None,
+        shard: (0, 1),
+        fresh: args.fresh,
+        seed: args.seed,
+        quiet: args.json,
+        verbose: false,
+        journal_only: true,
+    };
+    stop_on_interrupt()?;
+    let report = evaluate::run(&options, &args.shapes)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    let unworkable = report.problems.iter().any(|problem| problem.best.is_none());
+    Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })
+}

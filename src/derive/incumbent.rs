@@ -1,0 +1,51 @@
+//! What the last document serves, which stays where nothing beats it by more than noise: so that a document made every
+//! night does not change its mind every night.
+
+use super::compare::Comparison;
+use super::evidence::config_text;
+use super::table::{Row, Table};
+use crate::heuristics::{Bucket, Document, Template, by_rank};
+use std::collections::BTreeMap;
+
+/// The last document's configs for one class, by index in the class's table.
+#[derive(Default)]
+pub(super) struct Incumbents {
+    rules: BTreeMap<Bucket, usize>,
+    groups: BTreeMap<String, usize>,
+}
+
+impl Incumbents {
+    /// Those of `document` that were tried again.
+    pub(super) fn of(document: &Document, table: &Table) -> Self {
+        let index_of = |template: &Template| {
+            let text = config_text(template);
+            table.configs.binary_search_by(|config| config.text.cmp(&text)).ok()
+        };
+        let rules = document.rules.iter().filter(|rule| rule.kernel_class == table.class).filter_map(|rule| {
+            let usable = rule.templates.iter().filter(|ranked| ranked.config().is_some());
+            let first = usable.min_by(|one, other| by_rank(one, other))?;
+            Some((rule.shape_bucket.clone(), index_of(&first.template)?))
+        });
+        let groups = document.fallbacks.get(table.class).into_iter().flatten();
+        let groups = groups.filter_map(|(group, fallback)| Some((group.clone(), index_of(fallback.config()?)?)));
+        Self { rules: rules.collect(), groups: groups.collect() }
+    }
+
+    /// The config of a bucket's rule.
+    pub(super) fn of_bucket(&self, bucket: &Bucket) -> Option<usize> {
+        self.rules.get(bucket).copied()
+    }
+
+    /// The config of a group's fallback.
+    pub(super) fn of_group(&self, group: &str) -> Option<usize> {
+        self.groups.get(group).copied()
+    }
+}
+
+/// `chosen`, or the incumbent that it does not beat beyond noise on `rows`.
+pub(super) fn unless_beaten(rows: &[&Row], incumbent: Option<usize>, chosen: usize) -> usize {
+    match incumbent {
+        Some(incumbent) if !Comparison::over(rows, chosen, |_| Some(incumbent)).is_faster() => incumbent,
+        _ => chosen,
+    }
+}

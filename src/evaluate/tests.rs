@@ -1,0 +1,138 @@
+use super::*;
+use crate::journal::{Stage, Status};
+use crate::model::{Dtype, Micros};
+
+const PROBLEM: &str = "m=5,n=4096,k=4096";
+
+fn config(block: u32) -> Config {
+    Config { block_sizes: vec![block], ..Config::default() }
+}
+
+/// An arm of the race whose rounds took the given times.
+fn arm(config: &Config, rounds_us: &[f64], null_arm: bool) -> Trial {
+    let problem = Problem::parse(Family::Matmul, PROBLEM, Dtype::Bf16).unwrap();
+    let median_us = sorted(rounds_us)[rounds_us.len() / 2];
+    Trial {
+        family: problem.family,
+        problem: problem.shape,
+        dtype: problem.dtype,
+        config: config.clone(),
+        status: Status::Ok,
+        stage: Stage::Final,
+        median_us: Some(Micros(median_us)),
+        q1_us: None,
+        q3_us: None,
+        min_us: None,
+        samples: Some(rounds_us.len() as u32),
+        rel_err: None,
+        sm_mhz: None,
+        throttled: false,
+        rounds_us: rounds_us.to_vec(),
+        null_arm,
+        error: None,
+        kernel: String::new(),
+    }
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    crate::derive::stats::sorted(values.iter().copied())
+}
+
+fn question(pick: Option<u32>, fallback: Option<u32>) -> Question {
+    Question {
+        planned: PlannedProblem { problem: Problem::parse(Family::Matmul, PROBLEM, Dtype::Bf16).unwrap(), from: None },
+        source: if fallback.is_some() { "rule" } else { "fallback" },
+        pick: pick.map(config),
+        fallback: fallback.map(config),
+    }
+}
+
+/// A clock that drifts by half over the race: only paired rounds tell 1.1 from noise.
+fn drifting(us: f64) -> Vec<f64> {
+    (0..9).map(|round| us * (1.0 + 0.06 * f64::from(round))).collect()
+}
+
+fn near(value: Option<f64>, wanted: f64) -> bool {
+    value.is_some_and(|value| (value - wanted).abs() < 1e-9)
+}
+
+#[test]
+fn regret_is_by_paired_rounds() {
+    let (best, pick, default) = (config(1), config(2), config(3));
+    let duel = [
+        arm(&best, &drifting(10.0), false),
+        arm(&pick, &drifting(11.0), false),
+        arm(&default, &drifting(10.5), false),
+        arm(&best, &drifting(10.01), true),
+    ];
+    let judged = question(Some(2), None).judged(&duel, &best, &[default]);
+    assert!(near(judged.regret, 1.1), "{judged:?}");
+    assert!(near(judged.over_default, 11.0 / 10.5), "{judged:?}");
+    assert!(judged.slower_than_default && judged.error.is_none());
+    assert!(near(judged.noise, NOISE_FLOOR), "a null arm nearer than the floor is the floor");
+}
+
+#[test]
+fn within_noise_nothing_is_slower() {
+    let (best, default) = (config(1), config(3));
+    let duel = [
+        arm(&best, &[10.0; 9], false),
+        arm(&config(2), &[10.3; 9], false),
+        arm(&default, &[10.0; 9], false),
+        arm(&best, &[10.4; 9], true),
+    ];
+    let judged = question(Some(2), None).judged(&duel, &best, &[default]);
+    assert!(!judged.slower_than_default, "3 % is less than the null arm's 4 %");
+    assert!(near(judged.regret, 1.03));
+}
+
+#[test]
+fn a_pick_that_is_the_best_or_beats_it_has_no_regret() {
+    let best = config(1);
+    let duel = [arm(&best, &[10.0; 9], false), arm(&config(2), &[9.0; 9], false), arm(&best, &[10.0; 9], true)];
+    assert_eq!(question(Some(1), None).judged(&duel, &best, &[]).regret, Some(1.0));
+    assert_eq!(question(Some(2), None).judged(&duel, &best, &[]).regret, Some(1.0));
+}
+
+#[test]
+fn a_rule_is_compared_with_the_fallback_it_stands_in_for() {
+    let best = config(1);
+    let duel = [arm(&best, &[10.0; 9], false), arm(&config(4), &[8.0; 9], false), arm(&best, &[10.0; 9], true)];
+    let judged = question(Some(1), Some(4)).judged(&duel, &best, &[]);
+    assert!(near(judged.over_fallback, 1.25) && judged.slower_than_fallback);
+    assert_eq!(question(Some(1), Some(1)).judged(&duel, &best, &[]).over_fallback, None);
+}
+
+#[test]
+fn a_pick_that_fails_is_slower_than_a_default_that_works() {
+    let best = config(1);
+    let broken =
+        Trial { status: Status::Wrong, median_us: None, rounds_us: Vec::new(), ..arm(&config(2), &[1.0; 9], false) };
+    let duel = [arm(&best, &[10.0; 9], false), broken, arm(&best, &[10.0; 9], true)];
+    let judged = question(Some(2), None).judged(&duel, &best, std::slice::from_ref(&best));
+    assert_eq!((judged.regret, judged.slower_than_default), (None, true));
+    assert_eq!(judged.error.as_deref(), Some("the pick does not work here"));
+    let nothing = question(None, None).judged(&duel, &best, &[best.clone()]);
+    assert_eq!(nothing.error.as_deref(), Some("nothing is served"));
+}
+
+#[test]
+fn figures_are_by_source_and_family() {
+    let one = |family: &str, source, regret: Option<f64>| Evaluated {
+        family: family.to_string(),
+        source,
+        regret,
+        ..Evaluated::default()
+    };
+    let problems = vec![
+        one("matmul", "rule", Some(1.0)),
+        one("matmul", "fallback", Some(1.21)),
+        one("attention", "rule", Some(1.0)),
+        one("attention", "rule", None),
+    ];
+    let report = Report::new("h200", "x", problems);
+    assert!(near(report.by_family["matmul"].geomean, 1.1));
+    assert_eq!((report.by_family["attention"].failed, report.overall.failed), (1, 1));
+    assert_eq!((report.by_source["rule"].max, report.overall.max), (Some(1.0), Some(1.21)));
+    assert_eq!((report.transfer.with_rule, report.transfer.with_fallback), (3, 1));
+}

@@ -1,0 +1,71 @@
+//! One sweep an output folder: a locked file that says who holds it.
+
+use crate::error::{Context, Error, Result};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// Held for as long as this lives, and no longer than the process: the system lets go of a killed one's lock.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock file at `path`, made with its folder where it is not there, and writes into it who holds it since
+    /// when.
+    ///
+    /// # Errors
+    /// Where another process holds it (the message says which), or the folder cannot be written.
+    pub fn take(path: &Path) -> Result<Self> {
+        let what = || format!("lock {}", path.display());
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).context(|| format!("output folder {}", folder.display()))?;
+        }
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = open.context(what)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held(&mut file).context(what())),
+            Err(TryLockError::Error(error)) => return Err(Error::from(error).context(what())),
+        }
+        file.set_len(0).context(what)?;
+        file.write_all(holder().as_bytes()).context(what)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "this machine" } else { host.trim() };
+    format!("pid {} on {host} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+}
+
+fn held(file: &mut File) -> Error {
+    let mut holder = String::new();
+    // Whoever holds it may not have written its name yet; that it is held is known all the same.
+    let _ = file.read_to_string(&mut holder);
+    let holder = if holder.trim().is_empty() { "not yet named" } else { holder.trim() };
+    Error::failure(format!(
+        "another sweep is writing it ({holder}); wait for it to end, or give --output another folder"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_who_the_first_is_and_follows_when_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cpu/sweep.lock");
+        std::fs::create_dir_all(folder.path().join("cpu")).unwrap();
+        std::fs::write(&path, "pid 1 on another machine since long ago, a line left behind\n").unwrap();
+        let first = Lock::take(&path).unwrap();
+        let error = Lock::take(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("another sweep is writing it (pid {} on ", std::process::id())), "{error}");
+        assert!(error.contains(" since 2") && !error.contains("left behind"), "{error}");
+        drop(first);
+        Lock::take(&path).unwrap();
+    }
+}

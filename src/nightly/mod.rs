@@ -1,0 +1,313 @@
+//! Every night: what changed is measured again, what did not is spot-checked, and the document is replaced where the new
+//! one is whole and nowhere slower.
+//!
+//! A family whose environment changed, or whose times drifted beyond noise, is measured from the start; of one whose
+//! kernels changed, the problems they ran on. What the document serves defends its place in every final and keeps it
+//! unless beaten beyond noise. Until the very end the old document is as it was.
+
+mod check;
+mod night;
+
+pub use check::{Check, Checked};
+
+use crate::derive::{self, Defaults, Evidence};
+use crate::diff::{self, Diff};
+use crate::error::{Context, Error, Result};
+use crate::heuristics::{Document, Template, class_groups};
+use crate::journal::{self, Contents};
+use crate::model::{Config, Family};
+use crate::plan::{self, Plan};
+use crate::sweep::{self, Lab, Site, Summary};
+use night::Night;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// What to do tonight.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where and what to measure. Journals alone are filled by this part.
+    pub sweep: sweep::Options,
+    /// Replace the document even by one with a regression.
+    pub accept: bool,
+    /// How many nights' journals and documents to keep.
+    pub keep: usize,
+}
+
+/// Why a family is, or is not, measured again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// There is no journal yet.
+    New,
+    /// Environment, kernels and, on the problems checked, times are those of the journal.
+    Unchanged {
+        /// What was checked.
+        check: Check,
+    },
+    /// Some problems' kernels changed; they are measured again, and the rest holds.
+    KernelsChanged {
+        /// How many problems.
+        problems: usize,
+        /// What was checked of the rest.
+        check: Check,
+    },
+    /// Times changed by more than noise: all is measured again.
+    Drifted {
+        /// What was checked.
+        check: Check,
+    },
+    /// Measured with something else: all is measured again.
+    EnvironmentChanged {
+        /// What changed: `driver 580.1 → 590.2`.
+        changes: Vec<String>,
+    },
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let times = |check: &Check| match check.ratio {
+            Some(ratio) => format!("{ratio:.3} of the recorded time on {} problems", check.problems.len()),
+            None => "no finals to check".to_string(),
+        };
+        match self {
+            Self::New => out.write_str("no journal yet: a full run"),
+            Self::Unchanged { check } => write!(out, "unchanged ({})", times(check)),
+            Self::KernelsChanged { problems, check } => {
+                write!(out, "kernels changed: {problems} problems are measured again ({} on the rest)", times(check))
+            }
+            Self::Drifted { check } => {
+                write!(out, "drifted beyond noise of {:.1} %: a full run ({})", check.noise * 100.0, times(check))
+            }
+            Self::EnvironmentChanged { changes } => {
+                write!(out, "environment changed: a full run ({})", changes.join(", "))
+            }
+        }
+    }
+}
+
+/// What became of the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The new one is in its place.
+    Replaced,
+    /// Both are the same.
+    Same,
+    /// The new one has a regression; the old one is in place.
+    Kept,
+}
+
+/// A line for the log.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A family was checked.
+    Checked {
+        /// Which.
+        family: Family,
+        /// What was found.
+        #[serde(flatten)]
+        state: State,
+    },
+    /// All was measured.
+    Swept(Box<Summary>),
+    /// The night is over.
+    Done(Box<Report>),
+}
+
+/// What the night came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The GPU's short name.
+    pub gpu: String,
+    /// What became of the document.
+    pub verdict: Verdict,
+    /// The new document is slower somewhere, or covers less.
+    pub regression: bool,
+    /// The budget ran out before the plan did.
+    pub cut_short: bool,
+    /// Some problem has no working config.
+    pub unworkable: bool,
+    /// The document.
+    pub document: PathBuf,
+    /// Tonight's folder: the document before, the new one, the journals.
+    pub night: PathBuf,
+    /// What changed; none where there was no document.
+    pub diff: Option<Diff>,
+}
+
+/// Runs the night; each step's outcome goes to `tell`.
+///
+/// # Errors
+/// As a sweep, and where the new document is not whole; the old one is then in place.
+pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Report> {
+    let started = Instant::now();
+    let site = Site::open(&options.sweep)?;
+    let gpu = site.found().profile.name.clone();
+    let plans = plan::load_all(&options.sweep.families, options.sweep.plan.as_deref())?;
+    let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu), options.keep)?;
+    let document = sweep::document_path(&options.sweep.output, &gpu);
+    let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
+    if before.is_some() {
+        night.keep(&document, "before.json")?;
+    }
+    for plan in &plans {
+        let tonight = Tonight { site: &site, options, plan, night: &night };
+        let state = tonight.prepare().context(|| format!("family {}", plan.family))?;
+        site.progress.say(&format!("{}: {state}", plan.family));
+        tell(&Event::Checked { family: plan.family, state })?;
+    }
+    let budget = options.sweep.budget.map(|budget| budget.saturating_sub(started.elapsed()));
+    let measuring = sweep::Options { budget, journal_only: true, fresh: false, ..options.sweep.clone() };
+    let summary = sweep::run_at(&site, &measuring)?;
+
+    let after = derive_document(&site, options, &plans, before.as_ref())?;
+    let candidate = night.folder().join(document.file_name().unwrap_or_default());
+    after.write_atomically(&candidate)?;
+    let after = load_whole(&candidate, &options.sweep.families)?;
+    for journal in &summary.journals {
+        let name = journal.file_name().unwrap_or_default().to_string_lossy();
+        journal::pack(std::slice::from_ref(journal), &night.folder().join(format!("journal/{name}.zst")))?;
+    }
+    let diff = before.as_ref().map(|before| diff::diff(before, &after));
+    let regression = diff.as_ref().is_some_and(|diff| diff.regression);
+    let verdict = match &before {
+        Some(before) if before.to_canonical_json() == after.to_canonical_json() => Verdict::Same,
+        Some(_) if regression && !options.accept => Verdict::Kept,
+        _ => {
+            after.write_atomically(&document)?;
+            Verdict::Replaced
+        }
+    };
+    let report = Report {
+        gpu,
+        verdict,
+        regression,
+        cut_short: summary.cut_short,
+        unworkable: summary.families.values().any(|family| !family.unworkable.is_empty()),
+        document,
+        night: night.folder().to_path_buf(),
+        diff,
+    };
+    tell(&Event::Swept(Box::new(summary)))?;
+    tell(&Event::Done(Box::new(report.clone())))?;
+    Ok(report)
+}
+
+/// One family, tonight.
+struct Tonight<'a> {
+    site: &'a Site,
+    options: &'a Options,
+    plan: &'a Plan,
+    night: &'a Night,
+}
+
+impl Tonight<'_> {
+    /// Leaves in the journal what holds, so that the sweep measures the rest.
+    fn prepare(&self) -> Result<State> {
+        let gpu = &self.site.found().profile.name;
+        let path = sweep::journal_path(&self.options.sweep.output, gpu, self.plan.family, (0, 1));
+        if !path.is_file() {
+            return Ok(State::New);
+        }
+        let Contents { headers, mut trials } = journal::read(&path)?;
+        let changes = check::environment_changes(&headers, &self.site.header());
+        if !changes.is_empty() {
+            self.night.set_aside(&path)?;
+            return Ok(State::EnvironmentChanged { changes });
+        }
+        let record = self.night.folder().join("check").join(format!("{}.jsonl", self.plan.family));
+        let lab = Lab::new(
+            self.site.found().profile.clone(),
+            self.site.compiler.as_ref(),
+            self.options.sweep.seed,
+            Vec::new(),
+            self.site.journal(&record, false)?,
+            &self.site.progress,
+        );
+        let stale = check::stale(&trials, |trial| lab.is_current(trial))?;
+        trials.retain(|trial| !stale.contains(&trial.problem()));
+        let check = self.check(&lab, &trials)?;
+        if check.drifted {
+            self.night.set_aside(&path)?;
+            return Ok(State::Drifted { check });
+        }
+        if stale.is_empty() {
+            return Ok(State::Unchanged { check });
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.night.keep(&path, &format!("before-{name}"))?;
+        journal::replace(&path, Contents { headers, trials })?;
+        Ok(State::KernelsChanged { problems: stale.len(), check })
+    }
+
+    fn check(&self, lab: &Lab<'_>, trials: &[journal::Trial]) -> Result<Check> {
+        let profile = &self.site.found().profile;
+        let spots = check::spots(trials, &self.plan.defaults(profile), days_since_1970());
+        let checked = Mutex::new(Vec::new());
+        sweep::on_all_devices(lab, &self.site.devices, &spots, |bench, spot| {
+            let outcome = check::check(bench, spot, profile)?;
+            checked.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+            Ok(())
+        })?;
+        let mut checked = checked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        checked.sort_by(|one: &Checked, other| one.problem.cmp(&other.problem));
+        Ok(Check::of(checked))
+    }
+}
+
+fn days_since_1970() -> usize {
+    (jiff::Timestamp::now().as_second() / 86_400).unsigned_abs() as usize
+}
+
+/// The document of all families' journals, with what `before` serves kept where nothing beats it, and its other classes.
+fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Option<&Document>) -> Result<Document> {
+    let profile = &site.found().profile;
+    let mut evidence = Evidence::default();
+    let mut defaults = Defaults::new();
+    for plan in plans {
+        let path = sweep::journal_path(&options.sweep.output, &profile.name, plan.family, (0, 1));
+        let contents = journal::read(&path)?;
+        evidence.add_journal(&contents.headers, &contents.trials)?;
+        defaults.insert(plan.family, plan.defaults(profile));
+    }
+    let derived = derive::document_after(before, &evidence, &profile.name, &defaults);
+    let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
+    Ok(match before {
+        Some(before) => derive::merge(before.clone(), derived.document, &classes),
+        None => derived.document,
+    })
+}
+
+/// Loads a document and makes sure that it answers every shape of the families with a config of ours.
+fn load_whole(path: &Path, families: &[Family]) -> Result<Document> {
+    let document = Document::load(path)?;
+    let is_config = |template: Option<&Template>| {
+        template.is_some_and(|template| serde_json::from_value::<Config>(template.clone().into()).is_ok())
+    };
+    let incomplete = |what: String| Err(Error::failure(what).context(format!("{} is not whole", path.display())));
+    for class in families.iter().map(|family| family.name()) {
+        let fallbacks: BTreeMap<_, _> = document.fallbacks.get(class).into_iter().flatten().collect();
+        for group in class_groups(class) {
+            let fallback = fallbacks.get(&(*group).to_string());
+            if !is_config(fallback.and_then(|fallback| fallback.config())) {
+                return incomplete(format!("{class} has no fallback for {group}; run again with a larger --budget"));
+            }
+        }
+    }
+    for (index, rule) in document
+        .rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| families.iter().any(|family| family.name() == rule.kernel_class))
+    {
+        if !is_config(rule.templates.first().and_then(|ranked| ranked.config())) {
+            return incomplete(format!("rule {index} of {} has no config", rule.kernel_class));
+        }
+    }
+    Ok(document)
+}

@@ -1,0 +1,122 @@
+//! A plan in shards, each with a journal of its own, merged by `sweep derive`.
+
+#![cfg(feature = "harness")]
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+use assert_cmd::Command;
+use predicates::str::contains;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Five problems of one bucket, one of them twice, and one of another; more configs than a final holds.
+const PLAN: &str = r#"
+[space.cpu]
+default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
+[space.cpu.axes]
+block_sizes = [[1, 2, 4, 8, 16, 32, 64, 128]]
+num_warps = [1]
+reduction_loops = [["whole"], [64]]
+[[space.cpu.problem]]
+rows = 256
+cols = 300
+[[space.cpu.problem]]
+rows = 200
+cols = 300
+[[space.cpu.problem]]
+rows = 256
+cols = 300
+[[space.cpu.problem]]
+rows = 128
+cols = 400
+[[space.cpu.problem]]
+rows = 64
+cols = 260
+[[space.cpu.problem]]
+rows = 300
+cols = 270
+[[space.cpu.problem]]
+rows = 600
+cols = 300
+"#;
+
+const SHARDS: usize = 4;
+
+fn sweep(folder: &Path) -> Command {
+    let mut command = Command::cargo_bin("sweep").unwrap();
+    command.current_dir(folder);
+    command
+}
+
+fn run_shard(folder: &Path, index: usize) -> Value {
+    let output = sweep(folder)
+        .args(["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml", "--json"])
+        .args(["--shard", &format!("{index}/{SHARDS}")])
+        .assert()
+        .success();
+    serde_json::from_slice(&output.get_output().stdout).unwrap()
+}
+
+fn trials(folder: &Path, index: usize) -> Vec<Value> {
+    let path = folder.join(format!("output/cpu/journal/row_softmax.shard-{index}-of-{SHARDS}.jsonl"));
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == "trial").collect()
+}
+
+#[test]
+fn shards_are_disjoint_cover_the_plan_cross_all_finalists_and_merge() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("plan.toml"), PLAN).unwrap();
+    for index in 0..SHARDS {
+        let summary = run_shard(folder, index);
+        assert!(summary["document"].is_null(), "{summary}");
+    }
+    let first_round: Vec<Vec<Value>> = (0..SHARDS).map(|index| trials(folder, index)).collect();
+    // Once more, now that all finals are there.
+    let mut crossed = 0;
+    for (index, before) in first_round.iter().enumerate() {
+        run_shard(folder, index);
+        let after = trials(folder, index);
+        assert_eq!(&after[..before.len()], &before[..], "a shard that ran before goes on where it was");
+        assert!(after[before.len()..].iter().all(|trial| trial["stage"] == "cross"));
+        crossed += after.len() - before.len();
+    }
+    assert!(crossed > 0, "the shards know nothing of each other's finalists");
+    assert!(!folder.join("output/cpu/observed_heuristics_cpu.json").exists(), "a shard makes no document");
+
+    let mut home: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut finalists: BTreeSet<String> = BTreeSet::new();
+    let mut tried: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for index in 0..SHARDS {
+        for trial in trials(folder, index) {
+            let problem = trial["problem"].to_string();
+            let config = trial["config"].to_string();
+            assert_eq!(*home.entry(problem.clone()).or_insert(index), index, "{problem} is in two shards");
+            let identity = format!("{problem} {config} {} {}", trial["stage"], trial["null_arm"]);
+            assert!(seen.insert(identity.clone()), "{identity} was tried twice");
+            if trial["stage"] == "final" || trial["stage"] == "cross" {
+                tried.entry(problem).or_default().insert(config.clone());
+            }
+            if trial["stage"] == "final" && trial["problem"]["rows"] != 600 {
+                finalists.insert(config);
+            }
+        }
+    }
+    assert_eq!(home.len(), 6, "every problem of the plan is in a shard: {home:?}");
+    for (problem, configs) in tried.iter().filter(|(problem, _)| !problem.contains("600")) {
+        assert!(configs.is_superset(&finalists), "{problem} lacks finalists of its bucket");
+    }
+
+    sweep(folder).args(["derive", "--gpu", "cpu"]).assert().success().stderr(contains("6 problems in 2 buckets"));
+    sweep(folder).args(["archive", "--gpu", "cpu"]).assert().success().stderr(contains("row_softmax.jsonl.zst"));
+    let document = folder.join("output/cpu/observed_heuristics_cpu.json");
+    let merged = fs::read(&document).unwrap();
+    fs::remove_file(&document).unwrap();
+    let archive = "output/cpu/archive/row_softmax.jsonl.zst";
+    sweep(folder).args(["derive", "--gpu", "cpu", "--from", archive]).assert().success();
+    assert_eq!(fs::read(&document).unwrap(), merged, "the archive holds all shards");
+}

@@ -1,0 +1,272 @@
+//! A full disk, a folder that cannot be written, a device that vanishes, a clock that jumps, a second sweep: one clear error,
+//! nothing measured lost, the old document in place.
+
+#![cfg(all(feature = "harness", target_os = "linux"))]
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const TINY: &str = r#"
+[space.cpu]
+default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
+[space.cpu.axes]
+block_sizes = [[8, 64]]
+num_warps = [1]
+reduction_loops = [["whole"], [64]]
+[[space.cpu.problem]]
+rows = 256
+cols = 300
+"#;
+
+const DOCUMENT: &str = "observed_heuristics_cpu.json";
+
+/// A folder with a copy of the tool, a tiny plan and the document that this made, which anybody may read.
+struct Place {
+    folder: TempDir,
+    document: Vec<u8>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_sweep"), folder.path().join("sweep")).unwrap();
+        fs::write(folder.path().join("plan.toml"), TINY).unwrap();
+        let problems = (0..400).map(|more| format!("[[space.cpu.problem]]\nrows = {}\ncols = 300\n", 257 + more));
+        fs::write(folder.path().join("long.toml"), TINY.to_string() + &problems.collect::<String>()).unwrap();
+        let mut place = Self { folder, document: Vec::new() };
+        let made = place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        place.document = fs::read(place.output(DOCUMENT)).unwrap();
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn output(&self, name: &str) -> PathBuf {
+        self.path().join("output/cpu").join(name)
+    }
+
+    fn tool(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path().join("sweep"));
+        command.current_dir(self.path()).args(["--gpu", "cpu", "--family", "row_softmax"]).args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The trials in the journal of a folder under this one.
+    fn trials(&self, output: &str) -> Vec<Value> {
+        let path = self.path().join(output).join("cpu/journal/row_softmax.jsonl");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines = whole.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["kind"] == "trial").collect()
+    }
+
+    /// A sweep of so many problems that it outlasts every test, once it has measured something.
+    fn long_sweep(&self) -> Child {
+        let known = self.trials("output").len();
+        let child = self.tool(&["-q", "--plan", "long.toml"]).spawn().unwrap();
+        let patience = Instant::now() + Duration::from_secs(60);
+        while self.trials("output").len() < known + 5 {
+            assert!(Instant::now() < patience, "the sweep measures nothing");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child
+    }
+
+    fn assert_document_in_place(&self) {
+        assert_eq!(fs::read(self.output(DOCUMENT)).unwrap(), self.document);
+    }
+}
+
+/// The one line of error that a failed sweep printed.
+fn error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    errors[0].to_string()
+}
+
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().any(|line| line.starts_with("Uid:\t0\t"))
+}
+
+#[test]
+fn a_second_sweep_of_a_folder_is_told_who_holds_it() {
+    let place = Place::new();
+    let mut first = place.long_sweep();
+    // Another family writes the same document, so it is refused as well; and so is a night.
+    let commands: [&[&str]; 2] = [&["--gpu", "cpu", "--family", "elementwise"], &["nightly", "--gpu", "cpu"]];
+    for arguments in commands {
+        let mut second = Command::new(place.path().join("sweep"));
+        let message = error(&second.current_dir(place.path()).args(arguments).output().unwrap());
+        let holder = format!("another sweep is writing it (pid {} on ", first.id());
+        assert!(message.contains("output/cpu/sweep.lock") && message.contains(&holder), "{message}");
+        assert!(message.contains(" since 2"), "{message}");
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(place.tool(&["--plan", "plan.toml", "-q"]).status().unwrap().success(), "a killed sweep holds nothing");
+}
+
+/// Runs the long plan into `output` until the file system is full; what is there then resumes.
+fn fills_up(place: &Place, output: &str, command: &mut Command) {
+    let message = error(&command.output().unwrap());
+    assert!(message.contains("cannot write journal") && message.contains("row_softmax.jsonl"), "{message}");
+    let kept = place.trials(output).len();
+    assert!(kept > 3, "{kept} trials");
+    let journal = place.path().join(output).join("cpu/journal/row_softmax.jsonl");
+    assert!(fs::read(&journal).unwrap().ends_with(b"\n"), "no half line is left");
+    place.assert_document_in_place();
+}
+
+#[test]
+fn a_journal_that_cannot_grow_keeps_what_is_in_it() {
+    let place = Place::new();
+    // A limit on the size of files stands for the disk where there is no right to mount a small one.
+    let script =
+        "trap '' XFSZ; ulimit -f 16; exec ./sweep --gpu cpu --family row_softmax --plan long.toml -q --output limited";
+    let mut limited = Command::new("bash");
+    limited.current_dir(place.path()).args(["-c", script]);
+    fills_up(&place, "limited", &mut limited);
+    let before = place.trials("limited");
+    // With room again it goes on where it was.
+    let more = ["--plan", "long.toml", "--output", "limited", "--budget", "3s", "--json", "-q"];
+    let resumed = place.tool(&more).output().unwrap();
+    let summary: Value = serde_json::from_slice(&resumed.stdout).unwrap();
+    // A null arm stands for itself and is not asked for again.
+    let asked = before.iter().filter(|trial| trial["null_arm"] != true).count();
+    assert_eq!(summary["resumed"].as_u64().unwrap() as usize, asked);
+    assert_eq!(&place.trials("limited")[..before.len()], &before[..]);
+}
+
+/// A tmpfs of 32 KiB, taken away at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=32k", "tmpfs"]).arg(&path).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_costs_nothing() {
+    let place = Place::new();
+    let Some(disk) = Disk::mount(place.path().join("disk")) else {
+        eprintln!("skipped: no right to mount a small disk");
+        return;
+    };
+    // A document that was there before the disk filled up.
+    fs::create_dir_all(disk.0.join("cpu")).unwrap();
+    fs::write(disk.0.join("cpu").join(DOCUMENT), &place.document).unwrap();
+    fills_up(&place, "disk", &mut place.tool(&["-q", "--plan", "long.toml", "--output", "disk"]));
+    assert_eq!(fs::read(disk.0.join("cpu").join(DOCUMENT)).unwrap(), place.document);
+    // On a disk that is full from the start nothing is measured, and the same is said.
+    let message = error(&place.tool(&["-q", "--output", "disk"]).output().unwrap());
+    assert!(message.contains("No space left on device"), "{message}");
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_is_named_before_anything_is_measured() {
+    let place = Place::new();
+    let folder = place.output("");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+    fs::remove_file(place.output("sweep.lock")).unwrap();
+    let mut command = place.tool(&["-q", "--plan", "plan.toml"]);
+    if is_root() {
+        command.uid(65534).gid(65534); // nothing is read-only to root
+    }
+    let message = error(&command.output().unwrap());
+    assert!(message.contains("output/cpu/sweep.lock") && message.contains("Permission denied"), "{message}");
+    place.assert_document_in_place();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The worker processes of a sweep.
+fn children(parent: u32) -> Vec<String> {
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{parent}/task")).unwrap().flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(list.split_whitespace().map(str::to_string));
+    }
+    children
+}
+
+#[test]
+fn a_device_that_vanishes_ends_the_sweep_and_is_blamed_on_no_config() {
+    let place = Place::new();
+    let child = place.long_sweep();
+    // The host cannot vanish; a worker that dies and cannot be started again looks the same from here.
+    fs::remove_file(place.path().join("sweep")).unwrap();
+    let workers = children(child.id());
+    assert!(!workers.is_empty());
+    let before = place.trials("output").len();
+    assert!(Command::new("kill").arg("-KILL").args(&workers).status().unwrap().success());
+    let message = error(&child.wait_with_output().unwrap());
+    assert!(message.contains("the device is gone") && message.contains("is in the journal"), "{message}");
+    let trials = place.trials("output");
+    assert!(trials.len() >= before);
+    assert!(trials.iter().all(|trial| trial["status"] == "ok"), "no config is blamed");
+    place.assert_document_in_place();
+}
+
+#[test]
+fn a_worker_that_dies_alone_costs_one_trial() {
+    let place = Place::new();
+    let mut child = place.long_sweep();
+    let before = place.trials("output").len();
+    assert!(Command::new("kill").arg("-KILL").args(children(child.id())).status().unwrap().success());
+    let patience = Instant::now() + Duration::from_secs(60);
+    while place.trials("output").len() < before + 10 {
+        assert!(Instant::now() < patience, "the sweep does not go on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let failed = place.trials("output").into_iter().filter(|trial| trial["status"] != "ok").count();
+    assert!(failed <= 1, "{failed}");
+}
+
+#[test]
+fn a_clock_that_jumps_is_no_matter() {
+    let place = Place::new();
+    // A journal from the future, as left by a clock that was set back since.
+    let journal = place.output("journal/row_softmax.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let (header, rest) = text.split_once('\n').unwrap();
+    let mut header: Value = serde_json::from_str(header).unwrap();
+    header["started"] = "2999-01-01T00:00:00Z".into();
+    fs::write(&journal, format!("{header}\n{rest}")).unwrap();
+    let known = place.trials("output").len();
+    let again = place.tool(&["--plan", "plan.toml", "--json", "-q", "--budget", "60s"]).output().unwrap();
+    let summary: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!((&summary["cut_short"], place.trials("output").len()), (&Value::Bool(false), known));
+    assert!(summary["wall_s"].as_f64().unwrap() >= 0.0);
+    place.assert_document_in_place();
+    // A journal set aside never lands on one that is there.
+    for _ in 0..3 {
+        assert!(place.tool(&["--plan", "plan.toml", "--fresh", "-q"]).status().unwrap().success());
+    }
+    assert_eq!(fs::read_dir(place.output("journal")).unwrap().count(), 4);
+}
