@@ -132,7 +132,9 @@ impl<'a> Lab<'a> {
             *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
         }
         drop(state);
-        trials.iter().for_each(|trial| self.progress.trial(trial));
+        for trial in trials {
+            self.progress.trial(trial);
+        }
         Ok(())
     }
 
@@ -426,7 +428,8 @@ impl Bench for DeviceBench<'_, '_> {
         let problem = self.problem()?;
         let Err(rejection) = &candidate.program else { return Ok(()) };
         let none = Key(String::new());
-        if self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_none() {
+        let known = self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_some();
+        if !known && self.lab.has_time(&problem)? {
             let reason = Some(rejection.to_string());
             let trial = self.unmeasured(&candidate.config, Stage::Screen, Status::Pruned, reason, &none)?;
             self.lab.record(trial)?;
