@@ -212,7 +212,7 @@ fn wrong_flags_are_refused() {
 fn an_output_folder_that_cannot_be_used_is_named() {
     let folder = folder_with_plan();
     fs::write(folder.path().join("taken"), "a file").unwrap();
-    sweep(&folder).args(TINY).args(["--output", "taken"]).assert().failure().stderr(contains("taken"));
+    sweep(&folder).args(TINY).args(["--output", "taken"]).assert().code(2).stderr(contains("output folder taken"));
 }
 
 /// A plan with one mistake is refused with its file and line.
@@ -254,7 +254,7 @@ fn mistakes_in_plans_are_named_with_their_line() {
 #[test]
 fn the_help_tells_the_whole_command_line() {
     let folder = tempfile::tempdir().unwrap();
-    for subcommand in ["", "compile", "derive", "lookup", "diff", "archive", "devices"] {
+    for subcommand in ["", "compile", "derive", "evaluate", "nightly", "lookup", "diff", "archive", "devices"] {
         let mut command = sweep(&folder);
         command.env("COLUMNS", "100");
         if !subcommand.is_empty() {

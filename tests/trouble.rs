@@ -91,7 +91,12 @@ impl Place {
 
 /// The one line of error that a failed sweep printed.
 fn error(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    error_of(output, 1)
+}
+
+/// The one line of error that a sweep printed on leaving with `code`.
+fn error_of(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{stderr}");
@@ -197,7 +202,7 @@ fn a_folder_that_may_not_be_written_is_named_before_anything_is_measured() {
     if is_root() {
         command.uid(65534).gid(65534); // nothing is read-only to root
     }
-    let message = error(&command.output().unwrap());
+    let message = error_of(&command.output().unwrap(), 2);
     assert!(message.contains("output/cpu/sweep.lock") && message.contains("Permission denied"), "{message}");
     place.assert_document_in_place();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();

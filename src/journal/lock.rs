@@ -20,10 +20,11 @@ impl Lock {
     pub fn take(path: &Path) -> Result<Self> {
         let what = || format!("lock {}", path.display());
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).context(|| format!("output folder {}", folder.display()))?;
+            let made = std::fs::create_dir_all(folder).map_err(unusable);
+            made.context(|| format!("output folder {}", folder.display()))?;
         }
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = open.context(what)?;
+        let mut file = open.map_err(unusable).context(what)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held(&mut file).context(what())),
@@ -32,6 +33,17 @@ impl Lock {
         file.set_len(0).context(what)?;
         file.write_all(holder().as_bytes()).context(what)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// A folder that cannot be one, or may not be written, was the wrong one to name.
+fn unusable(error: std::io::Error) -> Error {
+    use std::io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    match error.kind() {
+        AlreadyExists | NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
+            Error::usage(format!("{error}; name a folder that can be written with --output"))
+        }
+        _ => error.into(),
     }
 }
 
