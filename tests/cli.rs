@@ -254,7 +254,7 @@ fn mistakes_in_plans_are_named_with_their_line() {
 #[test]
 fn the_help_tells_the_whole_command_line() {
     let folder = tempfile::tempdir().unwrap();
-    for subcommand in ["", "compile", "derive", "lookup", "diff", "archive", "devices"] {
+    for subcommand in ["", "compile", "derive", "evaluate", "lookup", "diff", "nightly", "archive", "devices"] {
         let mut command = sweep(&folder);
         command.env("COLUMNS", "100");
         if !subcommand.is_empty() {

@@ -112,7 +112,7 @@ fn a_pick_that_fails_is_slower_than_a_default_that_works() {
     let judged = question(Some(2), None).judged(&duel, &best, std::slice::from_ref(&best));
     assert_eq!((judged.regret, judged.slower_than_default), (None, true));
     assert_eq!(judged.error.as_deref(), Some("the pick does not work here"));
-    let nothing = question(None, None).judged(&duel, &best, &[best.clone()]);
+    let nothing = question(None, None).judged(&duel, &best, std::slice::from_ref(&best));
     assert_eq!(nothing.error.as_deref(), Some("nothing is served"));
 }
 

@@ -132,7 +132,9 @@ impl<'a> Lab<'a> {
             *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
         }
         drop(state);
-        trials.iter().for_each(|trial| self.progress.trial(trial));
+        for trial in trials {
+            self.progress.trial(trial);
+        }
         Ok(())
     }
 

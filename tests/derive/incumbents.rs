@@ -24,8 +24,12 @@ fn night(ratio: f64, null_off: f64) -> Vec<Trial> {
             }
         }
     };
-    SHAPES.iter().for_each(|shape| measure(shape, [10.0, 10.0 * ratio, 15.0]));
-    OTHER.iter().for_each(|shape| measure(shape, [30.0, 30.0, 10.0]));
+    for shape in SHAPES {
+        measure(shape, [10.0, 10.0 * ratio, 15.0]);
+    }
+    for shape in OTHER {
+        measure(shape, [30.0, 30.0, 10.0]);
+    }
     trials
 }
 
