@@ -13,6 +13,10 @@
 pub mod error;
 pub mod model;
 pub mod heuristics;
+#[cfg(feature = "c")]
+pub mod c;
+#[cfg(feature = "python")]
+mod python;
 
 #[cfg(feature = "harness")]
 pub mod process;

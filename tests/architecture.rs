@@ -32,13 +32,15 @@ fn has_word(code: &str, word: &str) -> bool {
     code.split(|character: char| !character.is_alphanumeric() && character != '_').any(|found| found == word)
 }
 
+/// C is spoken to through raw pointers, so the file that does has `unsafe` of its own, but nothing of the GPU.
 #[test]
 fn cudarc_and_unsafe_stay_in_the_cuda_folder() {
     let allowed = root().join("src/device/cuda");
+    let interface_of_c = root().join("src/c.rs");
     let mut inside = 0;
     for path in rust_files(&root().join("src")) {
         let code = code(&path);
-        let dangerous = ["unsafe", "cudarc"].iter().any(|word| has_word(&code, word));
+        let dangerous = has_word(&code, "cudarc") || has_word(&code, "unsafe") && path != interface_of_c;
         if path.starts_with(&allowed) {
             inside += usize::from(dangerous);
         } else {

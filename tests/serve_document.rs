@@ -1,7 +1,9 @@
 //! Reading and writing documents, real ones and hostile ones.
 #![allow(clippy::unwrap_used)]
 
-use kernel_sweep::heuristics::{Bucket, Document, RankedTemplate, Rule};
+use kernel_sweep::heuristics::{
+    Bucket, Document, DtypeClass, Extents, Heuristics, Query, RankedTemplate, Rule, Source,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -18,8 +20,12 @@ fn reference() -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
+/// What the text is refused with, whether it is read whole or to be served.
 fn error_of(text: &str) -> String {
     let message = Document::from_bytes(text.as_bytes()).unwrap_err().to_string();
+    if !text.contains("\"policy\": ") {
+        assert_eq!(Heuristics::from_bytes(text.as_bytes()).unwrap_err().to_string(), message);
+    }
     assert!(!message.contains('\n'), "more than a line: {message}");
     message
 }
@@ -155,6 +161,28 @@ fn hostile_documents_are_refused() {
     assert!(error_of(&huge).contains("larger than 32 MiB"));
     let message = Document::from_bytes(b"{\"schema_version\": 2, \"description\": \"\xff\"}").unwrap_err().to_string();
     assert!(message.contains("line 1"), "{message}");
+}
+
+/// Serving reads a template only when it is asked for; one that then proves unreadable is as good as none.
+#[test]
+fn what_is_hostile_beyond_the_grammar_is_not_served() {
+    let nested = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for hostile in [nested.as_str(), "1e999", "\"\\ud800\""] {
+        let text = format!(
+            "{{\"schema_version\": 2, \"policy\": {{\"x\": {hostile}}}, \"rules\": [
+                {{\"kernel_class\": \"x\", \"shape_bucket\": {{\"dtype\": \"int\"}}, \"templates\": [{{\"template\": {{\"a\": {hostile}}}}}]}},
+                {{\"kernel_class\": \"x\", \"shape_bucket\": {{\"dtype\": \"fp8\"}}, \"templates\": [{{\"template\": {{\"a\": 1}}}}]}}]}}"
+        );
+        let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
+        let answer = |dtype| heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype });
+        assert_eq!((answer(DtypeClass::Int).source, answer(DtypeClass::Int).best()), (Source::Rule(0), None));
+        assert_eq!(answer(DtypeClass::Fp8).best().unwrap()["a"], json!(1));
+    }
+    for broken in ["nan", "{\"a\": 01}", "[1,]", "\"\u{1}\"", "\"\\x\"", "{\"a\" 1}", "+1", "tru"] {
+        let text = format!("{{\"schema_version\": 2, \"policy\": {broken}, \"rules\": []}}");
+        let message = Heuristics::from_bytes(text.as_bytes()).unwrap_err().to_string();
+        assert!(message.contains("broken JSON") && message.contains("line 1 column"), "{message}");
+    }
 }
 
 #[test]

@@ -5,13 +5,17 @@ use kernel_sweep::heuristics::{CLASSES, Document, Heuristics, Signature, Source,
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+/// A number with no more places than are saved, so that saving makes no two ranks equal.
+fn places(steps: i32) -> Value {
+    json!(f64::from(steps) / 1e4)
+}
+
 fn scalar() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        // No more places than are saved, so that saving makes no two ranks equal.
-        any::<i32>().prop_map(|steps| json!(f64::from(steps) / 1e4)),
+        any::<i32>().prop_map(places),
         Just(json!(1e300)),
         "[a-z<=0-9\\PC]{0,6}".prop_map(Value::from),
     ]
@@ -69,11 +73,7 @@ fn signature() -> impl Strategy<Value = Signature> {
 /// A rule for the very bucket of some query.
 fn rule() -> impl Strategy<Value = Value> {
     let template = prop::collection::btree_map("[a-c]", 0u8..3, 0..3).prop_map(|config| json!(config));
-    let ranked = (
-        mostly(template),
-        mostly(any::<u8>().prop_map(Value::from)),
-        mostly(any::<f64>().prop_map(Value::from)),
-    )
+    let ranked = (mostly(template), mostly(any::<u8>().prop_map(Value::from)), mostly(any::<i32>().prop_map(places)))
         .prop_map(
             |(template, wins, slowdown)| json!({"template": template, "win_count": wins, "geomean_slowdown": slowdown}),
         );
@@ -86,9 +86,24 @@ fn rule() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Fallbacks for the groups of some queries.
+fn fallbacks() -> impl Strategy<Value = Value> {
+    let template = prop::collection::btree_map("[a-c]", 0u8..3, 0..3).prop_map(|config| json!(config));
+    let fallback = (mostly(template), any_json())
+        .prop_map(|(template, evidence)| json!({"template": template, "validation": evidence}));
+    prop::collection::vec((signature(), mostly(fallback)), 0..8).prop_map(|entries| {
+        let mut classes = json!({});
+        for (signature, fallback) in entries {
+            let Some(query) = signature.query() else { continue };
+            classes[query.class][query.group().unwrap_or("none")] = fallback;
+        }
+        classes
+    })
+}
+
 fn document() -> impl Strategy<Value = Value> {
     let rules = prop::collection::vec(mostly(rule()), 0..8).prop_map(Value::from);
-    (mostly(rules), any_json(), any_json()).prop_map(|(rules, fallbacks, policy)| {
+    (mostly(rules), mostly(fallbacks()), any_json()).prop_map(|(rules, fallbacks, policy)| {
         json!({"schema_version": 2, "rules": rules, "fallbacks": fallbacks, "policy": policy})
     })
 }
@@ -122,16 +137,34 @@ proptest! {
     }
 
     #[test]
+    fn a_text_answers_as_its_parsed_document_does(
+        value in document(),
+        space in any::<bool>(),
+        signatures in prop::collection::vec(signature(), 1..8),
+    ) {
+        let text = if space { format!("\n{value:#}\n") } else { value.to_string() };
+        let (index, document) = (Heuristics::from_bytes(text.as_bytes()), Document::from_bytes(text.as_bytes()));
+        prop_assert_eq!(index.is_ok(), document.is_ok());
+        let (Ok(index), Ok(document)) = (index, document.map(Heuristics::new)) else { return Ok(()) };
+        for query in signatures.iter().filter_map(Signature::query) {
+            let (answer, expected) = (index.lookup(&query), document.lookup(&query));
+            prop_assert_eq!(answer.source, expected.source);
+            prop_assert_eq!(answer.evidence(), expected.evidence());
+            prop_assert!(answer.configs().eq(expected.configs()));
+            prop_assert_eq!(index.nearest(&query), document.nearest(&query));
+        }
+    }
+
+    #[test]
     fn a_rule_is_found_where_and_only_where_its_bucket_is_equal(value in document(), signature in signature()) {
         let Ok(document) = Document::from_value(value) else { return Ok(()) };
-        let heuristics = Heuristics::new(document);
         let Some(query) = signature.query() else { return Ok(()) };
         let equal = |rule: &kernel_sweep::heuristics::Rule| {
             rule.kernel_class == query.class && rule.shape_bucket == query.bucket()
         };
-        let expected = heuristics.rules().iter().rposition(equal);
-        let found = match heuristics.lookup(&query).source {
-            Source::Rule(index, _) => Some(index),
+        let expected = document.rules.iter().rposition(equal);
+        let found = match Heuristics::new(document).lookup(&query).source {
+            Source::Rule(index) => Some(index),
             _ => None,
         };
         prop_assert_eq!(found, expected);

@@ -2,7 +2,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
-    Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Rule, Source, answer_batch_line,
+    Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Source, answer_batch_line,
     family_of_shape,
 };
 use crate::model::{Dtype, Family, GpuProfile, Problem};
@@ -70,13 +70,13 @@ struct Explained<'a> {
     evidence: Option<&'a Map<String, Value>>,
     /// With `--explain`, the nearest rule of the class, where the answer is not from a rule.
     #[serde(skip_serializing_if = "Option::is_none")]
-    nearest: Option<Nearest<'a>>,
+    nearest: Option<Nearest>,
 }
 
 #[derive(Serialize)]
-struct Nearest<'a> {
+struct Nearest {
     rule_index: usize,
-    shape_bucket: &'a Bucket,
+    shape_bucket: Bucket,
 }
 
 /// The longest line of a batch: kernel sources are long, but not this long.
@@ -159,9 +159,9 @@ fn answer_one(heuristics: &Heuristics, question: &Question, args: &LookupArgs) -
     let nearest = heuristics.nearest(&query).filter(|_| args.explain && !from_rule);
     if args.json {
         let explained = Explained {
-            answer: AnswerRecord::new(Some(&query), answer),
+            answer: AnswerRecord::new(Some(&query), Some(answer)),
             evidence: answer.evidence(),
-            nearest: nearest.map(|(rule_index, rule)| Nearest { rule_index, shape_bucket: &rule.shape_bucket }),
+            nearest: nearest.map(|(rule_index, shape_bucket)| Nearest { rule_index, shape_bucket }),
         };
         return Ok(serde_json::to_string(&explained)? + "\n");
     }
@@ -181,18 +181,18 @@ fn summary(answer: &Answer) -> String {
         many => format!("{many} configs, best first"),
     };
     match answer.source {
-        Source::Rule(index, _) => format!("rule {index}, {configs}"),
-        Source::Fallback(group, _) => format!("fallback {group}, {configs}"),
+        Source::Rule(index) => format!("rule {index}, {configs}"),
+        Source::Fallback(group) => format!("fallback {group}, {configs}"),
         Source::None => "none; neither a rule nor a fallback fits".to_owned(),
     }
 }
 
-fn explanation(query: &Query, answer: &Answer, nearest: Option<(usize, &Rule)>) -> Vec<String> {
+fn explanation(query: &Query, answer: &Answer, nearest: Option<(usize, Bucket)>) -> Vec<String> {
     let bucket = query.bucket();
     let labels: Vec<_> = bucket.iter().map(|(field, label)| format!("{field} {label}")).collect();
     let mut lines = vec![format!("  class     {}", query.class), format!("  bucket    {}", labels.join(", "))];
     lines.push(match answer.source {
-        Source::Rule(index, _) => format!("  rule      {index} has this bucket"),
+        Source::Rule(index) => format!("  rule      {index} has this bucket"),
         _ => "  rule      none has this bucket".to_owned(),
     });
     lines.push(match (query.group(), answer.source) {
@@ -205,8 +205,8 @@ fn explanation(query: &Query, answer: &Answer, nearest: Option<(usize, &Rule)>) 
         Some(evidence) if !evidence.is_empty() => format!("  evidence  {}", Value::Object(evidence.clone())),
         _ => "  evidence  none in the document".to_owned(),
     });
-    if let Some((index, rule)) = nearest {
-        lines.push(format!("  nearest   rule {index}: {}", differences(&bucket, &rule.shape_bucket)));
+    if let Some((index, nearest)) = nearest {
+        lines.push(format!("  nearest   rule {index}: {}", differences(&bucket, &nearest)));
     }
     lines
 }

@@ -177,7 +177,10 @@ impl Evidence {
         }
         let mut problems: HashMap<Problem, usize> = HashMap::new();
         let mut configs: HashMap<&Config, usize> = HashMap::new();
-        for trial in trials {
+        // A problem of which only the pruned configs are known was never reached.
+        let tried = trials.iter().filter(|trial| trial.status != Status::Pruned);
+        let reached: BTreeSet<Problem> = tried.map(Trial::problem).collect();
+        for trial in trials.iter().filter(|trial| reached.contains(&trial.problem())) {
             let problem = trial.problem();
             let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
             let config = *configs.entry(&trial.config).or_insert_with(|| self.config(template_of(&trial.config)));

@@ -24,10 +24,11 @@ pub struct AnswerRecord<'a> {
 
 impl<'a> AnswerRecord<'a> {
     /// The record of an answer to a query; of no query, where a kernel fits no class.
-    pub fn new(query: Option<&Query<'a>>, answer: Answer<'a>) -> Self {
+    pub fn new(query: Option<&Query<'a>>, answer: Option<Answer<'a>>) -> Self {
+        let answer = answer.unwrap_or(Answer::NOTHING);
         let (source, rule_index) = match answer.source {
-            Source::Rule(index, _) => ("rule", Some(index)),
-            Source::Fallback(..) => ("fallback", None),
+            Source::Rule(index) => ("rule", Some(index)),
+            Source::Fallback(_) => ("fallback", None),
             Source::None => ("none", None),
         };
         Self {
@@ -55,7 +56,7 @@ pub fn answer_batch_line(heuristics: &Heuristics, line: &[u8]) -> String {
     }
     let answered = serde_json::from_slice::<Signature>(line).and_then(|signature| {
         let query = signature.query();
-        let answer = query.map_or(Answer::NOTHING, |query| heuristics.lookup(&query));
+        let answer = query.map(|query| heuristics.lookup(&query));
         serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))
     });
     answered.unwrap_or_else(|error| refuse(format!("not a query: {error}")))

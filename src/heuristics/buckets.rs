@@ -184,7 +184,7 @@ impl Kind {
         }
     }
 
-    /// The fields of its buckets, in the sorted order of the document.
+    /// The fields of its buckets.
     const fn fields(self) -> &'static [Field] {
         match self {
             Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N],
@@ -210,6 +210,8 @@ impl Kind {
 /// One field of a bucket with its labels, in the order of their indices.
 struct Field {
     name: &'static str,
+    /// Its place among the fields of all kinds, which are sorted by name.
+    position: u32,
     /// Upper bounds, inclusive; empty for a field that is no bin.
     bounds: &'static [i64],
     labels: &'static [&'static str],
@@ -217,9 +219,10 @@ struct Field {
 
 /// The bins up to each bound, past the last, and of an unknown value.
 macro_rules! bins {
-    ($name:literal: $($bound:literal)*, $last:literal) => {
+    ($position:literal, $name:literal: $($bound:literal)*, $last:literal) => {
         Field {
             name: $name,
+            position: $position,
             bounds: &[$($bound,)* $last],
             labels: &[$(concat!("<=", $bound),)* concat!("<=", $last), concat!(">", $last), "unknown"],
         }
@@ -227,28 +230,51 @@ macro_rules! bins {
 }
 
 impl Field {
-    const ASPECT: Self = Self { name: "aspect", bounds: &[], labels: Aspect::LABELS };
-    const DTYPE: Self = Self { name: "dtype", bounds: &[], labels: DtypeClass::LABELS };
-    const M: Self = bins!("m_bin": 4 8 16 64 128 256 512 1024, 4096);
-    const N: Self = bins!("n_bin": 64 128 256 512 1024, 4096);
-    const K: Self = bins!("k_bin": 64 128 256 512 1024 4096, 32768);
-    const ROWS: Self = bins!("rows_bin": 512 2048 4096 16384 65536, 262_144);
-    const COLS: Self = bins!("cols_bin": 512 1024 2048 4096 8192 16384, 32768);
-    const BATCH_HEADS: Self = bins!("batch_heads_bin": 32 64 128, 256);
-    const HEAD_DIM: Self = bins!("head_dim_bin": 64 128, 256);
-    const SEQ: Self = bins!("seq_bin": 1 16 1024 2048 4096 8192, 16384);
-    const KV_SEQ: Self = bins!("kv_seq_bin": 1024 2048 4096 8192, 16384);
-    const NUMEL: Self = bins!("numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
+    const ASPECT: Self = Self { name: "aspect", position: 0, bounds: &[], labels: Aspect::LABELS };
+    const DTYPE: Self = Self { name: "dtype", position: 3, bounds: &[], labels: DtypeClass::LABELS };
+    const M: Self = bins!(7, "m_bin": 4 8 16 64 128 256 512 1024, 4096);
+    const N: Self = bins!(8, "n_bin": 64 128 256 512 1024, 4096);
+    const K: Self = bins!(5, "k_bin": 64 128 256 512 1024 4096, 32768);
+    const ROWS: Self = bins!(10, "rows_bin": 512 2048 4096 16384 65536, 262_144);
+    const COLS: Self = bins!(2, "cols_bin": 512 1024 2048 4096 8192 16384, 32768);
+    const BATCH_HEADS: Self = bins!(1, "batch_heads_bin": 32 64 128, 256);
+    const HEAD_DIM: Self = bins!(4, "head_dim_bin": 64 128, 256);
+    const SEQ: Self = bins!(11, "seq_bin": 1 16 1024 2048 4096 8192, 16384);
+    const KV_SEQ: Self = bins!(6, "kv_seq_bin": 1024 2048 4096 8192, 16384);
+    const NUMEL: Self = bins!(9, "numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
 
-    /// The label index of a field that a bucket does not have.
-    const ABSENT: u32 = 0xF;
+    /// The fields of all kinds.
+    const ALL: [Self; 12] = [
+        Self::ASPECT,
+        Self::BATCH_HEADS,
+        Self::COLS,
+        Self::DTYPE,
+        Self::HEAD_DIM,
+        Self::K,
+        Self::KV_SEQ,
+        Self::M,
+        Self::N,
+        Self::NUMEL,
+        Self::ROWS,
+        Self::SEQ,
+    ];
 
-    fn index(&self, value: Option<i64>) -> u32 {
+    /// In place of a label's index, for a field that a bucket does not have.
+    const ABSENT: u64 = 0xF;
+
+    /// In place of a label's index, for a label that is none of the field's.
+    const FOREIGN: u64 = 0xE;
+
+    fn index(&self, value: Option<i64>) -> u64 {
         match value {
             // Counting them all takes no branch, which is faster than stopping at the first.
-            Some(value) => self.bounds.iter().filter(|bound| **bound < value).count() as u32,
-            None => self.bounds.len() as u32 + 1,
+            Some(value) => self.bounds.iter().filter(|bound| **bound < value).count() as u64,
+            None => self.bounds.len() as u64 + 1,
         }
+    }
+
+    fn index_of_label(&self, label: &str) -> u64 {
+        self.labels.iter().position(|known| *known == label).map_or(Self::FOREIGN, |index| index as u64)
     }
 }
 
@@ -280,22 +306,25 @@ impl Aspect {
     }
 }
 
-/// A bucket as one integer: four bits a field, the first field lowest. Only meaningful beside its kind.
+/// A bucket as one integer: four bits a field, the first of [`Field::ALL`] lowest, each the index of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct PackedBucket(u32);
+pub(super) struct PackedBucket(u64);
 
 impl PackedBucket {
+    /// The bucket without a field.
+    pub(super) const EMPTY: Self = Self(u64::MAX);
+
     /// The bucket of those dimensions. Dimensions of another kind of class count as missing.
     pub(super) fn of(kind: Kind, extents: &Extents, dtype: DtypeClass) -> Self {
-        let dtype = dtype as u32;
+        let typed = Self::EMPTY.with(&Field::DTYPE, dtype as u64);
         match kind {
             Kind::Gemm => {
                 let (m, n, k) = match *extents {
                     Extents::Gemm { m, n, k } => (m, n, k),
                     _ => (None, None, None),
                 };
-                let aspect = Aspect::of(m, n, k) as u32;
-                Self::pack([aspect, dtype, Field::K.index(k), Field::M.index(m), Field::N.index(n)])
+                let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
+                typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n)
             }
             Kind::Attention => {
                 let (batch_heads, q_seq, kv_seq, head_dim) = match *extents {
@@ -304,70 +333,84 @@ impl PackedBucket {
                     }
                     _ => (None, None, None, None),
                 };
-                let kv_seq_bin =
-                    if kv_seq.is_none() || kv_seq == q_seq { Field::ABSENT } else { Field::KV_SEQ.index(kv_seq) };
-                let batch_heads_bin = Field::BATCH_HEADS.index(batch_heads);
-                let head_dim_bin = Field::HEAD_DIM.index(head_dim);
-                Self::pack([batch_heads_bin, dtype, head_dim_bin, kv_seq_bin, Field::SEQ.index(q_seq)])
+                let typed = typed.with_bin(&Field::BATCH_HEADS, batch_heads).with_bin(&Field::HEAD_DIM, head_dim);
+                let packed = typed.with_bin(&Field::SEQ, q_seq);
+                if kv_seq.is_none() || kv_seq == q_seq { packed } else { packed.with_bin(&Field::KV_SEQ, kv_seq) }
             }
             Kind::Rows => {
                 let (rows, cols) = match *extents {
                     Extents::Rows { rows, cols } => (rows, cols),
                     _ => (None, None),
                 };
-                Self::pack([Field::COLS.index(cols), dtype, Field::ROWS.index(rows)])
+                typed.with_bin(&Field::COLS, cols).with_bin(&Field::ROWS, rows)
             }
             Kind::Elements => {
                 let numel = match *extents {
                     Extents::Elements { numel } => numel,
                     _ => None,
                 };
-                Self::pack([dtype, Field::NUMEL.index(numel)])
+                typed.with_bin(&Field::NUMEL, numel)
             }
-            Kind::Unbinned => Self::pack([dtype]),
+            Kind::Unbinned => typed,
         }
     }
 
-    fn pack<const FIELDS: usize>(indices: [u32; FIELDS]) -> Self {
-        Self(indices.iter().rev().fold(0, |packed, index| packed << 4 | index))
+    /// A document's bucket packed; `None` for one that no query of that kind can have, such as a bin of other bounds.
+    pub(super) fn read(kind: Kind, bucket: &Bucket) -> Option<Self> {
+        let labels = bucket.iter();
+        labels.fold(Self::EMPTY, |packed, (name, label)| packed.with_label(name, label)).fitting(kind)
     }
 
-    fn index(self, position: usize) -> u32 {
+    /// The bucket with one more of a document's labels, or another in its place.
+    pub(super) fn with_label(self, name: &str, label: &str) -> Self {
+        match Field::ALL.iter().find(|field| field.name == name) {
+            Some(field) => self.with(field, field.index_of_label(label)),
+            // No field of any kind is here, so no query's bucket is equal.
+            None => self.with_index(Field::ALL.len() as u32, Field::FOREIGN),
+        }
+    }
+
+    /// The bucket, if a query of that kind can have it.
+    pub(super) fn fitting(self, kind: Kind) -> Option<Self> {
+        let mut others = self;
+        for field in kind.fields() {
+            let index = self.index(field.position);
+            let optional = field.position == Field::KV_SEQ.position;
+            if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
+                return None;
+            }
+            others = others.with(field, Field::ABSENT);
+        }
+        (others == Self::EMPTY).then_some(self)
+    }
+
+    fn with_bin(self, field: &Field, value: Option<i64>) -> Self {
+        self.with(field, field.index(value))
+    }
+
+    fn with(self, field: &Field, index: u64) -> Self {
+        self.with_index(field.position, index)
+    }
+
+    fn with_index(self, position: u32, index: u64) -> Self {
+        let shift = 4 * position;
+        Self(self.0 & !(0xF << shift) | index << shift)
+    }
+
+    fn index(self, position: u32) -> u64 {
         self.0 >> (4 * position) & 0xF
     }
 
-    /// A document's bucket packed; `None` for one that no query can have, such as a bin of other bounds.
-    pub(super) fn read(kind: Kind, bucket: &Bucket) -> Option<Self> {
-        let mut packed = 0;
-        let mut present = 0;
-        for (position, field) in kind.fields().iter().enumerate() {
-            let index = match bucket.get(field.name) {
-                Some(label) => {
-                    present += 1;
-                    field.labels.iter().position(|known| known == label)? as u32
-                }
-                None if field.name == Field::KV_SEQ.name => Field::ABSENT,
-                None => return None,
-            };
-            packed |= index << (4 * position);
-        }
-        (present == bucket.len()).then_some(Self(packed))
-    }
-
     /// The bucket with its labels.
-    pub(super) fn spell_out(self, kind: Kind) -> Bucket {
-        let fields = kind.fields().iter().enumerate();
-        fields
-            .filter_map(|(position, field)| {
-                let label = field.labels.get(self.index(position) as usize)?;
-                Some((field.name.to_owned(), (*label).to_owned()))
-            })
-            .collect()
+    pub(super) fn spell_out(self) -> Bucket {
+        let label = |field: &Field| field.labels.get(self.index(field.position) as usize).copied();
+        let labels = Field::ALL.iter().filter_map(|field| Some((field.name.to_owned(), label(field)?.to_owned())));
+        labels.collect()
     }
 
     /// In how many fields two buckets differ, and by how many labels in all.
-    pub(super) fn distance(self, other: Self) -> (u32, u32) {
-        (0..8)
+    pub(super) fn distance(self, other: Self) -> (u64, u64) {
+        (0..Field::ALL.len() as u32)
             .map(|position| self.index(position).abs_diff(other.index(position)))
             .filter(|steps| *steps > 0)
             .fold((0, 0), |(fields, steps), step| (fields + 1, steps + step))
@@ -410,7 +453,7 @@ pub(super) fn group_index(kind: Kind, extents: &Extents) -> Option<usize> {
 /// The bucket of a problem of one of the families.
 pub fn bucket_of(problem: &Problem) -> Bucket {
     let kind = Kind::of_class(problem.family.name());
-    PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into()).spell_out(kind)
+    PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into()).spell_out()
 }
 
 /// The fallback group of a problem of one of the families.
@@ -509,7 +552,7 @@ mod tests {
     fn aspect_of_what_is_not_positive_is_unknown() {
         for (m, expected) in [(Some(0), "<=4"), (Some(-5), "<=4"), (None, "unknown")] {
             let extents = Extents::Gemm { m, n: Some(64), k: Some(64) };
-            let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out(Kind::Gemm);
+            let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out();
             assert_eq!(bucket["aspect"], "unknown");
             assert_eq!(bucket["m_bin"], expected);
         }
@@ -610,6 +653,15 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_packed_in_the_order_of_their_names() {
+        assert!(Field::ALL.windows(2).all(|pair| pair[0].name < pair[1].name));
+        for (position, field) in Field::ALL.iter().enumerate() {
+            assert_eq!(field.position as usize, position, "{}", field.name);
+            assert!((field.labels.len() as u64) < Field::FOREIGN, "{} has too many labels", field.name);
+        }
+    }
+
+    #[test]
     fn foreign_buckets_match_no_query() {
         let good = bucket_of(&problem(Family::Matmul, "m=2,n=2,k=2", Dtype::Bf16));
         let altered = |change: fn(&mut Bucket)| {
@@ -621,5 +673,6 @@ mod tests {
         assert_eq!(altered(|bucket| drop(bucket.remove("m_bin"))), None);
         assert_eq!(altered(|bucket| drop(bucket.insert("m_bin".into(), "<=5".into()))), None);
         assert_eq!(altered(|bucket| drop(bucket.insert("odd".into(), "x".into()))), None);
+        assert_eq!(altered(|bucket| drop(bucket.insert("rows_bin".into(), "<=512".into()))), None);
     }
 }

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// No document of this kind comes near; what is larger is something else, and must not fill memory.
-const MAX_DOCUMENT_BYTES: usize = 32 << 20;
+pub(super) const MAX_DOCUMENT_BYTES: usize = 32 << 20;
 
 impl Document {
     /// Reads a document from a file.
@@ -17,12 +17,7 @@ impl Document {
     /// Where the file cannot be read, and as [`Document::from_bytes`].
     pub fn load(path: &Path) -> Result<Self> {
         let place = || format!("heuristics document {}", path.display());
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(Error::usage)
-            .context(place)?;
-        Self::from_bytes(&bytes).context(place)
+        read_file(path).and_then(|bytes| Self::from_bytes(&bytes)).context(place)
     }
 
     /// Reads a document from its JSON text.
@@ -70,6 +65,15 @@ impl Document {
     }
 }
 
+/// The bytes of a file, and no more of them than tell that it is too large.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(Error::usage)?;
+    Ok(bytes)
+}
+
 fn read_rule((index, value): (usize, Value)) -> Result<Rule> {
     let wrong = |what: &str, found: &Value| Error::usage(format!("rules[{index}]{what}, not {}", kind_of(found)));
     let Value::Object(mut fields) = value else {
@@ -101,7 +105,7 @@ fn read_rule((index, value): (usize, Value)) -> Result<Rule> {
     })
 }
 
-fn read_template(value: Value) -> RankedTemplate {
+pub(super) fn read_template(value: Value) -> RankedTemplate {
     let mut fields = entry(value);
     RankedTemplate {
         template: take_template(&mut fields),

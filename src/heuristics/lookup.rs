@@ -1,13 +1,17 @@
 //! The lookup: a document indexed once, then asked by class and dimensions without allocating.
 
-use super::buckets::{DtypeClass, Extents, Kind, PackedBucket, group_index};
-use super::document::{Bucket, Document, Fallback, RankedTemplate, Rule, Template};
+use super::buckets::{CLASSES, DtypeClass, Extents, Kind, PackedBucket, family_of_shape, group_index};
+use super::document::{Bucket, Document, Template};
+use super::entry::Entry;
+use super::load::{MAX_DOCUMENT_BYTES, read_file};
+use super::scan::scan;
 use super::signature::Signature;
-use crate::error::Result;
-use crate::model::Problem;
+use crate::error::{Context, Error, Result};
+use crate::model::{Dtype, Family, Problem};
 use serde_json::{Map, Value};
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A question: which configs for this class at these dimensions?
@@ -25,7 +29,7 @@ impl Query<'_> {
     /// Its bucket, spelled out.
     pub fn bucket(&self) -> Bucket {
         let kind = Kind::of_class(self.class);
-        PackedBucket::of(kind, &self.extents, self.dtype).spell_out(kind)
+        PackedBucket::of(kind, &self.extents, self.dtype).spell_out()
     }
 
     /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
@@ -53,35 +57,33 @@ pub struct Options {
 }
 
 /// Where an answer came from.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Source<'a> {
-    /// The rule whose bucket is equal, with its index in the document.
-    Rule(usize, &'a Rule),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The rule with that index in the document, whose bucket is equal to the query's.
+    Rule(usize),
     /// The fallback of the group, there being no rule.
-    Fallback(&'static str, &'a Fallback),
+    Fallback(&'static str),
     /// Nothing in the document.
     None,
 }
 
 /// An answer: ranked configs, borrowed from the document.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// Where the configs came from. A rule may be there and still hold none that is usable.
-    pub source: Source<'a>,
-    /// Positions of the served templates, best first.
-    ranking: &'a [usize],
+    pub source: Source,
+    /// What holds the configs, with the document's text.
+    entry: Option<(&'a Entry, &'a str)>,
+    max_configs: usize,
 }
 
 impl<'a> Answer<'a> {
-    pub(super) const NOTHING: Self = Self { source: Source::None, ranking: &[] };
+    pub(super) const NOTHING: Self = Self { source: Source::None, entry: None, max_configs: 0 };
 
-    /// The configs, best first, each once.
-    pub fn configs(self) -> impl Iterator<Item = &'a Template> {
-        self.ranking.iter().filter_map(move |position| match self.source {
-            Source::Rule(_, rule) => rule.templates.get(*position).map(|ranked| &ranked.template),
-            Source::Fallback(_, fallback) => Some(&fallback.template),
-            Source::None => None,
-        })
+    /// The configs, best first, each once. The first call for a rule or fallback reads them from the document's text.
+    pub fn configs(self) -> impl ExactSizeIterator<Item = &'a Template> {
+        let configs = self.entry.map_or(&[][..], |(entry, text)| &entry.served(text).configs);
+        configs.iter().take(self.max_configs)
     }
 
     /// The best config.
@@ -91,79 +93,65 @@ impl<'a> Answer<'a> {
 
     /// What the document's maker measured to trust this answer.
     pub fn evidence(self) -> Option<&'a Map<String, Value>> {
-        match self.source {
-            Source::Rule(_, rule) => Some(&rule.validation),
-            Source::Fallback(_, fallback) => Some(&fallback.validation),
-            Source::None => None,
-        }
+        self.entry.map(|(entry, text)| &entry.served(text).evidence)
     }
 }
 
 /// A document ready to be asked.
 #[derive(Clone, Debug)]
 pub struct Heuristics {
-    rules: Vec<Rule>,
+    /// The document, where entries are still to be read from it.
+    text: Cow<'static, str>,
     /// Sorted by [`order_of_class`].
     classes: Vec<Class>,
+    max_configs: usize,
 }
 
 /// All that a document holds for one class.
 #[derive(Clone, Debug)]
-struct Class {
+pub(super) struct Class {
     name: String,
     kind: Kind,
     enabled: bool,
     /// Sorted by bucket.
-    rules: Vec<Indexed>,
+    rules: Vec<Rule>,
     /// By position of the group.
-    fallbacks: Vec<Option<Fallback>>,
+    fallbacks: Vec<Option<Entry>>,
 }
 
-/// A rule's place in the document and its templates as they are served.
+/// A rule with its position in the document.
 #[derive(Clone, Debug)]
-struct Indexed {
+struct Rule {
     bucket: PackedBucket,
-    rule: usize,
-    ranking: Vec<usize>,
+    position: usize,
+    entry: Entry,
+}
+
+impl Class {
+    fn new(name: &str) -> Self {
+        let kind = Kind::of_class(name);
+        let fallbacks = vec![None; kind.groups().len()];
+        Self { name: name.to_owned(), kind, enabled: true, rules: Vec::new(), fallbacks }
+    }
 }
 
 impl Heuristics {
     /// Indexes a document, with everything switched on.
     pub fn new(document: Document) -> Self {
-        Self::with_options(document, &Options::default())
-    }
-
-    /// Indexes a document as `options` say.
-    pub fn with_options(document: Document, options: &Options) -> Self {
-        let Document { rules, mut fallbacks, .. } = document;
-        let max_configs = options.max_configs.unwrap_or(usize::MAX);
-        let mut indexed: BTreeMap<&str, BTreeMap<PackedBucket, Indexed>> = BTreeMap::new();
-        for (position, rule) in rules.iter().enumerate() {
-            let buckets = indexed.entry(&rule.kernel_class).or_default();
-            if let Some(bucket) = PackedBucket::read(Kind::of_class(&rule.kernel_class), &rule.shape_bucket) {
-                buckets.insert(bucket, Indexed { bucket, rule: position, ranking: ranking(rule, max_configs) });
+        let mut index = Index::default();
+        for rule in document.rules {
+            let bucket = PackedBucket::read(Kind::of_class(&rule.kernel_class), &rule.shape_bucket);
+            index.add_rule(&rule.kernel_class, bucket, Entry::of_templates(rule.templates, rule.validation));
+        }
+        for (class, groups) in document.fallbacks {
+            index.add_class(&class);
+            for (group, fallback) in groups {
+                if fallback.config().is_some() {
+                    index.add_fallback(&class, &group, Entry::of_config(fallback.template, fallback.validation));
+                }
             }
         }
-        for class in fallbacks.keys() {
-            indexed.entry(class).or_default();
-        }
-        let mut classes: Vec<_> = indexed
-            .into_iter()
-            .map(|(name, rules)| Class {
-                name: name.to_owned(),
-                kind: Kind::of_class(name),
-                enabled: !options.disabled && !options.disabled_classes.contains(name),
-                rules: rules.into_values().collect(),
-                fallbacks: Vec::new(),
-            })
-            .collect();
-        classes.sort_by(|a, b| order_of_class(&a.name).cmp(&order_of_class(&b.name)));
-        for class in &mut classes {
-            let mut entries = fallbacks.remove(&class.name).unwrap_or_default();
-            entries.retain(|_, fallback| max_configs > 0 && fallback.config().is_some());
-            class.fallbacks = class.kind.groups().iter().map(|group| entries.remove(*group)).collect();
-        }
-        Self { rules, classes }
+        index.finish(Cow::default())
     }
 
     /// Loads a document from a file, with everything switched on.
@@ -171,28 +159,76 @@ impl Heuristics {
     /// # Errors
     /// As [`Document::load`].
     pub fn load(path: &Path) -> Result<Self> {
-        Document::load(path).map(Self::new)
+        let place = || format!("heuristics document {}", path.display());
+        read_file(path).and_then(Self::from_vec).context(place)
     }
 
-    /// Loads a document from its JSON text, with everything switched on.
+    /// Loads a document from its JSON text, with everything switched on. Templates and evidence are only checked to be
+    /// JSON; they are read when first asked for.
     ///
     /// # Errors
-    /// As [`Document::from_bytes`].
+    /// As [`Document::from_bytes`]; but what a template or a field that is not served holds beyond JSON's grammar, such as
+    /// a number out of range, is passed over.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Document::from_bytes(bytes).map(Self::new)
+        // What is too large is refused unread, and so needs no copy.
+        if bytes.len() > MAX_DOCUMENT_BYTES {
+            return Document::from_bytes(bytes).map(Self::new);
+        }
+        Self::from_vec(bytes.to_vec())
+    }
+
+    fn from_vec(bytes: Vec<u8>) -> Result<Self> {
+        // What is broken, or as unusual as no tool writes it, is left to the full reading.
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::from_text(text.into()),
+            Err(invalid) => Document::from_bytes(invalid.as_bytes()).map(Self::new),
+        }
+    }
+
+    pub(super) fn from_text(text: Cow<'static, str>) -> Result<Self> {
+        scan(text).or_else(|text| Document::from_bytes(text.as_bytes()).map(Self::new))
+    }
+
+    /// The same document, answering as `options` say.
+    #[must_use]
+    pub fn with_options(mut self, options: &Options) -> Self {
+        self.max_configs = options.max_configs.unwrap_or(usize::MAX);
+        for class in &mut self.classes {
+            class.enabled = !options.disabled && !options.disabled_classes.contains(&class.name);
+        }
+        self
+    }
+
+    /// The question for a class at named dimensions: those of its family, for a class that goes by any.
+    ///
+    /// # Errors
+    /// Where neither classification nor the document knows the class, and as [`Problem::new`].
+    pub fn query<'a>(&self, class: &'a str, dimensions: &[(&str, i64)], dtype: DtypeClass) -> Result<Query<'a>> {
+        if !CLASSES.contains(&class) && self.class(class).is_none() {
+            let families = Family::ALL.map(Family::name).join(", ");
+            return Err(Error::usage(format!("'{class}' is no family; the families are {families}")));
+        }
+        let extents = match family_of_shape(class) {
+            // A document may hold any type for any class, so the type is the query's own.
+            Some(family) => Problem::new(family, dimensions, Dtype::Bf16)?.shape.into(),
+            None => Extents::Unbinned,
+        };
+        Ok(Query { class, extents, dtype })
     }
 
     /// The answer to a query. Allocates nothing.
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
         let Some(class) = self.class(query.class).filter(|class| class.enabled) else { return Answer::NOTHING };
+        let answer =
+            |source, entry| Answer { source, entry: Some((entry, &*self.text)), max_configs: self.max_configs };
         let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
-        if let Ok(found) = class.rules.binary_search_by_key(&bucket, |indexed| indexed.bucket) {
-            let indexed = &class.rules[found];
-            return Answer { source: Source::Rule(indexed.rule, &self.rules[indexed.rule]), ranking: &indexed.ranking };
+        if let Ok(found) = class.rules.binary_search_by_key(&bucket, |rule| rule.bucket) {
+            let rule = &class.rules[found];
+            return answer(Source::Rule(rule.position), &rule.entry);
         }
         let Some(group) = group_index(class.kind, &query.extents) else { return Answer::NOTHING };
         match &class.fallbacks[group] {
-            Some(fallback) => Answer { source: Source::Fallback(class.kind.groups()[group], fallback), ranking: &[0] },
+            Some(entry) => answer(Source::Fallback(class.kind.groups()[group]), entry),
             None => Answer::NOTHING,
         }
     }
@@ -207,17 +243,13 @@ impl Heuristics {
         signature.query().map_or(Answer::NOTHING, |query| self.lookup(&query))
     }
 
-    /// The rule of the query's class whose bucket is nearest: equal in the most fields, then the fewest bins away.
-    pub fn nearest(&self, query: &Query) -> Option<(usize, &Rule)> {
+    /// The rule of the query's class whose bucket is nearest, by its index in the document, and that bucket: equal in the
+    /// most fields, then the fewest bins away.
+    pub fn nearest(&self, query: &Query) -> Option<(usize, Bucket)> {
         let class = self.class(query.class)?;
         let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
-        let nearest = class.rules.iter().min_by_key(|indexed| (indexed.bucket.distance(bucket), indexed.rule))?;
-        Some((nearest.rule, &self.rules[nearest.rule]))
-    }
-
-    /// The document's rules, in its order.
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
+        let nearest = class.rules.iter().min_by_key(|rule| (rule.bucket.distance(bucket), rule.position))?;
+        Some((nearest.position, nearest.bucket.spell_out()))
     }
 
     /// The classes that the document holds rules or fallbacks for.
@@ -232,37 +264,51 @@ impl Heuristics {
     }
 }
 
+/// Gathers what a document serves.
+#[derive(Default)]
+pub(super) struct Index {
+    classes: Vec<Class>,
+    rules: usize,
+}
+
+impl Index {
+    /// Adds the next rule in document order. One without a bucket that a query can have serves nothing.
+    pub(super) fn add_rule(&mut self, class: &str, bucket: Option<PackedBucket>, entry: Entry) {
+        let position = self.rules;
+        self.rules += 1;
+        let class = self.add_class(class);
+        class.rules.extend(bucket.map(|bucket| Rule { bucket, position, entry }));
+    }
+
+    /// Adds a fallback. One of a group its class does not have serves nothing.
+    pub(super) fn add_fallback(&mut self, class: &str, group: &str, entry: Entry) {
+        let class = self.add_class(class);
+        if let Some(position) = class.kind.groups().iter().position(|known| *known == group) {
+            class.fallbacks[position] = Some(entry);
+        }
+    }
+
+    /// The class of that name, which may be new.
+    pub(super) fn add_class(&mut self, name: &str) -> &mut Class {
+        let found = self.classes.binary_search_by(|class| order_of_class(&class.name).cmp(&order_of_class(name)));
+        let position = found.unwrap_or_else(|position| {
+            self.classes.insert(position, Class::new(name));
+            position
+        });
+        &mut self.classes[position]
+    }
+
+    /// The index of that text with everything switched on; of two rules for one bucket, the later one.
+    pub(super) fn finish(mut self, text: Cow<'static, str>) -> Heuristics {
+        for class in &mut self.classes {
+            class.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
+            class.rules.dedup_by_key(|rule| rule.bucket);
+        }
+        Heuristics { text, classes: self.classes, max_configs: usize::MAX }
+    }
+}
+
 /// Shorter names first: lengths mostly differ, and are compared faster than names.
 fn order_of_class(name: &str) -> (usize, &str) {
     (name.len(), name)
-}
-
-/// The positions of a rule's usable templates, best first, equal configs once.
-fn ranking(rule: &Rule, max_configs: usize) -> Vec<usize> {
-    let templates = &rule.templates;
-    let mut order: Vec<_> = (0..templates.len()).collect();
-    if templates.iter().any(has_rank_metadata) {
-        order.sort_by(|a, b| by_rank(&templates[*a], &templates[*b]));
-    }
-    let mut seen = HashSet::new();
-    order.retain(|position| templates[*position].config().is_some_and(|config| seen.insert(config)));
-    order.truncate(max_configs);
-    order
-}
-
-fn has_rank_metadata(ranked: &RankedTemplate) -> bool {
-    let numbers = [ranked.win_count, ranked.shape_coverage, ranked.geomean_slowdown, ranked.p90_slowdown];
-    let names = ["win_count", "shape_coverage", "geomean_slowdown", "p90_slowdown"];
-    numbers.iter().any(Option::is_some) || names.iter().any(|name| ranked.extra.contains_key(*name))
-}
-
-/// The order templates are served in. Wins and coverage are counts, so a fraction of one counts for nothing.
-pub(crate) fn by_rank(a: &RankedTemplate, b: &RankedTemplate) -> Ordering {
-    let count = |count: Option<f64>| count.unwrap_or(0.0).trunc();
-    let slowdown = |slowdown: Option<f64>| slowdown.unwrap_or(f64::INFINITY);
-    count(b.win_count)
-        .total_cmp(&count(a.win_count))
-        .then(count(b.shape_coverage).total_cmp(&count(a.shape_coverage)))
-        .then(slowdown(a.geomean_slowdown).total_cmp(&slowdown(b.geomean_slowdown)))
-        .then(slowdown(a.p90_slowdown).total_cmp(&slowdown(b.p90_slowdown)))
 }

@@ -428,7 +428,8 @@ impl Bench for DeviceBench<'_, '_> {
         let problem = self.problem()?;
         let Err(rejection) = &candidate.program else { return Ok(()) };
         let none = Key(String::new());
-        if self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_none() {
+        let known = self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_some();
+        if !known && self.lab.has_time(&problem)? {
             let reason = Some(rejection.to_string());
             let trial = self.unmeasured(&candidate.config, Stage::Screen, Status::Pruned, reason, &none)?;
             self.lab.record(trial)?;

@@ -1,0 +1,273 @@
+//! The C interface, declared and documented in `src/kernel_sweep.h`.
+//!
+//! C is spoken to through raw pointers, so this file is `unsafe` by nature, and the only one that is beside the CUDA device.
+//! Each function checks its pointers for null and copies out of them at once; everything else is safe code.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use crate::heuristics::{Answer, DtypeClass, Heuristics, Source, Template, answer_batch_line};
+use crate::model::{Mma, PidType};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::path::Path;
+use std::{ptr, slice};
+
+/// A named dimension of a query.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Dimension {
+    /// Its name: `m`.
+    pub name: *const c_char,
+    /// Its extent.
+    pub value: i64,
+}
+
+/// The knobs of a config; zero for one that the config does not have.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Knobs {
+    /// Tile extents, the first eight.
+    pub block_sizes: [u32; 8],
+    /// How many tile extents there are.
+    pub block_size_count: u32,
+    /// Tiles along m that share a column band.
+    pub l2_grouping: u32,
+    /// Programs a multiprocessor.
+    pub num_sm_multiplier: u32,
+    /// Depth of the load pipeline.
+    pub num_stages: u32,
+    /// Warps of a program.
+    pub num_warps: u32,
+    /// Programs that share a tile's reduction.
+    pub split_k: u32,
+    /// Columns of one step of a row reduction; zero for the whole row, too.
+    pub reduction_loop: u32,
+    /// 1 flat, 2 `persistent_blocked`, 3 `persistent_interleaved`.
+    pub pid_type: u32,
+    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05.
+    pub mma: u32,
+}
+
+/// What a query was answered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// 0 none, 1 rule, 2 fallback.
+    pub source: u32,
+    /// The rule's index in the document, else -1.
+    pub rule_index: i64,
+    /// The fallback's group, empty where none answered; ends in a zero.
+    pub group: [c_char; 16],
+    /// Configs there are, which may be more than the caller has room for.
+    pub config_count: usize,
+}
+
+thread_local! {
+    static LAST_ERROR: RefCell<CString> = RefCell::default();
+}
+
+/// Keeps the error for [`kernel_sweep_error`] and gives `otherwise` in place of a result.
+fn report<T>(result: Result<T>, otherwise: T) -> T {
+    let message = result.as_ref().err().map(|error| error.to_string().replace('\0', " ")).unwrap_or_default();
+    LAST_ERROR.set(CString::new(message).unwrap_or_default());
+    result.unwrap_or(otherwise)
+}
+
+/// # Safety
+/// `text` is null or ends in a zero.
+unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str> {
+    if text.is_null() {
+        return Err(Error::usage(format!("{name} is a null pointer")));
+    }
+    // SAFETY: not null, and the caller says that it ends in a zero.
+    let text = unsafe { CStr::from_ptr(text) };
+    text.to_str().map_err(|error| Error::usage(format!("{name} is not UTF-8: {error}")))
+}
+
+/// # Safety
+/// `items` is null or points to `count` items.
+unsafe fn items<'a, T>(items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
+    match (items.is_null(), count) {
+        (_, 0) => Ok(&[]),
+        (true, _) => Err(Error::usage(format!("{name} is a null pointer"))),
+        // SAFETY: not null, and the caller says that so many are there.
+        (false, _) => Ok(unsafe { slice::from_raw_parts(items, count) }),
+    }
+}
+
+fn boxed(heuristics: Result<Heuristics>) -> *mut Heuristics {
+    report(heuristics.map(|heuristics| Box::into_raw(Box::new(heuristics))), ptr::null_mut())
+}
+
+/// Loads a document from a file; null where it cannot.
+///
+/// # Safety
+/// `path` is null or ends in a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_load(path: *const c_char) -> *mut Heuristics {
+    // SAFETY: as the caller says.
+    boxed(unsafe { text(path, "path") }.and_then(|path| Heuristics::load(Path::new(path))))
+}
+
+/// Loads a document from its JSON text of so many bytes; null where it cannot.
+///
+/// # Safety
+/// `json` is null or points to `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_load_json(json: *const c_char, length: usize) -> *mut Heuristics {
+    // SAFETY: as the caller says.
+    boxed(unsafe { items(json.cast::<u8>(), length, "json") }.and_then(Heuristics::from_bytes))
+}
+
+/// Loads the document built in for a GPU; null where there is none.
+///
+/// # Safety
+/// `gpu` is null or ends in a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_builtin(gpu: *const c_char) -> *mut Heuristics {
+    // SAFETY: as the caller says.
+    boxed(unsafe { text(gpu, "gpu") }.and_then(Heuristics::builtin))
+}
+
+/// Frees what a load gave; null is fine.
+///
+/// # Safety
+/// `heuristics` is null or comes from a load, and is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_free(heuristics: *mut Heuristics) {
+    if !heuristics.is_null() {
+        // SAFETY: it comes from `Box::into_raw` and is the caller's to give back.
+        drop(unsafe { Box::from_raw(heuristics) });
+    }
+}
+
+/// What went wrong in this thread's last call; empty where nothing did.
+#[unsafe(no_mangle)]
+pub extern "C" fn kernel_sweep_error() -> *const c_char {
+    LAST_ERROR.with_borrow(|message| message.as_ptr())
+}
+
+/// Answers a query by family and dimensions; -1 where it is no query, else 0.
+///
+/// # Safety
+/// `heuristics` is null or comes from a load; strings are null or end in a zero; `dimensions` is null or points to
+/// `dimension_count` items; `reply` is null or can be written; `configs` is null or has room for `capacity` items.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_lookup(
+    heuristics: *const Heuristics,
+    family: *const c_char,
+    dimensions: *const Dimension,
+    dimension_count: usize,
+    dtype: *const c_char,
+    reply: *mut Reply,
+    configs: *mut Knobs,
+    capacity: usize,
+) -> c_int {
+    let answered = || -> Result<c_int> {
+        // SAFETY: as the caller says.
+        let (heuristics, family, dimensions) = unsafe {
+            (loaded(heuristics)?, text(family, "family")?, items(dimensions, dimension_count, "dimensions")?)
+        };
+        let named: Result<Vec<_>> = dimensions
+            .iter()
+            // SAFETY: as the caller says.
+            .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
+            .collect();
+        // SAFETY: as the caller says.
+        let dtype = if dtype.is_null() { "bf16" } else { unsafe { text(dtype, "dtype") }? };
+        let query = heuristics.query(family, &named?, dtype.parse::<DtypeClass>()?)?;
+        let answer = heuristics.lookup(&query);
+        // SAFETY: null or writable, as the caller says.
+        if let Some(reply) = unsafe { reply.as_mut() } {
+            *reply = reply_of(&answer);
+        }
+        if !configs.is_null() {
+            for (position, config) in answer.configs().take(capacity).enumerate() {
+                // SAFETY: there is room for `capacity` items, as the caller says.
+                unsafe { configs.add(position).write(knobs(config)) };
+            }
+        }
+        Ok(0)
+    };
+    report(answered(), -1)
+}
+
+/// Answers a query in JSON, as `sweep lookup --batch` does a line. Writes what there is room for and a zero, and returns the
+/// length of the whole answer without it.
+///
+/// # Safety
+/// `heuristics` is null or comes from a load; `query` is null or ends in a zero; `buffer` is null or has room for `capacity`
+/// bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_lookup_json(
+    heuristics: *const Heuristics,
+    query: *const c_char,
+    buffer: *mut c_char,
+    capacity: usize,
+) -> usize {
+    // SAFETY: as the caller says.
+    let parts = unsafe { loaded(heuristics).and_then(|heuristics| Ok((heuristics, text(query, "query")?))) };
+    let answer =
+        report(parts.map(|(heuristics, query)| answer_batch_line(heuristics, query.as_bytes())), String::new());
+    if !buffer.is_null() && capacity > 0 {
+        let written = answer.len().min(capacity - 1);
+        // SAFETY: `written` bytes and the zero fit, and the answer is memory of its own.
+        unsafe {
+            ptr::copy_nonoverlapping(answer.as_ptr().cast(), buffer, written);
+            buffer.add(written).write(0);
+        }
+    }
+    answer.len()
+}
+
+/// # Safety
+/// `heuristics` is null or comes from a load.
+unsafe fn loaded<'a>(heuristics: *const Heuristics) -> Result<&'a Heuristics> {
+    // SAFETY: as the caller says.
+    unsafe { heuristics.as_ref() }.ok_or_else(|| Error::usage("heuristics is a null pointer"))
+}
+
+fn reply_of(answer: &Answer) -> Reply {
+    let mut reply = Reply { source: 0, rule_index: -1, group: [0; 16], config_count: answer.configs().len() };
+    match answer.source {
+        Source::Rule(index) => (reply.source, reply.rule_index) = (1, index as i64),
+        Source::Fallback(group) => {
+            reply.source = 2;
+            let last = reply.group.len() - 1;
+            for (to, from) in reply.group[..last].iter_mut().zip(group.bytes()) {
+                *to = from as c_char;
+            }
+        }
+        Source::None => {}
+    }
+    reply
+}
+
+/// The knobs C knows of a config; values of another form count as not there.
+fn knobs(config: &Template) -> Knobs {
+    let number = |value: &Value| value.as_u64().and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
+    let scalar = |name: &str| config.get(name).map(number).unwrap_or_default();
+    let list = |name: &str| config.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let first = |name: &str| list(name).first().map(number).unwrap_or_default();
+    let position = |name: &str, known: &[&str]| {
+        let value = config.get(name).and_then(Value::as_str);
+        known.iter().position(|known| value == Some(known)).map_or(0, |position| position as u32 + 1)
+    };
+    let mut block_sizes = [0; 8];
+    for (to, from) in block_sizes.iter_mut().zip(list("block_sizes")) {
+        *to = number(from);
+    }
+    Knobs {
+        block_sizes,
+        block_size_count: list("block_sizes").len() as u32,
+        l2_grouping: first("l2_groupings"),
+        num_sm_multiplier: scalar("num_sm_multiplier"),
+        num_stages: scalar("num_stages"),
+        num_warps: scalar("num_warps"),
+        split_k: scalar("split_k"),
+        reduction_loop: first("reduction_loops"),
+        pid_type: position("pid_type", &PidType::ALL.map(PidType::name)),
+        mma: position("mma", &Mma::ALL.map(Mma::name)),
+    }
+}

@@ -1,0 +1,95 @@
+/* Which config should this kernel run with, on this shape, on this GPU?
+ *
+ * Loads a document of observed heuristics and answers queries from it. Build the library with
+ *
+ *     cargo rustc --release --lib --crate-type cdylib --no-default-features --features c
+ *
+ * Loaded heuristics may be asked from many threads at once. Functions that can fail say so in what they return, and
+ * kernel_sweep_error() then says why. */
+#ifndef KERNEL_SWEEP_H
+#define KERNEL_SWEEP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A document ready to be asked. */
+typedef struct kernel_sweep_heuristics kernel_sweep_heuristics;
+
+/* A named dimension of a query: {"m", 16}. A family's names are
+ *   matmul, matmul_int4, matmul_int16, matmul_fp4: m n k (k in unpacked elements)
+ *   attention: batch heads q_seq kv_seq head_dim     row_softmax: rows cols     elementwise: numel */
+typedef struct {
+    const char *name;
+    int64_t value;
+} kernel_sweep_dimension;
+
+enum { KERNEL_SWEEP_NONE = 0, KERNEL_SWEEP_RULE = 1, KERNEL_SWEEP_FALLBACK = 2 };
+
+enum {
+    KERNEL_SWEEP_PID_FLAT = 1,
+    KERNEL_SWEEP_PID_PERSISTENT_BLOCKED = 2,
+    KERNEL_SWEEP_PID_PERSISTENT_INTERLEAVED = 3
+};
+
+enum {
+    KERNEL_SWEEP_MMA_SIMT = 1,
+    KERNEL_SWEEP_MMA_SYNC = 2,
+    KERNEL_SWEEP_MMA_WGMMA = 3,
+    KERNEL_SWEEP_MMA_TCGEN05 = 4
+};
+
+/* The knobs of a config. A knob that the config does not have is zero. kernel_sweep_lookup_json() gives the whole config,
+ * with knobs of other tools. */
+typedef struct {
+    uint32_t block_sizes[8];    /* tile extents, the first eight of them */
+    uint32_t block_size_count;  /* how many there are */
+    uint32_t l2_grouping;       /* tiles along m that share a column band */
+    uint32_t num_sm_multiplier; /* programs a multiprocessor, for persistent orders */
+    uint32_t num_stages;        /* depth of the load pipeline in tiles */
+    uint32_t num_warps;         /* warps of a program */
+    uint32_t split_k;           /* programs that share the reduction of a tile */
+    uint32_t reduction_loop;    /* columns of a step of a row reduction; zero for the whole row, too */
+    uint32_t pid_type;          /* KERNEL_SWEEP_PID_... */
+    uint32_t mma;               /* KERNEL_SWEEP_MMA_... */
+} kernel_sweep_config;
+
+/* Where configs come from, and how many there are. */
+typedef struct {
+    uint32_t source;     /* KERNEL_SWEEP_NONE, _RULE or _FALLBACK */
+    int64_t rule_index;  /* of the rule in the document, else -1 */
+    char group[16];      /* of the fallback, else empty */
+    size_t config_count; /* may be more than fitted; zero also where a rule holds no usable config */
+} kernel_sweep_answer;
+
+/* Load a document: from a file, from JSON text of so many bytes, or the one built in for a GPU by its short name ("h200") or
+ * the driver's name for the device ("NVIDIA H200"). NULL where that fails. Free it with kernel_sweep_free(). */
+kernel_sweep_heuristics *kernel_sweep_load(const char *path);
+kernel_sweep_heuristics *kernel_sweep_load_json(const char *json, size_t length);
+kernel_sweep_heuristics *kernel_sweep_builtin(const char *gpu);
+void kernel_sweep_free(kernel_sweep_heuristics *heuristics);
+
+/* Which configs for a family (or another class of the document) at these dimensions? `dtype` is that of the first tensor:
+ * "bf16", "f32", "torch.float16"...; NULL for bf16. Fills `answer` and up to `capacity` of `configs`, best first; either may
+ * be NULL. Returns 0, or -1 where the query is wrong: an unknown family, a missing dimension, one that is not positive. */
+int kernel_sweep_lookup(const kernel_sweep_heuristics *heuristics, const char *family,
+                        const kernel_sweep_dimension *dimensions, size_t dimension_count, const char *dtype,
+                        kernel_sweep_answer *answer, kernel_sweep_config *configs, size_t capacity);
+
+/* Answers a query in JSON with JSON, by tensor signatures: the lines that `sweep lookup --batch` reads and writes. Writes up
+ * to `capacity` bytes with a final zero to `buffer`, which may be NULL, and returns the length of the whole answer without the
+ * zero; 0 where a pointer is NULL that may not be. */
+size_t kernel_sweep_lookup_json(const kernel_sweep_heuristics *heuristics, const char *query, char *buffer,
+                                size_t capacity);
+
+/* What went wrong in this thread's last call, in one line; empty where nothing did. Valid until this thread's next call. */
+const char *kernel_sweep_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,131 @@
+"""Which config should this kernel run with, on this shape, on this GPU?
+
+    heuristics = kernel_sweep.Heuristics.builtin("h200")
+    answer = heuristics.lookup("matmul_fp4", m=16, n=4096, k=4096)
+    config = helion.Config(**answer.best)
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from typing import Any, Literal, final, overload
+
+__version__: str
+
+def builtins() -> list[str]:
+    """The names of the GPUs whose document is built in."""
+
+@final
+class Heuristics:
+    """A document of observed heuristics, ready to be asked; may be shared between threads.
+
+    Options of every way to load one: ``max_configs`` is the most configs an answer holds (``None``: all),
+    ``disabled_classes`` are answered nothing, and ``disabled`` answers nothing at all.
+    """
+
+    @staticmethod
+    def load(
+        path: str | PathLike[str],
+        *,
+        max_configs: int | None = None,
+        disabled_classes: Sequence[str] = (),
+        disabled: bool = False,
+    ) -> Heuristics:
+        """Loads a document from a file. ``OSError`` where it cannot be opened, ``ValueError`` where it is no document."""
+
+    @staticmethod
+    def loads(
+        json: str | bytes,
+        *,
+        max_configs: int | None = None,
+        disabled_classes: Sequence[str] = (),
+        disabled: bool = False,
+    ) -> Heuristics:
+        """Loads a document from its JSON text. ``ValueError`` where it is no document."""
+
+    @staticmethod
+    def builtin(
+        gpu: str,
+        *,
+        max_configs: int | None = None,
+        disabled_classes: Sequence[str] = (),
+        disabled: bool = False,
+    ) -> Heuristics:
+        """Loads the document built in for a GPU, by its short name (``"h200"``) or the driver's name for the device
+        (``torch.cuda.get_device_name()``). ``ValueError`` where there is none."""
+
+    def lookup(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> Answer:
+        """The configs for a family, or another class of the document, at these dimensions.
+
+        The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16 and matmul_fp4;
+        ``batch heads q_seq kv_seq head_dim`` for attention; ``rows cols`` for row_softmax; ``numel`` for elementwise.
+        ``dtype`` is that of the first tensor, by name or as its library has it: ``"bf16"``, ``torch.float32``.
+
+        ``ValueError`` where the family is unknown or a dimension is missing, unknown or not positive.
+        """
+
+    def lookup_tensors(
+        self,
+        tensors: Iterable[Any],
+        family: str | None = None,
+        *,
+        traits: Sequence[str] = (),
+        block_rank: int = 0,
+        has_reduction: bool = False,
+        has_split_k: bool = False,
+        kernel_source: str | None = None,
+    ) -> Answer:
+        """The configs for a kernel with these arguments: anything with ``.shape`` and ``.dtype``, in order. Arguments without
+        them, such as numbers, are passed over.
+
+        Without ``family`` the kernel is classified by its arguments and by what is known of its body: ``traits``
+        (``"matmul"``, ``"reduction"``, ``"sum_reduction"``, ``"exp"``, ``"softmax"``, ``"cross_entropy"``,
+        ``"attention_reduction"``), the number of its tiled dimensions, whether it reduces one of them in a loop of its own
+        or splits k, and its source, which tells int4 weights from fp4. One that fits no class is answered nothing.
+        """
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that the document holds rules or fallbacks for."""
+
+@final
+class Answer:
+    """Ranked configs and where they came from. It is a sequence of its configs."""
+
+    @property
+    def configs(self) -> list[dict[str, Any]]:
+        """The configs, best first, each a dict of knobs: ``helion.Config(**config)``."""
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best config, if there is any."""
+
+    @property
+    def source(self) -> Literal["rule", "fallback", "none"]:
+        """Whether a rule of this very bucket answered, or the fallback of its group, or nothing."""
+
+    @property
+    def rule_index(self) -> int | None:
+        """The rule's index in the document."""
+
+    @property
+    def family(self) -> str | None:
+        """The class asked for; ``None`` where a kernel fits none."""
+
+    @property
+    def shape_bucket(self) -> dict[str, str]:
+        """The bucket looked for, label by field."""
+
+    @property
+    def group(self) -> str | None:
+        """The fallback group, whether or not it was asked."""
+
+    @property
+    def evidence(self) -> dict[str, Any] | None:
+        """What was measured to trust the answer: the ``validation`` of the rule or fallback."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
