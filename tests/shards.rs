@@ -17,7 +17,7 @@ default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
 [space.cpu.axes]
 block_sizes = [[1, 2, 4, 8, 16, 32, 64, 128]]
 num_warps = [1]
-reduction_loops = [["whole"], [64]]
+reduction_loops = [["whole"], [4096]]
 [[space.cpu.problem]]
 rows = 256
 cols = 300

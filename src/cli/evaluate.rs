@@ -9,14 +9,12 @@ use std::path::PathBuf;
 
 /// Measure what lookup picks against the best config, on shapes not in the plan
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "Each problem's space is searched; then the pick, the default and the best race in interleaved rounds. Regret is
-the pick's time over the best's.
+#[command(after_help = "Each problem's space is searched; then the pick, the default and the best race in interleaved
+rounds. Regret is the pick's time over the best's.
 
 Examples:
   sweep evaluate --gpu h200 --family matmul --shapes shapes.toml
-  sweep evaluate --gpu h200 --family all --shapes tests/shapes --json"
-)]
+  sweep evaluate --gpu h200 --family all --shapes tests/shapes --json")]
 pub(super) struct EvaluateArgs {
     /// GPU to measure on: h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]

@@ -10,14 +10,13 @@ use std::time::Duration;
 
 /// Regenerate everything, compare with the document that is there, replace it where nothing got slower
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "What did not change (kernels, compiler, driver, GPU) is spot-checked; a drift beyond noise measures the family again.
-Whatever fails or is cut leaves the old document in place. Exits with 5 where the new one has a regression.
+#[command(after_help = "What did not change (kernels, compiler, driver, GPU) is spot-checked; a drift beyond noise
+measures the family again. Whatever fails or is cut leaves the old document in place. Exits with
+5 where the new one has a regression.
 
 Examples:
   sweep nightly --gpu h200 --budget 2h
-  sweep nightly --gpu h200 --accept --json"
-)]
+  sweep nightly --gpu h200 --accept --json")]
 pub(super) struct NightlyArgs {
     /// GPU to measure on: auto (a CUDA device, else the cpu), h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]

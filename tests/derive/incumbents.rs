@@ -24,10 +24,10 @@ fn night(ratio: f64, null_off: f64) -> Vec<Trial> {
             }
         }
     };
-    for shape in &SHAPES {
+    for shape in SHAPES {
         measure(shape, [10.0, 10.0 * ratio, 15.0]);
     }
-    for shape in &OTHER {
+    for shape in OTHER {
         measure(shape, [30.0, 30.0, 10.0]);
     }
     trials

@@ -88,9 +88,9 @@ mkdir sweeps
 [space.cpu]
 default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
 [space.cpu.axes]
-block_sizes = [[8, 64]]
+block_sizes = [[1, 2, 4, 8, 16, 32, 64, 128]]
 num_warps = [1]
-reduction_loops = [["whole"], [64]]
+reduction_loops = [["whole"], [4096]]
 PLAN
     for more in $(seq 32); do printf '[[space.cpu.problem]]\nrows = %d\ncols = 260\n' $((more)); done
 } >sweeps/row_softmax.toml
@@ -109,7 +109,8 @@ echo "requeued ${search}_1 after $(lines "$journal") lines"
 # Slurm lets a requeued job wait two minutes.
 wait_for "shard 1 to be pending" bash -c "squeue -h -r -j ${search}_1 -o %T | grep -q PENDING"
 head -n "$(lines "$journal")" "$journal" >killed.jsonl
-scontrol update "jobid=${search}_1" StartTime=now
+# Not at once: the node refuses whatever carries the credential of the very second it revoked.
+scontrol update "jobid=${search}_1" StartTime=now+5seconds
 for _ in 1 2 3 4 5; do
     over "$merge" && break
     wait_for "the night to end" over "$merge" || true
@@ -141,5 +142,7 @@ new = json.load(open(f"{night}/cpu/observed_heuristics_cpu.json"))
 assert document == new, "the merged document is not in place"
 problems = {p["problem"] for f in document["fallbacks"]["row_softmax"].values() for p in f["source"]["problems"]}
 assert len(problems) == 32, f"the document knows {len(problems)} problems"
-print(f"{sum(seen.values())} trials, each once, over {len(home)} problems in {len(journals)} shards; one requeued")
+crossed = sum(stage == "cross" for _, _, stage, _ in seen)
+assert crossed, "no shard knows of the others' finalists"
+print(f"{sum(seen.values())} trials ({crossed} crossed), each once, over {len(home)} problems in {len(journals)} shards; one requeued")
 CHECK
