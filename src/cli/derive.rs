@@ -47,7 +47,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<()> {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         return Err(Error::usage(format!("no trials in {}: nothing to derive from", names.join(", "))));
     }
-    let path = folder.join(format!("observed_heuristics_{}.json", args.gpu));
+    let path = crate::sweep::document_path(&args.output, &args.gpu);
     if path.exists() {
         let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
         derived.document = derive::merge(Document::load(&path)?, derived.document, &classes);

@@ -107,7 +107,7 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
         None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
         None => GpuProfile::by_name(asked)?.name,
     };
-    let path = args.output.join(&gpu).join(format!("observed_heuristics_{gpu}.json"));
+    let path = crate::sweep::document_path(&args.output, &gpu);
     if path.exists() {
         return Heuristics::load(&path);
     }
