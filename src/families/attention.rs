@@ -142,6 +142,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
         if splits > 1 { splits * sizes.batch_heads * sizes.q_seq * u64::from(tiling.head + 2) * 4 } else { 0 };
     let launch = Launch {
         grid: [count, 1, 1],
+        cluster: 1,
         threads: tiling.warps * WARP,
         dynamic_smem: tiling.smem(),
         args: vec![
@@ -229,6 +230,7 @@ impl FamilySpec for Attention {
         };
         let launch = Launch {
             grid: [sizes.q_seq.div_ceil(QUERIES) as u32, sizes.batch_heads.min(MOST_BLOCKS_Y) as u32, 1],
+            cluster: 1,
             threads: 128,
             dynamic_smem: Bytes(0),
             args: vec![
@@ -318,7 +320,7 @@ mod tests {
             built(&config, &problem(1, 8, 3, kv_seq, 120)).unwrap().1
         };
         let launch = split(4, 4096);
-        assert_eq!((launch.grid[0], launch.args[10], launch.counters), (32, Arg::I32(4), 8));
+        assert_eq!((launch.grid[0], launch.args[10].clone(), launch.counters), (32, Arg::I32(4), 8));
         assert_eq!(launch.workspace, Bytes(4 * 8 * 3 * (128 + 2) * 4));
         // Five blocks of keys in shares of two: the fourth split would have none.
         assert_eq!(split(4, 300).args[10], Arg::I32(3));

@@ -241,6 +241,7 @@ impl FamilySpec for Gemm {
         };
         Ok(Launch {
             grid: [order.programs as u32, 1, 1],
+            cluster: 1,
             threads: (tiling.warps * 32) as u32,
             dynamic_smem: tiling.smem(self.weights),
             args: vec![
@@ -284,6 +285,7 @@ impl FamilySpec for Gemm {
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
+            cluster: 1,
             threads: (REFERENCE_TILE * REFERENCE_TILE) as u32,
             dynamic_smem: Bytes(0),
             args: vec![
