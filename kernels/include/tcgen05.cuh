@@ -1,0 +1,152 @@
+// Blackwell's tensor cores: products of tiles in shared memory, summed in tensor memory (TMEM), issued by one thread, by
+// one program or by a pair of them (CTAS 1 or 2). Needs sm_100a. Sections are those of the PTX ISA 9.2 manual.
+//
+// TMEM has 512 columns of 128 lanes of 32 bits. An address is lane << 16 | column (9.7.16.1); warp w of a program reads
+// lanes 32 (w % 4) ... 32 (w % 4) + 31 alone (9.7.16.8.1). A product with M = 128 leaves row i of its sums in lane i and
+// column j in column j of the accumulator; in a pair, M = 256, each program holds its own 128 rows that way (9.7.16.10.5).
+#pragma once
+
+#include "tma.cuh"
+
+namespace ptx {
+
+using u64 = unsigned long long;
+
+// ---- Tensor memory; whole warps, all by the same warp of a program, in a pair by both programs at once ----
+
+// COLUMNS is a power of two from 32 to 512 (9.7.16.7.1). The address is written to shared memory; waits for room.
+template <int CTAS, int COLUMNS>
+__device__ __forceinline__ void tmem_allocate(u32 shared) {
+    static_assert(COLUMNS >= 32 && COLUMNS <= 512 && (COLUMNS & (COLUMNS - 1)) == 0, "TMEM columns: 32 ... 512");
+    if constexpr (CTAS == 1) {
+        asm volatile("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%0], %1;" :: "r"(shared), "n"(COLUMNS) : "memory");
+        asm volatile("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;" ::: "memory");
+    } else {
+        asm volatile("tcgen05.alloc.cta_group::2.sync.aligned.shared::cta.b32 [%0], %1;" :: "r"(shared), "n"(COLUMNS) : "memory");
+        asm volatile("tcgen05.relinquish_alloc_permit.cta_group::2.sync.aligned;" ::: "memory");
+    }
+}
+
+template <int CTAS, int COLUMNS>
+__device__ __forceinline__ void tmem_free(u32 address) {
+    if constexpr (CTAS == 1) {
+        asm volatile("tcgen05.dealloc.cta_group::1.sync.aligned.b32 %0, %1;" :: "r"(address), "n"(COLUMNS) : "memory");
+    } else {
+        asm volatile("tcgen05.dealloc.cta_group::2.sync.aligned.b32 %0, %1;" :: "r"(address), "n"(COLUMNS) : "memory");
+    }
+}
+
+// Sixteen columns of this warp's 32 lanes, each thread its own lane (shape 32x32b, 9.7.16.2.3.1.1). All lanes call it; the
+// values are there after tmem_wait.
+__device__ __forceinline__ void tmem_load(float (&out)[16], u32 address) {
+    asm volatile("tcgen05.ld.sync.aligned.32x32b.x16.b32 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, [%16];"
+                 : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3]), "=f"(out[4]), "=f"(out[5]), "=f"(out[6]),
+                   "=f"(out[7]), "=f"(out[8]), "=f"(out[9]), "=f"(out[10]), "=f"(out[11]), "=f"(out[12]), "=f"(out[13]),
+                   "=f"(out[14]), "=f"(out[15])
+                 : "r"(address) : "memory");
+}
+
+// Waits for this thread's loads. The values are tied to this place, so that nothing uses them earlier.
+template <int GROUPS>
+__device__ __forceinline__ void tmem_wait(float (&values)[GROUPS][16]) {
+    asm volatile("tcgen05.wait::ld.sync.aligned;" ::: "memory");
+#pragma unroll
+    for (int group = 0; group < GROUPS; ++group) {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) asm volatile("" : "+f"(values[group][i]) :: "memory");
+    }
+}
+
+// ---- Order between threads: before one signals another, and after it was signalled (9.7.16.6.4) ----
+
+__device__ __forceinline__ void tcgen05_before_signal() { asm volatile("tcgen05.fence::before_thread_sync;" ::: "memory"); }
+__device__ __forceinline__ void tcgen05_after_signal() { asm volatile("tcgen05.fence::after_thread_sync;" ::: "memory"); }
+
+// Arrives once at the barrier, in a pair at that place in both programs, when all products this thread has issued are done
+// (9.7.16.12.1). It is a before_signal of its own.
+template <int CTAS>
+__device__ __forceinline__ void tcgen05_commit(u32 barrier) {
+    if constexpr (CTAS == 1) {
+        asm volatile("tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%0];" :: "r"(barrier) : "memory");
+    } else {
+        asm volatile("tcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 [%0], %1;"
+                     :: "r"(barrier), "h"(static_cast<u16>(3)) : "memory");
+    }
+}
+
+// mbarrier_wait where the other program of a pair may have arrived.
+template <int CTAS>
+__device__ __forceinline__ void mbarrier_wait_among(u32 barrier, u32 parity) {
+    if constexpr (CTAS == 1) {
+        mbarrier_wait(barrier, parity);
+    } else {
+        u32 ended;
+        do {
+            asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+                         "selp.u32 %0, 1, 0, p;\n}"
+                         : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
+        } while (ended == 0);
+    }
+}
+
+// Arrives at the barrier of the pair's first program.
+template <int CTAS>
+__device__ __forceinline__ void mbarrier_arrive_first(u32 barrier) {
+    if constexpr (CTAS == 1) {
+        mbarrier_arrive(barrier);
+    } else {
+        mbarrier_arrive_cluster(barrier, 0);
+    }
+}
+
+// tma_load into this program's shared memory; the barrier of the pair's first program counts the bytes.
+template <int CTAS>
+__device__ __forceinline__ void tma_load_first(u32 shared, const TensorMap& map, u32 barrier, int x, int y) {
+    if constexpr (CTAS == 1) {
+        tma_load(shared, map, barrier, x, y);
+    } else {
+        asm volatile("cp.async.bulk.tensor.2d.cta_group::2.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                     "[%0], [%1, {%3, %4}], [%2];"
+                     :: "r"(shared), "l"(&map), "r"(cluster_address(barrier, 0)), "r"(x), "r"(y) : "memory");
+    }
+}
+
+// ---- Products ----
+
+enum class Major { K = 0, MN = 1 };
+
+// An operand in shared memory with the copy engine's 128-byte swizzle, from a multiple of 1024 bytes. Lines are 128 bytes,
+// 64 elements of bf16, along the major dimension; 8 lines are a group (9.7.16.5.1):
+//   Major::K   64 of k a line, rows below each other: `stride_bytes` from 8 rows to the next 8. 16 of k on is 32 bytes on.
+//   Major::MN  64 rows (or columns) a line, k below each other: `stride_bytes` from 8 of k to the next 8, `leading_bytes`
+//              from 64 rows to the next 64. 16 of k on is 2048 bytes on, where groups of k follow each other.
+// Bits (9.7.16.4.1, table 40): 0-13 address, 16-29 leading, 32-45 stride, all in 16 bytes; 46-48 the constant 1; 49-51 base
+// offset 0; 52 relative leading offset 0; 61-63 swizzle, 2 for 128 bytes.
+__device__ __forceinline__ u64 tcgen05_operand(u32 shared, u32 leading_bytes, u32 stride_bytes) {
+    return static_cast<u64>((shared & 0x3FFFFu) >> 4) | static_cast<u64>(leading_bytes >> 4) << 16
+         | static_cast<u64>(stride_bytes >> 4) << 32 | u64{1} << 46 | u64{2} << 61;
+}
+
+// The descriptor of bf16 products with f32 sums (9.7.16.4.2, table 42): bits 4-5 sums 1 = f32; 7-9 and 10-12 operands
+// 1 = bf16; 15 and 16 the operands' majors; 17-22 N / 8; 24-28 M / 16. M is 128 (in a pair 256), N a multiple of 16 up to
+// 256 (9.7.16.2.1).
+__device__ constexpr u32 tcgen05_instruction(int m, int n, Major a, Major b) {
+    return 1u << 4 | 1u << 7 | 1u << 10 | static_cast<u32>(a) << 15 | static_cast<u32>(b) << 16
+         | static_cast<u32>(n / 8) << 17 | static_cast<u32>(m / 16) << 24;
+}
+
+// sums += a * b over 16 of k, or a * b where `add` is 0. One thread, in a pair of the first program: both programs' operands
+// are at the same places of their shared memory, the first half of M and of N with the first program.
+template <int CTAS>
+__device__ __forceinline__ void tcgen05_multiply(u32 sums, u64 a, u64 b, u32 instruction, u32 add) {
+    if constexpr (CTAS == 1) {
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::1.kind::f16 [%0], %1, %2, %3, p;\n}"
+                     :: "r"(sums), "l"(a), "l"(b), "r"(instruction), "r"(add) : "memory");
+    } else {
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::2.kind::f16 [%0], %1, %2, %3, p;\n}"
+                     :: "r"(sums), "l"(a), "l"(b), "r"(instruction), "r"(add) : "memory");
+    }
+}
+
+}  // namespace ptx
