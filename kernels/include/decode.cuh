@@ -7,7 +7,8 @@
 //   Raw                      a group's bytes as the lane read them;
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
 //   load<ROW_BYTES>          Raw from there, `step` k16 steps further down;
-//   decode                   Raw to fragments b[tile][register] as ptx::mma_m16n8k16 takes them.
+//   decode                   Raw to fragments b[tile][register] as ptx::mma_m16n8k16 takes them;
+//   decode_rows              eight adjacent columns of one row of bytes to the K_PER_ROW rows of bf16 they stand for.
 // The next group's address is the last one's with its bits xored by 32 * COLUMN_BYTES * group.
 #pragma once
 
@@ -63,6 +64,11 @@ struct Int16 : Wide {
         for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = round_pair(raw.word[i / 4][i % 4]);
     }
 
+    __device__ static void decode_rows(bf16x2 (&rows)[1][4], const u32 (&raw)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) rows[0][i] = round_pair(raw[i]);
+    }
+
     // x + 2^15 in the low mantissa bits of 2^23 is the float 2^23 + 2^15 + x, exactly.
     __device__ static bf16x2 round_pair(u32 pair) {
         constexpr u32 TWO_TO_23 = 0x4B000000u;
@@ -102,40 +108,67 @@ struct Packed {
 
 // Two's complement int4.
 struct Int4 : Packed {
-    // 128 + (x + 8), with x + 8 in the low mantissa bits of 128; flipping bit 3 adds the 8.
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
-        constexpr bf16x2 ONE = 0x3F803F80u, MINUS_136 = 0xC308C308u;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const u32 low = raw.word[r], high = raw.word[r] >> 4;
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const u32 nibbles = ptx::permute_bytes(low, high, 0x4400 + 0x1111 * j);
-                b[j][r] = ptx::fma_bf16x2(ptx::and_xor(nibbles, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
-            }
+            for (int j = 0; j < 4; ++j) b[j][r] = pair(ptx::permute_bytes(low, high, 0x4400 + 0x1111 * j));
         }
+    }
+
+    __device__ static void decode_rows(bf16x2 (&rows)[2][4], const u32 (&raw)[2]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const u32 low = raw[i / 2], high = raw[i / 2] >> 4;
+            rows[0][i] = pair(ptx::permute_bytes(low, low, i % 2 == 0 ? 0x1100 : 0x3322));
+            rows[1][i] = pair(ptx::permute_bytes(high, high, i % 2 == 0 ? 0x1100 : 0x3322));
+        }
+    }
+
+    // The codes in the low bits of both halves: 128 + (x + 8), with x + 8 in the low mantissa bits of 128; flipping bit 3
+    // adds the 8.
+    __device__ static bf16x2 pair(u32 codes) {
+        constexpr bf16x2 ONE = 0x3F803F80u, MINUS_136 = 0xC308C308u;
+        return ptx::fma_bf16x2(ptx::and_xor(codes, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
     }
 };
 
 // E2M1: 0 .5 1 1.5 2 3 4 6, bit 3 = sign.
 struct Fp4 : Packed {
-    // Two byte tables, one for each sign, give 16 + 2x; a code of the other sign picks 0, the replicated sign of a table
-    // byte. In the low mantissa bits of 128 that is 144 + 2x.
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
-        constexpr bf16x2 HALF = 0x3F003F00u, MINUS_72 = 0xC290C290u;
-        constexpr u32 EXPONENT = 0x43434343u;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
 #pragma unroll
             for (int j = 0; j < 4; j += 2) {
-                const u32 codes = raw.word[r] >> (8 * j);
-                const u32 positive = ptx::permute_bytes(0x13121110u, 0x1C181614u, codes);
-                const u32 negative = ptx::permute_bytes(0x0D0E0F10u, 0x04080A0Cu, codes ^ 0x8888u);
-                const u32 bytes = positive | negative;
-                b[j][r] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4140), HALF, MINUS_72);
-                b[j + 1][r] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4342), HALF, MINUS_72);
+                const u32 bytes = offset_bytes(raw.word[r] >> (8 * j));
+                b[j][r] = pair(bytes, 0x4140);
+                b[j + 1][r] = pair(bytes, 0x4342);
             }
         }
+    }
+
+    __device__ static void decode_rows(bf16x2 (&rows)[2][4], const u32 (&raw)[2]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const u32 bytes = offset_bytes(raw[i / 2] >> (16 * (i % 2)));
+            rows[0][i] = pair(bytes, 0x4240);
+            rows[1][i] = pair(bytes, 0x4341);
+        }
+    }
+
+    // 16 + 2x of the four lowest codes, from two byte tables, one for each sign; a code of the other sign picks 0, the
+    // replicated sign of a table byte.
+    __device__ static u32 offset_bytes(u32 codes) {
+        const u32 positive = ptx::permute_bytes(0x13121110u, 0x1C181614u, codes);
+        const u32 negative = ptx::permute_bytes(0x0D0E0F10u, 0x04080A0Cu, codes ^ 0x8888u);
+        return positive | negative;
+    }
+
+    // Two of offset_bytes, in the low mantissa bits of 128 that is 144 + 2x.
+    __device__ static bf16x2 pair(u32 bytes, u32 selector) {
+        constexpr bf16x2 HALF = 0x3F003F00u, MINUS_72 = 0xC290C290u;
+        return ptx::fma_bf16x2(ptx::permute_bytes(bytes, 0x43434343u, selector), HALF, MINUS_72);
     }
 };
 
