@@ -53,6 +53,11 @@ struct Bf16 : Wide {
 #pragma unroll
         for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = raw.word[i / 4][i % 4];
     }
+
+    __device__ static void decode_rows(bf16x2 (&rows)[1][4], const u32 (&raw)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) rows[0][i] = raw[i];
+    }
 };
 
 // int16, rounded to nearest even.

@@ -1,0 +1,473 @@
+// C[m, n] = A[m, k] · decode(B), with tcgen05 on bf16 and f32 sums in tensor memory. Needs sm_100a.
+//
+// THIS KERNEL HAS NEVER RUN ON A GPU. It compiles, and its encodings and barriers were checked on paper; that it is right
+// rests on the comparison with the reference before anything is timed.
+//
+// A   bf16 [m, k]
+// B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
+// C   bf16 [m, n]
+// All are contiguous and row-major, their rows multiples of 16 bytes: the copy engine fills what lies beyond them with zeros.
+//
+// Macros
+//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C, columns of C and elements of k
+//                               BLOCK_M 128: its rows are the instruction's M; BLOCK_N 64, 128 or 256
+//                               BLOCK_M 256: the same with a pair of programs, each with 128 rows and half the columns of B;
+//                               BLOCK_N 128 or 256
+//                               BLOCK_M 16, 32, 64: the weights' columns are the instruction's M, the rows its N; BLOCK_N 128
+//                               BLOCK_K 64 or 128
+//   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
+//   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
+//   DECODE_WARPS                warps that decode weights; 0 for Bf16
+//
+// Launch: 32 * (6 + DECODE_WARPS) threads along x, SMEM_BYTES of dynamic shared memory, programs (for BLOCK_M 256 pairs, in
+// clusters of 2) along x. Tensor maps: A in tiles of A_ROWS x 64, swizzled by 128 bytes; B in tiles of BLOCK_K x 64, swizzled
+// likewise, or undecoded, of all of a program's rows of bytes and columns, not swizzled; C in tiles of 32 x 64, swizzled by
+// 128 bytes, or, for BLOCK_M below 128, of BLOCK_M x 32, not swizzled. The work and its order (scheduler.cuh) are arguments:
+//   partials                    split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k
+//   arrivals                    split_k > 1: one zero for each tile and program of it; zero again at the end
+//   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm.cu; a pair counts as one program
+//
+// Who does what: warps 0 ... 3 take sums from tensor memory to C, each its 32 lanes; warp 4 copies; warp 5 owns the tensor
+// memory and multiplies, in a pair the first program's for both; the others decode. The sums of two tiles have room in tensor
+// memory, so that one is multiplied while the other is stored.
+//
+// Barriers (arrivals a phase; each wait is for the phase of that step or tile, unless said otherwise):
+//   full[stage]     1 and the bytes of A (and of bf16 B) of the whole pair, at the pair's first program; awaited to multiply
+//   raw[stage]      1 and the bytes of this program's undecoded B; awaited to decode
+//   ready[buffer]   one for each decoding warp of the pair, at its first program; awaited to multiply
+//   empty[stage]    1, by commit, at both programs, when a step's products are done; awaited to copy over the stage (the phase
+//                   before), and to decode over the buffer (the step BUFFERS earlier)
+//   summed[half]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
+//   stored[half]    one for each storing thread of the pair, at its first program; awaited to begin the next tile but one
+// A decoder's step comes after full of that step only through the multiplying thread, which waits for full and ready both.
+// Nobody leaves before every phase of its own barriers has ended and all programs of the pair have come to the end.
+//
+// Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. Nothing is known of what it reaches or what bounds it.
+
+#include "decode.cuh"
+#include "layout.cuh"
+#include "scheduler.cuh"
+#include "tcgen05.cuh"
+
+#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
+#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
+#endif
+#if !defined(NUM_STAGES)
+#error "NUM_STAGES must be defined: tiles in flight"
+#endif
+#if !defined(WEIGHTS) || !defined(DECODE_WARPS)
+#error "WEIGHTS and DECODE_WARPS must be defined: Bf16, Int16, Int4 or Fp4, and the warps that decode them"
+#endif
+
+namespace {
+
+using ptx::bf16x2;
+using ptx::Major;
+using ptx::u32;
+using ptx::u64;
+using i64 = long long;
+using Weights = decode::WEIGHTS;
+
+constexpr bool DECODED = DECODE_WARPS > 0;
+constexpr bool SWAPPED = BLOCK_M < 128;  // the weights are the instruction's first operand
+constexpr int CTAS = BLOCK_M > 128 ? 2 : 1;
+
+static_assert(BLOCK_M == 16 || BLOCK_M == 32 || BLOCK_M == 64 || BLOCK_M == 128 || BLOCK_M == 256, "BLOCK_M: 16 ... 256");
+static_assert(SWAPPED ? BLOCK_N == 128 : BLOCK_N == 64 * CTAS || BLOCK_N == 128 || BLOCK_N == 256, "BLOCK_N: 64 ... 256");
+static_assert(BLOCK_K == 64 || BLOCK_K == 128, "BLOCK_K: 64 or 128");
+static_assert(NUM_STAGES >= 2, "NUM_STAGES must be at least 2");
+
+// One program's part of the tile.
+constexpr int A_ROWS = BLOCK_M / CTAS;
+constexpr int COLUMNS = BLOCK_N / CTAS;
+
+// Operand tiles are panels as wide as the swizzle, 64 elements, one after the other: A's hold A_ROWS rows each, B's BLOCK_K.
+constexpr int PANEL_BYTES = 128;
+constexpr int A_PANEL_BYTES = A_ROWS * PANEL_BYTES;
+constexpr int A_BYTES = BLOCK_K / 64 * A_PANEL_BYTES;
+constexpr int B_PANEL_BYTES = BLOCK_K * PANEL_BYTES;
+constexpr int OPERAND_BYTES = COLUMNS / 64 * B_PANEL_BYTES;  // of B, as bf16
+constexpr int RAW_ROWS = BLOCK_K / Weights::K_PER_ROW;
+constexpr int RAW_ROW_BYTES = COLUMNS * Weights::COLUMN_BYTES;
+constexpr int B_BYTES = DECODED ? RAW_ROWS * RAW_ROW_BYTES : OPERAND_BYTES;
+constexpr int BUFFERS = DECODED ? 2 : 0;  // of decoded weights
+
+// A storing warp writes this many columns of sums at a time, one box of C: 32 rows x 64 columns, or BLOCK_M rows x 32.
+constexpr int INSTRUCTION_N = SWAPPED ? BLOCK_M : BLOCK_N;
+constexpr int CHUNK = scheduler::smaller(INSTRUCTION_N, 64);
+constexpr int STORING_THREADS = 128;
+constexpr int BOX_BYTES = 32 * CHUNK * 2;
+
+constexpr int A_STAGES = 0;
+constexpr int B_STAGES = A_STAGES + NUM_STAGES * A_BYTES;
+constexpr int OPERANDS = B_STAGES + NUM_STAGES * B_BYTES;
+constexpr int BOXES = OPERANDS + BUFFERS * OPERAND_BYTES;  // two for each storing warp
+constexpr int FULL = BOXES + 4 * 2 * BOX_BYTES;
+constexpr int EMPTY = FULL + 8 * NUM_STAGES;
+constexpr int RAW = EMPTY + 8 * NUM_STAGES;
+constexpr int READY = RAW + (DECODED ? 8 * NUM_STAGES : 0);
+constexpr int SUMMED = READY + 8 * BUFFERS;
+constexpr int STORED = SUMMED + 8 * 2;
+constexpr int TENSOR_MEMORY = STORED + 8 * 2;  // its address
+constexpr int IS_LAST = TENSOR_MEMORY + 4;     // whether this program adds up the tile's parts
+constexpr int SMEM_BYTES = IS_LAST + 4;
+
+constexpr int TMEM_COLUMNS = 2 * INSTRUCTION_N;
+constexpr int COPYING_WARP = 4, MULTIPLYING_WARP = 5, FIRST_DECODING_WARP = 6;
+constexpr int THREADS = 32 * (FIRST_DECODING_WARP + DECODE_WARPS);
+
+// Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
+// but no more than leave each thread 96 registers.
+constexpr int BY_SMEM = 228 * 1024 / (SMEM_BYTES + 1024);
+constexpr int BY_REGISTERS = 65536 / (THREADS * 96);
+constexpr int RESIDENT = scheduler::smaller(BY_SMEM, BY_REGISTERS);
+
+static_assert(A_BYTES % 1024 == 0 && B_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && BOX_BYTES % 1024 == 0,
+              "the swizzle repeats every 1024 bytes");
+static_assert(SMEM_BYTES <= 227 * 1024, "the stages exceed the shared memory of a program");
+static_assert(THREADS <= 512, "DECODE_WARPS: at most 10, for more leave a thread too few registers");
+
+extern __shared__ __align__(1024) unsigned char smem[];
+
+// A place in a ring of SIZE barriers, and the parity of its current phase.
+template <int SIZE>
+struct Place {
+    int index = 0;
+    u32 parity = 0;
+
+    __device__ __forceinline__ u32 of(u32 barriers) const { return barriers + 8 * index; }
+
+    __device__ __forceinline__ void advance() {
+        if (++index == SIZE) index = 0, parity ^= 1;
+    }
+};
+
+using Stage = Place<NUM_STAGES>;
+using Half = Place<2>;  // of the tensor memory, or of the decoded weights
+
+// The work of one program, or of a pair.
+struct Program {
+    u32 base;  // of the shared memory
+    int rank;  // in the pair
+    scheduler::Schedule schedule;
+    int first, end, stride;
+
+    template <typename Body>
+    __device__ __forceinline__ void each_tile(Body body) const {
+        for (int index = first; index < end; index += stride) body(schedule.at(index));
+    }
+
+    // Copies the operands of every step; one thread.
+    __device__ __forceinline__ void copy(const ptx::TensorMap& a, const ptx::TensorMap& b) const {
+        Stage stage;
+        each_tile([&](const scheduler::Work& work) {
+            const int row = work.tile_m * BLOCK_M + rank * A_ROWS;
+            const int column = work.tile_n * BLOCK_N + rank * COLUMNS;
+            for (int step = work.begin; step < work.end; ++step, stage.advance()) {
+                ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);
+                copy_step(a, b, stage, row, column, step * BLOCK_K);
+            }
+        });
+        for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);
+    }
+
+    __device__ __forceinline__ void copy_step(const ptx::TensorMap& a, const ptx::TensorMap& b, const Stage& stage, int row,
+                                              int column, int k) const {
+        const u32 a_tile = base + A_STAGES + stage.index * A_BYTES, b_tile = base + B_STAGES + stage.index * B_BYTES;
+        const u32 full = stage.of(base + FULL), raw = stage.of(base + RAW);
+        if (rank == 0) ptx::mbarrier_arrive_expect(full, CTAS * (A_BYTES + (DECODED ? 0 : B_BYTES)));
+#pragma unroll
+        for (int panel = 0; panel < BLOCK_K / 64; ++panel) {
+            ptx::tma_load_first<CTAS>(a_tile + panel * A_PANEL_BYTES, a, full, k + 64 * panel, row);
+        }
+        if constexpr (DECODED) {
+            ptx::mbarrier_arrive_expect(raw, B_BYTES);
+            ptx::tma_load(b_tile, b, raw, column, k / Weights::K_PER_ROW);
+        } else {
+#pragma unroll
+            for (int panel = 0; panel < COLUMNS / 64; ++panel) {
+                ptx::tma_load_first<CTAS>(b_tile + panel * B_PANEL_BYTES, b, full, column + 64 * panel, k);
+            }
+        }
+    }
+
+    // Decodes the weights of every step; all decoding warps.
+    __device__ __forceinline__ void decode_all(int thread) const {
+        Stage stage, reused;
+        Half buffer;
+        int steps = 0;
+        each_tile([&](const scheduler::Work& work) {
+            for (int step = work.begin; step < work.end; ++step, ++steps) {
+                if (steps >= BUFFERS) {
+                    ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);
+                    reused.advance();
+                }
+                ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);
+                decode_step(base + B_STAGES + stage.index * B_BYTES, base + OPERANDS + buffer.index * OPERAND_BYTES, thread);
+                ptx::fence_async_shared();
+                __syncwarp();
+                if (thread % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));
+                stage.advance();
+                buffer.advance();
+            }
+        });
+    }
+
+    // A thread decodes eight columns of a row of bytes at a time: 16 bytes of each row of bf16 they stand for.
+    __device__ __forceinline__ static void decode_step(u32 raw_tile, u32 operand, int thread) {
+        constexpr int PIECES = COLUMNS / 8;
+#pragma unroll 4
+        for (int unit = thread; unit < RAW_ROWS * PIECES; unit += 32 * DECODE_WARPS) {
+            const int row = unit / PIECES, piece = unit % PIECES;
+            u32 raw[2 * Weights::COLUMN_BYTES];
+            load_vector(raw, raw_tile + unit * sizeof(raw));
+            bf16x2 rows[Weights::K_PER_ROW][4];
+            Weights::decode_rows(rows, raw);
+#pragma unroll
+            for (int i = 0; i < Weights::K_PER_ROW; ++i) {
+                const u32 offset = layout::swizzled<PANEL_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % 8 * 16);
+                store_vector(operand + piece / 8 * B_PANEL_BYTES + offset, rows[i]);
+            }
+        }
+    }
+
+    template <int WORDS>
+    __device__ __forceinline__ static void load_vector(u32 (&out)[WORDS], u32 address) {
+        if constexpr (WORDS == 2) {
+            asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "r"(address) : "memory");
+        } else {
+            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
+        }
+    }
+
+    __device__ __forceinline__ static void store_vector(u32 address, const u32 (&words)[4]) {
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+                     :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+    }
+
+    // Multiplies every step of every tile into the half of the tensor memory whose turn it is; one thread of the first program.
+    __device__ __forceinline__ void multiply(u32 tensor_memory) const {
+        Stage stage;
+        Half half, buffer;
+        each_tile([&](const scheduler::Work& work) {
+            ptx::mbarrier_wait_among<CTAS>(half.of(base + STORED), half.parity ^ 1);
+            ptx::tcgen05_after_signal();
+            const u32 sums = tensor_memory + half.index * INSTRUCTION_N;
+            for (int step = work.begin; step < work.end; ++step) {
+                ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);
+                if constexpr (DECODED) ptx::mbarrier_wait_among<CTAS>(buffer.of(base + READY), buffer.parity);
+                ptx::tcgen05_after_signal();
+                const u32 b = DECODED ? OPERANDS + buffer.index * OPERAND_BYTES : B_STAGES + stage.index * B_BYTES;
+                multiply_step(sums, base + A_STAGES + stage.index * A_BYTES, base + b, step > work.begin);
+                ptx::tcgen05_commit<CTAS>(stage.of(base + EMPTY));
+                stage.advance();
+                if constexpr (DECODED) buffer.advance();
+            }
+            ptx::tcgen05_commit<CTAS>(half.of(base + SUMMED));
+            half.advance();
+        });
+        for (int i = 0; i < 2; ++i, half.advance()) {
+            ptx::mbarrier_wait_among<CTAS>(half.of(base + STORED), half.parity ^ 1);
+        }
+    }
+
+    __device__ __forceinline__ static void multiply_step(u32 sums, u32 a_tile, u32 b_tile, bool add) {
+        constexpr u32 INSTRUCTION = SWAPPED ? ptx::tcgen05_instruction(128, INSTRUCTION_N, Major::MN, Major::K)
+                                            : ptx::tcgen05_instruction(128 * CTAS, INSTRUCTION_N, Major::K, Major::MN);
+#pragma unroll
+        for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
+            const u64 a = ptx::tcgen05_operand(a_tile + k16 / 4 * A_PANEL_BYTES + k16 % 4 * 32, 0, 8 * PANEL_BYTES);
+            const u64 b = ptx::tcgen05_operand(b_tile + k16 * 16 * PANEL_BYTES, B_PANEL_BYTES, 8 * PANEL_BYTES);
+            ptx::tcgen05_multiply<CTAS>(sums, SWAPPED ? b : a, SWAPPED ? a : b, INSTRUCTION, add || k16 > 0);
+        }
+    }
+
+    // Stores every tile; the storing warps. Two boxes of a warp are on their way at a time.
+    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, float* partials, u32* arrivals,
+                                          int thread) const {
+        const u32 lanes = tensor_memory + (thread / 32 << 21);  // 32 lanes a warp, in the upper half of the address
+        Half half, box;
+        each_tile([&](const scheduler::Work& work) {
+            ptx::mbarrier_wait(half.of(base + SUMMED), half.parity);
+            ptx::tcgen05_after_signal();
+            const u32 sums = lanes + half.index * INSTRUCTION_N;
+            const bool whole = schedule.split_k == 1;
+            float* parts = partials + static_cast<i64>(work.tile) * schedule.split_k * (BLOCK_M * BLOCK_N);
+            float4* mine = part_of(parts, work.part, thread);
+#pragma unroll 1
+            for (int column = 0; column < INSTRUCTION_N; column += CHUNK) {
+                float values[CHUNK / 16][16];
+#pragma unroll
+                for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], sums + column + 16 * i);
+                ptx::tmem_wait(values);
+                if (whole) {
+                    store_box(values, c, box, work, column, thread);
+                } else {
+                    save_part(values, mine, column);
+                }
+            }
+            ptx::tcgen05_before_signal();
+            ptx::mbarrier_arrive_first<CTAS>(half.of(base + STORED));
+            half.advance();
+            if (whole || !is_last(arrivals + work.tile * CTAS + rank, thread)) return;
+
+#pragma unroll 1
+            for (int column = 0; column < INSTRUCTION_N; column += CHUNK) {
+                float values[CHUNK / 16][16] = {};
+#pragma unroll 1
+                for (int part = 0; part < schedule.split_k; ++part) {
+                    add_part(values, part_of(parts, part, thread), column);
+                }
+                store_box(values, c, box, work, column, thread);
+            }
+        });
+        if (thread % 32 == 0) ptx::tma_store_wait_read<0>();
+        __syncwarp();
+    }
+
+    // Rounds a chunk of columns of sums, puts it together in shared memory and has it copied to C.
+    __device__ __forceinline__ void store_box(const float (&values)[CHUNK / 16][16], const ptx::TensorMap& c, Half& box,
+                                              const scheduler::Work& work, int column, int thread) const {
+        const int warp = thread / 32, lane = thread % 32;
+        const u32 shared = base + BOXES + (2 * warp + box.index) * BOX_BYTES;
+        box.advance();
+        if (lane == 0) ptx::tma_store_wait_read<1>();
+        __syncwarp();
+        if constexpr (SWAPPED) {
+#pragma unroll
+            for (int row = 0; row < CHUNK; ++row) {
+                ptx::store_shared(shared + row * 64 + lane * 2, ptx::to_bf16(values[row / 16][row % 16]));
+            }
+        } else {
+#pragma unroll
+            for (int piece = 0; piece < CHUNK / 8; ++piece) {
+                bf16x2 columns[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const float* pair = values[piece / 2] + piece % 2 * 8 + 2 * i;
+                    columns[i] = ptx::pack_bf16(pair[0], pair[1]);
+                }
+                store_vector(shared + layout::swizzled<PANEL_BYTES, 16>(lane, 16 * piece), columns);
+            }
+        }
+        ptx::fence_async_shared();
+        __syncwarp();
+        if (lane == 0) {
+            const int x = work.tile_n * BLOCK_N + (SWAPPED ? 32 * warp : column);
+            const int y = work.tile_m * BLOCK_M + (SWAPPED ? column : rank * A_ROWS + 32 * warp);
+            ptx::tma_store(c, shared, x, y);
+            ptx::tma_store_commit();
+        }
+    }
+
+    // This thread's vectors of a part: its lane's sums, four columns each, a vector of every thread after the other.
+    __device__ __forceinline__ float4* part_of(float* parts, int part, int thread) const {
+        constexpr int PROGRAM_VECTORS = STORING_THREADS * INSTRUCTION_N / 4;
+        return reinterpret_cast<float4*>(parts) + static_cast<i64>(part * CTAS + rank) * PROGRAM_VECTORS + thread;
+    }
+
+    __device__ __forceinline__ static void save_part(const float (&values)[CHUNK / 16][16], float4* part, int column) {
+#pragma unroll
+        for (int i = 0; i < CHUNK / 4; ++i) {
+            const float* four = values[i / 4] + i % 4 * 4;
+            part[(column / 4 + i) * STORING_THREADS] = make_float4(four[0], four[1], four[2], four[3]);
+        }
+    }
+
+    __device__ __forceinline__ static void add_part(float (&values)[CHUNK / 16][16], const float4* part, int column) {
+#pragma unroll
+        for (int i = 0; i < CHUNK / 4; ++i) {
+            const float4 theirs = ptx::load_at_l2(part + (column / 4 + i) * STORING_THREADS);
+            float* four = values[i / 4] + i % 4 * 4;
+            four[0] += theirs.x, four[1] += theirs.y, four[2] += theirs.z, four[3] += theirs.w;
+        }
+    }
+
+    // Whether this program is the last to have saved its part of the tile, so that it finds them all; they are added in the
+    // parts' order, so that every run gives the same bits. The storing warps.
+    __device__ __forceinline__ bool is_last(u32* arrivals, int thread) const {
+        __threadfence();
+        storing_warps_sync();
+        if (thread == 0) {
+            const bool last = atomicAdd(arrivals, 1u) == schedule.split_k - 1u;
+            if (last) *arrivals = 0;
+            *reinterpret_cast<u32*>(smem + IS_LAST) = last;
+        }
+        storing_warps_sync();
+        const bool last = *reinterpret_cast<const volatile u32*>(smem + IS_LAST) != 0;
+        if (last) __threadfence();
+        return last;
+    }
+
+    __device__ __forceinline__ static void storing_warps_sync() {
+        asm volatile("bar.sync 1, %0;" :: "n"(STORING_THREADS) : "memory");
+    }
+};
+
+__device__ __forceinline__ void init_barriers(u32 base) {
+    for (int stage = 0; stage < NUM_STAGES; ++stage) {
+        ptx::mbarrier_init(base + FULL + 8 * stage, 1);
+        ptx::mbarrier_init(base + EMPTY + 8 * stage, 1);
+        if (DECODED) ptx::mbarrier_init(base + RAW + 8 * stage, 1);
+    }
+    for (int buffer = 0; buffer < BUFFERS; ++buffer) ptx::mbarrier_init(base + READY + 8 * buffer, CTAS * DECODE_WARPS);
+    for (int half = 0; half < 2; ++half) {
+        ptx::mbarrier_init(base + SUMMED + 8 * half, 1);
+        ptx::mbarrier_init(base + STORED + 8 * half, CTAS * STORING_THREADS);
+    }
+    ptx::fence_mbarrier_init();
+}
+
+// All threads of the program, or of the pair.
+__device__ __forceinline__ void sync_all() {
+    if constexpr (CTAS == 1) {
+        __syncthreads();
+    } else {
+        ptx::cluster_sync();
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ ptx::TensorMap b,
+             const __grid_constant__ ptx::TensorMap c, float* partials, u32* arrivals, int tiles_m, int tiles_n, int k_steps,
+             int group_m, int split_k, int stride, int span) {
+    const int thread = threadIdx.x, warp = thread / 32;
+    const u32 base = ptx::shared_address(smem);
+    const int rank = CTAS == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+    const scheduler::Schedule schedule{tiles_m, tiles_n, k_steps, group_m, split_k};
+    const int first = scheduler::work_begin(blockIdx.x / CTAS, stride, span);
+    const int end = scheduler::work_end(first, span, schedule.size());
+    const Program program{base, rank, schedule, first, end, stride};
+
+    if (CTAS > 1) sync_all();  // the other program is there to allocate with
+    if (warp == COPYING_WARP && ptx::elect_one()) {
+        ptx::prefetch_map(a);
+        ptx::prefetch_map(b);
+        ptx::prefetch_map(c);
+        init_barriers(base);
+    }
+    if (warp == MULTIPLYING_WARP) ptx::tmem_allocate<CTAS, TMEM_COLUMNS>(base + TENSOR_MEMORY);
+    __syncwarp();
+    ptx::tcgen05_before_signal();
+    sync_all();
+    ptx::tcgen05_after_signal();
+    const u32 tensor_memory = *reinterpret_cast<const volatile u32*>(smem + TENSOR_MEMORY);
+
+    if (warp < COPYING_WARP) {
+        program.store(tensor_memory, c, partials, arrivals, thread);
+    } else if (warp == COPYING_WARP) {
+        if (ptx::elect_one()) program.copy(a, b);
+    } else if (warp == MULTIPLYING_WARP) {
+        if (rank == 0 && ptx::elect_one()) program.multiply(tensor_memory);
+    } else if constexpr (DECODED) {
+        program.decode_all(thread - 32 * FIRST_DECODING_WARP);
+    }
+    __syncwarp();
+    ptx::tcgen05_before_signal();
+    sync_all();
+    ptx::tcgen05_after_signal();
+    if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);
+}
