@@ -1,6 +1,7 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
 mod mma_sync;
+mod tcgen05;
 
 use super::knobs::{self, Programs};
 use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
@@ -132,7 +133,8 @@ impl Gemm {
         let product = Product { weights: self.weights, m, n, k };
         let build = match config.mma {
             Some(Mma::MmaSync) => mma_sync::build,
-            Some(mma @ (Mma::Wgmma | Mma::Tcgen05)) => return Err(Rejection(format!("no {mma} kernel yet"))),
+            Some(Mma::Tcgen05) => tcgen05::build,
+            Some(mma @ Mma::Wgmma) => return Err(Rejection(format!("no {mma} kernel yet"))),
             Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
         };
         build(config, &product, profile)
