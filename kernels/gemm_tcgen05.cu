@@ -213,21 +213,35 @@ struct Program {
         });
     }
 
-    // A thread decodes eight columns of a row of bytes at a time: 16 bytes of each row of bf16 they stand for.
+    // A thread decodes eight columns of a row of bytes at a time: 16 bytes of each row of bf16 they stand for. It loads several
+    // such pieces before it decodes them.
     __device__ __forceinline__ static void decode_step(u32 raw_tile, u32 operand, int thread) {
-        constexpr int PIECES = COLUMNS / 8;
-#pragma unroll 4
-        for (int unit = thread; unit < RAW_ROWS * PIECES; unit += 32 * DECODE_WARPS) {
-            const int row = unit / PIECES, piece = unit % PIECES;
-            u32 raw[2 * Weights::COLUMN_BYTES];
-            load_vector(raw, raw_tile + unit * sizeof(raw));
-            bf16x2 rows[Weights::K_PER_ROW][4];
-            Weights::decode_rows(rows, raw);
+        constexpr u32 ROW_PIECES = COLUMNS / 8, PIECES = RAW_ROWS * ROW_PIECES, STEP = 32 * DECODE_WARPS, AT_ONCE = 4;
+        constexpr bool EVEN = DECODED && PIECES % (AT_ONCE * STEP) == 0;
+#pragma unroll 1
+        for (u32 first = thread; first < PIECES; first += AT_ONCE * STEP) {
+            u32 raw[AT_ONCE][2 * Weights::COLUMN_BYTES];
 #pragma unroll
-            for (int i = 0; i < Weights::K_PER_ROW; ++i) {
-                const u32 offset = layout::swizzled<PANEL_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % 8 * 16);
-                store_vector(operand + piece / 8 * B_PANEL_BYTES + offset, rows[i]);
+            for (u32 i = 0; i < AT_ONCE; ++i) {
+                const u32 piece = first + i * STEP;
+                if (EVEN || piece < PIECES) load_vector(raw[i], raw_tile + piece * sizeof(raw[i]));
             }
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; ++i) {
+                const u32 piece = first + i * STEP;
+                if (EVEN || piece < PIECES) decode_piece(raw[i], operand, piece / ROW_PIECES, piece % ROW_PIECES);
+            }
+        }
+    }
+
+    __device__ __forceinline__ static void decode_piece(const u32 (&raw)[2 * Weights::COLUMN_BYTES], u32 operand, u32 row,
+                                                        u32 piece) {
+        bf16x2 rows[Weights::K_PER_ROW][4];
+        Weights::decode_rows(rows, raw);
+#pragma unroll
+        for (int i = 0; i < Weights::K_PER_ROW; ++i) {
+            const u32 offset = layout::swizzled<PANEL_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % 8 * 16);
+            store_vector(operand + piece / 8 * B_PANEL_BYTES + offset, rows[i]);
         }
     }
 
