@@ -19,6 +19,12 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int 
                  :: "r"(shared), "l"(global), "r"(source_bytes), "l"(policy) : "memory");
 }
 
+// Loads 16 bytes under an L2 policy, without keeping a copy in L1.
+__device__ __forceinline__ void load_streaming(u32 (&words)[4], const void* global, u64 policy) {
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(global), "l"(policy));
+}
+
 __device__ __forceinline__ void load_shared(u32 (&words)[4], u32 address) {
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
@@ -34,6 +40,19 @@ template <int THREADS>
 __device__ __forceinline__ void barrier_sync(int barrier) {
     asm volatile("bar.sync %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
 }
+
+// Writes two floats to the place that `shared` has in the shared memory of block `rank` of the cluster. Needs sm_90.
+__device__ __forceinline__ void store_cluster(void* shared, int rank, float first, float second) {
+    u32 remote;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(shared)), "r"(rank));
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(remote), "f"(first), "f"(second) : "memory");
+}
+
+// Tells the cluster that this thread is here and what it has written is there to be seen; then waits for all the others.
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // 2^x to 2 ulp; results below 2^-126 are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
