@@ -10,6 +10,7 @@
 
 #include "numeric.cuh"
 #include "programs.cuh"
+#include "streaming.cuh"
 
 #if !defined(DTYPE) || !defined(BLOCK) || !defined(NUM_WARPS)
 #error "elementwise.cu needs DTYPE, BLOCK and NUM_WARPS"
@@ -38,15 +39,17 @@ __device__ __forceinline__ Pack add(const Pack& x, const Pack& y) {
     return out;
 }
 
-// No `__restrict__`: a store that may alias the inputs keeps the compiler from moving loads of the batch behind it.
+// The inputs are the first to leave L2, so that they do not drive out what others have there.
 __device__ __forceinline__ void add_whole_tile(const Pack* x, const Pack* y, Pack* out) {
+    const unsigned long long last_use = ptx::evict_first_policy();
 #pragma unroll 1
     for (int batch = 0; batch < VECTORS; batch += BATCH) {
         Pack xs[BATCH], ys[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) {
-            xs[i] = x[(batch + i) * THREADS + threadIdx.x];
-            ys[i] = y[(batch + i) * THREADS + threadIdx.x];
+            const int vector = (batch + i) * THREADS + threadIdx.x;
+            ptx::load_streaming(xs[i].words, x + vector, last_use);
+            ptx::load_streaming(ys[i].words, y + vector, last_use);
         }
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) out[(batch + i) * THREADS + threadIdx.x] = add(xs[i], ys[i]);
