@@ -83,15 +83,7 @@ mod tests {
     };
 
     fn decode(tiles: u64, steps: u64) -> Reduction {
-        Reduction {
-            tiles,
-            steps,
-            step_bytes: 8192,
-            step_flops: 65_536,
-            steps_ahead: 3,
-            tile_bytes: 4096,
-            resident: 4,
-        }
+        Reduction { tiles, steps, step_bytes: 8192, step_flops: 65_536, steps_ahead: 3, tile_bytes: 4096, resident: 4 }
     }
 
     #[test]
