@@ -18,9 +18,9 @@
 // Floor: each element read and written once, 4 bytes an element in bf16 and 8 in f32, at the rate of a device copy; 5 FLOPs
 // an element are nothing beside it, and the exponentials, one or two an element, take up to half of their units' time.
 //
-// Launch: NUM_WARPS * 32 threads, grid (programs * SPLIT), dynamic shared memory: none with VECTORS > 0, ROWS * share * 16
-// bytes for whole rows, ROWS * NUM_STAGES * share * 16 for steps. A thread reads back only what it copied itself, so slots
-// need no barrier.
+// Launch: NUM_WARPS * 32 threads, grid (programs * SPLIT) in clusters of SPLIT, dynamic shared memory: none with VECTORS > 0,
+// ROWS * share * 16 bytes for whole rows, ROWS * NUM_STAGES * share * 16 for steps. A thread reads back only what it copied
+// itself, so slots need no barrier.
 //   share        vectors of a row that a program holds: of the widest window, or of a step
 //   steps        steps that cover the widest window
 //   contiguous   see programs.cuh
@@ -35,8 +35,10 @@
 #include "numeric.cuh"
 #include "programs.cuh"
 #include "streaming.cuh"
+#include "tma.cuh"
 
-#if !defined(DTYPE) || !defined(ROWS) || !defined(NUM_WARPS) || !defined(VECTORS) || !defined(NUM_STAGES) || !defined(SPLIT)
+#if !defined(DTYPE) || !defined(ROWS) || !defined(NUM_WARPS) || !defined(VECTORS) || !defined(NUM_STAGES) || \
+    !defined(SPLIT)
 #error "row_softmax.cu needs DTYPE, ROWS, NUM_WARPS, VECTORS, NUM_STAGES and SPLIT"
 #endif
 
@@ -109,9 +111,11 @@ __device__ __forceinline__ Statistics merge_warps(const Statistics& of_warp, int
         ptx::barrier_sync<LANES>(group);
     } else {
         const int part = static_cast<int>(blockIdx.x % SPLIT) * WARPS_PER_ROW + lane / 32;
-        if (lane % 32 < SPLIT) ptx::store_cluster(&row[part], lane % 32, of_warp.maximum, of_warp.sum);
-        ptx::cluster_arrive();
-        ptx::cluster_wait();
+        if (lane % 32 < SPLIT) {
+            const unsigned there = ptx::cluster_address(ptx::shared_address(&row[part]), lane % 32);
+            ptx::store_cluster(there, of_warp.maximum, of_warp.sum);
+        }
+        ptx::cluster_sync();
     }
     Statistics seen = row[lane % (PARTS < 32 ? PARTS : 32)];
 #pragma unroll
@@ -383,19 +387,10 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
 #endif
 #endif
 
-#if SPLIT > 1
-#define CLUSTER __cluster_dims__(SPLIT, 1, 1)
-#else
-#define CLUSTER
-#endif
-
-extern "C" __global__ void CLUSTER __launch_bounds__(NUM_WARPS * 32)
+extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
 row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int steps, int contiguous) {
     // A program's shared memory may be written to once it runs.
-    if constexpr (SPLIT > 1) {
-        ptx::cluster_arrive();
-        ptx::cluster_wait();
-    }
+    if constexpr (SPLIT > 1) ptx::cluster_sync();
     const int group = ROWS > 1 ? threadIdx.x / LANES : 0;
     const int lane = ROWS > 1 ? threadIdx.x % LANES : threadIdx.x;
     const Tiles tiles = tiles_of_program<SPLIT>(static_cast<int>((rows + ROWS - 1) / ROWS), contiguous);

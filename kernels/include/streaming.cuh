@@ -51,18 +51,10 @@ __device__ __forceinline__ void barrier_sync(int barrier) {
     asm volatile("bar.sync %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
 }
 
-// Writes two floats to the place that `shared` has in the shared memory of block `rank` of the cluster. Needs sm_90.
-__device__ __forceinline__ void store_cluster(void* shared, int rank, float first, float second) {
-    u32 remote;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(shared)), "r"(rank));
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(remote), "f"(first), "f"(second) : "memory");
+// Writes two floats to an address in the shared memory of a program of the cluster. Needs sm_90.
+__device__ __forceinline__ void store_cluster(u32 address, float first, float second) {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(first), "f"(second) : "memory");
 }
-
-// Tells the cluster that this thread is here and what it has written is there to be seen; then waits for all the others.
-__device__ __forceinline__ void cluster_arrive() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // 2^x to 2 ulp; results below 2^-126 are zero.
 __device__ __forceinline__ float exp2_approx(float x) {

@@ -13,6 +13,9 @@ const STATISTICS_BYTES: u64 = 16;
 /// The kernel counts a row's columns, rounded up to vectors, in 32 bits.
 const MOST_COLS: u64 = (1 << 31) - 64;
 
+/// Thread blocks of the largest cluster that every GPU with clusters runs.
+const MOST_PROGRAMS: u32 = 8;
+
 fn dimensions(problem: &Problem) -> (u64, u64) {
     match problem.shape {
         Shape::Rows { rows, cols } => (rows, cols),
@@ -42,15 +45,26 @@ fn reduction_loop(config: &Config) -> Result<Option<u32>, Rejection> {
     }
 }
 
-/// Programs that share a row: the blocks of a cluster, where there are any.
-fn split(config: &Config, profile: &GpuProfile) -> Result<u32, Rejection> {
-    let split = config.split_k.unwrap_or(1);
-    require!(split.is_power_of_two() && split <= 8, "split_k {split} is not a power of two up to 8");
-    if split > 1 {
-        require!(has_clusters(profile), "split_k {split}: {} has no thread block clusters", profile.arch);
-        require!(config.block_sizes == [1], "split_k {split}: programs share one row, not {:?}", config.block_sizes);
-        require!(config.reduction_loops == [None], "split_k {split}: programs share a whole row, not one in steps");
-    }
+/// Programs that share a row: the blocks of a cluster. Where the config leaves it open, the fewest that keep the row on
+/// the chip and give every multiprocessor work.
+fn split(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<u32, Rejection> {
+    let may_share = config.block_sizes == [1] && config.reduction_loops == [None];
+    let Some(split) = config.split_k else {
+        let (rows, cols) = dimensions(problem);
+        let row = Bytes(cols * problem.dtype.size_bytes());
+        let is_enough = |split: u32| {
+            row.0.div_ceil(split.into()) < profile.smem_per_block.0 / 2
+                && rows * u64::from(split) >= profile.multiprocessors.into()
+        };
+        let splits: &[u32] = if may_share && has_clusters(profile) { &[1, 2, 4, MOST_PROGRAMS] } else { &[1] };
+        return Ok(splits.iter().copied().find(|split| is_enough(*split)).unwrap_or(splits[splits.len() - 1]));
+    };
+    require!(
+        split.is_power_of_two() && split <= MOST_PROGRAMS,
+        "split_k {split} is not a power of two up to {MOST_PROGRAMS}"
+    );
+    require!(split == 1 || has_clusters(profile), "split_k {split}: {} has no thread block clusters", profile.arch);
+    require!(split == 1 || may_share, "split_k {split}: programs share one row at a time, and the whole of it");
     Ok(split)
 }
 
@@ -111,7 +125,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     knobs::only(config, &known)?;
     let [tile_rows] = knobs::block_sizes(config)?;
     let warps = knobs::num_warps(config)?;
-    let split = split(config, profile)?;
+    let split = split(config, problem, profile)?;
     let (rows, cols) = dimensions(problem);
     require!(tile_rows.is_power_of_two(), "block_sizes [{tile_rows}] is not a power of two");
     require!(
@@ -145,6 +159,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let window = window_vectors(cols, vector_width(problem.dtype));
     let launch = Launch {
         grid: [count * split, 1, 1],
+        cluster: split,
         threads: warps * WARP,
         dynamic_smem: smem,
         args: vec![
@@ -210,6 +225,7 @@ impl FamilySpec for RowSoftmax {
         };
         let launch = Launch {
             grid: [rows.min(MOST_BLOCKS) as u32, 1, 1],
+            cluster: 1,
             threads: WARP,
             dynamic_smem: Bytes(0),
             args: vec![Arg::Input(0), Arg::Output, Arg::I64(rows as i64), Arg::I32(cols as i32)],
@@ -252,6 +268,7 @@ mod tests {
             num_warps: Some(warps),
             pid_type: Some(PidType::Flat),
             reduction_loops: vec![None],
+            split_k: Some(1),
             ..Config::default()
         }
     }
@@ -332,13 +349,23 @@ mod tests {
         assert!(RowSoftmax.launch(&split_row(8, 16), &problem, &a100).unwrap_err().0.contains("sm_80"));
         let refused = |config: Config| launch(&config, 64, 1024, Dtype::Bf16).unwrap_err().0;
         assert!(refused(Config { split_k: Some(3), ..whole_row(1, 4) }).contains("split_k 3"));
-        assert!(refused(Config { split_k: Some(2), ..whole_row(2, 4) }).contains("[2]"));
-        assert!(refused(Config { split_k: Some(2), ..looped(4096, 4, 2) }).contains("steps"));
+        assert!(refused(Config { split_k: Some(2), ..whole_row(2, 4) }).contains("one row at a time"));
+        assert!(refused(Config { split_k: Some(2), ..looped(4096, 4, 2) }).contains("the whole of it"));
+    }
+
+    #[test]
+    fn a_launch_splits_rows_that_are_few_or_too_long_for_one_program() {
+        let open = Config { split_k: None, ..whole_row(1, 16) };
+        let cluster = |rows, cols| launch(&open, rows, cols, Dtype::Bf16).unwrap().cluster;
+        assert_eq!(cluster(4096, 8192), 1);
+        assert_eq!(cluster(4096, 131_072), 4);
+        assert_eq!(cluster(40, 8192), 4);
+        assert_eq!(cluster(1, 128_256), 8);
     }
 
     #[test]
     fn a_row_too_long_for_shared_memory_must_be_looped_over_or_shared() {
-        let refused = launch(&whole_row(1, 32), 4096, 131_072, Dtype::Bf16).unwrap_err().0;
+        let refused = launch(&split_row(1, 32), 4096, 131_072, Dtype::Bf16).unwrap_err().0;
         assert!(refused.contains("256 KiB") && refused.contains("227 KiB"), "{refused}");
         assert!(launch(&split_row(2, 16), 4096, 131_072, Dtype::Bf16).is_ok());
         let launch = launch(&looped(8192, 32, 2), 4096, 131_072, Dtype::Bf16).unwrap();
