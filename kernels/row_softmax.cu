@@ -26,6 +26,7 @@
 //   contiguous   see programs.cuh
 //
 //   DTYPE        bf16 or float
+//   ALIGNED      whether rows are multiples of 16 bytes: 0 or 1
 //   ROWS         rows of a tile, a power of two; no more than warps where VECTORS is 0, 1 where SPLIT is not
 //   NUM_WARPS    warps of a program, a power of two up to 32
 //   VECTORS      16-byte vectors that a lane keeps in registers, or 0
@@ -37,9 +38,9 @@
 #include "streaming.cuh"
 #include "tma.cuh"
 
-#if !defined(DTYPE) || !defined(ROWS) || !defined(NUM_WARPS) || !defined(VECTORS) || !defined(NUM_STAGES) || \
-    !defined(SPLIT)
-#error "row_softmax.cu needs DTYPE, ROWS, NUM_WARPS, VECTORS, NUM_STAGES and SPLIT"
+#if !defined(DTYPE) || !defined(ALIGNED) || !defined(ROWS) || !defined(NUM_WARPS) || !defined(VECTORS) || \
+    !defined(NUM_STAGES) || !defined(SPLIT)
+#error "row_softmax.cu needs DTYPE, ALIGNED, ROWS, NUM_WARPS, VECTORS, NUM_STAGES and SPLIT"
 #endif
 
 using Pack = Vector<DTYPE, 16>;
@@ -131,7 +132,7 @@ struct Window {
 
     __device__ __forceinline__ Window(long long row, long long rows, int cols, int share) {
         const int before = SPLIT > 1 ? static_cast<int>(blockIdx.x % SPLIT) * share : 0;
-        const int skew = static_cast<int>(row * cols % WIDTH);
+        const int skew = ALIGNED ? 0 : static_cast<int>(row * cols) & (WIDTH - 1);
         column = before * WIDTH - skew;
         first = row * cols + column;
         vectors = row < rows ? (cols - column + WIDTH - 1) / WIDTH : 0;
@@ -139,18 +140,23 @@ struct Window {
     }
 };
 
-// Puts -inf in place of what a vector, starting at `column`, holds of other rows.
+// Whether a vector that starts at `column` and holds something of the row holds nothing else.
+__device__ __forceinline__ bool is_whole(int column, int cols) {
+    return ALIGNED || (column >= 0 && column + WIDTH <= cols);
+}
+
+// Puts -inf in place of what such a vector holds of other rows.
 __device__ __forceinline__ void mask(float (&values)[WIDTH], int column, int cols) {
-    if (column >= 0 && column + WIDTH <= cols) return;
+    if (is_whole(column, cols)) return;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
         if (column + j < 0 || column + j >= cols) values[j] = -INFINITE;
     }
 }
 
-// Writes a vector that starts at `column`, less what is of other rows.
+// Writes such a vector, less what is of other rows.
 __device__ __forceinline__ void store(DTYPE* out, const float (&values)[WIDTH], int column, int cols) {
-    if (column >= 0 && column + WIDTH <= cols) {
+    if (is_whole(column, cols)) {
         Pack pack;
         pack.pack(values);
         ptx::store_streaming(out, pack.words);
@@ -230,9 +236,12 @@ __device__ __forceinline__ void accumulate(Statistics& seen, unsigned slot, int 
             Pack pack;
             ptx::load_shared(pack.words, slot + (vector < count ? vector : base) * 16);
             pack.unpack(values[i]);
-            mask(values[i], vector < count ? first_column + vector * WIDTH : cols, cols);
+            mask(values[i], first_column + (vector < count ? vector : base) * WIDTH, cols);
 #pragma unroll
-            for (int j = 0; j < WIDTH; ++j) maximum = fmaxf(maximum, values[i][j]);
+            for (int j = 0; j < WIDTH; ++j) {
+                if (vector >= count) values[i][j] = -INFINITE;
+                maximum = fmaxf(maximum, values[i][j]);
+            }
         }
         const float origin = finite_or_zero(maximum);
         float sum = seen.sum * exp_of(seen.maximum - origin);

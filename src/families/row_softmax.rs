@@ -141,6 +141,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     );
     let statistics = Bytes(u64::from(warps * split) * STATISTICS_BYTES);
     knobs::fits_smem(Bytes(smem.0 + statistics.0), profile)?;
+    let width = vector_width(problem.dtype);
     let clusters = GpuProfile { multiprocessors: profile.multiprocessors / split, ..profile.clone() };
     let Programs { count, contiguous } = knobs::programs(config, rows.div_ceil(tile_rows.into()), &clusters)?;
 
@@ -149,6 +150,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
         entry: "row_softmax",
         macros: vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
+            ("ALIGNED", u8::from(cols.is_multiple_of(width)).to_string()),
             ("ROWS", tile_rows.to_string()),
             ("NUM_WARPS", warps.to_string()),
             ("VECTORS", vectors.to_string()),
@@ -156,7 +158,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
             ("SPLIT", split.to_string()),
         ],
     };
-    let window = window_vectors(cols, vector_width(problem.dtype));
+    let window = window_vectors(cols, width);
     let launch = Launch {
         grid: [count * split, 1, 1],
         cluster: split,
