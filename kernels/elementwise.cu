@@ -43,16 +43,17 @@ __device__ __forceinline__ Pack add(const Pack& x, const Pack& y) {
 __device__ __forceinline__ void add_whole_tile(const Pack* x, const Pack* y, Pack* out) {
     const unsigned long long last_use = ptx::evict_first_policy();
 #pragma unroll 1
-    for (int batch = 0; batch < VECTORS; batch += BATCH) {
+    for (int first = threadIdx.x; first < VECTORS * THREADS; first += BATCH * THREADS) {
+        const Pack *from_x = x + first, *from_y = y + first;
         Pack xs[BATCH], ys[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) {
-            const int vector = (batch + i) * THREADS + threadIdx.x;
-            ptx::load_streaming(xs[i].words, x + vector, last_use);
-            ptx::load_streaming(ys[i].words, y + vector, last_use);
+            ptx::load_streaming(xs[i].words, from_x + i * THREADS, last_use);
+            ptx::load_streaming(ys[i].words, from_y + i * THREADS, last_use);
         }
+        Pack* to = out + first;
 #pragma unroll
-        for (int i = 0; i < BATCH; ++i) out[(batch + i) * THREADS + threadIdx.x] = add(xs[i], ys[i]);
+        for (int i = 0; i < BATCH; ++i) to[i * THREADS] = add(xs[i], ys[i]);
     }
 }
 
