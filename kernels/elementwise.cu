@@ -2,6 +2,10 @@
 //
 // x, y, out: [numel] contiguous, 16-byte aligned. A program works on tiles of BLOCK elements; each thread loads its share
 // of both inputs in vectors of up to 16 bytes, up to BATCH of each before it uses the first.
+//
+// Floor: x and y read and out written once, 6 bytes an element in bf16 and 12 in f32, at the rate of a device copy; one FLOP
+// an element is nothing beside it.
+//
 // Launch: NUM_WARPS * 32 threads, grid (programs), no dynamic shared memory.
 //
 //   DTYPE       bf16 or float
