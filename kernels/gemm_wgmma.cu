@@ -29,7 +29,8 @@
 //   m, n, k                   the problem
 //   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
 //   group_m                   tile rows that share a column band, 1 ... tiles_m
-//   split_k                   programs of a cluster, that share one tile's k; a power of two, 1 ... k_steps
+//   split_k                   programs of a cluster, that share one tile's k: 1, or a power of two up to k_steps where
+//                             BLOCK_M is one
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 
 #include "decode.cuh"
@@ -426,40 +427,41 @@ __device__ __forceinline__ void store_vector(bf16* c, const u32 (&columns)[4], i
     layout::store_columns<C_VECTOR_BYTES / 2>(c + static_cast<i64>(row) * n + column, columns, n - column);
 }
 
+// Writes a group's staged rows to C at (row, column), by the copy engine or vector by vector.
+__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*, u32 buffer, int, int, int row, int column,
+                                           const LanePlace& place) {
+    ptx::fence_async_shared();
+    group_sync(place);
+    if (place.warp == 0 && place.lane == 0) {
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
+        ptx::tma_store_commit();
+    }
+}
+
+__device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int m, int n, int row, int column,
+                                           const LanePlace& place) {
+    group_sync(place);
+    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
+        const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
+        const u32 address = buffer + x / 64 * STAGING_PANEL + layout::swizzled<128, 16>(y, x % 64 * 2);
+        const uint4 words = ptx::load_shared_u128(address);
+        const u32 columns[4] = {words.x, words.y, words.z, words.w};
+        store_vector(c, columns, m, n, row + y, column + x);
+    }
+}
+
 // Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
 // tile to tile.
 __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, const Accumulators& acc, int m, int n, int row,
                                            int column, u32 staging, int& turn, const LanePlace& place) {
-    const int thread = place.warp * 32 + place.lane;
-    const u32 buffers = staging + place.group * 2 * STAGING_BUFFER;
-    column += place.group * 64 * TILES;
 #pragma unroll
     for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
-        const u32 buffer = buffers + turn * STAGING_BUFFER;
-        const int first_row = row + pass * STAGING_ROWS;
-        if (C_BY_ENGINE && thread == 0) ptx::tma_store_wait_read<1>();
+        const u32 buffer = staging + (place.group * 2 + turn) * STAGING_BUFFER;
+        if (C_BY_ENGINE && place.warp == 0 && place.lane == 0) ptx::tma_store_wait_read<1>();
         group_sync(place);  // the buffer is free
         stage_rows(buffer, acc, pass, place);
-        if constexpr (C_BY_ENGINE) {
-            ptx::fence_async_shared();
-            group_sync(place);
-            if (thread == 0) {
-#pragma unroll
-                for (int i = 0; i < TILES; ++i) {
-                    ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, first_row);
-                }
-                ptx::tma_store_commit();
-            }
-        } else {
-            group_sync(place);
-            for (int v = thread; v < STAGING_ROWS * TILES * 8; v += 128) {
-                const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
-                const uint4 words = ptx::load_shared_u128(buffer + x / 64 * STAGING_PANEL
-                                                          + layout::swizzled<128, 16>(y, x % 64 * 2));
-                const u32 columns[4] = {words.x, words.y, words.z, words.w};
-                store_vector(c, columns, m, n, first_row + y, column + x);
-            }
-        }
+        write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + place.group * 64 * TILES, place);
     }
 }
 
@@ -468,8 +470,8 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
 __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
                                               u32 slots, int parts, const LanePlace& place, int thread) {
     const int part = ptx::cluster_rank();
-    const int share = BLOCK_M * BLOCK_N / parts;  // sums, a power of two or 3 times one
-    ptx::cluster_wait();                          // every program has begun
+    const int share_log2 = 31 - __clz(BLOCK_M * BLOCK_N / parts), share = 1 << share_log2;
+    ptx::cluster_wait();  // every program has begun
 #pragma unroll
     for (int j = 0; j < BLOCK_M / 8; ++j) {
 #pragma unroll
@@ -485,7 +487,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
                     const int run = v * VECTOR + i;
                     sums[i] = acc[run / 2][4 * j + 2 * (run % 2) + e];
                 }
-                const int index = y * BLOCK_N + x, owner = index / share;
+                const int index = y * BLOCK_N + x, owner = index >> share_log2;
                 const u32 slot = slots + 4 * (part * share + index - owner * share);
                 ptx::store_cluster(ptx::cluster_address(slot, owner), sums);
             }
@@ -556,10 +558,11 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         multiply_tile<Weights>(acc, ring, at, place, work.steps.end - work.steps.begin);
         const scheduler::Work tile = work.schedule.at(ptx::opaque(index));
         const int row = tile.tile_m * BLOCK_M, column = tile.tile_n * BLOCK_N;
+        const LanePlace writer(ptx::opaque(thread));
         if (split_k > 1) {
-            combine_parts(c, acc, m, n, row, column, at.staging(), split_k, place, thread);
+            combine_parts(c, acc, m, n, row, column, at.staging(), split_k, writer, thread);
         } else {
-            store_tile(c_tiles, c, acc, m, n, row, column, at.staging(), turn, place);
+            store_tile(c_tiles, c, acc, m, n, row, column, at.staging(), turn, writer);
         }
     }
     if (C_BY_ENGINE && split_k == 1 && thread % 128 == 0) ptx::tma_store_wait_read<0>();

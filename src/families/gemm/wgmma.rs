@@ -161,6 +161,11 @@ pub(super) fn build(
         split_k.is_power_of_two() && split_k <= MOST_PARTS,
         "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
     );
+    require!(
+        split_k == 1 || tiling.m.is_power_of_two(),
+        "split_k {split_k} cannot share out a block of {} along m",
+        tiling.m
+    );
     if let Some(pid_type) = config.pid_type {
         require!(split_k == 1 || !pid_type.is_persistent(), "split_k {split_k} needs pid_type flat, not {pid_type}");
     }
@@ -192,4 +197,108 @@ pub(super) fn build(
         counters: 0,
     };
     Ok((KernelSpec { source: "gemm_wgmma.cu", entry: "gemm_wgmma", macros }, launch))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::families::gemm::tests::{h200, problem};
+    use crate::families::{Arg, Launch, Swizzle, TensorMap, spec};
+    use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
+
+    fn config() -> Config {
+        Config {
+            block_sizes: vec![16, 128, 64],
+            num_warps: Some(4),
+            num_stages: Some(3),
+            pid_type: Some(PidType::Flat),
+            l2_groupings: vec![1],
+            split_k: Some(1),
+            mma: Some(Mma::Wgmma),
+            ..Config::default()
+        }
+    }
+
+    fn launch(family: Family, config: &Config, shape: [i64; 3]) -> Launch {
+        let [m, n, k] = shape;
+        spec(family).launch(config, &problem(family, m, n, k), &h200()).unwrap()
+    }
+
+    fn map(launch: &Launch, index: usize) -> &TensorMap {
+        match &launch.args[index] {
+            Arg::TensorMap(map) => map,
+            other => panic!("argument {index} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn tiles_are_copied_in_panels_of_128_bytes() {
+        let launch = launch(Family::MatmulInt4, &config(), [16, 4096, 8192]);
+        assert_eq!((map(&launch, 0).tile.as_slice(), map(&launch, 0).swizzle), (&[64, 16][..], Swizzle::Bytes128));
+        assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[128, 64][..], Swizzle::Bytes128));
+        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 16][..], None));
+        let narrow = Config { block_sizes: vec![16, 64, 64], ..config() };
+        let launch = self::launch(Family::MatmulInt4, &narrow, [16, 4096, 8192]);
+        assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[64, 64][..], Swizzle::Bytes64));
+    }
+
+    #[test]
+    fn rows_the_copy_engine_cannot_take_are_copied_by_a_warp() {
+        let launch = launch(Family::Matmul, &config(), [5, 77, 66]);
+        assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Output]);
+        let kernel = spec(Family::Matmul).kernel(&config(), &problem(Family::Matmul, 5, 77, 66), &h200()).unwrap();
+        let vectors: Vec<_> = kernel.macros[6..].iter().map(|(_, bytes)| bytes.as_str()).collect();
+        assert_eq!(vectors, ["4", "2", "2"]);
+    }
+
+    #[test]
+    fn the_programs_that_share_a_tile_are_one_cluster() {
+        let config = Config { split_k: Some(8), ..config() };
+        let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
+        assert_eq!((launch.grid, launch.cluster), ([2 * 3 * 8, 1, 1], 8));
+        let stage = 16 * 128 * 2 + 64 * 128;
+        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
+        assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
+    }
+
+    #[test]
+    fn large_tiles_bring_a_whole_group_of_warps_to_load() {
+        let large = Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), ..config() };
+        let shape = [4096, 4096, 4096];
+        assert_eq!(launch(Family::Matmul, &large, shape).threads, 256 + 128);
+        assert_eq!(launch(Family::Matmul, &config(), shape).threads, 128 + 32);
+    }
+
+    #[test]
+    fn illegal_configs_are_rejected_with_their_values() {
+        let blocks = |sizes: [u32; 3]| Config { block_sizes: sizes.to_vec(), ..config() };
+        let persistent = Some(PidType::PersistentBlocked);
+        let cases = [
+            (blocks([48, 128, 64]), "48 along m"),
+            (blocks([16, 96, 64]), "96 along n"),
+            (blocks([16, 128, 32]), "32 along k"),
+            (blocks([16, 128, 512]), "512 along k"),
+            (blocks([256, 256, 64]), "560 registers"),
+            (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
+            (Config { num_warps: Some(8), block_sizes: vec![16, 64, 64], ..config() }, "each of 2 groups"),
+            (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
+            (Config { num_stages: Some(64), ..config() }, "of shared memory"),
+            (Config { split_k: Some(3), ..config() }, "split_k 3"),
+            (Config { split_k: Some(16), ..config() }, "split_k 16 exceeds the 8 blocks"),
+            (Config { split_k: Some(2), ..blocks([192, 128, 64]) }, "cannot share out a block of 192"),
+            (
+                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..config() },
+                "needs pid_type flat",
+            ),
+        ];
+        let problem = problem(Family::Matmul, 512, 512, 512);
+        let gemm = spec(Family::Matmul);
+        for (config, reason) in cases {
+            let rejection = gemm.launch(&config, &problem, &h200()).unwrap_err();
+            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
+        }
+        let blackwell = GpuProfile::by_name("b200").unwrap();
+        assert!(gemm.launch(&config(), &problem, &blackwell).unwrap_err().0.contains("b200 has no wgmma"));
+        assert!(gemm.launch(&config(), &problem, &h200()).is_ok());
+    }
 }
