@@ -68,13 +68,14 @@ using ptx::u64;
 using i64 = long long;
 using Weights = decode::WEIGHTS;
 
-constexpr bool DECODED = DECODE_WARPS > 0;
+constexpr bool DECODED = Weights::DECODED;
 constexpr bool SWAPPED = BLOCK_M < 128;  // the weights are the instruction's first operand
 constexpr int CTAS = BLOCK_M > 128 ? 2 : 1;
 
 static_assert(BLOCK_M == 16 || BLOCK_M == 32 || BLOCK_M == 64 || BLOCK_M == 128 || BLOCK_M == 256, "BLOCK_M: 16 ... 256");
 static_assert(SWAPPED ? BLOCK_N == 128 : BLOCK_N == 64 * CTAS || BLOCK_N == 128 || BLOCK_N == 256, "BLOCK_N: 64 ... 256");
 static_assert(BLOCK_K == 64 || BLOCK_K == 128, "BLOCK_K: 64 or 128");
+static_assert((DECODE_WARPS > 0) == DECODED, "DECODE_WARPS: 0 for bf16 weights alone");
 static_assert(NUM_STAGES >= 2, "NUM_STAGES must be at least 2");
 
 // One program's part of the tile.

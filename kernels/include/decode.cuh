@@ -3,6 +3,7 @@
 //   K_PER_ROW, COLUMN_BYTES  weights along k in one row of B's bytes, and bytes of one column of it;
 //   SWIZZLE_UNIT             the unit of layout::swizzled its reads need;
 //   COLUMNS                  which columns the fragments' lanes stand for;
+//   DECODED                  whether the bytes are not yet what the tensor cores take;
 //   DUPLICATE_COST           what reading and decoding B costs a warp, in reads of as large a piece of A;
 //   Raw                      a group's bytes as the lane read them;
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
@@ -47,6 +48,7 @@ struct Wide {
 
 // bf16, taken as it is.
 struct Bf16 : Wide {
+    static constexpr bool DECODED = false;
     static constexpr int DUPLICATE_COST = 1;
 
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
@@ -62,6 +64,7 @@ struct Bf16 : Wide {
 
 // int16, rounded to nearest even.
 struct Int16 : Wide {
+    static constexpr bool DECODED = true;
     static constexpr int DUPLICATE_COST = 3;
 
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
@@ -87,11 +90,14 @@ struct Int16 : Wide {
 
 // 4-bit weights, two along k a byte, low nibble first: a byte is one fragment register's pair. A lane reads 32-bit
 // words of four adjacent columns, one for each tile, so that column 4g + j of the group is lane g's column of tile j.
+// Format::unpack makes the pairs of a word's four bytes.
+template <typename Format>
 struct Packed {
     static constexpr int K_PER_ROW = 2;
     static constexpr int COLUMN_BYTES = 1;
     static constexpr int SWIZZLE_UNIT = 32;
     static constexpr layout::Columns COLUMNS = layout::Columns::Interleaved;
+    static constexpr bool DECODED = true;
     static constexpr int DUPLICATE_COST = 3;
 
     // word[r] holds register r of the four tiles: k = 2t and 2t + 1, then 2t + 8 and 2t + 9.
@@ -109,17 +115,24 @@ struct Packed {
         return {{ptx::load_shared(address + (8 * step) * ROW_BYTES),
                  ptx::load_shared(address + (8 * step + 4) * ROW_BYTES)}};
     }
-};
 
-// Two's complement int4.
-struct Int4 : Packed {
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const u32 low = raw.word[r], high = raw.word[r] >> 4;
+            bf16x2 pairs[4];
+            Format::unpack(pairs, raw.word[r]);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) b[j][r] = pair(ptx::permute_bytes(low, high, 0x4400 + 0x1111 * j));
+            for (int j = 0; j < 4; ++j) b[j][r] = pairs[j];
         }
+    }
+};
+
+// Two's complement int4.
+struct Int4 : Packed<Int4> {
+    __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
+        const u32 shifted = word >> 4;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) pairs[j] = pair(ptx::permute_bytes(word, shifted, 0x4400 + 0x1111 * j));
     }
 
     __device__ static void decode_rows(bf16x2 (&rows)[2][4], const u32 (&raw)[2]) {
@@ -140,16 +153,13 @@ struct Int4 : Packed {
 };
 
 // E2M1: 0 .5 1 1.5 2 3 4 6, bit 3 = sign.
-struct Fp4 : Packed {
-    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+struct Fp4 : Packed<Fp4> {
+    __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-#pragma unroll
-            for (int j = 0; j < 4; j += 2) {
-                const u32 bytes = offset_bytes(raw.word[r] >> (8 * j));
-                b[j][r] = pair(bytes, 0x4140);
-                b[j + 1][r] = pair(bytes, 0x4342);
-            }
+        for (int j = 0; j < 4; j += 2) {
+            const u32 bytes = offset_bytes(word >> (8 * j));
+            pairs[j] = pair(bytes, 0x4140);
+            pairs[j + 1] = pair(bytes, 0x4342);
         }
     }
 
@@ -170,7 +180,7 @@ struct Fp4 : Packed {
         return positive | negative;
     }
 
-    // Two of offset_bytes, in the low mantissa bits of 128 that is 144 + 2x.
+    // Two of offset_bytes; in the low mantissa bits of 128 that is 144 + 2x.
     __device__ static bf16x2 pair(u32 bytes, u32 selector) {
         constexpr bf16x2 HALF = 0x3F003F00u, MINUS_72 = 0xC290C290u;
         return ptx::fma_bf16x2(ptx::permute_bytes(bytes, 0x43434343u, selector), HALF, MINUS_72);

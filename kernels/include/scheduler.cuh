@@ -6,6 +6,17 @@ namespace scheduler {
 __device__ constexpr int smaller(int a, int b) { return a < b ? a : b; }
 __device__ constexpr int ceil_div(int a, int b) { return a / b + (a % b != 0); }
 
+// The k steps of one of `parts` nearly equal parts.
+struct Steps {
+    int begin, end;
+};
+
+__device__ constexpr Steps part_steps(int k_steps, int part, int parts) {
+    const int least = k_steps / parts, longer = k_steps % parts;
+    const int begin = part * least + smaller(part, longer);
+    return {begin, begin + least + (part < longer)};
+}
+
 // One tile of C and the k steps to sum there; a k step is BLOCK_K deep.
 struct Work {
     int tile;            // its number, m varying fastest within a group
@@ -36,9 +47,9 @@ struct Schedule {
         work.tile_m = first_m + work.tile % group_tiles % rows;
         work.tile_n = work.tile % group_tiles / rows;
 
-        const int least = k_steps / split_k, longer = k_steps % split_k;
-        work.begin = work.part * least + smaller(work.part, longer);
-        work.end = work.begin + least + (work.part < longer);
+        const Steps steps = part_steps(k_steps, work.part, split_k);
+        work.begin = steps.begin;
+        work.end = steps.end;
         return work;
     }
 };

@@ -118,7 +118,7 @@ __device__ __forceinline__ void cluster_sync() {
     cluster_wait();
 }
 
-// The address, for load_cluster, of a place in another program's shared memory.
+// The address, for load_cluster and store_cluster, of a place in another program's shared memory.
 __device__ __forceinline__ u32 cluster_address(u32 shared, u32 rank) {
     u32 address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
@@ -130,6 +130,20 @@ __device__ __forceinline__ float4 load_cluster(u32 address) {
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(address) : "memory");
     return value;
+}
+
+// Stores floats to an address of another program's shared memory, aligned to all of them.
+__device__ __forceinline__ void store_cluster(u32 address, const float (&value)[1]) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" :: "r"(address), "f"(value[0]) : "memory");
+}
+
+__device__ __forceinline__ void store_cluster(u32 address, const float (&value)[2]) {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(value[0]), "f"(value[1]) : "memory");
+}
+
+__device__ __forceinline__ void store_cluster(u32 address, const float (&value)[4]) {
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :: "r"(address), "f"(value[0]), "f"(value[1]), "f"(value[2]), "f"(value[3]) : "memory");
 }
 
 // ---- Warps and warpgroups ----

@@ -2,6 +2,7 @@
 
 mod mma_sync;
 mod tcgen05;
+mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
@@ -112,6 +113,11 @@ impl Product {
     fn b_row_bytes(&self) -> u64 {
         self.n * self.weights.element().size_bytes()
     }
+
+    /// Bytes of a row of C.
+    fn c_row_bytes(&self) -> u64 {
+        self.n * Element::Bf16.size_bytes()
+    }
 }
 
 impl Gemm {
@@ -133,8 +139,8 @@ impl Gemm {
         let product = Product { weights: self.weights, m, n, k };
         let build = match config.mma {
             Some(Mma::MmaSync) => mma_sync::build,
+            Some(Mma::Wgmma) => wgmma::build,
             Some(Mma::Tcgen05) => tcgen05::build,
-            Some(mma @ Mma::Wgmma) => return Err(Rejection(format!("no {mma} kernel yet"))),
             Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
         };
         build(config, &product, profile)
