@@ -47,6 +47,7 @@
 #include "decode.cuh"
 #include "layout.cuh"
 #include "scheduler.cuh"
+#include "streaming.cuh"
 #include "tcgen05.cuh"
 
 #if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
@@ -97,6 +98,7 @@ constexpr int BUFFERS = DECODED ? 2 : 0;  // of decoded weights
 constexpr int INSTRUCTION_N = SWAPPED ? BLOCK_M : BLOCK_N;
 constexpr int CHUNK = scheduler::smaller(INSTRUCTION_N, 64);
 constexpr int STORING_THREADS = 128;
+constexpr int STORING_BARRIER = 1;  // 0 is __syncthreads'
 constexpr int BOX_BYTES = 32 * CHUNK * 2;
 
 constexpr int A_STAGES = 0;
@@ -225,7 +227,7 @@ struct Program {
 #pragma unroll
             for (u32 i = 0; i < AT_ONCE; ++i) {
                 const u32 piece = first + i * STEP;
-                if (EVEN || piece < PIECES) load_vector(raw[i], raw_tile + piece * sizeof(raw[i]));
+                if (EVEN || piece < PIECES) load_words(raw[i], raw_tile + piece * sizeof(raw[i]));
             }
 #pragma unroll
             for (u32 i = 0; i < AT_ONCE; ++i) {
@@ -242,23 +244,23 @@ struct Program {
 #pragma unroll
         for (int i = 0; i < Weights::K_PER_ROW; ++i) {
             const u32 offset = layout::swizzled<PANEL_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % 8 * 16);
-            store_vector(operand + piece / 8 * B_PANEL_BYTES + offset, rows[i]);
+            store_words(operand + piece / 8 * B_PANEL_BYTES + offset, rows[i]);
         }
     }
 
-    template <int WORDS>
-    __device__ __forceinline__ static void load_vector(u32 (&out)[WORDS], u32 address) {
-        if constexpr (WORDS == 2) {
-            asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "r"(address) : "memory");
+    template <int COUNT>
+    __device__ __forceinline__ static void load_words(u32 (&out)[COUNT], u32 address) {
+        if constexpr (COUNT == 2) {
+            const uint2 words = ptx::load_shared_u64(address);
+            out[0] = words.x, out[1] = words.y;
         } else {
-            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
+            const uint4 words = ptx::load_shared_u128(address);
+            out[0] = words.x, out[1] = words.y, out[2] = words.z, out[3] = words.w;
         }
     }
 
-    __device__ __forceinline__ static void store_vector(u32 address, const u32 (&words)[4]) {
-        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
-                     :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+    __device__ __forceinline__ static void store_words(u32 address, const u32 (&words)[4]) {
+        ptx::store_shared(address, make_uint4(words[0], words[1], words[2], words[3]));
     }
 
     // Multiplies every step of every tile into the half of the tensor memory whose turn it is; one thread of the first program.
@@ -363,7 +365,7 @@ struct Program {
                     const float* pair = values[piece / 2] + piece % 2 * 8 + 2 * i;
                     columns[i] = ptx::pack_bf16(pair[0], pair[1]);
                 }
-                store_vector(shared + layout::swizzled<PANEL_BYTES, 16>(lane, 16 * piece), columns);
+                store_words(shared + layout::swizzled<PANEL_BYTES, 16>(lane, 16 * piece), columns);
             }
         }
         ptx::fence_async_shared();
@@ -403,20 +405,16 @@ struct Program {
     // parts' order, so that every run gives the same bits. The storing warps.
     __device__ __forceinline__ bool is_last(u32* arrivals, int thread) const {
         __threadfence();
-        storing_warps_sync();
+        ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
         if (thread == 0) {
             const bool last = atomicAdd(arrivals, 1u) == schedule.split_k - 1u;
             if (last) *arrivals = 0;
-            *reinterpret_cast<u32*>(smem + IS_LAST) = last;
+            ptx::store_shared(base + IS_LAST, static_cast<u32>(last));
         }
-        storing_warps_sync();
-        const bool last = *reinterpret_cast<const volatile u32*>(smem + IS_LAST) != 0;
+        ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
+        const bool last = ptx::load_shared(base + IS_LAST) != 0;
         if (last) __threadfence();
         return last;
-    }
-
-    __device__ __forceinline__ static void storing_warps_sync() {
-        asm volatile("bar.sync 1, %0;" :: "n"(STORING_THREADS) : "memory");
     }
 };
 
@@ -469,7 +467,7 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     ptx::tcgen05_before_signal();
     sync_all();
     ptx::tcgen05_after_signal();
-    const u32 tensor_memory = *reinterpret_cast<const volatile u32*>(smem + TENSOR_MEMORY);
+    const u32 tensor_memory = ptx::load_shared(base + TENSOR_MEMORY);
 
     if (warp < COPYING_WARP) {
         program.store(tensor_memory, c, partials, arrivals, thread);
