@@ -1,7 +1,8 @@
 // C[m, n] = A[m, k] · decode(B), with tcgen05 on bf16 and f32 sums in tensor memory. Needs sm_100a.
 //
-// THIS KERNEL HAS NEVER RUN ON A GPU. It compiles, and its encodings and barriers were checked on paper; that it is right
-// rests on the comparison with the reference before anything is timed.
+// THIS KERNEL HAS NEVER RUN ON A GPU. It compiles; its encodings were checked against the PTX manual and public kernels, its
+// addresses and barriers on a model of the hardware (tests/tcgen05_model/). That it is right rests on the comparison with the
+// reference before anything is timed.
 //
 // A   bf16 [m, k]
 // B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)

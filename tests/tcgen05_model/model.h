@@ -212,6 +212,12 @@ inline void wait(u32 address, u32 parity) {
     REQUIRE(cluster->changed.wait_for(lock, std::chrono::seconds(60), [&] { return it.phase % 2 != parity; }));
 }
 
+// Now and then a thread is late.
+inline void dawdle() {
+    static thread_local std::mt19937 random(thread());
+    if (random() % 256 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+}
+
 inline void defer(std::function<void()> job) {
     std::lock_guard<std::mutex> lock(cluster->mutex);
     cluster->copies.push_back(std::move(job));
@@ -395,6 +401,7 @@ void tmem_free(u32 address) {
 inline void tmem_load(float (&out)[16], u32 address) {
     const int warp = model::thread() / 32, lane = model::thread() % 32;
     REQUIRE(static_cast<int>(address >> 16) == warp % 4 * 32);
+    model::dawdle();
     memcpy(out, &model::self().sums[(warp % 4 * 32 + lane) * 512 + (address & 0xFFFF)], sizeof(out));
 }
 template <int GROUPS>
