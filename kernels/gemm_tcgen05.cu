@@ -40,8 +40,9 @@
 //                   before), and to decode over the buffer (the step BUFFERS earlier)
 //   summed[half]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
 //   stored[half]    one for each storing thread of the pair, at its first program; awaited to begin the next tile but one
-// A decoder's step comes after full of that step only through the multiplying thread, which waits for full and ready both.
-// Nobody leaves before every phase of its own barriers has ended and all programs of the pair have come to the end.
+// The multiplying thread waits for full and ready both: those who decode know nothing of A. A stage is never two phases ahead
+// of those who wait for it, since NUM_STAGES is at least BUFFERS. Nobody leaves before every phase of its
+// barriers has ended and all programs of the pair have come to the end.
 //
 // Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. Nothing is known of what it reaches or what bounds it.
 

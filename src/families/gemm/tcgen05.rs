@@ -169,7 +169,7 @@ pub(super) fn build(
     let &Product { weights, m, n, k } = product;
     let tiling = Tiling::new(config, weights)?;
     for (name, bytes) in [("A", product.a_row_bytes()), ("B", product.b_row_bytes())] {
-        require!(bytes % 16 == 0, "{name} has rows of {bytes} bytes: the copy engine needs multiples of 16");
+        require!(bytes.is_multiple_of(16), "{name} has rows of {bytes} bytes: the copy engine needs multiples of 16");
     }
     let smem = tiling.smem();
     knobs::fits_smem(smem, profile)?;
