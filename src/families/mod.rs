@@ -9,7 +9,7 @@ mod inputs;
 mod knobs;
 mod row_softmax;
 
-pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};
+pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
