@@ -298,8 +298,13 @@ fn every_family_is_right_on_random_shapes() {
             (0..).zip(compiled(&machine.compiler, cases(family, &machine.found.profile, &ALL)))
         {
             if prepared != Some(case.problem) {
-                worker.prepare(&case.problem, seed, Some(machine.reference(&case.problem))).unwrap();
                 prepared = Some(case.problem);
+                let reference = machine.reference(&case.problem);
+                if let Err(failure) = worker.prepare(&case.problem, seed, Some(reference)) {
+                    tally.note(&case, &program, Err(format!("preparing: {failure}")));
+                    prepared = None;
+                    continue;
+                }
             }
             let arm = Arm { config: case.config.clone(), program: Some(program.clone()) };
             let outcome = match worker.trial(arm, once) {

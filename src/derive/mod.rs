@@ -31,6 +31,7 @@ use choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use stats::{quantile, sorted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +52,7 @@ pub struct Derived {
 }
 
 /// What became of one class.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ClassReport {
     /// The class.
     pub class: String,
