@@ -120,7 +120,7 @@ fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds a file to the evidence and returns the trials of a journal.
+/// Adds a file to the evidence and returns a journal's trials that count.
 fn add_file(evidence: &mut Evidence, path: &Path) -> Result<Vec<Trial>> {
     let name = path.display().to_string();
     if path.extension().is_some_and(|extension| extension == "csv") {
@@ -137,7 +137,7 @@ fn add_file(evidence: &mut Evidence, path: &Path) -> Result<Vec<Trial>> {
     }
     let contents = journal::read(path)?;
     evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
-    Ok(contents.trials)
+    Ok(derive::of_latest_kernels(&contents.trials).into_iter().cloned().collect())
 }
 
 fn summarize(derived: &Derived, path: &Path) {

@@ -20,8 +20,8 @@ pub(crate) mod stats;
 mod table;
 
 pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, pair};
-pub(crate) use evidence::timing_of;
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
+pub(crate) use evidence::{of_latest_kernels, timing_of};
 pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 
