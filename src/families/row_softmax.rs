@@ -94,6 +94,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     };
     let launch = Launch {
         grid: [count, 1, 1],
+        cluster: 1,
         threads: warps * WARP,
         dynamic_smem: slots,
         args: vec![
@@ -159,6 +160,7 @@ impl FamilySpec for RowSoftmax {
         };
         let launch = Launch {
             grid: [rows.min(MOST_BLOCKS) as u32, 1, 1],
+            cluster: 1,
             threads: WARP,
             dynamic_smem: Bytes(0),
             args: vec![Arg::Input(0), Arg::Output, Arg::I64(rows as i64), Arg::I32(cols as i32)],

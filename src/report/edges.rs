@@ -64,7 +64,7 @@ pub fn edges(family: Family, spaces: &[&Space], trials: &[Trial]) -> Vec<Axis> {
     for trial in trials.iter().filter(|trial| trial.family == family && trial.median_us.is_some() && !trial.null_arm) {
         by_problem.entry(trial.problem()).or_default().push(trial);
     }
-    let races: Vec<Race> = by_problem.into_values().filter_map(Race::new).collect();
+    let races: Vec<Race> = by_problem.values().filter_map(|trials| Race::new(trials)).collect();
     spaces.iter().flat_map(|space| axes_of(family, space, &races)).collect()
 }
 
@@ -77,7 +77,7 @@ struct Race {
 
 impl Race {
     /// The best of the finals, or of all where there was none.
-    fn new(trials: Vec<&Trial>) -> Option<Self> {
+    fn new(trials: &[&Trial]) -> Option<Self> {
         let time = |trial: &Trial| trial.median_us.map_or(f64::INFINITY, |median| median.0);
         let finalists = trials.iter().copied().filter(|trial| trial.stage == Stage::Final);
         let fastest = |one: &&Trial, other: &&Trial| time(one).total_cmp(&time(other));
