@@ -22,7 +22,11 @@ __device__ long long first_index() { return static_cast<long long>(blockIdx.x) *
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
 // The same as `Fill` of src/families/inputs.rs and its two parameters.
-enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3 };
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4 };
+
+__device__ unsigned choice_of(unsigned long long seed, long long index) {
+    return static_cast<unsigned>(random_bits(seed, index) >> 8) & 0xffff;
+}
 
 // The float at `index` of a tensor with rows of `cols`; the parameters are a magnitude or the least exponent, and the
 // exponent past the largest, the factor of loud rows, or the largest value.
@@ -30,7 +34,7 @@ __device__ float value_at(unsigned fill, float first, float second, unsigned lon
                           long long cols) {
     constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
     const float value = unit(seed, index);
-    const unsigned choice = static_cast<unsigned>(random_bits(seed, index) >> 8) & 0xffff;
+    const unsigned choice = choice_of(seed, index);
     if (fill == WIDE) {
         const int exponent = static_cast<int>(first) + static_cast<int>(choice % static_cast<unsigned>(second - first));
         return copysignf(1.0f + fabsf(value), value) * __uint_as_float((exponent + 127u) << 23);
@@ -53,13 +57,16 @@ __device__ void fill_floats(Element* out, long long numel, unsigned long long se
 }
 
 template <typename Element>
-__device__ void fill_bits(Element* out, long long numel, unsigned long long seed) {
+__device__ void fill_bits(Element* out, long long numel, unsigned long long seed, unsigned fill) {
+    constexpr unsigned SIGN = 1u << (8 * sizeof(Element) - 1);
     for (long long i = first_index(); i < numel; i += index_stride()) {
-        out[i] = static_cast<Element>(random_bits(seed, i) >> (64 - 8 * sizeof(Element)));
+        const unsigned choice = fill == EXTREMES ? choice_of(seed, i) % 16 : 1;
+        const unsigned long long bits = random_bits(seed, i) >> (64 - 8 * sizeof(Element));
+        out[i] = static_cast<Element>(choice == 0 ? SIGN : choice == 8 ? SIGN - 1 : bits);
     }
 }
 
-// Fill `out` with stream `seed`: floats as `value_at` says, integers with random bits.
+// Fill `out` with stream `seed`: floats as `value_at` says, integers with random bits, or some of them with an extreme.
 extern "C" __global__ void fill_bf16(bf16* out, long long numel, unsigned long long seed, unsigned fill, float first,
                                      float second, long long cols) {
     fill_floats(out, numel, seed, fill, first, second, cols);
@@ -70,14 +77,14 @@ extern "C" __global__ void fill_f32(float* out, long long numel, unsigned long l
     fill_floats(out, numel, seed, fill, first, second, cols);
 }
 
-extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, unsigned, float, float,
-                                   long long) {
-    fill_bits(out, numel, seed);
+extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, unsigned fill, float,
+                                   float, long long) {
+    fill_bits(out, numel, seed, fill);
 }
 
-extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, unsigned, float,
-                                    float, long long) {
-    fill_bits(out, numel, seed);
+extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, unsigned fill,
+                                    float, float, long long) {
+    fill_bits(out, numel, seed, fill);
 }
 
 __device__ double warp_sum(double value) {

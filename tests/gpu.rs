@@ -379,7 +379,7 @@ fn reference_kernels_agree_with_f64_on_the_host() {
                 let wanted = spec.host_reference(&problem, &inputs);
                 assert_eq!(found.len(), wanted.len(), "{problem}");
                 let deviation = cpu::deviation(&HostTensor::F32(found), &wanted);
-                // The scores of a loud query are in the hundreds, and f32 holds them to a few 1e-5.
+                // The scores of a loud query reach a hundred and more, which f32 holds to some 1e-5.
                 assert!(deviation.relative < 1e-4 && deviation.poisoned == 0, "{problem}: {deviation:?}");
                 worst = worst.max(deviation.relative);
             }

@@ -47,6 +47,8 @@ pub enum Fill {
     },
     /// Every bit random, so that every code and both extremes turn up. For integers.
     Bits,
+    /// The same, but one in eight is the least or the largest there is. For 16-bit integers, whose extremes are else rare.
+    Extremes,
     /// Large and tiny side by side: random sign and mantissa, and an exponent of two that is uniform in [least, most). For
     /// floats.
     Wide {
@@ -70,7 +72,7 @@ pub enum Fill {
 }
 
 /// How much larger one query in eight is than the others.
-const LOUD: f32 = 64.0;
+const LOUD: f32 = 32.0;
 
 /// The value just under the largest finite one that f32 and bf16 share: 2¹²⁷ · (2 - 2⁻⁷).
 const HUGE: f32 = 3.389_531_4e38;
@@ -86,6 +88,7 @@ impl Fill {
             (Self::Uniform { .. }, Family::Elementwise, _) => Self::Wide { least: -100, most: 100 },
             // Products and their sums go past both ends of fp16.
             (Self::Uniform { .. }, ..) => Self::Wide { least: -12, most: 12 },
+            (Self::Bits, Family::MatmulInt16, _) => Self::Extremes,
             (other, ..) => other,
         }
     }
@@ -98,6 +101,16 @@ impl Fill {
             Self::Wide { least, most } => (1, least as f32, most as f32),
             Self::Queries { magnitude } => (2, magnitude, LOUD),
             Self::Logits { magnitude } => (3, magnitude, HUGE),
+            Self::Extremes => (4, 0.0, 0.0),
+        }
+    }
+
+    /// The 16-bit integer at `index`.
+    fn int16(self, seed: u64, index: u64) -> i16 {
+        match choice(seed, index) % 16 {
+            0 if self == Self::Extremes => i16::MIN,
+            8 if self == Self::Extremes => i16::MAX,
+            _ => (random_bits(seed, index) >> 48) as i16,
         }
     }
 
@@ -107,7 +120,7 @@ impl Fill {
         let row = || random_bits(!seed, index / cols);
         let unit = unit(seed, index);
         match self {
-            Self::Bits => unit,
+            Self::Bits | Self::Extremes => unit,
             Self::Uniform { magnitude } => magnitude * unit,
             Self::Wide { least, most } => {
                 let exponent = least + (choice(seed, index) % most.abs_diff(least)) as i32;
@@ -225,7 +238,7 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
         Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
-        Element::I16 => HostTensor::I16(indices.map(|index| (random_bits(seed, index) >> 48) as i16).collect()),
+        Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
     }
 }
 
@@ -245,6 +258,9 @@ mod tests {
         assert_eq!(nibbles.len(), 16);
         let HostTensor::I16(words) = fill_bits(Element::I16, 1 << 20) else { unreachable!() };
         assert!(words.contains(&i16::MIN) && words.contains(&i16::MAX));
+        let HostTensor::I16(words) = fill(&tensor(Element::I16, [8, 16], Fill::Extremes), 3) else { unreachable!() };
+        let extremes = words.iter().filter(|word| [i16::MIN, i16::MAX].contains(word)).count();
+        assert!(words.contains(&i16::MIN) && words.contains(&i16::MAX) && extremes < 64, "{words:?}");
     }
 
     fn fill_bits(element: Element, numel: u64) -> HostTensor {
@@ -289,6 +305,6 @@ mod tests {
         let values = fill(&tensor(Element::Bf16, [256, 64], Fill::Queries { magnitude: 2.0 }), 1).to_f64();
         let loud = values.chunks(64).filter(|row| row.iter().any(|value| value.abs() > 2.0)).count();
         assert!((16..56).contains(&loud), "{loud} of 256");
-        assert!(values.iter().all(|value| value.abs() <= 128.0));
+        assert!(values.iter().all(|value| value.abs() <= 64.0));
     }
 }
