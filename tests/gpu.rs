@@ -284,6 +284,12 @@ impl Tally {
     }
 }
 
+/// The family in `$SWEEP_SAMPLE`, or all of them.
+fn sampled_families() -> Vec<Family> {
+    let wanted = std::env::var("SWEEP_SAMPLE").ok();
+    Family::ALL.into_iter().filter(|family| wanted.as_deref().is_none_or(|name| name == family.name())).collect()
+}
+
 /// In a process of its own, so that a kernel that takes its context down costs one case.
 #[test]
 fn every_family_is_right_on_random_shapes() {
@@ -291,7 +297,7 @@ fn every_family_is_right_on_random_shapes() {
     let mut worker = Worker::new(machine.found.address, Some(machine.support.clone()), Deadlines::default());
     let once = Sampling { min_samples: 1, max_samples: 1, abandon_above: None };
     let mut wrong = 0;
-    for family in Family::ALL {
+    for family in sampled_families() {
         let mut tally = Tally::default();
         let mut prepared = None;
         for (seed, (case, program)) in
@@ -321,16 +327,13 @@ fn every_family_is_right_on_random_shapes() {
     assert_eq!(wrong, 0, "configs that are wrong, see above");
 }
 
-/// A small sample of each family, or of the one in `$SWEEP_SAMPLE`, launched by this process: for compute-sanitizer, which
-/// slows kernels down many times. Run it once without, to fill the cache of cubins.
+/// A small sample of each family, launched by this process: for compute-sanitizer, which slows kernels down many times. Run it once without, to fill the cache of cubins.
 #[test]
 #[ignore = "for compute-sanitizer"]
 fn sanitizer_sample() {
     let Some(mut bench) = bench() else { return };
-    let wanted = std::env::var("SWEEP_SAMPLE").ok();
-    let families = Family::ALL.into_iter().filter(|family| wanted.as_deref().is_none_or(|name| name == family.name()));
     let mut wrong = 0;
-    for family in families {
+    for family in sampled_families() {
         let mut tally = Tally::default();
         let cases = cases(family, &bench.machine.found.profile, &FEW);
         for (seed, (case, program)) in (0..).zip(compiled(&bench.machine.compiler, cases)) {
