@@ -35,6 +35,12 @@ __device__ __forceinline__ void barrier_sync(int barrier) {
     asm volatile("bar.sync %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
 }
 
+// Counts the calling warps in at a barrier without holding them.
+template <int THREADS>
+__device__ __forceinline__ void barrier_arrive(int barrier) {
+    asm volatile("bar.arrive %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
+}
+
 // 2^x to 2 ulp; results below 2^-126 are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
     float result;
