@@ -1,24 +1,20 @@
 //! Attention.
 
-use super::knobs::{self, Programs, WARP};
+mod mma_sync;
+mod wgmma;
+
+use super::knobs;
 use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma, Problem, Shape};
-use std::f64::consts::LOG2_E;
 
 pub(super) struct Attention;
 
 /// Rows and columns of the matrices the tensor cores multiply.
 const FRAGMENT: u32 = 16;
-/// The largest head the kernel has registers for.
+/// The largest head the kernels have registers for.
 const MOST_HEAD_DIM: u64 = 256;
-/// The kernel counts queries and keys in 32 bits, and steps past the last by a few blocks.
+/// Kernels count queries and keys in 32 bits, and step past the last by a few blocks.
 const MOST_POSITIONS: u64 = 1 << 30;
-/// Registers an instruction can name.
-const MOST_REGISTERS: u32 = 255;
-/// Elements that a row in shared memory is longer than a head.
-const ROW_PADDING: u32 = 8;
-/// Static shared memory: whether this program is the last of its splits.
-const FLAG_BYTES: u64 = 16;
 
 /// The problem's dimensions, with batch and heads as one.
 struct Dimensions {
@@ -49,128 +45,56 @@ impl Dimensions {
     }
 }
 
-/// How a program's warps share out a block: `kernels/attention.cu` works out the same from its macros.
-struct Tiling {
-    block_q: u32,
-    block_kv: u32,
-    warps: u32,
-    stages: u32,
-    head: u32,
-    kv_warps: u32,
-    fragments_per_warp: u32,
-    keys_per_warp: u32,
+/// How a problem is cut into tiles: blocks of queries of a head, and shares of its keys.
+struct Split {
+    /// Programs that share a head's keys.
+    count: u64,
+    q_tiles: u64,
 }
 
-impl Tiling {
-    fn new(config: &Config, head: u32) -> Result<Self, Rejection> {
-        let [one, block_q, block_kv] = knobs::block_sizes(config)?;
-        let warps = knobs::num_warps(config)?;
-        let stages = knobs::needed("num_stages", config.num_stages)?;
-        require!(one == 1, "block_sizes [{one}, {block_q}, {block_kv}]: a program has 1 head at a time");
-        require!(block_q.is_multiple_of(FRAGMENT), "block_sizes: {block_q} queries are not a multiple of {FRAGMENT}");
-        require!(stages >= 2, "num_stages {stages}: the pipeline needs 2");
-        let fragments = block_q / FRAGMENT;
-        let q_warps = fragments.min(warps);
-        require!(
-            fragments.is_multiple_of(q_warps) && warps.is_multiple_of(q_warps),
-            "{warps} warps cannot share {block_q} queries evenly in parts of {FRAGMENT}"
-        );
-        let kv_warps = warps / q_warps;
-        require!(
-            block_kv.is_multiple_of(FRAGMENT * kv_warps),
-            "{kv_warps} warps cannot share {block_kv} keys evenly in parts of {FRAGMENT}"
-        );
-        let (fragments_per_warp, keys_per_warp) = (fragments / q_warps, block_kv / kv_warps);
-        Ok(Self { block_q, block_kv, warps, stages, head, kv_warps, fragments_per_warp, keys_per_warp })
+impl Split {
+    /// `split_k` shares, or fewer where there are too few blocks of keys to give each some.
+    fn new(config: &Config, sizes: &Dimensions, [block_q, block_kv]: [u32; 2]) -> Result<Self, Rejection> {
+        let wanted = u64::from(knobs::needed("split_k", config.split_k)?);
+        let blocks = sizes.kv_seq.div_ceil(block_kv.into());
+        let count = blocks.div_ceil(blocks.div_ceil(wanted));
+        Ok(Self { count, q_tiles: sizes.batch_heads * sizes.q_seq.div_ceil(block_q.into()) })
     }
 
-    /// Dynamic shared memory: queries and the ring of keys and values, or, at the end, what the warps merge.
-    fn smem(&self) -> Bytes {
-        let pitch = u64::from(self.head + ROW_PADDING);
-        let [block_q, block_kv] = [self.block_q, self.block_kv].map(u64::from);
-        let stream = (block_q + u64::from(self.stages) * 2 * block_kv) * pitch * 2;
-        let merge = u64::from(self.kv_warps) * block_q * (pitch * 4 + 8);
-        Bytes(stream.max(merge))
+    fn tiles(&self) -> u64 {
+        self.q_tiles * self.count
     }
 
-    /// Refuses what the compiler would spill: a thread holds its share of the output and of the scores in registers, a
-    /// lane's part of a 16 by n matrix in f32 being n / 2, and needs some more for everything else.
-    fn fits_registers(&self, profile: &GpuProfile) -> Result<(), Rejection> {
-        let held = self.fragments_per_warp * (self.head / 2 + self.keys_per_warp / 2);
-        let limit = (65_536 / (self.warps * WARP)).min(MOST_REGISTERS);
-        // Found by compiling the space. For Blackwell the compiler loads further ahead where it is allowed 255.
-        let spare = if profile.arch.starts_with("sm_1") && limit == MOST_REGISTERS { 96 } else { 72 };
-        require!(
-            held + spare <= limit,
-            "needs {held} registers a thread for output and scores and {spare} more; {} warps have {limit}",
-            self.warps
-        );
-        Ok(())
+    /// The splits' partial results: the sums of every query's padded head, its maximum and its sum, in f32.
+    fn workspace(&self, sizes: &Dimensions, padded_head: u32) -> Bytes {
+        let parts = if self.count > 1 { self.count } else { 0 };
+        Bytes(parts * sizes.batch_heads * sizes.q_seq * u64::from(padded_head + 2) * 4)
+    }
+
+    /// One counter a tile of queries.
+    fn counters(&self) -> u32 {
+        if self.count > 1 { self.q_tiles as u32 } else { 0 }
     }
 }
 
 /// The kernel and its launch, which are legal or not together.
 fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
-    knobs::mma(config, Mma::MmaSync)?;
     knobs::only(config, &["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"])?;
     let sizes = Dimensions::of(problem);
     require!(sizes.head_dim <= MOST_HEAD_DIM, "head_dim = {}: at most {MOST_HEAD_DIM}", sizes.head_dim);
     let longest = sizes.q_seq.max(sizes.kv_seq);
     require!(longest <= MOST_POSITIONS, "{longest} positions: at most {MOST_POSITIONS}");
-    let tiling = Tiling::new(config, sizes.padded_head())?;
-    tiling.fits_registers(profile)?;
-    knobs::fits_smem(Bytes(tiling.smem().0 + FLAG_BYTES), profile)?;
-
-    let splits = splits(config, &sizes, &tiling)?;
-    let q_tiles = sizes.batch_heads * sizes.q_seq.div_ceil(tiling.block_q.into());
-    let Programs { count, contiguous } = knobs::programs(config, q_tiles * splits, profile)?;
-    let macros = [
-        ("HEAD_DIM", tiling.head),
-        ("VECTOR_BYTES", sizes.vector_bytes()),
-        ("BLOCK_Q", tiling.block_q),
-        ("BLOCK_KV", tiling.block_kv),
-        ("NUM_WARPS", tiling.warps),
-        ("NUM_STAGES", tiling.stages),
-    ];
-    let kernel = KernelSpec {
-        source: "attention.cu",
-        entry: "attention",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-    };
-    // A split's partial result: the sums of every query's padded head, its maximum and its sum, in f32.
-    let partials =
-        if splits > 1 { splits * sizes.batch_heads * sizes.q_seq * u64::from(tiling.head + 2) * 4 } else { 0 };
-    let launch = Launch {
-        grid: [count, 1, 1],
-        cluster: 1,
-        threads: tiling.warps * WARP,
-        dynamic_smem: tiling.smem(),
-        args: vec![
-            Arg::Input(0),
-            Arg::Input(1),
-            Arg::Input(2),
-            Arg::Output,
-            Arg::Workspace,
-            Arg::Counters,
-            Arg::I32(sizes.batch_heads as i32),
-            Arg::I32(sizes.q_seq as i32),
-            Arg::I32(sizes.kv_seq as i32),
-            Arg::I32(sizes.head_dim as i32),
-            Arg::I32(splits as i32),
-            Arg::F32((LOG2_E / (sizes.head_dim as f64).sqrt()) as f32),
-            Arg::I32(i32::from(contiguous)),
-        ],
-        workspace: Bytes(partials),
-        counters: if splits > 1 { q_tiles as u32 } else { 0 },
-    };
-    Ok((kernel, launch))
+    match config.mma {
+        Some(Mma::MmaSync) => mma_sync::build(config, &sizes, profile),
+        Some(Mma::Wgmma) => wgmma::build(config, &sizes, profile),
+        Some(other) => Err(Rejection(format!("mma {other}: attention has mma_sync and wgmma"))),
+        None => Err(Rejection("mma is missing: attention has mma_sync and wgmma".into())),
+    }
 }
 
-/// Programs that share a head's keys: `split_k`, or fewer where there are too few blocks of keys to give each some.
-fn splits(config: &Config, sizes: &Dimensions, tiling: &Tiling) -> Result<u64, Rejection> {
-    let wanted = u64::from(knobs::needed("split_k", config.split_k)?);
-    let blocks = sizes.kv_seq.div_ceil(tiling.block_kv.into());
-    Ok(blocks.div_ceil(blocks.div_ceil(wanted)))
+/// The factor of scores before they are exponents of 2.
+fn scale_log2(head_dim: u64) -> Arg {
+    Arg::F32((std::f64::consts::LOG2_E / (head_dim as f64).sqrt()) as f32)
 }
 
 impl FamilySpec for Attention {
@@ -278,13 +202,13 @@ mod tests {
     use super::*;
     use crate::model::{Dtype, Family, PidType};
 
-    fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {
+    pub(super) fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {
         let dimensions =
             [("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
         Problem::new(Family::Attention, &dimensions, Dtype::Bf16).unwrap()
     }
 
-    fn config(block_q: u32, block_kv: u32, warps: u32) -> Config {
+    pub(super) fn config(block_q: u32, block_kv: u32, warps: u32) -> Config {
         Config {
             block_sizes: vec![1, block_q, block_kv],
             mma: Some(Mma::MmaSync),
@@ -296,11 +220,11 @@ mod tests {
         }
     }
 
-    fn built(config: &Config, problem: &Problem) -> Result<(KernelSpec, Launch), Rejection> {
+    pub(super) fn built(config: &Config, problem: &Problem) -> Result<(KernelSpec, Launch), Rejection> {
         build(config, problem, &GpuProfile::by_name("h200").unwrap())
     }
 
-    fn refused(config: &Config, problem: &Problem) -> String {
+    pub(super) fn refused(config: &Config, problem: &Problem) -> String {
         built(config, problem).unwrap_err().0
     }
 
@@ -325,53 +249,6 @@ mod tests {
         // Five blocks of keys in shares of two: the fourth split would have none.
         assert_eq!(split(4, 300).args[10], Arg::I32(3));
         assert_eq!(split(8, 1).args[10], Arg::I32(1));
-    }
-
-    #[test]
-    fn any_head_up_to_256_has_a_kernel_for_its_size_and_alignment() {
-        let macros = |head_dim| {
-            let (kernel, _) = built(&config(16, 64, 4), &problem(1, 1, 5, 7, head_dim)).unwrap();
-            let value = |name| kernel.macros.iter().find(|(known, _)| *known == name).unwrap().1.clone();
-            [value("HEAD_DIM"), value("VECTOR_BYTES")]
-        };
-        assert_eq!(macros(64), ["64", "16"]);
-        assert_eq!(macros(1), ["16", "2"]);
-        assert_eq!(macros(100), ["112", "8"]);
-        assert_eq!(macros(126), ["128", "4"]);
-        assert_eq!(macros(256), ["256", "16"]);
-        assert!(refused(&config(16, 64, 4), &problem(1, 1, 5, 7, 257)).contains("257"));
-    }
-
-    #[test]
-    fn shared_memory_holds_queries_and_ring_or_what_is_merged() {
-        let smem = |config: &Config| built(config, &problem(1, 1, 64, 64, 128)).unwrap().1.dynamic_smem.0;
-        assert_eq!(smem(&config(64, 64, 4)), (64 + 2 * 2 * 64) * 136 * 2);
-        assert_eq!(smem(&config(64, 16, 4)), 64 * (136 * 4 + 8));
-        let deep = Config { num_stages: Some(8), ..config(64, 64, 4) };
-        assert!(refused(&deep, &problem(1, 1, 64, 64, 128)).contains("shared memory"));
-    }
-
-    #[test]
-    fn shapes_that_warps_cannot_share_are_refused() {
-        let refused = |config: Config| refused(&config, &problem(1, 1, 64, 64, 128));
-        assert!(refused(config(24, 64, 1)).contains("24 queries"));
-        assert!(refused(config(48, 64, 2)).contains("48 queries"));
-        assert!(refused(config(16, 64, 8)).contains("64 keys"));
-        assert!(refused(config(128, 64, 2)).contains("registers"));
-        assert!(refused(Config { block_sizes: vec![2, 64, 64], ..config(64, 64, 4) }).contains("[2, 64, 64]"));
-        assert!(refused(Config { num_stages: Some(1), ..config(64, 64, 4) }).contains("num_stages 1"));
-        assert!(refused(Config { l2_groupings: vec![8], ..config(64, 64, 4) }).contains("l2_groupings"));
-        assert!(refused(Config { split_k: None, ..config(64, 64, 4) }).contains("split_k"));
-    }
-
-    #[test]
-    fn more_than_the_registers_hold_is_refused_before_it_is_compiled() {
-        let problem = problem(1, 1, 64, 64, 128);
-        let fits = |gpu, block_q, block_kv, warps| {
-            build(&config(block_q, block_kv, warps), &problem, &GpuProfile::by_name(gpu).unwrap()).is_ok()
-        };
-        assert!(fits("h200", 64, 64, 4) && fits("h200", 128, 32, 4) && !fits("h200", 128, 64, 4));
-        assert!(fits("b200", 64, 64, 4) && !fits("b200", 128, 32, 4));
     }
 
     #[test]
