@@ -71,7 +71,7 @@ struct Problem {
     float scale_log2;
 };
 
-using Work = Tile<BLOCK_Q, BLOCK_KV>;
+using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
 
 // Starts copying `rows` rows of head_dim elements; zeros fill the tile of ROWS rows of HEAD_DIM. Neighbouring threads take
 // up to 128 bytes of a row.
@@ -258,7 +258,7 @@ __device__ __forceinline__ void multiply_values(Accumulator& accumulator, const 
 }
 
 // Runs through the tile's keys.
-__device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& problem, const Work& tile,
+__device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& problem, const Tile& tile,
                                        unsigned shared) {
     const int lane = threadIdx.x % 32;
     const int q_warp = threadIdx.x / 32 % Q_WARPS;
@@ -339,7 +339,7 @@ __device__ __forceinline__ void lay_out(const Accumulator& accumulator, float* s
 
 // Calls work(row, column) for every vector of the tile's rows; the same thread gets the same vectors each time.
 template <typename Work>
-__device__ __forceinline__ void for_each_vector(const Work& tile, int head_dim, Work work) {
+__device__ __forceinline__ void for_each_vector(const Tile& tile, int head_dim, Work work) {
     for (int vector = threadIdx.x; vector < BLOCK_Q * ROW_VECTORS; vector += THREADS) {
         const int row = vector / ROW_VECTORS;
         const int column = vector % ROW_VECTORS * WIDTH;
@@ -348,7 +348,7 @@ __device__ __forceinline__ void for_each_vector(const Work& tile, int head_dim, 
 }
 
 // Merges the warps' parts, then, if this program is the last of the tile's splits, those.
-__device__ __forceinline__ void finish(const Accumulator& accumulator, const Problem& problem, const Work& tile,
+__device__ __forceinline__ void finish(const Accumulator& accumulator, const Problem& problem, const Tile& tile,
                                        unsigned char* shared) {
     float* sums = reinterpret_cast<float*>(shared);
     Statistics* statistics = reinterpret_cast<Statistics*>(sums + KV_WARPS * BLOCK_Q * PITCH);
@@ -398,7 +398,7 @@ attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* workspa
     const int q_tiles = (q_seq + BLOCK_Q - 1) / BLOCK_Q;
     const Tiles tiles = tiles_of_program(q_tiles * splits * batch_heads, contiguous);
     for (int index = tiles.first; index < tiles.end; index += tiles.stride) {
-        const Work tile(q_seq, kv_seq, splits, index);
+        const Tile tile(q_seq, kv_seq, splits, index);
         Accumulator accumulator;
         attend(accumulator, problem, tile, ptx::shared_address(shared));
         finish(accumulator, problem, tile, shared);

@@ -69,7 +69,7 @@ constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
 // which f32 sums hold as well, and sums need no rescaling.
 constexpr float SLACK = 8.0f;
 
-using Work = Tile<BLOCK_Q, BLOCK_KV>;
+using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
 
 struct Problem {
     const ptx::TensorMap &q_map, &k_map, &v_map, &out_map;
@@ -136,7 +136,7 @@ __device__ __forceinline__ void load_block(Ring& ring, const ptx::TensorMap& map
     ring.advance();
 }
 
-__device__ __forceinline__ void load_queries(const Memory& memory, const Problem& problem, const Work& tile) {
+__device__ __forceinline__ void load_queries(const Memory& memory, const Problem& problem, const Tile& tile) {
     ptx::mbarrier_arrive_expect(memory.queries_full, Q_BYTES);
 #pragma unroll
     for (int panel = 0; panel < CONSUMERS * LINES; ++panel) {
@@ -146,7 +146,7 @@ __device__ __forceinline__ void load_queries(const Memory& memory, const Problem
 }
 
 // The first key of a tile's last block.
-__device__ __forceinline__ int last_block(const Work& tile) {
+__device__ __forceinline__ int last_block(const Tile& tile) {
     return tile.first_key + (tile.end_key - 1 - tile.first_key) / BLOCK_KV * BLOCK_KV;
 }
 
@@ -155,7 +155,7 @@ __device__ __forceinline__ void produce(const Memory& memory, const Problem& pro
     u32 phase = 0;
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
-        const Work tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
+        const Tile tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
         int key = last_block(tile);
         load_block(keys, problem.k_map, key, tile.head);
         ptx::mbarrier_wait(memory.queries_empty, phase ^ 1);
@@ -286,7 +286,7 @@ __device__ __forceinline__ void release(Ring& ring) {
 }
 
 // Runs through the tile's keys. `queries`: this warpgroup's.
-__device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Ring& values, const Work& tile, u32 queries,
+__device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Ring& values, const Tile& tile, u32 queries,
                                        Turn turn, float scale_log2) {
     const ptx::Operand query_operand = ptx::wgmma_operand(queries, 0, 1024);
     Scores scores;
@@ -363,7 +363,7 @@ struct Place {
 };
 
 // Writes the warpgroup's result by way of the shared memory its queries are done with.
-__device__ __forceinline__ void write_result(const Accumulator& accumulator, const Problem& problem, const Work& tile,
+__device__ __forceinline__ void write_result(const Accumulator& accumulator, const Problem& problem, const Tile& tile,
                                              int group, u32 shared) {
     const Place place;
     ptx::barrier_sync<GROUP>(1 + CONSUMERS + group);  // all its warps are done with the queries
@@ -393,7 +393,7 @@ __device__ __forceinline__ void write_result(const Accumulator& accumulator, con
 }
 
 // Leaves the warpgroup's part in the workspace; the last of the tile's splits merges them.
-__device__ __forceinline__ void write_part(const Accumulator& accumulator, const Problem& problem, const Work& tile,
+__device__ __forceinline__ void write_part(const Accumulator& accumulator, const Problem& problem, const Tile& tile,
                                            int group, volatile bool* flag) {
     const Place place;
     const Partials<HEAD_DIM>& partials = problem.partials;
@@ -431,7 +431,7 @@ __device__ __forceinline__ void consume(const Memory& memory, const Problem& pro
     u32 phase = 0;
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
-        const Work tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
+        const Tile tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
         ptx::mbarrier_wait(memory.queries_full, phase);
         phase ^= 1;
         Accumulator accumulator;

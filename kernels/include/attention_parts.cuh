@@ -7,11 +7,11 @@
 
 // One unit of work: up to Q queries of a head and one of `splits` shares of its keys, in whole blocks of KV.
 template <int Q, int KV>
-struct Tile {
+struct TileOf {
     int head, first_query, queries, first_key, end_key, split, counter;
 
     // Tiles of the same keys are neighbours.
-    __device__ __forceinline__ Tile(int q_seq, int kv_seq, int splits, int index) {
+    __device__ __forceinline__ TileOf(int q_seq, int kv_seq, int splits, int index) {
         const int q_tiles = (q_seq + Q - 1) / Q;
         const int kv_blocks = (kv_seq + KV - 1) / KV;
         const int share = (kv_blocks + splits - 1) / splits;
