@@ -8,6 +8,7 @@ mod gemm;
 mod inputs;
 mod knobs;
 mod row_softmax;
+mod split;
 
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};
 

@@ -1,6 +1,7 @@
 //! Attention by warp-wide products, for any tensor-core GPU: `kernels/attention.cu`.
 
 use super::super::knobs::{self, Programs, WARP};
+use super::super::split::Reduction;
 use super::super::{Arg, KernelSpec, Launch, Rejection, require};
 use super::{Dimensions, FRAGMENT, Split, scale_log2};
 use crate::model::{Bytes, Config, GpuProfile};
@@ -9,6 +10,8 @@ use crate::model::{Bytes, Config, GpuProfile};
 const MOST_REGISTERS: u32 = 255;
 /// Elements that a row in shared memory is longer than a head.
 const ROW_PADDING: u32 = 8;
+/// Registers of a thread, about, of the kernels that the cost of splitting was fitted to.
+const USUAL_REGISTERS: u64 = 168;
 /// Static shared memory: whether this program is the last of its splits.
 const FLAG_BYTES: u64 = 16;
 
@@ -56,6 +59,24 @@ impl Tiling {
         Bytes(stream.max(merge))
     }
 
+    /// What the split of the keys is decided by.
+    fn reduction(&self, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
+        let [block_q, block_kv, head] = [self.block_q, self.block_kv, self.head].map(u64::from);
+        let threads = u64::from(self.warps * WARP);
+        let by_smem = profile.smem_per_multiprocessor.0 / (self.smem().0 + 1024);
+        let by_threads = u64::from(profile.threads_per_multiprocessor) / threads;
+        let by_registers = u64::from(profile.registers_per_multiprocessor) / (threads * USUAL_REGISTERS);
+        Reduction {
+            tiles,
+            steps,
+            step_bytes: 2 * block_kv * head * 2,
+            step_flops: 4 * block_q * block_kv * head,
+            steps_ahead: u64::from(self.stages) - 1,
+            tile_bytes: block_q * head * 4,
+            resident: by_smem.min(by_threads).min(by_registers).max(1),
+        }
+    }
+
     /// Refuses what the compiler would spill: a thread holds its share of the output and of the scores in registers, a
     /// lane's part of a 16 by n matrix in f32 being n / 2, and needs some more for everything else.
     fn fits_registers(&self, profile: &GpuProfile) -> Result<(), Rejection> {
@@ -82,7 +103,10 @@ pub(super) fn build(
     tiling.fits_registers(profile)?;
     knobs::fits_smem(Bytes(tiling.smem().0 + FLAG_BYTES), profile)?;
 
-    let split = Split::new(config, sizes, [tiling.block_q, tiling.block_kv])?;
+    let split =
+        Split::new(config, sizes, [tiling.block_q, tiling.block_kv], profile.multiprocessors, |tiles, steps| {
+            tiling.reduction(tiles, steps, profile)
+        })?;
     let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile)?;
     let macros = [
         ("HEAD_DIM", tiling.head),
@@ -163,7 +187,9 @@ mod tests {
         assert!(refused(Config { block_sizes: vec![2, 64, 64], ..config(64, 64, 4) }).contains("[2, 64, 64]"));
         assert!(refused(Config { num_stages: Some(1), ..config(64, 64, 4) }).contains("num_stages 1"));
         assert!(refused(Config { l2_groupings: vec![8], ..config(64, 64, 4) }).contains("l2_groupings"));
-        assert!(refused(Config { split_k: None, ..config(64, 64, 4) }).contains("split_k"));
+        assert!(refused(Config { split_k: Some(0), ..config(64, 64, 4) }).contains("split_k"));
+        let automatic = Config { split_k: None, ..config(64, 64, 4) };
+        assert!(built(&automatic, &problem(1, 1, 1, 4096, 128)).unwrap().1.counters > 0);
     }
 
     #[test]

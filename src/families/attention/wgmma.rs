@@ -1,9 +1,10 @@
 //! Attention by Hopper's warpgroup products: `kernels/attention_wgmma.cu`.
 
 use super::super::knobs::{self, Programs, WARP};
+use super::super::split::Reduction;
 use super::super::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
 use super::{Dimensions, Split, scale_log2};
-use crate::model::{Bytes, Config, GpuProfile};
+use crate::model::{Bytes, Config, GpuProfile, Mma};
 
 /// Warps of a warpgroup.
 const GROUP_WARPS: u32 = 4;
@@ -65,6 +66,20 @@ impl Tiling {
         Bytes((block_q + stages * 2 * block_kv) * row + (4 * stages + 3) * 8)
     }
 
+    /// What the split of the keys is decided by.
+    fn reduction(&self, tiles: u64, steps: u64) -> Reduction {
+        let [block_q, block_kv, head] = [self.block_q, self.block_kv, self.head].map(u64::from);
+        Reduction {
+            tiles,
+            steps,
+            step_bytes: 2 * block_kv * head * 2,
+            step_flops: 4 * block_q * block_kv * head,
+            steps_ahead: u64::from(self.stages),
+            tile_bytes: block_q * head * 4,
+            resident: 1,
+        }
+    }
+
     /// Refuses what the compiler would spill: a consumer's thread holds its share of the output, of the scores, and of
     /// the weights packed two in a register.
     fn fits_registers(&self) -> Result<(), Rejection> {
@@ -104,11 +119,15 @@ pub(super) fn build(
     sizes: &Dimensions,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
+    require!(profile.mma.contains(&Mma::Wgmma), "mma wgmma needs sm_90a, not {}", profile.arch);
     let tiling = Tiling::new(config, sizes.head_dim)?;
     tiling.fits_registers()?;
     knobs::fits_smem(tiling.smem(), profile)?;
 
-    let split = Split::new(config, sizes, [tiling.block_q, tiling.block_kv])?;
+    let split =
+        Split::new(config, sizes, [tiling.block_q, tiling.block_kv], profile.multiprocessors, |tiles, steps| {
+            tiling.reduction(tiles, steps)
+        })?;
     let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile)?;
     let macros = [
         ("HEAD_DIM", tiling.head),
@@ -152,7 +171,7 @@ pub(super) fn build(
 mod tests {
     use super::super::tests::{built, problem, refused};
     use super::*;
-    use crate::model::{Mma, PidType};
+    use crate::model::PidType;
 
     fn config(block_q: u32, block_kv: u32, stages: u32) -> Config {
         Config {
