@@ -26,6 +26,9 @@ pub(super) struct EvaluateArgs {
     /// File of [[problem]] entries as in a plan; for several families a folder that holds <family>.toml for each
     #[arg(long, value_name = "FILE")]
     shapes: PathBuf,
+    /// Accept problems of the plan too; their regret flatters the document
+    #[arg(long)]
+    allow_planned: bool,
     /// Plan in place of the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
@@ -72,7 +75,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         journal_only: true,
     };
     stop_on_interrupt()?;
-    let report = evaluate::run(&options, &args.shapes)?;
+    let report = evaluate::run(&options, &args.shapes, args.allow_planned)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

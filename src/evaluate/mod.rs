@@ -83,11 +83,11 @@ pub struct Skipped {
 }
 
 /// Evaluates the document of a GPU on the problems of `shapes`: a shapes file, or with several families a folder that
-/// holds `<family>.toml` for each.
+/// holds `<family>.toml` for each. With `allow_planned` they may be of the plan, which flatters the document.
 ///
 /// # Errors
-/// Where the device is absent, there is no document, or a problem belongs to the plan.
-pub fn run(options: &Options, shapes: &Path) -> Result<Report> {
+/// Where the device is absent, there is no document, or a problem belongs to the plan and may not.
+pub fn run(options: &Options, shapes: &Path, allow_planned: bool) -> Result<Report> {
     let asked: Vec<(Plan, Vec<PlannedProblem>)> = plan::load_all(&options.families, options.plan.as_deref())?
         .into_iter()
         .map(|plan| {
@@ -103,7 +103,7 @@ pub fn run(options: &Options, shapes: &Path) -> Result<Report> {
     for (index, (plan, shapes)) in asked.iter().enumerate() {
         let left = (asked.len() - index) as u32;
         let deadline = options.budget.map(|budget| Instant::now() + budget.saturating_sub(started.elapsed()) / left);
-        let evaluation = Evaluation { site: &site, options, plan, document: &document };
+        let evaluation = Evaluation { site: &site, options, plan, document: &document, allow_planned };
         problems.extend(evaluation.run(shapes, deadline).context(|| format!("family {}", plan.family))?);
     }
     site.progress.finish();
@@ -146,12 +146,15 @@ struct Evaluation<'a> {
     options: &'a Options,
     plan: &'a Plan,
     document: &'a Document,
+    allow_planned: bool,
 }
 
 impl Evaluation<'_> {
     fn run(&self, shapes: &[PlannedProblem], deadline: Option<Instant>) -> Result<Vec<Evaluated>> {
         let profile = &self.site.found().profile;
-        self.refuse_planned(shapes)?;
+        if !self.allow_planned {
+            self.refuse_planned(shapes)?;
+        }
         let heuristics = Heuristics::new(self.document.clone());
         let questions: Vec<Question> = shapes.iter().map(|planned| self.question(&heuristics, planned)).collect();
         let path = journal_path(&self.options.output, &profile.name, self.plan.family);
@@ -214,7 +217,8 @@ impl Evaluation<'_> {
         match shapes.iter().find(|shape| planned.contains(&shape.problem)) {
             None => Ok(()),
             Some(shape) => Err(Error::usage(format!(
-                "{} is in the plan: the document was made from it; give shapes that are not in sweeps/{}.toml",
+                "{} is in the plan: the document was made from it; give shapes that are not in sweeps/{}.toml, or \
+                 --allow-planned",
                 shape.problem, self.plan.family
             ))),
         }

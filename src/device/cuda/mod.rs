@@ -110,7 +110,8 @@ pub struct Gpu {
     gate: Flag,
     clocks: Clocks,
     flush: Buffer,
-    sums: Buffer,
+    /// Of the comparison on each input set.
+    sums: [Buffer; 2],
     support: Support,
     loaded: HashMap<(PathBuf, String), Function>,
     /// What is timed and verified, and what is verified only.
@@ -206,7 +207,7 @@ impl Gpu {
             gate: Flag::new()?,
             clocks: Clocks::watch(ordinal),
             flush: Buffer::new(2 * u64::from(l2))?,
-            sums: Buffer::new(3 * 8)?,
+            sums: [Buffer::new(3 * 8)?, Buffer::new(3 * 8)?],
             support: Support::load(support)?,
             loaded: HashMap::new(),
             tasks: None,
@@ -386,23 +387,26 @@ impl Gpu {
     }
 
     /// Poisons the output, runs the kernel and compares with the reference.
-    fn deviation(&self, task: &Task, current: &Current) -> Result<Deviation, Fault> {
+    /// Queues a run over poisoned output and the comparison with the reference, whose three sums come to `sums`.
+    fn queue_comparison(&self, task: &Task, current: &Current, sums: &Buffer) -> Result<(), Fault> {
         task.output.fill(POISON, self.stream)?;
         self.run(current.function, &current.program, task, &task.output)?;
-        self.sums.fill(0, self.stream)?;
+        sums.fill(0, self.stream)?;
         let compare = match task.output_element {
             Element::F32 => self.support.compare_f32,
             _ => self.support.compare_bf16,
         };
-        let words = [task.output.address(), task.reference.address(), task.numel, self.sums.address()];
-        self.launch_support(compare, &words)?;
-        self.synchronize()?;
-        let mut sums = [0.0; 3];
-        self.sums.read(&mut sums)?;
-        let [difference, size, poisoned]: [f64; 3] = sums;
-        let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-        Ok(Deviation { relative, poisoned: poisoned as u64 })
+        self.launch_support(compare, &[task.output.address(), task.reference.address(), task.numel, sums.address()])
     }
+}
+
+/// The deviation that the three sums of a comparison say.
+fn deviation(sums: &Buffer) -> Result<Deviation, Fault> {
+    let mut values = [0.0; 3];
+    sums.read(&mut values)?;
+    let [difference, size, poisoned]: [f64; 3] = values;
+    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
+    Ok(Deviation { relative, poisoned: poisoned as u64 })
 }
 
 impl Device for Gpu {
@@ -426,8 +430,13 @@ impl Device for Gpu {
     }
 
     fn verify(&mut self) -> Result<Deviation, Fault> {
-        let ([plain, awkward], current) = self.prepared()?;
-        Ok(self.deviation(plain, current)?.worse(self.deviation(awkward, current)?))
+        let (tasks, current) = self.prepared()?;
+        for (task, sums) in tasks.iter().zip(&self.sums) {
+            self.queue_comparison(task, current, sums)?;
+        }
+        self.synchronize()?;
+        let [plain, awkward] = &self.sums;
+        Ok(deviation(plain)?.worse(deviation(awkward)?))
     }
 
     /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed.
