@@ -201,7 +201,8 @@ __device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, i
                                           int column_byte, int lane) {
     using Vector = typename ptx::Word<Tile::VECTOR_BYTES>::Type;
     constexpr int ROW_VECTORS = Tile::ROW_BYTES / Tile::VECTOR_BYTES;
-#pragma unroll 8
+    constexpr int UNROLL = HANDS_OVER ? 2 : 8;
+#pragma unroll UNROLL
     for (int i = lane; i < Tile::ROWS * ROW_VECTORS; i += 32) {
         const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * Tile::VECTOR_BYTES;
         const bool inside = row + y < rows && column_byte + x < row_bytes;
