@@ -56,6 +56,25 @@ __device__ __forceinline__ void wgmma_hold(float (&acc)[COUNT]) {
     for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(acc[i]) :: "memory");
 }
 
+// The same for the registers of an operand.
+template <int COUNT>
+__device__ __forceinline__ void wgmma_hold(u32 (&operand)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) asm volatile("" : "+r"(operand[i]) :: "memory");
+}
+
+// Stores 8x8 matrices of 16-bit elements, transposed: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes,
+// aligned) and holds rows 2 * (l % 4) and the next of column l / 4 of each.
+__device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[2]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]) : "memory");
+}
+
+__device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
 // The operands of the inline assembly: the names of the first COUNT registers, and the sums they stand for.
 #define REGISTERS_4 \
     "%0, %1, %2, %3"
