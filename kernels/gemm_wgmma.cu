@@ -74,7 +74,7 @@ static_assert((power_of_two(BLOCK_M) && BLOCK_M >= 8 && BLOCK_M <= 256) || BLOCK
 static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192 or 256");
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
 static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
-static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 64, "NUM_STAGES must be 2 ... 64");
+static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
 static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
 static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
               "B_VECTOR_BYTES: one column's bytes ... 16");
@@ -162,9 +162,11 @@ struct Layout {
     // Whether a stage's tiles have arrived, and whether all warps are done with them.
     __device__ __forceinline__ u32 full(int stage) const { return base + NUM_STAGES * STAGE_BYTES + 16 * stage; }
     __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
+    // Whether all sums of this program's share have arrived from the cluster.
+    __device__ __forceinline__ u32 summed() const { return full(NUM_STAGES); }
     __device__ __forceinline__ u32 staging() const { return base + STAGES_BYTES; }
 };
-static_assert(16 * NUM_STAGES <= BARRIER_BYTES, "two barriers a stage");
+static_assert(16 * NUM_STAGES + 8 <= BARRIER_BYTES, "two barriers a stage and one more");
 
 // The place in the ring of stages, with the parity of its round.
 struct Ring {
@@ -184,9 +186,10 @@ struct Work {
 
     __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
         : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
-          steps(scheduler::part_steps(k_steps, blockIdx.x % split_k, split_k)),
-          first(scheduler::work_begin(blockIdx.x / split_k, stride_, span)),
-          end(scheduler::work_end(first, span, schedule.size())),
+          steps(split_k == 1 ? scheduler::Steps{0, k_steps}
+                             : scheduler::part_steps(k_steps, ptx::cluster_rank(), split_k)),
+          first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
+          end(scheduler::work_end(first, span, tiles_m * tiles_n)),
           stride(stride_) {}
 };
 
@@ -198,7 +201,8 @@ __device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, i
                                           int column_byte, int lane) {
     using Vector = typename ptx::Word<Tile::VECTOR_BYTES>::Type;
     constexpr int ROW_VECTORS = Tile::ROW_BYTES / Tile::VECTOR_BYTES;
-#pragma unroll 8
+    constexpr int UNROLL = HANDS_OVER ? 2 : 8;
+#pragma unroll UNROLL
     for (int i = lane; i < Tile::ROWS * ROW_VECTORS; i += 32) {
         const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * Tile::VECTOR_BYTES;
         const bool inside = row + y < rows && column_byte + x < row_bytes;
@@ -219,14 +223,18 @@ __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map,
     }
 }
 
+// Fetches what the engine has to know before its first copy.
+__device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
+__device__ __forceinline__ void prefetch(const byte*) {}
+
 __device__ __forceinline__ void load_stage(const Layout& at, int stage, const ASource& a, const BSource& b, int m, int n,
-                                           int k, int tile_m, int tile_n, int step, int lane) {
+                                           int k, scheduler::Tile tile, int step, int lane) {
     constexpr int ENGINE_BYTES = (ATile::BY_ENGINE ? ATile::BYTES : 0) + (BTile::BY_ENGINE ? BTile::BYTES : 0);
     const u32 full = at.full(stage);
     if (lane == 0) ptx::mbarrier_arrive_expect(full, ENGINE_BYTES);
     load_tile<BTile>(at.b(stage), b, full, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, step * BTile::ROWS,
-                     tile_n * BTile::ROW_BYTES, lane);
-    load_tile<ATile>(at.a(stage), a, full, m, 2 * k, tile_m * BLOCK_M, step * ATile::ROW_BYTES, lane);
+                     tile.n * BTile::ROW_BYTES, lane);
+    load_tile<ATile>(at.a(stage), a, full, m, 2 * k, tile.m * BLOCK_M, step * ATile::ROW_BYTES, lane);
     if constexpr (!ATile::BY_ENGINE || !BTile::BY_ENGINE) {
         ptx::fence_async_shared();
         __syncwarp();
@@ -466,9 +474,11 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
 }
 
 // Adds the sums of the cluster's programs: the tile, row by row, is cut into as many shares as there are programs, each
-// sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C.
+// sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
+// program ends before it has all its sums, nor sends any before all have begun.
 __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
-                                              u32 slots, int parts, const LanePlace& place, int thread) {
+                                              const Layout& at, int parts, const LanePlace& place, int thread) {
+    const u32 slots = at.staging();
     const int part = ptx::cluster_rank();
     const int share_log2 = 31 - __clz(BLOCK_M * BLOCK_N / parts), share = 1 << share_log2;
     ptx::cluster_wait();  // every program has begun
@@ -489,11 +499,11 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
                 }
                 const int index = y * BLOCK_N + x, owner = index >> share_log2;
                 const u32 slot = slots + 4 * (part * share + index - owner * share);
-                ptx::store_cluster(ptx::cluster_address(slot, owner), sums);
+                ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(at.summed(), owner));
             }
         }
     }
-    ptx::cluster_sync();
+    ptx::mbarrier_wait(at.summed(), 0);
     for (int v = thread * 8; v < share; v += 8 * 32 * NUM_WARPS) {
         float sums[8] = {};
 #pragma unroll 4
@@ -521,32 +531,38 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;
     if (thread == 32 * NUM_WARPS) {
+        prefetch(a);
+        prefetch(b);
+    }
+    if (thread == 0) {
         for (int stage = 0; stage < NUM_STAGES; ++stage) {
             ptx::mbarrier_init(at.full(stage), FULL_ARRIVALS);
             ptx::mbarrier_init(at.empty(stage), NUM_WARPS);
         }
+        ptx::mbarrier_init(at.summed(), 1);
         ptx::fence_mbarrier_init();
+        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
     }
     __syncthreads();
-    if (split_k > 1) ptx::cluster_arrive();
+    if (split_k > 1) ptx::cluster_arrive_relaxed();
 
     Ring ring;
     if (thread >= 32 * NUM_WARPS) {
         if constexpr (HANDS_OVER) {
             ptx::release_registers<40>();
-            if (thread >= 32 * NUM_WARPS + 32) return;
-        }
-        for (int index = work.first; index < work.end; index += work.stride) {
-            const scheduler::Work tile = work.schedule.at(index);
-            for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
-                ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
-                load_stage(at, ring.stage, a, b, m, n, k, tile.tile_m, tile.tile_n, step, thread % 32);
+            if (thread >= 32 * NUM_WARPS + 32) {
+                if (split_k > 1) ptx::cluster_wait();
+                return;
             }
         }
-        if (split_k > 1) {
-            ptx::cluster_wait();
-            ptx::cluster_arrive();
+        for (int index = work.first; index < work.end; index += work.stride) {
+            const scheduler::Tile tile = work.schedule.tile(index);
+            for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
+                ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
+                load_stage(at, ring.stage, a, b, m, n, k, tile, step, thread % 32);
+            }
         }
+        if (split_k > 1) ptx::cluster_wait();
         return;
     }
 
@@ -556,11 +572,11 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     for (int index = work.first; index < work.end; index += work.stride) {
         Accumulators acc;
         multiply_tile<Weights>(acc, ring, at, place, work.steps.end - work.steps.begin);
-        const scheduler::Work tile = work.schedule.at(ptx::opaque(index));
-        const int row = tile.tile_m * BLOCK_M, column = tile.tile_n * BLOCK_N;
+        const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
+        const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
         const LanePlace writer(ptx::opaque(thread));
         if (split_k > 1) {
-            combine_parts(c, acc, m, n, row, column, at.staging(), split_k, writer, thread);
+            combine_parts(c, acc, m, n, row, column, at, split_k, writer, thread);
         } else {
             store_tile(c_tiles, c, acc, m, n, row, column, at.staging(), turn, writer);
         }

@@ -1,11 +1,12 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::sweep::{choice, devices, stop_on_interrupt};
+use super::sweep::{choice, devices, duration, stop_on_interrupt};
 use super::{Families, Outcome, OutputArgs, families};
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::sweep::Options;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Measure what lookup picks against the best config, on shapes not in the plan
 #[derive(clap::Args, Debug)]
@@ -25,11 +26,17 @@ pub(super) struct EvaluateArgs {
     /// File of [[problem]] entries as in a plan; for several families a folder that holds <family>.toml for each
     #[arg(long, value_name = "FILE")]
     shapes: PathBuf,
+    /// Accept problems of the plan too; their regret flatters the document
+    #[arg(long)]
+    allow_planned: bool,
     /// Plan in place of the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    /// How long to measure, as 90s, 10m or 2h; the same command goes on where it ended
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    budget: Option<Duration>,
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
@@ -59,7 +66,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         families: args.family.0.clone(),
         plan: args.plan.clone(),
         output: args.output.output.clone(),
-        budget: None,
+        budget: args.budget,
         shard: (0, 1),
         fresh: args.fresh,
         seed: args.seed,
@@ -68,12 +75,12 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         journal_only: true,
     };
     stop_on_interrupt()?;
-    let report = evaluate::run(&options, &args.shapes)?;
+    let report = evaluate::run(&options, &args.shapes, args.allow_planned)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{report}");
     }
-    let unworkable = report.problems.iter().any(|problem| problem.best.is_none());
+    let unworkable = report.problems.iter().any(|problem| problem.best.is_none() && !problem.unfinished);
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })
 }

@@ -270,13 +270,11 @@ struct ProgramOrder {
 fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<ProgramOrder, Rejection> {
     let Programs { count, .. } = knobs::programs(config, work, profile)?;
     let programs = u64::from(count);
-    Ok(match config.pid_type {
-        Some(PidType::PersistentInterleaved) => ProgramOrder { programs, stride: programs, span: work },
-        _ => {
-            let span = work.div_ceil(programs);
-            ProgramOrder { programs: work.div_ceil(span), stride: 1, span }
-        }
-    })
+    if config.pid_type == Some(PidType::PersistentInterleaved) {
+        return Ok(ProgramOrder { programs, stride: programs, span: work });
+    }
+    let span = work.div_ceil(programs);
+    Ok(ProgramOrder { programs: work.div_ceil(span), stride: 1, span })
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Tiling {
             n.is_multiple_of(groups) && [64, 128, 256].contains(&group_columns),
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
         );
-        require!((2..=64).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 64");
+        require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
         let tiling = Self { weights, m, n, k, groups, stages };
         let registers = tiling.sums() + tiling.fragments() + SPARE_REGISTERS;
         let limit = tiling.registers();
@@ -282,7 +282,7 @@ mod tests {
             (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
             (Config { num_warps: Some(8), block_sizes: vec![16, 64, 64], ..config() }, "each of 2 groups"),
             (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
-            (Config { num_stages: Some(64), ..config() }, "of shared memory"),
+            (Config { num_stages: Some(32), ..config() }, "of shared memory"),
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
             (Config { split_k: Some(16), ..config() }, "split_k 16 exceeds the 8 blocks"),
             (Config { split_k: Some(2), ..blocks([192, 128, 64]) }, "cannot share out a block of 192"),
