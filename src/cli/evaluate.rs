@@ -1,10 +1,12 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::sweep::{choice, devices, stop_on_interrupt};
+use super::measure::{choice, devices, stop_on_interrupt};
 use super::{Families, Outcome, OutputArgs, families};
+use crate::compile::Settings;
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::sweep::Options;
+use crate::worker::Deadlines;
 use std::path::PathBuf;
 
 /// Measure what lookup picks against the best config, on shapes not in the plan
@@ -60,8 +62,11 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         plan: args.plan.clone(),
         output: args.output.output.clone(),
         budget: None,
+        trial_deadline: Deadlines::TRIAL,
+        compile_deadline: Settings::DEADLINE,
         shard: (0, 1),
         fresh: args.fresh,
+        exhaustive: false,
         seed: args.seed,
         quiet: args.json,
         verbose: false,

@@ -47,6 +47,7 @@ pub(crate) struct Lab<'a> {
     defenders: Vec<Config>,
     state: Mutex<State>,
     pub(super) progress: &'a Progress,
+    pub(super) deadlines: Deadlines,
 }
 
 struct State {
@@ -72,7 +73,8 @@ impl<'a> Lab<'a> {
         }
         let state = State { journal, known, counts: Counts::default(), deadline: None };
         let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
-        Self { profile, compiler, host_kernels, seed, defenders, state: Mutex::new(state), progress }
+        let (state, deadlines) = (Mutex::new(state), Deadlines::default());
+        Self { profile, compiler, host_kernels, seed, defenders, state, progress, deadlines }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,17 +153,29 @@ impl<'a> Lab<'a> {
         Ok(!is_late)
     }
 
-    /// A compiled program, or the status and reason there is none.
-    fn program(&self, kernel: &KernelSpec, launch: Launch) -> Result<Result<Program, (Status, String)>> {
-        let Some(compiler) = self.compiler else { return Err(Error::failure("no compiler for a compiled kernel")) };
-        Ok(match compiler.wait(kernel)? {
-            Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
-                Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
-            }
-            Outcome::Compiled { cubin, .. } => Ok(Program { cubin, entry: kernel.entry.into(), launch }),
-            Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
-            Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
-        })
+    /// A candidate's compiled program, or the status and reason there is none. Nothing where the time is up before it is
+    /// compiled.
+    fn program(&self, kernel: &KernelSpec, launch: &Launch) -> Result<Option<Result<Program, (Status, String)>>> {
+        let deadline = self.state().deadline;
+        let outcome = self.compiler()?.wait_until(kernel, deadline)?;
+        Ok(outcome.map(|outcome| program_of(outcome, kernel, launch)))
+    }
+
+    fn compiler(&self) -> Result<&Compiler> {
+        self.compiler.ok_or_else(|| Error::failure("no compiler for a compiled kernel"))
+    }
+}
+
+fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Result<Program, (Status, String)> {
+    match outcome {
+        Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
+            Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
+        }
+        Outcome::Compiled { cubin, .. } => {
+            Ok(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() })
+        }
+        Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
+        Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
     }
 }
 
@@ -185,7 +199,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 }
             },
         };
-        let worker = Worker::new(address, support, Deadlines::default());
+        let worker = Worker::new(address, support, lab.deadlines);
         Ok(Self { lab, worker, problem: None, prepared: None, busy_s: 0.0 })
     }
 
@@ -222,7 +236,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             let problem = self.problem()?;
             let reference = if self.lab.compiler.is_some() {
                 let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                let program = self.lab.program(&kernel, launch)?;
+                let program = program_of(self.lab.compiler()?.wait(&kernel)?, &kernel, &launch);
                 Some(program.map_err(|(_, error)| Error::failure(format!("reference kernel: {error}")))?)
             } else {
                 None
@@ -263,9 +277,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             let key = self.lab.key(program)?;
             let program = match program {
                 None => None,
-                Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
-                    Ok(program) => Some(program),
-                    Err(_) => continue,
+                Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
+                    Some(Ok(program)) => Some(program),
+                    Some(Err(_)) => continue,
+                    None => break,
                 },
             };
             racers.push((*candidate, key));
@@ -388,9 +403,10 @@ impl Bench for DeviceBench<'_, '_> {
         let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
         let program = match program {
             None => None,
-            Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
-                Ok(program) => Some(program),
-                Err((status, error)) => return self.lab.record(failed(status, error)?).map(Some),
+            Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
+                Some(Ok(program)) => Some(program),
+                Some(Err((status, error))) => return self.lab.record(failed(status, error)?).map(Some),
+                None => return self.lab.has_time(&problem).map(|_| None),
             },
         };
         let arm = Arm { config: candidate.config.clone(), program };
@@ -399,8 +415,11 @@ impl Bench for DeviceBench<'_, '_> {
             Err(failure) => Err(failure),
         };
         self.note_busy();
-        if let Err(failure) = &verdict {
-            self.survives(failure)?;
+        match &verdict {
+            Err(failure) => self.survives(failure)?,
+            // What is wrong may have written anywhere: the next config is judged on fresh tensors.
+            Ok(Verdict::Wrong { .. }) => self.prepared = None,
+            Ok(_) => {}
         }
         let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
         let trial = match verdict {

@@ -51,10 +51,16 @@ pub struct Options {
     pub output: PathBuf,
     /// How long to measure.
     pub budget: Option<Duration>,
+    /// How long one config may take to be verified and timed.
+    pub trial_deadline: Duration,
+    /// How long one kernel may compile.
+    pub compile_deadline: Duration,
     /// This shard of so many.
     pub shard: (usize, usize),
     /// Start over, keeping the old journal aside.
     pub fresh: bool,
+    /// Screen every legal config in place of the staged search.
+    pub exhaustive: bool,
     /// Seed of inputs and orders.
     pub seed: u64,
     /// No progress bar.
@@ -266,18 +272,26 @@ pub fn run_at(site: &Site, options: &Options) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Starts the compile service for a GPU's architecture.
+/// Starts the compile service for a GPU's architecture, with the usual deadline.
 ///
 /// # Errors
 /// Where no NVRTC can be had.
 pub fn compiler(profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
+    compiler_within(Settings::DEADLINE, profile, progress)
+}
+
+/// The same with a `deadline` for each kernel.
+///
+/// # Errors
+/// Where no NVRTC can be had.
+pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
     let nvrtc = Nvrtc::find(&|notice| progress.say(notice))?;
     Compiler::start(Settings {
         arch: profile.arch.clone(),
         nvrtc,
         cache: Cache::in_folder(&cache_folder()?)?,
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        deadline: Settings::DEADLINE,
+        deadline,
     })
 }
 
@@ -322,7 +336,8 @@ fn sweep_family(
     let mut defenders = previous.as_ref().map_or_else(Vec::new, |previous| served_configs(previous, &problems));
     defenders.retain(|config| !plan.defaults(profile).contains(config));
     let must_race = [plan.defaults(profile), defenders.clone()].concat();
-    let lab = Lab::new(profile.clone(), compiler, options.seed, defenders, (journal, trials), progress);
+    let mut lab = Lab::new(profile.clone(), compiler, options.seed, defenders, (journal, trials), progress);
+    lab.deadlines.trial = options.trial_deadline;
     // Compile ahead: the queue fills in the order of the problems while the device works.
     if let Some(compiler) = compiler {
         compiler.request(&support_kernel())?;
