@@ -52,10 +52,19 @@ pub(crate) struct Lab<'a> {
 
 struct State {
     journal: Journal,
-    /// Every trial of the journal with this kernel, by what was tried.
-    known: HashMap<(Problem, Config), Vec<Trial>>,
+    /// Every trial of the journal, by what was tried.
+    known: HashMap<(Problem, Config), Vec<Known>>,
     counts: Counts,
     deadline: Option<Instant>,
+    /// Measuring processes that nobody uses at the moment.
+    idle: Vec<(Address, Worker)>,
+}
+
+/// A trial of the journal.
+struct Known {
+    trial: Trial,
+    /// Of this run, or counted already among those that were taken over.
+    counted: bool,
 }
 
 impl<'a> Lab<'a> {
@@ -67,11 +76,12 @@ impl<'a> Lab<'a> {
         (journal, trials): (Journal, Vec<Trial>),
         progress: &'a Progress,
     ) -> Self {
-        let mut known: HashMap<_, Vec<Trial>> = HashMap::new();
+        let mut known: HashMap<_, Vec<Known>> = HashMap::new();
         for trial in trials {
-            known.entry((trial.problem(), trial.config.clone())).or_default().push(trial);
+            let tried = (trial.problem(), trial.config.clone());
+            known.entry(tried).or_default().push(Known { trial, counted: false });
         }
-        let state = State { journal, known, counts: Counts::default(), deadline: None };
+        let state = State { journal, known, counts: Counts::default(), deadline: None, idle: Vec::new() };
         let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
         let (state, deadlines) = (Mutex::new(state), Deadlines::default());
         Self { profile, compiler, host_kernels, seed, defenders, state, progress, deadlines }
@@ -84,6 +94,16 @@ impl<'a> Lab<'a> {
     /// Past this, nothing new is tried.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         self.state().deadline = deadline;
+    }
+
+    /// From now on problems count as out of time only where they are so again.
+    pub(crate) fn forget_out_of_time(&self) {
+        self.state().counts.out_of_time.clear();
+    }
+
+    /// Whether the time was up for this problem.
+    pub(crate) fn is_out_of_time(&self, problem: &Problem) -> bool {
+        self.state().counts.out_of_time.contains(problem)
     }
 
     /// What happened; the journal is closed.
@@ -110,13 +130,14 @@ impl<'a> Lab<'a> {
     /// What the journal says of this trial: a failure at any stage, or a time at this one.
     fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
         let mut state = self.state();
-        let known = state.known.get(&(*problem, config.clone()))?;
-        let fits = |trial: &&Trial| {
+        let State { known, counts, .. } = &mut *state;
+        let known = known.get_mut(&(*problem, config.clone()))?;
+        let fits = |Known { trial, .. }: &&mut Known| {
             trial.kernel == kernel.0 && !trial.null_arm && (trial.stage == stage || trial.status != Status::Ok)
         };
-        let trial = known.iter().find(fits)?.clone();
-        state.counts.resumed += 1;
-        Some(trial)
+        let found = known.iter_mut().find(fits)?;
+        counts.resumed += usize::from(!std::mem::replace(&mut found.counted, true));
+        Some(found.trial.clone())
     }
 
     fn record(&self, trial: Trial) -> Result<Trial> {
@@ -132,12 +153,20 @@ impl<'a> Lab<'a> {
         for trial in trials {
             let status = serde_json::to_value(trial.status)?;
             *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+            let tried = (trial.problem(), trial.config.clone());
+            state.known.entry(tried).or_default().push(Known { trial: trial.clone(), counted: true });
         }
         drop(state);
         for trial in trials {
             self.progress.trial(trial);
         }
         Ok(())
+    }
+
+    fn idle_worker(&self, address: Address) -> Option<Worker> {
+        let idle = &mut self.state().idle;
+        let place = idle.iter().position(|(at, _)| *at == address)?;
+        Some(idle.swap_remove(place).1)
     }
 
     /// Whether there is time for another trial of this problem.
@@ -182,6 +211,7 @@ fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Result<
 /// One device, on one problem at a time.
 pub(crate) struct DeviceBench<'lab, 'a> {
     lab: &'lab Lab<'a>,
+    address: Address,
     worker: Worker,
     problem: Option<Problem>,
     prepared: Option<Result<(), Failure>>,
@@ -199,8 +229,18 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 }
             },
         };
-        let worker = Worker::new(address, support, lab.deadlines);
-        Ok(Self { lab, worker, problem: None, prepared: None, busy_s: 0.0 })
+        let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
+        Ok(Self { lab, address, busy_s: worker.busy_s(), worker, problem: None, prepared: None })
+    }
+
+    /// Leaves the measuring process, with its device open and warm, to whoever is next.
+    pub(crate) fn leave(self) {
+        self.lab.state().idle.push((self.address, self.worker));
+    }
+
+    /// Whether there is time to measure this problem.
+    pub(crate) fn has_time(&self, problem: &Problem) -> Result<bool> {
+        self.lab.has_time(problem)
     }
 
     /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
