@@ -82,7 +82,8 @@ fn each_fault_of_a_kernel_costs_one_record_and_the_sweep_completes() {
         ((256, 1), "ok"),
     ];
     assert_eq!(statuses(&tried), expected.map(|(config, status)| (config, status.to_string())).into());
-    for (status, count) in [("wrong", 1), ("timeout", 1), ("crashed", 2), ("launch_failed", 1), ("compile_timeout", 1)] {
+    for (status, count) in [("wrong", 1), ("timeout", 1), ("crashed", 2), ("launch_failed", 1), ("compile_timeout", 1)]
+    {
         assert_eq!(summary["statuses"][status], count, "{status}");
     }
     // Four configs work, and the winner twice.

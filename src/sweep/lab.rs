@@ -200,9 +200,7 @@ fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Result<
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
             Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
         }
-        Outcome::Compiled { cubin, .. } => {
-            Ok(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() })
-        }
+        Outcome::Compiled { cubin, .. } => Ok(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() }),
         Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
         Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
     }

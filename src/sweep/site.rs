@@ -34,11 +34,8 @@ impl Site {
         let lock = Lock::take(&gpu_folder(&options.output, &profile.name).join(lock))?;
         let progress = Progress::new(options.quiet, options.verbose);
         progress.say(&announcement(options, &devices));
-        let compiler = if profile.is_cpu() {
-            None
-        } else {
-            Some(compiler_within(options.compile_deadline, profile, &progress)?)
-        };
+        let compiler =
+            if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
         Ok(Self { devices, compiler, progress, _lock: lock })
     }
 
