@@ -4,46 +4,60 @@
 // x, y: [rows, cols] contiguous, 16-byte aligned as a whole; a row need not be. A row is worked on as its aligned window:
 // the 16-byte vectors that hold any of it. What the first and the last vector hold of other rows is masked.
 //
-// A tile is ROWS rows. Each row belongs to NUM_WARPS / ROWS warps, or, where a program has fewer warps than rows, each warp
-// has several rows in turn. Rows go through a ring of NUM_STAGES slots in shared memory, by asynchronous copies; a slot
-// holds one step, of `step_vectors` vectors. A thread reads back only what it copied itself, so the ring needs no barrier.
-//   WHOLE_ROW 1: a step is the whole row; it is read once.
-//   WHOLE_ROW 0: a step is a chunk of the row; each chunk is read twice, first to find maximum and sum, then, last chunk
-//                first so that L2 still holds it, to write the result.
+// A tile is ROWS rows, dealt out evenly to the threads of a program: each row has NUM_WARPS * 32 / ROWS lanes, several
+// warps or a part of one. A row is kept where it fits:
+//   VECTORS > 0                  in registers: VECTORS vectors a lane. Read once, one exponential an element.
+//   VECTORS 0 and NUM_STAGES 0   in shared memory. As a vector is written out, the next row's takes its place, so that
+//                                a program with several rows always has one on its way. Read once.
+//   NUM_STAGES > 0               nowhere: it goes through a ring of NUM_STAGES slots, in steps of `share` vectors, once to
+//                                find maximum and sum, and once more, last step first so that L2 still holds it, to
+//                                write the result.
+// With SPLIT > 1 that many programs, a thread block cluster, have a row between them, `share` vectors each, and exchange
+// their maxima and sums through distributed shared memory.
 //
-// Launch: NUM_WARPS * 32 threads, grid (programs), dynamic shared memory min(NUM_WARPS, ROWS) * NUM_STAGES * step_vectors
-// * 16 bytes.
-//   step_vectors   WHOLE_ROW 1: the vectors of the widest window. WHOLE_ROW 0: of a chunk.
-//   chunks         steps that cover the widest window
-//   contiguous     see programs.cuh
+// Floor: each element read and written once, 4 bytes an element in bf16 and 8 in f32, at the rate of a device copy; 5 FLOPs
+// an element are nothing beside it, and the exponentials, one or two an element, take up to half of their units' time.
+//
+// Launch: NUM_WARPS * 32 threads, grid (programs * SPLIT) in clusters of SPLIT, dynamic shared memory: none with VECTORS > 0,
+// ROWS * share * 16 bytes for whole rows, ROWS * NUM_STAGES * share * 16 for steps. A thread reads back only what it copied
+// itself, so slots need no barrier.
+//   share        vectors of a row that a program holds: of the widest window, or of a step
+//   steps        steps that cover the widest window
+//   contiguous   see programs.cuh
 //
 //   DTYPE        bf16 or float
-//   ROWS         rows of a tile, a power of two
+//   ALIGNED      whether rows are multiples of 16 bytes: 0 or 1
+//   ROWS         rows of a tile, a power of two; no more than warps where VECTORS is 0, 1 where SPLIT is not
 //   NUM_WARPS    warps of a program, a power of two up to 32
-//   NUM_STAGES   slots of the ring, at least 1
-//   WHOLE_ROW    0 or 1
+//   VECTORS      16-byte vectors that a lane keeps in registers, or 0
+//   NUM_STAGES   slots of the ring, or 0
+//   SPLIT        programs of a row, a power of two up to 8; more than 1 needs sm_90
 
 #include "numeric.cuh"
 #include "programs.cuh"
 #include "streaming.cuh"
+#include "tma.cuh"
 
-#if !defined(DTYPE) || !defined(ROWS) || !defined(NUM_WARPS) || !defined(NUM_STAGES) || !defined(WHOLE_ROW)
-#error "row_softmax.cu needs DTYPE, ROWS, NUM_WARPS, NUM_STAGES and WHOLE_ROW"
+#if !defined(DTYPE) || !defined(ALIGNED) || !defined(ROWS) || !defined(NUM_WARPS) || !defined(VECTORS) || \
+    !defined(NUM_STAGES) || !defined(SPLIT)
+#error "row_softmax.cu needs DTYPE, ALIGNED, ROWS, NUM_WARPS, VECTORS, NUM_STAGES and SPLIT"
 #endif
 
 using Pack = Vector<DTYPE, 16>;
 
 constexpr int WIDTH = Pack::WIDTH;
-constexpr int WARPS_PER_ROW = NUM_WARPS > ROWS ? NUM_WARPS / ROWS : 1;
-constexpr int GROUPS = NUM_WARPS / WARPS_PER_ROW;  // rows at a time
-constexpr int TURNS = ROWS / GROUPS;
-constexpr int LANES = WARPS_PER_ROW * 32;  // threads of a row
-constexpr int BATCH = 16 / WIDTH;          // vectors in registers at a time
+constexpr int LANES = NUM_WARPS * 32 / ROWS;         // threads of a row in a program
+constexpr int WARP_LANES = LANES < 32 ? LANES : 32;  // those of them in one warp
+constexpr int WARPS_PER_ROW = LANES / WARP_LANES;    // in one program
+constexpr int PARTS = WARPS_PER_ROW * SPLIT;         // warps of a row in all
 constexpr float LOG2_E = 1.44269504f;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
 
 static_assert((ROWS & (ROWS - 1)) == 0 && (NUM_WARPS & (NUM_WARPS - 1)) == 0, "ROWS and NUM_WARPS: powers of two");
-static_assert(NUM_WARPS <= 32 && NUM_STAGES >= 1, "at most 32 warps, at least one stage");
+static_assert(NUM_WARPS <= 32 && LANES >= 1, "at most 32 warps, at least one thread a row");
+static_assert(VECTORS > 0 ? NUM_STAGES == 0 : ROWS <= NUM_WARPS, "a row is in registers, or has whole warps");
+static_assert((SPLIT & (SPLIT - 1)) == 0 && SPLIT <= 8, "SPLIT: a power of two up to 8");
+static_assert(SPLIT == 1 || (ROWS == 1 && NUM_STAGES == 0), "programs share a tile of one row, and keep it");
 
 // What has been seen of a row: its maximum, and the sum of exp(x - maximum).
 struct Statistics {
@@ -61,78 +75,173 @@ __device__ __forceinline__ Statistics merge(const Statistics& a, const Statistic
     return {maximum, a.sum * exp_of(a.maximum - origin) + b.sum * exp_of(b.maximum - origin)};
 }
 
-// Merges over aligned runs of THREADS lanes of a warp; every lane gets the result.
-template <int THREADS>
-__device__ __forceinline__ Statistics merge_lanes(Statistics statistics) {
+// Over aligned runs of COUNT lanes of a warp; every lane gets the result.
+template <int COUNT, typename Value, typename Operation>
+__device__ __forceinline__ Value combine_lanes(Value value, Operation operation) {
 #pragma unroll
-    for (int distance = THREADS / 2; distance > 0; distance /= 2) {
-        statistics = merge(statistics, {__shfl_xor_sync(0xffffffffu, statistics.maximum, distance),
-                                        __shfl_xor_sync(0xffffffffu, statistics.sum, distance)});
+    for (int distance = COUNT / 2; distance > 0; distance /= 2) {
+        value = operation(value, __shfl_xor_sync(0xffffffffu, value, distance));
     }
-    return statistics;
+    return value;
 }
 
-// Merges over the warps of a row. Rows alternate between two buffers, so that one barrier a row is enough.
-__device__ __forceinline__ Statistics merge_row(Statistics statistics, int group, int lane, int parity) {
-    statistics = merge_lanes<32>(statistics);
-    if constexpr (WARPS_PER_ROW > 1) {
-        __shared__ Statistics of_warp[2][GROUPS][WARPS_PER_ROW];
-        if (lane % 32 == 0) of_warp[parity][group][lane / 32] = statistics;
+template <int COUNT>
+__device__ __forceinline__ float maximum_of_lanes(float value) {
+    return combine_lanes<COUNT>(value, [](float a, float b) { return fmaxf(a, b); });
+}
+
+// The sum of lanes that have seen no more than `maximum`.
+template <int COUNT>
+__device__ __forceinline__ float sum_of_lanes(float value) {
+    return combine_lanes<COUNT>(value, [](float a, float b) { return a + b; });
+}
+
+template <int COUNT>
+__device__ __forceinline__ Statistics merge_lanes(const Statistics& seen) {
+    const float maximum = maximum_of_lanes<COUNT>(seen.maximum);
+    return {maximum, sum_of_lanes<COUNT>(seen.sum * exp_of(seen.maximum - finite_or_zero(maximum)))};
+}
+
+// Merges what the warps of a row have seen. Rows alternate between two buffers, so that one barrier a row is enough.
+__device__ __forceinline__ Statistics merge_warps(const Statistics& of_warp, int group, int lane, int parity) {
+    if constexpr (PARTS == 1) return of_warp;
+    __shared__ Statistics parts[2][ROWS][PARTS];
+    Statistics(&row)[PARTS] = parts[parity][group];
+    if constexpr (SPLIT == 1) {
+        if (lane % 32 == 0) row[lane / 32] = of_warp;
         ptx::barrier_sync<LANES>(group);
-        statistics = merge_lanes<WARPS_PER_ROW>(of_warp[parity][group][lane % WARPS_PER_ROW]);
+    } else {
+        const int part = static_cast<int>(blockIdx.x % SPLIT) * WARPS_PER_ROW + lane / 32;
+        if (lane % 32 < SPLIT) {
+            const unsigned there = ptx::cluster_address(ptx::shared_address(&row[part]), lane % 32);
+            ptx::store_cluster(there, of_warp.maximum, of_warp.sum);
+        }
+        ptx::cluster_sync();
     }
-    return statistics;
+    Statistics seen = row[lane % (PARTS < 32 ? PARTS : 32)];
+#pragma unroll
+    for (int part = 32; part < PARTS; part += 32) seen = merge(seen, row[part + lane % 32]);
+    return merge_lanes<PARTS < 32 ? PARTS : 32>(seen);
 }
 
-// One row's window: its vectors and where in them the row lies.
+// A program's share of a row's window; none of a row past the last.
 struct Window {
-    long long first;  // element of the tensor at which the window starts
-    int skew;         // elements of the first vector before the row
+    long long first;  // element of the tensor at which the share starts
+    int column;       // the same as a column of the row: negative where the first vector starts before the row
     int vectors;
 
-    __device__ __forceinline__ Window(long long row, int cols) {
-        skew = static_cast<int>(row * cols % WIDTH);
-        first = row * cols - skew;
-        vectors = (skew + cols + WIDTH - 1) / WIDTH;
+    __device__ __forceinline__ Window(long long row, long long rows, int cols, int share) {
+        const int before = SPLIT > 1 ? static_cast<int>(blockIdx.x % SPLIT) * share : 0;
+        const int skew = ALIGNED ? 0 : static_cast<int>(row * cols) & (WIDTH - 1);
+        column = before * WIDTH - skew;
+        first = row * cols + column;
+        vectors = row < rows ? (cols - column + WIDTH - 1) / WIDTH : 0;
+        if (SPLIT > 1) vectors = max(0, min(vectors, share));
     }
 };
 
-// A place in the sequence of steps of one group of warps.
-struct Cursor {
-    long long tile;
-    int turn, step;
+// Whether a vector that starts at `column` and holds something of the row holds nothing else.
+__device__ __forceinline__ bool is_whole(int column, int cols) {
+    return ALIGNED || (column >= 0 && column + WIDTH <= cols);
+}
 
-    __device__ __forceinline__ void advance(int steps_per_row, long long tile_stride) {
-        if (++step < steps_per_row) return;
-        step = 0;
-        if (++turn < TURNS) return;
-        turn = 0;
-        tile += tile_stride;
+// Puts -inf in place of what such a vector holds of other rows.
+__device__ __forceinline__ void mask(float (&values)[WIDTH], int column, int cols) {
+    if (is_whole(column, cols)) return;
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        if (column + j < 0 || column + j >= cols) values[j] = -INFINITE;
     }
-};
+}
 
-// Takes in the row's part of a slot: vectors `first_vector` and on of the window, as far as it goes.
-__device__ __forceinline__ void accumulate(Statistics& seen, unsigned slot, const Window& window, int cols,
-                                           int first_vector, int step_vectors, int lane) {
-    const int count = min(step_vectors, window.vectors - first_vector);
+// Writes such a vector, less what is of other rows.
+__device__ __forceinline__ void store(DTYPE* out, const float (&values)[WIDTH], int column, int cols) {
+    if (is_whole(column, cols)) {
+        Pack pack;
+        pack.pack(values);
+        ptx::store_streaming(out, pack.words);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+        if (column + j >= 0 && column + j < cols) out[j] = from_float<DTYPE>(values[j]);
+    }
+}
+
+#if VECTORS > 0
+
+__device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int,
+                                              const Tiles& tiles, int group, int lane) {
+    const unsigned long long last_use = ptx::evict_first_policy();
+    const unsigned nothing = sizeof(DTYPE) == 2 ? 0xff80ff80u : 0xff800000u;  // -inf
+    int parity = 0;
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
+        const Window window(tile * ROWS + group, rows, cols, share);
+        const DTYPE* source = x + window.first + lane * WIDTH;
+        // All loads are under way before the first is used.
+        Pack packs[VECTORS];
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            const int vector = lane + i * LANES;
+#pragma unroll
+            for (int word = 0; word < Pack::WORDS; ++word) packs[i].words[word] = nothing;
+            // The last vector of all may go beyond the tensor, but never beyond its 16 bytes.
+            if (vector < window.vectors) ptx::load_streaming(packs[i].words, source + i * LANES * WIDTH, last_use);
+        }
+        float values[VECTORS][WIDTH], maximum = -INFINITE;
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            packs[i].unpack(values[i]);
+            const int vector = lane + i * LANES;
+            if (vector < window.vectors) mask(values[i], window.column + vector * WIDTH, cols);
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) maximum = fmaxf(maximum, values[i][j]);
+        }
+        maximum = maximum_of_lanes<WARP_LANES>(maximum);
+        const float origin = finite_or_zero(maximum);
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) sum += values[i][j] = exp_of(values[i][j] - origin);
+        }
+        sum = sum_of_lanes<WARP_LANES>(sum);
+        const Statistics whole = merge_warps({maximum, sum}, group, lane, parity);
+        // From the warp's maximum to the row's. Not `origin`: a warp of -inf in another row gets 0, not 0 * inf.
+        const float scale = exp_of(maximum - finite_or_zero(whole.maximum)) / whole.sum;
+        DTYPE* out = y + window.first + lane * WIDTH;
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            const int vector = lane + i * LANES;
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) values[i][j] *= scale;
+            if (vector < window.vectors) store(out + i * LANES * WIDTH, values[i], window.column + vector * WIDTH, cols);
+        }
+    }
+}
+
+#else
+
+constexpr int BATCH = 16 / WIDTH;  // vectors taken in at a time
+
+// Takes in `count` vectors of a slot; the first starts at `first_column`.
+__device__ __forceinline__ void accumulate(Statistics& seen, unsigned slot, int count, int first_column, int cols,
+                                           int lane) {
     for (int base = lane; base < count; base += LANES * BATCH) {
         float values[BATCH][WIDTH];
         float maximum = seen.maximum;
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) {
             const int vector = base + i * LANES;
-            const int column = (first_vector + vector) * WIDTH - window.skew;
             Pack pack;
             ptx::load_shared(pack.words, slot + (vector < count ? vector : base) * 16);
             pack.unpack(values[i]);
-            if (vector >= count || column < 0 || column + WIDTH > cols) {
+            mask(values[i], first_column + (vector < count ? vector : base) * WIDTH, cols);
 #pragma unroll
-                for (int j = 0; j < WIDTH; ++j) {
-                    if (vector >= count || column + j < 0 || column + j >= cols) values[i][j] = -INFINITE;
-                }
+            for (int j = 0; j < WIDTH; ++j) {
+                if (vector >= count) values[i][j] = -INFINITE;
+                maximum = fmaxf(maximum, values[i][j]);
             }
-#pragma unroll
-            for (int j = 0; j < WIDTH; ++j) maximum = fmaxf(maximum, values[i][j]);
         }
         const float origin = finite_or_zero(maximum);
         float sum = seen.sum * exp_of(seen.maximum - origin);
@@ -145,60 +254,96 @@ __device__ __forceinline__ void accumulate(Statistics& seen, unsigned slot, cons
     }
 }
 
-// Writes the result of the same part.
-__device__ __forceinline__ void normalize(DTYPE* y, const Statistics& row, unsigned slot, const Window& window, int cols,
-                                          int first_vector, int step_vectors, int lane) {
-    const int count = min(step_vectors, window.vectors - first_vector);
-    const float scale = 1.0f / row.sum;
+// Writes the result for a vector of a slot.
+__device__ __forceinline__ void normalize(DTYPE* out, unsigned slot, const Statistics& row, float scale, int column,
+                                          int cols) {
+    float values[WIDTH];
+    Pack pack;
+    ptx::load_shared(pack.words, slot);
+    pack.unpack(values);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) values[j] = exp_of(values[j] - row.maximum) * scale;
+    store(out, values, column, cols);
+}
+
+#if NUM_STAGES == 0
+
+__device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int,
+                                              const Tiles& tiles, int group, int lane) {
+    extern __shared__ __align__(16) unsigned char slots[];
+    const unsigned slot = ptx::shared_address(slots) + group * share * 16;
+    const unsigned long long last_use = ptx::evict_first_policy();
+    const auto window_of = [&](long long tile) {
+        return Window(tile < tiles.end ? tile * ROWS + group : rows, rows, cols, share);
+    };
+    const auto fetch = [&](const Window& window, int vector) {
+        const int source_bytes = min(WIDTH, cols - window.column - vector * WIDTH) * static_cast<int>(sizeof(DTYPE));
+        ptx::cp_async_16(slot + vector * 16, x + window.first + static_cast<long long>(vector) * WIDTH, source_bytes,
+                         last_use);
+    };
+
+    Window window = window_of(tiles.first);
+    for (int vector = lane; vector < window.vectors; vector += LANES) fetch(window, vector);
+    ptx::cp_async_commit();
+    int parity = 0;
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
+        const Window next = window_of(tile + tiles.stride);
+        ptx::cp_async_wait<0>();
+        Statistics seen{-INFINITE, 0.0f};
+        accumulate(seen, slot, window.vectors, window.column, cols, lane);
+        const Statistics whole = merge_warps(merge_lanes<32>(seen), group, lane, parity);
+        const float scale = 1.0f / whole.sum;
+        DTYPE* out = y + window.first;
+        const int both = max(window.vectors, next.vectors);
 #pragma unroll 2
-    for (int vector = lane; vector < count; vector += LANES) {
-        const int column = (first_vector + vector) * WIDTH - window.skew;
-        DTYPE* out = y + window.first + static_cast<long long>(first_vector + vector) * WIDTH;
-        float values[WIDTH];
-        Pack pack;
-        ptx::load_shared(pack.words, slot + vector * 16);
-        pack.unpack(values);
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) values[j] = exp_of(values[j] - row.maximum) * scale;
-        if (column >= 0 && column + WIDTH <= cols) {
-            pack.pack(values);
-            ptx::store_streaming(out, pack.words);
-        } else {
-#pragma unroll
-            for (int j = 0; j < WIDTH; ++j) {
-                if (column + j >= 0 && column + j < cols) out[j] = from_float<DTYPE>(values[j]);
+        for (int vector = lane; vector < both; vector += LANES) {
+            if (vector < window.vectors) {
+                normalize(out + static_cast<long long>(vector) * WIDTH, slot + vector * 16, whole, scale,
+                          window.column + vector * WIDTH, cols);
             }
+            if (vector < next.vectors) fetch(next, vector);
         }
+        ptx::cp_async_commit();
+        window = next;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
-row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int step_vectors, int chunks, int contiguous) {
+#else
+
+// A place in the sequence of steps of one group of warps.
+struct Cursor {
+    long long tile;
+    int step;
+
+    __device__ __forceinline__ void advance(int steps_per_row, long long tile_stride) {
+        if (++step < steps_per_row) return;
+        step = 0;
+        tile += tile_stride;
+    }
+};
+
+__device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int steps,
+                                              const Tiles& tiles, int group, int lane) {
     extern __shared__ __align__(16) unsigned char ring[];
-    const int group = threadIdx.x / LANES;
-    const int lane = threadIdx.x % LANES;
-    const int slot_bytes = step_vectors * 16;
+    const int slot_bytes = share * 16;
     const unsigned slots = ptx::shared_address(ring) + group * NUM_STAGES * slot_bytes;
     const unsigned long long last_use = ptx::evict_first_policy();
-    const Tiles tiles = tiles_of_program(static_cast<int>((rows + ROWS - 1) / ROWS), contiguous);
-    const int steps_per_row = WHOLE_ROW ? 1 : 2 * chunks;
-
-    const auto row_of = [&](const Cursor& cursor) { return cursor.tile * ROWS + cursor.turn * GROUPS + group; };
-    const auto first_vector_of = [&](int step) { return min(step, steps_per_row - 1 - step) * step_vectors; };
+    const auto first_vector_of = [&](int step) { return min(step, 2 * steps - 1 - step) * share; };
+    const auto window_of = [&](long long tile) { return Window(tile * ROWS + group, rows, cols, share); };
 
     // The producer runs NUM_STAGES - 1 steps ahead of the consumer; both take the slots in turn.
-    Cursor producer{tiles.first, 0, 0}, consumer = producer;
+    Cursor producer{tiles.first, 0};
     int producer_slot = 0, consumer_slot = 0;
 
     const auto produce = [&] {
-        if (producer.tile < tiles.end && row_of(producer) < rows) {
-            const Window window(row_of(producer), cols);
+        if (producer.tile < tiles.end) {
+            const Window window = window_of(producer.tile);
             const int first_vector = first_vector_of(producer.step);
-            const int count = min(step_vectors, window.vectors - first_vector);
+            const int count = min(share, window.vectors - first_vector);
             const unsigned slot = slots + producer_slot * slot_bytes;
             const DTYPE* source = x + window.first + static_cast<long long>(first_vector) * WIDTH;
-            const int elements = window.skew + cols - first_vector * WIDTH;
-            const bool read_again = !WHOLE_ROW && producer.step < chunks;
+            const int elements = cols - window.column - first_vector * WIDTH;
+            const bool read_again = producer.step < steps;
             for (int vector = lane; vector < count; vector += LANES) {
                 const int source_bytes = min(WIDTH, elements - vector * WIDTH) * static_cast<int>(sizeof(DTYPE));
                 if (read_again) {
@@ -209,7 +354,7 @@ row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int step_vectors
             }
         }
         ptx::cp_async_commit();
-        producer.advance(steps_per_row, tiles.stride);
+        producer.advance(2 * steps, tiles.stride);
         producer_slot = producer_slot + 1 < NUM_STAGES ? producer_slot + 1 : 0;
     };
     // Starts the next copy and waits for the consumer's; returns the slot it is in.
@@ -217,33 +362,46 @@ row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int step_vectors
         produce();
         ptx::cp_async_wait<NUM_STAGES - 1>();
         const unsigned slot = slots + consumer_slot * slot_bytes;
-        consumer.advance(steps_per_row, tiles.stride);
         consumer_slot = consumer_slot + 1 < NUM_STAGES ? consumer_slot + 1 : 0;
         return slot;
     };
 
     for (int stage = 0; stage < NUM_STAGES - 1; ++stage) produce();
 
-    for (int parity = 0; consumer.tile < tiles.end; parity ^= 1) {
-        const long long row = row_of(consumer);
-        if (row >= rows) {
-            for (int step = 0; step < steps_per_row; ++step) next_slot();
-            continue;
-        }
-        const Window window(row, cols);
+    int parity = 0;
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
+        const Window window = window_of(tile);
         Statistics seen{-INFINITE, 0.0f};
-        if constexpr (WHOLE_ROW) {
+        for (int step = 0; step < steps; ++step) {
+            const int first_vector = step * share;
+            accumulate(seen, next_slot(), min(share, window.vectors - first_vector),
+                       window.column + first_vector * WIDTH, cols, lane);
+        }
+        const Statistics whole = merge_warps(merge_lanes<32>(seen), group, lane, parity);
+        const float scale = 1.0f / whole.sum;
+        for (int step = steps - 1; step >= 0; --step) {
             const unsigned slot = next_slot();
-            accumulate(seen, slot, window, cols, 0, step_vectors, lane);
-            normalize(y, merge_row(seen, group, lane, parity), slot, window, cols, 0, step_vectors, lane);
-        } else {
-            for (int chunk = 0; chunk < chunks; ++chunk) {
-                accumulate(seen, next_slot(), window, cols, chunk * step_vectors, step_vectors, lane);
-            }
-            const Statistics whole = merge_row(seen, group, lane, parity);
-            for (int chunk = chunks - 1; chunk >= 0; --chunk) {
-                normalize(y, whole, next_slot(), window, cols, chunk * step_vectors, step_vectors, lane);
+            const int first_vector = step * share;
+            const int count = min(share, window.vectors - first_vector);
+            DTYPE* out = y + window.first + static_cast<long long>(first_vector) * WIDTH;
+#pragma unroll 2
+            for (int vector = lane; vector < count; vector += LANES) {
+                normalize(out + static_cast<long long>(vector) * WIDTH, slot + vector * 16, whole, scale,
+                          window.column + (first_vector + vector) * WIDTH, cols);
             }
         }
     }
+}
+
+#endif
+#endif
+
+extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
+row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int steps, int contiguous) {
+    // A program's shared memory may be written to once it runs.
+    if constexpr (SPLIT > 1) ptx::cluster_sync();
+    const int group = ROWS > 1 ? threadIdx.x / LANES : 0;
+    const int lane = ROWS > 1 ? threadIdx.x % LANES : threadIdx.x;
+    const Tiles tiles = tiles_of_program<SPLIT>(static_cast<int>((rows + ROWS - 1) / ROWS), contiguous);
+    softmax_tiles(x, y, rows, cols, share, steps, tiles, group, lane);
 }

@@ -122,6 +122,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
 
     let launch = Launch {
         grid: [1, 1, 1],
+        cluster: 1,
         threads: 32,
         dynamic_smem: Bytes(0),
         args: Vec::new(),

@@ -6,9 +6,11 @@ struct Tiles {
     int first, end, stride;
 };
 
-// The share of this program: a contiguous run of tiles, or every gridDim.x-th one.
+// The share of this program: a contiguous run of tiles, or every so many-th one. BLOCKS neighbouring thread blocks count as
+// one program.
+template <int BLOCKS = 1>
 __device__ __forceinline__ Tiles tiles_of_program(int tiles, int contiguous) {
-    const int program = blockIdx.x, programs = gridDim.x;
+    const int program = blockIdx.x / BLOCKS, programs = gridDim.x / BLOCKS;
     if (!contiguous) return {program, tiles, programs};
     // The first programs have one tile more where the tiles do not come out even.
     const int run = tiles / programs, longer = tiles % programs;

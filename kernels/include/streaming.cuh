@@ -19,6 +19,22 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int 
                  :: "r"(shared), "l"(global), "r"(source_bytes), "l"(policy) : "memory");
 }
 
+// Loads 4, 8 or 16 bytes under an L2 policy, without keeping a copy in L1.
+__device__ __forceinline__ void load_streaming(u32 (&words)[1], const void* global, u64 policy) {
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;"
+                 : "=r"(words[0]) : "l"(global), "l"(policy));
+}
+
+__device__ __forceinline__ void load_streaming(u32 (&words)[2], const void* global, u64 policy) {
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+                 : "=r"(words[0]), "=r"(words[1]) : "l"(global), "l"(policy));
+}
+
+__device__ __forceinline__ void load_streaming(u32 (&words)[4], const void* global, u64 policy) {
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(global), "l"(policy));
+}
+
 __device__ __forceinline__ void load_shared(u32 (&words)[4], u32 address) {
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
@@ -33,6 +49,11 @@ __device__ __forceinline__ void store_streaming(void* global, const u32 (&words)
 template <int THREADS>
 __device__ __forceinline__ void barrier_sync(int barrier) {
     asm volatile("bar.sync %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
+}
+
+// Writes two floats to an address in the shared memory of a program of the cluster. Needs sm_90.
+__device__ __forceinline__ void store_cluster(u32 address, float first, float second) {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(first), "f"(second) : "memory");
 }
 
 // 2^x to 2 ulp; results below 2^-126 are zero.

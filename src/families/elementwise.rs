@@ -41,6 +41,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     };
     let launch = Launch {
         grid: [count, 1, 1],
+        cluster: 1,
         threads,
         dynamic_smem: Bytes(0),
         args: vec![Arg::Input(0), Arg::Input(1), Arg::Output, Arg::I64(numel as i64), Arg::I32(i32::from(contiguous))],
@@ -95,6 +96,7 @@ impl FamilySpec for Elementwise {
         };
         let launch = Launch {
             grid: [numel.div_ceil(u64::from(THREADS)).min(MOST_BLOCKS) as u32, 1, 1],
+            cluster: 1,
             threads: THREADS,
             dynamic_smem: Bytes(0),
             args: vec![Arg::Input(0), Arg::Input(1), Arg::Output, Arg::I64(numel as i64)],
@@ -146,9 +148,9 @@ mod tests {
     fn persistent_programs_are_counted_by_the_gpu_and_never_outnumber_tiles() {
         let persistent = |pid_type| Config { pid_type: Some(pid_type), num_sm_multiplier: Some(2), ..config(1024, 4) };
         let blocked = launch(&persistent(PidType::PersistentBlocked), 1 << 20).unwrap();
-        assert_eq!((blocked.grid[0], *blocked.args.last().unwrap()), (264, Arg::I32(1)));
+        assert_eq!((blocked.grid[0], blocked.args.last().unwrap().clone()), (264, Arg::I32(1)));
         let interleaved = launch(&persistent(PidType::PersistentInterleaved), 5000).unwrap();
-        assert_eq!((interleaved.grid[0], *interleaved.args.last().unwrap()), (5, Arg::I32(0)));
+        assert_eq!((interleaved.grid[0], interleaved.args.last().unwrap().clone()), (5, Arg::I32(0)));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use crate::model::{Bytes, Dtype};
 use half::bf16;
+use serde::{Deserialize, Serialize};
 
 /// The type of a tensor's elements in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Element {
     /// bfloat16.
     Bf16,

@@ -8,6 +8,7 @@ mod gemm;
 mod inputs;
 mod knobs;
 mod row_softmax;
+mod split;
 
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};
 
@@ -46,8 +47,60 @@ pub struct KernelSpec {
     pub macros: Vec<(&'static str, String)>,
 }
 
+/// A tensor of the problem as the copy engine (TMA) sees it: which tile of it one instruction copies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// The tensor: an input by its index in [`Tensors::inputs`], or the output.
+    pub input: Option<usize>,
+    /// The type of its elements.
+    pub element: Element,
+    /// Extents, fastest first; two to five. What a tile has beyond them is read as zero and never written.
+    pub extents: Vec<u64>,
+    /// Bytes between neighbours along each extent but the first: multiples of 16.
+    pub strides_bytes: Vec<u64>,
+    /// The tile, fastest extent first: at most 256 each, the first as many bytes as the swizzle allows.
+    pub tile: Vec<u32>,
+    /// How the tile's 16-byte pieces are permuted in shared memory.
+    pub swizzle: Swizzle,
+}
+
+impl TensorMap {
+    /// The map of a contiguous row-major matrix, whose rows must be multiples of 16 bytes.
+    pub fn of_matrix(
+        input: Option<usize>,
+        element: Element,
+        shape: [u64; 2],
+        tile: [u32; 2],
+        swizzle: Swizzle,
+    ) -> Self {
+        let [rows, columns] = shape;
+        Self {
+            input,
+            element,
+            extents: vec![columns, rows],
+            strides_bytes: vec![columns * element.size_bytes()],
+            tile: vec![tile[1], tile[0]],
+            swizzle,
+        }
+    }
+}
+
+/// Permutations of the 16-byte pieces of a tile in shared memory, by the bytes of a row: piece i of row r lies at
+/// i ^ (r % 8) for 128 bytes, i ^ (r / 2 % 4) for 64, i ^ (r / 4 % 2) for 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swizzle {
+    /// As they come.
+    None,
+    /// Rows of 32 bytes.
+    Bytes32,
+    /// Rows of 64 bytes.
+    Bytes64,
+    /// Rows of 128 bytes.
+    Bytes128,
+}
+
 /// One kernel argument, in the order of the kernel's parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Arg {
     /// Device pointer to an input tensor, by its index in [`Tensors::inputs`].
     Input(usize),
@@ -63,6 +116,8 @@ pub enum Arg {
     I64(i64),
     /// A 32-bit float.
     F32(f32),
+    /// A tensor map, by value: 128 bytes.
+    TensorMap(TensorMap),
 }
 
 /// How a compiled kernel is launched on one problem.
@@ -70,6 +125,8 @@ pub enum Arg {
 pub struct Launch {
     /// Thread blocks along x, y, z.
     pub grid: [u32; 3],
+    /// Blocks along x that run together and see each other's shared memory; 1 for none. Divides `grid[0]`.
+    pub cluster: u32,
     /// Threads of a block.
     pub threads: u32,
     /// Dynamic shared memory of a block.

@@ -8,10 +8,13 @@ pub(super) struct RowSoftmax;
 
 /// Bytes of the vectors that rows are copied in.
 const VECTOR_BYTES: u64 = 16;
-/// Static shared memory of a warp: its statistics, in two buffers.
+/// Static shared memory of a warp of a row: its statistics, in two buffers.
 const STATISTICS_BYTES: u64 = 16;
 /// The kernel counts a row's columns, rounded up to vectors, in 32 bits.
 const MOST_COLS: u64 = (1 << 31) - 64;
+
+/// Thread blocks of the largest cluster that every GPU with clusters runs.
+const MOST_PROGRAMS: u32 = 8;
 
 fn dimensions(problem: &Problem) -> (u64, u64) {
     match problem.shape {
@@ -42,67 +45,132 @@ fn reduction_loop(config: &Config) -> Result<Option<u32>, Rejection> {
     }
 }
 
+/// Programs that share a row: the blocks of a cluster. Where the config leaves it open, the fewest that keep the row on
+/// the chip and give every multiprocessor work.
+fn split(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<u32, Rejection> {
+    let may_share = config.block_sizes == [1] && config.reduction_loops == [None];
+    let Some(split) = config.split_k else {
+        let (rows, cols) = dimensions(problem);
+        let row = Bytes(cols * problem.dtype.size_bytes());
+        let is_enough = |split: u32| {
+            row.0.div_ceil(split.into()) < profile.smem_per_block.0 / 2
+                && rows * u64::from(split) >= profile.multiprocessors.into()
+        };
+        let splits: &[u32] = if may_share && has_clusters(profile) { &[1, 2, 4, MOST_PROGRAMS] } else { &[1] };
+        return Ok(splits.iter().copied().find(|split| is_enough(*split)).unwrap_or(splits[splits.len() - 1]));
+    };
+    require!(
+        split.is_power_of_two() && split <= MOST_PROGRAMS,
+        "split_k {split} is not a power of two up to {MOST_PROGRAMS}"
+    );
+    require!(split == 1 || has_clusters(profile), "split_k {split}: {} has no thread block clusters", profile.arch);
+    require!(split == 1 || may_share, "split_k {split}: programs share one row at a time, and the whole of it");
+    Ok(split)
+}
+
+/// Thread block clusters came with `sm_90`.
+fn has_clusters(profile: &GpuProfile) -> bool {
+    let digits: String = profile.arch.chars().filter(char::is_ascii_digit).collect();
+    digits.parse::<u32>().is_ok_and(|version| version >= 90)
+}
+
+/// Vectors of a row that each of its lanes keeps in registers, for `share` of them in all; `None` where they are too many.
+/// Few values, so that kernels are few. A lane's elements are f32 while it works on them: 32 of them, beside all else, leave
+/// room for 32 warps a multiprocessor, or for 24 where these are one program.
+fn vectors_in_registers(share: u64, lanes: u64, width: u64, warps: u32) -> Option<u64> {
+    let most_values = if warps == 32 { 24 } else { 32 };
+    let enough = |vectors: &u64| vectors * lanes >= share && vectors * width <= most_values;
+    [1, 2, 3, 4, 6, 8].into_iter().find(enough)
+}
+
+/// Where a row is kept while it is worked on.
+struct Place {
+    /// Vectors a lane has in registers, or 0.
+    vectors: u64,
+    /// Slots of the ring that steps go through, or 0.
+    stages: u32,
+    /// Vectors of a row that a program holds at a time.
+    share: u64,
+    smem: Bytes,
+}
+
+fn place(config: &Config, problem: &Problem, tile_rows: u32, warps: u32, split: u32) -> Result<Place, Rejection> {
+    let (_, cols) = dimensions(problem);
+    let width = vector_width(problem.dtype);
+    let lanes = u64::from(warps * WARP / tile_rows);
+    let slots = |count: u32, share| Bytes(u64::from(tile_rows) * u64::from(count) * share * VECTOR_BYTES);
+    if let Some(chunk) = reduction_loop(config)? {
+        let share = u64::from(chunk) / width;
+        require!(
+            u64::from(chunk).is_multiple_of(width) && share >= lanes,
+            "reduction_loops [{chunk}] is not whole vectors of {width} columns for {lanes} threads a row"
+        );
+        let stages = knobs::needed("num_stages", config.num_stages)?;
+        return Ok(Place { vectors: 0, stages, share, smem: slots(stages, share) });
+    }
+    if let Some(stages) = config.num_stages {
+        return Err(Rejection(format!("num_stages {stages} has no effect on a whole row")));
+    }
+    let share = window_vectors(cols, width).div_ceil(split.into());
+    Ok(match vectors_in_registers(share, lanes, width, warps) {
+        Some(vectors) => Place { vectors, stages: 0, share, smem: Bytes(0) },
+        None => Place { vectors: 0, stages: 0, share, smem: slots(1, share) },
+    })
+}
+
 /// The kernel and its launch, which are legal or not together.
 fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
     knobs::mma(config, Mma::Simt)?;
-    knobs::only(config, &["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "reduction_loops"])?;
+    let known = ["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "reduction_loops", "split_k"];
+    knobs::only(config, &known)?;
     let [tile_rows] = knobs::block_sizes(config)?;
     let warps = knobs::num_warps(config)?;
-    let chunk = reduction_loop(config)?;
+    let split = split(config, problem, profile)?;
     let (rows, cols) = dimensions(problem);
-    let width = vector_width(problem.dtype);
     require!(tile_rows.is_power_of_two(), "block_sizes [{tile_rows}] is not a power of two");
-    require!(cols <= MOST_COLS, "cols = {cols}: at most {MOST_COLS}");
-
-    let rows_at_once = warps.min(tile_rows);
-    let row_threads = u64::from(warps / rows_at_once * WARP);
-    let Programs { count, contiguous } = knobs::programs(config, rows.div_ceil(tile_rows.into()), profile)?;
-    let window = window_vectors(cols, width);
-    let step_vectors = match chunk {
-        None => window,
-        Some(chunk) => {
-            let vectors = u64::from(chunk) / width;
-            require!(
-                u64::from(chunk).is_multiple_of(width) && vectors >= row_threads,
-                "reduction_loops [{chunk}] is not whole vectors of {width} columns for {row_threads} threads a row"
-            );
-            vectors
-        }
-    };
-    let stages = match (chunk, config.num_stages) {
-        (None, None) => 1,
-        (_, stages) => knobs::needed("num_stages", stages)?,
-    };
-    let one_row_a_warp = tile_rows <= warps && config.num_sm_multiplier.is_none();
     require!(
-        stages == 1 || chunk.is_some() || !one_row_a_warp,
-        "num_stages {stages} has no effect: a warp has one row, and all of it at once"
+        tile_rows <= warps * WARP,
+        "block_sizes [{tile_rows}] gives {} threads more rows than one each",
+        warps * WARP
     );
-    let slots = Bytes(u64::from(rows_at_once) * u64::from(stages) * step_vectors * VECTOR_BYTES);
-    knobs::fits_smem(Bytes(slots.0 + u64::from(warps) * STATISTICS_BYTES), profile)?;
+    require!(cols <= MOST_COLS, "cols = {cols}: at most {MOST_COLS}");
+    let Place { vectors, stages, share, smem } = place(config, problem, tile_rows, warps, split)?;
+    require!(
+        vectors > 0 || tile_rows <= warps,
+        "block_sizes [{tile_rows}] with {warps} warps: rows of {cols} columns need a warp each"
+    );
+    let statistics = Bytes(u64::from(warps * split) * STATISTICS_BYTES);
+    knobs::fits_smem(Bytes(smem.0 + statistics.0), profile)?;
+    let width = vector_width(problem.dtype);
+    let clusters = GpuProfile { multiprocessors: profile.multiprocessors / split, ..profile.clone() };
+    let Programs { count, contiguous } = knobs::programs(config, rows.div_ceil(tile_rows.into()), &clusters)?;
 
     let kernel = KernelSpec {
         source: "row_softmax.cu",
         entry: "row_softmax",
         macros: vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
+            ("ALIGNED", u8::from(cols.is_multiple_of(width)).to_string()),
             ("ROWS", tile_rows.to_string()),
             ("NUM_WARPS", warps.to_string()),
+            ("VECTORS", vectors.to_string()),
             ("NUM_STAGES", stages.to_string()),
-            ("WHOLE_ROW", u8::from(chunk.is_none()).to_string()),
+            ("SPLIT", split.to_string()),
         ],
     };
+    let window = window_vectors(cols, width);
     let launch = Launch {
-        grid: [count, 1, 1],
+        grid: [count * split, 1, 1],
+        cluster: split,
         threads: warps * WARP,
-        dynamic_smem: slots,
+        dynamic_smem: smem,
         args: vec![
             Arg::Input(0),
             Arg::Output,
             Arg::I64(rows as i64),
             Arg::I32(cols as i32),
-            Arg::I32(step_vectors as i32),
-            Arg::I32(window.div_ceil(step_vectors) as i32),
+            Arg::I32(share as i32),
+            Arg::I32(window.div_ceil(share) as i32),
             Arg::I32(i32::from(contiguous)),
         ],
         workspace: Bytes(0),
@@ -159,6 +227,7 @@ impl FamilySpec for RowSoftmax {
         };
         let launch = Launch {
             grid: [rows.min(MOST_BLOCKS) as u32, 1, 1],
+            cluster: 1,
             threads: WARP,
             dynamic_smem: Bytes(0),
             args: vec![Arg::Input(0), Arg::Output, Arg::I64(rows as i64), Arg::I32(cols as i32)],
@@ -201,12 +270,17 @@ mod tests {
             num_warps: Some(warps),
             pid_type: Some(PidType::Flat),
             reduction_loops: vec![None],
+            split_k: Some(1),
             ..Config::default()
         }
     }
 
     fn looped(chunk: u32, warps: u32, stages: u32) -> Config {
         Config { reduction_loops: vec![Some(chunk)], num_stages: Some(stages), ..whole_row(1, warps) }
+    }
+
+    fn split_row(split: u32, warps: u32) -> Config {
+        Config { split_k: Some(split), ..whole_row(1, warps) }
     }
 
     fn launch(config: &Config, rows: i64, cols: i64, dtype: Dtype) -> Result<Launch, Rejection> {
@@ -230,20 +304,72 @@ mod tests {
         }
     }
 
+    fn macro_of(config: &Config, cols: i64, dtype: Dtype, name: &str) -> String {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let kernel = RowSoftmax.kernel(config, &problem(64, cols, dtype), &h200).unwrap();
+        kernel.macros.into_iter().find(|(macro_name, _)| *macro_name == name).unwrap().1
+    }
+
     #[test]
     fn shared_memory_holds_every_slot() {
         let smem = |config: &Config, cols, dtype| launch(config, 64, cols, dtype).unwrap().dynamic_smem.0;
         assert_eq!(smem(&whole_row(1, 4), 8192, Dtype::Bf16), 16 << 10);
         assert_eq!(smem(&whole_row(4, 4), 8192, Dtype::F32), 128 << 10);
         assert_eq!(smem(&looped(4096, 4, 3), 131_072, Dtype::Bf16), 24 << 10);
-        let two_rows_ahead = Config { num_stages: Some(2), ..whole_row(8, 4) };
-        assert_eq!(smem(&two_rows_ahead, 1024, Dtype::Bf16), 4 * 2 * 2048);
+        assert_eq!(smem(&split_row(4, 4), 131_072, Dtype::Bf16), 64 << 10);
     }
 
     #[test]
-    fn a_row_too_long_for_shared_memory_must_be_looped_over() {
-        let refused = launch(&whole_row(1, 32), 4096, 131_072, Dtype::Bf16).unwrap_err().0;
+    fn a_row_is_in_registers_where_its_lanes_have_room() {
+        let vectors = |config: &Config, cols, dtype| macro_of(config, cols, dtype, "VECTORS").parse::<u64>().unwrap();
+        assert_eq!(vectors(&whole_row(1, 1), 1024, Dtype::Bf16), 4);
+        assert_eq!(vectors(&whole_row(1, 1), 1025, Dtype::Bf16), 0);
+        assert_eq!(vectors(&whole_row(16, 4), 64, Dtype::F32), 2);
+        assert_eq!(vectors(&split_row(8, 16), 128_256, Dtype::Bf16), 4);
+        for lanes in [4, 8, 32, 256] {
+            for share in 1..1000 {
+                if let Some(vectors) = vectors_in_registers(share, lanes, 8, 8) {
+                    assert!(vectors * lanes >= share && vectors <= 4, "{share} vectors on {lanes} lanes");
+                } else {
+                    assert!(share > 4 * lanes, "{share} vectors on {lanes} lanes");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn programs_of_a_cluster_share_a_row() {
+        let shared = launch(&split_row(8, 16), 16, 128_256, Dtype::Bf16).unwrap();
+        assert_eq!((shared.grid, shared.dynamic_smem), ([128, 1, 1], Bytes(0)));
+        assert_eq!(shared.args[4], Arg::I32(2004));
+        let persistent =
+            Config { pid_type: Some(PidType::PersistentInterleaved), num_sm_multiplier: Some(1), ..split_row(8, 16) };
+        assert_eq!(launch(&persistent, 1024, 128_256, Dtype::Bf16).unwrap().grid, [128, 1, 1]);
+
+        let a100 = GpuProfile { arch: "sm_80".into(), ..GpuProfile::by_name("h200").unwrap() };
+        let problem = problem(16, 128_256, Dtype::Bf16);
+        assert!(RowSoftmax.launch(&split_row(8, 16), &problem, &a100).unwrap_err().0.contains("sm_80"));
+        let refused = |config: Config| launch(&config, 64, 1024, Dtype::Bf16).unwrap_err().0;
+        assert!(refused(Config { split_k: Some(3), ..whole_row(1, 4) }).contains("split_k 3"));
+        assert!(refused(Config { split_k: Some(2), ..whole_row(2, 4) }).contains("one row at a time"));
+        assert!(refused(Config { split_k: Some(2), ..looped(4096, 4, 2) }).contains("the whole of it"));
+    }
+
+    #[test]
+    fn a_launch_splits_rows_that_are_few_or_too_long_for_one_program() {
+        let open = Config { split_k: None, ..whole_row(1, 16) };
+        let cluster = |rows, cols| launch(&open, rows, cols, Dtype::Bf16).unwrap().cluster;
+        assert_eq!(cluster(4096, 8192), 1);
+        assert_eq!(cluster(4096, 131_072), 4);
+        assert_eq!(cluster(40, 8192), 4);
+        assert_eq!(cluster(1, 128_256), 8);
+    }
+
+    #[test]
+    fn a_row_too_long_for_shared_memory_must_be_looped_over_or_shared() {
+        let refused = launch(&split_row(1, 32), 4096, 131_072, Dtype::Bf16).unwrap_err().0;
         assert!(refused.contains("256 KiB") && refused.contains("227 KiB"), "{refused}");
+        assert!(launch(&split_row(2, 16), 4096, 131_072, Dtype::Bf16).is_ok());
         let launch = launch(&looped(8192, 32, 2), 4096, 131_072, Dtype::Bf16).unwrap();
         assert_eq!(launch.args[4..6], [Arg::I32(1024), Arg::I32(16)]);
     }
@@ -262,7 +388,9 @@ mod tests {
         assert!(refused(Config { num_stages: None, ..looped(4096, 4, 1) }).contains("num_stages"));
         assert!(refused(Config { reduction_loops: vec![], ..whole_row(1, 4) }).contains("reduction_loops"));
         assert!(refused(looped(128, 1, 2)).contains("[128]"));
-        assert!(refused(Config { split_k: Some(2), ..whole_row(1, 4) }).contains("split_k"));
+        assert!(refused(Config { l2_groupings: vec![8], ..whole_row(1, 4) }).contains("l2_groupings"));
+        assert!(refused(whole_row(64, 1)).contains("[64]"));
+        assert!(launch(&whole_row(4, 2), 64, 4096, Dtype::Bf16).unwrap_err().0.contains("a warp each"));
         assert!(refused(whole_row(3, 4)).contains("[3]"));
     }
 

@@ -107,7 +107,7 @@ pub struct Config {
     /// Columns of one step of a row reduction; null means the whole row at once (one entry).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reduction_loops: Vec<Option<u32>>,
-    /// Programs that share the reduction dimension of one tile.
+    /// Programs that share the reduction dimension of one tile; absent where the launch chooses by the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_k: Option<u32>,
 }

@@ -131,11 +131,11 @@ pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
     Ok(plan.problems)
 }
 
-/// The value of a knob in TOML, which has no null: `"whole"` stands for it.
-pub(super) fn without_whole(value: &Value) -> Value {
+/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) and `"auto"` (the launch decides) stand for it.
+pub(super) fn without_words(value: &Value) -> Value {
     match value {
-        Value::String(text) if text == "whole" => Value::Null,
-        Value::Array(values) => Value::Array(values.iter().map(without_whole).collect()),
+        Value::String(text) if text == "whole" || text == "auto" => Value::Null,
+        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
         other => other.clone(),
     }
 }

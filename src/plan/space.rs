@@ -1,7 +1,7 @@
 //! Config spaces: the product of the axes, less what is excluded, with idle knobs dropped.
 
 use super::PlannedProblem;
-use super::read::{config_from, without_whole};
+use super::read::{config_from, without_words};
 use crate::error::{Error, Result};
 use crate::model::{Config, GpuProfile, Mma, PidType};
 use serde_json::{Map, Value};
@@ -42,7 +42,7 @@ pub(super) fn check_fields(fields: &Map<String, Value>) -> Result<()> {
 pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value>) -> Result<Config> {
     check_fields(fields)?;
     let mut all = kind_field.clone();
-    all.extend(fields.iter().map(|(name, value)| (name.clone(), without_whole(value))));
+    all.extend(fields.iter().map(|(name, value)| (name.clone(), without_words(value))));
     if all.get("mma") != kind_field.get("mma") {
         return Err(Error::usage("field 'mma' contradicts the space it stands in"));
     }

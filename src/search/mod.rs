@@ -366,6 +366,7 @@ mod tests {
                             KernelSpec { source: "x.cu", entry: "x", macros: vec![("BLOCK", block.to_string())] };
                         let launch = Launch {
                             grid: [1024 / block * split, 1, 1],
+                            cluster: 1,
                             threads: 32,
                             dynamic_smem: Bytes(0),
                             args: Vec::new(),

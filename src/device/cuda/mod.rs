@@ -3,14 +3,16 @@
 mod clocks;
 mod memory;
 mod nvrtc;
+mod tensor_map;
 
 pub use nvrtc::serve_compiles;
 
 use super::{Address, Deviation, Device, Fault, Found, Program};
-use crate::families::{self, Arg, Element, Fill, TensorSpec};
+use crate::families::{self, Arg, Element, Fill, Launch, TensorSpec};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Micros, Mma, Problem};
 use clocks::Clocks;
+use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim;
 use cudarc::driver::{DriverError, result, sys};
 use memory::{Buffer, Flag};
 use std::collections::HashMap;
@@ -19,9 +21,12 @@ use std::path::{Path, PathBuf};
 
 /// How long a gate holds the stream when the host forgets it, in nanoseconds.
 const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
-/// Blocks and threads of the support kernels, which stride over any size.
-const SUPPORT_GRID: [u32; 3] = [1024, 1, 1];
-const SUPPORT_THREADS: u32 = 256;
+/// The support kernels stride over any size.
+const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: 1, threads: 256, smem_bytes: 0 };
+/// One thread holds the stream.
+const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: 1, smem_bytes: 0 };
+/// The largest cluster that every GPU with clusters runs; larger ones must be asked for.
+const PORTABLE_CLUSTER: u32 = 8;
 /// Cubins kept loaded; past that all are unloaded at once.
 const LOADED_KERNELS: usize = 512;
 
@@ -29,15 +34,17 @@ const LOADED_KERNELS: usize = 512;
 impl From<DriverError> for Fault {
     fn from(error: DriverError) -> Self {
         use sys::CUresult::{
-            CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
-            CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND, CUDA_ERROR_OUT_OF_MEMORY,
+            CUDA_ERROR_INVALID_CLUSTER_SIZE, CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_VALUE,
+            CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND,
+            CUDA_ERROR_OUT_OF_MEMORY,
         };
         let name =
             error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
         let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
         let message = format!("{name}: {text}");
         match error.0 {
-            CUDA_ERROR_INVALID_IMAGE
+            CUDA_ERROR_INVALID_CLUSTER_SIZE
+            | CUDA_ERROR_INVALID_IMAGE
             | CUDA_ERROR_INVALID_VALUE
             | CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
             | CUDA_ERROR_NO_BINARY_FOR_GPU
@@ -121,6 +128,36 @@ struct Support {
     block_stream: sys::CUfunction,
 }
 
+/// Blocks, threads and shared memory of a launch.
+struct GridShape {
+    grid: [u32; 3],
+    cluster: u32,
+    threads: u32,
+    smem_bytes: u32,
+}
+
+impl GridShape {
+    fn of(launch: &Launch) -> Self {
+        let Launch { grid, cluster, threads, dynamic_smem, .. } = launch;
+        Self { grid: *grid, cluster: *cluster, threads: *threads, smem_bytes: dynamic_smem.0 as u32 }
+    }
+}
+
+/// A kernel parameter's value.
+enum Parameter {
+    Word(u64),
+    Map(sys::CUtensorMap),
+}
+
+impl Parameter {
+    fn pointer(&mut self) -> *mut c_void {
+        match self {
+            Self::Word(word) => std::ptr::from_mut(word).cast(),
+            Self::Map(map) => std::ptr::from_mut(map).cast(),
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Function {
     module: sys::CUmodule,
@@ -192,35 +229,39 @@ impl Gpu {
         Ok(unsafe { result::stream::synchronize(self.stream) }?)
     }
 
-    /// Launches with the parameters given as raw words; each is at least as wide as the kernel's parameter.
-    fn launch(
-        &self,
-        function: sys::CUfunction,
-        grid: [u32; 3],
-        threads: u32,
-        smem_bytes: u32,
-        words: &mut [u64],
-    ) -> Result<(), Fault> {
-        let mut parameters: Vec<*mut c_void> =
-            words.iter_mut().map(|word| std::ptr::from_mut(word).cast::<c_void>()).collect();
-        // SAFETY: the driver copies each parameter, as wide as the kernel declares, out of its 8-byte word during the
-        // call (little-endian, so narrower ones are the low bytes). What the kernel does with its pointers is its
-        // contract with `families`, and checked against the reference.
-        let launched = unsafe {
-            result::launch_kernel(
-                function,
-                (grid[0], grid[1], grid[2]),
-                (threads, 1, 1),
-                smem_bytes,
-                self.stream,
-                &mut parameters,
-            )
+    /// Launches with the parameters given by value.
+    fn launch(&self, function: sys::CUfunction, shape: &GridShape, parameters: &mut [Parameter]) -> Result<(), Fault> {
+        let mut pointers: Vec<*mut c_void> = parameters.iter_mut().map(Parameter::pointer).collect();
+        let mut cluster = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
         };
-        Ok(launched?)
+        cluster.value.clusterDim = ClusterDim { x: shape.cluster, y: 1, z: 1 };
+        let [x, y, z] = shape.grid;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: shape.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shape.smem_bytes,
+            hStream: self.stream,
+            attrs: &raw mut cluster,
+            numAttrs: u32::from(shape.cluster > 1),
+        };
+        // SAFETY: the driver copies each parameter, as wide as the kernel declares, out of its storage during the call
+        // (little-endian, so narrow ones are the low bytes of a word). What the kernel does with its pointers is its
+        // contract with `families`, and checked against the reference.
+        let launched =
+            unsafe { sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
+        Ok(launched.result()?)
     }
 
-    fn launch_support(&self, function: sys::CUfunction, words: &mut [u64]) -> Result<(), Fault> {
-        self.launch(function, SUPPORT_GRID, SUPPORT_THREADS, 0, words)
+    fn launch_support(&self, function: sys::CUfunction, words: &[u64]) -> Result<(), Fault> {
+        let mut parameters: Vec<_> = words.iter().copied().map(Parameter::Word).collect();
+        self.launch(function, &SUPPORT_SHAPE, &mut parameters)
     }
 
     fn fill(&self, tensor: &TensorSpec, seed: u64) -> Result<Buffer, Fault> {
@@ -235,7 +276,7 @@ impl Gpu {
             Element::I8 => self.support.fill_i8,
             Element::I16 => self.support.fill_i16,
         };
-        self.launch_support(function, &mut [buffer.address(), tensor.numel(), seed, magnitude.to_bits().into()])?;
+        self.launch_support(function, &[buffer.address(), tensor.numel(), seed, magnitude.to_bits().into()])?;
         Ok(buffer)
     }
 
@@ -263,6 +304,11 @@ impl Gpu {
                     Fault::Refused(format!("{} of dynamic shared memory: {message}", program.launch.dynamic_smem))
                 }
             })?;
+        if program.launch.cluster > PORTABLE_CLUSTER {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+            // SAFETY: the function's module is loaded.
+            unsafe { result::function::set_function_attribute(function, attribute, 1) }?;
+        }
         Ok(function)
     }
 
@@ -283,20 +329,23 @@ impl Gpu {
 
     fn run(&self, function: sys::CUfunction, program: &Program, task: &Task, output: &Buffer) -> Result<(), Fault> {
         let launch = &program.launch;
-        let mut words: Vec<u64> = launch
-            .args
-            .iter()
-            .map(|arg| match *arg {
-                Arg::Input(index) => task.inputs[index].address(),
+        let parameter = |arg: &Arg| -> Result<Parameter, Fault> {
+            Ok(Parameter::Word(match arg {
+                Arg::Input(index) => task.inputs[*index].address(),
                 Arg::Output => output.address(),
                 Arg::Workspace => self.workspace.address(),
                 Arg::Counters => self.counters.address(),
-                Arg::I32(value) => u64::from(value as u32),
-                Arg::I64(value) => value as u64,
+                Arg::I32(value) => u64::from(*value as u32),
+                Arg::I64(value) => *value as u64,
                 Arg::F32(value) => u64::from(value.to_bits()),
-            })
-            .collect();
-        self.launch(function, launch.grid, launch.threads, launch.dynamic_smem.0 as u32, &mut words)
+                Arg::TensorMap(map) => {
+                    let buffer = map.input.map_or(output, |index| &task.inputs[index]);
+                    return Ok(Parameter::Map(tensor_map::encode(map, buffer.address())?));
+                }
+            }))
+        };
+        let mut parameters = launch.args.iter().map(parameter).collect::<Result<Vec<_>, _>>()?;
+        self.launch(function, &GridShape::of(launch), &mut parameters)
     }
 
     fn prepared(&self) -> Result<(&Task, &Current), Fault> {
@@ -348,8 +397,8 @@ impl Device for Gpu {
             Element::F32 => self.support.compare_f32,
             _ => self.support.compare_bf16,
         };
-        let mut words = [task.output.address(), task.reference.address(), task.numel, self.sums.address()];
-        self.launch_support(compare, &mut words)?;
+        let words = [task.output.address(), task.reference.address(), task.numel, self.sums.address()];
+        self.launch_support(compare, &words)?;
         self.synchronize()?;
         let mut sums = [0.0; 3];
         self.sums.read(&mut sums)?;
@@ -362,7 +411,8 @@ impl Device for Gpu {
     fn sample(&mut self) -> Result<Sample, Fault> {
         let (task, current) = self.prepared()?;
         self.gate.close();
-        self.launch(self.support.block_stream, [1, 1, 1], 1, 0, &mut [self.gate.address(), GATE_TIMEOUT_NS])?;
+        let mut gate = [self.gate.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
+        self.launch(self.support.block_stream, &GATE_SHAPE, &mut gate)?;
         let queued = || -> Result<(), Fault> {
             self.flush.fill(0x5a, self.stream)?;
             // SAFETY: the events and the stream live as long as this.

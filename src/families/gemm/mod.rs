@@ -1,5 +1,8 @@
-//! Matrix products: C[m, n] = A[m, k] · decode(B), one kernel for four formats of B.
+//! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
+mod mma_sync;
+
+use super::knobs::{self, Programs};
 use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma, PidType, Problem, Shape};
 use half::bf16;
@@ -28,7 +31,7 @@ enum Weights {
     Fp4,
 }
 
-/// The largest extent: `gemm.cu` has byte offsets within a row, and the row after the last, in 32 bits.
+/// The largest extent: the kernels have byte offsets within a row, and the row after the last, in 32 bits.
 const MAX_DIMENSION: u64 = 1 << 29;
 
 /// Edge of the tile a program of `gemm_reference.cu` computes.
@@ -90,76 +93,49 @@ impl Weights {
     }
 }
 
-/// The compile-time half of a config: the tile of one program and who loads and computes it.
-struct Tiling {
-    /// Rows of C.
+/// One matrix product, for a kernel to be built for.
+struct Product {
+    weights: Weights,
     m: u64,
-    /// Columns of C.
     n: u64,
-    /// Elements of k in one stage.
     k: u64,
-    warps: u64,
-    stages: u64,
 }
 
-impl Tiling {
-    /// Shared memory of one program.
-    fn smem(&self, weights: Weights) -> Bytes {
-        let a = self.m * self.k * Element::Bf16.size_bytes();
-        let b = self.k / weights.per_element() * self.n * weights.element().size_bytes();
-        Bytes(self.stages * (a + b))
+impl Product {
+    /// Bytes of a row of A.
+    fn a_row_bytes(&self) -> u64 {
+        self.k * Element::Bf16.size_bytes()
+    }
+
+    /// Bytes of a row of B.
+    fn b_row_bytes(&self) -> u64 {
+        self.n * self.weights.element().size_bytes()
     }
 }
 
 impl Gemm {
-    /// The config's tiling, if a kernel with it can be compiled for the GPU and run there.
-    fn tiling(&self, config: &Config, profile: &GpuProfile) -> Result<Tiling, Rejection> {
-        match config.mma {
-            Some(Mma::MmaSync) => {}
+    /// The kernel and its launch, which are legal or not together.
+    fn build(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        let [m, n, k] = dimensions(problem);
+        for (name, extent) in [("m", m), ("n", n), ("k", k)] {
+            require!(extent <= MAX_DIMENSION, "dimension {name} = {extent} exceeds {MAX_DIMENSION}");
+        }
+        knobs::only(
+            config,
+            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+        )?;
+        let product = Product { weights: self.weights, m, n, k };
+        let build = match config.mma {
+            Some(Mma::MmaSync) => mma_sync::build,
             Some(mma @ (Mma::Wgmma | Mma::Tcgen05)) => return Err(Rejection(format!("no {mma} kernel yet"))),
             Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
-        }
-        require!(profile.mma.contains(&Mma::MmaSync), "{} has no mma_sync", profile.name);
-        require!(config.reduction_loops.is_empty(), "reduction_loops has no effect on a matrix product");
-
-        let [m, n, depth] = tile_extents(config)?;
-        let tiling = Tiling {
-            m,
-            n,
-            k: depth * self.weights.per_element(),
-            warps: needed(config.num_warps, "num_warps")?,
-            stages: needed(config.num_stages, "num_stages")?,
         };
-        let Tiling { k, warps, stages, .. } = tiling;
-        for (name, extent, least) in [("m", m, 16), ("n", n, 32), ("k", k, 16)] {
-            require!(
-                extent.is_power_of_two() && extent >= least,
-                "block of {extent} along {name}: it must be a power of two from {least}"
-            );
-        }
-        require!(warps.is_power_of_two() && warps <= 32, "num_warps = {warps}: it must be a power of two up to 32");
-        require!(
-            warps * 16 * 32 <= m * n,
-            "num_warps = {warps}: a {m} x {n} tile has only {} warp tiles of 16 x 32",
-            m * n / (16 * 32)
-        );
-        require!(stages >= 2, "num_stages = {stages}: the load pipeline needs 2");
-
-        let threads = warps * 32;
-        let accumulators = m * n / threads;
-        let registers = (u64::from(profile.registers_per_multiprocessor) / threads).min(256);
-        require!(
-            accumulators <= registers / 2,
-            "{accumulators} accumulators a thread leave too few of its {registers} registers"
-        );
-        let smem = tiling.smem(self.weights);
-        require!(
-            smem <= profile.smem_per_block,
-            "{smem} of shared memory for {stages} stages exceed {} of {}",
-            profile.smem_per_block,
-            profile.name
-        );
-        Ok(tiling)
+        build(config, &product, profile)
     }
 
     /// A with the activations, B with the weights and C with the sums.
@@ -193,84 +169,17 @@ impl FamilySpec for Gemm {
     }
 
     fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
-        let tiling = self.tiling(config, profile)?;
-        let [_, n, k] = dimensions(problem);
-        let macros = vec![
-            ("WEIGHTS", self.weights.name().to_string()),
-            ("BLOCK_M", tiling.m.to_string()),
-            ("BLOCK_N", tiling.n.to_string()),
-            ("BLOCK_K", tiling.k.to_string()),
-            ("NUM_WARPS", tiling.warps.to_string()),
-            ("NUM_STAGES", tiling.stages.to_string()),
-            ("A_VECTOR_BYTES", vector_bytes(k * Element::Bf16.size_bytes()).to_string()),
-            ("B_VECTOR_BYTES", vector_bytes(n * self.weights.element().size_bytes()).to_string()),
-        ];
-        Ok(KernelSpec { source: "gemm.cu", entry: "gemm", macros })
+        self.build(config, problem, profile).map(|(kernel, _)| kernel)
     }
 
     fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
-        let tiling = self.tiling(config, profile)?;
-        let [m, n, k] = dimensions(problem);
-        for (name, extent) in [("m", m), ("n", n), ("k", k)] {
-            require!(extent <= MAX_DIMENSION, "dimension {name} = {extent} exceeds {MAX_DIMENSION}");
-        }
-        let tiles_m = m.div_ceil(tiling.m);
-        let tiles_n = n.div_ceil(tiling.n);
-        let tiles = tiles_m * tiles_n;
-        let k_steps = k.div_ceil(tiling.k);
-
-        let split_k = needed(config.split_k, "split_k")?;
-        require!(split_k >= 1, "split_k = 0: it must be positive");
-        require!(split_k <= k_steps, "split_k = {split_k} exceeds the {k_steps} blocks along k = {k}");
-        let group_m = match config.l2_groupings[..] {
-            [rows] if rows >= 1 => u64::from(rows).min(tiles_m),
-            _ => {
-                return Err(Rejection(format!(
-                    "l2_groupings = {:?}: it must be one positive number",
-                    config.l2_groupings
-                )));
-            }
-        };
-        let work = tiles * split_k;
-        require!(work <= MAX_DIMENSION, "{work} programs exceed {MAX_DIMENSION}");
-        let order = program_order(config, work, profile)?;
-
-        let (workspace, counters) = match split_k {
-            1 => (0, 0),
-            _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
-        };
-        Ok(Launch {
-            grid: [order.programs as u32, 1, 1],
-            threads: (tiling.warps * 32) as u32,
-            dynamic_smem: tiling.smem(self.weights),
-            args: vec![
-                Arg::Input(0),
-                Arg::Input(1),
-                Arg::Output,
-                Arg::Workspace,
-                Arg::Counters,
-                Arg::I32(m as i32),
-                Arg::I32(n as i32),
-                Arg::I32(k as i32),
-                Arg::I32(tiles_m as i32),
-                Arg::I32(tiles_n as i32),
-                Arg::I32(k_steps as i32),
-                Arg::I32(group_m as i32),
-                Arg::I32(split_k as i32),
-                Arg::I32(order.stride as i32),
-                Arg::I32(order.span as i32),
-            ],
-            workspace: Bytes(workspace),
-            counters,
-        })
+        self.build(config, problem, profile).map(|(_, launch)| launch)
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
-        let extents = tile_extents(config)?;
-        require!(extents.iter().all(|extent| *extent >= 1), "block_sizes = {extents:?}: each must be positive");
-        require!(needed(config.num_warps, "num_warps")? >= 1, "num_warps = 0: it must be positive");
-        let used = Config { block_sizes: config.block_sizes.clone(), num_warps: config.num_warps, ..Config::default() };
-        require!(*config == used, "on the cpu device a matrix product has block_sizes and num_warps alone");
+        knobs::only(config, &["num_warps"])?;
+        knobs::block_sizes::<3>(config)?;
+        knobs::needed("num_warps", config.num_warps)?;
         Ok(())
     }
 
@@ -284,6 +193,7 @@ impl FamilySpec for Gemm {
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
+            cluster: 1,
             threads: (REFERENCE_TILE * REFERENCE_TILE) as u32,
             dynamic_smem: Bytes(0),
             args: vec![
@@ -327,17 +237,12 @@ fn dimensions(problem: &Problem) -> [u64; 3] {
     }
 }
 
-/// The three entries of `block_sizes`.
-fn tile_extents(config: &Config) -> Result<[u64; 3], Rejection> {
-    match config.block_sizes[..] {
-        [m, n, k] => Ok([m, n, k].map(u64::from)),
-        _ => Err(Rejection(format!("block_sizes = {:?}: a matrix product has three", config.block_sizes))),
+/// Tile rows of C that share a column band.
+fn group_m(config: &Config, tiles_m: u64) -> Result<u64, Rejection> {
+    match config.l2_groupings[..] {
+        [rows] if rows > 0 => Ok(u64::from(rows).min(tiles_m)),
+        _ => Err(Rejection(format!("l2_groupings {:?} must be one positive number", config.l2_groupings))),
     }
-}
-
-/// The value of a knob that a matrix product cannot do without.
-fn needed(knob: Option<u32>, name: &str) -> Result<u64, Rejection> {
-    knob.map(u64::from).ok_or_else(|| Rejection(format!("a matrix product needs {name}")))
 }
 
 /// The longest copy, up to 16 bytes, that every row of `row_bytes` is aligned for.
@@ -355,22 +260,13 @@ struct ProgramOrder {
 }
 
 fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<ProgramOrder, Rejection> {
-    let Some(pid_type) = config.pid_type else { return Err(Rejection("a matrix product needs pid_type".into())) };
-    if !pid_type.is_persistent() {
-        require!(config.num_sm_multiplier.is_none(), "num_sm_multiplier needs a persistent pid_type");
-        return Ok(ProgramOrder { programs: work, stride: 1, span: 1 });
-    }
-    let multiplier =
-        config.num_sm_multiplier.ok_or_else(|| Rejection(format!("pid_type = {pid_type} needs num_sm_multiplier")))?;
-    require!(multiplier >= 1, "num_sm_multiplier = 0: it must be positive");
-    let resident = (u64::from(profile.multiprocessors) * u64::from(multiplier)).min(work);
-    Ok(match pid_type {
-        PidType::PersistentBlocked => {
-            let span = work.div_ceil(resident);
+    let Programs { count, .. } = knobs::programs(config, work, profile)?;
+    let programs = u64::from(count);
+    Ok(match config.pid_type {
+        Some(PidType::PersistentInterleaved) => ProgramOrder { programs, stride: programs, span: work },
+        _ => {
+            let span = work.div_ceil(programs);
             ProgramOrder { programs: work.div_ceil(span), stride: 1, span }
-        }
-        PidType::PersistentInterleaved | PidType::Flat => {
-            ProgramOrder { programs: resident, stride: resident, span: work }
         }
     })
 }
@@ -385,15 +281,15 @@ mod tests {
 
     const GEMMS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
 
-    fn problem(family: Family, m: i64, n: i64, k: i64) -> Problem {
+    pub(super) fn problem(family: Family, m: i64, n: i64, k: i64) -> Problem {
         Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap()
     }
 
-    fn h200() -> GpuProfile {
+    pub(super) fn h200() -> GpuProfile {
         GpuProfile::by_name("h200").unwrap()
     }
 
-    fn config() -> Config {
+    pub(super) fn config() -> Config {
         Config {
             block_sizes: vec![64, 128, 64],
             l2_groupings: vec![4],
@@ -412,92 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_is_named_by_its_macros() {
-        let kernel = spec(Family::MatmulFp4).kernel(&config(), &problem(Family::MatmulFp4, 16, 4100, 4096), &h200());
-        let kernel = kernel.unwrap();
-        let macros: Vec<_> = kernel.macros.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(
-            macros.join(" "),
-            "WEIGHTS=Fp4 BLOCK_M=64 BLOCK_N=128 BLOCK_K=128 NUM_WARPS=4 NUM_STAGES=3 A_VECTOR_BYTES=16 B_VECTOR_BYTES=4"
-        );
-    }
-
-    #[test]
-    fn odd_rows_are_copied_element_by_element() {
-        for (family, b_vector) in [(Family::Matmul, "2"), (Family::MatmulInt16, "2"), (Family::MatmulFp4, "1")] {
-            let kernel = spec(family).kernel(&config(), &problem(family, 8, 77, 66), &h200()).unwrap();
-            assert!(kernel.macros.contains(&("A_VECTOR_BYTES", "4".into())), "{family}: {kernel:?}");
-            assert!(kernel.macros.contains(&("B_VECTOR_BYTES", b_vector.into())), "{family}: {kernel:?}");
-        }
-    }
-
-    #[test]
-    fn illegal_configs_are_rejected_with_their_values() {
-        let problem = problem(Family::Matmul, 512, 512, 256);
-        let cases: [(Config, &str); 21] = [
-            (Config { mma: None, ..config() }, "needs mma"),
-            (Config { mma: Some(Mma::Simt), ..config() }, "needs mma"),
-            (Config { mma: Some(Mma::Wgmma), ..config() }, "no wgmma kernel yet"),
-            (Config { mma: Some(Mma::Tcgen05), ..config() }, "no tcgen05 kernel yet"),
-            (Config { block_sizes: vec![64, 64], ..config() }, "block_sizes = [64, 64]"),
-            (Config { block_sizes: vec![8, 64, 64], ..config() }, "8 along m"),
-            (Config { block_sizes: vec![48, 64, 64], ..config() }, "48 along m"),
-            (Config { block_sizes: vec![64, 16, 64], ..config() }, "16 along n"),
-            (Config { block_sizes: vec![64, 64, 8], ..config() }, "8 along k"),
-            (Config { block_sizes: vec![16, 64, 64], ..config() }, "only 2 warp tiles"),
-            (Config { block_sizes: vec![256, 128, 32], ..config() }, "256 accumulators"),
-            (Config { block_sizes: vec![64, 128, 256], ..config() }, "288 KiB of shared memory for 3 stages"),
-            (Config { num_warps: Some(3), ..config() }, "num_warps = 3"),
-            (Config { num_warps: None, ..config() }, "needs num_warps"),
-            (Config { num_stages: Some(1), ..config() }, "num_stages = 1"),
-            (Config { reduction_loops: vec![None], ..config() }, "reduction_loops"),
-            (Config { l2_groupings: vec![], ..config() }, "l2_groupings = []"),
-            (Config { split_k: None, ..config() }, "needs split_k"),
-            (Config { split_k: Some(5), ..config() }, "split_k = 5 exceeds the 4 blocks"),
-            (Config { num_sm_multiplier: Some(1), ..config() }, "needs a persistent pid_type"),
-            (Config { pid_type: Some(PidType::PersistentBlocked), ..config() }, "needs num_sm_multiplier"),
-        ];
-        let gemm = spec(Family::Matmul);
-        for (config, reason) in cases {
-            let rejection = gemm.launch(&config, &problem, &h200()).unwrap_err();
-            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
-        }
-        assert!(gemm.launch(&config(), &problem, &h200()).is_ok());
-    }
-
-    #[test]
-    fn sixteen_warps_have_half_the_registers_of_eight() {
-        let legal = |blocks: [u32; 2], warps| {
-            let config = Config { block_sizes: vec![blocks[0], blocks[1], 32], num_warps: Some(warps), ..config() };
-            spec(Family::Matmul).kernel(&config, &problem(Family::Matmul, 512, 512, 256), &h200()).is_ok()
-        };
-        assert!(legal([128, 256], 8) && legal([128, 256], 16));
-        assert!(!legal([256, 256], 8) && !legal([256, 256], 16));
-    }
-
-    #[test]
     fn an_extent_beyond_32_bit_offsets_is_rejected() {
         let problem = problem(Family::Matmul, 1, 1 << 30, 64);
         let rejection = spec(Family::Matmul).launch(&config(), &problem, &h200()).unwrap_err();
         assert!(rejection.0.contains("n = 1073741824"), "{rejection}");
-    }
-
-    #[test]
-    fn a_split_k_launch_has_room_for_every_partial_sum() {
-        let config = Config { split_k: Some(4), ..config() };
-        let launch = spec(Family::MatmulInt4).launch(&config, &problem(Family::MatmulInt4, 65, 129, 1024), &h200());
-        let launch = launch.unwrap();
-        assert_eq!(launch.grid, [2 * 2 * 4, 1, 1]);
-        assert_eq!(launch.counters, 4);
-        assert_eq!(launch.workspace, Bytes(2 * 2 * 4 * 64 * 128 * 4));
-        assert_eq!(launch.dynamic_smem, Bytes(3 * (64 * 128 * 2 + 64 * 128)));
-        assert_eq!(launch.threads, 128);
-    }
-
-    #[test]
-    fn without_split_k_there_is_no_workspace() {
-        let launch = spec(Family::Matmul).launch(&config(), &problem(Family::Matmul, 65, 129, 1024), &h200()).unwrap();
-        assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
     }
 
     #[test]
@@ -566,7 +380,7 @@ mod tests {
     proptest! {
         #[test]
         fn launch_knobs_cost_no_compile(
-            m in 1i64..5000, n in 1i64..5000, half_k in 64i64..2500,
+            m in 1i64..5000, n in 1i64..5000, half_k in 128i64..2500,
             group in 1u32..64, split in 1u32..3, pid in 0usize..3, multiplier in 1u32..4,
         ) {
             let pid_type = PidType::ALL[pid];

@@ -1,0 +1,256 @@
+//! `gemm.cu`: warps that load and multiply in turn, on any GPU with bf16 tensor cores.
+
+use super::{Product, ProgramOrder, Weights, group_m, program_order, vector_bytes};
+use crate::families::knobs::{self, WARP};
+use crate::families::split::{Reduction, SplitCost};
+use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, require};
+use crate::model::{Bytes, Config, GpuProfile, Mma};
+
+/// Fitted to 2,983 kernels of the four formats, each timed with 1 to 16 parts on one problem, on an H200: the choice was
+/// 1.5 % from the best of them in the geometric mean, where the best fixed number was 11 %.
+const SPLIT_COST: SplitCost = SplitCost {
+    saturating_bytes: 125_000.0,
+    flops_per_byte: 13.4,
+    wave: 368_000.0,
+    merge: 12_400.0,
+    partial_byte: 27.2,
+    gathered_byte: 12.0,
+};
+
+/// The most parts that such a choice makes: as many as were measured.
+const MOST_PARTS: u64 = 16;
+
+/// The most scratch memory a launch may ask for.
+const MOST_WORKSPACE: Bytes = Bytes(1 << 30);
+
+/// The compile-time half of a config: the tile of one program and who loads and computes it.
+struct Tiling {
+    /// Rows of C.
+    m: u64,
+    /// Columns of C.
+    n: u64,
+    /// Elements of k in one stage.
+    k: u64,
+    warps: u32,
+    stages: u32,
+}
+
+impl Tiling {
+    /// The config's tiling, if a kernel with it can be compiled for the GPU and run there.
+    fn new(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<Self, Rejection> {
+        let [m, n, depth] = knobs::block_sizes(config)?.map(u64::from);
+        let k = depth * weights.per_element();
+        let warps = knobs::num_warps(config)?;
+        let stages = knobs::needed("num_stages", config.num_stages)?;
+        for (name, extent, least) in [("m", m, 16), ("n", n, 32), ("k", k, 16)] {
+            require!(
+                extent.is_power_of_two() && extent >= least,
+                "block of {extent} along {name}: it must be a power of two from {least}"
+            );
+        }
+        require!(
+            u64::from(warps) * 16 * 32 <= m * n,
+            "num_warps {warps}: a {m} x {n} tile has only {} warp tiles of 16 x 32",
+            m * n / (16 * 32)
+        );
+        require!(stages >= 2, "num_stages {stages}: the load pipeline needs 2");
+
+        let threads = warps * WARP;
+        let accumulators = m * n / u64::from(threads);
+        let registers = (profile.registers_per_multiprocessor / threads).min(256);
+        require!(
+            accumulators <= u64::from(registers / 2),
+            "{accumulators} accumulators a thread leave too few of its {registers} registers"
+        );
+        Ok(Self { m, n, k, warps, stages })
+    }
+
+    /// Shared memory of one program.
+    fn smem(&self, weights: Weights) -> Bytes {
+        let a = self.m * self.k * Element::Bf16.size_bytes();
+        let b = self.k / weights.per_element() * self.n * weights.element().size_bytes();
+        Bytes(u64::from(self.stages) * (a + b))
+    }
+
+    /// What the split of k is decided by.
+    fn reduction(&self, weights: Weights, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
+        let stages = u64::from(self.stages);
+        let smem = self.smem(weights).0;
+        let threads = u64::from(self.warps * WARP);
+        // As many registers as gemm.cu leaves a thread of a tile of that size.
+        let registers = if self.m * self.n / threads <= 64 { 128 } else { 256 };
+        let by_smem = profile.smem_per_multiprocessor.0 / (smem + 1024);
+        let by_registers = u64::from(profile.registers_per_multiprocessor) / (threads * registers);
+        Reduction {
+            tiles,
+            steps,
+            step_bytes: smem / stages,
+            step_flops: 2 * self.m * self.n * self.k,
+            steps_ahead: stages - 1,
+            tile_bytes: self.m * self.n * Element::F32.size_bytes(),
+            resident: by_smem.min(by_registers).max(1),
+        }
+    }
+}
+
+/// The kernel and its launch, which are legal or not together.
+pub(super) fn build(
+    config: &Config,
+    product: &Product,
+    profile: &GpuProfile,
+) -> Result<(KernelSpec, Launch), Rejection> {
+    require!(profile.mma.contains(&Mma::MmaSync), "{} has no mma_sync", profile.name);
+    let &Product { weights, m, n, k } = product;
+    let tiling = Tiling::new(config, weights, profile)?;
+    let smem = tiling.smem(weights);
+    knobs::fits_smem(smem, profile)?;
+
+    let tiles_m = m.div_ceil(tiling.m);
+    let tiles_n = n.div_ceil(tiling.n);
+    let tiles = tiles_m * tiles_n;
+    let k_steps = k.div_ceil(tiling.k);
+    let split_k = match config.split_k {
+        Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
+        None => {
+            SPLIT_COST.choose(&tiling.reduction(weights, tiles, k_steps, profile), profile.multiprocessors, MOST_PARTS)
+        }
+    };
+    require!(split_k <= k_steps, "split_k {split_k} exceeds the {k_steps} blocks along k = {k}");
+    let group_m = group_m(config, tiles_m)?;
+    let work = tiles * split_k;
+    let ProgramOrder { programs, stride, span } = program_order(config, work, profile)?;
+
+    let macros = vec![
+        ("WEIGHTS", weights.name().to_string()),
+        ("BLOCK_M", tiling.m.to_string()),
+        ("BLOCK_N", tiling.n.to_string()),
+        ("BLOCK_K", tiling.k.to_string()),
+        ("NUM_WARPS", tiling.warps.to_string()),
+        ("NUM_STAGES", tiling.stages.to_string()),
+        ("A_VECTOR_BYTES", vector_bytes(product.a_row_bytes()).to_string()),
+        ("B_VECTOR_BYTES", vector_bytes(product.b_row_bytes()).to_string()),
+    ];
+    let (workspace, counters) = match split_k {
+        1 => (0, 0),
+        _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
+    };
+    let workspace = Bytes(workspace);
+    require!(
+        workspace <= MOST_WORKSPACE,
+        "split_k {split_k} needs {workspace} of scratch memory, more than {MOST_WORKSPACE}"
+    );
+    let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
+    let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Workspace, Arg::Counters];
+    let launch = Launch {
+        grid: [programs as u32, 1, 1],
+        cluster: 1,
+        threads: tiling.warps * WARP,
+        dynamic_smem: smem,
+        args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+        workspace,
+        counters,
+    };
+    Ok((KernelSpec { source: "gemm.cu", entry: "gemm", macros }, launch))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::families::gemm::tests::{config, h200, problem};
+    use crate::families::spec;
+    use crate::model::{Bytes, Config, Family, Mma, PidType};
+
+    #[test]
+    fn a_kernel_is_named_by_its_macros() {
+        let kernel = spec(Family::MatmulFp4).kernel(&config(), &problem(Family::MatmulFp4, 16, 4100, 4096), &h200());
+        let kernel = kernel.unwrap();
+        let macros: Vec<_> = kernel.macros.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            macros.join(" "),
+            "WEIGHTS=Fp4 BLOCK_M=64 BLOCK_N=128 BLOCK_K=128 NUM_WARPS=4 NUM_STAGES=3 A_VECTOR_BYTES=16 B_VECTOR_BYTES=4"
+        );
+    }
+
+    #[test]
+    fn odd_rows_are_copied_element_by_element() {
+        for (family, b_vector) in [(Family::Matmul, "2"), (Family::MatmulInt16, "2"), (Family::MatmulFp4, "1")] {
+            let kernel = spec(family).kernel(&config(), &problem(family, 8, 77, 66), &h200()).unwrap();
+            assert!(kernel.macros.contains(&("A_VECTOR_BYTES", "4".into())), "{family}: {kernel:?}");
+            assert!(kernel.macros.contains(&("B_VECTOR_BYTES", b_vector.into())), "{family}: {kernel:?}");
+        }
+    }
+
+    #[test]
+    fn illegal_configs_are_rejected_with_their_values() {
+        let problem = problem(Family::Matmul, 512, 512, 256);
+        let cases: [(Config, &str); 21] = [
+            (Config { mma: None, ..config() }, "needs mma"),
+            (Config { mma: Some(Mma::Simt), ..config() }, "needs mma"),
+            (Config { mma: Some(Mma::Wgmma), ..config() }, "no wgmma kernel yet"),
+            (Config { mma: Some(Mma::Tcgen05), ..config() }, "no tcgen05 kernel yet"),
+            (Config { block_sizes: vec![64, 64], ..config() }, "block_sizes [64, 64]"),
+            (Config { block_sizes: vec![8, 64, 64], ..config() }, "8 along m"),
+            (Config { block_sizes: vec![48, 64, 64], ..config() }, "48 along m"),
+            (Config { block_sizes: vec![64, 16, 64], ..config() }, "16 along n"),
+            (Config { block_sizes: vec![64, 64, 8], ..config() }, "8 along k"),
+            (Config { block_sizes: vec![16, 64, 64], ..config() }, "only 2 warp tiles"),
+            (Config { block_sizes: vec![256, 128, 32], ..config() }, "256 accumulators"),
+            (Config { block_sizes: vec![64, 128, 256], ..config() }, "needs 288 KiB of shared memory"),
+            (Config { num_warps: Some(3), ..config() }, "num_warps 3"),
+            (Config { num_warps: None, ..config() }, "num_warps is missing"),
+            (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
+            (Config { reduction_loops: vec![None], ..config() }, "reduction_loops"),
+            (Config { l2_groupings: vec![], ..config() }, "l2_groupings []"),
+            (Config { split_k: Some(0), ..config() }, "split_k 0"),
+            (Config { split_k: Some(5), ..config() }, "split_k 5 exceeds the 4 blocks"),
+            (Config { num_sm_multiplier: Some(1), ..config() }, "num_sm_multiplier 1 has no effect"),
+            (Config { pid_type: Some(PidType::PersistentBlocked), ..config() }, "num_sm_multiplier is missing"),
+        ];
+        let gemm = spec(Family::Matmul);
+        for (config, reason) in cases {
+            let rejection = gemm.launch(&config, &problem, &h200()).unwrap_err();
+            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
+        }
+        assert!(gemm.launch(&config(), &problem, &h200()).is_ok());
+    }
+
+    #[test]
+    fn sixteen_warps_have_half_the_registers_of_eight() {
+        let legal = |blocks: [u32; 2], warps| {
+            let config = Config { block_sizes: vec![blocks[0], blocks[1], 32], num_warps: Some(warps), ..config() };
+            spec(Family::Matmul).kernel(&config, &problem(Family::Matmul, 512, 512, 256), &h200()).is_ok()
+        };
+        assert!(legal([128, 256], 8) && legal([128, 256], 16));
+        assert!(!legal([256, 256], 8) && !legal([256, 256], 16));
+    }
+
+    #[test]
+    fn a_split_k_launch_has_room_for_every_partial_sum() {
+        let config = Config { split_k: Some(4), ..config() };
+        let launch = spec(Family::MatmulInt4).launch(&config, &problem(Family::MatmulInt4, 65, 129, 1024), &h200());
+        let launch = launch.unwrap();
+        assert_eq!(launch.grid, [2 * 2 * 4, 1, 1]);
+        assert_eq!(launch.counters, 4);
+        assert_eq!(launch.workspace, Bytes(2 * 2 * 4 * 64 * 128 * 4));
+        assert_eq!(launch.dynamic_smem, Bytes(3 * (64 * 128 * 2 + 64 * 128)));
+        assert_eq!(launch.threads, 128);
+    }
+
+    #[test]
+    fn a_launch_left_to_choose_splits_what_would_leave_the_gpu_idle() {
+        let parts = |m, n, k| {
+            let config = Config { split_k: None, ..config() };
+            let launch = spec(Family::Matmul).launch(&config, &problem(Family::Matmul, m, n, k), &h200()).unwrap();
+            u64::from(launch.grid[0]) / ((m as u64).div_ceil(64) * (n as u64).div_ceil(128))
+        };
+        assert!(parts(16, 4096, 4096) >= 2);
+        assert_eq!(parts(4096, 4096, 4096), 1);
+        assert_eq!(parts(1, 1, 1), 1);
+    }
+
+    #[test]
+    fn without_split_k_there_is_no_workspace() {
+        let launch = spec(Family::Matmul).launch(&config(), &problem(Family::Matmul, 65, 129, 1024), &h200()).unwrap();
+        assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
+    }
+}

@@ -1,0 +1,394 @@
+#!/usr/bin/env python3
+"""Times the kernels that this project serves beside those of PyTorch, on one GPU in one run.
+
+    python3 tests/peers/peers.py --sweep target/release/sweep [--gpu h200] [--output output/h200/peers.json]
+
+It runs from any folder, needs PyTorch with CUDA and the `sweep` binary, and takes at most --seconds (240): the peers are
+timed for at most a quarter of that before ours and a quarter after, and what is left is dealt out to our families as
+deadlines. A family that misses its deadline has no times, and the table says so.
+
+Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), scaled_dot_product_attention with each backend,
+torch.softmax and torch.add. Both sides use one protocol, `cold-l2/1`: hold the stream, overwrite twice the L2 cache, event,
+launch, event, release; the median counts. Ours come from `sweep evaluate --served`, which races what the document serves
+for a shape. Peers are timed before and after ours, and the times of both passes are kept, so that drift shows.
+
+A Markdown table goes to stdout, everything to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+SHAPES = Path(__file__).resolve().parent / "shapes"
+FAMILIES = ["matmul", "matmul_int4", "matmul_fp4", "matmul_int16", "attention", "row_softmax", "elementwise"]
+PROTOCOL = "cold-l2/1"
+SAMPLES = 40
+MIN_SAMPLES = 5
+WARM_UP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Work:
+    """One problem of one family."""
+
+    family: str
+    dimensions: tuple[tuple[str, int], ...]
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.dimensions)[name]
+
+    @property
+    def shape(self) -> str:
+        return "x".join(str(value) for _, value in self.dimensions)
+
+    @property
+    def is_decode(self) -> bool:
+        return self.family == "attention" and self["q_seq"] != self["kv_seq"]
+
+    @property
+    def streamed_bytes(self) -> int:
+        """The fewest bytes that a bf16 work of the two families bound by memory moves."""
+        return 4 * self["rows"] * self["cols"] if self.family == "row_softmax" else 6 * self["numel"]
+
+
+def read_works(families: list[str]) -> list[Work]:
+    """The works of the families' shapes files."""
+    works = []
+    for family in families:
+        problems = tomllib.loads((SHAPES / f"{family}.toml").read_text())["problem"]
+        works += [Work(family, tuple(problem.items())) for problem in problems]
+    return works
+
+
+# ---- The peers ----
+
+
+@dataclass
+class Sampler:
+    """Times one call after another with cold caches on the current CUDA stream."""
+
+    torch: object
+    flush: object
+    hold_cycles: int = 1_000_000
+
+    @classmethod
+    def open(cls, torch) -> Sampler:
+        l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
+        flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
+        warm = time.monotonic() + WARM_UP_SECONDS
+        while time.monotonic() < warm:  # clocks rise under load
+            flush.zero_()
+            torch.cuda.synchronize()
+        return cls(torch, flush)
+
+    def sample_us(self, call: Callable[[], object]) -> float:
+        """One sample; taken again, with the stream held longer, where the GPU did not wait for the host."""
+        cuda = self.torch.cuda
+        while True:
+            held, start, end = (cuda.Event(enable_timing=True) for _ in range(3))
+            cuda.synchronize()
+            cuda._sleep(self.hold_cycles)
+            held.record()
+            self.flush.zero_()
+            start.record()
+            call()
+            end.record()
+            queued_in_time = not held.query()
+            end.synchronize()
+            if queued_in_time:
+                return start.elapsed_time(end) * 1e3
+            self.hold_cycles *= 2
+
+    def median_us(self, call: Callable[[], object], deadline: float) -> float:
+        """The median of SAMPLES samples, or of as many as the deadline leaves time for, and at least MIN_SAMPLES."""
+        call()
+        times: list[float] = []
+        while len(times) < MIN_SAMPLES or (len(times) < SAMPLES and time.monotonic() < deadline):
+            times.append(self.sample_us(call))
+        return statistics.median(times)
+
+
+def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
+    """The calls that do the work, by their names."""
+
+    def tensor(*shape: int):
+        return torch.randn(*shape, dtype=torch.bfloat16, device="cuda")
+
+    if work.family == "elementwise":
+        x, y = tensor(work["numel"]), tensor(work["numel"])
+        out = torch.empty_like(x)
+        return {"torch.add": lambda: torch.add(x, y, out=out)}
+    if work.family == "row_softmax":
+        x = tensor(work["rows"], work["cols"])
+        return {"torch.softmax": lambda: torch.softmax(x, -1)}
+    if work.family == "attention":
+        return attention_calls(torch, work, tensor)
+    a, b = tensor(work["m"], work["k"]), tensor(work["k"], work["n"])
+    out = tensor(work["m"], work["n"])
+    return {"cuBLAS": lambda: torch.matmul(a, b, out=out)}
+
+
+def attention_calls(torch, work: Work, tensor) -> dict[str, Callable[[], object]]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    heads = (work["batch"], work["heads"])
+    q = tensor(*heads, work["q_seq"], work["head_dim"])
+    k, v = (tensor(*heads, work["kv_seq"], work["head_dim"]) for _ in range(2))
+
+    def with_backend(backend):
+        def call():
+            with sdpa_kernel(backend):
+                return scaled_dot_product_attention(q, k, v)
+
+        return call
+
+    calls = {"cuDNN": with_backend(SDPBackend.CUDNN_ATTENTION), "flash": with_backend(SDPBackend.FLASH_ATTENTION)}
+    if work.is_decode:
+        calls["torch default"] = lambda: scaled_dot_product_attention(q, k, v)
+    return calls
+
+
+def time_peers(works: list[Work], seconds: float, torch, sampler) -> dict[Work, dict[str, float]]:
+    """Median times of every peer of every work. Works share `seconds` evenly, the rest going to those that follow."""
+    end = time.monotonic() + seconds
+    times: dict[Work, dict[str, float]] = {}
+    for index, work in enumerate(works):
+        key = peer_key(work)
+        if key in times:
+            continue
+        share = (end - time.monotonic()) / (len(works) - index)
+        calls = peer_calls(torch, work)
+        times[key] = {}
+        for name, call in calls.items():
+            try:
+                times[key][name] = sampler.median_us(call, time.monotonic() + share / len(calls))
+            except RuntimeError as error:  # a backend that does not take this shape
+                print(f"{name} on {work.family} {work.shape}: {str(error).splitlines()[0]}", file=sys.stderr)
+    return times
+
+
+def peer_key(work: Work) -> Work:
+    """Quantized products share the peer of the bf16 one."""
+    return Work("matmul", work.dimensions) if work.family.startswith("matmul") else work
+
+
+def copy_terabytes_per_s(torch, sampler) -> float:
+    """What a copy of 512 MiB on the device moves, reads and writes together."""
+    source = torch.empty(1 << 29, dtype=torch.int8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / sampler.median_us(lambda: target.copy_(source), time.monotonic() + 2) / 1e6
+
+
+# ---- Ours ----
+
+
+def time_ours(sweep: Path, gpu: str, families: list[str], output: Path, seconds: float) -> dict[Work, dict]:
+    """What `sweep evaluate --served` measured, by work. The families share `seconds` as deadlines."""
+    end = time.monotonic() + seconds
+    found: dict[Work, dict] = {}
+    for index, family in enumerate(families):
+        command = [sweep, "evaluate", "--served", "--gpu", gpu, "--family", family, "--shapes", SHAPES / f"{family}.toml"]
+        command += ["--output", output, "--fresh", "--json"]
+        deadline = (end - time.monotonic()) / (len(families) - index)
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(deadline, 1.0), check=False)
+        except subprocess.TimeoutExpired:
+            print(f"{family}: not done within {deadline:.0f} s", file=sys.stderr)
+            continue
+        if not done.stdout.strip():
+            print(f"{family}: sweep evaluate ended with {done.returncode}", file=sys.stderr)
+            continue
+        # The report lists the problems in the order of the shapes file.
+        found |= dict(zip(read_works([family]), json.loads(done.stdout)["problems"], strict=True))
+    return found
+
+
+# ---- The comparison ----
+
+
+def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
+    """What is aimed for: `ratio`, the peer's time over ours, or `us`, a time."""
+    if work.family in ("matmul_int4", "matmul_fp4") and work["m"] == 16:
+        return ("us", 8.5 if work["n"] == 4096 else 45.0)
+    if work.family == "matmul_int16" and work["m"] == 16:
+        return ("us", 17.0)
+    if work.family == "row_softmax":
+        return ("us", work.streamed_bytes / (0.9 * copy_rate) / 1e6) if work.streamed_bytes > 64e6 else None
+    ratios = {"matmul": 0.85, "attention": 1.2 if work.is_decode else 0.95, "elementwise": 1.0}
+    return ("ratio", ratios.get(work.family, 0.8))
+
+
+def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate: float) -> list[dict]:
+    """A row for each work."""
+    rows = []
+    for work in works:
+        passes = [times.get(peer_key(work), {}) for times in (before, after)]
+        peers = {name: [times[name] for times in passes if name in times] for name in passes[0]}
+        medians = {name: statistics.fmean(times) for name, times in peers.items() if times}
+        best = min(medians, key=medians.get, default=None)
+        served = ours.get(work, {})
+        ours_us = served.get("pick_us")
+        row = {
+            "family": work.family,
+            "problem": dict(work.dimensions),
+            "config": served.get("pick"),
+            "source": served.get("source"),
+            "ours_us": ours_us,
+            "error": served.get("error") if work in ours else "not measured",
+            "peer": best,
+            "peer_us": medians.get(best),
+            "peer_passes_us": peers,
+            "ratio": medians[best] / ours_us if best and ours_us else None,
+        }
+        target = target_of(work, copy_rate)
+        if target:
+            kind, value = target
+            row["target"] = {kind: value}
+            reached = row["ratio"] if kind == "ratio" else ours_us
+            row["reached"] = None if reached is None else (reached >= value if kind == "ratio" else reached <= value)
+        rows.append(row)
+    return rows
+
+
+def geomeans(rows: list[dict]) -> dict[str, float]:
+    """Of the peer's time over ours, by family."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        if row["ratio"]:
+            ratios.setdefault(row["family"], []).append(row["ratio"])
+    return {family: math.exp(statistics.fmean(map(math.log, values))) for family, values in ratios.items()}
+
+
+def round_floats(value, places: int = 4):
+    """The same data with short numbers."""
+    if isinstance(value, float):
+        return round(value, places)
+    if isinstance(value, dict):
+        return {key: round_floats(item, places) for key, item in value.items()}
+    if isinstance(value, list):
+        return [round_floats(item, places) for item in value]
+    return value
+
+
+def markdown(report: dict) -> str:
+    """The table for people."""
+
+    def number(value, places=2):
+        return "–" if value is None else f"{value:.{places}f}"
+
+    def aim(row):
+        if "target" not in row:
+            return "–"
+        ((kind, value),) = row["target"].items()
+        mark = {True: " ✓", False: " ✗", None: ""}[row["reached"]]
+        return (f"≥ {value:.2f} ×" if kind == "ratio" else f"≤ {value:.1f} µs") + mark
+
+    lines = ["| work | ours, µs | peer | peer, µs | peer / ours | aim |", "| --- | ---: | --- | ---: | ---: | --- |"]
+    for row in report["works"]:
+        shape = " × ".join(str(value) for value in row["problem"].values())
+        cells = [f"{row['family']} {shape}", number(row["ours_us"], 1), row["peer"] or "–", number(row["peer_us"], 1)]
+        lines.append("| " + " | ".join([*cells, number(row["ratio"]), aim(row)]) + " |")
+    means = ", ".join(f"{family} {value:.2f}" for family, value in report["geomeans"].items())
+    lines += ["", f"Geometric means of peer / ours: {means or 'none'}. Device copy: {report['copy_tb_per_s']:.2f} TB/s."]
+    return "\n".join(lines)
+
+
+def machine(torch) -> dict:
+    """What the figures depend on."""
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    except OSError:
+        driver = []
+    return {
+        "gpu": torch.cuda.get_device_name(0),
+        "driver": driver[0] if driver else None,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cublas": version("nvidia-cublas"),
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def run(arguments: argparse.Namespace, torch, sampler) -> dict:
+    """Peers, ours, peers; then the report."""
+    works = read_works(arguments.family)
+    start = time.monotonic()
+    copy_rate = copy_terabytes_per_s(torch, sampler)
+    before = time_peers(works, arguments.seconds / 4, torch, sampler)
+    torch.cuda.empty_cache()
+    ours_seconds = arguments.seconds * 3 / 4 - (time.monotonic() - start)
+    ours = time_ours(arguments.sweep, arguments.gpu, arguments.family, arguments.sweep_output, ours_seconds)
+    after = time_peers(works, arguments.seconds - (time.monotonic() - start), torch, sampler)
+    rows = compare(works, before, after, ours, copy_rate)
+    return {
+        "schema": 1,
+        "protocol": PROTOCOL,
+        "machine": machine(torch),
+        "copy_tb_per_s": copy_rate,
+        "works": rows,
+        "geomeans": geomeans(rows),
+        "seconds": time.monotonic() - start,
+    }
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Times the served kernels beside PyTorch's, on one GPU in one run.")
+    parser.add_argument("--sweep", type=Path, required=True, help="the sweep binary")
+    parser.add_argument("--gpu", default="h200", help="the GPU's short name (default: %(default)s)")
+    parser.add_argument("--family", type=lambda text: text.split(","), default=FAMILIES, help="families, by commas")
+    parser.add_argument("--seconds", type=float, default=240.0, help="most time it takes (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="the report (default: output/<gpu>/peers.json)")
+    parser.add_argument(
+        "--sweep-output", type=Path, default=Path("output"), help="where sweep looks for its document (default: output)"
+    )
+    parsed = parser.parse_args(arguments)
+    unknown = [family for family in parsed.family if family not in FAMILIES]
+    if unknown:
+        parser.error(f"no family '{unknown[0]}': there are {', '.join(FAMILIES)}")
+    if not parsed.sweep.is_file():
+        parser.error(f"--sweep {parsed.sweep}: no such file")
+    parsed.sweep = parsed.sweep.resolve()
+    parsed.output = parsed.output or Path("output") / parsed.gpu / "peers.json"
+    return parsed
+
+
+def main() -> int:
+    arguments = parse()
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed: pip install torch", file=sys.stderr)
+        return 3
+    if not torch.cuda.is_available():
+        print("no CUDA GPU here", file=sys.stderr)
+        return 3
+    report = round_floats(run(arguments, torch, Sampler.open(torch)))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    print(markdown(report))
+    return 0 if all(row["ours_us"] and row["peer_us"] for row in report["works"]) else 4
+
+
+if __name__ == "__main__":
+    sys.exit(main())
