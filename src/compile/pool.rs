@@ -269,19 +269,19 @@ impl Shared {
         }
     }
 
+    /// A process that ends with the service.
+    fn start_worker(&self) -> Result<LineProcess> {
+        let process = start_process(&self.settings.nvrtc)?;
+        let mut state = self.state();
+        if state.stopped {
+            return Err(Error::failure("the compiler stopped"));
+        }
+        state.processes.push(process.killer());
+        Ok(process)
+    }
+
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
-        let worker = match process {
-            Some(worker) => worker,
-            None => {
-                let started = start_process(&self.settings.nvrtc)?;
-                let mut state = self.state();
-                if state.stopped {
-                    return Err(Error::failure("the compiler stopped"));
-                }
-                state.processes.push(started.killer());
-                process.insert(started)
-            }
-        };
+        let worker = if let Some(worker) = process { worker } else { process.insert(self.start_worker()?) };
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
             name: spec.source.to_string(),

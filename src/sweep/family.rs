@@ -249,9 +249,6 @@ fn winner(trials: &[Trial], defaults: &[Config], served: Option<&Config>) -> Win
     let default = trials.iter().find(|trial| defaults.contains(&trial.config));
     let default_ratio = default.and_then(|default| Some(default.median_us?.0 / best.median_us?.0));
     let served = served.and_then(|served| trials.iter().find(|trial| trial.config == *served));
-    let served_ratio = served.map(|served| match served.config == best.config {
-        true => 1.0,
-        false => pair(&timing_of(served), &timing_of(best), NOISE_FLOOR).ratio,
-    });
+    let served_ratio = served.map(|served| pair(&timing_of(served), &timing_of(best), NOISE_FLOOR).ratio);
     Winner { trial: Trial { rounds_us: Vec::new(), ..best.clone() }, default_ratio, served_ratio }
 }

@@ -96,10 +96,6 @@ mod tests {
         }
     }
 
-    fn seconds(seconds: f64) -> Option<Duration> {
-        Some(Duration::from_secs_f64(seconds))
-    }
-
     #[test]
     fn without_a_budget_all_is_done_in_one_turn() {
         let mut work = Fake::new(60, 5.0, 0.5);
@@ -110,7 +106,7 @@ mod tests {
     #[test]
     fn work_that_fits_ends_early() {
         let mut work = Fake::new(10, 1.0, 0.1);
-        run(&mut work, seconds(100.0)).unwrap();
+        run(&mut work, Some(Duration::from_secs(100))).unwrap();
         assert_eq!((work.searched, work.crossed), (10, 10));
         assert!(work.now < 15.0, "{}", work.now);
     }
@@ -119,7 +115,7 @@ mod tests {
     fn crossing_that_takes_little_leaves_no_time_over() {
         // The whole takes twice as long as there is.
         let mut work = Fake::new(60, 5.0, 0.5);
-        run(&mut work, seconds(170.0)).unwrap();
+        run(&mut work, Some(Duration::from_secs(170))).unwrap();
         assert!((161.5..=171.0).contains(&work.now), "{}", work.now);
         assert_eq!(work.crossed, work.searched, "all that was found is crossed");
         assert!((2..=4).contains(&work.turns), "{} turns", work.turns);
@@ -128,7 +124,7 @@ mod tests {
     #[test]
     fn no_budget_at_all_is_over_at_once() {
         let mut work = Fake::new(60, 5.0, 0.5);
-        run(&mut work, seconds(0.0)).unwrap();
+        run(&mut work, Some(Duration::ZERO)).unwrap();
         assert_eq!((work.searched, work.turns), (0, 1));
     }
 
@@ -141,7 +137,7 @@ mod tests {
             budget in 20.0f64..1000.0,
         ) {
             let mut work = Fake::new(problems, searching, crossing);
-            run(&mut work, seconds(budget)).unwrap();
+            run(&mut work, Some(Duration::from_secs_f64(budget))).unwrap();
             let fits = work.searched == problems && work.crossed == problems;
             prop_assert!(work.now <= 1.05 * budget + 1e-9, "{} of {budget} s", work.now);
             prop_assert!(fits || work.now >= 0.95 * budget, "{} of {budget} s", work.now);
