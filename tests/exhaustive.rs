@@ -68,7 +68,7 @@ fn compare(family: Family) {
     let arguments = ["--family", family.name(), "--plan", "plan.toml"];
     let staged = run(folder.path(), &arguments);
     let exhaustive = run(folder.path(), &[&arguments[..], &["--fresh", "--exhaustive"]].concat());
-    let journal = trials(folder.path(), &format!("{}/journal/{family}.jsonl", found.profile.name));
+    let journal = trials(&folder.path().join(format!("output/{}/journal/{family}.jsonl", found.profile.name)));
     let tried = |summary: &Value| {
         let statuses = summary["statuses"].as_object().unwrap().iter().filter(|(status, _)| *status != "pruned");
         statuses.map(|(_, count)| count.as_u64().unwrap()).sum::<u64>()
@@ -170,7 +170,7 @@ fn an_exhaustive_sweep_screens_every_config_and_races_what_was_served() {
     let folder = folder_with_plan();
     run(folder.path(), &TINY);
     let summary = run(folder.path(), &[&TINY[..], &["--fresh", "--exhaustive"]].concat());
-    let trials = trials(folder.path(), "cpu/journal/row_softmax.jsonl");
+    let trials = trials(&folder.path().join("output/cpu/journal/row_softmax.jsonl"));
     for rows in [256, 600] {
         let screened: BTreeSet<String> = trials
             .iter()

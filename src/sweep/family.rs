@@ -43,6 +43,7 @@ pub(super) fn sweep_family(
     schedule::run(&mut sweep, budget)?;
 
     let finals = sweep.finals;
+    let derived = if options.makes_document() { Some(derive_family(&path, plan, profile, &lab)?) } else { None };
     let counts = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
@@ -52,8 +53,7 @@ pub(super) fn sweep_family(
             None => summary.unworkable.push(problem.to_string()),
         }
     }
-    if options.makes_document() {
-        let derived = derive_family(&path, plan, profile)?;
+    if let Some(derived) = derived {
         summary.rules = derived.rules.len();
         summary.fallbacks = derived.fallbacks.values().map(BTreeMap::len).sum();
         let document = document_path(&options.output, &profile.name);
@@ -172,11 +172,17 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
     Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
 }
 
-/// The document that one family's journal makes.
-fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile) -> Result<Document> {
+/// The document that one family's journal makes. Trials of kernels that have changed since say nothing of those served.
+fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile, lab: &Lab<'_>) -> Result<Document> {
     let contents = crate::journal::read(journal)?;
+    let mut current = Vec::new();
+    for trial in contents.trials {
+        if lab.is_current(&trial)? {
+            current.push(trial);
+        }
+    }
     let mut evidence = Evidence::default();
-    evidence.add_journal(&contents.headers, &contents.trials)?;
+    evidence.add_journal(&contents.headers, &current)?;
     let defaults = Defaults::from([(plan.family, plan.defaults(profile))]);
     Ok(derive::document(&evidence, &profile.name, &defaults).document)
 }

@@ -49,14 +49,14 @@ pub fn folder_with_plan() -> TempDir {
     folder
 }
 
-/// The lines of a journal under the output folder; a torn last one is left out.
-pub fn journal_lines(folder: &Path, journal: &str) -> Vec<Value> {
-    let text = fs::read_to_string(folder.join("output").join(journal)).unwrap_or_default();
+/// The lines of a journal, none where there is none; a torn last one is left out.
+pub fn journal_lines(journal: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(journal).unwrap_or_default();
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     whole.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The trials among them.
-pub fn trials(folder: &Path, journal: &str) -> Vec<Value> {
-    journal_lines(folder, journal).into_iter().filter(|line| line["kind"] == "trial").collect()
+pub fn trials(journal: &Path) -> Vec<Value> {
+    journal_lines(journal).into_iter().filter(|line| line["kind"] == "trial").collect()
 }

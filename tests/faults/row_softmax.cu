@@ -1,40 +1,40 @@
-// Row softmax with faults: which one is by ROWS. For tests of what a fault costs; see tests/faults.rs.
+// Row softmax with faults: which one is by NUM_STAGES. For tests of what a fault costs; see tests/faults.rs.
 //
-//   ROWS 2     leaves a wrong result, and its inputs overwritten
-//   ROWS 8     never ends
-//   ROWS 16    writes far out of bounds
-//   ROWS 32    traps
-//   ROWS 64    asks for more shared memory than there is, beside the dynamic one of its launch
-//   ROWS 128   never ends compiling
-//   other      the kernel as it should be
+//   NUM_STAGES 2   leaves a wrong result, and its inputs overwritten
+//   NUM_STAGES 4   never ends
+//   NUM_STAGES 5   writes far out of bounds
+//   NUM_STAGES 6   traps
+//   NUM_STAGES 7   never ends compiling
+//   NUM_STAGES 9   asks for more shared memory than there is, beside the dynamic one of its launch
+//   other          the kernel as it should be
 
 #include "numeric.cuh"
 
-#define PARAMETERS const DTYPE *x, DTYPE *y, long long rows, int cols, int step_vectors, int chunks, int contiguous
+#define PARAMETERS const DTYPE *x, DTYPE *y, long long rows, int cols, int, int, int
 
-#if ROWS == 2
+#if NUM_STAGES == 2
 extern "C" __global__ void row_softmax(PARAMETERS) {
     const long long first = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     for (long long i = first; i < rows * cols; i += static_cast<long long>(gridDim.x) * blockDim.x) {
         const_cast<DTYPE*>(x)[i] = y[i] = from_float<DTYPE>(1.0f);
     }
 }
-#elif ROWS == 8
+#elif NUM_STAGES == 4
 extern "C" __global__ void row_softmax(PARAMETERS) {
     volatile DTYPE* const out = y;
     while (true) out[0] = from_float<DTYPE>(1.0f);
 }
-#elif ROWS == 16
+#elif NUM_STAGES == 5
 extern "C" __global__ void row_softmax(PARAMETERS) { y[1ll << 40] = from_float<DTYPE>(1.0f); }
-#elif ROWS == 32
+#elif NUM_STAGES == 6
 extern "C" __global__ void row_softmax(PARAMETERS) { __trap(); }
-#elif ROWS == 64
+#elif NUM_STAGES == 9
 extern "C" __global__ void row_softmax(PARAMETERS) {
     __shared__ volatile int much[12 << 10];
     much[threadIdx.x] = cols;
     y[0] = from_float<DTYPE>(static_cast<float>(much[threadIdx.x ^ 1]));
 }
-#elif ROWS == 128
+#elif NUM_STAGES == 7
 // Each call of `work` is evaluated by the compiler, and there are a million different ones.
 template <int N>
 constexpr unsigned work() {
