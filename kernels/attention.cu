@@ -20,9 +20,8 @@
 //   NUM_WARPS      warps of a program; divides BLOCK_Q / 16 or is a multiple of it
 //   NUM_STAGES     slots of the ring, at least 2
 
-#include "numeric.cuh"
+#include "attention_parts.cuh"
 #include "programs.cuh"
-#include "streaming.cuh"
 
 #if !defined(HEAD_DIM) || !defined(VECTOR_BYTES) || !defined(BLOCK_Q) || !defined(BLOCK_KV) || !defined(NUM_WARPS) || \
     !defined(NUM_STAGES)
@@ -72,32 +71,7 @@ struct Problem {
     float scale_log2;
 };
 
-// Of the scores of one query: their maximum times scale_log2, and the sum of 2^(score * scale_log2 - maximum).
-struct Statistics {
-    float maximum, sum;
-};
-
-// The maximum where no key has been seen: below every score, and finite, so that the difference of two of them is 0.
-constexpr float LOWEST = -3.0e38f;
-
-// One unit of work: up to BLOCK_Q queries of a head and a share of its keys, in whole blocks.
-struct Tile {
-    int head, first_query, queries, first_key, end_key, split, counter;
-
-    __device__ __forceinline__ Tile(const Problem& problem, int index) {
-        const int q_tiles = (problem.q_seq + BLOCK_Q - 1) / BLOCK_Q;
-        const int kv_blocks = (problem.kv_seq + BLOCK_KV - 1) / BLOCK_KV;
-        const int share = (kv_blocks + problem.splits - 1) / problem.splits;
-        const int q_tile = index % q_tiles;
-        split = index / q_tiles % problem.splits;
-        head = index / q_tiles / problem.splits;
-        first_query = q_tile * BLOCK_Q;
-        queries = min(BLOCK_Q, problem.q_seq - first_query);
-        first_key = split * share * BLOCK_KV;
-        end_key = min(first_key + share * BLOCK_KV, problem.kv_seq);
-        counter = head * q_tiles + q_tile;
-    }
-};
+using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
 
 // Starts copying `rows` rows of head_dim elements; zeros fill the tile of ROWS rows of HEAD_DIM. Neighbouring threads take
 // up to 128 bytes of a row.
@@ -363,47 +337,6 @@ __device__ __forceinline__ void lay_out(const Accumulator& accumulator, float* s
     }
 }
 
-// WIDTH columns of one query, merged from parts that saw different keys.
-struct Merged {
-    Statistics row;
-    float sums[WIDTH];
-};
-
-// Merges PARTS parts in order. `statistics_of(part)` and `sum_of(part, i)` read them.
-template <typename StatisticsOf, typename SumOf>
-__device__ __forceinline__ Merged merge(int parts, StatisticsOf statistics_of, SumOf sum_of) {
-    Merged merged{{LOWEST, 0.0f}, {}};
-    for (int part = 0; part < parts; ++part) {
-        merged.row.maximum = fmaxf(merged.row.maximum, statistics_of(part).maximum);
-    }
-    for (int part = 0; part < parts; ++part) {
-        const Statistics row = statistics_of(part);
-        const float scale = ptx::exp2_approx(row.maximum - merged.row.maximum);
-        merged.row.sum += row.sum * scale;
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) merged.sums[i] += sum_of(part, i) * scale;
-    }
-    return merged;
-}
-
-template <int COLUMNS>
-__device__ __forceinline__ void write_out(bf16* out, const float (&sums)[COLUMNS], float scale) {
-    if constexpr (COLUMNS == 1) {
-        *out = ptx::to_bf16(sums[0] * scale);
-    } else {
-        float values[COLUMNS];
-#pragma unroll
-        for (int i = 0; i < COLUMNS; ++i) values[i] = sums[i] * scale;
-        Vector<bf16, 2 * COLUMNS> packed;
-        packed.pack(values);
-        *reinterpret_cast<Vector<bf16, 2 * COLUMNS>*>(out) = packed;
-    }
-}
-
-__device__ __forceinline__ void write_out(bf16* out, const Merged& merged) {
-    write_out(out, merged.sums, 1.0f / merged.row.sum);
-}
-
 // Calls work(row, column) for every vector of the tile's rows; the same thread gets the same vectors each time.
 template <typename Work>
 __device__ __forceinline__ void for_each_vector(const Tile& tile, int head_dim, Work work) {
@@ -427,49 +360,33 @@ __device__ __forceinline__ void finish(const Accumulator& accumulator, const Pro
     const long long all_rows = static_cast<long long>(problem.batch_heads) * problem.q_seq;
     const auto out = [&](int row, int column) { return problem.out + (first_row + row) * problem.head_dim + column; };
     const auto merge_warps = [&](int row, int column) {
-        return merge(
-            KV_WARPS, [&](int warp) { return statistics[warp * BLOCK_Q + row]; },
-            [&](int warp, int i) { return sums[(warp * BLOCK_Q + row) * PITCH + column + i]; });
+        return merge<WIDTH, KV_WARPS < 4 ? KV_WARPS : 4>(KV_WARPS, [&](int warp, Statistics& part, float (&values)[WIDTH]) {
+            part = statistics[warp * BLOCK_Q + row];
+#pragma unroll
+            for (int i = 0; i < WIDTH; ++i) values[i] = sums[(warp * BLOCK_Q + row) * PITCH + column + i];
+        });
     };
     if (problem.splits == 1) {
         for_each_vector(tile, problem.head_dim, [&](int row, int column) {
-            write_out(out(row, column), merge_warps(row, column));
+            merge_warps(row, column).write(out(row, column));
         });
         return;
     }
 
-    float* partial_statistics = problem.workspace + problem.splits * all_rows * HEAD_DIM;
-    const auto part = [&](int split, int row) { return split * all_rows + first_row + row; };
+    const Partials<HEAD_DIM> partials{problem.workspace, all_rows, problem.splits};
     for_each_vector(tile, problem.head_dim, [&](int row, int column) {
-        const Merged merged = merge_warps(row, column);
-        float* to = problem.workspace + part(tile.split, row) * HEAD_DIM + column;
+        const Merged<WIDTH> merged = merge_warps(row, column);
+        float* to = partials.sums(tile.split, first_row + row) + column;
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) to[i] = merged.sums[i];
-        if (column == 0) {
-            partial_statistics[part(tile.split, row) * 2] = merged.row.maximum;
-            partial_statistics[part(tile.split, row) * 2 + 1] = merged.row.sum;
-        }
+        if (column == 0) *partials.statistics(tile.split, first_row + row) = merged.row;
     });
 
     __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(&problem.counters[tile.counter], 1u) + 1 == static_cast<unsigned>(problem.splits);
-        if (last) problem.counters[tile.counter] = 0;
-    }
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
+    unsigned* counter = &problem.counters[tile.counter];
+    if (!last_of_splits(counter, problem.splits, threadIdx.x == 0, &last, [] { __syncthreads(); })) return;
     for_each_vector(tile, problem.head_dim, [&](int row, int column) {
-        const auto statistics_of = [&](int split) {
-            const float* from = partial_statistics + part(split, row) * 2;
-            return Statistics{__ldcg(from), __ldcg(from + 1)};
-        };
-        const auto sum_of = [&](int split, int i) {
-            return __ldcg(problem.workspace + part(split, row) * HEAD_DIM + column + i);
-        };
-        write_out(out(row, column), merge(problem.splits, statistics_of, sum_of));
+        partials.merged<WIDTH>(first_row + row, column).write(out(row, column));
     });
 }
 
@@ -481,7 +398,7 @@ attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* workspa
     const int q_tiles = (q_seq + BLOCK_Q - 1) / BLOCK_Q;
     const Tiles tiles = tiles_of_program(q_tiles * splits * batch_heads, contiguous);
     for (int index = tiles.first; index < tiles.end; index += tiles.stride) {
-        const Tile tile(problem, index);
+        const Tile tile(q_seq, kv_seq, splits, index);
         Accumulator accumulator;
         attend(accumulator, problem, tile, ptx::shared_address(shared));
         finish(accumulator, problem, tile, shared);

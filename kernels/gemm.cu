@@ -178,26 +178,6 @@ struct Operands {
     }
 };
 
-// Stores eight adjacent columns, of which the first `inside` exist.
-__device__ __forceinline__ void store_columns(bf16* c, const u32 (&columns)[4], int inside) {
-    if constexpr (STORE_COLUMNS == 8) {
-        if (inside >= 8) *reinterpret_cast<uint4*>(c) = make_uint4(columns[0], columns[1], columns[2], columns[3]);
-    } else if constexpr (STORE_COLUMNS == 4) {
-        if (inside >= 4) *reinterpret_cast<uint2*>(c) = make_uint2(columns[0], columns[1]);
-        if (inside >= 8) *reinterpret_cast<uint2*>(c + 4) = make_uint2(columns[2], columns[3]);
-    } else if constexpr (STORE_COLUMNS == 2) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (inside >= 2 * i + 2) *reinterpret_cast<u32*>(c + 2 * i) = columns[i];
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            if (inside > i) c[i] = static_cast<bf16>(columns[i / 2] >> (16 * (i % 2)));
-        }
-    }
-}
-
 // Writes the tile of C that begins at (row, column).
 __device__ __forceinline__ void store_tile(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
                                            int thread) {
@@ -214,7 +194,8 @@ __device__ __forceinline__ void store_tile(bf16* c, const Accumulators& acc, int
                 const int lane_column = column + 32 * group + 8 * (lane % 4);
                 u32 columns[4];
                 layout::eight_columns<Weights::COLUMNS>(columns, acc + (i * GROUPS_N + group) * 4, half, lane);
-                if (lane_row < m) store_columns(c + static_cast<i64>(lane_row) * n + lane_column, columns, n - lane_column);
+                bf16* row_of_c = c + static_cast<i64>(lane_row) * n;
+                if (lane_row < m) layout::store_columns<STORE_COLUMNS>(row_of_c + lane_column, columns, n - lane_column);
             }
         }
     }

@@ -21,35 +21,70 @@ __device__ float unit(unsigned long long seed, unsigned long long index) {
 __device__ long long first_index() { return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
+// The same as `Fill` of src/families/inputs.rs and its two parameters.
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4 };
+
+__device__ unsigned choice_of(unsigned long long seed, long long index) {
+    return static_cast<unsigned>(random_bits(seed, index) >> 8) & 0xffff;
+}
+
+// The float at `index` of a tensor with rows of `cols`; the parameters are a magnitude or the least exponent, and the
+// exponent past the largest, the factor of loud rows, or the largest value.
+__device__ float value_at(unsigned fill, float first, float second, unsigned long long seed, long long index,
+                          long long cols) {
+    constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
+    const float value = unit(seed, index);
+    const unsigned choice = choice_of(seed, index);
+    if (fill == WIDE) {
+        const int exponent = static_cast<int>(first) + static_cast<int>(choice % static_cast<unsigned>(second - first));
+        return copysignf(1.0f + fabsf(value), value) * __uint_as_float((exponent + 127u) << 23);
+    }
+    if (fill == UNIFORM) return first * value;
+    const unsigned long long row = random_bits(~seed, index / cols);
+    if (fill == QUERIES) return first * value * (row % 8 == 0 ? second : 1.0f);
+    const int kind = static_cast<int>(row % 5);
+    if (kind == 2 || (kind == 1 && choice % 2 == 0)) return -INFINITE;
+    if (kind == 4 || (kind == 3 && choice % 16 == 0)) return copysignf(second, value);
+    return first * value;
+}
+
 template <typename Element>
-__device__ void fill_floats(Element* out, long long numel, unsigned long long seed, float magnitude) {
+__device__ void fill_floats(Element* out, long long numel, unsigned long long seed, unsigned fill, float first,
+                            float second, long long cols) {
     for (long long i = first_index(); i < numel; i += index_stride()) {
-        out[i] = from_float<Element>(magnitude * unit(seed, i));
+        out[i] = from_float<Element>(value_at(fill, first, second, seed, i, cols));
     }
 }
 
 template <typename Element>
-__device__ void fill_bits(Element* out, long long numel, unsigned long long seed) {
+__device__ void fill_bits(Element* out, long long numel, unsigned long long seed, unsigned fill) {
+    constexpr unsigned SIGN = 1u << (8 * sizeof(Element) - 1);
     for (long long i = first_index(); i < numel; i += index_stride()) {
-        out[i] = static_cast<Element>(random_bits(seed, i) >> (64 - 8 * sizeof(Element)));
+        const unsigned choice = fill == EXTREMES ? choice_of(seed, i) % 16 : 1;
+        const unsigned long long bits = random_bits(seed, i) >> (64 - 8 * sizeof(Element));
+        out[i] = static_cast<Element>(choice == 0 ? SIGN : choice == 8 ? SIGN - 1 : bits);
     }
 }
 
-// Fill `out` with stream `seed`: floats uniform in [-magnitude, magnitude), integers with random bits.
-extern "C" __global__ void fill_bf16(bf16* out, long long numel, unsigned long long seed, float magnitude) {
-    fill_floats(out, numel, seed, magnitude);
+// Fill `out` with stream `seed`: floats as `value_at` says, integers with random bits, or some of them with an extreme.
+extern "C" __global__ void fill_bf16(bf16* out, long long numel, unsigned long long seed, unsigned fill, float first,
+                                     float second, long long cols) {
+    fill_floats(out, numel, seed, fill, first, second, cols);
 }
 
-extern "C" __global__ void fill_f32(float* out, long long numel, unsigned long long seed, float magnitude) {
-    fill_floats(out, numel, seed, magnitude);
+extern "C" __global__ void fill_f32(float* out, long long numel, unsigned long long seed, unsigned fill, float first,
+                                    float second, long long cols) {
+    fill_floats(out, numel, seed, fill, first, second, cols);
 }
 
-extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, float) {
-    fill_bits(out, numel, seed);
+extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, unsigned fill, float,
+                                   float, long long) {
+    fill_bits(out, numel, seed, fill);
 }
 
-extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, float) {
-    fill_bits(out, numel, seed);
+extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, unsigned fill,
+                                    float, float, long long) {
+    fill_bits(out, numel, seed, fill);
 }
 
 __device__ double warp_sum(double value) {
@@ -57,9 +92,13 @@ __device__ double warp_sum(double value) {
     return value;
 }
 
+__device__ bool is_poison(float value) { return __float_as_uint(value) == 0xffffffffu; }
+__device__ bool is_poison(bf16 value) { return value == 0xffffu; }
+
 // Adds to sums[0] the square of out - reference, to sums[1] the square of the reference, and to sums[2] the number of
-// elements whose difference is not finite: a NaN or an infinity that the reference does not have, or the other way
-// round. Two NaNs are equal, and so are two infinities of one sign; neither adds to the squares.
+// elements that still hold the poison or whose difference is not finite: a NaN or an infinity that the reference does
+// not have, or the other way round. Any other two NaNs are equal (arithmetic never makes one of all ones), and so are two
+// infinities of one sign; neither adds to the squares.
 template <typename Element>
 __device__ void compare(const Element* out, const float* reference, long long numel, double* sums) {
     double squared_difference = 0, squared_reference = 0, mismatches = 0;
@@ -67,9 +106,10 @@ __device__ void compare(const Element* out, const float* reference, long long nu
         const float value = to_float(out[i]), expected = reference[i];
         const bool both_nan = value != value && expected != expected;
         const bool same_infinity = value == expected && expected - expected != 0;
-        if (both_nan || same_infinity) continue;
+        const bool poisoned = is_poison(out[i]);
+        if (!poisoned && (both_nan || same_infinity)) continue;
         const double difference = static_cast<double>(value) - expected;
-        if (difference - difference != 0) {
+        if (poisoned || difference - difference != 0) {
             mismatches += 1;
         } else {
             squared_difference += difference * difference;

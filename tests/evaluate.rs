@@ -23,9 +23,12 @@ rows = 200
 cols = 290
 from = "a model"
 [[problem]]
-rows = 700
-cols = 1100
+rows = 513
+cols = 1025
 "#;
+
+/// As few elements as two groups allow.
+const SMALL: &str = "[[problem]]\nrows = 20\ncols = 30\n[[problem]]\nrows = 513\ncols = 20\n";
 
 /// A folder with a document of the tiny plan.
 fn swept() -> TempDir {
@@ -70,10 +73,52 @@ fn an_evaluation_measures_regret_and_leaves_journal_and_document_alone() {
 
     // Once more: the search is remembered, the race is run anew, and people can read it.
     let run = sweep(folder.path()).args(TINY).assert().success().stdout(contains("overall"));
-    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("rows=700,cols=1100 bf16"));
+    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("rows=513,cols=1025 bf16"));
     let again = fs::read_to_string(output.join("evaluate/row_softmax.jsonl")).unwrap();
     let added: Vec<Value> = again[journal.len()..].lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(!added.is_empty() && added.iter().all(|trial| trial["stage"] == "final"), "{added:?}");
+}
+
+#[test]
+fn what_is_served_but_cannot_run_gives_way_and_is_named() {
+    let folder = swept();
+    fs::write(folder.path().join("shapes.toml"), SMALL).unwrap();
+    let path = folder.path().join("output/cpu/observed_heuristics_cpu.json");
+    let mut document: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    document["rules"] = Value::Array(Vec::new());
+    for fallback in document["fallbacks"]["row_softmax"].as_object_mut().unwrap().values_mut() {
+        fallback["template"]["block_sizes"] = serde_json::json!([8, 8]);
+    }
+    fs::write(&path, document.to_string()).unwrap();
+    let run = sweep(folder.path()).args(TINY).arg("--json").assert().success();
+    let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    for problem in report["problems"].as_array().unwrap() {
+        assert_eq!(
+            (&problem["source"], &problem["pick"]["block_sizes"]),
+            (&"default".into(), &serde_json::json!([64]))
+        );
+        assert_eq!(problem["skipped"][0]["source"], "fallback");
+        assert!(problem["skipped"][0]["reason"].as_str().unwrap().contains("[8, 8]"), "{problem}");
+        assert!(problem["regret"].as_f64().unwrap() >= 1.0);
+    }
+    assert_eq!(
+        (&report["overall"]["served_instead"], &report["by_source"]["default"]["problems"]),
+        (&2.into(), &2.into())
+    );
+    sweep(folder.path()).args(TINY).assert().success().stdout(contains("cannot run"));
+}
+
+#[test]
+fn a_budget_ends_an_evaluation_and_the_same_command_goes_on() {
+    let folder = swept();
+    fs::write(folder.path().join("shapes.toml"), SMALL).unwrap();
+    let run = sweep(folder.path()).args(TINY).args(["--json", "--budget", "0.000001s"]).assert().success();
+    let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    assert_eq!((&report["overall"]["unfinished"], &report["overall"]["failed"]), (&2.into(), &0.into()));
+    assert!(report["problems"][0]["error"].as_str().unwrap().contains("budget"));
+    let run = sweep(folder.path()).args(TINY).args(["--json", "--budget", "5m"]).assert().success();
+    let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    assert_eq!((&report["overall"]["unfinished"], &report["overall"]["failed"]), (&0.into(), &0.into()));
 }
 
 #[test]

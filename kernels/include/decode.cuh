@@ -3,6 +3,7 @@
 //   K_PER_ROW, COLUMN_BYTES  weights along k in one row of B's bytes, and bytes of one column of it;
 //   SWIZZLE_UNIT             the unit of layout::swizzled its reads need;
 //   COLUMNS                  which columns the fragments' lanes stand for;
+//   DECODED                  whether the bytes are not yet what the tensor cores take;
 //   DUPLICATE_COST           what reading and decoding B costs a warp, in reads of as large a piece of A;
 //   Raw                      a group's bytes as the lane read them;
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
@@ -46,6 +47,7 @@ struct Wide {
 
 // bf16, taken as it is.
 struct Bf16 : Wide {
+    static constexpr bool DECODED = false;
     static constexpr int DUPLICATE_COST = 1;
 
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
@@ -56,6 +58,7 @@ struct Bf16 : Wide {
 
 // int16, rounded to nearest even.
 struct Int16 : Wide {
+    static constexpr bool DECODED = true;
     static constexpr int DUPLICATE_COST = 3;
 
     __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
@@ -76,11 +79,14 @@ struct Int16 : Wide {
 
 // 4-bit weights, two along k a byte, low nibble first: a byte is one fragment register's pair. A lane reads 32-bit
 // words of four adjacent columns, one for each tile, so that column 4g + j of the group is lane g's column of tile j.
+// Format::unpack makes the pairs of a word's four bytes.
+template <typename Format>
 struct Packed {
     static constexpr int K_PER_ROW = 2;
     static constexpr int COLUMN_BYTES = 1;
     static constexpr int SWIZZLE_UNIT = 32;
     static constexpr layout::Columns COLUMNS = layout::Columns::Interleaved;
+    static constexpr bool DECODED = true;
     static constexpr int DUPLICATE_COST = 3;
 
     // word[r] holds register r of the four tiles: k = 2t and 2t + 1, then 2t + 8 and 2t + 9.
@@ -98,43 +104,47 @@ struct Packed {
         return {{ptx::load_shared(address + (8 * step) * ROW_BYTES),
                  ptx::load_shared(address + (8 * step + 4) * ROW_BYTES)}};
     }
+
+    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            bf16x2 pairs[4];
+            Format::unpack(pairs, raw.word[r]);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) b[j][r] = pairs[j];
+        }
+    }
 };
 
 // Two's complement int4.
-struct Int4 : Packed {
+struct Int4 : Packed<Int4> {
     // 128 + (x + 8), with x + 8 in the low mantissa bits of 128; flipping bit 3 adds the 8.
-    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+    __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
         constexpr bf16x2 ONE = 0x3F803F80u, MINUS_136 = 0xC308C308u;
+        const u32 shifted = word >> 4;
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            const u32 low = raw.word[r], high = raw.word[r] >> 4;
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const u32 nibbles = ptx::permute_bytes(low, high, 0x4400 + 0x1111 * j);
-                b[j][r] = ptx::fma_bf16x2(ptx::and_xor(nibbles, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
-            }
+        for (int j = 0; j < 4; ++j) {
+            const u32 nibbles = ptx::permute_bytes(word, shifted, 0x4400 + 0x1111 * j);
+            pairs[j] = ptx::fma_bf16x2(ptx::and_xor(nibbles, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
         }
     }
 };
 
 // E2M1: 0 .5 1 1.5 2 3 4 6, bit 3 = sign.
-struct Fp4 : Packed {
+struct Fp4 : Packed<Fp4> {
     // Two byte tables, one for each sign, give 16 + 2x; a code of the other sign picks 0, the replicated sign of a table
     // byte. In the low mantissa bits of 128 that is 144 + 2x.
-    __device__ static void decode(bf16x2 (&b)[4][2], const Raw& raw) {
+    __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
         constexpr bf16x2 HALF = 0x3F003F00u, MINUS_72 = 0xC290C290u;
         constexpr u32 EXPONENT = 0x43434343u;
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-#pragma unroll
-            for (int j = 0; j < 4; j += 2) {
-                const u32 codes = raw.word[r] >> (8 * j);
-                const u32 positive = ptx::permute_bytes(0x13121110u, 0x1C181614u, codes);
-                const u32 negative = ptx::permute_bytes(0x0D0E0F10u, 0x04080A0Cu, codes ^ 0x8888u);
-                const u32 bytes = positive | negative;
-                b[j][r] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4140), HALF, MINUS_72);
-                b[j + 1][r] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4342), HALF, MINUS_72);
-            }
+        for (int j = 0; j < 4; j += 2) {
+            const u32 codes = word >> (8 * j);
+            const u32 positive = ptx::permute_bytes(0x13121110u, 0x1C181614u, codes);
+            const u32 negative = ptx::permute_bytes(0x0D0E0F10u, 0x04080A0Cu, codes ^ 0x8888u);
+            const u32 bytes = positive | negative;
+            pairs[j] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4140), HALF, MINUS_72);
+            pairs[j + 1] = ptx::fma_bf16x2(ptx::permute_bytes(bytes, EXPONENT, 0x4342), HALF, MINUS_72);
         }
     }
 };

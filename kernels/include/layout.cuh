@@ -58,4 +58,25 @@ __device__ __forceinline__ void eight_columns(u32 (&out)[4], const float (*tiles
     }
 }
 
+// Stores eight adjacent bf16 columns, of which the first `inside` exist, WIDTH (1, 2, 4 or 8) at once.
+template <int WIDTH>
+__device__ __forceinline__ void store_columns(ptx::bf16* c, const u32 (&columns)[4], int inside) {
+    if constexpr (WIDTH == 8) {
+        if (inside >= 8) *reinterpret_cast<uint4*>(c) = make_uint4(columns[0], columns[1], columns[2], columns[3]);
+    } else if constexpr (WIDTH == 4) {
+        if (inside >= 4) *reinterpret_cast<uint2*>(c) = make_uint2(columns[0], columns[1]);
+        if (inside >= 8) *reinterpret_cast<uint2*>(c + 4) = make_uint2(columns[2], columns[3]);
+    } else if constexpr (WIDTH == 2) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (inside >= 2 * i + 2) *reinterpret_cast<u32*>(c + 2 * i) = columns[i];
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            if (inside > i) c[i] = static_cast<ptx::bf16>(columns[i / 2] >> (16 * (i % 2)));
+        }
+    }
+}
+
 }  // namespace layout

@@ -52,10 +52,73 @@ __device__ __forceinline__ void cp_async_wait() {
 
 // ---- Shared memory ----
 
+// The unsigned type of so many bytes.
+template <int BYTES>
+struct Word;
+template <>
+struct Word<1> {
+    using Type = unsigned char;
+};
+template <>
+struct Word<2> {
+    using Type = u16;
+};
+template <>
+struct Word<4> {
+    using Type = u32;
+};
+template <>
+struct Word<8> {
+    using Type = uint2;
+};
+template <>
+struct Word<16> {
+    using Type = uint4;
+};
+
 __device__ __forceinline__ u32 load_shared(u32 address) {
     u32 word;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
     return word;
+}
+
+__device__ __forceinline__ u16 load_shared_u16(u32 address) {
+    u16 half;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(half) : "r"(address) : "memory");
+    return half;
+}
+
+__device__ __forceinline__ uint2 load_shared_u64(u32 address) {
+    uint2 words;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(words.x), "=r"(words.y) : "r"(address) : "memory");
+    return words;
+}
+
+__device__ __forceinline__ uint4 load_shared_u128(u32 address) {
+    uint4 words;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w) : "r"(address) : "memory");
+    return words;
+}
+
+__device__ __forceinline__ float4 load_shared_f32x4(u32 address) {
+    float4 values;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w) : "r"(address) : "memory");
+    return values;
+}
+
+__device__ __forceinline__ void store_shared(u32 address, u32 value) {
+    asm volatile("st.shared.u32 [%0], %1;" :: "r"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared(u32 address, uint2 words) {
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" :: "r"(address), "r"(words.x), "r"(words.y) : "memory");
+}
+
+__device__ __forceinline__ void store_shared(u32 address, uint4 words) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :: "r"(address), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
 }
 
 __device__ __forceinline__ void store_shared(u32 address, unsigned char value) {
@@ -64,6 +127,10 @@ __device__ __forceinline__ void store_shared(u32 address, unsigned char value) {
 
 __device__ __forceinline__ void store_shared(u32 address, u16 value) {
     asm volatile("st.shared.u16 [%0], %1;" :: "r"(address), "h"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared(u32 address, u32 value) {
+    asm volatile("st.shared.u32 [%0], %1;" :: "r"(address), "r"(value) : "memory");
 }
 
 // Four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned) and

@@ -6,6 +6,22 @@ namespace scheduler {
 __device__ constexpr int smaller(int a, int b) { return a < b ? a : b; }
 __device__ constexpr int ceil_div(int a, int b) { return a / b + (a % b != 0); }
 
+// The k steps of one of `parts` nearly equal parts.
+struct Steps {
+    int begin, end;
+};
+
+__device__ constexpr Steps part_steps(int k_steps, int part, int parts) {
+    const int least = k_steps / parts, longer = k_steps % parts;
+    const int begin = part * least + smaller(part, longer);
+    return {begin, begin + least + (part < longer)};
+}
+
+// The place of a tile of C, in tiles.
+struct Tile {
+    int m, n;
+};
+
 // One tile of C and the k steps to sum there; a k step is BLOCK_K deep.
 struct Work {
     int tile;            // its number, m varying fastest within a group
@@ -25,20 +41,26 @@ struct Schedule {
 
     __device__ constexpr int size() const { return tiles_m * tiles_n * split_k; }
 
+    __device__ constexpr Tile tile(int number) const {
+        if (tiles_m == 1) return {0, number};  // spares a stream of weights three divisions before its first load
+        const int group_tiles = group_m * tiles_n;
+        const int first_m = number / group_tiles * group_m;
+        const int rows = smaller(group_m, tiles_m - first_m);
+        return {first_m + number % group_tiles % rows, number % group_tiles / rows};
+    }
+
     __device__ constexpr Work at(int index) const {
         Work work{};
         work.tile = index % (tiles_m * tiles_n);
         work.part = index / (tiles_m * tiles_n);
 
-        const int group_tiles = group_m * tiles_n;
-        const int first_m = work.tile / group_tiles * group_m;
-        const int rows = smaller(group_m, tiles_m - first_m);
-        work.tile_m = first_m + work.tile % group_tiles % rows;
-        work.tile_n = work.tile % group_tiles / rows;
+        const Tile place = tile(work.tile);
+        work.tile_m = place.m;
+        work.tile_n = place.n;
 
-        const int least = k_steps / split_k, longer = k_steps % split_k;
-        work.begin = work.part * least + smaller(work.part, longer);
-        work.end = work.begin + least + (work.part < longer);
+        const Steps steps = part_steps(k_steps, work.part, split_k);
+        work.begin = steps.begin;
+        work.end = steps.end;
         return work;
     }
 };

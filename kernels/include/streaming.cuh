@@ -51,6 +51,12 @@ __device__ __forceinline__ void barrier_sync(int barrier) {
     asm volatile("bar.sync %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
 }
 
+// Counts the calling warps in at a barrier without holding them.
+template <int THREADS>
+__device__ __forceinline__ void barrier_arrive(int barrier) {
+    asm volatile("bar.arrive %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
+}
+
 // Writes two floats to an address in the shared memory of a program of the cluster. Needs sm_90.
 __device__ __forceinline__ void store_cluster(u32 address, float first, float second) {
     asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(first), "f"(second) : "memory");

@@ -103,6 +103,13 @@ __device__ __forceinline__ u32 cluster_rank() {
     return rank;
 }
 
+// The cluster's number in the grid; without clusters, the program's.
+__device__ __forceinline__ u32 cluster_index() {
+    u32 index;
+    asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+    return index;
+}
+
 __device__ __forceinline__ u32 cluster_size() {
     u32 size;
     asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
@@ -110,6 +117,9 @@ __device__ __forceinline__ u32 cluster_size() {
 }
 
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Arrives and promises nothing of what this thread stored; initialized mbarriers have their own fence.
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // All threads of all programs of the cluster; shared memory written before is seen after, by all of them.
@@ -118,7 +128,7 @@ __device__ __forceinline__ void cluster_sync() {
     cluster_wait();
 }
 
-// The address, for load_cluster, of a place in another program's shared memory.
+// The address, for load_cluster and store_async, of a place in another program's shared memory.
 __device__ __forceinline__ u32 cluster_address(u32 shared, u32 rank) {
     u32 address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
@@ -130,6 +140,23 @@ __device__ __forceinline__ float4 load_cluster(u32 address) {
     asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(address) : "memory");
     return value;
+}
+
+// Stores floats to an address of another program's shared memory, aligned to all of them, without waiting; `barrier`, an
+// address in the same program, counts their bytes.
+__device__ __forceinline__ void store_async(u32 address, const float (&value)[1], u32 barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];"
+                 :: "r"(address), "f"(value[0]), "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void store_async(u32 address, const float (&value)[2], u32 barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
+                 :: "r"(address), "f"(value[0]), "f"(value[1]), "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void store_async(u32 address, const float (&value)[4], u32 barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+                 :: "r"(address), "f"(value[0]), "f"(value[1]), "f"(value[2]), "f"(value[3]), "r"(barrier) : "memory");
 }
 
 // ---- Warps and warpgroups ----

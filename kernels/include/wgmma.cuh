@@ -56,6 +56,25 @@ __device__ __forceinline__ void wgmma_hold(float (&acc)[COUNT]) {
     for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(acc[i]) :: "memory");
 }
 
+// The same for the registers of an operand.
+template <int COUNT>
+__device__ __forceinline__ void wgmma_hold(u32 (&operand)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) asm volatile("" : "+r"(operand[i]) :: "memory");
+}
+
+// Stores 8x8 matrices of 16-bit elements, transposed: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes,
+// aligned) and holds rows 2 * (l % 4) and the next of column l / 4 of each.
+__device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[2]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]) : "memory");
+}
+
+__device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
 // The operands of the inline assembly: the names of the first COUNT registers, and the sums they stand for.
 #define REGISTERS_4 \
     "%0, %1, %2, %3"
@@ -92,9 +111,15 @@ __device__ __forceinline__ void wgmma_hold(float (&acc)[COUNT]) {
 #define REGISTERS_64 \
     REGISTERS_56 ", " \
     "%56, %57, %58, %59, %60, %61, %62, %63"
+#define REGISTERS_72 \
+    REGISTERS_64 ", " \
+    "%64, %65, %66, %67, %68, %69, %70, %71"
 #define REGISTERS_80 \
     REGISTERS_64 ", " \
     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define REGISTERS_88 \
+    REGISTERS_80 ", " \
+    "%80, %81, %82, %83, %84, %85, %86, %87"
 #define REGISTERS_96 \
     REGISTERS_80 ", " \
     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
@@ -143,11 +168,19 @@ __device__ __forceinline__ void wgmma_hold(float (&acc)[COUNT]) {
     SUMS_56, \
     "+f"(acc[56]), "+f"(acc[57]), "+f"(acc[58]), "+f"(acc[59]), "+f"(acc[60]), "+f"(acc[61]), "+f"(acc[62]), \
     "+f"(acc[63])
+#define SUMS_72 \
+    SUMS_64, \
+    "+f"(acc[64]), "+f"(acc[65]), "+f"(acc[66]), "+f"(acc[67]), "+f"(acc[68]), "+f"(acc[69]), "+f"(acc[70]), \
+    "+f"(acc[71])
 #define SUMS_80 \
     SUMS_64, \
     "+f"(acc[64]), "+f"(acc[65]), "+f"(acc[66]), "+f"(acc[67]), "+f"(acc[68]), "+f"(acc[69]), "+f"(acc[70]), \
     "+f"(acc[71]), "+f"(acc[72]), "+f"(acc[73]), "+f"(acc[74]), "+f"(acc[75]), "+f"(acc[76]), "+f"(acc[77]), \
     "+f"(acc[78]), "+f"(acc[79])
+#define SUMS_88 \
+    SUMS_80, \
+    "+f"(acc[80]), "+f"(acc[81]), "+f"(acc[82]), "+f"(acc[83]), "+f"(acc[84]), "+f"(acc[85]), "+f"(acc[86]), \
+    "+f"(acc[87])
 #define SUMS_96 \
     SUMS_80, \
     "+f"(acc[80]), "+f"(acc[81]), "+f"(acc[82]), "+f"(acc[83]), "+f"(acc[84]), "+f"(acc[85]), "+f"(acc[86]), \
@@ -201,7 +234,9 @@ DEFINE_WGMMA(80, 40, 40, 41, 42, 43, 44, 45, 46)
 DEFINE_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54)
 DEFINE_WGMMA(112, 56, 56, 57, 58, 59, 60, 61, 62)
 DEFINE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
+DEFINE_WGMMA(144, 72, 72, 73, 74, 75, 76, 77, 78)
 DEFINE_WGMMA(160, 80, 80, 81, 82, 83, 84, 85, 86)
+DEFINE_WGMMA(176, 88, 88, 89, 90, 91, 92, 93, 94)
 DEFINE_WGMMA(192, 96, 96, 97, 98, 99, 100, 101, 102)
 DEFINE_WGMMA(224, 112, 112, 113, 114, 115, 116, 117, 118)
 DEFINE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)

@@ -3,10 +3,12 @@
 use crate::derive::{self, Defaults, Derived, Evidence, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
-use crate::journal;
+use crate::journal::{self, Trial};
 use crate::model::{Bytes, Family, GpuProfile};
-use crate::plan;
+use crate::plan::{self, Plan};
+use crate::report;
 use clap::Args;
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,12 @@ pub(super) struct DeriveArgs {
     /// Folder that holds a folder for each GPU
     #[arg(long, value_name = "DIR", default_value = "output")]
     output: PathBuf,
+    /// Say for each axis of the config spaces how often the best config has its first or last value
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print what became of each class, and the edges of the spaces, as JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 /// Derives the document and writes it.
@@ -39,10 +47,13 @@ pub(super) fn run(args: &DeriveArgs) -> Result<()> {
     let folder = args.output.join(&args.gpu);
     let files = if args.from.is_empty() { recorded(&folder, &args.gpu)? } else { args.from.clone() };
     let mut evidence = Evidence::default();
+    let mut trials = Vec::new();
     for file in &files {
-        add_file(&mut evidence, file)?;
+        trials.extend(add_file(&mut evidence, file)?);
     }
-    let mut derived = derive::document(&evidence, &args.gpu, &defaults(&args.gpu)?);
+    let profile = profile(&args.gpu)?;
+    let plans = plan::load_all(&Family::ALL, None)?;
+    let mut derived = derive::document(&evidence, &args.gpu, &defaults(&plans, &profile));
     if derived.classes.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         return Err(Error::usage(format!("no trials in {}: nothing to derive from", names.join(", "))));
@@ -54,14 +65,29 @@ pub(super) fn run(args: &DeriveArgs) -> Result<()> {
     }
     derived.document.write_atomically(&path)?;
     summarize(&derived, &path);
+    if args.json || args.verbose {
+        let edges: Vec<_> = plans
+            .iter()
+            .flat_map(|plan| report::edges(plan.family, &plan.spaces(&profile), &trials))
+            .filter(|axis| axis.problems > 0)
+            .collect();
+        if args.verbose {
+            eprintln!("{}", report::edges_table(&edges).trim_fmt());
+        }
+        if args.json {
+            println!("{}", json!({ "classes": derived.classes, "document": path, "edges": edges }));
+        }
+    }
     Ok(())
 }
 
+fn profile(gpu: &str) -> Result<GpuProfile> {
+    if gpu == GpuProfile::CPU { Ok(GpuProfile::cpu(1, Bytes(0))) } else { GpuProfile::by_name(gpu) }
+}
+
 /// The default configs of every family that has a plan for this GPU.
-fn defaults(gpu: &str) -> Result<Defaults> {
-    let profile = if gpu == GpuProfile::CPU { GpuProfile::cpu(1, Bytes(0)) } else { GpuProfile::by_name(gpu)? };
-    let plans = plan::load_all(&Family::ALL, None)?;
-    Ok(plans.into_iter().map(|plan| (plan.family, plan.defaults(&profile))).collect())
+fn defaults(plans: &[Plan], profile: &GpuProfile) -> Defaults {
+    plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect()
 }
 
 /// The GPU's journals, or its archive where there are none.
@@ -94,7 +120,8 @@ fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn add_file(evidence: &mut Evidence, path: &Path) -> Result<()> {
+/// Adds a file to the evidence and returns a journal's trials that count.
+fn add_file(evidence: &mut Evidence, path: &Path) -> Result<Vec<Trial>> {
     let name = path.display().to_string();
     if path.extension().is_some_and(|extension| extension == "csv") {
         let file = File::open(path).map_err(Error::usage).context(|| format!("opening {name}"))?;
@@ -106,10 +133,11 @@ fn add_file(evidence: &mut Evidence, path: &Path) -> Result<()> {
         if report.bad.len() > NAMED_ROWS {
             eprintln!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
         }
-        return Ok(());
+        return Ok(Vec::new());
     }
     let contents = journal::read(path)?;
-    evidence.add_journal(&contents.headers, &contents.trials).context(|| name)
+    evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
+    Ok(derive::of_latest_kernels(&contents.trials).into_iter().cloned().collect())
 }
 
 fn summarize(derived: &Derived, path: &Path) {

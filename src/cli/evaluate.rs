@@ -1,6 +1,6 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::measure::{choice, devices, stop_on_interrupt};
+use super::measure::{Time, choice, devices, stop_on_interrupt};
 use super::{Families, Outcome, OutputArgs, families};
 use crate::compile::Settings;
 use crate::error::{Error, Result};
@@ -27,11 +27,17 @@ pub(super) struct EvaluateArgs {
     /// File of [[problem]] entries as in a plan; for several families a folder that holds <family>.toml for each
     #[arg(long, value_name = "FILE")]
     shapes: PathBuf,
+    /// Accept problems of the plan too; their regret flatters the document
+    #[arg(long)]
+    allow_planned: bool,
     /// Plan in place of the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    /// How long to measure, as 90s, 10m or 2h; the same command goes on where it ended
+    #[arg(long, value_name = "TIME")]
+    budget: Option<Time>,
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
@@ -61,7 +67,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         families: args.family.0.clone(),
         plan: args.plan.clone(),
         output: args.output.output.clone(),
-        budget: None,
+        budget: args.budget.map(|budget| budget.0),
         trial_deadline: Deadlines::TRIAL,
         compile_deadline: Settings::DEADLINE,
         shard: (0, 1),
@@ -73,12 +79,12 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         journal_only: true,
     };
     stop_on_interrupt()?;
-    let report = evaluate::run(&options, &args.shapes)?;
+    let report = evaluate::run(&options, &args.shapes, args.allow_planned)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{report}");
     }
-    let unworkable = report.problems.iter().any(|problem| problem.best.is_none());
+    let unworkable = report.problems.iter().any(|problem| problem.best.is_none() && !problem.unfinished);
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })
 }

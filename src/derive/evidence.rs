@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
 use crate::journal::{Header, Stage, Status, Trial};
 use crate::model::{Config, Problem};
+use crate::search::without_launch_knobs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -106,7 +107,8 @@ impl From<&Header> for Environment {
     }
 }
 
-/// All that was measured. The order in which it was gathered makes no difference to what is derived from it.
+/// All that was measured. The order in which it was gathered makes no difference to what is derived from it, but for the lines
+/// of a journal where a kernel has changed: the later one is the one there is now.
 #[derive(Debug, Default)]
 pub struct Evidence {
     pub(super) problems: Vec<ProblemFacts>,
@@ -161,7 +163,8 @@ impl Evidence {
         self.environments.entry(class.to_owned()).or_default().insert(environment);
     }
 
-    /// Adds a journal: its headers and trials.
+    /// Adds a journal: its headers and trials, in the journal's order. Where a set of compile-time knobs ran as more than one
+    /// kernel on a problem, only the trials of the last count, so that a kernel may change without starting over.
     ///
     /// # Errors
     /// Where it was measured on another device than what is here already.
@@ -177,9 +180,10 @@ impl Evidence {
         }
         let mut problems: HashMap<Problem, usize> = HashMap::new();
         let mut configs: HashMap<&Config, usize> = HashMap::new();
+        let trials = of_latest_kernels(trials);
         // A problem of which only the pruned configs are known was never reached.
         let tried = trials.iter().filter(|trial| trial.status != Status::Pruned);
-        let reached: BTreeSet<Problem> = tried.map(Trial::problem).collect();
+        let reached: BTreeSet<Problem> = tried.map(|trial| trial.problem()).collect();
         for trial in trials.iter().filter(|trial| reached.contains(&trial.problem())) {
             let problem = trial.problem();
             let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
@@ -196,6 +200,26 @@ impl Evidence {
         }
         Ok(())
     }
+}
+
+/// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
+/// knobs on the same problem. Pruned configs have no kernel, and stay.
+pub(crate) fn of_latest_kernels(trials: &[Trial]) -> Vec<&Trial> {
+    let mut variants: HashMap<Config, usize> = HashMap::new();
+    let mut variant_of: HashMap<&Config, usize> = HashMap::new();
+    let mut latest: HashMap<(Problem, usize), &str> = HashMap::new();
+    for trial in trials.iter().filter(|trial| !trial.kernel.is_empty()) {
+        let variant = *variant_of.entry(&trial.config).or_insert_with(|| {
+            let next = variants.len();
+            *variants.entry(without_launch_knobs(&trial.config)).or_insert(next)
+        });
+        latest.insert((trial.problem(), variant), &trial.kernel);
+    }
+    let is_latest = |trial: &&Trial| {
+        let variant = variant_of.get(&trial.config);
+        trial.kernel.is_empty() || variant.is_some_and(|variant| latest[&(trial.problem(), *variant)] == trial.kernel)
+    };
+    trials.iter().filter(is_latest).collect()
 }
 
 /// A config as a document holds it.

@@ -20,8 +20,8 @@ pub(crate) mod stats;
 mod table;
 
 pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, pair};
-pub(crate) use evidence::timing_of;
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
+pub(crate) use evidence::{of_latest_kernels, timing_of};
 pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 
@@ -31,6 +31,7 @@ use choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use stats::{quantile, sorted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +52,7 @@ pub struct Derived {
 }
 
 /// What became of one class.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ClassReport {
     /// The class.
     pub class: String,

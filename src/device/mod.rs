@@ -67,11 +67,17 @@ impl fmt::Display for Fault {
 pub struct Deviation {
     /// ‖out − reference‖ / ‖reference‖.
     pub relative: f64,
-    /// Elements that are not finite where the reference is, or the other way round: poison left, or a kernel gone wrong.
+    /// Elements that still hold the poison, or are not finite where the reference is, or the other way round.
     pub poisoned: u64,
 }
 
 impl Deviation {
+    /// Two outputs of one kernel as one: the larger distance, and all poison.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        Self { relative: self.relative.max(other.relative), poisoned: self.poisoned + other.poisoned }
+    }
+
     /// Whether the output may be called right: within 1e-2 for bf16 outputs, whose rounding alone is 2e-3, and 1e-5 for f32.
     pub fn is_right(&self, dtype: Dtype) -> bool {
         let limit = match dtype {
@@ -84,17 +90,18 @@ impl Deviation {
 
 /// A device with one problem's tensors on it and one kernel loaded.
 pub trait Device {
-    /// Makes the problem's inputs from `seed` and its reference output. `reference` is the reference kernel, where the
-    /// device runs compiled kernels.
+    /// Makes the problem's inputs from `seed`, plain and awkward ones, and their reference outputs. `reference` is the
+    /// reference kernel, where the device runs compiled kernels.
     fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
 
     /// Makes a config's kernel the one that runs next.
     fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault>;
 
-    /// Poisons the output, runs the loaded kernel and compares its output with the reference.
+    /// Poisons the output, runs the loaded kernel and compares its output with the reference: on the plain inputs and on the
+    /// awkward ones ([`crate::families::awkward`]).
     fn verify(&mut self) -> Result<Deviation, Fault>;
 
-    /// Times one run of the loaded kernel, caches cold.
+    /// Times one run of the loaded kernel on the plain inputs, caches cold.
     fn sample(&mut self) -> Result<Sample, Fault>;
 }
 

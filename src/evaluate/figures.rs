@@ -1,6 +1,6 @@
 //! An evaluation in figures: overall, by source and by family.
 
-use super::Evaluated;
+use super::{Evaluated, Skipped};
 use crate::derive::stats::{geomean, quantile, sorted};
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -20,8 +20,12 @@ pub struct Figures {
     pub max: Option<f64>,
     /// Problems where the pick is slower than the default by more than noise, or fails where the default works.
     pub slower_than_default: usize,
-    /// Problems without a regret.
+    /// Problems without a regret that the budget reached.
     pub failed: usize,
+    /// Problems that it did not reach, or not finish.
+    pub unfinished: usize,
+    /// Problems where what is served first cannot run, so that something else was measured.
+    pub served_instead: usize,
 }
 
 impl Figures {
@@ -29,13 +33,16 @@ impl Figures {
     pub fn of<'a>(problems: impl IntoIterator<Item = &'a Evaluated>) -> Self {
         let problems: Vec<&Evaluated> = problems.into_iter().collect();
         let regrets = sorted(problems.iter().filter_map(|problem| problem.regret));
+        let unfinished = problems.iter().filter(|problem| problem.unfinished).count();
         Self {
             problems: problems.len(),
             geomean: geomean(&regrets),
             p90: quantile(&regrets, 0.9),
             max: regrets.last().copied(),
             slower_than_default: problems.iter().filter(|problem| problem.slower_than_default).count(),
-            failed: problems.len() - regrets.len(),
+            failed: problems.len() - regrets.len() - unfinished,
+            unfinished,
+            served_instead: problems.iter().filter(|problem| !problem.skipped.is_empty()).count(),
         }
     }
 }
@@ -122,9 +129,29 @@ impl fmt::Display for Report {
             ]);
         }
         writeln!(out, "{}", table.trim_fmt())?;
+        for problem in &self.problems {
+            for Skipped { source, template, reason } in &problem.skipped {
+                let template = serde_json::Value::Object(template.clone());
+                writeln!(
+                    out,
+                    "{} {}: the {source}'s {template} cannot run: {reason}",
+                    problem.family, problem.problem
+                )?;
+            }
+        }
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
-        table.set_header(["regret", "problems", "geomean", "p90", "max", "slower than default", "failed"]);
+        table.set_header([
+            "regret",
+            "problems",
+            "geomean",
+            "p90",
+            "max",
+            "slower than default",
+            "failed",
+            "unfinished",
+            "served instead",
+        ]);
         let families = self.by_family.iter().map(|(family, figures)| (family.as_str(), figures));
         let sources = self.by_source.iter().map(|(source, figures)| (*source, figures));
         for (name, figures) in std::iter::once(("overall", &self.overall)).chain(sources).chain(families) {
@@ -136,6 +163,8 @@ impl fmt::Display for Report {
                 number(figures.max, 3),
                 figures.slower_than_default.to_string(),
                 figures.failed.to_string(),
+                figures.unfinished.to_string(),
+                figures.served_instead.to_string(),
             ]);
         }
         writeln!(out, "{}", table.trim_fmt())?;

@@ -1,6 +1,9 @@
 //! How good the document is on problems it was not made from: for each of them, the config that is served races the
 //! default and the best that a search of the whole space finds in the same run.
 //!
+//! Served is what a user would come to: the rule's first template that can run on the problem, else the group's fallback, else
+//! the default.
+//!
 //! The search chooses the best; a second race, in interleaved rounds, tells how much slower the pick is. So the best is not
 //! favoured by the luck that made it the best.
 
@@ -10,9 +13,10 @@ pub use figures::{Figures, Report, Transfer};
 
 use crate::derive::{NOISE_FLOOR, Timing, pair, timing_of};
 use crate::error::{Context, Error, Result};
+use crate::families;
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
-use crate::model::{Config, Family, Problem};
+use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Candidate, Plan, PlannedProblem};
 use crate::search::{self, Width};
 use crate::sweep::{self, DeviceBench, Lab, Options, Site};
@@ -20,6 +24,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// What became of one problem.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -32,10 +37,13 @@ pub struct Evaluated {
     pub from: Option<String>,
     /// Its fallback group.
     pub group: &'static str,
-    /// Where the pick came from: `rule`, `fallback` or `none`.
+    /// Where the pick came from: `rule`, `fallback`, or `default` where neither has a config that can run.
     pub source: &'static str,
     /// The config that is served.
     pub pick: Option<Config>,
+    /// What would have been served before it, but cannot run on this problem.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
     /// The best that the search found.
     pub best: Option<Config>,
     /// Median times of the race.
@@ -59,14 +67,27 @@ pub struct Evaluated {
     /// Why there is no regret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The budget ran out before there was one.
+    pub unfinished: bool,
+}
+
+/// A template that cannot run on a problem of its bucket or group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Skipped {
+    /// `rule` or `fallback`.
+    pub source: &'static str,
+    /// The template.
+    pub template: Template,
+    /// Why it cannot run.
+    pub reason: String,
 }
 
 /// Evaluates the document of a GPU on the problems of `shapes`: a shapes file, or with several families a folder that
-/// holds `<family>.toml` for each.
+/// holds `<family>.toml` for each. With `allow_planned` they may be of the plan, which flatters the document.
 ///
 /// # Errors
-/// Where the device is absent, there is no document, or a problem belongs to the plan.
-pub fn run(options: &Options, shapes: &Path) -> Result<Report> {
+/// Where the device is absent, there is no document, or a problem belongs to the plan and may not.
+pub fn run(options: &Options, shapes: &Path, allow_planned: bool) -> Result<Report> {
     let asked: Vec<(Plan, Vec<PlannedProblem>)> = plan::load_all(&options.families, options.plan.as_deref())?
         .into_iter()
         .map(|plan| {
@@ -77,10 +98,13 @@ pub fn run(options: &Options, shapes: &Path) -> Result<Report> {
     let site = Site::open(options)?;
     let gpu = &site.found().profile.name;
     let (document, name) = document(&options.output, gpu)?;
+    let started = Instant::now();
     let mut problems = Vec::new();
-    for (plan, shapes) in &asked {
-        let evaluation = Evaluation { site: &site, options, plan, document: &document };
-        problems.extend(evaluation.run(shapes).context(|| format!("family {}", plan.family))?);
+    for (index, (plan, shapes)) in asked.iter().enumerate() {
+        let left = (asked.len() - index) as u32;
+        let deadline = options.budget.map(|budget| Instant::now() + budget.saturating_sub(started.elapsed()) / left);
+        let evaluation = Evaluation { site: &site, options, plan, document: &document, allow_planned };
+        problems.extend(evaluation.run(shapes, deadline).context(|| format!("family {}", plan.family))?);
     }
     site.progress.finish();
     Ok(Report::new(gpu, &name, problems))
@@ -112,6 +136,7 @@ struct Question {
     planned: PlannedProblem,
     source: &'static str,
     pick: Option<Config>,
+    skipped: Vec<Skipped>,
     fallback: Option<Config>,
 }
 
@@ -121,12 +146,15 @@ struct Evaluation<'a> {
     options: &'a Options,
     plan: &'a Plan,
     document: &'a Document,
+    allow_planned: bool,
 }
 
 impl Evaluation<'_> {
-    fn run(&self, shapes: &[PlannedProblem]) -> Result<Vec<Evaluated>> {
+    fn run(&self, shapes: &[PlannedProblem], deadline: Option<Instant>) -> Result<Vec<Evaluated>> {
         let profile = &self.site.found().profile;
-        self.refuse_planned(shapes)?;
+        if !self.allow_planned {
+            self.refuse_planned(shapes)?;
+        }
         let heuristics = Heuristics::new(self.document.clone());
         let questions: Vec<Question> = shapes.iter().map(|planned| self.question(&heuristics, planned)).collect();
         let path = journal_path(&self.options.output, &profile.name, self.plan.family);
@@ -135,6 +163,8 @@ impl Evaluation<'_> {
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
         let (compiler, progress) = (self.site.compiler.as_ref(), &self.site.progress);
         let lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
+        lab.set_deadline(deadline);
+        self.compile_ahead(&questions)?;
         progress.family(self.plan.family, questions.len());
         let evaluated = Mutex::new(vec![Evaluated::default(); questions.len()]);
         let numbered: Vec<(usize, &Question)> = questions.iter().enumerate().collect();
@@ -143,7 +173,41 @@ impl Evaluation<'_> {
             evaluated.lock().unwrap_or_else(PoisonError::into_inner)[*index] = answer;
             Ok(())
         })?;
-        Ok(evaluated.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let out_of_time = lab.finish().out_of_time;
+        let mut evaluated = evaluated.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (evaluated, question) in evaluated.iter_mut().zip(&questions) {
+            if evaluated.regret.is_none() && out_of_time.contains(&question.planned.problem) {
+                evaluated.unfinished = true;
+                evaluated.error = Some("the budget ran out; the same command goes on".into());
+            }
+        }
+        Ok(evaluated)
+    }
+
+    /// Asks for every kernel, in the order of the problems, so that all cores compile while the device works.
+    fn compile_ahead(&self, questions: &[Question]) -> Result<()> {
+        let Some(compiler) = &self.site.compiler else { return Ok(()) };
+        for question in questions {
+            compiler.request(&families::spec(self.plan.family).reference(&question.planned.problem).0)?;
+            for candidate in self.candidates(question) {
+                if let Ok(Some((kernel, _))) = candidate.program {
+                    compiler.request(&kernel)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The space on a question's problem, and what is served where that lies outside.
+    fn candidates(&self, question: &Question) -> Vec<Candidate> {
+        let (problem, profile) = (question.planned.problem, &self.site.found().profile);
+        let mut candidates = self.plan.candidates(&problem, profile);
+        for config in question.pick.iter().chain(&question.fallback) {
+            if candidates.iter().all(|candidate| candidate.config != *config) {
+                candidates.push(plan::candidate(config.clone(), &problem, profile));
+            }
+        }
+        candidates
     }
 
     /// What the rules were made from says nothing of how they carry over.
@@ -153,41 +217,41 @@ impl Evaluation<'_> {
         match shapes.iter().find(|shape| planned.contains(&shape.problem)) {
             None => Ok(()),
             Some(shape) => Err(Error::usage(format!(
-                "{} is in the plan: the document was made from it; give shapes that are not in sweeps/{}.toml",
+                "{} is in the plan: the document was made from it; give shapes that are not in sweeps/{}.toml, or \
+                 --allow-planned",
                 shape.problem, self.plan.family
             ))),
         }
     }
 
     fn question(&self, heuristics: &Heuristics, planned: &PlannedProblem) -> Question {
+        let profile = &self.site.found().profile;
         let answer = heuristics.lookup_problem(&planned.problem);
-        let source = match answer.source {
-            Source::Rule(..) => "rule",
-            Source::Fallback(..) => "fallback",
-            Source::None => "none",
-        };
         let groups = self.document.fallbacks.get(self.plan.family.name());
         let fallback = groups.and_then(|groups| groups.get(group_of(&planned.problem))?.config());
-        Question {
-            planned: planned.clone(),
-            source,
-            pick: answer.best().and_then(config_of),
-            fallback: fallback.filter(|_| source == "rule").and_then(config_of),
-        }
+        let ranked: Vec<(&'static str, &Template)> = match answer.source {
+            Source::Rule(..) => answer.configs().map(|template| ("rule", template)).collect(),
+            Source::Fallback(..) | Source::None => Vec::new(),
+        };
+        let served = ranked.into_iter().chain(fallback.map(|template| ("fallback", template)));
+        let default = self.plan.defaults(profile).into_iter().next();
+        let runs = |template: &Template| runnable(template, &planned.problem, profile);
+        let (served, skipped) = first_that_runs(served, runs);
+        let (source, pick) = match served {
+            Some((source, config)) => (source, Some(config)),
+            None => ("default", default),
+        };
+        let fallback = fallback.filter(|_| source == "rule").and_then(|template| runs(template).ok());
+        Question { planned: planned.clone(), source, pick, skipped, fallback }
     }
 
     fn evaluate(&self, bench: &mut DeviceBench<'_, '_>, question: &Question) -> Result<Evaluated> {
         let problem = question.planned.problem;
         let profile = &self.site.found().profile;
         let defaults = self.plan.defaults(profile);
-        let mut candidates = self.plan.candidates(&problem, profile);
+        let candidates = self.candidates(question);
         let served = question.pick.iter().chain(&question.fallback);
         let must_race: Vec<Config> = defaults.iter().chain(served).cloned().collect();
-        for config in &must_race {
-            if candidates.iter().all(|candidate| candidate.config != *config) {
-                candidates.push(plan::candidate(config.clone(), &problem, profile));
-            }
-        }
         bench.turn_to(problem);
         let trials = search::search(bench, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
@@ -199,9 +263,28 @@ impl Evaluation<'_> {
     }
 }
 
-/// The template as a config of ours, unless the document comes from a tool with other knobs.
-fn config_of(template: &Template) -> Option<Config> {
-    serde_json::from_value(template.clone().into()).ok()
+/// The template as a config that can run on the problem, or why it is none.
+fn runnable(template: &Template, problem: &Problem, profile: &GpuProfile) -> Result<Config, String> {
+    let config: Config = serde_json::from_value(template.clone().into()).map_err(|error| error.to_string())?;
+    match plan::candidate(config, problem, profile) {
+        Candidate { config, program: Ok(_) } => Ok(config),
+        Candidate { program: Err(rejection), .. } => Err(rejection.to_string()),
+    }
+}
+
+/// The first template that runs, with its source, and those before it.
+fn first_that_runs<'t>(
+    ranked: impl Iterator<Item = (&'static str, &'t Template)>,
+    runs: impl Fn(&Template) -> Result<Config, String>,
+) -> (Option<(&'static str, Config)>, Vec<Skipped>) {
+    let mut skipped = Vec::new();
+    for (source, template) in ranked {
+        match runs(template) {
+            Ok(config) => return (Some((source, config)), skipped),
+            Err(reason) => skipped.push(Skipped { source, template: template.clone(), reason }),
+        }
+    }
+    (None, skipped)
 }
 
 /// The best against those that must race, in interleaved rounds, with a duplicate of the best.
@@ -229,6 +312,7 @@ impl Question {
             group: group_of(&self.planned.problem),
             source: self.source,
             pick: self.pick.clone(),
+            skipped: self.skipped.clone(),
             best: best.map(|best| best.config.clone()),
             error: Some(error.to_string()),
             ..Evaluated::default()

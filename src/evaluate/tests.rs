@@ -43,6 +43,7 @@ fn question(pick: Option<u32>, fallback: Option<u32>) -> Question {
         planned: PlannedProblem { problem: Problem::parse(Family::Matmul, PROBLEM, Dtype::Bf16).unwrap(), from: None },
         source: if fallback.is_some() { "rule" } else { "fallback" },
         pick: pick.map(config),
+        skipped: Vec::new(),
         fallback: fallback.map(config),
     }
 }
@@ -135,4 +136,43 @@ fn figures_are_by_source_and_family() {
     assert_eq!((report.by_family["attention"].failed, report.overall.failed), (1, 1));
     assert_eq!((report.by_source["rule"].max, report.overall.max), (Some(1.0), Some(1.21)));
     assert_eq!((report.transfer.with_rule, report.transfer.with_fallback), (3, 1));
+}
+
+fn template(block: u32) -> Template {
+    serde_json::from_value(serde_json::to_value(config(block)).unwrap()).unwrap()
+}
+
+#[test]
+fn what_cannot_run_is_passed_over_as_a_user_would() {
+    let (wide, narrow, other) = (template(64), template(16), template(32));
+    let served = |least: u32| {
+        let ranked = [("rule", &wide), ("rule", &narrow), ("fallback", &other)].into_iter();
+        let runs = |template: &Template| {
+            let config: Config = serde_json::from_value(template.clone().into()).unwrap();
+            if config.block_sizes[0] < least { Ok(config) } else { Err("too wide".to_string()) }
+        };
+        let (served, skipped) = first_that_runs(ranked, runs);
+        let names: Vec<&str> = skipped.iter().map(|skipped| skipped.source).collect();
+        (served.map(|(source, config)| (source, config.block_sizes[0])), names)
+    };
+    assert_eq!(served(65), (Some(("rule", 64)), vec![]));
+    assert_eq!(served(64), (Some(("rule", 16)), vec!["rule"]));
+    assert_eq!(served(16), (None, vec!["rule", "rule", "fallback"]));
+    let ranked = [("rule", &wide), ("fallback", &other)].into_iter();
+    let (served, _) =
+        first_that_runs(ranked, |template| if *template == other { Ok(config(32)) } else { Err(String::new()) });
+    assert_eq!(served, Some(("fallback", config(32))));
+}
+
+#[test]
+fn templates_are_tried_against_the_problem_and_the_gpu() {
+    let h200 = GpuProfile::by_name("h200").unwrap();
+    let problem = Problem::parse(Family::Matmul, PROBLEM, Dtype::Bf16).unwrap();
+    assert!(runnable(&template(64), &problem, &h200).is_err(), "a matrix product has three block sizes");
+    let foreign = serde_json::from_str(r#"{"block_sizes": [16], "waves": 3}"#).unwrap();
+    assert!(runnable(&foreign, &problem, &h200).unwrap_err().contains("waves"));
+    let plan = Plan::load(Family::Matmul, None).unwrap();
+    let default = plan.defaults(&h200).remove(0);
+    let Ok(serde_json::Value::Object(default_template)) = serde_json::to_value(&default) else { unreachable!() };
+    assert_eq!(runnable(&default_template, &problem, &h200), Ok(default));
 }

@@ -10,7 +10,7 @@ mod knobs;
 mod row_softmax;
 mod split;
 
-pub use inputs::{Element, Fill, HostTensor, TensorSpec, fill};
+pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,9 @@
 //! What people look at when a sweep is done.
 
+mod edges;
+
+pub use edges::{Axis, Edge, edges, edges_table};
+
 use crate::families;
 use crate::model::Family;
 use crate::sweep::{Summary, Winner};

@@ -144,7 +144,8 @@ fn rejected_variants<'a>(candidates: &'a [Candidate], legal: &[Vec<&Candidate>])
     rejected.filter(|candidate| seen.insert(without_launch_knobs(&candidate.config))).collect()
 }
 
-fn without_launch_knobs(config: &Config) -> Config {
+/// The compile-time half of a config: what tells kernels apart.
+pub(crate) fn without_launch_knobs(config: &Config) -> Config {
     Config { l2_groupings: Vec::new(), pid_type: None, num_sm_multiplier: None, split_k: None, ..config.clone() }
 }
 

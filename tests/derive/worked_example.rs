@@ -356,3 +356,35 @@ fn merging_keeps_the_other_classes() {
         derive::merge(both.clone(), document_of(&softmax(1.0), "1"), &BTreeSet::from(["row_softmax".to_owned()]));
     assert_eq!(again.to_canonical_json(), both.to_canonical_json());
 }
+
+/// `a` as it was before its kernel changed and as it is now, with a launch knob of each.
+#[test]
+fn where_a_kernel_has_changed_only_the_later_one_counts() {
+    let (a, b) = (config(256), config(512));
+    let persistent = Config { num_sm_multiplier: Some(2), ..a.clone() };
+    let with_kernel = |kernel: &str, trial: Trial| Trial { kernel: kernel.into(), ..trial };
+    let measured =
+        |kernel: &str, shape: &str, config: &Config, us: f64| with_kernel(kernel, finalist(ADD, shape, config, us));
+    let first_day = [
+        measured("old", "numel=1000", &a, 5.0),
+        measured("old", "numel=1000", &persistent, 4.0),
+        measured("other", "numel=1000", &b, 10.0),
+        // Of another problem, and never measured again.
+        measured("old", "numel=500000", &a, 5.0),
+        measured("other", "numel=500000", &b, 10.0),
+    ];
+    let second_day = [measured("new", "numel=1000", &a, 20.0)];
+    let served = |trials: &[Trial], group: &str| {
+        derive(trials, &Defaults::new()).document.fallbacks["elementwise"][group].template.clone()
+    };
+    let template = |config: &Config| serde_json::to_value(config).unwrap();
+    assert_eq!(Value::Object(served(&first_day, "tiny")), template(&persistent));
+    let both = [&first_day[..], &second_day].concat();
+    assert_eq!(Value::Object(served(&both, "tiny")), template(&b), "neither launch of the old kernel counts");
+    assert_eq!(Value::Object(served(&both, "mid")), template(&a), "what was not measured again does");
+
+    let wrong_then = with_kernel("old", failed(trial(ADD, "numel=1000", &b, Stage::Screen, 1.0), Status::Wrong));
+    let mended = [&[wrong_then], &first_day[..]].concat();
+    let mended = [mended, vec![measured("newer", "numel=1000", &b, 1.0)]].concat();
+    assert_eq!(Value::Object(served(&mended, "tiny")), template(&b), "a mended kernel is not held to its past");
+}

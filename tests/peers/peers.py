@@ -9,8 +9,8 @@ deadlines. A family that misses its deadline has no times, and the table says so
 
 Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), scaled_dot_product_attention with each backend,
 torch.softmax and torch.add. Both sides use one protocol, `cold-l2/1`: hold the stream, overwrite twice the L2 cache, event,
-launch, event, release; the median counts. Ours come from `sweep evaluate --served`, which races what the document serves
-for a shape. Peers are timed before and after ours, and the times of both passes are kept, so that drift shows.
+launch, event, release; the median counts. Ours come from `sweep evaluate`, which searches the space of each
+shape and races the best with what the document serves for it. Peers are timed before and after ours, and the times of both passes are kept, so that drift shows.
 
 A Markdown table goes to stdout, everything to --output.
 """
@@ -195,15 +195,15 @@ def copy_terabytes_per_s(torch, sampler) -> float:
 
 
 def time_ours(sweep: Path, gpu: str, families: list[str], output: Path, seconds: float) -> dict[Work, dict]:
-    """What `sweep evaluate --served` measured, by work. The families share `seconds` as deadlines."""
+    """What `sweep evaluate` measured, by work. The families share `seconds` as deadlines."""
     end = time.monotonic() + seconds
     found: dict[Work, dict] = {}
     for index, family in enumerate(families):
-        command = [sweep, "evaluate", "--served", "--gpu", gpu, "--family", family, "--shapes", SHAPES / f"{family}.toml"]
-        command += ["--output", output, "--fresh", "--json"]
-        deadline = (end - time.monotonic()) / (len(families) - index)
+        command = [sweep, "evaluate", "--allow-planned", "--gpu", gpu, "--family", family, "--shapes", SHAPES / f"{family}.toml"]
+        deadline = max((end - time.monotonic()) / (len(families) - index), 1.0)
+        command += ["--output", output, "--fresh", "--json", "--budget", f"{max(int(0.8 * deadline), 1)}s"]
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(deadline, 1.0), check=False)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=deadline, check=False)
         except subprocess.TimeoutExpired:
             print(f"{family}: not done within {deadline:.0f} s", file=sys.stderr)
             continue
@@ -238,15 +238,18 @@ def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate:
         peers = {name: [times[name] for times in passes if name in times] for name in passes[0]}
         medians = {name: statistics.fmean(times) for name, times in peers.items() if times}
         best = min(medians, key=medians.get, default=None)
-        served = ours.get(work, {})
-        ours_us = served.get("pick_us")
+        evaluated = ours.get(work, {})
+        raced = {name: evaluated.get(f"{name}_us") for name in ("best", "pick")}
+        winner = min((name for name in raced if raced[name]), key=raced.get, default="best")
+        ours_us = raced[winner]
         row = {
             "family": work.family,
             "problem": dict(work.dimensions),
-            "config": served.get("pick"),
-            "source": served.get("source"),
+            "config": evaluated.get(winner),
             "ours_us": ours_us,
-            "error": served.get("error") if work in ours else "not measured",
+            "served_from": evaluated.get("source"),
+            "served_us": raced["pick"],
+            "error": evaluated.get("error") if work in ours else "not measured",
             "peer": best,
             "peer_us": medians.get(best),
             "peer_passes_us": peers,

@@ -4,7 +4,7 @@
 pub mod kernels;
 
 use super::{Address, Deviation, Device, Fault, Found, Program};
-use crate::families::{self, Element, HostTensor};
+use crate::families::{self, HostTensor, TensorSpec};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Micros, Problem};
 use half::bf16;
@@ -42,11 +42,17 @@ pub struct Cpu {
     config: Config,
 }
 
-/// A problem's tensors.
+/// A problem's tensors, with plain and with awkward inputs.
 struct Task {
     problem: Problem,
-    inputs: Vec<HostTensor>,
+    plain: Contents,
+    awkward: Contents,
     output: HostTensor,
+}
+
+/// Inputs and what they come to.
+struct Contents {
+    inputs: Vec<HostTensor>,
     reference: Vec<f64>,
 }
 
@@ -57,8 +63,9 @@ impl Cpu {
         Self { flush: vec![0; flush_words], pools: BTreeMap::new(), task: None, config: Config::default() }
     }
 
-    /// Runs the loaded config and returns how long the kernel alone took.
-    fn run(&mut self) -> Result<Micros, Fault> {
+    /// Runs the loaded config on one of the problem's contents; returns the task with its output, and how long the kernel
+    /// alone took.
+    fn run(&mut self, contents: fn(&Task) -> &Contents) -> Result<(&mut Task, Micros), Fault> {
         let threads = kernels::threads(&self.config);
         let pool = match self.pools.entry(threads) {
             Entry::Occupied(pool) => pool.into_mut(),
@@ -68,10 +75,22 @@ impl Cpu {
             }
         };
         let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
+        let mut output = std::mem::replace(&mut task.output, HostTensor::I8(Vec::new()));
         let started = Instant::now();
-        kernels::run(&task.problem, &self.config, &task.inputs, &mut task.output, pool)
-            .map_err(|error| Fault::Refused(error.to_string()))?;
-        Ok(Micros(started.elapsed().as_secs_f64() * 1e6))
+        let done = kernels::run(&task.problem, &self.config, &contents(task).inputs, &mut output, pool);
+        let time = Micros(started.elapsed().as_secs_f64() * 1e6);
+        task.output = output;
+        done.map_err(|error| Fault::Refused(error.to_string()))?;
+        Ok((task, time))
+    }
+
+    /// Poisons the output, runs the loaded config and compares.
+    fn deviation(&mut self, contents: fn(&Task) -> &Contents) -> Result<Deviation, Fault> {
+        if let Some(task) = &mut self.task {
+            poison(&mut task.output);
+        }
+        let (task, _) = self.run(contents)?;
+        Ok(deviation(&task.output, &contents(task).reference))
     }
 }
 
@@ -79,10 +98,17 @@ impl Device for Cpu {
     fn prepare(&mut self, problem: &Problem, seed: u64, _reference: Option<&Program>) -> Result<(), Fault> {
         let spec = families::spec(problem.family);
         let tensors = spec.tensors(problem);
-        let inputs: Vec<_> = (seed..).zip(&tensors.inputs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
-        let reference = spec.host_reference(problem, &inputs);
-        let output = poison(tensors.output.element, tensors.output.numel() as usize);
-        self.task = Some(Task { problem: *problem, inputs, output, reference });
+        let contents = |specs: &[TensorSpec]| {
+            let inputs: Vec<_> = (seed..).zip(specs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
+            let reference = spec.host_reference(problem, &inputs);
+            Contents { inputs, reference }
+        };
+        self.task = Some(Task {
+            problem: *problem,
+            plain: contents(&tensors.inputs),
+            awkward: contents(&families::awkward(problem.family, &tensors.inputs)),
+            output: families::fill(&tensors.output, seed),
+        });
         Ok(())
     }
 
@@ -92,13 +118,8 @@ impl Device for Cpu {
     }
 
     fn verify(&mut self) -> Result<Deviation, Fault> {
-        if let Some(task) = &mut self.task {
-            task.output =
-                poison(families::spec(task.problem.family).tensors(&task.problem).output.element, task.reference.len());
-        }
-        self.run()?;
-        let task = self.task.as_ref().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
-        Ok(deviation(&task.output, &task.reference))
+        let plain = self.deviation(|task| &task.plain)?;
+        Ok(plain.worse(self.deviation(|task| &task.awkward)?))
     }
 
     fn sample(&mut self) -> Result<Sample, Fault> {
@@ -106,31 +127,35 @@ impl Device for Cpu {
             *word = value;
         }
         std::hint::black_box(&self.flush);
-        Ok(Sample { time: self.run()?, sm_mhz: None, throttled: false })
+        let (_, time) = self.run(|task| &task.plain)?;
+        Ok(Sample { time, sm_mhz: None, throttled: false })
     }
 }
 
-fn poison(element: Element, numel: usize) -> HostTensor {
-    match element {
-        Element::Bf16 => HostTensor::Bf16(vec![bf16::NAN; numel]),
-        Element::F32 => HostTensor::F32(vec![f32::NAN; numel]),
-        Element::I8 => HostTensor::I8(vec![0; numel]),
-        Element::I16 => HostTensor::I16(vec![0; numel]),
+/// Makes every element a NaN of all ones, which arithmetic never makes.
+fn poison(output: &mut HostTensor) {
+    match output {
+        HostTensor::Bf16(values) => values.fill(bf16::from_bits(u16::MAX)),
+        HostTensor::F32(values) => values.fill(f32::from_bits(u32::MAX)),
+        HostTensor::I8(_) | HostTensor::I16(_) => {}
     }
 }
 
-/// Compares an output with its reference. NaN for NaN and an infinity for the same infinity are equal.
+/// Compares an output with its reference. NaN for NaN, unless it is the poison, and an infinity for the same infinity are
+/// equal.
 #[allow(clippy::float_cmp)] // infinities are equal or not
 pub fn deviation(output: &HostTensor, reference: &[f64]) -> Deviation {
-    let values: Box<dyn Iterator<Item = f64>> = match output {
-        HostTensor::Bf16(values) => Box::new(values.iter().map(|value| value.to_f64())),
-        HostTensor::F32(values) => Box::new(values.iter().map(|value| f64::from(*value))),
-        HostTensor::I8(values) => Box::new(values.iter().map(|value| f64::from(*value))),
-        HostTensor::I16(values) => Box::new(values.iter().map(|value| f64::from(*value))),
+    let values = output.to_f64();
+    let is_poison = |index: usize| match output {
+        HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
+        HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
+        HostTensor::I8(_) | HostTensor::I16(_) => false,
     };
     let (mut difference, mut size, mut poisoned) = (0.0, 0.0, 0);
-    for (value, &wanted) in values.zip(reference) {
-        if value == wanted || (value.is_nan() && wanted.is_nan()) {
+    for (index, (value, &wanted)) in values.into_iter().zip(reference).enumerate() {
+        if is_poison(index) {
+            poisoned += 1;
+        } else if value == wanted || (value.is_nan() && wanted.is_nan()) {
             size += if wanted.is_finite() { wanted * wanted } else { 0.0 };
         } else if (value - wanted).is_finite() {
             difference += (value - wanted) * (value - wanted);
@@ -141,4 +166,53 @@ pub fn deviation(output: &HostTensor, reference: &[f64]) -> Deviation {
     }
     let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
     Deviation { relative, poisoned }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Dtype, Family};
+
+    #[test]
+    fn the_host_kernels_are_right_on_plain_and_awkward_inputs() {
+        let shapes = [
+            (Family::Matmul, "m=5,n=33,k=130", vec![4, 16, 32]),
+            (Family::MatmulInt4, "m=3,n=17,k=66", vec![4, 16, 32]),
+            (Family::MatmulInt16, "m=7,n=65,k=31", vec![4, 16, 32]),
+            (Family::MatmulFp4, "m=1,n=1,k=2", vec![4, 16, 32]),
+            (Family::Attention, "batch=1,heads=2,q_seq=33,kv_seq=65,head_dim=20", vec![1, 16, 16]),
+            (Family::RowSoftmax, "rows=60,cols=37", vec![4]),
+            (Family::Elementwise, "numel=1001", vec![64]),
+        ];
+        for (family, shape, block_sizes) in shapes {
+            for dtype in [Dtype::Bf16, Dtype::F32] {
+                let Ok(problem) = Problem::parse(family, shape, dtype) else { continue };
+                let reduction_loops = if family == Family::RowSoftmax { vec![Some(16)] } else { Vec::new() };
+                let config = Config {
+                    block_sizes: block_sizes.clone(),
+                    num_warps: Some(1),
+                    reduction_loops,
+                    ..Config::default()
+                };
+                let mut cpu = Cpu::open();
+                cpu.prepare(&problem, 11, None).unwrap();
+                cpu.load(&config, None).unwrap();
+                let deviation = cpu.verify().unwrap();
+                assert!(deviation.is_right(dtype), "{problem}: {deviation:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_nan_is_right_where_the_reference_has_one_unless_nobody_wrote_it() {
+        let reference = [f64::NAN, 1.0];
+        let mut output = HostTensor::Bf16(vec![bf16::NAN, bf16::ONE]);
+        assert_eq!(deviation(&output, &reference), Deviation { relative: 0.0, poisoned: 0 });
+        assert_eq!(deviation(&HostTensor::F32(vec![0.0, 1.0]), &reference).poisoned, 1);
+        poison(&mut output);
+        assert_eq!(deviation(&output, &reference).poisoned, 2);
+        let mut output = HostTensor::F32(vec![0.0; 2]);
+        poison(&mut output);
+        assert_eq!(deviation(&output, &reference).poisoned, 2);
+    }
 }

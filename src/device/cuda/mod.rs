@@ -8,7 +8,7 @@ mod tensor_map;
 pub use nvrtc::serve_compiles;
 
 use super::{Address, Deviation, Device, Fault, Found, Program};
-use crate::families::{self, Arg, Element, Fill, Launch, TensorSpec};
+use crate::families::{self, Arg, Element, Launch, TensorSpec, Tensors};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Micros, Mma, Problem};
 use clocks::Clocks;
@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 /// How long a gate holds the stream when the host forgets it, in nanoseconds.
 const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
+/// Each byte of an output before a kernel writes it: bf16 and f32 of all ones are NaNs that arithmetic never makes.
+const POISON: u8 = 0xff;
 /// The support kernels stride over any size.
 const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: 1, threads: 256, smem_bytes: 0 };
 /// One thread holds the stream.
@@ -108,10 +110,12 @@ pub struct Gpu {
     gate: Flag,
     clocks: Clocks,
     flush: Buffer,
-    sums: Buffer,
+    /// Of the comparison on each input set.
+    sums: [Buffer; 2],
     support: Support,
     loaded: HashMap<(PathBuf, String), Function>,
-    task: Option<Task>,
+    /// What is timed and verified, and what is verified only.
+    tasks: Option<[Task; 2]>,
     current: Option<Current>,
     workspace: Buffer,
     counters: Buffer,
@@ -164,7 +168,7 @@ struct Function {
     function: sys::CUfunction,
 }
 
-/// A problem's tensors.
+/// A problem's tensors, with one set of contents.
 struct Task {
     inputs: Vec<Buffer>,
     output: Buffer,
@@ -203,25 +207,29 @@ impl Gpu {
             gate: Flag::new()?,
             clocks: Clocks::watch(ordinal),
             flush: Buffer::new(2 * u64::from(l2))?,
-            sums: Buffer::new(3 * 8)?,
+            sums: [Buffer::new(3 * 8)?, Buffer::new(3 * 8)?],
             support: Support::load(support)?,
             loaded: HashMap::new(),
-            task: None,
+            tasks: None,
             current: None,
             workspace: Buffer::new(0)?,
             counters: Buffer::new(0)?,
         })
     }
 
-    /// The prepared problem's reference output: what the reference kernel's own test looks at.
+    /// The reference outputs of the prepared problem's plain and awkward inputs: what the reference kernel's own test looks
+    /// at.
     ///
     /// # Errors
     /// Where no problem is prepared or the driver refuses.
-    pub fn reference(&self) -> Result<Vec<f32>, Fault> {
-        let task = self.task.as_ref().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
-        let mut values = vec![0.0f32; task.numel as usize];
-        task.reference.read(&mut values)?;
-        Ok(values)
+    pub fn references(&self) -> Result<[Vec<f32>; 2], Fault> {
+        let [plain, awkward] = self.tasks.as_ref().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
+        let read = |task: &Task| -> Result<Vec<f32>, Fault> {
+            let mut values = vec![0.0f32; task.numel as usize];
+            task.reference.read(&mut values)?;
+            Ok(values)
+        };
+        Ok([read(plain)?, read(awkward)?])
     }
 
     fn synchronize(&self) -> Result<(), Fault> {
@@ -266,17 +274,16 @@ impl Gpu {
 
     fn fill(&self, tensor: &TensorSpec, seed: u64) -> Result<Buffer, Fault> {
         let buffer = Buffer::new(tensor.bytes().0)?;
-        let magnitude = match tensor.fill {
-            Fill::Uniform { magnitude } => magnitude,
-            Fill::Bits => 1.0,
-        };
         let function = match tensor.element {
             Element::Bf16 => self.support.fill_bf16,
             Element::F32 => self.support.fill_f32,
             Element::I8 => self.support.fill_i8,
             Element::I16 => self.support.fill_i16,
         };
-        self.launch_support(function, &[buffer.address(), tensor.numel(), seed, magnitude.to_bits().into()])?;
+        let (fill, first, second) = tensor.fill.parameters();
+        let parameters = [fill, first.to_bits(), second.to_bits()].map(u64::from);
+        let words = [&[buffer.address(), tensor.numel(), seed], &parameters[..], &[tensor.cols()]];
+        self.launch_support(function, &words.concat())?;
         Ok(buffer)
     }
 
@@ -348,27 +355,20 @@ impl Gpu {
         self.launch(function, &GridShape::of(launch), &mut parameters)
     }
 
-    fn prepared(&self) -> Result<(&Task, &Current), Fault> {
-        match (&self.task, &self.current) {
-            (Some(task), Some(current)) => Ok((task, current)),
-            _ => Err(Fault::Refused("nothing is loaded".into())),
-        }
-    }
-}
-
-impl Device for Gpu {
-    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
-        self.synchronize()?;
-        (self.task, self.current) = (None, None); // frees the last problem's memory first
-        let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
-        let tensors = families::spec(problem.family).tensors(problem);
-        let inputs: Vec<_> =
-            (seed..).zip(&tensors.inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
-        let numel = tensors.output.numel();
+    /// Makes a problem's tensors with these inputs and computes their reference.
+    fn task(
+        &mut self,
+        inputs: &[TensorSpec],
+        output: &TensorSpec,
+        seed: u64,
+        reference: &Program,
+    ) -> Result<Task, Fault> {
+        let numel = output.numel();
+        let inputs = (seed..).zip(inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
         let task = Task {
             inputs,
-            output: Buffer::new(tensors.output.bytes().0)?,
-            output_element: tensors.output.element,
+            output: Buffer::new(output.bytes().0)?,
+            output_element: output.element,
             reference: Buffer::new(4 * numel)?,
             numel,
         };
@@ -376,7 +376,48 @@ impl Device for Gpu {
         self.make_scratch(reference)?;
         self.run(function, reference, &task, &task.reference)?;
         self.synchronize()?;
-        self.task = Some(task);
+        Ok(task)
+    }
+
+    fn prepared(&self) -> Result<(&[Task; 2], &Current), Fault> {
+        match (&self.tasks, &self.current) {
+            (Some(tasks), Some(current)) => Ok((tasks, current)),
+            _ => Err(Fault::Refused("nothing is loaded".into())),
+        }
+    }
+
+    /// Poisons the output, runs the kernel and compares with the reference.
+    /// Queues a run over poisoned output and the comparison with the reference, whose three sums come to `sums`.
+    fn queue_comparison(&self, task: &Task, current: &Current, sums: &Buffer) -> Result<(), Fault> {
+        task.output.fill(POISON, self.stream)?;
+        self.run(current.function, &current.program, task, &task.output)?;
+        sums.fill(0, self.stream)?;
+        let compare = match task.output_element {
+            Element::F32 => self.support.compare_f32,
+            _ => self.support.compare_bf16,
+        };
+        self.launch_support(compare, &[task.output.address(), task.reference.address(), task.numel, sums.address()])
+    }
+}
+
+/// The deviation that the three sums of a comparison say.
+fn deviation(sums: &Buffer) -> Result<Deviation, Fault> {
+    let mut values = [0.0; 3];
+    sums.read(&mut values)?;
+    let [difference, size, poisoned]: [f64; 3] = values;
+    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
+    Ok(Deviation { relative, poisoned: poisoned as u64 })
+}
+
+impl Device for Gpu {
+    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
+        self.synchronize()?;
+        (self.tasks, self.current) = (None, None); // frees the last problem's memory first
+        let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
+        let Tensors { inputs, output } = families::spec(problem.family).tensors(problem);
+        let plain = self.task(&inputs, &output, seed, reference)?;
+        let awkward = self.task(&families::awkward(problem.family, &inputs), &output, seed, reference)?;
+        self.tasks = Some([plain, awkward]);
         Ok(())
     }
 
@@ -389,27 +430,18 @@ impl Device for Gpu {
     }
 
     fn verify(&mut self) -> Result<Deviation, Fault> {
-        let (task, current) = self.prepared()?;
-        task.output.fill(0xff, self.stream)?; // all ones is a NaN in bf16 and f32
-        self.run(current.function, &current.program, task, &task.output)?;
-        self.sums.fill(0, self.stream)?;
-        let compare = match task.output_element {
-            Element::F32 => self.support.compare_f32,
-            _ => self.support.compare_bf16,
-        };
-        let words = [task.output.address(), task.reference.address(), task.numel, self.sums.address()];
-        self.launch_support(compare, &words)?;
+        let (tasks, current) = self.prepared()?;
+        for (task, sums) in tasks.iter().zip(&self.sums) {
+            self.queue_comparison(task, current, sums)?;
+        }
         self.synchronize()?;
-        let mut sums = [0.0; 3];
-        self.sums.read(&mut sums)?;
-        let [difference, size, poisoned]: [f64; 3] = sums;
-        let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-        Ok(Deviation { relative, poisoned: poisoned as u64 })
+        let [plain, awkward] = &self.sums;
+        Ok(deviation(plain)?.worse(deviation(awkward)?))
     }
 
     /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed.
     fn sample(&mut self) -> Result<Sample, Fault> {
-        let (task, current) = self.prepared()?;
+        let ([task, _], current) = self.prepared()?;
         self.gate.close();
         let mut gate = [self.gate.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
         self.launch(self.support.block_stream, &GATE_SHAPE, &mut gate)?;

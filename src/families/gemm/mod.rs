@@ -1,6 +1,7 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
 mod mma_sync;
+mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
@@ -111,6 +112,11 @@ impl Product {
     fn b_row_bytes(&self) -> u64 {
         self.n * self.weights.element().size_bytes()
     }
+
+    /// Bytes of a row of C.
+    fn c_row_bytes(&self) -> u64 {
+        self.n * Element::Bf16.size_bytes()
+    }
 }
 
 impl Gemm {
@@ -132,7 +138,8 @@ impl Gemm {
         let product = Product { weights: self.weights, m, n, k };
         let build = match config.mma {
             Some(Mma::MmaSync) => mma_sync::build,
-            Some(mma @ (Mma::Wgmma | Mma::Tcgen05)) => return Err(Rejection(format!("no {mma} kernel yet"))),
+            Some(Mma::Wgmma) => wgmma::build,
+            Some(mma @ Mma::Tcgen05) => return Err(Rejection(format!("no {mma} kernel yet"))),
             Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
         };
         build(config, &product, profile)
@@ -262,13 +269,11 @@ struct ProgramOrder {
 fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<ProgramOrder, Rejection> {
     let Programs { count, .. } = knobs::programs(config, work, profile)?;
     let programs = u64::from(count);
-    Ok(match config.pid_type {
-        Some(PidType::PersistentInterleaved) => ProgramOrder { programs, stride: programs, span: work },
-        _ => {
-            let span = work.div_ceil(programs);
-            ProgramOrder { programs: work.div_ceil(span), stride: 1, span }
-        }
-    })
+    if config.pid_type == Some(PidType::PersistentInterleaved) {
+        return Ok(ProgramOrder { programs, stride: programs, span: work });
+    }
+    let span = work.div_ceil(programs);
+    Ok(ProgramOrder { programs: work.div_ceil(span), stride: 1, span })
 }
 
 #[cfg(test)]

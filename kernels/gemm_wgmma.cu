@@ -1,0 +1,585 @@
+// C[m, n] = A[m, k] · decode(B), with Hopper's wgmma on bf16 and f32 accumulation. Needs sm_90a.
+//
+// A   bf16 [m, k]
+// B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
+// C   bf16 [m, n]
+// All are contiguous and row-major, and begin 16-byte aligned. k * 2 and the bytes of a row of B are below 2^31.
+//
+// The product is taken transposed, C^T = B^T A^T: wgmma's 64 rows are columns of C, so that a tile may have as few as 8
+// rows of C and so that weights to be decoded are the operand that may lie in registers. One warp copies tiles of A and B
+// to shared memory, NUM_STAGES steps ahead; the others multiply, and decode one part of a step while another is
+// multiplied. Programs of a cluster may share one tile's k: each sends its sums to the program that adds them up.
+//
+// Macros
+//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (8, 16, 32, 64, 128, 192, 256), columns of C and elements of k
+//                               (multiples of 64)
+//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
+//   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
+//   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
+//   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
+//   B_VECTOR_BYTES              the same of B: 16 (by the copy engine), 8, 4, 2 or (4-bit weights) 1
+//   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
+//
+// Launch: THREADS threads along x; STAGES_BYTES and then, in dynamic shared memory, STAGING_BYTES or, for
+// split_k > 1, BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
+//   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 64 of k x
+//                             BLOCK_M; B 128 bytes (or BLOCK_N, if fewer; 64-byte swizzle) x rows of BLOCK_K; C 64 columns
+//                             x STAGING_ROWS
+//   c                         C itself
+//   m, n, k                   the problem
+//   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
+//   group_m                   tile rows that share a column band, 1 ... tiles_m
+//   split_k                   programs of a cluster, that share one tile's k: 1, or a power of two up to k_steps where
+//                             BLOCK_M is one
+//   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
+
+#include "decode.cuh"
+#include "layout.cuh"
+#include "ptx.cuh"
+#include "scheduler.cuh"
+#include "streaming.cuh"
+#include "tma.cuh"
+#include "wgmma.cuh"
+
+#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
+#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
+#endif
+#if !defined(NUM_WARPS) || !defined(NUM_STAGES)
+#error "NUM_WARPS and NUM_STAGES must be defined: warps that multiply and tiles in flight"
+#endif
+#if !defined(WEIGHTS)
+#error "WEIGHTS must be defined: Bf16, Int16, Int4 or Fp4"
+#endif
+#if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES) || !defined(C_VECTOR_BYTES)
+#error "A_VECTOR_BYTES, B_VECTOR_BYTES and C_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#endif
+
+namespace {
+
+using ptx::bf16;
+using ptx::u16;
+using ptx::u32;
+using i64 = long long;
+using byte = unsigned char;
+using Weights = decode::WEIGHTS;
+
+__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
+
+constexpr int GROUPS = NUM_WARPS / 4;
+constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
+constexpr bool PACKED = Weights::K_PER_ROW == 2;
+
+static_assert((power_of_two(BLOCK_M) && BLOCK_M >= 8 && BLOCK_M <= 256) || BLOCK_M == 192,
+              "BLOCK_M must be 8, 16, 32, 64, 128, 192 or 256");
+static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192 or 256");
+static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
+static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
+static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
+static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
+static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
+              "B_VECTOR_BYTES: one column's bytes ... 16");
+static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
+
+// Tiles lie in panels as wide as the copy engine swizzles, each with all rows.
+template <int ROWS_, int ROW_BYTES_, int ELEMENT_BYTES_, int VECTOR_BYTES_>
+struct Panels {
+    static constexpr int ROWS = ROWS_;
+    static constexpr int ROW_BYTES = ROW_BYTES_;
+    static constexpr int ELEMENT_BYTES = ELEMENT_BYTES_;
+    static constexpr int VECTOR_BYTES = VECTOR_BYTES_;
+    static constexpr bool BY_ENGINE = VECTOR_BYTES == 16;
+    static constexpr int WIDTH = scheduler::smaller(ROW_BYTES, 128);
+    static constexpr int COUNT = ROW_BYTES / WIDTH;
+    static constexpr int PANEL_BYTES = ROWS * WIDTH;
+    static constexpr int BYTES = ROWS * ROW_BYTES;
+
+    __device__ static constexpr u32 offset(int row, int byte) {
+        return byte / WIDTH * PANEL_BYTES + layout::swizzled<WIDTH, 16>(row, byte % WIDTH);
+    }
+};
+
+using ATile = Panels<BLOCK_M, 2 * BLOCK_K, 2, A_VECTOR_BYTES>;
+using BTile =
+    Panels<BLOCK_K / Weights::K_PER_ROW, BLOCK_N * Weights::COLUMN_BYTES, Weights::COLUMN_BYTES, B_VECTOR_BYTES>;
+
+// What a kernel argument is that a tile is copied from or to.
+template <bool BY_ENGINE>
+struct Argument {
+    using Type = ptx::TensorMap;
+};
+template <>
+struct Argument<false> {
+    using Type = const byte*;
+};
+constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16;
+using ASource = Argument<ATile::BY_ENGINE>::Type;
+using BSource = Argument<BTile::BY_ENGINE>::Type;
+using CTarget = Argument<C_BY_ENGINE>::Type;
+
+constexpr int STAGE_BYTES = ATile::BYTES + BTile::BYTES;
+constexpr int BARRIER_BYTES = 1024;  // keeps what follows aligned
+constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
+
+// A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
+constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M, 64 / TILES);
+constexpr int STAGING_PANEL = STAGING_ROWS * 128;
+constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
+constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
+
+static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
+
+// Weights are decoded two chunks of k at a time, one being multiplied; a chunk is so many k16 steps.
+constexpr int CHUNK = !Weights::DECODED                     ? BLOCK_K / 16
+                      : TILES * BLOCK_M >= 128 || TILES > 2 ? 2
+                                                            : scheduler::smaller(4, BLOCK_K / 32);
+constexpr int CHUNKS = BLOCK_K / 16 / CHUNK;
+static_assert(CHUNK * CHUNKS * 16 == BLOCK_K, "a step has whole chunks");
+
+constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
+using Accumulators = float[TILES][SUMS];
+
+// With 128 sums a thread, the loading warp brings three idle ones: a whole group of warps, that hands its registers to
+// the two that multiply.
+constexpr bool HANDS_OVER = GROUPS == 2 && TILES * SUMS >= 128;
+constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32);
+
+// Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
+// but no more than leave each thread registers for its sums, its operands and its addresses. A quarter of the
+// multiprocessor has 512 for each lane, and hosts every fourth warp.
+constexpr int REGISTERS = TILES * SUMS + (Weights::DECODED ? 2 * CHUNK * TILES * 4 : 0) + 48;
+constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
+constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * REGISTERS);
+constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
+
+extern __shared__ __align__(1024) byte smem[];
+
+// Where this program's stages, barriers and staging begin.
+struct Layout {
+    u32 base;
+
+    __device__ __forceinline__ u32 a(int stage) const { return base + stage * STAGE_BYTES; }
+    __device__ __forceinline__ u32 b(int stage) const { return a(stage) + ATile::BYTES; }
+    // Whether a stage's tiles have arrived, and whether all warps are done with them.
+    __device__ __forceinline__ u32 full(int stage) const { return base + NUM_STAGES * STAGE_BYTES + 16 * stage; }
+    __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
+    // Whether all sums of this program's share have arrived from the cluster.
+    __device__ __forceinline__ u32 summed() const { return full(NUM_STAGES); }
+    __device__ __forceinline__ u32 staging() const { return base + STAGES_BYTES; }
+};
+static_assert(16 * NUM_STAGES + 8 <= BARRIER_BYTES, "two barriers a stage and one more");
+
+// The place in the ring of stages, with the parity of its round.
+struct Ring {
+    int stage = 0;
+    u32 parity = 0;
+
+    __device__ __forceinline__ void advance() {
+        if (++stage == NUM_STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+// The tiles of this program, and its part of their k.
+struct Work {
+    scheduler::Schedule schedule;
+    scheduler::Steps steps;
+    int first, end, stride;
+
+    __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
+        : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
+          steps(split_k == 1 ? scheduler::Steps{0, k_steps}
+                             : scheduler::part_steps(k_steps, ptx::cluster_rank(), split_k)),
+          first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
+          end(scheduler::work_end(first, span, tiles_m * tiles_n)),
+          stride(stride_) {}
+};
+
+// ---- Loading ----
+
+// A warp copies the tile that begins at (row, column_byte) of a matrix, vector by vector; what lies outside becomes zero.
+template <typename Tile>
+__device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, int rows, int row_bytes, int row,
+                                          int column_byte, int lane) {
+    using Vector = typename ptx::Word<Tile::VECTOR_BYTES>::Type;
+    constexpr int ROW_VECTORS = Tile::ROW_BYTES / Tile::VECTOR_BYTES;
+    constexpr int UNROLL = HANDS_OVER ? 2 : 8;
+#pragma unroll UNROLL
+    for (int i = lane; i < Tile::ROWS * ROW_VECTORS; i += 32) {
+        const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * Tile::VECTOR_BYTES;
+        const bool inside = row + y < rows && column_byte + x < row_bytes;
+        const byte* source = matrix + static_cast<i64>(row + y) * row_bytes + (column_byte + x);
+        ptx::store_shared(shared + Tile::offset(y, x), inside ? *reinterpret_cast<const Vector*>(source) : Vector{});
+    }
+}
+
+// The same by the copy engine; one lane asks for it, and the barrier counts the bytes.
+template <typename Tile>
+__device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map, u32 barrier, int, int, int row,
+                                          int column_byte, int lane) {
+    if (lane != 0) return;
+#pragma unroll
+    for (int panel = 0; panel < Tile::COUNT; ++panel) {
+        const int column = (column_byte + panel * Tile::WIDTH) / Tile::ELEMENT_BYTES;
+        ptx::tma_load(shared + panel * Tile::PANEL_BYTES, map, barrier, column, row);
+    }
+}
+
+// Fetches what the engine has to know before its first copy.
+__device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
+__device__ __forceinline__ void prefetch(const byte*) {}
+
+__device__ __forceinline__ void load_stage(const Layout& at, int stage, const ASource& a, const BSource& b, int m, int n,
+                                           int k, scheduler::Tile tile, int step, int lane) {
+    constexpr int ENGINE_BYTES = (ATile::BY_ENGINE ? ATile::BYTES : 0) + (BTile::BY_ENGINE ? BTile::BYTES : 0);
+    const u32 full = at.full(stage);
+    if (lane == 0) ptx::mbarrier_arrive_expect(full, ENGINE_BYTES);
+    load_tile<BTile>(at.b(stage), b, full, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, step * BTile::ROWS,
+                     tile.n * BTile::ROW_BYTES, lane);
+    load_tile<ATile>(at.a(stage), a, full, m, 2 * k, tile.m * BLOCK_M, step * ATile::ROW_BYTES, lane);
+    if constexpr (!ATile::BY_ENGINE || !BTile::BY_ENGINE) {
+        ptx::fence_async_shared();
+        __syncwarp();
+        if (lane == 0) ptx::mbarrier_arrive(full);
+    }
+}
+constexpr int FULL_ARRIVALS = ATile::BY_ENGINE && BTile::BY_ENGINE ? 1 : 2;
+
+// ---- Multiplying ----
+
+// Where this lane's part of its group's columns lies, and which columns of C its sums stand for.
+//
+// 16-bit weights: row r of the group's tile i is column 64 i + r. 4-bit weights: a lane reads all its columns of a row at
+// once, 2 * TILES bytes, byte 2 i + h being row 8 h + lane / 4 of its warp's 16 of tile i. Pieces of 16 bytes go to the
+// warps in turn, so that the rows that the lanes of a quad read meet different banks.
+struct LanePlace {
+    static constexpr int RUN = PACKED ? 2 * TILES : 1;  // adjacent columns that a lane holds
+
+    int group, warp, lane;
+
+    __device__ __forceinline__ explicit LanePlace(int thread)
+        : group(thread / 128), warp(thread / 32 % 4), lane(thread % 32) {}
+
+    // The first column, in the program's tile, of this lane's run; of its row of tile i and half h, for 16-bit weights.
+    __device__ __forceinline__ int column(int i, int h) const {
+        const int first = group * 64 * TILES + 16 * warp;
+        if constexpr (PACKED) {
+            constexpr int RUNS = 16 / RUN;  // a 16-byte piece has
+            return first + 64 * (lane / 4 / RUNS) + RUN * (lane / 4 % RUNS);
+        } else {
+            return first + 64 * i + 8 * h + lane / 4;
+        }
+    }
+};
+
+// One chunk of k of a group's weights, as fragments of wgmma's first operand.
+template <typename Format>
+struct Fragments {
+    u32 word[CHUNK][TILES][4];
+
+    // Where this lane reads in a stage's B.
+    __device__ __forceinline__ static u32 lane_offset(const LanePlace& place) {
+        if constexpr (PACKED) {
+            return BTile::offset(place.lane % 4, place.column(0, 0));
+        } else {
+            const int row = place.lane % 8 + place.lane / 16 * 8;
+            return BTile::offset(row, 2 * (place.group * 64 * TILES + 16 * place.warp + place.lane / 8 % 2 * 8));
+        }
+    }
+
+    __device__ __forceinline__ void load(u32 lane_address, int chunk) {
+        constexpr int K16_BYTES = 16 / Format::K_PER_ROW * BTile::WIDTH;
+#pragma unroll
+        for (int k16 = 0; k16 < CHUNK; ++k16) load_k16(word[k16], lane_address + (chunk * CHUNK + k16) * K16_BYTES);
+    }
+
+    __device__ __forceinline__ static void load_k16(u32 (&fragment)[TILES][4], u32 address) {
+        if constexpr (PACKED) {
+            // Words of the lane's columns in rows t and t + 4, where the swizzle flips one bit of the address.
+            constexpr u32 FLIP = BTile::WIDTH == 128 ? 64 : 32;
+            const u32 below = (address ^ FLIP) + 4 * BTile::WIDTH;
+            if constexpr (TILES == 1) {
+                const u32 low = ptx::load_shared_u16(address), high = ptx::load_shared_u16(below);
+                Format::unpack(fragment[0], low | high << 16);
+            } else if constexpr (TILES == 2) {
+                unpack_two(fragment, 0, ptx::load_shared(address), ptx::load_shared(below));
+            } else {
+                const uint2 first = ptx::load_shared_u64(address), second = ptx::load_shared_u64(below);
+                unpack_two(fragment, 0, first.x, second.x);
+                unpack_two(fragment, 2, first.y, second.y);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < TILES; ++i) {
+                ptx::ldmatrix_x4_trans(fragment[i], address + i * BTile::PANEL_BYTES);
+#pragma unroll
+                for (int r = 0; r < 4; ++r) fragment[i][r] = Format::round_pair(fragment[i][r]);
+            }
+        }
+    }
+
+    // Two tiles' fragments from a word of row t and one of row t + 4.
+    __device__ __forceinline__ static void unpack_two(u32 (&fragment)[TILES][4], int tile, u32 upper, u32 lower) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            u32 pairs[4];
+            Format::unpack(pairs, r == 0 ? upper : lower);
+            fragment[tile][2 * r] = pairs[0], fragment[tile][2 * r + 1] = pairs[1];
+            fragment[tile + 1][2 * r] = pairs[2], fragment[tile + 1][2 * r + 1] = pairs[3];
+        }
+    }
+
+    __device__ __forceinline__ void hold() {
+#pragma unroll
+        for (int k16 = 0; k16 < CHUNK; ++k16) {
+#pragma unroll
+            for (int i = 0; i < TILES; ++i) ptx::wgmma_hold(word[k16][i]);
+        }
+    }
+};
+
+// Sums one tile over `steps` stages.
+template <typename Format>
+__device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, const Layout& at, const LanePlace& place,
+                                              int steps) {
+    const u32 lane_offset = Fragments<Format>::lane_offset(place);
+    Fragments<Format> fragments[2];
+    int last_stage = 0;
+    for (int step = 0; step < steps; ++step) {
+        ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
+        const ptx::Operand a = ptx::wgmma_operand(at.a(ring.stage), 16, 1024);
+        const ptx::Operand b = ptx::wgmma_operand(at.b(ring.stage) + place.group * TILES * BTile::PANEL_BYTES, 16, 1024);
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+            Fragments<Format>& mine = fragments[chunk % 2];
+            if constexpr (Format::DECODED) mine.load(at.b(ring.stage) + lane_offset, chunk);
+            ptx::wgmma_fence();
+#pragma unroll
+            for (int j = 0; j < CHUNK; ++j) {
+                const int k16 = chunk * CHUNK + j;
+                const int add = step > 0 || k16 > 0;
+                const ptx::u64 rows = a.at(k16 / 4 * ATile::PANEL_BYTES + k16 % 4 * 32);
+#pragma unroll
+                for (int i = 0; i < TILES; ++i) {
+                    if constexpr (Format::DECODED) {
+                        ptx::Wgmma<BLOCK_M>::multiply(acc[i], mine.word[j][i], rows, add);
+                    } else {
+                        using Product = ptx::Wgmma<BLOCK_M, ptx::Major::MN, ptx::Major::K>;
+                        Product::multiply(acc[i], b.at(i * BTile::PANEL_BYTES + k16 * 2048), rows, add);
+                    }
+                }
+            }
+            ptx::wgmma_commit();
+            ptx::wgmma_wait<1>();  // what was multiplied before is done
+            if constexpr (Format::DECODED) fragments[(chunk + 1) % 2].hold();
+            if (chunk == 0 && step > 0 && place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
+        }
+        last_stage = ring.stage;
+        ring.advance();
+    }
+    ptx::wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) ptx::wgmma_hold(acc[i]);
+    if (place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
+}
+
+// ---- Storing ----
+
+// Holds the threads of one group; barrier 0 is __syncthreads.
+__device__ __forceinline__ void group_sync(const LanePlace& place) { ptx::barrier_sync<128>(1 + place.group); }
+
+// Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
+__device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, int pass, const LanePlace& place) {
+    if constexpr (PACKED) {
+        const int column = place.column(0, 0) - place.group * 64 * TILES;
+#pragma unroll
+        for (int y = 0; y < STAGING_ROWS; y += 8) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                const int s = (pass * STAGING_ROWS + y) / 2 + e;
+                const int row = y + place.lane % 4 * 2 + e;
+                const u32 address =
+                    buffer + column / 64 * STAGING_PANEL + layout::swizzled<128, 16>(row, column % 64 * 2);
+                u32 words[TILES];
+#pragma unroll
+                for (int i = 0; i < TILES; ++i) words[i] = ptx::pack_bf16(acc[i][s], acc[i][s + 2]);
+                if constexpr (TILES == 1) ptx::store_shared(address, words[0]);
+                if constexpr (TILES == 2) ptx::store_shared(address, make_uint2(words[0], words[1]));
+                if constexpr (TILES == 4) {
+                    ptx::store_shared(address, make_uint4(words[0], words[1], words[2], words[3]));
+                }
+            }
+        }
+    } else {
+        constexpr int MATRICES = STAGING_ROWS == 8 ? 2 : 4;  // of 8 columns, then 8 rows further down
+        const u32 lane_address =
+            buffer + layout::swizzled<128, 16>(place.lane / 16 * (MATRICES == 4 ? 8 : 0) + place.lane % 8,
+                                               32 * place.warp + place.lane / 8 % 2 * 16);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+            for (int y = 0; y < STAGING_ROWS; y += 4 * MATRICES) {
+                u32 words[MATRICES];
+#pragma unroll
+                for (int w = 0; w < MATRICES; ++w) {
+                    const int s = (pass * STAGING_ROWS + y) / 2 + 2 * w;
+                    words[w] = ptx::pack_bf16(acc[i][s], acc[i][s + 1]);
+                }
+                ptx::stmatrix_trans(lane_address + i * STAGING_PANEL + y * 128, words);
+            }
+        }
+    }
+}
+
+// Eight adjacent columns of one row of C.
+__device__ __forceinline__ void store_vector(bf16* c, const u32 (&columns)[4], int m, int n, int row, int column) {
+    if (row >= m) return;
+    layout::store_columns<C_VECTOR_BYTES / 2>(c + static_cast<i64>(row) * n + column, columns, n - column);
+}
+
+// Writes a group's staged rows to C at (row, column), by the copy engine or vector by vector.
+__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*, u32 buffer, int, int, int row, int column,
+                                           const LanePlace& place) {
+    ptx::fence_async_shared();
+    group_sync(place);
+    if (place.warp == 0 && place.lane == 0) {
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
+        ptx::tma_store_commit();
+    }
+}
+
+__device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int m, int n, int row, int column,
+                                           const LanePlace& place) {
+    group_sync(place);
+    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
+        const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
+        const u32 address = buffer + x / 64 * STAGING_PANEL + layout::swizzled<128, 16>(y, x % 64 * 2);
+        const uint4 words = ptx::load_shared_u128(address);
+        const u32 columns[4] = {words.x, words.y, words.z, words.w};
+        store_vector(c, columns, m, n, row + y, column + x);
+    }
+}
+
+// Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
+// tile to tile.
+__device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, const Accumulators& acc, int m, int n, int row,
+                                           int column, u32 staging, int& turn, const LanePlace& place) {
+#pragma unroll
+    for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
+        const u32 buffer = staging + (place.group * 2 + turn) * STAGING_BUFFER;
+        if (C_BY_ENGINE && place.warp == 0 && place.lane == 0) ptx::tma_store_wait_read<1>();
+        group_sync(place);  // the buffer is free
+        stage_rows(buffer, acc, pass, place);
+        write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + place.group * 64 * TILES, place);
+    }
+}
+
+// Adds the sums of the cluster's programs: the tile, row by row, is cut into as many shares as there are programs, each
+// sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
+// program ends before it has all its sums, nor sends any before all have begun.
+__device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
+                                              const Layout& at, int parts, const LanePlace& place, int thread) {
+    const u32 slots = at.staging();
+    const int part = ptx::cluster_rank();
+    const int share_log2 = 31 - __clz(BLOCK_M * BLOCK_N / parts), share = 1 << share_log2;
+    ptx::cluster_wait();  // every program has begun
+#pragma unroll
+    for (int j = 0; j < BLOCK_M / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const int y = 8 * j + place.lane % 4 * 2 + e;
+            constexpr int RUN = LanePlace::RUN, VECTOR = scheduler::smaller(RUN, 4);
+#pragma unroll
+            for (int v = 0; v < 2 * TILES / VECTOR; ++v) {
+                const int x = PACKED ? place.column(0, 0) + v * VECTOR : place.column(v / 2, v % 2);
+                float sums[VECTOR];
+#pragma unroll
+                for (int i = 0; i < VECTOR; ++i) {
+                    const int run = v * VECTOR + i;
+                    sums[i] = acc[run / 2][4 * j + 2 * (run % 2) + e];
+                }
+                const int index = y * BLOCK_N + x, owner = index >> share_log2;
+                const u32 slot = slots + 4 * (part * share + index - owner * share);
+                ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(at.summed(), owner));
+            }
+        }
+    }
+    ptx::mbarrier_wait(at.summed(), 0);
+    for (int v = thread * 8; v < share; v += 8 * 32 * NUM_WARPS) {
+        float sums[8] = {};
+#pragma unroll 4
+        for (int from = 0; from < parts; ++from) {
+            const u32 slot = slots + 4 * (from * share + v);
+            const float4 low = ptx::load_shared_f32x4(slot), high = ptx::load_shared_f32x4(slot + 16);
+            sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
+            sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
+        }
+        u32 columns[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(sums[2 * i], sums[2 * i + 1]);
+        const int index = part * share + v;
+        store_vector(c, columns, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
+gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b, const __grid_constant__ CTarget c_tiles,
+           bf16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride,
+           int span) {
+    const Layout at{ptx::shared_address(smem)};
+    const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
+    const int thread = threadIdx.x;
+    if (thread == 32 * NUM_WARPS) {
+        prefetch(a);
+        prefetch(b);
+    }
+    if (thread == 0) {
+        for (int stage = 0; stage < NUM_STAGES; ++stage) {
+            ptx::mbarrier_init(at.full(stage), FULL_ARRIVALS);
+            ptx::mbarrier_init(at.empty(stage), NUM_WARPS);
+        }
+        ptx::mbarrier_init(at.summed(), 1);
+        ptx::fence_mbarrier_init();
+        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
+    }
+    __syncthreads();
+    if (split_k > 1) ptx::cluster_arrive_relaxed();
+
+    Ring ring;
+    if (thread >= 32 * NUM_WARPS) {
+        if constexpr (HANDS_OVER) {
+            ptx::release_registers<40>();
+            if (thread >= 32 * NUM_WARPS + 32) {
+                if (split_k > 1) ptx::cluster_wait();
+                return;
+            }
+        }
+        for (int index = work.first; index < work.end; index += work.stride) {
+            const scheduler::Tile tile = work.schedule.tile(index);
+            for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
+                ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
+                load_stage(at, ring.stage, a, b, m, n, k, tile, step, thread % 32);
+            }
+        }
+        if (split_k > 1) ptx::cluster_wait();
+        return;
+    }
+
+    if constexpr (HANDS_OVER) ptx::take_registers<232>();
+    const LanePlace place(thread);
+    int turn = 0;
+    for (int index = work.first; index < work.end; index += work.stride) {
+        Accumulators acc;
+        multiply_tile<Weights>(acc, ring, at, place, work.steps.end - work.steps.begin);
+        const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
+        const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
+        const LanePlace writer(ptx::opaque(thread));
+        if (split_k > 1) {
+            combine_parts(c, acc, m, n, row, column, at, split_k, writer, thread);
+        } else {
+            store_tile(c_tiles, c, acc, m, n, row, column, at.staging(), turn, writer);
+        }
+    }
+    if (C_BY_ENGINE && split_k == 1 && thread % 128 == 0) ptx::tma_store_wait_read<0>();
+}

@@ -1,0 +1,302 @@
+//! Attention.
+
+mod mma_sync;
+mod wgmma;
+
+use super::knobs;
+use super::split::{Reduction, SplitCost};
+use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
+use crate::model::{Bytes, Config, GpuProfile, Mma, Problem, Shape};
+
+pub(super) struct Attention;
+
+/// Rows and columns of the matrices the tensor cores multiply.
+const FRAGMENT: u32 = 16;
+/// The largest head the kernels have registers for.
+const MOST_HEAD_DIM: u64 = 256;
+/// Kernels count queries and keys in 32 bits, and step past the last by a few blocks.
+const MOST_POSITIONS: u64 = 1 << 30;
+
+/// The problem's dimensions, with batch and heads as one.
+struct Dimensions {
+    batch_heads: u64,
+    q_seq: u64,
+    kv_seq: u64,
+    head_dim: u64,
+}
+
+impl Dimensions {
+    fn of(problem: &Problem) -> Self {
+        match problem.shape {
+            Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
+                Self { batch_heads: batch * heads, q_seq, kv_seq, head_dim }
+            }
+            _ => unreachable!("Problem::new gives attention its own shape"),
+        }
+    }
+
+    /// The head in whole fragments, as kernels are compiled for it.
+    fn padded_head(&self) -> u32 {
+        self.head_dim.next_multiple_of(FRAGMENT.into()) as u32
+    }
+
+    /// Bytes that every row of `head_dim` bf16 elements is aligned to, up to the widest copy.
+    fn vector_bytes(&self) -> u32 {
+        2 << self.head_dim.trailing_zeros().min(3)
+    }
+}
+
+/// The most scratch memory a launch may ask for.
+const MOST_WORKSPACE: Bytes = Bytes(1 << 30);
+
+/// Fitted to 206 warp-wide kernels, each timed with 1 to 32 parts on one problem, on an H200: the choice was 0.3 % from the
+/// best of them in the geometric mean, where the best fixed number was 5 %.
+const SPLIT_COST: SplitCost = SplitCost {
+    saturating_bytes: 63_400.0,
+    flops_per_byte: 36.2,
+    wave: 119_000.0,
+    merge: 6_200.0,
+    partial_byte: 3.2,
+    gathered_byte: 2.7,
+};
+/// The most parts that such a choice makes: as many as were measured.
+const MOST_PARTS: u64 = 32;
+
+/// How a problem is cut into tiles: blocks of queries of a head, and shares of its keys.
+struct Split {
+    /// Programs that share a head's keys.
+    count: u64,
+    q_tiles: u64,
+}
+
+impl Split {
+    /// `split_k` shares, or as few as cost least, given the tiles of queries and the blocks of keys; fewer where there are
+    /// too few blocks to give each some.
+    fn new(
+        config: &Config,
+        sizes: &Dimensions,
+        [block_q, block_kv]: [u32; 2],
+        multiprocessors: u32,
+        reduction: impl FnOnce(u64, u64) -> Reduction,
+    ) -> Result<Self, Rejection> {
+        let q_tiles = sizes.batch_heads * sizes.q_seq.div_ceil(block_q.into());
+        let blocks = sizes.kv_seq.div_ceil(block_kv.into());
+        let wanted = match config.split_k {
+            Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
+            None => SPLIT_COST.choose(&reduction(q_tiles, blocks), multiprocessors, MOST_PARTS),
+        };
+        Ok(Self { count: blocks.div_ceil(blocks.div_ceil(wanted)), q_tiles })
+    }
+
+    fn tiles(&self) -> u64 {
+        self.q_tiles * self.count
+    }
+
+    /// The splits' partial results: the sums of every query's padded head, its maximum and its sum, in f32.
+    fn workspace(&self, sizes: &Dimensions, padded_head: u32) -> Bytes {
+        let parts = if self.count > 1 { self.count } else { 0 };
+        Bytes(parts * sizes.batch_heads * sizes.q_seq * u64::from(padded_head + 2) * 4)
+    }
+
+    /// One counter a tile of queries.
+    fn counters(&self) -> u32 {
+        if self.count > 1 { self.q_tiles as u32 } else { 0 }
+    }
+}
+
+/// The kernel and its launch, which are legal or not together.
+fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
+    knobs::only(config, &["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"])?;
+    let sizes = Dimensions::of(problem);
+    require!(sizes.head_dim <= MOST_HEAD_DIM, "head_dim = {}: at most {MOST_HEAD_DIM}", sizes.head_dim);
+    let longest = sizes.q_seq.max(sizes.kv_seq);
+    require!(longest <= MOST_POSITIONS, "{longest} positions: at most {MOST_POSITIONS}");
+    let (kernel, launch) = match config.mma {
+        Some(Mma::MmaSync) => mma_sync::build(config, &sizes, profile)?,
+        Some(Mma::Wgmma) => wgmma::build(config, &sizes, profile)?,
+        Some(other) => return Err(Rejection(format!("mma {other}: attention has mma_sync and wgmma"))),
+        None => return Err(Rejection("mma is missing: attention has mma_sync and wgmma".into())),
+    };
+    let workspace = launch.workspace;
+    require!(workspace <= MOST_WORKSPACE, "the splits need {workspace} of scratch memory, more than {MOST_WORKSPACE}");
+    Ok((kernel, launch))
+}
+
+/// The factor of scores before they are exponents of 2.
+fn scale_log2(head_dim: u64) -> Arg {
+    Arg::F32((std::f64::consts::LOG2_E / (head_dim as f64).sqrt()) as f32)
+}
+
+impl FamilySpec for Attention {
+    fn tensors(&self, problem: &Problem) -> Tensors {
+        let Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } = problem.shape else {
+            unreachable!("Problem::new gives attention its own shape")
+        };
+        let tensor = |name, seq, magnitude| TensorSpec {
+            name,
+            element: Element::from(problem.dtype),
+            shape: vec![batch, heads, seq, head_dim],
+            fill: Fill::Uniform { magnitude },
+        };
+        Tensors {
+            inputs: vec![tensor("Q", q_seq, 2.0), tensor("K", kv_seq, 2.0), tensor("V", kv_seq, 1.0)],
+            output: tensor("O", q_seq, 1.0),
+        }
+    }
+
+    /// The two matrix products.
+    fn flops(&self, problem: &Problem) -> f64 {
+        let sizes = Dimensions::of(problem);
+        4.0 * [sizes.batch_heads, sizes.q_seq, sizes.kv_seq, sizes.head_dim]
+            .map(|size| size as f64)
+            .iter()
+            .product::<f64>()
+    }
+
+    fn launch_knobs(&self) -> &'static [&'static str] {
+        &["num_sm_multiplier", "pid_type", "split_k"]
+    }
+
+    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
+        build(config, problem, profile).map(|(kernel, _)| kernel)
+    }
+
+    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
+        build(config, problem, profile).map(|(_, launch)| launch)
+    }
+
+    fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
+        knobs::only(config, &["num_warps"])?;
+        let [one, block_q, block_kv] = knobs::block_sizes(config)?;
+        require!(one == 1, "block_sizes [{one}, {block_q}, {block_kv}]: a program has 1 head at a time");
+        knobs::needed("num_warps", config.num_warps)?;
+        Ok(())
+    }
+
+    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+        const QUERIES: u64 = 32;
+        const MOST_BLOCKS_Y: u64 = 65_535;
+        let sizes = Dimensions::of(problem);
+        let kernel = KernelSpec {
+            source: "attention_reference.cu",
+            entry: "attention_reference",
+            macros: vec![("HEAD_DIM", sizes.padded_head().to_string())],
+        };
+        let launch = Launch {
+            grid: [sizes.q_seq.div_ceil(QUERIES) as u32, sizes.batch_heads.min(MOST_BLOCKS_Y) as u32, 1],
+            cluster: 1,
+            threads: 128,
+            dynamic_smem: Bytes(0),
+            args: vec![
+                Arg::Input(0),
+                Arg::Input(1),
+                Arg::Input(2),
+                Arg::Output,
+                Arg::I32(sizes.batch_heads as i32),
+                Arg::I32(sizes.q_seq as i32),
+                Arg::I32(sizes.kv_seq as i32),
+                Arg::I32(sizes.head_dim as i32),
+            ],
+            workspace: Bytes(0),
+            counters: 0,
+        };
+        (kernel, launch)
+    }
+
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
+        let sizes = Dimensions::of(problem);
+        let head_dim = sizes.head_dim as usize;
+        let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());
+        let head_keys = sizes.kv_seq as usize * head_dim;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let attend = |(row, query): (usize, &[f64])| {
+            let head = row / sizes.q_seq as usize * head_keys;
+            let keys = keys[head..head + head_keys].chunks(head_dim);
+            let scores: Vec<_> = keys.map(|key| scale * dot(query, key)).collect();
+            let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<_> = scores.iter().map(|score| (score - maximum).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            let mut out = vec![0.0; head_dim];
+            for (weight, value) in weights.iter().zip(values[head..head + head_keys].chunks(head_dim)) {
+                out.iter_mut().zip(value).for_each(|(out, value)| *out += weight / sum * value);
+            }
+            out
+        };
+        queries.chunks(head_dim).enumerate().flat_map(attend).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Dtype, Family, PidType};
+
+    pub(super) fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {
+        let dimensions =
+            [("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
+        Problem::new(Family::Attention, &dimensions, Dtype::Bf16).unwrap()
+    }
+
+    pub(super) fn config(block_q: u32, block_kv: u32, warps: u32) -> Config {
+        Config {
+            block_sizes: vec![1, block_q, block_kv],
+            mma: Some(Mma::MmaSync),
+            num_stages: Some(2),
+            num_warps: Some(warps),
+            pid_type: Some(PidType::Flat),
+            split_k: Some(1),
+            ..Config::default()
+        }
+    }
+
+    pub(super) fn built(config: &Config, problem: &Problem) -> Result<(KernelSpec, Launch), Rejection> {
+        build(config, problem, &GpuProfile::by_name("h200").unwrap())
+    }
+
+    pub(super) fn refused(config: &Config, problem: &Problem) -> String {
+        built(config, problem).unwrap_err().0
+    }
+
+    #[test]
+    fn every_query_tile_of_every_head_has_a_program() {
+        for (q_seq, tiles) in [(1, 1), (64, 1), (65, 2), (4096, 64)] {
+            let launch = built(&config(64, 64, 4), &problem(2, 16, q_seq, 4096, 128)).unwrap().1;
+            assert_eq!(launch.grid, [32 * tiles, 1, 1], "{q_seq} queries");
+            assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
+        }
+    }
+
+    #[test]
+    fn splits_have_a_program_each_and_room_for_their_partial_results() {
+        let split = |splits, kv_seq| {
+            let config = Config { split_k: Some(splits), ..config(16, 64, 4) };
+            built(&config, &problem(1, 8, 3, kv_seq, 120)).unwrap().1
+        };
+        let launch = split(4, 4096);
+        assert_eq!((launch.grid[0], launch.args[10].clone(), launch.counters), (32, Arg::I32(4), 8));
+        assert_eq!(launch.workspace, Bytes(4 * 8 * 3 * (128 + 2) * 4));
+        // Five blocks of keys in shares of two: the fourth split would have none.
+        assert_eq!(split(4, 300).args[10], Arg::I32(3));
+        assert_eq!(split(8, 1).args[10], Arg::I32(1));
+    }
+
+    #[test]
+    fn the_host_reference_weighs_values_by_their_keys() {
+        // One head of two elements; the second key is as far ahead of the first as makes it weigh three times as much.
+        let ahead = 3f32.ln() * 2f32.sqrt();
+        let inputs = [vec![1.0, 0.0], vec![0.0, 5.0, ahead, 5.0], vec![8.0, -4.0, 0.0, 4.0]].map(HostTensor::F32);
+        let out = Attention.host_reference(&problem(1, 1, 1, 2, 2), &inputs);
+        assert!((out[0] - 2.0).abs() < 1e-6 && (out[1] - 2.0).abs() < 1e-6, "{out:?}");
+    }
+
+    #[test]
+    fn one_key_gives_its_value_to_every_query_of_its_head() {
+        let problem = problem(2, 1, 3, 1, 2);
+        let queries = HostTensor::F32((0..12).map(|i| i as f32).collect());
+        let keys = HostTensor::F32(vec![1.0, 2.0, 3.0, 4.0]);
+        let values = HostTensor::F32(vec![5.0, 6.0, 7.0, 8.0]);
+        let out = Attention.host_reference(&problem, &[queries, keys, values]);
+        assert_eq!(out, [5.0, 6.0, 5.0, 6.0, 5.0, 6.0, 7.0, 8.0, 7.0, 8.0, 7.0, 8.0]);
+    }
+}

@@ -1,0 +1,226 @@
+//! Attention by Hopper's warpgroup products: `kernels/attention_wgmma.cu`.
+
+use super::super::knobs::{self, Programs, WARP};
+use super::super::split::Reduction;
+use super::super::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use super::{Dimensions, Split, scale_log2};
+use crate::model::{Bytes, Config, GpuProfile, Mma};
+
+/// Warps of a warpgroup.
+const GROUP_WARPS: u32 = 4;
+/// Queries of a warpgroup: the rows of a product.
+const GROUP_ROWS: u32 = 64;
+/// Warpgroups that multiply; one more streams.
+const MOST_CONSUMERS: u32 = 3;
+/// Elements of the head in one swizzled line of shared memory.
+const LINE: u32 = 64;
+/// The copy engine's strides are multiples of so many bf16 elements.
+const STRIDE_ELEMENTS: u64 = 8;
+/// Columns a product can have, of those that `kernels/include/wgmma.cuh` defines: the heads and blocks of keys.
+const COLUMNS: [u32; 13] = [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256];
+/// Columns of the largest head after 192, which blocks of keys do without.
+const WIDE_HEAD: u32 = 224;
+
+/// What the kernel is compiled for.
+struct Tiling {
+    block_q: u32,
+    block_kv: u32,
+    stages: u32,
+    head: u32,
+    consumers: u32,
+}
+
+impl Tiling {
+    fn new(config: &Config, head_dim: u64) -> Result<Self, Rejection> {
+        let [one, block_q, block_kv] = knobs::block_sizes(config)?;
+        let warps = knobs::needed("num_warps", config.num_warps)?;
+        let stages = knobs::needed("num_stages", config.num_stages)?;
+        require!(one == 1, "block_sizes [{one}, {block_q}, {block_kv}]: a program has 1 head at a time");
+        let consumers = block_q / GROUP_ROWS;
+        require!(
+            block_q.is_multiple_of(GROUP_ROWS) && consumers <= MOST_CONSUMERS,
+            "block_sizes: {block_q} queries are not 64, 128 or 192, one warpgroup for each {GROUP_ROWS}"
+        );
+        require!(
+            warps == consumers * GROUP_WARPS,
+            "num_warps {warps}: {block_q} queries are multiplied by {} warps, 4 for each {GROUP_ROWS}",
+            consumers * GROUP_WARPS
+        );
+        require!(COLUMNS.contains(&block_kv), "block_sizes: {block_kv} keys are not the columns of a product");
+        require!(stages >= 2, "num_stages {stages}: the pipeline needs 2");
+        require!(
+            head_dim.is_multiple_of(STRIDE_ELEMENTS),
+            "head_dim = {head_dim}: the copy engine needs a multiple of {STRIDE_ELEMENTS}"
+        );
+        Ok(Self { block_q, block_kv, stages, head: padded_head(head_dim), consumers })
+    }
+
+    fn threads(&self) -> u32 {
+        (self.consumers + 1) * GROUP_WARPS * WARP
+    }
+
+    /// Dynamic shared memory: queries, the rings of keys and values, their barriers and a flag.
+    fn smem(&self) -> Bytes {
+        let row = u64::from(self.head.next_multiple_of(LINE)) * 2;
+        let [block_q, block_kv, stages] = [self.block_q, self.block_kv, self.stages].map(u64::from);
+        Bytes((block_q + stages * 2 * block_kv) * row + (4 * stages + 3) * 8)
+    }
+
+    /// What the split of the keys is decided by.
+    fn reduction(&self, tiles: u64, steps: u64) -> Reduction {
+        let [block_q, block_kv, head] = [self.block_q, self.block_kv, self.head].map(u64::from);
+        Reduction {
+            tiles,
+            steps,
+            step_bytes: 2 * block_kv * head * 2,
+            step_flops: 4 * block_q * block_kv * head,
+            steps_ahead: u64::from(self.stages),
+            tile_bytes: block_q * head * 4,
+            resident: 1,
+        }
+    }
+
+    /// Refuses what the compiler would spill: a consumer's thread holds its share of the output, of the scores, and of
+    /// the weights packed two in a register.
+    fn fits_registers(&self) -> Result<(), Rejection> {
+        // A thread of the consumers has so many; found by compiling the space: it needs so many beside.
+        let (limit, spare) = [(255, 30), (240, 30), (160, 26)][self.consumers as usize - 1];
+        let held = self.head / 2 + self.block_kv / 2 + self.block_kv / 4;
+        require!(
+            held + spare <= limit,
+            "needs {held} registers a thread for output, scores and weights and {spare} more; {} warpgroups have {limit}",
+            self.consumers
+        );
+        Ok(())
+    }
+}
+
+/// The head in columns that a product can have.
+fn padded_head(head_dim: u64) -> u32 {
+    let widths = COLUMNS.into_iter().chain([WIDE_HEAD]).filter(|&columns| u64::from(columns) >= head_dim);
+    widths.min().unwrap_or(WIDE_HEAD)
+}
+
+/// A tensor of heads as the copy engine sees it: `rows` of one line at a time, never past the end of a head.
+fn map(input: Option<usize>, sizes: &Dimensions, seq: u64, rows: u32) -> Arg {
+    Arg::TensorMap(TensorMap {
+        input,
+        element: Element::Bf16,
+        extents: vec![sizes.head_dim, seq, sizes.batch_heads],
+        strides_bytes: vec![sizes.head_dim * 2, seq * sizes.head_dim * 2],
+        tile: vec![LINE, rows, 1],
+        swizzle: Swizzle::Bytes128,
+    })
+}
+
+/// The kernel and its launch, which are legal or not together.
+pub(super) fn build(
+    config: &Config,
+    sizes: &Dimensions,
+    profile: &GpuProfile,
+) -> Result<(KernelSpec, Launch), Rejection> {
+    require!(profile.mma.contains(&Mma::Wgmma), "mma wgmma needs sm_90a, not {}", profile.arch);
+    let tiling = Tiling::new(config, sizes.head_dim)?;
+    tiling.fits_registers()?;
+    knobs::fits_smem(tiling.smem(), profile)?;
+
+    let split =
+        Split::new(config, sizes, [tiling.block_q, tiling.block_kv], profile.multiprocessors, |tiles, steps| {
+            tiling.reduction(tiles, steps)
+        })?;
+    let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile)?;
+    let macros = [
+        ("HEAD_DIM", tiling.head),
+        ("BLOCK_Q", tiling.block_q),
+        ("BLOCK_KV", tiling.block_kv),
+        ("NUM_STAGES", tiling.stages),
+    ];
+    let kernel = KernelSpec {
+        source: "attention_wgmma.cu",
+        entry: "attention_wgmma",
+        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
+    };
+    let launch = Launch {
+        grid: [count, 1, 1],
+        cluster: 1,
+        threads: tiling.threads(),
+        dynamic_smem: tiling.smem(),
+        args: vec![
+            map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
+            map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
+            map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
+            map(None, sizes, sizes.q_seq, GROUP_ROWS),
+            Arg::Output,
+            Arg::Workspace,
+            Arg::Counters,
+            Arg::I32(sizes.batch_heads as i32),
+            Arg::I32(sizes.q_seq as i32),
+            Arg::I32(sizes.kv_seq as i32),
+            Arg::I32(sizes.head_dim as i32),
+            Arg::I32(split.count as i32),
+            scale_log2(sizes.head_dim),
+            Arg::I32(i32::from(contiguous)),
+        ],
+        workspace: split.workspace(sizes, tiling.head),
+        counters: split.counters(),
+    };
+    Ok((kernel, launch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{built, problem, refused};
+    use super::*;
+    use crate::model::PidType;
+
+    fn config(block_q: u32, block_kv: u32, stages: u32) -> Config {
+        Config {
+            block_sizes: vec![1, block_q, block_kv],
+            mma: Some(Mma::Wgmma),
+            num_stages: Some(stages),
+            num_warps: Some(block_q / 16),
+            pid_type: Some(PidType::Flat),
+            split_k: Some(1),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_warpgroup_streams_and_one_for_each_64_queries_multiplies() {
+        let launch = |block_q| built(&config(block_q, 64, 2), &problem(2, 16, 4096, 4096, 64)).unwrap().1;
+        assert_eq!((launch(64).threads, launch(64).grid[0]), (256, 32 * 64));
+        assert_eq!((launch(128).threads, launch(128).grid[0]), (384, 32 * 32));
+        assert_eq!((launch(192).threads, launch(192).grid[0]), (512, 32 * 22));
+        assert_eq!(launch(128).dynamic_smem, Bytes((128 + 2 * 2 * 64) * 128 + (4 * 2 + 3) * 8));
+    }
+
+    #[test]
+    fn maps_end_where_a_head_does() {
+        let launch = built(&config(64, 80, 2), &problem(2, 3, 100, 200, 40)).unwrap().1;
+        let Arg::TensorMap(keys) = &launch.args[1] else { panic!("{:?}", launch.args[1]) };
+        assert_eq!(keys.extents, [40, 200, 6]);
+        assert_eq!(keys.strides_bytes, [80, 16_000]);
+        assert_eq!((keys.input, keys.tile.as_slice()), (Some(1), [64, 80, 1].as_slice()));
+        let Arg::TensorMap(out) = &launch.args[3] else { panic!("{:?}", launch.args[3]) };
+        assert_eq!((out.input, out.extents[1], out.tile[1]), (None, 100, 64));
+    }
+
+    #[test]
+    fn heads_are_padded_to_the_columns_of_a_product() {
+        let heads = [8, 16, 40, 64, 72, 128, 136, 192, 200, 232, 256].map(padded_head);
+        assert_eq!(heads, [16, 16, 48, 64, 80, 128, 144, 192, 224, 256, 256]);
+        assert!(refused(&config(64, 64, 2), &problem(1, 1, 5, 7, 100)).contains("head_dim = 100"));
+    }
+
+    #[test]
+    fn blocks_that_the_warpgroups_cannot_take_are_refused() {
+        let refused = |config: Config| refused(&config, &problem(1, 1, 640, 640, 128));
+        assert!(refused(config(256, 64, 2)).contains("256 queries"));
+        assert!(refused(config(96, 64, 2)).contains("96 queries"));
+        assert!(refused(config(128, 208, 2)).contains("208 keys"));
+        assert!(refused(config(192, 128, 2)).contains("registers"));
+        assert!(refused(config(128, 128, 4)).contains("shared memory"));
+        assert!(refused(Config { num_warps: Some(4), ..config(128, 128, 2) }).contains("num_warps 4"));
+        assert!(refused(Config { num_stages: Some(1), ..config(128, 128, 2) }).contains("num_stages 1"));
+    }
+}

@@ -1,0 +1,304 @@
+//! `gemm_wgmma.cu`: one warp that loads by the copy engine and warpgroups that multiply, on Hopper.
+
+use super::{Product, ProgramOrder, Weights, group_m, program_order, vector_bytes};
+use crate::families::knobs::{self, WARP};
+use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use crate::model::{Bytes, Config, GpuProfile, Mma};
+
+/// Columns of C in one product of a warpgroup.
+const TILE_COLUMNS: u64 = 64;
+/// Bytes of the widest swizzled row, and of a row of C in shared memory.
+const PANEL_BYTES: u64 = 128;
+/// Shared memory for the stages' barriers.
+const BARRIER_BYTES: u64 = 1024;
+/// Rows of a tile that the copy engine takes at once.
+const MOST_ROWS: u64 = 256;
+/// Programs in the largest cluster.
+const MOST_PARTS: u64 = 16;
+/// Registers of a thread for addresses and counters.
+const SPARE_REGISTERS: u64 = 48;
+/// Registers of a thread that was handed more by the warps that load.
+const MOST_REGISTERS: u64 = 232;
+
+/// The compile-time half of a config, as the kernel works it out from its macros.
+struct Tiling {
+    weights: Weights,
+    /// Rows of C.
+    m: u64,
+    /// Columns of C.
+    n: u64,
+    /// Elements of k in one stage.
+    k: u64,
+    /// Warpgroups that multiply.
+    groups: u64,
+    stages: u64,
+}
+
+impl Tiling {
+    /// The config's tiling, if a kernel with it can be compiled and run.
+    fn new(config: &Config, weights: Weights) -> Result<Self, Rejection> {
+        let [m, n, depth] = knobs::block_sizes(config)?.map(u64::from);
+        let k = depth * weights.per_element();
+        let warps = knobs::num_warps(config)?;
+        let stages = knobs::needed("num_stages", config.num_stages)?.into();
+        require!(
+            m == 192 || m.is_power_of_two() && (8..=256).contains(&m),
+            "block of {m} along m: it must be 8, 16, 32, 64, 128, 192 or 256"
+        );
+        require!(k.is_multiple_of(64) && k <= 256, "block of {k} along k: it must be a multiple of 64 up to 256");
+        require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
+        let groups = u64::from(warps / 4);
+        let group_columns = n / groups;
+        require!(
+            n.is_multiple_of(groups) && [64, 128, 256].contains(&group_columns),
+            "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
+        );
+        require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
+        let tiling = Self { weights, m, n, k, groups, stages };
+        let registers = tiling.sums() + tiling.fragments() + SPARE_REGISTERS;
+        let limit = tiling.registers();
+        require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
+        Ok(tiling)
+    }
+
+    /// Tiles of 64 columns in a group.
+    fn tiles(&self) -> u64 {
+        self.n / (TILE_COLUMNS * self.groups)
+    }
+
+    /// Sums a thread holds.
+    fn sums(&self) -> u64 {
+        self.tiles() * self.m / 2
+    }
+
+    /// Registers of a thread for two chunks of decoded weights.
+    fn fragments(&self) -> u64 {
+        let chunk = match self.tiles() {
+            tiles if tiles > 2 || tiles * self.m >= 128 => 2,
+            _ => (self.k / 32).min(4),
+        };
+        if self.weights == Weights::Bf16 { 0 } else { 2 * chunk * self.tiles() * 4 }
+    }
+
+    /// Whether three idle warps come with the loading one, to hand their registers over.
+    fn hands_over(&self) -> bool {
+        self.groups == 2 && self.sums() >= 128
+    }
+
+    /// Registers of a thread that multiplies: a quarter of the multiprocessor has 512 for each lane, and every fourth warp.
+    fn registers(&self) -> u64 {
+        if self.hands_over() { MOST_REGISTERS } else { (512 / (self.groups + 1) / 8 * 8).min(255) }
+    }
+
+    fn threads(&self) -> u32 {
+        self.groups as u32 * 4 * WARP + if self.hands_over() { 4 * WARP } else { WARP }
+    }
+
+    /// Rows of B in one stage, and bytes of them in its tile.
+    fn b_rows(&self) -> u64 {
+        self.k / self.weights.per_element()
+    }
+
+    fn b_row_bytes(&self) -> u64 {
+        self.n * self.weights.element().size_bytes()
+    }
+
+    /// Rows of C that leave through shared memory at once.
+    fn staging_rows(&self) -> u64 {
+        self.m.min(TILE_COLUMNS / self.tiles())
+    }
+
+    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
+    fn smem(&self, split_k: u64) -> Bytes {
+        let stage = self.m * self.k * Element::Bf16.size_bytes() + self.b_rows() * self.b_row_bytes();
+        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
+        Bytes(self.stages * stage + BARRIER_BYTES + staging.max(partials))
+    }
+
+    /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
+    fn operands(&self, product: &Product) -> [Arg; 3] {
+        let &Product { weights, m, n, k } = product;
+        let b_width = self.b_row_bytes().min(PANEL_BYTES);
+        let b_swizzle = if b_width == PANEL_BYTES { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
+        let tiled = |input, element: Element, shape, rows: u64, width: u64, swizzle| {
+            let tile = [rows as u32, (width / element.size_bytes()) as u32];
+            Arg::TensorMap(TensorMap::of_matrix(input, element, shape, tile, swizzle))
+        };
+        let a = tiled(Some(0), Element::Bf16, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
+        let b_shape = [k / weights.per_element(), n];
+        let b = tiled(Some(1), weights.element(), b_shape, self.b_rows(), b_width, b_swizzle);
+        let c = tiled(None, Element::Bf16, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
+        [
+            if vector_bytes(product.a_row_bytes()) == 16 { a } else { Arg::Input(0) },
+            if vector_bytes(product.b_row_bytes()) == 16 { b } else { Arg::Input(1) },
+            if vector_bytes(product.c_row_bytes()) == 16 { c } else { Arg::Output },
+        ]
+    }
+}
+
+/// The kernel and its launch, which are legal or not together.
+pub(super) fn build(
+    config: &Config,
+    product: &Product,
+    profile: &GpuProfile,
+) -> Result<(KernelSpec, Launch), Rejection> {
+    require!(profile.mma.contains(&Mma::Wgmma), "{} has no wgmma", profile.name);
+    let &Product { weights, m, n, k } = product;
+    let tiling = Tiling::new(config, weights)?;
+    require!(
+        tiling.b_rows() <= MOST_ROWS,
+        "block of {} rows of B: the copy engine takes {MOST_ROWS} at once",
+        tiling.b_rows()
+    );
+
+    let tiles_m = m.div_ceil(tiling.m);
+    let tiles_n = n.div_ceil(tiling.n);
+    let k_steps = k.div_ceil(tiling.k);
+    let split_k = u64::from(knobs::needed("split_k", config.split_k)?);
+    require!(split_k <= k_steps, "split_k {split_k} exceeds the {k_steps} blocks along k = {k}");
+    require!(
+        split_k.is_power_of_two() && split_k <= MOST_PARTS,
+        "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
+    );
+    require!(
+        split_k == 1 || tiling.m.is_power_of_two(),
+        "split_k {split_k} cannot share out a block of {} along m",
+        tiling.m
+    );
+    if let Some(pid_type) = config.pid_type {
+        require!(split_k == 1 || !pid_type.is_persistent(), "split_k {split_k} needs pid_type flat, not {pid_type}");
+    }
+    let smem = tiling.smem(split_k);
+    knobs::fits_smem(smem, profile)?;
+    let group_m = group_m(config, tiles_m)?;
+    let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile)?;
+
+    let macros = vec![
+        ("WEIGHTS", weights.name().to_string()),
+        ("BLOCK_M", tiling.m.to_string()),
+        ("BLOCK_N", tiling.n.to_string()),
+        ("BLOCK_K", tiling.k.to_string()),
+        ("NUM_WARPS", (4 * tiling.groups).to_string()),
+        ("NUM_STAGES", tiling.stages.to_string()),
+        ("A_VECTOR_BYTES", vector_bytes(product.a_row_bytes()).to_string()),
+        ("B_VECTOR_BYTES", vector_bytes(product.b_row_bytes()).to_string()),
+        ("C_VECTOR_BYTES", vector_bytes(product.c_row_bytes()).to_string()),
+    ];
+    let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
+    let args = tiling.operands(product).into_iter().chain([Arg::Output]);
+    let launch = Launch {
+        grid: [(programs * split_k) as u32, 1, 1],
+        cluster: split_k as u32,
+        threads: tiling.threads(),
+        dynamic_smem: smem,
+        args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+        workspace: Bytes(0),
+        counters: 0,
+    };
+    Ok((KernelSpec { source: "gemm_wgmma.cu", entry: "gemm_wgmma", macros }, launch))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::families::gemm::tests::{h200, problem};
+    use crate::families::{Arg, Launch, Swizzle, TensorMap, spec};
+    use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
+
+    fn config() -> Config {
+        Config {
+            block_sizes: vec![16, 128, 64],
+            num_warps: Some(4),
+            num_stages: Some(3),
+            pid_type: Some(PidType::Flat),
+            l2_groupings: vec![1],
+            split_k: Some(1),
+            mma: Some(Mma::Wgmma),
+            ..Config::default()
+        }
+    }
+
+    fn launch(family: Family, config: &Config, shape: [i64; 3]) -> Launch {
+        let [m, n, k] = shape;
+        spec(family).launch(config, &problem(family, m, n, k), &h200()).unwrap()
+    }
+
+    fn map(launch: &Launch, index: usize) -> &TensorMap {
+        match &launch.args[index] {
+            Arg::TensorMap(map) => map,
+            other => panic!("argument {index} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn tiles_are_copied_in_panels_of_128_bytes() {
+        let launch = launch(Family::MatmulInt4, &config(), [16, 4096, 8192]);
+        assert_eq!((map(&launch, 0).tile.as_slice(), map(&launch, 0).swizzle), (&[64, 16][..], Swizzle::Bytes128));
+        assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[128, 64][..], Swizzle::Bytes128));
+        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 16][..], None));
+        let narrow = Config { block_sizes: vec![16, 64, 64], ..config() };
+        let launch = self::launch(Family::MatmulInt4, &narrow, [16, 4096, 8192]);
+        assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[64, 64][..], Swizzle::Bytes64));
+    }
+
+    #[test]
+    fn rows_the_copy_engine_cannot_take_are_copied_by_a_warp() {
+        let launch = launch(Family::Matmul, &config(), [5, 77, 66]);
+        assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Output]);
+        let kernel = spec(Family::Matmul).kernel(&config(), &problem(Family::Matmul, 5, 77, 66), &h200()).unwrap();
+        let vectors: Vec<_> = kernel.macros[6..].iter().map(|(_, bytes)| bytes.as_str()).collect();
+        assert_eq!(vectors, ["4", "2", "2"]);
+    }
+
+    #[test]
+    fn the_programs_that_share_a_tile_are_one_cluster() {
+        let config = Config { split_k: Some(8), ..config() };
+        let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
+        assert_eq!((launch.grid, launch.cluster), ([2 * 3 * 8, 1, 1], 8));
+        let stage = 16 * 128 * 2 + 64 * 128;
+        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
+        assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
+    }
+
+    #[test]
+    fn large_tiles_bring_a_whole_group_of_warps_to_load() {
+        let large = Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), ..config() };
+        let shape = [4096, 4096, 4096];
+        assert_eq!(launch(Family::Matmul, &large, shape).threads, 256 + 128);
+        assert_eq!(launch(Family::Matmul, &config(), shape).threads, 128 + 32);
+    }
+
+    #[test]
+    fn illegal_configs_are_rejected_with_their_values() {
+        let blocks = |sizes: [u32; 3]| Config { block_sizes: sizes.to_vec(), ..config() };
+        let persistent = Some(PidType::PersistentBlocked);
+        let cases = [
+            (blocks([48, 128, 64]), "48 along m"),
+            (blocks([16, 96, 64]), "96 along n"),
+            (blocks([16, 128, 32]), "32 along k"),
+            (blocks([16, 128, 512]), "512 along k"),
+            (blocks([256, 256, 64]), "560 registers"),
+            (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
+            (Config { num_warps: Some(8), block_sizes: vec![16, 64, 64], ..config() }, "each of 2 groups"),
+            (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
+            (Config { num_stages: Some(32), ..config() }, "of shared memory"),
+            (Config { split_k: Some(3), ..config() }, "split_k 3"),
+            (Config { split_k: Some(16), ..config() }, "split_k 16 exceeds the 8 blocks"),
+            (Config { split_k: Some(2), ..blocks([192, 128, 64]) }, "cannot share out a block of 192"),
+            (
+                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..config() },
+                "needs pid_type flat",
+            ),
+        ];
+        let problem = problem(Family::Matmul, 512, 512, 512);
+        let gemm = spec(Family::Matmul);
+        for (config, reason) in cases {
+            let rejection = gemm.launch(&config, &problem, &h200()).unwrap_err();
+            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
+        }
+        let blackwell = GpuProfile::by_name("b200").unwrap();
+        assert!(gemm.launch(&config(), &problem, &blackwell).unwrap_err().0.contains("b200 has no wgmma"));
+        assert!(gemm.launch(&config(), &problem, &h200()).is_ok());
+    }
+}
