@@ -129,10 +129,6 @@ __device__ __forceinline__ void store_shared(u32 address, u16 value) {
     asm volatile("st.shared.u16 [%0], %1;" :: "r"(address), "h"(value) : "memory");
 }
 
-__device__ __forceinline__ void store_shared(u32 address, u32 value) {
-    asm volatile("st.shared.u32 [%0], %1;" :: "r"(address), "r"(value) : "memory");
-}
-
 // Four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned) and
 // receives elements 2 * (l % 4) and the next of row l / 4 of each.
 __device__ __forceinline__ void ldmatrix_x4(u32 (&out)[4], u32 address) {
