@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The other side: answers each line of `input` on `output` until the input ends, the answer says it is the last, or
@@ -37,9 +38,21 @@ pub fn answer_lines<Q: DeserializeOwned, A: Serialize>(
 
 /// A process of this same program under one of its hidden subcommands. Killed when dropped.
 pub struct LineProcess {
-    child: Child,
+    child: Arc<Mutex<Child>>,
     input: ChildStdin,
     answers: Receiver<String>,
+}
+
+/// Ends a process from another thread than the one that waits for its answer.
+pub struct Killer(Arc<Mutex<Child>>);
+
+impl Killer {
+    /// Ends it now. Already gone is as good as killed.
+    pub fn kill(&self) {
+        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 /// Why there is no answer. The process is of no more use.
@@ -86,7 +99,12 @@ impl LineProcess {
         std::thread::spawn(move || {
             BufReader::new(output).lines().map_while(std::result::Result::ok).all(|line| sender.send(line).is_ok())
         });
-        Ok(Self { child, input, answers })
+        Ok(Self { child: Arc::new(Mutex::new(child)), input, answers })
+    }
+
+    /// A means to end it while it works.
+    pub fn killer(&self) -> Killer {
+        Killer(Arc::clone(&self.child))
     }
 
     /// Asks and waits for the answer.
@@ -108,8 +126,6 @@ impl LineProcess {
 
 impl Drop for LineProcess {
     fn drop(&mut self) {
-        // Already gone is as good as killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.killer().kill();
     }
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-use assert_cmd::Command;
+mod common;
+
 use assert_cmd::cargo::CommandCargoExt;
+use common::{TINY, folder_with_plan, sweep};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
@@ -13,46 +15,14 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Two problems in two groups, four configs: a second's work.
-const PLAN: &str = r#"
-[space.cpu]
-default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
-[space.cpu.axes]
-block_sizes = [[8, 64]]
-num_warps = [1]
-reduction_loops = [["whole"], [64]]
-[[space.cpu.problem]]
-rows = 256
-cols = 300
-[[space.cpu.problem]]
-rows = 600
-cols = 300
-dtype = "f32"
-"#;
-
-fn sweep(folder: &TempDir) -> Command {
-    let mut command = Command::cargo_bin("sweep").unwrap();
-    command.current_dir(folder.path());
-    command
-}
-
-fn folder_with_plan() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
-    folder
-}
-
-const TINY: [&str; 6] = ["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml"];
-
 fn journal_lines(folder: &TempDir) -> Vec<Value> {
-    let text = fs::read_to_string(folder.path().join("output/cpu/journal/row_softmax.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    common::journal_lines(&folder.path().join("output/cpu/journal/row_softmax.jsonl"))
 }
 
 #[test]
 fn a_sweep_writes_journal_and_document_and_lookup_answers_from_it() {
     let folder = folder_with_plan();
-    let output = sweep(&folder).args(TINY).arg("--json").assert().success();
+    let output = sweep(folder.path()).args(TINY).arg("--json").assert().success();
     let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(summary["gpu"], "cpu");
     assert!(summary["statuses"]["ok"].as_u64().unwrap() >= 8, "{summary}");
@@ -77,7 +47,7 @@ fn a_sweep_writes_journal_and_document_and_lookup_answers_from_it() {
     let groups: Vec<_> = document["fallbacks"]["row_softmax"].as_object().unwrap().keys().collect();
     assert_eq!(groups, ["narrow", "short", "square", "wide"]);
 
-    sweep(&folder)
+    sweep(folder.path())
         .args(["lookup", "--gpu", "cpu", "--family", "row_softmax", "--shape", "rows=256,cols=300"])
         .assert()
         .success()
@@ -87,13 +57,13 @@ fn a_sweep_writes_journal_and_document_and_lookup_answers_from_it() {
 #[test]
 fn a_finished_sweep_run_again_measures_nothing_and_leaves_the_document_as_it_is() {
     let folder = folder_with_plan();
-    sweep(&folder).args(TINY).assert().success();
+    sweep(folder.path()).args(TINY).assert().success();
     let document = folder.path().join("output/cpu/observed_heuristics_cpu.json");
     let (lines, before) = (journal_lines(&folder).len(), fs::read(&document).unwrap());
-    sweep(&folder).args(TINY).assert().success().stderr(contains("nothing new"));
+    sweep(folder.path()).args(TINY).assert().success().stderr(contains("nothing new"));
     assert_eq!(journal_lines(&folder).len(), lines);
     assert_eq!(fs::read(&document).unwrap(), before);
-    sweep(&folder).args(["derive", "--gpu", "cpu"]).assert().success();
+    sweep(folder.path()).args(["derive", "--gpu", "cpu"]).assert().success();
     let before: Value = serde_json::from_slice(&before).unwrap();
     let derived: Value = serde_json::from_slice(&fs::read(&document).unwrap()).unwrap();
     for (group, fallback) in before["fallbacks"]["row_softmax"].as_object().unwrap() {
@@ -102,11 +72,33 @@ fn a_finished_sweep_run_again_measures_nothing_and_leaves_the_document_as_it_is(
 }
 
 #[test]
+fn trials_of_a_kernel_that_changed_since_are_left_out_of_the_document() {
+    let folder = folder_with_plan();
+    sweep(folder.path()).args(TINY).assert().success();
+    let output = folder.path().join("output/cpu");
+    let before = fs::read(output.join("observed_heuristics_cpu.json")).unwrap();
+    // As if the slowest finalist had once been a kernel that took no time.
+    let lines = journal_lines(&folder);
+    let finals = lines.iter().filter(|line| line["stage"] == "final" && line["null_arm"] != true);
+    let time = |line: &&Value| line["median_us"].as_f64().unwrap();
+    let mut old = finals.max_by(|one, other| time(one).total_cmp(&time(other))).unwrap().clone();
+    for figure in ["median_us", "q1_us", "q3_us", "min_us"] {
+        old[figure] = 0.001.into();
+    }
+    old["rounds_us"] = vec![0.001; 8].into();
+    old["kernel"] = "ffffffffffffffff".into(); // of two trials alike, the last in order counts
+    let journal = output.join("journal/row_softmax.jsonl");
+    fs::write(&journal, fs::read_to_string(&journal).unwrap() + &format!("{old}\n")).unwrap();
+    sweep(folder.path()).args(TINY).assert().success().stderr(contains("nothing new"));
+    assert_eq!(fs::read(output.join("observed_heuristics_cpu.json")).unwrap(), before);
+}
+
+#[test]
 fn fresh_starts_over_and_keeps_the_old_journal() {
     let folder = folder_with_plan();
-    sweep(&folder).args(TINY).assert().success();
+    sweep(folder.path()).args(TINY).assert().success();
     let count = journal_lines(&folder).len();
-    sweep(&folder).args(TINY).arg("--fresh").assert().success();
+    sweep(folder.path()).args(TINY).arg("--fresh").assert().success();
     assert!(journal_lines(&folder).len() >= count);
     assert_eq!(fs::read_dir(folder.path().join("output/cpu/journal")).unwrap().count(), 2);
 }
@@ -133,8 +125,10 @@ fn a_killed_sweep_goes_on_where_it_was() {
     child.wait().unwrap();
     let text = fs::read_to_string(folder.path().join("output/cpu/journal/row_softmax.jsonl")).unwrap();
     let whole: Vec<_> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
-    let output =
-        sweep(&folder).args(["--gpu", "cpu", "--family", "row_softmax", "--budget", "2s", "--json"]).assert().success();
+    let output = sweep(folder.path())
+        .args(["--gpu", "cpu", "--family", "row_softmax", "--budget", "2s", "--json"])
+        .assert()
+        .success();
     let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(summary["resumed"].as_u64().unwrap() as usize, whole.len() - 1);
     let lines = journal_lines(&folder);
@@ -167,7 +161,7 @@ fn an_interrupt_ends_with_130_and_keeps_what_was_measured() {
 fn a_second_sweep_of_one_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = started(folder.path());
-    sweep(&folder)
+    sweep(folder.path())
         .args(["--gpu", "cpu", "--family", "row_softmax"])
         .assert()
         .failure()
@@ -179,7 +173,7 @@ fn a_second_sweep_of_one_folder_is_refused() {
 #[test]
 fn a_gpu_that_is_not_here_is_never_replaced_silently() {
     let folder = tempfile::tempdir().unwrap();
-    sweep(&folder)
+    sweep(folder.path())
         .args(["--gpu", "b200", "--family", "elementwise"])
         .assert()
         .code(3)
@@ -189,7 +183,7 @@ fn a_gpu_that_is_not_here_is_never_replaced_silently() {
 
 fn refused(arguments: &[&str], message: &str) {
     let folder = folder_with_plan();
-    let output = sweep(&folder).args(arguments).assert().code(2).stderr(contains(message));
+    let output = sweep(folder.path()).args(arguments).assert().code(2).stderr(contains(message));
     let stderr = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
     assert_eq!(stderr.lines().filter(|line| line.starts_with("error")).count(), 1, "{stderr}");
 }
@@ -212,14 +206,19 @@ fn wrong_flags_are_refused() {
 fn an_output_folder_that_cannot_be_used_is_named() {
     let folder = folder_with_plan();
     fs::write(folder.path().join("taken"), "a file").unwrap();
-    sweep(&folder).args(TINY).args(["--output", "taken"]).assert().code(2).stderr(contains("output folder taken"));
+    sweep(folder.path())
+        .args(TINY)
+        .args(["--output", "taken"])
+        .assert()
+        .code(2)
+        .stderr(contains("output folder taken"));
 }
 
 /// A plan with one mistake is refused with its file and line.
 fn refused_plan(family: &str, plan: &str, message: &str) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("wrong.toml"), plan).unwrap();
-    sweep(&folder)
+    sweep(folder.path())
         .args(["--gpu", "cpu", "--family", family, "--plan", "wrong.toml"])
         .assert()
         .code(2)
@@ -255,7 +254,7 @@ fn mistakes_in_plans_are_named_with_their_line() {
 fn the_help_tells_the_whole_command_line() {
     let folder = tempfile::tempdir().unwrap();
     for subcommand in ["", "compile", "derive", "evaluate", "nightly", "lookup", "diff", "archive", "devices"] {
-        let mut command = sweep(&folder);
+        let mut command = sweep(folder.path());
         command.env("COLUMNS", "100");
         if !subcommand.is_empty() {
             command.arg(subcommand);
@@ -264,5 +263,5 @@ fn the_help_tells_the_whole_command_line() {
         let name = if subcommand.is_empty() { "help".to_string() } else { format!("help_{subcommand}") };
         insta::assert_snapshot!(name, String::from_utf8_lossy(&output.get_output().stdout));
     }
-    sweep(&folder).arg("--version").assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
+    sweep(folder.path()).arg("--version").assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
 }

@@ -138,6 +138,46 @@ fn documents_without_times_compare_by_config() {
     assert!(diff(&reference(16), &document(&[], None, "1")).regression, "a rule is gone and nothing is known to serve");
 }
 
+/// Buckets compared, and those that changed within and outside ties.
+fn stability(old: &Document, new: &Document) -> (usize, usize, usize) {
+    let stability = diff(old, new).stability;
+    (stability.buckets, stability.changed_within_ties, stability.changed_outside_ties)
+}
+
+#[test]
+fn another_config_is_a_tie_where_it_takes_the_same_time() {
+    let old = one(16, &[problem("m=2,n=512,k=512 bf16", 10.0, 0.01), problem("m=4,n=512,k=512 bf16", 10.0, 0.01)]);
+    let new = |block_size, us| {
+        let problems = ["m=2,n=512,k=512 bf16", "m=4,n=512,k=512 bf16"].map(|name| problem(name, us, 0.01));
+        one(block_size, &problems)
+    };
+    assert_eq!(stability(&old, &old), (1, 0, 0));
+    assert_eq!(stability(&old, &new(16, 15.0)), (1, 0, 0), "the config is the same, whatever its times");
+    assert_eq!(stability(&old, &new(32, 10.05)), (1, 1, 0));
+    assert_eq!(stability(&old, &new(32, 10.5)), (1, 0, 1));
+    assert_eq!(stability(&old, &new(32, 9.5)), (1, 0, 1), "which of two runs is right is not known");
+    let stability = diff(&old, &new(32, 10.5)).stability;
+    assert_eq!((stability.share_within_ties, stability.share_outside_ties), (0.0, 1.0));
+}
+
+#[test]
+fn a_bucket_left_to_the_fallback_is_compared_by_what_that_serves() {
+    let small = |us| problem("m=2,n=512,k=512 bf16", us, 0.01);
+    let large = |us| problem("m=200,n=512,k=512 bf16", us, 0.01);
+    let by_rule = document(&[rule("<=4", 16, &[small(10.0)])], Some(fallback(32, &[small(20.0), large(30.0)])), "1");
+    // The rule is gone; what served the other bucket serves both.
+    let by_fallback = |us| document(&[], Some(fallback(32, &[small(us), large(30.0)])), "1");
+    assert_eq!(stability(&by_rule, &by_fallback(10.0)), (2, 1, 0));
+    assert_eq!(stability(&by_rule, &by_fallback(20.0)), (2, 0, 1));
+    assert_eq!(stability(&by_rule, &document(&[], None, "1")), (0, 0, 0), "nothing is answered by both");
+}
+
+#[test]
+fn problems_without_a_known_name_are_buckets_of_their_own_and_unknown_times_are_no_tie() {
+    let old = one(16, &[problem("a", 10.0, 0.01), problem("b", 10.0, 0.01)]);
+    assert_eq!(stability(&old, &one(32, &[problem("a", 10.0, 0.01), json!({ "problem": "b" })])), (2, 1, 1));
+}
+
 #[test]
 fn the_environment_is_shown_apart() {
     let old = document(&[rule("<=4", 16, &[problem("a", 10.0, 0.01)])], None, "580.1");

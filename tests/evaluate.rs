@@ -3,7 +3,9 @@
 #![cfg(feature = "harness")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-use assert_cmd::Command;
+mod common;
+
+use common::{folder_with_plan, sweep};
 use kernel_sweep::heuristics::group_of;
 use kernel_sweep::model::{Bytes, Family, GpuProfile, Problem};
 use kernel_sweep::plan::{Plan, read_shapes};
@@ -13,22 +15,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-
-const PLAN: &str = r#"
-[space.cpu]
-default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
-[space.cpu.axes]
-block_sizes = [[8, 64]]
-num_warps = [1]
-reduction_loops = [["whole"], [64]]
-[[space.cpu.problem]]
-rows = 256
-cols = 300
-[[space.cpu.problem]]
-rows = 600
-cols = 300
-dtype = "f32"
-"#;
 
 /// One problem of a group the sweep met, and one of another.
 const SHAPES: &str = r#"
@@ -44,18 +30,11 @@ cols = 1025
 /// As few elements as two groups allow.
 const SMALL: &str = "[[problem]]\nrows = 20\ncols = 30\n[[problem]]\nrows = 513\ncols = 20\n";
 
-fn sweep(folder: &TempDir) -> Command {
-    let mut command = Command::cargo_bin("sweep").unwrap();
-    command.current_dir(folder.path());
-    command
-}
-
 /// A folder with a document of the tiny plan.
 fn swept() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
+    let folder = folder_with_plan();
     fs::write(folder.path().join("shapes.toml"), SHAPES).unwrap();
-    sweep(&folder).args(["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml"]).assert().success();
+    sweep(folder.path()).args(common::TINY).assert().success();
     folder
 }
 
@@ -68,7 +47,7 @@ fn an_evaluation_measures_regret_and_leaves_journal_and_document_alone() {
     let output = folder.path().join("output/cpu");
     let files = ["journal/row_softmax.jsonl", "observed_heuristics_cpu.json"].map(|name| output.join(name));
     let before = files.clone().map(|file| fs::read(file).unwrap());
-    let run = sweep(&folder).args(TINY).arg("--json").assert().success();
+    let run = sweep(folder.path()).args(TINY).arg("--json").assert().success();
     let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
     assert_eq!(before, files.map(|file| fs::read(file).unwrap()));
 
@@ -93,7 +72,7 @@ fn an_evaluation_measures_regret_and_leaves_journal_and_document_alone() {
     assert!(lines.iter().filter(|line| line["null_arm"] == true).count() >= 2);
 
     // Once more: the search is remembered, the race is run anew, and people can read it.
-    let run = sweep(&folder).args(TINY).assert().success().stdout(contains("overall"));
+    let run = sweep(folder.path()).args(TINY).assert().success().stdout(contains("overall"));
     assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("rows=513,cols=1025 bf16"));
     let again = fs::read_to_string(output.join("evaluate/row_softmax.jsonl")).unwrap();
     let added: Vec<Value> = again[journal.len()..].lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -111,7 +90,7 @@ fn what_is_served_but_cannot_run_gives_way_and_is_named() {
         fallback["template"]["block_sizes"] = serde_json::json!([8, 8]);
     }
     fs::write(&path, document.to_string()).unwrap();
-    let run = sweep(&folder).args(TINY).arg("--json").assert().success();
+    let run = sweep(folder.path()).args(TINY).arg("--json").assert().success();
     let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
     for problem in report["problems"].as_array().unwrap() {
         assert_eq!(
@@ -126,36 +105,39 @@ fn what_is_served_but_cannot_run_gives_way_and_is_named() {
         (&report["overall"]["served_instead"], &report["by_source"]["default"]["problems"]),
         (&2.into(), &2.into())
     );
-    sweep(&folder).args(TINY).assert().success().stdout(contains("cannot run"));
+    sweep(folder.path()).args(TINY).assert().success().stdout(contains("cannot run"));
 }
 
 #[test]
 fn a_budget_ends_an_evaluation_and_the_same_command_goes_on() {
     let folder = swept();
     fs::write(folder.path().join("shapes.toml"), SMALL).unwrap();
-    let run = sweep(&folder).args(TINY).args(["--json", "--budget", "0.000001s"]).assert().success();
+    let run = sweep(folder.path()).args(TINY).args(["--json", "--budget", "0.000001s"]).assert().success();
     let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
     assert_eq!((&report["overall"]["unfinished"], &report["overall"]["failed"]), (&2.into(), &0.into()));
     assert!(report["problems"][0]["error"].as_str().unwrap().contains("budget"));
-    let run = sweep(&folder).args(TINY).args(["--json", "--budget", "5m"]).assert().success();
+    let run = sweep(folder.path()).args(TINY).args(["--json", "--budget", "5m"]).assert().success();
     let report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
     assert_eq!((&report["overall"]["unfinished"], &report["overall"]["failed"]), (&0.into(), &0.into()));
 }
 
 #[test]
 fn problems_of_the_plan_and_documents_that_are_not_there_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
+    let folder = folder_with_plan();
     fs::write(folder.path().join("shapes.toml"), SHAPES).unwrap();
-    sweep(&folder).args(TINY).assert().code(2).stderr(contains("run sweep --gpu cpu first"));
+    sweep(folder.path()).args(TINY).assert().code(2).stderr(contains("run sweep --gpu cpu first"));
     let folder = swept();
     fs::write(folder.path().join("shapes.toml"), "[[problem]]\nrows = 256\ncols = 300\n").unwrap();
     let message = "row_softmax rows=256,cols=300 bf16 is in the plan";
-    sweep(&folder).args(TINY).assert().code(2).stderr(contains(message));
+    sweep(folder.path()).args(TINY).assert().code(2).stderr(contains(message));
     fs::write(folder.path().join("shapes.toml"), "[[problem]]\nrows = 256\n").unwrap();
-    sweep(&folder).args(TINY).assert().code(2).stderr(contains("shapes.toml:1: row_softmax needs dimension 'cols'"));
+    sweep(folder.path())
+        .args(TINY)
+        .assert()
+        .code(2)
+        .stderr(contains("shapes.toml:1: row_softmax needs dimension 'cols'"));
     let all = ["evaluate", "--gpu", "cpu", "--family", "all", "--shapes", "shapes.toml"];
-    sweep(&folder).args(all).assert().code(2).stderr(contains("a folder that holds <family>.toml for each"));
+    sweep(folder.path()).args(all).assert().code(2).stderr(contains("a folder that holds <family>.toml for each"));
 }
 
 #[test]

@@ -3,7 +3,10 @@
 #![cfg(feature = "harness")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
+mod common;
+
 use assert_cmd::Command;
+use common::{TINY, folder_with_plan, sweep};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
@@ -11,40 +14,16 @@ use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-const PLAN: &str = r#"
-[space.cpu]
-default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
-[space.cpu.axes]
-block_sizes = [[8, 64]]
-num_warps = [1]
-reduction_loops = [["whole"], [64]]
-[[space.cpu.problem]]
-rows = 256
-cols = 300
-[[space.cpu.problem]]
-rows = 600
-cols = 300
-dtype = "f32"
-"#;
-
 struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
-        Self(folder)
-    }
-
-    fn sweep(&self) -> Command {
-        let mut command = Command::cargo_bin("sweep").unwrap();
-        command.current_dir(self.0.path());
-        command
+        Self(folder_with_plan())
     }
 
     fn nightly(&self) -> Command {
-        let mut command = self.sweep();
-        command.args(["nightly", "--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml"]);
+        let mut command = sweep(self.0.path());
+        command.arg("nightly").args(TINY);
         command
     }
 

@@ -3,7 +3,9 @@
 #![cfg(feature = "harness")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-use assert_cmd::Command;
+mod common;
+
+use common::{TINY, sweep};
 use predicates::str::contains;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,26 +45,13 @@ cols = 300
 
 const SHARDS: usize = 4;
 
-fn sweep(folder: &Path) -> Command {
-    let mut command = Command::cargo_bin("sweep").unwrap();
-    command.current_dir(folder);
-    command
-}
-
 fn run_shard(folder: &Path, index: usize) -> Value {
-    let output = sweep(folder)
-        .args(["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml", "--json"])
-        .args(["--shard", &format!("{index}/{SHARDS}")])
-        .assert()
-        .success();
+    let output = sweep(folder).args(TINY).args(["--json", "--shard", &format!("{index}/{SHARDS}")]).assert().success();
     serde_json::from_slice(&output.get_output().stdout).unwrap()
 }
 
 fn trials(folder: &Path, index: usize) -> Vec<Value> {
-    let path = folder.join(format!("output/cpu/journal/row_softmax.shard-{index}-of-{SHARDS}.jsonl"));
-    let text = fs::read_to_string(path).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["kind"] == "trial").collect()
+    common::trials(&folder.join(format!("output/cpu/journal/row_softmax.shard-{index}-of-{SHARDS}.jsonl")))
 }
 
 #[test]

@@ -4,6 +4,8 @@
 #![cfg(all(feature = "harness", target_os = "linux"))]
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
+mod common;
+
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,18 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-const TINY: &str = r#"
-[space.cpu]
-default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
-[space.cpu.axes]
-block_sizes = [[8, 64]]
-num_warps = [1]
-reduction_loops = [["whole"], [64]]
-[[space.cpu.problem]]
-rows = 256
-cols = 300
-"#;
 
 const DOCUMENT: &str = "observed_heuristics_cpu.json";
 
@@ -38,9 +28,8 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_sweep"), folder.path().join("sweep")).unwrap();
-        fs::write(folder.path().join("plan.toml"), TINY).unwrap();
-        let problems = (0..400).map(|more| format!("[[space.cpu.problem]]\nrows = {}\ncols = 300\n", 257 + more));
-        fs::write(folder.path().join("long.toml"), TINY.to_string() + &problems.collect::<String>()).unwrap();
+        fs::write(folder.path().join("plan.toml"), common::PLAN).unwrap();
+        fs::write(folder.path().join("long.toml"), common::long_plan()).unwrap();
         let mut place = Self { folder, document: Vec::new() };
         let made = place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap();
         assert!(made.status.success(), "{made:?}");
@@ -65,11 +54,7 @@ impl Place {
 
     /// The trials in the journal of a folder under this one.
     fn trials(&self, output: &str) -> Vec<Value> {
-        let path = self.path().join(output).join("cpu/journal/row_softmax.jsonl");
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        let lines = whole.map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["kind"] == "trial").collect()
+        common::trials(&self.path().join(output).join("cpu/journal/row_softmax.jsonl"))
     }
 
     /// A sweep of so many problems that it outlasts every test, once it has measured something.

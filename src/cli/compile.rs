@@ -1,7 +1,8 @@
 //! `sweep compile`: the whole space for a GPU's architecture, without the GPU.
 
+use super::measure::Time;
 use super::{Families, Outcome, families};
-use crate::compile::{Compiler, Outcome as Compiled};
+use crate::compile::{Compiler, Outcome as Compiled, Settings};
 use crate::error::Result;
 use crate::families::{self as family_specs, KernelSpec};
 use crate::model::{Config, GpuProfile};
@@ -21,6 +22,9 @@ pub(super) struct CompileArgs {
     /// Families, or all
     #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
     family: Families,
+    /// Give up on a kernel that compiles for longer than this
+    #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
+    compile_deadline: Time,
     /// Print the counts as JSON on stdout
     #[arg(long)]
     json: bool,
@@ -48,7 +52,7 @@ struct Counts {
 pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let profile = GpuProfile::by_name(&args.gpu)?;
     let progress = Progress::new(args.json, false);
-    let compiler = sweep::compiler(&profile, &progress)?;
+    let compiler = sweep::compiler_within(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {

@@ -1,12 +1,13 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::sweep::{choice, devices, duration, stop_on_interrupt};
+use super::measure::{Time, choice, devices, stop_on_interrupt};
 use super::{Families, Outcome, OutputArgs, families};
+use crate::compile::Settings;
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::sweep::Options;
+use crate::worker::Deadlines;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Measure what lookup picks against the best config, on shapes not in the plan
 #[derive(clap::Args, Debug)]
@@ -35,8 +36,8 @@ pub(super) struct EvaluateArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// How long to measure, as 90s, 10m or 2h; the same command goes on where it ended
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    budget: Option<Duration>,
+    #[arg(long, value_name = "TIME")]
+    budget: Option<Time>,
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
@@ -66,9 +67,12 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
         families: args.family.0.clone(),
         plan: args.plan.clone(),
         output: args.output.output.clone(),
-        budget: args.budget,
+        budget: args.budget.map(|budget| budget.0),
+        trial_deadline: Deadlines::TRIAL,
+        compile_deadline: Settings::DEADLINE,
         shard: (0, 1),
         fresh: args.fresh,
+        exhaustive: false,
         seed: args.seed,
         quiet: args.json,
         verbose: false,

@@ -7,6 +7,7 @@ mod devices;
 mod diff;
 mod evaluate;
 mod lookup;
+mod measure;
 mod nightly;
 mod sweep;
 

@@ -4,7 +4,7 @@ use super::source::Sources;
 use super::{Cache, Key, Nvrtc, Resources, cache::Entry};
 use crate::error::{Context, Error, Result};
 use crate::families::KernelSpec;
-use crate::process::{LineProcess, Silence};
+use crate::process::{Killer, LineProcess, Silence};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -73,7 +73,7 @@ pub struct Settings {
 
 impl Settings {
     /// Time enough for the largest kernel on a slow core.
-    pub const DEADLINE: Duration = Duration::from_secs(120);
+    pub const DEADLINE: Duration = Duration::from_secs(60);
 }
 
 /// Progress of the service.
@@ -92,6 +92,7 @@ struct State {
     queue: VecDeque<(KernelSpec, Key)>,
     kernels: HashMap<KernelSpec, (Key, Option<Outcome>)>,
     counts: Counts,
+    processes: Vec<Killer>,
     stopped: bool,
 }
 
@@ -103,7 +104,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The compile service. Dropping it stops its workers.
+/// The compile service. Dropping it ends its workers, whatever they are at.
 pub struct Compiler {
     shared: Arc<Shared>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -165,6 +166,14 @@ impl Compiler {
     /// # Errors
     /// Where the kernel's source is missing.
     pub fn wait(&self, spec: &KernelSpec) -> Result<Outcome> {
+        self.wait_until(spec, None)?.ok_or_else(|| Error::failure("waiting without end came to an end"))
+    }
+
+    /// The same, but nothing where it is not done by `end`.
+    ///
+    /// # Errors
+    /// As [`Compiler::wait`].
+    pub fn wait_until(&self, spec: &KernelSpec, end: Option<Instant>) -> Result<Option<Outcome>> {
         self.request(spec)?;
         let mut state = self.shared.state();
         if let Some(place) = state.queue.iter().position(|(queued, _)| queued == spec)
@@ -174,9 +183,14 @@ impl Compiler {
         }
         loop {
             if let Some((_, Some(outcome))) = state.kernels.get(spec) {
-                return Ok(outcome.clone());
+                return Ok(Some(outcome.clone()));
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
 
@@ -188,7 +202,10 @@ impl Compiler {
 
 impl Drop for Compiler {
     fn drop(&mut self) {
-        self.shared.state().stopped = true;
+        let mut state = self.shared.state();
+        state.stopped = true;
+        state.processes.iter().for_each(Killer::kill);
+        drop(state);
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
             // A worker thread that panicked has nothing left to clean up.
@@ -252,11 +269,19 @@ impl Shared {
         }
     }
 
+    /// A process that ends with the service.
+    fn start_worker(&self) -> Result<LineProcess> {
+        let process = start_process(&self.settings.nvrtc)?;
+        let mut state = self.state();
+        if state.stopped {
+            return Err(Error::failure("the compiler stopped"));
+        }
+        state.processes.push(process.killer());
+        Ok(process)
+    }
+
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
-        let worker = match process {
-            Some(worker) => worker,
-            None => process.insert(start_process(&self.settings.nvrtc)?),
-        };
+        let worker = if let Some(worker) = process { worker } else { process.insert(self.start_worker()?) };
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
             name: spec.source.to_string(),

@@ -4,7 +4,10 @@
 //! what the other document serves on the same problems, so that dropping a rule which merely ties its fallback is no
 //! regression.
 
+mod stability;
 mod text;
+
+pub use stability::Stability;
 
 use crate::derive::stats::{geomean, mean, sorted};
 use crate::derive::{ENVIRONMENT_FIELDS, Environment, environments_of};
@@ -115,6 +118,8 @@ pub struct Diff {
     pub lost_problems: Vec<LostProblem>,
     /// What the environments differ in.
     pub environment: Vec<Change>,
+    /// How many buckets are served another config first.
+    pub stability: Stability,
 }
 
 /// Compares two documents.
@@ -131,13 +136,14 @@ pub fn diff(old: &Document, new: &Document) -> Diff {
     Diff {
         regression: !lost_problems.is_empty() || entries.iter().any(|entry| entry.regression),
         environment: environment_changes(&old, &new),
+        stability: Stability::between(&old, &new),
         entries,
         lost_problems,
     }
 }
 
 /// Where a config is served; rules sort before fallbacks.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place<'d> {
     Rule(&'d str, &'d Bucket),
     Fallback(&'d str, &'d str),
@@ -198,6 +204,8 @@ struct Side<'d> {
     entries: BTreeMap<Place<'d>, Served<'d>>,
     /// What is served on each problem, by class and name: a rule's answer before a fallback's.
     served: BTreeMap<(&'d str, &'d str), Option<Time>>,
+    /// The place it is served in.
+    places: BTreeMap<(&'d str, &'d str), Place<'d>>,
 }
 
 impl<'d> Side<'d> {
@@ -210,13 +218,14 @@ impl<'d> Side<'d> {
                 entries.insert(Place::Fallback(class, group), Served::new(fallback.config(), &fallback.source));
             }
         }
-        let mut served = BTreeMap::new();
+        let (mut served, mut places) = (BTreeMap::new(), BTreeMap::new());
         for (place, entry) in &entries {
             for (problem, time) in &entry.times {
                 served.entry((place.class(), *problem)).or_insert(*time);
+                places.entry((place.class(), *problem)).or_insert(*place);
             }
         }
-        Self { document, entries, served }
+        Self { document, entries, served, places }
     }
 }
 

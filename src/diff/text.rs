@@ -59,6 +59,15 @@ impl Diff {
         for lost in &self.lost_problems {
             lines.push(format!("{}: no longer covered: {}", lost.class, lost.problem));
         }
+        let stability = &self.stability;
+        if stability.changed_within_ties + stability.changed_outside_ties > 0 {
+            lines.push(format!(
+                "first templates differ in {:.1} % of {} buckets outside tie classes, in {:.1} % within",
+                stability.share_outside_ties * 100.0,
+                stability.buckets,
+                stability.share_within_ties * 100.0
+            ));
+        }
         let mut counts: BTreeMap<Status, usize> = BTreeMap::new();
         for entry in &self.entries {
             *counts.entry(entry.status).or_default() += 1;

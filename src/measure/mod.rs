@@ -2,9 +2,11 @@
 
 mod criterion;
 mod statistics;
+mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
 pub use statistics::{Summary, geomean, median, quantile};
+pub use warmup::{WarmUp, warm_up};
 
 use crate::error::Result;
 use crate::model::Micros;

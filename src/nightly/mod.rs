@@ -163,7 +163,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     }
     let budget = options.sweep.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let measuring = sweep::Options { budget, journal_only: true, fresh: false, ..options.sweep.clone() };
-    let summary = sweep::run_at(&site, &measuring)?;
+    let summary = sweep::run_at(&site, &measuring, Instant::now())?;
 
     let after = derive_document(&site, options, &plans, before.as_ref())?;
     let candidate = night.folder().join(document.file_name().unwrap_or_default());

@@ -60,20 +60,21 @@ fn spread<T>(items: &[T], count: usize) -> Vec<&T> {
 fn table(family: Family, winners: &[&Winner]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["problem", "median", "rate", "vs default", "config"]);
+    table.set_header(["problem", "median", "rate", "vs default", "vs served", "config"]);
     for winner in winners {
         let trial = &winner.trial;
         let median_us = trial.median_us.unwrap_or_default();
-        let ratio = winner.default_ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}x"));
+        let ratio = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}x"));
         table.add_row([
             trial.problem.to_string(),
             median_us.to_string(),
             rate(family, winner),
-            ratio,
+            ratio(winner.default_ratio),
+            ratio(winner.served_ratio),
             trial.config.to_string(),
         ]);
     }
-    for column in table.column_iter_mut().skip(1).take(3) {
+    for column in table.column_iter_mut().skip(1).take(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

@@ -63,9 +63,7 @@ pub fn search(
     width: &Width,
 ) -> Result<Vec<Trial>> {
     let variants = variants(candidates);
-    for rejected in rejected_variants(candidates, &variants) {
-        bench.pruned(rejected)?;
-    }
+    record_rejected(bench, candidates, &variants)?;
     let mut scores = Scores::default();
     for variant in &variants {
         for candidate in representatives(variant, multiprocessors) {
@@ -77,6 +75,37 @@ pub fn search(
     }
     for variant in survivors(&variants, &scores, width.survivors) {
         if !refine(bench, variant, &mut scores, width)? {
+            return Ok(Vec::new());
+        }
+    }
+    race(bench, candidates, must_race, &scores, width)
+}
+
+/// Candidates of an exhaustive search that are sampled more often once all are screened.
+const EXHAUSTIVE_SURVIVORS: usize = 64;
+
+/// The same in one stage: screens every candidate that can run, samples the best of them again, and lets the best race.
+/// What the staged search is measured against.
+///
+/// # Errors
+/// As [`search`].
+pub fn exhaust(
+    bench: &mut dyn Bench,
+    candidates: &[Candidate],
+    must_race: &[Config],
+    width: &Width,
+) -> Result<Vec<Trial>> {
+    record_rejected(bench, candidates, &variants(candidates))?;
+    let mut scores = Scores::default();
+    for candidate in candidates.iter().filter(|candidate| candidate.program.is_ok()) {
+        let sampling = Sampling::SCREEN.abandoning(scores.best(), width.abandon_factor);
+        if !scores.try_one(bench, candidate, Stage::Screen, sampling)? {
+            return Ok(Vec::new());
+        }
+    }
+    for (_, candidate) in scores.ranked(candidates).into_iter().take(EXHAUSTIVE_SURVIVORS) {
+        let sampling = Sampling::REFINE.abandoning(scores.best(), width.abandon_factor);
+        if !scores.try_one(bench, candidate, Stage::Refine, sampling)? {
             return Ok(Vec::new());
         }
     }
@@ -101,6 +130,10 @@ fn variants(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
         }
     }
     order
+}
+
+fn record_rejected(bench: &mut dyn Bench, candidates: &[Candidate], legal: &[Vec<&Candidate>]) -> Result<()> {
+    rejected_variants(candidates, legal).into_iter().try_for_each(|rejected| bench.pruned(rejected))
 }
 
 /// One candidate for each set of compile-time knobs that cannot be launched at all.
@@ -178,9 +211,7 @@ fn race(
     scores: &Scores,
     width: &Width,
 ) -> Result<Vec<Trial>> {
-    let mut ranked: Vec<(Micros, &Candidate)> =
-        candidates.iter().filter_map(|candidate| Some((scores.of(candidate)?, candidate))).collect();
-    ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
+    let ranked = scores.ranked(candidates);
     let Some(&(best_us, winner)) = ranked.first() else { return Ok(Vec::new()) };
     let mut arms: Vec<&Candidate> = Vec::new();
     for (_, candidate) in &ranked {
@@ -235,6 +266,14 @@ impl Scores {
 
     fn of(&self, candidate: &Candidate) -> Option<Micros> {
         self.0.get(&candidate.config).copied()
+    }
+
+    /// Those that have a time, fastest first.
+    fn ranked<'a>(&self, candidates: &'a [Candidate]) -> Vec<(Micros, &'a Candidate)> {
+        let mut ranked: Vec<_> =
+            candidates.iter().filter_map(|candidate| Some((self.of(candidate)?, candidate))).collect();
+        ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
+        ranked
     }
 
     fn best(&self) -> Option<Micros> {
@@ -358,6 +397,15 @@ mod tests {
         let best = search(&mut bench, &space(), 132, &[], &Width { survivors: 3, ..Width::default() }).unwrap();
         assert_eq!(best[0].median_us, Some(Micros(10.0)));
         assert!(bench.trials < space().len() / 3, "{} trials", bench.trials);
+    }
+
+    #[test]
+    fn an_exhaustive_search_tries_every_candidate_once_and_the_best_again() {
+        let mut bench = Formula::new(bowl);
+        let best = exhaust(&mut bench, &space(), &[], &Width::default()).unwrap();
+        assert_eq!(best[0].median_us, Some(Micros(10.0)));
+        assert_eq!(bench.trials, space().len() + EXHAUSTIVE_SURVIVORS);
+        assert_eq!(bench.raced.first(), bench.raced.last());
     }
 
     #[test]

@@ -47,14 +47,24 @@ pub(crate) struct Lab<'a> {
     defenders: Vec<Config>,
     state: Mutex<State>,
     pub(super) progress: &'a Progress,
+    pub(super) deadlines: Deadlines,
 }
 
 struct State {
     journal: Journal,
-    /// Every trial of the journal with this kernel, by what was tried.
-    known: HashMap<(Problem, Config), Vec<Trial>>,
+    /// Every trial of the journal, by what was tried.
+    known: HashMap<(Problem, Config), Vec<Known>>,
     counts: Counts,
     deadline: Option<Instant>,
+    /// Measuring processes that nobody uses at the moment.
+    idle: Vec<(Address, Worker)>,
+}
+
+/// A trial of the journal.
+struct Known {
+    trial: Trial,
+    /// Of this run, or counted already among those that were taken over.
+    counted: bool,
 }
 
 impl<'a> Lab<'a> {
@@ -66,13 +76,15 @@ impl<'a> Lab<'a> {
         (journal, trials): (Journal, Vec<Trial>),
         progress: &'a Progress,
     ) -> Self {
-        let mut known: HashMap<_, Vec<Trial>> = HashMap::new();
+        let mut known: HashMap<_, Vec<Known>> = HashMap::new();
         for trial in trials {
-            known.entry((trial.problem(), trial.config.clone())).or_default().push(trial);
+            let tried = (trial.problem(), trial.config.clone());
+            known.entry(tried).or_default().push(Known { trial, counted: false });
         }
-        let state = State { journal, known, counts: Counts::default(), deadline: None };
+        let state = State { journal, known, counts: Counts::default(), deadline: None, idle: Vec::new() };
         let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
-        Self { profile, compiler, host_kernels, seed, defenders, state: Mutex::new(state), progress }
+        let (state, deadlines) = (Mutex::new(state), Deadlines::default());
+        Self { profile, compiler, host_kernels, seed, defenders, state, progress, deadlines }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -82,6 +94,16 @@ impl<'a> Lab<'a> {
     /// Past this, nothing new is tried.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         self.state().deadline = deadline;
+    }
+
+    /// From now on problems count as out of time only where they are so again.
+    pub(crate) fn forget_out_of_time(&self) {
+        self.state().counts.out_of_time.clear();
+    }
+
+    /// Whether the time was up for this problem.
+    pub(crate) fn is_out_of_time(&self, problem: &Problem) -> bool {
+        self.state().counts.out_of_time.contains(problem)
     }
 
     /// What happened; the journal is closed.
@@ -108,13 +130,14 @@ impl<'a> Lab<'a> {
     /// What the journal says of this trial: a failure at any stage, or a time at this one.
     fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
         let mut state = self.state();
-        let known = state.known.get(&(*problem, config.clone()))?;
-        let fits = |trial: &&Trial| {
+        let State { known, counts, .. } = &mut *state;
+        let known = known.get_mut(&(*problem, config.clone()))?;
+        let fits = |Known { trial, .. }: &&mut Known| {
             trial.kernel == kernel.0 && !trial.null_arm && (trial.stage == stage || trial.status != Status::Ok)
         };
-        let trial = known.iter().find(fits)?.clone();
-        state.counts.resumed += 1;
-        Some(trial)
+        let found = known.iter_mut().find(fits)?;
+        counts.resumed += usize::from(!std::mem::replace(&mut found.counted, true));
+        Some(found.trial.clone())
     }
 
     fn record(&self, trial: Trial) -> Result<Trial> {
@@ -130,12 +153,20 @@ impl<'a> Lab<'a> {
         for trial in trials {
             let status = serde_json::to_value(trial.status)?;
             *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+            let tried = (trial.problem(), trial.config.clone());
+            state.known.entry(tried).or_default().push(Known { trial: trial.clone(), counted: true });
         }
         drop(state);
         for trial in trials {
             self.progress.trial(trial);
         }
         Ok(())
+    }
+
+    fn idle_worker(&self, address: Address) -> Option<Worker> {
+        let idle = &mut self.state().idle;
+        let place = idle.iter().position(|(at, _)| *at == address)?;
+        Some(idle.swap_remove(place).1)
     }
 
     /// Whether there is time for another trial of this problem.
@@ -151,23 +182,34 @@ impl<'a> Lab<'a> {
         Ok(!is_late)
     }
 
-    /// A compiled program, or the status and reason there is none.
-    fn program(&self, kernel: &KernelSpec, launch: Launch) -> Result<Result<Program, (Status, String)>> {
-        let Some(compiler) = self.compiler else { return Err(Error::failure("no compiler for a compiled kernel")) };
-        Ok(match compiler.wait(kernel)? {
-            Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
-                Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
-            }
-            Outcome::Compiled { cubin, .. } => Ok(Program { cubin, entry: kernel.entry.into(), launch }),
-            Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
-            Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
-        })
+    /// A candidate's compiled program, or the status and reason there is none. Nothing where the time is up before it is
+    /// compiled.
+    fn program(&self, kernel: &KernelSpec, launch: &Launch) -> Result<Option<Result<Program, (Status, String)>>> {
+        let deadline = self.state().deadline;
+        let outcome = self.compiler()?.wait_until(kernel, deadline)?;
+        Ok(outcome.map(|outcome| program_of(outcome, kernel, launch)))
+    }
+
+    fn compiler(&self) -> Result<&Compiler> {
+        self.compiler.ok_or_else(|| Error::failure("no compiler for a compiled kernel"))
+    }
+}
+
+fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Result<Program, (Status, String)> {
+    match outcome {
+        Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
+            Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
+        }
+        Outcome::Compiled { cubin, .. } => Ok(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() }),
+        Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
+        Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
     }
 }
 
 /// One device, on one problem at a time.
 pub(crate) struct DeviceBench<'lab, 'a> {
     lab: &'lab Lab<'a>,
+    address: Address,
     worker: Worker,
     problem: Option<Problem>,
     prepared: Option<Result<(), Failure>>,
@@ -185,8 +227,18 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 }
             },
         };
-        let worker = Worker::new(address, support, Deadlines::default());
-        Ok(Self { lab, worker, problem: None, prepared: None, busy_s: 0.0 })
+        let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
+        Ok(Self { lab, address, busy_s: worker.busy_s(), worker, problem: None, prepared: None })
+    }
+
+    /// Leaves the measuring process, with its device open and warm, to whoever is next.
+    pub(crate) fn leave(self) {
+        self.lab.state().idle.push((self.address, self.worker));
+    }
+
+    /// Whether there is time to measure this problem.
+    pub(crate) fn has_time(&self, problem: &Problem) -> Result<bool> {
+        self.lab.has_time(problem)
     }
 
     /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
@@ -222,7 +274,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             let problem = self.problem()?;
             let reference = if self.lab.compiler.is_some() {
                 let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                let program = self.lab.program(&kernel, launch)?;
+                let program = program_of(self.lab.compiler()?.wait(&kernel)?, &kernel, &launch);
                 Some(program.map_err(|(_, error)| Error::failure(format!("reference kernel: {error}")))?)
             } else {
                 None
@@ -263,9 +315,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             let key = self.lab.key(program)?;
             let program = match program {
                 None => None,
-                Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
-                    Ok(program) => Some(program),
-                    Err(_) => continue,
+                Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
+                    Some(Ok(program)) => Some(program),
+                    Some(Err(_)) => continue,
+                    None => break,
                 },
             };
             racers.push((*candidate, key));
@@ -388,9 +441,10 @@ impl Bench for DeviceBench<'_, '_> {
         let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
         let program = match program {
             None => None,
-            Some((kernel, launch)) => match self.lab.program(kernel, launch.clone())? {
-                Ok(program) => Some(program),
-                Err((status, error)) => return self.lab.record(failed(status, error)?).map(Some),
+            Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
+                Some(Ok(program)) => Some(program),
+                Some(Err((status, error))) => return self.lab.record(failed(status, error)?).map(Some),
+                None => return self.lab.has_time(&problem).map(|_| None),
             },
         };
         let arm = Arm { config: candidate.config.clone(), program };
@@ -399,8 +453,11 @@ impl Bench for DeviceBench<'_, '_> {
             Err(failure) => Err(failure),
         };
         self.note_busy();
-        if let Err(failure) = &verdict {
-            self.survives(failure)?;
+        match &verdict {
+            Err(failure) => self.survives(failure)?,
+            // What is wrong may have written anywhere: the next config is judged on fresh tensors.
+            Ok(Verdict::Wrong { .. }) => self.prepared = None,
+            Ok(_) => {}
         }
         let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
         let trial = match verdict {

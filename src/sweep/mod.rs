@@ -1,28 +1,28 @@
 //! The main job: for each family, search every problem, cross the finalists, derive, write the document.
 
+mod family;
 mod lab;
 mod progress;
+mod schedule;
 mod site;
 
+pub(crate) use family::on_all_devices;
 pub use lab::{Counts, INTERRUPTED};
 pub(crate) use lab::{DeviceBench, Lab};
 pub use site::Site;
 
 use crate::compile::{Cache, Compiler, Nvrtc, Settings, cache_folder};
-use crate::derive::{self, Defaults, Evidence};
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::families::{self, KernelSpec};
-use crate::heuristics::{Document, Heuristics, group_of};
-use crate::journal::{Stage, Trial};
-use crate::model::{Config, Family, GpuProfile, Problem};
+use crate::families::KernelSpec;
+use crate::heuristics::Heuristics;
+use crate::journal::Trial;
+use crate::model::{Family, GpuProfile};
 use crate::plan::{self, Plan};
-use crate::search::{self, Width};
 pub use progress::Progress;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Which device to use.
@@ -51,10 +51,16 @@ pub struct Options {
     pub output: PathBuf,
     /// How long to measure.
     pub budget: Option<Duration>,
+    /// How long one config may take to be verified and timed.
+    pub trial_deadline: Duration,
+    /// How long one kernel may compile.
+    pub compile_deadline: Duration,
     /// This shard of so many.
     pub shard: (usize, usize),
     /// Start over, keeping the old journal aside.
     pub fresh: bool,
+    /// Screen every legal config in place of the staged search.
+    pub exhaustive: bool,
     /// Seed of inputs and orders.
     pub seed: u64,
     /// No progress bar.
@@ -114,17 +120,18 @@ pub struct FamilySummary {
     /// Fallbacks in the document.
     pub fallbacks: usize,
     /// The winner of each problem.
-    #[serde(skip)]
     pub winners: Vec<Winner>,
 }
 
 /// The best config of one problem.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Winner {
-    /// The final's best trial.
+    /// The final's best trial, without its rounds.
     pub trial: Trial,
     /// How much slower the default was, in the same final.
     pub default_ratio: Option<f64>,
+    /// How much slower what the document before the sweep serves was, by paired rounds of the same final.
+    pub served_ratio: Option<f64>,
 }
 
 /// The devices a sweep will use: one profile, one or more addresses.
@@ -217,15 +224,18 @@ pub fn document_path(output: &Path, gpu: &str) -> PathBuf {
 /// Where the device is absent, a plan is wrong, the output folder cannot be written, or the user interrupts; everything
 /// measured by then is in the journal.
 pub fn run(options: &Options) -> Result<Summary> {
-    run_at(&Site::open(options)?, options)
+    let started = Instant::now();
+    run_at(&Site::open(options)?, options, started)
 }
 
-/// Runs the sweep on devices that are held already.
+/// Families that were cut have another turn where more than this share of the budget is left: others did not need theirs.
+const ANOTHER_TURN_SHARE: f64 = 0.05;
+
+/// Runs the sweep on devices that are held already. The budget and the wall time are counted from `started`.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_at(site: &Site, options: &Options) -> Result<Summary> {
-    let started = Instant::now();
+pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summary> {
     let (found, progress) = (site.found(), &site.progress);
     let gpu = &found.profile.name;
     let plans = plan::load_all(&options.families, options.plan.as_deref())?;
@@ -244,20 +254,35 @@ pub fn run_at(site: &Site, options: &Options) -> Result<Summary> {
         resumed: 0,
         cut_short: false,
     };
+    let document = document_path(&options.output, gpu);
+    let previous = if document.is_file() { Some(Heuristics::load(&document)?) } else { None };
+    let left = || options.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let mut busy_s = 0.0;
-    for (index, plan) in plans.iter().enumerate() {
-        let left = (plans.len() - index) as u32;
-        let budget = options.budget.map(|budget| budget.saturating_sub(started.elapsed()) / left);
-        let (family, counts) =
-            sweep_family(site, options, plan, budget).context(|| format!("family {}", plan.family))?;
-        busy_s += counts.busy_s;
-        summary.resumed += counts.resumed;
-        summary.cut_short |= family.unfinished > 0;
-        for (status, count) in counts.statuses {
-            *summary.statuses.entry(status).or_default() += count;
+    let mut options = options.clone();
+    let mut to_do: Vec<&Plan> = plans.iter().collect();
+    while !to_do.is_empty() {
+        let mut cut = Vec::new();
+        for (index, plan) in to_do.iter().enumerate() {
+            let share = left().map(|left| left / (to_do.len() - index) as u32);
+            let swept = family::sweep_family(site, &options, plan, previous.as_ref(), share);
+            let (family, counts) = swept.context(|| format!("family {}", plan.family))?;
+            busy_s += counts.busy_s;
+            if !summary.families.contains_key(&plan.family) {
+                summary.resumed += counts.resumed;
+            }
+            for (status, count) in counts.statuses {
+                *summary.statuses.entry(status).or_default() += count;
+            }
+            if family.unfinished > 0 {
+                cut.push(*plan);
+            }
+            summary.families.insert(plan.family, family);
         }
-        summary.families.insert(plan.family, family);
+        let worthwhile = |(left, budget): (Duration, Duration)| left > budget.mul_f64(ANOTHER_TURN_SHARE);
+        to_do = if left().zip(options.budget).is_some_and(worthwhile) { cut } else { Vec::new() };
+        options.fresh = false;
     }
+    summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
     summary.wall_s = started.elapsed().as_secs_f64();
     summary.compile_s = site.compiler.as_ref().map_or(0.0, |compiler| compiler.counts().compile_s);
     summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
@@ -266,196 +291,30 @@ pub fn run_at(site: &Site, options: &Options) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Starts the compile service for a GPU's architecture.
+/// Starts the compile service for a GPU's architecture, with the usual deadline.
 ///
 /// # Errors
 /// Where no NVRTC can be had.
 pub fn compiler(profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
+    compiler_within(Settings::DEADLINE, profile, progress)
+}
+
+/// The same with a `deadline` for each kernel.
+///
+/// # Errors
+/// Where no NVRTC can be had.
+pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
     let nvrtc = Nvrtc::find(&|notice| progress.say(notice))?;
     Compiler::start(Settings {
         arch: profile.arch.clone(),
         nvrtc,
         cache: Cache::in_folder(&cache_folder()?)?,
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        deadline: Settings::DEADLINE,
+        deadline,
     })
 }
 
 /// The harness's own kernels.
 fn support_kernel() -> KernelSpec {
     KernelSpec { source: "support.cu", entry: "fill_bf16", macros: Vec::new() }
-}
-
-/// The problems of this shard, so ordered that a run cut short has met every fallback group.
-fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Result<Vec<Problem>> {
-    let (index, count) = options.shard;
-    let mut seen = BTreeSet::new();
-    let problems = plan.problems(profile)?.iter().map(|planned| planned.problem);
-    let distinct = problems.filter(|problem| seen.insert(*problem));
-    let mut by_group: BTreeMap<&str, Vec<Problem>> = BTreeMap::new();
-    for problem in plan::shard(distinct, index, count) {
-        by_group.entry(group_of(&problem)).or_default().push(problem);
-    }
-    let mut numbered: Vec<(usize, &str, Problem)> = by_group
-        .into_iter()
-        .flat_map(|(group, problems)| {
-            problems.into_iter().enumerate().map(move |(turn, problem)| (turn, group, problem))
-        })
-        .collect();
-    numbered.sort_by_key(|(turn, group, _)| (*turn, *group));
-    Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
-}
-
-fn sweep_family(
-    site: &Site,
-    options: &Options,
-    plan: &Plan,
-    budget: Option<Duration>,
-) -> Result<(FamilySummary, Counts)> {
-    let started = Instant::now();
-    let (profile, compiler, progress) = (&site.found().profile, site.compiler.as_ref(), &site.progress);
-    let problems = ordered_problems(options, plan, profile)?;
-    let path = journal_path(&options.output, &profile.name, plan.family, options.shard);
-    let (journal, trials) = site.journal(&path, options.fresh)?;
-    let document = document_path(&options.output, &profile.name);
-    let previous = if document.is_file() { Some(Document::load(&document)?) } else { None };
-    let mut defenders = previous.as_ref().map_or_else(Vec::new, |previous| served_configs(previous, &problems));
-    defenders.retain(|config| !plan.defaults(profile).contains(config));
-    let must_race = [plan.defaults(profile), defenders.clone()].concat();
-    let lab = Lab::new(profile.clone(), compiler, options.seed, defenders, (journal, trials), progress);
-    // Compile ahead: the queue fills in the order of the problems while the device works.
-    if let Some(compiler) = compiler {
-        compiler.request(&support_kernel())?;
-        for problem in &problems {
-            compiler.request(&families::spec(plan.family).reference(problem).0)?;
-            for candidate in plan.candidates(problem, profile) {
-                if let Ok(Some((kernel, _))) = candidate.program {
-                    compiler.request(&kernel)?;
-                }
-            }
-        }
-    }
-    progress.family(plan.family, 2 * problems.len());
-    lab.set_deadline(budget.map(|budget| started + budget.mul_f64(SEARCH_SHARE)));
-    let finals: Mutex<BTreeMap<Problem, Vec<Trial>>> = Mutex::default();
-    on_all_devices(&lab, &site.devices, &problems, |bench, problem| {
-        bench.turn_to(*problem);
-        let candidates = plan.candidates(problem, profile);
-        let trials = search::search(bench, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
-        if let Some(best) = trials.first() {
-            progress.best(best);
-            finals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*problem, trials);
-        }
-        Ok(())
-    })?;
-    let finals = finals.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    lab.set_deadline(budget.map(|budget| started + budget));
-    let others = finals_of_other_shards(options, &profile.name, plan.family)?;
-    let mut crossings =
-        search::crossings(&finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone())).collect());
-    crossings.retain(|(problem, _)| finals.contains_key(problem));
-    progress.skip(problems.len() - crossings.len());
-    on_all_devices(&lab, &site.devices, &crossings, |bench, (problem, configs)| {
-        bench.turn_to(*problem);
-        let best = finals[problem].first().and_then(|trial| trial.median_us);
-        bench.cross(configs, best)
-    })?;
-
-    let counts = lab.finish();
-    let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
-    for problem in &problems {
-        match finals.get(problem) {
-            Some(trials) => summary.winners.push(winner(trials, &plan.defaults(profile))),
-            None if counts.out_of_time.contains(problem) => summary.unfinished += 1,
-            None => summary.unworkable.push(problem.to_string()),
-        }
-    }
-    if options.makes_document() {
-        let derived = derive_family(&path, plan, profile)?;
-        summary.rules = derived.rules.len();
-        summary.fallbacks = derived.fallbacks.values().map(BTreeMap::len).sum();
-        let merged = match previous {
-            Some(previous) => derive::merge(previous, derived, &[plan.family.name().to_string()].into()),
-            None => derived,
-        };
-        merged.write_atomically(&document)?;
-    }
-    Ok((summary, counts))
-}
-
-/// The document that one family's journal makes.
-fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile) -> Result<Document> {
-    let contents = crate::journal::read(journal)?;
-    let mut evidence = Evidence::default();
-    evidence.add_journal(&contents.headers, &contents.trials)?;
-    let defaults = Defaults::from([(plan.family, plan.defaults(profile))]);
-    Ok(derive::document(&evidence, &profile.name, &defaults).document)
-}
-
-/// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done
-/// crosses its problems with all finalists there are.
-fn finals_of_other_shards(options: &Options, gpu: &str, family: Family) -> Result<BTreeMap<Problem, Vec<Trial>>> {
-    let (own, count) = options.shard;
-    let mut finals: BTreeMap<Problem, Vec<Trial>> = BTreeMap::new();
-    for index in (0..count).filter(|index| *index != own) {
-        let path = journal_path(&options.output, gpu, family, (index, count));
-        if path.is_file() {
-            let trials = crate::journal::read(&path)?.trials.into_iter();
-            for trial in
-                trials.filter(|trial| trial.stage == Stage::Final && !trial.null_arm && trial.median_us.is_some())
-            {
-                finals.entry(trial.problem()).or_default().push(trial);
-            }
-        }
-    }
-    for trials in finals.values_mut() {
-        search::sort_by_time(trials);
-    }
-    Ok(finals)
-}
-
-/// The share of a family's budget that goes to searching; the rest is for crossing.
-const SEARCH_SHARE: f64 = 0.85;
-
-/// Hands the tasks out to the devices as they come free.
-pub(crate) fn on_all_devices<T: Sync>(
-    lab: &Lab<'_>,
-    devices: &[Found],
-    tasks: &[T],
-    work: impl Fn(&mut DeviceBench<'_, '_>, &T) -> Result<()> + Sync,
-) -> Result<()> {
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let run = |found: &Found| {
-            let mut bench = DeviceBench::new(lab, found.address)?;
-            while let Some(task) = tasks.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                work(&mut bench, task)?;
-                lab.progress.step();
-            }
-            Ok(())
-        };
-        let threads: Vec<_> = devices.iter().map(|found| scope.spawn(move || run(found))).collect();
-        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
-    });
-    outcomes.into_iter().collect()
-}
-
-/// What the last document would serve for these problems: its winners defend their place in every final.
-fn served_configs(document: &Document, problems: &[Problem]) -> Vec<Config> {
-    let heuristics = Heuristics::new(document.clone());
-    let mut configs: Vec<Config> = Vec::new();
-    for problem in problems {
-        let template = heuristics.lookup_problem(problem).best().cloned();
-        let config = template.and_then(|template| serde_json::from_value(template.into()).ok());
-        configs.extend(config.filter(|config| !configs.contains(config)));
-    }
-    configs
-}
-
-fn winner(trials: &[Trial], defaults: &[Config]) -> Winner {
-    let best = &trials[0];
-    let default = trials.iter().find(|trial| defaults.contains(&trial.config));
-    let ratio = default.and_then(|default| Some(default.median_us?.0 / best.median_us?.0));
-    Winner { trial: best.clone(), default_ratio: ratio }
 }

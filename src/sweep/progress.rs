@@ -37,7 +37,7 @@ impl Progress {
         }
     }
 
-    /// Turns to a family with so many steps.
+    /// Turns to a family with so many steps, for now.
     pub(crate) fn family(&self, family: Family, steps: usize) {
         // The template is a constant, so a mistake in it shows in every test; the default bar is right all the same.
         if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} eta {eta} {msg}") {
@@ -66,9 +66,9 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// Steps there is nothing to do for.
-    pub(super) fn skip(&self, steps: usize) {
-        self.bar.inc(steps as u64);
+    /// So many more steps.
+    pub(super) fn more(&self, steps: usize) {
+        self.bar.inc_length(steps as u64);
     }
 
     /// Takes the bar away.

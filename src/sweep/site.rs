@@ -1,6 +1,6 @@
 //! A machine ready to measure: its devices, their compiler, and the output folder that no other sweep may write meanwhile.
 
-use super::{Choice, Options, Progress, choose_devices, compiler, gpu_folder};
+use super::{Choice, Options, Progress, choose_devices, compiler_within, gpu_folder};
 use crate::compile::Compiler;
 use crate::device::{self, Found, PROTOCOL};
 use crate::error::Result;
@@ -34,7 +34,8 @@ impl Site {
         let lock = Lock::take(&gpu_folder(&options.output, &profile.name).join(lock))?;
         let progress = Progress::new(options.quiet, options.verbose);
         progress.say(&announcement(options, &devices));
-        let compiler = if profile.is_cpu() { None } else { Some(compiler(profile, &progress)?) };
+        let compiler =
+            if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
         Ok(Self { devices, compiler, progress, _lock: lock })
     }
 

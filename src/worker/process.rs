@@ -18,10 +18,17 @@ pub struct Deadlines {
     pub trial: Duration,
 }
 
+impl Deadlines {
+    /// The plain reference kernels of the largest problems run for seconds.
+    pub const PREPARE: Duration = Duration::from_secs(120);
+    /// Tens of samples of the slowest kernel that is worth a sample.
+    pub const TRIAL: Duration = Duration::from_secs(10);
+}
+
 /// Far above anything that ends.
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { prepare: Duration::from_secs(120), trial: Duration::from_secs(20) }
+        Self { prepare: Self::PREPARE, trial: Self::TRIAL }
     }
 }
 

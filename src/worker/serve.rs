@@ -1,9 +1,9 @@
 //! The inside of the measuring process.
 
 use super::{Arm, Reply, Request, Verdict};
-use crate::device::{self, Device, Fault};
+use crate::device::{self, Address, Device, Fault};
 use crate::error::{Error, Result};
-use crate::measure::{self, Measurement, Sample, Sampling, Summary, Timer};
+use crate::measure::{self, Measurement, Sample, Sampling, Summary, Timer, WarmUp};
 use crate::model::Problem;
 use crate::process;
 use rand::SeedableRng;
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// # Errors
 /// Where a request cannot be read or the pipes break.
 pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
-    let mut session = Session { device: None, problem: None };
+    let mut session = Session { device: None, problem: None, cold: false };
     process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
             Fault::Refused(error) => Reply::Refused { error },
@@ -30,6 +30,8 @@ pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
 struct Session {
     device: Option<Box<dyn Device>>,
     problem: Option<Problem>,
+    /// A GPU that has had no load yet. The host is never cold: its cores change clocks faster than a kernel runs.
+    cold: bool,
 }
 
 /// The device's loaded kernel as a timer. Its fault is kept, since an error alone does not tell whether the device lives.
@@ -55,6 +57,7 @@ impl Session {
         match request {
             Request::Open { address, support } => {
                 self.device = Some(device::open(address, support.as_ref())?);
+                self.cold = address != Address::Cpu;
                 Ok(Reply::Done)
             }
             Request::Prepare { problem, seed, reference } => {
@@ -100,11 +103,24 @@ impl Session {
             Ok(rel_err) => rel_err,
             Err(wrong) => return Ok(wrong),
         };
-        let mut timer = Loaded { device: self.device()?, fault: None };
-        match measure::measure(&mut timer, sampling) {
-            Ok(measurement) => Ok(Verdict::Timed { rel_err, measurement, rounds_us: Vec::new() }),
-            Err(error) => Err(timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string()))),
+        self.warm_up()?;
+        let measurement = self.time(|timer| measure::measure(timer, sampling))?;
+        Ok(Verdict::Timed { rel_err, measurement, rounds_us: Vec::new() })
+    }
+
+    /// Before the first sample that counts; the kernel that is loaded is the load.
+    fn warm_up(&mut self) -> Result<(), Fault> {
+        if std::mem::take(&mut self.cold) {
+            let started = Instant::now();
+            self.time(|timer| measure::warm_up(timer, &WarmUp::default(), &|| started.elapsed()))?;
         }
+        Ok(())
+    }
+
+    /// Has the loaded kernel timed.
+    fn time<T>(&mut self, work: impl FnOnce(&mut dyn Timer) -> Result<T>) -> Result<T, Fault> {
+        let mut timer = Loaded { device: self.device()?, fault: None };
+        work(&mut timer).map_err(|error| timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string())))
     }
 
     fn rounds(&mut self, arms: &[Arm], rounds: u32, seed: u64) -> Result<Vec<Verdict>, Fault> {
@@ -118,6 +134,10 @@ impl Session {
             verified.push(outcome);
         }
         let mut order: Vec<usize> = (0..arms.len()).filter(|index| verified[*index].is_ok()).collect();
+        if let Some(first) = order.first().map(|index| &arms[*index]) {
+            self.device()?.load(&first.config, first.program.as_ref())?;
+            self.warm_up()?;
+        }
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); arms.len()];
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut dropped = 0;

@@ -1,0 +1,141 @@
+//! What the commands that measure have in common.
+
+use super::{Families, OutputArgs, families};
+use crate::compile::Settings;
+use crate::error::{Context, Error, Result};
+use crate::model::GpuProfile;
+use crate::sweep::{Choice, INTERRUPTED, Options};
+use crate::worker::Deadlines;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The flags of `sweep` and `sweep nightly` alike.
+#[derive(clap::Args, Debug)]
+pub(super) struct MeasureArgs {
+    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, or all
+    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    family: Families,
+    /// Plan in place of the family's own
+    #[arg(long, value_name = "PATH")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Stop measuring after this long: 90s, 10m, 2h
+    #[arg(long, value_name = "TIME")]
+    budget: Option<Time>,
+    /// Give up on a config that takes longer than this to be verified and timed
+    #[arg(long, value_name = "TIME", default_value_t = Time(Deadlines::TRIAL))]
+    trial_deadline: Time,
+    /// Give up on a kernel that compiles for longer than this
+    #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
+    compile_deadline: Time,
+    /// CUDA devices by number, or all of that kind
+    #[arg(long, value_name = "0,1|all")]
+    devices: Option<String>,
+    /// Seed of inputs and measuring orders
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print what it came to as JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl MeasureArgs {
+    /// A whole sweep on `gpu` with these flags.
+    pub(super) fn options(&self, gpu: &str) -> Result<Options> {
+        let (ordinals, all_devices) = devices(self.devices.as_deref())?;
+        Ok(Options {
+            choice: choice(gpu)?,
+            ordinals,
+            all_devices,
+            families: self.family.0.clone(),
+            plan: self.plan.clone(),
+            output: self.output.output.clone(),
+            budget: self.budget.map(|budget| budget.0),
+            trial_deadline: self.trial_deadline.0,
+            compile_deadline: self.compile_deadline.0,
+            shard: (0, 1),
+            fresh: false,
+            exhaustive: false,
+            seed: self.seed,
+            quiet: self.json,
+            verbose: false,
+            journal_only: false,
+        })
+    }
+}
+
+/// A time such as `90s`, `10m` or `2h`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time(pub(super) Duration);
+
+impl FromStr for Time {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::usage(format!("'{text}' is no time such as 90s, 10m or 2h"));
+        let split = text.find(|character: char| !character.is_ascii_digit() && character != '.').ok_or_else(wrong)?;
+        let (number, unit) = text.split_at(split);
+        let seconds = match unit {
+            "s" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let time = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+        if time.is_zero() { Err(wrong()) } else { Ok(Self(time)) }
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}s", self.0.as_secs_f64())
+    }
+}
+
+/// Reads `--gpu`.
+pub(super) fn choice(gpu: &str) -> Result<Choice> {
+    Ok(match gpu {
+        "auto" => Choice::Auto,
+        GpuProfile::CPU => Choice::Named(GpuProfile::CPU.into()),
+        name => Choice::Named(known_gpu(name)?),
+    })
+}
+
+/// A GPU's short name: one the tool knows, or one of a device that is here.
+fn known_gpu(name: &str) -> Result<String> {
+    let here = || crate::device::discover().into_iter().any(|found| found.profile.name == name);
+    match GpuProfile::by_name(name) {
+        Ok(profile) => Ok(profile.name),
+        Err(_) if here() => Ok(name.to_string()),
+        Err(error) => Err(error.context("--gpu")),
+    }
+}
+
+/// Reads `--devices`: the ordinals, and whether it is all.
+pub(super) fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
+    match list {
+        None => Ok((Vec::new(), false)),
+        Some("all") => Ok((Vec::new(), true)),
+        Some(list) => {
+            let ordinals = list.split(',').map(|ordinal| ordinal.trim().parse()).collect::<Result<_, _>>();
+            let wrong = |_| Error::usage(format!("--devices '{list}' is neither 'all' nor numbers such as 0,1"));
+            Ok((ordinals.map_err(wrong)?, false))
+        }
+    }
+}
+
+/// From now on an interrupt ends the sweep at its next trial, and a second one at once.
+pub(super) fn stop_on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: the journal is whole line by line
+        }
+    })
+    .map_err(Error::failure)
+    .context(|| "interrupt handler")
+}

@@ -1,0 +1,77 @@
+//! Would the same sweep serve the same configs again? The share of buckets where the first template changed, ties apart.
+
+use super::{Side, Time};
+use crate::derive::stats::{geomean, mean};
+use crate::heuristics::{Bucket, bucket_of};
+use crate::model::{Family, Problem};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The buckets with problems that both documents answer, by rule or by fallback. A bucket counts as changed where some problem
+/// of it is served another config first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Stability {
+    /// How many there are.
+    pub buckets: usize,
+    /// Those served another config that takes the same time, within noise: either belongs to the same tie class.
+    pub changed_within_ties: usize,
+    /// Those served another config that takes another time, or whose time is unknown.
+    pub changed_outside_ties: usize,
+    /// Share of the former.
+    pub share_within_ties: f64,
+    /// Share of the latter.
+    pub share_outside_ties: f64,
+}
+
+/// A class, and a bucket in it; a problem that this crate cannot name is a bucket of its own.
+type Place<'d> = (&'d str, Result<Bucket, &'d str>);
+
+/// The problems of one bucket.
+#[derive(Default)]
+struct Answers {
+    changed: bool,
+    /// Old and new time of each, where both are known.
+    times: Vec<Option<(Time, Time)>>,
+}
+
+impl Answers {
+    /// Whether old and new configs take the same time, within the noise of the noisier document.
+    fn are_tied(&self) -> bool {
+        let Some(times) = self.times.iter().copied().collect::<Option<Vec<_>>>() else { return false };
+        let ratios: Vec<f64> = times.iter().map(|(was, is)| is.us / was.us).collect();
+        let noises: Vec<f64> = times.iter().map(|(was, is)| was.noise.max(is.noise)).collect();
+        geomean(&ratios).zip(mean(&noises)).is_some_and(|(ratio, noise)| (ratio - 1.0).abs() <= noise)
+    }
+}
+
+impl Stability {
+    pub(super) fn between(old: &Side, new: &Side) -> Self {
+        let mut buckets: BTreeMap<Place, Answers> = BTreeMap::new();
+        for ((class, name), place) in &old.places {
+            let Some(now) = new.places.get(&(*class, *name)) else { continue };
+            let (was, is) = (&old.entries[place], &new.entries[now]);
+            let bucket = problem(class, name).map(|problem| bucket_of(&problem)).ok_or(*name);
+            let answers = buckets.entry((*class, bucket)).or_default();
+            answers.changed |= was.template != is.template;
+            answers.times.push(was.times[name].zip(is.times[name]));
+        }
+        let changed = buckets.values().filter(|answers| answers.changed);
+        let (tied, apart): (Vec<_>, Vec<_>) = changed.partition(|answers| answers.are_tied());
+        let (within, outside) = (tied.len(), apart.len());
+        let share = |count: usize| if buckets.is_empty() { 0.0 } else { count as f64 / buckets.len() as f64 };
+        Self {
+            buckets: buckets.len(),
+            changed_within_ties: within,
+            changed_outside_ties: outside,
+            share_within_ties: share(within),
+            share_outside_ties: share(outside),
+        }
+    }
+}
+
+/// The problem that a document calls `m=16,n=4096,k=4096 bf16` in its class.
+fn problem(class: &str, name: &str) -> Option<Problem> {
+    let family: Family = class.parse().ok()?;
+    let (shape, dtype) = name.rsplit_once(' ')?;
+    Problem::parse(family, shape, dtype.parse().ok()?).ok()
+}

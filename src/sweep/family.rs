@@ -1,0 +1,260 @@
+//! One family's sweep: search every problem, cross the finalists, derive, write the document.
+
+use super::lab::{DeviceBench, Lab};
+use super::schedule::{self, Stages};
+use super::{Counts, FamilySummary, Options, Site, Winner, document_path, journal_path, support_kernel};
+use crate::derive::{self, Defaults, Evidence, NOISE_FLOOR, pair, timing_of};
+use crate::device::Found;
+use crate::error::{Error, Result};
+use crate::families;
+use crate::heuristics::{Document, Heuristics, group_of};
+use crate::journal::{Stage, Trial};
+use crate::model::{Config, Family, GpuProfile, Problem};
+use crate::plan::{self, Plan};
+use crate::search::{self, Width};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Sweeps one family within the budget. `previous` is the document before the sweep: what it serves races again.
+pub(super) fn sweep_family(
+    site: &Site,
+    options: &Options,
+    plan: &Plan,
+    previous: Option<&Heuristics>,
+    budget: Option<Duration>,
+) -> Result<(FamilySummary, Counts)> {
+    let started = Instant::now();
+    let (profile, progress) = (&site.found().profile, &site.progress);
+    let problems = ordered_problems(options, plan, profile)?;
+    let path = journal_path(&options.output, &profile.name, plan.family, options.shard);
+    let journal = site.journal(&path, options.fresh)?;
+    let defaults = plan.defaults(profile);
+    let mut defenders = served_configs(previous, &problems);
+    defenders.retain(|config| !defaults.contains(config));
+    let must_race = [defaults.clone(), defenders.clone()].concat();
+    let mut lab = Lab::new(profile.clone(), site.compiler.as_ref(), options.seed, defenders, journal, progress);
+    lab.deadlines.trial = options.trial_deadline;
+    compile_ahead(site, plan, &problems)?;
+    progress.family(plan.family, problems.len());
+    let (open, finals) = (problems.clone(), BTreeMap::new());
+    let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, must_race, open, finals };
+    schedule::run(&mut sweep, budget)?;
+
+    let finals = sweep.finals;
+    let derived = if options.makes_document() { Some(derive_family(&path, plan, profile, &lab)?) } else { None };
+    let counts = lab.finish();
+    let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
+    for problem in &problems {
+        match finals.get(problem) {
+            Some(trials) => summary.winners.push(winner(trials, &defaults, served_config(previous, problem).as_ref())),
+            None if counts.out_of_time.contains(problem) => summary.unfinished += 1,
+            None => summary.unworkable.push(problem.to_string()),
+        }
+    }
+    if let Some(derived) = derived {
+        summary.rules = derived.rules.len();
+        summary.fallbacks = derived.fallbacks.values().map(BTreeMap::len).sum();
+        let document = document_path(&options.output, &profile.name);
+        let merged = if document.is_file() {
+            derive::merge(Document::load(&document)?, derived, &[plan.family.name().to_string()].into())
+        } else {
+            derived
+        };
+        merged.write_atomically(&document)?;
+    }
+    Ok((summary, counts))
+}
+
+/// Fills the compiler's queue, in the order of the problems, while the device works.
+fn compile_ahead(site: &Site, plan: &Plan, problems: &[Problem]) -> Result<()> {
+    let Some(compiler) = &site.compiler else { return Ok(()) };
+    compiler.request(&support_kernel())?;
+    for problem in problems {
+        compiler.request(&families::spec(plan.family).reference(problem).0)?;
+        for candidate in plan.candidates(problem, &site.found().profile) {
+            if let Ok(Some((kernel, _))) = candidate.program {
+                compiler.request(&kernel)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One family's sweep under way.
+struct FamilySweep<'s, 'a> {
+    started: Instant,
+    site: &'a Site,
+    options: &'s Options,
+    plan: &'s Plan,
+    lab: &'s Lab<'a>,
+    must_race: Vec<Config>,
+    /// Problems that are still to be searched.
+    open: Vec<Problem>,
+    /// The finalists of those that were, best first.
+    finals: BTreeMap<Problem, Vec<Trial>>,
+}
+
+impl Stages for FamilySweep<'_, '_> {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn search(&mut self, until: Option<Duration>) -> Result<bool> {
+        self.lab.set_deadline(until.map(|until| self.started + until));
+        self.lab.forget_out_of_time();
+        let finals = Mutex::new(std::mem::take(&mut self.finals));
+        on_all_devices(self.lab, &self.site.devices, &self.open, |bench, problem| {
+            let trials = self.search_one(bench, problem)?;
+            if let Some(best) = trials.first() {
+                self.site.progress.best(best);
+                finals.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, trials);
+            }
+            Ok(())
+        })?;
+        self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (lab, finals) = (self.lab, &self.finals);
+        self.open.retain(|problem| !finals.contains_key(problem) && lab.is_out_of_time(problem));
+        self.site.progress.more(self.open.len());
+        Ok(!self.open.is_empty())
+    }
+
+    fn cross(&mut self, until: Option<Duration>) -> Result<()> {
+        self.lab.set_deadline(until.map(|until| self.started + until));
+        let others = finals_of_other_shards(self.options, &self.site.found().profile.name, self.plan.family)?;
+        let all = self.finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone()));
+        let mut crossings = search::crossings(&all.collect());
+        crossings.retain(|(problem, _)| self.finals.contains_key(problem));
+        self.site.progress.more(crossings.len());
+        on_all_devices(self.lab, &self.site.devices, &crossings, |bench, (problem, configs)| {
+            bench.turn_to(*problem);
+            let best = self.finals[problem].first().and_then(|trial| trial.median_us);
+            bench.cross(configs, best)
+        })
+    }
+}
+
+impl FamilySweep<'_, '_> {
+    /// The finalists of one problem, best first; none where nothing works or the time is up.
+    fn search_one(&self, bench: &mut DeviceBench<'_, '_>, problem: &Problem) -> Result<Vec<Trial>> {
+        if !bench.has_time(problem)? {
+            return Ok(Vec::new());
+        }
+        bench.turn_to(*problem);
+        let profile = &self.site.found().profile;
+        let (candidates, width) = (self.plan.candidates(problem, profile), Width::default());
+        if self.options.exhaustive {
+            search::exhaust(bench, &candidates, &self.must_race, &width)
+        } else {
+            search::search(bench, &candidates, profile.multiprocessors, &self.must_race, &width)
+        }
+    }
+}
+
+/// The problems of this shard, so ordered that a run cut short has met every fallback group.
+fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Result<Vec<Problem>> {
+    let (index, count) = options.shard;
+    let mut seen = BTreeSet::new();
+    let problems = plan.problems(profile)?.iter().map(|planned| planned.problem);
+    let distinct = problems.filter(|problem| seen.insert(*problem));
+    let mut by_group: BTreeMap<&str, Vec<Problem>> = BTreeMap::new();
+    for problem in plan::shard(distinct, index, count) {
+        by_group.entry(group_of(&problem)).or_default().push(problem);
+    }
+    let mut numbered: Vec<(usize, &str, Problem)> = by_group
+        .into_iter()
+        .flat_map(|(group, problems)| {
+            problems.into_iter().enumerate().map(move |(turn, problem)| (turn, group, problem))
+        })
+        .collect();
+    numbered.sort_by_key(|(turn, group, _)| (*turn, *group));
+    Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
+}
+
+/// The document that one family's journal makes. Trials of kernels that have changed since say nothing of those served.
+fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile, lab: &Lab<'_>) -> Result<Document> {
+    let contents = crate::journal::read(journal)?;
+    let mut current = Vec::new();
+    for trial in contents.trials {
+        if lab.is_current(&trial)? {
+            current.push(trial);
+        }
+    }
+    let mut evidence = Evidence::default();
+    evidence.add_journal(&contents.headers, &current)?;
+    let defaults = Defaults::from([(plan.family, plan.defaults(profile))]);
+    Ok(derive::document(&evidence, &profile.name, &defaults).document)
+}
+
+/// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done
+/// crosses its problems with all finalists there are.
+fn finals_of_other_shards(options: &Options, gpu: &str, family: Family) -> Result<BTreeMap<Problem, Vec<Trial>>> {
+    let (own, count) = options.shard;
+    let mut finals: BTreeMap<Problem, Vec<Trial>> = BTreeMap::new();
+    for index in (0..count).filter(|index| *index != own) {
+        let path = journal_path(&options.output, gpu, family, (index, count));
+        if path.is_file() {
+            let trials = crate::journal::read(&path)?.trials.into_iter();
+            for trial in
+                trials.filter(|trial| trial.stage == Stage::Final && !trial.null_arm && trial.median_us.is_some())
+            {
+                finals.entry(trial.problem()).or_default().push(trial);
+            }
+        }
+    }
+    for trials in finals.values_mut() {
+        search::sort_by_time(trials);
+    }
+    Ok(finals)
+}
+
+/// Hands the tasks out to the devices as they come free.
+pub(crate) fn on_all_devices<T: Sync>(
+    lab: &Lab<'_>,
+    devices: &[Found],
+    tasks: &[T],
+    work: impl Fn(&mut DeviceBench<'_, '_>, &T) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let run = |found: &Found| {
+            let mut bench = DeviceBench::new(lab, found.address)?;
+            while let Some(task) = tasks.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                work(&mut bench, task)?;
+                lab.progress.step();
+            }
+            bench.leave();
+            Ok(())
+        };
+        let threads: Vec<_> = devices.iter().map(|found| scope.spawn(move || run(found))).collect();
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
+    });
+    outcomes.into_iter().collect()
+}
+
+/// What the document before would serve on these problems: its winners defend their place in every final.
+fn served_configs(previous: Option<&Heuristics>, problems: &[Problem]) -> Vec<Config> {
+    let mut configs: Vec<Config> = Vec::new();
+    for config in problems.iter().filter_map(|problem| served_config(previous, problem)) {
+        if !configs.contains(&config) {
+            configs.push(config);
+        }
+    }
+    configs
+}
+
+fn served_config(previous: Option<&Heuristics>, problem: &Problem) -> Option<Config> {
+    let template = previous?.lookup_problem(problem).best().cloned()?;
+    serde_json::from_value(template.into()).ok()
+}
+
+fn winner(trials: &[Trial], defaults: &[Config], served: Option<&Config>) -> Winner {
+    let best = &trials[0];
+    let default = trials.iter().find(|trial| defaults.contains(&trial.config));
+    let default_ratio = default.and_then(|default| Some(default.median_us?.0 / best.median_us?.0));
+    let served = served.and_then(|served| trials.iter().find(|trial| trial.config == *served));
+    let served_ratio = served.map(|served| pair(&timing_of(served), &timing_of(best), NOISE_FLOOR).ratio);
+    Winner { trial: Trial { rounds_us: Vec::new(), ..best.clone() }, default_ratio, served_ratio }
+}

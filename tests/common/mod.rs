@@ -1,0 +1,62 @@
+//! What the tests from outside share: a plan that takes a second on the host, folders to sweep in, and journals to read.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses a part; one that cannot go on may stop
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Two problems in two groups, four configs: a second's work.
+pub const PLAN: &str = r#"
+[space.cpu]
+default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
+[space.cpu.axes]
+block_sizes = [[8, 64]]
+num_warps = [1]
+reduction_loops = [["whole"], [64]]
+[[space.cpu.problem]]
+rows = 256
+cols = 300
+[[space.cpu.problem]]
+rows = 600
+cols = 300
+dtype = "f32"
+"#;
+
+/// The sweep of `plan.toml` on the host.
+pub const TINY: [&str; 6] = ["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml"];
+
+/// The plan with so many problems more that a sweep outlasts every test.
+pub fn long_plan() -> String {
+    let problems = (0..400).map(|more| format!("[[space.cpu.problem]]\nrows = {}\ncols = 300\n", 257 + more));
+    PLAN.to_string() + &problems.collect::<String>()
+}
+
+/// The tool, run in a folder. `$SWEEP_PROGRAM` may name a copy of it.
+pub fn sweep(folder: &Path) -> Command {
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_sweep"));
+    let mut command = Command::new(std::env::var_os("SWEEP_PROGRAM").map_or_else(built, PathBuf::from));
+    command.current_dir(folder);
+    command
+}
+
+/// A folder with the plan as `plan.toml`.
+pub fn folder_with_plan() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
+    folder
+}
+
+/// The lines of a journal, none where there is none; a torn last one is left out.
+pub fn journal_lines(journal: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(journal).unwrap_or_default();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The trials among them.
+pub fn trials(journal: &Path) -> Vec<Value> {
+    journal_lines(journal).into_iter().filter(|line| line["kind"] == "trial").collect()
+}

@@ -1,0 +1,182 @@
+//! Kernels, workers and compiles that hang, crash or lie: each costs one record with its status, the sweep completes, and
+//! none is tried again.
+
+#![cfg(all(feature = "harness", target_os = "linux"))]
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+mod common;
+
+use common::{sweep, trials};
+use include_dir::{Dir, include_dir};
+use kernel_sweep::device::cuda;
+use kernel_sweep::model::GpuProfile;
+use predicates::str::contains;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+static KERNELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
+const JOURNAL: &str = "journal/row_softmax.jsonl";
+
+/// A folder whose `sweeps/` and `kernels/` hold the plan and the kernel with faults, made for one GPU.
+fn folder_with_faults(profile: &GpuProfile) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (kernels, sweeps) = (folder.path().join("kernels"), folder.path().join("sweeps"));
+    fs::create_dir(&sweeps).unwrap();
+    fs::create_dir(&kernels).unwrap();
+    KERNELS.extract(&kernels).unwrap();
+    fs::rename(kernels.join("row_softmax.cu"), kernels.join("include/row_softmax_as_it_should_be.cuh")).unwrap();
+    fs::write(kernels.join("row_softmax.cu"), include_str!("faults/row_softmax.cu")).unwrap();
+    let stage_bytes = (profile.smem_per_block.0 - (16 << 10)) / 9;
+    let chunk = stage_bytes / 16 * 8; // vectors of 16 bytes, bf16 columns
+    let plan = include_str!("faults/row_softmax.toml").replace("CHUNK", &chunk.to_string());
+    fs::write(sweeps.join("row_softmax.toml"), plan).unwrap();
+    folder
+}
+
+/// What became of each config, by the field that picks its fault; each was tried once before any final.
+fn statuses(trials: &[Value], field: &str) -> BTreeMap<u64, String> {
+    let mut statuses = BTreeMap::new();
+    for trial in trials.iter().filter(|trial| trial["stage"] == "screen") {
+        let key = trial["config"].pointer(field).unwrap().as_u64().unwrap();
+        let status = trial["status"].as_str().unwrap().to_string();
+        assert!(status == "ok" || !trial["error"].as_str().unwrap().is_empty(), "{trial}");
+        assert!(statuses.insert(key, status).is_none(), "{trial} is there twice");
+    }
+    statuses
+}
+
+#[test]
+fn each_fault_of_a_kernel_costs_one_record_and_the_sweep_completes() {
+    let Some(found) = cuda::discover().into_iter().next() else {
+        eprintln!("no GPU here: nothing to test");
+        return;
+    };
+    let folder = folder_with_faults(&found.profile);
+    let journal = folder.path().join(format!("output/{}/{JOURNAL}", found.profile.name));
+    let run = || {
+        let mut command = sweep(folder.path());
+        command.args(["--family", "row_softmax", "--trial-deadline", "2s", "--compile-deadline", "5s", "--json"]);
+        let started = Instant::now();
+        let output = command.assert().success();
+        let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+        println!("{:.1} s: {}", started.elapsed().as_secs_f64(), summary["statuses"]);
+        (trials(&journal), summary)
+    };
+    let (tried, summary) = run();
+    let expected = [
+        (1, "ok"),
+        (2, "wrong"),
+        (3, "ok"),
+        (4, "timeout"),
+        (5, "crashed"),
+        (6, "crashed"),
+        (7, "compile_timeout"),
+        (8, "ok"),
+        (9, "launch_failed"),
+        (10, "pruned"),
+    ];
+    assert_eq!(statuses(&tried, "/num_stages"), expected.map(|(config, status)| (config, status.to_string())).into());
+    for (status, count) in [("wrong", 1), ("timeout", 1), ("crashed", 2), ("launch_failed", 1), ("compile_timeout", 1)]
+    {
+        assert_eq!(summary["statuses"][status], count, "{status}");
+    }
+    // Three configs work, and the winner twice.
+    assert_eq!(tried.iter().filter(|trial| trial["stage"] == "final" && trial["status"] == "ok").count(), 4);
+    for trial in tried.iter().filter(|trial| trial["status"] != "ok") {
+        println!("{} {}: {}", trial["status"], trial["config"], trial["error"]);
+    }
+
+    let (again, summary) = run();
+    assert_eq!(again, tried, "a resumed sweep tries nothing again");
+    assert_eq!(summary["statuses"], serde_json::json!({}));
+}
+
+#[test]
+fn a_compile_that_never_ends_is_cut_off_at_its_deadline() {
+    let folder = folder_with_faults(&GpuProfile::by_name("h200").unwrap());
+    let started = Instant::now();
+    let mut command = sweep(folder.path());
+    command.args(["compile", "--gpu", "h200", "--family", "row_softmax", "--compile-deadline", "10s"]);
+    command
+        .assert()
+        .code(4)
+        .stderr(contains("no answer in 10 s"))
+        .stderr(contains("10 configs, 8 compiled, 1 failed, 0 spilling, 1 pruned"));
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    assert_eq!(processes_in(folder.path()), Vec::<String>::new(), "nothing compiles on");
+}
+
+/// The processes that work in a folder.
+fn processes_in(folder: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let inside = processes.filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder));
+    inside.map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default()).collect()
+}
+
+const PLAN: &str = r#"
+[space.cpu]
+default = { block_sizes = [1], num_warps = 1, reduction_loops = ["whole"] }
+[space.cpu.axes]
+block_sizes = [[1, 2, 4, 8, 16, 32]]
+num_warps = [1]
+reduction_loops = [["whole"]]
+[[space.cpu.problem]]
+rows = 64
+cols = 300
+"#;
+
+/// A program that is the tool, but for a measuring process that hangs, dies, lies or refuses on some configs.
+fn tool_with_faults(folder: &Path) -> std::path::PathBuf {
+    let script = r#"#!/bin/bash
+[ "$1" = worker ] || exec TOOL "$@"
+coproc WORKER { exec TOOL worker; }
+while IFS= read -r line; do
+    case "$line" in
+        *'"ask":"trial"'*'"block_sizes":[2]'*) read -r -t 1000 <&"${WORKER[0]}" ;;
+        *'"ask":"trial"'*'"block_sizes":[4]'*) exit 1 ;;
+        *'"ask":"trial"'*'"block_sizes":[8]'*) echo '{"reply":"dead","error":"an illegal address"}'; exit ;;
+        *'"ask":"trial"'*'"block_sizes":[16]'*)
+            echo '{"reply":"trial","verdict":{"verdict":"wrong","rel_err":0.5,"poisoned":0},"busy_s":0}'
+            continue ;;
+    esac
+    printf '%s\n' "$line" >&"${WORKER[1]}"
+    IFS= read -r answer <&"${WORKER[0]}" || exit 1
+    printf '%s\n' "$answer"
+done
+"#;
+    let path = folder.join("tool_with_faults");
+    let tool = sweep(folder).get_program().to_string_lossy().into_owned();
+    fs::write(&path, script.replace("TOOL", &tool)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn each_fault_of_a_measuring_process_costs_one_record_and_the_sweep_completes() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
+    let tool = tool_with_faults(folder.path());
+    let run = || {
+        let mut command = sweep(folder.path());
+        command.env("SWEEP_PROGRAM", &tool).args(common::TINY).args(["--trial-deadline", "3s", "-q"]);
+        command.assert().success();
+        trials(&folder.path().join("output/cpu").join(JOURNAL))
+    };
+    let tried = run();
+    let expected = [(1, "ok"), (2, "timeout"), (4, "crashed"), (8, "crashed"), (16, "wrong"), (32, "ok")];
+    let expected = expected.map(|(config, status)| (config, status.to_string()));
+    assert_eq!(statuses(&tried, "/block_sizes/0"), expected.into());
+    let finals = tried.iter().filter(|trial| trial["stage"] == "final");
+    assert!(finals.clone().count() == 3 && finals.clone().all(|trial| trial["status"] == "ok"));
+    let error = |rows| {
+        let wanted = |trial: &&Value| trial["config"]["block_sizes"][0] == rows;
+        tried.iter().find(wanted).unwrap()["error"].as_str().unwrap().to_string()
+    };
+    assert_eq!((error(2), error(8)), ("no answer in 3 s".into(), "an illegal address".into()));
+    assert_eq!(run(), tried, "a resumed sweep tries nothing again");
+}
