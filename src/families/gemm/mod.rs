@@ -285,7 +285,7 @@ mod tests {
     use crate::model::{Dtype, Family};
     use proptest::prelude::*;
 
-    const GEMMS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
+    pub(super) const GEMMS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
 
     pub(super) fn problem(family: Family, m: i64, n: i64, k: i64) -> Problem {
         Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap()
