@@ -36,7 +36,6 @@ pub(super) fn sweep_family(
     defenders.retain(|config| !defaults.contains(config));
     let mut lab = Lab::new(profile.clone(), site.compiler.as_ref(), options.seed, defenders, journal, progress);
     lab.deadlines.trial = options.trial_deadline;
-    compile_ahead(site, plan, &problems)?;
     progress.family(plan.family, problems.len());
     let (open, finals) = (problems.clone(), BTreeMap::new());
     let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, previous, open, finals };
@@ -67,9 +66,10 @@ pub(super) fn sweep_family(
     Ok((summary, counts))
 }
 
-/// Fills the compiler's queue, in the order of the problems, while the device works.
-fn compile_ahead(site: &Site, plan: &Plan, problems: &[Problem]) -> Result<()> {
+/// Fills the compiler's queue with a family's kernels, in the order of its problems.
+pub(super) fn compile_ahead(site: &Site, options: &Options, plan: &Plan) -> Result<()> {
     let Some(compiler) = &site.compiler else { return Ok(()) };
+    let problems = ordered_problems(options, plan, &site.found().profile)?;
     compiler.request(&support_kernel())?;
     let kernels = problems.par_iter().map(|problem| kernels(plan, problem, &site.found().profile));
     kernels.collect::<Vec<_>>().iter().flatten().try_for_each(|kernel| compiler.request(kernel).map(drop))
