@@ -383,8 +383,11 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
 
 // ---- Storing ----
 
-// Holds the threads of one group; barrier 0 is __syncthreads.
-__device__ __forceinline__ void group_sync(const LanePlace& place) { ptx::barrier_sync<128>(1 + place.group); }
+// Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
+// at run time takes all 16, of which a multiprocessor has too few for many programs.
+__device__ __forceinline__ void group_sync(const LanePlace& place) {
+    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
+}
 
 // Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
 __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, int pass, const LanePlace& place) {
