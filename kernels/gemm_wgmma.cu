@@ -579,11 +579,10 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     const Layout at{ptx::shared_address(smem)};
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;
+    const bool loads = thread >= 32 * NUM_WARPS;
     if (thread == 32 * NUM_WARPS) {
-        prefetch(a);
         prefetch(b);
-    }
-    if (thread == 0) {
+        prefetch(a);
         for (int stage = 0; stage < NUM_STAGES; ++stage) {
             ptx::mbarrier_init(at.full(stage), FULL_ARRIVALS);
             ptx::mbarrier_init(at.empty(stage), NUM_WARPS);
@@ -592,11 +591,17 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         ptx::fence_mbarrier_init();
         if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
     }
-    __syncthreads();
+    // The loading warp knows its barriers and begins at once; the others wait for them.
+    __syncwarp();
+    if (loads) {
+        ptx::barrier_arrive<THREADS>(0);
+    } else {
+        ptx::barrier_sync<THREADS>(0);
+    }
     if (split_k > 1) ptx::cluster_arrive_relaxed();
 
     Ring ring;
-    if (thread >= 32 * NUM_WARPS) {
+    if (loads) {
         if constexpr (HANDS_OVER) {
             ptx::release_registers<40>();
             if (thread >= 32 * NUM_WARPS + 32) {
