@@ -10,6 +10,9 @@
 // to shared memory, NUM_STAGES steps ahead; the others multiply, and decode one part of a step while another is
 // multiplied. Programs of a cluster may share one tile's k: each sends its sums to the program that adds them up.
 //
+// Tiles of up to 16 rows are multiplied warp by warp with mma.sync, on the same fragments: wgmma takes as long for them as
+// for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
+//
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (8, 16, 32, 64, 128, 192, 256), columns of C and elements of k
 //                               (multiples of 64)
@@ -135,6 +138,9 @@ constexpr int CHUNK = !Weights::DECODED                     ? BLOCK_K / 16
 constexpr int CHUNKS = BLOCK_K / 16 / CHUNK;
 static_assert(CHUNK * CHUNKS * 16 == BLOCK_K, "a step has whole chunks");
 
+// Whether each warp multiplies by itself.
+constexpr bool BY_WARP = BLOCK_M <= 16;
+
 constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
 using Accumulators = float[TILES][SUMS];
 
@@ -146,9 +152,10 @@ constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32);
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
 // but no more than leave each thread registers for its sums, its operands and its addresses. A quarter of the
 // multiprocessor has 512 for each lane, and hosts every fourth warp.
-constexpr int REGISTERS = TILES * SUMS + (Weights::DECODED ? 2 * CHUNK * TILES * 4 : 0) + 48;
+constexpr int FRAGMENT_REGISTERS = BY_WARP ? 16 : Weights::DECODED ? 2 * CHUNK * TILES * 4 : 0;
+constexpr int REGISTERS = TILES * SUMS + FRAGMENT_REGISTERS + 48;
 constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
-constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * REGISTERS);
+constexpr int BY_REGISTERS = BY_WARP ? 4 * 512 / ((NUM_WARPS + 1) * REGISTERS) : 512 / ((GROUPS + 1) * REGISTERS);
 constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
 
 extern __shared__ __align__(1024) byte smem[];
@@ -286,16 +293,17 @@ struct Fragments {
     }
 
     __device__ __forceinline__ void load(u32 lane_address, int chunk) {
-        constexpr int K16_BYTES = 16 / Format::K_PER_ROW * BTile::WIDTH;
 #pragma unroll
-        for (int k16 = 0; k16 < CHUNK; ++k16) load_k16(word[k16], lane_address + (chunk * CHUNK + k16) * K16_BYTES);
+        for (int k16 = 0; k16 < CHUNK; ++k16) load_k16(word[k16], lane_address, chunk * CHUNK + k16);
     }
 
-    __device__ __forceinline__ static void load_k16(u32 (&fragment)[TILES][4], u32 address) {
+    __device__ __forceinline__ static void load_k16(u32 (&fragment)[TILES][4], u32 lane_address, int k16) {
+        const int k16_bytes = k16 * (16 / Format::K_PER_ROW) * BTile::WIDTH;
+        const u32 address = lane_address + k16_bytes;
         if constexpr (PACKED) {
             // Words of the lane's columns in rows t and t + 4, where the swizzle flips one bit of the address.
             constexpr u32 FLIP = BTile::WIDTH == 128 ? 64 : 32;
-            const u32 below = (address ^ FLIP) + 4 * BTile::WIDTH;
+            const u32 below = (lane_address ^ FLIP) + 4 * BTile::WIDTH + k16_bytes;
             if constexpr (TILES == 1) {
                 const u32 low = ptx::load_shared_u16(address), high = ptx::load_shared_u16(below);
                 Format::unpack(fragment[0], low | high << 16);
@@ -310,8 +318,10 @@ struct Fragments {
 #pragma unroll
             for (int i = 0; i < TILES; ++i) {
                 ptx::ldmatrix_x4_trans(fragment[i], address + i * BTile::PANEL_BYTES);
+                if constexpr (Format::DECODED) {
 #pragma unroll
-                for (int r = 0; r < 4; ++r) fragment[i][r] = Format::round_pair(fragment[i][r]);
+                    for (int r = 0; r < 4; ++r) fragment[i][r] = Format::round_pair(fragment[i][r]);
+                }
             }
         }
     }
@@ -381,10 +391,49 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
     if (place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
 }
 
+// The same with each warp for itself.
+template <typename Format>
+__device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& ring, const Layout& at,
+                                                      const LanePlace& place, int steps) {
+    // Matrices of 8 rows of A and 8 of k: 16 of k, then the next 8 rows.
+    const u32 a_offset = ATile::offset(BLOCK_M == 8 ? place.lane % 8 : place.lane % 8 + place.lane / 16 * 8,
+                                       place.lane / 8 % 2 * 16);
+    const u32 b_offset = Fragments<Format>::lane_offset(place);
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+        for (int s = 0; s < SUMS; ++s) acc[i][s] = 0;
+    }
+    for (int step = 0; step < steps; ++step) {
+        ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
+        const u32 a = at.a(ring.stage) + a_offset, b = at.b(ring.stage) + b_offset;
+#pragma unroll
+        for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
+            u32 rows[4], columns[TILES][4];
+            ptx::ldmatrix_x4(rows, (a ^ k16 % 4 * 32) + k16 / 4 * ATile::PANEL_BYTES);
+            Fragments<Format>::load_k16(columns, b, k16);
+#pragma unroll
+            for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+                for (int j = 0; j < BLOCK_M / 8; ++j) {
+                    const u32 eight_rows[2] = {rows[2 * j], rows[2 * j + 1]};
+                    ptx::mma_m16n8k16(reinterpret_cast<float(&)[4]>(acc[i][4 * j]), columns[i], eight_rows);
+                }
+            }
+        }
+        __syncwarp();
+        if (place.lane == 0) ptx::mbarrier_arrive(at.empty(ring.stage));
+        ring.advance();
+    }
+}
+
 // ---- Storing ----
 
-// Holds the threads of one group; barrier 0 is __syncthreads.
-__device__ __forceinline__ void group_sync(const LanePlace& place) { ptx::barrier_sync<128>(1 + place.group); }
+// Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
+// at run time takes all 16, of which a multiprocessor has too few for many programs.
+__device__ __forceinline__ void group_sync(const LanePlace& place) {
+    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
+}
 
 // Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
 __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, int pass, const LanePlace& place) {
@@ -530,11 +579,10 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     const Layout at{ptx::shared_address(smem)};
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;
+    const bool loads = thread >= 32 * NUM_WARPS;
     if (thread == 32 * NUM_WARPS) {
-        prefetch(a);
         prefetch(b);
-    }
-    if (thread == 0) {
+        prefetch(a);
         for (int stage = 0; stage < NUM_STAGES; ++stage) {
             ptx::mbarrier_init(at.full(stage), FULL_ARRIVALS);
             ptx::mbarrier_init(at.empty(stage), NUM_WARPS);
@@ -543,11 +591,17 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         ptx::fence_mbarrier_init();
         if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
     }
-    __syncthreads();
+    // The loading warp knows its barriers and begins at once; the others wait for them.
+    __syncwarp();
+    if (loads) {
+        ptx::barrier_arrive<THREADS>(0);
+    } else {
+        ptx::barrier_sync<THREADS>(0);
+    }
     if (split_k > 1) ptx::cluster_arrive_relaxed();
 
     Ring ring;
-    if (thread >= 32 * NUM_WARPS) {
+    if (loads) {
         if constexpr (HANDS_OVER) {
             ptx::release_registers<40>();
             if (thread >= 32 * NUM_WARPS + 32) {
@@ -571,7 +625,12 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     int turn = 0;
     for (int index = work.first; index < work.end; index += work.stride) {
         Accumulators acc;
-        multiply_tile<Weights>(acc, ring, at, place, work.steps.end - work.steps.begin);
+        const int steps = work.steps.end - work.steps.begin;
+        if constexpr (BY_WARP) {
+            multiply_tile_by_warp<Weights>(acc, ring, at, place, steps);
+        } else {
+            multiply_tile<Weights>(acc, ring, at, place, steps);
+        }
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
         const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
         const LanePlace writer(ptx::opaque(thread));

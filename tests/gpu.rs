@@ -122,7 +122,7 @@ impl Random {
                 let any = 1 + self.below(200_000) as i64;
                 dimensions[0].1 = self.extent(&[any]);
                 if self.below(2) == 0 {
-                    dimensions[0].1 *= self.extent(&[any]);
+                    dimensions[0].1 *= self.pick(&EXTENTS);
                 }
             }
         }

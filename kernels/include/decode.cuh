@@ -155,35 +155,30 @@ struct Int4 : Packed<Int4> {
 // E2M1: 0 .5 1 1.5 2 3 4 6, bit 3 = sign.
 struct Fp4 : Packed<Fp4> {
     __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
+        const u32 low = word & NIBBLES, high = word >> 4 & NIBBLES;
 #pragma unroll
-        for (int j = 0; j < 4; j += 2) {
-            const u32 bytes = offset_bytes(word >> (8 * j));
-            pairs[j] = pair(bytes, 0x4140);
-            pairs[j + 1] = pair(bytes, 0x4342);
-        }
+        for (int j = 0; j < 4; ++j) pairs[j] = pair(ptx::permute_bytes(low, high, 0xC480 + 0x1111 * j));
     }
 
     __device__ static void decode_rows(bf16x2 (&rows)[2][4], const u32 (&raw)[2]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const u32 bytes = offset_bytes(raw[i / 2] >> (16 * (i % 2)));
-            rows[0][i] = pair(bytes, 0x4240);
-            rows[1][i] = pair(bytes, 0x4341);
+            const u32 selector = i % 2 == 0 ? 0x9180 : 0xB3A2;
+            const u32 low = raw[i / 2] & NIBBLES, high = raw[i / 2] >> 4 & NIBBLES;
+            rows[0][i] = pair(ptx::permute_bytes(low, low, selector));
+            rows[1][i] = pair(ptx::permute_bytes(high, high, selector));
         }
     }
 
-    // 16 + 2x of the four lowest codes, from two byte tables, one for each sign; a code of the other sign picks 0, the
-    // replicated sign of a table byte.
-    __device__ static u32 offset_bytes(u32 codes) {
-        const u32 positive = ptx::permute_bytes(0x13121110u, 0x1C181614u, codes);
-        const u32 negative = ptx::permute_bytes(0x0D0E0F10u, 0x04080A0Cu, codes ^ 0x8888u);
-        return positive | negative;
-    }
+    // Bytes whose sign, replicated by permute_bytes, is a byte of zeros.
+    static constexpr u32 NIBBLES = 0x0F0F0F0Fu;
 
-    // Two of offset_bytes; in the low mantissa bits of 128 that is 144 + 2x.
-    __device__ static bf16x2 pair(u32 bytes, u32 selector) {
-        constexpr bf16x2 HALF = 0x3F003F00u, MINUS_72 = 0xC290C290u;
-        return ptx::fma_bf16x2(ptx::permute_bytes(bytes, 0x43434343u, selector), HALF, MINUS_72);
+    // A code in each half, alone: its sign goes to the sign and the rest to the last bits of the exponent and the first of
+    // the mantissa, where it reads 2^-126 times too little; codes without exponent bits are subnormal there too. Both
+    // shifts are one product, which leaves the busier integer units free.
+    __device__ static bf16x2 pair(u32 codes) {
+        constexpr bf16x2 TWO_TO_126 = 0x7E807E80u, ZERO = 0x80008000u;
+        return ptx::fma_bf16x2(codes * 0x1040u & 0x81C081C0u, TWO_TO_126, ZERO);
     }
 };
 

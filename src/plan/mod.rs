@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::families::{self, KernelSpec, Launch, Rejection};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use include_dir::{Dir, include_dir};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -92,7 +93,7 @@ impl Plan {
         for space in self.spaces(profile) {
             configs.extend(space.configs.iter().filter(|config| **config != space.default).cloned());
         }
-        configs.into_iter().map(|config| candidate(config, problem, profile)).collect()
+        configs.into_par_iter().map(|config| candidate(config, problem, profile)).collect()
     }
 }
 

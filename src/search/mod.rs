@@ -112,18 +112,24 @@ pub fn exhaust(
     race(bench, candidates, must_race, &scores, width)
 }
 
-/// The candidates that share one compiled kernel; host kernels are each their own.
+/// The candidates that share one compiled kernel; host kernels are each their own. Of those with the same launch it is the one
+/// that leaves the split to the launch, which other problems may be served well by, else the first.
 fn variants(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
     let mut order: Vec<Vec<&Candidate>> = Vec::new();
     let mut places: BTreeMap<&KernelSpec, usize> = BTreeMap::new();
     for candidate in candidates {
         match &candidate.program {
-            Ok(Some((kernel, _))) => {
+            Ok(Some((kernel, launch))) => {
                 let place = *places.entry(kernel).or_insert(order.len());
                 if place == order.len() {
                     order.push(Vec::new());
                 }
-                order[place].push(candidate);
+                let same = |other: &&mut &Candidate| matches!(&other.program, Ok(Some((_, other))) if other == launch);
+                match order[place].iter_mut().find(same) {
+                    None => order[place].push(candidate),
+                    Some(other) if candidate.config.split_k.is_none() => *other = candidate,
+                    Some(_) => {}
+                }
             }
             Ok(None) => order.push(vec![candidate]),
             Err(_) => {}
@@ -157,11 +163,15 @@ fn blocks(candidate: &Candidate) -> u64 {
 }
 
 /// The launches a kernel is screened with: program order and grouping of the first candidate (the axes list the usual
-/// one first), once with the fewest programs and once with just enough to fill the GPU.
+/// one first), with the split that the launch chooses by itself; where it does not, once with the fewest programs and once
+/// with just enough to fill the GPU.
 fn representatives<'a>(variant: &[&'a Candidate], multiprocessors: u32) -> Vec<&'a Candidate> {
     let Some(first) = variant.first() else { return Vec::new() };
     let mut by_size: Vec<_> =
         variant.iter().copied().filter(|candidate| differing(&first.config, &candidate.config) & !SPLIT == 0).collect();
+    if let Some(chooses) = by_size.iter().find(|candidate| candidate.config.split_k.is_none()) {
+        return vec![chooses];
+    }
     by_size.sort_by_key(|candidate| blocks(candidate));
     let fills = by_size.iter().copied().find(|candidate| blocks(candidate) >= u64::from(multiprocessors));
     let fewest = by_size.first().copied();
@@ -289,7 +299,7 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::Rejection;
+    use crate::families::{Arg, Rejection};
     use crate::journal::Status;
     use crate::model::{Bytes, Dtype, Family, PidType, Shape};
 
@@ -370,7 +380,7 @@ mod tests {
                             cluster: 1,
                             threads: 32,
                             dynamic_smem: Bytes(0),
-                            args: Vec::new(),
+                            args: vec![Arg::I32(group as i32), Arg::I32(pid as i32)],
                             workspace: Bytes(0),
                             counters: 0,
                         };
@@ -406,6 +416,17 @@ mod tests {
         assert_eq!(best[0].median_us, Some(Micros(10.0)));
         assert_eq!(bench.trials, space().len() + EXHAUSTIVE_SURVIVORS);
         assert_eq!(bench.raced.first(), bench.raced.last());
+    }
+
+    #[test]
+    fn of_equal_launches_only_the_one_that_serves_other_problems_too_is_tried() {
+        let mut candidates = space();
+        let chooses = candidates[0].clone();
+        candidates.push(Candidate { config: Config { split_k: None, ..chooses.config }, ..chooses });
+        let variant = &variants(&candidates)[0];
+        assert_eq!(variant.len(), space().len() / 8);
+        assert_eq!(variant[0].config.split_k, None);
+        assert_eq!(representatives(variant, 132), [variant[0]]);
     }
 
     #[test]

@@ -6,12 +6,13 @@ use super::{Counts, FamilySummary, Options, Site, Winner, document_path, journal
 use crate::derive::{self, Defaults, Evidence, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, Result};
-use crate::families;
+use crate::families::{self, KernelSpec};
 use crate::heuristics::{Document, Heuristics, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
 use crate::search::{self, Width};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -33,13 +34,11 @@ pub(super) fn sweep_family(
     let defaults = plan.defaults(profile);
     let mut defenders = served_configs(previous, &problems);
     defenders.retain(|config| !defaults.contains(config));
-    let must_race = [defaults.clone(), defenders.clone()].concat();
     let mut lab = Lab::new(profile.clone(), site.compiler.as_ref(), options.seed, defenders, journal, progress);
     lab.deadlines.trial = options.trial_deadline;
-    compile_ahead(site, plan, &problems)?;
     progress.family(plan.family, problems.len());
     let (open, finals) = (problems.clone(), BTreeMap::new());
-    let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, must_race, open, finals };
+    let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, previous, open, finals };
     schedule::run(&mut sweep, budget)?;
 
     let finals = sweep.finals;
@@ -67,19 +66,22 @@ pub(super) fn sweep_family(
     Ok((summary, counts))
 }
 
-/// Fills the compiler's queue, in the order of the problems, while the device works.
-fn compile_ahead(site: &Site, plan: &Plan, problems: &[Problem]) -> Result<()> {
+/// Fills the compiler's queue with a family's kernels, in the order of its problems.
+pub(super) fn compile_ahead(site: &Site, options: &Options, plan: &Plan) -> Result<()> {
     let Some(compiler) = &site.compiler else { return Ok(()) };
+    let problems = ordered_problems(options, plan, &site.found().profile)?;
     compiler.request(&support_kernel())?;
-    for problem in problems {
-        compiler.request(&families::spec(plan.family).reference(problem).0)?;
-        for candidate in plan.candidates(problem, &site.found().profile) {
-            if let Ok(Some((kernel, _))) = candidate.program {
-                compiler.request(&kernel)?;
-            }
-        }
-    }
-    Ok(())
+    let kernels = problems.par_iter().map(|problem| kernels(plan, problem, &site.found().profile));
+    kernels.collect::<Vec<_>>().iter().flatten().try_for_each(|kernel| compiler.request(kernel).map(drop))
+}
+
+/// The kernels of one problem, its reference first, each once.
+fn kernels(plan: &Plan, problem: &Problem, profile: &GpuProfile) -> Vec<KernelSpec> {
+    let candidates = plan.candidates(problem, profile).into_iter();
+    let programs = candidates.filter_map(|candidate| Some(candidate.program.ok()??.0));
+    let mut seen = BTreeSet::new();
+    let all = std::iter::once(families::spec(plan.family).reference(problem).0).chain(programs);
+    all.filter(|kernel| seen.insert(kernel.clone())).collect()
 }
 
 /// One family's sweep under way.
@@ -89,7 +91,7 @@ struct FamilySweep<'s, 'a> {
     options: &'s Options,
     plan: &'s Plan,
     lab: &'s Lab<'a>,
-    must_race: Vec<Config>,
+    previous: Option<&'s Heuristics>,
     /// Problems that are still to be searched.
     open: Vec<Problem>,
     /// The finalists of those that were, best first.
@@ -144,10 +146,12 @@ impl FamilySweep<'_, '_> {
         bench.turn_to(*problem);
         let profile = &self.site.found().profile;
         let (candidates, width) = (self.plan.candidates(problem, profile), Width::default());
+        let mut must_race = self.plan.defaults(profile);
+        must_race.extend(served_config(self.previous, problem));
         if self.options.exhaustive {
-            search::exhaust(bench, &candidates, &self.must_race, &width)
+            search::exhaust(bench, &candidates, &must_race, &width)
         } else {
-            search::search(bench, &candidates, profile.multiprocessors, &self.must_race, &width)
+            search::search(bench, &candidates, profile.multiprocessors, &must_race, &width)
         }
     }
 }

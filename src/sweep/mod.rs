@@ -256,6 +256,8 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     };
     let document = document_path(&options.output, gpu);
     let previous = if document.is_file() { Some(Heuristics::load(&document)?) } else { None };
+    // One family's kernels compile while the device is busy with those before it.
+    plans.iter().try_for_each(|plan| family::compile_ahead(site, options, plan))?;
     let left = || options.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let mut busy_s = 0.0;
     let mut options = options.clone();

@@ -28,10 +28,11 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
-    pub(super) fn watch(ordinal: u32) -> Self {
+    /// Watches the GPU at that place on the PCI bus: CUDA may show a process fewer GPUs, in another order, than NVML.
+    pub(super) fn watch(pci_bus_id: String) -> Self {
         let reading = Arc::new(Reading::default());
         let shared = Arc::clone(&reading);
-        std::thread::spawn(move || poll(ordinal, &shared));
+        std::thread::spawn(move || poll(&pci_bus_id, &shared));
         Self { reading }
     }
 
@@ -42,9 +43,9 @@ impl Clocks {
     }
 }
 
-fn poll(ordinal: u32, reading: &Reading) {
+fn poll(pci_bus_id: &str, reading: &Reading) {
     let Ok(nvml) = Nvml::init() else { return };
-    let Ok(device) = nvml.device_by_index(ordinal) else { return };
+    let Ok(device) = nvml.device_by_pci_bus_id(pci_bus_id) else { return };
     let slow = ThrottleReasons::HW_SLOWDOWN
         | ThrottleReasons::HW_THERMAL_SLOWDOWN
         | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN

@@ -16,7 +16,7 @@ use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDi
 use cudarc::driver::{DriverError, result, sys};
 use memory::{Buffer, Flag};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::path::{Path, PathBuf};
 
 /// How long a gate holds the stream when the host forgets it, in nanoseconds.
@@ -93,6 +93,16 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
         arch,
     };
     Ok(Found { address: Address::Cuda(ordinal.unsigned_abs()), name, driver: clocks::driver_version(), profile })
+}
+
+/// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
+fn pci_bus_id(device: sys::CUdevice) -> Result<String, Fault> {
+    let mut text = [0; 32];
+    // SAFETY: the driver writes at most as many characters as it is told there is room for, and ends them with a zero.
+    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }.result()?;
+    let bytes: Vec<u8> = text.iter().map(|character: &std::ffi::c_char| *character as u8).collect();
+    let id = CStr::from_bytes_until_nul(&bytes).map_err(|_| Fault::Dead("a PCI bus id without an end".into()))?;
+    Ok(id.to_string_lossy().into_owned())
 }
 
 /// A short name for a GPU the tool does not know: `NVIDIA L4` → `l4`.
@@ -205,7 +215,7 @@ impl Gpu {
             start: result::event::create(timed)?,
             end: result::event::create(timed)?,
             gate: Flag::new()?,
-            clocks: Clocks::watch(ordinal),
+            clocks: Clocks::watch(pci_bus_id(device)?),
             flush: Buffer::new(2 * u64::from(l2))?,
             sums: [Buffer::new(3 * 8)?, Buffer::new(3 * 8)?],
             support: Support::load(support)?,
