@@ -336,7 +336,7 @@ mod tests {
         let parts = |config: &Config, shape| launch(Family::Matmul, config, shape).cluster;
         let decode = automatic([64, 64, 64], 6, PidType::Flat);
         assert_eq!(parts(&decode, [64, 4096, 14336]), 2);
-        assert_eq!(parts(&decode, [64, 28672, 8192]), 1);
+        assert_eq!(parts(&decode, [64, 2 * 132 * 64, 8192]), 1);
         assert_eq!(parts(&decode, [1, 1, 1]), 1);
         assert_eq!(parts(&automatic([64, 64, 64], 6, PidType::PersistentInterleaved), [64, 4096, 14336]), 1);
         let wide = |blocks| Config { num_warps: Some(8), ..automatic(blocks, 4, PidType::Flat) };
