@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A kernel's identity: hash of source with includes, options, compiler version and architecture.
+/// A kernel's identity: hash of its code with includes and without comments, options, compiler version and architecture.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Key(pub String);

@@ -228,7 +228,7 @@ impl Shared {
     fn key(&self, spec: &KernelSpec) -> Result<Key> {
         let source = self.sources.assemble(spec.source)?;
         let options = self.options(spec).join(" ");
-        Ok(Key::of(&[&source, &options, &self.version]))
+        Ok(Key::of(&[&source.code.0, &options, &self.version]))
     }
 
     fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
@@ -285,7 +285,7 @@ impl Shared {
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
             name: spec.source.to_string(),
-            source: self.sources.assemble(spec.source)?,
+            source: self.sources.assemble(spec.source)?.text.to_string(),
             options: self.options(spec),
             output: scratch.path().to_path_buf(),
         };

@@ -1,10 +1,11 @@
 //! Source assembly: a kernel file with its includes put in place, so that one text is the whole input of a compile.
 
+use super::cache::Key;
 use crate::error::{Error, Result};
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 
@@ -12,7 +13,16 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 #[derive(Debug)]
 pub(super) struct Sources {
     folder: Option<PathBuf>,
-    assembled: Mutex<BTreeMap<&'static str, String>>,
+    assembled: Mutex<BTreeMap<&'static str, Source>>,
+}
+
+/// The text of a compile.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// What the compiler reads.
+    pub(super) text: Arc<str>,
+    /// The hash of the code in it. A comment changes no kernel, so it costs no night's measurements.
+    pub(super) code: Key,
 }
 
 impl Sources {
@@ -23,15 +33,16 @@ impl Sources {
 
     /// The text of `name` with every `#include "…"` replaced by that file, each once. `#line` keeps the compiler's
     /// messages pointing at the files.
-    pub(super) fn assemble(&self, name: &'static str) -> Result<String> {
+    pub(super) fn assemble(&self, name: &'static str) -> Result<Source> {
         let mut assembled = self.assembled.lock().map_err(Error::failure)?;
-        if let Some(text) = assembled.get(name) {
-            return Ok(text.clone());
+        if let Some(source) = assembled.get(name) {
+            return Ok(source.clone());
         }
         let mut text = String::new();
         self.append(name, &mut BTreeSet::new(), &mut text)?;
-        assembled.insert(name, text.clone());
-        Ok(text)
+        let source = Source { code: Key::of(&[&code_of(&text)]), text: text.into() };
+        assembled.insert(name, source.clone());
+        Ok(source)
     }
 
     fn append(&self, name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<()> {
@@ -65,5 +76,64 @@ impl Sources {
         }
         let text = EMBEDDED.get_file(name).and_then(|file| file.contents_utf8());
         text.map(str::to_owned).ok_or_else(|| Error::failure(format!("kernel source {name} is not built in")))
+    }
+}
+
+/// A text without its comments, `#line`s and blank lines. Quoted text stays as it is.
+fn code_of(text: &str) -> String {
+    let mut bare = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(['"', '/']) {
+        bare.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let end = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else {
+            let end = if rest.starts_with('"') { quoted(rest) } else { 1 };
+            bare.push_str(&rest[..end]);
+            end
+        };
+        rest = &rest[end..];
+    }
+    bare.push_str(rest);
+    let lines = bare.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with("#line "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The length of the quoted text that `text` begins with.
+fn quoted(text: &str) -> usize {
+    let mut escaped = true; // so that the opening quote ends nothing
+    for (at, character) in text.char_indices() {
+        match character {
+            '"' if !escaped => return at + 1,
+            '\\' if !escaped => escaped = true,
+            _ => escaped = false,
+        }
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_do_not_tell_kernels_apart_and_code_does() {
+        let code = "int x = 6 / 3;\nasm(\"// stays \\\" /* too */\");";
+        let noted = "// A note.\n#line 1 \"x.cu\"\nint x = 6 / 3;  // half\n\n/* two\nlines */\nasm(\"// stays \\\" /* too */\");\n";
+        assert_eq!(code_of(noted), code);
+        assert_ne!(code_of("int x = 6 / 2;"), code_of("int x = 6 / 3;"));
+        assert_ne!(code_of("asm(\"// a\");"), code_of("asm(\"// b\");"));
+    }
+
+    #[test]
+    fn every_kernel_keeps_its_code() {
+        for file in EMBEDDED.files().filter_map(|file| file.contents_utf8()) {
+            let code = code_of(file);
+            assert!(code.contains("extern \"C\" __global__"), "{code}");
+            assert!(!code.contains("// "), "{code}");
+        }
     }
 }

@@ -54,7 +54,7 @@ impl Sampling {
 }
 
 /// Throttled samples dropped for one trial before they are kept and the trial is flagged.
-pub const MAX_THROTTLED: u32 = 16;
+pub const MAX_THROTTLED: u32 = 4;
 
 /// What sampling found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -37,7 +37,9 @@ enum Weights {
 const MAX_DIMENSION: u64 = 1 << 29;
 
 /// Edge of the tile a program of `gemm_reference.cu` computes.
-const REFERENCE_TILE: u64 = 32;
+const REFERENCE_TILE: u64 = 64;
+/// Threads of such a program.
+const REFERENCE_THREADS: u32 = 256;
 
 /// The magnitudes of E2M1, by the lower three bits of a code.
 const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
@@ -202,7 +204,7 @@ impl FamilySpec for Gemm {
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
             cluster: 1,
-            threads: (REFERENCE_TILE * REFERENCE_TILE) as u32,
+            threads: REFERENCE_THREADS,
             dynamic_smem: Bytes(0),
             args: vec![
                 Arg::Input(0),
