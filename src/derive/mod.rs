@@ -26,7 +26,7 @@ pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 
 use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
-use crate::model::{Config, Family};
+use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out};
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
@@ -118,6 +118,10 @@ pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str,
     Derived { document, classes: reports, unusable_trials: evidence.unusable }
 }
 
+/// What a Blackwell document says of the kernels that nobody here could run.
+const UNPROVEN: &str = "tcgen05 configs were written without a GPU to run them on: compiled for sm_100a and checked on a model of the \
+     machine; each was compared with the reference before it was timed";
+
 /// The document's `policy`: what was measured with what, and how the choices were made.
 fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<String, Value> {
     let mut policy = Map::from_iter([
@@ -139,6 +143,9 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
             ),
         ),
     ]);
+    if GpuProfile::by_name(gpu).is_ok_and(|profile| profile.mma.contains(&Mma::Tcgen05)) {
+        policy.insert("tcgen05".to_owned(), json!(UNPROVEN));
+    }
     merge::set_environments(&mut policy, environments);
     policy
 }
