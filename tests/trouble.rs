@@ -27,7 +27,11 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_sweep"), folder.path().join("sweep")).unwrap();
+        // By a process of its own: while this one has the copy open for writing, what other tests start inherits that, and the
+        // copy cannot be run ("text file busy").
+        let copied =
+            Command::new("cp").arg(env!("CARGO_BIN_EXE_sweep")).arg(folder.path().join("sweep")).status().unwrap();
+        assert!(copied.success());
         fs::write(folder.path().join("plan.toml"), common::PLAN).unwrap();
         fs::write(folder.path().join("long.toml"), common::long_plan()).unwrap();
         let mut place = Self { folder, document: Vec::new() };
