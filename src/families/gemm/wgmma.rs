@@ -250,8 +250,8 @@ pub(super) fn build(
     Ok((KernelSpec { source: "gemm_wgmma.cu", entry: "gemm_wgmma", macros }, launch))
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used)]
+#[cfg(test)]
 mod tests {
     use crate::families::gemm::tests::{GEMMS, h200, problem};
     use crate::families::{Arg, Launch, Swizzle, TensorMap, spec};
