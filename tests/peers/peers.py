@@ -3,7 +3,7 @@
 
     python3 tests/peers/peers.py --sweep target/release/sweep [--gpu h200] [--output output/h200/peers.json]
 
-It runs from any folder, needs PyTorch with CUDA and the `sweep` binary, and takes at most --seconds (240): the peers are
+It runs from any folder, needs PyTorch with CUDA and the `sweep` binary, and takes at most --seconds (300): the peers are
 timed for at most a quarter of that before ours and a quarter after, and what is left is dealt out to our families as
 deadlines. A family that misses its deadline has no times, and the table says so.
 
@@ -195,12 +195,13 @@ def copy_terabytes_per_s(torch, sampler) -> float:
 
 
 def time_ours(sweep: Path, gpu: str, families: list[str], output: Path, seconds: float) -> dict[Work, dict]:
-    """What `sweep evaluate` measured, by work. The families share `seconds` as deadlines."""
+    """What `sweep evaluate` measured, by work. The families share `seconds` as deadlines, by how many works each has."""
     end = time.monotonic() + seconds
     found: dict[Work, dict] = {}
     for index, family in enumerate(families):
         command = [sweep, "evaluate", "--allow-planned", "--gpu", gpu, "--family", family, "--shapes", SHAPES / f"{family}.toml"]
-        deadline = max((end - time.monotonic()) / (len(families) - index), 1.0)
+        share = len(read_works([family])) / len(read_works(families[index:]))
+        deadline = max((end - time.monotonic()) * share, 1.0)
         command += ["--output", output, "--fresh", "--json", "--budget", f"{max(int(0.8 * deadline), 1)}s"]
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=deadline, check=False)
@@ -360,7 +361,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep", type=Path, required=True, help="the sweep binary")
     parser.add_argument("--gpu", default="h200", help="the GPU's short name (default: %(default)s)")
     parser.add_argument("--family", type=lambda text: text.split(","), default=FAMILIES, help="families, by commas")
-    parser.add_argument("--seconds", type=float, default=240.0, help="most time it takes (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="most time it takes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="the report (default: output/<gpu>/peers.json)")
     parser.add_argument(
         "--sweep-output", type=Path, default=Path("output"), help="where sweep looks for its document (default: output)"
