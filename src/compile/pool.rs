@@ -96,6 +96,21 @@ struct State {
     stopped: bool,
 }
 
+impl State {
+    fn outcome(&self, spec: &KernelSpec) -> Option<&Outcome> {
+        self.kernels.get(spec)?.1.as_ref()
+    }
+
+    /// Puts a kernel first, if it is still to be compiled.
+    fn jump_the_queue(&mut self, spec: &KernelSpec) {
+        if let Some(place) = self.queue.iter().position(|(queued, _)| queued == spec)
+            && let Some(job) = self.queue.remove(place)
+        {
+            self.queue.push_front(job);
+        }
+    }
+}
+
 struct Shared {
     settings: Settings,
     version: String,
@@ -176,13 +191,11 @@ impl Compiler {
     pub fn wait_until(&self, spec: &KernelSpec, end: Option<Instant>) -> Result<Option<Outcome>> {
         self.request(spec)?;
         let mut state = self.shared.state();
-        if let Some(place) = state.queue.iter().position(|(queued, _)| queued == spec)
-            && let Some(job) = state.queue.remove(place)
-        {
-            state.queue.push_front(job);
+        if state.outcome(spec).is_none() {
+            state.jump_the_queue(spec);
         }
         loop {
-            if let Some((_, Some(outcome))) = state.kernels.get(spec) {
+            if let Some(outcome) = state.outcome(spec) {
                 return Ok(Some(outcome.clone()));
             }
             let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));

@@ -72,6 +72,12 @@ pub struct Deviation {
 }
 
 impl Deviation {
+    /// The deviation whose squared differences add up to `difference` and whose squared reference values to `size`.
+    pub fn of_sums(difference: f64, size: f64, poisoned: u64) -> Self {
+        let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
+        Self { relative, poisoned }
+    }
+
     /// Two outputs of one kernel as one: the larger distance, and all poison.
     #[must_use]
     pub fn worse(self, other: Self) -> Self {

@@ -13,7 +13,6 @@ pub use figures::{Figures, Report, Transfer};
 
 use crate::derive::{NOISE_FLOOR, Timing, pair, timing_of};
 use crate::error::{Context, Error, Result};
-use crate::families;
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
 use crate::model::{Config, Family, GpuProfile, Problem};
@@ -187,15 +186,9 @@ impl Evaluation<'_> {
     /// Asks for every kernel, in the order of the problems, so that all cores compile while the device works.
     fn compile_ahead(&self, questions: &[Question]) -> Result<()> {
         let Some(compiler) = &self.site.compiler else { return Ok(()) };
-        for question in questions {
-            compiler.request(&families::spec(self.plan.family).reference(&question.planned.problem).0)?;
-            for candidate in self.candidates(question) {
-                if let Ok(Some((kernel, _))) = candidate.program {
-                    compiler.request(&kernel)?;
-                }
-            }
-        }
-        Ok(())
+        let mut kernels =
+            questions.iter().flat_map(|question| sweep::kernels(&question.planned.problem, self.candidates(question)));
+        kernels.try_for_each(|kernel| compiler.request(&kernel).map(drop))
     }
 
     /// The space on a question's problem, and what is served where that lies outside.

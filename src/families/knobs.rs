@@ -91,6 +91,17 @@ pub(super) fn programs(config: &Config, tiles: u64, profile: &GpuProfile) -> Res
     Ok(Programs { count: count as u32, contiguous: pid_type == PidType::PersistentBlocked })
 }
 
+/// Shared memory that a multiprocessor loses to each program on it (CUDA C++ Programming Guide, from compute capability 8.0).
+pub(super) const RESERVED_SMEM: Bytes = Bytes::kib(1);
+
+/// Programs that a multiprocessor holds at once, by their shared memory and the registers of their threads together; at
+/// least one.
+pub(super) fn resident(smem: Bytes, registers: u64, profile: &GpuProfile) -> u64 {
+    let by_smem = profile.smem_per_multiprocessor.0 / (smem.0 + RESERVED_SMEM.0);
+    let by_registers = u64::from(profile.registers_per_multiprocessor) / registers;
+    by_smem.min(by_registers).max(1)
+}
+
 /// A program's shared memory must fit the GPU.
 pub(super) fn fits_smem(needs: Bytes, profile: &GpuProfile) -> Result<(), Rejection> {
     require!(

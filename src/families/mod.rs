@@ -165,11 +165,24 @@ pub trait FamilySpec: Sync {
     /// The knobs that are launch arguments, so that changing them costs no compile.
     fn launch_knobs(&self) -> &'static [&'static str];
 
-    /// The kernel that runs `config` on `problem` on that GPU, or why there is none. Never called for the cpu device.
-    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection>;
+    /// The kernel that runs `config` on `problem` on that GPU and its launch, or why there is none: they are legal or not
+    /// together. Never called for the cpu device.
+    fn program(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection>;
 
-    /// Its launch geometry, or why it cannot be launched. Never called for the cpu device.
-    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection>;
+    /// The kernel alone.
+    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
+        self.program(config, problem, profile).map(|(kernel, _)| kernel)
+    }
+
+    /// The launch alone.
+    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
+        self.program(config, problem, profile).map(|(_, launch)| launch)
+    }
 
     /// Whether the host kernel of the cpu device runs `config` on `problem`, or why not.
     fn check_host(&self, config: &Config, problem: &Problem) -> Result<(), Rejection>;

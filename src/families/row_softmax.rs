@@ -201,12 +201,13 @@ impl FamilySpec for RowSoftmax {
         &["num_sm_multiplier", "pid_type"]
     }
 
-    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
-        build(config, problem, profile).map(|(kernel, _)| kernel)
-    }
-
-    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
-        build(config, problem, profile).map(|(_, launch)| launch)
+    fn program(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        build(config, problem, profile)
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {

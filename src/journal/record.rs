@@ -114,6 +114,30 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// A trial that says nothing yet but what was tried and what became of it.
+    pub fn untimed(problem: &Problem, config: Config, stage: Stage, status: Status) -> Self {
+        Self {
+            family: problem.family,
+            problem: problem.shape,
+            dtype: problem.dtype,
+            config,
+            status,
+            stage,
+            median_us: None,
+            q1_us: None,
+            q3_us: None,
+            min_us: None,
+            samples: None,
+            rel_err: None,
+            sm_mhz: None,
+            throttled: false,
+            rounds_us: Vec::new(),
+            null_arm: false,
+            error: None,
+            kernel: String::new(),
+        }
+    }
+
     /// The problem that was tried.
     pub fn problem(&self) -> Problem {
         Problem { family: self.family, shape: self.problem, dtype: self.dtype }

@@ -103,8 +103,7 @@ pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Can
     let program = if profile.is_cpu() {
         spec.check_host(&config, problem).map(|()| None)
     } else {
-        spec.kernel(&config, problem, profile)
-            .and_then(|kernel| Ok(Some((kernel, spec.launch(&config, problem, profile)?))))
+        spec.program(&config, problem, profile).map(Some)
     };
     Candidate { config, program }
 }

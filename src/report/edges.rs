@@ -180,26 +180,7 @@ mod tests {
     fn trial(rows: u64, config: Config, stage: Stage, median_us: f64) -> Trial {
         let shape = format!("rows={rows},cols=8");
         let problem = Problem::parse(Family::RowSoftmax, &shape, Dtype::Bf16).unwrap();
-        Trial {
-            family: problem.family,
-            problem: problem.shape,
-            dtype: problem.dtype,
-            config,
-            status: Status::Ok,
-            stage,
-            median_us: Some(Micros(median_us)),
-            q1_us: None,
-            q3_us: None,
-            min_us: None,
-            samples: None,
-            rel_err: None,
-            sm_mhz: None,
-            throttled: false,
-            rounds_us: Vec::new(),
-            null_arm: false,
-            error: None,
-            kernel: String::new(),
-        }
+        Trial { median_us: Some(Micros(median_us)), ..Trial::untimed(&problem, config, stage, Status::Ok) }
     }
 
     #[test]

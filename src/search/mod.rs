@@ -301,7 +301,7 @@ mod tests {
     use super::*;
     use crate::families::{Arg, Rejection};
     use crate::journal::Status;
-    use crate::model::{Bytes, Dtype, Family, PidType, Shape};
+    use crate::model::{Bytes, Dtype, Family, PidType, Problem, Shape};
 
     /// Times come from a formula of the config; every measurement is counted.
     struct Formula {
@@ -318,26 +318,11 @@ mod tests {
 
         fn record(&self, candidate: &Candidate, stage: Stage) -> Trial {
             let time = (self.time)(&candidate.config).map(Micros);
-            Trial {
-                family: Family::Matmul,
-                problem: Shape::Gemm { m: 1, n: 1, k: 1 },
-                dtype: Dtype::Bf16,
-                config: candidate.config.clone(),
-                status: if time.is_some() { Status::Ok } else { Status::Wrong },
-                stage,
-                median_us: time,
-                q1_us: time,
-                q3_us: time,
-                min_us: time,
-                samples: Some(3),
-                rel_err: None,
-                sm_mhz: None,
-                throttled: false,
-                rounds_us: Vec::new(),
-                null_arm: false,
-                error: None,
-                kernel: String::new(),
-            }
+            let problem =
+                Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 };
+            let status = if time.is_some() { Status::Ok } else { Status::Wrong };
+            let blank = Trial::untimed(&problem, candidate.config.clone(), stage, status);
+            Trial { median_us: time, q1_us: time, q3_us: time, min_us: time, samples: Some(3), ..blank }
         }
     }
 

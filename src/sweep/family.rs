@@ -10,7 +10,7 @@ use crate::families::{self, KernelSpec};
 use crate::heuristics::{Document, Heuristics, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Candidate, Plan};
 use crate::search::{self, Width};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,16 +71,15 @@ pub(super) fn compile_ahead(site: &Site, options: &Options, plan: &Plan) -> Resu
     let Some(compiler) = &site.compiler else { return Ok(()) };
     let problems = ordered_problems(options, plan, &site.found().profile)?;
     compiler.request(&support_kernel())?;
-    let kernels = problems.par_iter().map(|problem| kernels(plan, problem, &site.found().profile));
+    let kernels = problems.par_iter().map(|problem| kernels(problem, plan.candidates(problem, &site.found().profile)));
     kernels.collect::<Vec<_>>().iter().flatten().try_for_each(|kernel| compiler.request(kernel).map(drop))
 }
 
-/// The kernels of one problem, its reference first, each once.
-fn kernels(plan: &Plan, problem: &Problem, profile: &GpuProfile) -> Vec<KernelSpec> {
-    let candidates = plan.candidates(problem, profile).into_iter();
-    let programs = candidates.filter_map(|candidate| Some(candidate.program.ok()??.0));
+/// The kernels of one problem's candidates, its reference first, each once.
+pub(crate) fn kernels(problem: &Problem, candidates: Vec<Candidate>) -> Vec<KernelSpec> {
+    let programs = candidates.into_iter().filter_map(|candidate| Some(candidate.program.ok()??.0));
     let mut seen = BTreeSet::new();
-    let all = std::iter::once(families::spec(plan.family).reference(problem).0).chain(programs);
+    let all = std::iter::once(families::spec(problem.family).reference(problem).0).chain(programs);
     all.filter(|kernel| seen.insert(kernel.clone())).collect()
 }
 

@@ -374,27 +374,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         error: Option<String>,
         kernel: &Key,
     ) -> Result<Trial> {
-        let problem = self.problem()?;
-        Ok(Trial {
-            family: problem.family,
-            problem: problem.shape,
-            dtype: problem.dtype,
-            config: config.clone(),
-            status,
-            stage,
-            median_us: None,
-            q1_us: None,
-            q3_us: None,
-            min_us: None,
-            samples: None,
-            rel_err: None,
-            sm_mhz: None,
-            throttled: false,
-            rounds_us: Vec::new(),
-            null_arm: false,
-            error,
-            kernel: kernel.0.clone(),
-        })
+        let blank = Trial::untimed(&self.problem()?, config.clone(), stage, status);
+        Ok(Trial { error, kernel: kernel.0.clone(), ..blank })
     }
 
     fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {

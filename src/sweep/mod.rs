@@ -6,7 +6,7 @@ mod progress;
 mod schedule;
 mod site;
 
-pub(crate) use family::on_all_devices;
+pub(crate) use family::{kernels, on_all_devices};
 pub use lab::{Counts, INTERRUPTED};
 pub(crate) use lab::{DeviceBench, Lab};
 pub use site::Site;

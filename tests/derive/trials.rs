@@ -25,24 +25,11 @@ pub(crate) fn config(block_size: u32) -> Config {
 pub(crate) fn trial(family: Family, shape: &str, config: &Config, stage: Stage, median_us: f64) -> Trial {
     let problem = Problem::parse(family, shape, Dtype::Bf16).unwrap();
     Trial {
-        family,
-        problem: problem.shape,
-        dtype: problem.dtype,
-        config: config.clone(),
-        status: Status::Ok,
-        stage,
         median_us: Some(Micros(median_us)),
-        q1_us: None,
-        q3_us: None,
-        min_us: None,
         samples: Some(10),
         rel_err: Some(0.001),
-        sm_mhz: None,
-        throttled: false,
-        rounds_us: Vec::new(),
-        null_arm: false,
-        error: None,
         kernel: format!("kernel-{config}"),
+        ..Trial::untimed(&problem, config.clone(), stage, Status::Ok)
     }
 }
 

@@ -164,8 +164,7 @@ pub fn deviation(output: &HostTensor, reference: &[f64]) -> Deviation {
             poisoned += 1;
         }
     }
-    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-    Deviation { relative, poisoned }
+    Deviation::of_sums(difference, size, poisoned)
 }
 
 #[cfg(test)]

@@ -415,8 +415,7 @@ fn deviation(sums: &Buffer) -> Result<Deviation, Fault> {
     let mut values = [0.0; 3];
     sums.read(&mut values)?;
     let [difference, size, poisoned]: [f64; 3] = values;
-    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-    Ok(Deviation { relative, poisoned: poisoned as u64 })
+    Ok(Deviation::of_sums(difference, size, poisoned as u64))
 }
 
 impl Device for Gpu {

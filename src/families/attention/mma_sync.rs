@@ -3,7 +3,7 @@
 use super::super::knobs::{self, Programs, WARP};
 use super::super::split::Reduction;
 use super::super::{Arg, KernelSpec, Launch, Rejection, require};
-use super::{Dimensions, FRAGMENT, Split, scale_log2};
+use super::{Dimensions, FRAGMENT, Split};
 use crate::model::{Bytes, Config, GpuProfile};
 
 /// Registers an instruction can name.
@@ -63,9 +63,6 @@ impl Tiling {
     fn reduction(&self, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
         let [block_q, block_kv, head] = [self.block_q, self.block_kv, self.head].map(u64::from);
         let threads = u64::from(self.warps * WARP);
-        let by_smem = profile.smem_per_multiprocessor.0 / (self.smem().0 + 1024);
-        let by_threads = u64::from(profile.threads_per_multiprocessor) / threads;
-        let by_registers = u64::from(profile.registers_per_multiprocessor) / (threads * USUAL_REGISTERS);
         Reduction {
             tiles,
             steps,
@@ -73,7 +70,7 @@ impl Tiling {
             step_flops: 4 * block_q * block_kv * head,
             steps_ahead: u64::from(self.stages) - 1,
             tile_bytes: block_q * head * 4,
-            resident: by_smem.min(by_threads).min(by_registers).max(1),
+            resident: knobs::resident(self.smem(), threads * USUAL_REGISTERS, profile),
         }
     }
 
@@ -126,21 +123,7 @@ pub(super) fn build(
         cluster: 1,
         threads: tiling.warps * WARP,
         dynamic_smem: tiling.smem(),
-        args: vec![
-            Arg::Input(0),
-            Arg::Input(1),
-            Arg::Input(2),
-            Arg::Output,
-            Arg::Workspace,
-            Arg::Counters,
-            Arg::I32(sizes.batch_heads as i32),
-            Arg::I32(sizes.q_seq as i32),
-            Arg::I32(sizes.kv_seq as i32),
-            Arg::I32(sizes.head_dim as i32),
-            Arg::I32(split.count as i32),
-            scale_log2(sizes.head_dim),
-            Arg::I32(i32::from(contiguous)),
-        ],
+        args: split.arguments([Arg::Input(0), Arg::Input(1), Arg::Input(2)], sizes, contiguous),
         workspace: split.workspace(sizes, tiling.head),
         counters: split.counters(),
     };

@@ -98,6 +98,14 @@ impl Split {
         Bytes(parts * sizes.batch_heads * sizes.q_seq * u64::from(padded_head + 2) * 4)
     }
 
+    /// The kernels' parameters: where they read, which differs, and what they have in common.
+    fn arguments<const N: usize>(&self, sources: [Arg; N], sizes: &Dimensions, contiguous: bool) -> Vec<Arg> {
+        let extents = [sizes.batch_heads, sizes.q_seq, sizes.kv_seq, sizes.head_dim, self.count];
+        let extents = extents.map(|extent| Arg::I32(extent as i32));
+        let tensors = sources.into_iter().chain([Arg::Output, Arg::Workspace, Arg::Counters]);
+        tensors.chain(extents).chain([scale_log2(sizes.head_dim), Arg::I32(i32::from(contiguous))]).collect()
+    }
+
     /// One counter a tile of queries.
     fn counters(&self) -> u32 {
         if self.count > 1 { self.q_tiles as u32 } else { 0 }
@@ -157,12 +165,13 @@ impl FamilySpec for Attention {
         &["num_sm_multiplier", "pid_type", "split_k"]
     }
 
-    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
-        build(config, problem, profile).map(|(kernel, _)| kernel)
-    }
-
-    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
-        build(config, problem, profile).map(|(_, launch)| launch)
+    fn program(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        build(config, problem, profile)
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {

@@ -3,7 +3,7 @@
 use super::super::knobs::{self, Programs, WARP};
 use super::super::split::Reduction;
 use super::super::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
-use super::{Dimensions, Split, scale_log2};
+use super::{Dimensions, Split};
 use crate::model::{Bytes, Config, GpuProfile, Mma};
 
 /// Warps of a warpgroup.
@@ -140,27 +140,18 @@ pub(super) fn build(
         entry: "attention_wgmma",
         macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
     };
+    let maps = [
+        map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
+        map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
+        map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
+        map(None, sizes, sizes.q_seq, GROUP_ROWS),
+    ];
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
         threads: tiling.threads(),
         dynamic_smem: tiling.smem(),
-        args: vec![
-            map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
-            map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-            map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
-            map(None, sizes, sizes.q_seq, GROUP_ROWS),
-            Arg::Output,
-            Arg::Workspace,
-            Arg::Counters,
-            Arg::I32(sizes.batch_heads as i32),
-            Arg::I32(sizes.q_seq as i32),
-            Arg::I32(sizes.kv_seq as i32),
-            Arg::I32(sizes.head_dim as i32),
-            Arg::I32(split.count as i32),
-            scale_log2(sizes.head_dim),
-            Arg::I32(i32::from(contiguous)),
-        ],
+        args: split.arguments(maps, sizes, contiguous),
         workspace: split.workspace(sizes, tiling.head),
         counters: split.counters(),
     };

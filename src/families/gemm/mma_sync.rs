@@ -75,20 +75,18 @@ impl Tiling {
     /// What the split of k is decided by.
     fn reduction(&self, weights: Weights, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
         let stages = u64::from(self.stages);
-        let smem = self.smem(weights).0;
+        let smem = self.smem(weights);
         let threads = u64::from(self.warps * WARP);
         // As many registers as gemm.cu leaves a thread of a tile of that size.
         let registers = if self.m * self.n / threads <= 64 { 128 } else { 256 };
-        let by_smem = profile.smem_per_multiprocessor.0 / (smem + 1024);
-        let by_registers = u64::from(profile.registers_per_multiprocessor) / (threads * registers);
         Reduction {
             tiles,
             steps,
-            step_bytes: smem / stages,
+            step_bytes: smem.0 / stages,
             step_flops: 2 * self.m * self.n * self.k,
             steps_ahead: stages - 1,
             tile_bytes: self.m * self.n * Element::F32.size_bytes(),
-            resident: by_smem.min(by_registers).max(1),
+            resident: knobs::resident(smem, threads * registers, profile),
         }
     }
 }

@@ -123,31 +123,6 @@ impl Product {
 }
 
 impl Gemm {
-    /// The kernel and its launch, which are legal or not together.
-    fn build(
-        &self,
-        config: &Config,
-        problem: &Problem,
-        profile: &GpuProfile,
-    ) -> Result<(KernelSpec, Launch), Rejection> {
-        let [m, n, k] = dimensions(problem);
-        for (name, extent) in [("m", m), ("n", n), ("k", k)] {
-            require!(extent <= MAX_DIMENSION, "dimension {name} = {extent} exceeds {MAX_DIMENSION}");
-        }
-        knobs::only(
-            config,
-            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
-        )?;
-        let product = Product { weights: self.weights, m, n, k };
-        let build = match config.mma {
-            Some(Mma::MmaSync) => mma_sync::build,
-            Some(Mma::Wgmma) => wgmma::build,
-            Some(Mma::Tcgen05) => tcgen05::build,
-            Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
-        };
-        build(config, &product, profile)
-    }
-
     /// A with the activations, B with the weights and C with the sums.
     fn tensor(name: &'static str, element: Element, shape: [u64; 2]) -> TensorSpec {
         let fill = match element {
@@ -178,12 +153,28 @@ impl FamilySpec for Gemm {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
     }
 
-    fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {
-        self.build(config, problem, profile).map(|(kernel, _)| kernel)
-    }
-
-    fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
-        self.build(config, problem, profile).map(|(_, launch)| launch)
+    fn program(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        let [m, n, k] = dimensions(problem);
+        for (name, extent) in [("m", m), ("n", n), ("k", k)] {
+            require!(extent <= MAX_DIMENSION, "dimension {name} = {extent} exceeds {MAX_DIMENSION}");
+        }
+        knobs::only(
+            config,
+            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+        )?;
+        let product = Product { weights: self.weights, m, n, k };
+        let build = match config.mma {
+            Some(Mma::MmaSync) => mma_sync::build,
+            Some(Mma::Wgmma) => wgmma::build,
+            Some(Mma::Tcgen05) => tcgen05::build,
+            Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
+        };
+        build(config, &product, profile)
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {

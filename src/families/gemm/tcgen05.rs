@@ -1,7 +1,7 @@
 //! `gemm_tcgen05.cu`: Blackwell's tensor cores, fed by the copy engine, with sums in tensor memory (TMEM).
 
 use super::{Product, ProgramOrder, Weights, group_m, program_order};
-use crate::families::knobs::{self, WARP};
+use crate::families::knobs::{self, RESERVED_SMEM, WARP};
 use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma};
 
@@ -13,8 +13,6 @@ const INSTRUCTION_M: u64 = 128;
 const TMEM_COLUMNS: u64 = 512;
 /// Elements of bf16 that a swizzled line holds.
 const LINE: u64 = 64;
-/// Shared memory of a multiprocessor that each program on it costs besides its own.
-const RESERVED_SMEM: Bytes = Bytes::kib(1);
 
 /// The compile-time half of a config.
 struct Tiling {

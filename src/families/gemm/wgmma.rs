@@ -147,9 +147,7 @@ impl Tiling {
 
     /// What the split of k is decided by.
     fn reduction(&self, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
-        let by_smem = profile.smem_per_multiprocessor.0 / (self.smem(1).0 + 1024);
         let registers = u64::from(self.threads()) * self.registers_used();
-        let by_registers = u64::from(profile.registers_per_multiprocessor) / registers;
         Reduction {
             tiles,
             steps,
@@ -157,7 +155,7 @@ impl Tiling {
             step_flops: 2 * self.m * self.n * self.k,
             steps_ahead: self.stages,
             tile_bytes: self.m * self.n * Element::F32.size_bytes(),
-            resident: by_smem.min(by_registers).max(1),
+            resident: knobs::resident(self.smem(1), registers, profile),
         }
     }
 
