@@ -27,18 +27,13 @@
 //   stride, span              a program's work: span consecutive numbers (stride 1), or every stride-th (span = all)
 
 #include "decode.cuh"
+#include "gemm_macros.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "scheduler.cuh"
 
-#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
-#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
-#endif
-#if !defined(NUM_WARPS) || !defined(NUM_STAGES)
-#error "NUM_WARPS and NUM_STAGES must be defined: warps of a program and tiles in flight"
-#endif
-#if !defined(WEIGHTS)
-#error "WEIGHTS must be defined: Bf16, Int16, Int4 or Fp4"
+#if !defined(NUM_WARPS)
+#error "NUM_WARPS must be defined: warps of a program"
 #endif
 #if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES)
 #error "A_VECTOR_BYTES and B_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"

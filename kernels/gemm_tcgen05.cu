@@ -47,19 +47,14 @@
 // Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. Nothing is known of what it reaches or what bounds it.
 
 #include "decode.cuh"
+#include "gemm_macros.cuh"
 #include "layout.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tcgen05.cuh"
 
-#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
-#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
-#endif
-#if !defined(NUM_STAGES)
-#error "NUM_STAGES must be defined: tiles in flight"
-#endif
-#if !defined(WEIGHTS) || !defined(DECODE_WARPS)
-#error "WEIGHTS and DECODE_WARPS must be defined: Bf16, Int16, Int4 or Fp4, and the warps that decode them"
+#if !defined(DECODE_WARPS)
+#error "DECODE_WARPS must be defined: warps that decode weights"
 #endif
 
 namespace {

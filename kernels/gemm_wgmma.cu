@@ -43,6 +43,7 @@
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 
 #include "decode.cuh"
+#include "gemm_macros.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "scheduler.cuh"
@@ -50,14 +51,8 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
-#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
-#endif
-#if !defined(NUM_WARPS) || !defined(NUM_STAGES)
-#error "NUM_WARPS and NUM_STAGES must be defined: warps that multiply and tiles in flight"
-#endif
-#if !defined(WEIGHTS)
-#error "WEIGHTS must be defined: Bf16, Int16, Int4 or Fp4"
+#if !defined(NUM_WARPS)
+#error "NUM_WARPS must be defined: warps that multiply"
 #endif
 #if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES) || !defined(C_VECTOR_BYTES)
 #error "A_VECTOR_BYTES, B_VECTOR_BYTES and C_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Headers that are plain C++; the model takes the place of the others.
-const HEADERS: [&str; 4] = ["decode.cuh", "layout.cuh", "scheduler.cuh", "tcgen05_operands.cuh"];
+const HEADERS: [&str; 5] = ["decode.cuh", "gemm_macros.cuh", "layout.cuh", "scheduler.cuh", "tcgen05_operands.cuh"];
 const MODELLED: [&str; 3] = ["ptx.cuh", "streaming.cuh", "tcgen05.cuh"];
 
 /// Compiles the kernel with the model and runs it on [m, n, k] products with a split along k, programs and their order.
