@@ -11,7 +11,9 @@
 // multiplied. Programs of a cluster may share one tile's k: each sends its sums to the program that adds them up.
 //
 // Tiles of up to 16 rows are multiplied warp by warp with mma.sync, on the same fragments: wgmma takes as long for them as
-// for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
+// for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent. There
+// each group of warps has all columns of the tile, and takes its turn along k: many warps share a narrow tile, and each reads
+// its rows of A for four tiles of columns.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores' 4096
 // a cycle and multiprocessor. Reached on an H200, cold L2, in sweeps that keep the GPU at its power limit: 4096^3 in 184 us
@@ -23,16 +25,17 @@
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (8, 16, 32, 64, 128, 192, 256), columns of C and elements of k
 //                               (multiples of 64)
-//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
+//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256), or
+//                               with BLOCK_N columns (the same) of every groups-th 16 of k, where BLOCK_M is up to 16
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
 //   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
 //   B_VECTOR_BYTES              the same of B: 16 (by the copy engine), 8, 4, 2 or (4-bit weights) 1
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
 //
-// Launch: THREADS threads along x; STAGES_BYTES and then, in dynamic shared memory, STAGING_BYTES or, for
-// split_k > 1, BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
-//   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 64 of k x
+// Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
+// BLOCK_M * BLOCK_N floats (where BLOCK_M is up to 16: both); programs along x, those of a cluster one after the other. Arguments:
+//   a, b, c_tiles             tensor maps where the vector is 16 bytes (C: and BLOCK_M above 16), else pointers. Tiles, 128-byte swizzle: A 64 of k x
 //                             BLOCK_M; B 128 bytes (or BLOCK_N, if fewer; 64-byte swizzle) x rows of BLOCK_K; C 64 columns
 //                             x STAGING_ROWS
 //   c                         C itself
@@ -75,15 +78,19 @@ using Weights = decode::WEIGHTS;
 
 __device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
+// Whether each warp multiplies by itself, and the groups share k.
+constexpr bool BY_WARP = BLOCK_M <= 16;
+
 constexpr int GROUPS = NUM_WARPS / 4;
-constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
+constexpr int COLUMN_GROUPS = BY_WARP ? 1 : GROUPS;
+constexpr int TILES = BLOCK_N / (64 * COLUMN_GROUPS);  // of 64 columns, a group's
 constexpr bool PACKED = Weights::K_PER_ROW == 2;
 
 static_assert((power_of_two(BLOCK_M) && BLOCK_M >= 8 && BLOCK_M <= 256) || BLOCK_M == 192,
               "BLOCK_M must be 8, 16, 32, 64, 128, 192 or 256");
 static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192 or 256");
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
-static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
+static_assert(BLOCK_N % (64 * COLUMN_GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
 static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
 static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
@@ -121,7 +128,7 @@ template <>
 struct Argument<false> {
     using Type = const byte*;
 };
-constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16;
+constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16 && !BY_WARP;
 using ASource = Argument<ATile::BY_ENGINE>::Type;
 using BSource = Argument<BTile::BY_ENGINE>::Type;
 using CTarget = Argument<C_BY_ENGINE>::Type;
@@ -134,7 +141,11 @@ constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M, 64 / TILES);
 constexpr int STAGING_PANEL = STAGING_ROWS * 128;
 constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
-constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
+// Where warps multiply by themselves, each group leaves its sums of the whole tile, in rows a little apart so that the rows of
+// a quad's lanes meet different banks.
+constexpr int SUMS_ROW = BLOCK_N + 4;  // floats
+constexpr int STAGING_BYTES =
+    BY_WARP ? GROUPS * BLOCK_M * SUMS_ROW * static_cast<int>(sizeof(float)) : 2 * GROUPS * STAGING_BUFFER;
 
 static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
@@ -144,9 +155,6 @@ constexpr int CHUNK = !Weights::DECODED                     ? BLOCK_K / 16
                                                             : scheduler::smaller(4, BLOCK_K / 32);
 constexpr int CHUNKS = BLOCK_K / 16 / CHUNK;
 static_assert(CHUNK * CHUNKS * 16 == BLOCK_K, "a step has whole chunks");
-
-// Whether each warp multiplies by itself.
-constexpr bool BY_WARP = BLOCK_M <= 16;
 
 constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
 using Accumulators = float[TILES][SUMS];
@@ -398,14 +406,14 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
     if (place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
 }
 
-// The same with each warp for itself.
+// The same with each warp for itself, on every GROUPS-th 16 of k from `group` on.
 template <typename Format>
 __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& ring, const Layout& at,
-                                                      const LanePlace& place, int steps) {
+                                                      const LanePlace& place, int group, int steps) {
     // Matrices of 8 rows of A and 8 of k: 16 of k, then the next 8 rows.
     const u32 a_offset = ATile::offset(BLOCK_M == 8 ? place.lane % 8 : place.lane % 8 + place.lane / 16 * 8,
-                                       place.lane / 8 % 2 * 16);
-    const u32 b_offset = Fragments<Format>::lane_offset(place);
+                                       place.lane / 8 % 2 * 16 + group * 32);
+    const u32 b_offset = Fragments<Format>::lane_offset(place) + group * (16 / Format::K_PER_ROW) * BTile::WIDTH;
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
 #pragma unroll
@@ -415,7 +423,7 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
         const u32 a = at.a(ring.stage) + a_offset, b = at.b(ring.stage) + b_offset;
 #pragma unroll
-        for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
+        for (int k16 = 0; k16 < BLOCK_K / 16; k16 += GROUPS) {
             u32 rows[4], columns[TILES][4];
             ptx::ldmatrix_x4(rows, (a ^ k16 % 4 * 32) + k16 / 4 * ATile::PANEL_BYTES);
             Fragments<Format>::load_k16(columns, b, k16);
@@ -529,52 +537,116 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
     }
 }
 
-// Adds the sums of the cluster's programs: the tile, row by row, is cut into as many shares as there are programs, each
+// Eight adjacent columns of one row of C, from their sums.
+__device__ __forceinline__ void store_sums(bf16* c, const float (&sums)[8], int m, int n, int row, int column) {
+    u32 columns[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(sums[2 * i], sums[2 * i + 1]);
+    store_vector(c, columns, m, n, row, column);
+}
+
+// Adds eight sums from each of `count` places in shared memory that are `stride` bytes apart, in their order.
+__device__ __forceinline__ void add_sums(float (&sums)[8], u32 address, int count, int stride) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[i] = 0;
+#pragma unroll 4
+    for (int i = 0; i < count; ++i) {
+        const float4 low = ptx::load_shared_f32x4(address + i * stride);
+        const float4 high = ptx::load_shared_f32x4(address + i * stride + 16);
+        sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
+        sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
+    }
+}
+
+// Where the cluster's programs add their sums up: the tile, row by row, is cut into as many shares as there are programs, each
 // sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
 // program ends before it has all its sums, nor sends any before all have begun.
-__device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
-                                              const Layout& at, int parts, const LanePlace& place, int thread) {
-    const u32 slots = at.staging();
-    const int part = ptx::cluster_rank();
-    const int share_log2 = 31 - __clz(BLOCK_M * BLOCK_N / parts), share = 1 << share_log2;
-    ptx::cluster_wait();  // every program has begun
+struct Shares {
+    u32 slots, summed;
+    int part, parts, log2;
+
+    __device__ __forceinline__ Shares(u32 slots_, const Layout& at, int parts_)
+        : slots(slots_), summed(at.summed()), part(ptx::cluster_rank()), parts(parts_),
+          log2(31 - __clz(BLOCK_M * BLOCK_N / parts_)) {}
+
+    // Sends adjacent sums of this program's, from `index` on.
+    template <int COUNT>
+    __device__ __forceinline__ void send(const float (&sums)[COUNT], int index) const {
+        const int owner = index >> log2;
+        const u32 slot = slots + 4 * ((part << log2) + index - (owner << log2));
+        ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(summed, owner));
+    }
+
+    __device__ __forceinline__ void gather(bf16* c, int m, int n, int row, int column, int thread) const {
+        ptx::mbarrier_wait(summed, 0);
+        for (int v = thread * 8; v < 1 << log2; v += 8 * 32 * NUM_WARPS) {
+            float sums[8];
+            add_sums(sums, slots + 4 * v, parts, 4 << log2);
+            const int index = (part << log2) + v;
+            store_sums(c, sums, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
+        }
+    }
+};
+
+// A thread's sums of adjacent columns, as many as are stored at once.
+using Run = float[scheduler::smaller(LanePlace::RUN, 4)];
+
+// Does what a warp has to do with each run of adjacent columns of its sums, at (row, column) of the tile.
+template <typename Visit>
+__device__ __forceinline__ void for_each_run(const Accumulators& acc, const LanePlace& place, const Visit& visit) {
 #pragma unroll
     for (int j = 0; j < BLOCK_M / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-            const int y = 8 * j + place.lane % 4 * 2 + e;
-            constexpr int RUN = LanePlace::RUN, VECTOR = scheduler::smaller(RUN, 4);
+            constexpr int VECTOR = sizeof(Run) / sizeof(float);
 #pragma unroll
             for (int v = 0; v < 2 * TILES / VECTOR; ++v) {
-                const int x = PACKED ? place.column(0, 0) + v * VECTOR : place.column(v / 2, v % 2);
-                float sums[VECTOR];
+                Run sums;
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) {
                     const int run = v * VECTOR + i;
                     sums[i] = acc[run / 2][4 * j + 2 * (run % 2) + e];
                 }
-                const int index = y * BLOCK_N + x, owner = index >> share_log2;
-                const u32 slot = slots + 4 * (part * share + index - owner * share);
-                ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(at.summed(), owner));
+                visit(sums, 8 * j + place.lane % 4 * 2 + e,
+                      PACKED ? place.column(0, 0) + v * VECTOR : place.column(v / 2, v % 2));
             }
         }
     }
-    ptx::mbarrier_wait(at.summed(), 0);
-    for (int v = thread * 8; v < share; v += 8 * 32 * NUM_WARPS) {
-        float sums[8] = {};
-#pragma unroll 4
-        for (int from = 0; from < parts; ++from) {
-            const u32 slot = slots + 4 * (from * share + v);
-            const float4 low = ptx::load_shared_f32x4(slot), high = ptx::load_shared_f32x4(slot + 16);
-            sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
-            sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
+}
+
+// Adds the sums of the cluster's programs.
+__device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
+                                              const Layout& at, int parts, const LanePlace& place, int thread) {
+    const Shares shares(at.staging(), at, parts);
+    ptx::cluster_wait();  // every program has begun
+    for_each_run(acc, place, [&](const Run& sums, int y, int x) { shares.send(sums, y * BLOCK_N + x); });
+    shares.gather(c, m, n, row, column, thread);
+}
+
+// Adds the sums of the groups, which have the tile's columns alike, and those of the cluster's programs if there are more.
+__device__ __forceinline__ void combine_groups(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
+                                               const Layout& at, int parts, const LanePlace& place, int thread) {
+    constexpr int GROUP_BYTES = BLOCK_M * SUMS_ROW * 4;
+    const u32 mine = at.staging() + thread / 128 * GROUP_BYTES;
+    ptx::barrier_sync<32 * NUM_WARPS>(1);  // the last tile's sums have been read
+    for_each_run(acc, place, [&](const Run& sums, int y, int x) {
+        ptx::store_shared(mine + 4 * (y * SUMS_ROW + x), sums);
+    });
+    ptx::barrier_sync<32 * NUM_WARPS>(1);
+    const Shares shares(at.staging() + STAGING_BYTES, at, parts);
+    if (parts > 1) ptx::cluster_wait();  // every program has begun
+    for (int v = thread * 8; v < BLOCK_M * BLOCK_N; v += 8 * 32 * NUM_WARPS) {
+        const int y = v / BLOCK_N, x = v % BLOCK_N;
+        float sums[8];
+        add_sums(sums, at.staging() + 4 * (y * SUMS_ROW + x), GROUPS, GROUP_BYTES);
+        if (parts == 1) {
+            store_sums(c, sums, m, n, row + y, column + x);
+        } else {
+            shares.send({sums[0], sums[1], sums[2], sums[3]}, v);
+            shares.send({sums[4], sums[5], sums[6], sums[7]}, v + 4);
         }
-        u32 columns[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(sums[2 * i], sums[2 * i + 1]);
-        const int index = part * share + v;
-        store_vector(c, columns, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
     }
+    if (parts > 1) shares.gather(c, m, n, row, column, thread);
 }
 
 }  // namespace
@@ -628,20 +700,29 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     }
 
     if constexpr (HANDS_OVER) ptx::take_registers<232>();
-    const LanePlace place(thread);
+    const LanePlace place(BY_WARP ? thread % 128 : thread);
     int turn = 0;
     for (int index = work.first; index < work.end; index += work.stride) {
         Accumulators acc;
         const int steps = work.steps.end - work.steps.begin;
         if constexpr (BY_WARP) {
-            multiply_tile_by_warp<Weights>(acc, ring, at, place, steps);
+            multiply_tile_by_warp<Weights>(acc, ring, at, place, thread / 128, steps);
         } else {
             multiply_tile<Weights>(acc, ring, at, place, steps);
         }
+        if constexpr (Weights::SCALE != 1) {
+#pragma unroll
+            for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+                for (int s = 0; s < SUMS; ++s) acc[i][s] *= Weights::SCALE;
+            }
+        }
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
         const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
-        const LanePlace writer(ptx::opaque(thread));
-        if (split_k > 1) {
+        const LanePlace writer(ptx::opaque(BY_WARP ? thread % 128 : thread));
+        if constexpr (BY_WARP) {
+            combine_groups(c, acc, m, n, row, column, at, split_k, writer, thread);
+        } else if (split_k > 1) {
             combine_parts(c, acc, m, n, row, column, at, split_k, writer, thread);
         } else {
             store_tile(c_tiles, c, acc, m, n, row, column, at.staging(), turn, writer);

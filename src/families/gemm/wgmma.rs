@@ -30,6 +30,10 @@ const SPLIT_COST: SplitCost = SplitCost {
 };
 /// The most parts that the launch chooses by itself: as many as were measured.
 const MOST_CHOSEN_PARTS: u64 = 8;
+/// Rows of the largest tile that is multiplied warp by warp.
+const MOST_ROWS_BY_WARP: u64 = 16;
+/// Columns that a row of a group's sums in shared memory is longer than the tile.
+const SUMS_PADDING: u64 = 4;
 /// Registers of a thread for addresses and counters.
 const SPARE_REGISTERS: u64 = 48;
 /// Registers of a thread that was handed more by the warps that load.
@@ -63,22 +67,32 @@ impl Tiling {
         require!(k.is_multiple_of(64) && k <= 256, "block of {k} along k: it must be a multiple of 64 up to 256");
         require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
         let groups = u64::from(warps / 4);
-        let group_columns = n / groups;
-        require!(
-            n.is_multiple_of(groups) && [64, 128, 256].contains(&group_columns),
-            "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
-        );
         require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
         let tiling = Self { weights, m, n, k, groups, stages };
+        let column_groups = tiling.column_groups();
+        require!(
+            n.is_multiple_of(column_groups) && [64, 128, 256].contains(&(n / column_groups)),
+            "block of {n} along n: each of {column_groups} groups of warps has 64, 128 or 256"
+        );
         let registers = tiling.registers_used();
         let limit = tiling.registers();
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
         Ok(tiling)
     }
 
+    /// Whether each warp multiplies by itself; the groups share k then, and have all columns alike.
+    fn by_warp(&self) -> bool {
+        self.m <= MOST_ROWS_BY_WARP
+    }
+
+    /// Groups that share the columns.
+    fn column_groups(&self) -> u64 {
+        if self.by_warp() { 1 } else { self.groups }
+    }
+
     /// Tiles of 64 columns in a group.
     fn tiles(&self) -> u64 {
-        self.n / (TILE_COLUMNS * self.groups)
+        self.n / (TILE_COLUMNS * self.column_groups())
     }
 
     /// Sums a thread holds.
@@ -86,8 +100,11 @@ impl Tiling {
         self.tiles() * self.m / 2
     }
 
-    /// Registers of a thread for two chunks of decoded weights.
+    /// Registers of a thread for decoded weights: those of one product, or two chunks.
     fn fragments(&self) -> u64 {
+        if self.by_warp() {
+            return 4 * self.tiles();
+        }
         let chunk = match self.tiles() {
             tiles if tiles > 2 || tiles * self.m >= 128 => 2,
             _ => (self.k / 32).min(4),
@@ -133,11 +150,16 @@ impl Tiling {
         self.m * self.k * Element::Bf16.size_bytes() + self.b_rows() * self.b_row_bytes()
     }
 
-    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
+    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C; or each group's
+    /// sums, and the partial sums after them.
     fn smem(&self, split_k: u64) -> Bytes {
-        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
         let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
-        Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
+        let sums = if self.by_warp() {
+            self.groups * self.m * (self.n + SUMS_PADDING) * Element::F32.size_bytes() + partials
+        } else {
+            partials.max(2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES)
+        };
+        Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + sums)
     }
 
     /// Whether programs of a cluster can share this tile's k: its rows are dealt out, and its sums fit beside the stages.
@@ -175,7 +197,7 @@ impl Tiling {
         [
             if vector_bytes(product.a_row_bytes()) == 16 { a } else { Arg::Input(0) },
             if vector_bytes(product.b_row_bytes()) == 16 { b } else { Arg::Input(1) },
-            if vector_bytes(product.c_row_bytes()) == 16 { c } else { Arg::Output },
+            if vector_bytes(product.c_row_bytes()) == 16 && !self.by_warp() { c } else { Arg::Output },
         ]
     }
 }
@@ -288,7 +310,10 @@ mod tests {
         let launch = launch(Family::MatmulInt4, &config(), [16, 4096, 8192]);
         assert_eq!((map(&launch, 0).tile.as_slice(), map(&launch, 0).swizzle), (&[64, 16][..], Swizzle::Bytes128));
         assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[128, 64][..], Swizzle::Bytes128));
-        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 16][..], None));
+        assert_eq!((&launch.args[2], &launch.args[3]), (&Arg::Output, &Arg::Output), "warps write C by themselves");
+        let higher = Config { block_sizes: vec![32, 128, 64], ..config() };
+        let launch = self::launch(Family::MatmulInt4, &higher, [32, 4096, 8192]);
+        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 32][..], None));
         let narrow = Config { block_sizes: vec![16, 64, 64], ..config() };
         let launch = self::launch(Family::MatmulInt4, &narrow, [16, 4096, 8192]);
         assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[64, 64][..], Swizzle::Bytes64));
@@ -309,7 +334,7 @@ mod tests {
         let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
         assert_eq!((launch.grid, launch.cluster), ([2 * 3 * 8, 1, 1], 8));
         let stage = 16 * 128 * 2 + 64 * 128;
-        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
+        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * (128 + 4) * 4 + 16 * 128 * 4));
         assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
     }
 
@@ -385,7 +410,7 @@ mod tests {
             (blocks([16, 128, 512]), "512 along k"),
             (blocks([256, 256, 64]), "560 registers"),
             (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
-            (Config { num_warps: Some(8), block_sizes: vec![16, 64, 64], ..config() }, "each of 2 groups"),
+            (Config { num_warps: Some(8), block_sizes: vec![32, 64, 64], ..config() }, "each of 2 groups"),
             (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
             (Config { num_stages: Some(32), ..config() }, "of shared memory"),
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
