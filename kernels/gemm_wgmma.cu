@@ -34,8 +34,8 @@
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
 //
 // Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
-// BLOCK_M * BLOCK_N floats (where BLOCK_M is up to 16: both); programs along x, those of a cluster one after the other. Arguments:
-//   a, b, c_tiles             tensor maps where the vector is 16 bytes (C: and BLOCK_M above 16), else pointers. Tiles, 128-byte swizzle: A 64 of k x
+// BLOCK_M * BLOCK_N floats and as many again for each group but the first that shares k; programs along x, those of a cluster one after the other. Arguments:
+//   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 64 of k x
 //                             BLOCK_M; B 128 bytes (or BLOCK_N, if fewer; 64-byte swizzle) x rows of BLOCK_K; C 64 columns
 //                             x STAGING_ROWS
 //   c                         C itself
@@ -128,7 +128,7 @@ template <>
 struct Argument<false> {
     using Type = const byte*;
 };
-constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16 && !BY_WARP;
+constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16;
 using ASource = Argument<ATile::BY_ENGINE>::Type;
 using BSource = Argument<BTile::BY_ENGINE>::Type;
 using CTarget = Argument<C_BY_ENGINE>::Type;
@@ -141,11 +141,11 @@ constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M, 64 / TILES);
 constexpr int STAGING_PANEL = STAGING_ROWS * 128;
 constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
-// Where warps multiply by themselves, each group leaves its sums of the whole tile, in rows a little apart so that the rows of
-// a quad's lanes meet different banks.
-constexpr int SUMS_ROW = BLOCK_N + 4;  // floats
+// Groups that share k leave their sums to the first one there, before it writes C.
+constexpr int TILE_SUMS_BYTES = BLOCK_M * BLOCK_N * 4;
+constexpr int GROUP_SUMS_BYTES = (GROUPS / COLUMN_GROUPS - 1) * TILE_SUMS_BYTES;
 constexpr int STAGING_BYTES =
-    BY_WARP ? GROUPS * BLOCK_M * SUMS_ROW * static_cast<int>(sizeof(float)) : 2 * GROUPS * STAGING_BUFFER;
+    2 * COLUMN_GROUPS * STAGING_BUFFER > GROUP_SUMS_BYTES ? 2 * COLUMN_GROUPS * STAGING_BUFFER : GROUP_SUMS_BYTES;
 
 static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
@@ -447,7 +447,7 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
 // Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
 // at run time takes all 16, of which a multiprocessor has too few for many programs.
 __device__ __forceinline__ void group_sync(const LanePlace& place) {
-    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
+    ptx::barrier_sync<128>(COLUMN_GROUPS == 1 ? 1 : 1 + place.group);
 }
 
 // Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
@@ -537,116 +537,83 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
     }
 }
 
-// Eight adjacent columns of one row of C, from their sums.
-__device__ __forceinline__ void store_sums(bf16* c, const float (&sums)[8], int m, int n, int row, int column) {
-    u32 columns[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(sums[2 * i], sums[2 * i + 1]);
-    store_vector(c, columns, m, n, row, column);
-}
-
-// Adds eight sums from each of `count` places in shared memory that are `stride` bytes apart, in their order.
-__device__ __forceinline__ void add_sums(float (&sums)[8], u32 address, int count, int stride) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sums[i] = 0;
-#pragma unroll 4
-    for (int i = 0; i < count; ++i) {
-        const float4 low = ptx::load_shared_f32x4(address + i * stride);
-        const float4 high = ptx::load_shared_f32x4(address + i * stride + 16);
-        sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
-        sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
+// Adds the sums of the groups that share k, each lane those of its like, to the first group's. Whether this is the first group.
+__device__ __forceinline__ bool add_groups(Accumulators& acc, u32 sums, bool first_tile, int thread) {
+    constexpr int VECTORS = TILES * SUMS / 4;
+    const int group = thread / 128;
+    const u32 mine = sums + thread % 128 * 16;
+    float4* vectors = reinterpret_cast<float4*>(acc);
+    if (!first_tile) {
+        if (C_BY_ENGINE && thread == 0) ptx::tma_store_wait_read<0>();
+        ptx::barrier_sync<32 * NUM_WARPS>(2);  // the last tile's sums have been read, and its rows have gone from their place
     }
-}
-
-// Where the cluster's programs add their sums up: the tile, row by row, is cut into as many shares as there are programs, each
-// sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
-// program ends before it has all its sums, nor sends any before all have begun.
-struct Shares {
-    u32 slots, summed;
-    int part, parts, log2;
-
-    __device__ __forceinline__ Shares(u32 slots_, const Layout& at, int parts_)
-        : slots(slots_), summed(at.summed()), part(ptx::cluster_rank()), parts(parts_),
-          log2(31 - __clz(BLOCK_M * BLOCK_N / parts_)) {}
-
-    // Sends adjacent sums of this program's, from `index` on.
-    template <int COUNT>
-    __device__ __forceinline__ void send(const float (&sums)[COUNT], int index) const {
-        const int owner = index >> log2;
-        const u32 slot = slots + 4 * ((part << log2) + index - (owner << log2));
-        ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(summed, owner));
+    if (group > 0) {
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) {
+            const float4 values = vectors[v];
+            ptx::store_shared(mine + ((group - 1) * VECTORS + v) * 2048, {values.x, values.y, values.z, values.w});
+        }
+        ptx::barrier_arrive<32 * NUM_WARPS>(3);
+        return false;
     }
-
-    __device__ __forceinline__ void gather(bf16* c, int m, int n, int row, int column, int thread) const {
-        ptx::mbarrier_wait(summed, 0);
-        for (int v = thread * 8; v < 1 << log2; v += 8 * 32 * NUM_WARPS) {
-            float sums[8];
-            add_sums(sums, slots + 4 * v, parts, 4 << log2);
-            const int index = (part << log2) + v;
-            store_sums(c, sums, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
+    ptx::barrier_sync<32 * NUM_WARPS>(3);
+#pragma unroll
+    for (int other = 1; other < GROUPS; ++other) {
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) {
+            const float4 values = ptx::load_shared_f32x4(mine + ((other - 1) * VECTORS + v) * 2048);
+            vectors[v].x += values.x, vectors[v].y += values.y, vectors[v].z += values.z, vectors[v].w += values.w;
         }
     }
-};
+    return true;
+}
 
-// A thread's sums of adjacent columns, as many as are stored at once.
-using Run = float[scheduler::smaller(LanePlace::RUN, 4)];
-
-// Does what a warp has to do with each run of adjacent columns of its sums, at (row, column) of the tile.
-template <typename Visit>
-__device__ __forceinline__ void for_each_run(const Accumulators& acc, const LanePlace& place, const Visit& visit) {
+// Adds the sums of the cluster's programs: the tile, row by row, is cut into as many shares as there are programs, each
+// sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
+// program ends before it has all its sums, nor sends any before all have begun.
+__device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
+                                              const Layout& at, int parts, const LanePlace& place, int thread) {
+    const u32 slots = at.staging();
+    const int part = ptx::cluster_rank();
+    const int share_log2 = 31 - __clz(BLOCK_M * BLOCK_N / parts), share = 1 << share_log2;
+    ptx::cluster_wait();  // every program has begun
 #pragma unroll
     for (int j = 0; j < BLOCK_M / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-            constexpr int VECTOR = sizeof(Run) / sizeof(float);
+            const int y = 8 * j + place.lane % 4 * 2 + e;
+            constexpr int RUN = LanePlace::RUN, VECTOR = scheduler::smaller(RUN, 4);
 #pragma unroll
             for (int v = 0; v < 2 * TILES / VECTOR; ++v) {
-                Run sums;
+                const int x = PACKED ? place.column(0, 0) + v * VECTOR : place.column(v / 2, v % 2);
+                float sums[VECTOR];
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) {
                     const int run = v * VECTOR + i;
                     sums[i] = acc[run / 2][4 * j + 2 * (run % 2) + e];
                 }
-                visit(sums, 8 * j + place.lane % 4 * 2 + e,
-                      PACKED ? place.column(0, 0) + v * VECTOR : place.column(v / 2, v % 2));
+                const int index = y * BLOCK_N + x, owner = index >> share_log2;
+                const u32 slot = slots + 4 * (part * share + index - owner * share);
+                ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(at.summed(), owner));
             }
         }
     }
-}
-
-// Adds the sums of the cluster's programs.
-__device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
-                                              const Layout& at, int parts, const LanePlace& place, int thread) {
-    const Shares shares(at.staging(), at, parts);
-    ptx::cluster_wait();  // every program has begun
-    for_each_run(acc, place, [&](const Run& sums, int y, int x) { shares.send(sums, y * BLOCK_N + x); });
-    shares.gather(c, m, n, row, column, thread);
-}
-
-// Adds the sums of the groups, which have the tile's columns alike, and those of the cluster's programs if there are more.
-__device__ __forceinline__ void combine_groups(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
-                                               const Layout& at, int parts, const LanePlace& place, int thread) {
-    constexpr int GROUP_BYTES = BLOCK_M * SUMS_ROW * 4;
-    const u32 mine = at.staging() + thread / 128 * GROUP_BYTES;
-    ptx::barrier_sync<32 * NUM_WARPS>(1);  // the last tile's sums have been read
-    for_each_run(acc, place, [&](const Run& sums, int y, int x) {
-        ptx::store_shared(mine + 4 * (y * SUMS_ROW + x), sums);
-    });
-    ptx::barrier_sync<32 * NUM_WARPS>(1);
-    const Shares shares(at.staging() + STAGING_BYTES, at, parts);
-    if (parts > 1) ptx::cluster_wait();  // every program has begun
-    for (int v = thread * 8; v < BLOCK_M * BLOCK_N; v += 8 * 32 * NUM_WARPS) {
-        const int y = v / BLOCK_N, x = v % BLOCK_N;
-        float sums[8];
-        add_sums(sums, at.staging() + 4 * (y * SUMS_ROW + x), GROUPS, GROUP_BYTES);
-        if (parts == 1) {
-            store_sums(c, sums, m, n, row + y, column + x);
-        } else {
-            shares.send({sums[0], sums[1], sums[2], sums[3]}, v);
-            shares.send({sums[4], sums[5], sums[6], sums[7]}, v + 4);
+    ptx::mbarrier_wait(at.summed(), 0);
+    for (int v = thread * 8; v < share; v += 8 * 128 * COLUMN_GROUPS) {
+        float sums[8] = {};
+#pragma unroll 4
+        for (int from = 0; from < parts; ++from) {
+            const u32 slot = slots + 4 * (from * share + v);
+            const float4 low = ptx::load_shared_f32x4(slot), high = ptx::load_shared_f32x4(slot + 16);
+            sums[0] += low.x, sums[1] += low.y, sums[2] += low.z, sums[3] += low.w;
+            sums[4] += high.x, sums[5] += high.y, sums[6] += high.z, sums[7] += high.w;
         }
+        u32 columns[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(sums[2 * i], sums[2 * i + 1]);
+        const int index = part * share + v;
+        store_vector(c, columns, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
     }
-    if (parts > 1) shares.gather(c, m, n, row, column, thread);
 }
 
 }  // namespace
@@ -668,7 +635,7 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         }
         ptx::mbarrier_init(at.summed(), 1);
         ptx::fence_mbarrier_init();
-        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
+        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), TILE_SUMS_BYTES);
     }
     // The loading warp knows its barriers and begins at once; the others wait for them.
     __syncwarp();
@@ -717,12 +684,17 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
                 for (int s = 0; s < SUMS; ++s) acc[i][s] *= Weights::SCALE;
             }
         }
+        if constexpr (GROUPS > COLUMN_GROUPS) {
+            const u32 sums = at.staging() + (split_k > 1 ? TILE_SUMS_BYTES : 0);
+            if (!add_groups(acc, sums, index == work.first, thread)) {
+                if (split_k > 1) ptx::cluster_wait();
+                continue;
+            }
+        }
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
         const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
         const LanePlace writer(ptx::opaque(BY_WARP ? thread % 128 : thread));
-        if constexpr (BY_WARP) {
-            combine_groups(c, acc, m, n, row, column, at, split_k, writer, thread);
-        } else if (split_k > 1) {
+        if (split_k > 1) {
             combine_parts(c, acc, m, n, row, column, at, split_k, writer, thread);
         } else {
             store_tile(c_tiles, c, acc, m, n, row, column, at.staging(), turn, writer);

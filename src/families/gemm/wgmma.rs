@@ -32,8 +32,6 @@ const SPLIT_COST: SplitCost = SplitCost {
 const MOST_CHOSEN_PARTS: u64 = 8;
 /// Rows of the largest tile that is multiplied warp by warp.
 const MOST_ROWS_BY_WARP: u64 = 16;
-/// Columns that a row of a group's sums in shared memory is longer than the tile.
-const SUMS_PADDING: u64 = 4;
 /// Registers of a thread for addresses and counters.
 const SPARE_REGISTERS: u64 = 48;
 /// Registers of a thread that was handed more by the warps that load.
@@ -150,16 +148,13 @@ impl Tiling {
         self.m * self.k * Element::Bf16.size_bytes() + self.b_rows() * self.b_row_bytes()
     }
 
-    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C; or each group's
-    /// sums, and the partial sums after them.
+    /// Shared memory of one program: the stages, then two buffers of C or the sums of a share of C and of the groups that share k.
     fn smem(&self, split_k: u64) -> Bytes {
-        let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
-        let sums = if self.by_warp() {
-            self.groups * self.m * (self.n + SUMS_PADDING) * Element::F32.size_bytes() + partials
-        } else {
-            partials.max(2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES)
-        };
-        Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + sums)
+        let sums = self.m * self.n * Element::F32.size_bytes();
+        let group_sums = (self.groups / self.column_groups() - 1) * sums;
+        let staging = 2 * self.column_groups() * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let partials = if split_k > 1 { sums + group_sums } else { group_sums };
+        Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
     }
 
     /// Whether programs of a cluster can share this tile's k: its rows are dealt out, and its sums fit beside the stages.
@@ -197,7 +192,7 @@ impl Tiling {
         [
             if vector_bytes(product.a_row_bytes()) == 16 { a } else { Arg::Input(0) },
             if vector_bytes(product.b_row_bytes()) == 16 { b } else { Arg::Input(1) },
-            if vector_bytes(product.c_row_bytes()) == 16 && !self.by_warp() { c } else { Arg::Output },
+            if vector_bytes(product.c_row_bytes()) == 16 { c } else { Arg::Output },
         ]
     }
 }
@@ -310,10 +305,7 @@ mod tests {
         let launch = launch(Family::MatmulInt4, &config(), [16, 4096, 8192]);
         assert_eq!((map(&launch, 0).tile.as_slice(), map(&launch, 0).swizzle), (&[64, 16][..], Swizzle::Bytes128));
         assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[128, 64][..], Swizzle::Bytes128));
-        assert_eq!((&launch.args[2], &launch.args[3]), (&Arg::Output, &Arg::Output), "warps write C by themselves");
-        let higher = Config { block_sizes: vec![32, 128, 64], ..config() };
-        let launch = self::launch(Family::MatmulInt4, &higher, [32, 4096, 8192]);
-        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 32][..], None));
+        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 16][..], None));
         let narrow = Config { block_sizes: vec![16, 64, 64], ..config() };
         let launch = self::launch(Family::MatmulInt4, &narrow, [16, 4096, 8192]);
         assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[64, 64][..], Swizzle::Bytes64));
@@ -334,7 +326,7 @@ mod tests {
         let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
         assert_eq!((launch.grid, launch.cluster), ([2 * 3 * 8, 1, 1], 8));
         let stage = 16 * 128 * 2 + 64 * 128;
-        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * (128 + 4) * 4 + 16 * 128 * 4));
+        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
         assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
     }
 
