@@ -19,8 +19,13 @@
 // a cycle and multiprocessor. Reached on an H200, cold L2, in sweeps that keep the GPU at its power limit: 4096^3 in 184 us
 // (bf16, 746 TFLOP/s), 175 (int4), 171 (fp4), 191 (int16); 16 x 28672 x 8192 in 44 us (int4, 2.7 TB/s of weights) and 49 (fp4);
 // 16 x 4096 x 4096 in 10.3 us (int4), where reading the weights takes 7.2. Large tiles run at the power limit: the clock falls
-// from 1980 to about 1500 MHz, and fp4, which moves fewer bytes, is the fastest. Streams of 4-bit weights wait for their
-// decoding: fp4 has more integer instructions a weight than int4, and is slower by that. No profiler's counters were taken.
+// from 1980 to about 1500 MHz, and fp4, which moves fewer bytes, is the fastest.
+//
+// What bounds a stream of 4-bit weights, from an H100's counters. Large (16 x 28672 x 8192): memory, at 74 % of its peak, and
+// beside it the issue slots, then 58 % (fp4) and 52 % (int4) busy; a faster memory meets them first. So the loop is counted in
+// instructions for eight weights of a lane, 24 and 18 executed then: now 20.5 and 15.2 (16 x 256, two groups), of which the
+// decoding takes 17 and 10. Small (16 x 4096 x 4096): latency, at 29 % of the memory's peak; tiles of 64 columns in clusters of
+// two are the fastest there, and each doubling of the cluster costs 0.4 us or more, whatever the number of warps.
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (8, 16, 32, 64, 128, 192, 256), columns of C and elements of k

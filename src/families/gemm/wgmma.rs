@@ -331,6 +331,16 @@ mod tests {
     }
 
     #[test]
+    fn groups_share_the_k_of_a_low_tile_and_leave_their_sums_to_the_first() {
+        let config = |warps, split_k| Config { num_warps: Some(warps), split_k: Some(split_k), ..config() };
+        let smem = |warps, split_k| launch(Family::MatmulFp4, &config(warps, split_k), [16, 4096, 4096]).dynamic_smem.0;
+        let stages = 3 * (16 * 128 * 2 + 64 * 128) + 1024;
+        let sums = 16 * 128 * 4;
+        assert_eq!([smem(4, 1), smem(8, 1), smem(16, 1)], [stages + sums, stages + sums, stages + 3 * sums]);
+        assert_eq!([smem(4, 2), smem(8, 2), smem(16, 2)], [stages + sums, stages + 2 * sums, stages + 4 * sums]);
+    }
+
+    #[test]
     fn large_tiles_bring_a_whole_group_of_warps_to_load() {
         let large = Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), ..config() };
         let shape = [4096, 4096, 4096];
@@ -354,6 +364,8 @@ mod tests {
         assert_eq!(parts(&decode, [64, 2 * 132 * 64, 8192]), 1);
         assert_eq!(parts(&decode, [1, 1, 1]), 1);
         assert_eq!(parts(&automatic([64, 64, 64], 6, PidType::PersistentInterleaved), [64, 4096, 14336]), 1);
+        let stream = launch(Family::MatmulInt4, &automatic([16, 64, 128], 4, PidType::Flat), [16, 4096, 4096]);
+        assert_eq!(stream.cluster, 2);
         let wide = |blocks| Config { num_warps: Some(8), ..automatic(blocks, 4, PidType::Flat) };
         assert_eq!(parts(&wide([128, 128, 64]), [128, 8192, 8192]), 2);
         assert_eq!(parts(&wide([128, 128, 64]), [4096, 4096, 4096]), 1);
