@@ -25,7 +25,7 @@
 // beside it the issue slots, then 58 % (fp4) and 52 % (int4) busy; a faster memory meets them first. So the loop is counted in
 // instructions for eight weights of a lane, 24 and 18 executed then: now 20.5 and 15.2 (16 x 256, two groups), of which the
 // decoding takes 17 and 10. Small (16 x 4096 x 4096): latency, at 29 % of the memory's peak; tiles of 64 columns in clusters of
-// two are the fastest there, and each doubling of the cluster costs 0.4 us or more, whatever the number of warps.
+// two are the fastest there, and each doubling of the cluster costs 0.3 to 0.9 us, whatever the number of warps.
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (8, 16, 32, 64, 128, 192, 256), columns of C and elements of k
@@ -562,10 +562,11 @@ __device__ __forceinline__ bool add_groups(Accumulators& acc, u32 sums, bool fir
         return false;
     }
     ptx::barrier_sync<32 * NUM_WARPS>(3);
-#pragma unroll
+#pragma unroll 1
     for (int other = 1; other < GROUPS; ++other) {
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) {
+            if (v % 4 == 0) __syncwarp();  // so that the compiler starts no more loads at once than it has registers for
             const float4 values = ptx::load_shared_f32x4(mine + ((other - 1) * VECTORS + v) * 2048);
             vectors[v].x += values.x, vectors[v].y += values.y, vectors[v].z += values.z, vectors[v].w += values.w;
         }
@@ -691,10 +692,11 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         }
         if constexpr (GROUPS > COLUMN_GROUPS) {
             const u32 sums = at.staging() + (split_k > 1 ? TILE_SUMS_BYTES : 0);
-            if (!add_groups(acc, sums, index == work.first, thread)) {
+            if (!add_groups(acc, sums, index == work.first, ptx::opaque(thread))) {
                 if (split_k > 1) ptx::cluster_wait();
                 continue;
             }
+            turn = 0;  // both buffers are free
         }
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
         const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
