@@ -178,11 +178,18 @@ struct Operands {
 };
 
 // Writes the tile of C that begins at (row, column).
-__device__ __forceinline__ void store_tile(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
+__device__ __forceinline__ void store_tile(bf16* c, Accumulators& acc, int m, int n, int row, int column,
                                            int thread) {
     const int lane = thread % 32;
     row += warp_row(thread);
     column += warp_column(thread);
+    if constexpr (Weights::SCALE != 1) {
+#pragma unroll
+        for (int i = 0; i < FRAGMENTS; ++i) {
+#pragma unroll
+            for (int s = 0; s < 4; ++s) acc[i][s] *= Weights::SCALE;
+        }
+    }
 #pragma unroll
     for (int i = 0; i < TILES_M; ++i) {
 #pragma unroll

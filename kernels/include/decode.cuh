@@ -4,6 +4,7 @@
 //   SWIZZLE_UNIT             the unit of layout::swizzled its reads need;
 //   COLUMNS                  which columns the fragments' lanes stand for;
 //   DECODED                  whether the bytes are not yet what the tensor cores take;
+//   SCALE                    what sums of the fragments' products are to be multiplied by: a power of two;
 //   DUPLICATE_COST           what reading and decoding B costs a warp, in reads of as large a piece of A;
 //   Raw                      a group's bytes as the lane read them;
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
@@ -27,6 +28,7 @@ struct Wide {
     static constexpr int COLUMN_BYTES = 2;
     static constexpr int SWIZZLE_UNIT = 16;
     static constexpr layout::Columns COLUMNS = layout::Columns::Natural;
+    static constexpr float SCALE = 1;
 
     struct Raw {
         u32 word[2][4];
@@ -90,7 +92,8 @@ struct Int16 : Wide {
 
 // 4-bit weights, two along k a byte, low nibble first: a byte is one fragment register's pair. A lane reads 32-bit
 // words of four adjacent columns, one for each tile, so that column 4g + j of the group is lane g's column of tile j.
-// Format::unpack makes the pairs of a word's four bytes.
+// Format::unpack makes the pairs of a word's four bytes, 1 / SCALE of what they stand for. It works on all eight codes of the
+// word while it can: the integer units take two cycles for an instruction, and a stream of weights keeps them busiest.
 template <typename Format>
 struct Packed {
     static constexpr int K_PER_ROW = 2;
@@ -129,10 +132,19 @@ struct Packed {
 
 // Two's complement int4.
 struct Int4 : Packed<Int4> {
+    static constexpr float SCALE = 64;
+
+    // Flipping a code's bit 3 adds 8. A code alone in the low byte of a half is a subnormal, 2^-133 of the code, or 2^-129
+    // where it lies in the byte's upper nibble; the largest power of two leaves 2^-6 of it.
     __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
-        const u32 shifted = word >> 4;
+        constexpr bf16x2 TWO_TO_123_AND_127 = 0x7D007F00u, MINUS_EIGHT_64THS = 0xBE00BE00u;
+        const u32 low = ptx::and_xor(word, 0x0F0F0F0Fu, 0x08080808u);
+        const u32 high = ptx::and_xor(word, 0xF0F0F0F0u, 0x80808080u);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) pairs[j] = pair(ptx::permute_bytes(word, shifted, 0x4400 + 0x1111 * j));
+        for (int j = 0; j < 4; ++j) {
+            const u32 codes = ptx::permute_bytes(low, high, 0x8480 + 0x1111 * j);  // the sign of a byte of `low` is zeros
+            pairs[j] = ptx::fma_bf16x2(codes, TWO_TO_123_AND_127, MINUS_EIGHT_64THS);
+        }
     }
 
     __device__ static void decode_rows(bf16x2 (&rows)[2][4], const u32 (&raw)[2]) {
@@ -144,8 +156,8 @@ struct Int4 : Packed<Int4> {
         }
     }
 
-    // The codes in the low bits of both halves: 128 + (x + 8), with x + 8 in the low mantissa bits of 128; flipping bit 3
-    // adds the 8.
+    // The weights themselves, from codes in the low bits of both halves: 128 + (x + 8), with x + 8 in the low mantissa bits
+    // of 128; flipping bit 3 adds the 8.
     __device__ static bf16x2 pair(u32 codes) {
         constexpr bf16x2 ONE = 0x3F803F80u, MINUS_136 = 0xC308C308u;
         return ptx::fma_bf16x2(ptx::and_xor(codes, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
@@ -154,31 +166,30 @@ struct Int4 : Packed<Int4> {
 
 // E2M1: 0 .5 1 1.5 2 3 4 6, bit 3 = sign.
 struct Fp4 : Packed<Fp4> {
+    static constexpr float SCALE = 1;
+
     __device__ static void unpack(bf16x2 (&pairs)[4], u32 word) {
-        const u32 low = word & NIBBLES, high = word >> 4 & NIBBLES;
+        const u32 low = word << 4;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) pairs[j] = pair(ptx::permute_bytes(low, high, 0xC480 + 0x1111 * j));
+        for (int j = 0; j < 4; ++j) pairs[j] = pair(ptx::permute_bytes(low, word, 0xC480 + 0x1111 * j));
     }
 
     __device__ static void decode_rows(bf16x2 (&rows)[2][4], const u32 (&raw)[2]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const u32 selector = i % 2 == 0 ? 0x9180 : 0xB3A2;
-            const u32 low = raw[i / 2] & NIBBLES, high = raw[i / 2] >> 4 & NIBBLES;
+            const u32 low = raw[i / 2] << 4, high = raw[i / 2];
             rows[0][i] = pair(ptx::permute_bytes(low, low, selector));
             rows[1][i] = pair(ptx::permute_bytes(high, high, selector));
         }
     }
 
-    // Bytes whose sign, replicated by permute_bytes, is a byte of zeros.
-    static constexpr u32 NIBBLES = 0x0F0F0F0Fu;
-
-    // A code in each half, alone: its sign goes to the sign and the rest to the last bits of the exponent and the first of
-    // the mantissa, where it reads 2^-126 times too little; codes without exponent bits are subnormal there too. Both
-    // shifts are one product, which leaves the busier integer units free.
+    // In each half a byte with a code in its upper nibble, and its sign all over the byte above. Two bits further up the sign
+    // is still the sign, and the rest lies in the last bits of the exponent and the first of the mantissa, where it reads
+    // 2^-126 of the weight; codes without exponent bits are subnormal there too.
     __device__ static bf16x2 pair(u32 codes) {
         constexpr bf16x2 TWO_TO_126 = 0x7E807E80u, ZERO = 0x80008000u;
-        return ptx::fma_bf16x2(codes * 0x1040u & 0x81C081C0u, TWO_TO_126, ZERO);
+        return ptx::fma_bf16x2(codes * 4 & 0x81C081C0u, TWO_TO_126, ZERO);
     }
 };
 

@@ -38,10 +38,12 @@ const TILE_ROWS: [u64; 20] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 1
 const TILE_OVERHEAD_ROWS: u64 = 24;
 /// The same where the weights are decoded.
 const DECODED_TILE_OVERHEAD_ROWS: u64 = 64;
+/// Rows of the largest tile that is multiplied warp by warp.
+const MOST_ROWS_BY_WARP: u64 = 16;
 /// Registers of a thread for addresses and counters.
 const SPARE_REGISTERS: u64 = 48;
-/// Sums of a thread of two groups that leave it registers enough without more of them from the warps that load.
-const MOST_SUMS_WITHOUT: u64 = 96;
+/// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
+const MOST_REGISTERS_WITHOUT: u64 = 160;
 /// Registers of a thread that was handed more by the warps that load.
 const MOST_REGISTERS: u64 = 232;
 
@@ -73,23 +75,26 @@ impl Tiling {
         require!(k.is_multiple_of(64) && k <= 256, "block of {k} along k: it must be a multiple of 64 up to 256");
         require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
         let groups = u64::from(warps / 4);
-        let group_columns = n / groups;
-        require!(
-            n.is_multiple_of(groups) && [64, 128, 256].contains(&group_columns),
-            "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
-        );
         require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
-        let tiling = Self { weights, m, n, k, groups, stages };
-        let registers = tiling.registers_used();
-        let limit = tiling.registers();
+        Self { weights, m, n, k, groups, stages }.checked()
+    }
+
+    /// Refuses columns that its groups cannot share, and more registers than a thread has.
+    fn checked(self) -> Result<Self, Rejection> {
+        let (n, column_groups) = (self.n, self.column_groups());
+        require!(
+            n.is_multiple_of(column_groups) && [64, 128, 256].contains(&(n / column_groups)),
+            "block of {n} along n: each of {column_groups} groups of warps has 64, 128 or 256"
+        );
+        let (registers, limit) = (self.registers_used(), self.registers());
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
-        Ok(tiling)
+        Ok(self)
     }
 
     /// The tiling with which `product` is multiplied: `self` has the most rows a tile may have, and the problem's rows are dealt
     /// out evenly. Of all numbers of tiles up to twice the fewest, it is the one with the least to do for the multiprocessor that has
     /// the most to do.
-    fn dealt(self, product: &Product, profile: &GpuProfile) -> Self {
+    fn dealt(self, product: &Product, profile: &GpuProfile) -> Result<Self, Rejection> {
         let columns = product.n.div_ceil(self.n);
         let multiprocessors = u64::from(profile.multiprocessors);
         let overhead = if self.weights == Weights::Bf16 { TILE_OVERHEAD_ROWS } else { DECODED_TILE_OVERHEAD_ROWS };
@@ -102,12 +107,22 @@ impl Tiling {
             let tiles = product.m.div_ceil(*rows) * columns;
             tiles.div_ceil(multiprocessors) * (rows + overhead)
         };
-        Self { m: choices.min_by_key(cost).unwrap_or(self.m), ..self }
+        Self { m: choices.min_by_key(cost).unwrap_or(self.m), ..self }.checked()
+    }
+
+    /// Whether each warp multiplies by itself; the groups share k then, and have all columns alike.
+    fn by_warp(&self) -> bool {
+        self.m <= MOST_ROWS_BY_WARP
+    }
+
+    /// Groups that share the columns.
+    fn column_groups(&self) -> u64 {
+        if self.by_warp() { 1 } else { self.groups }
     }
 
     /// Tiles of 64 columns in a group.
     fn tiles(&self) -> u64 {
-        self.n / (TILE_COLUMNS * self.groups)
+        self.n / (TILE_COLUMNS * self.column_groups())
     }
 
     /// Sums a thread holds.
@@ -115,8 +130,11 @@ impl Tiling {
         self.tiles() * self.m / 2
     }
 
-    /// Registers of a thread for two chunks of decoded weights.
+    /// Registers of a thread for decoded weights: those of one product, or two chunks.
     fn fragments(&self) -> u64 {
+        if self.by_warp() {
+            return 4 * self.tiles();
+        }
         let chunk = match self.tiles() {
             tiles if tiles > 2 || tiles * self.m >= 128 => 2,
             _ => (self.k / 32).min(4),
@@ -131,7 +149,7 @@ impl Tiling {
 
     /// Whether three idle warps come with the loading one, to hand their registers over.
     fn hands_over(&self) -> bool {
-        self.groups == 2 && self.sums() > MOST_SUMS_WITHOUT
+        self.groups == 2 && self.registers_used() > MOST_REGISTERS_WITHOUT
     }
 
     /// Registers of a thread that multiplies: a quarter of the multiprocessor has 512 for each lane, and every fourth warp.
@@ -162,10 +180,12 @@ impl Tiling {
         self.m * self.k * Element::Bf16.size_bytes() + self.b_rows() * self.b_row_bytes()
     }
 
-    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
+    /// Shared memory of one program: the stages, then two buffers of C or the sums of a share of C and of the groups that share k.
     fn smem(&self, split_k: u64) -> Bytes {
-        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
-        let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
+        let sums = self.m * self.n * Element::F32.size_bytes();
+        let group_sums = (self.groups / self.column_groups() - 1) * sums;
+        let staging = 2 * self.column_groups() * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let partials = if split_k > 1 { sums + group_sums } else { group_sums };
         Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
     }
 
@@ -232,7 +252,7 @@ pub(super) fn build(
     let &Product { weights, m, n, k } = product;
     let largest = Tiling::new(config, weights)?;
     knobs::fits_smem(largest.smem(1), profile)?;
-    let tiling = largest.dealt(product, profile);
+    let tiling = largest.dealt(product, profile)?;
     require!(
         tiling.b_rows() <= MOST_ROWS,
         "block of {} rows of B: the copy engine takes {MOST_ROWS} at once",
@@ -398,6 +418,16 @@ mod tests {
     }
 
     #[test]
+    fn groups_share_the_k_of_a_low_tile_and_leave_their_sums_to_the_first() {
+        let config = |warps, split_k| Config { num_warps: Some(warps), split_k: Some(split_k), ..config() };
+        let smem = |warps, split_k| launch(Family::MatmulFp4, &config(warps, split_k), [16, 4096, 4096]).dynamic_smem.0;
+        let stages = 3 * (16 * 128 * 2 + 64 * 128) + 1024;
+        let sums = 16 * 128 * 4;
+        assert_eq!([smem(4, 1), smem(8, 1), smem(16, 1)], [stages + sums, stages + sums, stages + 3 * sums]);
+        assert_eq!([smem(4, 2), smem(8, 2), smem(16, 2)], [stages + sums, stages + 2 * sums, stages + 4 * sums]);
+    }
+
+    #[test]
     fn large_tiles_bring_a_whole_group_of_warps_to_load() {
         let large = Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), ..config() };
         let shape = [4096, 4096, 4096];
@@ -421,10 +451,12 @@ mod tests {
         assert_eq!(parts(&decode, [64, 2 * 132 * 64, 8192]), 1);
         assert_eq!(parts(&decode, [1, 1, 1]), 1);
         assert_eq!(parts(&automatic([64, 64, 64], 6, PidType::PersistentInterleaved), [64, 4096, 14336]), 1);
+        let stream = launch(Family::MatmulInt4, &automatic([16, 64, 128], 4, PidType::Flat), [16, 4096, 4096]);
+        assert_eq!(stream.cluster, 2);
         let wide = |blocks| Config { num_warps: Some(8), ..automatic(blocks, 4, PidType::Flat) };
         assert_eq!(parts(&wide([128, 128, 64]), [128, 8192, 8192]), 2);
         assert_eq!(parts(&wide([128, 128, 64]), [4096, 4096, 4096]), 1);
-        assert_eq!(parts(&wide([192, 128, 64]), [192, 1024, 8192]), 1, "192 rows cannot be dealt out");
+        assert_eq!(parts(&wide([64, 128, 64]), [48, 1024, 8192]), 4);
         assert_eq!(parts(&wide([128, 256, 64]), [128, 1024, 8192]), 1, "the sums do not fit beside the stages");
     }
 
@@ -432,8 +464,7 @@ mod tests {
     fn open_configs(family: Family) -> Vec<Config> {
         let plan = Plan::load(family, None).unwrap();
         let configs = plan.spaces(&h200()).into_iter().flat_map(|space| space.configs.clone());
-        // Grouping makes no config illegal.
-        let open = |config: &Config| config.split_k.is_none() && matches!(config.l2_groupings[..], [1]);
+        let open = |config: &Config| config.split_k.is_none() && config.l2_groupings.is_empty();
         configs.filter(|config| config.mma == Some(Mma::Wgmma) && open(config)).collect()
     }
 
@@ -469,7 +500,7 @@ mod tests {
             (blocks([16, 128, 512]), "512 along k"),
             (blocks([256, 256, 64]), "560 registers"),
             (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
-            (Config { num_warps: Some(8), block_sizes: vec![16, 64, 64], ..config() }, "each of 2 groups"),
+            (Config { num_warps: Some(8), block_sizes: vec![32, 64, 64], ..config() }, "each of 2 groups"),
             (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
             (Config { num_stages: Some(32), ..config() }, "of shared memory"),
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
