@@ -106,39 +106,21 @@ __device__ __forceinline__ Statistics merge_lanes(const Statistics& seen) {
     return {maximum, sum_of_lanes<COUNT>(seen.sum * exp_of(seen.maximum - finite_or_zero(maximum)))};
 }
 
-// Counts the bytes of the parts of a row that the programs of a cluster send each other, for each of the two buffers.
-__shared__ unsigned long long arrivals[2];
-
-// Before the first row. A program's shared memory may be written to once it runs.
-__device__ __forceinline__ void start_exchange() {
-    if constexpr (SPLIT > 1) {
-        if (threadIdx.x == 0) {
-            for (unsigned long long& arrived : arrivals) ptx::mbarrier_init(ptx::shared_address(&arrived), 1);
-            ptx::fence_mbarrier_init();
-        }
-        ptx::cluster_sync();
-    }
-}
-
-// Merges what the warps of a row have seen. Rows alternate between two buffers, so that one barrier a row is enough:
-// who has all parts of a row knows that the row before it has been read. Programs of a cluster meet at no barrier of the
-// cluster, which would wait for each one's stores to memory. `turn`: of the program's rows, modulo 4.
-__device__ __forceinline__ Statistics merge_warps(const Statistics& of_warp, int group, int lane, int turn) {
+// Merges what the warps of a row have seen. Rows alternate between two buffers, so that one barrier a row is enough.
+__device__ __forceinline__ Statistics merge_warps(const Statistics& of_warp, int group, int lane, int parity) {
     if constexpr (PARTS == 1) return of_warp;
-    __shared__ __align__(16) Statistics parts[2][ROWS][PARTS];
-    Statistics(&row)[PARTS] = parts[turn % 2][group];
+    __shared__ Statistics parts[2][ROWS][PARTS];
+    Statistics(&row)[PARTS] = parts[parity][group];
     if constexpr (SPLIT == 1) {
         if (lane % 32 == 0) row[lane / 32] = of_warp;
         ptx::barrier_sync<LANES>(group);
     } else {
-        const unsigned arrived = ptx::shared_address(&arrivals[turn % 2]);
         const int part = static_cast<int>(blockIdx.x % SPLIT) * WARPS_PER_ROW + lane / 32;
-        if (lane == 0) ptx::mbarrier_arrive_expect(arrived, PARTS * static_cast<int>(sizeof(Statistics)));
         if (lane % 32 < SPLIT) {
-            ptx::store_async(ptx::cluster_address(ptx::shared_address(&row[part]), lane % 32),
-                             {of_warp.maximum, of_warp.sum}, ptx::cluster_address(arrived, lane % 32));
+            const unsigned there = ptx::cluster_address(ptx::shared_address(&row[part]), lane % 32);
+            ptx::store_cluster(there, of_warp.maximum, of_warp.sum);
         }
-        ptx::mbarrier_wait_cluster(arrived, turn / 2);
+        ptx::cluster_sync();
     }
     Statistics seen = row[lane % (PARTS < 32 ? PARTS : 32)];
 #pragma unroll
@@ -196,8 +178,8 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
                                               const Tiles& tiles, int group, int lane) {
     const unsigned long long last_use = ptx::evict_first_policy();
     const unsigned nothing = sizeof(DTYPE) == 2 ? 0xff80ff80u : 0xff800000u;  // -inf
-    int turn = 0;
-    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, turn = (turn + 1) % 4) {
+    int parity = 0;
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
         const Window window(tile * ROWS + group, rows, cols, share);
         const DTYPE* source = x + window.first + lane * WIDTH;
         // All loads are under way before the first is used.
@@ -228,7 +210,7 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
             for (int j = 0; j < WIDTH; ++j) sum += values[i][j] = exp_of(values[i][j] - origin);
         }
         sum = sum_of_lanes<WARP_LANES>(sum);
-        const Statistics whole = merge_warps({maximum, sum}, group, lane, turn);
+        const Statistics whole = merge_warps({maximum, sum}, group, lane, parity);
         // From the warp's maximum to the row's. Not `origin`: a warp of -inf in another row gets 0, not 0 * inf.
         const float scale = exp_of(maximum - finite_or_zero(whole.maximum)) / whole.sum;
         DTYPE* out = y + window.first + lane * WIDTH;
@@ -307,13 +289,13 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
     Window window = window_of(tiles.first);
     for (int vector = lane; vector < window.vectors; vector += LANES) fetch(window, vector);
     ptx::cp_async_commit();
-    int turn = 0;
-    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, turn = (turn + 1) % 4) {
+    int parity = 0;
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
         const Window next = window_of(tile + tiles.stride);
         ptx::cp_async_wait<0>();
         Statistics seen{-INFINITE, 0.0f};
         accumulate(seen, slot, window.vectors, window.column, cols, lane);
-        const Statistics whole = merge_warps(merge_lanes<32>(seen), group, lane, turn);
+        const Statistics whole = merge_warps(merge_lanes<32>(seen), group, lane, parity);
         const float scale = 1.0f / whole.sum;
         DTYPE* out = y + window.first;
         const int both = max(window.vectors, next.vectors);
@@ -390,8 +372,8 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
 
     for (int stage = 0; stage < NUM_STAGES - 1; ++stage) produce();
 
-    int turn = 0;
-    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, turn = (turn + 1) % 4) {
+    int parity = 0;
+    for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
         const Window window = window_of(tile);
         Statistics seen{-INFINITE, 0.0f};
         for (int step = 0; step < steps; ++step) {
@@ -399,7 +381,7 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
             accumulate(seen, next_slot(), min(share, window.vectors - first_vector),
                        window.column + first_vector * WIDTH, cols, lane);
         }
-        const Statistics whole = merge_warps(merge_lanes<32>(seen), group, lane, turn);
+        const Statistics whole = merge_warps(merge_lanes<32>(seen), group, lane, parity);
         const float scale = 1.0f / whole.sum;
         for (int step = steps - 1; step >= 0; --step) {
             const unsigned slot = next_slot();
@@ -420,7 +402,8 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
 
 extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
 row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int steps, int contiguous) {
-    start_exchange();
+    // A program's shared memory may be written to once it runs.
+    if constexpr (SPLIT > 1) ptx::cluster_sync();
     const int group = ROWS > 1 ? threadIdx.x / LANES : 0;
     const int lane = ROWS > 1 ? threadIdx.x % LANES : threadIdx.x;
     const Tiles tiles = tiles_of_program<SPLIT>(static_cast<int>((rows + ROWS - 1) / ROWS), contiguous);

@@ -57,6 +57,11 @@ __device__ __forceinline__ void barrier_arrive(int barrier) {
     asm volatile("bar.arrive %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
 }
 
+// Writes two floats to an address in the shared memory of a program of the cluster. Needs sm_90.
+__device__ __forceinline__ void store_cluster(u32 address, float first, float second) {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(first), "f"(second) : "memory");
+}
+
 // 2^x to 2 ulp; results below 2^-126 are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
     float result;

@@ -80,7 +80,12 @@ __device__ __forceinline__ void mbarrier_wait_among(u32 barrier, u32 parity) {
     if constexpr (CTAS == 1) {
         mbarrier_wait(barrier, parity);
     } else {
-        mbarrier_wait_cluster(barrier, parity);
+        u32 ended;
+        do {
+            asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+                         "selp.u32 %0, 1, 0, p;\n}"
+                         : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
+        } while (ended == 0);
     }
 }
 

@@ -49,16 +49,6 @@ __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
     while (!mbarrier_try_wait(barrier, parity)) {}
 }
 
-// The same where another program of the cluster may have arrived.
-__device__ __forceinline__ void mbarrier_wait_cluster(u32 barrier, u32 parity) {
-    u32 ended;
-    do {
-        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, p;\n}"
-                     : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
-    } while (ended == 0);
-}
-
 // ---- The copy engine; one thread issues for all ----
 
 __device__ __forceinline__ void prefetch_map(const TensorMap& map) {

@@ -10,8 +10,6 @@ pub(super) struct RowSoftmax;
 const VECTOR_BYTES: u64 = 16;
 /// Static shared memory of a warp of a row: its statistics, in two buffers.
 const STATISTICS_BYTES: u64 = 16;
-/// Static shared memory of the barriers that count what the programs of a cluster send each other.
-const ARRIVALS_BYTES: u64 = 16;
 /// The kernel counts a row's columns, rounded up to vectors, in 32 bits.
 const MOST_COLS: u64 = (1 << 31) - 64;
 
@@ -141,8 +139,8 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
         vectors > 0 || tile_rows <= warps,
         "block_sizes [{tile_rows}] with {warps} warps: rows of {cols} columns need a warp each"
     );
-    let exchange = Bytes(u64::from(warps * split) * STATISTICS_BYTES + if split > 1 { ARRIVALS_BYTES } else { 0 });
-    knobs::fits_smem(Bytes(smem.0 + exchange.0), profile)?;
+    let statistics = Bytes(u64::from(warps * split) * STATISTICS_BYTES);
+    knobs::fits_smem(Bytes(smem.0 + statistics.0), profile)?;
     let width = vector_width(problem.dtype);
     let clusters = GpuProfile { multiprocessors: profile.multiprocessors / split, ..profile.clone() };
     let Programs { count, contiguous } = knobs::programs(config, rows.div_ceil(tile_rows.into()), &clusters)?;
