@@ -21,8 +21,8 @@
 // decoding: fp4 has more integer instructions a weight than int4, and is slower by that. No profiler's counters were taken.
 //
 // Macros
-//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (8, 16, 32, 64, 128, 192, 256), columns of C and elements of k
-//                               (multiples of 64)
+//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 256), columns of C and elements
+//                               of k (multiples of 64)
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
@@ -39,8 +39,7 @@
 //   m, n, k                   the problem
 //   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
 //   group_m                   tile rows that share a column band, 1 ... tiles_m
-//   split_k                   programs of a cluster, that share one tile's k: 1, or a power of two up to k_steps where
-//                             BLOCK_M is one
+//   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16 and k_steps
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 
 #include "decode.cuh"
@@ -79,8 +78,8 @@ constexpr int GROUPS = NUM_WARPS / 4;
 constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
 constexpr bool PACKED = Weights::K_PER_ROW == 2;
 
-static_assert((power_of_two(BLOCK_M) && BLOCK_M >= 8 && BLOCK_M <= 256) || BLOCK_M == 192,
-              "BLOCK_M must be 8, 16, 32, 64, 128, 192 or 256");
+static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 256,
+              "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 256");
 static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192 or 256");
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
 static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
@@ -131,7 +130,7 @@ constexpr int BARRIER_BYTES = 1024;  // keeps what follows aligned
 constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 
 // A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
-constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M, 64 / TILES);
+constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
 constexpr int STAGING_PANEL = STAGING_ROWS * 128;
 constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
 constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
@@ -151,9 +150,9 @@ constexpr bool BY_WARP = BLOCK_M <= 16;
 constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
 using Accumulators = float[TILES][SUMS];
 
-// With 128 sums a thread, the loading warp brings three idle ones: a whole group of warps, that hands its registers to
-// the two that multiply.
-constexpr bool HANDS_OVER = GROUPS == 2 && TILES * SUMS >= 128;
+// With more than 96 sums a thread, the loading warp brings three idle ones: a whole group of warps, that hands its registers
+// to the two that multiply.
+constexpr bool HANDS_OVER = GROUPS == 2 && TILES * SUMS > 96;
 constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32);
 
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
@@ -529,14 +528,15 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
     }
 }
 
-// Adds the sums of the cluster's programs: the tile, row by row, is cut into as many shares as there are programs, each
+// Adds the sums of the cluster's programs: the tile, row by row, is cut into as many equal shares as there are programs, each
 // sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
 // program ends before it has all its sums, nor sends any before all have begun.
 __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
                                               const Layout& at, int parts, const LanePlace& place, int thread) {
     const u32 slots = at.staging();
     const int part = ptx::cluster_rank();
-    const int share_log2 = 31 - __clz(BLOCK_M * BLOCK_N / parts), share = 1 << share_log2;
+    const int share = BLOCK_M * BLOCK_N / parts;
+    const u32 reciprocal = ~0u / share + 1;  // index / share = index * reciprocal >> 32, exactly, below 2^16
     ptx::cluster_wait();  // every program has begun
 #pragma unroll
     for (int j = 0; j < BLOCK_M / 8; ++j) {
@@ -553,7 +553,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
                     const int run = v * VECTOR + i;
                     sums[i] = acc[run / 2][4 * j + 2 * (run % 2) + e];
                 }
-                const int index = y * BLOCK_N + x, owner = index >> share_log2;
+                const int index = y * BLOCK_N + x, owner = __umulhi(index, reciprocal);
                 const u32 slot = slots + 4 * (part * share + index - owner * share);
                 ptx::store_async(ptx::cluster_address(slot, owner), sums, ptx::cluster_address(at.summed(), owner));
             }

@@ -123,9 +123,15 @@ __device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[4
 #define REGISTERS_96 \
     REGISTERS_80 ", " \
     "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define REGISTERS_104 \
+    REGISTERS_96 ", " \
+    "%96, %97, %98, %99, %100, %101, %102, %103"
 #define REGISTERS_112 \
     REGISTERS_96 ", " \
     "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define REGISTERS_120 \
+    REGISTERS_112 ", " \
+    "%112, %113, %114, %115, %116, %117, %118, %119"
 #define REGISTERS_128 \
     REGISTERS_112 ", " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
@@ -186,11 +192,19 @@ __device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[4
     "+f"(acc[80]), "+f"(acc[81]), "+f"(acc[82]), "+f"(acc[83]), "+f"(acc[84]), "+f"(acc[85]), "+f"(acc[86]), \
     "+f"(acc[87]), "+f"(acc[88]), "+f"(acc[89]), "+f"(acc[90]), "+f"(acc[91]), "+f"(acc[92]), "+f"(acc[93]), \
     "+f"(acc[94]), "+f"(acc[95])
+#define SUMS_104 \
+    SUMS_96, \
+    "+f"(acc[96]), "+f"(acc[97]), "+f"(acc[98]), "+f"(acc[99]), "+f"(acc[100]), "+f"(acc[101]), "+f"(acc[102]), \
+    "+f"(acc[103])
 #define SUMS_112 \
     SUMS_96, \
     "+f"(acc[96]), "+f"(acc[97]), "+f"(acc[98]), "+f"(acc[99]), "+f"(acc[100]), "+f"(acc[101]), \
     "+f"(acc[102]), "+f"(acc[103]), "+f"(acc[104]), "+f"(acc[105]), "+f"(acc[106]), "+f"(acc[107]), \
     "+f"(acc[108]), "+f"(acc[109]), "+f"(acc[110]), "+f"(acc[111])
+#define SUMS_120 \
+    SUMS_112, \
+    "+f"(acc[112]), "+f"(acc[113]), "+f"(acc[114]), "+f"(acc[115]), "+f"(acc[116]), "+f"(acc[117]), \
+    "+f"(acc[118]), "+f"(acc[119])
 #define SUMS_128 \
     SUMS_112, \
     "+f"(acc[112]), "+f"(acc[113]), "+f"(acc[114]), "+f"(acc[115]), "+f"(acc[116]), "+f"(acc[117]), \
@@ -238,7 +252,9 @@ DEFINE_WGMMA(144, 72, 72, 73, 74, 75, 76, 77, 78)
 DEFINE_WGMMA(160, 80, 80, 81, 82, 83, 84, 85, 86)
 DEFINE_WGMMA(176, 88, 88, 89, 90, 91, 92, 93, 94)
 DEFINE_WGMMA(192, 96, 96, 97, 98, 99, 100, 101, 102)
+DEFINE_WGMMA(208, 104, 104, 105, 106, 107, 108, 109, 110)
 DEFINE_WGMMA(224, 112, 112, 113, 114, 115, 116, 117, 118)
+DEFINE_WGMMA(240, 120, 120, 121, 122, 123, 124, 125, 126)
 DEFINE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 #undef DEFINE_WGMMA
 

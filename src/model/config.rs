@@ -82,9 +82,11 @@ serde_by_name!(Mma);
 #[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Tile extents; their meaning is the family's (elements, or packed bytes along a packed k).
+    /// Tile extents; their meaning is the family's (elements, or packed bytes along a packed k). Kernels that deal out a
+    /// problem's rows evenly have no more rows in a tile than this says.
     pub block_sizes: Vec<u32>,
-    /// Tiles along m that share a column band, so that they meet in L2 (one entry).
+    /// Tiles along m that share a column band, so that they meet in L2 (one entry); absent where the launch chooses by the
+    /// problem.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub l2_groupings: Vec<u32>,
     /// The instructions that do the arithmetic.

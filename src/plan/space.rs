@@ -43,6 +43,7 @@ pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value
     check_fields(fields)?;
     let mut all = kind_field.clone();
     all.extend(fields.iter().map(|(name, value)| (name.clone(), without_words(value))));
+    all.retain(|_, value| !value.is_null());
     if all.get("mma") != kind_field.get("mma") {
         return Err(Error::usage("field 'mma' contradicts the space it stands in"));
     }

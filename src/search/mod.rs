@@ -112,8 +112,8 @@ pub fn exhaust(
     race(bench, candidates, must_race, &scores, width)
 }
 
-/// The candidates that share one compiled kernel; host kernels are each their own. Of those with the same launch it is the one
-/// that leaves the split to the launch, which other problems may be served well by, else the first.
+/// The candidates that share one compiled kernel; host kernels are each their own. Of those with the same launch it is the most
+/// [`open`] one, which other problems may be served well by, else the first.
 fn variants(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
     let mut order: Vec<Vec<&Candidate>> = Vec::new();
     let mut places: BTreeMap<&KernelSpec, usize> = BTreeMap::new();
@@ -127,7 +127,7 @@ fn variants(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
                 let same = |other: &&mut &Candidate| matches!(&other.program, Ok(Some((_, other))) if other == launch);
                 match order[place].iter_mut().find(same) {
                     None => order[place].push(candidate),
-                    Some(other) if candidate.config.split_k.is_none() => *other = candidate,
+                    Some(other) if open(&candidate.config) > open(&other.config) => *other = candidate,
                     Some(_) => {}
                 }
             }
@@ -136,6 +136,12 @@ fn variants(candidates: &[Candidate]) -> Vec<Vec<&Candidate>> {
         }
     }
     order
+}
+
+/// How much a config leaves to the launch: knobs it does not name, then the size of its tile, of which small problems take less.
+fn open(config: &Config) -> (usize, &[u32]) {
+    let left = [config.split_k.is_none(), config.l2_groupings.is_empty()];
+    (left.into_iter().filter(|left| *left).count(), &config.block_sizes)
 }
 
 fn record_rejected(bench: &mut dyn Bench, candidates: &[Candidate], legal: &[Vec<&Candidate>]) -> Result<()> {
