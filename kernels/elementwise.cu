@@ -62,8 +62,8 @@ __device__ __forceinline__ void add_whole_tile(const Pack* x, const Pack* y, Pac
     }
 }
 
-__device__ __forceinline__ void add_tile(const DTYPE* x, const DTYPE* y, DTYPE* out, long long numel, int tile) {
-    const long long first = static_cast<long long>(tile) * BLOCK;
+__device__ __forceinline__ void add_tile(const DTYPE* x, const DTYPE* y, DTYPE* out, long long numel, long long tile) {
+    const long long first = tile * BLOCK;
     if (first + BLOCK <= numel) {
         add_whole_tile(reinterpret_cast<const Pack*>(x + first), reinterpret_cast<const Pack*>(y + first),
                        reinterpret_cast<Pack*>(out + first));
@@ -80,6 +80,6 @@ elementwise(const DTYPE* x, const DTYPE* y, DTYPE* out, long long numel, int con
         add_tile(x, y, out, numel, blockIdx.x);
     } else {
         const Tiles tiles = tiles_of_program(static_cast<int>((numel + BLOCK - 1) / BLOCK), contiguous);
-        for (int tile = tiles.first; tile < tiles.end; tile += tiles.stride) add_tile(x, y, out, numel, tile);
+        for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride) add_tile(x, y, out, numel, tile);
     }
 }
