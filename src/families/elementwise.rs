@@ -29,7 +29,8 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
         "block_sizes [{block}] gives {threads} threads less than {WORD_BYTES} bytes each"
     );
     let numel = numel(problem);
-    let Programs { count, contiguous } = knobs::programs(config, numel.div_ceil(u64::from(block)), profile)?;
+    let tiles = numel.div_ceil(u64::from(block));
+    let Programs { count, contiguous } = knobs::programs(config, tiles, profile)?;
     let kernel = KernelSpec {
         source: "elementwise.cu",
         entry: "elementwise",
@@ -37,6 +38,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
             ("DTYPE", knobs::c_type(problem.dtype)),
             ("BLOCK", block.to_string()),
             ("NUM_WARPS", warps.to_string()),
+            ("ONE_TILE", u8::from(u64::from(count) == tiles).to_string()),
         ],
     };
     let launch = Launch {
@@ -66,8 +68,9 @@ impl FamilySpec for Elementwise {
         numel(problem) as f64
     }
 
+    /// A kernel with a program for each tile has no loop over them.
     fn launch_knobs(&self) -> &'static [&'static str] {
-        &["num_sm_multiplier", "pid_type"]
+        &[]
     }
 
     fn program(
@@ -152,6 +155,18 @@ mod tests {
         assert_eq!((blocked.grid[0], blocked.args.last().unwrap().clone()), (264, Arg::I32(1)));
         let interleaved = launch(&persistent(PidType::PersistentInterleaved), 5000).unwrap();
         assert_eq!((interleaved.grid[0], interleaved.args.last().unwrap().clone()), (5, Arg::I32(0)));
+    }
+
+    #[test]
+    fn programs_with_one_tile_each_have_no_loop() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let one_tile = |multiplier: Option<u32>, numel| {
+            let pid_type = if multiplier.is_some() { PidType::PersistentInterleaved } else { PidType::Flat };
+            let config = Config { pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..config(1024, 4) };
+            let kernel = Elementwise.kernel(&config, &problem(numel, Dtype::Bf16), &h200).unwrap();
+            kernel.macros.into_iter().find(|(name, _)| *name == "ONE_TILE").unwrap().1
+        };
+        assert_eq!([one_tile(None, 1 << 20), one_tile(Some(2), 1 << 20), one_tile(Some(2), 5000)], ["1", "0", "1"]);
     }
 
     #[test]

@@ -43,9 +43,14 @@ pub(super) struct SplitCost {
 impl SplitCost {
     /// The number of programs a tile, at most `most`, with the least cost; the smaller of equals.
     pub(super) fn choose(&self, work: &Reduction, multiprocessors: u32, most: u64) -> u64 {
+        self.least(work, multiprocessors, most).1
+    }
+
+    /// The least cost that a number of programs a tile, at most `most`, has; and that number.
+    pub(super) fn least(&self, work: &Reduction, multiprocessors: u32, most: u64) -> (f64, u64) {
         let allowed = CHOICES.into_iter().filter(|parts| *parts <= most.min(work.steps).max(1));
         let costs = allowed.map(|parts| (self.of(work, u64::from(multiprocessors), parts), parts));
-        costs.min_by(|one, other| one.0.total_cmp(&other.0)).map_or(1, |(_, parts)| parts)
+        costs.min_by(|one, other| one.0.total_cmp(&other.0)).unwrap_or((f64::INFINITY, 1))
     }
 
     fn of(&self, work: &Reduction, multiprocessors: u64, parts: u64) -> f64 {

@@ -42,7 +42,9 @@ def report(sweep, monkeypatch):
     def calls(_torch, work):
         if work.family == "attention":
             return {"cuDNN": lambda: 3.0, "flash": lambda: 2.0}
-        return {"peer": lambda: 4.0 if work.family == "row_softmax" else 1.0}
+        if work.family == "row_softmax":
+            return {"peer": lambda: 4.0, peers.COPY: lambda: 1.9}
+        return {"peer": lambda: 1.0}
 
     monkeypatch.setattr(peers, "peer_calls", calls)
     monkeypatch.setattr(peers, "copy_terabytes_per_s", lambda *_: 4.0)
@@ -61,6 +63,7 @@ def test_every_work_has_a_row_and_ratios_are_the_peer_over_ours(report):
         (work.family, dict(work.dimensions)) for work in works
     ]
     assert all(row["ratio"] == 2.0 and row["config"] for row in rows_of(report, "row_softmax"))
+    assert all((row["peer"], row["copy_us"], row["copy_ratio"]) == ("peer", 19.0, 0.95) for row in rows_of(report, "row_softmax"))
     assert all(row["ratio"] == 0.5 and row["peer_passes_us"] == {"peer": [10.0, 10.0]} for row in rows_of(report, "matmul"))
     assert report["geomeans"]["elementwise"] == pytest.approx(0.5)
 
@@ -70,6 +73,20 @@ def test_a_family_that_fails_has_no_times_and_the_faster_peer_still_shows(report
     assert all(row["ours_us"] is None and row["ratio"] is None and row["reached"] is None for row in rows)
     assert all((row["peer"], row["peer_us"], row["error"]) == ("flash", 20.0, "not measured") for row in rows)
     assert "attention" not in report["geomeans"]
+
+
+def test_a_family_that_was_not_done_goes_on_with_what_the_others_left(monkeypatch):
+    calls = []
+
+    def evaluate(_sweep, _gpu, family, _output, _deadline, fresh):
+        calls.append((family, fresh))
+        done = family == "elementwise" or not fresh
+        return {work: {"pick_us": 1.0 if done else None} for work in peers.read_works([family])}
+
+    monkeypatch.setattr(peers, "evaluate", evaluate)
+    found = peers.time_ours(None, "h200", ["matmul", "elementwise"], None, 100.0)
+    assert calls == [("matmul", True), ("elementwise", True), ("matmul", False)]
+    assert all(work["pick_us"] == 1.0 for work in found.values())
 
 
 def test_targets_are_met_or_not(report):
@@ -83,8 +100,9 @@ def test_targets_are_met_or_not(report):
 def test_the_table_has_a_line_for_each_work(report):
     lines = peers.markdown(report).splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + len(report["works"])
-    assert "| matmul_int4 16 × 28672 × 8192 | 20.0 | peer | 10.0 | 0.50 | ≤ 45.0 µs ✓ |" in lines
-    assert "| attention 1 × 4 × 16 × 16384 × 64 | – | flash | 20.0 | – | ≥ 1.20 × |" in lines
+    assert "| matmul_int4 16 × 28672 × 8192 | 20.0 | peer | 10.0 | 0.50 | – | ≤ 45.0 µs ✓ |" in lines
+    assert any("| 2.00 | 0.95 |" in line for line in lines if line.startswith("| row_softmax"))
+    assert "| attention 1 × 4 × 16 × 16384 × 64 | – | flash | 20.0 | – | – | ≥ 1.20 × |" in lines
     json.dumps(peers.round_floats(report))
 
 

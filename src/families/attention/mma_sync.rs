@@ -3,7 +3,7 @@
 use super::super::knobs::{self, Programs, WARP};
 use super::super::split::Reduction;
 use super::super::{Arg, KernelSpec, Launch, Rejection, require};
-use super::{Dimensions, FRAGMENT, Split};
+use super::{Dimensions, FRAGMENT, MOST_PARTS, SPLIT_COST, Split};
 use crate::model::{Bytes, Config, GpuProfile};
 
 /// Registers an instruction can name.
@@ -60,7 +60,8 @@ impl Tiling {
     }
 
     /// What the split of the keys is decided by.
-    fn reduction(&self, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
+    fn reduction(&self, sizes: &Dimensions, profile: &GpuProfile) -> Reduction {
+        let [tiles, steps] = sizes.tiles_and_blocks([self.block_q, self.block_kv]);
         let [block_q, block_kv, head] = [self.block_q, self.block_kv, self.head].map(u64::from);
         let threads = u64::from(self.warps * WARP);
         Reduction {
@@ -100,10 +101,9 @@ pub(super) fn build(
     tiling.fits_registers(profile)?;
     knobs::fits_smem(Bytes(tiling.smem().0 + FLAG_BYTES), profile)?;
 
-    let split =
-        Split::new(config, sizes, [tiling.block_q, tiling.block_kv], profile.multiprocessors, |tiles, steps| {
-            tiling.reduction(tiles, steps, profile)
-        })?;
+    let split = Split::new(config, sizes, [tiling.block_q, tiling.block_kv], || {
+        SPLIT_COST.choose(&tiling.reduction(sizes, profile), profile.multiprocessors, MOST_PARTS)
+    })?;
     let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile)?;
     let macros = [
         ("HEAD_DIM", tiling.head),

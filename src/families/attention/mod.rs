@@ -4,7 +4,7 @@ mod mma_sync;
 mod wgmma;
 
 use super::knobs;
-use super::split::{Reduction, SplitCost};
+use super::split::SplitCost;
 use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma, Problem, Shape};
 
@@ -40,6 +40,11 @@ impl Dimensions {
         self.head_dim.next_multiple_of(FRAGMENT.into()) as u32
     }
 
+    /// Blocks of queries of all heads, and blocks of keys of one.
+    fn tiles_and_blocks(&self, [block_q, block_kv]: [u32; 2]) -> [u64; 2] {
+        [self.batch_heads * self.q_seq.div_ceil(block_q.into()), self.kv_seq.div_ceil(block_kv.into())]
+    }
+
     /// Bytes that every row of `head_dim` bf16 elements is aligned to, up to the widest copy.
     fn vector_bytes(&self) -> u32 {
         2 << self.head_dim.trailing_zeros().min(3)
@@ -70,20 +75,17 @@ struct Split {
 }
 
 impl Split {
-    /// `split_k` shares, or as few as cost least, given the tiles of queries and the blocks of keys; fewer where there are
-    /// too few blocks to give each some.
+    /// `split_k` shares, or as many as `choose` says; fewer where there are too few blocks of keys to give each some.
     fn new(
         config: &Config,
         sizes: &Dimensions,
-        [block_q, block_kv]: [u32; 2],
-        multiprocessors: u32,
-        reduction: impl FnOnce(u64, u64) -> Reduction,
+        block: [u32; 2],
+        choose: impl FnOnce() -> u64,
     ) -> Result<Self, Rejection> {
-        let q_tiles = sizes.batch_heads * sizes.q_seq.div_ceil(block_q.into());
-        let blocks = sizes.kv_seq.div_ceil(block_kv.into());
+        let [q_tiles, blocks] = sizes.tiles_and_blocks(block);
         let wanted = match config.split_k {
             Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
-            None => SPLIT_COST.choose(&reduction(q_tiles, blocks), multiprocessors, MOST_PARTS),
+            None => choose(),
         };
         Ok(Self { count: blocks.div_ceil(blocks.div_ceil(wanted)), q_tiles })
     }
