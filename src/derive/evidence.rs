@@ -1,10 +1,10 @@
 //! What was measured, from whatever file: problems, configs and kernels by index, and one record a trial.
 
 use crate::error::{Error, Result};
+use crate::families;
 use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
 use crate::journal::{Header, Stage, Status, Trial};
-use crate::model::{Config, Problem};
-use crate::search::without_launch_knobs;
+use crate::model::{Config, Family, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -205,18 +205,19 @@ impl Evidence {
 /// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
 /// knobs on the same problem. Pruned configs have no kernel, and stay.
 pub(crate) fn of_latest_kernels(trials: &[Trial]) -> Vec<&Trial> {
-    let mut variants: HashMap<Config, usize> = HashMap::new();
-    let mut variant_of: HashMap<&Config, usize> = HashMap::new();
+    let mut variants: HashMap<(Family, Config), usize> = HashMap::new();
+    let mut variant_of: HashMap<(Family, &Config), usize> = HashMap::new();
     let mut latest: HashMap<(Problem, usize), &str> = HashMap::new();
     for trial in trials.iter().filter(|trial| !trial.kernel.is_empty()) {
-        let variant = *variant_of.entry(&trial.config).or_insert_with(|| {
+        let variant = *variant_of.entry((trial.family, &trial.config)).or_insert_with(|| {
             let next = variants.len();
-            *variants.entry(without_launch_knobs(&trial.config)).or_insert(next)
+            let half = families::spec(trial.family).compiled_half(&trial.config);
+            *variants.entry((trial.family, half)).or_insert(next)
         });
         latest.insert((trial.problem(), variant), &trial.kernel);
     }
     let is_latest = |trial: &&Trial| {
-        let variant = variant_of.get(&trial.config);
+        let variant = variant_of.get(&(trial.family, &trial.config));
         trial.kernel.is_empty() || variant.is_some_and(|variant| latest[&(trial.problem(), *variant)] == trial.kernel)
     };
     trials.iter().filter(is_latest).collect()

@@ -125,6 +125,27 @@ impl Config {
         "reduction_loops",
         "split_k",
     ];
+
+    /// The same without the fields of these names.
+    #[must_use]
+    pub fn without(&self, fields: &[&str]) -> Self {
+        let mut rest = self.clone();
+        for field in fields {
+            match *field {
+                "block_sizes" => rest.block_sizes.clear(),
+                "l2_groupings" => rest.l2_groupings.clear(),
+                "mma" => rest.mma = None,
+                "num_sm_multiplier" => rest.num_sm_multiplier = None,
+                "num_stages" => rest.num_stages = None,
+                "num_warps" => rest.num_warps = None,
+                "pid_type" => rest.pid_type = None,
+                "reduction_loops" => rest.reduction_loops.clear(),
+                "split_k" => rest.split_k = None,
+                _ => {}
+            }
+        }
+        rest
+    }
 }
 
 /// Compact JSON with sorted keys: the config's identity in journals and tables.
