@@ -246,7 +246,8 @@ impl Evaluation<'_> {
         let served = question.pick.iter().chain(&question.fallback);
         let must_race: Vec<Config> = defaults.iter().chain(served).cloned().collect();
         bench.turn_to(problem);
-        let trials = search::search(bench, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
+        let trials =
+            search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
         let Some(duel) = race(bench, &candidates, best, &must_race)? else {
             return Ok(question.unanswered("the race crashed", Some(best)));
