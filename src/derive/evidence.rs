@@ -38,11 +38,28 @@ impl From<&Problem> for ProblemFacts {
     }
 }
 
-/// A config with its canonical text, by which configs are told apart and ordered.
+/// A config with its canonical text, by which configs are told apart.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ConfigFacts {
     pub(super) template: Template,
     pub(super) text: String,
+}
+
+impl ConfigFacts {
+    /// The fixed order that breaks ties: what is likelier to do well on shapes that were not measured comes first. A split
+    /// that the launch chooses by the problem before a fixed one; a program a tile, then programs that stride over the tiles,
+    /// then those with a run of tiles each, which a few tiles too many leave waiting for one; fewer programs; the text.
+    pub(super) fn order(&self) -> impl Ord {
+        let pid_type = self.template.get("pid_type").and_then(Value::as_str);
+        let program_order = match pid_type {
+            None | Some("flat") => 0,
+            Some("persistent_interleaved") => 1,
+            Some(_) => 2,
+        };
+        let is_split = self.template.get("split_k").is_some_and(|split| !split.is_null());
+        let multiplier = self.template.get("num_sm_multiplier").and_then(Value::as_u64);
+        (is_split, program_order, multiplier, self.text.clone())
+    }
 }
 
 /// The times of a trial that worked.
@@ -233,7 +250,7 @@ pub(super) fn template_of(config: &Config) -> Template {
 }
 
 /// Compact JSON with sorted keys.
-pub(super) fn config_text(template: &Template) -> String {
+pub(crate) fn config_text(template: &Template) -> String {
     Value::Object(template.clone()).to_string()
 }
 
