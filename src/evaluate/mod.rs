@@ -161,7 +161,8 @@ impl Evaluation<'_> {
         let defenders =
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
         let (compiler, progress) = (self.site.compiler.as_ref(), &self.site.progress);
-        let lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
+        let mut lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
+        lab.deadlines.trial = self.options.trial_deadline;
         lab.set_deadline(deadline);
         self.compile_ahead(&questions)?;
         progress.family(self.plan.family, questions.len());

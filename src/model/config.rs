@@ -154,3 +154,34 @@ impl fmt::Display for Config {
         out.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_can_be_left_out_and_no_other_goes_with_it() {
+        let whole = Config {
+            block_sizes: vec![64],
+            l2_groupings: vec![8],
+            mma: Some(Mma::Wgmma),
+            num_sm_multiplier: Some(1),
+            num_stages: Some(4),
+            num_warps: Some(8),
+            pid_type: Some(PidType::Flat),
+            reduction_loops: vec![None],
+            split_k: Some(2),
+        };
+        assert_eq!(whole.without(&Config::FIELDS), Config::default());
+        let as_map = |config: &Config| serde_json::to_value(config).unwrap().as_object().cloned().unwrap();
+        for field in Config::FIELDS {
+            let mut expected = as_map(&whole);
+            expected.remove(field);
+            let mut rest = as_map(&whole.without(&[field]));
+            if field == "block_sizes" {
+                rest.remove(field); // empty, but never left out
+            }
+            assert_eq!(rest, expected, "{field}");
+        }
+    }
+}

@@ -47,7 +47,7 @@ pub(crate) struct Lab<'a> {
     defenders: Vec<Config>,
     state: Mutex<State>,
     pub(super) progress: &'a Progress,
-    pub(super) deadlines: Deadlines,
+    pub(crate) deadlines: Deadlines,
 }
 
 struct State {

@@ -233,18 +233,18 @@ impl Worker {
 }
 
 fn ask(process: &mut LineProcess, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
-    process.send(request).map_err(lost)?;
+    process.send(request).map_err(|silence| lost(&silence))?;
     answer(process, deadline)
 }
 
 fn answer(process: &mut LineProcess, deadline: Duration) -> Result<Reply, Failure> {
-    match process.answer(deadline).map_err(lost)? {
+    match process.answer(deadline).map_err(|silence| lost(&silence))? {
         Reply::Dead { error } => Err(Failure::Crashed(error)),
         reply => Ok(reply),
     }
 }
 
-fn lost(silence: Silence) -> Failure {
+fn lost(silence: &Silence) -> Failure {
     match silence {
         Silence::Timeout(_) => Failure::Timeout(silence.to_string()),
         Silence::Died(_) => Failure::Crashed(silence.to_string()),

@@ -428,6 +428,17 @@ fn merging_keeps_the_other_classes() {
 
 /// `a` as it was before its kernel changed and as it is now, with a launch knob of each.
 #[test]
+fn a_split_that_is_compiled_in_makes_another_kernel_not_a_newer_one() {
+    let split = |split_k| Config { split_k: Some(split_k), ..config(1) };
+    let trials = [
+        finalist(Family::RowSoftmax, "rows=16,cols=32768", &split(4), 5.0),
+        finalist(Family::RowSoftmax, "rows=16,cols=32768", &split(8), 10.0),
+    ];
+    let document = derive(&trials, &Defaults::new()).document;
+    assert_eq!(document.fallbacks["row_softmax"]["short"].template["split_k"], 4);
+}
+
+#[test]
 fn where_a_kernel_has_changed_only_the_later_one_counts() {
     let (a, b) = (config(256), config(512));
     let persistent = Config { num_sm_multiplier: Some(2), ..a.clone() };
