@@ -112,16 +112,35 @@ impl LineProcess {
     /// # Errors
     /// Where none comes in time.
     pub fn ask<A: DeserializeOwned>(&mut self, question: &impl Serialize, deadline: Duration) -> Result<A, Silence> {
-        let died = |error: &dyn fmt::Display| Silence::Died(error.to_string());
+        self.send(question)?;
+        self.answer(deadline)
+    }
+
+    /// Asks without waiting: the answers come in the order of the questions.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn send(&mut self, question: &impl Serialize) -> Result<(), Silence> {
         let mut line = serde_json::to_vec(question).map_err(|error| died(&error))?;
         line.push(b'\n');
-        self.input.write_all(&line).map_err(|error| died(&error))?;
+        self.input.write_all(&line).map_err(|error| died(&error))
+    }
+
+    /// Waits for the answer to the oldest question that has none.
+    ///
+    /// # Errors
+    /// Where none comes in time.
+    pub fn answer<A: DeserializeOwned>(&mut self, deadline: Duration) -> Result<A, Silence> {
         match self.answers.recv_timeout(deadline) {
             Ok(answer) => serde_json::from_str(&answer).map_err(|error| died(&error)),
             Err(RecvTimeoutError::Timeout) => Err(Silence::Timeout(deadline)),
             Err(RecvTimeoutError::Disconnected) => Err(died(&"it closed its pipe")),
         }
     }
+}
+
+fn died(error: &dyn fmt::Display) -> Silence {
+    Silence::Died(error.to_string())
 }
 
 impl Drop for LineProcess {

@@ -28,6 +28,17 @@ fn code(path: &Path) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
+/// What stands before the test module, whose attributes may come in any order and on any lines. Tests may use anything.
+fn without_tests(code: &str) -> String {
+    let lines: Vec<&str> = code.lines().collect();
+    let module = lines.iter().position(|line| line.trim_start().starts_with("mod tests {")).unwrap_or(lines.len());
+    let is_attribute = |line: &&&str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    let attributes = lines[..module].iter().rev().take_while(is_attribute);
+    let is_test = attributes.clone().any(|line| line.contains("cfg(test)"));
+    let end = if is_test { module - attributes.count() } else { lines.len() };
+    lines[..end].join("\n")
+}
+
 fn has_word(code: &str, word: &str) -> bool {
     code.split(|character: char| !character.is_alphanumeric() && character != '_').any(|found| found == word)
 }
@@ -67,14 +78,22 @@ fn no_stage_imports_a_later_one() {
         let folder = root().join("src").join(stage);
         let files = if folder.is_dir() { rust_files(&folder) } else { vec![folder.with_extension("rs")] };
         for path in files {
-            // What stands behind a test module's attribute may use anything.
-            let code = code(&path);
-            let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = without_tests(&code(&path));
             for later in &stages[place + 1..] {
                 assert!(!code.contains(&format!("crate::{later}::")), "{} imports {later}", path.display());
             }
         }
     }
+}
+
+#[test]
+fn a_test_module_is_found_whatever_the_order_of_its_attributes() {
+    for attributes in
+        ["#[cfg(test)]", "#[cfg(test)]\n#[allow(x)]\n", "#[allow(x)]\n#[cfg(test)]", "#[allow(x)] #[cfg(test)]"]
+    {
+        assert_eq!(without_tests(&format!("use a;\n{attributes}\nmod tests {{\n use b; }}")), "use a;");
+    }
+    assert!(without_tests("mod tests {\nuse b; }").contains("use b"), "a module of that name alone is no test");
 }
 
 #[test]

@@ -161,6 +161,20 @@ fn another_config_is_a_tie_where_it_takes_the_same_time() {
 }
 
 #[test]
+fn another_config_is_a_tie_where_either_document_says_so() {
+    let with_ties = |block_size, us, ties: &[u32]| {
+        let mut document = one(block_size, &[problem("m=2,n=512,k=512 bf16", us, 0.01)]);
+        let texts: Vec<String> = ties.iter().map(|tie| format!("{{\"block_sizes\":[{tie}]}}")).collect();
+        document.rules[0].validation.insert("ties".into(), json!({ "configs": texts, "repeat_noise": 0.03 }));
+        document
+    };
+    let old = with_ties(16, 10.0, &[32, 64]);
+    assert_eq!(stability(&old, &with_ties(32, 10.5, &[])), (1, 1, 0));
+    assert_eq!(stability(&old, &with_ties(128, 10.5, &[16])), (1, 1, 0));
+    assert_eq!(stability(&old, &with_ties(128, 10.5, &[256])), (1, 0, 1));
+}
+
+#[test]
 fn a_bucket_left_to_the_fallback_is_compared_by_what_that_serves() {
     let small = |us| problem("m=2,n=512,k=512 bf16", us, 0.01);
     let large = |us| problem("m=200,n=512,k=512 bf16", us, 0.01);

@@ -7,7 +7,7 @@
 use kernel_sweep::compile::{Compiler, Outcome};
 use kernel_sweep::device::cuda::{self, Gpu};
 use kernel_sweep::device::{Address, Device, Found, Program, cpu};
-use kernel_sweep::families::{self, HostTensor, KernelSpec, Launch};
+use kernel_sweep::families::{self, FamilySpec, HostTensor, KernelSpec, Launch};
 use kernel_sweep::measure::{Sampling, median};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Plan, Space};
@@ -158,12 +158,10 @@ struct Sample {
 }
 
 /// The configs of a space by their compile-time knobs.
-fn variants(space: &Space, launch_knobs: &[&str]) -> Vec<Vec<Config>> {
-    let mut variants: BTreeMap<String, Vec<Config>> = BTreeMap::new();
+fn variants(space: &Space, spec: &dyn FamilySpec) -> Vec<Vec<Config>> {
+    let mut variants: BTreeMap<Config, Vec<Config>> = BTreeMap::new();
     for config in &space.configs {
-        let mut fields = serde_json::to_value(config).unwrap();
-        fields.as_object_mut().unwrap().retain(|name, _| !launch_knobs.contains(&name.as_str()));
-        variants.entry(fields.to_string()).or_default().push(config.clone());
+        variants.entry(spec.compiled_half(config)).or_default().push(config.clone());
     }
     variants.into_values().collect()
 }
@@ -173,7 +171,7 @@ fn variants(space: &Space, launch_knobs: &[&str]) -> Vec<Vec<Config>> {
 fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
     let spec = families::spec(family);
     let plan = Plan::load(family, None).unwrap();
-    let spaces: Vec<_> = plan.spaces(profile).into_iter().map(|space| variants(space, spec.launch_knobs())).collect();
+    let spaces: Vec<_> = plan.spaces(profile).into_iter().map(|space| variants(space, spec)).collect();
     let default = plan.defaults(profile).remove(0);
     let mut by_alignment: BTreeMap<KernelSpec, Vec<Problem>> = BTreeMap::new();
     for problem in shapes(family, sample.shapes) {
@@ -313,7 +311,8 @@ fn every_family_is_right_on_random_shapes() {
                 }
             }
             let arm = Arm { config: case.config.clone(), program: Some(program.clone()) };
-            let outcome = match worker.trial(arm, once) {
+            worker.submit(arm, once);
+            let outcome = match worker.verdict() {
                 Ok(Verdict::Timed { rel_err, .. }) => Ok(rel_err),
                 Ok(verdict) => Err(format!("{verdict:?}")),
                 Err(failure) => Err(failure.to_string()),

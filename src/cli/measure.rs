@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// The flags of `sweep` and `sweep nightly` alike.
+/// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
 #[derive(clap::Args, Debug)]
 pub(super) struct MeasureArgs {
     /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, or all

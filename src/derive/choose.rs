@@ -1,7 +1,7 @@
 //! Choosing configs for a set of problems: least geometric mean slowdown, ties by a fixed order, and what the same choice
 //! would have been worth on a problem it had not seen.
 
-use super::compare::NOISE_FLOOR;
+use super::compare::{Comparison, NOISE_FLOOR};
 use super::stats::{geomean, quantile, sorted};
 use super::table::Row;
 use crate::heuristics::{RankedTemplate, Template, by_rank};
@@ -11,10 +11,21 @@ use std::cmp::Ordering;
 /// Most templates of a rule.
 const MOST_TEMPLATES: usize = 3;
 
-/// The config with the least geometric mean slowdown over `rows` beside what is already `taken`, in logarithms by row. A
-/// problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on the fewest problems come
-/// first; those within [`NOISE_FLOOR`] of the best are one tie class, of which the first in the table's order is chosen.
-fn choose_beside(rows: &[&Row], taken: &[f64], configs: usize, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+/// What all the problems of a group weigh together where a bucket's config is chosen, each problem of the bucket being 1: a few
+/// problems alone often choose what is best on them by luck. Found by leaving problems out of the sweeps of seven families.
+pub(super) const GROUP_WEIGHT: f64 = 0.3;
+
+/// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
+/// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
+/// the fewest of `rows` come first; those within [`NOISE_FLOOR`] of the best are one tie class, of which the first in the
+/// table's order is chosen. All others together weigh [`GROUP_WEIGHT`].
+fn choose_beside(
+    rows: &[&Row],
+    others: &[&Row],
+    taken: &[f64],
+    configs: usize,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
     let mut gains = vec![0.0; configs];
     let mut failures = vec![0_usize; configs];
     let mut raced = vec![false; configs];
@@ -27,18 +38,36 @@ fn choose_beside(rows: &[&Row], taken: &[f64], configs: usize, eligible: impl Fn
             }
         }
     }
+    let weight = GROUP_WEIGHT / others.len().max(1) as f64;
+    for row in others {
+        for cell in row.cells() {
+            gains[cell.config] += weight * cell.ln_slowdown.map_or(0.0, |ln_slowdown| ln_slowdown - row.ln_missing);
+        }
+    }
     let candidates: Vec<usize> = (0..configs).filter(|config| raced[*config] && eligible(*config)).collect();
     let fewest = candidates.iter().map(|config| failures[*config]).min()?;
     let candidates = candidates.into_iter().filter(|config| failures[*config] == fewest);
     let best = candidates.clone().map(|config| gains[config]).min_by(f64::total_cmp)?;
-    let tie = NOISE_FLOOR.ln_1p() * rows.len() as f64;
+    let tie = NOISE_FLOOR.ln_1p() * (rows.len() as f64 + weight * others.len() as f64);
     candidates.into_iter().find(|config| gains[*config] <= best + tie)
 }
 
-/// The one config to use on all of `rows`.
-pub(super) fn choose(rows: &[&Row], configs: usize, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+/// The one config to use on all of `rows`, with an eye to `others`.
+pub(super) fn choose(
+    rows: &[&Row],
+    others: &[&Row],
+    configs: usize,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
     let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    choose_beside(rows, &missing, configs, eligible)
+    choose_beside(rows, others, &missing, configs, eligible)
+}
+
+/// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
+pub(super) fn ties(rows: &[&Row], first: usize, repeat_noise: f64) -> Vec<usize> {
+    let tried = rows.first().into_iter().flat_map(|row| row.cells()).map(|cell| cell.config);
+    let ties = |other: usize| Comparison::over(rows, first, |_| Some(other)).is_tie(repeat_noise);
+    tried.filter(|other| *other != first && ties(*other)).collect()
 }
 
 /// Whether a config is nowhere among `rows` slower than a default by more than noise.
@@ -60,7 +89,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
         }
         let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
         let fresh = |config: usize| !chosen.contains(&config) && behind_first(config);
-        let Some(next) = choose_beside(rows, &taken, configs.len(), fresh) else { break };
+        let Some(next) = choose_beside(rows, &[], &taken, configs.len(), fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
         if gain <= NOISE_FLOOR.ln_1p() * rows.len() as f64 {
             break;
@@ -106,14 +135,20 @@ fn round(value: f64) -> f64 {
 }
 
 /// Leave-one-shape-out: each problem served by the choice made without it. `None` for a single problem.
-pub(super) fn leave_one_out(rows: &[&Row], configs: usize, eligible: impl Fn(&[&Row], usize) -> bool) -> Option<Value> {
+pub(super) fn leave_one_out(
+    rows: &[&Row],
+    others: &[&Row],
+    configs: usize,
+    eligible: impl Fn(&[&Row], usize) -> bool,
+) -> Option<Value> {
     if rows.len() < 2 {
         return None;
     }
     let picks: Vec<Option<usize>> = (0..rows.len())
         .map(|left_out| {
             let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
-            choose(&seen, configs, |config| eligible(&seen, config))
+            let others: Vec<&Row> = others.iter().copied().filter(|row| !std::ptr::eq(*row, rows[left_out])).collect();
+            choose(&seen, &others, configs, |config| eligible(&seen, config))
         })
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);

@@ -14,7 +14,7 @@ pub(crate) const NOISE_FLOOR: f64 = 0.005;
 pub(crate) const ASSUMED_NOISE: f64 = 0.02;
 
 /// Half the width of a 95 % interval in standard errors.
-const Z_95: f64 = 1.96;
+pub(super) const Z_95: f64 = 1.96;
 
 /// Standard error of the median over that of the mean, for normal samples: √(π/2).
 const MEDIAN_EFFICIENCY: f64 = 1.2533;
@@ -23,7 +23,7 @@ const MEDIAN_EFFICIENCY: f64 = 1.2533;
 const IQR_SIGMAS: f64 = 1.349;
 
 /// Standard deviations in a median absolute deviation, for normal samples.
-const MAD_SIGMAS: f64 = 1.4826;
+pub(super) const MAD_SIGMAS: f64 = 1.4826;
 
 /// Fewer rounds than this say nothing of their own spread.
 const FEWEST_ROUNDS: usize = 5;
@@ -125,6 +125,14 @@ impl Comparison {
     /// The challenger is slower by more than noise, or fails where the baseline works.
     pub(super) fn is_slower(&self) -> bool {
         self.challenger_fails > 0 || self.ratio.is_some_and(|(ratio, ..)| ratio > 1.0 + self.noise)
+    }
+
+    /// Both were timed on all problems, and neither is faster by more than noise: that of this occasion, or of a mean over
+    /// so many problems from one occasion to another.
+    pub(super) fn is_tie(&self, repeat_noise: f64) -> bool {
+        let noise = self.noise.max(repeat_noise / (self.pairs as f64).sqrt());
+        let all_timed = self.untried + self.baseline_fails + self.challenger_fails == 0;
+        all_timed && self.ratio.is_some_and(|(ratio, ..)| (ratio - 1.0).abs() <= noise)
     }
 
     /// For a document's `validation`.

@@ -1,10 +1,10 @@
 //! What was measured, from whatever file: problems, configs and kernels by index, and one record a trial.
 
 use crate::error::{Error, Result};
+use crate::families;
 use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
 use crate::journal::{Header, Stage, Status, Trial};
-use crate::model::{Config, Problem};
-use crate::search::without_launch_knobs;
+use crate::model::{Config, Family, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,11 +38,28 @@ impl From<&Problem> for ProblemFacts {
     }
 }
 
-/// A config with its canonical text, by which configs are told apart and ordered.
+/// A config with its canonical text, by which configs are told apart.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ConfigFacts {
     pub(super) template: Template,
     pub(super) text: String,
+}
+
+impl ConfigFacts {
+    /// The fixed order that breaks ties: what is likelier to do well on shapes that were not measured comes first. A split
+    /// that the launch chooses by the problem before a fixed one; a program a tile, then programs that stride over the tiles,
+    /// then those with a run of tiles each, which a few tiles too many leave waiting for one; fewer programs; the text.
+    pub(super) fn order(&self) -> impl Ord {
+        let pid_type = self.template.get("pid_type").and_then(Value::as_str);
+        let program_order = match pid_type {
+            None | Some("flat") => 0,
+            Some("persistent_interleaved") => 1,
+            Some(_) => 2,
+        };
+        let is_split = self.template.get("split_k").is_some_and(|split| !split.is_null());
+        let multiplier = self.template.get("num_sm_multiplier").and_then(Value::as_u64);
+        (is_split, program_order, multiplier, self.text.clone())
+    }
 }
 
 /// The times of a trial that worked.
@@ -205,18 +222,19 @@ impl Evidence {
 /// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
 /// knobs on the same problem. Pruned configs have no kernel, and stay.
 pub(crate) fn of_latest_kernels(trials: &[Trial]) -> Vec<&Trial> {
-    let mut variants: HashMap<Config, usize> = HashMap::new();
-    let mut variant_of: HashMap<&Config, usize> = HashMap::new();
+    let mut variants: HashMap<(Family, Config), usize> = HashMap::new();
+    let mut variant_of: HashMap<(Family, &Config), usize> = HashMap::new();
     let mut latest: HashMap<(Problem, usize), &str> = HashMap::new();
     for trial in trials.iter().filter(|trial| !trial.kernel.is_empty()) {
-        let variant = *variant_of.entry(&trial.config).or_insert_with(|| {
+        let variant = *variant_of.entry((trial.family, &trial.config)).or_insert_with(|| {
             let next = variants.len();
-            *variants.entry(without_launch_knobs(&trial.config)).or_insert(next)
+            let half = families::spec(trial.family).compiled_half(&trial.config);
+            *variants.entry((trial.family, half)).or_insert(next)
         });
         latest.insert((trial.problem(), variant), &trial.kernel);
     }
     let is_latest = |trial: &&Trial| {
-        let variant = variant_of.get(&trial.config);
+        let variant = variant_of.get(&(trial.family, &trial.config));
         trial.kernel.is_empty() || variant.is_some_and(|variant| latest[&(trial.problem(), *variant)] == trial.kernel)
     };
     trials.iter().filter(is_latest).collect()
@@ -232,7 +250,7 @@ pub(super) fn template_of(config: &Config) -> Template {
 }
 
 /// Compact JSON with sorted keys.
-pub(super) fn config_text(template: &Template) -> String {
+pub(crate) fn config_text(template: &Template) -> String {
     Value::Object(template.clone()).to_string()
 }
 

@@ -5,7 +5,7 @@ use super::compare::Comparison;
 use super::evidence::config_text;
 use super::table::{Row, Table};
 use crate::heuristics::{Bucket, Document, Template, by_rank};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The last document's configs for one class, by index in the class's table.
 #[derive(Default)]
@@ -17,9 +17,11 @@ pub(super) struct Incumbents {
 impl Incumbents {
     /// Those of `document` that were tried again.
     pub(super) fn of(document: &Document, table: &Table) -> Self {
+        let by_text: HashMap<&str, usize> =
+            table.configs.iter().enumerate().map(|(index, config)| (config.text.as_str(), index)).collect();
         let index_of = |template: &Template| {
             let text = config_text(template);
-            table.configs.binary_search_by(|config| config.text.cmp(&text)).ok()
+            by_text.get(text.as_str()).copied()
         };
         let rules = document.rules.iter().filter(|rule| rule.kernel_class == table.class).filter_map(|rule| {
             let usable = rule.templates.iter().filter(|ranked| ranked.config().is_some());

@@ -4,11 +4,13 @@
 //! - The slowdown of a config on a problem is its median over the problem's best median, among finals and cross trials. Trials of
 //!   the search before count only for a problem that has neither.
 //! - A set of problems is given the config with the least geometric mean slowdown; a missing time counts as at least
-//!   twice the best. Choices within half a percent are ties, broken by the configs' text.
-//! - A fallback is that choice over all of a group's problems. A rule is that choice over a bucket's problems among the
-//!   configs nowhere slower than a default, with up to two more that help most beside it. It is kept only where it beats what
+//!   twice the best. Choices within half a percent are ties, broken by a fixed order: simpler launches first, then the text.
+//! - A fallback is that choice over all of a group's problems. A rule is that choice over a bucket's problems, and with little
+//!   weight the group's, among the configs nowhere slower than a default, with up to two more that help most beside it. It is kept only where it beats what
 //!   would be served otherwise, the fallback, and is no slower than the family's best single config, beyond noise.
 //! - Noise is what the null arm and the spread of rounds and quartiles show, never under half a percent.
+//! - `validation.ties` names the configs that cannot be told from the one that is served, by that noise or by what the ratio of
+//!   two configs changes from one occasion to another, so that a change from one sweep to the next can be judged.
 
 mod choose;
 mod compare;
@@ -16,18 +18,19 @@ mod evidence;
 pub mod helion_csv;
 mod incumbent;
 mod merge;
+mod repeat;
 pub(crate) mod stats;
 mod table;
 
 pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, pair};
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
-pub(crate) use evidence::{of_latest_kernels, timing_of};
+pub(crate) use evidence::{config_text, of_latest_kernels, timing_of};
 pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 
 use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
 use crate::model::{Config, Family, GpuProfile, Mma};
-use choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out};
+use choose::{GROUP_WEIGHT, choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out, ties};
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
 use rayon::prelude::*;
@@ -84,7 +87,7 @@ pub fn document(evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived 
 /// The same, but what the document before it serves stays where nothing beats it by more than noise.
 pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived {
     let default_texts = defaults.iter().map(|(family, configs)| {
-        let texts = configs.iter().map(|config| evidence::config_text(&evidence::template_of(config))).collect();
+        let texts = configs.iter().map(|config| config_text(&evidence::template_of(config))).collect();
         (family.name().to_owned(), texts)
     });
     let tables = Table::all(evidence, &default_texts.collect());
@@ -132,6 +135,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
             ),
         ),
         ("gpu".to_owned(), json!(gpu)),
+        ("group_weight".to_owned(), json!(GROUP_WEIGHT)),
         ("matching".to_owned(), json!("exact shape bucket only")),
         ("missing_slowdown".to_owned(), json!(MISSING_SLOWDOWN)),
         ("noise_floor".to_owned(), json!(NOISE_FLOOR)),
@@ -214,7 +218,7 @@ struct Class<'t> {
 impl<'t> Class<'t> {
     fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
-        let choice = |rows: &[&Row]| choose(rows, table.configs.len(), |_| true);
+        let choice = |rows: &[&Row]| choose(rows, &[], table.configs.len(), |_| true);
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
             Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
@@ -230,7 +234,9 @@ impl<'t> Class<'t> {
 
     fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
         let configs = self.templates.len();
-        let Some(chosen) = choose(rows, configs, |config| keeps_up_with_defaults(rows, config)) else {
+        let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
+        let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
+        let Some(chosen) = choose(rows, &others, configs, |config| keeps_up_with_defaults(rows, config)) else {
             return Promotion::SlowerThanDefault;
         };
         let incumbent = self.incumbents.of_bucket(bucket).filter(|config| keeps_up_with_defaults(rows, *config));
@@ -250,7 +256,8 @@ impl<'t> Class<'t> {
         compared.insert("best_single".to_owned(), against_single.to_json());
         compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_json())));
         let mut validation = Map::from_iter([("compared".to_owned(), Value::Object(compared))]);
-        validation.extend(cross_validation(rows, configs, keeps_up_with_defaults));
+        validation.insert("ties".to_owned(), self.ties(rows, first));
+        validation.extend(cross_validation(rows, &others, configs, keeps_up_with_defaults));
         Promotion::Rule(Box::new(Rule {
             kernel_class: self.table.class.to_owned(),
             shape_bucket: bucket.clone(),
@@ -285,16 +292,24 @@ impl<'t> Class<'t> {
                 ("max_slowdown".to_owned(), json!(slowdowns.last())),
                 ("p90_slowdown".to_owned(), json!(quantile(&slowdowns, 0.9))),
                 ("shape_coverage".to_owned(), json!(slowdowns.len())),
+                ("ties".to_owned(), self.ties(&rows, config)),
             ]);
-            validation.extend(cross_validation(&rows, self.templates.len(), |_, _| true));
+            validation.extend(cross_validation(&rows, &[], self.templates.len(), |_, _| true));
         }
         Fallback { template: self.templates[config].clone(), source, validation, extra: Map::new() }
+    }
+
+    /// The configs that nobody can tell from the one served: another sweep may come to any of them.
+    fn ties(&self, rows: &[&Row], config: usize) -> Value {
+        let repeat_noise = self.table.repeat_noise(rows);
+        let ties = ties(rows, config, repeat_noise).into_iter().map(|tie| &self.table.configs[tie].text);
+        json!({ "configs": ties.collect::<Vec<_>>(), "repeat_noise": repeat_noise })
     }
 
     /// The comparison with the default that does best on these problems, if one was measured.
     fn against_defaults(&self, rows: &[&Row], config: usize) -> Map<String, Value> {
         let defaults = &self.table.defaults;
-        let best = choose(rows, self.templates.len(), |config| defaults.contains(&config));
+        let best = choose(rows, &[], self.templates.len(), |config| defaults.contains(&config));
         let comparison = best.map(|default| Comparison::over(rows, config, |_| Some(default)).to_json());
         comparison.map(|comparison| ("default".to_owned(), comparison)).into_iter().collect()
     }
@@ -336,8 +351,13 @@ fn exemplar(rows: &[&Row]) -> Value {
 }
 
 /// `leave_one_out`, or the mark that a single problem has none.
-fn cross_validation(rows: &[&Row], configs: usize, eligible: impl Fn(&[&Row], usize) -> bool) -> [(String, Value); 1] {
-    [match leave_one_out(rows, configs, eligible) {
+fn cross_validation(
+    rows: &[&Row],
+    others: &[&Row],
+    configs: usize,
+    eligible: impl Fn(&[&Row], usize) -> bool,
+) -> [(String, Value); 1] {
+    [match leave_one_out(rows, others, configs, eligible) {
         Some(figures) => ("leave_one_out".to_owned(), figures),
         None => ("single_problem".to_owned(), json!(true)),
     }]

@@ -2,6 +2,7 @@
 
 use super::compare::{ASSUMED_NOISE, NOISE_FLOOR, pair, spread};
 use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing};
+use super::repeat::repeat_noise;
 use super::stats::{quantile, sorted};
 use crate::journal::Stage;
 use sha2::{Digest, Sha256};
@@ -82,7 +83,7 @@ impl<'e> Row<'e> {
 #[derive(Debug)]
 pub(super) struct Table<'e> {
     pub(super) class: &'e str,
-    /// Sorted by text: the fixed order that breaks ties.
+    /// In the fixed order that breaks ties.
     pub(super) configs: Vec<&'e ConfigFacts>,
     /// Problems with at least one working config, sorted by dimensions and name.
     pub(super) rows: Vec<Row<'e>>,
@@ -94,6 +95,8 @@ pub(super) struct Table<'e> {
     pub(super) measurement: String,
     /// Defaults, by index in `configs`, as far as they were tried.
     pub(super) defaults: Vec<usize>,
+    /// What a ratio of two times on one problem may be off from one occasion to another, by group; 0 where that is not known.
+    repeat_noise: BTreeMap<Option<&'static str>, f64>,
 }
 
 impl<'e> Table<'e> {
@@ -125,10 +128,19 @@ impl<'e> Table<'e> {
         let trials = problems.values().map(Vec::len).sum();
         let used: HashSet<usize> = problems.values().flatten().map(|record| record.config).collect();
         let mut order: Vec<usize> = used.into_iter().collect();
-        order.sort_unstable_by_key(|config| &evidence.configs[*config].text);
+        order.sort_by_cached_key(|config| evidence.configs[*config].order());
         let rank: HashMap<usize, usize> = order.iter().enumerate().map(|(rank, config)| (*config, rank)).collect();
         let configs: Vec<_> = order.iter().map(|config| &evidence.configs[*config]).collect();
 
+        let of_class = repeat_noise(problems.values()).unwrap_or(0.0);
+        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (problem, records) in &problems {
+            groups.entry(evidence.problems[*problem].group).or_default().push(records);
+        }
+        let repeat_noise = groups
+            .into_iter()
+            .map(|(group, problems)| (group, repeat_noise(problems.into_iter()).unwrap_or(of_class)))
+            .collect();
         let mut ordered: Vec<_> =
             problems.into_iter().map(|(problem, records)| (&evidence.problems[problem], records)).collect();
         ordered.sort_unstable_by_key(|(facts, _)| (&facts.dimensions, &facts.name));
@@ -151,7 +163,12 @@ impl<'e> Table<'e> {
         let nulls = sorted(races.iter().filter_map(Race::null_distance));
         let class_noise = quantile(&nulls, 0.9);
         let rows = races.into_iter().map(|race| race.into_row(class_noise, &defaults)).collect();
-        Self { class, configs, rows, unworkable, trials, measurement, defaults }
+        Self { class, configs, rows, unworkable, trials, measurement, defaults, repeat_noise }
+    }
+
+    /// What a ratio of two times on one of these problems may be off from one occasion to another; 0 where nothing is known.
+    pub(super) fn repeat_noise(&self, rows: &[&Row]) -> f64 {
+        rows.iter().filter_map(|row| self.repeat_noise.get(&row.facts.group)).copied().fold(0.0, f64::max)
     }
 }
 

@@ -10,7 +10,7 @@ mod text;
 pub use stability::Stability;
 
 use crate::derive::stats::{geomean, mean, sorted};
-use crate::derive::{ENVIRONMENT_FIELDS, Environment, environments_of};
+use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_text, environments_of};
 use crate::heuristics::{Bucket, Document, Rule, Template, by_rank};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -179,22 +179,34 @@ struct Served<'d> {
     /// By problem.
     times: BTreeMap<&'d str, Option<Time>>,
     kernels: Option<&'d Value>,
+    /// The texts of the configs that the document cannot tell from the template.
+    ties: BTreeSet<&'d str>,
 }
 
 impl<'d> Served<'d> {
-    fn new(template: Option<&'d Template>, source: &'d Map<String, Value>) -> Self {
+    fn new(template: Option<&'d Template>, source: &'d Map<String, Value>, validation: &'d Map<String, Value>) -> Self {
         let problems = source.get("problems").and_then(Value::as_array).into_iter().flatten();
         let times = problems.filter_map(|problem| {
             let time = problem["served_us"].as_f64().filter(|us| *us > 0.0);
             let noise = problem["noise"].as_f64().unwrap_or(0.0);
             Some((problem["problem"].as_str()?, time.map(|us| Time { us, noise })))
         });
-        Self { template, times: times.collect(), kernels: source.get("kernels") }
+        let ties = validation.get("ties").and_then(|ties| ties["configs"].as_array()).into_iter().flatten();
+        let ties = ties.filter_map(Value::as_str).collect();
+        Self { template, times: times.collect(), kernels: source.get("kernels"), ties }
+    }
+
+    /// Whether either document counts the other's config among the ties of its own.
+    fn ties_with(&self, other: &Self) -> bool {
+        let within = |ties: &BTreeSet<&str>, template: Option<&Template>| {
+            template.is_some_and(|one| ties.contains(config_text(one).as_str()))
+        };
+        within(&self.ties, other.template) || within(&other.ties, self.template)
     }
 
     fn of_rule(rule: &'d Rule) -> Self {
         let ranked = rule.templates.iter().filter(|ranked| ranked.config().is_some()).min_by(|a, b| by_rank(a, b));
-        Self::new(ranked.map(|ranked| &ranked.template), &rule.source)
+        Self::new(ranked.map(|ranked| &ranked.template), &rule.source, &rule.validation)
     }
 }
 
@@ -215,7 +227,10 @@ impl<'d> Side<'d> {
             rules.map(|rule| (Place::Rule(&rule.kernel_class, &rule.shape_bucket), Served::of_rule(rule))).collect();
         for (class, groups) in &document.fallbacks {
             for (group, fallback) in groups {
-                entries.insert(Place::Fallback(class, group), Served::new(fallback.config(), &fallback.source));
+                entries.insert(
+                    Place::Fallback(class, group),
+                    Served::new(fallback.config(), &fallback.source, &fallback.validation),
+                );
             }
         }
         let (mut served, mut places) = (BTreeMap::new(), BTreeMap::new());

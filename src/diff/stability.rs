@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 pub struct Stability {
     /// How many there are.
     pub buckets: usize,
-    /// Those served another config that takes the same time, within noise: either belongs to the same tie class.
+    /// Those served another config of the same tie class: one document names it among the ties of its own, or both take the
+    /// same time, within noise.
     pub changed_within_ties: usize,
     /// Those served another config that takes another time, or whose time is unknown.
     pub changed_outside_ties: usize,
@@ -30,13 +31,19 @@ type Place<'d> = (&'d str, Result<Bucket, &'d str>);
 #[derive(Default)]
 struct Answers {
     changed: bool,
+    /// On some problem, neither document names the other's config among the ties of its own.
+    told_apart: bool,
     /// Old and new time of each, where both are known.
     times: Vec<Option<(Time, Time)>>,
 }
 
 impl Answers {
-    /// Whether old and new configs take the same time, within the noise of the noisier document.
     fn are_tied(&self) -> bool {
+        !self.told_apart || self.take_the_same_time()
+    }
+
+    /// Whether old and new configs take the same time, within the noise of the noisier document.
+    fn take_the_same_time(&self) -> bool {
         let Some(times) = self.times.iter().copied().collect::<Option<Vec<_>>>() else { return false };
         let ratios: Vec<f64> = times.iter().map(|(was, is)| is.us / was.us).collect();
         let noises: Vec<f64> = times.iter().map(|(was, is)| was.noise.max(is.noise)).collect();
@@ -53,6 +60,7 @@ impl Stability {
             let bucket = problem(class, name).map(|problem| bucket_of(&problem)).ok_or(*name);
             let answers = buckets.entry((*class, bucket)).or_default();
             answers.changed |= was.template != is.template;
+            answers.told_apart |= was.template != is.template && !was.ties_with(is);
             answers.times.push(was.times[name].zip(is.times[name]));
         }
         let changed = buckets.values().filter(|answers| answers.changed);

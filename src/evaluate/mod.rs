@@ -161,7 +161,8 @@ impl Evaluation<'_> {
         let defenders =
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
         let (compiler, progress) = (self.site.compiler.as_ref(), &self.site.progress);
-        let lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
+        let mut lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
+        lab.deadlines.trial = self.options.trial_deadline;
         lab.set_deadline(deadline);
         self.compile_ahead(&questions)?;
         progress.family(self.plan.family, questions.len());
@@ -246,7 +247,8 @@ impl Evaluation<'_> {
         let served = question.pick.iter().chain(&question.fallback);
         let must_race: Vec<Config> = defaults.iter().chain(served).cloned().collect();
         bench.turn_to(problem);
-        let trials = search::search(bench, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
+        let trials =
+            search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
         let Some(duel) = race(bench, &candidates, best, &must_race)? else {
             return Ok(question.unanswered("the race crashed", Some(best)));

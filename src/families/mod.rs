@@ -165,6 +165,11 @@ pub trait FamilySpec: Sync {
     /// The knobs that are launch arguments, so that changing them costs no compile.
     fn launch_knobs(&self) -> &'static [&'static str];
 
+    /// The compile-time half of a config: on one problem, configs that share it share a kernel.
+    fn compiled_half(&self, config: &Config) -> Config {
+        config.without(self.launch_knobs())
+    }
+
     /// The kernel that runs `config` on `problem` on that GPU and its launch, or why there is none: they are legal or not
     /// together. Never called for the cpu device.
     fn program(

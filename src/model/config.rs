@@ -127,11 +127,63 @@ impl Config {
         "reduction_loops",
         "split_k",
     ];
+
+    /// The same without the fields of these names.
+    #[must_use]
+    pub fn without(&self, fields: &[&str]) -> Self {
+        let mut rest = self.clone();
+        for field in fields {
+            match *field {
+                "block_sizes" => rest.block_sizes.clear(),
+                "l2_groupings" => rest.l2_groupings.clear(),
+                "mma" => rest.mma = None,
+                "num_sm_multiplier" => rest.num_sm_multiplier = None,
+                "num_stages" => rest.num_stages = None,
+                "num_warps" => rest.num_warps = None,
+                "pid_type" => rest.pid_type = None,
+                "reduction_loops" => rest.reduction_loops.clear(),
+                "split_k" => rest.split_k = None,
+                _ => {}
+            }
+        }
+        rest
+    }
 }
 
 /// Compact JSON with sorted keys: the config's identity in journals and tables.
 impl fmt::Display for Config {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_can_be_left_out_and_no_other_goes_with_it() {
+        let whole = Config {
+            block_sizes: vec![64],
+            l2_groupings: vec![8],
+            mma: Some(Mma::Wgmma),
+            num_sm_multiplier: Some(1),
+            num_stages: Some(4),
+            num_warps: Some(8),
+            pid_type: Some(PidType::Flat),
+            reduction_loops: vec![None],
+            split_k: Some(2),
+        };
+        assert_eq!(whole.without(&Config::FIELDS), Config::default());
+        let as_map = |config: &Config| serde_json::to_value(config).unwrap().as_object().cloned().unwrap();
+        for field in Config::FIELDS {
+            let mut expected = as_map(&whole);
+            expected.remove(field);
+            let mut rest = as_map(&whole.without(&[field]));
+            if field == "block_sizes" {
+                rest.remove(field); // empty, but never left out
+            }
+            assert_eq!(rest, expected, "{field}");
+        }
     }
 }

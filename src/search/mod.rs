@@ -6,17 +6,20 @@ mod cross;
 pub use cross::crossings;
 
 use crate::error::Result;
-use crate::families::{KernelSpec, Launch};
+use crate::families::{self, KernelSpec, Launch};
 use crate::journal::{Stage, Trial};
 use crate::measure::Sampling;
-use crate::model::{Config, Micros};
+use crate::model::{Config, Family, Micros};
 use crate::plan::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Measures candidates on one problem.
+/// Measures candidates on one problem. Trials are queued, so that the device has the next one at hand when one is done.
 pub trait Bench {
-    /// Tries one candidate. Nothing where the time is up.
-    fn trial(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<Option<Trial>>;
+    /// Queues a trial of one candidate; false where the time is up.
+    fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool>;
+
+    /// What the oldest queued trial came to; nothing where none is queued.
+    fn next(&mut self) -> Result<Option<Trial>>;
 
     /// Races candidates in interleaved rounds. The last one is the null arm. Nothing where the time is up.
     fn race(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>>;
@@ -57,28 +60,25 @@ const ROUNDS: (f64, f64) = (8.0, 24.0);
 /// Where the bench fails, which is never a config's doing.
 pub fn search(
     bench: &mut dyn Bench,
+    family: Family,
     candidates: &[Candidate],
     multiprocessors: u32,
     must_race: &[Config],
     width: &Width,
 ) -> Result<Vec<Trial>> {
     let variants = variants(candidates);
-    record_rejected(bench, candidates, &variants)?;
+    record_rejected(bench, family, candidates, &variants)?;
     let mut scores = Scores::default();
-    for variant in &variants {
-        for candidate in representatives(variant, multiprocessors) {
-            let sampling = Sampling::SCREEN.abandoning(scores.best(), width.abandon_factor);
-            if !scores.try_one(bench, candidate, Stage::Screen, sampling)? {
-                return Ok(Vec::new());
-            }
-        }
+    let screened = variants.iter().flat_map(|variant| representatives(variant, multiprocessors));
+    if !scores.try_all(bench, screened, Stage::Screen, width)? {
+        return Ok(Vec::new());
     }
     for variant in survivors(&variants, &scores, width.survivors) {
         if !refine(bench, variant, &mut scores, width)? {
             return Ok(Vec::new());
         }
     }
-    race(bench, candidates, must_race, &scores, width)
+    race(bench, family, candidates, must_race, &scores, width)
 }
 
 /// Candidates of an exhaustive search that are sampled more often once all are screened.
@@ -91,25 +91,22 @@ const EXHAUSTIVE_SURVIVORS: usize = 64;
 /// As [`search`].
 pub fn exhaust(
     bench: &mut dyn Bench,
+    family: Family,
     candidates: &[Candidate],
     must_race: &[Config],
     width: &Width,
 ) -> Result<Vec<Trial>> {
-    record_rejected(bench, candidates, &variants(candidates))?;
+    record_rejected(bench, family, candidates, &variants(candidates))?;
     let mut scores = Scores::default();
-    for candidate in candidates.iter().filter(|candidate| candidate.program.is_ok()) {
-        let sampling = Sampling::SCREEN.abandoning(scores.best(), width.abandon_factor);
-        if !scores.try_one(bench, candidate, Stage::Screen, sampling)? {
-            return Ok(Vec::new());
-        }
+    let legal = candidates.iter().filter(|candidate| candidate.program.is_ok());
+    if !scores.try_all(bench, legal, Stage::Screen, width)? {
+        return Ok(Vec::new());
     }
-    for (_, candidate) in scores.ranked(candidates).into_iter().take(EXHAUSTIVE_SURVIVORS) {
-        let sampling = Sampling::REFINE.abandoning(scores.best(), width.abandon_factor);
-        if !scores.try_one(bench, candidate, Stage::Refine, sampling)? {
-            return Ok(Vec::new());
-        }
+    let best = scores.ranked(candidates).into_iter().take(EXHAUSTIVE_SURVIVORS).map(|(_, candidate)| candidate);
+    if !scores.try_all(bench, best, Stage::Refine, width)? {
+        return Ok(Vec::new());
     }
-    race(bench, candidates, must_race, &scores, width)
+    race(bench, family, candidates, must_race, &scores, width)
 }
 
 /// The candidates that share one compiled kernel; host kernels are each their own. Of those with the same launch it is the most
@@ -144,21 +141,21 @@ fn open(config: &Config) -> (usize, &[u32]) {
     (left.into_iter().filter(|left| *left).count(), &config.block_sizes)
 }
 
-fn record_rejected(bench: &mut dyn Bench, candidates: &[Candidate], legal: &[Vec<&Candidate>]) -> Result<()> {
-    rejected_variants(candidates, legal).into_iter().try_for_each(|rejected| bench.pruned(rejected))
+fn record_rejected(
+    bench: &mut dyn Bench,
+    family: Family,
+    candidates: &[Candidate],
+    legal: &[Vec<&Candidate>],
+) -> Result<()> {
+    rejected_variants(family, candidates, legal).into_iter().try_for_each(|rejected| bench.pruned(rejected))
 }
 
 /// One candidate for each set of compile-time knobs that cannot be launched at all.
-fn rejected_variants<'a>(candidates: &'a [Candidate], legal: &[Vec<&Candidate>]) -> Vec<&'a Candidate> {
-    let mut seen: BTreeSet<Config> =
-        legal.iter().flatten().map(|candidate| without_launch_knobs(&candidate.config)).collect();
+fn rejected_variants<'a>(family: Family, candidates: &'a [Candidate], legal: &[Vec<&Candidate>]) -> Vec<&'a Candidate> {
+    let half = |candidate: &Candidate| families::spec(family).compiled_half(&candidate.config);
+    let mut seen: BTreeSet<Config> = legal.iter().flatten().map(|candidate| half(candidate)).collect();
     let rejected = candidates.iter().filter(|candidate| candidate.program.is_err());
-    rejected.filter(|candidate| seen.insert(without_launch_knobs(&candidate.config))).collect()
-}
-
-/// The compile-time half of a config: what tells kernels apart.
-pub(crate) fn without_launch_knobs(config: &Config) -> Config {
-    Config { l2_groupings: Vec::new(), pid_type: None, num_sm_multiplier: None, split_k: None, ..config.clone() }
+    rejected.filter(|candidate| seen.insert(half(candidate))).collect()
 }
 
 fn blocks(candidate: &Candidate) -> u64 {
@@ -203,25 +200,30 @@ fn differing(one: &Config, other: &Config) -> u8 {
 fn refine(bench: &mut dyn Bench, variant: &[&Candidate], scores: &mut Scores, width: &Width) -> Result<bool> {
     for knob in [SPLIT, ORDER, GROUPING] {
         let Some(here) = scores.best_of(variant).map(|candidate| candidate.config.clone()) else { return Ok(true) };
-        for candidate in variant.iter().filter(|candidate| differing(&here, &candidate.config) == knob) {
-            let sampling = Sampling::REFINE.abandoning(scores.best(), width.abandon_factor);
-            if !scores.try_one(bench, candidate, Stage::Refine, sampling)? {
-                return Ok(false);
-            }
+        let along = variant.iter().copied().filter(|candidate| differing(&here, &candidate.config) == knob);
+        if !scores.try_all(bench, along, Stage::Refine, width)? {
+            return Ok(false);
         }
     }
     Ok(true)
 }
 
+/// What a screening time may be off by from one run to the next, in nine of ten.
+const SCREEN_NOISE: f64 = 0.02;
+
+/// The fastest `count` variants, and up to half as many more that screening cannot tell from the last of them.
 fn survivors<'a, 'b>(variants: &'b [Vec<&'a Candidate>], scores: &Scores, count: usize) -> Vec<&'b Vec<&'a Candidate>> {
     let mut ranked: Vec<_> =
         variants.iter().filter_map(|variant| Some((scores.of(scores.best_of(variant)?)?, variant))).collect();
     ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
-    ranked.into_iter().take(count).map(|(_, variant)| variant).collect()
+    let last = ranked.get(count.saturating_sub(1)).map_or(f64::INFINITY, |(last, _)| last.0 * (1.0 + SCREEN_NOISE));
+    let survive = ranked.into_iter().take(count + count / 2).take_while(|(time, _)| time.0 <= last);
+    survive.map(|(_, variant)| variant).collect()
 }
 
 fn race(
     bench: &mut dyn Bench,
+    family: Family,
     candidates: &[Candidate],
     must_race: &[Config],
     scores: &Scores,
@@ -230,9 +232,9 @@ fn race(
     let ranked = scores.ranked(candidates);
     let Some(&(best_us, winner)) = ranked.first() else { return Ok(Vec::new()) };
     let mut arms: Vec<&Candidate> = Vec::new();
+    let half = |candidate: &Candidate| families::spec(family).compiled_half(&candidate.config);
     for (_, candidate) in &ranked {
-        let kernel = without_launch_knobs(&candidate.config);
-        let siblings = arms.iter().filter(|arm| without_launch_knobs(&arm.config) == kernel).count();
+        let siblings = arms.iter().filter(|arm| half(arm) == half(candidate)).count();
         if arms.len() < width.finalists && siblings < width.siblings {
             arms.push(candidate);
         }
@@ -265,19 +267,37 @@ pub(crate) fn sort_by_time(trials: &mut [Trial]) {
 struct Scores(BTreeMap<Config, Micros>);
 
 impl Scores {
-    /// Tries a candidate and notes its time; false where the time is up.
-    fn try_one(
+    /// Tries candidates in turn and notes their times; false where the time is up. Each is queued before the one ahead of
+    /// it is done, which costs it that one's time as the limit to give up at.
+    fn try_all<'a>(
         &mut self,
         bench: &mut dyn Bench,
-        candidate: &Candidate,
+        candidates: impl IntoIterator<Item = &'a Candidate>,
         stage: Stage,
-        sampling: Sampling,
+        width: &Width,
     ) -> Result<bool> {
-        let Some(trial) = bench.trial(candidate, stage, sampling)? else { return Ok(false) };
-        if let Some(median_us) = trial.median_us {
-            self.0.insert(candidate.config.clone(), median_us);
+        let samples = if stage == Stage::Screen { Sampling::SCREEN } else { Sampling::REFINE };
+        let mut in_time = true;
+        for (index, candidate) in candidates.into_iter().enumerate() {
+            in_time = bench.submit(candidate, stage, samples.abandoning(self.best(), width.abandon_factor))?;
+            if !in_time {
+                break;
+            }
+            if index > 0 {
+                self.note(bench.next()?);
+            }
         }
-        Ok(true)
+        while self.note(bench.next()?) {}
+        Ok(in_time)
+    }
+
+    /// Notes the time of a trial that worked; false where there was none.
+    fn note(&mut self, trial: Option<Trial>) -> bool {
+        let is_trial = trial.is_some();
+        if let Some(Trial { config, median_us: Some(median_us), .. }) = trial {
+            self.0.insert(config, median_us);
+        }
+        is_trial
     }
 
     fn of(&self, candidate: &Candidate) -> Option<Micros> {
@@ -307,19 +327,21 @@ mod tests {
     use super::*;
     use crate::families::{Arg, Rejection};
     use crate::journal::Status;
-    use crate::model::{Bytes, Dtype, Family, PidType, Problem, Shape};
+    use crate::model::{Bytes, Dtype, PidType, Problem, Shape};
+    use std::collections::VecDeque;
 
     /// Times come from a formula of the config; every measurement is counted.
     struct Formula {
         time: fn(&Config) -> Option<f64>,
         trials: usize,
+        queued: VecDeque<Trial>,
         raced: Vec<Config>,
         pruned: usize,
     }
 
     impl Formula {
         fn new(time: fn(&Config) -> Option<f64>) -> Self {
-            Self { time, trials: 0, raced: Vec::new(), pruned: 0 }
+            Self { time, trials: 0, queued: VecDeque::new(), raced: Vec::new(), pruned: 0 }
         }
 
         fn record(&self, candidate: &Candidate, stage: Stage) -> Trial {
@@ -333,9 +355,15 @@ mod tests {
     }
 
     impl Bench for Formula {
-        fn trial(&mut self, candidate: &Candidate, stage: Stage, _: Sampling) -> Result<Option<Trial>> {
+        fn submit(&mut self, candidate: &Candidate, stage: Stage, _: Sampling) -> Result<bool> {
             self.trials += 1;
-            Ok(Some(self.record(candidate, stage)))
+            self.queued.push_back(self.record(candidate, stage));
+            assert!(self.queued.len() <= 2, "one runs and one waits");
+            Ok(true)
+        }
+
+        fn next(&mut self) -> Result<Option<Trial>> {
+            Ok(self.queued.pop_front())
         }
 
         fn race(&mut self, candidates: &[&Candidate], _: u32) -> Result<Option<Vec<Trial>>> {
@@ -395,7 +423,8 @@ mod tests {
     #[test]
     fn the_staged_search_finds_the_best_of_the_whole_space_with_a_part_of_the_trials() {
         let mut bench = Formula::new(bowl);
-        let best = search(&mut bench, &space(), 132, &[], &Width { survivors: 3, ..Width::default() }).unwrap();
+        let best = search(&mut bench, Family::Matmul, &space(), 132, &[], &Width { survivors: 3, ..Width::default() })
+            .unwrap();
         assert_eq!(best[0].median_us, Some(Micros(10.0)));
         assert!(bench.trials < space().len() / 3, "{} trials", bench.trials);
     }
@@ -403,7 +432,7 @@ mod tests {
     #[test]
     fn an_exhaustive_search_tries_every_candidate_once_and_the_best_again() {
         let mut bench = Formula::new(bowl);
-        let best = exhaust(&mut bench, &space(), &[], &Width::default()).unwrap();
+        let best = exhaust(&mut bench, Family::Matmul, &space(), &[], &Width::default()).unwrap();
         assert_eq!(best[0].median_us, Some(Micros(10.0)));
         assert_eq!(bench.trials, space().len() + EXHAUSTIVE_SURVIVORS);
         assert_eq!(bench.raced.first(), bench.raced.last());
@@ -426,6 +455,7 @@ mod tests {
         let mut bench = Formula::new(bowl);
         search(
             &mut bench,
+            Family::Matmul,
             &space(),
             132,
             std::slice::from_ref(&default),
@@ -437,9 +467,24 @@ mod tests {
     }
 
     #[test]
+    fn what_screening_cannot_tell_from_the_last_survivor_survives() {
+        let candidates = space();
+        let variants = variants(&candidates);
+        // By block size: 8 is the fastest, each next one slower by so much.
+        let kept = |step: f64| {
+            let mut scores = Scores::default();
+            for (place, variant) in variants.iter().enumerate() {
+                scores.0.insert(variant[0].config.clone(), Micros(10.0 * (1.0 + step * place as f64)));
+            }
+            survivors(&variants, &scores, 4).len()
+        };
+        assert_eq!((kept(0.05), kept(0.015), kept(0.001)), (4, 5, 6));
+    }
+
+    #[test]
     fn where_nothing_works_nothing_races() {
         let mut bench = Formula::new(|_| None);
-        assert_eq!(search(&mut bench, &space(), 132, &[], &Width::default()).unwrap(), []);
+        assert_eq!(search(&mut bench, Family::Matmul, &space(), 132, &[], &Width::default()).unwrap(), []);
         assert_eq!(bench.raced.len(), 0);
     }
 
@@ -450,7 +495,7 @@ mod tests {
             candidate.program = Err(Rejection("too large".into()));
         }
         let mut bench = Formula::new(bowl);
-        search(&mut bench, &candidates, 132, &[], &Width::default()).unwrap();
+        search(&mut bench, Family::Matmul, &candidates, 132, &[], &Width::default()).unwrap();
         assert_eq!(bench.pruned, 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::lab::{DeviceBench, Lab};
 use super::schedule::{self, Stages};
-use super::{Counts, FamilySummary, Options, Site, Winner, document_path, journal_path, support_kernel};
+use super::{Counts, FamilySummary, Options, Site, Winner, document_path, journal_path};
 use crate::derive::{self, Defaults, Evidence, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, Result};
@@ -12,9 +12,9 @@ use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Candidate, Plan};
 use crate::search::{self, Width};
-use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,13 +66,19 @@ pub(super) fn sweep_family(
     Ok((summary, counts))
 }
 
-/// Fills the compiler's queue with a family's kernels, in the order of its problems.
-pub(super) fn compile_ahead(site: &Site, options: &Options, plan: &Plan) -> Result<()> {
+/// Fills the compiler's queue with a family's kernels, in the order of its problems, unless told to stop.
+pub(super) fn compile_ahead(site: &Site, options: &Options, plan: &Plan, stop: &AtomicBool) -> Result<()> {
     let Some(compiler) = &site.compiler else { return Ok(()) };
-    let problems = ordered_problems(options, plan, &site.found().profile)?;
-    compiler.request(&support_kernel())?;
-    let kernels = problems.par_iter().map(|problem| kernels(problem, plan.candidates(problem, &site.found().profile)));
-    kernels.collect::<Vec<_>>().iter().flatten().try_for_each(|kernel| compiler.request(kernel).map(drop))
+    let profile = &site.found().profile;
+    for problem in ordered_problems(options, plan, profile)? {
+        for kernel in kernels(&problem, plan.candidates(&problem, profile)) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            compiler.request(&kernel)?;
+        }
+    }
+    Ok(())
 }
 
 /// The kernels of one problem's candidates, its reference first, each once.
@@ -148,9 +154,9 @@ impl FamilySweep<'_, '_> {
         let mut must_race = self.plan.defaults(profile);
         must_race.extend(served_config(self.previous, problem));
         if self.options.exhaustive {
-            search::exhaust(bench, &candidates, &must_race, &width)
+            search::exhaust(bench, problem.family, &candidates, &must_race, &width)
         } else {
-            search::search(bench, &candidates, profile.multiprocessors, &must_race, &width)
+            search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &width)
         }
     }
 }
@@ -219,11 +225,11 @@ pub(crate) fn on_all_devices<T: Sync>(
     tasks: &[T],
     work: impl Fn(&mut DeviceBench<'_, '_>, &T) -> Result<()> + Sync,
 ) -> Result<()> {
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
         let run = |found: &Found| {
             let mut bench = DeviceBench::new(lab, found.address)?;
-            while let Some(task) = tasks.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
                 lab.progress.step();
             }

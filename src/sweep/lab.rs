@@ -13,7 +13,7 @@ use crate::plan::{self, Candidate};
 use crate::search::Bench;
 use crate::worker::{Arm, Deadlines, Failure, Verdict, Worker};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -47,7 +47,7 @@ pub(crate) struct Lab<'a> {
     defenders: Vec<Config>,
     state: Mutex<State>,
     pub(super) progress: &'a Progress,
-    pub(super) deadlines: Deadlines,
+    pub(crate) deadlines: Deadlines,
 }
 
 struct State {
@@ -213,7 +213,17 @@ pub(crate) struct DeviceBench<'lab, 'a> {
     worker: Worker,
     problem: Option<Problem>,
     prepared: Option<Result<(), Failure>>,
+    /// Trials of the problem whose outcome nobody has asked for yet, oldest first.
+    queue: VecDeque<Queued>,
     busy_s: f64,
+}
+
+/// A trial that was submitted.
+enum Queued {
+    /// It needed no measuring.
+    Known(Box<Trial>),
+    /// It is with the worker.
+    Asked { config: Config, stage: Stage, key: Key },
 }
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
@@ -228,7 +238,15 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             },
         };
         let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
-        Ok(Self { lab, address, busy_s: worker.busy_s(), worker, problem: None, prepared: None })
+        Ok(Self {
+            lab,
+            address,
+            busy_s: worker.busy_s(),
+            worker,
+            problem: None,
+            prepared: None,
+            queue: VecDeque::new(),
+        })
     }
 
     /// Leaves the measuring process, with its device open and warm, to whoever is next.
@@ -257,10 +275,14 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 continue;
             }
             let sampling = Sampling::REFINE.abandoning(best, CROSS_ABANDON_FACTOR);
-            if self.trial(&candidate, Stage::Cross, sampling)?.is_none() {
+            if !self.submit(&candidate, Stage::Cross, sampling)? {
                 break;
             }
+            if self.queue.len() > 1 {
+                self.next()?;
+            }
         }
+        while self.next()?.is_some() {}
         Ok(())
     }
 
@@ -360,6 +382,15 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         })
     }
 
+    /// Whether there is time for another trial. An interrupt loses none of those under way.
+    fn has_time_else_finish(&mut self, problem: &Problem) -> Result<bool> {
+        let has_time = self.lab.has_time(problem);
+        if has_time.is_err() {
+            while self.next()?.is_some() {}
+        }
+        has_time
+    }
+
     fn note_busy(&mut self) {
         let busy_s = self.worker.busy_s();
         self.lab.state().counts.busy_s += busy_s - self.busy_s;
@@ -406,32 +437,52 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 }
 
 impl Bench for DeviceBench<'_, '_> {
-    fn trial(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<Option<Trial>> {
+    fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool> {
         let problem = self.problem()?;
         let Ok(program) = &candidate.program else {
             self.pruned(candidate)?;
-            return Ok(None);
+            return Ok(true);
         };
         let key = self.lab.key(program.as_ref())?;
         if let Some(trial) = self.lab.recall(&problem, &candidate.config, stage, &key) {
-            return Ok(Some(trial));
+            self.queue.push_back(Queued::Known(Box::new(trial)));
+            return Ok(true);
         }
-        if !self.lab.has_time(&problem)? {
-            return Ok(None);
+        if !self.has_time_else_finish(&problem)? {
+            return Ok(false);
         }
-        let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
         let program = match program {
             None => None,
             Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
                 Some(Ok(program)) => Some(program),
-                Some(Err((status, error))) => return self.lab.record(failed(status, error)?).map(Some),
-                None => return self.lab.has_time(&problem).map(|_| None),
+                Some(Err((status, error))) => {
+                    let failed = self.unmeasured(&candidate.config, stage, status, Some(error), &key)?;
+                    self.queue.push_back(Queued::Known(Box::new(self.lab.record(failed)?)));
+                    return Ok(true);
+                }
+                None => return self.has_time_else_finish(&problem).map(|_| false),
             },
         };
         let arm = Arm { config: candidate.config.clone(), program };
+        if self.prepare()?.is_ok() {
+            self.worker.submit(arm, sampling);
+        }
+        self.queue.push_back(Queued::Asked { config: candidate.config.clone(), stage, key });
+        Ok(true)
+    }
+
+    fn next(&mut self) -> Result<Option<Trial>> {
+        let (config, stage, key) = match self.queue.pop_front() {
+            None => return Ok(None),
+            Some(Queued::Known(trial)) => return Ok(Some(*trial)),
+            Some(Queued::Asked { config, stage, key }) => (config, stage, key),
+        };
         let verdict = match self.prepare()? {
-            Ok(()) => self.worker.trial(arm, sampling),
-            Err(failure) => Err(failure),
+            Ok(()) => self.worker.verdict(),
+            Err(failure) => {
+                self.worker.forget();
+                Err(failure)
+            }
         };
         self.note_busy();
         match &verdict {
@@ -440,9 +491,9 @@ impl Bench for DeviceBench<'_, '_> {
             Ok(Verdict::Wrong { .. }) => self.prepared = None,
             Ok(_) => {}
         }
-        let failed = |status, error| self.unmeasured(&candidate.config, stage, status, Some(error), &key);
+        let failed = |status, error| self.unmeasured(&config, stage, status, Some(error), &key);
         let trial = match verdict {
-            Ok(verdict) => self.judged(&candidate.config, stage, &key, verdict)?,
+            Ok(verdict) => self.judged(&config, stage, &key, verdict)?,
             Err(Failure::Crashed(error) | Failure::Gone(error)) => failed(Status::Crashed, error)?,
             Err(Failure::Timeout(error)) => failed(Status::Timeout, error)?,
             Err(Failure::Refused(error)) => failed(Status::LaunchFailed, error)?,

@@ -23,6 +23,7 @@ pub use progress::Progress;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Which device to use.
@@ -256,8 +257,34 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     };
     let document = document_path(&options.output, gpu);
     let previous = if document.is_file() { Some(Heuristics::load(&document)?) } else { None };
-    // One family's kernels compile while the device is busy with those before it.
-    plans.iter().try_for_each(|plan| family::compile_ahead(site, options, plan))?;
+    plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
+    // Kernels compile while the device is busy with those before them.
+    let stop = AtomicBool::new(false);
+    let busy_s = std::thread::scope(|scope| {
+        let ahead = scope.spawn(|| plans.iter().try_for_each(|plan| family::compile_ahead(site, options, plan, &stop)));
+        let swept = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary);
+        stop.store(true, Ordering::Relaxed);
+        let ahead = ahead.join().unwrap_or_else(|_| Err(Error::failure("the thread that compiles ahead panicked")));
+        swept.and_then(|busy_s| ahead.map(|()| busy_s))
+    })?;
+    summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
+    summary.wall_s = started.elapsed().as_secs_f64();
+    summary.compile_s = site.compiler.as_ref().map_or(0.0, |compiler| compiler.counts().compile_s);
+    summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
+    summary.verified_per_s = summary.statuses.get("ok").copied().unwrap_or(0) as f64 / summary.wall_s;
+    progress.finish();
+    Ok(summary)
+}
+
+/// Sweeps each plan in its share of the budget; returns the seconds the devices were busy.
+fn sweep_plans(
+    site: &Site,
+    options: &Options,
+    plans: &[Plan],
+    previous: Option<&Heuristics>,
+    started: Instant,
+    summary: &mut Summary,
+) -> Result<f64> {
     let left = || options.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let mut busy_s = 0.0;
     let mut options = options.clone();
@@ -266,7 +293,7 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
         let mut cut = Vec::new();
         for (index, plan) in to_do.iter().enumerate() {
             let share = left().map(|left| left / (to_do.len() - index) as u32);
-            let swept = family::sweep_family(site, &options, plan, previous.as_ref(), share);
+            let swept = family::sweep_family(site, &options, plan, previous, share);
             let (family, counts) = swept.context(|| format!("family {}", plan.family))?;
             busy_s += counts.busy_s;
             if !summary.families.contains_key(&plan.family) {
@@ -284,13 +311,7 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
         to_do = if left().zip(options.budget).is_some_and(worthwhile) { cut } else { Vec::new() };
         options.fresh = false;
     }
-    summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
-    summary.wall_s = started.elapsed().as_secs_f64();
-    summary.compile_s = site.compiler.as_ref().map_or(0.0, |compiler| compiler.counts().compile_s);
-    summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
-    summary.verified_per_s = summary.statuses.get("ok").copied().unwrap_or(0) as f64 / summary.wall_s;
-    progress.finish();
-    Ok(summary)
+    Ok(busy_s)
 }
 
 /// Starts the compile service for a GPU's architecture, with the usual deadline.

@@ -5,6 +5,7 @@ use crate::device::{Address, Program};
 use crate::measure::Sampling;
 use crate::model::Problem;
 use crate::process::{LineProcess, Silence};
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,11 +59,30 @@ pub struct Worker {
     address: Address,
     support: Option<PathBuf>,
     deadlines: Deadlines,
-    process: Option<LineProcess>,
+    running: Option<Running>,
+    /// Trials without a verdict, oldest first.
+    queue: VecDeque<Request>,
     /// The problem a new process must be given again.
     prepared: Option<Request>,
     busy_s: f64,
     respawns: u32,
+}
+
+/// A process with its device open.
+struct Running {
+    process: LineProcess,
+    /// How many of the queued trials it was sent.
+    sent: usize,
+}
+
+impl Running {
+    /// Sends what it has not of the queue. That it is gone shows where its answers are waited for.
+    fn catch_up(&mut self, queue: &VecDeque<Request>) {
+        for request in queue.iter().skip(self.sent) {
+            let _ = self.process.send(request);
+        }
+        self.sent = queue.len();
+    }
 }
 
 /// How long a device that does not open is given to come back.
@@ -71,14 +91,22 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
-        Self { address, support, deadlines, process: None, prepared: None, busy_s: 0.0, respawns: 0 }
+        let queue = VecDeque::new();
+        Self { address, support, deadlines, running: None, queue, prepared: None, busy_s: 0.0, respawns: 0 }
     }
 
-    /// Makes a problem's inputs and reference.
+    /// Makes a problem's inputs and reference. Trials that are queued run on these: what the process made of them on the
+    /// tensors before is dropped.
     ///
     /// # Errors
     /// Where the device cannot: out of memory, say.
     pub fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
+        let deadline = self.deadlines.trial;
+        while let Some(running) = self.running.as_mut().filter(|running| running.sent > 0) {
+            running.sent -= 1;
+            let dropped = answer(&mut running.process, deadline);
+            self.note_loss(&dropped);
+        }
         self.prepared = None;
         let request = Request::Prepare { problem: *problem, seed, reference };
         match self.ask(&request, self.deadlines.prepare)? {
@@ -90,12 +118,34 @@ impl Worker {
         }
     }
 
-    /// Verifies a config on the prepared problem, then times it.
+    /// Queues a trial: the config is verified on the prepared problem, then timed.
+    pub fn submit(&mut self, arm: Arm, sampling: Sampling) {
+        self.queue.push_back(Request::Trial { arm, sampling });
+        if let Some(running) = &mut self.running {
+            running.catch_up(&self.queue);
+        }
+    }
+
+    /// Drops the queued trials of a problem that cannot be prepared.
+    pub fn forget(&mut self) {
+        self.queue.clear();
+    }
+
+    /// Waits for the verdict on the oldest queued trial. Where it took its process down, the next ones run in a new one.
     ///
     /// # Errors
     /// Where it crashed or hung.
-    pub fn trial(&mut self, arm: Arm, sampling: Sampling) -> Result<Verdict, Failure> {
-        match self.ask(&Request::Trial { arm, sampling }, self.deadlines.trial)? {
+    pub fn verdict(&mut self) -> Result<Verdict, Failure> {
+        let deadline = self.deadlines.trial;
+        let reply = self.running().and_then(|(running, queue)| {
+            running.catch_up(queue);
+            let rest = running.sent.checked_sub(1);
+            running.sent = rest.ok_or_else(|| Failure::Refused("no trial is queued".into()))?;
+            answer(&mut running.process, deadline)
+        });
+        self.queue.pop_front();
+        self.note_loss(&reply);
+        match reply? {
             Reply::Trial { verdict, busy_s } => {
                 self.busy_s += busy_s;
                 Ok(verdict)
@@ -136,28 +186,33 @@ impl Worker {
     pub fn reopen(&mut self) -> Result<(), Failure> {
         for _ in 0..2 {
             // That the problem cannot be prepared says nothing of the device.
-            let Err(Failure::Gone(_)) = self.process() else { return Ok(()) };
+            let Err(Failure::Gone(_)) = self.running() else { return Ok(()) };
             std::thread::sleep(REOPEN_PAUSE);
         }
-        match self.process() {
+        match self.running() {
             Err(gone @ Failure::Gone(_)) => Err(gone),
             _ => Ok(()),
         }
     }
 
     fn ask(&mut self, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
-        let answer = self.process().and_then(|process| ask(process, request, deadline));
-        if let Err(Failure::Crashed(_) | Failure::Timeout(_)) = &answer {
-            self.process = None;
-            self.respawns += 1;
-        }
-        answer
+        let reply = self.running().and_then(|(running, _)| ask(&mut running.process, request, deadline));
+        self.note_loss(&reply);
+        reply
     }
 
-    /// The process, started, opened and prepared where it is new.
-    fn process(&mut self) -> Result<&mut LineProcess, Failure> {
-        match &mut self.process {
-            Some(process) => Ok(process),
+    /// Gives the process up where it is of no more use.
+    fn note_loss(&mut self, reply: &Result<Reply, Failure>) {
+        if let Err(Failure::Crashed(_) | Failure::Timeout(_)) = reply {
+            self.running = None;
+            self.respawns += 1;
+        }
+    }
+
+    /// The process, started, opened and prepared where it is new, and the queue.
+    fn running(&mut self) -> Result<(&mut Running, &VecDeque<Request>), Failure> {
+        let running = match &mut self.running {
+            Some(running) => running,
             empty => {
                 let gone = |why: &dyn fmt::Display| Failure::Gone(format!("cannot open the device: {why}"));
                 let mut process = LineProcess::start("worker", &[]).map_err(|error| gone(&error))?;
@@ -170,18 +225,29 @@ impl Worker {
                 if let Some(prepare) = &self.prepared {
                     ask(&mut process, prepare, self.deadlines.prepare).and_then(done)?;
                 }
-                Ok(empty.insert(process))
+                empty.insert(Running { process, sent: 0 })
             }
-        }
+        };
+        Ok((running, &self.queue))
     }
 }
 
 fn ask(process: &mut LineProcess, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
-    match process.ask(request, deadline) {
-        Ok(Reply::Dead { error }) => Err(Failure::Crashed(error)),
-        Ok(reply) => Ok(reply),
-        Err(silence @ Silence::Timeout(_)) => Err(Failure::Timeout(silence.to_string())),
-        Err(silence @ Silence::Died(_)) => Err(Failure::Crashed(silence.to_string())),
+    process.send(request).map_err(|silence| lost(&silence))?;
+    answer(process, deadline)
+}
+
+fn answer(process: &mut LineProcess, deadline: Duration) -> Result<Reply, Failure> {
+    match process.answer(deadline).map_err(|silence| lost(&silence))? {
+        Reply::Dead { error } => Err(Failure::Crashed(error)),
+        reply => Ok(reply),
+    }
+}
+
+fn lost(silence: &Silence) -> Failure {
+    match silence {
+        Silence::Timeout(_) => Failure::Timeout(silence.to_string()),
+        Silence::Died(_) => Failure::Crashed(silence.to_string()),
     }
 }
 

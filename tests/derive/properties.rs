@@ -86,14 +86,23 @@ fn geomean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().product::<f64>().powf(1.0 / values.len() as f64)
 }
 
-/// Fewest failures, then least geomean, then, within a tie, the first by text.
-fn brute_force(rows: &[&Plain]) -> Option<String> {
+/// What all of a group weighs where a bucket's config is chosen.
+const GROUP_WEIGHT: f64 = 0.3;
+
+/// Fewest failures, then least geomean over the rows and, with little weight, the group's; then, within a tie, the first by
+/// text.
+fn brute_force(rows: &[&Plain], group: &[&Plain]) -> Option<String> {
     let mut scored: Vec<(usize, f64, String)> = Vec::new();
     for size in BLOCK_SIZES {
         let config = config(size).to_string();
         if rows.iter().any(|row| row.slowdowns.contains_key(&config)) {
             let failures = rows.iter().filter(|row| row.times.get(&config) == Some(&None)).count();
-            let mean = geomean(rows.iter().map(|row| row.slowdowns.get(&config).copied().unwrap_or(penalty(row))));
+            let slowdown = |row: &&Plain| row.slowdowns.get(&config).copied().unwrap_or(penalty(row));
+            let mut mean = geomean(rows.iter().map(slowdown));
+            if !group.is_empty() {
+                let weight = GROUP_WEIGHT / (rows.len() as f64 + GROUP_WEIGHT);
+                mean = mean.powf(1.0 - weight) * geomean(group.iter().map(slowdown)).powf(weight);
+            }
             scored.push((failures, mean, config));
         }
     }
@@ -129,14 +138,15 @@ proptest! {
         let document = derive(&trials, &Defaults::new()).document;
         let rows = plain(&trials);
         let all: Vec<&Plain> = rows.iter().collect();
-        let single = brute_force(&all);
+        let single = brute_force(&all, &[]);
 
+        let group_of_rows =
+            |group: &str| -> Vec<&Plain> { rows.iter().filter(|row| group_of(&row.problem) == group).collect() };
         let mut fallback_of: BTreeMap<&str, String> = BTreeMap::new();
         let mut buckets: BTreeMap<Bucket, Vec<&Plain>> = BTreeMap::new();
         for row in &rows {
             let group = group_of(&row.problem);
-            let group_rows: Vec<&Plain> = rows.iter().filter(|other| group_of(&other.problem) == group).collect();
-            fallback_of.insert(group, brute_force(&group_rows).unwrap());
+            fallback_of.insert(group, brute_force(&group_of_rows(group), &[]).unwrap());
             buckets.entry(bucket_of(&row.problem)).or_default().push(row);
         }
         for (group, config) in &fallback_of {
@@ -145,7 +155,8 @@ proptest! {
         let fallback = |row: &Plain| fallback_of[group_of(&row.problem)].clone();
 
         for (bucket, rows) in &buckets {
-            let first = brute_force(rows).unwrap();
+            let group = group_of_rows(group_of(&rows[0].problem));
+            let first = brute_force(rows, &group).unwrap();
             let (ratios, fallback_fails, fails) = against(rows, &first, fallback);
             let faster = fails == 0 && (ratios.is_empty() || fallback_fails > 0 || geomean(ratios.iter().copied()) < 1.0 - NOISE);
             let (ratios, _, fails) = against(rows, &first, |_| single.clone().unwrap());
@@ -162,7 +173,8 @@ proptest! {
             };
             let held_out: Vec<(f64, bool)> = (0..rows.len()).map(|index| {
                 let others: Vec<&Plain> = rows.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, row)| *row).collect();
-                let pick = brute_force(&others).unwrap();
+                let group: Vec<&Plain> = group.iter().copied().filter(|row| row.problem != rows[index].problem).collect();
+                let pick = brute_force(&others, &group).unwrap();
                 let slowdown = rows[index].slowdowns.get(&pick).copied();
                 (slowdown.unwrap_or(penalty(rows[index])), slowdown.is_none())
             }).collect();
