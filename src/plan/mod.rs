@@ -61,7 +61,8 @@ impl Plan {
         if profile.is_cpu() {
             return self.spaces.get(GpuProfile::CPU).into_iter().collect();
         }
-        profile.mma.iter().filter_map(|mma| self.spaces.get(mma.name())).collect()
+        let own = profile.mma.iter().filter_map(|mma| self.spaces.get(mma.name()));
+        own.filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma))).collect()
     }
 
     /// The problems to sweep on this GPU, in the plan's order.
@@ -122,4 +123,30 @@ pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
         return Err(Error::usage("--plan is the plan of one family; name that one with --family"));
     }
     families.iter().map(|family| Plan::load(*family, path).context(|| format!("family {family}"))).collect()
+}
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Mma;
+
+    #[test]
+    fn a_space_gives_way_to_the_instructions_that_supersede_it() {
+        let plan = Plan::load(Family::MatmulFp4, None).unwrap();
+        let kinds = |gpu| {
+            let defaults = plan.defaults(&GpuProfile::by_name(gpu).unwrap());
+            defaults.into_iter().map(|config| config.mma.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds("h200"), [Mma::Wgmma]);
+        assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05]);
+        assert_eq!(kinds("a100"), [Mma::MmaSync]);
+    }
+
+    #[test]
+    fn what_supersedes_a_space_must_be_known() {
+        let text = "[space.mma_sync]\nsuperseded_by = 'hgmma'\ndefault = { block_sizes = [16, 32, 64] }\naxes = { block_sizes = [[16], [32], [64]] }";
+        let error = read::parse_plan(Family::Matmul, text, "plan").unwrap_err().to_string();
+        assert!(error.contains("plan:2") && error.contains("hgmma"), "{error}");
+    }
 }

@@ -43,6 +43,7 @@ struct RawSpace {
     axes: Spanned<Map<String, Value>>,
     #[serde(default)]
     exclude: Vec<Spanned<RawExclusion>>,
+    superseded_by: Option<Spanned<String>>,
     problem: Option<Vec<Spanned<RawProblem>>>,
 }
 
@@ -100,7 +101,9 @@ impl Source<'_> {
                 .map_err(|error| self.error(exclusion.span().start, error))?;
         }
         let problems = raw.problem.as_deref().map(|raw| self.problems(family, raw)).transpose()?;
-        Ok(Space { default, configs, problems })
+        let mma = |name: &Spanned<String>| name.get_ref().parse().map_err(|error| self.error(name.span().start, error));
+        let superseded_by = raw.superseded_by.as_ref().map(mma).transpose()?;
+        Ok(Space { default, configs, superseded_by, problems })
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Space {
     pub default: Config,
     /// Every config, in the order of the axes, without duplicates.
     pub configs: Vec<Config>,
+    /// A GPU with these instructions does without this space: it was swept beside theirs, and none of its configs won.
+    pub superseded_by: Option<Mma>,
     /// Problems of its own, in place of the plan's.
     pub problems: Option<Vec<PlannedProblem>>,
 }
@@ -165,6 +167,14 @@ mod tests {
         );
         let multipliers: Vec<_> = configs.unwrap().iter().map(|config| config.num_sm_multiplier).collect();
         assert_eq!(multipliers, [None, Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn what_is_left_to_the_launch_is_absent() {
+        let axes = "block_sizes = [[16], [32], [64]]\nl2_groupings = ['auto', [8]]\nsplit_k = ['auto', 2]";
+        let configs = expand_text(axes, "").unwrap();
+        let left = configs.iter().filter(|config| config.l2_groupings.is_empty() && config.split_k.is_none());
+        assert_eq!((configs.len(), left.count()), (4, 1));
     }
 
     #[test]

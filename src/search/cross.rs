@@ -7,7 +7,7 @@ use crate::model::{Config, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The configs of each fallback group that are measured on every problem of it: candidates for its fallback.
-const GROUP_CANDIDATES: usize = 24;
+const GROUP_CANDIDATES: usize = 16;
 /// The first of them, measured on every problem of the family: candidates for the family's best single config.
 const CHAMPIONS: usize = 2;
 /// A finalist whose time is at most this many times the best of its final is near it.

@@ -43,7 +43,7 @@ pub struct Width {
 
 impl Default for Width {
     fn default() -> Self {
-        Self { survivors: 10, finalists: 8, siblings: 3, abandon_factor: 2.0 }
+        Self { survivors: 6, finalists: 8, siblings: 3, abandon_factor: 2.0 }
     }
 }
 

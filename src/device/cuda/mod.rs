@@ -448,14 +448,15 @@ impl Device for Gpu {
         Ok(deviation(plain)?.worse(deviation(awkward)?))
     }
 
-    /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed.
+    /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed. The flush runs
+    /// before it, while the host is still queueing.
     fn sample(&mut self) -> Result<Sample, Fault> {
         let ([task, _], current) = self.prepared()?;
+        self.flush.fill(0x5a, self.stream)?;
         self.gate.close();
         let mut gate = [self.gate.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
         self.launch(self.support.block_stream, &GATE_SHAPE, &mut gate)?;
         let queued = || -> Result<(), Fault> {
-            self.flush.fill(0x5a, self.stream)?;
             // SAFETY: the events and the stream live as long as this.
             unsafe { result::event::record(self.start, self.stream) }?;
             self.run(current.function, &current.program, task, &task.output)?;
