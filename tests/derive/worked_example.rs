@@ -426,7 +426,6 @@ fn merging_keeps_the_other_classes() {
     assert_eq!(again.to_canonical_json(), both.to_canonical_json());
 }
 
-/// `a` as it was before its kernel changed and as it is now, with a launch knob of each.
 #[test]
 fn a_split_that_is_compiled_in_makes_another_kernel_not_a_newer_one() {
     let split = |split_k| Config { split_k: Some(split_k), ..config(1) };
@@ -438,33 +437,38 @@ fn a_split_that_is_compiled_in_makes_another_kernel_not_a_newer_one() {
     assert_eq!(document.fallbacks["row_softmax"]["short"].template["split_k"], 4);
 }
 
+/// `a` as it was before its kernel changed and as it is now, with a launch knob of each.
 #[test]
 fn where_a_kernel_has_changed_only_the_later_one_counts() {
     let (a, b) = (config(256), config(512));
     let persistent = Config { num_sm_multiplier: Some(2), ..a.clone() };
     let with_kernel = |kernel: &str, trial: Trial| Trial { kernel: kernel.into(), ..trial };
-    let measured =
-        |kernel: &str, shape: &str, config: &Config, us: f64| with_kernel(kernel, finalist(ADD, shape, config, us));
+    let measured = |kernel: &str, shape: &str, config: &Config, us: f64| {
+        with_kernel(kernel, finalist(Family::RowSoftmax, shape, config, us))
+    };
     let first_day = [
-        measured("old", "numel=1000", &a, 5.0),
-        measured("old", "numel=1000", &persistent, 4.0),
-        measured("other", "numel=1000", &b, 10.0),
+        measured("old", "rows=16,cols=2048", &a, 5.0),
+        measured("old", "rows=16,cols=2048", &persistent, 4.0),
+        measured("other", "rows=16,cols=2048", &b, 10.0),
         // Of another problem, and never measured again.
-        measured("old", "numel=500000", &a, 5.0),
-        measured("other", "numel=500000", &b, 10.0),
+        measured("old", "rows=4096,cols=512", &a, 5.0),
+        measured("other", "rows=4096,cols=512", &b, 10.0),
     ];
-    let second_day = [measured("new", "numel=1000", &a, 20.0)];
+    let second_day = [measured("new", "rows=16,cols=2048", &a, 20.0)];
     let served = |trials: &[Trial], group: &str| {
-        derive(trials, &Defaults::new()).document.fallbacks["elementwise"][group].template.clone()
+        derive(trials, &Defaults::new()).document.fallbacks["row_softmax"][group].template.clone()
     };
     let template = |config: &Config| serde_json::to_value(config).unwrap();
-    assert_eq!(Value::Object(served(&first_day, "tiny")), template(&persistent));
+    assert_eq!(Value::Object(served(&first_day, "short")), template(&persistent));
     let both = [&first_day[..], &second_day].concat();
-    assert_eq!(Value::Object(served(&both, "tiny")), template(&b), "neither launch of the old kernel counts");
-    assert_eq!(Value::Object(served(&both, "mid")), template(&a), "what was not measured again does");
+    assert_eq!(Value::Object(served(&both, "short")), template(&b), "neither launch of the old kernel counts");
+    assert_eq!(Value::Object(served(&both, "narrow")), template(&a), "what was not measured again does");
 
-    let wrong_then = with_kernel("old", failed(trial(ADD, "numel=1000", &b, Stage::Screen, 1.0), Status::Wrong));
+    let wrong_then = with_kernel(
+        "old",
+        failed(trial(Family::RowSoftmax, "rows=16,cols=2048", &b, Stage::Screen, 1.0), Status::Wrong),
+    );
     let mended = [&[wrong_then], &first_day[..]].concat();
-    let mended = [mended, vec![measured("newer", "numel=1000", &b, 1.0)]].concat();
-    assert_eq!(Value::Object(served(&mended, "tiny")), template(&b), "a mended kernel is not held to its past");
+    let mended = [mended, vec![measured("newer", "rows=16,cols=2048", &b, 1.0)]].concat();
+    assert_eq!(Value::Object(served(&mended, "short")), template(&b), "a mended kernel is not held to its past");
 }
