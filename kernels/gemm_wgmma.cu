@@ -11,9 +11,7 @@
 // multiplied. Programs of a cluster may share one tile's k: each sends its sums to the program that adds them up.
 //
 // Tiles of up to 16 rows are multiplied warp by warp with mma.sync, on the same fragments: wgmma takes as long for them as
-// for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent. There
-// each group of warps has all columns of the tile, and takes its turn along k: many warps share a narrow tile, and each reads
-// its rows of A for four tiles of columns.
+// for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores' 4096
 // a cycle and multiprocessor. Reached on an H200, cold L2, in sweeps that keep the GPU at its power limit: 4096^3 in 184 us
@@ -22,16 +20,14 @@
 // from 1980 to about 1500 MHz, and fp4, which moves fewer bytes, is the fastest.
 //
 // What bounds a stream of 4-bit weights, from an H100's counters. Large (16 x 28672 x 8192): memory, at 74 % of its peak, and
-// beside it the issue slots, then 58 % (fp4) and 52 % (int4) busy; a faster memory meets them first. So the loop is counted in
-// instructions for eight weights of a lane, 24 and 18 executed then: now 20.5 and 15.2 (16 x 256, two groups), of which the
-// decoding takes 17 and 10. Small (16 x 4096 x 4096): latency, at 29 % of the memory's peak; tiles of 64 columns in clusters of
-// two are the fastest there, and each doubling of the cluster costs 0.3 to 0.9 us, whatever the number of warps.
+// beside it the issue slots, 58 % (fp4) and 52 % (int4) busy before the decoding of a lane's eight weights took 17 and 10
+// instructions; a faster memory meets them first. Small (16 x 4096 x 4096): latency, at 29 % of the memory's peak; tiles of 64
+// columns in clusters of two are the fastest there, and each doubling of the cluster costs 0.3 to 0.9 us.
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 256), columns of C and elements
 //                               of k (multiples of 64)
-//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256), or
-//                               with BLOCK_N columns (the same) of every groups-th 16 of k, where BLOCK_M is up to 16
+//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
 //   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
@@ -39,8 +35,7 @@
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
 //
 // Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
-// BLOCK_M * BLOCK_N floats and as many again for each group but the first that shares k; programs along x, those of a cluster
-// one after the other. Arguments:
+// BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
 //   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 64 of k x
 //                             BLOCK_M; B 128 bytes (or BLOCK_N, if fewer; 64-byte swizzle) x rows of BLOCK_K; C 64 columns
 //                             x STAGING_ROWS
@@ -78,19 +73,18 @@ using Weights = decode::WEIGHTS;
 
 __device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
-// Whether each warp multiplies by itself, and the groups share k.
+// Whether each warp multiplies by itself.
 constexpr bool BY_WARP = BLOCK_M <= 16;
 
 constexpr int GROUPS = NUM_WARPS / 4;
-constexpr int COLUMN_GROUPS = BY_WARP ? 1 : GROUPS;
-constexpr int TILES = BLOCK_N / (64 * COLUMN_GROUPS);  // of 64 columns, a group's
+constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
 constexpr bool PACKED = Weights::K_PER_ROW == 2;
 
 static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 256,
               "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 256");
 static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192 or 256");
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
-static_assert(BLOCK_N % (64 * COLUMN_GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
+static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
 static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
 static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
@@ -141,11 +135,7 @@ constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
 constexpr int STAGING_PANEL = STAGING_ROWS * 128;
 constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
-// Groups that share k leave their sums to the first one there, before it writes C.
-constexpr int TILE_SUMS_BYTES = BLOCK_M * BLOCK_N * 4;
-constexpr int GROUP_SUMS_BYTES = (GROUPS / COLUMN_GROUPS - 1) * TILE_SUMS_BYTES;
-constexpr int STAGING_BYTES =
-    2 * COLUMN_GROUPS * STAGING_BUFFER > GROUP_SUMS_BYTES ? 2 * COLUMN_GROUPS * STAGING_BUFFER : GROUP_SUMS_BYTES;
+constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
 
 static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
@@ -408,14 +398,14 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
     if (place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
 }
 
-// The same with each warp for itself, on every GROUPS-th 16 of k from `group` on.
+// The same with each warp for itself.
 template <typename Format>
 __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& ring, const Layout& at,
-                                                      const LanePlace& place, int group, int steps) {
+                                                      const LanePlace& place, int steps) {
     // Matrices of 8 rows of A and 8 of k: 16 of k, then the next 8 rows.
     const u32 a_offset = ATile::offset(BLOCK_M == 8 ? place.lane % 8 : place.lane % 8 + place.lane / 16 * 8,
-                                       place.lane / 8 % 2 * 16 + group * 32);
-    const u32 b_offset = Fragments<Format>::lane_offset(place) + group * (16 / Format::K_PER_ROW) * BTile::WIDTH;
+                                       place.lane / 8 % 2 * 16);
+    const u32 b_offset = Fragments<Format>::lane_offset(place);
 #pragma unroll
     for (int i = 0; i < TILES; ++i) {
 #pragma unroll
@@ -425,7 +415,7 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
         const u32 a = at.a(ring.stage) + a_offset, b = at.b(ring.stage) + b_offset;
 #pragma unroll
-        for (int k16 = 0; k16 < BLOCK_K / 16; k16 += GROUPS) {
+        for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
             u32 rows[4], columns[TILES][4];
             ptx::ldmatrix_x4(rows, (a ^ k16 % 4 * 32) + k16 / 4 * ATile::PANEL_BYTES);
             Fragments<Format>::load_k16(columns, b, k16);
@@ -449,7 +439,7 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
 // Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
 // at run time takes all 16, of which a multiprocessor has too few for many programs.
 __device__ __forceinline__ void group_sync(const LanePlace& place) {
-    ptx::barrier_sync<128>(COLUMN_GROUPS == 1 ? 1 : 1 + place.group);
+    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
 }
 
 // Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
@@ -539,38 +529,6 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
     }
 }
 
-// Adds the sums of the groups that share k, each lane those of its like, to the first group's. Whether this is the first group.
-__device__ __forceinline__ bool add_groups(Accumulators& acc, u32 sums, bool first_tile, int thread) {
-    constexpr int VECTORS = TILES * SUMS / 4;
-    const int group = thread / 128;
-    const u32 mine = sums + thread % 128 * 16;
-    float4* vectors = reinterpret_cast<float4*>(acc);
-    if (!first_tile) {
-        if (C_BY_ENGINE && thread == 0) ptx::tma_store_wait_read<0>();
-        ptx::barrier_sync<32 * NUM_WARPS>(2);  // the last tile's sums have been read, and its rows have gone from their place
-    }
-    if (group > 0) {
-#pragma unroll
-        for (int v = 0; v < VECTORS; ++v) {
-            const float4 values = vectors[v];
-            ptx::store_shared(mine + ((group - 1) * VECTORS + v) * 2048, {values.x, values.y, values.z, values.w});
-        }
-        ptx::barrier_arrive<32 * NUM_WARPS>(3);
-        return false;
-    }
-    ptx::barrier_sync<32 * NUM_WARPS>(3);
-#pragma unroll 1
-    for (int other = 1; other < GROUPS; ++other) {
-#pragma unroll
-        for (int v = 0; v < VECTORS; ++v) {
-            if (v % 4 == 0) __syncwarp();  // so that the compiler starts no more loads at once than it has registers for
-            const float4 values = ptx::load_shared_f32x4(mine + ((other - 1) * VECTORS + v) * 2048);
-            vectors[v].x += values.x, vectors[v].y += values.y, vectors[v].z += values.z, vectors[v].w += values.w;
-        }
-    }
-    return true;
-}
-
 // Adds the sums of the cluster's programs: the tile, row by row, is cut into as many equal shares as there are programs, each
 // sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
 // program ends before it has all its sums, nor sends any before all have begun.
@@ -603,7 +561,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
         }
     }
     ptx::mbarrier_wait(at.summed(), 0);
-    for (int v = thread * 8; v < share; v += 8 * 128 * COLUMN_GROUPS) {
+    for (int v = thread * 8; v < share; v += 8 * 32 * NUM_WARPS) {
         float sums[8] = {};
 #pragma unroll 4
         for (int from = 0; from < parts; ++from) {
@@ -639,7 +597,7 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         }
         ptx::mbarrier_init(at.summed(), 1);
         ptx::fence_mbarrier_init();
-        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), TILE_SUMS_BYTES);
+        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
     }
     // The loading warp knows its barriers and begins at once; the others wait for them.
     __syncwarp();
@@ -671,13 +629,13 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     }
 
     if constexpr (HANDS_OVER) ptx::take_registers<232>();
-    const LanePlace place(BY_WARP ? thread % 128 : thread);
+    const LanePlace place(thread);
     int turn = 0;
     for (int index = work.first; index < work.end; index += work.stride) {
         Accumulators acc;
         const int steps = work.steps.end - work.steps.begin;
         if constexpr (BY_WARP) {
-            multiply_tile_by_warp<Weights>(acc, ring, at, place, thread / 128, steps);
+            multiply_tile_by_warp<Weights>(acc, ring, at, place, steps);
         } else {
             multiply_tile<Weights>(acc, ring, at, place, steps);
         }
@@ -688,17 +646,9 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
                 for (int s = 0; s < SUMS; ++s) acc[i][s] *= Weights::SCALE;
             }
         }
-        if constexpr (GROUPS > COLUMN_GROUPS) {
-            const u32 sums = at.staging() + (split_k > 1 ? TILE_SUMS_BYTES : 0);
-            if (!add_groups(acc, sums, index == work.first, ptx::opaque(thread))) {
-                if (split_k > 1) ptx::cluster_wait();
-                continue;
-            }
-            turn = 0;  // both buffers are free
-        }
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
         const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
-        const LanePlace writer(ptx::opaque(BY_WARP ? thread % 128 : thread));
+        const LanePlace writer(ptx::opaque(thread));
         if (split_k > 1) {
             combine_parts(c, acc, m, n, row, column, at, split_k, writer, thread);
         } else {

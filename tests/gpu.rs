@@ -361,7 +361,7 @@ fn the_sample_of_every_family_is_wide_and_needs_few_kernels() {
         let shapes: BTreeSet<Problem> = cases.iter().map(|case| case.problem).collect();
         assert!(shapes.len() >= SHAPES, "{family}: {} distinct shapes", shapes.len());
         assert!(cases.len() > 2 * shapes.len(), "{family}: {} cases", cases.len());
-        assert!((20..100).contains(&kernels.len()), "{family}: {} kernels", kernels.len());
+        assert!((20..200).contains(&kernels.len()), "{family}: {} kernels", kernels.len());
     }
 }
 

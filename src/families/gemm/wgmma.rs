@@ -81,10 +81,10 @@ impl Tiling {
 
     /// Refuses columns that its groups cannot share, and more registers than a thread has.
     fn checked(self) -> Result<Self, Rejection> {
-        let (n, column_groups) = (self.n, self.column_groups());
+        let (n, groups) = (self.n, self.groups);
         require!(
-            n.is_multiple_of(column_groups) && [64, 128, 256].contains(&(n / column_groups)),
-            "block of {n} along n: each of {column_groups} groups of warps has 64, 128 or 256"
+            n.is_multiple_of(groups) && [64, 128, 256].contains(&(n / groups)),
+            "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
         );
         let (registers, limit) = (self.registers_used(), self.registers());
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
@@ -110,19 +110,14 @@ impl Tiling {
         Self { m: choices.min_by_key(cost).unwrap_or(self.m), ..self }.checked()
     }
 
-    /// Whether each warp multiplies by itself; the groups share k then, and have all columns alike.
+    /// Whether each warp multiplies by itself.
     fn by_warp(&self) -> bool {
         self.m <= MOST_ROWS_BY_WARP
     }
 
-    /// Groups that share the columns.
-    fn column_groups(&self) -> u64 {
-        if self.by_warp() { 1 } else { self.groups }
-    }
-
     /// Tiles of 64 columns in a group.
     fn tiles(&self) -> u64 {
-        self.n / (TILE_COLUMNS * self.column_groups())
+        self.n / (TILE_COLUMNS * self.groups)
     }
 
     /// Sums a thread holds.
@@ -180,12 +175,10 @@ impl Tiling {
         self.m * self.k * Element::Bf16.size_bytes() + self.b_rows() * self.b_row_bytes()
     }
 
-    /// Shared memory of one program: the stages, then two buffers of C or the sums of a share of C and of the groups that share k.
+    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
     fn smem(&self, split_k: u64) -> Bytes {
-        let sums = self.m * self.n * Element::F32.size_bytes();
-        let group_sums = (self.groups / self.column_groups() - 1) * sums;
-        let staging = 2 * self.column_groups() * self.tiles() * self.staging_rows() * PANEL_BYTES;
-        let partials = if split_k > 1 { sums + group_sums } else { group_sums };
+        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
         Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
     }
 
@@ -415,16 +408,6 @@ mod tests {
         assert_eq!(group(PidType::PersistentInterleaved, vec![]), Arg::I32(6));
         assert_eq!(group(PidType::PersistentBlocked, vec![]), Arg::I32(1));
         assert_eq!(group(PidType::Flat, vec![2]), Arg::I32(2));
-    }
-
-    #[test]
-    fn groups_share_the_k_of_a_low_tile_and_leave_their_sums_to_the_first() {
-        let config = |warps, split_k| Config { num_warps: Some(warps), split_k: Some(split_k), ..config() };
-        let smem = |warps, split_k| launch(Family::MatmulFp4, &config(warps, split_k), [16, 4096, 4096]).dynamic_smem.0;
-        let stages = 3 * (16 * 128 * 2 + 64 * 128) + 1024;
-        let sums = 16 * 128 * 4;
-        assert_eq!([smem(4, 1), smem(8, 1), smem(16, 1)], [stages + sums, stages + sums, stages + 3 * sums]);
-        assert_eq!([smem(4, 2), smem(8, 2), smem(16, 2)], [stages + sums, stages + 2 * sums, stages + 4 * sums]);
     }
 
     #[test]
