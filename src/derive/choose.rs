@@ -13,7 +13,7 @@ const MOST_TEMPLATES: usize = 3;
 
 /// What all the problems of a group weigh together where a bucket's config is chosen, each problem of the bucket being 1: a few
 /// problems alone often choose what is best on them by luck. Found by leaving problems out of the sweeps of seven families.
-pub(super) const GROUP_WEIGHT: f64 = 0.3;
+pub(super) const GROUP_WEIGHT: f64 = 0.1;
 
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
 /// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on

@@ -87,7 +87,7 @@ fn geomean(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// What all of a group weighs where a bucket's config is chosen.
-const GROUP_WEIGHT: f64 = 0.3;
+const GROUP_WEIGHT: f64 = 0.1;
 
 /// Fewest failures, then least geomean over the rows and, with little weight, the group's; then, within a tie, the first by
 /// text.

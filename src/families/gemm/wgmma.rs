@@ -92,22 +92,29 @@ impl Tiling {
     }
 
     /// The tiling with which `product` is multiplied: `self` has the most rows a tile may have, and the problem's rows are dealt
-    /// out evenly. Of all numbers of tiles up to twice the fewest, it is the one with the least to do for the multiprocessor that has
-    /// the most to do.
+    /// out evenly. Of all numbers of tiles that are worth a try, it is the one with the least to do for the multiprocessor that has the
+    /// most to do.
     fn dealt(self, product: &Product, profile: &GpuProfile) -> Result<Self, Rejection> {
         let columns = product.n.div_ceil(self.n);
         let multiprocessors = u64::from(profile.multiprocessors);
         let overhead = if self.weights == Weights::Bf16 { TILE_OVERHEAD_ROWS } else { DECODED_TILE_OVERHEAD_ROWS };
-        let fewest = product.m.div_ceil(self.m);
-        // What fits one tile, or the GPU at once, gains nothing from smaller tiles but reads the weights more often.
-        let most = if fewest == 1 || fewest * columns <= multiprocessors { fewest } else { 2 * fewest };
         let rows_of = |tiles: u64| TILE_ROWS.into_iter().find(|rows| rows * tiles >= product.m);
+        let fewest = product.m.div_ceil(self.m);
+        let largest = Self { m: rows_of(fewest).unwrap_or(self.m), ..self };
+        let most = if fewest * columns <= multiprocessors {
+            // Programs that share a tile's k keep the GPU busy; where its sums do not fit, more tiles have to.
+            if largest.can_split(profile) { fewest } else { multiprocessors / columns }
+        } else if fewest == 1 {
+            fewest // more tiles would read the weights again
+        } else {
+            2 * fewest
+        };
         let choices = (fewest..=most).filter_map(rows_of).filter(|rows| *rows <= self.m);
         let cost = |rows: &u64| {
             let tiles = product.m.div_ceil(*rows) * columns;
             tiles.div_ceil(multiprocessors) * (rows + overhead)
         };
-        Self { m: choices.min_by_key(cost).unwrap_or(self.m), ..self }.checked()
+        Self { m: choices.min_by_key(cost).unwrap_or(self.m), ..largest }.checked()
     }
 
     /// Whether each warp multiplies by itself.
@@ -252,14 +259,15 @@ pub(super) fn build(
         tiling.b_rows()
     );
 
-    let persistent = config.pid_type.is_some_and(PidType::is_persistent);
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
     let tiles = tiles_m * tiles_n;
     let k_steps = k.div_ceil(tiling.k);
+    let ProgramOrder { programs, stride, span } = program_order(config, tiles, profile)?;
+    let one_tile_each = programs == tiles;
     let split_k = match config.split_k {
         Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
-        None if persistent || !tiling.can_split(profile) => 1,
+        None if !one_tile_each || !tiling.can_split(profile) => 1,
         None => {
             SPLIT_COST.choose(&tiling.reduction(tiles, k_steps, profile), profile.multiprocessors, MOST_CHOSEN_PARTS)
         }
@@ -269,14 +277,16 @@ pub(super) fn build(
         split_k.is_power_of_two() && split_k <= MOST_PARTS,
         "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
     );
-    require!(split_k == 1 || !persistent, "split_k {split_k} needs pid_type flat");
+    require!(
+        split_k == 1 || one_tile_each,
+        "split_k {split_k}: programs that share k have one tile each, not {tiles} for {programs}"
+    );
     let smem = tiling.smem(split_k);
     knobs::fits_smem(smem, profile)?;
     let group_m = match config.l2_groupings[..] {
         [] => tiling.group_m(config, tiles_m, profile),
         _ => group_m(config, tiles_m)?,
     };
-    let ProgramOrder { programs, stride, span } = program_order(config, tiles, profile)?;
 
     let macros = vec![
         ("WEIGHTS", weights.name().to_string()),
@@ -386,8 +396,10 @@ mod tests {
         // 12 x 24 tiles of 256 rows are two waves and a fifth of 132, 16 x 24 of 192 three nearly full ones.
         assert_eq!(rows(&large, [3072, 3072, 3072]), 192);
         assert_eq!(rows(&large, [4096, 4096, 4096]), 256);
-        // All tiles run at once: more of them would read the weights again.
-        assert_eq!(rows(&large, [512, 4096, 4096]), 256);
+        // All tiles run at once, on half of the GPU, and have no room for sums of others.
+        assert_eq!(rows(&large, [512, 4096, 4096]), 128);
+        let small = Config { num_stages: Some(4), ..config() };
+        assert_eq!(rows(&Config { block_sizes: vec![64, 64, 64], ..small }, [128, 2048, 4096]), 64, "they can share k");
     }
 
     #[test]
@@ -433,14 +445,20 @@ mod tests {
         assert_eq!(parts(&decode, [64, 4096, 14336]), 2);
         assert_eq!(parts(&decode, [64, 2 * 132 * 64, 8192]), 1);
         assert_eq!(parts(&decode, [1, 1, 1]), 1);
-        assert_eq!(parts(&automatic([64, 64, 64], 6, PidType::PersistentInterleaved), [64, 4096, 14336]), 1);
+        let persistent = automatic([64, 64, 64], 6, PidType::PersistentInterleaved);
+        assert_eq!(parts(&persistent, [64, 4096, 14336]), 2, "each program has one tile");
+        assert_eq!(parts(&persistent, [640, 4096, 14336]), 1);
         let stream = launch(Family::MatmulInt4, &automatic([16, 64, 128], 4, PidType::Flat), [16, 4096, 4096]);
         assert_eq!(stream.cluster, 2);
         let wide = |blocks| Config { num_warps: Some(8), ..automatic(blocks, 4, PidType::Flat) };
         assert_eq!(parts(&wide([128, 128, 64]), [128, 8192, 8192]), 2);
         assert_eq!(parts(&wide([128, 128, 64]), [4096, 4096, 4096]), 1);
         assert_eq!(parts(&wide([64, 128, 64]), [48, 1024, 8192]), 4);
-        assert_eq!(parts(&wide([128, 256, 64]), [128, 1024, 8192]), 1, "the sums do not fit beside the stages");
+        assert_eq!(
+            parts(&wide([128, 256, 64]), [128, 1024, 8192]),
+            2,
+            "of fewer rows, whose sums fit beside the stages"
+        );
     }
 
     /// The configs of the plan's space whose number of parts is left to the launch.
@@ -489,8 +507,8 @@ mod tests {
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
             (Config { split_k: Some(16), ..config() }, "split_k 16 exceeds the 8 blocks"),
             (
-                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..config() },
-                "needs pid_type flat",
+                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..blocks([8, 64, 64]) },
+                "have one tile each",
             ),
         ];
         let problem = problem(Family::Matmul, 512, 512, 512);
