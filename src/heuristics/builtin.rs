@@ -11,7 +11,7 @@ macro_rules! documents {
     };
 }
 
-const DOCUMENTS: &[(&str, &str)] = documents!["h200"];
+const DOCUMENTS: &[(&str, &str)] = documents!["h100", "h200"];
 
 /// The names of the GPUs with a built-in document.
 pub fn builtin_names() -> impl Iterator<Item = &'static str> {
