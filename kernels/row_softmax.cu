@@ -19,13 +19,13 @@
 // an element are nothing beside it, and the exponentials, one or two an element, take up to half of their units' time.
 //
 // Reached on an H200, cold L2, bf16: 65536 x 4096 in 274 us (3.92 TB/s), 8192 x 32768 in 280 us (3.84), 65536 x 1024 in 71 us
-// (3.78), 4096 x 131072 in 592 us (3.63), where a copy of as much reaches 4.2. What is missing is the time in which a row's
+// (3.78), 4096 x 131072 in 579 us (3.71), where a copy of as much reaches 4.2. What is missing is the time in which a row's
 // maximum and sum are being found and neither loads nor stores of that program are under way.
 // On an H100, beside a copy of as many bytes in the same run: 2048 x 8192 in 27.0 us (copy 26.9), 65536 x 1024 in 96.0
 // (93.4), 8192 x 32768 in 369 (360), 4096 x 131072 in 748 (713). Counters there: 85 % of the memory's rate on the large ones,
-// half of the issue slots used, and warps that wait for loads. In 4096 x 131072 as many wait at the cluster's barrier, for
-// their stores before it; exchanging statistics by asynchronous stores instead, which wait for none, took 775 us. Fetching
-// the next row into shared memory while one in registers is worked on gained nothing either.
+// half of the issue slots used, and warps that wait for loads; in 4096 x 131072 as many wait at memory barriers. Exchanging
+// statistics by asynchronous stores instead of the cluster's barrier took 775 us there, and fetching the next row into shared
+// memory while one in registers is worked on gained nothing.
 //
 // Launch: NUM_WARPS * 32 threads, grid (programs * SPLIT) in clusters of SPLIT, dynamic shared memory: none with VECTORS > 0,
 // ROWS * share * 16 bytes for whole rows, ROWS * NUM_STAGES * share * 16 for steps. A thread reads back only what it copied

@@ -169,5 +169,11 @@ fn summarize(derived: &Derived, path: &Path) {
     if derived.unusable_trials > 0 {
         eprintln!("{} trials are called ok but have no usable time: left out", derived.unusable_trials);
     }
+    if derived.stray_trials > 0 {
+        eprintln!(
+            "{} trials err far more than others of their problem, as with a race: their kernels are taken for wrong there",
+            derived.stray_trials
+        );
+    }
     eprintln!("wrote {}", path.display());
 }

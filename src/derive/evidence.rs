@@ -1,10 +1,11 @@
 //! What was measured, from whatever file: problems, configs and kernels by index, and one record a trial.
 
+use super::stats::median;
 use crate::error::{Error, Result};
 use crate::families;
 use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
 use crate::journal::{Header, Stage, Status, Trial};
-use crate::model::{Config, Family, Problem};
+use crate::model::{Config, Dtype, Family, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -125,6 +126,26 @@ impl From<&Header> for Environment {
     }
 }
 
+/// A result whose error is so many times what is usual on its problem is taken for wrong, though it is within what every trial is
+/// held to: rounding to bf16 makes up nearly all of the error of a right kernel, whatever its config, and a race that loses a
+/// few sums now and then shows as this. On an H200 and an H100 right kernels of one problem differed by up to 1.001 times, those of
+/// attention by up to 1.26, and a kernel with a race by up to 6.3.
+const STRAY_ERROR: f64 = 1.5;
+/// Fewer trials of a problem do not show what is usual.
+const FEWEST_ERRORS: usize = 8;
+
+/// The median error of the trials that worked on each problem with bf16 results.
+fn usual_errors(trials: &[&Trial]) -> HashMap<Problem, f64> {
+    let mut errors: HashMap<Problem, Vec<f64>> = HashMap::new();
+    for trial in trials.iter().filter(|trial| trial.status == Status::Ok && trial.dtype == Dtype::Bf16) {
+        if let Some(error) = trial.rel_err.filter(|error| *error > 0.0) {
+            errors.entry(trial.problem()).or_default().push(error);
+        }
+    }
+    errors.retain(|_, errors| errors.len() >= FEWEST_ERRORS);
+    errors.into_iter().filter_map(|(problem, errors)| Some((problem, median(errors)?))).collect()
+}
+
 /// All that was measured. The order in which it was gathered makes no difference to what is derived from it, but for the lines
 /// of a journal where a kernel has changed: the later one is the one there is now.
 #[derive(Debug, Default)]
@@ -137,6 +158,8 @@ pub struct Evidence {
     pub(super) environments: BTreeMap<String, BTreeSet<Environment>>,
     /// Trials called `ok` whose median is missing or no positive number.
     pub(super) unusable: usize,
+    /// Trials called `ok` that err more than [`STRAY_ERROR`] allows.
+    pub(super) stray: usize,
     problem_indices: HashMap<(String, String), usize>,
     config_indices: HashMap<String, usize>,
     kernel_indices: HashMap<String, usize>,
@@ -202,12 +225,16 @@ impl Evidence {
         // A problem of which only the pruned configs are known was never reached.
         let tried = trials.iter().filter(|trial| trial.status != Status::Pruned);
         let reached: BTreeSet<Problem> = tried.map(|trial| trial.problem()).collect();
+        let usual_errors = usual_errors(&trials);
         for trial in trials.iter().filter(|trial| reached.contains(&trial.problem())) {
             let problem = trial.problem();
             let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
             let config = *configs.entry(&trial.config).or_insert_with(|| self.config(template_of(&trial.config)));
             let kernel = self.kernel(&trial.kernel);
-            let timing = (trial.status == Status::Ok).then(|| timing_of(trial));
+            let error_limit = usual_errors.get(&trial.problem()).map(|usual| STRAY_ERROR * usual);
+            let strays = trial.rel_err.zip(error_limit).is_some_and(|(error, limit)| error > limit);
+            self.stray += usize::from(strays && trial.status == Status::Ok);
+            let timing = (trial.status == Status::Ok && !strays).then(|| timing_of(trial));
             self.add(Record { problem, config, kernel, stage: trial.stage, null_arm: trial.null_arm, timing });
         }
         let families: BTreeSet<_> = trials.iter().map(|trial| trial.family.name()).collect();

@@ -52,6 +52,8 @@ pub struct Derived {
     pub classes: Vec<ClassReport>,
     /// Trials called `ok` without a usable time, which were left out.
     pub unusable_trials: usize,
+    /// Trials called `ok` that err so much more than others of their problem that they were taken for wrong.
+    pub stray_trials: usize,
 }
 
 /// What became of one class.
@@ -118,7 +120,7 @@ pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str,
         fallbacks,
         extra: Map::new(),
     };
-    Derived { document, classes: reports, unusable_trials: evidence.unusable }
+    Derived { document, classes: reports, unusable_trials: evidence.unusable, stray_trials: evidence.stray }
 }
 
 /// What a Blackwell document says of the kernels that nobody here could run.

@@ -472,3 +472,17 @@ fn where_a_kernel_has_changed_only_the_later_one_counts() {
     let mended = [mended, vec![measured("newer", "rows=16,cols=2048", &b, 1.0)]].concat();
     assert_eq!(Value::Object(served(&mended, "short")), template(&b), "a mended kernel is not held to its past");
 }
+
+#[test]
+fn a_kernel_that_errs_far_more_than_others_is_taken_for_wrong() {
+    let erring = |rel_err, trial: Trial| Trial { rel_err: Some(rel_err), ..trial };
+    let at = |block: u32, us| finalist(Family::RowSoftmax, "rows=16,cols=2048", &config(block), us);
+    let right = (1..=8).map(|block| erring(0.0017, at(block, 10.0 + f64::from(block))));
+    let stray = |rel_err| right.clone().chain([erring(rel_err, at(64, 5.0))]).collect::<Vec<_>>();
+    let served = |trials: &[Trial]| {
+        let derived = derive(trials, &Defaults::new());
+        (derived.document.fallbacks["row_softmax"]["short"].template["block_sizes"][0].clone(), derived.stray_trials)
+    };
+    assert_eq!(served(&stray(0.0018)), (64.into(), 0));
+    assert_eq!(served(&stray(0.0040)), (1.into(), 1));
+}

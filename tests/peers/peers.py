@@ -12,9 +12,10 @@ Softmax and addition are also set beside a copy of as many bytes, `copy_us`: wha
 all.
 
 Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), scaled_dot_product_attention with each backend,
-torch.softmax and torch.add. Both sides use one protocol, `cold-l2/1`: hold the stream, overwrite twice the L2 cache, event,
-launch, event, release; the median counts. Ours come from `sweep evaluate`, which searches the space of each
-shape and races the best with what the document serves for it. Peers are timed before and after ours, and the times of both passes are kept, so that drift shows.
+torch.softmax and torch.add. Both sides use one protocol, `cold-l2/1`: overwrite twice the L2 cache and hold the stream (peers hold
+it first, which the time does not see), event, launch, event, release; the median counts. Ours come from `sweep evaluate`, which
+searches the space of each shape and races the best with what the document serves for it. Peers are timed before and after ours,
+and the times of both passes are kept, so that drift shows.
 
 A Markdown table goes to stdout, everything to --output.
 """
