@@ -5,10 +5,10 @@
 mod common;
 
 use assert_cmd::cargo::CommandCargoExt;
-use common::{TINY, folder_with_plan, sweep};
+use common::{TINY, folder_with_plan, sweep, trials};
 use predicates::prelude::*;
 use predicates::str::contains;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -264,4 +264,23 @@ fn the_help_tells_the_whole_command_line() {
         insta::assert_snapshot!(name, String::from_utf8_lossy(&output.get_output().stdout));
     }
     sweep(folder.path()).arg("--version").assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_sweep_goes_on_from_an_archive() {
+    let folder = folder_with_plan();
+    let folder = folder.path();
+    let archive = |more: &[&str]| sweep(folder).args(["archive", "--gpu", "cpu"]).args(more).assert();
+    archive(&["--unpack"]).code(2).stderr(contains("no archive in output/cpu/archive"));
+    sweep(folder).args(TINY).assert().success();
+    archive(&[]).success();
+    archive(&["--unpack"]).code(2).stderr(contains("is there already"));
+    let journal = folder.join("output/cpu/journal/row_softmax.jsonl");
+    let before = trials(&journal);
+    fs::remove_file(&journal).unwrap();
+    archive(&["--unpack"]).success();
+    assert_eq!(trials(&journal), before);
+    let again = sweep(folder).args(TINY).arg("--json").assert().success();
+    let summary: Value = serde_json::from_slice(&again.get_output().stdout).unwrap();
+    assert_eq!((trials(&journal), &summary["statuses"]), (before, &json!({})));
 }

@@ -1,19 +1,24 @@
-//! `sweep archive`: journals packed for committing.
+//! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
 use super::{Outcome, OutputArgs};
 use crate::error::{Context, Error, Result};
 use crate::journal;
 use crate::model::{Bytes, Family};
 use crate::sweep;
+use std::path::PathBuf;
 
 /// Pack journals for committing, one archive a family
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:
-  sweep archive --gpu h200")]
+#[command(after_help = "Examples:
+  sweep archive --gpu h200
+  sweep archive --gpu h200 --unpack && sweep --gpu h200")]
 pub(super) struct ArchiveArgs {
     /// GPU whose journals to pack: h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]
     gpu: String,
+    /// Make journals of the archives instead, so that a sweep on another machine goes on where they end
+    #[arg(long)]
+    unpack: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -22,14 +27,21 @@ pub(super) struct ArchiveArgs {
 const LIMIT: Bytes = Bytes::mib(2);
 
 pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
-    let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
+    if args.unpack { unpack(args) } else { pack(args) }
+}
+
+fn archive_path(args: &ArchiveArgs, family: Family) -> PathBuf {
+    sweep::gpu_folder(&args.output.output, &args.gpu).join("archive").join(format!("{family}.jsonl.zst"))
+}
+
+fn pack(args: &ArchiveArgs) -> Result<Outcome> {
     let mut packed = 0;
     for family in Family::ALL {
         let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
         if journals.is_empty() {
             continue;
         }
-        let archive = folder.join("archive").join(format!("{family}.jsonl.zst"));
+        let archive = archive_path(args, family);
         let size = Bytes(journal::pack(&journals, &archive).context(|| format!("packing the journals of {family}"))?);
         eprintln!("{}: {size}", archive.display());
         if size > LIMIT {
@@ -41,7 +53,34 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
         packed += 1;
     }
     if packed == 0 {
+        let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
         return Err(Error::usage(format!("no journal in {}: run sweep --gpu {} first", folder.display(), args.gpu)));
+    }
+    Ok(Outcome::Done)
+}
+
+fn unpack(args: &ArchiveArgs) -> Result<Outcome> {
+    let archives: Vec<(Family, PathBuf)> = Family::ALL
+        .into_iter()
+        .map(|family| (family, archive_path(args, family)))
+        .filter(|(_, path)| path.is_file())
+        .collect();
+    if archives.is_empty() {
+        let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
+        return Err(Error::usage(format!("no archive in {}", folder.join("archive").display())));
+    }
+    for (family, _) in &archives {
+        if let Some(journal) = sweep::journals(&args.output.output, &args.gpu, *family)?.first() {
+            return Err(Error::usage(format!(
+                "{} is there already: move it away to unpack the archive",
+                journal.display()
+            )));
+        }
+    }
+    for (family, archive) in archives {
+        let journal = sweep::journal_path(&args.output.output, &args.gpu, family, (0, 1));
+        journal::replace(&journal, journal::read(&archive)?)?;
+        eprintln!("{}", journal.display());
     }
     Ok(Outcome::Done)
 }
