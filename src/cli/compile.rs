@@ -96,14 +96,14 @@ fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: 
     let mut told = BTreeSet::new();
     for needed in kernels.values() {
         let outcomes = needed.iter().map(|kernel| compiler.wait(kernel)).collect::<Result<Vec<_>>>()?;
-        let failure = outcomes.iter().find_map(|outcome| match outcome {
-            Compiled::Failed { key, error, .. } => Some((key, error)),
+        let failure = needed.iter().zip(&outcomes).find_map(|(kernel, outcome)| match outcome {
+            Compiled::Failed { error, .. } => Some((kernel, error)),
             Compiled::Compiled { .. } => None,
         });
-        if let Some((key, error)) = failure {
+        if let Some((kernel, error)) = failure {
             counts.failed += 1;
-            if told.insert(key.clone()) && !quiet {
-                eprintln!("{}: {error}", plan.family);
+            if told.insert(kernel) && !quiet {
+                eprintln!("{}: {kernel}: {error}", plan.family);
             }
             continue;
         }

@@ -47,6 +47,14 @@ pub struct KernelSpec {
     pub macros: Vec<(&'static str, String)>,
 }
 
+/// As a compiler would be asked: `gemm.cu -DBLOCK_M=16 …`.
+impl fmt::Display for KernelSpec {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.source)?;
+        self.macros.iter().try_for_each(|(name, value)| write!(out, " -D{name}={value}"))
+    }
+}
+
 /// A tensor of the problem as the copy engine (TMA) sees it: which tile of it one instruction copies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {

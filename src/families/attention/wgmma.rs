@@ -21,6 +21,9 @@ const COLUMNS: [u32; 13] = [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192
 /// Columns of the largest head after 192, which blocks of keys do without.
 const WIDE_HEAD: u32 = 224;
 
+/// A block is not cut to fewer keys than this: so small ones gain nothing by more warpgroups, and some do not compile.
+const LEAST_KEYS: u32 = 64;
+
 /// What a key costs a program of two warpgroups, and what a tile costs beside its keys, in keys: see `SplitCost`. Fitted,
 /// with the shares below, to the best times of 64, 128 and 192 queries on each of 65 problems of more than 64, on an H200:
 /// the choice was 0.15 % from the best of them in the geometric mean, where always 128 queries were 2 % and always 192
@@ -100,7 +103,8 @@ impl Tiling {
         // A thread of the consumers has so many; found by compiling the space: it needs so many beside.
         let (limit, spare) = [(255, 30), (240, 30), (160, 26)][consumers as usize - 1];
         let fits = |keys: &u32| self.head / 2 + keys / 2 + keys / 4 + spare <= limit;
-        let block_kv = COLUMNS.into_iter().filter(|keys| *keys <= self.block_kv && fits(keys)).max()?;
+        let least = LEAST_KEYS.min(self.block_kv);
+        let block_kv = COLUMNS.into_iter().filter(|keys| (least..=self.block_kv).contains(keys) && fits(keys)).max()?;
         Some(Self { block_q: consumers * GROUP_ROWS, block_kv, consumers, ..self })
     }
 
@@ -246,6 +250,11 @@ mod tests {
     fn a_tile_has_no_more_warpgroups_than_queries_for_them() {
         assert_eq!(dealt(192, 64, [32, 1, 4096, 128])[0], 64);
         assert_eq!(dealt(192, 64, [132, 100, 4096, 128])[0], 128);
+    }
+
+    #[test]
+    fn a_wide_head_leaves_three_warpgroups_too_few_keys() {
+        assert!(dealt(192, 64, [8, 700, 700, 224])[0] < 192);
     }
 
     #[test]
