@@ -12,12 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Five problems of one bucket, one of them twice, and one of another; more configs than a final holds.
+/// Five problems of one bucket, one of them twice, and one of another; so many configs more than a final holds, and so alike, that
+/// no two problems have the same finalists.
 const PLAN: &str = r#"
 [space.cpu]
 default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
 [space.cpu.axes]
-block_sizes = [[1, 2, 4, 8, 16, 32, 64, 128]]
+block_sizes = [[16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 52, 56, 60, 64]]
 num_warps = [1]
 reduction_loops = [["whole"], [4096]]
 [[space.cpu.problem]]
