@@ -228,10 +228,10 @@ impl Evidence {
         let usual_errors = usual_errors(&trials);
         for trial in trials.iter().filter(|trial| reached.contains(&trial.problem())) {
             let problem = trial.problem();
+            let error_limit = usual_errors.get(&problem).map(|usual| STRAY_ERROR * usual);
             let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
             let config = *configs.entry(&trial.config).or_insert_with(|| self.config(template_of(&trial.config)));
             let kernel = self.kernel(&trial.kernel);
-            let error_limit = usual_errors.get(&trial.problem()).map(|usual| STRAY_ERROR * usual);
             let strays = trial.rel_err.zip(error_limit).is_some_and(|(error, limit)| error > limit);
             self.stray += usize::from(strays && trial.status == Status::Ok);
             let timing = (trial.status == Status::Ok && !strays).then(|| timing_of(trial));

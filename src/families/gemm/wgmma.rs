@@ -33,8 +33,9 @@ const MOST_CHOSEN_PARTS: u64 = 8;
 /// Rows of C that a product of a warpgroup can have.
 const TILE_ROWS: [u64; 20] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256];
 /// What a tile costs beside its rows, in rows: its weights have to come, be decoded and its sums leave. Fitted to 128, 192 and 256
-/// rows, all three measured on 457 problems of more than 256 rows of the four formats, on an H200: the choice was 0.4 % from the
-/// best of them in the geometric mean (1.0 % with tiles of 64 columns of bf16, the worst), where the best fixed number was 4 to 10 %.
+/// rows, all three measured with 64 or 128 columns on problems of more than 256 rows of the four formats, 610 pairs, on an H200: the
+/// choice was 0.4 % from the best of them in the geometric mean (1.0 % with tiles of 64 columns of bf16, the worst), where the best
+/// fixed number of each format and width was 4 to 12 %.
 const TILE_OVERHEAD_ROWS: u64 = 24;
 /// The same where the weights are decoded.
 const DECODED_TILE_OVERHEAD_ROWS: u64 = 64;
