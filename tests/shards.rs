@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Five problems of one bucket, one of them twice, and one of another; so many configs more than a final holds, and so alike, that
-/// no two problems have the same finalists.
+/// Five problems of one bucket, one of them twice, and one of another. The default, which is in every final, is not among the axes:
+/// with a default of its own each shard has a finalist that no other can have met, whatever the host's clock says.
 const PLAN: &str = r#"
 [space.cpu]
-default = { block_sizes = [64], num_warps = 1, reduction_loops = ["whole"] }
+default = { block_sizes = [DEFAULT], num_warps = 1, reduction_loops = ["whole"] }
 [space.cpu.axes]
-block_sizes = [[16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 52, 56, 60, 64]]
+block_sizes = [[16, 32, 64]]
 num_warps = [1]
 reduction_loops = [["whole"], [4096]]
 [[space.cpu.problem]]
@@ -47,6 +47,7 @@ cols = 300
 const SHARDS: usize = 4;
 
 fn run_shard(folder: &Path, index: usize) -> Value {
+    fs::write(folder.join("plan.toml"), PLAN.replace("DEFAULT", &(1 + index).to_string())).unwrap();
     let output = sweep(folder).args(TINY).args(["--json", "--shard", &format!("{index}/{SHARDS}")]).assert().success();
     serde_json::from_slice(&output.get_output().stdout).unwrap()
 }
@@ -59,7 +60,6 @@ fn trials(folder: &Path, index: usize) -> Vec<Value> {
 fn shards_are_disjoint_cover_the_plan_cross_all_finalists_and_merge() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    fs::write(folder.join("plan.toml"), PLAN).unwrap();
     for index in 0..SHARDS {
         let summary = run_shard(folder, index);
         assert!(summary["document"].is_null(), "{summary}");
