@@ -1,6 +1,6 @@
 // What measuring needs besides the candidates: inputs, the comparison with the reference, and a gate on the stream.
 //
-// Every kernel but `block_stream` and `spin` (one thread each) runs on any grid of whole warps. Tensors are contiguous.
+// Every kernel but `block_stream` (one thread) runs on any grid of whole warps. Tensors are contiguous.
 // Poison needs no kernel: a memset with 0xff makes every bf16 and every f32 a NaN.
 
 #include "numeric.cuh"
@@ -153,13 +153,6 @@ extern "C" __global__ void block_stream(volatile unsigned* flag, unsigned long l
             __threadfence_system();
             return;
         }
-    }
-}
-
-// Keeps one thread busy for `duration_ns`.
-extern "C" __global__ void spin(unsigned long long duration_ns) {
-    const unsigned long long start = nanoseconds();
-    while (nanoseconds() - start < duration_ns) {
     }
 }
 

@@ -67,7 +67,7 @@ pub enum Silence {
 impl fmt::Display for Silence {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout(deadline) => write!(out, "no answer in {} s", deadline.as_secs()),
+            Self::Timeout(deadline) => write!(out, "no answer in {} s", deadline.as_secs_f64()),
             Self::Died(why) => write!(out, "the process died: {why}"),
         }
     }

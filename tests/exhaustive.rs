@@ -56,7 +56,7 @@ fn paired(one: &Value, other: &Value) -> f64 {
     let rounds = |trial: &Value| -> Vec<f64> {
         trial["rounds_us"].as_array().unwrap().iter().map(|us| us.as_f64().unwrap()).collect()
     };
-    median(&rounds(one).iter().zip(rounds(other)).map(|(one, other)| one / other).collect::<Vec<_>>())
+    median(rounds(one).iter().zip(rounds(other)).map(|(one, other)| one / other)).unwrap()
 }
 
 /// Runs both searches and prints a line a problem; true where all ends of the staged one are near the best.

@@ -455,7 +455,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     bench.prepare(&problem, 1);
     let time = |gpu: &mut Gpu| {
         let times: Vec<f64> = (0..50).map(|_| gpu.sample().unwrap().time.0).collect();
-        median(&times)
+        median(times).unwrap()
     };
 
     let launch = Launch {

@@ -2,7 +2,7 @@
 
 use super::{Outcome, OutputArgs};
 use crate::error::{Context, Error, Result};
-use crate::journal;
+use crate::journal::{self, Lock};
 use crate::model::{Bytes, Family};
 use crate::sweep;
 use std::path::PathBuf;
@@ -69,6 +69,7 @@ fn unpack(args: &ArchiveArgs) -> Result<Outcome> {
         let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
         return Err(Error::usage(format!("no archive in {}", folder.join("archive").display())));
     }
+    let _lock = Lock::take(&sweep::gpu_folder(&args.output.output, &args.gpu).join(sweep::LOCK))?;
     for (family, _) in &archives {
         if let Some(journal) = sweep::journals(&args.output.output, &args.gpu, *family)?.first() {
             return Err(Error::usage(format!(

@@ -54,6 +54,7 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let progress = Progress::new(args.json, false);
     let compiler = sweep::compiler_within(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
+    sweep::needed_cubin(&compiler, &sweep::support_kernel())?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {
         let counts = compile_space(plan, &profile, &compiler, args.json)?;
@@ -75,9 +76,12 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
 
 fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: bool) -> Result<Counts> {
     let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
-    let mut reasons: BTreeMap<Config, String> = BTreeMap::new();
+    let mut rejected: BTreeSet<Config> = BTreeSet::new();
+    let mut references = BTreeSet::new();
     for planned in plan.problems(profile)? {
-        compiler.request(&family_specs::spec(plan.family).reference(&planned.problem).0)?;
+        let reference = family_specs::spec(plan.family).reference(&planned.problem).0;
+        compiler.request(&reference)?;
+        references.insert(reference);
         for candidate in plan.candidates(&planned.problem, profile) {
             match candidate.program {
                 Ok(Some((kernel, _))) => {
@@ -85,13 +89,16 @@ fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: 
                     kernels.entry(candidate.config).or_default().insert(kernel);
                 }
                 Ok(None) => {}
-                Err(rejection) => {
-                    reasons.entry(candidate.config).or_insert(rejection.0);
+                Err(_) => {
+                    rejected.insert(candidate.config);
                 }
             }
         }
     }
-    let pruned = reasons.keys().filter(|config| !kernels.contains_key(*config)).count();
+    for reference in &references {
+        sweep::needed_cubin(compiler, reference)?;
+    }
+    let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     let mut counts = Counts { configs: kernels.len() + pruned, pruned, ..Counts::default() };
     let mut told = BTreeSet::new();
     for needed in kernels.values() {

@@ -6,6 +6,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::GpuProfile;
 use crate::sweep::{Choice, INTERRUPTED, Options};
 use crate::worker::Deadlines;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -122,9 +123,15 @@ pub(super) fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
         None => Ok((Vec::new(), false)),
         Some("all") => Ok((Vec::new(), true)),
         Some(list) => {
-            let ordinals = list.split(',').map(|ordinal| ordinal.trim().parse()).collect::<Result<_, _>>();
             let wrong = |_| Error::usage(format!("--devices '{list}' is neither 'all' nor numbers such as 0,1"));
-            Ok((ordinals.map_err(wrong)?, false))
+            let ordinals = list.split(',').map(|ordinal| ordinal.trim().parse());
+            let ordinals = ordinals.collect::<Result<Vec<u32>, _>>().map_err(wrong)?;
+            // Two workers on one GPU would disturb each other's times.
+            let mut seen = BTreeSet::new();
+            match ordinals.iter().find(|ordinal| !seen.insert(**ordinal)) {
+                Some(twice) => Err(Error::usage(format!("--devices '{list}' names device {twice} twice"))),
+                None => Ok((ordinals, false)),
+            }
         }
     }
 }

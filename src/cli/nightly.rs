@@ -10,7 +10,7 @@ use crate::sweep;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "What did not change (kernels, compiler, driver, GPU) is spot-checked; a drift beyond noise
 measures the family again. Whatever fails or is cut leaves the old document in place. Exits with
-5 where the new one has a regression.
+5 where the new one has a regression, unless that is accepted.
 
 Examples:
   sweep nightly --gpu h200 --budget 2h

@@ -76,28 +76,18 @@ impl Settings {
     pub const DEADLINE: Duration = Duration::from_secs(60);
 }
 
-/// Progress of the service.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counts {
-    /// Kernels asked for.
-    pub requested: usize,
-    /// Kernels done, one way or the other.
-    pub finished: usize,
-    /// Seconds of worker time spent compiling.
-    pub compile_s: f64,
-}
-
 #[derive(Default)]
 struct State {
     queue: VecDeque<(KernelSpec, Key)>,
-    kernels: HashMap<KernelSpec, (Key, Option<Outcome>)>,
-    counts: Counts,
+    /// What became of each kernel asked for, once that is known: an error is this machine's doing and says nothing of the kernel.
+    kernels: HashMap<KernelSpec, (Key, Option<Result<Outcome>>)>,
+    compile_s: f64,
     processes: Vec<Killer>,
     stopped: bool,
 }
 
 impl State {
-    fn outcome(&self, spec: &KernelSpec) -> Option<&Outcome> {
+    fn outcome(&self, spec: &KernelSpec) -> Option<&Result<Outcome>> {
         self.kernels.get(spec)?.1.as_ref()
     }
 
@@ -166,12 +156,13 @@ impl Compiler {
         let key = shared.key(spec)?;
         let cached = shared.settings.cache.get(&key).map(|entry| shared.outcome(&key, &entry));
         let mut state = shared.state();
-        state.counts.requested += 1;
-        state.counts.finished += usize::from(cached.is_some());
+        if state.kernels.contains_key(spec) {
+            return Ok(key); // another thread was faster
+        }
         if cached.is_none() {
             state.queue.push_back((spec.clone(), key.clone()));
         }
-        state.kernels.insert(spec.clone(), (key.clone(), cached));
+        state.kernels.insert(spec.clone(), (key.clone(), cached.map(Ok)));
         shared.changed.notify_all();
         Ok(key)
     }
@@ -179,7 +170,7 @@ impl Compiler {
     /// Waits until a kernel is done; it jumps the queue if it still stands there.
     ///
     /// # Errors
-    /// Where the kernel's source is missing.
+    /// Where the kernel's source is missing, or the machine keeps it from being compiled: no process, no space.
     pub fn wait(&self, spec: &KernelSpec) -> Result<Outcome> {
         self.wait_until(spec, None)?.ok_or_else(|| Error::failure("waiting without end came to an end"))
     }
@@ -196,7 +187,7 @@ impl Compiler {
         }
         loop {
             if let Some(outcome) = state.outcome(spec) {
-                return Ok(Some(outcome.clone()));
+                return outcome.clone().map(Some);
             }
             let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -207,9 +198,9 @@ impl Compiler {
         }
     }
 
-    /// Progress so far.
-    pub fn counts(&self) -> Counts {
-        self.shared.state().counts
+    /// Seconds of worker time spent compiling so far.
+    pub fn compile_s(&self) -> f64 {
+        self.shared.state().compile_s
     }
 }
 
@@ -270,14 +261,10 @@ impl Shared {
             };
             drop(state);
             let started = Instant::now();
-            let outcome = self.compile(&mut process, &spec, &key).unwrap_or_else(|error| {
-                process = None;
-                Outcome::Failed { key: key.clone(), timed_out: false, error: error.to_string() }
-            });
+            let outcome = self.compile(&mut process, &spec, &key).context(|| format!("compiling {spec}"));
             let mut state = self.state();
             state.kernels.insert(spec, (key, Some(outcome)));
-            state.counts.finished += 1;
-            state.counts.compile_s += started.elapsed().as_secs_f64();
+            state.compile_s += started.elapsed().as_secs_f64();
             self.changed.notify_all();
         }
     }
@@ -293,8 +280,8 @@ impl Shared {
         Ok(process)
     }
 
+    /// A compiler that ends without an answer may have been ended for lack of memory: only one that does so twice condemns the kernel.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
-        let worker = if let Some(worker) = process { worker } else { process.insert(self.start_worker()?) };
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
             name: spec.source.to_string(),
@@ -302,10 +289,13 @@ impl Shared {
             options: self.options(spec),
             output: scratch.path().to_path_buf(),
         };
-        let answer: Answer = match worker.ask(&job, self.settings.deadline) {
+        let mut answer = self.ask(process, &job)?;
+        if matches!(answer, Err(Silence::Died(_))) {
+            answer = self.ask(process, &job)?;
+        }
+        let answer = match answer {
             Ok(answer) => answer,
             Err(silence) => {
-                *process = None;
                 let timed_out = matches!(silence, Silence::Timeout(_));
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
             }
@@ -314,6 +304,16 @@ impl Shared {
         let entry = Entry { compiled: answer.compiled, resources: Resources::of_log(&answer.log), log: answer.log };
         self.settings.cache.put(key, cubin.as_deref(), &entry)?;
         Ok(self.outcome(key, &entry))
+    }
+
+    /// Asks this thread's process, or a new one where there is none. One that gave no answer is of no more use.
+    fn ask(&self, process: &mut Option<LineProcess>, job: &Job) -> Result<Result<Answer, Silence>> {
+        let worker = if let Some(worker) = process { worker } else { process.insert(self.start_worker()?) };
+        let answer = worker.ask(job, self.settings.deadline);
+        if answer.is_err() {
+            *process = None;
+        }
+        Ok(answer)
     }
 }
 

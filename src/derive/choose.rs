@@ -2,9 +2,9 @@
 //! would have been worth on a problem it had not seen.
 
 use super::compare::{Comparison, NOISE_FLOOR};
-use super::stats::{geomean, quantile, sorted};
 use super::table::Row;
 use crate::heuristics::{RankedTemplate, Template, by_rank};
+use crate::measure::{geomean, quantile, sorted};
 use serde_json::{Map, Value, json};
 use std::cmp::Ordering;
 

@@ -1,8 +1,8 @@
 //! Is one config faster than another beyond noise? By paired rounds where both were finalists, by medians elsewhere.
 
 use super::evidence::Timing;
-use super::stats::{geomean, mean, median, sorted};
 use super::table::Row;
+use crate::measure::{geomean, mean, median, sorted};
 use serde_json::{Map, Value, json};
 
 /// No two medians are told apart below this: sampling stops where stdev/mean falls under 0.5 %, so nothing is known

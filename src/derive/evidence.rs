@@ -1,10 +1,10 @@
 //! What was measured, from whatever file: problems, configs and kernels by index, and one record a trial.
 
-use super::stats::median;
 use crate::error::{Error, Result};
 use crate::families;
 use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
 use crate::journal::{Header, Stage, Status, Trial};
+use crate::measure::median;
 use crate::model::{Config, Dtype, Family, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

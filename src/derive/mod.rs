@@ -19,7 +19,6 @@ pub mod helion_csv;
 mod incumbent;
 mod merge;
 mod repeat;
-pub(crate) mod stats;
 mod table;
 
 pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, pair};
@@ -29,6 +28,7 @@ pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 
 use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
+use crate::measure::{quantile, sorted};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{GROUP_WEIGHT, choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out, ties};
 use compare::Comparison;
@@ -36,7 +36,6 @@ use incumbent::{Incumbents, unless_beaten};
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use stats::{quantile, sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use table::{MISSING_SLOWDOWN, Row, Table, kernels_of};
 

@@ -3,8 +3,8 @@
 
 use super::compare::{MAD_SIGMAS, Z_95};
 use super::evidence::Record;
-use super::stats::median;
 use crate::journal::Stage;
+use crate::measure::median;
 use std::collections::BTreeMap;
 
 /// Occasions on which a config is sampled often enough.

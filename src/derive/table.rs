@@ -3,8 +3,8 @@
 use super::compare::{ASSUMED_NOISE, NOISE_FLOOR, pair, spread};
 use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing};
 use super::repeat::repeat_noise;
-use super::stats::{quantile, sorted};
 use crate::journal::Stage;
+use crate::measure::{quantile, sorted};
 use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -9,9 +9,9 @@ mod text;
 
 pub use stability::Stability;
 
-use crate::derive::stats::{geomean, mean, sorted};
 use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_text, environments_of};
 use crate::heuristics::{Bucket, Document, Rule, Template, by_rank};
+use crate::measure::{geomean, mean, sorted};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! Would the same sweep serve the same configs again? The share of buckets where the first template changed, ties apart.
 
 use super::{Side, Time};
-use crate::derive::stats::{geomean, mean};
 use crate::heuristics::{Bucket, bucket_of};
+use crate::measure::{geomean, mean};
 use crate::model::{Family, Problem};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! An evaluation in figures: overall, by source and by family.
 
 use super::{Evaluated, Skipped};
-use crate::derive::stats::{geomean, quantile, sorted};
+use crate::measure::{geomean, quantile, sorted};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::collections::BTreeMap;

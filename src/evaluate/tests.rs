@@ -35,7 +35,7 @@ fn arm(config: &Config, rounds_us: &[f64], null_arm: bool) -> Trial {
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {
-    crate::derive::stats::sorted(values.iter().copied())
+    crate::measure::sorted(values.iter().copied())
 }
 
 fn question(pick: Option<u32>, fallback: Option<u32>) -> Question {

@@ -111,3 +111,12 @@ pub(super) fn fits_smem(needs: Bytes, profile: &GpuProfile) -> Result<(), Reject
     );
     Ok(())
 }
+
+/// The most scratch memory a launch may ask for.
+const MOST_WORKSPACE: Bytes = Bytes(1 << 30);
+
+/// What programs leave for each other must not crowd out the problem.
+pub(super) fn fits_workspace(needs: Bytes) -> Result<(), Rejection> {
+    require!(needs <= MOST_WORKSPACE, "the split needs {needs} of scratch memory, more than {MOST_WORKSPACE}");
+    Ok(())
+}

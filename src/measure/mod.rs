@@ -5,7 +5,7 @@ mod statistics;
 mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
-pub use statistics::{Summary, geomean, median, quantile};
+pub use statistics::{Summary, geomean, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};
 
 use crate::error::Result;

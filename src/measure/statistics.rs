@@ -1,4 +1,4 @@
-//! Order statistics.
+//! Order statistics and geometric means of small samples.
 
 use crate::model::Micros;
 use serde::{Deserialize, Serialize};
@@ -21,35 +21,65 @@ pub struct Summary {
 impl Summary {
     /// Summarizes the samples, in microseconds.
     pub fn of(times_us: &[f64]) -> Self {
-        let at = |fraction| Micros(quantile(times_us, fraction));
+        let sorted_us = sorted(times_us.iter().copied());
+        let at = |share| Micros(quantile(&sorted_us, share).unwrap_or(f64::NAN));
         Self { median_us: at(0.5), q1_us: at(0.25), q3_us: at(0.75), min_us: at(0.0), samples: times_us.len() as u32 }
     }
 }
 
-/// The value below which `fraction` of the values lie, interpolated linearly between neighbours. NaN where there is none.
-pub fn quantile(values: &[f64], fraction: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
-    let place = fraction.clamp(0.0, 1.0) * last as f64;
-    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    below + (above - below) * place.fract()
+/// The `share` quantile of sorted values, interpolated linearly between its neighbours; `None` of nothing.
+pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let position = share * last as f64;
+    let below = position.floor() as usize;
+    let above = (below + 1).min(last);
+    Some(sorted[below] + (position - below as f64) * (sorted[above] - sorted[below]))
 }
 
-/// The middle value. NaN where there is none.
-pub fn median(values: &[f64]) -> f64 {
-    quantile(values, 0.5)
+/// The values, sorted.
+pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
-/// The geometric mean. NaN where there is no value.
-pub fn geomean(values: &[f64]) -> f64 {
-    (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
+/// The median; `None` of nothing.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    quantile(&sorted(values), 0.5)
+}
+
+/// The geometric mean of positive values; `None` of nothing.
+pub fn geomean(values: &[f64]) -> Option<f64> {
+    mean(&values.iter().map(|value| value.ln()).collect::<Vec<_>>()).map(f64::exp)
+}
+
+/// The arithmetic mean; `None` of nothing.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn quantiles_interpolate() {
+        let values = sorted([4.0, 1.0, 3.0, 2.0]);
+        assert_eq!(quantile(&values, 0.5), Some(2.5));
+        assert_eq!(quantile(&values, 0.0), Some(1.0));
+        assert_eq!(quantile(&values, 1.0), Some(4.0));
+        assert_eq!(quantile(&values, 0.9), Some(3.7));
+        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(median([7.0]), Some(7.0));
+    }
+
+    #[test]
+    fn geometric_mean_of_a_ratio_and_its_inverse_is_one() {
+        assert!((geomean(&[4.0, 0.25]).unwrap() - 1.0).abs() < 1e-15);
+        assert_eq!(geomean(&[]), None);
+    }
 
     #[test]
     fn quartiles_of_five() {
@@ -62,7 +92,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_quantile_has_its_share_below(values in prop::collection::vec(0.0..1e6, 1..50), fraction in 0.0..1.0) {
-            let cut = quantile(&values, fraction);
+            let cut = quantile(&sorted(values.iter().copied()), fraction).unwrap();
             let below = values.iter().filter(|value| **value <= cut).count();
             prop_assert!(below as f64 >= (fraction * (values.len() - 1) as f64).floor());
         }

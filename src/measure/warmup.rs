@@ -62,7 +62,7 @@ fn watch(timer: &mut dyn Timer, length: Duration, now: &dyn Fn() -> Duration) ->
         let sample = timer.sample()?;
         times.push(sample.time.0);
         if now() >= end {
-            return Ok(Window { median_us: median(&times), sm_mhz: sample.sm_mhz });
+            return Ok(Window { median_us: median(times).unwrap_or(f64::NAN), sm_mhz: sample.sm_mhz });
         }
     }
 }

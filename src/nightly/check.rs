@@ -1,10 +1,10 @@
 //! Does what the journal says still hold? Same environment, same kernels, and on a few problems the same times.
 
-use crate::derive::stats::{geomean, mean};
 use crate::derive::{ASSUMED_NOISE, Timing, pair, timing_of};
 use crate::error::Result;
 use crate::heuristics::group_of;
 use crate::journal::{Header, Stage, Status, Trial};
+use crate::measure::{geomean, mean};
 use crate::model::{Config, GpuProfile, Micros, Problem};
 use crate::plan::{self, Candidate};
 use crate::search;

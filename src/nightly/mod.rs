@@ -2,8 +2,8 @@
 //! one is whole and nowhere slower.
 //!
 //! A family whose environment changed, or whose times drifted beyond noise, is measured from the start; of one whose
-//! kernels changed, the problems they ran on. What the document serves defends its place in every final and keeps it
-//! unless beaten beyond noise. Until the very end the old document is as it was.
+//! kernels changed, the problems they ran on. What the document serves and the space still has defends its place in every
+//! final and keeps it unless beaten beyond noise. Until the very end the old document is as it was.
 
 mod check;
 mod night;
@@ -164,6 +164,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let budget = options.sweep.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let measuring = sweep::Options { budget, journal_only: true, fresh: false, ..options.sweep.clone() };
     let summary = sweep::run_at(&site, &measuring, Instant::now())?;
+    tell(&Event::Swept(Box::new(summary.clone())))?;
 
     let after = derive_document(&site, options, &plans, before.as_ref())?;
     let candidate = night.folder().join(document.file_name().unwrap_or_default());
@@ -193,7 +194,6 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         night: night.folder().to_path_buf(),
         diff,
     };
-    tell(&Event::Swept(Box::new(summary)))?;
     tell(&Event::Done(Box::new(report.clone())))?;
     Ok(report)
 }

@@ -46,9 +46,11 @@ pub(super) fn sweep_family(
     let counts = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
+        let cut = counts.out_of_time.contains(problem);
+        summary.unfinished += usize::from(cut);
         match finals.get(problem) {
             Some(trials) => summary.winners.push(winner(trials, &defaults, served_config(previous, problem).as_ref())),
-            None if counts.out_of_time.contains(problem) => summary.unfinished += 1,
+            None if cut => {}
             None => summary.unworkable.push(problem.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! Where trials happen: the journal as memory of what is known, the compiler, and a worker for each device.
 
 use super::Progress;
-use super::support_kernel;
+use super::{needed_cubin, support_kernel};
 use crate::compile::{Compiler, Key, Outcome};
 use crate::device::{Address, Program, cpu};
 use crate::error::{Error, ErrorKind, Result};
@@ -228,15 +228,7 @@ enum Queued {
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn new(lab: &'lab Lab<'a>, address: Address) -> Result<Self> {
-        let support = match lab.compiler {
-            None => None,
-            Some(compiler) => match compiler.wait(&support_kernel())? {
-                Outcome::Compiled { cubin, .. } => Some(cubin),
-                Outcome::Failed { error, .. } => {
-                    return Err(Error::failure(format!("the support kernels do not compile: {error}")));
-                }
-            },
-        };
+        let support = lab.compiler.map(|compiler| needed_cubin(compiler, &support_kernel())).transpose()?;
         let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
         Ok(Self {
             lab,
@@ -294,12 +286,12 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     fn prepare(&mut self) -> Result<Result<(), Failure>> {
         if self.prepared.is_none() {
             let problem = self.problem()?;
-            let reference = if self.lab.compiler.is_some() {
-                let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                let program = program_of(self.lab.compiler()?.wait(&kernel)?, &kernel, &launch);
-                Some(program.map_err(|(_, error)| Error::failure(format!("reference kernel: {error}")))?)
-            } else {
-                None
+            let reference = match self.lab.compiler {
+                None => None,
+                Some(compiler) => {
+                    let (kernel, launch) = families::spec(problem.family).reference(&problem);
+                    Some(Program { cubin: needed_cubin(compiler, &kernel)?, entry: kernel.entry.into(), launch })
+                }
             };
             let seed = problem_seed(self.lab.seed, &problem);
             let mut outcome = self.worker.prepare(&problem, seed, reference.clone());
@@ -409,7 +401,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         Ok(Trial { error, kernel: kernel.0.clone(), ..blank })
     }
 
-    fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
+    fn judged(&mut self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
         let blank = self.unmeasured(config, stage, Status::Ok, None, kernel)?;
         Ok(match verdict {
             Verdict::Timed { rel_err, measurement, rounds_us } => Trial {
@@ -425,6 +417,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 ..blank
             },
             Verdict::Wrong { rel_err, poisoned } => {
+                // It may have written anywhere: the next config is judged on fresh tensors.
+                self.prepared = None;
                 let error = match rel_err {
                     Some(rel_err) if poisoned == 0 => format!("relative error {rel_err:.2e}"),
                     _ => format!("{poisoned} elements are not finite or were never written"),
@@ -485,11 +479,8 @@ impl Bench for DeviceBench<'_, '_> {
             }
         };
         self.note_busy();
-        match &verdict {
-            Err(failure) => self.survives(failure)?,
-            // What is wrong may have written anywhere: the next config is judged on fresh tensors.
-            Ok(Verdict::Wrong { .. }) => self.prepared = None,
-            Ok(_) => {}
+        if let Err(failure) = &verdict {
+            self.survives(failure)?;
         }
         let failed = |status, error| self.unmeasured(&config, stage, status, Some(error), &key);
         let trial = match verdict {

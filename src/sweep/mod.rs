@@ -9,9 +9,10 @@ mod site;
 pub(crate) use family::{kernels, on_all_devices};
 pub use lab::{Counts, INTERRUPTED};
 pub(crate) use lab::{DeviceBench, Lab};
+pub(crate) use site::LOCK;
 pub use site::Site;
 
-use crate::compile::{Cache, Compiler, Nvrtc, Settings, cache_folder};
+use crate::compile::{Cache, Compiler, Nvrtc, Outcome, Settings, cache_folder};
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::KernelSpec;
@@ -164,8 +165,11 @@ pub fn choose_devices(options: &Options, here: &[Found]) -> Result<Vec<Found>> {
         return Ok(fitting.into_iter().take(1).collect());
     }
     let at = |ordinal: &u32| {
-        let wanted = if name == GpuProfile::CPU { Address::Cpu } else { Address::Cuda(*ordinal) };
-        fitting.iter().find(|found| found.address == wanted).cloned().ok_or_else(|| {
+        let addressed = |found: &&Found| match found.address {
+            Address::Cpu => *ordinal == 0,
+            Address::Cuda(own) => *ordinal == own,
+        };
+        fitting.iter().find(addressed).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::DeviceAbsent,
                 format!("device {ordinal} is no {name}: sweep devices lists what is here"),
@@ -269,7 +273,7 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     })?;
     summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
     summary.wall_s = started.elapsed().as_secs_f64();
-    summary.compile_s = site.compiler.as_ref().map_or(0.0, |compiler| compiler.counts().compile_s);
+    summary.compile_s = site.compiler.as_ref().map_or(0.0, Compiler::compile_s);
     summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
     summary.verified_per_s = summary.statuses.get("ok").copied().unwrap_or(0) as f64 / summary.wall_s;
     progress.finish();
@@ -338,6 +342,17 @@ pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Prog
 }
 
 /// The harness's own kernels.
-fn support_kernel() -> KernelSpec {
+pub(crate) fn support_kernel() -> KernelSpec {
     KernelSpec { source: "support.cu", entry: "fill_bf16", macros: Vec::new() }
+}
+
+/// The cubin of a kernel that nothing works without.
+///
+/// # Errors
+/// Where it does not compile.
+pub(crate) fn needed_cubin(compiler: &Compiler, kernel: &KernelSpec) -> Result<PathBuf> {
+    match compiler.wait(kernel)? {
+        Outcome::Compiled { cubin, .. } => Ok(cubin),
+        Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
+    }
 }

@@ -3,9 +3,12 @@
 use super::{Choice, Options, Progress, choose_devices, compiler_within, gpu_folder};
 use crate::compile::Compiler;
 use crate::device::{self, Found, PROTOCOL};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::{Header, Journal, Line, Lock, Trial};
 use std::path::Path;
+
+/// The file in a GPU's output folder that whoever writes its journals holds.
+pub(crate) const LOCK: &str = "sweep.lock";
 
 /// Where a sweep runs.
 pub struct Site {
@@ -28,7 +31,7 @@ impl Site {
         let devices = choose_devices(options, &device::discover())?;
         let profile = &devices[0].profile;
         let lock = match options.shard {
-            (_, 1) => "sweep.lock".to_string(),
+            (_, 1) => LOCK.to_string(),
             (index, count) => format!("sweep.shard-{index}-of-{count}.lock"),
         };
         let lock = Lock::take(&gpu_folder(&options.output, &profile.name).join(lock))?;
@@ -47,10 +50,21 @@ impl Site {
     /// Opens a journal and returns its trials; what is appended stands under a header of the present environment.
     ///
     /// # Errors
-    /// As [`Journal::open`].
+    /// As [`Journal::open`], and where its times are another device's or another protocol's: they cannot be compared.
     pub fn journal(&self, path: &Path, fresh: bool) -> Result<(Journal, Vec<Trial>)> {
         let (mut journal, contents) = Journal::open(path, fresh)?;
         let header = self.header();
+        let same = |last: &Header| (&last.gpu, &last.protocol) == (&header.gpu, &header.protocol);
+        if let Some(other) = contents.headers.iter().find(|last| !same(last)) {
+            return Err(Error::usage(format!(
+                "{} was measured on {} by {}, not on {} by {}: start over with --fresh, or give --output another folder",
+                path.display(),
+                other.gpu,
+                other.protocol,
+                header.gpu,
+                header.protocol
+            )));
+        }
         let undated = |header: &Header| Header { started: String::new(), ..header.clone() };
         if contents.headers.last().is_none_or(|last| undated(last) != undated(&header)) {
             journal.append(&[Line::Header(header)])?;

@@ -65,7 +65,6 @@ pub struct Worker {
     /// The problem a new process must be given again.
     prepared: Option<Request>,
     busy_s: f64,
-    respawns: u32,
 }
 
 /// A process with its device open.
@@ -92,7 +91,7 @@ impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
         let queue = VecDeque::new();
-        Self { address, support, deadlines, running: None, queue, prepared: None, busy_s: 0.0, respawns: 0 }
+        Self { address, support, deadlines, running: None, queue, prepared: None, busy_s: 0.0 }
     }
 
     /// Makes a problem's inputs and reference. Trials that are queued run on these: what the process made of them on the
@@ -174,11 +173,6 @@ impl Worker {
         self.busy_s
     }
 
-    /// Processes lost so far.
-    pub fn respawns(&self) -> u32 {
-        self.respawns
-    }
-
     /// After a process was lost: starts a new one, and tries once more where the device does not open at once.
     ///
     /// # Errors
@@ -205,7 +199,6 @@ impl Worker {
     fn note_loss(&mut self, reply: &Result<Reply, Failure>) {
         if let Err(Failure::Crashed(_) | Failure::Timeout(_)) = reply {
             self.running = None;
-            self.respawns += 1;
         }
     }
 

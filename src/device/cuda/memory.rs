@@ -87,9 +87,13 @@ impl Flag {
         unsafe { self.host.write_volatile(0) };
     }
 
-    /// Lets it go on.
-    pub(super) fn open(&self) {
+    /// Lets it go on, and tells whether it still waited: one that nobody opens in time writes to the word itself.
+    pub(super) fn open(&self) -> bool {
         // SAFETY: as above.
-        unsafe { self.host.write_volatile(1) };
+        unsafe {
+            let waited = self.host.read_volatile() == 0;
+            self.host.write_volatile(1);
+            waited
+        }
     }
 }

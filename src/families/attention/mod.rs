@@ -51,9 +51,6 @@ impl Dimensions {
     }
 }
 
-/// The most scratch memory a launch may ask for.
-const MOST_WORKSPACE: Bytes = Bytes(1 << 30);
-
 /// Fitted to 206 warp-wide kernels, each timed with 1 to 32 parts on one problem, on an H200: the choice was 0.3 % from the
 /// best of them in the geometric mean, where the best fixed number was 5 %.
 const SPLIT_COST: SplitCost = SplitCost {
@@ -127,8 +124,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
         Some(other) => return Err(Rejection(format!("mma {other}: attention has mma_sync and wgmma"))),
         None => return Err(Rejection("mma is missing: attention has mma_sync and wgmma".into())),
     };
-    let workspace = launch.workspace;
-    require!(workspace <= MOST_WORKSPACE, "the splits need {workspace} of scratch memory, more than {MOST_WORKSPACE}");
+    knobs::fits_workspace(launch.workspace)?;
     Ok((kernel, launch))
 }
 

@@ -20,9 +20,6 @@ const SPLIT_COST: SplitCost = SplitCost {
 /// The most parts that such a choice makes: as many as were measured.
 const MOST_PARTS: u64 = 16;
 
-/// The most scratch memory a launch may ask for.
-const MOST_WORKSPACE: Bytes = Bytes(1 << 30);
-
 /// The compile-time half of a config: the tile of one program and who loads and computes it.
 struct Tiling {
     /// Rows of C.
@@ -133,10 +130,7 @@ pub(super) fn build(
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
     };
     let workspace = Bytes(workspace);
-    require!(
-        workspace <= MOST_WORKSPACE,
-        "split_k {split_k} needs {workspace} of scratch memory, more than {MOST_WORKSPACE}"
-    );
+    knobs::fits_workspace(workspace)?;
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Workspace, Arg::Counters];
     let launch = Launch {

@@ -172,7 +172,9 @@ impl FamilySpec for Gemm {
             Some(Mma::MmaSync) => mma_sync::build,
             Some(Mma::Wgmma) => wgmma::build,
             Some(Mma::Tcgen05) => tcgen05::build,
-            Some(Mma::Simt) | None => return Err(Rejection("a matrix product needs mma = mma_sync".into())),
+            Some(Mma::Simt) | None => {
+                return Err(Rejection("a matrix product needs mma: mma_sync, wgmma or tcgen05".into()));
+            }
         };
         build(config, &product, profile)
     }

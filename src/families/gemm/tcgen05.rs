@@ -195,6 +195,8 @@ pub(super) fn build(
         1 => (0, 0),
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles * ctas),
     };
+    let workspace = Bytes(workspace);
+    knobs::fits_workspace(workspace)?;
     let maps = tiling.tensor_maps(product).map(Arg::TensorMap);
     let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let scratch = [Arg::Workspace, Arg::Counters];
@@ -204,7 +206,7 @@ pub(super) fn build(
         threads: tiling.threads(),
         dynamic_smem: smem,
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
-        workspace: Bytes(workspace),
+        workspace,
         counters: counters as u32,
     };
     Ok((KernelSpec { source: "gemm_tcgen05.cu", entry: "gemm_tcgen05", macros: tiling.macros() }, launch))
