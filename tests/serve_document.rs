@@ -171,11 +171,13 @@ fn what_is_hostile_beyond_the_grammar_is_not_served() {
         let text = format!(
             "{{\"schema_version\": 2, \"policy\": {{\"x\": {hostile}}}, \"rules\": [
                 {{\"kernel_class\": \"x\", \"shape_bucket\": {{\"dtype\": \"int\"}}, \"templates\": [{{\"template\": {{\"a\": {hostile}}}}}]}},
+                {{\"kernel_class\": \"x\", \"shape_bucket\": {{\"dtype\": \"fp32\"}}, \"templates\": [{{\"template\": {{\"a\": {hostile}}}}}, {{\"template\": {{\"a\": 2}}}}]}},
                 {{\"kernel_class\": \"x\", \"shape_bucket\": {{\"dtype\": \"fp8\"}}, \"templates\": [{{\"template\": {{\"a\": 1}}}}]}}]}}"
         );
         let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
         let answer = |dtype| heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype });
         assert_eq!((answer(DtypeClass::Int).source, answer(DtypeClass::Int).best()), (Source::Rule(0), None));
+        assert_eq!(answer(DtypeClass::Fp32).best().unwrap()["a"], json!(2), "the others of its rule are");
         assert_eq!(answer(DtypeClass::Fp8).best().unwrap()["a"], json!(1));
     }
     for broken in ["nan", "{\"a\": 01}", "[1,]", "\"\u{1}\"", "\"\\x\"", "{\"a\" 1}", "+1", "tru"] {

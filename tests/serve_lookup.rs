@@ -272,9 +272,18 @@ fn batch_lines_are_answered_in_the_agreed_form() {
 
 #[test]
 fn malformed_batch_lines_are_answered_with_an_error() {
-    for line in
-        ["", "[]", "7", "{", "{\"args\": 5}", "{\"args\": [{\"shape\": [1.5]}]}", "{\"block_rank\": -1}", "\u{0}"]
-    {
+    for line in [
+        "",
+        "[]",
+        "7",
+        "{",
+        "{\"args\": 5}",
+        "{\"args\": [[]]}",
+        "{\"args\": [[[16, 32]], [[32, 64], null]]}",
+        "{\"args\": [{\"shape\": [1.5]}]}",
+        "{\"block_rank\": -1}",
+        "\u{0}",
+    ] {
         let answer = answer(line);
         assert!(answer["error"].is_string(), "{line}: {answer}");
         assert_eq!(answer.as_object().unwrap().len(), 1);

@@ -1,11 +1,12 @@
 //! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
+use super::output::note;
 use super::{Outcome, OutputArgs};
 use crate::error::{Context, Error, Result};
 use crate::journal::{self, Lock};
 use crate::model::{Bytes, Family};
 use crate::sweep;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Pack journals for committing, one archive a family
 #[derive(clap::Args, Debug)]
@@ -27,25 +28,26 @@ pub(super) struct ArchiveArgs {
 const LIMIT: Bytes = Bytes::mib(2);
 
 pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
-    if args.unpack { unpack(args) } else { pack(args) }
+    let folder = args.output.of_gpu(&args.gpu)?;
+    if args.unpack { unpack(args, &folder) } else { pack(args, &folder) }
 }
 
-fn archive_path(args: &ArchiveArgs, family: Family) -> PathBuf {
-    sweep::gpu_folder(&args.output.output, &args.gpu).join("archive").join(format!("{family}.jsonl.zst"))
+fn archive_path(folder: &Path, family: Family) -> PathBuf {
+    folder.join("archive").join(format!("{family}.jsonl.zst"))
 }
 
-fn pack(args: &ArchiveArgs) -> Result<Outcome> {
+fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
     let mut packed = 0;
     for family in Family::ALL {
         let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
         if journals.is_empty() {
             continue;
         }
-        let archive = archive_path(args, family);
+        let archive = archive_path(folder, family);
         let size = Bytes(journal::pack(&journals, &archive).context(|| format!("packing the journals of {family}"))?);
-        eprintln!("{}: {size}", archive.display());
+        note!("{}: {size}", archive.display());
         if size > LIMIT {
-            eprintln!(
+            note!(
                 "{}: more than the {LIMIT} that may be committed; start the next sweep with --fresh",
                 archive.display()
             );
@@ -53,23 +55,21 @@ fn pack(args: &ArchiveArgs) -> Result<Outcome> {
         packed += 1;
     }
     if packed == 0 {
-        let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
         return Err(Error::usage(format!("no journal in {}: run sweep --gpu {} first", folder.display(), args.gpu)));
     }
     Ok(Outcome::Done)
 }
 
-fn unpack(args: &ArchiveArgs) -> Result<Outcome> {
+fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
     let archives: Vec<(Family, PathBuf)> = Family::ALL
         .into_iter()
-        .map(|family| (family, archive_path(args, family)))
+        .map(|family| (family, archive_path(folder, family)))
         .filter(|(_, path)| path.is_file())
         .collect();
     if archives.is_empty() {
-        let folder = sweep::gpu_folder(&args.output.output, &args.gpu);
         return Err(Error::usage(format!("no archive in {}", folder.join("archive").display())));
     }
-    let _lock = Lock::take(&sweep::gpu_folder(&args.output.output, &args.gpu).join(sweep::LOCK))?;
+    let _lock = Lock::take(&folder.join(sweep::LOCK))?;
     for (family, _) in &archives {
         if let Some(journal) = sweep::journals(&args.output.output, &args.gpu, *family)?.first() {
             return Err(Error::usage(format!(
@@ -81,7 +81,7 @@ fn unpack(args: &ArchiveArgs) -> Result<Outcome> {
     for (family, archive) in archives {
         let journal = sweep::journal_path(&args.output.output, &args.gpu, family, (0, 1));
         journal::replace(&journal, journal::read(&archive)?)?;
-        eprintln!("{}", journal.display());
+        note!("{}", journal.display());
     }
     Ok(Outcome::Done)
 }

@@ -1,6 +1,7 @@
 //! `sweep compile`: the whole space for a GPU's architecture, without the GPU.
 
 use super::measure::Time;
+use super::output::{self, note};
 use super::{Families, Outcome, families};
 use crate::compile::{Compiler, Outcome as Compiled, Settings};
 use crate::error::Result;
@@ -59,16 +60,21 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     for plan in &plans {
         let counts = compile_space(plan, &profile, &compiler, args.json)?;
         if !args.json {
-            eprintln!(
+            note!(
                 "{}: {} configs, {} compiled, {} failed, {} spilling, {} pruned",
-                plan.family, counts.configs, counts.compiled, counts.failed, counts.spilling, counts.pruned
+                plan.family,
+                counts.configs,
+                counts.compiled,
+                counts.failed,
+                counts.spilling,
+                counts.pruned
             );
         }
         report.families.insert(plan.family.name(), counts);
     }
     progress.finish();
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        output::json(&report)?;
     }
     let failed: usize = report.families.values().map(|counts| counts.failed).sum();
     Ok(if failed == 0 { Outcome::Done } else { Outcome::Unworkable })
@@ -110,7 +116,7 @@ fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: 
         if let Some((kernel, error)) = failure {
             counts.failed += 1;
             if told.insert(kernel) && !quiet {
-                eprintln!("{}: {kernel}: {error}", plan.family);
+                note!("{}: {kernel}: {error}", plan.family);
             }
             continue;
         }

@@ -1,10 +1,12 @@
 //! `sweep derive`: journals, or a Helion measurements file, to the document.
 
+use super::output::{self, note};
+use super::{Outcome, OutputArgs};
 use crate::derive::{self, Defaults, Derived, Evidence, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
-use crate::journal::{self, Trial};
-use crate::model::{Bytes, Family, GpuProfile};
+use crate::journal::{self, Contents, Header, Trial};
+use crate::model::{Bytes, Family, GpuProfile, Mma};
 use crate::plan::{self, Plan};
 use crate::report;
 use clap::Args;
@@ -31,9 +33,11 @@ pub(super) struct DeriveArgs {
     /// Journals (.jsonl, .jsonl.zst) or measurements (.csv) [default: the GPU's journals, else its archive]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
-    /// Folder that holds a folder for each GPU
-    #[arg(long, value_name = "DIR", default_value = "output")]
-    output: PathBuf,
+    /// The plan that the journals, of one family, were filled by, where it is not the family's own
+    #[arg(long, value_name = "PATH")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Say for each axis of the config spaces how often the best config has its first or last value
     #[arg(short, long)]
     verbose: bool,
@@ -43,22 +47,22 @@ pub(super) struct DeriveArgs {
 }
 
 /// Derives the document and writes it.
-pub(super) fn run(args: &DeriveArgs) -> Result<()> {
-    let folder = args.output.join(&args.gpu);
-    let files = if args.from.is_empty() { recorded(&folder, &args.gpu)? } else { args.from.clone() };
+pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
+    let folder = args.output.of_gpu(&args.gpu)?;
+    let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
     let mut evidence = Evidence::default();
-    let mut trials = Vec::new();
+    let mut recorded = Contents::default();
     for file in &files {
-        trials.extend(add_file(&mut evidence, file)?);
+        add_file(&args.gpu, &mut evidence, &mut recorded, file)?;
     }
-    let profile = profile(&args.gpu)?;
-    let plans = plan::load_all(&Family::ALL, None)?;
+    let profile = profile(&args.gpu, &recorded.headers)?;
+    let plans = plans(args, &recorded.trials)?;
     let mut derived = derive::document(&evidence, &args.gpu, &defaults(&plans, &profile));
     if derived.classes.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         return Err(Error::usage(format!("no trials in {}: nothing to derive from", names.join(", "))));
     }
-    let path = crate::sweep::document_path(&args.output, &args.gpu);
+    let path = crate::sweep::document_path(&args.output.output, &args.gpu);
     if path.exists() {
         let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
         derived.document = derive::merge(Document::load(&path)?, derived.document, &classes);
@@ -68,21 +72,40 @@ pub(super) fn run(args: &DeriveArgs) -> Result<()> {
     if args.json || args.verbose {
         let edges: Vec<_> = plans
             .iter()
-            .flat_map(|plan| report::edges(plan.family, &plan.spaces(&profile), &trials))
+            .flat_map(|plan| report::edges(plan.family, &plan.spaces(&profile), &recorded.trials))
             .filter(|axis| axis.problems > 0)
             .collect();
         if args.verbose {
-            eprintln!("{}", report::edges_table(&edges).trim_fmt());
+            note!("{}", report::edges_table(&edges).trim_fmt());
         }
         if args.json {
-            println!("{}", json!({ "classes": derived.classes, "document": path, "edges": edges }));
+            output::json(&json!({ "classes": derived.classes, "document": path, "edges": edges }))?;
         }
     }
-    Ok(())
+    let works = derived.classes.iter().all(|class| class.unworkable.is_empty());
+    Ok(if works { Outcome::Done } else { Outcome::Unworkable })
 }
 
-fn profile(gpu: &str) -> Result<GpuProfile> {
-    if gpu == GpuProfile::CPU { Ok(GpuProfile::cpu(1, Bytes(0))) } else { GpuProfile::by_name(gpu) }
+/// The GPU's profile; of one the tool does not know, as far as the architecture in its journals tells.
+fn profile(gpu: &str, headers: &[Header]) -> Result<GpuProfile> {
+    if gpu == GpuProfile::CPU {
+        return Ok(GpuProfile::cpu(1, Bytes(0)));
+    }
+    GpuProfile::by_name(gpu).or_else(|unknown| {
+        let arch = headers.first().map(|header| header.arch.clone()).ok_or(unknown.clone())?;
+        let mma = Mma::of_arch(&arch);
+        let like = GpuProfile::known().into_iter().find(|known| known.mma == mma).ok_or(unknown)?;
+        Ok(GpuProfile { name: gpu.to_owned(), arch, ..like })
+    })
+}
+
+/// Every family's plan, or the one that the journals of one family were filled by.
+fn plans(args: &DeriveArgs, trials: &[Trial]) -> Result<Vec<Plan>> {
+    let families: BTreeSet<Family> = match args.plan {
+        None => Family::ALL.into(),
+        Some(_) => trials.iter().map(|trial| trial.family).collect(),
+    };
+    plan::load_all(&families.into_iter().collect::<Vec<_>>(), args.plan.as_deref())
 }
 
 /// The default configs of every family that has a plan for this GPU.
@@ -91,7 +114,7 @@ fn defaults(plans: &[Plan], profile: &GpuProfile) -> Defaults {
 }
 
 /// The GPU's journals, or its archive where there are none.
-fn recorded(folder: &Path, gpu: &str) -> Result<Vec<PathBuf>> {
+fn recorded_files(folder: &Path, gpu: &str) -> Result<Vec<PathBuf>> {
     for (place, ending) in [("journal", ".jsonl"), ("archive", ".jsonl.zst")] {
         let files = files_ending(&folder.join(place), ending)?;
         if !files.is_empty() {
@@ -120,29 +143,39 @@ fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds a file to the evidence and returns a journal's trials that count.
-fn add_file(evidence: &mut Evidence, path: &Path) -> Result<Vec<Trial>> {
+/// Adds a file to the evidence, and a journal's headers and the trials that count to what is recorded.
+fn add_file(gpu: &str, evidence: &mut Evidence, recorded: &mut Contents, path: &Path) -> Result<()> {
     let name = path.display().to_string();
-    if path.extension().is_some_and(|extension| extension == "csv") {
+    let ending = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    if ending.as_deref() == Some("csv") {
         let file = File::open(path).map_err(Error::usage).context(|| format!("opening {name}"))?;
         let report = helion_csv::read(evidence, std::io::BufReader::new(file), &name)?;
-        eprintln!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
+        note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
         for row in report.bad.iter().take(NAMED_ROWS) {
-            eprintln!("{name}:{}: {}", row.line, row.reason);
+            note!("{name}:{}: {}", row.line, row.reason);
         }
         if report.bad.len() > NAMED_ROWS {
-            eprintln!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
+            note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
         }
-        return Ok(Vec::new());
+        return Ok(());
+    }
+    if !matches!(ending.as_deref(), Some("jsonl" | "zst")) {
+        return Err(Error::usage(format!("{name}: neither a journal (.jsonl, .jsonl.zst) nor measurements (.csv)")));
     }
     let contents = journal::read(path)?;
+    if let Some(other) = contents.headers.iter().find(|header| header.device() != gpu) {
+        let device = other.device();
+        return Err(Error::usage(format!("{name}: measured on {} ({device}), so it says nothing of {gpu}", other.gpu)));
+    }
     evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
-    Ok(derive::of_latest_kernels(&contents.trials).into_iter().cloned().collect())
+    recorded.trials.extend(derive::of_latest_kernels(&contents.trials).into_iter().cloned());
+    recorded.headers.extend(contents.headers);
+    Ok(())
 }
 
 fn summarize(derived: &Derived, path: &Path) {
     for class in &derived.classes {
-        eprintln!(
+        note!(
             "{}: {} trials, {} problems in {} buckets: {} rules, {} left to the fallback, {} fallbacks",
             class.class,
             class.trials,
@@ -153,27 +186,31 @@ fn summarize(derived: &Derived, path: &Path) {
             class.fallbacks
         );
         if class.slower_than_default > 0 {
-            eprintln!(
+            note!(
                 "{}: {} buckets without a config that keeps up with the default",
-                class.class, class.slower_than_default
+                class.class,
+                class.slower_than_default
             );
         }
         if !class.borrowed_fallbacks.is_empty() {
             let groups = class.borrowed_fallbacks.join(", ");
-            eprintln!("{}: no problem in group {groups}: its fallback is the best single config", class.class);
+            note!("{}: no problem in group {groups}: its fallback is the best single config", class.class);
+        }
+        if class.rules + class.fallbacks == 0 {
+            note!("{}: nothing to serve: what the document had of it stays", class.class);
         }
         if !class.unworkable.is_empty() {
-            eprintln!("{}: no working config for {}", class.class, class.unworkable.join("; "));
+            note!("{}: no working config for {}", class.class, class.unworkable.join("; "));
         }
     }
     if derived.unusable_trials > 0 {
-        eprintln!("{} trials are called ok but have no usable time: left out", derived.unusable_trials);
+        note!("{} trials are called ok but have no usable time: left out", derived.unusable_trials);
     }
     if derived.stray_trials > 0 {
-        eprintln!(
+        note!(
             "{} trials err far more than others of their problem, as with a race: their kernels are taken for wrong there",
             derived.stray_trials
         );
     }
-    eprintln!("wrote {}", path.display());
+    note!("wrote {}", path.display());
 }

@@ -1,6 +1,6 @@
 //! `sweep devices`: what is here.
 
-use super::Outcome;
+use super::{Outcome, output};
 use crate::device::{self, Address};
 use crate::error::Result;
 
@@ -15,8 +15,7 @@ pub(super) struct DevicesArgs {
 pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
     let here = device::discover();
     if args.json {
-        println!("{}", serde_json::to_string(&here)?);
-        return Ok(Outcome::Done);
+        return output::json(&here).map(|()| Outcome::Done);
     }
     for found in here {
         let address = match found.address {
@@ -24,10 +23,10 @@ pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
             Address::Cuda(ordinal) => format!("cuda:{ordinal}"),
         };
         let profile = &found.profile;
-        println!(
-            "{address:8} --gpu {:8} {}, {}, {} multiprocessors, L2 {}",
+        output::result(&format!(
+            "{address:8} --gpu {:8} {}, {}, {} multiprocessors, L2 {}\n",
             profile.name, found.name, profile.arch, profile.multiprocessors, profile.l2
-        );
+        ))?;
     }
     Ok(Outcome::Done)
 }

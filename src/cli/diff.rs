@@ -1,5 +1,6 @@
 //! `sweep diff`: what changed from one document to the next.
 
+use super::output;
 use crate::diff::diff;
 use crate::error::Result;
 use crate::heuristics::Document;
@@ -32,11 +33,11 @@ pub(super) struct DiffArgs {
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
     let diff = diff(&Document::load(&args.old)?, &Document::load(&args.new)?);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&diff)?);
+        output::result(&(serde_json::to_string_pretty(&diff)? + "\n"))?;
     } else if args.markdown {
-        print!("{}", diff.to_markdown());
+        output::result(&diff.to_markdown())?;
     } else {
-        print!("{}", diff.to_table());
+        output::result(&diff.to_table())?;
     }
     Ok(diff.regression)
 }

@@ -1,7 +1,7 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::Outcome;
 use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::{Outcome, output};
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::sweep::Options;
@@ -43,9 +43,9 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     stop_on_interrupt()?;
     let report = evaluate::run(&options, &args.shapes, args.allow_planned)?;
     if args.measure.json {
-        println!("{}", serde_json::to_string(&report)?);
+        output::json(&report)?;
     } else {
-        println!("{report}");
+        output::result(&format!("{report}\n"))?;
     }
     let unworkable = report.problems.iter().any(|problem| problem.best.is_none() && !problem.unfinished);
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })

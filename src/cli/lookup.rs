@@ -1,12 +1,13 @@
 //! `sweep lookup`: which config for this shape, or for each line of a batch.
 
+use super::{OutputArgs, output};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
     Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Source, answer_batch_line,
     family_of_shape,
 };
 use crate::model::{Dtype, Family, GpuProfile, Problem};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fs::File;
@@ -15,18 +16,18 @@ use std::path::{Path, PathBuf};
 
 /// The config that a document serves for a shape.
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("document").required(true).args(["gpu", "heuristics"]))]
 pub(super) struct LookupArgs {
     /// GPU whose document to ask: the one under --output, else the one built in
-    #[arg(long, value_name = "NAME", required_unless_present = "heuristics", conflicts_with = "heuristics")]
+    #[arg(long, value_name = "NAME")]
     gpu: Option<String>,
 
     /// Document to ask
     #[arg(long, value_name = "FILE")]
     heuristics: Option<PathBuf>,
 
-    /// Folder with the documents of --gpu
-    #[arg(long, value_name = "DIR", default_value = "output")]
-    output: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
 
     /// Family, or another class the document holds
     #[arg(long, value_name = "NAME", required_unless_present = "batch", conflicts_with = "batch")]
@@ -88,12 +89,10 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 /// Where there is no such document, family or shape, or a batch cannot be read.
 pub(super) fn run(args: &LookupArgs) -> Result<()> {
     let heuristics = open(args)?;
-    let mut out = BufWriter::new(io::stdout().lock());
     if let Some(queries) = &args.batch {
-        return answer_batch(&heuristics, open_queries(queries)?, &mut out);
+        return answer_batch(&heuristics, open_queries(queries)?, &mut BufWriter::new(io::stdout().lock()));
     }
-    let text = answer_one(&heuristics, &question(&heuristics, args)?, args)?;
-    written(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(drop)
+    output::result(&answer_one(&heuristics, &question(&heuristics, args)?, args)?)
 }
 
 /// The document of `--heuristics`, of `--gpu` under `--output`, or built in.
@@ -105,9 +104,11 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
     let gpu = match GpuProfile::by_device_name(asked) {
         Some(profile) => profile.name,
         None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
+        // One the tool has no profile of was swept all the same.
+        None if args.output.of_gpu(asked).is_ok_and(|folder| folder.is_dir()) => asked.to_string(),
         None => GpuProfile::by_name(asked)?.name,
     };
-    let path = crate::sweep::document_path(&args.output, &gpu);
+    let path = crate::sweep::document_path(&args.output.output, &gpu);
     if path.exists() {
         return Heuristics::load(&path);
     }
@@ -123,8 +124,11 @@ fn open_queries(path: &Path) -> Result<Box<dyn Read>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(io::stdin()));
     }
-    let file = File::open(path).map_err(Error::usage).context(|| format!("queries {}", path.display()))?;
-    Ok(Box::new(file))
+    let what = || format!("queries {}", path.display());
+    if path.is_dir() {
+        return Err(Error::usage("a folder, not a file of JSON lines").context(what()));
+    }
+    Ok(Box::new(File::open(path).map_err(Error::usage).context(what)?))
 }
 
 fn question(heuristics: &Heuristics, args: &LookupArgs) -> Result<Question> {
@@ -234,7 +238,7 @@ fn answer_batch(heuristics: &Heuristics, queries: Box<dyn Read>, out: &mut impl 
         if queries.buffer().is_empty() {
             done = done.and_then(|()| out.flush());
         }
-        if !written(done)? {
+        if !output::written(done)? {
             break;
         }
     }
@@ -250,13 +254,4 @@ fn read_line(queries: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool>
         queries.skip_until(b'\n')?;
     }
     Ok(!line.is_empty())
-}
-
-/// Whether output can go on; a reader that has seen enough and left is no error.
-fn written(done: io::Result<()>) -> Result<bool> {
-    match done {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Error::from(error).context("writing to standard output")),
-    }
 }

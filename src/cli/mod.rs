@@ -9,6 +9,7 @@ mod evaluate;
 mod lookup;
 mod measure;
 mod nightly;
+mod output;
 mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -94,7 +95,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         None => sweep::run(&cli.sweep),
         Some(Command::Compile(args)) => compile::run(&args),
-        Some(Command::Derive(args)) => derive::run(&args).map(|()| Outcome::Done),
+        Some(Command::Derive(args)) => derive::run(&args),
         Some(Command::Lookup(args)) => lookup::run(&args).map(|()| Outcome::Done),
         Some(Command::Diff(args)) => {
             diff::run(&args).map(|regression| if regression { Outcome::Regression } else { Outcome::Done })
@@ -149,4 +150,14 @@ struct OutputArgs {
     /// Folder that holds a folder for each GPU
     #[arg(long, value_name = "DIR", default_value = "output")]
     output: PathBuf,
+}
+
+impl OutputArgs {
+    /// The folder of a GPU, whose name is as the user gave it.
+    fn of_gpu(&self, gpu: &str) -> Result<PathBuf> {
+        if gpu.is_empty() || !gpu.chars().all(|character| character.is_ascii_alphanumeric() || character == '_') {
+            return Err(Error::usage(format!("--gpu '{gpu}' is no GPU's short name, such as h200 or cpu")));
+        }
+        Ok(crate::sweep::gpu_folder(&self.output, gpu))
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::output::{self, note};
 use crate::error::Result;
 use crate::nightly::{self, Event, Report, Verdict};
 use crate::sweep;
@@ -38,13 +39,13 @@ pub(super) fn run(args: &NightlyArgs) -> Result<Outcome> {
     stop_on_interrupt()?;
     let tell = |event: &Event| {
         if args.measure.json {
-            println!("{}", serde_json::to_string(event)?);
+            output::json(event)?;
         }
         Ok(())
     };
     let report = nightly::run(&options, &tell)?;
     if !args.measure.json {
-        summarize(&report);
+        summarize(&report)?;
     }
     Ok(match report.verdict {
         Verdict::Kept => Outcome::Regression,
@@ -53,20 +54,21 @@ pub(super) fn run(args: &NightlyArgs) -> Result<Outcome> {
     })
 }
 
-fn summarize(report: &Report) {
+fn summarize(report: &Report) -> Result<()> {
     if let Some(diff) = &report.diff {
-        print!("{}", diff.to_table());
+        output::result(&diff.to_table())?;
     }
     if report.cut_short {
-        eprintln!("the budget ran out before the plan did");
+        note!("the budget ran out before the plan did");
     }
     let document = report.document.display();
     match report.verdict {
-        Verdict::Replaced => eprintln!("wrote {document}"),
-        Verdict::Same => eprintln!("{document} stays as it is: nothing changed"),
-        Verdict::Kept => eprintln!(
+        Verdict::Replaced => note!("wrote {document}"),
+        Verdict::Same => note!("{document} stays as it is: nothing changed"),
+        Verdict::Kept => note!(
             "{document} stays: the new one has a regression; see {} or replace it with --accept",
             report.night.display()
         ),
     }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::output::{self, note};
 use crate::error::{Error, Result};
 use crate::report;
 use crate::sweep::{self, Options};
@@ -51,10 +52,10 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
     stop_on_interrupt()?;
     let summary = sweep::run(&options)?;
     if args.measure.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        output::json(&summary)?;
     }
     if !args.quiet {
-        eprintln!("{}", report::sweep(&summary));
+        note!("{}", report::sweep(&summary));
     }
     let unworkable = summary.families.values().any(|family| !family.unworkable.is_empty());
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })

@@ -177,28 +177,38 @@ fn problem_facts(class: &'static str, shape_hash: &str, features: &Map<String, V
     if shapes.is_empty() {
         return Err("shape_features tells no argument's shape".to_owned());
     }
-    let extents = |shape: &[i64]| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+    let extent = |extent: &i64| if *extent == UNRECORDED { "?".to_owned() } else { extent.to_string() };
+    let extents = |shape: &[i64]| shape.iter().map(extent).collect::<Vec<_>>().join("x");
     let shapes_text: Vec<String> = shapes.iter().copied().map(extents).collect();
     let dtype = args.iter().find_map(|tensor| tensor.dtype.as_deref()).unwrap_or("unknown");
     let name = format!("{} {} {shape_hash}", shapes_text.join(" "), dtype.trim_start_matches("torch."));
     let dimensions = shapes.concat().into_iter().map(|extent| extent.max(0).unsigned_abs()).collect();
     let signature = Signature { kernel_class: Some(class.to_owned()), args, ..Signature::default() };
-    let query = signature.query().ok_or_else(|| format!("no class '{class}'"))?;
+    let mut query = signature.query().ok_or_else(|| format!("no class '{class}'"))?;
+    query.extents = query.extents.without(UNRECORDED);
     Ok(ProblemFacts { class: class.to_owned(), dimensions, name, bucket: query.bucket(), group: query.group() })
 }
 
-/// The tensor arguments; one that is no tensor, or has a dimension that was not recorded, has no shape.
+/// Stands for an extent that was not recorded. What is multiplied by it stays it.
+const UNRECORDED: i64 = i64::MIN;
+
+/// No tensor has more.
+const MOST_DIMENSIONS: usize = 16;
+
+/// The tensor arguments; one of which no dimension was recorded has no shape.
 fn arguments(features: &Map<String, Value>) -> Vec<Tensor> {
     let index = |name: &String| name.strip_prefix("arg")?.split_once('_')?.0.parse::<usize>().ok();
     // No kernel has more; a larger index is a slip that must not cost memory.
     let count = features.keys().filter_map(index).filter(|index| *index < 64).max().map_or(0, |last| last + 1);
     let argument = |arg: usize| {
         let extent = |dim: usize| integer(features.get(&format!("arg{arg}_dim{dim}"))?);
-        let shape: Option<Vec<i64>> = match features.get(&format!("arg{arg}_ndim")).and_then(integer) {
-            Some(ndim @ 0..=16) => (0..ndim as usize).map(extent).collect(),
-            Some(_) => None,
-            None => Some((0..).map_while(extent).collect()).filter(|shape: &Vec<i64>| !shape.is_empty()),
-        };
+        let ndim = features.get(&format!("arg{arg}_ndim")).and_then(integer);
+        let ndim = ndim.map_or_else(
+            || (0..MOST_DIMENSIONS).rev().find(|dim| extent(*dim).is_some()).map_or(0, |last| last + 1),
+            |ndim| usize::try_from(ndim).ok().filter(|ndim| *ndim <= MOST_DIMENSIONS).unwrap_or(0),
+        );
+        let shape: Vec<i64> = (0..ndim).map(|dim| extent(dim).unwrap_or(UNRECORDED)).collect();
+        let shape = Some(shape).filter(|shape| shape.iter().any(|extent| *extent != UNRECORDED));
         let dtype = features.get(&format!("arg{arg}_dtype")).and_then(Value::as_str).map(str::to_owned);
         Tensor { shape, dtype }
     };

@@ -11,8 +11,14 @@ pub(crate) const MEASURED_WITH: &str = "measured_with";
 /// What a document says of the environment as a whole: each field's values over all classes.
 pub(crate) const ENVIRONMENT_FIELDS: [&str; 6] = ["arch", "device", "driver", "nvrtc", "protocol", "sweep"];
 
-/// Replaces the rules and fallbacks of `classes` in `existing` by those in `new` and keeps the others.
+/// Replaces the rules and fallbacks of `classes` in `existing` by those in `new` and keeps the others. A class of which
+/// `new` serves nothing is kept too: that nothing worked, or was reached in time, says nothing against what is there.
 pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> Document {
+    let serves = |class: &&String| {
+        let fallbacks = new.fallbacks.get(*class);
+        fallbacks.is_some_and(|groups| !groups.is_empty()) || new.rules.iter().any(|rule| rule.kernel_class == **class)
+    };
+    let classes: BTreeSet<&String> = classes.iter().filter(serves).collect();
     let mut environments = environments_of(&existing.policy);
     environments.retain(|class, _| !classes.contains(class));
     environments.extend(environments_of(&new.policy).into_iter().filter(|(class, _)| classes.contains(class)));

@@ -148,7 +148,8 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
             ),
         ),
     ]);
-    if GpuProfile::by_name(gpu).is_ok_and(|profile| profile.mma.contains(&Mma::Tcgen05)) {
+    let is_ours = environments.values().any(|environments| !environments.is_empty());
+    if is_ours && GpuProfile::by_name(gpu).is_ok_and(|profile| profile.mma.contains(&Mma::Tcgen05)) {
         policy.insert("tcgen05".to_owned(), json!(UNPROVEN));
     }
     merge::set_environments(&mut policy, environments);
@@ -281,6 +282,7 @@ impl<'t> Class<'t> {
                 "borrowed".to_owned(),
                 json!("no problem of this group was measured: the class's best single config"),
             );
+            validation.insert("shape_coverage".to_owned(), json!(0));
         } else {
             let slowdowns = sorted(rows.iter().filter_map(|row| row.slowdown(config)));
             let mut compared = self.against_defaults(&rows, config);

@@ -211,7 +211,7 @@ impl Evaluation<'_> {
         match shapes.iter().find(|shape| planned.contains(&shape.problem)) {
             None => Ok(()),
             Some(shape) => Err(Error::usage(format!(
-                "{} is in the plan: the document was made from it; give shapes that are not in sweeps/{}.toml, or \
+                "{} is in the plan of {}: the document was made from it; give shapes that are not there, or \
                  --allow-planned",
                 shape.problem, self.plan.family
             ))),

@@ -166,7 +166,7 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// Elements in all.
     pub fn numel(&self) -> u64 {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |numel, extent| numel.saturating_mul(*extent))
     }
 
     /// The length of a row: its last extent.
@@ -176,7 +176,7 @@ impl TensorSpec {
 
     /// Its size in memory.
     pub fn bytes(&self) -> Bytes {
-        Bytes(self.numel() * self.element.size_bytes())
+        Bytes(self.numel().saturating_mul(self.element.size_bytes()))
     }
 }
 

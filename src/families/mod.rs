@@ -156,6 +156,9 @@ pub struct Tensors {
     pub output: TensorSpec,
 }
 
+/// More memory than any device has for some years to come.
+const MOST_MEMORY: Bytes = Bytes::mib(1 << 20);
+
 /// What the rest of the pipeline asks of a family.
 pub trait FamilySpec: Sync {
     /// The problem's tensors.
@@ -167,7 +170,15 @@ pub trait FamilySpec: Sync {
     /// The fewest bytes the problem moves: each input read once, the output written once.
     fn bytes(&self, problem: &Problem) -> Bytes {
         let tensors = self.tensors(problem);
-        Bytes(tensors.inputs.iter().chain([&tensors.output]).map(|tensor| tensor.bytes().0).sum())
+        let all = tensors.inputs.iter().chain([&tensors.output]);
+        Bytes(all.fold(0, |bytes, tensor| bytes.saturating_add(tensor.bytes().0)))
+    }
+
+    /// Refuses a problem that no device holds, and whose sizes would overflow.
+    fn fits_memory(&self, problem: &Problem) -> Result<(), Rejection> {
+        let needs = self.bytes(problem);
+        require!(needs <= MOST_MEMORY, "the tensors need {needs}, more than {MOST_MEMORY}");
+        Ok(())
     }
 
     /// The knobs that are launch arguments, so that changing them costs no compile.

@@ -117,6 +117,26 @@ pub enum Extents {
     Unbinned,
 }
 
+#[cfg(feature = "harness")]
+impl Extents {
+    /// The same, where each dimension that is `unknown` is not known.
+    pub(crate) fn without(self, unknown: i64) -> Self {
+        let known = |extent: Option<i64>| extent.filter(|extent| *extent != unknown);
+        match self {
+            Self::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
+            Self::Attention { batch_heads, q_seq, kv_seq, head_dim } => Self::Attention {
+                batch_heads: known(batch_heads),
+                q_seq: known(q_seq),
+                kv_seq: known(kv_seq),
+                head_dim: known(head_dim),
+            },
+            Self::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
+            Self::Elements { numel } => Self::Elements { numel: known(numel) },
+            Self::Unbinned => Self::Unbinned,
+        }
+    }
+}
+
 impl From<Shape> for Extents {
     fn from(shape: Shape) -> Self {
         let known = |value: u64| Some(i64::try_from(value).unwrap_or(i64::MAX));

@@ -3,6 +3,7 @@
 
 use super::document::{RankedTemplate, Template};
 use super::load::read_template;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -55,13 +56,18 @@ impl Entry {
     pub(super) fn served(&self, text: &str) -> &Served {
         let part = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
         self.served.get_or_init(|| Served {
-            configs: match serde_json::from_str(part(&self.templates)) {
-                Ok(Value::Array(templates)) => ranked(templates.into_iter().map(read_template).collect()),
-                Ok(Value::Object(config)) => vec![config],
-                _ => Vec::new(),
-            },
+            configs: read_configs(part(&self.templates)),
             evidence: serde_json::from_str(part(&self.validation)).unwrap_or_default(),
         })
+    }
+}
+
+/// The usable configs of a part of the text. One that proves unreadable takes no other with it.
+fn read_configs(part: &str) -> Vec<Template> {
+    let read = |template: &RawValue| read_template(serde_json::from_str(template.get()).unwrap_or_default());
+    match serde_json::from_str::<Vec<&RawValue>>(part) {
+        Ok(templates) => ranked(templates.into_iter().map(read).collect()),
+        Err(_) => serde_json::from_str(part).into_iter().collect(),
     }
 }
 

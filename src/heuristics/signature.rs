@@ -2,21 +2,49 @@
 
 use super::buckets::{DtypeClass, Extents, Kind};
 use super::lookup::Query;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use std::fmt;
 
 /// A tensor argument. An argument without shape or dtype is passed over where that is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tensor {
     /// Its extents, slowest first.
-    #[serde(default)]
     pub shape: Option<Vec<i64>>,
     /// The name of its data type, as its library prints it: `torch.bfloat16`.
-    #[serde(default)]
     pub dtype: Option<String>,
 }
 
+/// From an object alone: what serde derives would take an array for the fields in order.
+impl<'de> Deserialize<'de> for Tensor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        struct Fields {
+            #[serde(default)]
+            shape: Option<Vec<i64>>,
+            #[serde(default)]
+            dtype: Option<String>,
+        }
+
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Tensor;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an argument: an object with shape and dtype")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Tensor, A::Error> {
+                let Fields { shape, dtype } = Fields::deserialize(MapAccessDeserializer::new(fields))?;
+                Ok(Tensor { shape, dtype })
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
 /// What is known of a kernel about to run: a batch query's line, parsed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(default)]
 pub struct Signature {
     /// Its class, where the caller knows it; else it is classified.

@@ -152,9 +152,23 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
         if !line.ends_with(b"\n") {
             break; // the end, or a line cut short by a kill
         }
-        let parsed = serde_json::from_slice(&line).map_err(|error| Error::usage(format!("line {number}: {error}")))?;
-        contents.push(parsed);
         whole += length as u64;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let wrong = |what: &dyn std::fmt::Display| {
+            Error::usage(format!("line {number}: {what}; mend the line or take it out, or start over with --fresh"))
+        };
+        let parsed = serde_json::from_slice(&line).map_err(|error| wrong(&format!("{error}, counted in the line")))?;
+        match &parsed {
+            Line::Header(Header { schema, .. }) if *schema != Header::SCHEMA => {
+                return Err(wrong(&format!("schema {schema}, where this tool reads {}", Header::SCHEMA)));
+            }
+            Line::Trial(_) if contents.headers.is_empty() => {
+                return Err(wrong(&"a trial before the header that says what it was measured with"));
+            }
+            _ => contents.push(parsed),
+        }
     }
     Ok(whole)
 }
@@ -165,7 +179,7 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
 /// Where the file cannot be read or a whole line is broken; the message names file and line.
 pub fn read(path: &Path) -> Result<Contents> {
     let what = || format!("journal {}", path.display());
-    let file = File::open(path).context(what)?;
+    let file = File::open(path).map_err(Error::usage).context(what)?;
     let mut contents = Contents::default();
     let reader: Box<dyn Read> = match path.extension() {
         Some(extension) if extension == "zst" => Box::new(zstd::Decoder::new(file).context(what)?),
@@ -259,9 +273,10 @@ mod tests {
                 bytes[..cut].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).count();
             let (mut journal, contents) = Journal::open(&path, false).unwrap();
             assert_eq!(contents.headers.len() + contents.trials.len(), whole_lines, "cut at {cut}");
-            journal.append(&[trial(9)]).unwrap();
+            let more = if whole_lines == 0 { vec![header(), trial(9)] } else { vec![trial(9)] };
+            journal.append(&more).unwrap();
             let again = read(&path).unwrap();
-            assert_eq!(again.headers.len() + again.trials.len(), whole_lines + 1, "cut at {cut}");
+            assert_eq!(again.headers.len() + again.trials.len(), whole_lines + more.len(), "cut at {cut}");
         }
     }
 
@@ -313,12 +328,24 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_in_the_middle_is_named() {
+    fn what_is_no_journal_is_refused_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        std::fs::write(&path, "{\"kind\":\"trial\"}\n{}\n").unwrap();
-        let error = read(&path).unwrap_err().to_string();
-        assert!(error.contains("journal.jsonl: line 1"), "{error}");
+        let text = |line: &Line| serde_json::to_string(line).unwrap() + "\n";
+        let (header, trial) = (text(&header()), text(&trial(1)));
+        let cases = [
+            ("{\"kind\":\"trial\"}\n{}\n".to_owned(), "journal.jsonl: line 1: "),
+            (format!("{header}{trial}{{\n{trial}"), "journal.jsonl: line 3: "),
+            (trial.clone(), "line 1: a trial before the header"),
+            (header.replace("\"schema\":1", "\"schema\":2"), "line 1: schema 2, where this tool reads 1"),
+        ];
+        for (text, expected) in cases {
+            std::fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        std::fs::write(&path, format!("{header}\n{trial}\n")).unwrap();
+        assert_eq!(read(&path).unwrap().trials.len(), 1, "an empty line is none");
     }
 
     #[test]

@@ -38,9 +38,9 @@ impl Lock {
 
 /// A folder that cannot be one, or may not be written, was the wrong one to name.
 fn unusable(error: std::io::Error) -> Error {
-    use std::io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     match error.kind() {
-        AlreadyExists | NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
+        AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
             Error::usage(format!("{error}; name a folder that can be written with --output"))
         }
         _ => error.into(),

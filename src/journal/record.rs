@@ -1,9 +1,9 @@
 //! The journal's lines.
 
-use crate::model::{Config, Dtype, Family, Micros, Problem, Shape};
+use crate::model::{Config, Dtype, Family, GpuProfile, Micros, Problem, Shape};
 use serde::{Deserialize, Serialize};
 
-/// The environment the trials after it were measured in.
+/// The environment the trials after it were measured in. An archive has all of its journals' headers first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Version of the journal format.
@@ -111,6 +111,16 @@ pub struct Trial {
     pub error: Option<String>,
     /// Hash of the kernel: source, macros, compiler and architecture.
     pub kernel: String,
+}
+
+impl Header {
+    /// The version of the journal format that this tool reads and writes.
+    pub const SCHEMA: u32 = 1;
+
+    /// The short name of the device, as `--gpu` takes it. The host needs no compiler.
+    pub fn device(&self) -> String {
+        if self.nvrtc.is_empty() { GpuProfile::CPU.to_owned() } else { GpuProfile::short_name(&self.gpu) }
+    }
 }
 
 impl Trial {

@@ -87,6 +87,16 @@ impl GpuProfile {
         })
     }
 
+    /// The short name of a GPU by the driver's device name; one the tool does not know has one too: `NVIDIA L4` → `l4`.
+    pub fn short_name(device_name: &str) -> String {
+        if let Some(known) = Self::by_device_name(device_name) {
+            return known.name;
+        }
+        let words = device_name.split(|character: char| !character.is_ascii_alphanumeric());
+        let words = words.filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case("nvidia"));
+        words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("_")
+    }
+
     /// The profile of the host: cores for multiprocessors, no matrix instructions.
     pub fn cpu(cores: u32, l2: Bytes) -> Self {
         Self {
@@ -120,5 +130,7 @@ mod tests {
         assert_eq!(name("NVIDIA A100-SXM4-80GB").as_deref(), Some("a100"));
         assert_eq!(name("NVIDIA GeForce RTX 4090").as_deref(), Some("rtx4090"));
         assert_eq!(name("NVIDIA GH200 480GB"), None);
+        assert_eq!(GpuProfile::short_name("NVIDIA H200"), "h200");
+        assert_eq!(GpuProfile::short_name("NVIDIA GH200 480GB"), "gh200_480gb");
     }
 }

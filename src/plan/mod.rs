@@ -68,19 +68,22 @@ impl Plan {
     /// The problems to sweep on this GPU, in the plan's order.
     ///
     /// # Errors
-    /// Where the plan has no space for this GPU.
+    /// Where the plan has no space for this GPU, or no problem.
     pub fn problems(&self, profile: &GpuProfile) -> Result<&[PlannedProblem]> {
         let spaces = self.spaces(profile);
         if spaces.is_empty() {
             let kinds: Vec<_> = self.spaces.keys().map(String::as_str).collect();
+            let kinds = if kinds.is_empty() { "none at all".to_owned() } else { kinds.join(", ") };
             return Err(Error::usage(format!(
-                "the plan of {} has no config space for {}; it has {}",
-                self.family,
-                profile.name,
-                kinds.join(", ")
+                "the plan of {} has no config space for {}; it has {kinds}",
+                self.family, profile.name
             )));
         }
-        Ok(spaces.iter().find_map(|space| space.problems.as_deref()).unwrap_or(&self.problems))
+        let problems = spaces.iter().find_map(|space| space.problems.as_deref()).unwrap_or(&self.problems);
+        if problems.is_empty() {
+            return Err(Error::usage(format!("the plan of {} has no [[problem]]", self.family)));
+        }
+        Ok(problems)
     }
 
     /// The default config of each space this GPU can run.
@@ -101,11 +104,13 @@ impl Plan {
 /// Looks up how `config` runs on `problem`.
 pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
     let spec = families::spec(problem.family);
-    let program = if profile.is_cpu() {
-        spec.check_host(&config, problem).map(|()| None)
-    } else {
-        spec.program(&config, problem, profile).map(Some)
-    };
+    let program = spec.fits_memory(problem).and_then(|()| {
+        if profile.is_cpu() {
+            spec.check_host(&config, problem).map(|()| None)
+        } else {
+            spec.program(&config, problem, profile).map(Some)
+        }
+    });
     Candidate { config, program }
 }
 

@@ -33,7 +33,7 @@ struct RawProblem {
     dtype: Option<String>,
     from: Option<String>,
     #[serde(flatten)]
-    dimensions: BTreeMap<String, i64>,
+    dimensions: BTreeMap<String, toml::Value>,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +79,12 @@ impl Source<'_> {
             None => Dtype::default(),
             Some(name) => name.parse().map_err(|error| self.error(raw.span().start, error))?,
         };
-        let dimensions: Vec<_> = fields.dimensions.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let dimension = |(name, value): (&'_ String, &toml::Value)| match value.as_integer() {
+            Some(extent) => Ok((name.clone(), extent)),
+            None => Err(self.error(raw.span().start, format!("{name} = {value} is no whole number"))),
+        };
+        let dimensions = fields.dimensions.iter().map(dimension).collect::<Result<Vec<_>>>()?;
+        let dimensions: Vec<_> = dimensions.iter().map(|(name, extent)| (name.as_str(), *extent)).collect();
         let problem = Problem::new(family, &dimensions, dtype).map_err(|error| self.error(raw.span().start, error))?;
         Ok(PlannedProblem { problem, from: fields.from.clone() })
     }

@@ -3,6 +3,7 @@
 use crate::journal::{Status, Trial};
 use crate::model::Family;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,8 @@ impl Progress {
     /// Prints a line above the bar.
     pub fn say(&self, line: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{line}"));
+            // To whoever still listens: that nobody does is no reason to stop measuring.
+            self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
         }
     }
 

@@ -76,7 +76,7 @@ impl Site {
     pub fn header(&self) -> Header {
         let found = self.found();
         Header {
-            schema: 1,
+            schema: Header::SCHEMA,
             gpu: found.name.clone(),
             arch: found.profile.arch.clone(),
             driver: found.driver.clone(),

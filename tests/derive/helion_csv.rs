@@ -185,6 +185,35 @@ fn sparse_files_serve_what_was_measured() {
 }
 
 #[test]
+fn each_dimension_that_was_recorded_counts() {
+    let bucket_of = |kernel: &str, features: Value| {
+        let config = quoted(&json!({ "a": 1 }).to_string());
+        let text = format!("{COLUMNS}{kernel},s,c,{config},{},0.1\n", quoted(&features.to_string()));
+        let (document, report) = read_text(&text);
+        assert_eq!(report.bad, []);
+        let groups = &document.fallbacks[document.fallbacks.keys().next().unwrap()];
+        let own = groups.iter().filter(|(_, fallback)| !fallback.source.contains_key("borrowed"));
+        let groups: Vec<_> = own.map(|(group, _)| group.clone()).collect();
+        (document.rules.first().map(|rule| rule.shape_bucket.clone()), groups)
+    };
+    // The rows of the second matrix are those of the first's columns.
+    let (rule, groups) = bucket_of(
+        "matmul",
+        json!({ "arg0_dim0": 16, "arg0_dim1": 4096, "arg1_dim1": 4096, "arg0_ndim": 2, "arg1_ndim": 2, "arg0_dtype": BF16 }),
+    );
+    assert_eq!((rule, groups), (None, vec!["small_m".to_owned()]), "the fallback serves it");
+    // Without m there is no group, and the bucket says what is known.
+    let (rule, groups) =
+        bucket_of("matmul", json!({ "arg0_dim1": 4096, "arg1_dim1": 64, "arg0_ndim": 2, "arg1_ndim": 2 }));
+    let rule = rule.unwrap();
+    let labels = ["aspect", "m_bin", "n_bin", "k_bin"].map(|field| rule[field].as_str());
+    assert_eq!((labels, groups.len()), (["unknown", "unknown", "<=64", "<=4096"], 0));
+    let (rule, _) = bucket_of("rms_norm", json!({ "arg0_dim1": 4096, "arg0_ndim": 2, "arg0_dtype": BF16 }));
+    let rule = rule.unwrap();
+    assert_eq!((rule["rows_bin"].as_str(), rule["cols_bin"].as_str()), ("unknown", "<=4096"));
+}
+
+#[test]
 fn a_file_of_another_kind_is_refused() {
     let error = read(&mut Evidence::default(), &b"a,b\n1,2\n"[..], "other.csv").unwrap_err().to_string();
     assert!(error.contains("other.csv") && error.contains("kernel_name"), "{error}");

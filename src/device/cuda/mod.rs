@@ -76,12 +76,10 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     let arch = format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" });
-    let known = GpuProfile::by_device_name(&name);
-    let short_name = known.map_or_else(|| slug(&name), |profile| profile.name);
     let bytes = |which| attribute(which).map(|value| Bytes(value.unsigned_abs().into()));
     let count = |which| attribute(which).map(i32::unsigned_abs);
     let profile = GpuProfile {
-        name: short_name,
+        name: GpuProfile::short_name(&name),
         device_name: name.clone(),
         multiprocessors: count(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         smem_per_block: bytes(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
@@ -103,13 +101,6 @@ fn pci_bus_id(device: sys::CUdevice) -> Result<String, Fault> {
     let bytes: Vec<u8> = text.iter().map(|character: &std::ffi::c_char| *character as u8).collect();
     let id = CStr::from_bytes_until_nul(&bytes).map_err(|_| Fault::Dead("a PCI bus id without an end".into()))?;
     Ok(id.to_string_lossy().into_owned())
-}
-
-/// A short name for a GPU the tool does not know: `NVIDIA L4` → `l4`.
-fn slug(device_name: &str) -> String {
-    let words = device_name.split(|character: char| !character.is_ascii_alphanumeric());
-    let words = words.filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case("nvidia"));
-    words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("_")
 }
 
 /// A GPU with its context, current on the thread that opened it.
