@@ -1,6 +1,6 @@
 //! What only a GPU can show: the reference kernels against f64 on the host, random configs of every plan against the
-//! reference kernels on random awkward shapes and inputs, configs against themselves, and what a sample reads. Each test passes with a message where there
-//! is no GPU.
+//! reference kernels on random awkward shapes and inputs, configs against themselves, and what a sample reads. Each test
+//! passes with a message where there is no GPU.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
@@ -382,7 +382,8 @@ fn a_config_errs_the_same_each_time() {
     assert_eq!(unsteady, 0, "configs that err otherwise each time, see above");
 }
 
-/// A small sample of each family, launched by this process: for compute-sanitizer, which slows kernels down many times. Run it once without, to fill the cache of cubins.
+/// A small sample of each family, launched by this process: for compute-sanitizer, which slows kernels down many times. Run
+/// it once without, to fill the cache of cubins.
 #[test]
 #[ignore = "for compute-sanitizer"]
 fn sanitizer_sample() {

@@ -280,7 +280,8 @@ impl Shared {
         Ok(process)
     }
 
-    /// A compiler that ends without an answer may have been ended for lack of memory: only one that does so twice condemns the kernel.
+    /// A compiler that ends without an answer may have been ended for lack of memory: only one that does so twice condemns
+    /// the kernel.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {

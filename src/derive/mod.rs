@@ -5,9 +5,10 @@
 //!   the search before count only for a problem that has neither.
 //! - A set of problems is given the config with the least geometric mean slowdown; a missing time counts as at least
 //!   twice the best. Choices within half a percent are ties, broken by a fixed order: simpler launches first, then the text.
-//! - A fallback is that choice over all of a group's problems. A rule is that choice over a bucket's problems, and with little
-//!   weight the group's, among the configs nowhere slower than a default, with up to two more that help most beside it. It is kept only where it beats what
-//!   would be served otherwise, the fallback, and is no slower than the family's best single config, beyond noise.
+//! - A fallback is that choice over all of a group's problems. A rule is that choice over a bucket's problems, and with
+//!   little weight the group's, among the configs nowhere slower than a default, with up to two more that help most beside
+//!   it. It is kept only where it beats what would be served otherwise, the fallback, and is no slower than the family's
+//!   best single config, beyond noise.
 //! - Noise is what the null arm and the spread of rounds and quartiles show, never under half a percent.
 //! - `validation.ties` names the configs that cannot be told from the one that is served, by that noise or by what the ratio of
 //!   two configs changes from one occasion to another, so that a change from one sweep to the next can be judged.

@@ -12,26 +12,8 @@ fn config(block: u32) -> Config {
 fn arm(config: &Config, rounds_us: &[f64], null_arm: bool) -> Trial {
     let problem = Problem::parse(Family::Matmul, PROBLEM, Dtype::Bf16).unwrap();
     let median_us = sorted(rounds_us)[rounds_us.len() / 2];
-    Trial {
-        family: problem.family,
-        problem: problem.shape,
-        dtype: problem.dtype,
-        config: config.clone(),
-        status: Status::Ok,
-        stage: Stage::Final,
-        median_us: Some(Micros(median_us)),
-        q1_us: None,
-        q3_us: None,
-        min_us: None,
-        samples: Some(rounds_us.len() as u32),
-        rel_err: None,
-        sm_mhz: None,
-        throttled: false,
-        rounds_us: rounds_us.to_vec(),
-        null_arm,
-        error: None,
-        kernel: String::new(),
-    }
+    let blank = Trial::untimed(&problem, config.clone(), Stage::Final, Status::Ok);
+    Trial { median_us: Some(Micros(median_us)), rounds_us: rounds_us.to_vec(), null_arm, ..blank }
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {

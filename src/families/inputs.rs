@@ -74,7 +74,7 @@ pub enum Fill {
 /// How much larger one query in eight is than the others.
 const LOUD: f32 = 32.0;
 
-/// The value just under the largest finite one that f32 and bf16 share: 2¹²⁷ · (2 - 2⁻⁷).
+/// The largest finite value of bf16, which f32 has too: 2¹²⁷ · (2 - 2⁻⁷).
 const HUGE: f32 = 3.389_531_4e38;
 
 impl Fill {

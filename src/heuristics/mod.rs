@@ -38,3 +38,5 @@ pub(crate) use entry::by_rank;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
 pub use materialize::{Knob, Space, materialize};
 pub use signature::{Signature, Tensor};
+#[cfg(feature = "harness")]
+pub(crate) use write::replace;

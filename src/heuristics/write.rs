@@ -1,9 +1,10 @@
-//! Replacing a document on disk: whoever reads it sees the old one or the new one, whole.
+//! Replacing a file on disk: whoever reads it sees the old one or the new one, whole.
 
 use super::document::Document;
 use crate::error::{Context, Error, Result};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 impl Document {
@@ -13,30 +14,23 @@ impl Document {
     /// # Errors
     /// Where the folder or file cannot be written; `path` is then as it was.
     pub fn write_atomically(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        replace(folder, path, self.to_canonical_json().as_bytes())
-            .map_err(Error::from)
+        replace(path, |file| Ok(file.write_all(self.to_canonical_json().as_bytes())?))
             .context(|| format!("writing {}", path.display()))
     }
 }
 
-fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces `path` by what `write` writes, flushed to the disk; where that fails, `path` is as it was. The file is as readable
+/// as any other the user makes.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = new_file(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    let permissions = fs::Permissions::from_mode(0o666); // less what the user's umask takes
+    let temporary = tempfile::Builder::new().prefix(".new-").permissions(permissions).tempfile_in(folder)?;
+    let mut writer = BufWriter::new(temporary);
+    write(&mut writer)?;
+    let temporary = writer.into_inner().map_err(|error| Error::from(error.into_error()))?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| Error::from(error.error))?;
     // The rename itself is on the disk only once the folder is.
-    File::open(folder)?.sync_all()
-}
-
-/// A temporary file that is as readable as any other file the user makes.
-fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".heuristics-");
-    #[cfg(unix)]
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    #[cfg(unix)]
-    builder.permissions(permissions);
-    builder.tempfile_in(folder)
+    Ok(File::open(folder)?.sync_all()?)
 }

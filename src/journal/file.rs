@@ -2,6 +2,7 @@
 
 use super::{Header, Line, Trial};
 use crate::error::{Context, Error, Result};
+use crate::heuristics;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -102,23 +103,8 @@ pub fn set_aside(journal: &Path, folder: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Where the file system refuses; the journal is then as it was.
 pub fn replace(journal: &Path, contents: Contents) -> Result<()> {
-    let what = || format!("journal {}", journal.display());
-    let mut temporary = beside(journal).context(what)?;
-    let mut writer = std::io::BufWriter::new(temporary.as_file_mut());
-    write_lines(&mut writer, contents).context(what)?;
-    writer.flush().context(what)?;
-    drop(writer);
-    temporary.as_file().sync_all().context(what)?;
-    temporary.persist(journal).map_err(|error| Error::from(error.error)).context(what)?;
-    Ok(())
-}
-
-/// A temporary file in the folder of `path`, which is made where it is not there, as readable as any other of the user's.
-fn beside(path: &Path) -> Result<tempfile::NamedTempFile> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    Ok(tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?)
+    heuristics::replace(journal, |file| write_lines(file, contents))
+        .context(|| format!("journal {}", journal.display()))
 }
 
 fn write_lines(writer: &mut dyn Write, contents: Contents) -> Result<()> {
@@ -201,11 +187,13 @@ pub fn pack(journals: &[PathBuf], archive: &Path) -> Result<u64> {
         contents.headers.extend(headers);
         contents.trials.extend(trials);
     }
-    let mut encoder = zstd::Encoder::new(beside(archive).context(what)?, 19).context(what)?;
-    write_lines(&mut encoder, contents).context(what)?;
-    let temporary = encoder.finish().context(what)?;
-    temporary.as_file().sync_all().context(what)?;
-    temporary.persist(archive).map_err(|error| Error::from(error.error)).context(what)?;
+    heuristics::replace(archive, |file| {
+        let mut encoder = zstd::Encoder::new(file, 19)?;
+        write_lines(&mut encoder, contents)?;
+        encoder.finish()?;
+        Ok(())
+    })
+    .context(what)?;
     Ok(std::fs::metadata(archive).context(what)?.len())
 }
 
@@ -213,7 +201,7 @@ pub fn pack(journals: &[PathBuf], archive: &Path) -> Result<u64> {
 mod tests {
     use super::*;
     use crate::journal::{Stage, Status};
-    use crate::model::{Config, Dtype, Family, Shape};
+    use crate::model::{Config, Dtype, Family, Problem, Shape};
 
     fn header() -> Line {
         Line::Header(Header {
@@ -229,26 +217,10 @@ mod tests {
     }
 
     fn trial(numel: u64) -> Line {
-        Line::Trial(Box::new(Trial {
-            family: Family::Elementwise,
-            problem: Shape::Elements { numel },
-            dtype: Dtype::Bf16,
-            config: Config { block_sizes: vec![1024], num_warps: Some(4), ..Config::default() },
-            status: Status::Wrong,
-            stage: Stage::Screen,
-            median_us: None,
-            q1_us: None,
-            q3_us: None,
-            min_us: None,
-            samples: None,
-            rel_err: Some(0.5),
-            sm_mhz: None,
-            throttled: false,
-            rounds_us: vec![],
-            null_arm: false,
-            error: Some("relative error 0.5".into()),
-            kernel: "abc".into(),
-        }))
+        let problem = Problem { family: Family::Elementwise, shape: Shape::Elements { numel }, dtype: Dtype::Bf16 };
+        let config = Config { block_sizes: vec![1024], num_warps: Some(4), ..Config::default() };
+        let blank = Trial::untimed(&problem, config, Stage::Screen, Status::Wrong);
+        Line::Trial(Box::new(Trial { error: Some("relative error 0.5".into()), kernel: "abc".into(), ..blank }))
     }
 
     fn lines() -> Vec<Line> {

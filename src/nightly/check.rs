@@ -171,26 +171,10 @@ mod tests {
 
     fn trial(shape: &str, block: u32, median_us: f64, null_arm: bool) -> Trial {
         let problem = Problem::parse(Family::Matmul, shape, Dtype::Bf16).unwrap();
-        Trial {
-            family: problem.family,
-            problem: problem.shape,
-            dtype: problem.dtype,
-            config: config(block),
-            status: Status::Ok,
-            stage: Stage::Final,
-            median_us: Some(Micros(median_us)),
-            q1_us: Some(Micros(median_us)),
-            q3_us: Some(Micros(median_us)),
-            min_us: None,
-            samples: Some(24),
-            rel_err: None,
-            sm_mhz: None,
-            throttled: false,
-            rounds_us: vec![median_us; 24],
-            null_arm,
-            error: None,
-            kernel: "k".into(),
-        }
+        let time = Some(Micros(median_us));
+        let rounds_us = vec![median_us; 24];
+        let blank = Trial::untimed(&problem, config(block), Stage::Final, Status::Ok);
+        Trial { median_us: time, q1_us: time, q3_us: time, rounds_us, null_arm, kernel: "k".into(), ..blank }
     }
 
     fn final_of(shape: &str, winner_us: f64, default_us: f64) -> Vec<Trial> {

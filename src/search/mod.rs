@@ -262,7 +262,7 @@ pub(crate) fn sort_by_time(trials: &mut [Trial]) {
     trials.sort_by(|one, other| one.median_us.partial_cmp(&other.median_us).unwrap_or(std::cmp::Ordering::Equal));
 }
 
-/// The best time of each config so far.
+/// The latest time of each config.
 #[derive(Default)]
 struct Scores(BTreeMap<Config, Micros>);
 

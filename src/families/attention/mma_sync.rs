@@ -80,9 +80,9 @@ impl Tiling {
     fn fits_registers(&self, profile: &GpuProfile) -> Result<(), Rejection> {
         let held = self.fragments_per_warp * (self.head / 2 + self.keys_per_warp / 2);
         let limit = (65_536 / (self.warps * WARP)).min(MOST_REGISTERS);
-        // Found by compiling the space for every head: of those that pass, one spills, with heads of 208 on Hopper. For Blackwell
-        // the compiler loads further ahead where it is allowed 255. For others a warp of several fragments holds the weights of all,
-        // packed two in a register.
+        // Found by compiling the space for every head: of those that pass, one spills, with heads of 208 on Hopper. For
+        // Blackwell the compiler loads further ahead where it is allowed 255. For others a warp of several fragments holds
+        // the weights of all, packed two in a register.
         let spare = match self.fragments_per_warp {
             _ if profile.arch.starts_with("sm_1") && limit == MOST_REGISTERS => 96,
             1 => 72,

@@ -32,10 +32,10 @@ const SPLIT_COST: SplitCost = SplitCost {
 const MOST_CHOSEN_PARTS: u64 = 8;
 /// Rows of C that a product of a warpgroup can have.
 const TILE_ROWS: [u64; 20] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256];
-/// What a tile costs beside its rows, in rows: its weights have to come, be decoded and its sums leave. Fitted to 128, 192 and 256
-/// rows, all three measured with 64 or 128 columns on problems of more than 256 rows of the four formats, 610 pairs, on an H200: the
-/// choice was 0.4 % from the best of them in the geometric mean (1.0 % with tiles of 64 columns of bf16, the worst), where the best
-/// fixed number of each format and width was 4 to 12 %.
+/// What a tile costs beside its rows, in rows: its weights have to come, be decoded and its sums leave. Fitted to 128, 192
+/// and 256 rows, all three measured with 64 or 128 columns on problems of more than 256 rows of the four formats, 610
+/// pairs, on an H200: the choice was 0.4 % from the best of them in the geometric mean (1.0 % with tiles of 64 columns of
+/// bf16, the worst), where the best fixed number of each format and width was 4 to 12 %.
 const TILE_OVERHEAD_ROWS: u64 = 24;
 /// The same where the weights are decoded.
 const DECODED_TILE_OVERHEAD_ROWS: u64 = 64;
@@ -92,9 +92,9 @@ impl Tiling {
         Ok(self)
     }
 
-    /// The tiling with which `product` is multiplied: `self` has the most rows a tile may have, and the problem's rows are dealt
-    /// out evenly. Of all numbers of tiles that are worth a try, it is the one with the least to do for the multiprocessor that has the
-    /// most to do.
+    /// The tiling with which `product` is multiplied: `self` has the most rows a tile may have, and the problem's rows are
+    /// dealt out evenly. Of all numbers of tiles that are worth a try, it is the one with the least to do for the
+    /// multiprocessor that has the most to do.
     fn dealt(self, product: &Product, profile: &GpuProfile) -> Result<Self, Rejection> {
         let columns = product.n.div_ceil(self.n);
         let multiprocessors = u64::from(profile.multiprocessors);
@@ -195,10 +195,10 @@ impl Tiling {
         self.smem(2) <= profile.smem_per_block
     }
 
-    /// Tile rows that share a column band, where the launch chooses: half as many as let the tiles that run at once load the
-    /// fewest bytes of A and B, for the next ones find A in L2. A run of neighbouring tiles goes along the columns instead. On 1,922
-    /// launches of the four formats on problems of more than 256 rows, on an H200, it was 1.4 % from the best of 1, 4, 8 and 16 in
-    /// the geometric mean.
+    /// Tile rows that share a column band, where the launch chooses: half as many as let the tiles that run at once load
+    /// the fewest bytes of A and B, for the next ones find A in L2. A run of neighbouring tiles goes along the columns
+    /// instead. On 1,922 launches of the four formats on problems of more than 256 rows, on an H200, it was 1.4 % from the
+    /// best of 1, 4, 8 and 16 in the geometric mean.
     fn group_m(&self, config: &Config, tiles_m: u64, profile: &GpuProfile) -> u64 {
         if config.pid_type == Some(PidType::PersistentBlocked) {
             return 1;
