@@ -99,7 +99,7 @@ impl fmt::Display for Time {
 }
 
 /// Reads `--gpu`.
-pub(super) fn choice(gpu: &str) -> Result<Choice> {
+fn choice(gpu: &str) -> Result<Choice> {
     Ok(match gpu {
         "auto" => Choice::Auto,
         GpuProfile::CPU => Choice::Named(GpuProfile::CPU.into()),
@@ -118,7 +118,7 @@ fn known_gpu(name: &str) -> Result<String> {
 }
 
 /// Reads `--devices`: the ordinals, and whether it is all.
-pub(super) fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
+fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
     match list {
         None => Ok((Vec::new(), false)),
         Some("all") => Ok((Vec::new(), true)),

@@ -140,6 +140,13 @@ impl<'a> Lab<'a> {
         Some(found.trial.clone())
     }
 
+    /// Whether the journal has the null arm of a race among these, which is the last of its lines.
+    fn raced_to_the_end(&self, problem: &Problem, racers: &[&Candidate]) -> bool {
+        let state = self.state();
+        let known = |racer: &&Candidate| state.known.get(&(*problem, racer.config.clone()));
+        racers.iter().filter_map(known).flatten().any(|known| known.trial.null_arm)
+    }
+
     fn record(&self, trial: Trial) -> Result<Trial> {
         self.record_all(std::slice::from_ref(&trial))?;
         Ok(trial)
@@ -315,7 +322,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 None => return Ok(None),
             }
         }
-        Ok(Some(trials))
+        Ok(self.lab.raced_to_the_end(&problem, racers).then_some(trials))
     }
 
     /// Races candidates in interleaved rounds, whatever the journal knows, and returns all trials in their order, the null
