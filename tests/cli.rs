@@ -6,6 +6,8 @@ mod common;
 
 use assert_cmd::cargo::CommandCargoExt;
 use common::{TINY, folder_with_plan, sweep, trials};
+use kernel_sweep::device;
+use kernel_sweep::model::GpuProfile;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
@@ -173,11 +175,15 @@ fn a_second_sweep_of_one_folder_is_refused() {
 #[test]
 fn a_gpu_that_is_not_here_is_never_replaced_silently() {
     let folder = tempfile::tempdir().unwrap();
+    let here = device::discover();
+    let is_absent = |gpu: &String| here.iter().all(|found| found.profile.name != *gpu);
+    let gpu = GpuProfile::known().into_iter().map(|profile| profile.name).find(is_absent).unwrap();
+    let message = format!("no {gpu} on this machine; here:");
     sweep(folder.path())
-        .args(["--gpu", "b200", "--family", "elementwise"])
+        .args(["--gpu", &gpu, "--family", "elementwise"])
         .assert()
         .code(3)
-        .stderr(contains("no b200 on this machine; here:").and(contains("sweep compile --gpu b200")));
+        .stderr(contains(message).and(contains(format!("sweep compile --gpu {gpu}"))));
     assert!(!folder.path().join("output").exists());
 }
 
