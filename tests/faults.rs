@@ -14,8 +14,7 @@ use predicates::str::contains;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -131,7 +130,7 @@ cols = 300
 "#;
 
 /// A program that is the tool, but for a measuring process that hangs, dies, lies or refuses on some configs.
-fn tool_with_faults(folder: &Path) -> std::path::PathBuf {
+fn tool_with_faults(folder: &Path) -> PathBuf {
     let script = r#"#!/bin/bash
 [ "$1" = worker ] || exec TOOL "$@"
 coproc WORKER { exec TOOL worker; }
@@ -149,10 +148,10 @@ while IFS= read -r line; do
     printf '%s\n' "$answer"
 done
 "#;
-    let path = folder.join("tool_with_faults");
+    let (text, path) = (folder.join("tool_with_faults.sh"), folder.join("tool_with_faults"));
     let tool = sweep(folder).get_program().to_string_lossy().into_owned();
-    fs::write(&path, script.replace("TOOL", &tool)).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&text, script.replace("TOOL", &tool)).unwrap();
+    common::install(&text, &path);
     path
 }
 

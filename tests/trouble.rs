@@ -27,11 +27,7 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        // By a process of its own: while this one has the copy open for writing, what other tests start inherits that, and the
-        // copy cannot be run ("text file busy").
-        let copied =
-            Command::new("cp").arg(env!("CARGO_BIN_EXE_sweep")).arg(folder.path().join("sweep")).status().unwrap();
-        assert!(copied.success());
+        common::install(Path::new(env!("CARGO_BIN_EXE_sweep")), &folder.path().join("sweep"));
         for (name, more) in [("plan.toml", 0), ("some.toml", common::SOME), ("endless.toml", common::ENDLESS)] {
             fs::write(folder.path().join(name), common::plan_with(more)).unwrap();
         }

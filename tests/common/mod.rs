@@ -55,6 +55,13 @@ pub fn folder_with_plan() -> TempDir {
     folder
 }
 
+/// Makes `path` a program as `original` is. By a process of its own: while this one has it open for writing, what other
+/// tests start inherits that, and it cannot be run ("text file busy").
+pub fn install(original: &Path, path: &Path) {
+    let installed = std::process::Command::new("install").args(["-m", "755"]).args([original, path]).status().unwrap();
+    assert!(installed.success());
+}
+
 /// Waits until something holds, with the patience that a machine busy with other things needs.
 pub fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let patience = Instant::now() + Duration::from_secs(300);
