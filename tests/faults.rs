@@ -14,9 +14,8 @@ use predicates::str::contains;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tempfile::TempDir;
 
 static KERNELS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
@@ -60,7 +59,7 @@ fn each_fault_of_a_kernel_costs_one_record_and_the_sweep_completes() {
     let journal = folder.path().join(format!("output/{}/{JOURNAL}", found.profile.name));
     let run = || {
         let mut command = sweep(folder.path());
-        command.args(["--family", "row_softmax", "--trial-deadline", "2s", "--compile-deadline", "5s", "--json"]);
+        command.args(["--family", "row_softmax", "--trial-deadline", "10s", "--compile-deadline", "20s", "--json"]);
         let started = Instant::now();
         let output = command.assert().success();
         let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
@@ -99,20 +98,26 @@ fn each_fault_of_a_kernel_costs_one_record_and_the_sweep_completes() {
 #[test]
 fn a_compile_that_never_ends_is_cut_off_at_its_deadline() {
     let folder = folder_with_faults(&GpuProfile::by_name("h200").unwrap());
-    let started = Instant::now();
-    let mut command = sweep(folder.path());
-    command.args(["compile", "--gpu", "h200", "--family", "row_softmax", "--compile-deadline", "10s"]);
-    command
-        .assert()
+    let compile = |deadline| {
+        let mut command = sweep(folder.path());
+        command.args(["compile", "--gpu", "h200", "--family", "row_softmax", "--compile-deadline", deadline]).assert()
+    };
+    // What does end is compiled beforehand: on a busy machine that may take longer than the deadline.
+    let plan = folder.path().join("sweeps/row_softmax.toml");
+    let text = fs::read_to_string(&plan).unwrap();
+    fs::write(&plan, text.replace(" 7,", "")).unwrap();
+    compile("10m").success().stderr(contains("9 configs, 8 compiled, 0 failed, 0 spilling, 1 pruned"));
+    fs::write(&plan, text).unwrap();
+    compile("20s")
         .code(4)
-        .stderr(contains("no answer in 10 s"))
+        .stderr(contains("no answer in 20 s"))
         .stderr(contains("10 configs, 8 compiled, 1 failed, 0 spilling, 1 pruned"));
-    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     assert_eq!(processes_in(folder.path()), Vec::<String>::new(), "nothing compiles on");
 }
 
 /// The processes that work in a folder.
 fn processes_in(folder: &Path) -> Vec<String> {
+    let folder = folder.canonicalize().unwrap();
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let inside = processes.filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder));
     inside.map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default()).collect()
@@ -131,7 +136,7 @@ cols = 300
 "#;
 
 /// A program that is the tool, but for a measuring process that hangs, dies, lies or refuses on some configs.
-fn tool_with_faults(folder: &Path) -> std::path::PathBuf {
+fn tool_with_faults(folder: &Path) -> PathBuf {
     let script = r#"#!/bin/bash
 [ "$1" = worker ] || exec TOOL "$@"
 coproc WORKER { exec TOOL worker; }
@@ -149,10 +154,10 @@ while IFS= read -r line; do
     printf '%s\n' "$answer"
 done
 "#;
-    let path = folder.join("tool_with_faults");
+    let (text, path) = (folder.join("tool_with_faults.sh"), folder.join("tool_with_faults"));
     let tool = sweep(folder).get_program().to_string_lossy().into_owned();
-    fs::write(&path, script.replace("TOOL", &tool)).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&text, script.replace("TOOL", &tool)).unwrap();
+    common::install(&text, &path);
     path
 }
 
@@ -163,7 +168,7 @@ fn each_fault_of_a_measuring_process_costs_one_record_and_the_sweep_completes() 
     let tool = tool_with_faults(folder.path());
     let run = || {
         let mut command = sweep(folder.path());
-        command.env("SWEEP_PROGRAM", &tool).args(common::TINY).args(["--trial-deadline", "3s", "-q"]);
+        command.env("SWEEP_PROGRAM", &tool).args(common::TINY).args(["--trial-deadline", "20s", "-q"]);
         command.assert().success();
         trials(&folder.path().join("output/cpu").join(JOURNAL))
     };
@@ -177,6 +182,6 @@ fn each_fault_of_a_measuring_process_costs_one_record_and_the_sweep_completes() 
         let wanted = |trial: &&Value| trial["config"]["block_sizes"][0] == rows;
         tried.iter().find(wanted).unwrap()["error"].as_str().unwrap().to_string()
     };
-    assert_eq!((error(2), error(8)), ("no answer in 3 s".into(), "an illegal address".into()));
+    assert_eq!((error(2), error(8)), ("no answer in 20 s".into(), "an illegal address".into()));
     assert_eq!(run(), tried, "a resumed sweep tries nothing again");
 }

@@ -15,9 +15,12 @@ use kernel_sweep::sweep::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Shapes of each family that are checked.
 const SHAPES: usize = 200;
+/// On a busy machine the usual one is too short.
+const COMPILE_DEADLINE: Duration = Duration::from_secs(600);
 
 struct Bench {
     machine: Machine,
@@ -41,7 +44,7 @@ fn machine() -> Option<Machine> {
         eprintln!("set SWEEP_PROGRAM to the sweep binary");
         return None;
     }
-    let compiler = sweep::compiler(&found.profile, &Progress::new(true, false)).unwrap();
+    let compiler = sweep::compiler_within(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
     let support = cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
     Some(Machine { found, compiler, support })
 }
@@ -239,7 +242,7 @@ const REPEATS: usize = 20;
 #[ignore = "compiles some hundred kernels"]
 fn fill_the_cache_for_an_h200() {
     let h200 = GpuProfile::by_name("h200").unwrap();
-    let compiler = sweep::compiler(&h200, &Progress::new(true, false)).unwrap();
+    let compiler = sweep::compiler_within(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
     cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
     let samples = Family::ALL
         .into_iter()

@@ -179,7 +179,7 @@ fn a_night_that_is_cut_or_fails_leaves_the_old_document() {
     let document = place.document();
     // Cut: a journal that is measured from the start, and no time for it.
     place.edit("journal/row_softmax.jsonl", |text| text.replace("linux", "another system"));
-    place.nightly().args(["--budget", "0.001s"]).assert().code(predicate::in_iter([0, 5]));
+    place.nightly().args(["--budget", "0.000001s"]).assert().code(predicate::in_iter([0, 5]));
     assert_eq!(place.document(), document);
     // Failed: nothing can be read from the journal.
     fs::write(place.output("journal/row_softmax.jsonl"), "{}\n{}\n").unwrap();
@@ -187,7 +187,7 @@ fn a_night_that_is_cut_or_fails_leaves_the_old_document() {
     assert_eq!(place.document(), document);
     // Not whole: no document before, and no time for a new one.
     fs::remove_dir_all(place.output("")).unwrap();
-    place.nightly().args(["--budget", "0.001s"]).assert().code(1).stderr(contains("no fallback for short"));
+    place.nightly().args(["--budget", "0.000001s"]).assert().code(1).stderr(contains("no fallback for short"));
     assert!(!place.output("observed_heuristics_cpu.json").exists());
 }
 

@@ -6,13 +6,13 @@
 
 mod common;
 
+use common::wait_for;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const DOCUMENT: &str = "observed_heuristics_cpu.json";
@@ -27,13 +27,10 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        // By a process of its own: while this one has the copy open for writing, what other tests start inherits that, and the
-        // copy cannot be run ("text file busy").
-        let copied =
-            Command::new("cp").arg(env!("CARGO_BIN_EXE_sweep")).arg(folder.path().join("sweep")).status().unwrap();
-        assert!(copied.success());
-        fs::write(folder.path().join("plan.toml"), common::PLAN).unwrap();
-        fs::write(folder.path().join("long.toml"), common::long_plan()).unwrap();
+        common::install(Path::new(env!("CARGO_BIN_EXE_sweep")), &folder.path().join("sweep"));
+        for (name, more) in [("plan.toml", 0), ("some.toml", common::SOME), ("endless.toml", common::ENDLESS)] {
+            fs::write(folder.path().join(name), common::plan_with(more)).unwrap();
+        }
         let mut place = Self { folder, document: Vec::new() };
         let made = place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap();
         assert!(made.status.success(), "{made:?}");
@@ -61,15 +58,11 @@ impl Place {
         common::trials(&self.path().join(output).join("cpu/journal/row_softmax.jsonl"))
     }
 
-    /// A sweep of so many problems that it outlasts every test, once it has measured something.
-    fn long_sweep(&self) -> Child {
+    /// A sweep that outlasts every test, once it has measured something.
+    fn endless_sweep(&self) -> Child {
         let known = self.trials("output").len();
-        let child = self.tool(&["-q", "--plan", "long.toml"]).spawn().unwrap();
-        let patience = Instant::now() + Duration::from_secs(60);
-        while self.trials("output").len() < known + 5 {
-            assert!(Instant::now() < patience, "the sweep measures nothing");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let child = self.tool(&["-q", "--plan", "endless.toml"]).spawn().unwrap();
+        wait_for("the sweep to measure", || self.trials("output").len() >= known + 5);
         child
     }
 
@@ -101,7 +94,7 @@ fn is_root() -> bool {
 #[test]
 fn a_second_sweep_of_a_folder_is_told_who_holds_it() {
     let place = Place::new();
-    let mut first = place.long_sweep();
+    let mut first = place.endless_sweep();
     // Another family writes the same document, so it is refused as well; and so is a night.
     let commands: [&[&str]; 2] = [&["--gpu", "cpu", "--family", "elementwise"], &["nightly", "--gpu", "cpu"]];
     for arguments in commands {
@@ -116,7 +109,7 @@ fn a_second_sweep_of_a_folder_is_told_who_holds_it() {
     assert!(place.tool(&["--plan", "plan.toml", "-q"]).status().unwrap().success(), "a killed sweep holds nothing");
 }
 
-/// Runs the long plan into `output` until the file system is full; what is there then resumes.
+/// Sweeps into `output` until the file system is full; what is there then resumes.
 fn fills_up(place: &Place, output: &str, command: &mut Command) {
     let message = error(&command.output().unwrap());
     assert!(message.contains("cannot write journal") && message.contains("row_softmax.jsonl"), "{message}");
@@ -132,14 +125,13 @@ fn a_journal_that_cannot_grow_keeps_what_is_in_it() {
     let place = Place::new();
     // A limit on the size of files stands for the disk where there is no right to mount a small one.
     let script =
-        "trap '' XFSZ; ulimit -f 16; exec ./sweep --gpu cpu --family row_softmax --plan long.toml -q --output limited";
+        "trap '' XFSZ; ulimit -f 16; exec ./sweep --gpu cpu --family row_softmax --plan some.toml -q --output limited";
     let mut limited = Command::new("bash");
     limited.current_dir(place.path()).args(["-c", script]);
     fills_up(&place, "limited", &mut limited);
     let before = place.trials("limited");
     // With room again it goes on where it was.
-    let more = ["--plan", "long.toml", "--output", "limited", "--budget", "3s", "--json", "-q"];
-    let resumed = place.tool(&more).output().unwrap();
+    let resumed = place.tool(&["--plan", "some.toml", "--output", "limited", "--json", "-q"]).output().unwrap();
     let summary: Value = serde_json::from_slice(&resumed.stdout).unwrap();
     // A null arm stands for itself and is not asked for again.
     let asked = before.iter().filter(|trial| trial["null_arm"] != true).count();
@@ -174,7 +166,7 @@ fn a_full_disk_is_named_and_costs_nothing() {
     // A document that was there before the disk filled up.
     fs::create_dir_all(disk.0.join("cpu")).unwrap();
     fs::write(disk.0.join("cpu").join(DOCUMENT), &place.document).unwrap();
-    fills_up(&place, "disk", &mut place.tool(&["-q", "--plan", "long.toml", "--output", "disk"]));
+    fills_up(&place, "disk", &mut place.tool(&["-q", "--plan", "some.toml", "--output", "disk"]));
     assert_eq!(fs::read(disk.0.join("cpu").join(DOCUMENT)).unwrap(), place.document);
     // On a disk that is full from the start nothing is measured, and the same is said.
     let message = error(&place.tool(&["-q", "--output", "disk"]).output().unwrap());
@@ -210,7 +202,7 @@ fn children(parent: u32) -> Vec<String> {
 #[test]
 fn a_device_that_vanishes_ends_the_sweep_and_is_blamed_on_no_config() {
     let place = Place::new();
-    let child = place.long_sweep();
+    let child = place.endless_sweep();
     // The host cannot vanish; a worker that dies and cannot be started again looks the same from here.
     fs::remove_file(place.path().join("sweep")).unwrap();
     let workers = children(child.id());
@@ -228,14 +220,10 @@ fn a_device_that_vanishes_ends_the_sweep_and_is_blamed_on_no_config() {
 #[test]
 fn a_worker_that_dies_alone_costs_one_trial() {
     let place = Place::new();
-    let mut child = place.long_sweep();
+    let mut child = place.endless_sweep();
     let before = place.trials("output").len();
     assert!(Command::new("kill").arg("-KILL").args(children(child.id())).status().unwrap().success());
-    let patience = Instant::now() + Duration::from_secs(60);
-    while place.trials("output").len() < before + 10 {
-        assert!(Instant::now() < patience, "the sweep does not go on");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("the sweep to go on", || place.trials("output").len() >= before + 10);
     child.kill().unwrap();
     child.wait().unwrap();
     let failed = place.trials("output").into_iter().filter(|trial| trial["status"] != "ok").count();
@@ -253,7 +241,7 @@ fn a_clock_that_jumps_is_no_matter() {
     header["started"] = "2999-01-01T00:00:00Z".into();
     fs::write(&journal, format!("{header}\n{rest}")).unwrap();
     let known = place.trials("output").len();
-    let again = place.tool(&["--plan", "plan.toml", "--json", "-q", "--budget", "60s"]).output().unwrap();
+    let again = place.tool(&["--plan", "plan.toml", "--json", "-q", "--budget", "10m"]).output().unwrap();
     let summary: Value = serde_json::from_slice(&again.stdout).unwrap();
     assert_eq!((&summary["cut_short"], place.trials("output").len()), (&Value::Bool(false), known));
     assert!(summary["wall_s"].as_f64().unwrap() >= 0.0);

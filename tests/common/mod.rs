@@ -6,6 +6,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Two problems in two groups, four configs: a second's work.
@@ -28,11 +29,16 @@ dtype = "f32"
 /// The sweep of `plan.toml` on the host.
 pub const TINY: [&str; 6] = ["--gpu", "cpu", "--family", "row_softmax", "--plan", "plan.toml"];
 
-/// The plan with so many problems more that a sweep outlasts every test.
-pub fn long_plan() -> String {
-    let problems = (0..400).map(|more| format!("[[space.cpu.problem]]\nrows = {}\ncols = 300\n", 257 + more));
+/// The plan with so many problems more, each of which takes a tenth of a second.
+pub fn plan_with(more: u32) -> String {
+    let problems = (0..more).map(|more| format!("[[space.cpu.problem]]\nrows = {}\ncols = 300\n", 257 + more));
     PLAN.to_string() + &problems.collect::<String>()
 }
+
+/// Problems that outlast every test.
+pub const ENDLESS: u32 = 400;
+/// Problems that take long enough to be cut off from outside, and come to an end.
+pub const SOME: u32 = 30;
 
 /// The tool, run in a folder. `$SWEEP_PROGRAM` may name a copy of it.
 pub fn sweep(folder: &Path) -> Command {
@@ -47,6 +53,22 @@ pub fn folder_with_plan() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
     folder
+}
+
+/// Makes `path` a program as `original` is. By a process of its own: while this one has it open for writing, what other
+/// tests start inherits that, and it cannot be run ("text file busy").
+pub fn install(original: &Path, path: &Path) {
+    let installed = std::process::Command::new("install").args(["-m", "755"]).args([original, path]).status().unwrap();
+    assert!(installed.success());
+}
+
+/// Waits until something holds, with the patience that a machine busy with other things needs.
+pub fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(300);
+    while !holds() {
+        assert!(Instant::now() < patience, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The lines of a journal, none where there is none; a torn last one is left out.

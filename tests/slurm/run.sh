@@ -80,7 +80,8 @@ lines() { wc -l <"$1" 2>/dev/null || echo 0; }
 longer() { [ "$(lines "$1")" -gt "$2" ]; }
 over() { ! squeue -h -j "$1" 2>/dev/null | grep -q .; }
 
-# A plan of 32 small problems; a sweep of it beforehand makes the document that the night is to replace.
+# A plan of 32 problems, so wide that a shard takes seconds and can be caught at work; a sweep of it beforehand makes the
+# document that the night is to replace.
 cd "$work"
 mkdir sweeps
 {
@@ -92,7 +93,7 @@ block_sizes = [[1, 2, 4, 8, 16, 32, 64, 128]]
 num_warps = [1]
 reduction_loops = [["whole"], [4096]]
 PLAN
-    for more in $(seq 32); do printf '[[space.cpu.problem]]\nrows = %d\ncols = 260\n' $((more)); done
+    for more in $(seq 32); do printf '[[space.cpu.problem]]\nrows = %d\ncols = 26000\n' $((more)); done
 } >sweeps/row_softmax.toml
 "$tool" --gpu cpu --family row_softmax -q
 

@@ -209,7 +209,7 @@ inline void wait(u32 address, u32 parity) {
     REQUIRE(static_cast<int>(address >> RANK_SHIFT) == rank);
     std::unique_lock<std::mutex> lock(cluster->mutex);
     Barrier& it = barrier(address);
-    REQUIRE(cluster->changed.wait_for(lock, std::chrono::seconds(60), [&] { return it.phase % 2 != parity; }));
+    REQUIRE(cluster->changed.wait_for(lock, std::chrono::minutes(10), [&] { return it.phase % 2 != parity; }));
 }
 
 // Now and then a thread is late.
