@@ -252,3 +252,85 @@ fn a_clock_that_jumps_is_no_matter() {
     }
     assert_eq!(fs::read_dir(place.output("journal")).unwrap().count(), 4);
 }
+
+/// Whoever watched leaves: at once, so that not one line can be written.
+#[test]
+fn a_reader_that_leaves_ends_no_sweep() {
+    let place = Place::new();
+    for (stdout, stderr) in [(true, false), (false, true)] {
+        let output = format!("left-{stdout}-{stderr}");
+        let mut sweep = place.tool(&["--plan", "plan.toml", "--json", "-v", "--output", &output]);
+        let mut child = sweep.spawn().unwrap();
+        let pipes = (child.stdout.take().filter(|_| !stdout), child.stderr.take().filter(|_| !stderr));
+        assert!(child.wait().unwrap().success());
+        drop(pipes);
+        assert!(place.path().join(&output).join("cpu").join(DOCUMENT).is_file());
+    }
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let to_full = |arguments: &[&str]| place.tool(arguments).stdout(full()).output().unwrap();
+    let message = error(&to_full(&["--plan", "plan.toml", "--json"]));
+    assert!(message.contains("standard output"), "{message}");
+    let unheard = place.tool(&["--plan", "plan.toml"]).stderr(full()).output().unwrap();
+    assert!(unheard.status.success(), "{unheard:?}");
+}
+
+#[test]
+fn a_sweep_that_comes_away_with_nothing_leaves_the_document_as_it_was() {
+    let place = Place::new();
+    let hasty = place.tool(&["--plan", "plan.toml", "--fresh", "--budget", "0.001s", "-q"]).output().unwrap();
+    assert!(hasty.status.success(), "{hasty:?}");
+    place.assert_document_in_place();
+}
+
+#[test]
+fn a_journal_of_another_device_or_protocol_is_refused_before_anything_is_measured() {
+    let place = Place::new();
+    let journal = place.output("journal/row_softmax.jsonl");
+    let own = fs::read_to_string(&journal).unwrap();
+    let header: Value = serde_json::from_str(own.lines().next().unwrap()).unwrap();
+    for field in ["gpu", "protocol"] {
+        let was = format!("\"{field}\":{}", header[field]);
+        assert!(own.contains(&was));
+        let foreign = own.replacen(&was, &format!("\"{field}\":\"another\""), 1);
+        fs::write(&journal, &foreign).unwrap();
+        let message = error_of(&place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap(), 2);
+        assert!(message.contains("was measured on") && message.contains("--fresh"), "{message}");
+        assert_eq!(fs::read_to_string(&journal).unwrap(), foreign, "it is as it was");
+    }
+    place.assert_document_in_place();
+}
+
+/// The sizes of what is far too large would overflow, and nothing that is left of them be verified.
+#[test]
+fn a_problem_that_no_device_holds_is_pruned_with_its_size() {
+    let place = Place::new();
+    for extent in [1u64 << 32, i64::MAX as u64, 4_000_000] {
+        let plan = fs::read_to_string(place.path().join("plan.toml")).unwrap();
+        let space = plan.split("[[space.cpu.problem]]").next().unwrap();
+        let plan = format!("{space}[[space.cpu.problem]]\nrows = {extent}\ncols = {extent}\n");
+        fs::write(place.path().join("huge.toml"), plan).unwrap();
+        let output = format!("huge-{extent}");
+        let swept = place.tool(&["--plan", "huge.toml", "-q", "--output", &output]).output().unwrap();
+        assert_eq!(swept.status.code(), Some(4), "{swept:?}");
+        let trials = place.trials(&output);
+        assert!(!trials.is_empty());
+        for trial in trials {
+            assert_eq!(trial["status"], "pruned");
+            assert!(trial["error"].as_str().unwrap().starts_with("the tensors need "), "{trial}");
+        }
+    }
+}
+
+#[test]
+fn a_race_that_was_cut_before_its_null_arm_is_run_again() {
+    let place = Place::new();
+    let journal = place.output("journal/row_softmax.jsonl");
+    let whole = fs::read_to_string(&journal).unwrap();
+    let null_arms = |text: &str| text.matches("\"null_arm\":true").count();
+    let lines: Vec<_> = whole.split_inclusive('\n').collect();
+    let first = lines.iter().position(|line| null_arms(line) == 1).unwrap();
+    fs::write(&journal, lines[..first].concat()).unwrap();
+    assert!(place.tool(&["--plan", "plan.toml", "-q"]).status().unwrap().success());
+    let again = fs::read_to_string(&journal).unwrap();
+    assert_eq!(null_arms(&again), null_arms(&whole));
+}
