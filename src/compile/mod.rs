@@ -9,5 +9,5 @@ mod source;
 
 pub use cache::{Cache, Key, cache_folder};
 pub use nvrtc::Nvrtc;
-pub use pool::{Answer, Compiler, Job, Outcome, Settings};
+pub use pool::{Answer, Compiler, Job, Outcome, Reply, Settings};
 pub use report::Resources;

@@ -33,6 +33,9 @@ pub struct Answer {
     pub log: String,
 }
 
+/// The whole reply: an answer, or what kept the compiler from one, which says nothing of the kernel: a full disk, say.
+pub type Reply = Result<Answer, String>;
+
 /// What became of a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -295,7 +298,7 @@ impl Shared {
             answer = self.ask(process, &job)?;
         }
         let answer = match answer {
-            Ok(answer) => answer,
+            Ok(reply) => reply.map_err(Error::failure)?,
             Err(silence) => {
                 let timed_out = matches!(silence, Silence::Timeout(_));
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
@@ -308,7 +311,7 @@ impl Shared {
     }
 
     /// Asks this thread's process, or a new one where there is none. One that gave no answer is of no more use.
-    fn ask(&self, process: &mut Option<LineProcess>, job: &Job) -> Result<Result<Answer, Silence>> {
+    fn ask(&self, process: &mut Option<LineProcess>, job: &Job) -> Result<Result<Reply, Silence>> {
         let worker = if let Some(worker) = process { worker } else { process.insert(self.start_worker()?) };
         let answer = worker.ask(job, self.settings.deadline);
         if answer.is_err() {
@@ -328,8 +331,8 @@ fn version(settings: &Settings) -> Result<String> {
         options: vec![format!("--gpu-architecture={}", settings.arch)],
         output: scratch.path().to_path_buf(),
     };
-    let answer: Result<Answer, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
-    let answer = answer.map_err(Error::failure)?;
+    let reply: Result<Reply, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
+    let answer = reply.map_err(Error::failure)?.map_err(Error::failure)?;
     if !answer.compiled {
         return Err(Error::failure(answer.log.trim()));
     }

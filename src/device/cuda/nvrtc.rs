@@ -1,6 +1,6 @@
 //! The compile worker's inside: NVRTC, one job at a time.
 
-use crate::compile::{Answer, Job};
+use crate::compile::{Answer, Job, Reply};
 use crate::error::{Context, Error, Result};
 use crate::process;
 use cudarc::nvrtc::{result, sys};
@@ -17,11 +17,12 @@ pub fn serve_compiles(input: &mut dyn BufRead, output: &mut dyn Write) -> Result
         return Err(Error::failure("libnvrtc cannot be loaded"));
     }
     process::answer_lines(input, output, |job: Job| {
-        let answer = compile(&job).unwrap_or_else(|error| Answer { compiled: false, log: format!("error: {error}") });
-        Ok((answer, false))
+        let reply: Reply = compile(&job).map_err(|trouble| trouble.to_string());
+        Ok((reply, false))
     })
 }
 
+/// What the compiler says; an error is this machine's.
 fn compile(job: &Job) -> Result<Answer> {
     let source = CString::new(job.source.as_str()).map_err(Error::failure)?;
     let name = CString::new(job.name.as_str()).map_err(Error::failure)?;
