@@ -219,7 +219,8 @@ struct Race<'e> {
     facts: &'e ProblemFacts,
     best_us: f64,
     cells: Vec<Cell<'e>>,
-    null_arm: Option<Attempt<'e>>,
+    /// One for each time the problem's finalists raced.
+    null_arms: Vec<Attempt<'e>>,
 }
 
 impl<'e> Race<'e> {
@@ -233,7 +234,7 @@ impl<'e> Race<'e> {
     ) -> Option<Self> {
         let failed = records.iter().filter(|record| record.timing.is_none());
         let failures: HashSet<(usize, usize)> = failed.map(|record| (record.config, record.kernel)).collect();
-        let mut null_arm: Option<Attempt> = None;
+        let mut null_arms: Vec<Attempt> = Vec::new();
         let mut attempts: BTreeMap<usize, Attempt> = BTreeMap::new();
         for record in records {
             let attempt = Attempt {
@@ -243,7 +244,7 @@ impl<'e> Race<'e> {
                 timing: record.timing.as_ref().filter(|_| !failures.contains(&(record.config, record.kernel))),
             };
             if record.null_arm {
-                null_arm = null_arm.into_iter().chain([attempt]).max_by(Attempt::weigh);
+                null_arms.push(attempt);
             } else {
                 let counts = attempts.entry(attempt.config).or_insert(attempt);
                 if counts.weigh(&attempt) == Ordering::Less {
@@ -264,18 +265,21 @@ impl<'e> Race<'e> {
             stage: attempt.stage,
             kernel: attempt.kernel,
         });
-        Some(Self { facts, best_us, cells: cells.collect(), null_arm })
+        null_arms.sort_by(Attempt::weigh);
+        Some(Self { facts, best_us, cells: cells.collect(), null_arms })
     }
 
     fn cell(&self, config: usize) -> Option<&Cell<'e>> {
         self.cells.binary_search_by_key(&config, |cell| cell.config).ok().map(|index| &self.cells[index])
     }
 
-    /// How far the winner's duplicate is from the winner, as a share.
+    /// How far a winner's duplicate is from the winner, as a share: the farthest, where there were several races.
     fn null_distance(&self) -> Option<f64> {
-        let duplicate = self.null_arm?;
-        let winner = self.cell(duplicate.config)?.timing?;
-        Some((pair(duplicate.timing?, winner, 0.0).ratio - 1.0).abs())
+        let distance = |duplicate: &Attempt| {
+            let winner = self.cell(duplicate.config)?.timing?;
+            Some((pair(duplicate.timing?, winner, 0.0).ratio - 1.0).abs())
+        };
+        self.null_arms.iter().filter_map(distance).max_by(f64::total_cmp)
     }
 
     /// What the best time's own quartiles say of two such times.
@@ -326,7 +330,7 @@ fn measurement_id(class: &str, configs: &[&ConfigFacts], races: &[Race]) -> Stri
                 hash_timing(&mut hash, timing);
             }
         }
-        if let Some(timing) = race.null_arm.and_then(|duplicate| duplicate.timing) {
+        for timing in race.null_arms.iter().filter_map(|duplicate| duplicate.timing) {
             hash_timing(&mut hash, timing);
         }
     }

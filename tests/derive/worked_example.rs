@@ -275,20 +275,27 @@ fn a_config_that_fails_somewhere_comes_after_one_that_works_everywhere() {
 #[test]
 fn noise_comes_from_the_null_arm() {
     // In its bucket 512 is 3 % faster than the fallback 256. A duplicate of the winner 4 % off makes that noise.
-    let with_duplicate = |duplicate_us: f64| {
+    let with_duplicates = |duplicates_us: &[f64]| {
         let mut trials = Vec::new();
         for (shape, a, b) in [("numel=1000", 10.0, 10.2), ("numel=4000", 10.0, 10.2), ("numel=50000", 10.3, 10.0)] {
             trials.extend([finalist(ADD, shape, &config(256), a), finalist(ADD, shape, &config(512), b)]);
         }
-        trials.push(Trial { null_arm: true, ..finalist(ADD, "numel=50000", &config(512), duplicate_us) });
+        for us in duplicates_us {
+            trials.push(Trial { null_arm: true, ..finalist(ADD, "numel=50000", &config(512), *us) });
+        }
         derive(&trials, &Defaults::new()).document
     };
-    let quiet = with_duplicate(10.01);
+    let quiet = with_duplicates(&[10.01]);
     assert_eq!(rules(&quiet, "<=65536").len(), 1);
     assert_eq!(rules(&quiet, "<=65536")[0].source["problems"][0]["noise"], 0.005, "never under the floor");
-    assert_eq!(rules(&with_duplicate(10.4), "<=65536").len(), 0);
+    assert_eq!(rules(&with_duplicates(&[10.4]), "<=65536").len(), 0);
+    let several = with_duplicates(&[10.01, 10.2, 10.05]);
+    assert!(
+        close(&rules(&several, "<=65536")[0].source["problems"][0]["noise"], 0.02),
+        "the farthest of several races"
+    );
     // The duplicate is no candidate: its time, were it one, would be the best.
-    let faster = with_duplicate(9.99);
+    let faster = with_duplicates(&[9.99]);
     assert_eq!(rules(&faster, "<=65536")[0].source["problems"][0]["best_us"], 10.0);
 }
 
