@@ -27,7 +27,7 @@
 //   stride, span              a program's work: span consecutive numbers (stride 1), or every stride-th (span = all)
 
 #include "decode.cuh"
-#include "gemm_macros.cuh"
+#include "gemm_rows.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "scheduler.cuh"
@@ -35,20 +35,8 @@
 #if !defined(NUM_WARPS)
 #error "NUM_WARPS must be defined: warps of a program"
 #endif
-#if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES)
-#error "A_VECTOR_BYTES and B_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
-#endif
 
 namespace {
-
-using ptx::bf16;
-using ptx::u16;
-using ptx::u32;
-using i64 = long long;
-using byte = unsigned char;
-using Weights = decode::WEIGHTS;
-
-__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
 static_assert(power_of_two(BLOCK_M) && BLOCK_M >= 16, "BLOCK_M must be a power of two from 16");
 static_assert(power_of_two(BLOCK_N) && BLOCK_N >= 32, "BLOCK_N must be a power of two from 32");
@@ -56,9 +44,6 @@ static_assert(power_of_two(BLOCK_K) && BLOCK_K >= 16, "BLOCK_K must be a power o
 static_assert(power_of_two(NUM_WARPS) && NUM_WARPS <= 32, "NUM_WARPS must be a power of two up to 32");
 static_assert(NUM_WARPS * 16 * 32 <= BLOCK_M * BLOCK_N, "a warp's tile is at least 16 x 32");
 static_assert(NUM_STAGES >= 2, "NUM_STAGES must be at least 2");
-static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
-static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
-              "B_VECTOR_BYTES: one column's bytes ... 16");
 
 // Warps along n: the split that reads the least of A and B from shared memory, where a byte of B that several warps read
 // costs each of them DUPLICATE_COST bytes of A, for decoding it. Of two equal ones, the split with fewer such warps.

@@ -48,7 +48,7 @@
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 
 #include "decode.cuh"
-#include "gemm_macros.cuh"
+#include "gemm_rows.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "scheduler.cuh"
@@ -59,20 +59,11 @@
 #if !defined(NUM_WARPS)
 #error "NUM_WARPS must be defined: warps that multiply"
 #endif
-#if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES) || !defined(C_VECTOR_BYTES)
-#error "A_VECTOR_BYTES, B_VECTOR_BYTES and C_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#if !defined(C_VECTOR_BYTES)
+#error "C_VECTOR_BYTES must be defined: bytes of one store, by the alignment of the rows"
 #endif
 
 namespace {
-
-using ptx::bf16;
-using ptx::u16;
-using ptx::u32;
-using i64 = long long;
-using byte = unsigned char;
-using Weights = decode::WEIGHTS;
-
-__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
 // Whether each warp multiplies by itself.
 constexpr bool BY_WARP = BLOCK_M <= 16;
@@ -87,9 +78,6 @@ static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
 static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
-static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
-static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
-              "B_VECTOR_BYTES: one column's bytes ... 16");
 static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
 
 // Tiles lie in panels as wide as the copy engine swizzles, each with all rows.

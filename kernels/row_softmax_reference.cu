@@ -13,11 +13,6 @@ __device__ double warp_maximum(double value) {
     return value;
 }
 
-__device__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
 extern "C" __global__ void row_softmax_reference(const DTYPE* x, float* y, long long rows, int cols) {
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const DTYPE* from = x + row * cols;

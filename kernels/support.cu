@@ -87,11 +87,6 @@ extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsign
     fill_bits(out, numel, seed, fill);
 }
 
-__device__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-
 __device__ bool is_poison(float value) { return __float_as_uint(value) == 0xffffffffu; }
 __device__ bool is_poison(bf16 value) { return value == 0xffffu; }
 

@@ -48,3 +48,9 @@ struct alignas(BYTES) Vector {
         }
     }
 };
+
+// The sum of a warp's values, in every lane.
+__device__ __forceinline__ double warp_sum(double value) {
+    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+    return value;
+}

@@ -121,11 +121,6 @@ __device__ __forceinline__ void store_shared(u32 address, uint4 words) {
                  :: "r"(address), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
 }
 
-__device__ __forceinline__ void store_shared(u32 address, const float (&value)[4]) {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};"
-                 :: "r"(address), "f"(value[0]), "f"(value[1]), "f"(value[2]), "f"(value[3]) : "memory");
-}
-
 __device__ __forceinline__ void store_shared(u32 address, unsigned char value) {
     asm volatile("st.shared.u8 [%0], %1;" :: "r"(address), "r"(static_cast<u32>(value)) : "memory");
 }

@@ -19,17 +19,7 @@ __device__ __forceinline__ void cp_async_16(u32 shared, const void* global, int 
                  :: "r"(shared), "l"(global), "r"(source_bytes), "l"(policy) : "memory");
 }
 
-// Loads 4, 8 or 16 bytes under an L2 policy, without keeping a copy in L1.
-__device__ __forceinline__ void load_streaming(u32 (&words)[1], const void* global, u64 policy) {
-    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;"
-                 : "=r"(words[0]) : "l"(global), "l"(policy));
-}
-
-__device__ __forceinline__ void load_streaming(u32 (&words)[2], const void* global, u64 policy) {
-    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
-                 : "=r"(words[0]), "=r"(words[1]) : "l"(global), "l"(policy));
-}
-
+// Loads 16 bytes under an L2 policy, without keeping a copy in L1.
 __device__ __forceinline__ void load_streaming(u32 (&words)[4], const void* global, u64 policy) {
     asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(global), "l"(policy));

@@ -66,13 +66,6 @@ __device__ __forceinline__ void tma_load(u32 shared, const TensorMap& map, u32 b
                  :: "r"(shared), "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z) : "memory");
 }
 
-// The same into the same place of every program of the cluster whose bit is set in `ranks`, with their own barriers.
-__device__ __forceinline__ void tma_load_multicast(u32 shared, const TensorMap& map, u32 barrier, u16 ranks, int x, int y) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%4, %5}], [%2], %3;"
-                 :: "r"(shared), "l"(&map), "r"(barrier), "h"(ranks), "r"(x), "r"(y) : "memory");
-}
-
 // Copies a tile out to (x, y); what lies beyond the extents is not written.
 __device__ __forceinline__ void tma_store(const TensorMap& map, u32 shared, int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];"
@@ -110,13 +103,8 @@ __device__ __forceinline__ u32 cluster_index() {
     return index;
 }
 
-__device__ __forceinline__ u32 cluster_size() {
-    u32 size;
-    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-    return size;
-}
-
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+
 // Arrives and promises nothing of what this thread stored; initialized mbarriers have their own fence.
 __device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 
@@ -128,18 +116,11 @@ __device__ __forceinline__ void cluster_sync() {
     cluster_wait();
 }
 
-// The address, for load_cluster and store_async, of a place in another program's shared memory.
+// The address, for store_async, of a place in another program's shared memory.
 __device__ __forceinline__ u32 cluster_address(u32 shared, u32 rank) {
     u32 address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
     return address;
-}
-
-__device__ __forceinline__ float4 load_cluster(u32 address) {
-    float4 value;
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(address) : "memory");
-    return value;
 }
 
 // Stores floats to an address of another program's shared memory, aligned to all of them, without waiting; `barrier`, an

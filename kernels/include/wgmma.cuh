@@ -28,12 +28,11 @@ struct Operand {
     __device__ __forceinline__ u64 at(u32 bytes) const { return bits + (bytes >> 4); }
 };
 
-enum class WgmmaSwizzle : u64 { None = 0, Bytes128 = 1, Bytes64 = 2, Bytes32 = 3 };
+constexpr u64 WGMMA_SWIZZLE_128 = 1;
 
-__device__ __forceinline__ Operand wgmma_operand(u32 shared, u32 leading_bytes, u32 stride_bytes,
-                                                 WgmmaSwizzle swizzle = WgmmaSwizzle::Bytes128) {
+__device__ __forceinline__ Operand wgmma_operand(u32 shared, u32 leading_bytes, u32 stride_bytes) {
     return {static_cast<u64>((shared & 0x3FFFFu) >> 4) | static_cast<u64>(leading_bytes >> 4) << 16
-            | static_cast<u64>(stride_bytes >> 4) << 32 | static_cast<u64>(swizzle) << 62};
+            | static_cast<u64>(stride_bytes >> 4) << 32 | WGMMA_SWIZZLE_128 << 62};
 }
 
 enum class Major { K = 0, MN = 1 };

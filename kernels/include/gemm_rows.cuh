@@ -1,0 +1,27 @@
+// What GEMM kernels have in common whose rows may be copied in pieces as wide as they are aligned.
+#pragma once
+
+#include "decode.cuh"
+#include "gemm_macros.cuh"
+#include "ptx.cuh"
+
+#if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES)
+#error "A_VECTOR_BYTES and B_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#endif
+
+namespace {
+
+using ptx::bf16;
+using ptx::u16;
+using ptx::u32;
+using i64 = long long;
+using byte = unsigned char;
+using Weights = decode::WEIGHTS;
+
+__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
+
+static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
+static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,
+              "B_VECTOR_BYTES: one column's bytes ... 16");
+
+}  // namespace
