@@ -10,7 +10,7 @@ use kernel_sweep::device::{Address, Device, Found, Program, cpu};
 use kernel_sweep::families::{self, FamilySpec, HostTensor, KernelSpec, Launch};
 use kernel_sweep::measure::{Sampling, median};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
-use kernel_sweep::plan::{self, Plan, Space};
+use kernel_sweep::plan::{self, Candidate, Plan, Space};
 use kernel_sweep::sweep::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,6 +152,14 @@ struct Case {
     launch: Launch,
 }
 
+impl Case {
+    /// Nothing where the config cannot run there.
+    fn of(problem: Problem, candidate: Candidate) -> Option<Self> {
+        let (kernel, launch) = candidate.program.ok()??;
+        Some(Self { problem, config: candidate.config, kernel, launch })
+    }
+}
+
 /// How much of a family to check.
 struct Sample {
     shapes: usize,
@@ -200,10 +208,7 @@ fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
                 .collect();
             let mut taken = BTreeSet::new();
             let distinct = std::iter::once(default.clone()).chain(drawn).filter(|config| taken.insert(config.clone()));
-            let legal = distinct.filter_map(|config| {
-                let (kernel, launch) = plan::candidate(config.clone(), problem, profile).program.ok()??;
-                Some(Case { problem: *problem, config, kernel, launch })
-            });
+            let legal = distinct.filter_map(|config| Case::of(*problem, plan::candidate(config, problem, profile)));
             cases.extend(legal.take(sample.configs_per_shape));
         }
     }
@@ -267,10 +272,7 @@ fn planned_cases(family: Family, profile: &GpuProfile) -> Vec<Case> {
             let left = candidates.len();
             (left > 0).then(|| candidates.swap_remove(random.below(left)))
         });
-        let legal = in_random_order.filter_map(|candidate| {
-            let (kernel, launch) = candidate.program.ok()??;
-            Some(Case { problem: planned.problem, config: candidate.config, kernel, launch })
-        });
+        let legal = in_random_order.filter_map(|candidate| Case::of(planned.problem, candidate));
         legal.take(REPEATED_CONFIGS).collect::<Vec<_>>()
     });
     cases.collect()

@@ -5,7 +5,7 @@ use super::{Outcome, OutputArgs};
 use crate::derive::{self, Defaults, Derived, Evidence, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
-use crate::journal::{self, Contents, Header, Trial};
+use crate::journal::{self, Contents, Trial};
 use crate::model::{Bytes, Family, GpuProfile, Mma};
 use crate::plan::{self, Plan};
 use crate::report;
@@ -51,12 +51,9 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
     let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
     let mut evidence = Evidence::default();
-    let mut recorded = Contents::default();
-    for file in &files {
-        add_file(&args.gpu, &mut evidence, &mut recorded, file)?;
-    }
-    let profile = profile(&args.gpu, &recorded.headers)?;
-    let plans = plans(args, &recorded.trials)?;
+    let journals = files.iter().map(|file| add_file(&args.gpu, &mut evidence, file)).collect::<Result<Vec<_>>>()?;
+    let profile = profile(&args.gpu, &journals)?;
+    let plans = plans(args, &journals)?;
     let mut derived = derive::document(&evidence, &args.gpu, &defaults(&plans, &profile));
     if derived.classes.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
@@ -70,9 +67,11 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     derived.document.write_atomically(&path)?;
     summarize(&derived, &path);
     if args.json || args.verbose {
+        let current = journals.iter().flat_map(|journal| derive::of_latest_kernels(&journal.trials));
+        let current: Vec<Trial> = current.cloned().collect();
         let edges: Vec<_> = plans
             .iter()
-            .flat_map(|plan| report::edges(plan.family, &plan.spaces(&profile), &recorded.trials))
+            .flat_map(|plan| report::edges(plan.family, &plan.spaces(&profile), &current))
             .filter(|axis| axis.problems > 0)
             .collect();
         if args.verbose {
@@ -87,12 +86,13 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
 }
 
 /// The GPU's profile; of one the tool does not know, as far as the architecture in its journals tells.
-fn profile(gpu: &str, headers: &[Header]) -> Result<GpuProfile> {
+fn profile(gpu: &str, journals: &[Contents]) -> Result<GpuProfile> {
     if gpu == GpuProfile::CPU {
         return Ok(GpuProfile::cpu(1, Bytes(0)));
     }
     GpuProfile::by_name(gpu).or_else(|unknown| {
-        let arch = headers.first().map(|header| header.arch.clone()).ok_or(unknown.clone())?;
+        let header = journals.iter().flat_map(|journal| &journal.headers).next();
+        let arch = header.map(|header| header.arch.clone()).ok_or(unknown.clone())?;
         let mma = Mma::of_arch(&arch);
         let like = GpuProfile::known().into_iter().find(|known| known.mma == mma).ok_or(unknown)?;
         Ok(GpuProfile { name: gpu.to_owned(), arch, ..like })
@@ -100,10 +100,10 @@ fn profile(gpu: &str, headers: &[Header]) -> Result<GpuProfile> {
 }
 
 /// Every family's plan, or the one that the journals of one family were filled by.
-fn plans(args: &DeriveArgs, trials: &[Trial]) -> Result<Vec<Plan>> {
+fn plans(args: &DeriveArgs, journals: &[Contents]) -> Result<Vec<Plan>> {
     let families: BTreeSet<Family> = match args.plan {
         None => Family::ALL.into(),
-        Some(_) => trials.iter().map(|trial| trial.family).collect(),
+        Some(_) => journals.iter().flat_map(|journal| &journal.trials).map(|trial| trial.family).collect(),
     };
     plan::load_all(&families.into_iter().collect::<Vec<_>>(), args.plan.as_deref())
 }
@@ -143,8 +143,8 @@ fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds a file to the evidence, and a journal's headers and the trials that count to what is recorded.
-fn add_file(gpu: &str, evidence: &mut Evidence, recorded: &mut Contents, path: &Path) -> Result<()> {
+/// Adds a file to the evidence and returns what it holds if it is a journal.
+fn add_file(gpu: &str, evidence: &mut Evidence, path: &Path) -> Result<Contents> {
     let name = path.display().to_string();
     let ending = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     if ending.as_deref() == Some("csv") {
@@ -157,7 +157,7 @@ fn add_file(gpu: &str, evidence: &mut Evidence, recorded: &mut Contents, path: &
         if report.bad.len() > NAMED_ROWS {
             note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
         }
-        return Ok(());
+        return Ok(Contents::default());
     }
     if !matches!(ending.as_deref(), Some("jsonl" | "zst")) {
         return Err(Error::usage(format!("{name}: neither a journal (.jsonl, .jsonl.zst) nor measurements (.csv)")));
@@ -168,9 +168,7 @@ fn add_file(gpu: &str, evidence: &mut Evidence, recorded: &mut Contents, path: &
         return Err(Error::usage(format!("{name}: measured on {} ({device}), so it says nothing of {gpu}", other.gpu)));
     }
     evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
-    recorded.trials.extend(derive::of_latest_kernels(&contents.trials).into_iter().cloned());
-    recorded.headers.extend(contents.headers);
-    Ok(())
+    Ok(contents)
 }
 
 fn summarize(derived: &Derived, path: &Path) {

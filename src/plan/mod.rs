@@ -97,14 +97,20 @@ impl Plan {
         for space in self.spaces(profile) {
             configs.extend(space.configs.iter().filter(|config| **config != space.default).cloned());
         }
-        configs.into_par_iter().map(|config| candidate(config, problem, profile)).collect()
+        let fits = families::spec(problem.family).fits_memory(problem);
+        configs.into_par_iter().map(|config| candidate_if(&fits, config, problem, profile)).collect()
     }
 }
 
 /// Looks up how `config` runs on `problem`.
 pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
+    candidate_if(&families::spec(problem.family).fits_memory(problem), config, problem, profile)
+}
+
+/// The same, where it is known whether the problem `fits` any device.
+fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
     let spec = families::spec(problem.family);
-    let program = spec.fits_memory(problem).and_then(|()| {
+    let program = fits.clone().and_then(|()| {
         if profile.is_cpu() {
             spec.check_host(&config, problem).map(|()| None)
         } else {

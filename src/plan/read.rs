@@ -79,12 +79,11 @@ impl Source<'_> {
             None => Dtype::default(),
             Some(name) => name.parse().map_err(|error| self.error(raw.span().start, error))?,
         };
-        let dimension = |(name, value): (&'_ String, &toml::Value)| match value.as_integer() {
-            Some(extent) => Ok((name.clone(), extent)),
+        let dimensions = fields.dimensions.iter().map(|(name, value)| match value.as_integer() {
+            Some(extent) => Ok((name.as_str(), extent)),
             None => Err(self.error(raw.span().start, format!("{name} = {value} is no whole number"))),
-        };
-        let dimensions = fields.dimensions.iter().map(dimension).collect::<Result<Vec<_>>>()?;
-        let dimensions: Vec<_> = dimensions.iter().map(|(name, extent)| (name.as_str(), *extent)).collect();
+        });
+        let dimensions = dimensions.collect::<Result<Vec<_>>>()?;
         let problem = Problem::new(family, &dimensions, dtype).map_err(|error| self.error(raw.span().start, error))?;
         Ok(PlannedProblem { problem, from: fields.from.clone() })
     }

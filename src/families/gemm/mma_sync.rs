@@ -130,7 +130,6 @@ pub(super) fn build(
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
     };
     let workspace = Bytes(workspace);
-    knobs::fits_workspace(workspace)?;
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Workspace, Arg::Counters];
     let launch = Launch {

@@ -176,7 +176,9 @@ impl FamilySpec for Gemm {
                 return Err(Rejection("a matrix product needs mma: mma_sync, wgmma or tcgen05".into()));
             }
         };
-        build(config, &product, profile)
+        let (kernel, launch) = build(config, &product, profile)?;
+        knobs::fits_workspace(launch.workspace)?;
+        Ok((kernel, launch))
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {

@@ -195,8 +195,6 @@ pub(super) fn build(
         1 => (0, 0),
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles * ctas),
     };
-    let workspace = Bytes(workspace);
-    knobs::fits_workspace(workspace)?;
     let maps = tiling.tensor_maps(product).map(Arg::TensorMap);
     let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let scratch = [Arg::Workspace, Arg::Counters];
@@ -206,7 +204,7 @@ pub(super) fn build(
         threads: tiling.threads(),
         dynamic_smem: smem,
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
-        workspace,
+        workspace: Bytes(workspace),
         counters: counters as u32,
     };
     Ok((KernelSpec { source: "gemm_tcgen05.cu", entry: "gemm_tcgen05", macros: tiling.macros() }, launch))
