@@ -10,6 +10,7 @@ use crate::model::{Bytes, Family, GpuProfile, Mma};
 use crate::plan::{self, Plan};
 use crate::report;
 use clap::Args;
+use rayon::prelude::*;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -51,7 +52,11 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
     let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
     let mut evidence = Evidence::default();
-    let journals = files.iter().map(|file| add_file(&args.gpu, &mut evidence, file)).collect::<Result<Vec<_>>>()?;
+    let read: Vec<Result<Recorded>> = files.par_iter().map(|path| Recorded::read(path)).collect();
+    let mut journals = Vec::new();
+    for (path, recorded) in files.iter().zip(read) {
+        journals.extend(recorded?.add_to(&mut evidence, &args.gpu, path)?);
+    }
     let profile = profile(&args.gpu, &journals)?;
     let plans = plans(args, &journals)?;
     let mut derived = derive::document(&evidence, &args.gpu, &defaults(&plans, &profile));
@@ -143,32 +148,54 @@ fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds a file to the evidence and returns what it holds if it is a journal.
-fn add_file(gpu: &str, evidence: &mut Evidence, path: &Path) -> Result<Contents> {
-    let name = path.display().to_string();
-    let ending = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    if ending.as_deref() == Some("csv") {
-        let file = File::open(path).map_err(Error::usage).context(|| format!("opening {name}"))?;
-        let report = helion_csv::read(evidence, std::io::BufReader::new(file), &name)?;
-        note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
-        for row in report.bad.iter().take(NAMED_ROWS) {
-            note!("{name}:{}: {}", row.line, row.reason);
+/// A file to derive from, by the ending of its name.
+enum Recorded {
+    Journal(Contents),
+    Measurements(File),
+}
+
+impl Recorded {
+    fn read(path: &Path) -> Result<Self> {
+        let name = || path.display().to_string();
+        let ending = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        match ending.as_deref() {
+            Some("jsonl" | "zst") => Ok(Self::Journal(journal::read(path)?)),
+            Some("csv") => Ok(Self::Measurements(
+                File::open(path).map_err(Error::usage).context(|| format!("opening {}", name()))?,
+            )),
+            _ => {
+                Err(Error::usage(format!("{}: neither a journal (.jsonl, .jsonl.zst) nor measurements (.csv)", name())))
+            }
         }
-        if report.bad.len() > NAMED_ROWS {
-            note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
+    }
+
+    /// Adds what the file holds to the evidence on a GPU, and returns it if it is a journal.
+    fn add_to(self, evidence: &mut Evidence, gpu: &str, path: &Path) -> Result<Option<Contents>> {
+        let name = path.display().to_string();
+        let contents = match self {
+            Self::Journal(contents) => contents,
+            Self::Measurements(file) => {
+                let report = helion_csv::read(evidence, std::io::BufReader::new(file), &name)?;
+                note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
+                for row in report.bad.iter().take(NAMED_ROWS) {
+                    note!("{name}:{}: {}", row.line, row.reason);
+                }
+                if report.bad.len() > NAMED_ROWS {
+                    note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
+                }
+                return Ok(None);
+            }
+        };
+        if let Some(other) = contents.headers.iter().find(|header| header.device() != gpu) {
+            let device = other.device();
+            return Err(Error::usage(format!(
+                "{name}: measured on {} ({device}), so it says nothing of {gpu}",
+                other.gpu
+            )));
         }
-        return Ok(Contents::default());
+        evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
+        Ok(Some(contents))
     }
-    if !matches!(ending.as_deref(), Some("jsonl" | "zst")) {
-        return Err(Error::usage(format!("{name}: neither a journal (.jsonl, .jsonl.zst) nor measurements (.csv)")));
-    }
-    let contents = journal::read(path)?;
-    if let Some(other) = contents.headers.iter().find(|header| header.device() != gpu) {
-        let device = other.device();
-        return Err(Error::usage(format!("{name}: measured on {} ({device}), so it says nothing of {gpu}", other.gpu)));
-    }
-    evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
-    Ok(contents)
 }
 
 fn summarize(derived: &Derived, path: &Path) {

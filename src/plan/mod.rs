@@ -133,7 +133,7 @@ pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
     if path.is_some() && families.len() != 1 {
         return Err(Error::usage("--plan is the plan of one family; name that one with --family"));
     }
-    families.iter().map(|family| Plan::load(*family, path).context(|| format!("family {family}"))).collect()
+    families.par_iter().map(|family| Plan::load(*family, path).context(|| format!("family {family}"))).collect()
 }
 
 #[allow(clippy::unwrap_used)]

@@ -60,6 +60,7 @@ pub(super) fn expand(
 ) -> Result<Vec<Config>> {
     check_fields(axes)?;
     let mut partial = vec![Map::new()];
+    let mut pending = exclusions.to_vec();
     for (name, candidates) in axes {
         let mut values = list(name, candidates)?.clone();
         if name == "block_sizes" {
@@ -75,10 +76,16 @@ pub(super) fn expand(
                 })
             })
             .collect();
+        // Excluded as soon as it is known, so that what is left stays small.
+        let is_known = |field: &String| {
+            partial.first().is_some_and(|fields| fields.contains_key(field)) || !axes.contains_key(field)
+        };
+        let known: Vec<_> = pending.extract_if(.., |when| when.keys().all(is_known)).collect();
+        partial.retain(|fields: &Map<String, Value>| !known.iter().any(|when| matches(fields, when)));
     }
     let mut seen = BTreeSet::new();
     let mut configs = Vec::new();
-    for fields in partial.iter().filter(|fields| !exclusions.iter().any(|when| matches(fields, when))) {
+    for fields in &partial {
         let config = config(fields, kind_field)?;
         if seen.insert(config.clone()) {
             configs.push(config);
