@@ -34,6 +34,7 @@
 //   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
 //   B_VECTOR_BYTES              the same of B: 16 (by the copy engine), 8, 4, 2 or (4-bit weights) 1
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
+//   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
 //
 // Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
 // BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
@@ -67,6 +68,14 @@ namespace {
 
 // Whether each warp multiplies by itself.
 constexpr bool BY_WARP = BLOCK_M <= 16;
+
+// Whether every lane of a warp arrives at a barrier when the warp is done. One is enough: its arrival comes after what the
+// others did before a __syncwarp or a wgmma_wait. But racecheck orders only what an arriving lane did itself.
+#if defined(EVERY_LANE_ARRIVES)
+enum { EVERY_LANE = true, WARP_ARRIVALS = 32 };
+#else
+enum { EVERY_LANE = false, WARP_ARRIVALS = 1 };
+#endif
 
 constexpr int GROUPS = NUM_WARPS / 4;
 constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
@@ -241,10 +250,10 @@ __device__ __forceinline__ void load_stage(const Layout& at, int stage, const AS
     if constexpr (!ATile::BY_ENGINE || !BTile::BY_ENGINE) {
         ptx::fence_async_shared();
         __syncwarp();
-        if (lane == 0) ptx::mbarrier_arrive(full);
+        if (EVERY_LANE || lane == 0) ptx::mbarrier_arrive(full);
     }
 }
-constexpr int FULL_ARRIVALS = ATile::BY_ENGINE && BTile::BY_ENGINE ? 1 : 2;
+constexpr int FULL_ARRIVALS = 1 + (ATile::BY_ENGINE && BTile::BY_ENGINE ? 0 : WARP_ARRIVALS);
 
 // ---- Multiplying ----
 
@@ -376,7 +385,9 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();  // what was multiplied before is done
             if constexpr (Format::DECODED) fragments[(chunk + 1) % 2].hold();
-            if (chunk == 0 && step > 0 && place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
+            if (chunk == 0 && step > 0 && (EVERY_LANE || place.lane == 0)) {
+                ptx::mbarrier_arrive(at.empty(last_stage));
+            }
         }
         last_stage = ring.stage;
         ring.advance();
@@ -384,7 +395,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
     ptx::wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < TILES; ++i) ptx::wgmma_hold(acc[i]);
-    if (place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
+    if (EVERY_LANE || place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
 }
 
 // The same with each warp for itself.
@@ -418,7 +429,7 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
             }
         }
         __syncwarp();
-        if (place.lane == 0) ptx::mbarrier_arrive(at.empty(ring.stage));
+        if (EVERY_LANE || place.lane == 0) ptx::mbarrier_arrive(at.empty(ring.stage));
         ring.advance();
     }
 }
@@ -582,7 +593,7 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         prefetch(a);
         for (int stage = 0; stage < NUM_STAGES; ++stage) {
             ptx::mbarrier_init(at.full(stage), FULL_ARRIVALS);
-            ptx::mbarrier_init(at.empty(stage), NUM_WARPS);
+            ptx::mbarrier_init(at.empty(stage), NUM_WARPS * WARP_ARRIVALS);
         }
         ptx::mbarrier_init(at.summed(), 1);
         ptx::fence_mbarrier_init();
