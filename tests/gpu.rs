@@ -7,15 +7,16 @@
 use kernel_sweep::compile::{Compiler, Outcome};
 use kernel_sweep::device::cuda::{self, Gpu};
 use kernel_sweep::device::{Address, Device, Found, Program, cpu};
+use kernel_sweep::error::{Error, Result};
 use kernel_sweep::families::{self, FamilySpec, HostTensor, KernelSpec, Launch};
-use kernel_sweep::measure::{Sampling, median};
+use kernel_sweep::measure::{Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Candidate, Plan, Space};
 use kernel_sweep::sweep::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Shapes of each family that are checked.
 const SHAPES: usize = 200;
@@ -135,13 +136,18 @@ impl Random {
 
 /// `count` distinct shapes of a family: the smallest of all, then random ones.
 fn shapes(family: Family, count: usize) -> Vec<Problem> {
+    shapes_like(family, count, |_| true)
+}
+
+/// The same of those that are like this.
+fn shapes_like(family: Family, count: usize, like: fn(&Problem) -> bool) -> Vec<Problem> {
     let mut random = Random(family as u64);
     let least = |name: &'static str| (name, if name == "k" { 2 } else { 1 });
     let smallest: Vec<_> = family.dimensions().iter().copied().map(least).collect();
     let smallest = Problem::new(family, &smallest, Dtype::Bf16).unwrap();
     let mut seen = BTreeSet::new();
     let all = std::iter::once(smallest).chain(std::iter::repeat_with(|| random.problem(family)));
-    all.filter(|problem| seen.insert(*problem)).take(count).collect()
+    all.filter(|problem| like(problem) && seen.insert(*problem)).take(count).collect()
 }
 
 /// A config to check on a shape.
@@ -163,6 +169,8 @@ impl Case {
 /// How much of a family to check.
 struct Sample {
     shapes: usize,
+    /// Which are taken.
+    like: fn(&Problem) -> bool,
     /// Sets of compile-time knobs in all, as near as every alignment a shape may have allows.
     kernels: usize,
     configs_per_shape: usize,
@@ -185,7 +193,7 @@ fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
     let spaces: Vec<_> = plan.spaces(profile).into_iter().map(|space| variants(space, spec)).collect();
     let default = plan.defaults(profile).remove(0);
     let mut by_alignment: BTreeMap<KernelSpec, Vec<Problem>> = BTreeMap::new();
-    for problem in shapes(family, sample.shapes) {
+    for problem in shapes_like(family, sample.shapes, sample.like) {
         by_alignment.entry(spec.kernel(&default, &problem, profile).unwrap()).or_default().push(problem);
     }
     let kernels_per_alignment = sample.kernels.div_ceil(by_alignment.len()).max(2);
@@ -233,9 +241,21 @@ fn compiled(compiler: &Compiler, cases: Vec<Case>) -> Vec<(Case, Program)> {
 }
 
 /// What `every_family_is_right_on_random_shapes` checks.
-const ALL: Sample = Sample { shapes: SHAPES, kernels: 40, configs_per_shape: 5 };
-/// What `sanitizer_sample` checks.
-const FEW: Sample = Sample { shapes: 8, kernels: 8, configs_per_shape: 3 };
+const ALL: Sample = Sample { shapes: SHAPES, like: |_| true, kernels: 40, configs_per_shape: 5 };
+/// What `sanitizer_sample` checks. Under racecheck a large problem takes many seconds; but some loops must be long enough for
+/// stages of shared memory to be used again.
+const FEW: [Sample; 2] = [
+    Sample { shapes: 5, like: is_small, kernels: 4, configs_per_shape: 3 },
+    Sample { shapes: 5, like: |problem| is_small(problem) && is_long(problem), kernels: 4, configs_per_shape: 3 },
+];
+
+fn is_small(problem: &Problem) -> bool {
+    problem.shape.dimensions().iter().map(|(_, extent)| extent).product::<u64>() <= 1 << 17
+}
+
+fn is_long(problem: &Problem) -> bool {
+    problem.shape.dimensions().iter().any(|(_, extent)| *extent > 500)
+}
 
 /// Problems of a family, configs on each, and launches of each of these that `a_config_errs_the_same_each_time` checks.
 const REPEATED_PROBLEMS: usize = 20;
@@ -251,7 +271,7 @@ fn fill_the_cache_for_an_h200() {
     cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
     let samples = Family::ALL
         .into_iter()
-        .flat_map(|family| [cases(family, &h200, &ALL), cases(family, &h200, &FEW), planned_cases(family, &h200)]);
+        .flat_map(|family| [cases(family, &h200, &ALL), sanitizer_cases(family, &h200), planned_cases(family, &h200)]);
     println!("{} cases", compiled(&compiler, samples.flatten().collect()).len());
     for family in Family::ALL {
         for problem in shapes(family, SHAPES) {
@@ -276,6 +296,16 @@ fn planned_cases(family: Family, profile: &GpuProfile) -> Vec<Case> {
         legal.take(REPEATED_CONFIGS).collect::<Vec<_>>()
     });
     cases.collect()
+}
+
+/// Where one lane of a warp arrives at a barrier for all, racecheck does not know that it does, and what the others wrote or
+/// read looks like a race. So all lanes arrive here, which changes nothing else.
+fn sanitizer_cases(family: Family, profile: &GpuProfile) -> Vec<Case> {
+    let mut cases: Vec<Case> = FEW.iter().flat_map(|sample| cases(family, profile, sample)).collect();
+    for case in cases.iter_mut().filter(|case| case.kernel.source == "gemm_wgmma.cu") {
+        case.kernel.macros.push(("EVERY_LANE_ARRIVES", "1".into()));
+    }
+    cases
 }
 
 /// What checking a family's cases came to.
@@ -388,23 +418,36 @@ fn a_config_errs_the_same_each_time() {
 }
 
 /// A small sample of each family, launched by this process: for compute-sanitizer, which slows kernels down many times. Run
-/// it once without, to fill the cache of cubins.
+/// it once without, to fill the cache of cubins. No case of a family begins after `$SWEEP_SAMPLE_SECONDS`, where it is set.
 #[test]
 #[ignore = "for compute-sanitizer"]
 fn sanitizer_sample() {
     let Some(mut bench) = bench() else { return };
+    let limit: Option<f64> = std::env::var("SWEEP_SAMPLE_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
     let mut wrong = 0;
     for family in sampled_families() {
         let mut tally = Tally::default();
-        let cases = cases(family, &bench.machine.found.profile, &FEW);
-        for (seed, (case, program)) in (0..).zip(compiled(&bench.machine.compiler, cases)) {
-            bench.prepare(&case.problem, seed);
+        let cases = compiled(&bench.machine.compiler, sanitizer_cases(family, &bench.machine.found.profile));
+        let count = cases.len();
+        let started = Instant::now();
+        let mut prepared = None;
+        for (seed, (case, program)) in (0..).zip(cases) {
+            let begun = started.elapsed().as_secs_f64();
+            if limit.is_some_and(|limit| begun > limit) {
+                println!("{family}: out of time, {} of {count} cases checked", tally.checked);
+                break;
+            }
+            if prepared.replace(case.problem) != Some(case.problem) {
+                bench.prepare(&case.problem, seed);
+            }
             let verified = bench.gpu.load(&case.config, Some(&program)).and_then(|()| bench.gpu.verify());
             let outcome = match verified {
                 Ok(deviation) if deviation.is_right(case.problem.dtype) => Ok(deviation.relative),
                 Ok(deviation) => Err(format!("{deviation:?}")),
                 Err(fault) => Err(fault.to_string()),
             };
+            let seconds = started.elapsed().as_secs_f64() - begun;
+            println!("{seconds:6.2} s  {} {}  {}", case.problem, case.config, case.kernel);
             tally.note(&case, &program, outcome);
         }
         tally.print(family);
@@ -454,14 +497,24 @@ fn reference_kernels_agree_with_f64_on_the_host() {
     }
 }
 
+/// The GPU with the kernel it has loaded, for warming up.
+struct Loaded<'a>(&'a mut Gpu);
+
+impl Timer for Loaded<'_> {
+    fn sample(&mut self) -> Result<Timed> {
+        self.0.sample().map_err(Error::failure)
+    }
+}
+
 #[test]
 fn a_sample_reads_the_kernel_and_nothing_else() {
     let Some(mut bench) = bench() else { return };
     let problem = Problem::new(Family::Elementwise, &[("numel", 1 << 27)], Dtype::Bf16).unwrap();
     bench.prepare(&problem, 1);
     let time = |gpu: &mut Gpu| {
-        let times: Vec<f64> = (0..50).map(|_| gpu.sample().unwrap().time.0).collect();
-        median(times).unwrap()
+        let samples: Vec<Timed> = (0..50).map(|_| gpu.sample().unwrap()).collect();
+        let mhz = samples.last().unwrap().sm_mhz.unwrap_or(0);
+        (median(samples.iter().map(|sample| sample.time.0)).unwrap(), mhz)
     };
 
     let launch = Launch {
@@ -475,7 +528,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     };
     let empty = Program { cubin: bench.machine.support.clone(), entry: "empty".into(), launch };
     bench.gpu.load(&Config::default(), Some(&empty)).unwrap();
-    let empty_us = time(&mut bench.gpu);
+    let (cold_us, cold_mhz) = time(&mut bench.gpu);
 
     let config = Config {
         block_sizes: vec![2048],
@@ -489,9 +542,15 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     let launch = spec.launch(&config, &problem, &bench.machine.found.profile).unwrap();
     let add = Program { cubin: cubin(&bench.machine.compiler, &kernel), entry: kernel.entry.into(), launch };
     bench.gpu.load(&config, Some(&add)).unwrap();
-    let add_us = time(&mut bench.gpu);
+    // As the worker does before it times: a GPU that was idle has slower clocks.
+    let started = Instant::now();
+    warm_up(&mut Loaded(&mut bench.gpu), &WarmUp::default(), &|| started.elapsed()).unwrap();
+    let (add_us, add_mhz) = time(&mut bench.gpu);
     let terabytes_per_s = spec.bytes(&problem).0 as f64 / add_us / 1e6;
-    println!("empty kernel {empty_us:.2} µs; 268 MB + 268 MB added at {terabytes_per_s:.2} TB/s");
+    bench.gpu.load(&Config::default(), Some(&empty)).unwrap();
+    let (empty_us, empty_mhz) = time(&mut bench.gpu);
+    println!("empty kernel {cold_us:.2} µs at {cold_mhz} MHz when cold, {empty_us:.2} µs at {empty_mhz} MHz when warm");
+    println!("268 MB + 268 MB added at {terabytes_per_s:.2} TB/s and {add_mhz} MHz");
     assert!(empty_us < 3.0, "an empty kernel reads {empty_us} µs");
     assert!(bench.machine.found.profile.name != "h200" || terabytes_per_s > 3.8, "{terabytes_per_s} TB/s");
 }
