@@ -1,5 +1,6 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
+mod launch_cost;
 mod mma_sync;
 mod tcgen05;
 mod wgmma;

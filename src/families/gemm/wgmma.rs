@@ -1,8 +1,8 @@
 //! `gemm_wgmma.cu`: one warp that loads by the copy engine and warpgroups that multiply, on Hopper.
 
+use super::launch_cost::{Cut, LaunchCost};
 use super::{Product, ProgramOrder, Weights, group_m, program_order, vector_bytes};
 use crate::families::knobs::{self, WARP};
-use crate::families::split::{Reduction, SplitCost};
 use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma, PidType};
 
@@ -16,29 +16,19 @@ const BARRIER_BYTES: u64 = 1024;
 const MOST_ROWS: u64 = 256;
 /// Programs in the largest cluster.
 const MOST_PARTS: u64 = 16;
-/// Fitted to 457 kernels of the four formats, each timed with two or more of 1, 2, 4 and 8 parts on one of five problems of
-/// 1 to 128 rows, on an H200: the choice was 2.9 % from the best of those in the geometric mean, where the best fixed number
-/// was 8 %. `flops_per_byte` is not fitted but the GPU's: its tensor cores against its memory. Tiles of more than 128 rows
-/// were not among the kernels.
-const SPLIT_COST: SplitCost = SplitCost {
-    saturating_bytes: 76_000.0,
-    flops_per_byte: 150.0,
-    wave: 160_000.0,
-    merge: 2_200.0,
-    partial_byte: 0.42,
-    gathered_byte: 4.3,
-};
-/// The most parts that the launch chooses by itself: as many as were measured.
-const MOST_CHOSEN_PARTS: u64 = 8;
+/// The numbers of parts of k that the launch chooses from.
+const PARTS: [u64; 4] = [1, 2, 4, 8];
 /// Rows of C that a product of a warpgroup can have.
 const TILE_ROWS: [u64; 20] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256];
-/// What a tile costs beside its rows, in rows: its weights have to come, be decoded and its sums leave. Fitted to 128, 192
-/// and 256 rows, all three measured with 64 or 128 columns on problems of more than 256 rows of the four formats, 610
-/// pairs, on an H200: the choice was 0.4 % from the best of them in the geometric mean (1.0 % with tiles of 64 columns of
-/// bf16, the worst), where the best fixed number of each format and width was 4 to 12 %.
-const TILE_OVERHEAD_ROWS: u64 = 24;
-/// The same where the weights are decoded.
-const DECODED_TILE_OVERHEAD_ROWS: u64 = 64;
+/// The numbers of stages that the launch chooses from.
+const STAGES: [u64; 5] = [3, 4, 6, 8, 12];
+/// Taller tiles have so many stages at least: with fewer they were never fast.
+const TALL_ROWS: u64 = 64;
+const TALL_STAGES: u64 = 4;
+/// Columns of C that a tile can have.
+const COLUMNS: [u64; 3] = [64, 128, 256];
+/// Columns of C that a group has at most, where it may have more than the config's.
+const GROUP_COLUMNS: u64 = 128;
 /// Rows of the largest tile that is multiplied warp by warp.
 const MOST_ROWS_BY_WARP: u64 = 16;
 /// Registers of a thread for addresses and counters.
@@ -49,6 +39,7 @@ const MOST_REGISTERS_WITHOUT: u64 = 160;
 const MOST_REGISTERS: u64 = 232;
 
 /// The compile-time half of a config, as the kernel works it out from its macros.
+#[derive(Clone, Copy)]
 struct Tiling {
     weights: Weights,
     /// Rows of C.
@@ -92,30 +83,71 @@ impl Tiling {
         Ok(self)
     }
 
-    /// The tiling with which `product` is multiplied: `self` has the most rows a tile may have, and the problem's rows are
-    /// dealt out evenly. Of all numbers of tiles that are worth a try, it is the one with the least to do for the
-    /// multiprocessor that has the most to do.
-    fn dealt(self, product: &Product, profile: &GpuProfile) -> Result<Self, Rejection> {
-        let columns = product.n.div_ceil(self.n);
-        let multiprocessors = u64::from(profile.multiprocessors);
-        let overhead = if self.weights == Weights::Bf16 { TILE_OVERHEAD_ROWS } else { DECODED_TILE_OVERHEAD_ROWS };
-        let rows_of = |tiles: u64| TILE_ROWS.into_iter().find(|rows| rows * tiles >= product.m);
-        let fewest = product.m.div_ceil(self.m);
-        let largest = Self { m: rows_of(fewest).unwrap_or(self.m), ..self };
-        let most = if fewest * columns <= multiprocessors {
-            // Programs that share a tile's k keep the GPU busy; where its sums do not fit, more tiles have to.
-            if largest.can_split(profile) { fewest } else { multiprocessors / columns }
-        } else if fewest == 1 {
-            fewest // more tiles would read the weights again
-        } else {
-            2 * fewest
-        };
-        let choices = (fewest..=most).filter_map(rows_of).filter(|rows| *rows <= self.m);
-        let cost = |rows: &u64| {
-            let tiles = product.m.div_ceil(*rows) * columns;
-            tiles.div_ceil(multiprocessors) * (rows + overhead)
-        };
-        Self { m: choices.min_by_key(cost).unwrap_or(self.m), ..largest }.checked()
+    /// The tilings that a launch may choose from: of at most as many sums, groups and bytes of stages as this one, and for each
+    /// number of tiles along m no more rows than the product has.
+    fn smaller(&self, product: &Product) -> Vec<Self> {
+        let most_columns = if self.groups > 1 { self.n.max(GROUP_COLUMNS * self.groups) } else { self.n };
+        let mut tilings = Vec::new();
+        for n in COLUMNS.into_iter().filter(|n| *n <= most_columns) {
+            let mut tiles = u64::MAX;
+            for m in TILE_ROWS.into_iter().filter(|m| m * n <= self.m * self.n) {
+                if product.m.div_ceil(m) == tiles {
+                    continue;
+                }
+                tiles = product.m.div_ceil(m);
+                let tiling = Self { m, n, groups: self.groups.min(n / TILE_COLUMNS), ..*self };
+                let most = self.stages * self.stage_bytes() / tiling.stage_bytes();
+                let fewest = if m > TALL_ROWS { TALL_STAGES } else { 0 };
+                let usual = STAGES.into_iter().filter(|stages| (fewest..=most).contains(stages));
+                let stages = usual.chain((m == self.m && n == self.n).then_some(self.stages));
+                tilings.extend(stages.filter_map(|stages| Self { stages, ..tiling }.checked().ok()));
+            }
+        }
+        tilings
+    }
+
+    /// The tiling with which `product` is multiplied, and the number of programs that should share a tile's k: those that cost
+    /// least. The kernel follows from them, so launch knobs do not count.
+    fn dealt(&self, product: &Product, profile: &GpuProfile) -> (Self, u64) {
+        let cost = LaunchCost::of_format(self.weights);
+        let steps = self.k_steps(product);
+        let mut least = (f64::INFINITY, *self, 1);
+        for tiling in self.smaller(product) {
+            let fits = |parts: &u64| *parts <= steps && tiling.smem(*parts) <= profile.smem_per_block;
+            for parts in PARTS.into_iter().filter(fits) {
+                let cost = cost.of(&tiling.cut(parts, product, profile), profile.multiprocessors);
+                if cost < least.0 {
+                    least = (cost, tiling, parts);
+                }
+            }
+        }
+        (least.1, least.2)
+    }
+
+    /// How a launch with this tiling cuts the product up.
+    fn cut(&self, parts: u64, product: &Product, profile: &GpuProfile) -> Cut {
+        Cut {
+            tile: [self.m, self.n, self.k],
+            tiles: self.tiles_of(product).iter().product(),
+            steps: self.k_steps(product),
+            parts,
+            stages: self.stages,
+            resident: self.resident(parts, profile),
+            b_row_bytes: self.b_row_bytes(),
+            a_and_c_bytes: product.m * (product.a_row_bytes() + product.c_row_bytes()),
+            b_bytes: product.k.div_ceil(product.weights.per_element()) * product.b_row_bytes(),
+        }
+    }
+
+    /// Programs that a multiprocessor holds at once. Its quarters have 512 registers for each lane, and take warps in turn.
+    fn resident(&self, parts: u64, profile: &GpuProfile) -> u64 {
+        let by_smem = profile.smem_per_multiprocessor.0 / (self.smem(parts).0 + knobs::RESERVED_SMEM.0);
+        if self.hands_over() {
+            return 1;
+        }
+        let warps_of_a_quarter = 512 / self.registers_used().next_multiple_of(8);
+        let by_registers = 4 * warps_of_a_quarter / (4 * self.groups + 1);
+        by_smem.min(by_registers).max(1)
     }
 
     /// Whether each warp multiplies by itself.
@@ -126,6 +158,16 @@ impl Tiling {
     /// Tiles of 64 columns in a group.
     fn tiles(&self) -> u64 {
         self.n / (TILE_COLUMNS * self.groups)
+    }
+
+    /// The product in tiles of C, along m and n.
+    fn tiles_of(&self, product: &Product) -> [u64; 2] {
+        [product.m.div_ceil(self.m), product.n.div_ceil(self.n)]
+    }
+
+    /// The product in stages of k.
+    fn k_steps(&self, product: &Product) -> u64 {
+        product.k.div_ceil(self.k)
     }
 
     /// Sums a thread holds.
@@ -190,11 +232,6 @@ impl Tiling {
         Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
     }
 
-    /// Whether programs of a cluster can share this tile's k: its sums fit beside the stages.
-    fn can_split(&self, profile: &GpuProfile) -> bool {
-        self.smem(2) <= profile.smem_per_block
-    }
-
     /// Tile rows that share a column band, where the launch chooses: half as many as let the tiles that run at once load
     /// the fewest bytes of A and B, for the next ones find A in L2. A run of neighbouring tiles goes along the columns
     /// instead. On 1,922 launches of the four formats on problems of more than 256 rows, on an H200, it was 1.4 % from the
@@ -206,20 +243,6 @@ impl Tiling {
         let (a_bytes, b_bytes) = (self.m * self.k * Element::Bf16.size_bytes(), self.b_rows() * self.b_row_bytes());
         let square = f64::from(profile.multiprocessors) * b_bytes as f64 / a_bytes as f64;
         ((square.sqrt() / 2.0).round() as u64).clamp(1, tiles_m)
-    }
-
-    /// What the split of k is decided by.
-    fn reduction(&self, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
-        let registers = u64::from(self.threads()) * self.registers_used();
-        Reduction {
-            tiles,
-            steps,
-            step_bytes: self.stage_bytes(),
-            step_flops: 2 * self.m * self.n * self.k,
-            steps_ahead: self.stages,
-            tile_bytes: self.m * self.n * Element::F32.size_bytes(),
-            resident: knobs::resident(self.smem(1), registers, profile),
-        }
     }
 
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
@@ -253,25 +276,22 @@ pub(super) fn build(
     let &Product { weights, m, n, k } = product;
     let largest = Tiling::new(config, weights)?;
     knobs::fits_smem(largest.smem(1), profile)?;
-    let tiling = largest.dealt(product, profile)?;
+    let (tiling, dealt_parts) = largest.dealt(product, profile);
     require!(
         tiling.b_rows() <= MOST_ROWS,
         "block of {} rows of B: the copy engine takes {MOST_ROWS} at once",
         tiling.b_rows()
     );
 
-    let tiles_m = m.div_ceil(tiling.m);
-    let tiles_n = n.div_ceil(tiling.n);
+    let [tiles_m, tiles_n] = tiling.tiles_of(product);
     let tiles = tiles_m * tiles_n;
-    let k_steps = k.div_ceil(tiling.k);
+    let k_steps = tiling.k_steps(product);
     let ProgramOrder { programs, stride, span } = program_order(config, tiles, profile)?;
     let one_tile_each = programs == tiles;
     let split_k = match config.split_k {
         Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
-        None if !one_tile_each || !tiling.can_split(profile) => 1,
-        None => {
-            SPLIT_COST.choose(&tiling.reduction(tiles, k_steps, profile), profile.multiprocessors, MOST_CHOSEN_PARTS)
-        }
+        None if !one_tile_each => 1,
+        None => dealt_parts,
     };
     require!(split_k <= k_steps, "split_k {split_k} exceeds the {k_steps} blocks along k = {k}");
     require!(
@@ -317,6 +337,7 @@ pub(super) fn build(
 #[allow(clippy::unwrap_used)]
 #[cfg(test)]
 mod tests {
+    use super::{Product, Tiling, Weights};
     use crate::families::gemm::tests::{GEMMS, h200, problem};
     use crate::families::{Arg, Launch, Swizzle, TensorMap, spec};
     use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
@@ -342,22 +363,32 @@ mod tests {
         spec(family).launch(config, &problem(family, m, n, k), &h200()).unwrap()
     }
 
-    fn map(launch: &Launch, index: usize) -> &TensorMap {
-        match &launch.args[index] {
+    fn map(argument: &Arg) -> &TensorMap {
+        match argument {
             Arg::TensorMap(map) => map,
-            other => panic!("argument {index} is {other:?}"),
+            other => panic!("{other:?} is no tensor map"),
         }
+    }
+
+    /// Rows, columns, warps and stages of the tile that a launch chooses.
+    fn tile(family: Family, config: &Config, [m, n, k]: [i64; 3]) -> [u64; 4] {
+        let kernel = spec(family).kernel(config, &problem(family, m, n, k), &h200()).unwrap();
+        ["BLOCK_M", "BLOCK_N", "NUM_WARPS", "NUM_STAGES"]
+            .map(|wanted| kernel.macros.iter().find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap())
     }
 
     #[test]
     fn tiles_are_copied_in_panels_of_128_bytes() {
-        let launch = launch(Family::MatmulInt4, &config(), [16, 4096, 8192]);
-        assert_eq!((map(&launch, 0).tile.as_slice(), map(&launch, 0).swizzle), (&[64, 16][..], Swizzle::Bytes128));
-        assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[128, 64][..], Swizzle::Bytes128));
-        assert_eq!((map(&launch, 2).tile.as_slice(), map(&launch, 2).input), (&[64, 16][..], None));
-        let narrow = Config { block_sizes: vec![16, 64, 64], ..config() };
-        let launch = self::launch(Family::MatmulInt4, &narrow, [16, 4096, 8192]);
-        assert_eq!((map(&launch, 1).tile.as_slice(), map(&launch, 1).swizzle), (&[64, 64][..], Swizzle::Bytes64));
+        let product = Product { weights: Weights::Int4, m: 16, n: 4096, k: 8192 };
+        let operands = |n| Tiling { weights: Weights::Int4, m: 16, n, k: 128, groups: 1, stages: 3 }.operands(&product);
+        let wide = operands(128);
+        let [a, b, c] = wide.each_ref().map(map);
+        assert_eq!((a.tile.as_slice(), a.swizzle), (&[64, 16][..], Swizzle::Bytes128));
+        assert_eq!((b.tile.as_slice(), b.swizzle), (&[128, 64][..], Swizzle::Bytes128));
+        assert_eq!((c.tile.as_slice(), c.input), (&[64, 16][..], None));
+        let narrow = operands(64);
+        let narrow = map(&narrow[1]);
+        assert_eq!((narrow.tile.as_slice(), narrow.swizzle), (&[64, 64][..], Swizzle::Bytes64));
     }
 
     #[test]
@@ -372,93 +403,114 @@ mod tests {
     #[test]
     fn the_programs_that_share_a_tile_are_one_cluster() {
         let config = Config { split_k: Some(8), ..config() };
-        let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
-        assert_eq!((launch.grid, launch.cluster), ([2 * 3 * 8, 1, 1], 8));
-        let stage = 16 * 128 * 2 + 64 * 128;
-        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
+        let shape = [20, 300, 4096];
+        let launch = launch(Family::MatmulFp4, &config, shape);
+        let [rows, columns, _, stages] = tile(Family::MatmulFp4, &config, shape);
+        let programs = 8 * 20u64.div_ceil(rows) * 300u64.div_ceil(columns);
+        assert_eq!((launch.grid, launch.cluster), ([programs as u32, 1, 1], 8));
+        let stage = rows * 128 * 2 + 64 * columns;
+        assert_eq!(launch.dynamic_smem, Bytes(stages * stage + 1024 + rows * columns * 4));
         assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
     }
 
-    fn rows(config: &Config, [m, n, k]: [i64; 3]) -> u64 {
-        let kernel = spec(Family::Matmul).kernel(config, &problem(Family::Matmul, m, n, k), &h200()).unwrap();
-        kernel.macros.iter().find(|(name, _)| *name == "BLOCK_M").unwrap().1.parse().unwrap()
+    fn large() -> Config {
+        Config {
+            block_sizes: vec![256, 128, 64],
+            num_warps: Some(8),
+            num_stages: Some(4),
+            split_k: None,
+            l2_groupings: vec![],
+            ..config()
+        }
     }
 
     #[test]
-    fn a_tile_has_no_more_rows_than_the_problem() {
-        let config = Config { block_sizes: vec![128, 64, 64], split_k: None, ..config() };
-        let sizes = [1, 8, 20, 64, 65, 112, 128].map(|m| rows(&config, [m, 4096, 4096]));
-        assert_eq!(sizes, [8, 8, 24, 64, 80, 112, 128]);
+    fn a_tile_has_no_more_rows_than_the_problem_and_no_more_of_anything_than_the_config() {
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(64));
+        let configs = GEMMS.map(|family| (family, open_configs(family)));
+        let checked = runner.run(
+            &(0usize..4, any::<prop::sample::Index>(), 1i64..9000, 1i64..9000, 1i64..4000),
+            |(family, which, m, n, k)| {
+                let (family, configs) = &configs[family];
+                let config = which.get(configs);
+                let [rows, columns, warps, stages] = tile(*family, config, [m, n, 2 * k]);
+                let most: Vec<u64> = config.block_sizes.iter().map(|size| u64::from(*size)).collect();
+                prop_assert!(rows * columns <= most[0] * most[1], "{config}: {rows} x {columns}");
+                prop_assert!(rows < m as u64 + 16 && warps <= u64::from(config.num_warps.unwrap()));
+                let weights = if matches!(family, Family::Matmul | Family::MatmulInt16) { 2 } else { 1 };
+                let depth = if weights == 2 { most[2] } else { 2 * most[2] };
+                let bytes = |rows: u64, columns: u64| rows * depth * 2 + most[2] * columns * weights;
+                prop_assert!(
+                    stages * bytes(rows, columns) <= u64::from(config.num_stages.unwrap()) * bytes(most[0], most[1])
+                );
+                Ok(())
+            },
+        );
+        assert!(checked.is_ok(), "{checked:?}");
     }
 
     #[test]
-    fn rows_are_dealt_so_that_the_last_wave_is_full() {
-        let large = Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), num_stages: Some(4), ..config() };
+    fn a_product_is_dealt_out_so_that_the_last_wave_is_full() {
+        let of = |shape| tile(Family::Matmul, &large(), shape)[..2].to_vec();
         // 12 x 24 tiles of 256 rows are two waves and a fifth of 132, 16 x 24 of 192 three nearly full ones.
-        assert_eq!(rows(&large, [3072, 3072, 3072]), 192);
-        assert_eq!(rows(&large, [4096, 4096, 4096]), 256);
-        // All tiles run at once, on half of the GPU, and have no room for sums of others.
-        assert_eq!(rows(&large, [512, 4096, 4096]), 128);
-        let small = Config { num_stages: Some(4), ..config() };
-        assert_eq!(rows(&Config { block_sizes: vec![64, 64, 64], ..small }, [128, 2048, 4096]), 64, "they can share k");
+        assert_eq!(of([3072, 3072, 3072]), [192, 128]);
+        assert_eq!(of([4096, 4096, 4096]), [256, 128]);
+        // Smaller tiles, that all run at once, where large ones would leave half of the GPU idle.
+        assert_eq!(of([1024, 1024, 1024]), [128, 64]);
+        assert_eq!(of([512, 4096, 4096]), [128, 128]);
+    }
+
+    #[test]
+    fn small_tiles_have_more_stages_where_each_runs_alone_and_fewer_programs_wait_where_not() {
+        let [.., alone] = tile(Family::MatmulFp4, &decode(), [16, 4096, 4096]);
+        let [.., many] = tile(Family::MatmulFp4, &decode(), [64, 40_000, 4096]);
+        assert!(alone > many, "{alone} and {many} stages");
+    }
+
+    fn decode() -> Config {
+        Config { block_sizes: vec![64, 64, 64], num_stages: Some(6), split_k: None, l2_groupings: vec![], ..config() }
     }
 
     #[test]
     fn a_launch_left_to_choose_groups_tile_rows_that_share_columns() {
         let group = |pid_type: PidType, grouping: Vec<u32>| {
             let multiplier = pid_type.is_persistent().then_some(1);
-            let config = Config {
-                block_sizes: vec![128, 128, 64],
-                num_warps: Some(8),
-                l2_groupings: grouping,
-                pid_type: Some(pid_type),
-                num_sm_multiplier: multiplier,
-                ..config()
-            };
+            let config =
+                Config { l2_groupings: grouping, pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..large() };
             launch(Family::Matmul, &config, [4096, 4096, 4096]).args[10].clone()
         };
-        assert_eq!(group(PidType::Flat, vec![]), Arg::I32(6));
-        assert_eq!(group(PidType::PersistentInterleaved, vec![]), Arg::I32(6));
+        assert_eq!(group(PidType::Flat, vec![]), Arg::I32(4));
+        assert_eq!(group(PidType::PersistentInterleaved, vec![]), Arg::I32(4));
         assert_eq!(group(PidType::PersistentBlocked, vec![]), Arg::I32(1));
         assert_eq!(group(PidType::Flat, vec![2]), Arg::I32(2));
     }
 
     #[test]
     fn large_tiles_bring_a_whole_group_of_warps_to_load() {
-        let large = Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), ..config() };
         let shape = [4096, 4096, 4096];
-        assert_eq!(launch(Family::Matmul, &large, shape).threads, 256 + 128);
+        assert_eq!(launch(Family::Matmul, &large(), shape).threads, 256 + 128);
         assert_eq!(launch(Family::Matmul, &config(), shape).threads, 128 + 32);
     }
 
     #[test]
     fn a_launch_left_to_choose_splits_what_would_leave_the_gpu_idle() {
-        let automatic = |blocks: [u32; 3], stages, pid_type: PidType| Config {
-            block_sizes: blocks.to_vec(),
-            num_stages: Some(stages),
-            pid_type: Some(pid_type),
-            num_sm_multiplier: pid_type.is_persistent().then_some(1),
-            split_k: None,
-            ..config()
+        let parts = |config: &Config, shape| match launch(Family::Matmul, config, shape).args[11] {
+            Arg::I32(parts) => parts,
+            ref other => panic!("split_k is {other:?}"),
         };
-        let parts = |config: &Config, shape| launch(Family::Matmul, config, shape).cluster;
-        let decode = automatic([64, 64, 64], 6, PidType::Flat);
-        assert_eq!(parts(&decode, [64, 4096, 14336]), 2);
-        assert_eq!(parts(&decode, [64, 2 * 132 * 64, 8192]), 1);
-        assert_eq!(parts(&decode, [1, 1, 1]), 1);
-        let persistent = automatic([64, 64, 64], 6, PidType::PersistentInterleaved);
+        assert_eq!(parts(&decode(), [64, 4096, 14336]), 2);
+        assert_eq!(parts(&decode(), [64, 2 * 132 * 64, 8192]), 1);
+        assert_eq!(parts(&decode(), [1, 1, 1]), 1);
+        assert_eq!(parts(&large(), [4096, 4096, 4096]), 1);
+        assert!(parts(&large(), [48, 1024, 8192]) > 2);
+        let persistent =
+            Config { pid_type: Some(PidType::PersistentInterleaved), num_sm_multiplier: Some(1), ..decode() };
         assert_eq!(parts(&persistent, [64, 4096, 14336]), 2, "each program has one tile");
         assert_eq!(parts(&persistent, [640, 4096, 14336]), 1);
-        let stream = launch(Family::MatmulInt4, &automatic([16, 64, 128], 4, PidType::Flat), [16, 4096, 4096]);
-        assert_eq!(stream.cluster, 2);
-        let wide = |blocks| Config { num_warps: Some(8), ..automatic(blocks, 4, PidType::Flat) };
-        assert_eq!(parts(&wide([128, 128, 64]), [128, 8192, 8192]), 2);
-        assert_eq!(parts(&wide([128, 128, 64]), [4096, 4096, 4096]), 1);
-        assert_eq!(parts(&wide([64, 128, 64]), [48, 1024, 8192]), 4);
         assert_eq!(
-            parts(&wide([128, 256, 64]), [128, 1024, 8192]),
-            2,
-            "of fewer rows, whose sums fit beside the stages"
+            launch(Family::MatmulInt4, &Config { block_sizes: vec![16, 64, 128], ..decode() }, [16, 4096, 4096])
+                .cluster,
+            2
         );
     }
 
@@ -489,6 +541,30 @@ mod tests {
             });
             assert!(checked.is_ok(), "{family}: {checked:?}");
         }
+    }
+
+    #[test]
+    fn launch_knobs_cost_no_compile() {
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(512));
+        let knobs = (0usize..3, 1u32..3, 0u32..4, 0u32..3);
+        let checked = runner.run(&((1i64..9000, 1i64..9000, 1i64..1100), knobs), |((m, n, eight_k), knobs)| {
+            let (pid, multiplier, split, group) = knobs;
+            let pid_type = PidType::ALL[pid];
+            let changed = Config {
+                pid_type: Some(pid_type),
+                num_sm_multiplier: pid_type.is_persistent().then_some(multiplier),
+                split_k: (split > 0).then_some(1 << (split - 1)),
+                l2_groupings: (group > 0).then_some(group).into_iter().collect(),
+                ..large()
+            };
+            let problem = problem(Family::Matmul, m, n, 8 * eight_k);
+            let kernel = |config| spec(Family::Matmul).kernel(config, &problem, &h200());
+            if let Ok(changed) = kernel(&changed) {
+                prop_assert_eq!(Ok(changed), kernel(&large()));
+            }
+            Ok(())
+        });
+        assert!(checked.is_ok(), "{checked:?}");
     }
 
     #[test]

@@ -1,0 +1,192 @@
+//! What a launch of `gemm_wgmma.cu` takes, by how it cuts its product up: with this one config serves problems of many sizes.
+
+use super::Weights;
+
+/// A product as one launch cuts it up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Rows and columns of a tile of C, and elements of k in a step.
+    pub(super) tile: [u64; 3],
+    /// Tiles of C.
+    pub(super) tiles: u64,
+    /// Steps along k of a tile.
+    pub(super) steps: u64,
+    /// Programs that share a tile's steps: a cluster.
+    pub(super) parts: u64,
+    /// Steps that a program loads ahead.
+    pub(super) stages: u64,
+    /// Programs that a multiprocessor holds at once.
+    pub(super) resident: u64,
+    /// Bytes of A and C.
+    pub(super) a_and_c_bytes: u64,
+    /// Bytes of B.
+    pub(super) b_bytes: u64,
+    /// Bytes of a row of a tile of B.
+    pub(super) b_row_bytes: u64,
+}
+
+/// Microseconds on an H200, least-squares fits of the logarithms of the times in a sweep: of 155,000 launches of 277 problems
+/// of each format, of every tile, number of stages and of parts in the space. Those within a tenth of the best of their problem
+/// are 3 to 4 % off in the root mean square; the cheapest of a problem took 1.4 (int16) to 2.6 % (bf16) longer than the
+/// fastest in the geometric mean, whatever its pid_type, grouping and stages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaunchCost {
+    /// Of a multiprocessor for a million products of elements.
+    product: f64,
+    /// The same for a column of B, a million elements of k deep: its decoding, and its way from shared memory.
+    column: f64,
+    /// The same for a row of A.
+    row: f64,
+    /// What each step of a program waits beside that.
+    step: f64,
+    /// Starting the programs that run at once, and writing their tiles.
+    wave: f64,
+    /// Between asking for a stage and having it.
+    latency: f64,
+    /// Of the memory for a million bytes.
+    megabyte: f64,
+    /// How much more those of B take where a tile's rows are narrower than a line of the cache, as a part.
+    narrow: f64,
+    /// For sending 8192 partial sums.
+    sent: f64,
+    /// For each further part's 8192 sums that are added up.
+    gathered: f64,
+}
+
+const BF16: LaunchCost = LaunchCost {
+    product: 0.148,
+    column: 14.7,
+    row: 6.82,
+    step: 0.041,
+    wave: 1.34,
+    latency: 0.9,
+    megabyte: 0.254,
+    narrow: 0.0,
+    sent: 4.1,
+    gathered: 0.054,
+};
+const INT16: LaunchCost = LaunchCost {
+    product: 0.189,
+    column: 23.0,
+    row: 4.81,
+    step: 0.063,
+    wave: 1.45,
+    latency: 0.63,
+    megabyte: 0.243,
+    narrow: 0.0,
+    sent: 3.2,
+    gathered: 0.147,
+};
+const INT4: LaunchCost = LaunchCost {
+    product: 0.166,
+    column: 11.9,
+    row: 5.43,
+    step: 0.067,
+    wave: 1.74,
+    latency: 0.47,
+    megabyte: 0.231,
+    narrow: 0.33,
+    sent: 1.71,
+    gathered: 0.038,
+};
+const FP4: LaunchCost = LaunchCost {
+    product: 0.162,
+    column: 14.4,
+    row: 5.59,
+    step: 0.056,
+    wave: 1.7,
+    latency: 0.54,
+    megabyte: 0.21,
+    narrow: 0.51,
+    sent: 1.65,
+    gathered: 0.06,
+};
+
+/// Bytes of a line of L2.
+const LINE_BYTES: u64 = 128;
+/// Fewer rows take as long to multiply.
+const FEWEST_ROWS: u64 = 16;
+
+/// Clusters that run at once. A cluster lies within one of the GPU's parts of 14 to 18 multiprocessors, which larger ones do not
+/// fill: on two H200s 30 of four programs ran at once and not 32, 14 of eight and not 16, and fewer than 8 of sixteen.
+fn clusters_at_once(parts: u64, multiprocessors: u64) -> u64 {
+    let lost = match parts {
+        0..=2 => 0,
+        4 => 3,
+        _ => 2,
+    };
+    (multiprocessors / parts).saturating_sub(lost).max(1)
+}
+
+impl LaunchCost {
+    pub(super) const fn of_format(weights: Weights) -> Self {
+        match weights {
+            Weights::Bf16 => BF16,
+            Weights::Int16 => INT16,
+            Weights::Int4 => INT4,
+            Weights::Fp4 => FP4,
+        }
+    }
+
+    /// The time, less what every launch takes.
+    pub(super) fn of(&self, cut: &Cut, multiprocessors: u32) -> f64 {
+        let [rows, columns, depth] = cut.tile.map(|extent| extent as f64);
+        let at_once = clusters_at_once(cut.parts, u64::from(multiprocessors));
+        // Programs that a multiprocessor has in all, and rounds of programs that it holds at once.
+        let programs = cut.tiles.div_ceil(at_once);
+        let waves = cut.tiles.div_ceil(at_once * cut.resident) as f64;
+        let steps = cut.steps.div_ceil(cut.parts) as f64;
+        let all_steps = programs as f64 * steps;
+
+        let products = rows.max(FEWEST_ROWS as f64) * columns * self.product;
+        let multiplying = all_steps * depth * (products + columns * self.column + rows * self.row) * 1e-6;
+        let loading = all_steps * self.latency / (cut.resident.min(programs) * cut.stages) as f64;
+        let narrow = if cut.b_row_bytes < LINE_BYTES { self.narrow } else { 0.0 };
+        let memory = (cut.a_and_c_bytes as f64 + cut.b_bytes as f64 * (1.0 + narrow)) * self.megabyte * 1e-6;
+        // These overlap, but for where two of them take nearly as long.
+        let busy = [multiplying, loading, memory].map(|time| time.powi(4)).iter().sum::<f64>().sqrt().sqrt();
+
+        let blocks = rows * columns / 8192.0;
+        let merging = if cut.parts == 1 {
+            0.0
+        } else {
+            blocks * (programs as f64 * self.sent + cut.parts as f64 * self.gathered)
+        };
+        busy + waves * (steps * self.step + self.wave) + merging
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(tiles: u64, parts: u64) -> Cut {
+        Cut {
+            tile: [64, 64, 64],
+            tiles,
+            steps: 64,
+            parts,
+            stages: 6,
+            resident: 1,
+            a_and_c_bytes: 0,
+            b_bytes: 1 << 20,
+            b_row_bytes: 128,
+        }
+    }
+
+    #[test]
+    fn clusters_that_do_not_fit_into_the_gpu_take_a_second_wave() {
+        let cost = |tiles, parts| LaunchCost::of_format(Weights::Bf16).of(&cut(tiles, parts), 132);
+        assert!((cost(30, 4) - cost(20, 4)).abs() < 1e-9);
+        assert!(cost(32, 4) > 1.5 * cost(30, 4));
+        assert!(cost(64, 2) < cost(64, 1) && cost(32, 4) > cost(32, 2));
+    }
+
+    #[test]
+    fn a_full_gpu_is_not_split() {
+        for weights in [Weights::Bf16, Weights::Int16, Weights::Int4, Weights::Fp4] {
+            let cost = |parts| LaunchCost::of_format(weights).of(&cut(1320, parts), 132);
+            assert!(cost(1) < cost(2), "{weights:?}");
+        }
+    }
+}
