@@ -25,10 +25,9 @@ pub(super) struct Cut {
     pub(super) b_row_bytes: u64,
 }
 
-/// Microseconds on an H200, least-squares fits of the logarithms of the times in a sweep: of 155,000 launches of 277 problems
-/// of each format, of every tile, number of stages and of parts in the space. Those within a tenth of the best of their problem
-/// are 3 to 4 % off in the root mean square; the cheapest of a problem took 1.4 (int16) to 2.6 % (bf16) longer than the
-/// fastest in the geometric mean, whatever its pid_type, grouping and stages.
+/// Microseconds on an H200: least-squares fits of the logarithms of the times, near the best the more, in two sweeps of 277
+/// problems of each format, 247,000 launches with every tile, number of stages and of parts in the space. Of all launches of a
+/// problem the cheapest took 1.0 (int16) to 2.6 % (bf16, int4) longer than the fastest in the geometric mean.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LaunchCost {
     /// Of a multiprocessor for a million products of elements.
@@ -54,52 +53,52 @@ pub(super) struct LaunchCost {
 }
 
 const BF16: LaunchCost = LaunchCost {
-    product: 0.148,
-    column: 14.7,
-    row: 6.82,
-    step: 0.041,
-    wave: 1.34,
-    latency: 0.9,
-    megabyte: 0.254,
+    product: 0.146,
+    column: 14.1,
+    row: 6.62,
+    step: 0.054,
+    wave: 1.45,
+    latency: 0.82,
+    megabyte: 0.249,
     narrow: 0.0,
-    sent: 4.1,
-    gathered: 0.054,
+    sent: 3.76,
+    gathered: 0.175,
 };
 const INT16: LaunchCost = LaunchCost {
-    product: 0.189,
-    column: 23.0,
-    row: 4.81,
-    step: 0.063,
-    wave: 1.45,
-    latency: 0.63,
-    megabyte: 0.243,
+    product: 0.2,
+    column: 21.1,
+    row: 4.08,
+    step: 0.078,
+    wave: 1.59,
+    latency: 0.59,
+    megabyte: 0.236,
     narrow: 0.0,
-    sent: 3.2,
-    gathered: 0.147,
+    sent: 3.39,
+    gathered: 0.124,
 };
 const INT4: LaunchCost = LaunchCost {
-    product: 0.166,
+    product: 0.157,
     column: 11.9,
-    row: 5.43,
-    step: 0.067,
-    wave: 1.74,
-    latency: 0.47,
-    megabyte: 0.231,
-    narrow: 0.33,
-    sent: 1.71,
-    gathered: 0.038,
+    row: 6.06,
+    step: 0.069,
+    wave: 1.72,
+    latency: 0.45,
+    megabyte: 0.234,
+    narrow: 0.3,
+    sent: 1.75,
+    gathered: 0.036,
 };
 const FP4: LaunchCost = LaunchCost {
-    product: 0.162,
-    column: 14.4,
-    row: 5.59,
-    step: 0.056,
-    wave: 1.7,
+    product: 0.15,
+    column: 14.5,
+    row: 6.28,
+    step: 0.057,
+    wave: 1.68,
     latency: 0.54,
-    megabyte: 0.21,
+    megabyte: 0.211,
     narrow: 0.51,
-    sent: 1.65,
-    gathered: 0.06,
+    sent: 1.67,
+    gathered: 0.059,
 };
 
 /// Bytes of a line of L2.

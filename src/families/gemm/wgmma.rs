@@ -21,10 +21,7 @@ const PARTS: [u64; 4] = [1, 2, 4, 8];
 /// Rows of C that a product of a warpgroup can have.
 const TILE_ROWS: [u64; 20] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256];
 /// The numbers of stages that the launch chooses from.
-const STAGES: [u64; 5] = [3, 4, 6, 8, 12];
-/// Taller tiles have so many stages at least: with fewer they were never fast.
-const TALL_ROWS: u64 = 64;
-const TALL_STAGES: u64 = 4;
+const STAGES: [u64; 4] = [4, 6, 8, 12];
 /// Columns of C that a tile can have.
 const COLUMNS: [u64; 3] = [64, 128, 256];
 /// Columns of C that a group has at most, where it may have more than the config's.
@@ -97,9 +94,8 @@ impl Tiling {
                 tiles = product.m.div_ceil(m);
                 let tiling = Self { m, n, groups: self.groups.min(n / TILE_COLUMNS), ..*self };
                 let most = self.stages * self.stage_bytes() / tiling.stage_bytes();
-                let fewest = if m > TALL_ROWS { TALL_STAGES } else { 0 };
-                let usual = STAGES.into_iter().filter(|stages| (fewest..=most).contains(stages));
-                let stages = usual.chain((m == self.m && n == self.n).then_some(self.stages));
+                let own = (m == self.m && n == self.n).then_some(self.stages);
+                let stages = STAGES.into_iter().filter(|stages| *stages <= most).chain(own);
                 tilings.extend(stages.filter_map(|stages| Self { stages, ..tiling }.checked().ok()));
             }
         }
@@ -139,10 +135,11 @@ impl Tiling {
         }
     }
 
-    /// Programs that a multiprocessor holds at once. Its quarters have 512 registers for each lane, and take warps in turn.
+    /// Programs that a multiprocessor holds at once: its quarters have 512 registers for each lane, and take warps in turn. One that
+    /// the kernel counts on being alone, for the quarters that fewer warps leave to it, takes what registers it likes.
     fn resident(&self, parts: u64, profile: &GpuProfile) -> u64 {
         let by_smem = profile.smem_per_multiprocessor.0 / (self.smem(parts).0 + knobs::RESERVED_SMEM.0);
-        if self.hands_over() {
+        if !self.by_warp() && 512 / ((self.groups + 1) * self.registers_used()) <= 1 {
             return 1;
         }
         let warps_of_a_quarter = 512 / self.registers_used().next_multiple_of(8);
