@@ -12,16 +12,20 @@ use std::cmp::Ordering;
 const MOST_TEMPLATES: usize = 3;
 
 /// What all the problems of a group weigh together where a bucket's config is chosen, each problem of the bucket being 1: a few
-/// problems alone often choose what is best on them by luck. Found by leaving problems out of the sweeps of seven families.
-pub(super) const GROUP_WEIGHT: f64 = 0.1;
+/// problems alone often choose what is best on them by luck. Found by leaving problems out of sweeps on an H200. The launch of a
+/// product deals it out into tiles, so that one config does well on shapes far apart, and the group says as much as a problem.
+pub(super) fn group_weight(class: &str) -> f64 {
+    if class.contains("matmul") { 1.0 } else { 0.1 }
+}
 
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
 /// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
 /// the fewest of `rows` come first; those within [`NOISE_FLOOR`] of the best are one tie class, of which the first in the
-/// table's order is chosen. All others together weigh [`GROUP_WEIGHT`].
+/// table's order is chosen. All others together weigh `group_weight`.
 fn choose_beside(
     rows: &[&Row],
     others: &[&Row],
+    group_weight: f64,
     taken: &[f64],
     configs: usize,
     eligible: impl Fn(usize) -> bool,
@@ -38,7 +42,7 @@ fn choose_beside(
             }
         }
     }
-    let weight = GROUP_WEIGHT / others.len().max(1) as f64;
+    let weight = group_weight / others.len().max(1) as f64;
     for row in others {
         for cell in row.cells() {
             gains[cell.config] += weight * cell.ln_slowdown.map_or(0.0, |ln_slowdown| ln_slowdown - row.ln_missing);
@@ -56,11 +60,12 @@ fn choose_beside(
 pub(super) fn choose(
     rows: &[&Row],
     others: &[&Row],
+    group_weight: f64,
     configs: usize,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    choose_beside(rows, others, &missing, configs, eligible)
+    choose_beside(rows, others, group_weight, &missing, configs, eligible)
 }
 
 /// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
@@ -89,7 +94,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
         }
         let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
         let fresh = |config: usize| !chosen.contains(&config) && behind_first(config);
-        let Some(next) = choose_beside(rows, &[], &taken, configs.len(), fresh) else { break };
+        let Some(next) = choose_beside(rows, &[], 0.0, &taken, configs.len(), fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
         if gain <= NOISE_FLOOR.ln_1p() * rows.len() as f64 {
             break;
@@ -138,6 +143,7 @@ fn round(value: f64) -> f64 {
 pub(super) fn leave_one_out(
     rows: &[&Row],
     others: &[&Row],
+    group_weight: f64,
     configs: usize,
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> Option<Value> {
@@ -148,7 +154,7 @@ pub(super) fn leave_one_out(
         .map(|left_out| {
             let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
             let others: Vec<&Row> = others.iter().copied().filter(|row| !std::ptr::eq(*row, rows[left_out])).collect();
-            choose(&seen, &others, configs, |config| eligible(&seen, config))
+            choose(&seen, &others, group_weight, configs, |config| eligible(&seen, config))
         })
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);

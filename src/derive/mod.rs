@@ -31,7 +31,7 @@ pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Template, class_groups};
 use crate::measure::{quantile, sorted};
 use crate::model::{Config, Family, GpuProfile, Mma};
-use choose::{GROUP_WEIGHT, choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out, ties};
+use choose::{choose, complement, geomean_slowdown, group_weight, keeps_up_with_defaults, leave_one_out, ties};
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
 use rayon::prelude::*;
@@ -137,7 +137,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
             ),
         ),
         ("gpu".to_owned(), json!(gpu)),
-        ("group_weight".to_owned(), json!(GROUP_WEIGHT)),
+        ("group_weight".to_owned(), json!({ "products": group_weight("matmul"), "others": group_weight("") })),
         ("matching".to_owned(), json!("exact shape bucket only")),
         ("missing_slowdown".to_owned(), json!(MISSING_SLOWDOWN)),
         ("noise_floor".to_owned(), json!(NOISE_FLOOR)),
@@ -221,7 +221,7 @@ struct Class<'t> {
 impl<'t> Class<'t> {
     fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
-        let choice = |rows: &[&Row]| choose(rows, &[], table.configs.len(), |_| true);
+        let choice = |rows: &[&Row]| choose(rows, &[], 0.0, table.configs.len(), |_| true);
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
             Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
@@ -239,7 +239,8 @@ impl<'t> Class<'t> {
         let configs = self.templates.len();
         let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
         let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
-        let Some(chosen) = choose(rows, &others, configs, |config| keeps_up_with_defaults(rows, config)) else {
+        let weight = group_weight(self.table.class);
+        let Some(chosen) = choose(rows, &others, weight, configs, |config| keeps_up_with_defaults(rows, config)) else {
             return Promotion::SlowerThanDefault;
         };
         let incumbent = self.incumbents.of_bucket(bucket).filter(|config| keeps_up_with_defaults(rows, *config));
@@ -260,7 +261,7 @@ impl<'t> Class<'t> {
         compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_json())));
         let mut validation = Map::from_iter([("compared".to_owned(), Value::Object(compared))]);
         validation.insert("ties".to_owned(), self.ties(rows, first));
-        validation.extend(cross_validation(rows, &others, configs, keeps_up_with_defaults));
+        validation.extend(cross_validation(rows, &others, weight, configs, keeps_up_with_defaults));
         Promotion::Rule(Box::new(Rule {
             kernel_class: self.table.class.to_owned(),
             shape_bucket: bucket.clone(),
@@ -298,7 +299,7 @@ impl<'t> Class<'t> {
                 ("shape_coverage".to_owned(), json!(slowdowns.len())),
                 ("ties".to_owned(), self.ties(&rows, config)),
             ]);
-            validation.extend(cross_validation(&rows, &[], self.templates.len(), |_, _| true));
+            validation.extend(cross_validation(&rows, &[], 0.0, self.templates.len(), |_, _| true));
         }
         Fallback { template: self.templates[config].clone(), source, validation, extra: Map::new() }
     }
@@ -313,7 +314,7 @@ impl<'t> Class<'t> {
     /// The comparison with the default that does best on these problems, if one was measured.
     fn against_defaults(&self, rows: &[&Row], config: usize) -> Map<String, Value> {
         let defaults = &self.table.defaults;
-        let best = choose(rows, &[], self.templates.len(), |config| defaults.contains(&config));
+        let best = choose(rows, &[], 0.0, self.templates.len(), |config| defaults.contains(&config));
         let comparison = best.map(|default| Comparison::over(rows, config, |_| Some(default)).to_json());
         comparison.map(|comparison| ("default".to_owned(), comparison)).into_iter().collect()
     }
@@ -358,10 +359,11 @@ fn exemplar(rows: &[&Row]) -> Value {
 fn cross_validation(
     rows: &[&Row],
     others: &[&Row],
+    group_weight: f64,
     configs: usize,
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> [(String, Value); 1] {
-    [match leave_one_out(rows, others, configs, eligible) {
+    [match leave_one_out(rows, others, group_weight, configs, eligible) {
         Some(figures) => ("leave_one_out".to_owned(), figures),
         None => ("single_problem".to_owned(), json!(true)),
     }]

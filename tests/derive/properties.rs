@@ -86,8 +86,8 @@ fn geomean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().product::<f64>().powf(1.0 / values.len() as f64)
 }
 
-/// What all of a group weighs where a bucket's config is chosen.
-const GROUP_WEIGHT: f64 = 0.1;
+/// What all of a group of products weighs where a bucket's config is chosen.
+const GROUP_WEIGHT: f64 = 1.0;
 
 /// Fewest failures, then least geomean over the rows and, with little weight, the group's; then, within a tie, the first by
 /// text.
