@@ -57,10 +57,14 @@ impl ConfigFacts {
             Some("persistent_interleaved") => 1,
             Some(_) => 2,
         };
-        let is_fixed = |knob: &&str| self.template.get(*knob).is_some_and(|value| !value.is_null());
-        let fixed = ["split_k", "l2_groupings"].iter().filter(|knob| is_fixed(knob)).count();
+        let fixed = ["split_k", "l2_groupings"].into_iter().filter(|knob| self.fixes(knob)).count();
         let multiplier = self.template.get("num_sm_multiplier").and_then(Value::as_u64);
         (fixed, program_order, multiplier, self.text.clone())
+    }
+
+    /// Whether a knob has a value.
+    pub(super) fn fixes(&self, knob: &str) -> bool {
+        self.template.get(knob).is_some_and(|value| !value.is_null())
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Cut {
 pub(super) struct LaunchCost {
     /// Of a multiprocessor for a million products of elements.
     product: f64,
+    /// How much longer those of the largest tile take, as a part, and smaller ones in proportion.
+    full: f64,
     /// The same for a column of B, a million elements of k deep: its decoding, and its way from shared memory.
     column: f64,
     /// The same for a row of A.
@@ -53,19 +55,21 @@ pub(super) struct LaunchCost {
 }
 
 const BF16: LaunchCost = LaunchCost {
-    product: 0.146,
-    column: 14.1,
-    row: 6.62,
+    product: 0.0593,
+    full: 1.41,
+    column: 15.5,
+    row: 9.77,
     step: 0.054,
-    wave: 1.45,
+    wave: 1.43,
     latency: 0.82,
     megabyte: 0.249,
     narrow: 0.0,
-    sent: 3.76,
-    gathered: 0.175,
+    sent: 3.8,
+    gathered: 0.181,
 };
 const INT16: LaunchCost = LaunchCost {
     product: 0.2,
+    full: 0.0,
     column: 21.1,
     row: 4.08,
     step: 0.078,
@@ -78,6 +82,7 @@ const INT16: LaunchCost = LaunchCost {
 };
 const INT4: LaunchCost = LaunchCost {
     product: 0.157,
+    full: 0.0,
     column: 11.9,
     row: 6.06,
     step: 0.069,
@@ -90,6 +95,7 @@ const INT4: LaunchCost = LaunchCost {
 };
 const FP4: LaunchCost = LaunchCost {
     product: 0.15,
+    full: 0.0,
     column: 14.5,
     row: 6.28,
     step: 0.057,
@@ -103,6 +109,8 @@ const FP4: LaunchCost = LaunchCost {
 
 /// Bytes of a line of L2.
 const LINE_BYTES: u64 = 128;
+/// Sums of the largest tile.
+const LARGEST_TILE: f64 = 32768.0;
 /// Fewer rows take as long to multiply.
 const FEWEST_ROWS: u64 = 16;
 
@@ -137,7 +145,8 @@ impl LaunchCost {
         let steps = cut.steps.div_ceil(cut.parts) as f64;
         let all_steps = programs as f64 * steps;
 
-        let products = rows.max(FEWEST_ROWS as f64) * columns * self.product;
+        let full = 1.0 + self.full * rows * columns / LARGEST_TILE;
+        let products = rows.max(FEWEST_ROWS as f64) * columns * self.product * full;
         let multiplying = all_steps * depth * (products + columns * self.column + rows * self.row) * 1e-6;
         let loading = all_steps * self.latency / (cut.resident.min(programs) * cut.stages) as f64;
         let narrow = if cut.b_row_bytes < LINE_BYTES { self.narrow } else { 0.0 };
