@@ -14,11 +14,12 @@
 // for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores'
-// 4096 a cycle and multiprocessor. Reached on an H200, cold L2, in sweeps that keep the GPU at its power limit: 4096^3 in
-// 175 us (bf16, 785 TFLOP/s; in an earlier sweep int4 in 175, fp4 in 171, int16 in 191); 16 x 28672 x 8192 in 44.5 us
-// (int4, 2.6 TB/s of weights) and 48.0 (fp4); 16 x 4096 x 4096 in 11.6 us (int4), where reading the weights takes 7.2.
-// Large tiles run at the power limit: the clock falls from 1980 to about 1500 MHz, and fp4, which moves fewer bytes, is the
-// fastest.
+// 4096 a cycle and multiprocessor. Reached on an H200, cold L2, beside cuBLAS in bf16: 2048^3 in 27.1 us (cuBLAS 26.6), 4096^3
+// in 187 (178), 8192^3 in 1533 (1407), 2048 x 28672 x 8192 in 1384 (1208; int4 1289), 16 x 28672 x 8192 in 117 (122; int4 42.4,
+// fp4 46.7), 16 x 4096 x 4096 in 15.9 (17.4; int4 9.8, fp4 10.4, int16 16.2), where reading 4-bit weights takes 7.2.
+// Large tiles run at the power limit: the clock falls from 1980 to about 1400 MHz, where the tensor cores are busy for 83 to
+// 87 % of it, and weights of 4 bits, which move fewer bytes, are the fastest. Loading each tile of A once for two programs of a
+// cluster, side by side along n, by multicast made no difference: 1.00 times the time on 40 such products (0.93 to 1.04).
 //
 // What bounds a stream of 4-bit weights, from an H100's counters. Large (16 x 28672 x 8192): memory, at 74 % of its peak, and
 // beside it the issue slots, 58 % (fp4) and 52 % (int4) busy before the decoding of a lane's eight weights took 17 and 10

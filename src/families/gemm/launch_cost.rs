@@ -114,8 +114,8 @@ const LARGEST_TILE: f64 = 32768.0;
 /// Fewer rows take as long to multiply.
 const FEWEST_ROWS: u64 = 16;
 
-/// Clusters that run at once. A cluster lies within one of the GPU's parts of 14 to 18 multiprocessors, which larger ones do not
-/// fill: on two H200s 30 of four programs ran at once and not 32, 14 of eight and not 16, and fewer than 8 of sixteen.
+/// Clusters that run at once. Each lies within one of the GPU's clusters of multiprocessors, which large ones leave in part
+/// unused: on H200s 30 of four programs ran at once and not 32, 14 of eight and not 16, and fewer than 8 of sixteen.
 fn clusters_at_once(parts: u64, multiprocessors: u64) -> u64 {
     let lost = match parts {
         0..=2 => 0,
