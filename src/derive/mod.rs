@@ -32,7 +32,8 @@ use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Templa
 use crate::measure::{quantile, sorted};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{
-    choose, complement, geomean_slowdown, group_weight, handicaps, keeps_up_with_defaults, leave_one_out, ties,
+    FIXED_SPLIT, choose, complement, geomean_slowdown, group_weight, handicaps, keeps_up_with_defaults, leave_one_out,
+    ties,
 };
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
@@ -138,6 +139,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
                 "least geomean slowdown over all measured problems of the group; used only where no rule's bucket is equal"
             ),
         ),
+        ("fixed_split".to_owned(), json!(FIXED_SPLIT)),
         ("gpu".to_owned(), json!(gpu)),
         ("group_weight".to_owned(), json!({ "products": group_weight("matmul"), "others": group_weight("") })),
         ("matching".to_owned(), json!("exact shape bucket only")),

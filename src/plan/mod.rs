@@ -133,7 +133,9 @@ pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
     if path.is_some() && families.len() != 1 {
         return Err(Error::usage("--plan is the plan of one family; name that one with --family"));
     }
-    families.par_iter().map(|family| Plan::load(*family, path).context(|| format!("family {family}"))).collect()
+    let load = |family: &Family| Plan::load(*family, path).context(|| format!("family {family}"));
+    let plans: Vec<Result<Plan>> = families.par_iter().map(load).collect();
+    plans.into_iter().collect()
 }
 
 #[allow(clippy::unwrap_used)]
