@@ -34,7 +34,7 @@ pub(super) struct LaunchCost {
     product: f64,
     /// How much longer those of the largest tile take, as a part, and smaller ones in proportion.
     full: f64,
-    /// The same for a column of B, a million elements of k deep: its decoding, and its way from shared memory.
+    /// Of a multiprocessor for a column of B, a million elements of k deep: its decoding, and its way from shared memory.
     column: f64,
     /// The same for a row of A.
     row: f64,
@@ -50,7 +50,7 @@ pub(super) struct LaunchCost {
     narrow: f64,
     /// For sending 8192 partial sums.
     sent: f64,
-    /// For each further part's 8192 sums that are added up.
+    /// For adding up 8192 sums of each part.
     gathered: f64,
 }
 

@@ -135,8 +135,8 @@ impl Tiling {
         }
     }
 
-    /// Programs that a multiprocessor holds at once: its quarters have 512 registers for each lane, and take warps in turn. One that
-    /// the kernel counts on being alone, for the quarters that fewer warps leave to it, takes what registers it likes.
+    /// Programs that a multiprocessor holds at once: its quarters have 512 registers for each lane, and take warps in turn. A program
+    /// that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
     fn resident(&self, parts: u64, profile: &GpuProfile) -> u64 {
         let by_smem = profile.smem_per_multiprocessor.0 / (self.smem(parts).0 + knobs::RESERVED_SMEM.0);
         if !self.by_warp() && 512 / ((self.groups + 1) * self.registers_used()) <= 1 {
