@@ -97,7 +97,7 @@ const FP4: LaunchCost = LaunchCost {
     product: 0.15,
     full: 0.0,
     column: 14.5,
-    row: 6.28,
+    row: 6.281,
     step: 0.057,
     wave: 1.68,
     latency: 0.54,
