@@ -26,6 +26,7 @@ const COMPILE_DEADLINE: Duration = Duration::from_secs(600);
 struct Bench {
     machine: Machine,
     gpu: Gpu,
+    prepared: Option<Problem>,
 }
 
 /// A GPU and the compiler for it.
@@ -55,7 +56,7 @@ fn bench() -> Option<Bench> {
     let machine = machine()?;
     let Address::Cuda(ordinal) = machine.found.address else { return None };
     let gpu = Gpu::open(ordinal, &machine.support).unwrap();
-    Some(Bench { machine, gpu })
+    Some(Bench { machine, gpu, prepared: None })
 }
 
 fn cubin(compiler: &Compiler, kernel: &KernelSpec) -> PathBuf {
@@ -73,9 +74,12 @@ impl Machine {
 }
 
 impl Bench {
+    /// Nothing where it is the problem prepared before.
     fn prepare(&mut self, problem: &Problem, seed: u64) {
-        let reference = self.machine.reference(problem);
-        self.gpu.prepare(problem, seed, Some(&reference)).unwrap();
+        if self.prepared.replace(*problem) != Some(*problem) {
+            let reference = self.machine.reference(problem);
+            self.gpu.prepare(problem, seed, Some(&reference)).unwrap();
+        }
     }
 }
 
@@ -399,11 +403,8 @@ fn a_config_errs_the_same_each_time() {
     for family in sampled_families() {
         let mut tally = Tally::default();
         let cases = planned_cases(family, &bench.machine.found.profile);
-        let mut prepared = None;
         for (seed, (case, program)) in (0..).zip(compiled(&bench.machine.compiler, cases)) {
-            if prepared.replace(case.problem) != Some(case.problem) {
-                bench.prepare(&case.problem, seed);
-            }
+            bench.prepare(&case.problem, seed);
             bench.gpu.load(&case.config, Some(&program)).unwrap();
             let errors: Vec<f64> = (0..REPEATS).map(|_| bench.gpu.verify().unwrap().relative).collect();
             let [least, most] = [f64::min, f64::max].map(|pick| errors.iter().copied().reduce(pick).unwrap());
@@ -430,16 +431,13 @@ fn sanitizer_sample() {
         let cases = compiled(&bench.machine.compiler, sanitizer_cases(family, &bench.machine.found.profile));
         let count = cases.len();
         let started = Instant::now();
-        let mut prepared = None;
         for (seed, (case, program)) in (0..).zip(cases) {
             let begun = started.elapsed().as_secs_f64();
             if limit.is_some_and(|limit| begun > limit) {
                 println!("{family}: out of time, {} of {count} cases checked", tally.checked);
                 break;
             }
-            if prepared.replace(case.problem) != Some(case.problem) {
-                bench.prepare(&case.problem, seed);
-            }
+            bench.prepare(&case.problem, seed);
             let verified = bench.gpu.load(&case.config, Some(&program)).and_then(|()| bench.gpu.verify());
             let outcome = match verified {
                 Ok(deviation) if deviation.is_right(case.problem.dtype) => Ok(deviation.relative),

@@ -23,23 +23,37 @@ pub(super) fn group_weight(class: &str) -> f64 {
 /// chosen by it may be far off. On problems left out of the sweeps the mean stays what it is without this.
 pub(super) const FIXED_SPLIT: f64 = 0.03;
 
-/// What each config is taken to be slower, in logarithms.
-pub(super) fn handicaps(configs: &[&ConfigFacts]) -> Vec<f64> {
-    configs.iter().map(|config| if config.fixes("split_k") { FIXED_SPLIT.ln_1p() } else { 0.0 }).collect()
+/// How the configs of a class are weighed beside their times.
+pub(super) struct Preferences {
+    group_weight: f64,
+    /// What each config is taken to be slower, in logarithms.
+    handicaps: Vec<f64>,
+}
+
+impl Preferences {
+    pub(super) fn new(class: &str, configs: &[&ConfigFacts]) -> Self {
+        let handicap = |config: &&ConfigFacts| if config.fixes("split_k") { FIXED_SPLIT.ln_1p() } else { 0.0 };
+        Self { group_weight: group_weight(class), handicaps: configs.iter().map(handicap).collect() }
+    }
+
+    /// None, among so many configs.
+    fn none(configs: usize) -> Self {
+        Self { group_weight: 0.0, handicaps: vec![0.0; configs] }
+    }
 }
 
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
 /// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
 /// the fewest of `rows` come first; those within [`NOISE_FLOOR`] of the best are one tie class, of which the first in the
-/// table's order is chosen. All others together weigh `group_weight`; `handicaps` are added to the slowdowns on every row.
+/// table's order is chosen. All others together weigh the group's weight; handicaps are added to the slowdowns on every row.
 fn choose_beside(
     rows: &[&Row],
     others: &[&Row],
-    group_weight: f64,
     taken: &[f64],
-    handicaps: &[f64],
+    preferences: &Preferences,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
+    let Preferences { group_weight, handicaps } = preferences;
     let configs = handicaps.len();
     let weight = group_weight / others.len().max(1) as f64;
     let all = rows.len() as f64 + weight * others.len() as f64;
@@ -72,12 +86,11 @@ fn choose_beside(
 pub(super) fn choose(
     rows: &[&Row],
     others: &[&Row],
-    group_weight: f64,
-    handicaps: &[f64],
+    preferences: &Preferences,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    choose_beside(rows, others, group_weight, &missing, handicaps, eligible)
+    choose_beside(rows, others, &missing, preferences, eligible)
 }
 
 /// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
@@ -99,7 +112,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
     let mut templates = vec![ranked(first)];
     let mut chosen = vec![first];
     let mut taken: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    let none = vec![0.0; configs.len()];
+    let none = Preferences::none(configs.len());
     while chosen.len() < MOST_TEMPLATES {
         let latest = chosen[chosen.len() - 1];
         for (row, taken) in rows.iter().zip(&mut taken) {
@@ -107,7 +120,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
         }
         let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
         let fresh = |config: usize| !chosen.contains(&config) && behind_first(config);
-        let Some(next) = choose_beside(rows, &[], 0.0, &taken, &none, fresh) else { break };
+        let Some(next) = choose_beside(rows, &[], &taken, &none, fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
         if gain <= NOISE_FLOOR.ln_1p() * rows.len() as f64 {
             break;
@@ -156,8 +169,7 @@ fn round(value: f64) -> f64 {
 pub(super) fn leave_one_out(
     rows: &[&Row],
     others: &[&Row],
-    group_weight: f64,
-    handicaps: &[f64],
+    preferences: &Preferences,
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> Option<Value> {
     if rows.len() < 2 {
@@ -167,7 +179,7 @@ pub(super) fn leave_one_out(
         .map(|left_out| {
             let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
             let others: Vec<&Row> = others.iter().copied().filter(|row| !std::ptr::eq(*row, rows[left_out])).collect();
-            choose(&seen, &others, group_weight, handicaps, |config| eligible(&seen, config))
+            choose(&seen, &others, preferences, |config| eligible(&seen, config))
         })
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);

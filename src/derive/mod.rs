@@ -32,8 +32,8 @@ use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Templa
 use crate::measure::{quantile, sorted};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{
-    FIXED_SPLIT, choose, complement, geomean_slowdown, group_weight, handicaps, keeps_up_with_defaults, leave_one_out,
-    ties,
+    FIXED_SPLIT, Preferences, choose, complement, geomean_slowdown, group_weight, keeps_up_with_defaults,
+    leave_one_out, ties,
 };
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
@@ -220,14 +220,14 @@ struct Class<'t> {
     /// The choice of each group that holds a problem.
     groups: BTreeMap<&'static str, usize>,
     incumbents: Incumbents,
-    handicaps: Vec<f64>,
+    preferences: Preferences,
 }
 
 impl<'t> Class<'t> {
     fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
-        let handicaps = handicaps(&table.configs);
-        let choice = |rows: &[&Row]| choose(rows, &[], 0.0, &handicaps, |_| true);
+        let preferences = Preferences::new(table.class, &table.configs);
+        let choice = |rows: &[&Row]| choose(rows, &[], &preferences, |_| true);
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
             Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
@@ -238,16 +238,14 @@ impl<'t> Class<'t> {
             best_single: choice(&all),
             groups: groups.collect(),
             incumbents,
-            handicaps,
+            preferences,
         }
     }
 
     fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
         let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
         let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
-        let weight = group_weight(self.table.class);
-        let Some(chosen) =
-            choose(rows, &others, weight, &self.handicaps, |config| keeps_up_with_defaults(rows, config))
+        let Some(chosen) = choose(rows, &others, &self.preferences, |config| keeps_up_with_defaults(rows, config))
         else {
             return Promotion::SlowerThanDefault;
         };
@@ -269,7 +267,7 @@ impl<'t> Class<'t> {
         compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_json())));
         let mut validation = Map::from_iter([("compared".to_owned(), Value::Object(compared))]);
         validation.insert("ties".to_owned(), self.ties(rows, first));
-        validation.extend(cross_validation(rows, &others, weight, &self.handicaps, keeps_up_with_defaults));
+        validation.extend(cross_validation(rows, &others, &self.preferences, keeps_up_with_defaults));
         Promotion::Rule(Box::new(Rule {
             kernel_class: self.table.class.to_owned(),
             shape_bucket: bucket.clone(),
@@ -307,7 +305,7 @@ impl<'t> Class<'t> {
                 ("shape_coverage".to_owned(), json!(slowdowns.len())),
                 ("ties".to_owned(), self.ties(&rows, config)),
             ]);
-            validation.extend(cross_validation(&rows, &[], 0.0, &self.handicaps, |_, _| true));
+            validation.extend(cross_validation(&rows, &[], &self.preferences, |_, _| true));
         }
         Fallback { template: self.templates[config].clone(), source, validation, extra: Map::new() }
     }
@@ -322,7 +320,7 @@ impl<'t> Class<'t> {
     /// The comparison with the default that does best on these problems, if one was measured.
     fn against_defaults(&self, rows: &[&Row], config: usize) -> Map<String, Value> {
         let defaults = &self.table.defaults;
-        let best = choose(rows, &[], 0.0, &self.handicaps, |config| defaults.contains(&config));
+        let best = choose(rows, &[], &self.preferences, |config| defaults.contains(&config));
         let comparison = best.map(|default| Comparison::over(rows, config, |_| Some(default)).to_json());
         comparison.map(|comparison| ("default".to_owned(), comparison)).into_iter().collect()
     }
@@ -367,11 +365,10 @@ fn exemplar(rows: &[&Row]) -> Value {
 fn cross_validation(
     rows: &[&Row],
     others: &[&Row],
-    group_weight: f64,
-    handicaps: &[f64],
+    preferences: &Preferences,
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> [(String, Value); 1] {
-    [match leave_one_out(rows, others, group_weight, handicaps, eligible) {
+    [match leave_one_out(rows, others, preferences, eligible) {
         Some(figures) => ("leave_one_out".to_owned(), figures),
         None => ("single_problem".to_owned(), json!(true)),
     }]

@@ -92,14 +92,18 @@ pub(super) fn programs(config: &Config, tiles: u64, profile: &GpuProfile) -> Res
 }
 
 /// Shared memory that a multiprocessor loses to each program on it (CUDA C++ Programming Guide, from compute capability 8.0).
-pub(super) const RESERVED_SMEM: Bytes = Bytes::kib(1);
+const RESERVED_SMEM: Bytes = Bytes::kib(1);
+
+/// Programs whose shared memory a multiprocessor has room for.
+pub(super) fn resident_by_smem(smem: Bytes, profile: &GpuProfile) -> u64 {
+    profile.smem_per_multiprocessor.0 / (smem.0 + RESERVED_SMEM.0)
+}
 
 /// Programs that a multiprocessor holds at once, by their shared memory and the registers of their threads together; at
 /// least one.
 pub(super) fn resident(smem: Bytes, registers: u64, profile: &GpuProfile) -> u64 {
-    let by_smem = profile.smem_per_multiprocessor.0 / (smem.0 + RESERVED_SMEM.0);
     let by_registers = u64::from(profile.registers_per_multiprocessor) / registers;
-    by_smem.min(by_registers).max(1)
+    resident_by_smem(smem, profile).min(by_registers).max(1)
 }
 
 /// A program's shared memory must fit the GPU.

@@ -48,9 +48,9 @@ pub(super) struct LaunchCost {
     megabyte: f64,
     /// How much more those of B take where a tile's rows are narrower than a line of the cache, as a part.
     narrow: f64,
-    /// For sending 8192 partial sums.
+    /// For sending [`SUMS`] partial sums.
     sent: f64,
-    /// For adding up 8192 sums of each part.
+    /// For adding up [`SUMS`] of each part.
     gathered: f64,
 }
 
@@ -112,7 +112,9 @@ const LINE_BYTES: u64 = 128;
 /// Sums of the largest tile.
 const LARGEST_TILE: f64 = 32768.0;
 /// Fewer rows take as long to multiply.
-const FEWEST_ROWS: u64 = 16;
+const FEWEST_ROWS: f64 = 16.0;
+/// Sums that sending and gathering are counted by.
+const SUMS: f64 = 8192.0;
 
 /// Clusters that run at once. Each lies within one of the GPU's clusters of multiprocessors, which large ones leave in part
 /// unused: on H200s 30 of four programs ran at once and not 32, 14 of eight and not 16, and fewer than 8 of sixteen.
@@ -146,7 +148,7 @@ impl LaunchCost {
         let all_steps = programs as f64 * steps;
 
         let full = 1.0 + self.full * rows * columns / LARGEST_TILE;
-        let products = rows.max(FEWEST_ROWS as f64) * columns * self.product * full;
+        let products = rows.max(FEWEST_ROWS) * columns * self.product * full;
         let multiplying = all_steps * depth * (products + columns * self.column + rows * self.row) * 1e-6;
         let loading = all_steps * self.latency / (cut.resident.min(programs) * cut.stages) as f64;
         let narrow = if cut.b_row_bytes < LINE_BYTES { self.narrow } else { 0.0 };
@@ -154,12 +156,9 @@ impl LaunchCost {
         // These overlap, but for where two of them take nearly as long.
         let busy = [multiplying, loading, memory].map(|time| time.powi(4)).iter().sum::<f64>().sqrt().sqrt();
 
-        let blocks = rows * columns / 8192.0;
-        let merging = if cut.parts == 1 {
-            0.0
-        } else {
-            blocks * (programs as f64 * self.sent + cut.parts as f64 * self.gathered)
-        };
+        let sums = rows * columns / SUMS;
+        let merging =
+            if cut.parts == 1 { 0.0 } else { sums * (programs as f64 * self.sent + cut.parts as f64 * self.gathered) };
         busy + waves * (steps * self.step + self.wave) + merging
     }
 }

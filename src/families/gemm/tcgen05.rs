@@ -1,7 +1,7 @@
 //! `gemm_tcgen05.cu`: Blackwell's tensor cores, fed by the copy engine, with sums in tensor memory (TMEM).
 
 use super::{Product, ProgramOrder, Weights, group_m, program_order};
-use crate::families::knobs::{self, RESERVED_SMEM, WARP};
+use crate::families::knobs::{self, WARP};
 use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma};
 
@@ -109,9 +109,8 @@ impl Tiling {
 
     /// Programs that a multiprocessor holds at once. Each must find its tensor memory, where the next would wait for it.
     fn resident(&self, profile: &GpuProfile) -> Result<u64, Rejection> {
-        let by_smem = profile.smem_per_multiprocessor.0 / (self.smem().0 + RESERVED_SMEM.0);
         let by_threads = u64::from(profile.threads_per_multiprocessor / self.threads());
-        let resident = by_smem.min(by_threads).max(1);
+        let resident = knobs::resident_by_smem(self.smem(), profile).min(by_threads).max(1);
         let columns = 2 * self.sum_columns();
         require!(
             resident * columns <= TMEM_COLUMNS,

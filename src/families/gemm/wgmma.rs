@@ -92,11 +92,12 @@ impl Tiling {
                     continue;
                 }
                 tiles = product.m.div_ceil(m);
-                let tiling = Self { m, n, groups: self.groups.min(n / TILE_COLUMNS), ..*self };
+                let groups = self.groups.min(n / TILE_COLUMNS);
+                let Ok(tiling) = Self { m, n, groups, ..*self }.checked() else { continue };
                 let most = self.stages * self.stage_bytes() / tiling.stage_bytes();
                 let own = (m == self.m && n == self.n).then_some(self.stages);
                 let stages = STAGES.into_iter().filter(|stages| *stages <= most).chain(own);
-                tilings.extend(stages.filter_map(|stages| Self { stages, ..tiling }.checked().ok()));
+                tilings.extend(stages.map(|stages| Self { stages, ..tiling }));
             }
         }
         tilings
@@ -138,13 +139,12 @@ impl Tiling {
     /// Programs that a multiprocessor holds at once: its quarters have 512 registers for each lane, and take warps in turn. A program
     /// that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
     fn resident(&self, parts: u64, profile: &GpuProfile) -> u64 {
-        let by_smem = profile.smem_per_multiprocessor.0 / (self.smem(parts).0 + knobs::RESERVED_SMEM.0);
         if !self.by_warp() && 512 / ((self.groups + 1) * self.registers_used()) <= 1 {
             return 1;
         }
         let warps_of_a_quarter = 512 / self.registers_used().next_multiple_of(8);
         let by_registers = 4 * warps_of_a_quarter / (4 * self.groups + 1);
-        by_smem.min(by_registers).max(1)
+        knobs::resident_by_smem(self.smem(parts), profile).min(by_registers).max(1)
     }
 
     /// Whether each warp multiplies by itself.
