@@ -51,12 +51,14 @@ fn run(folder: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.get_output().stdout).unwrap()
 }
 
+/// Every other round of a trial: the even ones choose the best, the odd ones judge, since the best of many is in part the luckiest.
+fn rounds(trial: &Value, odd: usize) -> Vec<f64> {
+    trial["rounds_us"].as_array().unwrap().iter().skip(odd).step_by(2).map(|us| us.as_f64().unwrap()).collect()
+}
+
 /// A trial's times over another's, round by round.
 fn paired(one: &Value, other: &Value) -> f64 {
-    let rounds = |trial: &Value| -> Vec<f64> {
-        trial["rounds_us"].as_array().unwrap().iter().map(|us| us.as_f64().unwrap()).collect()
-    };
-    median(rounds(one).iter().zip(rounds(other)).map(|(one, other)| one / other)).unwrap()
+    median(rounds(one, 1).iter().zip(rounds(other, 1)).map(|(one, other)| one / other)).unwrap()
 }
 
 /// Runs both searches and prints a line a problem; true where all ends of the staged one are near the best.
@@ -85,8 +87,8 @@ fn compare(family: Family) {
     println!("{:44} {:>10} {:>10} {:>8} {:>8} {:>8}", "problem", "best us", "staged us", "ratio", "served", "null");
     let mut far = Vec::new();
     for winner in exhaustive["families"][family.name()]["winners"].as_array().unwrap() {
-        let best = &winner["trial"];
-        let of_problem = |trial: &&Value| ["problem", "dtype"].iter().all(|field| trial[*field] == best[*field]);
+        let found_best = &winner["trial"];
+        let of_problem = |trial: &&Value| ["problem", "dtype"].iter().all(|field| trial[*field] == found_best[*field]);
         let winners = staged["families"][family.name()]["winners"].as_array().unwrap();
         let wanted = &winners.iter().map(|winner| &winner["trial"]).find(of_problem).unwrap()["config"];
         let racers: Vec<&Value> = journal.iter().filter(|trial| trial["stage"] == "final").filter(of_problem).collect();
@@ -94,7 +96,10 @@ fn compare(family: Family) {
             let fits = |trial: &&Value| trial["config"] == *config && (trial["null_arm"] == true) == null_arm;
             racers.iter().copied().find(fits)
         };
-        let best_racer = racer(&best["config"], false).unwrap();
+        let by_even_rounds = |one: &&&Value, other: &&&Value| {
+            median(rounds(one, 0)).unwrap().total_cmp(&median(rounds(other, 0)).unwrap())
+        };
+        let best = *racers.iter().filter(|trial| trial["null_arm"] != true).min_by(by_even_rounds).unwrap();
         let null = racers.iter().find(|trial| trial["null_arm"] == true).unwrap();
         let noise = paired(null, racer(&null["config"], false).unwrap());
         let served = winner["served_ratio"].as_f64();
@@ -106,7 +111,7 @@ fn compare(family: Family) {
         };
         let folded = || racers.iter().copied().find(|racer| program(&racer["config"]) == program(wanted));
         let end = racer(wanted, false).or_else(folded);
-        let ratio = end.map(|end| paired(end, best_racer)).or(served).unwrap();
+        let ratio = end.map(|end| paired(end, best)).or(served).unwrap();
         let us = |trial: &Value| trial["median_us"].as_f64().unwrap();
         println!(
             "{:44} {:>10.2} {:>10.2} {ratio:>8.4} {:>8.4} {noise:>8.4}",

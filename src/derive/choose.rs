@@ -13,11 +13,8 @@ use std::cmp::Ordering;
 const MOST_TEMPLATES: usize = 3;
 
 /// What all the problems of a group weigh together where a bucket's config is chosen, each problem of the bucket being 1: a few
-/// problems alone often choose what is best on them by luck. Found by leaving problems out of sweeps on an H200. The launch of a
-/// product deals it out into tiles, so that one config does well on shapes far apart, and the group says as much as a problem.
-pub(super) fn group_weight(class: &str) -> f64 {
-    if class.contains("matmul") { 1.0 } else { 0.1 }
-}
+/// problems alone sometimes choose what is best on them by luck. Found by leaving problems out of sweeps on an H200.
+pub(super) const GROUP_WEIGHT: f64 = 0.1;
 
 /// How much slower a config is taken to be that fixes split_k, which the launch could choose by the problem: on problems it was not
 /// chosen by it may be far off. On problems left out of the sweeps the mean stays what it is without this.
@@ -25,15 +22,16 @@ pub(super) const FIXED_SPLIT: f64 = 0.03;
 
 /// How the configs of a class are weighed beside their times.
 pub(super) struct Preferences {
+    /// What all other problems of the group weigh together.
     group_weight: f64,
     /// What each config is taken to be slower, in logarithms.
     handicaps: Vec<f64>,
 }
 
 impl Preferences {
-    pub(super) fn new(class: &str, configs: &[&ConfigFacts]) -> Self {
+    pub(super) fn new(configs: &[&ConfigFacts]) -> Self {
         let handicap = |config: &&ConfigFacts| if config.fixes("split_k") { FIXED_SPLIT.ln_1p() } else { 0.0 };
-        Self { group_weight: group_weight(class), handicaps: configs.iter().map(handicap).collect() }
+        Self { group_weight: GROUP_WEIGHT, handicaps: configs.iter().map(handicap).collect() }
     }
 
     /// None, among so many configs.

@@ -14,7 +14,7 @@ pub(crate) const NOISE_FLOOR: f64 = 0.005;
 pub(crate) const ASSUMED_NOISE: f64 = 0.02;
 
 /// Half the width of a 95 % interval in standard errors.
-pub(super) const Z_95: f64 = 1.96;
+pub(crate) const Z_95: f64 = 1.96;
 
 /// Standard error of the median over that of the mean, for normal samples: √(π/2).
 const MEDIAN_EFFICIENCY: f64 = 1.2533;
@@ -23,7 +23,7 @@ const MEDIAN_EFFICIENCY: f64 = 1.2533;
 const IQR_SIGMAS: f64 = 1.349;
 
 /// Standard deviations in a median absolute deviation, for normal samples.
-pub(super) const MAD_SIGMAS: f64 = 1.4826;
+pub(crate) const MAD_SIGMAS: f64 = 1.4826;
 
 /// Fewer rounds than this say nothing of their own spread.
 const FEWEST_ROUNDS: usize = 5;
@@ -39,7 +39,7 @@ pub(crate) struct Pair {
     pub(crate) rounds: usize,
 }
 
-/// Compares two times of one problem whose noise is at least `noise`.
+/// Compares two times of one race on a problem whose noise is at least `noise`.
 pub(crate) fn pair(first: &Timing, second: &Timing, noise: f64) -> Pair {
     let rounds = first.rounds_us.iter().zip(&second.rounds_us);
     let ratios = sorted(rounds.map(|(first, second)| first / second).filter(|ratio| ratio.is_finite() && *ratio > 0.0));
@@ -49,11 +49,14 @@ pub(crate) fn pair(first: &Timing, second: &Timing, noise: f64) -> Pair {
             let error = MEDIAN_EFFICIENCY * MAD_SIGMAS * deviation / (ratios.len() as f64).sqrt();
             Pair { ratio, noise: noise.max(Z_95 * error), rounds: ratios.len() }
         }
-        _ => {
-            let spread = spread(first, second).unwrap_or(ASSUMED_NOISE);
-            Pair { ratio: first.median_us / second.median_us, noise: noise.max(spread), rounds: 0 }
-        }
+        _ => unpaired(first, second, noise),
     }
+}
+
+/// Compares two times of one problem that were taken on different occasions.
+pub(super) fn unpaired(first: &Timing, second: &Timing, noise: f64) -> Pair {
+    let spread = spread(first, second).unwrap_or(ASSUMED_NOISE);
+    Pair { ratio: first.final_us() / second.final_us(), noise: noise.max(spread), rounds: 0 }
 }
 
 /// How far from 1 the ratio of two medians may be by chance, from their quartiles.
@@ -75,6 +78,8 @@ pub(super) struct Comparison {
     ratio: Option<(f64, f64, f64)>,
     /// Mean of the problems' noise.
     noise: f64,
+    /// What their null arms alone say of a mean over so many problems: how wide a tie class is.
+    tie_width: f64,
     /// Problems both were timed on.
     pairs: usize,
     /// Interleaved rounds behind them.
@@ -96,19 +101,21 @@ impl Comparison {
         let mut pairs = Vec::new();
         for row in rows {
             let theirs = baseline(row).and_then(|config| row.cell(config));
-            match (row.cell(challenger), theirs) {
-                (Some(ours), Some(theirs)) => match (ours.timing, theirs.timing) {
-                    (Some(ours), Some(theirs)) => pairs.push(pair(ours, theirs, row.noise)),
-                    (Some(_), None) => comparison.baseline_fails += 1,
-                    (None, Some(_)) => comparison.challenger_fails += 1,
-                    (None, None) => {}
-                },
-                _ => comparison.untried += 1,
+            let Some((ours, theirs)) = row.cell(challenger).zip(theirs) else {
+                comparison.untried += 1;
+                continue;
+            };
+            match ours.against(theirs, row.noise) {
+                Some(pair) => pairs.push(pair),
+                None if ours.timing.is_some() => comparison.baseline_fails += 1,
+                None => comparison.challenger_fails += usize::from(theirs.timing.is_some()),
             }
         }
         let ratios = sorted(pairs.iter().map(|pair| pair.ratio));
         comparison.ratio = geomean(&ratios).map(|ratio| (ratio, ratios[0], ratios[ratios.len() - 1]));
         comparison.noise = mean(&pairs.iter().map(|pair| pair.noise).collect::<Vec<_>>()).unwrap_or(0.0);
+        let squares: f64 = rows.iter().map(|row| row.noise.powi(2)).sum();
+        comparison.tie_width = (squares.sqrt() / rows.len() as f64).max(NOISE_FLOOR);
         comparison.pairs = pairs.len();
         comparison.rounds = pairs.iter().map(|pair| pair.rounds).sum();
         comparison.slower_on = pairs.iter().filter(|pair| pair.ratio > 1.0 + pair.noise).count();
@@ -118,7 +125,18 @@ impl Comparison {
     /// The challenger is faster by more than noise, or works where the baseline fails, or the baseline was never tried
     /// on any of the problems.
     pub(super) fn is_faster(&self) -> bool {
-        let by_time = self.ratio.is_none_or(|(ratio, ..)| ratio < 1.0 - self.noise);
+        self.is_faster_by(self.noise)
+    }
+
+    /// The same by more than the width of a tie class, which is less than noise, and enough to choose by: whichever of two is
+    /// ahead by so little, another sweep that chooses the other loses as little. Beyond noise, a choice that is worth more would
+    /// be made in some sweeps and not in others.
+    pub(super) fn is_no_tie(&self) -> bool {
+        self.is_faster_by(self.tie_width)
+    }
+
+    fn is_faster_by(&self, margin: f64) -> bool {
+        let by_time = self.ratio.is_none_or(|(ratio, ..)| ratio < 1.0 - margin);
         self.challenger_fails == 0 && (by_time || self.baseline_fails > 0)
     }
 

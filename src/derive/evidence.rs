@@ -77,10 +77,19 @@ pub struct Timing {
     pub quartiles_us: Option<(f64, f64)>,
     /// Samples taken; 0 where unknown.
     pub samples: u32,
-    /// The time of each interleaved round, in round order; empty outside finals.
+    /// The time of each interleaved round, in round order; empty outside finals and cross trials.
     pub rounds_us: Vec<f64>,
+    /// Cross trials: how much longer the problem's best took in the final.
+    pub to_final: Option<f64>,
     /// Taken while the GPU was throttled.
     pub throttled: bool,
+}
+
+impl Timing {
+    /// The median as it would have been in the final.
+    pub(super) fn final_us(&self) -> f64 {
+        self.median_us * self.to_final.unwrap_or(1.0)
+    }
 }
 
 /// One trial: what, when in the search, and with what result.
@@ -293,6 +302,7 @@ pub(crate) fn timing_of(trial: &Trial) -> Timing {
         quartiles_us: trial.q1_us.zip(trial.q3_us).map(|(q1, q3)| (q1.0, q3.0)),
         samples: trial.samples.unwrap_or(0),
         rounds_us: trial.rounds_us.clone(),
+        to_final: trial.to_final,
         throttled: trial.throttled,
     }
 }

@@ -1,14 +1,15 @@
 //! Journals to a document: rules and fallbacks with the evidence for them. Pure: the same trials, in any order, give the same
 //! document on any number of threads.
 //!
-//! - The slowdown of a config on a problem is its median over the problem's best median, among finals and cross trials. Trials of
-//!   the search before count only for a problem that has neither.
+//! - The slowdown of a config on a problem is its median over the problem's best median, among finals and cross trials; those
+//!   are brought to the clocks of the final by the finalists that raced in both. Trials of the search before count only for a
+//!   problem that has neither.
 //! - A set of problems is given the config with the least geometric mean slowdown; a missing time counts as at least
 //!   twice the best. Choices within half a percent are ties, broken by a fixed order: simpler launches first, then the text.
 //! - A fallback is that choice over all of a group's problems. A rule is that choice over a bucket's problems, and with
-//!   little weight the group's, among the configs nowhere slower than a default, with up to two more that help most beside
-//!   it. It is kept only where it beats what would be served otherwise, the fallback, and is no slower than the family's
-//!   best single config, beyond noise.
+//!   little weight the group's, among the configs nowhere slower than a default, or the family's best single config where that
+//!   is faster beyond noise; with up to two more that help most beside it. It is kept only where it beats what would be served
+//!   otherwise, the fallback, by more than null arms differ.
 //! - Noise is what the null arm and the spread of rounds and quartiles show, never under half a percent.
 //! - `validation.ties` names the configs that cannot be told from the one that is served, by that noise or by what the ratio of
 //!   two configs changes from one occasion to another, so that a change from one sweep to the next can be judged.
@@ -22,7 +23,7 @@ mod merge;
 mod repeat;
 mod table;
 
-pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, pair};
+pub(crate) use compare::{ASSUMED_NOISE, MAD_SIGMAS, NOISE_FLOOR, Z_95, pair};
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub(crate) use evidence::{config_text, of_latest_kernels, timing_of};
 pub use merge::merge;
@@ -32,7 +33,7 @@ use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Templa
 use crate::measure::{quantile, sorted};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{
-    FIXED_SPLIT, Preferences, choose, complement, geomean_slowdown, group_weight, keeps_up_with_defaults,
+    FIXED_SPLIT, GROUP_WEIGHT, Preferences, choose, complement, geomean_slowdown, keeps_up_with_defaults,
     leave_one_out, ties,
 };
 use compare::Comparison;
@@ -141,7 +142,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
         ),
         ("fixed_split".to_owned(), json!(FIXED_SPLIT)),
         ("gpu".to_owned(), json!(gpu)),
-        ("group_weight".to_owned(), json!({ "products": group_weight("matmul"), "others": group_weight("") })),
+        ("group_weight".to_owned(), json!(GROUP_WEIGHT)),
         ("matching".to_owned(), json!("exact shape bucket only")),
         ("missing_slowdown".to_owned(), json!(MISSING_SLOWDOWN)),
         ("noise_floor".to_owned(), json!(NOISE_FLOOR)),
@@ -149,7 +150,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
         (
             "validation".to_owned(),
             json!(
-                "a rule is faster than its group's fallback and no slower than its class's best single config and the defaults, beyond noise; ratios are rule over baseline"
+                "a rule is faster than its group's fallback by more than null arms differ, and no slower than its class's best single config and the defaults beyond noise; ratios are rule over baseline"
             ),
         ),
     ]);
@@ -226,7 +227,7 @@ struct Class<'t> {
 impl<'t> Class<'t> {
     fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
-        let preferences = Preferences::new(table.class, &table.configs);
+        let preferences = Preferences::new(&table.configs);
         let choice = |rows: &[&Row]| choose(rows, &[], &preferences, |_| true);
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
@@ -245,15 +246,18 @@ impl<'t> Class<'t> {
     fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
         let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
         let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
-        let Some(chosen) = choose(rows, &others, &self.preferences, |config| keeps_up_with_defaults(rows, config))
-        else {
+        let keeps_up = |config: usize| keeps_up_with_defaults(rows, config);
+        let Some(mut chosen) = choose(rows, &others, &self.preferences, keeps_up) else {
             return Promotion::SlowerThanDefault;
         };
-        let incumbent = self.incumbents.of_bucket(bucket).filter(|config| keeps_up_with_defaults(rows, *config));
+        if keeps_up(best_single) && Comparison::over(rows, chosen, |_| Some(best_single)).is_slower() {
+            chosen = best_single;
+        }
+        let incumbent = self.incumbents.of_bucket(bucket).filter(|config| keeps_up(*config));
         let first = unless_beaten(rows, incumbent, chosen);
         // A new rule must beat the fallback; one that is there must be beaten by it.
         let yields = |comparison: &Comparison| {
-            if incumbent == Some(first) { comparison.is_slower() } else { !comparison.is_faster() }
+            if incumbent == Some(first) { comparison.is_slower() } else { !comparison.is_no_tie() }
         };
         let against_single = Comparison::over(rows, first, |_| Some(best_single));
         let has_fallback = rows.iter().any(|row| row.facts.group.is_some());

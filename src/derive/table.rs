@@ -1,6 +1,6 @@
 //! One class's measurements as a table of problems by configs: the trial that counts for each, slowdowns and noise.
 
-use super::compare::{ASSUMED_NOISE, NOISE_FLOOR, pair, spread};
+use super::compare::{ASSUMED_NOISE, NOISE_FLOOR, Pair, pair, spread, unpaired};
 use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing};
 use super::repeat::repeat_noise;
 use crate::journal::Stage;
@@ -27,6 +27,15 @@ pub(super) struct Cell<'e> {
     pub(super) slower_than_default: bool,
     stage: Stage,
     kernel: &'e str,
+}
+
+impl Cell<'_> {
+    /// Compares its times with another's on one problem whose noise is at least `noise`; nothing where one of them failed.
+    pub(super) fn against(&self, other: &Self, noise: f64) -> Option<Pair> {
+        let (ours, theirs) = (self.timing?, other.timing?);
+        let raced = self.stage == other.stage && ours.to_final == theirs.to_final;
+        Some(if raced { pair(ours, theirs, noise) } else { unpaired(ours, theirs, noise) })
+    }
 }
 
 /// A problem with the configs tried on it.
@@ -60,9 +69,9 @@ impl<'e> Row<'e> {
         self.cell(config)?.ln_slowdown.map(f64::exp)
     }
 
-    /// A config's median, of whatever stage.
+    /// A config's median, of whatever stage, as it would have been in the final.
     pub(super) fn median_us(&self, config: usize) -> Option<f64> {
-        self.cell(config)?.timing.map(|timing| timing.median_us)
+        self.cell(config)?.timing.map(Timing::final_us)
     }
 
     /// The kernel a config ran as.
@@ -253,20 +262,25 @@ impl<'e> Race<'e> {
             }
         }
         let had_finals = attempts.values().any(Attempt::in_finals);
-        let racing = |attempt: &Attempt<'e>| {
-            attempt.timing.filter(|_| attempt.in_finals() || !had_finals).map(|timing| timing.median_us)
-        };
-        let best_us = attempts.values().filter_map(racing).min_by(f64::total_cmp)?;
-        let cells = attempts.values().map(|attempt| Cell {
+        let cell = |attempt: &Attempt<'e>| Cell {
             config: attempt.config,
             timing: attempt.timing,
-            ln_slowdown: racing(attempt).map(|median_us| (median_us / best_us).ln()),
+            ln_slowdown: None,
             slower_than_default: false,
             stage: attempt.stage,
             kernel: attempt.kernel,
-        });
+        };
+        let mut cells: Vec<Cell> = attempts.values().map(cell).collect();
+        let racing = |cell: &Cell| {
+            let races = matches!(cell.stage, Stage::Final | Stage::Cross) || !had_finals;
+            cell.timing.filter(|_| races).map(Timing::final_us)
+        };
+        let best_us = cells.iter().filter_map(racing).min_by(f64::total_cmp)?;
+        for cell in &mut cells {
+            cell.ln_slowdown = racing(cell).map(|median_us| (median_us / best_us).ln());
+        }
         null_arms.sort_by(Attempt::weigh);
-        Some(Self { facts, best_us, cells: cells.collect(), null_arms })
+        Some(Self { facts, best_us, cells, null_arms })
     }
 
     fn cell(&self, config: usize) -> Option<&Cell<'e>> {
@@ -295,13 +309,9 @@ impl<'e> Race<'e> {
         let noise = known.unwrap_or(ASSUMED_NOISE).max(NOISE_FLOOR);
         let defaults: Vec<Cell> = defaults.iter().filter_map(|config| self.cell(*config).cloned()).collect();
         let slower = |cell: &Cell| {
-            defaults.iter().filter_map(|default| default.timing).any(|default| match cell.timing {
-                Some(timing) => {
-                    let pair = pair(timing, default, noise);
-                    pair.ratio > 1.0 + pair.noise
-                }
-                None => true,
-            })
+            let works = |default: &&Cell| default.timing.is_some();
+            let is_slower = |pair: Pair| pair.ratio > 1.0 + pair.noise;
+            defaults.iter().filter(works).any(|default| cell.against(default, noise).is_none_or(is_slower))
         };
         let mut cells = self.cells;
         for cell in &mut cells {
@@ -342,6 +352,9 @@ fn measurement_id(class: &str, configs: &[&ConfigFacts], races: &[Race]) -> Stri
 fn hash_timing(hash: &mut Sha256, timing: &Timing) {
     hash.update(timing.median_us.to_le_bytes());
     hash.update(timing.samples.to_le_bytes());
+    if let Some(to_final) = timing.to_final {
+        hash.update(to_final.to_le_bytes());
+    }
     for round in &timing.rounds_us {
         hash.update(round.to_le_bytes());
     }

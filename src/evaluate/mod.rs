@@ -294,7 +294,7 @@ fn race(
     };
     let mut arms: Vec<&Candidate> = candidates.iter().filter(wanted).collect();
     arms.extend(candidates.iter().find(|candidate| candidate.config == best.config));
-    let rounds = search::rounds(best.median_us.unwrap_or_default(), arms.len());
+    let rounds = search::final_rounds(best.median_us.unwrap_or_default(), arms.len());
     bench.race_anew(&arms, rounds)
 }
 

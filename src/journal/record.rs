@@ -99,13 +99,17 @@ pub struct Trial {
     /// More samples than the cap were taken while the GPU was throttled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub throttled: bool,
-    /// Final stage only: the time of each interleaved round, in round order, so that two finalists of one problem can be
+    /// Final and cross stages only: the time of each interleaved round, in round order, so that two configs of one race can be
     /// compared by paired differences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rounds_us: Vec<f64>,
     /// Final stage only: this is the duplicate of the winner, whose distance to it is noise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub null_arm: bool,
+    /// Cross stage only: how much longer the problem's best finalists, which raced along, took in the final. Clocks and
+    /// temperature were others then, for all kernels alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_final: Option<f64>,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -143,6 +147,7 @@ impl Trial {
             throttled: false,
             rounds_us: Vec::new(),
             null_arm: false,
+            to_final: None,
             error: None,
             kernel: String::new(),
         }

@@ -1,10 +1,12 @@
 //! Sampling and statistics over a [`Timer`]: when to stop, what to drop, what to report. Knows no device.
 
 mod criterion;
+mod race;
 mod statistics;
 mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
+pub use race::stays;
 pub use statistics::{Summary, geomean, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};
 
@@ -43,8 +45,8 @@ pub struct Sampling {
 impl Sampling {
     /// Enough to rank configs that differ by some per cent.
     pub const SCREEN: Self = Self { min_samples: 3, max_samples: 5, abandon_above: None };
-    /// Enough to rank the neighbours of a good config, and for the numbers rules are made of.
-    pub const REFINE: Self = Self { min_samples: 5, max_samples: 16, abandon_above: None };
+    /// Enough to rank the neighbours of a good config. What is closer races.
+    pub const REFINE: Self = Self { min_samples: 4, max_samples: 10, abandon_above: None };
 
     /// The same, giving up above `factor` times the best time so far.
     #[must_use]
@@ -53,8 +55,23 @@ impl Sampling {
     }
 }
 
-/// Throttled samples dropped for one trial before they are kept and the trial is flagged.
+/// Throttled samples dropped one after another before they are kept and their trials flagged.
 pub const MAX_THROTTLED: u32 = 4;
+
+/// Which throttled samples to drop, for the life of a device: the first few of a spell. A device that stays throttled, under
+/// a load that its power does not allow, is measured as it is: its clock does not come back for a sample or two.
+#[derive(Clone, Debug, Default)]
+pub struct Throttling {
+    in_a_row: u32,
+}
+
+impl Throttling {
+    /// Takes note of what came next, throttled or not; whether to drop it.
+    pub fn drops(&mut self, throttled: bool) -> bool {
+        self.in_a_row = if throttled { self.in_a_row.saturating_add(1) } else { 0 };
+        throttled && self.in_a_row <= MAX_THROTTLED
+    }
+}
 
 /// What sampling found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,21 +85,17 @@ pub struct Measurement {
 }
 
 /// Samples `timer` until the noise has settled, a cap is hit, or the config proves hopeless.
-pub fn measure(timer: &mut dyn Timer, sampling: &Sampling) -> Result<Measurement> {
+pub fn measure(timer: &mut dyn Timer, sampling: &Sampling, throttling: &mut Throttling) -> Result<Measurement> {
     let mut criterion = Noise::default();
     criterion.initialize();
     let mut times = Vec::new();
-    let mut dropped = 0;
     let mut throttled = false;
     loop {
         let sample = timer.sample()?;
-        if sample.throttled {
-            if dropped < MAX_THROTTLED {
-                dropped += 1;
-                continue;
-            }
-            throttled = true;
+        if throttling.drops(sample.throttled) {
+            continue;
         }
+        throttled |= sample.throttled;
         times.push(sample.time.0);
         criterion.add(sample.time);
         let hopeless = sampling.abandon_above.is_some_and(|limit| sample.time > limit);
@@ -117,6 +130,10 @@ mod tests {
             }
             Ok(first)
         }
+    }
+
+    fn measure(tape: &mut Tape, sampling: &Sampling) -> Result<Measurement> {
+        super::measure(tape, sampling, &mut Throttling::default())
     }
 
     const PATIENT: Sampling = Sampling { min_samples: 3, max_samples: 200, abandon_above: None };
@@ -162,5 +179,22 @@ mod tests {
         let mut tape = Tape::of([10.0]);
         tape.0[0].throttled = true;
         assert!(measure(&mut tape, &PATIENT).unwrap().throttled);
+    }
+
+    #[test]
+    fn a_device_that_stays_throttled_is_not_waited_for_again() {
+        let mut throttling = Throttling::default();
+        let mut samples = |throttled: bool, count: usize| {
+            let times = (0..count).map(|index| 10.0 + index as f64);
+            let mut tape = Tape::of(times.chain([99.0]));
+            tape.0.iter_mut().for_each(|sample| sample.throttled = throttled);
+            let three = Sampling { min_samples: 3, max_samples: 3, abandon_above: None };
+            let measured = super::measure(&mut tape, &three, &mut throttling).unwrap();
+            (measured.summary.median_us, measured.throttled)
+        };
+        assert_eq!(samples(true, 9), (Micros(15.0), true), "four are dropped");
+        assert_eq!(samples(true, 9), (Micros(11.0), true), "none is");
+        assert_eq!(samples(false, 9), (Micros(11.0), false));
+        assert_eq!(samples(true, 9), (Micros(15.0), true), "a new spell");
     }
 }

@@ -126,7 +126,7 @@ pub(super) fn check(bench: &mut DeviceBench<'_, '_>, spot: &Spot, profile: &GpuP
     candidates.extend(candidates.first().cloned());
     let best_us = Micros(spot.recorded[0].1.median_us);
     let arms: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.program.is_ok()).collect();
-    let trials = bench.race_anew(&arms, search::rounds(best_us, arms.len()))?.unwrap_or_default();
+    let trials = bench.race_anew(&arms, search::final_rounds(best_us, arms.len()))?.unwrap_or_default();
     Ok(compare(spot, &trials))
 }
 

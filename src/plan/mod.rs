@@ -37,6 +37,16 @@ pub struct Candidate {
     pub program: Result<Option<(KernelSpec, Launch)>, Rejection>,
 }
 
+impl Candidate {
+    /// Whether both run the same kernel with the same launch, so that their times are one.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        match (&self.program, &other.program) {
+            (Ok(Some(ours)), Ok(Some(theirs))) => ours == theirs,
+            _ => self.config == other.config,
+        }
+    }
+}
+
 impl Plan {
     /// Loads a family's plan: from `path`, else from `sweeps/` in the working directory, else the embedded one.
     ///

@@ -47,10 +47,14 @@ impl Default for Width {
     }
 }
 
-/// Time a final may take, in microseconds; slow kernels run fewer rounds.
-const FINAL_BUDGET_US: f64 = 400_000.0;
-/// Fewest and most rounds of a final.
-const ROUNDS: (f64, f64) = (8.0, 24.0);
+/// Time a race may take, in microseconds; slow kernels run fewer rounds.
+const RACE_BUDGET_US: f64 = 200_000.0;
+/// Fewest rounds of a race.
+const FEWEST_ROUNDS: f64 = 8.0;
+/// Most rounds of a final.
+const FINAL_ROUNDS: f64 = 48.0;
+/// Most rounds of a race of what other problems chose.
+const CROSS_ROUNDS: f64 = 40.0;
 
 /// Searches the candidates of one problem. `must_race` are configs that belong in the final whatever they cost: the
 /// defaults and last time's winner. Returns the finalists' trials, best first, or none where nothing works or the time
@@ -78,11 +82,14 @@ pub fn search(
             return Ok(Vec::new());
         }
     }
-    race(bench, family, candidates, must_race, &scores, width)
+    race(bench, family, candidates, must_race, &scores, width, 1)
 }
 
 /// Candidates of an exhaustive search that are sampled more often once all are screened.
 const EXHAUSTIVE_SURVIVORS: usize = 64;
+/// How many times the rounds of a staged search's final its final has: enough to choose the best by half of them and judge by
+/// the others, as the best of many is in part the luckiest.
+const EXHAUSTIVE_ROUNDS: u32 = 4;
 
 /// The same in one stage: screens every candidate that can run, samples the best of them again, and lets the best race.
 /// What the staged search is measured against.
@@ -106,7 +113,7 @@ pub fn exhaust(
     if !scores.try_all(bench, best, Stage::Refine, width)? {
         return Ok(Vec::new());
     }
-    race(bench, family, candidates, must_race, &scores, width)
+    race(bench, family, candidates, must_race, &scores, width, EXHAUSTIVE_ROUNDS)
 }
 
 /// The candidates that share one compiled kernel; host kernels are each their own. Of those with the same launch it is the most
@@ -228,6 +235,7 @@ fn race(
     must_race: &[Config],
     scores: &Scores,
     width: &Width,
+    rounds_factor: u32,
 ) -> Result<Vec<Trial>> {
     let ranked = scores.ranked(candidates);
     let Some(&(best_us, winner)) = ranked.first() else { return Ok(Vec::new()) };
@@ -246,15 +254,24 @@ fn race(
         }
     }
     arms.push(winner); // the null arm
-    let mut trials = bench.race(&arms, rounds(best_us, arms.len()))?.unwrap_or_default();
+    let mut trials = bench.race(&arms, rounds_factor * final_rounds(best_us, arms.len()))?.unwrap_or_default();
     trials.retain(|trial| trial.median_us.is_some());
     sort_by_time(&mut trials);
     Ok(trials)
 }
 
-/// The rounds that so many arms run, the best of which takes `best_us`.
-pub(crate) fn rounds(best_us: Micros, arms: usize) -> u32 {
-    (FINAL_BUDGET_US / (best_us.0 * arms as f64)).clamp(ROUNDS.0, ROUNDS.1) as u32
+/// The rounds of a final of so many arms, the best of which takes `best_us`.
+pub(crate) fn final_rounds(best_us: Micros, arms: usize) -> u32 {
+    rounds(best_us, arms, FINAL_ROUNDS)
+}
+
+/// The rounds of a race of so many configs that other problems chose, the best of which takes `best_us`.
+pub(crate) fn cross_rounds(best_us: Micros, arms: usize) -> u32 {
+    rounds(best_us, arms, CROSS_ROUNDS)
+}
+
+fn rounds(best_us: Micros, arms: usize, most: f64) -> u32 {
+    (RACE_BUDGET_US / (best_us.0 * arms as f64)).clamp(FEWEST_ROUNDS, most) as u32
 }
 
 /// Fastest first.

@@ -138,8 +138,7 @@ impl Stages for FamilySweep<'_, '_> {
         self.site.progress.more(crossings.len());
         on_all_devices(self.lab, &self.site.devices, &crossings, |bench, (problem, configs)| {
             bench.turn_to(*problem);
-            let best = self.finals[problem].first().and_then(|trial| trial.median_us);
-            bench.cross(configs, best)
+            bench.cross(configs, &self.finals[problem])
         })
     }
 }

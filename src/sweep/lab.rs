@@ -7,10 +7,10 @@ use crate::device::{Address, Program, cpu};
 use crate::error::{Error, ErrorKind, Result};
 use crate::families::{self, KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
-use crate::measure::Sampling;
+use crate::measure::{Sampling, median};
 use crate::model::{Config, GpuProfile, Micros, Problem};
 use crate::plan::{self, Candidate};
-use crate::search::Bench;
+use crate::search::{self, Bench};
 use crate::worker::{Arm, Deadlines, Failure, Verdict, Worker};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,8 +21,8 @@ use std::time::Instant;
 /// Set by the interrupt handler; the sweep ends at the next trial.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// A crossed config this many times slower than the problem's best is sampled once: no rule will choose it.
-const CROSS_ABANDON_FACTOR: f64 = 3.0;
+/// Finalists of a problem that race again with what other problems chose: they tell how its clocks have changed.
+const ANCHORS: usize = 3;
 
 /// What happened in one family's sweep.
 #[derive(Clone, Debug, Default)]
@@ -148,23 +148,27 @@ impl<'a> Lab<'a> {
     }
 
     fn record(&self, trial: Trial) -> Result<Trial> {
-        self.record_all(std::slice::from_ref(&trial))?;
+        self.record_all(std::slice::from_ref(&trial), &[])?;
         Ok(trial)
     }
 
-    /// Records trials that belong together: all of them or, where that fails, none.
-    fn record_all(&self, trials: &[Trial]) -> Result<()> {
-        let lines: Vec<Line> = trials.iter().map(|trial| Line::Trial(Box::new(trial.clone()))).collect();
+    /// Records trials that belong together: all of them or, where that fails, none. The `shared` ones were not made: another
+    /// config ran the same program.
+    fn record_all(&self, made: &[Trial], shared: &[Trial]) -> Result<()> {
+        let all = || made.iter().chain(shared);
+        let lines: Vec<Line> = all().map(|trial| Line::Trial(Box::new(trial.clone()))).collect();
         let mut state = self.state();
         state.journal.append(&lines)?;
-        for trial in trials {
-            let status = serde_json::to_value(trial.status)?;
-            *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+        for trial in all() {
             let tried = (trial.problem(), trial.config.clone());
             state.known.entry(tried).or_default().push(Known { trial: trial.clone(), counted: true });
         }
+        for trial in made {
+            let status = serde_json::to_value(trial.status)?;
+            *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
+        }
         drop(state);
-        for trial in trials {
+        for trial in made {
             self.progress.trial(trial);
         }
         Ok(())
@@ -264,25 +268,81 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         self.prepared = None;
     }
 
-    /// Measures other problems' finalists on this one.
-    pub(crate) fn cross(&mut self, configs: &[Config], best: Option<Micros>) -> Result<()> {
+    /// Measures other problems' finalists on this one, in interleaved rounds with its own best `finalists`.
+    pub(crate) fn cross(&mut self, configs: &[Config], finalists: &[Trial]) -> Result<()> {
         let problem = self.problem()?;
+        let mut open = Vec::new();
         for config in configs {
             let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
-            if candidate.program.is_err() {
+            let Ok(program) = &candidate.program else {
                 self.pruned(&candidate)?;
                 continue;
-            }
-            let sampling = Sampling::REFINE.abandoning(best, CROSS_ABANDON_FACTOR);
-            if !self.submit(&candidate, Stage::Cross, sampling)? {
-                break;
-            }
-            if self.queue.len() > 1 {
-                self.next()?;
+            };
+            let key = self.lab.key(program.as_ref())?;
+            if self.lab.recall(&problem, config, Stage::Cross, &key).is_none() {
+                open.push((candidate, key));
             }
         }
-        while self.next()?.is_some() {}
-        Ok(())
+        let mut racers = Vec::new();
+        for (candidate, key) in open {
+            let failed = match &candidate.program {
+                Ok(Some((kernel, launch))) => match self.lab.program(kernel, launch)? {
+                    Some(outcome) => outcome.err(),
+                    None => return self.lab.has_time(&problem).map(drop),
+                },
+                _ => None,
+            };
+            let Some((status, error)) = failed else {
+                racers.push(candidate);
+                continue;
+            };
+            let trial = self.unmeasured(&candidate.config, Stage::Cross, status, Some(error), &key)?;
+            self.lab.record(trial)?;
+        }
+        if racers.is_empty() || self.race_with(finalists, &racers)? || !self.lab.has_time(&problem)? {
+            return Ok(());
+        }
+        // One of them crashed. Which one, trials of their own tell.
+        let mut working = Vec::new();
+        for racer in racers {
+            if !self.submit(&racer, Stage::Screen, Sampling::SCREEN)? {
+                return Ok(());
+            }
+            if self.next()?.is_some_and(|trial| trial.status == Status::Ok) {
+                working.push(racer);
+            }
+        }
+        self.race_with(finalists, &working).map(|_| ())
+    }
+
+    /// Races `racers` with the best finalists, and records them; false where the time is up, or one of them crashed. Configs
+    /// that run as one program here run once.
+    fn race_with(&mut self, finalists: &[Trial], racers: &[Candidate]) -> Result<bool> {
+        let problem = self.problem()?;
+        let anchors = finalists.iter().take(ANCHORS).map(|finalist| finalist.config.clone());
+        let anchors: Vec<_> = anchors.map(|config| plan::candidate(config, &problem, &self.lab.profile)).collect();
+        let mut arms: Vec<&Candidate> = Vec::new();
+        let mut shared: Vec<(&Candidate, usize)> = Vec::new();
+        for candidate in anchors.iter().chain(racers) {
+            match arms.iter().position(|arm| arm.runs_as(candidate)) {
+                Some(arm) => shared.push((candidate, arm)),
+                None => arms.push(candidate),
+            }
+        }
+        let best_us = finalists.first().and_then(|best| best.median_us).unwrap_or_default();
+        let rounds = search::cross_rounds(best_us, arms.len());
+        let Some(mut trials) = self.interleave(&arms, Stage::Cross, rounds)? else { return Ok(false) };
+        let to_final = to_final(finalists, &trials);
+        for trial in trials.iter_mut().filter(|trial| trial.median_us.is_some()) {
+            trial.to_final = to_final;
+        }
+        let of_arm = |(candidate, arm): (&Candidate, usize)| {
+            let trial = trials.iter().find(|trial| trial.config == arms[arm].config)?;
+            Some(Trial { config: candidate.config.clone(), ..trial.clone() })
+        };
+        let shared: Vec<Trial> = shared.into_iter().filter_map(of_arm).collect();
+        self.lab.record_all(&trials, &shared)?;
+        Ok(true)
     }
 
     fn problem(&self) -> Result<Problem> {
@@ -328,6 +388,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// Races candidates in interleaved rounds, whatever the journal knows, and returns all trials in their order, the null
     /// arm with them. Nothing where the time is up, or one of them crashed: whose fault that was cannot be told.
     pub(crate) fn race_anew(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>> {
+        let Some(mut trials) = self.interleave(candidates, Stage::Final, rounds)? else { return Ok(None) };
+        if let Some(last) = trials.last_mut() {
+            last.null_arm = true;
+        }
+        self.lab.record_all(&trials, &[])?;
+        Ok(Some(trials))
+    }
+
+    /// Times candidates in interleaved rounds, and records nothing.
+    fn interleave(&mut self, candidates: &[&Candidate], stage: Stage, rounds: u32) -> Result<Option<Vec<Trial>>> {
         let problem = self.problem()?;
         let mut racers = Vec::new();
         let mut arms = Vec::new();
@@ -357,14 +427,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Ok(verdicts) => verdicts,
             Err(failure) => return self.survives(&failure).map(|()| None),
         };
-        let last = verdicts.len().saturating_sub(1);
         let mut trials = Vec::new();
-        for (index, ((candidate, key), verdict)) in racers.iter().zip(verdicts).enumerate() {
-            let mut trial = self.judged(&candidate.config, Stage::Final, key, verdict)?;
-            trial.null_arm = index == last;
-            trials.push(trial);
+        for ((candidate, key), verdict) in racers.iter().zip(verdicts) {
+            trials.push(self.judged(&candidate.config, stage, key, verdict)?);
         }
-        self.lab.record_all(&trials)?;
         Ok(Some(trials))
     }
 
@@ -523,6 +589,15 @@ impl Bench for DeviceBench<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// How much longer `finalists` took in their final than now.
+fn to_final(finalists: &[Trial], now: &[Trial]) -> Option<f64> {
+    let change = |then: &Trial| {
+        let now = now.iter().find(|now| now.config == then.config)?;
+        Some(then.median_us?.0 / now.median_us?.0)
+    };
+    median(finalists.iter().filter_map(change)).map(|ratio| (ratio * 1e4).round() / 1e4)
 }
 
 /// A nanosecond is finer than any clock here.

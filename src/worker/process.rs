@@ -109,8 +109,9 @@ impl Worker {
         self.prepared = None;
         let request = Request::Prepare { problem: *problem, seed, reference };
         match self.ask(&request, self.deadlines.prepare)? {
-            Reply::Done => {
+            Reply::Prepared { busy_s } => {
                 self.prepared = Some(request);
+                self.busy_s += busy_s;
                 Ok(())
             }
             other => Err(unexpected(&other)),
@@ -168,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Seconds the device was busy with trials so far, by the worker's clock.
+    /// Seconds the device was busy with problems and trials so far, by the worker's clock.
     pub fn busy_s(&self) -> f64 {
         self.busy_s
     }
@@ -211,7 +212,7 @@ impl Worker {
                 let mut process = LineProcess::start("worker", &[]).map_err(|error| gone(&error))?;
                 let open = Request::Open { address: self.address, support: self.support.clone() };
                 let done = |reply| match reply {
-                    Reply::Done => Ok(()),
+                    Reply::Opened | Reply::Prepared { .. } => Ok(()),
                     other => Err(unexpected(&other)),
                 };
                 ask(&mut process, &open, self.deadlines.prepare).and_then(done).map_err(|failure| gone(&failure))?;

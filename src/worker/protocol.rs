@@ -42,11 +42,11 @@ pub enum Request {
         /// How many samples.
         sampling: Sampling,
     },
-    /// Verify several configs, then time them in interleaved rounds, in a fresh random order each round.
+    /// Verify several configs, then time them in interleaved rounds, in a fresh random order each round. Those far behind drop out.
     Rounds {
         /// What to try.
         arms: Vec<Arm>,
-        /// One sample of each arm a round.
+        /// One sample of each arm a round; at most so many.
         rounds: u32,
         /// Seed of the orders.
         seed: u64,
@@ -84,8 +84,13 @@ pub enum Verdict {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    /// Open or Prepare is done.
-    Done,
+    /// The device is open.
+    Opened,
+    /// The problem is prepared.
+    Prepared {
+        /// Seconds the device was busy with it, by the worker's clock.
+        busy_s: f64,
+    },
     /// The verdict on a trial.
     Trial {
         /// How it did.

@@ -3,7 +3,7 @@
 use super::{Arm, Reply, Request, Verdict};
 use crate::device::{self, Address, Device, Fault};
 use crate::error::{Error, Result};
-use crate::measure::{self, Measurement, Sample, Sampling, Summary, Timer, WarmUp};
+use crate::measure::{self, Measurement, Sample, Sampling, Summary, Throttling, Timer, WarmUp};
 use crate::model::Problem;
 use crate::process;
 use rand::SeedableRng;
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// # Errors
 /// Where a request cannot be read or the pipes break.
 pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
-    let mut session = Session { device: None, problem: None, cold: false };
+    let mut session = Session { device: None, problem: None, cold: false, throttling: Throttling::default() };
     process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
             Fault::Refused(error) => Reply::Refused { error },
@@ -32,6 +32,7 @@ struct Session {
     problem: Option<Problem>,
     /// A GPU that has had no load yet. The host is never cold: its cores change clocks faster than a kernel runs.
     cold: bool,
+    throttling: Throttling,
 }
 
 /// The device's loaded kernel as a timer. Its fault is kept, since an error alone does not tell whether the device lives.
@@ -58,13 +59,13 @@ impl Session {
             Request::Open { address, support } => {
                 self.device = Some(device::open(address, support.as_ref())?);
                 self.cold = address != Address::Cpu;
-                Ok(Reply::Done)
+                Ok(Reply::Opened)
             }
             Request::Prepare { problem, seed, reference } => {
                 self.problem = None;
                 self.device()?.prepare(&problem, seed, reference.as_ref())?;
                 self.problem = Some(problem);
-                Ok(Reply::Done)
+                Ok(Reply::Prepared { busy_s: busy_s() })
             }
             Request::Trial { arm, sampling } => {
                 let verdict = refusable(self.trial(&arm, &sampling))?;
@@ -78,10 +79,7 @@ impl Session {
     }
 
     fn device(&mut self) -> Result<&mut dyn Device, Fault> {
-        match &mut self.device {
-            Some(device) => Ok(device.as_mut()),
-            None => Err(Fault::Refused("no device is open".into())),
-        }
+        opened(&mut self.device)
     }
 
     /// Loads and verifies: the relative error where the output is right, else the verdict.
@@ -104,7 +102,7 @@ impl Session {
             Err(wrong) => return Ok(wrong),
         };
         self.warm_up()?;
-        let measurement = self.time(|timer| measure::measure(timer, sampling))?;
+        let measurement = self.time(|timer, throttling| measure::measure(timer, sampling, throttling))?;
         Ok(Verdict::Timed { rel_err, measurement, rounds_us: Vec::new() })
     }
 
@@ -112,15 +110,16 @@ impl Session {
     fn warm_up(&mut self) -> Result<(), Fault> {
         if std::mem::take(&mut self.cold) {
             let started = Instant::now();
-            self.time(|timer| measure::warm_up(timer, &WarmUp::default(), &|| started.elapsed()))?;
+            self.time(|timer, _| measure::warm_up(timer, &WarmUp::default(), &|| started.elapsed()))?;
         }
         Ok(())
     }
 
     /// Has the loaded kernel timed.
-    fn time<T>(&mut self, work: impl FnOnce(&mut dyn Timer) -> Result<T>) -> Result<T, Fault> {
-        let mut timer = Loaded { device: self.device()?, fault: None };
-        work(&mut timer).map_err(|error| timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string())))
+    fn time<T>(&mut self, work: impl FnOnce(&mut dyn Timer, &mut Throttling) -> Result<T>) -> Result<T, Fault> {
+        let mut timer = Loaded { device: opened(&mut self.device)?, fault: None };
+        work(&mut timer, &mut self.throttling)
+            .map_err(|error| timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string())))
     }
 
     fn rounds(&mut self, arms: &[Arm], rounds: u32, seed: u64) -> Result<Vec<Verdict>, Fault> {
@@ -140,18 +139,21 @@ impl Session {
         }
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); arms.len()];
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let mut dropped = 0;
         while samples.iter().map(Vec::len).max() < Some(rounds as usize) && !order.is_empty() {
             order.shuffle(&mut random);
             let round = self.round(arms, &order)?;
             // A throttled sample spoils its round: a pair is only fair at one clock.
-            if round.iter().any(|(_, sample)| sample.throttled) && dropped < measure::MAX_THROTTLED {
-                dropped += 1;
+            if self.throttling.drops(round.iter().any(|(_, sample)| sample.throttled)) {
                 continue;
             }
             for (index, sample) in round {
                 samples[index].push(sample);
             }
+            let median_us = |index: &usize| measure::median(samples[*index].iter().map(|sample| sample.time.0));
+            let best_us = order.iter().filter_map(median_us).fold(f64::INFINITY, f64::min);
+            order.retain(|index| {
+                median_us(index).is_none_or(|median_us| measure::stays(samples[*index].len(), median_us / best_us))
+            });
         }
         Ok(verified.into_iter().zip(samples).map(|(outcome, samples)| verdict(outcome, &samples)).collect())
     }
@@ -164,6 +166,13 @@ impl Session {
             round.push((index, device.sample()?));
         }
         Ok(round)
+    }
+}
+
+fn opened(device: &mut Option<Box<dyn Device>>) -> Result<&mut dyn Device, Fault> {
+    match device {
+        Some(device) => Ok(device.as_mut()),
+        None => Err(Fault::Refused("no device is open".into())),
     }
 }
 

@@ -86,8 +86,8 @@ fn geomean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().product::<f64>().powf(1.0 / values.len() as f64)
 }
 
-/// What all of a group of products weighs where a bucket's config is chosen.
-const GROUP_WEIGHT: f64 = 1.0;
+/// What all of a group weighs where a bucket's config is chosen.
+const GROUP_WEIGHT: f64 = 0.1;
 
 /// Fewest failures, then least geomean over the rows and, with little weight, the group's; then, within a tie, the first by
 /// text.
@@ -156,13 +156,17 @@ proptest! {
 
         for (bucket, rows) in &buckets {
             let group = group_of_rows(group_of(&rows[0].problem));
-            let first = brute_force(rows, &group).unwrap();
+            let single = single.clone().unwrap();
+            let mut first = brute_force(rows, &group).unwrap();
+            let (ratios, _, fails) = against(rows, &first, |_| single.clone());
+            if fails > 0 || (!ratios.is_empty() && geomean(ratios.iter().copied()) > 1.0 + NOISE) {
+                first = single;
+            }
             let (ratios, fallback_fails, fails) = against(rows, &first, fallback);
-            let faster = fails == 0 && (ratios.is_empty() || fallback_fails > 0 || geomean(ratios.iter().copied()) < 1.0 - NOISE);
-            let (ratios, _, fails) = against(rows, &first, |_| single.clone().unwrap());
-            let slower = fails > 0 || (!ratios.is_empty() && geomean(ratios.iter().copied()) > 1.0 + NOISE);
+            let tie = (NOISE / (rows.len() as f64).sqrt()).max(TIE);
+            let faster = fails == 0 && (ratios.is_empty() || fallback_fails > 0 || geomean(ratios.iter().copied()) < 1.0 - tie);
             let rule = document.rules.iter().find(|rule| rule.shape_bucket == *bucket);
-            prop_assert_eq!(rule.is_some(), faster && !slower, "{:?}", bucket);
+            prop_assert_eq!(rule.is_some(), faster, "{:?}", bucket);
             let Some(rule) = rule else { continue };
             prop_assert_eq!(&text(&rule.templates[0].template), &first);
 
