@@ -2,16 +2,16 @@
 //!
 //! Times come from the problems that each rule and fallback lists in its `source`. A rule that came or went is compared with
 //! what the other document serves on the same problems, so that dropping a rule which merely ties its fallback is no
-//! regression.
+//! regression. Two sweeps differ by more than the noise within one: by how much, the configs that did not change tell.
 
 mod stability;
 mod text;
 
 pub use stability::Stability;
 
-use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_text, environments_of};
+use crate::derive::{ENVIRONMENT_FIELDS, Environment, MAD_SIGMAS, Z_95, config_text, environments_of};
 use crate::heuristics::{Bucket, Document, Rule, Template, by_rank};
-use crate::measure::{geomean, mean, sorted};
+use crate::measure::{geomean, mean, median, sorted};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,9 +122,16 @@ pub struct Diff {
     pub stability: Stability,
 }
 
+/// Fewer problems than this say nothing of what times change by from one sweep to another.
+const FEWEST_UNCHANGED: usize = 20;
+
 /// Compares two documents.
 pub fn diff(old: &Document, new: &Document) -> Diff {
-    let (old, new) = (Side::of(old), Side::of(new));
+    let (mut old, mut new) = (Side::of(old), Side::of(new));
+    let drift = drift(&old, &new);
+    for side in [&mut old, &mut new] {
+        side.widen(&drift);
+    }
     let places: BTreeSet<&Place> = old.entries.keys().chain(new.entries.keys()).collect();
     let entries: Vec<Entry> = places.into_iter().filter_map(|place| compare(place, &old, &new)).collect();
     let lost_problems: Vec<LostProblem> = old
@@ -242,6 +249,44 @@ impl<'d> Side<'d> {
         }
         Self { document, entries, served, places }
     }
+
+    /// Where a problem is served.
+    fn place(&self, problem: &(&'d str, &'d str)) -> Option<&Served<'d>> {
+        self.entries.get(self.places.get(problem)?)
+    }
+
+    /// No time is known better than those of its class come out again.
+    fn widen(&mut self, drift: &BTreeMap<String, f64>) {
+        let widen = |class: &str, time: &mut Option<Time>| {
+            if let (Some(time), Some(drift)) = (time, drift.get(class)) {
+                time.noise = time.noise.max(*drift);
+            }
+        };
+        for (place, entry) in &mut self.entries {
+            entry.times.values_mut().for_each(|time| widen(place.class(), time));
+        }
+        self.served.iter_mut().for_each(|((class, _), time)| widen(class, time));
+    }
+}
+
+/// What the time of a problem changes by from one document to the other though it is served the same config with the same
+/// kernel: half a 95 % interval around what all problems of the class change by, so that a common change still shows.
+fn drift(old: &Side, new: &Side) -> BTreeMap<String, f64> {
+    let mut changes: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for problem in old.places.keys() {
+        let (Some(was), Some(is)) = (old.place(problem), new.place(problem)) else { continue };
+        let times = was.times[problem.1].zip(is.times[problem.1]);
+        if let Some((before, after)) = times.filter(|_| was.template == is.template && was.kernels == is.kernels) {
+            changes.entry(problem.0).or_default().push((after.us / before.us).ln());
+        }
+    }
+    changes.retain(|_, changes| changes.len() >= FEWEST_UNCHANGED);
+    let half_width = |(class, changes): (&str, Vec<f64>)| {
+        let common = median(changes.iter().copied())?;
+        let distance = median(changes.iter().map(|change| (change - common).abs()))?;
+        Some((class.to_owned(), Z_95 * MAD_SIGMAS * distance))
+    };
+    changes.into_iter().filter_map(half_width).collect()
 }
 
 /// What became of one place; none where neither document has it.
