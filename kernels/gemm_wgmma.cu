@@ -28,7 +28,7 @@
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 256), columns of C and elements
-//                               of k (multiples of 64)
+//                               of k (multiples of 64, of at most 256 rows of B: what the copy engine takes at once)
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
@@ -84,7 +84,8 @@ constexpr bool PACKED = Weights::K_PER_ROW == 2;
 
 static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 256,
               "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 256");
-static_assert(BLOCK_K % 64 == 0 && BLOCK_K <= 256, "BLOCK_K must be 64, 128, 192 or 256");
+static_assert(BLOCK_K % 64 == 0 && BLOCK_K / Weights::K_PER_ROW <= 256,
+              "BLOCK_K must be a multiple of 64, of at most 256 rows of B");
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
 static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");

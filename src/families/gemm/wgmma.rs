@@ -12,7 +12,7 @@ const TILE_COLUMNS: u64 = 64;
 const PANEL_BYTES: u64 = 128;
 /// Shared memory for the stages' barriers.
 const BARRIER_BYTES: u64 = 1024;
-/// Rows of a tile that the copy engine takes at once.
+/// Rows of a tile, of A or of B, that the copy engine takes at once.
 const MOST_ROWS: u64 = 256;
 /// Programs in the largest cluster.
 const MOST_PARTS: u64 = 16;
@@ -61,7 +61,8 @@ impl Tiling {
             TILE_ROWS.contains(&m),
             "block of {m} along m: it must be a multiple of 8 up to 64 or of 16 up to 256"
         );
-        require!(k.is_multiple_of(64) && k <= 256, "block of {k} along k: it must be a multiple of 64 up to 256");
+        require!(k.is_multiple_of(64), "block of {k} along k: it must be a multiple of 64");
+        require!(depth <= MOST_ROWS, "block of {depth} rows of B along k: the copy engine takes {MOST_ROWS} at once");
         require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
         let groups = u64::from(warps / 4);
         require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
@@ -274,11 +275,6 @@ pub(super) fn build(
     let largest = Tiling::new(config, weights)?;
     knobs::fits_smem(largest.smem(1), profile)?;
     let (tiling, dealt_parts) = largest.dealt(product, profile);
-    require!(
-        tiling.b_rows() <= MOST_ROWS,
-        "block of {} rows of B: the copy engine takes {MOST_ROWS} at once",
-        tiling.b_rows()
-    );
 
     let [tiles_m, tiles_n] = tiling.tiles_of(product);
     let tiles = tiles_m * tiles_n;
@@ -572,7 +568,7 @@ mod tests {
             (blocks([72, 128, 64]), "72 along m"),
             (blocks([16, 96, 64]), "96 along n"),
             (blocks([16, 128, 32]), "32 along k"),
-            (blocks([16, 128, 512]), "512 along k"),
+            (blocks([16, 128, 512]), "512 rows of B"),
             (blocks([256, 256, 64]), "560 registers"),
             (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
             (Config { num_warps: Some(8), block_sizes: vec![32, 64, 64], ..config() }, "each of 2 groups"),
