@@ -20,24 +20,9 @@ pub(super) const GROUP_WEIGHT: f64 = 0.1;
 /// chosen by it may be far off. On problems left out of the sweeps the mean stays what it is without this.
 pub(super) const FIXED_SPLIT: f64 = 0.03;
 
-/// How the configs of a class are weighed beside their times.
-pub(super) struct Preferences {
-    /// What all other problems of the group weigh together.
-    group_weight: f64,
-    /// What each config is taken to be slower, in logarithms.
-    handicaps: Vec<f64>,
-}
-
-impl Preferences {
-    pub(super) fn new(configs: &[&ConfigFacts]) -> Self {
-        let handicap = |config: &&ConfigFacts| if config.fixes("split_k") { FIXED_SPLIT.ln_1p() } else { 0.0 };
-        Self { group_weight: GROUP_WEIGHT, handicaps: configs.iter().map(handicap).collect() }
-    }
-
-    /// None, among so many configs.
-    fn none(configs: usize) -> Self {
-        Self { group_weight: 0.0, handicaps: vec![0.0; configs] }
-    }
+/// What each config is taken to be slower, in logarithms.
+pub(super) fn handicaps(configs: &[&ConfigFacts]) -> Vec<f64> {
+    configs.iter().map(|config| if config.fixes("split_k") { FIXED_SPLIT.ln_1p() } else { 0.0 }).collect()
 }
 
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
@@ -48,12 +33,11 @@ fn choose_beside(
     rows: &[&Row],
     others: &[&Row],
     taken: &[f64],
-    preferences: &Preferences,
+    handicaps: &[f64],
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let Preferences { group_weight, handicaps } = preferences;
     let configs = handicaps.len();
-    let weight = group_weight / others.len().max(1) as f64;
+    let weight = GROUP_WEIGHT / others.len().max(1) as f64;
     let all = rows.len() as f64 + weight * others.len() as f64;
     let mut gains: Vec<f64> = handicaps.iter().map(|handicap| all * handicap).collect();
     let mut failures = vec![0_usize; configs];
@@ -84,11 +68,11 @@ fn choose_beside(
 pub(super) fn choose(
     rows: &[&Row],
     others: &[&Row],
-    preferences: &Preferences,
+    handicaps: &[f64],
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    choose_beside(rows, others, &missing, preferences, eligible)
+    choose_beside(rows, others, &missing, handicaps, eligible)
 }
 
 /// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
@@ -110,7 +94,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
     let mut templates = vec![ranked(first)];
     let mut chosen = vec![first];
     let mut taken: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    let none = Preferences::none(configs.len());
+    let none = vec![0.0; configs.len()];
     while chosen.len() < MOST_TEMPLATES {
         let latest = chosen[chosen.len() - 1];
         for (row, taken) in rows.iter().zip(&mut taken) {
@@ -167,7 +151,7 @@ fn round(value: f64) -> f64 {
 pub(super) fn leave_one_out(
     rows: &[&Row],
     others: &[&Row],
-    preferences: &Preferences,
+    handicaps: &[f64],
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> Option<Value> {
     if rows.len() < 2 {
@@ -177,7 +161,7 @@ pub(super) fn leave_one_out(
         .map(|left_out| {
             let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
             let others: Vec<&Row> = others.iter().copied().filter(|row| !std::ptr::eq(*row, rows[left_out])).collect();
-            choose(&seen, &others, preferences, |config| eligible(&seen, config))
+            choose(&seen, &others, handicaps, |config| eligible(&seen, config))
         })
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);

@@ -14,7 +14,7 @@ pub(crate) const NOISE_FLOOR: f64 = 0.005;
 pub(crate) const ASSUMED_NOISE: f64 = 0.02;
 
 /// Half the width of a 95 % interval in standard errors.
-pub(crate) const Z_95: f64 = 1.96;
+const Z_95: f64 = 1.96;
 
 /// Standard error of the median over that of the mean, for normal samples: √(π/2).
 const MEDIAN_EFFICIENCY: f64 = 1.2533;
@@ -23,7 +23,12 @@ const MEDIAN_EFFICIENCY: f64 = 1.2533;
 const IQR_SIGMAS: f64 = 1.349;
 
 /// Standard deviations in a median absolute deviation, for normal samples.
-pub(crate) const MAD_SIGMAS: f64 = 1.4826;
+const MAD_SIGMAS: f64 = 1.4826;
+
+/// Half the width of a 95 % interval, from the median of distances to its middle.
+pub(crate) fn half_width(median_distance: f64) -> f64 {
+    Z_95 * MAD_SIGMAS * median_distance
+}
 
 /// Fewer rounds than this say nothing of their own spread.
 const FEWEST_ROUNDS: usize = 5;

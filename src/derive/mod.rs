@@ -23,7 +23,7 @@ mod merge;
 mod repeat;
 mod table;
 
-pub(crate) use compare::{ASSUMED_NOISE, MAD_SIGMAS, NOISE_FLOOR, Z_95, pair};
+pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, half_width, pair};
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub(crate) use evidence::{config_text, of_latest_kernels, timing_of};
 pub use merge::merge;
@@ -33,8 +33,8 @@ use crate::heuristics::{Bucket, Document, Fallback, Rule, SCHEMA_VERSION, Templa
 use crate::measure::{quantile, sorted};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{
-    FIXED_SPLIT, GROUP_WEIGHT, Preferences, choose, complement, geomean_slowdown, keeps_up_with_defaults,
-    leave_one_out, ties,
+    FIXED_SPLIT, GROUP_WEIGHT, choose, complement, geomean_slowdown, handicaps, keeps_up_with_defaults, leave_one_out,
+    ties,
 };
 use compare::Comparison;
 use incumbent::{Incumbents, unless_beaten};
@@ -221,14 +221,15 @@ struct Class<'t> {
     /// The choice of each group that holds a problem.
     groups: BTreeMap<&'static str, usize>,
     incumbents: Incumbents,
-    preferences: Preferences,
+    /// What each config is taken to be slower.
+    handicaps: Vec<f64>,
 }
 
 impl<'t> Class<'t> {
     fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
-        let preferences = Preferences::new(&table.configs);
-        let choice = |rows: &[&Row]| choose(rows, &[], &preferences, |_| true);
+        let handicaps = handicaps(&table.configs);
+        let choice = |rows: &[&Row]| choose(rows, &[], &handicaps, |_| true);
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
             Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
@@ -239,7 +240,7 @@ impl<'t> Class<'t> {
             best_single: choice(&all),
             groups: groups.collect(),
             incumbents,
-            preferences,
+            handicaps,
         }
     }
 
@@ -247,7 +248,7 @@ impl<'t> Class<'t> {
         let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
         let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
         let keeps_up = |config: usize| keeps_up_with_defaults(rows, config);
-        let Some(mut chosen) = choose(rows, &others, &self.preferences, keeps_up) else {
+        let Some(mut chosen) = choose(rows, &others, &self.handicaps, keeps_up) else {
             return Promotion::SlowerThanDefault;
         };
         if keeps_up(best_single) && Comparison::over(rows, chosen, |_| Some(best_single)).is_slower() {
@@ -271,7 +272,7 @@ impl<'t> Class<'t> {
         compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_json())));
         let mut validation = Map::from_iter([("compared".to_owned(), Value::Object(compared))]);
         validation.insert("ties".to_owned(), self.ties(rows, first));
-        validation.extend(cross_validation(rows, &others, &self.preferences, keeps_up_with_defaults));
+        validation.extend(cross_validation(rows, &others, &self.handicaps, keeps_up_with_defaults));
         Promotion::Rule(Box::new(Rule {
             kernel_class: self.table.class.to_owned(),
             shape_bucket: bucket.clone(),
@@ -309,7 +310,7 @@ impl<'t> Class<'t> {
                 ("shape_coverage".to_owned(), json!(slowdowns.len())),
                 ("ties".to_owned(), self.ties(&rows, config)),
             ]);
-            validation.extend(cross_validation(&rows, &[], &self.preferences, |_, _| true));
+            validation.extend(cross_validation(&rows, &[], &self.handicaps, |_, _| true));
         }
         Fallback { template: self.templates[config].clone(), source, validation, extra: Map::new() }
     }
@@ -324,7 +325,7 @@ impl<'t> Class<'t> {
     /// The comparison with the default that does best on these problems, if one was measured.
     fn against_defaults(&self, rows: &[&Row], config: usize) -> Map<String, Value> {
         let defaults = &self.table.defaults;
-        let best = choose(rows, &[], &self.preferences, |config| defaults.contains(&config));
+        let best = choose(rows, &[], &self.handicaps, |config| defaults.contains(&config));
         let comparison = best.map(|default| Comparison::over(rows, config, |_| Some(default)).to_json());
         comparison.map(|comparison| ("default".to_owned(), comparison)).into_iter().collect()
     }
@@ -369,10 +370,10 @@ fn exemplar(rows: &[&Row]) -> Value {
 fn cross_validation(
     rows: &[&Row],
     others: &[&Row],
-    preferences: &Preferences,
+    handicaps: &[f64],
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> [(String, Value); 1] {
-    [match leave_one_out(rows, others, preferences, eligible) {
+    [match leave_one_out(rows, others, handicaps, eligible) {
         Some(figures) => ("leave_one_out".to_owned(), figures),
         None => ("single_problem".to_owned(), json!(true)),
     }]

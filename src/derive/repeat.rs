@@ -1,7 +1,7 @@
 //! How far the ratio of two configs' times is from what another occasion says, from the finalists that race again among a
 //! problem's cross trials: clocks, temperature and what ran before move it by more than the samples of one occasion show.
 
-use super::compare::{MAD_SIGMAS, Z_95};
+use super::compare::half_width;
 use super::evidence::Record;
 use crate::journal::Stage;
 use crate::measure::median;
@@ -16,13 +16,14 @@ const FEWEST_DISTANCES: usize = 20;
 pub(super) fn repeat_noise<'e>(problems: impl Iterator<Item = &'e Vec<&'e Record>>) -> Option<f64> {
     let distances: Vec<f64> = problems.flat_map(|records| distances(&changes(records))).collect();
     let enough = distances.len() >= FEWEST_DISTANCES;
-    median(distances).filter(|_| enough).map(|distance| Z_95 * MAD_SIGMAS * distance)
+    median(distances).filter(|_| enough).map(half_width)
 }
 
 /// How far apart each two changes are.
 fn distances(changes: &[f64]) -> Vec<f64> {
-    let after = |(index, one): (usize, &f64)| changes[index + 1..].iter().map(|other| (one - other).abs()).collect();
-    changes.iter().enumerate().flat_map::<Vec<f64>, _>(after).collect()
+    let pairs =
+        changes.iter().enumerate().flat_map(|(index, one)| changes[index + 1..].iter().map(move |other| (one, other)));
+    pairs.map(|(one, other)| (one - other).abs()).collect()
 }
 
 /// How much longer, in logarithms, each config took in the final than its cross trial says, of those that were in both.

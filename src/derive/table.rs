@@ -262,25 +262,19 @@ impl<'e> Race<'e> {
             }
         }
         let had_finals = attempts.values().any(Attempt::in_finals);
-        let cell = |attempt: &Attempt<'e>| Cell {
+        let racing =
+            |attempt: &Attempt<'e>| attempt.timing.filter(|_| attempt.in_finals() || !had_finals).map(Timing::final_us);
+        let best_us = attempts.values().filter_map(racing).min_by(f64::total_cmp)?;
+        let cells = attempts.values().map(|attempt| Cell {
             config: attempt.config,
             timing: attempt.timing,
-            ln_slowdown: None,
+            ln_slowdown: racing(attempt).map(|median_us| (median_us / best_us).ln()),
             slower_than_default: false,
             stage: attempt.stage,
             kernel: attempt.kernel,
-        };
-        let mut cells: Vec<Cell> = attempts.values().map(cell).collect();
-        let racing = |cell: &Cell| {
-            let races = matches!(cell.stage, Stage::Final | Stage::Cross) || !had_finals;
-            cell.timing.filter(|_| races).map(Timing::final_us)
-        };
-        let best_us = cells.iter().filter_map(racing).min_by(f64::total_cmp)?;
-        for cell in &mut cells {
-            cell.ln_slowdown = racing(cell).map(|median_us| (median_us / best_us).ln());
-        }
+        });
         null_arms.sort_by(Attempt::weigh);
-        Some(Self { facts, best_us, cells, null_arms })
+        Some(Self { facts, best_us, cells: cells.collect(), null_arms })
     }
 
     fn cell(&self, config: usize) -> Option<&Cell<'e>> {

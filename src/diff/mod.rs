@@ -9,7 +9,7 @@ mod text;
 
 pub use stability::Stability;
 
-use crate::derive::{ENVIRONMENT_FIELDS, Environment, MAD_SIGMAS, Z_95, config_text, environments_of};
+use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_text, environments_of, half_width};
 use crate::heuristics::{Bucket, Document, Rule, Template, by_rank};
 use crate::measure::{geomean, mean, median, sorted};
 use serde::Serialize;
@@ -135,9 +135,9 @@ pub fn diff(old: &Document, new: &Document) -> Diff {
     let places: BTreeSet<&Place> = old.entries.keys().chain(new.entries.keys()).collect();
     let entries: Vec<Entry> = places.into_iter().filter_map(|place| compare(place, &old, &new)).collect();
     let lost_problems: Vec<LostProblem> = old
-        .served
+        .places
         .keys()
-        .filter(|key| !new.served.contains_key(key))
+        .filter(|key| !new.places.contains_key(key))
         .map(|(class, problem)| LostProblem { class: (*class).to_owned(), problem: (*problem).to_owned() })
         .collect();
     Diff {
@@ -221,9 +221,7 @@ impl<'d> Served<'d> {
 struct Side<'d> {
     document: &'d Document,
     entries: BTreeMap<Place<'d>, Served<'d>>,
-    /// What is served on each problem, by class and name: a rule's answer before a fallback's.
-    served: BTreeMap<(&'d str, &'d str), Option<Time>>,
-    /// The place it is served in.
+    /// The place that answers each problem, by class and name: a rule before a fallback.
     places: BTreeMap<(&'d str, &'d str), Place<'d>>,
 }
 
@@ -240,32 +238,28 @@ impl<'d> Side<'d> {
                 );
             }
         }
-        let (mut served, mut places) = (BTreeMap::new(), BTreeMap::new());
+        let mut places = BTreeMap::new();
         for (place, entry) in &entries {
-            for (problem, time) in &entry.times {
-                served.entry((place.class(), *problem)).or_insert(*time);
+            for problem in entry.times.keys() {
                 places.entry((place.class(), *problem)).or_insert(*place);
             }
         }
-        Self { document, entries, served, places }
+        Self { document, entries, places }
     }
 
-    /// Where a problem is served.
-    fn place(&self, problem: &(&'d str, &'d str)) -> Option<&Served<'d>> {
-        self.entries.get(self.places.get(problem)?)
+    /// What answers a problem of a class.
+    fn answer(&self, class: &str, problem: &str) -> Option<&Served<'_>> {
+        self.entries.get(self.places.get(&(class, problem))?)
     }
 
     /// No time is known better than those of its class come out again.
     fn widen(&mut self, drift: &BTreeMap<String, f64>) {
-        let widen = |class: &str, time: &mut Option<Time>| {
-            if let (Some(time), Some(drift)) = (time, drift.get(class)) {
+        for (place, entry) in &mut self.entries {
+            let Some(drift) = drift.get(place.class()) else { continue };
+            for time in entry.times.values_mut().flatten() {
                 time.noise = time.noise.max(*drift);
             }
-        };
-        for (place, entry) in &mut self.entries {
-            entry.times.values_mut().for_each(|time| widen(place.class(), time));
         }
-        self.served.iter_mut().for_each(|((class, _), time)| widen(class, time));
     }
 }
 
@@ -273,27 +267,27 @@ impl<'d> Side<'d> {
 /// kernel: half a 95 % interval around what all problems of the class change by, so that a common change still shows.
 fn drift(old: &Side, new: &Side) -> BTreeMap<String, f64> {
     let mut changes: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for problem in old.places.keys() {
-        let (Some(was), Some(is)) = (old.place(problem), new.place(problem)) else { continue };
-        let times = was.times[problem.1].zip(is.times[problem.1]);
+    for (class, problem) in old.places.keys() {
+        let Some((was, is)) = old.answer(class, problem).zip(new.answer(class, problem)) else { continue };
+        let times = was.times[problem].zip(is.times[problem]);
         if let Some((before, after)) = times.filter(|_| was.template == is.template && was.kernels == is.kernels) {
-            changes.entry(problem.0).or_default().push((after.us / before.us).ln());
+            changes.entry(class).or_default().push((after.us / before.us).ln());
         }
     }
     changes.retain(|_, changes| changes.len() >= FEWEST_UNCHANGED);
-    let half_width = |(class, changes): (&str, Vec<f64>)| {
+    let of_class = |(class, changes): (&str, Vec<f64>)| {
         let common = median(changes.iter().copied())?;
         let distance = median(changes.iter().map(|change| (change - common).abs()))?;
-        Some((class.to_owned(), Z_95 * MAD_SIGMAS * distance))
+        Some((class.to_owned(), half_width(distance)))
     };
-    changes.into_iter().filter_map(half_width).collect()
+    changes.into_iter().filter_map(of_class).collect()
 }
 
 /// What became of one place; none where neither document has it.
 fn compare(place: &Place, old: &Side, new: &Side) -> Option<Entry> {
     let class = place.class();
     let (was, is) = (old.entries.get(place), new.entries.get(place));
-    let elsewhere = |side: &Side, problem: &str| side.served.get(&(class, problem)).copied().flatten();
+    let elsewhere = |side: &Side, problem: &str| side.answer(class, problem).and_then(|served| served.times[problem]);
     let (status, times, config_changed) = match (was, is) {
         (Some(was), Some(is)) => {
             let times = ratio(was, |problem| is.times.get(problem).copied().flatten(), false);

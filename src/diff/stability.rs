@@ -54,9 +54,8 @@ impl Answers {
 impl Stability {
     pub(super) fn between(old: &Side, new: &Side) -> Self {
         let mut buckets: BTreeMap<Place, Answers> = BTreeMap::new();
-        for ((class, name), place) in &old.places {
-            let Some(now) = new.places.get(&(*class, *name)) else { continue };
-            let (was, is) = (&old.entries[place], &new.entries[now]);
+        for (class, name) in old.places.keys() {
+            let Some((was, is)) = old.answer(class, name).zip(new.answer(class, name)) else { continue };
             let bucket = problem(class, name).map(|problem| bucket_of(&problem)).ok_or(*name);
             let answers = buckets.entry((*class, bucket)).or_default();
             answers.changed |= was.template != is.template;

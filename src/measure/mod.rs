@@ -6,7 +6,7 @@ mod statistics;
 mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
-pub use race::stays;
+pub use race::slowest_that_stays;
 pub use statistics::{Summary, geomean, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};
 
@@ -56,7 +56,7 @@ impl Sampling {
 }
 
 /// Throttled samples dropped one after another before they are kept and their trials flagged.
-pub const MAX_THROTTLED: u32 = 4;
+const MAX_THROTTLED: u32 = 4;
 
 /// Which throttled samples to drop, for the life of a device: the first few of a spell. A device that stays throttled, under
 /// a load that its power does not allow, is measured as it is: its clock does not come back for a sample or two.

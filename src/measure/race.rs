@@ -9,14 +9,13 @@ const SECOND_LOOK: usize = 8;
 /// A config this many times slower than the best by then is out: no other occasion will see it ahead.
 const FAR_BEHIND: f64 = 1.1;
 
-/// Whether a config that took `slowdown` times as long as the best after so many rounds runs on.
-pub fn stays(rounds: usize, slowdown: f64) -> bool {
-    let limit = match rounds {
-        FIRST_LOOK => HOPELESS,
-        SECOND_LOOK => FAR_BEHIND,
-        _ => f64::INFINITY,
-    };
-    slowdown <= limit
+/// After so many rounds, how many times as long as the best a config may take that runs on; nothing where none drops out.
+pub fn slowest_that_stays(rounds: usize) -> Option<f64> {
+    match rounds {
+        FIRST_LOOK => Some(HOPELESS),
+        SECOND_LOOK => Some(FAR_BEHIND),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -25,7 +24,8 @@ mod tests {
 
     #[test]
     fn what_is_far_behind_drops_out_once_that_is_sure() {
-        let rounds = |slowdown| (1..=48).find(|rounds| !stays(*rounds, slowdown)).unwrap_or(48);
+        let drops = |rounds: usize, slowdown: f64| slowest_that_stays(rounds).is_some_and(|limit| slowdown > limit);
+        let rounds = |slowdown| (1..=48).find(|rounds| drops(*rounds, slowdown)).unwrap_or(48);
         assert_eq!([1.0, 1.09, 1.2, 4.0].map(rounds), [48, 48, 8, 3]);
     }
 }

@@ -193,9 +193,9 @@ impl<'a> Lab<'a> {
         Ok(!is_late)
     }
 
-    /// A candidate's compiled program, or the status and reason there is none. Nothing where the time is up before it is
-    /// compiled.
-    fn program(&self, kernel: &KernelSpec, launch: &Launch) -> Result<Option<Result<Program, (Status, String)>>> {
+    /// What became of a candidate's program. Nothing where the time is up before it is compiled.
+    fn program(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Option<Compiled>> {
+        let Some((kernel, launch)) = program else { return Ok(Some(Ok(None))) };
         let deadline = self.state().deadline;
         let outcome = self.compiler()?.wait_until(kernel, deadline)?;
         Ok(outcome.map(|outcome| program_of(outcome, kernel, launch)))
@@ -206,12 +206,17 @@ impl<'a> Lab<'a> {
     }
 }
 
-fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Result<Program, (Status, String)> {
+/// A compiled program, none for host kernels, or the status and reason there is none.
+type Compiled = Result<Option<Program>, (Status, String)>;
+
+fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Compiled {
     match outcome {
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
             Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
         }
-        Outcome::Compiled { cubin, .. } => Ok(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() }),
+        Outcome::Compiled { cubin, .. } => {
+            Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() }))
+        }
         Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
         Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
     }
@@ -285,19 +290,15 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         }
         let mut racers = Vec::new();
         for (candidate, key) in open {
-            let failed = match &candidate.program {
-                Ok(Some((kernel, launch))) => match self.lab.program(kernel, launch)? {
-                    Some(outcome) => outcome.err(),
-                    None => return self.lab.has_time(&problem).map(drop),
-                },
-                _ => None,
-            };
-            let Some((status, error)) = failed else {
-                racers.push(candidate);
-                continue;
-            };
-            let trial = self.unmeasured(&candidate.config, Stage::Cross, status, Some(error), &key)?;
-            self.lab.record(trial)?;
+            let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
+            match self.lab.program(program)? {
+                Some(Ok(_)) => racers.push(candidate),
+                Some(Err((status, error))) => {
+                    let failed = self.unmeasured(&candidate.config, Stage::Cross, status, Some(error), &key)?;
+                    self.lab.record(failed)?;
+                }
+                None => return self.lab.has_time(&problem).map(drop),
+            }
         }
         if racers.is_empty() || self.race_with(finalists, &racers)? || !self.lab.has_time(&problem)? {
             return Ok(());
@@ -322,9 +323,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let anchors = finalists.iter().take(ANCHORS).map(|finalist| finalist.config.clone());
         let anchors: Vec<_> = anchors.map(|config| plan::candidate(config, &problem, &self.lab.profile)).collect();
         let mut arms: Vec<&Candidate> = Vec::new();
-        let mut shared: Vec<(&Candidate, usize)> = Vec::new();
+        let mut shared: Vec<(&Candidate, &Candidate)> = Vec::new();
         for candidate in anchors.iter().chain(racers) {
-            match arms.iter().position(|arm| arm.runs_as(candidate)) {
+            match arms.iter().find(|arm| arm.runs_as(candidate)) {
                 Some(arm) => shared.push((candidate, arm)),
                 None => arms.push(candidate),
             }
@@ -336,8 +337,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         for trial in trials.iter_mut().filter(|trial| trial.median_us.is_some()) {
             trial.to_final = to_final;
         }
-        let of_arm = |(candidate, arm): (&Candidate, usize)| {
-            let trial = trials.iter().find(|trial| trial.config == arms[arm].config)?;
+        let of_arm = |(candidate, arm): (&Candidate, &Candidate)| {
+            let trial = trials.iter().find(|trial| trial.config == arm.config)?;
             Some(Trial { config: candidate.config.clone(), ..trial.clone() })
         };
         let shared: Vec<Trial> = shared.into_iter().filter_map(of_arm).collect();
@@ -404,13 +405,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         for candidate in candidates {
             let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
             let key = self.lab.key(program)?;
-            let program = match program {
-                None => None,
-                Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
-                    Some(Ok(program)) => Some(program),
-                    Some(Err(_)) => continue,
-                    None => break,
-                },
+            let program = match self.lab.program(program)? {
+                Some(Ok(program)) => program,
+                Some(Err(_)) => continue,
+                None => break,
             };
             racers.push((*candidate, key));
             arms.push(Arm { config: candidate.config.clone(), program });
@@ -518,17 +516,14 @@ impl Bench for DeviceBench<'_, '_> {
         if !self.has_time_else_finish(&problem)? {
             return Ok(false);
         }
-        let program = match program {
-            None => None,
-            Some((kernel, launch)) => match self.lab.program(kernel, launch)? {
-                Some(Ok(program)) => Some(program),
-                Some(Err((status, error))) => {
-                    let failed = self.unmeasured(&candidate.config, stage, status, Some(error), &key)?;
-                    self.queue.push_back(Queued::Known(Box::new(self.lab.record(failed)?)));
-                    return Ok(true);
-                }
-                None => return self.has_time_else_finish(&problem).map(|_| false),
-            },
+        let program = match self.lab.program(program.as_ref())? {
+            Some(Ok(program)) => program,
+            Some(Err((status, error))) => {
+                let failed = self.unmeasured(&candidate.config, stage, status, Some(error), &key)?;
+                self.queue.push_back(Queued::Known(Box::new(self.lab.record(failed)?)));
+                return Ok(true);
+            }
+            None => return self.has_time_else_finish(&problem).map(|_| false),
         };
         let arm = Arm { config: candidate.config.clone(), program };
         if self.prepare()?.is_ok() {

@@ -149,11 +149,12 @@ impl Session {
             for (index, sample) in round {
                 samples[index].push(sample);
             }
-            let median_us = |index: &usize| measure::median(samples[*index].iter().map(|sample| sample.time.0));
-            let best_us = order.iter().filter_map(median_us).fold(f64::INFINITY, f64::min);
-            order.retain(|index| {
-                median_us(index).is_none_or(|median_us| measure::stays(samples[*index].len(), median_us / best_us))
-            });
+            let done = order.first().map_or(0, |index| samples[*index].len());
+            if let Some(limit) = measure::slowest_that_stays(done) {
+                let median_us = |index: &usize| measure::median(samples[*index].iter().map(|sample| sample.time.0));
+                let best_us = order.iter().filter_map(median_us).fold(f64::INFINITY, f64::min);
+                order.retain(|index| median_us(index).is_none_or(|median_us| median_us / best_us <= limit));
+            }
         }
         Ok(verified.into_iter().zip(samples).map(|(outcome, samples)| verdict(outcome, &samples)).collect())
     }
