@@ -112,7 +112,7 @@ pub trait Device {
 }
 
 /// The name and version of the sampling protocol, part of every journal: what a sample is must not change under it.
-pub const PROTOCOL: &str = "cold-l2/1";
+pub const PROTOCOL: &str = "cold-l2/2";
 
 /// Every device here, GPUs first.
 pub fn discover() -> Vec<Found> {

@@ -75,7 +75,11 @@ pub struct Trial {
     pub status: Status,
     /// Which part of the search asked for it.
     pub stage: Stage,
-    /// Median of the samples. Times are there where the status is `ok`.
+    /// What configs are compared by: the mean of the fastest half of the samples below 50 µs, else their median; in a final those
+    /// of the rounds that did not choose. Times are there where the status is `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_us: Option<Micros>,
+    /// Median of the same samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub median_us: Option<Micros>,
     /// First quartile.
@@ -93,7 +97,7 @@ pub struct Trial {
     /// ‖out − reference‖ / ‖reference‖.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rel_err: Option<f64>,
-    /// SM clock while it ran, where the driver tells.
+    /// SM clock while it ran, by the GPU's own counters: the median of its samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sm_mhz: Option<u32>,
     /// More samples than the cap were taken while the GPU was throttled.
@@ -103,6 +107,19 @@ pub struct Trial {
     /// compared by paired differences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rounds_us: Vec<f64>,
+    /// Which race it ran in: arms of one race ran in the same rounds, and compare by these. Nothing where it ran alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub race: Option<u64>,
+    /// Rounds of its race before its own first one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub joined: u32,
+    /// Rounds of its race that chose the winner. Those after it, which nobody had looked at by then, report how far the others
+    /// are behind.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub chosen_by: u32,
+    /// Which physical device it ran on: eight hex digits of a hash of its UUID. No part of a trial's identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Final stage only: this is the duplicate of the winner, whose distance to it is noise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub null_arm: bool,
@@ -137,6 +154,7 @@ impl Trial {
             config,
             status,
             stage,
+            time_us: None,
             median_us: None,
             q1_us: None,
             q3_us: None,
@@ -146,6 +164,10 @@ impl Trial {
             sm_mhz: None,
             throttled: false,
             rounds_us: Vec::new(),
+            race: None,
+            joined: 0,
+            chosen_by: 0,
+            device: None,
             null_arm: false,
             to_final: None,
             error: None,
@@ -153,10 +175,20 @@ impl Trial {
         }
     }
 
+    /// What configs are compared by; of journals that do not have it the median.
+    pub fn time(&self) -> Option<Micros> {
+        self.time_us.or(self.median_us)
+    }
+
     /// The problem that was tried.
     pub fn problem(&self) -> Problem {
         Problem { family: self.family, shape: self.problem, dtype: self.dtype }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A line of the journal.

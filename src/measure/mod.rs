@@ -7,7 +7,7 @@ mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
 pub use race::slowest_that_stays;
-pub use statistics::{Summary, geomean, mean, median, quantile, sorted};
+pub use statistics::{DurationClass, Summary, geomean, location_us, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};
 
 use crate::error::Result;

@@ -3,9 +3,58 @@
 use crate::model::Micros;
 use serde::{Deserialize, Serialize};
 
-/// The order statistics a journal keeps of a set of samples.
+/// How long a kernel takes, as far as that decides how it is measured: how many rounds tell it from another, and which
+/// statistic of them repeats best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DurationClass {
+    /// Below 20 µs, where one round in ten is about a microsecond late.
+    Under20,
+    /// 20 to 50 µs.
+    Under50,
+    /// 50 to 200 µs.
+    Under200,
+    /// 200 µs and more, where the clock changes from one round to the next, and rounds only compare as pairs.
+    Slow,
+}
+
+impl DurationClass {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 4] = [Self::Under20, Self::Under50, Self::Under200, Self::Slow];
+
+    /// The class of a time.
+    pub fn of(time: Micros) -> Self {
+        match time.0 {
+            us if us < 20.0 => Self::Under20,
+            us if us < 50.0 => Self::Under50,
+            us if us < 200.0 => Self::Under200,
+            _ => Self::Slow,
+        }
+    }
+
+    /// Whether the mean of the fastest half repeats better than the median. Of the null arms of 1,547 finals on an H200, 95 % were
+    /// within 0.9 and 0.55 % by it below 20 and 50 µs, where by the median it took 1.3 and 1.0 %; above there is little in it.
+    pub fn is_late_now_and_then(self) -> bool {
+        matches!(self, Self::Under20 | Self::Under50)
+    }
+}
+
+/// The figure of a set of times that repeats best, in microseconds: the mean of the fastest half of those whose median is
+/// [late now and then](DurationClass::is_late_now_and_then), else the median. `NaN` of nothing.
+pub fn location_us(sorted_us: &[f64]) -> f64 {
+    let median_us = quantile(sorted_us, 0.5).unwrap_or(f64::NAN);
+    if DurationClass::of(Micros(median_us)).is_late_now_and_then() {
+        mean(&sorted_us[..sorted_us.len().div_ceil(2)]).unwrap_or(f64::NAN)
+    } else {
+        median_us
+    }
+}
+
+/// What a journal keeps of a set of samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// What configs are compared by: see [`location_us`].
+    pub time_us: Micros,
     /// The middle.
     pub median_us: Micros,
     /// A quarter of the samples are below.
@@ -23,7 +72,15 @@ impl Summary {
     pub fn of(times_us: &[f64]) -> Self {
         let sorted_us = sorted(times_us.iter().copied());
         let at = |share| Micros(quantile(&sorted_us, share).unwrap_or(f64::NAN));
-        Self { median_us: at(0.5), q1_us: at(0.25), q3_us: at(0.75), min_us: at(0.0), samples: times_us.len() as u32 }
+        let time_us = Micros(location_us(&sorted_us));
+        Self {
+            time_us,
+            median_us: at(0.5),
+            q1_us: at(0.25),
+            q3_us: at(0.75),
+            min_us: at(0.0),
+            samples: times_us.len() as u32,
+        }
     }
 }
 
