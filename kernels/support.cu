@@ -1,6 +1,6 @@
 // What measuring needs besides the candidates: inputs, the comparison with the reference, and a gate on the stream.
 //
-// Every kernel but `block_stream` (one thread) runs on any grid of whole warps. Tensors are contiguous.
+// Every kernel but `block_stream` and `say_when` (one thread each) runs on any grid of whole warps. Tensors are contiguous.
 // Poison needs no kernel: a memset with 0xff makes every bf16 and every f32 a NaN.
 
 #include "numeric.cuh"
@@ -129,26 +129,66 @@ extern "C" __global__ void compare_f32(const float* out, const float* reference,
     compare(out, reference, numel, sums);
 }
 
-__device__ unsigned long long nanoseconds() {
-    unsigned long long now;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
-    return now;
+// Reads `words` 16-byte words and writes none of them, so that L2 is left full of clean lines: what runs next evicts them for
+// nothing, where lines that a flush had written would have to go back to memory first, at the cost of whoever evicts them.
+// `seen` is written only where the words add up to 1 or more, which words of zeros do not.
+extern "C" __global__ void read_lines(const uint4* words, long long count, unsigned* seen) {
+    unsigned bits = 0;
+    for (long long i = first_index(); i < count; i += index_stride()) {
+        const uint4 word = words[i];
+        bits |= word.x | word.y | word.z | word.w;
+    }
+    if (bits != 0) *seen = bits;
 }
 
-// What `block_stream` leaves in its flag when nobody opened the gate in time.
+// The same moment by the multiprocessor's own counter of cycles and by the GPU's clock, and which multiprocessor that is.
+struct Moment {
+    unsigned long long cycles, nanoseconds, multiprocessor;
+};
+
+__device__ Moment now() {
+    Moment moment;
+    unsigned multiprocessor;
+    asm volatile("mov.u64 %0, %%clock64;\n\tmov.u64 %1, %%globaltimer;\n\tmov.u32 %2, %%smid;"
+                 : "=l"(moment.cycles), "=l"(moment.nanoseconds), "=r"(multiprocessor)::"memory");
+    moment.multiprocessor = multiprocessor;
+    return moment;
+}
+
+// What the host and the kernels around a sample share, in mapped host memory; `Mailbox` of src/device/cuda/memory.rs.
+struct Mailbox {
+    unsigned gate;  // 0 while the stream is to be held
+    Moment before, after;
+};
+
+// What `block_stream` leaves at the gate when nobody opened it in time.
 constexpr unsigned TIMED_OUT = 0xffffffffu;
 
-// Holds the stream until the host writes a nonzero word to `flag` (mapped host memory, zero at launch), or until
-// `timeout_ns` have passed: then it leaves TIMED_OUT there.
-extern "C" __global__ void block_stream(volatile unsigned* flag, unsigned long long timeout_ns) {
-    const unsigned long long start = nanoseconds();
-    while (*flag == 0) {
-        if (nanoseconds() - start > timeout_ns) {
-            *flag = TIMED_OUT;
-            __threadfence_system();
-            return;
+// Holds the stream until the host opens the gate, or until `timeout_ns` have passed: then it leaves TIMED_OUT there. Says when
+// that was.
+extern "C" __global__ void block_stream(volatile Mailbox* mailbox, unsigned long long timeout_ns) {
+    const unsigned long long start = now().nanoseconds;
+    Moment moment = now();
+    while (mailbox->gate == 0) {
+        moment = now();
+        if (moment.nanoseconds - start > timeout_ns) {
+            mailbox->gate = TIMED_OUT;
+            break;
         }
     }
+    mailbox->before.cycles = moment.cycles;
+    mailbox->before.nanoseconds = moment.nanoseconds;
+    mailbox->before.multiprocessor = moment.multiprocessor;
+    __threadfence_system();
+}
+
+// Says when the stream came to it.
+extern "C" __global__ void say_when(volatile Mailbox* mailbox) {
+    const Moment moment = now();
+    mailbox->after.cycles = moment.cycles;
+    mailbox->after.nanoseconds = moment.nanoseconds;
+    mailbox->after.multiprocessor = moment.multiprocessor;
+    __threadfence_system();
 }
 
 // Does nothing: the floor of every time measured by launching.

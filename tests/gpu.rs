@@ -5,11 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
 use kernel_sweep::compile::{Compiler, Outcome};
-use kernel_sweep::device::cuda::{self, Gpu};
+use kernel_sweep::device::cuda::{self, Flush, Gpu};
 use kernel_sweep::device::{Address, Device, Found, Program, cpu};
 use kernel_sweep::error::{Error, Result};
-use kernel_sweep::families::{self, FamilySpec, HostTensor, KernelSpec, Launch};
-use kernel_sweep::measure::{Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
+use kernel_sweep::families::{self, Arg, FamilySpec, HostTensor, KernelSpec, Launch};
+use kernel_sweep::measure::{RacePlan, Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Candidate, Plan, Space};
 use kernel_sweep::sweep::{self, Progress};
@@ -276,7 +276,7 @@ fn fill_the_cache_for_an_h200() {
     let samples = Family::ALL
         .into_iter()
         .flat_map(|family| [cases(family, &h200, &ALL), sanitizer_cases(family, &h200), planned_cases(family, &h200)]);
-    println!("{} cases", compiled(&compiler, samples.flatten().collect()).len());
+    println!("{} cases", compiled(&compiler, samples.chain([short_and_fast(&h200)]).flatten().collect()).len());
     for family in Family::ALL {
         for problem in shapes(family, SHAPES) {
             cubin(&compiler, &families::spec(family).reference(&problem).0);
@@ -377,7 +377,7 @@ fn every_family_is_right_on_random_shapes() {
                     continue;
                 }
             }
-            let arm = Arm { config: case.config.clone(), program: Some(program.clone()) };
+            let arm = Arm { config: case.config.clone(), program: Some(program.clone()), anchor: false };
             worker.submit(arm, once);
             let outcome = match worker.verdict() {
                 Ok(Verdict::Timed { rel_err, .. }) => Ok(rel_err),
@@ -500,7 +500,7 @@ struct Loaded<'a>(&'a mut Gpu);
 
 impl Timer for Loaded<'_> {
     fn sample(&mut self) -> Result<Timed> {
-        self.0.sample().map_err(Error::failure)
+        self.0.sample(0).map_err(Error::failure)
     }
 }
 
@@ -510,7 +510,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     let problem = Problem::new(Family::Elementwise, &[("numel", 1 << 27)], Dtype::Bf16).unwrap();
     bench.prepare(&problem, 1);
     let time = |gpu: &mut Gpu| {
-        let samples: Vec<Timed> = (0..50).map(|_| gpu.sample().unwrap()).collect();
+        let samples: Vec<Timed> = (0..50).map(|round| gpu.sample(round).unwrap()).collect();
         let mhz = samples.last().unwrap().sm_mhz.unwrap_or(0);
         (median(samples.iter().map(|sample| sample.time.0)).unwrap(), mhz)
     };
@@ -551,4 +551,118 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     println!("268 MB + 268 MB added at {terabytes_per_s:.2} TB/s and {add_mhz} MHz");
     assert!(empty_us < 3.0, "an empty kernel reads {empty_us} µs");
     assert!(bench.machine.found.profile.name != "h200" || terabytes_per_s > 3.8, "{terabytes_per_s} TB/s");
+}
+
+/// The support kernel that only reads, over a problem's first tensor.
+fn reading(bench: &Bench, bytes: u64) -> Program {
+    let launch = Launch {
+        grid: [1024, 1, 1],
+        cluster: 1,
+        threads: 256,
+        dynamic_smem: Bytes(0),
+        args: vec![Arg::Input(0), Arg::I64((bytes / 16) as i64), Arg::Workspace],
+        workspace: Bytes(16),
+        counters: 0,
+    };
+    Program { cubin: bench.machine.support.clone(), entry: "read_lines".into(), launch }
+}
+
+/// A kernel that reads takes what it takes after reading alone, however much that was; after writing it pays for that too.
+#[test]
+fn a_flush_leaves_nothing_to_pay() {
+    let Some(mut bench) = bench() else { return };
+    println!("{:>8} {:>8} {:>8} {:>8} {:>8}", "MB", "nothing", "read", "thrice", "written");
+    for megabytes in [8, 17, 34, 67, 134, 268] {
+        let bytes = (megabytes << 20) as u64;
+        let problem = Problem::new(Family::Elementwise, &[("numel", (bytes / 2) as i64)], Dtype::Bf16).unwrap();
+        bench.prepare(&problem, 1);
+        let program = reading(&bench, bytes);
+        bench.gpu.load(&Config::default(), Some(&program)).unwrap();
+        let started = Instant::now();
+        warm_up(&mut Loaded(&mut bench.gpu), &WarmUp::default(), &|| started.elapsed()).unwrap();
+        // Interleaved in every order, so that the clock and what ran before are the same for all.
+        let flushes = [Flush::Nothing, Flush::Read, Flush::ReadThrice, Flush::Written];
+        let mut times = [const { Vec::new() }; 4];
+        let mut random = Random(1);
+        for turn in 0..480 {
+            let place = random.below(4);
+            times[place].push(bench.gpu.sample_after(flushes[place], turn).unwrap().time.0);
+        }
+        let [nothing, read, thrice, written] = times.map(|times| median(times).unwrap());
+        println!("{megabytes:>8} {nothing:>8.2} {read:>8.2} {thrice:>8.2} {written:>8.2}");
+        assert!(
+            (read - thrice).abs() <= (0.02 * thrice).max(0.5),
+            "{megabytes} MB: {read} µs, {thrice} after reading thrice"
+        );
+        assert!(read <= written + 0.5, "{megabytes} MB: {read} µs, {written} after writing");
+    }
+}
+
+/// Kernels of less than 20 µs that read through the copy engine, whose times used to have two states.
+fn short_and_fast(profile: &GpuProfile) -> Vec<Case> {
+    let gemm = |blocks: [u32; 3], warps: u32, stages: u32, split_k: Option<u32>| Config {
+        block_sizes: blocks.to_vec(),
+        num_warps: Some(warps),
+        num_stages: Some(stages),
+        pid_type: Some(PidType::Flat),
+        l2_groupings: vec![1],
+        split_k,
+        mma: Some(Mma::Wgmma),
+        ..Config::default()
+    };
+    let cases = [
+        (Family::Matmul, [128, 2048, 1024], gemm([64, 64, 64], 4, 4, Some(1))),
+        (Family::Matmul, [1024, 1024, 1024], gemm([128, 64, 64], 4, 4, Some(1))),
+        (Family::MatmulInt16, [64, 4096, 2048], gemm([64, 64, 64], 4, 4, Some(2))),
+        (Family::MatmulInt4, [64, 4096, 4096], gemm([64, 64, 64], 4, 4, Some(2))),
+        (Family::MatmulFp4, [64, 2048, 4096], gemm([64, 64, 64], 4, 4, Some(4))),
+    ];
+    let case = |(family, [m, n, k], config): (Family, [i64; 3], Config)| {
+        let problem = Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap();
+        Case::of(problem, plan::candidate(config, &problem, profile)).unwrap()
+    };
+    cases.map(case).into()
+}
+
+/// The same config raced in fresh processes comes to the same time. Where `$SWEEP_ROUNDS` names a file, every round goes there.
+#[test]
+#[ignore = "half a minute"]
+fn a_race_comes_to_the_same_in_every_process() {
+    const PROCESSES: usize = 20;
+    let Some(machine) = machine() else { return };
+    let cases = compiled(&machine.compiler, short_and_fast(&machine.found.profile));
+    let mut times = vec![Vec::new(); cases.len()];
+    let mut rounds = String::new();
+    for process in 0..PROCESSES {
+        let mut worker = Worker::new(machine.found.address, Some(machine.support.clone()), Deadlines::default());
+        for ((case, program), times) in cases.iter().zip(&mut times) {
+            worker.prepare(&case.problem, 1, Some(machine.reference(&case.problem))).unwrap();
+            let arm = Arm { config: case.config.clone(), program: Some(program.clone()), anchor: false };
+            let results = worker.race(vec![arm], RacePlan::FINAL, process as u64).unwrap();
+            let Verdict::Timed { measurement, rounds_us, .. } = &results.verdicts[0] else { panic!("{results:?}") };
+            times.push(measurement.summary.time_us.0);
+            let mhz = measurement.sm_mhz.unwrap_or(0);
+            for (round, us) in rounds_us.iter().enumerate() {
+                rounds += &format!("{process},{},{round},{us},{mhz}\n", case.problem);
+            }
+        }
+    }
+    if let Some(path) = std::env::var_os("SWEEP_ROUNDS") {
+        std::fs::write(path, rounds).unwrap();
+    }
+    let mut agreeing = 0;
+    let mut pairs = 0;
+    for ((case, _), times) in cases.iter().zip(&times) {
+        let near = |one: f64, other: f64| (one / other).ln().abs() <= 0.015f64.ln_1p();
+        let all = times
+            .iter()
+            .enumerate()
+            .flat_map(|(index, one)| times[index + 1..].iter().map(move |other| (*one, *other)));
+        let near = all.clone().filter(|(one, other)| near(*one, *other)).count();
+        println!("{} {}: {near} of {} pairs agree; {times:.2?}", case.problem, case.config, all.clone().count());
+        agreeing += near;
+        pairs += all.count();
+    }
+    println!("{agreeing} of {pairs} pairs within 1.5 %");
+    assert!(agreeing as f64 >= 0.95 * pairs as f64, "{agreeing} of {pairs}");
 }

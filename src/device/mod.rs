@@ -30,6 +30,9 @@ pub struct Found {
     pub name: String,
     /// The driver's version.
     pub driver: String,
+    /// Eight hex digits that tell it from other devices of its kind: of a hash of its UUID. The host has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// What it offers kernels.
     pub profile: GpuProfile,
 }
@@ -107,8 +110,9 @@ pub trait Device {
     /// awkward ones ([`crate::families::awkward`]).
     fn verify(&mut self) -> Result<Deviation, Fault>;
 
-    /// Times one run of the loaded kernel on the plain inputs, caches cold.
-    fn sample(&mut self) -> Result<Sample, Fault>;
+    /// Times one run of the loaded kernel on the plain inputs, caches cold and clean. A device that holds them more than once takes
+    /// another set each `round`, so that no config owes its time to where they lie.
+    fn sample(&mut self, round: u32) -> Result<Sample, Fault>;
 }
 
 /// The name and version of the sampling protocol, part of every journal: what a sample is must not change under it.

@@ -15,9 +15,10 @@ use crate::derive::{NOISE_FLOOR, Timing, pair, timing_of};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
+use crate::measure::RacePlan;
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Candidate, Plan, PlannedProblem};
-use crate::search::{self, Width};
+use crate::search::{self, RaceOutcome, Racer, Width};
 use crate::sweep::{self, DeviceBench, Lab, Options, Site};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -247,8 +248,9 @@ impl Evaluation<'_> {
         let served = question.pick.iter().chain(&question.fallback);
         let must_race: Vec<Config> = defaults.iter().chain(served).cloned().collect();
         bench.turn_to(problem);
-        let trials =
+        let outcome =
             search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
+        let RaceOutcome::Done(trials) = outcome else { return Ok(question.unanswered("the race crashed", None)) };
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
         let Some(duel) = race(bench, &candidates, best, &must_race)? else {
             return Ok(question.unanswered("the race crashed", Some(best)));
@@ -292,10 +294,11 @@ fn race(
     let wanted = |candidate: &&Candidate| {
         candidate.program.is_ok() && (candidate.config == best.config || must_race.contains(&candidate.config))
     };
-    let mut arms: Vec<&Candidate> = candidates.iter().filter(wanted).collect();
-    arms.extend(candidates.iter().find(|candidate| candidate.config == best.config));
-    let rounds = search::final_rounds(best.median_us.unwrap_or_default(), arms.len());
-    bench.race_anew(&arms, rounds)
+    let racers: Vec<Racer> = candidates.iter().filter(wanted).map(Racer::anchor).collect();
+    Ok(match bench.race_anew(&racers, &RacePlan::FINAL)? {
+        RaceOutcome::Done(trials) => Some(trials),
+        RaceOutcome::OutOfTime | RaceOutcome::Crashed(_) => None,
+    })
 }
 
 impl Question {

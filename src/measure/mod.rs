@@ -6,7 +6,7 @@ mod statistics;
 mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
-pub use race::slowest_that_stays;
+pub use race::{RacePlan, Raced, Rounds, race};
 pub use statistics::{DurationClass, Summary, geomean, location_us, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};
 
@@ -78,7 +78,7 @@ impl Throttling {
 pub struct Measurement {
     /// Order statistics of the samples kept.
     pub summary: Summary,
-    /// SM clock of the last sample.
+    /// SM clock while it ran: the median of the samples'.
     pub sm_mhz: Option<u32>,
     /// Throttled samples had to be kept.
     pub throttled: bool,
@@ -88,7 +88,7 @@ pub struct Measurement {
 pub fn measure(timer: &mut dyn Timer, sampling: &Sampling, throttling: &mut Throttling) -> Result<Measurement> {
     let mut criterion = Noise::default();
     criterion.initialize();
-    let mut times = Vec::new();
+    let (mut times, mut clocks) = (Vec::new(), Vec::new());
     let mut throttled = false;
     loop {
         let sample = timer.sample()?;
@@ -97,12 +97,26 @@ pub fn measure(timer: &mut dyn Timer, sampling: &Sampling, throttling: &mut Thro
         }
         throttled |= sample.throttled;
         times.push(sample.time.0);
+        clocks.extend(sample.sm_mhz);
         criterion.add(sample.time);
         let hopeless = sampling.abandon_above.is_some_and(|limit| sample.time > limit);
         let count = times.len() as u32;
         if hopeless || count >= sampling.max_samples || (count >= sampling.min_samples && criterion.finished()) {
-            return Ok(Measurement { summary: Summary::of(&times), sm_mhz: sample.sm_mhz, throttled });
+            return Ok(Measurement { summary: Summary::of(&times), sm_mhz: middle_clock(clocks), throttled });
         }
+    }
+}
+
+/// The middle one of some samples' clocks.
+fn middle_clock(clocks_mhz: impl IntoIterator<Item = u32>) -> Option<u32> {
+    median(clocks_mhz.into_iter().map(f64::from)).map(|mhz| mhz.round() as u32)
+}
+
+impl Measurement {
+    /// What some samples of a race come to.
+    pub fn of_race(summary: Summary, samples: &[Sample]) -> Self {
+        let sm_mhz = middle_clock(samples.iter().filter_map(|sample| sample.sm_mhz));
+        Self { summary, sm_mhz, throttled: samples.iter().any(|sample| sample.throttled) }
     }
 }
 

@@ -4,10 +4,10 @@ use crate::derive::{ASSUMED_NOISE, Timing, pair, timing_of};
 use crate::error::Result;
 use crate::heuristics::group_of;
 use crate::journal::{Header, Stage, Status, Trial};
-use crate::measure::{geomean, mean};
-use crate::model::{Config, GpuProfile, Micros, Problem};
+use crate::measure::{RacePlan, geomean, mean};
+use crate::model::{Config, GpuProfile, Problem};
 use crate::plan::{self, Candidate};
-use crate::search;
+use crate::search::{RaceOutcome, Racer};
 use crate::sweep::DeviceBench;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,12 +121,12 @@ fn lone(trial: &Trial) -> Timing {
 /// Races a problem's winner and default again.
 pub(super) fn check(bench: &mut DeviceBench<'_, '_>, spot: &Spot, profile: &GpuProfile) -> Result<Checked> {
     bench.turn_to(spot.problem);
-    let mut candidates: Vec<Candidate> =
+    let candidates: Vec<Candidate> =
         spot.recorded.iter().map(|(config, _)| plan::candidate(config.clone(), &spot.problem, profile)).collect();
-    candidates.extend(candidates.first().cloned());
-    let best_us = Micros(spot.recorded[0].1.median_us);
-    let arms: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.program.is_ok()).collect();
-    let trials = bench.race_anew(&arms, search::final_rounds(best_us, arms.len()))?.unwrap_or_default();
+    let racers: Vec<Racer> =
+        candidates.iter().filter(|candidate| candidate.program.is_ok()).map(Racer::anchor).collect();
+    let outcome = bench.race_anew(&racers, &RacePlan::FINAL)?;
+    let trials = if let RaceOutcome::Done(trials) = outcome { trials } else { Vec::new() };
     Ok(compare(spot, &trials))
 }
 
@@ -163,7 +163,7 @@ pub(super) fn stale(trials: &[Trial], is_current: impl Fn(&Trial) -> Result<bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Dtype, Family};
+    use crate::model::{Dtype, Family, Micros};
 
     fn config(block: u32) -> Config {
         Config { block_sizes: vec![block], ..Config::default() }

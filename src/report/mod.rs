@@ -63,11 +63,11 @@ fn table(family: Family, winners: &[&Winner]) -> Table {
     table.set_header(["problem", "median", "rate", "vs default", "vs served", "config"]);
     for winner in winners {
         let trial = &winner.trial;
-        let median_us = trial.median_us.unwrap_or_default();
+        let time = trial.time().unwrap_or_default();
         let ratio = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}x"));
         table.add_row([
             trial.problem.to_string(),
-            median_us.to_string(),
+            time.to_string(),
             rate(family, winner),
             ratio(winner.default_ratio),
             ratio(winner.served_ratio),
@@ -83,7 +83,7 @@ fn table(family: Family, winners: &[&Winner]) -> Table {
 /// Arithmetic for the families of matrix products, memory traffic for the others.
 fn rate(family: Family, winner: &Winner) -> String {
     let problem = winner.trial.problem();
-    let seconds = winner.trial.median_us.unwrap_or_default().0 / 1e6;
+    let seconds = winner.trial.time().unwrap_or_default().0 / 1e6;
     let spec = families::spec(family);
     match family {
         Family::RowSoftmax | Family::Elementwise => {

@@ -42,8 +42,8 @@ pub fn crossings(finals: &BTreeMap<Problem, Vec<Trial>>) -> Vec<(Problem, Vec<Co
 }
 
 fn near_the_best(trials: &[Trial]) -> impl Iterator<Item = &Trial> {
-    let limit = trials.first().and_then(|best| best.median_us).map(|best_us| NEAR * best_us.0);
-    trials.iter().filter(move |trial| trial.median_us.zip(limit).is_some_and(|(median_us, limit)| median_us.0 <= limit))
+    let limit = trials.first().and_then(|best| best.time()).map(|best_us| NEAR * best_us.0);
+    trials.iter().filter(move |trial| trial.time().zip(limit).is_some_and(|(time, limit)| time.0 <= limit))
 }
 
 fn most_frequent<'a>(counts: &BTreeMap<&'a Config, usize>) -> Vec<&'a Config> {

@@ -8,10 +8,43 @@ pub use cross::crossings;
 use crate::error::Result;
 use crate::families::{self, KernelSpec, Launch};
 use crate::journal::{Stage, Trial};
-use crate::measure::Sampling;
-use crate::model::{Config, Family, Micros};
+use crate::measure::{DurationClass, RacePlan, Sampling};
+use crate::model::{Config, Family, Micros, Mma};
 use crate::plan::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A candidate in a race.
+#[derive(Clone, Copy, Debug)]
+pub struct Racer<'c> {
+    /// What runs.
+    pub candidate: &'c Candidate,
+    /// Others are measured against it, so it stays however far behind it is.
+    pub anchor: bool,
+}
+
+impl<'c> Racer<'c> {
+    /// One that stays.
+    pub const fn anchor(candidate: &'c Candidate) -> Self {
+        Self { candidate, anchor: true }
+    }
+
+    /// One that may drop out.
+    pub const fn contender(candidate: &'c Candidate) -> Self {
+        Self { candidate, anchor: false }
+    }
+}
+
+/// What a race came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RaceOutcome {
+    /// The trials, the winner's first.
+    Done(Vec<Trial>),
+    /// The time was up.
+    OutOfTime,
+    /// Its process was lost again and again though each config works alone. Whose fault that is cannot be told, and another run may
+    /// do better.
+    Crashed(String),
+}
 
 /// Measures candidates on one problem. Trials are queued, so that the device has the next one at hand when one is done.
 pub trait Bench {
@@ -21,8 +54,12 @@ pub trait Bench {
     /// What the oldest queued trial came to; nothing where none is queued.
     fn next(&mut self) -> Result<Option<Trial>>;
 
-    /// Races candidates in interleaved rounds. The last one is the null arm. Nothing where the time is up.
-    fn race(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>>;
+    /// Times slow candidates in a few rounds together with the incumbent, whose trial comes first where it raced: the clock of a
+    /// long kernel changes from one trial to the next, for whoever runs then. Nothing where the time is up.
+    fn screen(&mut self, incumbent: &Candidate, batch: &[&Candidate], stage: Stage) -> Result<Option<Vec<Trial>>>;
+
+    /// Races finalists in interleaved rounds.
+    fn race(&mut self, racers: &[Racer], plan: &RacePlan) -> Result<RaceOutcome>;
 
     /// Records a candidate that cannot run.
     fn pruned(&mut self, candidate: &Candidate) -> Result<()>;
@@ -47,18 +84,8 @@ impl Default for Width {
     }
 }
 
-/// Time a race may take, in microseconds; slow kernels run fewer rounds.
-const RACE_BUDGET_US: f64 = 200_000.0;
-/// Fewest rounds of a race.
-const FEWEST_ROUNDS: f64 = 8.0;
-/// Most rounds of a final.
-const FINAL_ROUNDS: f64 = 48.0;
-/// Most rounds of a race of what other problems chose.
-const CROSS_ROUNDS: f64 = 40.0;
-
 /// Searches the candidates of one problem. `must_race` are configs that belong in the final whatever they cost: the
-/// defaults and last time's winner. Returns the finalists' trials, best first, or none where nothing works or the time
-/// is up.
+/// defaults and last time's winner. Of finalists the winner comes first; there are none where nothing works.
 ///
 /// # Errors
 /// Where the bench fails, which is never a config's doing.
@@ -69,20 +96,20 @@ pub fn search(
     multiprocessors: u32,
     must_race: &[Config],
     width: &Width,
-) -> Result<Vec<Trial>> {
+) -> Result<RaceOutcome> {
     let variants = variants(candidates);
     record_rejected(bench, family, candidates, &variants)?;
     let mut scores = Scores::default();
     let screened = variants.iter().flat_map(|variant| representatives(variant, multiprocessors));
     if !scores.try_all(bench, screened, Stage::Screen, width)? {
-        return Ok(Vec::new());
+        return Ok(RaceOutcome::OutOfTime);
     }
     for variant in survivors(&variants, &scores, width.survivors) {
         if !refine(bench, variant, &mut scores, width)? {
-            return Ok(Vec::new());
+            return Ok(RaceOutcome::OutOfTime);
         }
     }
-    race(bench, family, candidates, must_race, &scores, width, 1)
+    race(bench, family, candidates, must_race, &scores, width, &RacePlan::FINAL)
 }
 
 /// Candidates of an exhaustive search that are sampled more often once all are screened.
@@ -102,18 +129,18 @@ pub fn exhaust(
     candidates: &[Candidate],
     must_race: &[Config],
     width: &Width,
-) -> Result<Vec<Trial>> {
+) -> Result<RaceOutcome> {
     record_rejected(bench, family, candidates, &variants(candidates))?;
     let mut scores = Scores::default();
     let legal = candidates.iter().filter(|candidate| candidate.program.is_ok());
     if !scores.try_all(bench, legal, Stage::Screen, width)? {
-        return Ok(Vec::new());
+        return Ok(RaceOutcome::OutOfTime);
     }
     let best = scores.ranked(candidates).into_iter().take(EXHAUSTIVE_SURVIVORS).map(|(_, candidate)| candidate);
     if !scores.try_all(bench, best, Stage::Refine, width)? {
-        return Ok(Vec::new());
+        return Ok(RaceOutcome::OutOfTime);
     }
-    race(bench, family, candidates, must_race, &scores, width, EXHAUSTIVE_ROUNDS)
+    race(bench, family, candidates, must_race, &scores, width, &RacePlan::FINAL.longer(EXHAUSTIVE_ROUNDS))
 }
 
 /// The candidates that share one compiled kernel; host kernels are each their own. Of those with the same launch it is the most
@@ -204,7 +231,12 @@ fn differing(one: &Config, other: &Config) -> u8 {
 }
 
 /// Walks along each launch knob in turn from the variant's best, and stays where it is fastest.
-fn refine(bench: &mut dyn Bench, variant: &[&Candidate], scores: &mut Scores, width: &Width) -> Result<bool> {
+fn refine<'a>(
+    bench: &mut dyn Bench,
+    variant: &[&'a Candidate],
+    scores: &mut Scores<'a>,
+    width: &Width,
+) -> Result<bool> {
     for knob in [SPLIT, ORDER, GROUPING] {
         let Some(here) = scores.best_of(variant).map(|candidate| candidate.config.clone()) else { return Ok(true) };
         let along = variant.iter().copied().filter(|candidate| differing(&here, &candidate.config) == knob);
@@ -219,7 +251,11 @@ fn refine(bench: &mut dyn Bench, variant: &[&Candidate], scores: &mut Scores, wi
 const SCREEN_NOISE: f64 = 0.02;
 
 /// The fastest `count` variants, and up to half as many more that screening cannot tell from the last of them.
-fn survivors<'a, 'b>(variants: &'b [Vec<&'a Candidate>], scores: &Scores, count: usize) -> Vec<&'b Vec<&'a Candidate>> {
+fn survivors<'a, 'b>(
+    variants: &'b [Vec<&'a Candidate>],
+    scores: &Scores<'a>,
+    count: usize,
+) -> Vec<&'b Vec<&'a Candidate>> {
     let mut ranked: Vec<_> =
         variants.iter().filter_map(|variant| Some((scores.of(scores.best_of(variant)?)?, variant))).collect();
     ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
@@ -228,65 +264,88 @@ fn survivors<'a, 'b>(variants: &'b [Vec<&'a Candidate>], scores: &Scores, count:
     survive.map(|(_, variant)| variant).collect()
 }
 
-fn race(
+fn race<'a>(
     bench: &mut dyn Bench,
     family: Family,
-    candidates: &[Candidate],
+    candidates: &'a [Candidate],
     must_race: &[Config],
-    scores: &Scores,
+    scores: &Scores<'a>,
     width: &Width,
-    rounds_factor: u32,
-) -> Result<Vec<Trial>> {
+    plan: &RacePlan,
+) -> Result<RaceOutcome> {
     let ranked = scores.ranked(candidates);
-    let Some(&(best_us, winner)) = ranked.first() else { return Ok(Vec::new()) };
-    let mut arms: Vec<&Candidate> = Vec::new();
+    if ranked.is_empty() {
+        return Ok(RaceOutcome::Done(Vec::new()));
+    }
+    let mut racers: Vec<Racer> = Vec::new();
     let half = |candidate: &Candidate| families::spec(family).compiled_half(&candidate.config);
     for (_, candidate) in &ranked {
-        let siblings = arms.iter().filter(|arm| half(arm) == half(candidate)).count();
-        if arms.len() < width.finalists && siblings < width.siblings {
-            arms.push(candidate);
+        let siblings = racers.iter().filter(|racer| half(racer.candidate) == half(candidate)).count();
+        if racers.len() < width.finalists && siblings < width.siblings {
+            racers.push(Racer::contender(candidate));
         }
     }
-    for candidate in candidates.iter().filter(|candidate| must_race.contains(&candidate.config)) {
-        let known = arms.iter().any(|arm| arm.config == candidate.config);
-        if !known && candidate.program.is_ok() {
-            arms.push(candidate);
+    let is_anchor = |candidate: &Candidate| must_race.contains(&candidate.config) && candidate.program.is_ok();
+    let required = candidates.iter().filter(|candidate| is_anchor(candidate));
+    for anchor in required.chain(best_of_each_kind(&ranked)) {
+        match racers.iter_mut().find(|racer| racer.candidate.config == anchor.config) {
+            Some(racer) => racer.anchor = true,
+            None => racers.push(Racer::anchor(anchor)),
         }
     }
-    arms.push(winner); // the null arm
-    let mut trials = bench.race(&arms, rounds_factor * final_rounds(best_us, arms.len()))?.unwrap_or_default();
-    trials.retain(|trial| trial.median_us.is_some());
-    sort_by_time(&mut trials);
-    Ok(trials)
+    let mut outcome = bench.race(&racers, plan)?;
+    if let RaceOutcome::Done(trials) = &mut outcome {
+        trials.retain(|trial| trial.time().is_some());
+    }
+    Ok(outcome)
 }
 
-/// The rounds of a final of so many arms, the best of which takes `best_us`.
-pub(crate) fn final_rounds(best_us: Micros, arms: usize) -> u32 {
-    rounds(best_us, arms, FINAL_ROUNDS)
+/// The fastest candidate of each instruction that multiplies: what is fast with one may share nothing with the others.
+fn best_of_each_kind<'a>(ranked: &[(Micros, &'a Candidate)]) -> Vec<&'a Candidate> {
+    let mut kinds: BTreeMap<Option<Mma>, &Candidate> = BTreeMap::new();
+    for (_, candidate) in ranked {
+        kinds.entry(candidate.config.mma).or_insert(candidate);
+    }
+    kinds.into_values().collect()
 }
 
-/// The rounds of a race of so many configs that other problems chose, the best of which takes `best_us`.
-pub(crate) fn cross_rounds(best_us: Micros, arms: usize) -> u32 {
-    rounds(best_us, arms, CROSS_ROUNDS)
+/// The trials of finalists that a race of what other problems chose is anchored to: those of the `required` configs, the best of
+/// each instruction that multiplies, and some of the best. `finalists` has the winner first.
+pub fn anchors(finalists: &[Trial], required: &[Config]) -> Vec<Config> {
+    let mut kinds = BTreeSet::new();
+    let is_anchor = |(place, trial): &(usize, &Trial)| {
+        let is_best_of_kind = kinds.insert(trial.config.mma);
+        *place < BEST_ANCHORS || is_best_of_kind || required.contains(&trial.config)
+    };
+    finalists.iter().enumerate().filter(is_anchor).map(|(_, trial)| trial.config.clone()).collect()
 }
 
-fn rounds(best_us: Micros, arms: usize, most: f64) -> u32 {
-    (RACE_BUDGET_US / (best_us.0 * arms as f64)).clamp(FEWEST_ROUNDS, most) as u32
+/// Finalists that are anchors for being among the best.
+const BEST_ANCHORS: usize = 3;
+
+/// The winner first, then the fastest.
+pub(crate) fn sort_by_time(trials: &mut [Trial], winner: &Config) {
+    let time_us = |trial: &Trial| trial.time().map_or(f64::INFINITY, |time| time.0);
+    trials.sort_by(|one, other| {
+        let is_other = |trial: &Trial| trial.config != *winner;
+        is_other(one).cmp(&is_other(other)).then(time_us(one).total_cmp(&time_us(other)))
+    });
 }
 
-/// Fastest first.
-pub(crate) fn sort_by_time(trials: &mut [Trial]) {
-    trials.sort_by(|one, other| one.median_us.partial_cmp(&other.median_us).unwrap_or(std::cmp::Ordering::Equal));
-}
+/// Slow candidates that are timed in one go with the incumbent.
+const BATCH: usize = 7;
 
-/// The latest time of each config.
+/// The latest time of each config; of slow ones as it would be beside the best of them.
 #[derive(Default)]
-struct Scores(BTreeMap<Config, Micros>);
+struct Scores<'a> {
+    times: BTreeMap<Config, Micros>,
+    best: Option<(Micros, &'a Candidate)>,
+}
 
-impl Scores {
-    /// Tries candidates in turn and notes their times; false where the time is up. Each is queued before the one ahead of
-    /// it is done, which costs it that one's time as the limit to give up at.
-    fn try_all<'a>(
+impl<'a> Scores<'a> {
+    /// Tries candidates and notes their times; false where the time is up. Each is queued before the one ahead of it is done, which
+    /// costs it that one's time as the limit to give up at. From where the best is slow on, they race with it.
+    fn try_all(
         &mut self,
         bench: &mut dyn Bench,
         candidates: impl IntoIterator<Item = &'a Candidate>,
@@ -294,46 +353,81 @@ impl Scores {
         width: &Width,
     ) -> Result<bool> {
         let samples = if stage == Stage::Screen { Sampling::SCREEN } else { Sampling::REFINE };
-        let mut in_time = true;
-        for (index, candidate) in candidates.into_iter().enumerate() {
-            in_time = bench.submit(candidate, stage, samples.abandoning(self.best(), width.abandon_factor))?;
-            if !in_time {
-                break;
+        let mut queued: Option<&Candidate> = None;
+        let mut candidates = candidates.into_iter().peekable();
+        while candidates.peek().is_some() {
+            if let Some((best, incumbent)) =
+                self.best.filter(|(best, _)| DurationClass::of(*best) == DurationClass::Slow)
+            {
+                self.note_all(bench, &mut queued)?;
+                let batch: Vec<&Candidate> =
+                    candidates.by_ref().filter(|candidate| candidate.config != incumbent.config).take(BATCH).collect();
+                let Some(trials) = bench.screen(incumbent, &batch, stage)? else { return Ok(false) };
+                self.note_race(best, incumbent, &batch, &trials);
+                continue;
             }
-            if index > 0 {
-                self.note(bench.next()?);
+            let Some(candidate) = candidates.next() else { break };
+            let limit = self.best.map(|(best, _)| best);
+            if !bench.submit(candidate, stage, samples.abandoning(limit, width.abandon_factor))? {
+                self.note_all(bench, &mut queued)?;
+                return Ok(false);
+            }
+            if let Some(before) = queued.replace(candidate) {
+                self.note(before, bench.next()?);
             }
         }
-        while self.note(bench.next()?) {}
-        Ok(in_time)
+        self.note_all(bench, &mut queued)?;
+        Ok(true)
     }
 
-    /// Notes the time of a trial that worked; false where there was none.
-    fn note(&mut self, trial: Option<Trial>) -> bool {
-        let is_trial = trial.is_some();
-        if let Some(Trial { config, median_us: Some(median_us), .. }) = trial {
-            self.0.insert(config, median_us);
+    /// Waits for what is queued.
+    fn note_all(&mut self, bench: &mut dyn Bench, queued: &mut Option<&'a Candidate>) -> Result<()> {
+        if let Some(candidate) = queued.take() {
+            self.note(candidate, bench.next()?);
         }
-        is_trial
+        Ok(())
+    }
+
+    fn note(&mut self, candidate: &'a Candidate, trial: Option<Trial>) {
+        if let Some(time) = trial.and_then(|trial| trial.time()) {
+            self.add(candidate, time);
+        }
+    }
+
+    /// Notes the times of a batch as they would have been when the incumbent took `best`.
+    fn note_race(&mut self, best: Micros, incumbent: &'a Candidate, batch: &[&'a Candidate], trials: &[Trial]) {
+        let time_of = |candidate: &Candidate| {
+            let trial = trials.iter().find(|trial| trial.config == candidate.config)?;
+            Some((trial.time()?, trial.race))
+        };
+        let now = time_of(incumbent);
+        for candidate in batch {
+            let Some((time, race)) = time_of(candidate) else { continue };
+            let raced = now.filter(|(_, its)| *its == race && race.is_some());
+            self.add(candidate, raced.map_or(time, |(now, _)| Micros(time.0 / now.0 * best.0)));
+        }
+    }
+
+    fn add(&mut self, candidate: &'a Candidate, time: Micros) {
+        self.times.insert(candidate.config.clone(), time);
+        if self.best.is_none_or(|(best, _)| time < best) {
+            self.best = Some((time, candidate));
+        }
     }
 
     fn of(&self, candidate: &Candidate) -> Option<Micros> {
-        self.0.get(&candidate.config).copied()
+        self.times.get(&candidate.config).copied()
     }
 
     /// Those that have a time, fastest first.
-    fn ranked<'a>(&self, candidates: &'a [Candidate]) -> Vec<(Micros, &'a Candidate)> {
+    fn ranked(&self, candidates: &'a [Candidate]) -> Vec<(Micros, &'a Candidate)> {
         let mut ranked: Vec<_> =
             candidates.iter().filter_map(|candidate| Some((self.of(candidate)?, candidate))).collect();
         ranked.sort_by(|one, other| one.0.0.total_cmp(&other.0.0));
         ranked
     }
 
-    fn best(&self) -> Option<Micros> {
-        self.0.values().copied().min_by(|one, other| one.0.total_cmp(&other.0))
-    }
-
-    fn best_of<'a>(&self, variant: &[&'a Candidate]) -> Option<&'a Candidate> {
+    fn best_of(&self, variant: &[&'a Candidate]) -> Option<&'a Candidate> {
         let timed = variant.iter().filter_map(|candidate| Some((self.of(candidate)?, *candidate)));
         timed.min_by(|one, other| one.0.0.total_cmp(&other.0.0)).map(|(_, candidate)| candidate)
     }
@@ -352,13 +446,15 @@ mod tests {
         time: fn(&Config) -> Option<f64>,
         trials: usize,
         queued: VecDeque<Trial>,
-        raced: Vec<Config>,
+        raced: Vec<(Config, bool)>,
+        /// Configs of each batch that raced with an incumbent, which comes first.
+        screened: Vec<Vec<Config>>,
         pruned: usize,
     }
 
     impl Formula {
         fn new(time: fn(&Config) -> Option<f64>) -> Self {
-            Self { time, trials: 0, queued: VecDeque::new(), raced: Vec::new(), pruned: 0 }
+            Self { time, trials: 0, queued: VecDeque::new(), raced: Vec::new(), screened: Vec::new(), pruned: 0 }
         }
 
         fn record(&self, candidate: &Candidate, stage: Stage) -> Trial {
@@ -367,7 +463,7 @@ mod tests {
                 Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 };
             let status = if time.is_some() { Status::Ok } else { Status::Wrong };
             let blank = Trial::untimed(&problem, candidate.config.clone(), stage, status);
-            Trial { median_us: time, q1_us: time, q3_us: time, min_us: time, samples: Some(3), ..blank }
+            Trial { time_us: time, median_us: time, q1_us: time, q3_us: time, min_us: time, samples: Some(3), ..blank }
         }
     }
 
@@ -383,9 +479,26 @@ mod tests {
             Ok(self.queued.pop_front())
         }
 
-        fn race(&mut self, candidates: &[&Candidate], _: u32) -> Result<Option<Vec<Trial>>> {
-            self.raced = candidates.iter().map(|candidate| candidate.config.clone()).collect();
-            Ok(Some(candidates.iter().map(|candidate| self.record(candidate, Stage::Final)).collect()))
+        fn screen(&mut self, incumbent: &Candidate, batch: &[&Candidate], stage: Stage) -> Result<Option<Vec<Trial>>> {
+            self.trials += batch.len();
+            let all = || std::iter::once(incumbent).chain(batch.iter().copied());
+            self.screened.push(all().map(|candidate| candidate.config.clone()).collect());
+            let race = Some(self.screened.len() as u64);
+            // The clock falls from batch to batch.
+            let slow = 1.0 + 0.5 * self.screened.len() as f64;
+            let record = |candidate| {
+                let trial = self.record(candidate, stage);
+                Trial { time_us: trial.time_us.map(|time| Micros(time.0 * slow)), race, ..trial }
+            };
+            Ok(Some(all().map(record).collect()))
+        }
+
+        fn race(&mut self, racers: &[Racer], _: &RacePlan) -> Result<RaceOutcome> {
+            self.raced = racers.iter().map(|racer| (racer.candidate.config.clone(), racer.anchor)).collect();
+            let mut trials: Vec<Trial> =
+                racers.iter().map(|racer| self.record(racer.candidate, Stage::Final)).collect();
+            trials.sort_by(|one, other| one.time().partial_cmp(&other.time()).unwrap());
+            Ok(RaceOutcome::Done(trials))
         }
 
         fn pruned(&mut self, _: &Candidate) -> Result<()> {
@@ -428,6 +541,13 @@ mod tests {
         candidates
     }
 
+    fn finalists(outcome: Result<RaceOutcome>) -> Vec<Trial> {
+        match outcome.unwrap() {
+            RaceOutcome::Done(trials) => trials,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Best at block 64, split 4, interleaved, grouping 8.
     fn bowl(config: &Config) -> Option<f64> {
         let block = f64::from(config.block_sizes[0]).log2() - 6.0;
@@ -440,19 +560,34 @@ mod tests {
     #[test]
     fn the_staged_search_finds_the_best_of_the_whole_space_with_a_part_of_the_trials() {
         let mut bench = Formula::new(bowl);
-        let best = search(&mut bench, Family::Matmul, &space(), 132, &[], &Width { survivors: 3, ..Width::default() })
-            .unwrap();
+        let space = space();
+        let width = Width { survivors: 3, ..Width::default() };
+        let best = finalists(search(&mut bench, Family::Matmul, &space, 132, &[], &width));
         assert_eq!(best[0].median_us, Some(Micros(10.0)));
-        assert!(bench.trials < space().len() / 3, "{} trials", bench.trials);
+        assert!(bench.trials < space.len() / 3, "{} trials", bench.trials);
+    }
+
+    #[test]
+    fn slow_configs_race_with_the_best_so_far_and_a_falling_clock_misleads_nobody() {
+        let mut bench = Formula::new(|config| bowl(config).map(|time| 40.0 * time));
+        let space = space();
+        let best = finalists(search(&mut bench, Family::Matmul, &space, 132, &[], &Width::default()));
+        assert_eq!(best[0].time(), Some(Micros(400.0)));
+        let best_of = |batch: &[Config]| batch.iter().map(|config| bowl(config).unwrap()).fold(f64::INFINITY, f64::min);
+        for pair in bench.screened.windows(2) {
+            assert!(bowl(&pair[1][0]).unwrap() <= best_of(&pair[0]), "the incumbent is the best so far");
+            assert!(pair[0].len() <= BATCH + 1);
+        }
+        assert!(bench.screened.len() > 3);
     }
 
     #[test]
     fn an_exhaustive_search_tries_every_candidate_once_and_the_best_again() {
         let mut bench = Formula::new(bowl);
-        let best = exhaust(&mut bench, Family::Matmul, &space(), &[], &Width::default()).unwrap();
+        let space = space();
+        let best = finalists(exhaust(&mut bench, Family::Matmul, &space, &[], &Width::default()));
         assert_eq!(best[0].median_us, Some(Micros(10.0)));
-        assert_eq!(bench.trials, space().len() + EXHAUSTIVE_SURVIVORS);
-        assert_eq!(bench.raced.first(), bench.raced.last());
+        assert_eq!(bench.trials, space.len() + EXHAUSTIVE_SURVIVORS);
     }
 
     #[test]
@@ -467,20 +602,39 @@ mod tests {
     }
 
     #[test]
-    fn defaults_race_even_when_slow_and_the_winner_races_twice() {
-        let default = space()[0].config.clone();
+    fn defaults_and_the_best_of_each_instruction_are_anchors_however_slow() {
+        let mut space = space();
+        for candidate in &mut space {
+            let is_small = candidate.config.block_sizes[0] <= 16;
+            candidate.config.mma = Some(if is_small { Mma::MmaSync } else { Mma::Wgmma });
+        }
+        let default = space[space.len() - 1].config.clone();
         let mut bench = Formula::new(bowl);
-        search(
-            &mut bench,
-            Family::Matmul,
-            &space(),
-            132,
-            std::slice::from_ref(&default),
-            &Width { survivors: 2, finalists: 2, ..Width::default() },
-        )
-        .unwrap();
-        assert!(bench.raced.contains(&default));
-        assert_eq!(bench.raced.first(), bench.raced.last());
+        let width = Width { survivors: 2, finalists: 2, ..Width::default() };
+        search(&mut bench, Family::Matmul, &space, 132, std::slice::from_ref(&default), &width).unwrap();
+        let anchors: Vec<&Config> =
+            bench.raced.iter().filter(|(_, anchor)| *anchor).map(|(config, _)| config).collect();
+        assert!(anchors.contains(&&default));
+        let kinds: BTreeSet<_> = anchors.iter().map(|config| config.mma).collect();
+        assert_eq!(kinds, [Some(Mma::MmaSync), Some(Mma::Wgmma)].into());
+        assert_eq!(bench.raced.len(), 4, "{:?}", bench.raced);
+    }
+
+    #[test]
+    fn a_crossing_is_anchored_to_the_best_each_kind_and_what_is_required() {
+        let trial = |block: u32, mma: Mma| {
+            let config = Config { block_sizes: vec![block], mma: Some(mma), ..Config::default() };
+            let problem =
+                Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 };
+            Trial::untimed(&problem, config, Stage::Final, Status::Ok)
+        };
+        let finalists: Vec<Trial> =
+            (0..6).map(|block| trial(block, if block == 4 { Mma::MmaSync } else { Mma::Wgmma })).collect();
+        let blocks = |required: &[Config]| -> Vec<u32> {
+            anchors(&finalists, required).iter().map(|config| config.block_sizes[0]).collect()
+        };
+        assert_eq!(blocks(&[]), [0, 1, 2, 4]);
+        assert_eq!(blocks(&[finalists[5].config.clone()]), [0, 1, 2, 4, 5]);
     }
 
     #[test]
@@ -491,7 +645,7 @@ mod tests {
         let kept = |step: f64| {
             let mut scores = Scores::default();
             for (place, variant) in variants.iter().enumerate() {
-                scores.0.insert(variant[0].config.clone(), Micros(10.0 * (1.0 + step * place as f64)));
+                scores.add(variant[0], Micros(10.0 * (1.0 + step * place as f64)));
             }
             survivors(&variants, &scores, 4).len()
         };
@@ -501,7 +655,7 @@ mod tests {
     #[test]
     fn where_nothing_works_nothing_races() {
         let mut bench = Formula::new(|_| None);
-        assert_eq!(search(&mut bench, Family::Matmul, &space(), 132, &[], &Width::default()).unwrap(), []);
+        assert_eq!(finalists(search(&mut bench, Family::Matmul, &space(), 132, &[], &Width::default())), []);
         assert_eq!(bench.raced.len(), 0);
     }
 

@@ -1,6 +1,7 @@
 //! One family's sweep: search every problem, cross the finalists, derive, write the document.
 
-use super::lab::{DeviceBench, Lab};
+use super::bench::DeviceBench;
+use super::lab::Lab;
 use super::schedule::{self, Stages};
 use super::{Counts, FamilySummary, Options, Site, Winner, document_path, journal_path};
 use crate::derive::{self, Defaults, Evidence, NOISE_FLOOR, pair, timing_of};
@@ -11,7 +12,7 @@ use crate::heuristics::{Document, Heuristics, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Candidate, Plan};
-use crate::search::{self, Width};
+use crate::search::{self, RaceOutcome, Width};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,16 +38,16 @@ pub(super) fn sweep_family(
     let mut lab = Lab::new(profile.clone(), site.compiler.as_ref(), options.seed, defenders, journal, progress);
     lab.deadlines.trial = options.trial_deadline;
     progress.family(plan.family, problems.len());
-    let (open, finals) = (problems.clone(), BTreeMap::new());
-    let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, previous, open, finals };
+    let (open, finals, crashed) = (problems.clone(), BTreeMap::new(), BTreeSet::new());
+    let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, previous, open, finals, crashed };
     schedule::run(&mut sweep, budget)?;
 
-    let finals = sweep.finals;
+    let FamilySweep { finals, crashed, .. } = sweep;
     let derived = if options.makes_document() { Some(derive_family(&path, plan, profile, &lab)?) } else { None };
     let counts = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
-        let cut = counts.out_of_time.contains(problem);
+        let cut = counts.out_of_time.contains(problem) || crashed.contains(problem);
         summary.unfinished += usize::from(cut);
         match finals.get(problem) {
             Some(trials) => summary.winners.push(winner(trials, &defaults, served_config(previous, problem).as_ref())),
@@ -101,8 +102,10 @@ struct FamilySweep<'s, 'a> {
     previous: Option<&'s Heuristics>,
     /// Problems that are still to be searched.
     open: Vec<Problem>,
-    /// The finalists of those that were, best first.
+    /// The finalists of those that were, the winner first.
     finals: BTreeMap<Problem, Vec<Trial>>,
+    /// Problems whose final crashed though no config of it does.
+    crashed: BTreeSet<Problem>,
 }
 
 impl Stages for FamilySweep<'_, '_> {
@@ -114,15 +117,27 @@ impl Stages for FamilySweep<'_, '_> {
         self.lab.set_deadline(until.map(|until| self.started + until));
         self.lab.forget_out_of_time();
         let finals = Mutex::new(std::mem::take(&mut self.finals));
+        let crashed = Mutex::new(std::mem::take(&mut self.crashed));
         on_all_devices(self.lab, &self.site.devices, &self.open, |bench, problem| {
-            let trials = self.search_one(bench, problem)?;
-            if let Some(best) = trials.first() {
-                self.site.progress.best(best);
-                finals.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, trials);
+            match self.search_one(bench, problem)? {
+                RaceOutcome::Done(trials) => {
+                    if let Some(best) = trials.first() {
+                        self.site.progress.best(best);
+                        finals.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, trials);
+                    }
+                }
+                RaceOutcome::OutOfTime => {}
+                RaceOutcome::Crashed(why) => {
+                    self.site
+                        .progress
+                        .say(&format!("{problem}: its final crashed ({why}); the next run tries it again"));
+                    crashed.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem);
+                }
             }
             Ok(())
         })?;
         self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.crashed = crashed.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (lab, finals) = (self.lab, &self.finals);
         self.open.retain(|problem| !finals.contains_key(problem) && lab.is_out_of_time(problem));
         self.site.progress.more(self.open.len());
@@ -138,16 +153,18 @@ impl Stages for FamilySweep<'_, '_> {
         self.site.progress.more(crossings.len());
         on_all_devices(self.lab, &self.site.devices, &crossings, |bench, (problem, configs)| {
             bench.turn_to(*problem);
-            bench.cross(configs, &self.finals[problem])
+            let mut required = self.plan.defaults(&self.site.found().profile);
+            required.extend(served_config(self.previous, problem));
+            bench.cross(configs, &search::anchors(&self.finals[problem], &required))
         })
     }
 }
 
 impl FamilySweep<'_, '_> {
-    /// The finalists of one problem, best first; none where nothing works or the time is up.
-    fn search_one(&self, bench: &mut DeviceBench<'_, '_>, problem: &Problem) -> Result<Vec<Trial>> {
+    /// The finalists of one problem, the winner first; none where nothing works.
+    fn search_one(&self, bench: &mut DeviceBench<'_, '_>, problem: &Problem) -> Result<RaceOutcome> {
         if !bench.has_time(problem)? {
-            return Ok(Vec::new());
+            return Ok(RaceOutcome::OutOfTime);
         }
         bench.turn_to(*problem);
         let profile = &self.site.found().profile;
@@ -206,15 +223,16 @@ fn finals_of_other_shards(options: &Options, gpu: &str, family: Family) -> Resul
         let path = journal_path(&options.output, gpu, family, (index, count));
         if path.is_file() {
             let trials = crate::journal::read(&path)?.trials.into_iter();
-            for trial in
-                trials.filter(|trial| trial.stage == Stage::Final && !trial.null_arm && trial.median_us.is_some())
-            {
+            for trial in trials.filter(|trial| trial.stage == Stage::Final && trial.time().is_some()) {
                 finals.entry(trial.problem()).or_default().push(trial);
             }
         }
     }
     for trials in finals.values_mut() {
-        search::sort_by_time(trials);
+        let last = trials.iter().filter_map(|trial| trial.race).max();
+        let winner = trials.iter().find(|trial| trial.null_arm && trial.race == last).map(|trial| trial.config.clone());
+        trials.retain(|trial| trial.race == last && !trial.null_arm);
+        search::sort_by_time(trials, &winner.unwrap_or_default());
     }
     Ok(finals)
 }
@@ -229,7 +247,7 @@ pub(crate) fn on_all_devices<T: Sync>(
     let next = AtomicUsize::new(0);
     let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
         let run = |found: &Found| {
-            let mut bench = DeviceBench::new(lab, found.address)?;
+            let mut bench = DeviceBench::new(lab, found)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
                 lab.progress.step();
@@ -263,7 +281,7 @@ fn served_config(previous: Option<&Heuristics>, problem: &Problem) -> Option<Con
 fn winner(trials: &[Trial], defaults: &[Config], served: Option<&Config>) -> Winner {
     let best = &trials[0];
     let default = trials.iter().find(|trial| defaults.contains(&trial.config));
-    let default_ratio = default.and_then(|default| Some(default.median_us?.0 / best.median_us?.0));
+    let default_ratio = default.and_then(|default| Some(default.time()?.0 / best.time()?.0));
     let served = served.and_then(|served| trials.iter().find(|trial| trial.config == *served));
     let served_ratio = served.map(|served| pair(&timing_of(served), &timing_of(best), NOISE_FLOOR).ratio);
     Winner { trial: Trial { rounds_us: Vec::new(), ..best.clone() }, default_ratio, served_ratio }

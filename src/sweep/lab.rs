@@ -1,28 +1,22 @@
-//! Where trials happen: the journal as memory of what is known, the compiler, and a worker for each device.
+//! What the devices of a family's sweep share: the journal as memory of what is known, the compiler, the clock.
 
 use super::Progress;
-use super::{needed_cubin, support_kernel};
 use crate::compile::{Compiler, Key, Outcome};
 use crate::device::{Address, Program, cpu};
 use crate::error::{Error, ErrorKind, Result};
-use crate::families::{self, KernelSpec, Launch};
+use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
-use crate::measure::{Sampling, median};
-use crate::model::{Config, GpuProfile, Micros, Problem};
-use crate::plan::{self, Candidate};
-use crate::search::{self, Bench};
-use crate::worker::{Arm, Deadlines, Failure, Verdict, Worker};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use crate::model::{Config, GpuProfile, Problem};
+use crate::plan;
+use crate::search::{Racer, sort_by_time};
+use crate::worker::{Deadlines, Worker};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Set by the interrupt handler; the sweep ends at the next trial.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Finalists of a problem that race again with what other problems chose: they tell how its clocks have changed.
-const ANCHORS: usize = 3;
 
 /// What happened in one family's sweep.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +33,10 @@ pub struct Counts {
 
 /// What all devices of a family's sweep share.
 pub(crate) struct Lab<'a> {
-    profile: GpuProfile,
-    compiler: Option<&'a Compiler>,
+    pub(super) profile: GpuProfile,
+    pub(super) compiler: Option<&'a Compiler>,
     host_kernels: Key,
-    seed: u64,
+    pub(super) seed: u64,
     /// What the last document serves: it defends its place in each final, but a final that was run without it stands.
     defenders: Vec<Config>,
     state: Mutex<State>,
@@ -50,14 +44,16 @@ pub(crate) struct Lab<'a> {
     pub(crate) deadlines: Deadlines,
 }
 
-struct State {
+pub(super) struct State {
     journal: Journal,
     /// Every trial of the journal, by what was tried.
     known: HashMap<(Problem, Config), Vec<Known>>,
-    counts: Counts,
+    /// The races of each problem so far.
+    races: HashMap<Problem, u64>,
+    pub(super) counts: Counts,
     deadline: Option<Instant>,
     /// Measuring processes that nobody uses at the moment.
-    idle: Vec<(Address, Worker)>,
+    pub(super) idle: Vec<(Address, Worker)>,
 }
 
 /// A trial of the journal.
@@ -77,17 +73,20 @@ impl<'a> Lab<'a> {
         progress: &'a Progress,
     ) -> Self {
         let mut known: HashMap<_, Vec<Known>> = HashMap::new();
+        let mut races = HashMap::new();
         for trial in trials {
+            let latest = races.entry(trial.problem()).or_default();
+            *latest = trial.race.unwrap_or(0).max(*latest);
             let tried = (trial.problem(), trial.config.clone());
             known.entry(tried).or_default().push(Known { trial, counted: false });
         }
-        let state = State { journal, known, counts: Counts::default(), deadline: None, idle: Vec::new() };
+        let state = State { journal, known, races, counts: Counts::default(), deadline: None, idle: Vec::new() };
         let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
         let (state, deadlines) = (Mutex::new(state), Deadlines::default());
         Self { profile, compiler, host_kernels, seed, defenders, state, progress, deadlines }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +111,7 @@ impl<'a> Lab<'a> {
     }
 
     /// The kernel's identity; compiling it begins.
-    fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
+    pub(super) fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
         match (self.compiler, program) {
             (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
             _ => Ok(self.host_kernels.clone()),
@@ -128,7 +127,7 @@ impl<'a> Lab<'a> {
     }
 
     /// What the journal says of this trial: a failure at any stage, or a time at this one.
-    fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
+    pub(super) fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
         let mut state = self.state();
         let State { known, counts, .. } = &mut *state;
         let known = known.get_mut(&(*problem, config.clone()))?;
@@ -140,21 +139,61 @@ impl<'a> Lab<'a> {
         Some(found.trial.clone())
     }
 
-    /// Whether the journal has the null arm of a race among these, which is the last of its lines.
-    fn raced_to_the_end(&self, problem: &Problem, racers: &[&Candidate]) -> bool {
-        let state = self.state();
-        let known = |racer: &&Candidate| state.known.get(&(*problem, racer.config.clone()));
-        racers.iter().filter_map(known).flatten().any(|known| known.trial.null_arm)
+    /// The number of the next race of a problem.
+    pub(super) fn next_race(&self, problem: &Problem) -> u64 {
+        let mut state = self.state();
+        let latest = state.races.entry(*problem).or_default();
+        *latest += 1;
+        *latest
     }
 
-    fn record(&self, trial: Trial) -> Result<Trial> {
+    /// The trials of the problem's last final, the winner first, where the journal has them all, but for defenders that came up
+    /// since.
+    pub(super) fn recall_final(&self, problem: &Problem, racers: &[Racer]) -> Result<Option<Vec<Trial>>> {
+        let mut keys = Vec::new();
+        for racer in racers {
+            keys.push(self.key(racer.candidate.program.as_ref().ok().and_then(Option::as_ref))?);
+        }
+        let mut state = self.state();
+        let State { known, counts, .. } = &mut *state;
+        let mut winners = Vec::new();
+        let mut trials: Vec<Trial> = Vec::new();
+        for (racer, key) in racers.iter().zip(keys) {
+            let config = &racer.candidate.config;
+            let finals = known.get_mut(&(*problem, config.clone())).map_or(&mut [][..], Vec::as_mut_slice);
+            let mut finals: Vec<&mut Known> = finals
+                .iter_mut()
+                .filter(|known| known.trial.stage == Stage::Final && known.trial.kernel == key.0)
+                .collect();
+            winners.extend(
+                finals.iter().filter(|known| known.trial.null_arm).map(|known| (known.trial.race, config.clone())),
+            );
+            finals.retain(|known| !known.trial.null_arm);
+            match finals.into_iter().max_by_key(|known| known.trial.race) {
+                Some(last) => {
+                    counts.resumed += usize::from(!std::mem::replace(&mut last.counted, true));
+                    trials.push(last.trial.clone());
+                }
+                None if self.defenders.contains(config) => {}
+                None => return Ok(None),
+            }
+        }
+        let last = trials.iter().filter_map(|trial| trial.race).max();
+        trials.retain(|trial| trial.race == last);
+        // The duplicate is the last of a race's lines: without it, a kill came between.
+        let Some((_, winner)) = winners.into_iter().find(|(race, _)| *race == last) else { return Ok(None) };
+        sort_by_time(&mut trials, &winner);
+        Ok(Some(trials))
+    }
+
+    pub(super) fn record(&self, trial: Trial) -> Result<Trial> {
         self.record_all(std::slice::from_ref(&trial), &[])?;
         Ok(trial)
     }
 
     /// Records trials that belong together: all of them or, where that fails, none. The `shared` ones were not made: another
     /// config ran the same program.
-    fn record_all(&self, made: &[Trial], shared: &[Trial]) -> Result<()> {
+    pub(super) fn record_all(&self, made: &[Trial], shared: &[Trial]) -> Result<()> {
         let all = || made.iter().chain(shared);
         let lines: Vec<Line> = all().map(|trial| Line::Trial(Box::new(trial.clone()))).collect();
         let mut state = self.state();
@@ -174,14 +213,14 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
-    fn idle_worker(&self, address: Address) -> Option<Worker> {
+    pub(super) fn idle_worker(&self, address: Address) -> Option<Worker> {
         let idle = &mut self.state().idle;
         let place = idle.iter().position(|(at, _)| *at == address)?;
         Some(idle.swap_remove(place).1)
     }
 
     /// Whether there is time for another trial of this problem.
-    fn has_time(&self, problem: &Problem) -> Result<bool> {
+    pub(super) fn has_time(&self, problem: &Problem) -> Result<bool> {
         if INTERRUPTED.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Interrupted, "interrupted; everything measured is in the journal"));
         }
@@ -194,7 +233,7 @@ impl<'a> Lab<'a> {
     }
 
     /// What became of a candidate's program. Nothing where the time is up before it is compiled.
-    fn program(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Option<Compiled>> {
+    pub(super) fn program(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Option<Compiled>> {
         let Some((kernel, launch)) = program else { return Ok(Some(Ok(None))) };
         let deadline = self.state().deadline;
         let outcome = self.compiler()?.wait_until(kernel, deadline)?;
@@ -207,7 +246,7 @@ impl<'a> Lab<'a> {
 }
 
 /// A compiled program, none for host kernels, or the status and reason there is none.
-type Compiled = Result<Option<Program>, (Status, String)>;
+pub(super) type Compiled = Result<Option<Program>, (Status, String)>;
 
 fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Compiled {
     match outcome {
@@ -220,388 +259,4 @@ fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Compile
         Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
         Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
     }
-}
-
-/// One device, on one problem at a time.
-pub(crate) struct DeviceBench<'lab, 'a> {
-    lab: &'lab Lab<'a>,
-    address: Address,
-    worker: Worker,
-    problem: Option<Problem>,
-    prepared: Option<Result<(), Failure>>,
-    /// Trials of the problem whose outcome nobody has asked for yet, oldest first.
-    queue: VecDeque<Queued>,
-    busy_s: f64,
-}
-
-/// A trial that was submitted.
-enum Queued {
-    /// It needed no measuring.
-    Known(Box<Trial>),
-    /// It is with the worker.
-    Asked { config: Config, stage: Stage, key: Key },
-}
-
-impl<'lab, 'a> DeviceBench<'lab, 'a> {
-    pub(crate) fn new(lab: &'lab Lab<'a>, address: Address) -> Result<Self> {
-        let support = lab.compiler.map(|compiler| needed_cubin(compiler, &support_kernel())).transpose()?;
-        let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
-        Ok(Self {
-            lab,
-            address,
-            busy_s: worker.busy_s(),
-            worker,
-            problem: None,
-            prepared: None,
-            queue: VecDeque::new(),
-        })
-    }
-
-    /// Leaves the measuring process, with its device open and warm, to whoever is next.
-    pub(crate) fn leave(self) {
-        self.lab.state().idle.push((self.address, self.worker));
-    }
-
-    /// Whether there is time to measure this problem.
-    pub(crate) fn has_time(&self, problem: &Problem) -> Result<bool> {
-        self.lab.has_time(problem)
-    }
-
-    /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
-    pub(crate) fn turn_to(&mut self, problem: Problem) {
-        self.problem = Some(problem);
-        self.prepared = None;
-    }
-
-    /// Measures other problems' finalists on this one, in interleaved rounds with its own best `finalists`.
-    pub(crate) fn cross(&mut self, configs: &[Config], finalists: &[Trial]) -> Result<()> {
-        let problem = self.problem()?;
-        let mut open = Vec::new();
-        for config in configs {
-            let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
-            let Ok(program) = &candidate.program else {
-                self.pruned(&candidate)?;
-                continue;
-            };
-            let key = self.lab.key(program.as_ref())?;
-            if self.lab.recall(&problem, config, Stage::Cross, &key).is_none() {
-                open.push((candidate, key));
-            }
-        }
-        let mut racers = Vec::new();
-        for (candidate, key) in open {
-            let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
-            match self.lab.program(program)? {
-                Some(Ok(_)) => racers.push(candidate),
-                Some(Err((status, error))) => {
-                    let failed = self.unmeasured(&candidate.config, Stage::Cross, status, Some(error), &key)?;
-                    self.lab.record(failed)?;
-                }
-                None => return self.lab.has_time(&problem).map(drop),
-            }
-        }
-        if racers.is_empty() || self.race_with(finalists, &racers)? || !self.lab.has_time(&problem)? {
-            return Ok(());
-        }
-        // One of them crashed. Which one, trials of their own tell.
-        let mut working = Vec::new();
-        for racer in racers {
-            if !self.submit(&racer, Stage::Screen, Sampling::SCREEN)? {
-                return Ok(());
-            }
-            if self.next()?.is_some_and(|trial| trial.status == Status::Ok) {
-                working.push(racer);
-            }
-        }
-        self.race_with(finalists, &working).map(|_| ())
-    }
-
-    /// Races `racers` with the best finalists, and records them; false where the time is up, or one of them crashed. Configs
-    /// that run as one program here run once.
-    fn race_with(&mut self, finalists: &[Trial], racers: &[Candidate]) -> Result<bool> {
-        let problem = self.problem()?;
-        let anchors = finalists.iter().take(ANCHORS).map(|finalist| finalist.config.clone());
-        let anchors: Vec<_> = anchors.map(|config| plan::candidate(config, &problem, &self.lab.profile)).collect();
-        let mut arms: Vec<&Candidate> = Vec::new();
-        let mut shared: Vec<(&Candidate, &Candidate)> = Vec::new();
-        for candidate in anchors.iter().chain(racers) {
-            match arms.iter().find(|arm| arm.runs_as(candidate)) {
-                Some(arm) => shared.push((candidate, arm)),
-                None => arms.push(candidate),
-            }
-        }
-        let best_us = finalists.first().and_then(|best| best.median_us).unwrap_or_default();
-        let rounds = search::cross_rounds(best_us, arms.len());
-        let Some(mut trials) = self.interleave(&arms, Stage::Cross, rounds)? else { return Ok(false) };
-        let to_final = to_final(finalists, &trials);
-        for trial in trials.iter_mut().filter(|trial| trial.median_us.is_some()) {
-            trial.to_final = to_final;
-        }
-        let of_arm = |(candidate, arm): (&Candidate, &Candidate)| {
-            let trial = trials.iter().find(|trial| trial.config == arm.config)?;
-            Some(Trial { config: candidate.config.clone(), ..trial.clone() })
-        };
-        let shared: Vec<Trial> = shared.into_iter().filter_map(of_arm).collect();
-        self.lab.record_all(&trials, &shared)?;
-        Ok(true)
-    }
-
-    fn problem(&self) -> Result<Problem> {
-        self.problem.ok_or_else(|| Error::failure("no problem to measure"))
-    }
-
-    /// The problem's inputs and reference on the device; tried once more where the worker was lost.
-    fn prepare(&mut self) -> Result<Result<(), Failure>> {
-        if self.prepared.is_none() {
-            let problem = self.problem()?;
-            let reference = match self.lab.compiler {
-                None => None,
-                Some(compiler) => {
-                    let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                    Some(Program { cubin: needed_cubin(compiler, &kernel)?, entry: kernel.entry.into(), launch })
-                }
-            };
-            let seed = problem_seed(self.lab.seed, &problem);
-            let mut outcome = self.worker.prepare(&problem, seed, reference.clone());
-            if matches!(outcome, Err(Failure::Crashed(_))) {
-                outcome = self.worker.prepare(&problem, seed, reference);
-            }
-            self.prepared = Some(outcome);
-        }
-        Ok(self.prepared.clone().unwrap_or(Ok(())))
-    }
-
-    /// The finalists' trials where the journal has them all, but for defenders that came up since.
-    fn recall_race(&self, racers: &[&Candidate]) -> Result<Option<Vec<Trial>>> {
-        let problem = self.problem()?;
-        let mut trials = Vec::new();
-        for racer in racers {
-            let key = self.lab.key(racer.program.as_ref().ok().and_then(Option::as_ref))?;
-            match self.lab.recall(&problem, &racer.config, Stage::Final, &key) {
-                Some(trial) => trials.push(trial),
-                None if self.lab.defenders.contains(&racer.config) => {}
-                None => return Ok(None),
-            }
-        }
-        Ok(self.lab.raced_to_the_end(&problem, racers).then_some(trials))
-    }
-
-    /// Races candidates in interleaved rounds, whatever the journal knows, and returns all trials in their order, the null
-    /// arm with them. Nothing where the time is up, or one of them crashed: whose fault that was cannot be told.
-    pub(crate) fn race_anew(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>> {
-        let Some(mut trials) = self.interleave(candidates, Stage::Final, rounds)? else { return Ok(None) };
-        if let Some(last) = trials.last_mut() {
-            last.null_arm = true;
-        }
-        self.lab.record_all(&trials, &[])?;
-        Ok(Some(trials))
-    }
-
-    /// Times candidates in interleaved rounds, and records nothing.
-    fn interleave(&mut self, candidates: &[&Candidate], stage: Stage, rounds: u32) -> Result<Option<Vec<Trial>>> {
-        let problem = self.problem()?;
-        let mut racers = Vec::new();
-        let mut arms = Vec::new();
-        for candidate in candidates {
-            let program = candidate.program.as_ref().ok().and_then(Option::as_ref);
-            let key = self.lab.key(program)?;
-            let program = match self.lab.program(program)? {
-                Some(Ok(program)) => program,
-                Some(Err(_)) => continue,
-                None => break,
-            };
-            racers.push((*candidate, key));
-            arms.push(Arm { config: candidate.config.clone(), program });
-        }
-        if !self.lab.has_time(&problem)? {
-            return Ok(None);
-        }
-        let verdicts = match self.prepare()? {
-            Ok(()) => self.worker.rounds(arms, rounds, problem_seed(self.lab.seed, &problem)),
-            Err(failure) => Err(failure),
-        };
-        self.note_busy();
-        let verdicts = match verdicts {
-            Ok(verdicts) => verdicts,
-            Err(failure) => return self.survives(&failure).map(|()| None),
-        };
-        let mut trials = Vec::new();
-        for ((candidate, key), verdict) in racers.iter().zip(verdicts) {
-            trials.push(self.judged(&candidate.config, stage, key, verdict)?);
-        }
-        Ok(Some(trials))
-    }
-
-    /// A kernel may take its process down, but not the device: where that does not come back, no trial has a meaning any
-    /// more, and what happened last is not this config's doing.
-    fn survives(&mut self, failure: &Failure) -> Result<()> {
-        if matches!(failure, Failure::Refused(_)) {
-            return Ok(());
-        }
-        self.worker.reopen().map_err(|gone| {
-            Error::failure(format!(
-                "the device is gone: {gone} (after: {failure}); everything measured is in the journal"
-            ))
-        })
-    }
-
-    /// Whether there is time for another trial. An interrupt loses none of those under way.
-    fn has_time_else_finish(&mut self, problem: &Problem) -> Result<bool> {
-        let has_time = self.lab.has_time(problem);
-        if has_time.is_err() {
-            while self.next()?.is_some() {}
-        }
-        has_time
-    }
-
-    fn note_busy(&mut self) {
-        let busy_s = self.worker.busy_s();
-        self.lab.state().counts.busy_s += busy_s - self.busy_s;
-        self.busy_s = busy_s;
-    }
-
-    fn unmeasured(
-        &self,
-        config: &Config,
-        stage: Stage,
-        status: Status,
-        error: Option<String>,
-        kernel: &Key,
-    ) -> Result<Trial> {
-        let blank = Trial::untimed(&self.problem()?, config.clone(), stage, status);
-        Ok(Trial { error, kernel: kernel.0.clone(), ..blank })
-    }
-
-    fn judged(&mut self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
-        let blank = self.unmeasured(config, stage, Status::Ok, None, kernel)?;
-        Ok(match verdict {
-            Verdict::Timed { rel_err, measurement, rounds_us } => Trial {
-                median_us: Some(rounded(measurement.summary.median_us)),
-                q1_us: Some(rounded(measurement.summary.q1_us)),
-                q3_us: Some(rounded(measurement.summary.q3_us)),
-                min_us: Some(rounded(measurement.summary.min_us)),
-                samples: Some(measurement.summary.samples),
-                rel_err: Some((rel_err * 1e7).round() / 1e7),
-                sm_mhz: measurement.sm_mhz,
-                throttled: measurement.throttled,
-                rounds_us: rounds_us.into_iter().map(|us| rounded(Micros(us)).0).collect(),
-                ..blank
-            },
-            Verdict::Wrong { rel_err, poisoned } => {
-                // It may have written anywhere: the next config is judged on fresh tensors.
-                self.prepared = None;
-                let error = match rel_err {
-                    Some(rel_err) if poisoned == 0 => format!("relative error {rel_err:.2e}"),
-                    _ => format!("{poisoned} elements are not finite or were never written"),
-                };
-                Trial { status: Status::Wrong, rel_err, error: Some(error), ..blank }
-            }
-            Verdict::Refused { error } => Trial { status: Status::LaunchFailed, error: Some(error), ..blank },
-        })
-    }
-}
-
-impl Bench for DeviceBench<'_, '_> {
-    fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool> {
-        let problem = self.problem()?;
-        let Ok(program) = &candidate.program else {
-            self.pruned(candidate)?;
-            return Ok(true);
-        };
-        let key = self.lab.key(program.as_ref())?;
-        if let Some(trial) = self.lab.recall(&problem, &candidate.config, stage, &key) {
-            self.queue.push_back(Queued::Known(Box::new(trial)));
-            return Ok(true);
-        }
-        if !self.has_time_else_finish(&problem)? {
-            return Ok(false);
-        }
-        let program = match self.lab.program(program.as_ref())? {
-            Some(Ok(program)) => program,
-            Some(Err((status, error))) => {
-                let failed = self.unmeasured(&candidate.config, stage, status, Some(error), &key)?;
-                self.queue.push_back(Queued::Known(Box::new(self.lab.record(failed)?)));
-                return Ok(true);
-            }
-            None => return self.has_time_else_finish(&problem).map(|_| false),
-        };
-        let arm = Arm { config: candidate.config.clone(), program };
-        if self.prepare()?.is_ok() {
-            self.worker.submit(arm, sampling);
-        }
-        self.queue.push_back(Queued::Asked { config: candidate.config.clone(), stage, key });
-        Ok(true)
-    }
-
-    fn next(&mut self) -> Result<Option<Trial>> {
-        let (config, stage, key) = match self.queue.pop_front() {
-            None => return Ok(None),
-            Some(Queued::Known(trial)) => return Ok(Some(*trial)),
-            Some(Queued::Asked { config, stage, key }) => (config, stage, key),
-        };
-        let verdict = match self.prepare()? {
-            Ok(()) => self.worker.verdict(),
-            Err(failure) => {
-                self.worker.forget();
-                Err(failure)
-            }
-        };
-        self.note_busy();
-        if let Err(failure) = &verdict {
-            self.survives(failure)?;
-        }
-        let failed = |status, error| self.unmeasured(&config, stage, status, Some(error), &key);
-        let trial = match verdict {
-            Ok(verdict) => self.judged(&config, stage, &key, verdict)?,
-            Err(Failure::Crashed(error) | Failure::Gone(error)) => failed(Status::Crashed, error)?,
-            Err(Failure::Timeout(error)) => failed(Status::Timeout, error)?,
-            Err(Failure::Refused(error)) => failed(Status::LaunchFailed, error)?,
-        };
-        self.lab.record(trial).map(Some)
-    }
-
-    fn race(&mut self, candidates: &[&Candidate], rounds: u32) -> Result<Option<Vec<Trial>>> {
-        let (racers, _null) = candidates.split_at(candidates.len().saturating_sub(1));
-        if let Some(trials) = self.recall_race(racers)? {
-            return Ok(Some(trials));
-        }
-        let mut trials = self.race_anew(candidates, rounds)?;
-        if let Some(trials) = &mut trials {
-            trials.retain(|trial| !trial.null_arm);
-        }
-        Ok(trials)
-    }
-
-    fn pruned(&mut self, candidate: &Candidate) -> Result<()> {
-        let problem = self.problem()?;
-        let Err(rejection) = &candidate.program else { return Ok(()) };
-        let none = Key(String::new());
-        let known = self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_some();
-        if !known && self.lab.has_time(&problem)? {
-            let reason = Some(rejection.to_string());
-            let trial = self.unmeasured(&candidate.config, Stage::Screen, Status::Pruned, reason, &none)?;
-            self.lab.record(trial)?;
-        }
-        Ok(())
-    }
-}
-
-/// How much longer `finalists` took in their final than now.
-fn to_final(finalists: &[Trial], now: &[Trial]) -> Option<f64> {
-    let change = |then: &Trial| {
-        let now = now.iter().find(|now| now.config == then.config)?;
-        Some(then.median_us?.0 / now.median_us?.0)
-    };
-    median(finalists.iter().filter_map(change)).map(|ratio| (ratio * 1e4).round() / 1e4)
-}
-
-/// A nanosecond is finer than any clock here.
-fn rounded(time: Micros) -> Micros {
-    Micros((time.0 * 1e3).round() / 1e3)
-}
-
-/// Inputs differ from problem to problem, and are the same in every run with one seed.
-fn problem_seed(seed: u64, problem: &Problem) -> u64 {
-    let digest = Sha256::digest(format!("{seed} {problem}"));
-    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }

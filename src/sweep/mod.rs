@@ -1,14 +1,16 @@
 //! The main job: for each family, search every problem, cross the finalists, derive, write the document.
 
+mod bench;
 mod family;
 mod lab;
 mod progress;
 mod schedule;
 mod site;
 
+pub(crate) use bench::DeviceBench;
 pub(crate) use family::{kernels, on_all_devices};
+pub(crate) use lab::Lab;
 pub use lab::{Counts, INTERRUPTED};
-pub(crate) use lab::{DeviceBench, Lab};
 pub(crate) use site::LOCK;
 pub use site::Site;
 

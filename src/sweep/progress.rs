@@ -60,8 +60,8 @@ impl Progress {
     }
 
     pub(crate) fn best(&self, trial: &Trial) {
-        let Some(median_us) = trial.median_us else { return };
-        self.with(|state| state.best = format!("{median_us} at {}", trial.problem));
+        let Some(time) = trial.time() else { return };
+        self.with(|state| state.best = format!("{time} at {}", trial.problem));
     }
 
     pub(super) fn step(&self) {

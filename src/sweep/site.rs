@@ -47,23 +47,31 @@ impl Site {
         &self.devices[0]
     }
 
-    /// Opens a journal and returns its trials; what is appended stands under a header of the present environment.
+    /// Opens a journal and returns its trials; what is appended stands under a header of the present environment. One of another
+    /// sampling protocol, whose times cannot be compared, is set aside.
     ///
     /// # Errors
-    /// As [`Journal::open`], and where its times are another device's or another protocol's: they cannot be compared.
+    /// As [`Journal::open`], and where its times are another device's.
     pub fn journal(&self, path: &Path, fresh: bool) -> Result<(Journal, Vec<Trial>)> {
-        let (mut journal, contents) = Journal::open(path, fresh)?;
         let header = self.header();
-        let same = |last: &Header| (&last.gpu, &last.protocol) == (&header.gpu, &header.protocol);
-        if let Some(other) = contents.headers.iter().find(|last| !same(last)) {
+        let (mut journal, mut contents) = Journal::open(path, fresh)?;
+        if let Some(other) = contents.headers.iter().find(|last| last.gpu != header.gpu) {
             return Err(Error::usage(format!(
-                "{} was measured on {} by {}, not on {} by {}: start over with --fresh, or give --output another folder",
+                "{} was measured on {}, not on {}: start over with --fresh, or give --output another folder",
                 path.display(),
                 other.gpu,
-                other.protocol,
                 header.gpu,
-                header.protocol
             )));
+        }
+        if let Some(other) = contents.headers.iter().find(|last| last.protocol != header.protocol) {
+            self.progress.say(&format!(
+                "{} was measured by {}, whose times are not those of {}: it is set aside, and all is measured anew",
+                path.display(),
+                other.protocol,
+                header.protocol
+            ));
+            drop(journal);
+            (journal, contents) = Journal::open(path, true)?;
         }
         let undated = |header: &Header| Header { started: String::new(), ..header.clone() };
         if contents.headers.last().is_none_or(|last| undated(last) != undated(&header)) {

@@ -6,5 +6,5 @@ mod protocol;
 mod serve;
 
 pub use process::{Deadlines, Failure, Worker};
-pub use protocol::{Arm, Reply, Request, Verdict};
+pub use protocol::{Arm, RaceResults, Reply, Request, Verdict};
 pub use serve::serve;

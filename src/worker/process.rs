@@ -1,8 +1,8 @@
 //! The measuring process from outside: requests with deadlines, and a new process where one was lost.
 
-use super::{Arm, Reply, Request, Verdict};
+use super::{Arm, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
-use crate::measure::Sampling;
+use crate::measure::{RacePlan, Sampling};
 use crate::model::Problem;
 use crate::process::{LineProcess, Silence};
 use std::collections::VecDeque;
@@ -158,12 +158,12 @@ impl Worker {
     ///
     /// # Errors
     /// Where one of them crashed or hung.
-    pub fn rounds(&mut self, arms: Vec<Arm>, rounds: u32, seed: u64) -> Result<Vec<Verdict>, Failure> {
+    pub fn race(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<RaceResults, Failure> {
         let deadline = self.deadlines.trial * arms.len().max(1) as u32;
-        match self.ask(&Request::Rounds { arms, rounds, seed }, deadline)? {
-            Reply::Rounds { verdicts, busy_s } => {
+        match self.ask(&Request::Race { arms, plan, seed }, deadline)? {
+            Reply::Race { results, busy_s } => {
                 self.busy_s += busy_s;
-                Ok(verdicts)
+                Ok(results)
             }
             other => Err(unexpected(&other)),
         }

@@ -1,7 +1,7 @@
 //! The line protocol: one JSON request a line in, one reply a line out.
 
 use crate::device::{Address, Program};
-use crate::measure::{Measurement, Sampling};
+use crate::measure::{Measurement, RacePlan, Sampling};
 use crate::model::{Config, Problem};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -13,6 +13,8 @@ pub struct Arm {
     pub config: Config,
     /// Its compiled kernel.
     pub program: Option<Program>,
+    /// In a race it stays, however far behind the best it is, unless it is hopeless: others are measured against it.
+    pub anchor: bool,
 }
 
 /// What the worker is asked.
@@ -42,12 +44,12 @@ pub enum Request {
         /// How many samples.
         sampling: Sampling,
     },
-    /// Verify several configs, then time them in interleaved rounds, in a fresh random order each round. Those far behind drop out.
-    Rounds {
+    /// Verify several configs, then time them in interleaved rounds, in a fresh random order each round.
+    Race {
         /// What to try.
         arms: Vec<Arm>,
-        /// One sample of each arm a round; at most so many.
-        rounds: u32,
+        /// How long, and who drops out.
+        plan: RacePlan,
         /// Seed of the orders.
         seed: u64,
     },
@@ -63,7 +65,7 @@ pub enum Verdict {
         rel_err: f64,
         /// Its times.
         measurement: Measurement,
-        /// Rounds only: the time of each round in microseconds.
+        /// Races only: the time of each round in microseconds.
         rounds_us: Vec<f64>,
     },
     /// Its output is not the reference's.
@@ -78,6 +80,17 @@ pub enum Verdict {
         /// Why.
         error: String,
     },
+}
+
+/// How the arms of a race did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RaceResults {
+    /// How they did, in their order.
+    pub verdicts: Vec<Verdict>,
+    /// The first rounds, which chose the winner; 0 where nothing was chosen.
+    pub chosen_by: u32,
+    /// The winner by its place among the arms, and how its duplicate did in the rounds after those.
+    pub null_arm: Option<(usize, Verdict)>,
 }
 
 /// What the worker answers.
@@ -98,10 +111,10 @@ pub enum Reply {
         /// Seconds the device was busy with it, by the worker's clock.
         busy_s: f64,
     },
-    /// The verdicts on the arms of the rounds, in their order.
-    Rounds {
-        /// How they did.
-        verdicts: Vec<Verdict>,
+    /// What a race came to.
+    Race {
+        /// How the arms did.
+        results: RaceResults,
         /// Seconds the device was busy with them.
         busy_s: f64,
     },

@@ -1,13 +1,12 @@
 //! The inside of the measuring process.
 
-use super::{Arm, Reply, Request, Verdict};
+use super::{Arm, RaceResults, Reply, Request, Verdict};
 use crate::device::{self, Address, Device, Fault};
 use crate::error::{Error, Result};
-use crate::measure::{self, Measurement, Sample, Sampling, Summary, Throttling, Timer, WarmUp};
+use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp};
 use crate::model::Problem;
 use crate::process;
 use rand::SeedableRng;
-use rand::seq::SliceRandom;
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
@@ -38,12 +37,14 @@ struct Session {
 /// The device's loaded kernel as a timer. Its fault is kept, since an error alone does not tell whether the device lives.
 struct Loaded<'a> {
     device: &'a mut dyn Device,
+    round: u32,
     fault: Option<Fault>,
 }
 
 impl Timer for Loaded<'_> {
     fn sample(&mut self) -> Result<Sample> {
-        self.device.sample().map_err(|fault| {
+        self.round += 1;
+        self.device.sample(self.round - 1).map_err(|fault| {
             let error = Error::failure(&fault);
             self.fault = Some(fault);
             error
@@ -71,9 +72,9 @@ impl Session {
                 let verdict = refusable(self.trial(&arm, &sampling))?;
                 Ok(Reply::Trial { verdict, busy_s: busy_s() })
             }
-            Request::Rounds { arms, rounds, seed } => {
-                let verdicts = self.rounds(&arms, rounds, seed)?;
-                Ok(Reply::Rounds { verdicts, busy_s: busy_s() })
+            Request::Race { arms, plan, seed } => {
+                let results = self.race(&arms, &plan, seed)?;
+                Ok(Reply::Race { results, busy_s: busy_s() })
             }
         }
     }
@@ -117,12 +118,12 @@ impl Session {
 
     /// Has the loaded kernel timed.
     fn time<T>(&mut self, work: impl FnOnce(&mut dyn Timer, &mut Throttling) -> Result<T>) -> Result<T, Fault> {
-        let mut timer = Loaded { device: opened(&mut self.device)?, fault: None };
+        let mut timer = Loaded { device: opened(&mut self.device)?, round: 0, fault: None };
         work(&mut timer, &mut self.throttling)
             .map_err(|error| timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string())))
     }
 
-    fn rounds(&mut self, arms: &[Arm], rounds: u32, seed: u64) -> Result<Vec<Verdict>, Fault> {
+    fn race(&mut self, arms: &[Arm], plan: &RacePlan, seed: u64) -> Result<RaceResults, Fault> {
         let mut verified = Vec::new();
         for arm in arms {
             let outcome = match self.verify(arm) {
@@ -132,63 +133,53 @@ impl Session {
             };
             verified.push(outcome);
         }
-        let mut order: Vec<usize> = (0..arms.len()).filter(|index| verified[*index].is_ok()).collect();
-        if let Some(first) = order.first().map(|index| &arms[*index]) {
+        let racers: Vec<&Arm> =
+            arms.iter().zip(&verified).filter_map(|(arm, outcome)| outcome.is_ok().then_some(arm)).collect();
+        if let Some(first) = racers.first() {
             self.device()?.load(&first.config, first.program.as_ref())?;
             self.warm_up()?;
         }
-        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); arms.len()];
+        let anchors: Vec<bool> = racers.iter().map(|arm| arm.anchor).collect();
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        while samples.iter().map(Vec::len).max() < Some(rounds as usize) && !order.is_empty() {
-            order.shuffle(&mut random);
-            let round = self.round(arms, &order)?;
-            // A throttled sample spoils its round: a pair is only fair at one clock.
-            if self.throttling.drops(round.iter().any(|(_, sample)| sample.throttled)) {
-                continue;
+        let device = opened(&mut self.device)?;
+        let raced = measure::race(&anchors, plan, &mut self.throttling, &mut random, &mut |racer, round| {
+            device.load(&racers[racer].config, racers[racer].program.as_ref())?;
+            device.sample(round)
+        })?;
+        let places: Vec<usize> = (0..arms.len()).filter(|place| verified[*place].is_ok()).collect();
+        let errors: Vec<f64> = verified.iter().filter_map(|outcome| outcome.as_ref().ok().copied()).collect();
+        let timed = |racer: usize, summary: Summary, samples: &[Sample]| Verdict::Timed {
+            rel_err: errors[racer],
+            measurement: Measurement::of_race(summary, samples),
+            rounds_us: times_us(samples),
+        };
+        let mut racers = 0..;
+        let verdicts = verified.iter().map(|outcome| match outcome {
+            Err(verdict) => verdict.clone(),
+            Ok(_) => {
+                let racer = racers.next().unwrap_or_default();
+                timed(racer, raced.summary(racer), &raced.arms[racer])
             }
-            for (index, sample) in round {
-                samples[index].push(sample);
-            }
-            let done = order.first().map_or(0, |index| samples[*index].len());
-            if let Some(limit) = measure::slowest_that_stays(done) {
-                let median_us = |index: &usize| measure::median(samples[*index].iter().map(|sample| sample.time.0));
-                let best_us = order.iter().filter_map(median_us).fold(f64::INFINITY, f64::min);
-                order.retain(|index| median_us(index).is_none_or(|median_us| median_us / best_us <= limit));
-            }
-        }
-        Ok(verified.into_iter().zip(samples).map(|(outcome, samples)| verdict(outcome, &samples)).collect())
+        });
+        Ok(RaceResults {
+            verdicts: verdicts.collect(),
+            chosen_by: raced.chosen_by,
+            null_arm: raced
+                .null_arm
+                .as_ref()
+                .map(|(winner, samples)| (places[*winner], timed(*winner, Summary::of(&times_us(samples)), samples))),
+        })
     }
+}
 
-    fn round(&mut self, arms: &[Arm], order: &[usize]) -> Result<Vec<(usize, Sample)>, Fault> {
-        let device = self.device()?;
-        let mut round = Vec::with_capacity(order.len());
-        for &index in order {
-            device.load(&arms[index].config, arms[index].program.as_ref())?;
-            round.push((index, device.sample()?));
-        }
-        Ok(round)
-    }
+fn times_us(samples: &[Sample]) -> Vec<f64> {
+    samples.iter().map(|sample| sample.time.0).collect()
 }
 
 fn opened(device: &mut Option<Box<dyn Device>>) -> Result<&mut dyn Device, Fault> {
     match device {
         Some(device) => Ok(device.as_mut()),
         None => Err(Fault::Refused("no device is open".into())),
-    }
-}
-
-fn verdict(outcome: Result<f64, Verdict>, samples: &[Sample]) -> Verdict {
-    match outcome {
-        Err(verdict) => verdict,
-        Ok(rel_err) => {
-            let rounds_us: Vec<_> = samples.iter().map(|sample| sample.time.0).collect();
-            let measurement = Measurement {
-                summary: Summary::of(&rounds_us),
-                sm_mhz: samples.last().and_then(|sample| sample.sm_mhz),
-                throttled: samples.iter().any(|sample| sample.throttled),
-            };
-            Verdict::Timed { rel_err, measurement, rounds_us }
-        }
     }
 }
 

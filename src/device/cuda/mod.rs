@@ -14,9 +14,11 @@ use crate::model::{Bytes, Config, GpuProfile, Micros, Mma, Problem};
 use clocks::Clocks;
 use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim;
 use cudarc::driver::{DriverError, result, sys};
-use memory::{Buffer, Flag};
+use memory::{Buffer, Mailbox};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// How long a gate holds the stream when the host forgets it, in nanoseconds.
@@ -25,7 +27,15 @@ const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
 const POISON: u8 = 0xff;
 /// The support kernels stride over any size.
 const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: 1, threads: 256, smem_bytes: 0 };
-/// One thread holds the stream.
+/// The flush buffer is this many times L2: once might leave lines behind, since what lies where in L2 is the hardware's secret.
+const FLUSH_FACTOR: u64 = 2;
+/// Sets of tensors that samples take in turn, as far as memory allows. Where tensors lie makes kernels that read through the copy
+/// engine up to half a microsecond slower: of a product of 1024³ on an H200 two to four in ten places, others in each process.
+/// The rounds of a race are multiples of the most, so that each set has its share.
+const PLACEMENTS: RangeInclusive<u64> = 4..=30;
+/// What all sets together may take, but for the fewest.
+const PLACEMENT_BYTES: u64 = 4 << 30;
+/// One thread holds the stream, and one says when it came to an end.
 const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: 1, smem_bytes: 0 };
 /// The largest cluster that every GPU with clusters runs; larger ones must be asked for.
 const PORTABLE_CLUSTER: u32 = 8;
@@ -90,7 +100,14 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
         mma: Mma::of_arch(&arch),
         arch,
     };
-    Ok(Found { address: Address::Cuda(ordinal.unsigned_abs()), name, driver: clocks::driver_version(), profile })
+    let unit = Some(unit(result::device::get_uuid(device)?));
+    Ok(Found { address: Address::Cuda(ordinal.unsigned_abs()), name, driver: clocks::driver_version(), unit, profile })
+}
+
+/// Tells this physical GPU from others of its kind, without telling anybody which it is.
+fn unit(uuid: sys::CUuuid) -> String {
+    let bytes = uuid.bytes.map(|byte| byte as u8);
+    Sha256::digest(bytes).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
@@ -108,7 +125,7 @@ pub struct Gpu {
     stream: sys::CUstream,
     start: sys::CUevent,
     end: sys::CUevent,
-    gate: Flag,
+    mailbox: Mailbox,
     clocks: Clocks,
     flush: Buffer,
     /// Of the comparison on each input set.
@@ -117,9 +134,30 @@ pub struct Gpu {
     loaded: HashMap<(PathBuf, String), Function>,
     /// What is timed and verified, and what is verified only.
     tasks: Option<[Task; 2]>,
+    /// The timed task's tensors once more, elsewhere in memory.
+    placements: Vec<Placement>,
     current: Option<Current>,
     workspace: Buffer,
     counters: Buffer,
+}
+
+/// A task's tensors.
+struct Placement {
+    inputs: Vec<Buffer>,
+    output: Buffer,
+}
+
+/// What L2 holds when a kernel starts. Samples are taken after [`Flush::Read`]; the others are there to show what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// What ran before.
+    Nothing,
+    /// Foreign lines that were read, and are clean.
+    Read,
+    /// The same, read three times over.
+    ReadThrice,
+    /// Foreign lines that were written, and go back to memory at the cost of the kernel that evicts them.
+    Written,
 }
 
 /// The harness's own kernels.
@@ -130,7 +168,9 @@ struct Support {
     fill_i16: sys::CUfunction,
     compare_bf16: sys::CUfunction,
     compare_f32: sys::CUfunction,
+    read_lines: sys::CUfunction,
     block_stream: sys::CUfunction,
+    say_when: sys::CUfunction,
 }
 
 /// Blocks, threads and shared memory of a launch.
@@ -171,8 +211,7 @@ struct Function {
 
 /// A problem's tensors, with one set of contents.
 struct Task {
-    inputs: Vec<Buffer>,
-    output: Buffer,
+    tensors: Placement,
     output_element: Element,
     reference: Buffer,
     numel: u64,
@@ -201,17 +240,20 @@ impl Gpu {
             (result::stream::create(result::stream::StreamKind::NonBlocking)?, l2.unsigned_abs())
         };
         let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        let flush = Buffer::new(FLUSH_FACTOR * u64::from(l2))?;
+        flush.fill(0, stream)?;
         Ok(Self {
             stream,
             start: result::event::create(timed)?,
             end: result::event::create(timed)?,
-            gate: Flag::new()?,
+            mailbox: Mailbox::new()?,
             clocks: Clocks::watch(pci_bus_id(device)?),
-            flush: Buffer::new(2 * u64::from(l2))?,
+            flush,
             sums: [Buffer::new(3 * 8)?, Buffer::new(3 * 8)?],
             support: Support::load(support)?,
             loaded: HashMap::new(),
             tasks: None,
+            placements: Vec::new(),
             current: None,
             workspace: Buffer::new(0)?,
             counters: Buffer::new(0)?,
@@ -335,11 +377,17 @@ impl Gpu {
         self.counters.fill(0, self.stream)
     }
 
-    fn run(&self, function: sys::CUfunction, program: &Program, task: &Task, output: &Buffer) -> Result<(), Fault> {
+    fn run(
+        &self,
+        function: sys::CUfunction,
+        program: &Program,
+        inputs: &[Buffer],
+        output: &Buffer,
+    ) -> Result<(), Fault> {
         let launch = &program.launch;
         let parameter = |arg: &Arg| -> Result<Parameter, Fault> {
             Ok(Parameter::Word(match arg {
-                Arg::Input(index) => task.inputs[*index].address(),
+                Arg::Input(index) => inputs[*index].address(),
                 Arg::Output => output.address(),
                 Arg::Workspace => self.workspace.address(),
                 Arg::Counters => self.counters.address(),
@@ -347,7 +395,7 @@ impl Gpu {
                 Arg::I64(value) => *value as u64,
                 Arg::F32(value) => u64::from(value.to_bits()),
                 Arg::TensorMap(map) => {
-                    let buffer = map.input.map_or(output, |index| &task.inputs[index]);
+                    let buffer = map.input.map_or(output, |index| &inputs[index]);
                     return Ok(Parameter::Map(tensor_map::encode(map, buffer.address())?));
                 }
             }))
@@ -367,15 +415,14 @@ impl Gpu {
         let numel = output.numel();
         let inputs = (seed..).zip(inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
         let task = Task {
-            inputs,
-            output: Buffer::new(output.bytes().0)?,
+            tensors: Placement { inputs, output: Buffer::new(output.bytes().0)? },
             output_element: output.element,
             reference: Buffer::new(4 * numel)?,
             numel,
         };
         let function = self.function(reference)?;
         self.make_scratch(reference)?;
-        self.run(function, reference, &task, &task.reference)?;
+        self.run(function, reference, &task.tensors.inputs, &task.reference)?;
         self.synchronize()?;
         Ok(task)
     }
@@ -389,14 +436,15 @@ impl Gpu {
 
     /// Queues a run over poisoned output and the comparison with the reference, whose three sums come to `sums`.
     fn queue_comparison(&self, task: &Task, current: &Current, sums: &Buffer) -> Result<(), Fault> {
-        task.output.fill(POISON, self.stream)?;
-        self.run(current.function, &current.program, task, &task.output)?;
+        let Placement { inputs, output } = &task.tensors;
+        output.fill(POISON, self.stream)?;
+        self.run(current.function, &current.program, inputs, output)?;
         sums.fill(0, self.stream)?;
         let compare = match task.output_element {
             Element::F32 => self.support.compare_f32,
             _ => self.support.compare_bf16,
         };
-        self.launch_support(compare, &[task.output.address(), task.reference.address(), task.numel, sums.address()])
+        self.launch_support(compare, &[output.address(), task.reference.address(), task.numel, sums.address()])
     }
 }
 
@@ -412,10 +460,15 @@ impl Device for Gpu {
     fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
         self.synchronize()?;
         (self.tasks, self.current) = (None, None); // frees the last problem's memory first
+        self.placements.clear();
         let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
         let Tensors { inputs, output } = families::spec(problem.family).tensors(problem);
         let plain = self.task(&inputs, &output, seed, reference)?;
         let awkward = self.task(&families::awkward(problem.family, &inputs), &output, seed, reference)?;
+        let bytes = families::spec(problem.family).bytes(problem).0;
+        let sets = (PLACEMENT_BYTES / bytes.max(1)).clamp(*PLACEMENTS.start(), *PLACEMENTS.end());
+        self.placements = (1..sets).map(|_| self.another(&plain.tensors)).collect::<Result<_, _>>()?;
+        self.synchronize()?;
         self.tasks = Some([plain, awkward]);
         Ok(())
     }
@@ -438,41 +491,75 @@ impl Device for Gpu {
         Ok(deviation(plain)?.worse(deviation(awkward)?))
     }
 
-    fn sample(&mut self) -> Result<Sample, Fault> {
-        loop {
-            if let Some(sample) = self.gated_sample()? {
-                return Ok(sample);
-            }
-        }
+    fn sample(&mut self, round: u32) -> Result<Sample, Fault> {
+        self.sample_after(Flush::Read, round)
     }
 }
 
 impl Gpu {
+    /// Times one run of the loaded kernel after another flush than samples have.
+    ///
+    /// # Errors
+    /// Where nothing is loaded or the driver refuses.
+    pub fn sample_after(&mut self, flush: Flush, round: u32) -> Result<Sample, Fault> {
+        loop {
+            if let Some(sample) = self.gated_sample(flush, round)? {
+                return Ok(sample);
+            }
+        }
+    }
+
+    /// The same tensors elsewhere in memory.
+    fn another(&self, tensors: &Placement) -> Result<Placement, Fault> {
+        let inputs = tensors.inputs.iter().map(|input| input.copy(self.stream)).collect::<Result<_, _>>()?;
+        Ok(Placement { inputs, output: Buffer::new(tensors.output.bytes())? })
+    }
+
+    /// The tensors of a round: every set in turn.
+    fn placement<'a>(&'a self, task: &'a Task, round: u32) -> &'a Placement {
+        let turn = round as usize % (self.placements.len() + 1);
+        self.placements.get(turn).unwrap_or(&task.tensors)
+    }
+
     /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed. The flush runs
     /// before it, while the host is still queueing. Nothing where the host took so long that the gate gave up.
-    fn gated_sample(&self) -> Result<Option<Sample>, Fault> {
+    fn gated_sample(&self, flush: Flush, round: u32) -> Result<Option<Sample>, Fault> {
         let ([task, _], current) = self.prepared()?;
-        self.flush.fill(0x5a, self.stream)?;
-        self.gate.close();
-        let mut gate = [self.gate.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
+        let Placement { inputs, output } = self.placement(task, round);
+        self.flush(flush)?;
+        self.mailbox.close();
+        let mut gate = [self.mailbox.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
         self.launch(self.support.block_stream, &GATE_SHAPE, &mut gate)?;
         let queued = || -> Result<(), Fault> {
             // SAFETY: the events and the stream live as long as this.
             unsafe { result::event::record(self.start, self.stream) }?;
-            self.run(current.function, &current.program, task, &task.output)?;
+            self.run(current.function, &current.program, inputs, output)?;
             // SAFETY: as above.
-            Ok(unsafe { result::event::record(self.end, self.stream) }?)
+            unsafe { result::event::record(self.end, self.stream) }?;
+            self.launch(self.support.say_when, &GATE_SHAPE, &mut [Parameter::Word(self.mailbox.address())])
         };
         let queued = queued();
-        let waited = self.gate.open();
+        let waited = self.mailbox.open();
         queued?;
+        self.synchronize()?;
         // SAFETY: both events were recorded on this stream just now.
-        let milliseconds = unsafe {
-            result::event::synchronize(self.end)?;
-            result::event::elapsed(self.start, self.end)?
-        };
-        let (sm_mhz, throttled) = self.clocks.now();
+        let milliseconds = unsafe { result::event::elapsed(self.start, self.end) }?;
+        let (nvml_mhz, throttled) = self.clocks.now();
+        let sm_mhz = self.mailbox.mhz().or(nvml_mhz);
         Ok(waited.then_some(Sample { time: Micros(f64::from(milliseconds) * 1e3), sm_mhz, throttled }))
+    }
+
+    /// Leaves L2 full of lines that no kernel knows.
+    fn flush(&self, flush: Flush) -> Result<(), Fault> {
+        // The first sum is as good a place as any for a word that is never written.
+        let words = [self.flush.address(), self.flush.bytes() / 16, self.sums[0].address()];
+        let times = match flush {
+            Flush::Nothing => 0,
+            Flush::Read => 1,
+            Flush::ReadThrice => 3,
+            Flush::Written => return self.flush.fill(0, self.stream),
+        };
+        (0..times).try_for_each(|_| self.launch_support(self.support.read_lines, &words))
     }
 }
 
@@ -487,7 +574,9 @@ impl Support {
             fill_i16: get("fill_i16")?,
             compare_bf16: get("compare_bf16")?,
             compare_f32: get("compare_f32")?,
+            read_lines: get("read_lines")?,
             block_stream: get("block_stream")?,
+            say_when: get("say_when")?,
         })
     }
 }
