@@ -49,7 +49,7 @@
 //   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
 //   group_m                   tile rows that share a column band, 1 ... tiles_m
 //   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16; with more than k_steps
-//                             some have none
+//                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 
 #include "decode.cuh"
@@ -204,11 +204,16 @@ struct Work {
 
     __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
         : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
-          steps(split_k == 1 ? scheduler::Steps{0, k_steps}
-                             : scheduler::part_steps(k_steps, ptx::cluster_rank(), split_k)),
+          steps(split_k == 1 ? scheduler::Steps{0, k_steps} : part(k_steps, split_k)),
           first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
           end(scheduler::work_end(first, span, tiles_m * tiles_n)),
           stride(stride_) {}
+
+    // A part without a step of its own has the one past the last, where all is zero.
+    __device__ __forceinline__ static scheduler::Steps part(int k_steps, int parts) {
+        const scheduler::Steps own = scheduler::part_steps(k_steps, ptx::cluster_rank(), parts);
+        return {own.begin, own.end + (own.begin == own.end)};
+    }
 };
 
 // ---- Loading ----
@@ -404,15 +409,6 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
     if (EVERY_LANE || place.lane == 0) ptx::mbarrier_arrive(at.empty(last_stage));
 }
 
-// The sums of a part of k without steps.
-__device__ __forceinline__ void clear(Accumulators& acc) {
-#pragma unroll
-    for (int i = 0; i < TILES; ++i) {
-#pragma unroll
-        for (int s = 0; s < SUMS; ++s) acc[i][s] = 0;
-    }
-}
-
 // The same with each warp for itself.
 template <typename Format>
 __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& ring, const Layout& at,
@@ -421,7 +417,11 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
     const u32 a_offset = ATile::offset(BLOCK_M == 8 ? place.lane % 8 : place.lane % 8 + place.lane / 16 * 8,
                                        place.lane / 8 % 2 * 16);
     const u32 b_offset = Fragments<Format>::lane_offset(place);
-    clear(acc);
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+        for (int s = 0; s < SUMS; ++s) acc[i][s] = 0;
+    }
     for (int step = 0; step < steps; ++step) {
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
         const u32 a = at.a(ring.stage) + a_offset, b = at.b(ring.stage) + b_offset;
@@ -647,10 +647,8 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         const int steps = work.steps.end - work.steps.begin;
         if constexpr (BY_WARP) {
             multiply_tile_by_warp<Weights>(acc, ring, at, place, steps);
-        } else if (steps > 0) {
-            multiply_tile<Weights>(acc, ring, at, place, steps);
         } else {
-            clear(acc);
+            multiply_tile<Weights>(acc, ring, at, place, steps);
         }
         if constexpr (Weights::SCALE != 1) {
 #pragma unroll

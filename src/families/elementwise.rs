@@ -13,7 +13,7 @@ pub(super) struct Elementwise;
 const WORDS: (&str, &str) =
     ("block_sizes[0] * element_bytes >= num_warps * 128", "a thread's share of a tile is less than 4 bytes");
 const TILES: (&str, &str) =
-    ("ceil_div(numel, block_sizes[0]) <= 1073741824", "tiles are counted in 32 bits, larger block_sizes make fewer");
+    ("ceil_div(numel, block_sizes[0]) < 1073741824", "tiles are counted in 32 bits, larger block_sizes make fewer");
 
 fn numel(problem: &Problem) -> u64 {
     match problem.shape {

@@ -210,8 +210,12 @@ pub trait FamilySpec: Sync {
     fn footprint(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection>;
 
     /// The kernel of a legal config and its launch.
-    fn build(&self, config: &Config, problem: &Problem, profile: &GpuProfile)
-    -> Result<(KernelSpec, Launch), Rejection>;
+    fn build(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection>;
 
     /// Whether `config` runs on `problem` on that GPU, or why not. Never called for the cpu device.
     fn legal(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(), Rejection> {

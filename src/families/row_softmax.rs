@@ -135,8 +135,10 @@ impl Knobs {
 
 /// The kernel counts a row's columns, rounded up to vectors, in 32 bits.
 const COLUMNS: (&str, &str) = ("cols <= 2147483584", "columns are counted in 32 bits");
-const TILES: (&str, &str) =
-    ("ceil_div(rows, block_sizes[0]) <= 1073741824", "tiles are counted in 32 bits, larger block_sizes make fewer");
+const TILES: (&str, &str) = (
+    "ceil_div(rows, block_sizes[0]) * split_k < 1073741824",
+    "tiles are counted in 32 bits, larger block_sizes make fewer",
+);
 const WHOLE_VECTORS: (&str, &str) = (
     "reduction_loops[0] * element_bytes % 16 == 0 && reduction_loops[0] * element_bytes / 16 >= num_warps * 32 / block_sizes[0]",
     "a step must be whole vectors of 16 bytes, one or more for each thread of the row",
@@ -427,6 +429,26 @@ mod tests {
         assert!(launch(&split_row(2, 16), 4096, 131_072, Dtype::Bf16).is_ok());
         let launch = launch(&looped(8192, 32, 2), 4096, 131_072, Dtype::Bf16).unwrap();
         assert_eq!(launch.args[4..6], [Arg::I32(1024), Arg::I32(16)]);
+    }
+
+    #[test]
+    fn whole_rows_are_refused_where_neither_registers_nor_shared_memory_have_room() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let mut verdicts = [0, 0];
+        for cols in (1..200_000).step_by(977) {
+            for (rows, warps, split) in [(1, 32, 1), (1, 8, 4), (4, 4, 1), (16, 4, 1), (1, 16, 8), (2, 32, 1)] {
+                for dtype in Dtype::ALL {
+                    let config = Config { split_k: Some(split), ..whole_row(rows, warps) };
+                    let knobs = Knobs::new(&config).unwrap();
+                    let place = knobs.place(&problem(64, cols, dtype));
+                    let needs = place.smem.0 + knobs.statistics().0;
+                    let fits = place.vectors > 0 || (rows <= warps && needs <= h200.smem_per_block.0);
+                    assert_eq!(launch(&config, 64, cols, dtype).is_ok(), fits, "{config} on {cols} columns of {dtype}");
+                    verdicts[usize::from(fits)] += 1;
+                }
+            }
+        }
+        assert!(verdicts.iter().all(|count| *count > 100), "{verdicts:?}");
     }
 
     #[test]

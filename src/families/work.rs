@@ -83,7 +83,8 @@ impl Work {
         profile: &GpuProfile,
     ) -> Self {
         let values = values(config, problem, profile);
-        let read = |expression: &Expression| expression.value(&values).and_then(|value| value.try_into().ok()).unwrap_or(1);
+        let read =
+            |expression: &Expression| expression.value(&values).and_then(|value| value.try_into().ok()).unwrap_or(1);
         let cut: Vec<[u64; 2]> = axes.iter().map(|axis| [read(&axis.extent), read(&axis.block).max(1)]).collect();
         let steps = |is_reduced: bool| {
             let axes = axes.iter().zip(cut.iter()).filter(move |(axis, _)| axis.is_reduced == is_reduced);

@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn errors_say_where() {
-        for (text, at) in [("m +", "''"), ("m < n", "'n'"), ("min(m)", "')'"), ("(m", "''"), ("m 3", "'3'"), ("", "''")] {
+        for (text, at) in [("m +", "''"), ("m < n", "'n'"), ("min(m)", "')'"), ("(m", "''"), ("m 3", "'3'"), ("", "''")]
+        {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("at {at}")), "{text}: {error}");
         }

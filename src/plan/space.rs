@@ -61,9 +61,7 @@ impl<'a> Ready<'a> {
                 let test = Test::Pattern(when.iter().map(alternatives).collect::<Result<_>>()?);
                 Ok(Self { fields: when.keys().map(String::as_str).collect(), test })
             }
-            Exclusion::Condition(when) => {
-                Ok(Self { fields: families::knobs_of(when), test: Test::Condition(when) })
-            }
+            Exclusion::Condition(when) => Ok(Self { fields: families::knobs_of(when), test: Test::Condition(when) }),
         }
     }
 

@@ -11,6 +11,9 @@ const ROW_PADDING: u32 = 8;
 /// Registers that an instruction can name.
 const MOST_REGISTERS: u32 = 255;
 
+/// Static shared memory: whether this program is the last of its splits.
+const FLAG_BYTES: u64 = 16;
+
 /// How a program's warps share out a block: `kernels/attention.cu` works out the same from its macros.
 pub(super) struct Tiling {
     block_q: u32,
@@ -58,7 +61,7 @@ impl Tiling {
         Footprint {
             threads: self.warps * WARP,
             registers: (2048 / self.warps).min(MOST_REGISTERS),
-            smem: self.smem(head),
+            smem: Bytes(self.smem(head).0 + FLAG_BYTES),
             stage_bytes: Bytes(2 * u64::from(self.block_kv) * row_bytes),
         }
     }

@@ -20,7 +20,7 @@ const HEAD: (&str, &str) = ("head_dim <= 256", "larger heads have too few regist
 const POSITIONS: (&str, &str) =
     ("max(q_seq, kv_seq) <= 1073741824", "queries and keys are counted in 32 bits, a few blocks past the last");
 const TILES: (&str, &str) = (
-    "batch * heads * ceil_div(q_seq, block_sizes[1]) * split_k <= 1073741824",
+    "batch * heads * ceil_div(q_seq, block_sizes[1]) * split_k < 1073741824",
     "tiles are counted in 32 bits, larger block_sizes make fewer",
 );
 
@@ -294,6 +294,28 @@ mod tests {
         assert_eq!(launch.workspace, Bytes(4 * 8 * 3 * (128 + 2) * 4));
         // One block of keys: seven of the splits have none, and are there all the same.
         assert_eq!((split(8, 1).grid[0], split(8, 1).args[10].clone()), (64, Arg::I32(8)));
+    }
+
+    #[test]
+    fn a_config_is_refused_for_shared_memory_where_its_kernel_would_take_more_than_there_is() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let mut verdicts = [0, 0];
+        for head_dim in (8..=256).step_by(8) {
+            let problem = problem(1, 2, 300, 500, head_dim);
+            for (block_q, block_kv, stages) in [(16, 64, 2), (64, 64, 3), (64, 128, 4), (128, 96, 2), (192, 48, 3)] {
+                for (mma, warps) in [(Mma::MmaSync, 4), (Mma::Wgmma, block_q / 16)] {
+                    let config =
+                        Config { mma: Some(mma), num_stages: Some(stages), ..config(block_q, block_kv, warps) };
+                    let Ok(footprint) = Attention.footprint(&config, &problem, &h200) else { continue };
+                    let conditions = Attention.conditions(&config, &h200);
+                    let smem = conditions.iter().find(|condition| condition.reason.contains("shared memory")).unwrap();
+                    let fits = smem.expression.holds(&super::super::values(&config, &problem, &h200));
+                    assert_eq!(fits, footprint.smem <= h200.smem_per_block, "{config} with heads of {head_dim}");
+                    verdicts[usize::from(fits)] += 1;
+                }
+            }
+        }
+        assert!(verdicts.iter().all(|count| *count > 10), "{verdicts:?}");
     }
 
     #[test]

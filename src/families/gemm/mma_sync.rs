@@ -1,6 +1,8 @@
 //! `gemm.cu`: warps that load and multiply in turn, on any GPU with bf16 tensor cores.
 
-use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
+use super::{
+    EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
+};
 use crate::families::knobs::{self, WARP};
 use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, require};
 use crate::model::{Bytes, Config, GpuProfile};
@@ -70,8 +72,7 @@ pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> 
 }
 
 pub(super) fn conditions() -> &'static [Condition] {
-    static CONDITIONS: LazyLock<Vec<Condition>> =
-        LazyLock::new(|| super::conditions([EXTENTS, TILES, PARTIAL_SUMS]));
+    static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| super::conditions([EXTENTS, TILES, PARTIAL_SUMS]));
     &CONDITIONS
 }
 

@@ -40,7 +40,7 @@ enum Weights {
 /// The kernels have byte offsets within a row, and the row after the last, in 32 bits.
 const EXTENTS: (&str, &str) = ("max(m, max(n, k)) <= 536870912", "offsets within a row must fit 32 bits");
 const TILES: (&str, &str) = (
-    "ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1]) * split_k <= 1073741824",
+    "ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1]) * split_k < 1073741824",
     "tiles are counted in 32 bits, larger block_sizes make fewer",
 );
 const PARTIAL_SUMS: (&str, &str) = (
@@ -180,9 +180,10 @@ impl FamilySpec for Gemm {
             config,
             &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
         )?;
-        let mma = config.mma.filter(|mma| *mma != Mma::Simt).ok_or_else(|| {
-            Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma or tcgen05".into())
-        })?;
+        let mma = config
+            .mma
+            .filter(|mma| *mma != Mma::Simt)
+            .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma or tcgen05".into()))?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         require!(
             matches!(config.l2_groupings[..], [rows] if rows > 0),
