@@ -9,8 +9,6 @@ mod inputs;
 mod knobs;
 mod legality;
 mod row_softmax;
-#[cfg(test)]
-mod tests;
 mod work;
 
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};

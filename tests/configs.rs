@@ -1,8 +1,11 @@
-//! What every family's configs have in common: a config is what runs, and where it runs its conditions say.
+//! A config is what runs: every knob of every config of every plan is what its kernel is compiled and launched with, on problems
+//! of any size and alignment; and what a family calls legal can be launched.
 
-use super::{Arg, KernelSpec, Launch, spec};
-use crate::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
-use crate::plan::Plan;
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
+
+use kernel_sweep::families::{Arg, KernelSpec, Launch, spec};
+use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::plan::Plan;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -304,45 +307,5 @@ fn the_work_of_a_config_is_what_its_launch_does() {
             }
             Ok(())
         });
-    }
-}
-
-#[test]
-#[ignore = "prints what the README says of the spaces"]
-fn sizes_of_the_spaces() {
-    for (family, plan, profile) in plans() {
-        for space in plan.spaces(&profile) {
-            let kernels: std::collections::BTreeSet<_> =
-                space.configs.iter().map(|config| spec(family).compiled_half(config)).collect();
-            let never: Vec<_> = space
-                .configs
-                .iter()
-                .filter_map(|config| spec(family).check(config, &profile).err().map(|r| (config, r)))
-                .collect();
-            println!(
-                "{family} {} {:?}: {} configs, {} kernels, {} never {:?}",
-                profile.name,
-                space.default.mma,
-                space.configs.len(),
-                kernels.len(),
-                never.len(),
-                never.first()
-            );
-        }
-        let Ok(problems) = plan.problems(&profile) else { continue };
-        let time = |work: &dyn Fn(&Problem) -> usize| {
-            let started = std::time::Instant::now();
-            let counts: Vec<_> = problems.iter().map(|planned| work(&planned.problem)).collect();
-            (started.elapsed().as_secs_f64() * 1e3 / problems.len() as f64, counts)
-        };
-        let (legal_ms, legal) = time(&|problem| plan.legal_configs(problem, &profile).len());
-        let (ms, _) = time(&|problem| plan.candidates(problem, &profile).len());
-        let mean = legal.iter().sum::<usize>() / legal.len();
-        println!(
-            "  {} problems: {legal_ms:.2} ms for legal configs ({:?} to {:?}, mean {mean}), {ms:.2} ms for candidates",
-            problems.len(),
-            legal.iter().min(),
-            legal.iter().max()
-        );
     }
 }
