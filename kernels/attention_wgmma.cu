@@ -164,6 +164,7 @@ __device__ __forceinline__ void produce(const Memory& memory, const Problem& pro
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
         const Tile tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
+        if (!tile.has_keys()) continue;
         int key = last_block(tile);
         load_block(keys, problem.k_map, key, tile.head);
         ptx::mbarrier_wait(memory.queries_empty, phase ^ 1);
@@ -188,6 +189,13 @@ using Sums = float[HEAD_DIM / 2];
 struct Accumulator {
     Sums out;
     Statistics rows[2];
+
+    // What a share without keys comes to.
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int i = 0; i < HEAD_DIM / 2; ++i) out[i] = 0.0f;
+        rows[0] = rows[1] = {LOWEST, 0.0f};
+    }
 };
 
 __device__ __forceinline__ void multiply_keys(Scores& scores, ptx::Operand queries, u32 tile) {
@@ -440,16 +448,20 @@ __device__ __forceinline__ void consume(const Memory& memory, const Problem& pro
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
         const Tile tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
-        ptx::mbarrier_wait(memory.queries_full, phase);
-        phase ^= 1;
         Accumulator accumulator;
-        attend(accumulator, keys, values, tile, queries, turn, problem.scale_log2);
+        if (tile.has_keys()) {
+            ptx::mbarrier_wait(memory.queries_full, phase);
+            phase ^= 1;
+            attend(accumulator, keys, values, tile, queries, turn, problem.scale_log2);
+        } else {
+            accumulator.clear();
+        }
         if (problem.partials.splits == 1) {
             write_result(accumulator, problem, tile, group, queries);
         } else {
             write_part(accumulator, problem, tile, group, memory.flag);
         }
-        if (threadIdx.x % GROUP == 0) ptx::mbarrier_arrive(memory.queries_empty);
+        if (tile.has_keys() && threadIdx.x % GROUP == 0) ptx::mbarrier_arrive(memory.queries_empty);
     }
 }
 

@@ -23,7 +23,7 @@
 //   arrivals                  split_k > 1: one zero for each tile; zero again at the end
 //   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
 //   group_m                   tile rows that share a column band, 1 ... tiles_m
-//   split_k                   programs that share one tile's k, 1 ... k_steps
+//   split_k                   programs that share one tile's k; with more than k_steps some have none
 //   stride, span              a program's work: span consecutive numbers (stride 1), or every stride-th (span = all)
 
 #include "decode.cuh"

@@ -1,4 +1,5 @@
-// C[m, n] = A[m, k] · decode(B), with Hopper's wgmma on bf16 and f32 accumulation. Needs sm_90a.
+// C[m, n] = A[m, k] · decode(B), with Hopper's copy engine and its wgmma, or mma.sync, on bf16 and f32 accumulation. Needs
+// sm_90a.
 //
 // A   bf16 [m, k]
 // B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
@@ -10,8 +11,8 @@
 // to shared memory, NUM_STAGES steps ahead; the others multiply, and decode one part of a step while another is
 // multiplied. Programs of a cluster may share one tile's k: each sends its sums to the program that adds them up.
 //
-// Tiles of up to 16 rows are multiplied warp by warp with mma.sync, on the same fragments: wgmma takes as long for them as
-// for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
+// Tiles of up to 16 rows may be multiplied warp by warp with mma.sync, on the same fragments (BY_WARP): wgmma takes as long
+// for them as for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores'
 // 4096 a cycle and multiprocessor. Reached on an H200, cold L2, beside cuBLAS in bf16: 2048^3 in 27.1 us (cuBLAS 26.6), 4096^3
@@ -30,6 +31,7 @@
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 256), columns of C and elements
 //                               of k (multiples of 64, of at most 256 rows of B: what the copy engine takes at once)
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
+//   BY_WARP                     1: each warp multiplies by itself, with mma.sync, and BLOCK_M is 8 or 16; 0: groups, with wgmma
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
 //   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
@@ -46,7 +48,8 @@
 //   m, n, k                   the problem
 //   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
 //   group_m                   tile rows that share a column band, 1 ... tiles_m
-//   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16 and k_steps
+//   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16; with more than k_steps
+//                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 
 #include "decode.cuh"
@@ -61,14 +64,14 @@
 #if !defined(NUM_WARPS)
 #error "NUM_WARPS must be defined: warps that multiply"
 #endif
+#if !defined(BY_WARP)
+#error "BY_WARP must be defined: 1 for mma.sync, 0 for wgmma"
+#endif
 #if !defined(C_VECTOR_BYTES)
 #error "C_VECTOR_BYTES must be defined: bytes of one store, by the alignment of the rows"
 #endif
 
 namespace {
-
-// Whether each warp multiplies by itself.
-constexpr bool BY_WARP = BLOCK_M <= 16;
 
 // Whether every lane of a warp arrives at a barrier when the warp is done. One is enough: its arrival comes after what the
 // others did before a __syncwarp or a wgmma_wait. But racecheck orders only what an arriving lane did itself.
@@ -84,6 +87,7 @@ constexpr bool PACKED = Weights::K_PER_ROW == 2;
 
 static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 256,
               "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 256");
+static_assert(!BY_WARP || BLOCK_M <= 16, "BY_WARP: BLOCK_M must be 8 or 16");
 static_assert(BLOCK_K % 64 == 0 && BLOCK_K / Weights::K_PER_ROW <= 256,
               "BLOCK_K must be a multiple of 64, of at most 256 rows of B");
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
@@ -200,11 +204,16 @@ struct Work {
 
     __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
         : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
-          steps(split_k == 1 ? scheduler::Steps{0, k_steps}
-                             : scheduler::part_steps(k_steps, ptx::cluster_rank(), split_k)),
+          steps(split_k == 1 ? scheduler::Steps{0, k_steps} : part(k_steps, split_k)),
           first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
           end(scheduler::work_end(first, span, tiles_m * tiles_n)),
           stride(stride_) {}
+
+    // A part without a step of its own has the one past the last, where all is zero.
+    __device__ __forceinline__ static scheduler::Steps part(int k_steps, int parts) {
+        const scheduler::Steps own = scheduler::part_steps(k_steps, ptx::cluster_rank(), parts);
+        return {own.begin, own.end + (own.begin == own.end)};
+    }
 };
 
 // ---- Loading ----

@@ -3,9 +3,11 @@
 #pragma once
 
 #include "numeric.cuh"
+#include "scheduler.cuh"
 #include "streaming.cuh"
 
-// One unit of work: up to Q queries of a head and one of `splits` shares of its keys, in whole blocks of KV.
+// One unit of work: up to Q queries of a head and one of `splits` nearly equal shares of its keys, in whole blocks of KV. With
+// more splits than blocks some have no keys.
 template <int Q, int KV>
 struct TileOf {
     int head, first_query, queries, first_key, end_key, split, counter;
@@ -14,16 +16,18 @@ struct TileOf {
     __device__ __forceinline__ TileOf(int q_seq, int kv_seq, int splits, int index) {
         const int q_tiles = (q_seq + Q - 1) / Q;
         const int kv_blocks = (kv_seq + KV - 1) / KV;
-        const int share = (kv_blocks + splits - 1) / splits;
         const int q_tile = index % q_tiles;
         split = index / q_tiles % splits;
         head = index / q_tiles / splits;
         first_query = q_tile * Q;
         queries = min(Q, q_seq - first_query);
-        first_key = split * share * KV;
-        end_key = min(first_key + share * KV, kv_seq);
+        const scheduler::Steps blocks = scheduler::part_steps(kv_blocks, split, splits);
+        first_key = blocks.begin * KV;
+        end_key = min(blocks.end * KV, kv_seq);
         counter = head * q_tiles + q_tile;
     }
+
+    __device__ __forceinline__ bool has_keys() const { return first_key < end_key; }
 };
 
 // Of the scores of one query: their maximum times scale_log2, or less where weights may exceed 1, and the sum of

@@ -23,6 +23,9 @@ pub(super) struct CompileArgs {
     /// Families, or all
     #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
     family: Families,
+    /// Compile no more than so many kernels of a family, spread over its space
+    #[arg(long, value_name = "COUNT")]
+    kernels: Option<std::num::NonZeroUsize>,
     /// Give up on a kernel that compiles for longer than this
     #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
     compile_deadline: Time,
@@ -58,7 +61,8 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     sweep::needed_cubin(&compiler, &sweep::support_kernel())?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {
-        let counts = compile_space(plan, &profile, &compiler, args.json)?;
+        let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
+        let counts = compile_space(plan, &profile, &compiler, most, args.json)?;
         if !args.json {
             note!(
                 "{}: {} configs, {} compiled, {} failed, {} spilling, {} pruned",
@@ -80,7 +84,13 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
-fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: bool) -> Result<Counts> {
+fn compile_space(
+    plan: &Plan,
+    profile: &GpuProfile,
+    compiler: &Compiler,
+    most_kernels: usize,
+    quiet: bool,
+) -> Result<Counts> {
     let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
     let mut rejected: BTreeSet<Config> = BTreeSet::new();
     let mut references = BTreeSet::new();
@@ -91,7 +101,6 @@ fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: 
         for candidate in plan.candidates(&planned.problem, profile) {
             match candidate.program {
                 Ok(Some((kernel, _))) => {
-                    compiler.request(&kernel)?;
                     kernels.entry(candidate.config).or_default().insert(kernel);
                 }
                 Ok(None) => {}
@@ -101,10 +110,18 @@ fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, quiet: 
             }
         }
     }
+    let all: BTreeSet<&KernelSpec> = kernels.values().flatten().collect();
+    let sample: BTreeSet<KernelSpec> =
+        all.iter().step_by(all.len().div_ceil(most_kernels).max(1)).copied().cloned().collect();
+    sample.iter().try_for_each(|kernel| compiler.request(kernel).map(|_| ()))?;
     for reference in &references {
         sweep::needed_cubin(compiler, reference)?;
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
+    for needed in kernels.values_mut() {
+        needed.retain(|kernel| sample.contains(kernel));
+    }
+    kernels.retain(|_, needed| !needed.is_empty());
     let mut counts = Counts { configs: kernels.len() + pruned, pruned, ..Counts::default() };
     let mut told = BTreeSet::new();
     for needed in kernels.values() {

@@ -1,13 +1,19 @@
 //! Elementwise addition.
 
 use super::knobs::{self, Programs, WARP};
-use super::{Arg, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
-use crate::model::{Bytes, Config, GpuProfile, Mma, Problem, Shape};
+use super::{
+    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors,
+    legality, require,
+};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem, Shape};
+use std::sync::LazyLock;
 
 pub(super) struct Elementwise;
 
-/// A thread's share of a tile is at least one 32-bit word.
-const WORD_BYTES: u64 = 4;
+const WORDS: (&str, &str) =
+    ("block_sizes[0] * element_bytes >= num_warps * 128", "a thread's share of a tile is less than 4 bytes");
+const TILES: (&str, &str) =
+    ("ceil_div(numel, block_sizes[0]) < 1073741824", "tiles are counted in 32 bits, larger block_sizes make fewer");
 
 fn numel(problem: &Problem) -> u64 {
     match problem.shape {
@@ -16,21 +22,13 @@ fn numel(problem: &Problem) -> u64 {
     }
 }
 
-/// The kernel and its launch, which are legal or not together.
+/// The kernel of a legal config and its launch.
 fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
-    knobs::mma(config, Mma::Simt)?;
-    knobs::only(config, &["mma", "num_sm_multiplier", "num_warps", "pid_type"])?;
     let [block] = knobs::block_sizes(config)?;
     let warps = knobs::num_warps(config)?;
-    let threads = warps * WARP;
-    require!(block.is_power_of_two() && block <= 1 << 24, "block_sizes [{block}] is not a power of two up to 2^24");
-    require!(
-        u64::from(block) * problem.dtype.size_bytes() >= u64::from(threads) * WORD_BYTES,
-        "block_sizes [{block}] gives {threads} threads less than {WORD_BYTES} bytes each"
-    );
     let numel = numel(problem);
     let tiles = numel.div_ceil(u64::from(block));
-    let Programs { count, contiguous } = knobs::programs(config, tiles, profile)?;
+    let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors);
     let kernel = KernelSpec {
         source: "elementwise.cu",
         entry: "elementwise",
@@ -44,7 +42,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
-        threads,
+        threads: warps * WARP,
         dynamic_smem: Bytes(0),
         args: vec![Arg::Input(0), Arg::Input(1), Arg::Output, Arg::I64(numel as i64), Arg::I32(i32::from(contiguous))],
         workspace: Bytes(0),
@@ -73,7 +71,45 @@ impl FamilySpec for Elementwise {
         &[]
     }
 
-    fn program(
+    fn family(&self) -> Family {
+        Family::Elementwise
+    }
+
+    fn check(&self, config: &Config, _profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::mma(config, Mma::Simt)?;
+        knobs::only(config, &["mma", "num_sm_multiplier", "num_warps", "pid_type"])?;
+        knobs::order(config)?;
+        knobs::num_warps(config)?;
+        let [block] = knobs::block_sizes(config)?;
+        require!(block.is_power_of_two() && block <= 1 << 24, "block_sizes [{block}] is not a power of two up to 2^24");
+        Ok(())
+    }
+
+    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        static CONDITIONS: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::Elementwise, [WORDS, TILES]));
+        &CONDITIONS
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        static AXES: LazyLock<[Axis; 1]> =
+            LazyLock::new(|| [Axis::new(Family::Elementwise, "numel", "block_sizes[0]", false)]);
+        AXES.as_slice()
+    }
+
+    fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        /// As many as leave a multiprocessor all its threads.
+        const REGISTERS: u32 = 32;
+        let [block] = knobs::block_sizes(config)?;
+        Ok(Footprint {
+            threads: knobs::num_warps(config)? * WARP,
+            registers: REGISTERS,
+            smem: Bytes(0),
+            stage_bytes: Bytes(2 * u64::from(block) * problem.dtype.size_bytes()),
+        })
+    }
+
+    fn build(
         &self,
         config: &Config,
         problem: &Problem,

@@ -72,23 +72,22 @@ pub(super) struct Programs {
     pub(super) contiguous: bool,
 }
 
-/// Kernels count tiles in 32 bits, and step past the last by at most as many.
-const MOST_TILES: u64 = 1 << 30;
-
-/// The programs for `tiles` under the config's `pid_type` and `num_sm_multiplier`.
-pub(super) fn programs(config: &Config, tiles: u64, profile: &GpuProfile) -> Result<Programs, Rejection> {
-    require!(tiles <= MOST_TILES, "{tiles} tiles: at most {MOST_TILES}, larger block_sizes make fewer");
+/// Refuses a program order that is missing or has a multiplier which does nothing.
+pub(super) fn order(config: &Config) -> Result<(), Rejection> {
     let pid_type = config.pid_type.ok_or_else(|| Rejection("pid_type is missing".into()))?;
-    let count = if pid_type.is_persistent() {
-        let multiplier = needed("num_sm_multiplier", config.num_sm_multiplier)?;
-        tiles.min(u64::from(multiplier) * u64::from(profile.multiprocessors))
-    } else {
-        if let Some(multiplier) = config.num_sm_multiplier {
-            return Err(Rejection(format!("num_sm_multiplier {multiplier} has no effect with pid_type {pid_type}")));
+    match config.num_sm_multiplier {
+        multiplier if pid_type.is_persistent() => needed("num_sm_multiplier", multiplier).map(|_| ()),
+        Some(multiplier) => {
+            Err(Rejection(format!("num_sm_multiplier {multiplier} has no effect with pid_type {pid_type}")))
         }
-        tiles
-    };
-    Ok(Programs { count: count as u32, contiguous: pid_type == PidType::PersistentBlocked })
+        None => Ok(()),
+    }
+}
+
+/// The programs for `tiles` under the config's `pid_type` and `num_sm_multiplier`; more than tiles would have nothing to do.
+pub(super) fn programs(config: &Config, tiles: u64, multiprocessors: u32) -> Programs {
+    let most = config.num_sm_multiplier.map_or(tiles, |multiplier| u64::from(multiplier) * u64::from(multiprocessors));
+    Programs { count: tiles.min(most) as u32, contiguous: config.pid_type == Some(PidType::PersistentBlocked) }
 }
 
 /// Shared memory that a multiprocessor loses to each program on it (CUDA C++ Programming Guide, from compute capability 8.0).
@@ -99,13 +98,6 @@ pub(super) fn resident_by_smem(smem: Bytes, profile: &GpuProfile) -> u64 {
     profile.smem_per_multiprocessor.0 / (smem.0 + RESERVED_SMEM.0)
 }
 
-/// Programs that a multiprocessor holds at once, by their shared memory and the registers of their threads together; at
-/// least one.
-pub(super) fn resident(smem: Bytes, registers: u64, profile: &GpuProfile) -> u64 {
-    let by_registers = u64::from(profile.registers_per_multiprocessor) / registers;
-    resident_by_smem(smem, profile).min(by_registers).max(1)
-}
-
 /// A program's shared memory must fit the GPU.
 pub(super) fn fits_smem(needs: Bytes, profile: &GpuProfile) -> Result<(), Rejection> {
     require!(
@@ -113,14 +105,5 @@ pub(super) fn fits_smem(needs: Bytes, profile: &GpuProfile) -> Result<(), Reject
         "needs {needs} of shared memory, a program has {}",
         profile.smem_per_block
     );
-    Ok(())
-}
-
-/// The most scratch memory a launch may ask for.
-const MOST_WORKSPACE: Bytes = Bytes(1 << 30);
-
-/// What programs leave for each other must not crowd out the problem.
-pub(super) fn fits_workspace(needs: Bytes) -> Result<(), Rejection> {
-    require!(needs <= MOST_WORKSPACE, "the split needs {needs} of scratch memory, more than {MOST_WORKSPACE}");
     Ok(())
 }

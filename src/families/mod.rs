@@ -7,10 +7,13 @@ mod elementwise;
 mod gemm;
 mod inputs;
 mod knobs;
+mod legality;
 mod row_softmax;
-mod split;
+mod work;
 
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};
+pub use legality::{Condition, Values, is_of_knobs, knob_values, knobs_of, place, values};
+pub use work::{Axis, Footprint, Work};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
@@ -189,14 +192,53 @@ pub trait FamilySpec: Sync {
         config.without(self.launch_knobs())
     }
 
-    /// The kernel that runs `config` on `problem` on that GPU and its launch, or why there is none: they are legal or not
-    /// together. Never called for the cpu device.
-    fn program(
+    /// Which family it describes.
+    fn family(&self) -> Family;
+
+    /// Refuses a config that runs on no problem on that GPU.
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection>;
+
+    /// On which problems a config that passes [`check`](Self::check) runs: where all of these hold.
+    fn conditions(&self, config: &Config, profile: &GpuProfile) -> &'static [Condition];
+
+    /// What the work is cut along, for the models to know.
+    fn axes(&self) -> &'static [Axis];
+
+    /// What a program of a legal config takes of its multiprocessor.
+    fn footprint(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection>;
+
+    /// The kernel of a legal config and its launch.
+    fn build(
         &self,
         config: &Config,
         problem: &Problem,
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection>;
+
+    /// Whether `config` runs on `problem` on that GPU, or why not. Never called for the cpu device.
+    fn legal(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(), Rejection> {
+        self.check(config, profile)?;
+        legality::check(self.family(), self.conditions(config, profile), &values(config, problem, profile))
+    }
+
+    /// The kernel that runs `config` on `problem` on that GPU and its launch, or why there is none. Never called for the cpu
+    /// device.
+    fn program(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        self.legal(config, problem, profile)?;
+        self.build(config, problem, profile)
+    }
+
+    /// How a legal config's programs deal with `problem`: what a model predicts times from.
+    fn work(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Work, Rejection> {
+        self.legal(config, problem, profile)?;
+        let footprint = self.footprint(config, problem, profile)?;
+        Ok(Work::new(self.axes(), &footprint, config, problem, profile))
+    }
 
     /// The kernel alone.
     fn kernel(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<KernelSpec, Rejection> {

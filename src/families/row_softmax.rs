@@ -1,8 +1,12 @@
 //! Row softmax.
 
 use super::knobs::{self, Programs, WARP};
-use super::{Arg, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
-use crate::model::{Bytes, Config, Dtype, GpuProfile, Mma, Problem, Shape};
+use super::{
+    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors,
+    legality, require,
+};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem, Shape};
+use std::sync::LazyLock;
 
 pub(super) struct RowSoftmax;
 
@@ -10,9 +14,6 @@ pub(super) struct RowSoftmax;
 const VECTOR_BYTES: u64 = 16;
 /// Static shared memory of a warp of a row: its statistics, in two buffers.
 const STATISTICS_BYTES: u64 = 16;
-/// The kernel counts a row's columns, rounded up to vectors, in 32 bits.
-const MOST_COLS: u64 = (1 << 31) - 64;
-
 /// Thread blocks of the largest cluster that every GPU with clusters runs.
 const MOST_PROGRAMS: u32 = 8;
 
@@ -45,29 +46,6 @@ fn reduction_loop(config: &Config) -> Result<Option<u32>, Rejection> {
     }
 }
 
-/// Programs that share a row: the blocks of a cluster. Where the config leaves it open, the fewest that keep the row on
-/// the chip and give every multiprocessor work.
-fn split(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<u32, Rejection> {
-    let may_share = config.block_sizes == [1] && config.reduction_loops == [None];
-    let Some(split) = config.split_k else {
-        let (rows, cols) = dimensions(problem);
-        let row = Bytes(cols * problem.dtype.size_bytes());
-        let is_enough = |split: u32| {
-            row.0.div_ceil(split.into()) < profile.smem_per_block.0 / 2
-                && rows * u64::from(split) >= profile.multiprocessors.into()
-        };
-        let splits: &[u32] = if may_share && has_clusters(profile) { &[1, 2, 4, MOST_PROGRAMS] } else { &[1] };
-        return Ok(splits.iter().copied().find(|split| is_enough(*split)).unwrap_or(splits[splits.len() - 1]));
-    };
-    require!(
-        split.is_power_of_two() && split <= MOST_PROGRAMS,
-        "split_k {split} is not a power of two up to {MOST_PROGRAMS}"
-    );
-    require!(split == 1 || has_clusters(profile), "split_k {split}: {} has no thread block clusters", profile.arch);
-    require!(split == 1 || may_share, "split_k {split}: programs share one row at a time, and the whole of it");
-    Ok(split)
-}
-
 /// Thread block clusters came with `sm_90`.
 fn has_clusters(profile: &GpuProfile) -> bool {
     let digits: String = profile.arch.chars().filter(char::is_ascii_digit).collect();
@@ -83,7 +61,7 @@ fn vectors_in_registers(share: u64, lanes: u64, width: u64, warps: u32) -> Optio
     [1, 2, 3, 4, 6, 8].into_iter().find(enough)
 }
 
-/// Where a row is kept while it is worked on.
+/// Where a row is kept while it is worked on, which follows from its length.
 struct Place {
     /// Vectors a lane has in registers, or 0.
     vectors: u64,
@@ -94,56 +72,100 @@ struct Place {
     smem: Bytes,
 }
 
-fn place(config: &Config, problem: &Problem, tile_rows: u32, warps: u32, split: u32) -> Result<Place, Rejection> {
-    let (_, cols) = dimensions(problem);
-    let width = vector_width(problem.dtype);
-    let lanes = u64::from(warps * WARP / tile_rows);
-    let slots = |count: u32, share| Bytes(u64::from(tile_rows) * u64::from(count) * share * VECTOR_BYTES);
-    if let Some(chunk) = reduction_loop(config)? {
-        let share = u64::from(chunk) / width;
-        require!(
-            u64::from(chunk).is_multiple_of(width) && share >= lanes,
-            "reduction_loops [{chunk}] is not whole vectors of {width} columns for {lanes} threads a row"
-        );
-        let stages = knobs::needed("num_stages", config.num_stages)?;
-        return Ok(Place { vectors: 0, stages, share, smem: slots(stages, share) });
-    }
-    if let Some(stages) = config.num_stages {
-        return Err(Rejection(format!("num_stages {stages} has no effect on a whole row")));
-    }
-    let share = window_vectors(cols, width).div_ceil(split.into());
-    Ok(match vectors_in_registers(share, lanes, width, warps) {
-        Some(vectors) => Place { vectors, stages: 0, share, smem: Bytes(0) },
-        None => Place { vectors: 0, stages: 0, share, smem: slots(1, share) },
-    })
+/// The knobs of a config.
+struct Knobs {
+    tile_rows: u32,
+    warps: u32,
+    /// Programs that share a row: the blocks of a cluster.
+    split: u32,
+    /// Columns of a step where the row is looped over, and slots of the ring that steps go through.
+    looped: Option<[u32; 2]>,
 }
 
-/// The kernel and its launch, which are legal or not together.
+impl Knobs {
+    fn new(config: &Config) -> Result<Self, Rejection> {
+        let [tile_rows] = knobs::block_sizes(config)?;
+        let warps = knobs::num_warps(config)?;
+        let split = knobs::needed("split_k", config.split_k)?;
+        require!(tile_rows.is_power_of_two(), "block_sizes [{tile_rows}] is not a power of two");
+        require!(
+            tile_rows <= warps * WARP,
+            "block_sizes [{tile_rows}] gives {} threads more rows than one each",
+            warps * WARP
+        );
+        let looped = match (reduction_loop(config)?, config.num_stages) {
+            (Some(chunk), stages) => Some([chunk, knobs::needed("num_stages", stages)?]),
+            (None, Some(stages)) => return Err(Rejection(format!("num_stages {stages} has no effect on a whole row"))),
+            (None, None) => None,
+        };
+        require!(
+            looped.is_none() || tile_rows <= warps,
+            "block_sizes [{tile_rows}] with {warps} warps: rows that are looped over need a warp each"
+        );
+        require!(
+            split.is_power_of_two() && split <= MOST_PROGRAMS,
+            "split_k {split} is not a power of two up to {MOST_PROGRAMS}"
+        );
+        let may_share = tile_rows == 1 && looped.is_none();
+        require!(split == 1 || may_share, "split_k {split}: programs share one row at a time, and the whole of it");
+        Ok(Self { tile_rows, warps, split, looped })
+    }
+
+    fn place(&self, problem: &Problem) -> Place {
+        let (_, cols) = dimensions(problem);
+        let width = vector_width(problem.dtype);
+        let lanes = u64::from(self.warps * WARP / self.tile_rows);
+        let slots = |count: u32, share| Bytes(u64::from(self.tile_rows) * u64::from(count) * share * VECTOR_BYTES);
+        if let Some([chunk, stages]) = self.looped {
+            let share = u64::from(chunk) / width;
+            return Place { vectors: 0, stages, share, smem: slots(stages, share) };
+        }
+        let share = window_vectors(cols, width).div_ceil(self.split.into());
+        match vectors_in_registers(share, lanes, width, self.warps) {
+            Some(vectors) => Place { vectors, stages: 0, share, smem: Bytes(0) },
+            None => Place { vectors: 0, stages: 0, share, smem: slots(1, share) },
+        }
+    }
+
+    /// Static shared memory: the statistics of a row's warps.
+    fn statistics(&self) -> Bytes {
+        Bytes(u64::from(self.warps * self.split) * STATISTICS_BYTES)
+    }
+}
+
+/// The kernel counts a row's columns, rounded up to vectors, in 32 bits.
+const COLUMNS: (&str, &str) = ("cols <= 2147483584", "columns are counted in 32 bits");
+const TILES: (&str, &str) = (
+    "ceil_div(rows, block_sizes[0]) * split_k < 1073741824",
+    "tiles are counted in 32 bits, larger block_sizes make fewer",
+);
+const WHOLE_VECTORS: (&str, &str) = (
+    "reduction_loops[0] * element_bytes % 16 == 0 && reduction_loops[0] * element_bytes / 16 >= num_warps * 32 / block_sizes[0]",
+    "a step must be whole vectors of 16 bytes, one or more for each thread of the row",
+);
+const RING: (&str, &str) = (
+    "block_sizes[0] * num_stages * reduction_loops[0] * element_bytes + num_warps * 16 <= smem_per_block",
+    "the ring needs more shared memory than a program has",
+);
+/// In registers, 32 values of a lane at most, or 24 of a lane of 32 warps; else in shared memory.
+const WHOLE_ROWS: (&str, &str) = (
+    "ceil_div(ceil_div(cols + (16 / element_bytes - 1) * (cols * element_bytes % 16 != 0), 16 / element_bytes), split_k) \
+     * (16 / element_bytes) <= num_warps * 32 / block_sizes[0] * (32 - 8 * (num_warps == 32)) \
+     || block_sizes[0] <= num_warps && block_sizes[0] * 16 \
+     * ceil_div(ceil_div(cols + (16 / element_bytes - 1) * (cols * element_bytes % 16 != 0), 16 / element_bytes), split_k) \
+     + num_warps * split_k * 16 <= smem_per_block",
+    "whole rows fit neither the registers nor, with a warp each, the shared memory",
+);
+
+/// The kernel of a legal config and its launch.
 fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
-    knobs::mma(config, Mma::Simt)?;
-    let known = ["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "reduction_loops", "split_k"];
-    knobs::only(config, &known)?;
-    let [tile_rows] = knobs::block_sizes(config)?;
-    let warps = knobs::num_warps(config)?;
-    let split = split(config, problem, profile)?;
+    let knobs = Knobs::new(config)?;
+    let Place { vectors, stages, share, smem } = knobs.place(problem);
+    let Knobs { tile_rows, warps, split, .. } = knobs;
     let (rows, cols) = dimensions(problem);
-    require!(tile_rows.is_power_of_two(), "block_sizes [{tile_rows}] is not a power of two");
-    require!(
-        tile_rows <= warps * WARP,
-        "block_sizes [{tile_rows}] gives {} threads more rows than one each",
-        warps * WARP
-    );
-    require!(cols <= MOST_COLS, "cols = {cols}: at most {MOST_COLS}");
-    let Place { vectors, stages, share, smem } = place(config, problem, tile_rows, warps, split)?;
-    require!(
-        vectors > 0 || tile_rows <= warps,
-        "block_sizes [{tile_rows}] with {warps} warps: rows of {cols} columns need a warp each"
-    );
-    let statistics = Bytes(u64::from(warps * split) * STATISTICS_BYTES);
-    knobs::fits_smem(Bytes(smem.0 + statistics.0), profile)?;
     let width = vector_width(problem.dtype);
-    let clusters = GpuProfile { multiprocessors: profile.multiprocessors / split, ..profile.clone() };
-    let Programs { count, contiguous } = knobs::programs(config, rows.div_ceil(tile_rows.into()), &clusters)?;
+    let tiles = rows.div_ceil(tile_rows.into());
+    let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors / split);
 
     let kernel = KernelSpec {
         source: "row_softmax.cu",
@@ -201,7 +223,51 @@ impl FamilySpec for RowSoftmax {
         &["num_sm_multiplier", "pid_type"]
     }
 
-    fn program(
+    fn family(&self) -> Family {
+        Family::RowSoftmax
+    }
+
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::mma(config, Mma::Simt)?;
+        let known = ["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "reduction_loops", "split_k"];
+        knobs::only(config, &known)?;
+        knobs::order(config)?;
+        let Knobs { split, .. } = Knobs::new(config)?;
+        require!(split == 1 || has_clusters(profile), "split_k {split}: {} has no thread block clusters", profile.arch);
+        Ok(())
+    }
+
+    fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        static WHOLE: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::RowSoftmax, [COLUMNS, TILES, WHOLE_ROWS]));
+        static LOOPED: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::RowSoftmax, [COLUMNS, TILES, WHOLE_VECTORS, RING]));
+        if config.reduction_loops == [None] { &WHOLE } else { &LOOPED }
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        static AXES: LazyLock<[Axis; 2]> = LazyLock::new(|| {
+            let step = "reduction_loops[0] + (reduction_loops[0] == 0) * ceil_div(cols, split_k)";
+            [("rows", "block_sizes[0]", false), ("cols", step, true)]
+                .map(|(extent, block, is_reduced)| Axis::new(Family::RowSoftmax, extent, block, is_reduced))
+        });
+        AXES.as_slice()
+    }
+
+    fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        /// As many as leave room for 32 warps a multiprocessor, which rows in registers are held to.
+        const REGISTERS: u32 = 64;
+        let knobs = Knobs::new(config)?;
+        let Place { share, smem, .. } = knobs.place(problem);
+        Ok(Footprint {
+            threads: knobs.warps * WARP,
+            registers: REGISTERS,
+            smem: Bytes(smem.0 + knobs.statistics().0),
+            stage_bytes: Bytes(u64::from(knobs.tile_rows) * share * VECTOR_BYTES),
+        })
+    }
+
+    fn build(
         &self,
         config: &Config,
         problem: &Problem,
@@ -258,7 +324,7 @@ impl FamilySpec for RowSoftmax {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Family, PidType};
+    use crate::model::PidType;
 
     fn problem(rows: i64, cols: i64, dtype: Dtype) -> Problem {
         Problem::new(Family::RowSoftmax, &[("rows", rows), ("cols", cols)], dtype).unwrap()
@@ -357,22 +423,32 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_splits_rows_that_are_few_or_too_long_for_one_program() {
-        let open = Config { split_k: None, ..whole_row(1, 16) };
-        let cluster = |rows, cols| launch(&open, rows, cols, Dtype::Bf16).unwrap().cluster;
-        assert_eq!(cluster(4096, 8192), 1);
-        assert_eq!(cluster(4096, 131_072), 4);
-        assert_eq!(cluster(40, 8192), 4);
-        assert_eq!(cluster(1, 128_256), 8);
-    }
-
-    #[test]
     fn a_row_too_long_for_shared_memory_must_be_looped_over_or_shared() {
         let refused = launch(&split_row(1, 32), 4096, 131_072, Dtype::Bf16).unwrap_err().0;
-        assert!(refused.contains("256 KiB") && refused.contains("227 KiB"), "{refused}");
+        assert!(refused.contains("shared memory") && refused.contains("cols = 131072"), "{refused}");
         assert!(launch(&split_row(2, 16), 4096, 131_072, Dtype::Bf16).is_ok());
         let launch = launch(&looped(8192, 32, 2), 4096, 131_072, Dtype::Bf16).unwrap();
         assert_eq!(launch.args[4..6], [Arg::I32(1024), Arg::I32(16)]);
+    }
+
+    #[test]
+    fn whole_rows_are_refused_where_neither_registers_nor_shared_memory_have_room() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let mut verdicts = [0, 0];
+        for cols in (1..200_000).step_by(977) {
+            for (rows, warps, split) in [(1, 32, 1), (1, 8, 4), (4, 4, 1), (16, 4, 1), (1, 16, 8), (2, 32, 1)] {
+                for dtype in Dtype::ALL {
+                    let config = Config { split_k: Some(split), ..whole_row(rows, warps) };
+                    let knobs = Knobs::new(&config).unwrap();
+                    let place = knobs.place(&problem(64, cols, dtype));
+                    let needs = place.smem.0 + knobs.statistics().0;
+                    let fits = place.vectors > 0 || (rows <= warps && needs <= h200.smem_per_block.0);
+                    assert_eq!(launch(&config, 64, cols, dtype).is_ok(), fits, "{config} on {cols} columns of {dtype}");
+                    verdicts[usize::from(fits)] += 1;
+                }
+            }
+        }
+        assert!(verdicts.iter().all(|count| *count > 100), "{verdicts:?}");
     }
 
     #[test]
@@ -388,10 +464,13 @@ mod tests {
         assert!(refused(Config { num_stages: Some(2), ..whole_row(1, 4) }).contains("num_stages 2"));
         assert!(refused(Config { num_stages: None, ..looped(4096, 4, 1) }).contains("num_stages"));
         assert!(refused(Config { reduction_loops: vec![], ..whole_row(1, 4) }).contains("reduction_loops"));
-        assert!(refused(looped(128, 1, 2)).contains("[128]"));
+        assert!(refused(looped(128, 1, 2)).contains("reduction_loops[0] = 128"));
+        assert!(refused(Config { split_k: None, ..whole_row(1, 4) }).contains("split_k is missing"));
         assert!(refused(Config { l2_groupings: vec![8], ..whole_row(1, 4) }).contains("l2_groupings"));
         assert!(refused(whole_row(64, 1)).contains("[64]"));
         assert!(launch(&whole_row(4, 2), 64, 4096, Dtype::Bf16).unwrap_err().0.contains("a warp each"));
+        let four_rows = Config { block_sizes: vec![4], ..looped(4096, 2, 2) };
+        assert!(refused(four_rows).contains("a warp each"));
         assert!(refused(whole_row(3, 4)).contains("[3]"));
     }
 

@@ -20,6 +20,7 @@ mod buckets;
 mod builtin;
 mod document;
 mod entry;
+mod expression;
 mod load;
 mod lookup;
 mod materialize;
@@ -35,6 +36,7 @@ pub use builtin::{builtin_document, builtin_names};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
 #[cfg(feature = "harness")]
 pub(crate) use entry::by_rank;
+pub use expression::Expression;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
 pub use materialize::{Knob, Space, materialize};
 pub use signature::{Signature, Tensor};

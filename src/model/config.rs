@@ -47,11 +47,13 @@ pub enum Mma {
     Wgmma,
     /// Blackwell's `tcgen05`.
     Tcgen05,
+    /// Warp-wide `mma.sync` on tiles that Hopper's copy engine (TMA) loads.
+    MmaSyncTma,
 }
 
 impl Mma {
-    /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05];
+    /// Every kind; the C interface counts them in this order.
+    pub const ALL: [Self; 5] = [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma];
 
     /// The name in configs and the kind's table in a plan.
     pub const fn name(self) -> &'static str {
@@ -60,17 +62,18 @@ impl Mma {
             Self::MmaSync => "mma_sync",
             Self::Wgmma => "wgmma",
             Self::Tcgen05 => "tcgen05",
+            Self::MmaSyncTma => "mma_sync_tma",
         }
     }
 
-    /// The kinds that an architecture such as `sm_90a` runs.
+    /// The kinds that an architecture such as `sm_90a` runs, the most capable last.
     pub fn of_arch(arch: &str) -> Vec<Self> {
-        let own = match arch {
-            "sm_90a" => Some(Self::Wgmma),
-            "sm_100a" | "sm_103a" => Some(Self::Tcgen05),
-            _ => None,
+        let own: &[Self] = match arch {
+            "sm_90a" => &[Self::MmaSyncTma, Self::Wgmma],
+            "sm_100a" | "sm_103a" => &[Self::Tcgen05],
+            _ => &[],
         };
-        [Self::Simt, Self::MmaSync].into_iter().chain(own).collect()
+        [Self::Simt, Self::MmaSync].iter().chain(own).copied().collect()
     }
 }
 
@@ -82,11 +85,9 @@ serde_by_name!(Mma);
 #[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Tile extents; their meaning is the family's (elements, or packed bytes along a packed k). Kernels that deal out a
-    /// problem's rows evenly have no more rows in a tile than this says.
+    /// Tile extents; their meaning is the family's (elements, or packed bytes along a packed k).
     pub block_sizes: Vec<u32>,
-    /// Tiles along m that share a column band, so that they meet in L2 (one entry); absent where the launch chooses by the
-    /// problem.
+    /// Tiles along m that share a column band, so that they meet in L2 (one entry).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub l2_groupings: Vec<u32>,
     /// The instructions that do the arithmetic.
@@ -109,7 +110,7 @@ pub struct Config {
     /// Columns of one step of a row reduction; null means the whole row at once (one entry).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reduction_loops: Vec<Option<u32>>,
-    /// Programs that share the reduction dimension of one tile; absent where the launch chooses by the problem.
+    /// Programs that share the reduction dimension of one tile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_k: Option<u32>,
 }

@@ -101,20 +101,48 @@ impl Plan {
         self.spaces(profile).into_iter().map(|space| space.default.clone()).collect()
     }
 
-    /// Every config of the spaces on one problem, defaults first, then in the order of the axes.
-    pub fn candidates(&self, problem: &Problem, profile: &GpuProfile) -> Vec<Candidate> {
-        let mut configs = self.defaults(profile);
-        for space in self.spaces(profile) {
-            configs.extend(space.configs.iter().filter(|config| **config != space.default).cloned());
+    /// The configs worth trying on one problem, defaults first, then in the order of the axes.
+    pub fn configs(&self, problem: &Problem, profile: &GpuProfile) -> Vec<&Config> {
+        let spaces = self.spaces(profile);
+        let suits = |space: &Space, config: &Config| {
+            *config != space.default && space.suits(&families::values(config, problem, profile))
+        };
+        let mut configs: Vec<&Config> = spaces.iter().map(|space| &space.default).collect();
+        for space in spaces {
+            configs.par_extend(space.configs.par_iter().filter(|config| suits(space, config)));
         }
-        let fits = families::spec(problem.family).fits_memory(problem);
-        configs.into_par_iter().map(|config| candidate_if(&fits, config, problem, profile)).collect()
+        configs
     }
+
+    /// Those of them that run.
+    pub fn legal_configs(&self, problem: &Problem, profile: &GpuProfile) -> Vec<&Config> {
+        if fits(problem).is_err() {
+            return Vec::new();
+        }
+        let spec = families::spec(problem.family);
+        let runs = |config: &&Config| {
+            let verdict =
+                if profile.is_cpu() { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
+            verdict.is_ok()
+        };
+        self.configs(problem, profile).into_par_iter().filter(runs).collect()
+    }
+
+    /// All that are worth trying on one problem, in the same order, with how they run or why they do not.
+    pub fn candidates(&self, problem: &Problem, profile: &GpuProfile) -> Vec<Candidate> {
+        let fits = fits(problem);
+        let configs = self.configs(problem, profile).into_par_iter();
+        configs.map(|config| candidate_if(&fits, config.clone(), problem, profile)).collect()
+    }
+}
+
+fn fits(problem: &Problem) -> Result<(), Rejection> {
+    families::spec(problem.family).fits_memory(problem)
 }
 
 /// Looks up how `config` runs on `problem`.
 pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
-    candidate_if(&families::spec(problem.family).fits_memory(problem), config, problem, profile)
+    candidate_if(&fits(problem), config, problem, profile)
 }
 
 /// The same, where it is known whether the problem `fits` any device.
@@ -161,7 +189,7 @@ mod tests {
             let defaults = plan.defaults(&GpuProfile::by_name(gpu).unwrap());
             defaults.into_iter().map(|config| config.mma.unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(kinds("h200"), [Mma::Wgmma]);
+        assert_eq!(kinds("h200"), [Mma::MmaSyncTma, Mma::Wgmma]);
         assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05]);
         assert_eq!(kinds("a100"), [Mma::MmaSync]);
     }

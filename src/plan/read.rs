@@ -1,7 +1,10 @@
 //! Reading plans and shapes files, with the line of whatever is wrong.
 
+use super::space::Exclusion;
 use super::{Plan, Space, space};
 use crate::error::{Error, Result};
+use crate::families;
+use crate::heuristics::Expression;
 use crate::model::{Config, Dtype, Family, Problem};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -50,9 +53,17 @@ struct RawSpace {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawExclusion {
-    when: Map<String, Value>,
+    when: When,
     #[serde(rename = "reason")]
     _reason: String,
+}
+
+/// What is excluded: configs with any of the values that every field lists, or for which an expression holds.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum When {
+    Pattern(Map<String, Value>),
+    Condition(String),
 }
 
 /// The text being read and what to call it.
@@ -97,17 +108,35 @@ impl Source<'_> {
             .map_err(|error| self.error(self.text.find(&format!("[space.{kind}")).unwrap_or(0), error))?;
         let default = space::config(raw.default.get_ref(), &kind_field)
             .map_err(|error| self.error(raw.default.span().start, error))?;
-        let exclusions: Vec<_> = raw.exclude.iter().map(|exclusion| &exclusion.get_ref().when).collect();
+        let (of_knobs, of_problems): (Vec<Expression>, Vec<Expression>) =
+            self.conditions(family, &raw.exclude)?.into_iter().partition(families::is_of_knobs);
+        let patterns = raw.exclude.iter().filter_map(|exclusion| match &exclusion.get_ref().when {
+            When::Pattern(fields) => Some((exclusion.span().start, fields)),
+            When::Condition(_) => None,
+        });
+        let mut exclusions: Vec<_> = of_knobs.iter().map(Exclusion::Condition).collect();
+        for (at, fields) in patterns {
+            space::check_fields(fields).map_err(|error| self.error(at, error))?;
+            exclusions.push(Exclusion::Pattern(fields));
+        }
         let configs = space::expand(raw.axes.get_ref(), &exclusions, &kind_field)
             .map_err(|error| self.error(raw.axes.span().start, error))?;
-        for exclusion in &raw.exclude {
-            space::check_fields(&exclusion.get_ref().when)
-                .map_err(|error| self.error(exclusion.span().start, error))?;
-        }
         let problems = raw.problem.as_deref().map(|raw| self.problems(family, raw)).transpose()?;
         let mma = |name: &Spanned<String>| name.get_ref().parse().map_err(|error| self.error(name.span().start, error));
         let superseded_by = raw.superseded_by.as_ref().map(mma).transpose()?;
-        Ok(Space { default, configs, superseded_by, problems })
+        Ok(Space { default, configs, exclusions: of_problems, superseded_by, problems })
+    }
+
+    /// The exclusions that are expressions.
+    fn conditions(&self, family: Family, raw: &[Spanned<RawExclusion>]) -> Result<Vec<Expression>> {
+        let condition = |exclusion: &Spanned<RawExclusion>| match &exclusion.get_ref().when {
+            When::Pattern(_) => None,
+            When::Condition(text) => Some(
+                Expression::parse(text, &|name| families::place(family, name))
+                    .map_err(|error| self.error(exclusion.span().start, error)),
+            ),
+        };
+        raw.iter().filter_map(condition).collect()
     }
 }
 
@@ -138,10 +167,10 @@ pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
     Ok(plan.problems)
 }
 
-/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) and `"auto"` (the launch decides) stand for it.
+/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
 pub(super) fn without_words(value: &Value) -> Value {
     match value {
-        Value::String(text) if text == "whole" || text == "auto" => Value::Null,
+        Value::String(text) if text == "whole" => Value::Null,
         Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
         other => other.clone(),
     }

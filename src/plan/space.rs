@@ -3,6 +3,8 @@
 use super::PlannedProblem;
 use super::read::{config_from, without_words};
 use crate::error::{Error, Result};
+use crate::families::{self, Values};
+use crate::heuristics::Expression;
 use crate::model::{Config, GpuProfile, Mma, PidType};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -14,10 +16,64 @@ pub struct Space {
     pub default: Config,
     /// Every config, in the order of the axes, without duplicates.
     pub configs: Vec<Config>,
+    /// What is not worth trying on a problem, though it is legal: where one of these holds.
+    pub exclusions: Vec<Expression>,
     /// A GPU with these instructions does without this space: it was swept beside theirs, and none of its configs won.
     pub superseded_by: Option<Mma>,
     /// Problems of its own, in place of the plan's.
     pub problems: Option<Vec<PlannedProblem>>,
+}
+
+impl Space {
+    /// Whether a config with these values is worth trying on its problem.
+    pub(super) fn suits(&self, values: &Values) -> bool {
+        !self.exclusions.iter().any(|exclusion| exclusion.holds(values))
+    }
+}
+
+/// What is left out of the product of the axes, whatever the problem.
+pub(super) enum Exclusion<'a> {
+    /// Configs that have one of the values that each of these fields lists.
+    Pattern(&'a Map<String, Value>),
+    /// Configs for whose knobs this holds.
+    Condition(&'a Expression),
+}
+
+/// The same, ready to be compared with configs that have all of these fields.
+struct Ready<'a> {
+    fields: Vec<&'a str>,
+    test: Test<'a>,
+}
+
+enum Test<'a> {
+    /// For each field, configs that have one of its values and nothing else.
+    Pattern(Vec<Vec<Config>>),
+    Condition(&'a Expression),
+}
+
+impl<'a> Ready<'a> {
+    fn new(exclusion: &Exclusion<'a>) -> Result<Self> {
+        match *exclusion {
+            Exclusion::Pattern(when) => {
+                let alternatives = |(name, values): (&String, &Value)| {
+                    list(name, values)?.iter().map(|value| only(name, &any_as_zero(value))).collect()
+                };
+                let test = Test::Pattern(when.iter().map(alternatives).collect::<Result<_>>()?);
+                Ok(Self { fields: when.keys().map(String::as_str).collect(), test })
+            }
+            Exclusion::Condition(when) => Ok(Self { fields: families::knobs_of(when), test: Test::Condition(when) }),
+        }
+    }
+
+    fn excludes(&self, config: &Config) -> bool {
+        match &self.test {
+            Test::Pattern(alternatives) => {
+                let mut fields = self.fields.iter().zip(alternatives);
+                fields.all(|(name, values)| values.iter().any(|value| alike(value, config, name)))
+            }
+            Test::Condition(expression) => expression.holds(&families::knob_values(config)),
+        }
+    }
 }
 
 /// The fields that a space's kind puts into each of its configs: `mma`, but for the cpu.
@@ -52,46 +108,68 @@ pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value
     Ok(drop_idle_knobs(config_from(all)?))
 }
 
-/// All configs of the axes. Each axis lists the values of its field; `block_sizes` lists values for each position.
+/// All configs of the axes. Each axis lists the values of its field; `block_sizes` lists values for each position. What a kernel is
+/// compiled for varies slowest.
 pub(super) fn expand(
     axes: &Map<String, Value>,
-    exclusions: &[&Map<String, Value>],
+    exclusions: &[Exclusion],
     kind_field: &Map<String, Value>,
 ) -> Result<Vec<Config>> {
     check_fields(axes)?;
-    let mut partial = vec![Map::new()];
-    let mut pending = exclusions.to_vec();
-    for (name, candidates) in axes {
-        let mut values = list(name, candidates)?.clone();
-        if name == "block_sizes" {
-            values = positions(&values)?;
-        }
-        partial = partial
-            .iter()
-            .flat_map(|fields| {
-                values.iter().map(move |value| {
-                    let mut fields: Map<String, Value> = fields.clone();
-                    fields.insert(name.clone(), value.clone());
-                    fields
-                })
-            })
-            .collect();
+    let mut pending = exclusions.iter().map(Ready::new).collect::<Result<Vec<_>>>()?;
+    let mut configs = vec![config(&Map::from_iter([("block_sizes".into(), Value::Array(vec![]))]), kind_field)?];
+    let mut known: Vec<&str> = Config::FIELDS.into_iter().filter(|field| !axes.contains_key(*field)).collect();
+    let compiled = ["block_sizes", "num_warps", "num_stages", "reduction_loops", "pid_type"];
+    let others = Config::FIELDS.into_iter().filter(|field| !compiled.contains(field));
+    for name in compiled.into_iter().chain(others) {
+        let Some(candidates) = axes.get(name) else { continue };
+        let values = list(name, candidates)?;
+        let values = if name == "block_sizes" { positions(values)? } else { values.clone() };
+        let values = values.iter().map(|value| only(name, value)).collect::<Result<Vec<_>>>()?;
+        known.push(name);
         // Excluded as soon as it is known, so that what is left stays small.
-        let is_known = |field: &String| {
-            partial.first().is_some_and(|fields| fields.contains_key(field)) || !axes.contains_key(field)
-        };
-        let known: Vec<_> = pending.extract_if(.., |when| when.keys().all(is_known)).collect();
-        partial.retain(|fields: &Map<String, Value>| !known.iter().any(|when| matches(fields, when)));
+        let ready: Vec<_> =
+            pending.extract_if(.., |when| when.fields.iter().all(|field| known.contains(field))).collect();
+        let extended = configs.iter().flat_map(|config| {
+            values.iter().map(|value| {
+                let mut config = config.clone();
+                set(&mut config, value, name);
+                drop_idle_knobs(config)
+            })
+        });
+        configs = extended.filter(|config| !ready.iter().any(|when| when.excludes(config))).collect();
+        configs.dedup();
+    }
+    if !axes.contains_key("block_sizes") {
+        return Err(Error::usage("axis 'block_sizes' is missing"));
     }
     let mut seen = BTreeSet::new();
-    let mut configs = Vec::new();
-    for fields in &partial {
-        let config = config(fields, kind_field)?;
-        if seen.insert(config.clone()) {
-            configs.push(config);
-        }
-    }
+    configs.retain(|config| seen.insert(config.clone()));
     Ok(configs)
+}
+
+/// A config with this field alone.
+fn only(name: &str, value: &Value) -> Result<Config> {
+    let mut fields = Map::from_iter([("block_sizes".into(), Value::Array(vec![]))]);
+    fields.insert(name.into(), without_words(value));
+    fields.retain(|_, value| !value.is_null());
+    config_from(fields)
+}
+
+/// Takes a field over from another config.
+fn set(config: &mut Config, from: &Config, name: &str) {
+    match name {
+        "block_sizes" => config.block_sizes.clone_from(&from.block_sizes),
+        "l2_groupings" => config.l2_groupings.clone_from(&from.l2_groupings),
+        "mma" => config.mma = from.mma,
+        "num_sm_multiplier" => config.num_sm_multiplier = from.num_sm_multiplier,
+        "num_stages" => config.num_stages = from.num_stages,
+        "num_warps" => config.num_warps = from.num_warps,
+        "pid_type" => config.pid_type = from.pid_type,
+        "reduction_loops" => config.reduction_loops.clone_from(&from.reduction_loops),
+        "split_k" => config.split_k = from.split_k,
+        _ => {}
+    }
 }
 
 fn list<'a>(name: &str, value: &'a Value) -> Result<&'a Vec<Value>> {
@@ -118,21 +196,32 @@ fn positions(candidates: &[Value]) -> Result<Vec<Value>> {
     Ok(lists.into_iter().map(Value::Array).collect())
 }
 
-/// Whether every field of `when` lists the config's value; `"*"` within a value stands for anything.
-fn matches(fields: &Map<String, Value>, when: &Map<String, Value>) -> bool {
-    when.iter().all(|(name, values)| {
-        let value = fields.get(name).unwrap_or(&Value::Null);
-        values.as_array().is_some_and(|values| values.iter().any(|pattern| alike(pattern, value)))
-    })
+/// `"*"` in a pattern of `block_sizes` stands for any; no block is of size 0.
+fn any_as_zero(value: &Value) -> Value {
+    match value {
+        Value::String(any) if any == "*" => 0.into(),
+        Value::Array(values) => Value::Array(values.iter().map(any_as_zero).collect()),
+        other => other.clone(),
+    }
 }
 
-fn alike(pattern: &Value, value: &Value) -> bool {
-    match (pattern, value) {
-        (Value::String(any), _) if any == "*" => true,
-        (Value::Array(patterns), Value::Array(values)) => {
-            patterns.len() == values.len() && patterns.iter().zip(values).all(|(pattern, value)| alike(pattern, value))
+/// Whether a config's field has the value of a pattern's.
+fn alike(pattern: &Config, config: &Config, name: &str) -> bool {
+    match name {
+        "block_sizes" => {
+            let (patterns, sizes) = (&pattern.block_sizes, &config.block_sizes);
+            patterns.len() == sizes.len()
+                && patterns.iter().zip(sizes).all(|(pattern, size)| *pattern == 0 || pattern == size)
         }
-        _ => pattern == value,
+        "l2_groupings" => pattern.l2_groupings == config.l2_groupings,
+        "mma" => pattern.mma == config.mma,
+        "num_sm_multiplier" => pattern.num_sm_multiplier == config.num_sm_multiplier,
+        "num_stages" => pattern.num_stages == config.num_stages,
+        "num_warps" => pattern.num_warps == config.num_warps,
+        "pid_type" => pattern.pid_type == config.pid_type,
+        "reduction_loops" => pattern.reduction_loops == config.reduction_loops,
+        "split_k" => pattern.split_k == config.split_k,
+        _ => false,
     }
 }
 
@@ -154,7 +243,7 @@ mod tests {
     fn expand_text(axes: &str, exclude: &str) -> Result<Vec<Config>> {
         let axes: Map<String, Value> = toml::from_str(axes).unwrap();
         let when: Map<String, Value> = toml::from_str(exclude).unwrap();
-        let exclusions: Vec<_> = if when.is_empty() { vec![] } else { vec![&when] };
+        let exclusions: Vec<_> = if when.is_empty() { vec![] } else { vec![Exclusion::Pattern(&when)] };
         expand(&axes, &exclusions, &kind_field("mma_sync").unwrap())
     }
 
@@ -177,11 +266,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_the_launch_is_absent() {
-        let axes = "block_sizes = [[16], [32], [64]]\nl2_groupings = ['auto', [8]]\nsplit_k = ['auto', 2]";
-        let configs = expand_text(axes, "").unwrap();
-        let left = configs.iter().filter(|config| config.l2_groupings.is_empty() && config.split_k.is_none());
-        assert_eq!((configs.len(), left.count()), (4, 1));
+    fn nothing_is_left_to_the_launch() {
+        let error = expand_text("block_sizes = [[16], [32], [64]]\nsplit_k = ['auto', 2]", "").unwrap_err().to_string();
+        assert!(error.contains("auto"), "{error}");
     }
 
     #[test]

@@ -191,7 +191,8 @@ mod tests {
                 configs.push(config(block, 8, step));
             }
         }
-        let space = Space { default: config(1, 8, None), configs, superseded_by: None, problems: None };
+        let space =
+            Space { default: config(1, 8, None), configs, exclusions: vec![], superseded_by: None, problems: None };
         let trials = [
             // Clearly best at the last block; the search's lucky time does not count where there was a final.
             trial(1, config(4, 8, None), Stage::Final, 10.0),
@@ -221,6 +222,7 @@ mod tests {
         let space = Space {
             default: config(1, 8, None),
             configs: vec![config(1, 8, None), config(2, 8, None)],
+            exclusions: vec![],
             superseded_by: None,
             problems: None,
         };

@@ -1,34 +1,31 @@
 //! Attention by warp-wide products, for any tensor-core GPU: `kernels/attention.cu`.
 
 use super::super::knobs::{self, Programs, WARP};
-use super::super::split::Reduction;
-use super::super::{Arg, KernelSpec, Launch, Rejection, require};
-use super::{Dimensions, FRAGMENT, MOST_PARTS, SPLIT_COST, Split};
-use crate::model::{Bytes, Config, GpuProfile};
+use super::super::{Arg, Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
+use super::{Dimensions, FRAGMENT, HEAD, POSITIONS, Split, TILES};
+use crate::model::{Bytes, Config, Family, GpuProfile};
+use std::sync::LazyLock;
 
-/// Registers an instruction can name.
-const MOST_REGISTERS: u32 = 255;
 /// Elements that a row in shared memory is longer than a head.
 const ROW_PADDING: u32 = 8;
-/// Registers of a thread, about, of the kernels that the cost of splitting was fitted to.
-const USUAL_REGISTERS: u64 = 168;
+/// Registers that an instruction can name.
+const MOST_REGISTERS: u32 = 255;
+
 /// Static shared memory: whether this program is the last of its splits.
 const FLAG_BYTES: u64 = 16;
 
 /// How a program's warps share out a block: `kernels/attention.cu` works out the same from its macros.
-struct Tiling {
+pub(super) struct Tiling {
     block_q: u32,
     block_kv: u32,
     warps: u32,
     stages: u32,
-    head: u32,
     kv_warps: u32,
-    fragments_per_warp: u32,
-    keys_per_warp: u32,
 }
 
 impl Tiling {
-    fn new(config: &Config, head: u32) -> Result<Self, Rejection> {
+    /// The config's tiling, if its warps can share it out.
+    pub(super) fn new(config: &Config) -> Result<Self, Rejection> {
         let [one, block_q, block_kv] = knobs::block_sizes(config)?;
         let warps = knobs::num_warps(config)?;
         let stages = knobs::needed("num_stages", config.num_stages)?;
@@ -46,73 +43,82 @@ impl Tiling {
             block_kv.is_multiple_of(FRAGMENT * kv_warps),
             "{kv_warps} warps cannot share {block_kv} keys evenly in parts of {FRAGMENT}"
         );
-        let (fragments_per_warp, keys_per_warp) = (fragments / q_warps, block_kv / kv_warps);
-        Ok(Self { block_q, block_kv, warps, stages, head, kv_warps, fragments_per_warp, keys_per_warp })
+        Ok(Self { block_q, block_kv, warps, stages, kv_warps })
     }
 
     /// Dynamic shared memory: queries and the ring of keys and values, or, at the end, what the warps merge.
-    fn smem(&self) -> Bytes {
-        let pitch = u64::from(self.head + ROW_PADDING);
+    fn smem(&self, head: u32) -> Bytes {
+        let pitch = u64::from(head + ROW_PADDING);
         let [block_q, block_kv] = [self.block_q, self.block_kv].map(u64::from);
         let stream = (block_q + u64::from(self.stages) * 2 * block_kv) * pitch * 2;
         let merge = u64::from(self.kv_warps) * block_q * (pitch * 4 + 8);
         Bytes(stream.max(merge))
     }
 
-    /// What the split of the keys is decided by.
-    fn reduction(&self, sizes: &Dimensions, profile: &GpuProfile) -> Reduction {
-        let [tiles, steps] = sizes.tiles_and_blocks([self.block_q, self.block_kv]);
-        let [block_q, block_kv, head] = [self.block_q, self.block_kv, self.head].map(u64::from);
-        let threads = u64::from(self.warps * WARP);
-        Reduction {
-            tiles,
-            steps,
-            step_bytes: 2 * block_kv * head * 2,
-            step_flops: 4 * block_q * block_kv * head,
-            steps_ahead: u64::from(self.stages) - 1,
-            tile_bytes: block_q * head * 4,
-            resident: knobs::resident(self.smem(), threads * USUAL_REGISTERS, profile),
+    pub(super) fn footprint(&self, sizes: &Dimensions) -> Footprint {
+        let head = sizes.padded_head();
+        let row_bytes = u64::from(head + ROW_PADDING) * 2;
+        Footprint {
+            threads: self.warps * WARP,
+            registers: (2048 / self.warps).min(MOST_REGISTERS),
+            smem: Bytes(self.smem(head).0 + FLAG_BYTES),
+            stage_bytes: Bytes(2 * u64::from(self.block_kv) * row_bytes),
         }
-    }
-
-    /// Refuses what the compiler would spill: a thread holds its share of the output and of the scores in registers, a
-    /// lane's part of a 16 by n matrix in f32 being n / 2, and needs some more for everything else.
-    fn fits_registers(&self, profile: &GpuProfile) -> Result<(), Rejection> {
-        let held = self.fragments_per_warp * (self.head / 2 + self.keys_per_warp / 2);
-        let limit = (65_536 / (self.warps * WARP)).min(MOST_REGISTERS);
-        // Found by compiling the space for every head: of those that pass, one spills, with heads of 208 on Hopper. For
-        // Blackwell the compiler loads further ahead where it is allowed 255. For others a warp of several fragments holds
-        // the weights of all, packed two in a register.
-        let spare = match self.fragments_per_warp {
-            _ if profile.arch.starts_with("sm_1") && limit == MOST_REGISTERS => 96,
-            1 => 72,
-            fragments => 72 + fragments * self.keys_per_warp / 4,
-        };
-        require!(
-            held + spare <= limit,
-            "needs {held} registers a thread for output and scores and {spare} more; {} warps have {limit}",
-            self.warps
-        );
-        Ok(())
     }
 }
 
-/// The kernel and its launch, which are legal or not together.
+/// A thread holds its share of the output and of the scores in registers, a lane's part of a 16 by n matrix in f32 being n / 2,
+/// and needs some more for everything else; where a warp has several fragments of queries, it holds the weights of all, packed
+/// two in a register. Found by compiling the space for every head: of those that pass, one spills, with heads of 208 on Hopper.
+/// For Blackwell the compiler loads further ahead where it is allowed 255.
+const REGISTERS: &str = "max(1, block_sizes[1] / 16 / num_warps) \
+    * (ceil_div(head_dim, 16) * 8 + block_sizes[2] * min(block_sizes[1] / 16, num_warps) / num_warps / 2) + 72 \
+    + (block_sizes[1] / 16 > num_warps) * (block_sizes[1] / 16 / num_warps) * block_sizes[2] / 4 \
+    <= min(2048 / num_warps, 255)";
+const REGISTERS_OF_BLACKWELL: &str = "max(1, block_sizes[1] / 16 / num_warps) \
+    * (ceil_div(head_dim, 16) * 8 + block_sizes[2] * min(block_sizes[1] / 16, num_warps) / num_warps / 2) + 72 \
+    + (num_warps > 8) * (block_sizes[1] / 16 > num_warps) * (block_sizes[1] / 16 / num_warps) * block_sizes[2] / 4 \
+    + 24 * (num_warps <= 8) \
+    <= min(2048 / num_warps, 255)";
+/// Queries and the ring of keys and values, or what the warps merge, and a flag.
+const SMEM: &str = "max((block_sizes[1] + num_stages * 2 * block_sizes[2]) * (ceil_div(head_dim, 16) * 16 + 8) * 2, \
+    num_warps / min(block_sizes[1] / 16, num_warps) * block_sizes[1] * ((ceil_div(head_dim, 16) * 16 + 8) * 4 + 8)) + 16 \
+    <= smem_per_block";
+const PARTIAL_RESULTS: &str =
+    "split_k == 1 || split_k * batch * heads * q_seq * (ceil_div(head_dim, 16) * 16 + 2) <= 268435456";
+
+/// Where a config runs.
+pub(super) fn conditions(profile: &GpuProfile) -> &'static [Condition] {
+    fn of(registers: &str) -> Vec<Condition> {
+        legality::conditions(
+            Family::Attention,
+            [
+                HEAD,
+                POSITIONS,
+                (registers, "too few registers a thread for its output and scores"),
+                (SMEM, "too little shared memory"),
+                TILES,
+                (PARTIAL_RESULTS, "partial results of more than 1 GiB would crowd out the problem"),
+            ],
+        )
+    }
+    static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| of(REGISTERS));
+    static OF_BLACKWELL: LazyLock<Vec<Condition>> = LazyLock::new(|| of(REGISTERS_OF_BLACKWELL));
+    if profile.arch.starts_with("sm_1") { &OF_BLACKWELL } else { &CONDITIONS }
+}
+
+/// The kernel of a legal config and its launch.
 pub(super) fn build(
     config: &Config,
     sizes: &Dimensions,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let tiling = Tiling::new(config, sizes.padded_head())?;
-    tiling.fits_registers(profile)?;
-    knobs::fits_smem(Bytes(tiling.smem().0 + FLAG_BYTES), profile)?;
-
-    let split = Split::new(config, sizes, [tiling.block_q, tiling.block_kv], || {
-        SPLIT_COST.choose(&tiling.reduction(sizes, profile), profile.multiprocessors, MOST_PARTS)
-    })?;
-    let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile)?;
+    let tiling = Tiling::new(config)?;
+    let head = sizes.padded_head();
+    let split = Split::new(config, sizes, tiling.block_q);
+    let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros = [
-        ("HEAD_DIM", tiling.head),
+        ("HEAD_DIM", head),
         ("VECTOR_BYTES", sizes.vector_bytes()),
         ("BLOCK_Q", tiling.block_q),
         ("BLOCK_KV", tiling.block_kv),
@@ -128,9 +134,9 @@ pub(super) fn build(
         grid: [count, 1, 1],
         cluster: 1,
         threads: tiling.warps * WARP,
-        dynamic_smem: tiling.smem(),
+        dynamic_smem: tiling.smem(head),
         args: split.arguments([Arg::Input(0), Arg::Input(1), Arg::Input(2)], sizes, contiguous),
-        workspace: split.workspace(sizes, tiling.head),
+        workspace: split.workspace(sizes, head),
         counters: split.counters(),
     };
     Ok((kernel, launch))
@@ -139,7 +145,8 @@ pub(super) fn build(
 #[cfg(test)]
 mod tests {
     use super::super::tests::{built, config, problem, refused};
-    use crate::families::attention;
+    use crate::families::FamilySpec;
+    use crate::families::attention::Attention;
     use crate::model::{Config, GpuProfile};
 
     #[test]
@@ -177,15 +184,15 @@ mod tests {
         assert!(refused(Config { num_stages: Some(1), ..config(64, 64, 4) }).contains("num_stages 1"));
         assert!(refused(Config { l2_groupings: vec![8], ..config(64, 64, 4) }).contains("l2_groupings"));
         assert!(refused(Config { split_k: Some(0), ..config(64, 64, 4) }).contains("split_k"));
-        let automatic = Config { split_k: None, ..config(64, 64, 4) };
-        assert!(built(&automatic, &problem(1, 1, 1, 4096, 128)).unwrap().1.counters > 0);
+        assert!(refused(Config { split_k: None, ..config(64, 64, 4) }).contains("split_k is missing"));
     }
 
     #[test]
     fn more_than_the_registers_hold_is_refused_before_it_is_compiled() {
         let problem = problem(1, 1, 64, 64, 128);
         let fits = |gpu, block_q, block_kv, warps| {
-            attention::build(&config(block_q, block_kv, warps), &problem, &GpuProfile::by_name(gpu).unwrap()).is_ok()
+            let profile = GpuProfile::by_name(gpu).unwrap();
+            Attention.program(&config(block_q, block_kv, warps), &problem, &profile).is_ok()
         };
         assert!(fits("h200", 64, 64, 4) && fits("h200", 128, 32, 4) && !fits("h200", 128, 64, 4));
         assert!(fits("b200", 64, 64, 4) && !fits("b200", 128, 32, 4));

@@ -4,18 +4,25 @@ mod mma_sync;
 mod wgmma;
 
 use super::knobs;
-use super::split::SplitCost;
-use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
-use crate::model::{Bytes, Config, GpuProfile, Mma, Problem, Shape};
+use super::{
+    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec,
+    Tensors, require,
+};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem, Shape};
+use std::sync::LazyLock;
 
 pub(super) struct Attention;
 
 /// Rows and columns of the matrices the tensor cores multiply.
 const FRAGMENT: u32 = 16;
-/// The largest head the kernels have registers for.
-const MOST_HEAD_DIM: u64 = 256;
-/// Kernels count queries and keys in 32 bits, and step past the last by a few blocks.
-const MOST_POSITIONS: u64 = 1 << 30;
+/// What both kernels need.
+const HEAD: (&str, &str) = ("head_dim <= 256", "larger heads have too few registers");
+const POSITIONS: (&str, &str) =
+    ("max(q_seq, kv_seq) <= 1073741824", "queries and keys are counted in 32 bits, a few blocks past the last");
+const TILES: (&str, &str) = (
+    "batch * heads * ceil_div(q_seq, block_sizes[1]) * split_k < 1073741824",
+    "tiles are counted in 32 bits, larger block_sizes make fewer",
+);
 
 /// The problem's dimensions, with batch and heads as one.
 struct Dimensions {
@@ -40,29 +47,11 @@ impl Dimensions {
         self.head_dim.next_multiple_of(FRAGMENT.into()) as u32
     }
 
-    /// Blocks of queries of all heads, and blocks of keys of one.
-    fn tiles_and_blocks(&self, [block_q, block_kv]: [u32; 2]) -> [u64; 2] {
-        [self.batch_heads * self.q_seq.div_ceil(block_q.into()), self.kv_seq.div_ceil(block_kv.into())]
-    }
-
     /// Bytes that every row of `head_dim` bf16 elements is aligned to, up to the widest copy.
     fn vector_bytes(&self) -> u32 {
         2 << self.head_dim.trailing_zeros().min(3)
     }
 }
-
-/// Fitted to 206 warp-wide kernels, each timed with 1 to 32 parts on one problem, on an H200: the choice was 0.3 % from the
-/// best of them in the geometric mean, where the best fixed number was 5 %.
-const SPLIT_COST: SplitCost = SplitCost {
-    saturating_bytes: 63_400.0,
-    flops_per_byte: 36.2,
-    wave: 119_000.0,
-    merge: 6_200.0,
-    partial_byte: 3.2,
-    gathered_byte: 2.7,
-};
-/// The most parts that such a choice makes: as many as were measured.
-const MOST_PARTS: u64 = 32;
 
 /// How a problem is cut into tiles: blocks of queries of a head, and shares of its keys.
 struct Split {
@@ -72,19 +61,9 @@ struct Split {
 }
 
 impl Split {
-    /// `split_k` shares, or as many as `choose` says; fewer where there are too few blocks of keys to give each some.
-    fn new(
-        config: &Config,
-        sizes: &Dimensions,
-        block: [u32; 2],
-        choose: impl FnOnce() -> u64,
-    ) -> Result<Self, Rejection> {
-        let [q_tiles, blocks] = sizes.tiles_and_blocks(block);
-        let wanted = match config.split_k {
-            Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
-            None => choose(),
-        };
-        Ok(Self { count: blocks.div_ceil(blocks.div_ceil(wanted)), q_tiles })
+    fn new(config: &Config, sizes: &Dimensions, block_q: u32) -> Self {
+        let q_tiles = sizes.batch_heads * sizes.q_seq.div_ceil(block_q.into());
+        Self { count: config.split_k.unwrap_or(1).into(), q_tiles }
     }
 
     fn tiles(&self) -> u64 {
@@ -109,23 +88,6 @@ impl Split {
     fn counters(&self) -> u32 {
         if self.count > 1 { self.q_tiles as u32 } else { 0 }
     }
-}
-
-/// The kernel and its launch, which are legal or not together.
-fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
-    knobs::only(config, &["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"])?;
-    let sizes = Dimensions::of(problem);
-    require!(sizes.head_dim <= MOST_HEAD_DIM, "head_dim = {}: at most {MOST_HEAD_DIM}", sizes.head_dim);
-    let longest = sizes.q_seq.max(sizes.kv_seq);
-    require!(longest <= MOST_POSITIONS, "{longest} positions: at most {MOST_POSITIONS}");
-    let (kernel, launch) = match config.mma {
-        Some(Mma::MmaSync) => mma_sync::build(config, &sizes, profile)?,
-        Some(Mma::Wgmma) => wgmma::build(config, &sizes, profile)?,
-        Some(other) => return Err(Rejection(format!("mma {other}: attention has mma_sync and wgmma"))),
-        None => return Err(Rejection("mma is missing: attention has mma_sync and wgmma".into())),
-    };
-    knobs::fits_workspace(launch.workspace)?;
-    Ok((kernel, launch))
 }
 
 /// The factor of scores before they are exponents of 2.
@@ -163,13 +125,60 @@ impl FamilySpec for Attention {
         &["num_sm_multiplier", "pid_type", "split_k"]
     }
 
-    fn program(
+    fn family(&self) -> Family {
+        Family::Attention
+    }
+
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::only(config, &["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"])?;
+        knobs::needed("split_k", config.split_k)?;
+        knobs::order(config)?;
+        let mma = config.mma.ok_or_else(|| Rejection("mma is missing: attention has mma_sync and wgmma".into()))?;
+        require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
+        match mma {
+            Mma::MmaSync => mma_sync::Tiling::new(config).map(|_| ()),
+            Mma::Wgmma => wgmma::Tiling::new(config).map(|_| ()),
+            other => Err(Rejection(format!("mma {other}: attention has mma_sync and wgmma"))),
+        }
+    }
+
+    fn conditions(&self, config: &Config, profile: &GpuProfile) -> &'static [Condition] {
+        if config.mma == Some(Mma::Wgmma) { wgmma::conditions() } else { mma_sync::conditions(profile) }
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        static AXES: LazyLock<[Axis; 3]> = LazyLock::new(|| {
+            [
+                ("batch * heads", "block_sizes[0]", false),
+                ("q_seq", "block_sizes[1]", false),
+                ("kv_seq", "block_sizes[2]", true),
+            ]
+            .map(|(extent, block, is_reduced)| Axis::new(Family::Attention, extent, block, is_reduced))
+        });
+        AXES.as_slice()
+    }
+
+    fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        let sizes = Dimensions::of(problem);
+        if config.mma == Some(Mma::Wgmma) {
+            wgmma::Tiling::new(config).map(|tiling| tiling.footprint(&sizes))
+        } else {
+            mma_sync::Tiling::new(config).map(|tiling| tiling.footprint(&sizes))
+        }
+    }
+
+    fn build(
         &self,
         config: &Config,
         problem: &Problem,
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection> {
-        build(config, problem, profile)
+        let sizes = Dimensions::of(problem);
+        if config.mma == Some(Mma::Wgmma) {
+            wgmma::build(config, &sizes, profile)
+        } else {
+            mma_sync::build(config, &sizes, profile)
+        }
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
@@ -258,7 +267,7 @@ mod tests {
     }
 
     pub(super) fn built(config: &Config, problem: &Problem) -> Result<(KernelSpec, Launch), Rejection> {
-        build(config, problem, &GpuProfile::by_name("h200").unwrap())
+        Attention.program(config, problem, &GpuProfile::by_name("h200").unwrap())
     }
 
     pub(super) fn refused(config: &Config, problem: &Problem) -> String {
@@ -283,9 +292,30 @@ mod tests {
         let launch = split(4, 4096);
         assert_eq!((launch.grid[0], launch.args[10].clone(), launch.counters), (32, Arg::I32(4), 8));
         assert_eq!(launch.workspace, Bytes(4 * 8 * 3 * (128 + 2) * 4));
-        // Five blocks of keys in shares of two: the fourth split would have none.
-        assert_eq!(split(4, 300).args[10], Arg::I32(3));
-        assert_eq!(split(8, 1).args[10], Arg::I32(1));
+        // One block of keys: seven of the splits have none, and are there all the same.
+        assert_eq!((split(8, 1).grid[0], split(8, 1).args[10].clone()), (64, Arg::I32(8)));
+    }
+
+    #[test]
+    fn a_config_is_refused_for_shared_memory_where_its_kernel_would_take_more_than_there_is() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let mut verdicts = [0, 0];
+        for head_dim in (8..=256).step_by(8) {
+            let problem = problem(1, 2, 300, 500, head_dim);
+            for (block_q, block_kv, stages) in [(16, 64, 2), (64, 64, 3), (64, 128, 4), (128, 96, 2), (192, 48, 3)] {
+                for (mma, warps) in [(Mma::MmaSync, 4), (Mma::Wgmma, block_q / 16)] {
+                    let config =
+                        Config { mma: Some(mma), num_stages: Some(stages), ..config(block_q, block_kv, warps) };
+                    let Ok(footprint) = Attention.footprint(&config, &problem, &h200) else { continue };
+                    let conditions = Attention.conditions(&config, &h200);
+                    let smem = conditions.iter().find(|condition| condition.reason.contains("shared memory")).unwrap();
+                    let fits = smem.expression.holds(&super::super::values(&config, &problem, &h200));
+                    assert_eq!(fits, footprint.smem <= h200.smem_per_block, "{config} with heads of {head_dim}");
+                    verdicts[usize::from(fits)] += 1;
+                }
+            }
+        }
+        assert!(verdicts.iter().all(|count| *count > 10), "{verdicts:?}");
     }
 
     #[test]

@@ -1,24 +1,12 @@
 //! `gemm.cu`: warps that load and multiply in turn, on any GPU with bf16 tensor cores.
 
-use super::{Product, ProgramOrder, Weights, group_m, program_order, vector_bytes};
-use crate::families::knobs::{self, WARP};
-use crate::families::split::{Reduction, SplitCost};
-use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, require};
-use crate::model::{Bytes, Config, GpuProfile, Mma};
-
-/// Fitted to 2,983 kernels of the four formats, each timed with 1 to 16 parts on one problem, on an H200: the choice was
-/// 1.5 % from the best of them in the geometric mean, where the best fixed number was 11 %.
-const SPLIT_COST: SplitCost = SplitCost {
-    saturating_bytes: 125_000.0,
-    flops_per_byte: 13.4,
-    wave: 368_000.0,
-    merge: 12_400.0,
-    partial_byte: 27.2,
-    gathered_byte: 12.0,
+use super::{
+    EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
 };
-
-/// The most parts that such a choice makes: as many as were measured.
-const MOST_PARTS: u64 = 16;
+use crate::families::knobs::{self, WARP};
+use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, require};
+use crate::model::{Bytes, Config, GpuProfile};
+use std::sync::LazyLock;
 
 /// The compile-time half of a config: the tile of one program and who loads and computes it.
 struct Tiling {
@@ -69,51 +57,51 @@ impl Tiling {
         Bytes(u64::from(self.stages) * (a + b))
     }
 
-    /// What the split of k is decided by.
-    fn reduction(&self, weights: Weights, tiles: u64, steps: u64, profile: &GpuProfile) -> Reduction {
-        let stages = u64::from(self.stages);
-        let smem = self.smem(weights);
-        let threads = u64::from(self.warps * WARP);
-        // As many registers as gemm.cu leaves a thread of a tile of that size.
-        let registers = if self.m * self.n / threads <= 64 { 128 } else { 256 };
-        Reduction {
-            tiles,
-            steps,
-            step_bytes: smem.0 / stages,
-            step_flops: 2 * self.m * self.n * self.k,
-            steps_ahead: stages - 1,
-            tile_bytes: self.m * self.n * Element::F32.size_bytes(),
-            resident: knobs::resident(smem, threads * registers, profile),
-        }
+    fn threads(&self) -> u32 {
+        self.warps * WARP
+    }
+
+    /// As many registers as gemm.cu leaves a thread of a tile of that size.
+    fn registers(&self) -> u32 {
+        if self.m * self.n / u64::from(self.threads()) <= 64 { 128 } else { 256 }
     }
 }
 
-/// The kernel and its launch, which are legal or not together.
+pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
+    knobs::fits_smem(Tiling::new(config, weights, profile)?.smem(weights), profile)
+}
+
+pub(super) fn conditions() -> &'static [Condition] {
+    static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| super::conditions([EXTENTS, TILES, PARTIAL_SUMS]));
+    &CONDITIONS
+}
+
+pub(super) fn footprint(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<Footprint, Rejection> {
+    let tiling = Tiling::new(config, weights, profile)?;
+    let smem = tiling.smem(weights);
+    Ok(Footprint {
+        threads: tiling.threads(),
+        registers: tiling.registers(),
+        smem,
+        stage_bytes: Bytes(smem.0 / u64::from(tiling.stages)),
+    })
+}
+
+/// The kernel of a legal config and its launch.
 pub(super) fn build(
     config: &Config,
     product: &Product,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    require!(profile.mma.contains(&Mma::MmaSync), "{} has no mma_sync", profile.name);
     let &Product { weights, m, n, k } = product;
     let tiling = Tiling::new(config, weights, profile)?;
-    let smem = tiling.smem(weights);
-    knobs::fits_smem(smem, profile)?;
-
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
     let tiles = tiles_m * tiles_n;
     let k_steps = k.div_ceil(tiling.k);
-    let split_k = match config.split_k {
-        Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
-        None => {
-            SPLIT_COST.choose(&tiling.reduction(weights, tiles, k_steps, profile), profile.multiprocessors, MOST_PARTS)
-        }
-    };
-    require!(split_k <= k_steps, "split_k {split_k} exceeds the {k_steps} blocks along k = {k}");
-    let group_m = group_m(config, tiles_m)?;
+    let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
     let work = tiles * split_k;
-    let ProgramOrder { programs, stride, span } = program_order(config, work, profile)?;
+    let ProgramOrder { programs, stride, span } = program_order(config, work, profile.multiprocessors);
 
     let macros = vec![
         ("WEIGHTS", weights.name().to_string()),
@@ -129,16 +117,15 @@ pub(super) fn build(
         1 => (0, 0),
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
     };
-    let workspace = Bytes(workspace);
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Workspace, Arg::Counters];
     let launch = Launch {
         grid: [programs as u32, 1, 1],
         cluster: 1,
-        threads: tiling.warps * WARP,
-        dynamic_smem: smem,
+        threads: tiling.threads(),
+        dynamic_smem: tiling.smem(weights),
         args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
-        workspace,
+        workspace: Bytes(workspace),
         counters,
     };
     Ok((KernelSpec { source: "gemm.cu", entry: "gemm", macros }, launch))
@@ -191,7 +178,7 @@ mod tests {
             (Config { reduction_loops: vec![None], ..config() }, "reduction_loops"),
             (Config { l2_groupings: vec![], ..config() }, "l2_groupings []"),
             (Config { split_k: Some(0), ..config() }, "split_k 0"),
-            (Config { split_k: Some(5), ..config() }, "split_k 5 exceeds the 4 blocks"),
+            (Config { split_k: None, ..config() }, "split_k is missing"),
             (Config { num_sm_multiplier: Some(1), ..config() }, "num_sm_multiplier 1 has no effect"),
             (Config { pid_type: Some(PidType::PersistentBlocked), ..config() }, "num_sm_multiplier is missing"),
         ];
@@ -223,18 +210,6 @@ mod tests {
         assert_eq!(launch.workspace, Bytes(2 * 2 * 4 * 64 * 128 * 4));
         assert_eq!(launch.dynamic_smem, Bytes(3 * (64 * 128 * 2 + 64 * 128)));
         assert_eq!(launch.threads, 128);
-    }
-
-    #[test]
-    fn a_launch_left_to_choose_splits_what_would_leave_the_gpu_idle() {
-        let parts = |m, n, k| {
-            let config = Config { split_k: None, ..config() };
-            let launch = spec(Family::Matmul).launch(&config, &problem(Family::Matmul, m, n, k), &h200()).unwrap();
-            u64::from(launch.grid[0]) / ((m as u64).div_ceil(64) * (n as u64).div_ceil(128))
-        };
-        assert!(parts(16, 4096, 4096) >= 2);
-        assert_eq!(parts(4096, 4096, 4096), 1);
-        assert_eq!(parts(1, 1, 1), 1);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
-mod launch_cost;
 mod mma_sync;
 mod tcgen05;
 mod wgmma;
 
 use super::knobs::{self, Programs};
-use super::{Arg, Element, FamilySpec, Fill, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors, require};
-use crate::model::{Bytes, Config, GpuProfile, Mma, PidType, Problem, Shape};
+use super::{
+    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec,
+    Tensors, legality, require,
+};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem, Shape};
 use half::bf16;
 use rayon::prelude::*;
+use std::sync::LazyLock;
 
 pub(super) static MATMUL: Gemm = Gemm { weights: Weights::Bf16 };
 pub(super) static MATMUL_INT4: Gemm = Gemm { weights: Weights::Int4 };
@@ -34,8 +37,17 @@ enum Weights {
     Fp4,
 }
 
-/// The largest extent: the kernels have byte offsets within a row, and the row after the last, in 32 bits.
-const MAX_DIMENSION: u64 = 1 << 29;
+/// The kernels have byte offsets within a row, and the row after the last, in 32 bits.
+const EXTENTS: (&str, &str) = ("max(m, max(n, k)) <= 536870912", "offsets within a row must fit 32 bits");
+const TILES: (&str, &str) = (
+    "ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1]) * split_k < 1073741824",
+    "tiles are counted in 32 bits, larger block_sizes make fewer",
+);
+const PARTIAL_SUMS: (&str, &str) = (
+    "split_k == 1 || ceil_div(m, block_sizes[0]) * block_sizes[0] * ceil_div(n, block_sizes[1]) * block_sizes[1] * split_k <= \
+     268435456",
+    "partial sums of more than 1 GiB would crowd out the problem",
+);
 
 /// Edge of the tile a program of `gemm_reference.cu` computes.
 const REFERENCE_TILE: u64 = 64;
@@ -154,32 +166,74 @@ impl FamilySpec for Gemm {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
     }
 
-    fn program(
+    fn family(&self) -> Family {
+        match self.weights {
+            Weights::Bf16 => Family::Matmul,
+            Weights::Int4 => Family::MatmulInt4,
+            Weights::Int16 => Family::MatmulInt16,
+            Weights::Fp4 => Family::MatmulFp4,
+        }
+    }
+
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::only(
+            config,
+            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+        )?;
+        let mma = config
+            .mma
+            .filter(|mma| *mma != Mma::Simt)
+            .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma or tcgen05".into()))?;
+        require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
+        require!(
+            matches!(config.l2_groupings[..], [rows] if rows > 0),
+            "l2_groupings {:?} must be one positive number",
+            config.l2_groupings
+        );
+        knobs::needed("split_k", config.split_k)?;
+        knobs::order(config)?;
+        match mma {
+            Mma::Tcgen05 => tcgen05::check(config, self.weights, profile),
+            Mma::Wgmma | Mma::MmaSyncTma => wgmma::check(config, self.weights, profile),
+            Mma::MmaSync | Mma::Simt => mma_sync::check(config, self.weights, profile),
+        }
+    }
+
+    fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        match config.mma {
+            Some(Mma::Tcgen05) => tcgen05::conditions(self.weights),
+            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
+            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::conditions(),
+        }
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        static UNPACKED: LazyLock<[Axis; 3]> = LazyLock::new(|| axes("block_sizes[2]"));
+        static PACKED: LazyLock<[Axis; 3]> = LazyLock::new(|| axes("block_sizes[2] * 2"));
+        if self.weights.per_element() == 1 { UNPACKED.as_slice() } else { PACKED.as_slice() }
+    }
+
+    fn footprint(&self, config: &Config, _problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        match config.mma {
+            Some(Mma::Tcgen05) => tcgen05::footprint(config, self.weights),
+            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, self.weights),
+            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::footprint(config, self.weights, profile),
+        }
+    }
+
+    fn build(
         &self,
         config: &Config,
         problem: &Problem,
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection> {
         let [m, n, k] = dimensions(problem);
-        for (name, extent) in [("m", m), ("n", n), ("k", k)] {
-            require!(extent <= MAX_DIMENSION, "dimension {name} = {extent} exceeds {MAX_DIMENSION}");
-        }
-        knobs::only(
-            config,
-            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
-        )?;
         let product = Product { weights: self.weights, m, n, k };
-        let build = match config.mma {
-            Some(Mma::MmaSync) => mma_sync::build,
-            Some(Mma::Wgmma) => wgmma::build,
-            Some(Mma::Tcgen05) => tcgen05::build,
-            Some(Mma::Simt) | None => {
-                return Err(Rejection("a matrix product needs mma: mma_sync, wgmma or tcgen05".into()));
-            }
-        };
-        let (kernel, launch) = build(config, &product, profile)?;
-        knobs::fits_workspace(launch.workspace)?;
-        Ok((kernel, launch))
+        match config.mma {
+            Some(Mma::Tcgen05) => tcgen05::build(config, &product, profile),
+            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
+            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::build(config, &product, profile),
+        }
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
@@ -243,12 +297,25 @@ fn dimensions(problem: &Problem) -> [u64; 3] {
     }
 }
 
-/// Tile rows of C that share a column band.
-fn group_m(config: &Config, tiles_m: u64) -> Result<u64, Rejection> {
-    match config.l2_groupings[..] {
-        [rows] if rows > 0 => Ok(u64::from(rows).min(tiles_m)),
-        _ => Err(Rejection(format!("l2_groupings {:?} must be one positive number", config.l2_groupings))),
-    }
+/// What a product is cut along.
+fn axes(k_block: &str) -> [Axis; 3] {
+    [("m", "block_sizes[0]", false), ("n", "block_sizes[1]", false), ("k", k_block, true)]
+        .map(|(extent, block, is_reduced)| Axis::new(Family::Matmul, extent, block, is_reduced))
+}
+
+/// Reads the conditions of one kind of product.
+fn conditions<const N: usize>(texts: [(&str, &'static str); N]) -> Vec<Condition> {
+    legality::conditions(Family::Matmul, texts)
+}
+
+/// Tile rows of C that share a column band; more than there are is all of them.
+fn group_m(config: &Config, tiles_m: u64) -> u64 {
+    config.l2_groupings.first().map_or(1, |rows| u64::from(*rows).min(tiles_m))
+}
+
+/// Parts of a tile's k.
+fn split_k(config: &Config) -> u64 {
+    config.split_k.unwrap_or(1).into()
 }
 
 /// The longest copy, up to 16 bytes, that every row of `row_bytes` is aligned for.
@@ -265,14 +332,14 @@ struct ProgramOrder {
     span: u64,
 }
 
-fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<ProgramOrder, Rejection> {
-    let Programs { count, .. } = knobs::programs(config, work, profile)?;
+fn program_order(config: &Config, work: u64, multiprocessors: u32) -> ProgramOrder {
+    let Programs { count, .. } = knobs::programs(config, work, multiprocessors);
     let programs = u64::from(count);
     if config.pid_type == Some(PidType::PersistentInterleaved) {
-        return Ok(ProgramOrder { programs, stride: programs, span: work });
+        return ProgramOrder { programs, stride: programs, span: work };
     }
     let span = work.div_ceil(programs);
-    Ok(ProgramOrder { programs: work.div_ceil(span), stride: 1, span })
+    ProgramOrder { programs: work.div_ceil(span), stride: 1, span }
 }
 
 #[cfg(test)]
@@ -407,7 +474,7 @@ mod tests {
             let pid_type = PidType::ALL[pid];
             let multiplier = pid_type.is_persistent().then_some(multiplier);
             let config = Config { pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..config() };
-            let order = program_order(&config, work, &h200()).unwrap();
+            let order = program_order(&config, work, 132);
             let mut takers = vec![0; work as usize];
             for program in 0..order.programs {
                 let first = if order.stride == 1 { program * order.span } else { program };

@@ -1,9 +1,10 @@
 //! `gemm_tcgen05.cu`: Blackwell's tensor cores, fed by the copy engine, with sums in tensor memory (TMEM).
 
-use super::{Product, ProgramOrder, Weights, group_m, program_order};
+use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k};
 use crate::families::knobs::{self, WARP};
-use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
-use crate::model::{Bytes, Config, GpuProfile, Mma};
+use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use crate::model::{Bytes, Config, GpuProfile};
+use std::sync::LazyLock;
 
 /// Warps that do not decode: four that store, one that copies, one that multiplies.
 const OTHER_WARPS: u32 = 6;
@@ -96,15 +97,19 @@ impl Tiling {
         WARP * (OTHER_WARPS + self.decode_warps)
     }
 
+    /// A program's part of A and of B in one stage.
+    fn stage_bytes(&self) -> Bytes {
+        let a = self.a_rows() * self.k * Element::Bf16.size_bytes();
+        Bytes(a + self.b_rows() * self.b_columns() * self.weights.element().size_bytes())
+    }
+
     /// Shared memory of one program: `SMEM_BYTES` of the kernel.
     fn smem(&self) -> Bytes {
         let bf16 = Element::Bf16.size_bytes();
-        let a = self.a_rows() * self.k * bf16;
-        let b = self.b_rows() * self.b_columns() * self.weights.element().size_bytes();
         let decoded = if self.is_decoded() { 2 * self.b_columns() * self.k * bf16 } else { 0 };
         let boxes = 4 * 2 * u64::from(WARP) * self.sum_columns().min(LINE) * bf16;
         let barriers = if self.is_decoded() { 3 * self.stages + 2 + 4 } else { 2 * self.stages + 4 };
-        Bytes(self.stages * (a + b) + decoded + boxes + 8 * barriers + 8)
+        Bytes(self.stages * self.stage_bytes().0 + decoded + boxes + 8 * barriers + 8)
     }
 
     /// Programs that a multiprocessor holds at once. Each must find its tensor memory, where the next would wait for it.
@@ -156,20 +161,9 @@ impl Tiling {
     }
 }
 
-/// The kernel and its launch, which are legal or not together.
-pub(super) fn build(
-    config: &Config,
-    product: &Product,
-    profile: &GpuProfile,
-) -> Result<(KernelSpec, Launch), Rejection> {
-    require!(profile.mma.contains(&Mma::Tcgen05), "{} has no tcgen05", profile.name);
-    let &Product { weights, m, n, k } = product;
+pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
     let tiling = Tiling::new(config, weights)?;
-    for (name, bytes) in [("A", product.a_row_bytes()), ("B", product.b_row_bytes())] {
-        require!(bytes.is_multiple_of(16), "{name} has rows of {bytes} bytes: the copy engine needs multiples of 16");
-    }
-    let smem = tiling.smem();
-    knobs::fits_smem(smem, profile)?;
+    knobs::fits_smem(tiling.smem(), profile)?;
     let resident = tiling.resident(profile)?;
     if let Some(multiplier) = config.num_sm_multiplier {
         require!(
@@ -177,18 +171,58 @@ pub(super) fn build(
             "num_sm_multiplier {multiplier}: a multiprocessor holds {resident} of these programs"
         );
     }
+    Ok(())
+}
 
+pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
+    /// A part without a step of its own would leave what its tensor memory held before.
+    const PARTS: &str = "each part of k needs a step of its own";
+    fn of(b_rows: &str, parts: &str) -> Vec<Condition> {
+        super::conditions([
+            EXTENTS,
+            ("k % 8 == 0", "the copy engine needs rows of A of a multiple of 16 bytes"),
+            (b_rows, "the copy engine needs rows of B of a multiple of 16 bytes"),
+            (parts, PARTS),
+            TILES,
+            PARTIAL_SUMS,
+        ])
+    }
+    static UNPACKED: LazyLock<Vec<Condition>> =
+        LazyLock::new(|| of("n % 8 == 0", "split_k <= ceil_div(k, block_sizes[2])"));
+    static PACKED: LazyLock<Vec<Condition>> =
+        LazyLock::new(|| of("n % 16 == 0", "split_k <= ceil_div(k, block_sizes[2] * 2)"));
+    if weights.per_element() == 1 { &UNPACKED } else { &PACKED }
+}
+
+pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, Rejection> {
+    /// As many as gemm_tcgen05.cu leaves a thread where several programs share a multiprocessor.
+    const REGISTERS: u32 = 96;
+    let tiling = Tiling::new(config, weights)?;
+    Ok(Footprint {
+        threads: tiling.threads(),
+        registers: REGISTERS,
+        smem: tiling.smem(),
+        stage_bytes: tiling.stage_bytes(),
+    })
+}
+
+/// The kernel of a legal config and its launch.
+pub(super) fn build(
+    config: &Config,
+    product: &Product,
+    profile: &GpuProfile,
+) -> Result<(KernelSpec, Launch), Rejection> {
+    let &Product { weights, m, n, k } = product;
+    let tiling = Tiling::new(config, weights)?;
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
     let tiles = tiles_m * tiles_n;
     let k_steps = k.div_ceil(tiling.k);
-    let split_k = u64::from(knobs::needed("split_k", config.split_k)?);
-    require!(split_k <= k_steps, "split_k {split_k} exceeds the {k_steps} blocks along k = {k}");
-    let group_m = group_m(config, tiles_m)?;
+    let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
     let work = tiles * split_k;
     let ctas = tiling.ctas();
-    let places = GpuProfile { multiprocessors: profile.multiprocessors / ctas as u32, ..profile.clone() };
-    let ProgramOrder { programs, stride, span } = program_order(config, work, &places)?;
+    // A pair takes two multiprocessors.
+    let ProgramOrder { programs, stride, span } = program_order(config, work, profile.multiprocessors / ctas as u32);
 
     let (workspace, counters) = match split_k {
         1 => (0, 0),
@@ -201,7 +235,7 @@ pub(super) fn build(
         grid: [(programs * ctas) as u32, 1, 1],
         cluster: ctas as u32,
         threads: tiling.threads(),
-        dynamic_smem: smem,
+        dynamic_smem: tiling.smem(),
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(workspace),
         counters: counters as u32,
@@ -274,7 +308,7 @@ mod tests {
             (Config { num_stages: Some(8), ..legal() }, "of shared memory"),
             (Config { num_stages: Some(2), ..bf16([256, 256, 64]) }, "2 programs fit"),
             (Config { num_warps: Some(8), ..legal() }, "num_warps 8 has no effect"),
-            (Config { split_k: Some(5), ..legal() }, "split_k 5 exceeds the 4 blocks"),
+            (Config { split_k: Some(5), ..legal() }, "split_k = 5"),
             (Config { split_k: None, ..legal() }, "split_k is missing"),
             (Config { l2_groupings: vec![], ..legal() }, "l2_groupings []"),
             (Config { pid_type: Some(PidType::PersistentBlocked), ..legal() }, "num_sm_multiplier is missing"),
@@ -311,11 +345,11 @@ mod tests {
             spec(family).launch(config, &problem(family, 64, n, k), &b200()).map_err(|rejection| rejection.0)
         };
         let config = bf16([128, 128, 64]);
-        assert!(reject(Family::Matmul, &config, 512, 252).unwrap_err().contains("rows of 504 bytes"));
-        assert!(reject(Family::Matmul, &config, 516, 256).unwrap_err().contains("rows of 1032 bytes"));
+        assert!(reject(Family::Matmul, &config, 512, 252).unwrap_err().contains("rows of A"));
+        assert!(reject(Family::Matmul, &config, 516, 256).unwrap_err().contains("rows of B"));
         assert!(reject(Family::Matmul, &config, 520, 264).is_ok());
         let config = int4([128, 128, 32]);
-        assert!(reject(Family::MatmulInt4, &config, 520, 256).unwrap_err().contains("rows of 520 bytes"));
+        assert!(reject(Family::MatmulInt4, &config, 520, 256).unwrap_err().contains("rows of B"));
         assert!(reject(Family::MatmulInt4, &config, 528, 256).is_ok());
     }
 

@@ -1,10 +1,11 @@
-//! `gemm_wgmma.cu`: one warp that loads by the copy engine and warpgroups that multiply, on Hopper.
+//! `gemm_wgmma.cu`: one warp that loads by the copy engine, and warps that multiply on Hopper: in groups by `wgmma`, or each by
+//! itself by `mma.sync`.
 
-use super::launch_cost::{Cut, LaunchCost};
-use super::{Product, ProgramOrder, Weights, group_m, program_order, vector_bytes};
+use super::{EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
 use crate::families::knobs::{self, WARP};
-use crate::families::{Arg, Element, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
 use crate::model::{Bytes, Config, GpuProfile, Mma, PidType};
+use std::sync::LazyLock;
 
 /// Columns of C in one product of a warpgroup.
 const TILE_COLUMNS: u64 = 64;
@@ -16,18 +17,6 @@ const BARRIER_BYTES: u64 = 1024;
 const MOST_ROWS: u64 = 256;
 /// Programs in the largest cluster.
 const MOST_PARTS: u64 = 16;
-/// The numbers of parts of k that the launch chooses from.
-const PARTS: [u64; 4] = [1, 2, 4, 8];
-/// Rows of C that a product of a warpgroup can have.
-const TILE_ROWS: [u64; 20] = [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256];
-/// The numbers of stages that the launch chooses from.
-const STAGES: [u64; 4] = [4, 6, 8, 12];
-/// Columns of C that a tile can have.
-const COLUMNS: [u64; 3] = [64, 128, 256];
-/// Columns of C that a group has at most, where it may have more than the config's.
-const GROUP_COLUMNS: u64 = 128;
-/// Rows of the largest tile that is multiplied warp by warp.
-const MOST_ROWS_BY_WARP: u64 = 16;
 /// Registers of a thread for addresses and counters.
 const SPARE_REGISTERS: u64 = 48;
 /// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
@@ -39,13 +28,15 @@ const MOST_REGISTERS: u64 = 232;
 #[derive(Clone, Copy)]
 struct Tiling {
     weights: Weights,
+    /// Whether each warp multiplies by itself.
+    by_warp: bool,
     /// Rows of C.
     m: u64,
     /// Columns of C.
     n: u64,
     /// Elements of k in one stage.
     k: u64,
-    /// Warpgroups that multiply.
+    /// Groups of four warps that multiply.
     groups: u64,
     stages: u64,
 }
@@ -57,8 +48,12 @@ impl Tiling {
         let k = depth * weights.per_element();
         let warps = knobs::num_warps(config)?;
         let stages = knobs::needed("num_stages", config.num_stages)?.into();
+        let by_warp = config.mma == Some(Mma::MmaSyncTma);
+        if by_warp {
+            require!(m == 8 || m == 16, "block of {m} along m: warps that multiply by themselves have 8 or 16 rows");
+        }
         require!(
-            TILE_ROWS.contains(&m),
+            m <= MOST_ROWS && m.is_multiple_of(if m <= 64 { 8 } else { 16 }),
             "block of {m} along m: it must be a multiple of 8 up to 64 or of 16 up to 256"
         );
         require!(k.is_multiple_of(64), "block of {k} along k: it must be a multiple of 64");
@@ -66,106 +61,19 @@ impl Tiling {
         require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
         let groups = u64::from(warps / 4);
         require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
-        Self { weights, m, n, k, groups, stages }.checked()
-    }
-
-    /// Refuses columns that its groups cannot share, and more registers than a thread has.
-    fn checked(self) -> Result<Self, Rejection> {
-        let (n, groups) = (self.n, self.groups);
         require!(
             n.is_multiple_of(groups) && [64, 128, 256].contains(&(n / groups)),
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
         );
-        let (registers, limit) = (self.registers_used(), self.registers());
+        let tiling = Self { weights, by_warp, m, n, k, groups, stages };
+        let (registers, limit) = (tiling.registers_used(), tiling.registers());
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
-        Ok(self)
-    }
-
-    /// The tilings that a launch may choose from: of at most as many sums, groups and bytes of stages as this one, and for each
-    /// number of tiles along m no more rows than the product has.
-    fn smaller(&self, product: &Product) -> Vec<Self> {
-        let most_columns = if self.groups > 1 { self.n.max(GROUP_COLUMNS * self.groups) } else { self.n };
-        let mut tilings = Vec::new();
-        for n in COLUMNS.into_iter().filter(|n| *n <= most_columns) {
-            let mut tiles = u64::MAX;
-            for m in TILE_ROWS.into_iter().filter(|m| m * n <= self.m * self.n) {
-                if product.m.div_ceil(m) == tiles {
-                    continue;
-                }
-                tiles = product.m.div_ceil(m);
-                let groups = self.groups.min(n / TILE_COLUMNS);
-                let Ok(tiling) = Self { m, n, groups, ..*self }.checked() else { continue };
-                let most = self.stages * self.stage_bytes() / tiling.stage_bytes();
-                let own = (m == self.m && n == self.n).then_some(self.stages);
-                let stages = STAGES.into_iter().filter(|stages| *stages <= most).chain(own);
-                tilings.extend(stages.map(|stages| Self { stages, ..tiling }));
-            }
-        }
-        tilings
-    }
-
-    /// The tiling with which `product` is multiplied, and the number of programs that should share a tile's k: those that cost
-    /// least. The kernel follows from them, so launch knobs do not count.
-    fn dealt(&self, product: &Product, profile: &GpuProfile) -> (Self, u64) {
-        let cost = LaunchCost::of_format(self.weights);
-        let steps = self.k_steps(product);
-        let mut least = (f64::INFINITY, *self, 1);
-        for tiling in self.smaller(product) {
-            let fits = |parts: &u64| *parts <= steps && tiling.smem(*parts) <= profile.smem_per_block;
-            for parts in PARTS.into_iter().filter(fits) {
-                let cost = cost.of(&tiling.cut(parts, product, profile), profile.multiprocessors);
-                if cost < least.0 {
-                    least = (cost, tiling, parts);
-                }
-            }
-        }
-        (least.1, least.2)
-    }
-
-    /// How a launch with this tiling cuts the product up.
-    fn cut(&self, parts: u64, product: &Product, profile: &GpuProfile) -> Cut {
-        Cut {
-            tile: [self.m, self.n, self.k],
-            tiles: self.tiles_of(product).iter().product(),
-            steps: self.k_steps(product),
-            parts,
-            stages: self.stages,
-            resident: self.resident(parts, profile),
-            b_row_bytes: self.b_row_bytes(),
-            a_and_c_bytes: product.m * (product.a_row_bytes() + product.c_row_bytes()),
-            b_bytes: product.k.div_ceil(product.weights.per_element()) * product.b_row_bytes(),
-        }
-    }
-
-    /// Programs that a multiprocessor holds at once: its quarters have 512 registers for each lane, and take warps in turn. A program
-    /// that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
-    fn resident(&self, parts: u64, profile: &GpuProfile) -> u64 {
-        if !self.by_warp() && 512 / ((self.groups + 1) * self.registers_used()) <= 1 {
-            return 1;
-        }
-        let warps_of_a_quarter = 512 / self.registers_used().next_multiple_of(8);
-        let by_registers = 4 * warps_of_a_quarter / (4 * self.groups + 1);
-        knobs::resident_by_smem(self.smem(parts), profile).min(by_registers).max(1)
-    }
-
-    /// Whether each warp multiplies by itself.
-    fn by_warp(&self) -> bool {
-        self.m <= MOST_ROWS_BY_WARP
+        Ok(tiling)
     }
 
     /// Tiles of 64 columns in a group.
     fn tiles(&self) -> u64 {
         self.n / (TILE_COLUMNS * self.groups)
-    }
-
-    /// The product in tiles of C, along m and n.
-    fn tiles_of(&self, product: &Product) -> [u64; 2] {
-        [product.m.div_ceil(self.m), product.n.div_ceil(self.n)]
-    }
-
-    /// The product in stages of k.
-    fn k_steps(&self, product: &Product) -> u64 {
-        product.k.div_ceil(self.k)
     }
 
     /// Sums a thread holds.
@@ -175,7 +83,7 @@ impl Tiling {
 
     /// Registers of a thread for decoded weights: those of one product, or two chunks.
     fn fragments(&self) -> u64 {
-        if self.by_warp() {
+        if self.by_warp {
             return 4 * self.tiles();
         }
         let chunk = match self.tiles() {
@@ -230,19 +138,6 @@ impl Tiling {
         Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
     }
 
-    /// Tile rows that share a column band, where the launch chooses: half as many as let the tiles that run at once load
-    /// the fewest bytes of A and B, for the next ones find A in L2. A run of neighbouring tiles goes along the columns
-    /// instead. On 1,922 launches of the four formats on problems of more than 256 rows, on an H200, it was 1.4 % from the
-    /// best of 1, 4, 8 and 16 in the geometric mean.
-    fn group_m(&self, config: &Config, tiles_m: u64, profile: &GpuProfile) -> u64 {
-        if config.pid_type == Some(PidType::PersistentBlocked) {
-            return 1;
-        }
-        let (a_bytes, b_bytes) = (self.m * self.k * Element::Bf16.size_bytes(), self.b_rows() * self.b_row_bytes());
-        let square = f64::from(profile.multiprocessors) * b_bytes as f64 / a_bytes as f64;
-        ((square.sqrt() / 2.0).round() as u64).clamp(1, tiles_m)
-    }
-
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
     fn operands(&self, product: &Product) -> [Arg; 3] {
         let &Product { weights, m, n, k } = product;
@@ -264,46 +159,54 @@ impl Tiling {
     }
 }
 
-/// The kernel and its launch, which are legal or not together.
-pub(super) fn build(
-    config: &Config,
-    product: &Product,
-    profile: &GpuProfile,
-) -> Result<(KernelSpec, Launch), Rejection> {
-    require!(profile.mma.contains(&Mma::Wgmma), "{} has no wgmma", profile.name);
-    let &Product { weights, m, n, k } = product;
-    let largest = Tiling::new(config, weights)?;
-    knobs::fits_smem(largest.smem(1), profile)?;
-    let (tiling, dealt_parts) = largest.dealt(product, profile);
-
-    let [tiles_m, tiles_n] = tiling.tiles_of(product);
-    let tiles = tiles_m * tiles_n;
-    let k_steps = tiling.k_steps(product);
-    let ProgramOrder { programs, stride, span } = program_order(config, tiles, profile)?;
-    let one_tile_each = programs == tiles;
-    let split_k = match config.split_k {
-        Some(_) => u64::from(knobs::needed("split_k", config.split_k)?),
-        None if !one_tile_each => 1,
-        None => dealt_parts,
-    };
-    require!(split_k <= k_steps, "split_k {split_k} exceeds the {k_steps} blocks along k = {k}");
+pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
+    let tiling = Tiling::new(config, weights)?;
+    let split_k = split_k(config);
     require!(
         split_k.is_power_of_two() && split_k <= MOST_PARTS,
         "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
     );
     require!(
-        split_k == 1 || one_tile_each,
-        "split_k {split_k}: programs that share k have one tile each, not {tiles} for {programs}"
+        split_k == 1 || config.pid_type == Some(PidType::Flat),
+        "split_k {split_k}: programs that share k have one tile each, so pid_type must be flat"
     );
-    let smem = tiling.smem(split_k);
-    knobs::fits_smem(smem, profile)?;
-    let group_m = match config.l2_groupings[..] {
-        [] => tiling.group_m(config, tiles_m, profile),
-        _ => group_m(config, tiles_m)?,
-    };
+    knobs::fits_smem(tiling.smem(split_k), profile)
+}
+
+pub(super) fn conditions() -> &'static [Condition] {
+    static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| super::conditions([EXTENTS, TILES]));
+    &CONDITIONS
+}
+
+pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, Rejection> {
+    let tiling = Tiling::new(config, weights)?;
+    // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
+    let alone = !tiling.by_warp && 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
+    let registers = if alone { tiling.registers() } else { tiling.registers_used() };
+    Ok(Footprint {
+        threads: tiling.threads(),
+        registers: registers.next_multiple_of(8) as u32,
+        smem: tiling.smem(split_k(config)),
+        stage_bytes: Bytes(tiling.stage_bytes()),
+    })
+}
+
+/// The kernel of a legal config and its launch.
+pub(super) fn build(
+    config: &Config,
+    product: &Product,
+    profile: &GpuProfile,
+) -> Result<(KernelSpec, Launch), Rejection> {
+    let &Product { weights, m, n, k } = product;
+    let tiling = Tiling::new(config, weights)?;
+    let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
+    let k_steps = k.div_ceil(tiling.k);
+    let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
+    let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
 
     let macros = vec![
         ("WEIGHTS", weights.name().to_string()),
+        ("BY_WARP", u8::from(tiling.by_warp).to_string()),
         ("BLOCK_M", tiling.m.to_string()),
         ("BLOCK_N", tiling.n.to_string()),
         ("BLOCK_K", tiling.k.to_string()),
@@ -319,7 +222,7 @@ pub(super) fn build(
         grid: [(programs * split_k) as u32, 1, 1],
         cluster: split_k as u32,
         threads: tiling.threads(),
-        dynamic_smem: smem,
+        dynamic_smem: tiling.smem(split_k),
         args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(0),
         counters: 0,
@@ -331,16 +234,15 @@ pub(super) fn build(
 #[cfg(test)]
 mod tests {
     use super::{Product, Tiling, Weights};
-    use crate::families::gemm::tests::{GEMMS, h200, problem};
-    use crate::families::{Arg, Launch, Swizzle, TensorMap, spec};
+    use crate::families::gemm::tests::{h200, problem};
+    use crate::families::{Arg, KernelSpec, Launch, Swizzle, TensorMap, spec};
     use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
-    use crate::plan::Plan;
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
 
     fn config() -> Config {
         Config {
-            block_sizes: vec![16, 128, 64],
+            block_sizes: vec![24, 128, 64],
             num_warps: Some(4),
             num_stages: Some(3),
             pid_type: Some(PidType::Flat),
@@ -351,9 +253,20 @@ mod tests {
         }
     }
 
+    fn by_warp() -> Config {
+        Config { block_sizes: vec![16, 128, 64], mma: Some(Mma::MmaSyncTma), ..config() }
+    }
+
+    fn large() -> Config {
+        Config { block_sizes: vec![256, 128, 64], num_warps: Some(8), num_stages: Some(4), ..config() }
+    }
+
+    fn program(family: Family, config: &Config, [m, n, k]: [i64; 3]) -> (KernelSpec, Launch) {
+        spec(family).program(config, &problem(family, m, n, k), &h200()).unwrap()
+    }
+
     fn launch(family: Family, config: &Config, shape: [i64; 3]) -> Launch {
-        let [m, n, k] = shape;
-        spec(family).launch(config, &problem(family, m, n, k), &h200()).unwrap()
+        program(family, config, shape).1
     }
 
     fn map(argument: &Arg) -> &TensorMap {
@@ -363,119 +276,36 @@ mod tests {
         }
     }
 
-    /// Rows, columns, warps and stages of the tile that a launch chooses.
-    fn tile(family: Family, config: &Config, [m, n, k]: [i64; 3]) -> [u64; 4] {
-        let kernel = spec(family).kernel(config, &problem(family, m, n, k), &h200()).unwrap();
-        ["BLOCK_M", "BLOCK_N", "NUM_WARPS", "NUM_STAGES"]
-            .map(|wanted| kernel.macros.iter().find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap())
-    }
-
     #[test]
     fn tiles_are_copied_in_panels_of_128_bytes() {
         let product = Product { weights: Weights::Int4, m: 16, n: 4096, k: 8192 };
-        let operands = |n| Tiling { weights: Weights::Int4, m: 16, n, k: 128, groups: 1, stages: 3 }.operands(&product);
-        let wide = operands(128);
+        let tiling = Tiling { weights: Weights::Int4, by_warp: true, m: 16, n: 128, k: 128, groups: 1, stages: 3 };
+        let wide = tiling.operands(&product);
         let [a, b, c] = wide.each_ref().map(map);
         assert_eq!((a.tile.as_slice(), a.swizzle), (&[64, 16][..], Swizzle::Bytes128));
         assert_eq!((b.tile.as_slice(), b.swizzle), (&[128, 64][..], Swizzle::Bytes128));
         assert_eq!((c.tile.as_slice(), c.input), (&[64, 16][..], None));
-        let narrow = operands(64);
+        let narrow = Tiling { n: 64, ..tiling }.operands(&product);
         let narrow = map(&narrow[1]);
         assert_eq!((narrow.tile.as_slice(), narrow.swizzle), (&[64, 64][..], Swizzle::Bytes64));
     }
 
     #[test]
     fn rows_the_copy_engine_cannot_take_are_copied_by_a_warp() {
-        let launch = launch(Family::Matmul, &config(), [5, 77, 66]);
+        let (kernel, launch) = program(Family::Matmul, &config(), [5, 77, 66]);
         assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Output]);
-        let kernel = spec(Family::Matmul).kernel(&config(), &problem(Family::Matmul, 5, 77, 66), &h200()).unwrap();
-        let vectors: Vec<_> = kernel.macros[6..].iter().map(|(_, bytes)| bytes.as_str()).collect();
+        let vectors: Vec<_> = kernel.macros[7..].iter().map(|(_, bytes)| bytes.as_str()).collect();
         assert_eq!(vectors, ["4", "2", "2"]);
     }
 
     #[test]
     fn the_programs_that_share_a_tile_are_one_cluster() {
-        let config = Config { split_k: Some(8), ..config() };
-        let shape = [20, 300, 4096];
-        let launch = launch(Family::MatmulFp4, &config, shape);
-        let [rows, columns, _, stages] = tile(Family::MatmulFp4, &config, shape);
-        let programs = 8 * 20u64.div_ceil(rows) * 300u64.div_ceil(columns);
-        assert_eq!((launch.grid, launch.cluster), ([programs as u32, 1, 1], 8));
-        let stage = rows * 128 * 2 + 64 * columns;
-        assert_eq!(launch.dynamic_smem, Bytes(stages * stage + 1024 + rows * columns * 4));
+        let config = Config { split_k: Some(8), ..by_warp() };
+        let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
+        assert_eq!((launch.grid, launch.cluster), ([8 * 2 * 3, 1, 1], 8));
+        let stage = 16 * 128 * 2 + 64 * 128;
+        assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
         assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
-    }
-
-    fn large() -> Config {
-        Config {
-            block_sizes: vec![256, 128, 64],
-            num_warps: Some(8),
-            num_stages: Some(4),
-            split_k: None,
-            l2_groupings: vec![],
-            ..config()
-        }
-    }
-
-    #[test]
-    fn a_tile_has_no_more_rows_than_the_problem_and_no_more_of_anything_than_the_config() {
-        let mut runner = TestRunner::new(ProptestConfig::with_cases(64));
-        let configs = GEMMS.map(|family| (family, open_configs(family)));
-        let checked = runner.run(
-            &(0usize..4, any::<prop::sample::Index>(), 1i64..9000, 1i64..9000, 1i64..4000),
-            |(family, which, m, n, k)| {
-                let (family, configs) = &configs[family];
-                let config = which.get(configs);
-                let [rows, columns, warps, stages] = tile(*family, config, [m, n, 2 * k]);
-                let most: Vec<u64> = config.block_sizes.iter().map(|size| u64::from(*size)).collect();
-                prop_assert!(rows * columns <= most[0] * most[1], "{config}: {rows} x {columns}");
-                prop_assert!(rows < m as u64 + 16 && warps <= u64::from(config.num_warps.unwrap()));
-                let weights = if matches!(family, Family::Matmul | Family::MatmulInt16) { 2 } else { 1 };
-                let depth = if weights == 2 { most[2] } else { 2 * most[2] };
-                let bytes = |rows: u64, columns: u64| rows * depth * 2 + most[2] * columns * weights;
-                prop_assert!(
-                    stages * bytes(rows, columns) <= u64::from(config.num_stages.unwrap()) * bytes(most[0], most[1])
-                );
-                Ok(())
-            },
-        );
-        assert!(checked.is_ok(), "{checked:?}");
-    }
-
-    #[test]
-    fn a_product_is_dealt_out_so_that_the_last_wave_is_full() {
-        let of = |shape| tile(Family::Matmul, &large(), shape)[..2].to_vec();
-        // 12 x 24 tiles of 256 rows are two waves and a fifth of 132, 16 x 24 of 192 three nearly full ones.
-        assert_eq!(of([3072, 3072, 3072]), [192, 128]);
-        assert_eq!(of([4096, 4096, 4096]), [256, 128]);
-        // Smaller tiles, that all run at once, where large ones would leave half of the GPU idle.
-        assert_eq!(of([1024, 1024, 1024]), [128, 64]);
-        assert_eq!(of([512, 4096, 4096]), [128, 128]);
-    }
-
-    #[test]
-    fn small_tiles_have_more_stages_where_each_runs_alone_and_fewer_programs_wait_where_not() {
-        let [.., alone] = tile(Family::MatmulFp4, &decode(), [16, 4096, 4096]);
-        let [.., many] = tile(Family::MatmulFp4, &decode(), [64, 40_000, 4096]);
-        assert!(alone > many, "{alone} and {many} stages");
-    }
-
-    fn decode() -> Config {
-        Config { block_sizes: vec![64, 64, 64], num_stages: Some(6), split_k: None, l2_groupings: vec![], ..config() }
-    }
-
-    #[test]
-    fn a_launch_left_to_choose_groups_tile_rows_that_share_columns() {
-        let group = |pid_type: PidType, grouping: Vec<u32>| {
-            let multiplier = pid_type.is_persistent().then_some(1);
-            let config =
-                Config { l2_groupings: grouping, pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..large() };
-            launch(Family::Matmul, &config, [4096, 4096, 4096]).args[10].clone()
-        };
-        assert_eq!(group(PidType::Flat, vec![]), Arg::I32(4));
-        assert_eq!(group(PidType::PersistentInterleaved, vec![]), Arg::I32(4));
-        assert_eq!(group(PidType::PersistentBlocked, vec![]), Arg::I32(1));
-        assert_eq!(group(PidType::Flat, vec![2]), Arg::I32(2));
     }
 
     #[test]
@@ -486,75 +316,32 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_left_to_choose_splits_what_would_leave_the_gpu_idle() {
-        let parts = |config: &Config, shape| match launch(Family::Matmul, config, shape).args[11] {
-            Arg::I32(parts) => parts,
-            ref other => panic!("split_k is {other:?}"),
+    fn the_instruction_is_the_one_that_is_named() {
+        let names = |config: &Config| {
+            let macros = program(Family::Matmul, config, [16, 512, 512]).0.macros;
+            macros.into_iter().find(|(name, _)| *name == "BY_WARP").unwrap().1
         };
-        assert_eq!(parts(&decode(), [64, 4096, 14336]), 2);
-        assert_eq!(parts(&decode(), [64, 2 * 132 * 64, 8192]), 1);
-        assert_eq!(parts(&decode(), [1, 1, 1]), 1);
-        assert_eq!(parts(&large(), [4096, 4096, 4096]), 1);
-        assert!(parts(&large(), [48, 1024, 8192]) > 2);
-        let persistent =
-            Config { pid_type: Some(PidType::PersistentInterleaved), num_sm_multiplier: Some(1), ..decode() };
-        assert_eq!(parts(&persistent, [64, 4096, 14336]), 2, "each program has one tile");
-        assert_eq!(parts(&persistent, [640, 4096, 14336]), 1);
-        assert_eq!(
-            launch(Family::MatmulInt4, &Config { block_sizes: vec![16, 64, 128], ..decode() }, [16, 4096, 4096])
-                .cluster,
-            2
-        );
-    }
-
-    /// The configs of the plan's space whose number of parts is left to the launch.
-    fn open_configs(family: Family) -> Vec<Config> {
-        let plan = Plan::load(family, None).unwrap();
-        let configs = plan.spaces(&h200()).into_iter().flat_map(|space| space.configs.clone());
-        let open = |config: &Config| config.split_k.is_none() && config.l2_groupings.is_empty();
-        configs.filter(|config| config.mma == Some(Mma::Wgmma) && open(config)).collect()
-    }
-
-    #[test]
-    fn every_config_of_the_space_runs_every_shape_with_its_split_left_open() {
-        for family in GEMMS {
-            let configs = open_configs(family);
-            assert!(!configs.is_empty());
-            let shape = (1i64..9000, 1i64..9000, 1i64..9000);
-            let tiny = (1i64..20, 1i64..20, 1i64..20);
-            let mut runner = TestRunner::new(ProptestConfig::with_cases(32));
-            let checked = runner.run(&prop_oneof![shape, tiny], |(m, n, k)| {
-                let k = if matches!(family, Family::Matmul | Family::MatmulInt16) { k } else { 2 * k };
-                let problem = problem(family, m, n, k);
-                for config in &configs {
-                    let launch = spec(family).launch(config, &problem, &h200());
-                    prop_assert!(launch.is_ok(), "{}: {:?}", config, launch);
-                }
-                Ok(())
-            });
-            assert!(checked.is_ok(), "{family}: {checked:?}");
-        }
+        assert_eq!(names(&by_warp()), "1");
+        assert_eq!(names(&Config { mma: Some(Mma::Wgmma), ..by_warp() }), "0");
     }
 
     #[test]
     fn launch_knobs_cost_no_compile() {
         let mut runner = TestRunner::new(ProptestConfig::with_cases(512));
-        let knobs = (0usize..3, 1u32..3, 0u32..4, 0u32..3);
+        let knobs = (0usize..3, 1u32..3, 0u32..4, 1u32..4);
         let checked = runner.run(&((1i64..9000, 1i64..9000, 1i64..1100), knobs), |((m, n, eight_k), knobs)| {
             let (pid, multiplier, split, group) = knobs;
             let pid_type = PidType::ALL[pid];
             let changed = Config {
                 pid_type: Some(pid_type),
                 num_sm_multiplier: pid_type.is_persistent().then_some(multiplier),
-                split_k: (split > 0).then_some(1 << (split - 1)),
-                l2_groupings: (group > 0).then_some(group).into_iter().collect(),
-                ..large()
+                split_k: Some(if pid_type.is_persistent() { 1 } else { 1 << split }),
+                l2_groupings: vec![group],
+                ..config()
             };
             let problem = problem(Family::Matmul, m, n, 8 * eight_k);
             let kernel = |config| spec(Family::Matmul).kernel(config, &problem, &h200());
-            if let Ok(changed) = kernel(&changed) {
-                prop_assert_eq!(Ok(changed), kernel(&large()));
-            }
+            prop_assert_eq!(kernel(&changed), kernel(&config()));
             Ok(())
         });
         assert!(checked.is_ok(), "{checked:?}");
@@ -566,6 +353,8 @@ mod tests {
         let persistent = Some(PidType::PersistentBlocked);
         let cases = [
             (blocks([72, 128, 64]), "72 along m"),
+            (blocks([264, 128, 64]), "264 along m"),
+            (Config { mma: Some(Mma::MmaSyncTma), ..config() }, "24 along m"),
             (blocks([16, 96, 64]), "96 along n"),
             (blocks([16, 128, 32]), "32 along k"),
             (blocks([16, 128, 512]), "512 rows of B"),
@@ -575,9 +364,11 @@ mod tests {
             (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
             (Config { num_stages: Some(32), ..config() }, "of shared memory"),
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
-            (Config { split_k: Some(16), ..config() }, "split_k 16 exceeds the 8 blocks"),
+            (Config { split_k: Some(32), ..config() }, "split_k 32"),
+            (Config { split_k: None, ..config() }, "split_k is missing"),
+            (Config { l2_groupings: vec![], ..config() }, "l2_groupings []"),
             (
-                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..blocks([8, 64, 64]) },
+                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..config() },
                 "have one tile each",
             ),
         ];
@@ -589,6 +380,8 @@ mod tests {
         }
         let blackwell = GpuProfile::by_name("b200").unwrap();
         assert!(gemm.launch(&config(), &problem, &blackwell).unwrap_err().0.contains("b200 has no wgmma"));
+        assert!(gemm.launch(&by_warp(), &problem, &blackwell).unwrap_err().0.contains("b200 has no mma_sync_tma"));
         assert!(gemm.launch(&config(), &problem, &h200()).is_ok());
+        assert!(gemm.launch(&by_warp(), &problem, &h200()).is_ok());
     }
 }

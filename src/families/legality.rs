@@ -1,0 +1,124 @@
+//! Where configs are legal, as data: conditions in dimensions, knobs and the GPU's figures.
+
+use super::Rejection;
+use crate::heuristics::Expression;
+use crate::model::{Config, Family, GpuProfile, Problem, Shape};
+
+/// A condition on the problem, and what it means that it does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What must hold.
+    pub expression: Expression,
+    /// Why, in a few words.
+    pub reason: &'static str,
+}
+
+/// What expressions can name beside a family's dimensions: the bytes of an element of the problem's type, the knobs, of which one
+/// that the config does not have, or that is null, is 0, and the GPU's figures.
+const NAMES: [&str; 14] = [
+    "element_bytes",
+    "block_sizes[0]",
+    "block_sizes[1]",
+    "block_sizes[2]",
+    "l2_groupings[0]",
+    "num_sm_multiplier",
+    "num_stages",
+    "num_warps",
+    "reduction_loops[0]",
+    "split_k",
+    "multiprocessors",
+    "smem_per_block",
+    "registers_per_multiprocessor",
+    "threads_per_multiprocessor",
+];
+/// Places that are dimensions, in the family's order.
+const DIMENSIONS: usize = 5;
+/// Places of the knobs.
+const KNOBS: std::ops::Range<usize> = DIMENSIONS + 1..DIMENSIONS + 10;
+
+/// The values that expressions read.
+pub type Values = [i64; DIMENSIONS + NAMES.len()];
+
+/// Where expressions of a family find the value of a name.
+pub fn place(family: Family, name: &str) -> Option<usize> {
+    let dimension = family.dimensions().iter().position(|known| *known == name);
+    dimension.or_else(|| NAMES.iter().position(|known| *known == name).map(|place| DIMENSIONS + place))
+}
+
+/// Whether an expression reads nothing but knobs, so that it holds for a config whatever the problem and the GPU.
+pub fn is_of_knobs(expression: &Expression) -> bool {
+    expression.places().iter().all(|place| KNOBS.contains(place))
+}
+
+/// The fields of a config that an expression reads, with repetitions.
+pub fn knobs_of(expression: &Expression) -> Vec<&'static str> {
+    let knobs = expression.places().into_iter().filter(|place| KNOBS.contains(place));
+    knobs.map(|place| NAMES[place - DIMENSIONS].trim_end_matches(|end| "[]012".contains(end))).collect()
+}
+
+/// What expressions read of a config on a problem.
+pub fn values(config: &Config, problem: &Problem, profile: &GpuProfile) -> Values {
+    let mut values = knob_values(config);
+    let dimensions: [u64; DIMENSIONS] = match problem.shape {
+        Shape::Gemm { m, n, k } => [m, n, k, 0, 0],
+        Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => [batch, heads, q_seq, kv_seq, head_dim],
+        Shape::Rows { rows, cols } => [rows, cols, 0, 0, 0],
+        Shape::Elements { numel } => [numel, 0, 0, 0, 0],
+    };
+    for (value, extent) in values.iter_mut().zip(dimensions) {
+        *value = extent as i64;
+    }
+    values[DIMENSIONS] = problem.dtype.size_bytes() as i64;
+    let figures = [
+        profile.multiprocessors.into(),
+        profile.smem_per_block.0 as i64,
+        profile.registers_per_multiprocessor.into(),
+        profile.threads_per_multiprocessor.into(),
+    ];
+    values[KNOBS.end..].copy_from_slice(&figures);
+    values
+}
+
+/// The same with all but the knobs left at 0.
+pub fn knob_values(config: &Config) -> Values {
+    let at = |list: &[u32], place: usize| list.get(place).copied().unwrap_or(0);
+    let knobs = [
+        at(&config.block_sizes, 0),
+        at(&config.block_sizes, 1),
+        at(&config.block_sizes, 2),
+        at(&config.l2_groupings, 0),
+        config.num_sm_multiplier.unwrap_or(0),
+        config.num_stages.unwrap_or(0),
+        config.num_warps.unwrap_or(0),
+        config.reduction_loops.first().copied().flatten().unwrap_or(0),
+        config.split_k.unwrap_or(0),
+    ];
+    let mut values = [0; DIMENSIONS + NAMES.len()];
+    for (value, knob) in values[KNOBS].iter_mut().zip(knobs) {
+        *value = knob.into();
+    }
+    values
+}
+
+/// Reads a family's own conditions.
+pub(super) fn conditions<const N: usize>(family: Family, texts: [(&str, &'static str); N]) -> Vec<Condition> {
+    let condition = |(text, reason)| match Expression::parse(text, &|name| place(family, name)) {
+        Ok(expression) => Condition { expression, reason },
+        Err(error) => unreachable!("a condition of {family}: {error}"),
+    };
+    texts.into_iter().map(condition).collect()
+}
+
+/// Refuses a problem that a condition does not hold for, with the values that it read.
+pub(super) fn check(family: Family, conditions: &[Condition], values: &Values) -> Result<(), Rejection> {
+    let Some(failed) = conditions.iter().find(|condition| !condition.expression.holds(values)) else { return Ok(()) };
+    let mut places = failed.expression.places();
+    places.sort_unstable();
+    places.dedup();
+    let name = |place: usize| match place.checked_sub(DIMENSIONS) {
+        Some(place) => NAMES[place],
+        None => family.dimensions()[place],
+    };
+    let read: Vec<_> = places.into_iter().map(|place| format!("{} = {}", name(place), values[place])).collect();
+    Err(Rejection(format!("{}: not {} with {}", failed.reason, failed.expression.text(), read.join(", "))))
+}

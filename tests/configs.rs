@@ -1,0 +1,311 @@
+//! A config is what runs: every knob of every config of every plan is what its kernel is compiled and launched with, on problems
+//! of any size and alignment; and what a family calls legal can be launched.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
+
+use kernel_sweep::families::{Arg, KernelSpec, Launch, spec};
+use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::plan::Plan;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+/// Extents from one to a few thousand, every second one near a power of two, where blocks end.
+fn extent(most_log2: u32) -> impl Strategy<Value = i64> {
+    let near = (0..most_log2, -1i64..2).prop_map(|(log2, off)| ((1i64 << log2) + off).max(1));
+    let any = (0..most_log2).prop_flat_map(|log2| 1i64..(2i64 << log2));
+    prop_oneof![near, any]
+}
+
+/// Problems of any family: tiny, odd, unaligned and usual.
+fn problem(family: Family) -> BoxedStrategy<Problem> {
+    let dimensions = family.dimensions();
+    let most = |name: &str| match name {
+        "head_dim" => 8,
+        "batch" | "heads" => 6,
+        "numel" => 30,
+        _ => 15,
+    };
+    let extents: Vec<_> = dimensions.iter().map(|name| extent(most(name)).boxed()).collect();
+    let dtypes = if matches!(family, Family::RowSoftmax | Family::Elementwise) { 2usize } else { 1 };
+    let aligned = prop::bool::ANY;
+    (extents, 0..dtypes, aligned)
+        .prop_map(move |(extents, dtype, aligned)| {
+            let extent = |(name, extent): (&&'static str, i64)| match *name {
+                "k" if family.packs_two_weights_a_byte() => (*name, 2 * extent),
+                "k" | "n" | "head_dim" if aligned => (*name, (extent + 15) / 16 * 16),
+                _ => (*name, extent),
+            };
+            let named: Vec<_> = dimensions.iter().zip(extents).map(extent).collect();
+            Problem::new(family, &named, Dtype::ALL[dtype]).unwrap()
+        })
+        .boxed()
+}
+
+fn check_all<T: std::fmt::Debug>(
+    cases: u32,
+    strategy: &impl Strategy<Value = T>,
+    test: impl Fn(T) -> Result<(), TestCaseError>,
+) {
+    let checked = TestRunner::new(ProptestConfig::with_cases(cases)).run(strategy, test);
+    assert!(checked.is_ok(), "{}", checked.unwrap_err());
+}
+
+const GPUS: [&str; 3] = ["h200", "b200", "a100"];
+
+/// Every family's plan on every GPU that it has spaces for.
+fn plans() -> impl Iterator<Item = (Family, Plan, GpuProfile)> {
+    let plan = |family| (family, Plan::load(family, None).unwrap());
+    Family::ALL
+        .into_iter()
+        .map(plan)
+        .flat_map(|(family, plan)| GPUS.map(|gpu| (family, plan.clone(), GpuProfile::by_name(gpu).unwrap())))
+}
+
+/// The macros of a kernel and the arguments of its launch, to be read by name and place.
+struct Running<'a> {
+    kernel: &'a KernelSpec,
+    launch: &'a Launch,
+}
+
+impl Running<'_> {
+    fn value(&self, name: &str) -> u64 {
+        let (_, value) = self.kernel.macros.iter().find(|(known, _)| *known == name).unwrap();
+        value.parse().unwrap()
+    }
+
+    /// The last but so many of the arguments that are numbers.
+    fn nth_last(&self, place: usize) -> u64 {
+        match self.launch.args[self.launch.args.len() - 1 - place] {
+            Arg::I32(number) => number.try_into().unwrap(),
+            ref other => panic!("{other:?} is no number"),
+        }
+    }
+
+    fn blocks(&self) -> u64 {
+        self.launch.grid.iter().map(|extent| u64::from(*extent)).product()
+    }
+}
+
+/// Programs that a config names for so many tiles, where `places` of them run at once for each multiple.
+fn programs(config: &Config, tiles: u64, places: u64) -> u64 {
+    match config.pid_type.unwrap() {
+        PidType::Flat => tiles,
+        _ => tiles.min(u64::from(config.num_sm_multiplier.unwrap()) * places),
+    }
+}
+
+/// Blocked programs have whole runs, so that a few may have none; those are not there.
+fn runs(config: &Config, tiles: u64, places: u64) -> u64 {
+    let most = programs(config, tiles, places);
+    if config.pid_type == Some(PidType::PersistentInterleaved) { most } else { tiles.div_ceil(tiles.div_ceil(most)) }
+}
+
+fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running: &Running) {
+    let extents: Vec<u64> = problem.shape.dimensions().iter().map(|(_, extent)| *extent).collect();
+    let block = |place: usize| u64::from(config.block_sizes[place]);
+    let knob = |value: Option<u32>| u64::from(value.unwrap());
+    let (warps, split) = (config.num_warps.map(u64::from), config.split_k.map(u64::from));
+    let multiprocessors = u64::from(profile.multiprocessors);
+    match problem.family {
+        Family::Elementwise => {
+            assert_eq!((running.kernel.source, config.mma), ("elementwise.cu", Some(Mma::Simt)));
+            assert_eq!((running.value("BLOCK"), Some(running.value("NUM_WARPS"))), (block(0), warps));
+            let tiles = extents[0].div_ceil(block(0));
+            assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
+            assert_eq!(running.value("ONE_TILE"), u64::from(running.blocks() == tiles));
+            assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
+        }
+        Family::RowSoftmax => {
+            assert_eq!((running.kernel.source, config.mma), ("row_softmax.cu", Some(Mma::Simt)));
+            assert_eq!((running.value("ROWS"), Some(running.value("NUM_WARPS"))), (block(0), warps));
+            assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster.into())), (split, split));
+            let tiles = extents[0].div_ceil(block(0));
+            assert_eq!(running.blocks() / split.unwrap(), programs(config, tiles, multiprocessors / split.unwrap()));
+            match config.reduction_loops[..] {
+                [Some(columns)] => {
+                    assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
+                    let share = running.nth_last(2);
+                    assert_eq!(share * 16, u64::from(columns) * problem.dtype.size_bytes());
+                }
+                _ => assert_eq!(running.value("NUM_STAGES"), 0),
+            }
+            assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
+        }
+        Family::Attention => {
+            let [q, kv] = [block(1), block(2)];
+            assert_eq!((block(0), running.value("BLOCK_Q"), running.value("BLOCK_KV")), (1, q, kv));
+            assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
+            let threads = u64::from(running.launch.threads);
+            if config.mma == Some(Mma::Wgmma) {
+                assert_eq!((running.kernel.source, threads), ("attention_wgmma.cu", 32 * (warps.unwrap() + 4)));
+            } else {
+                assert_eq!((running.kernel.source, config.mma), ("attention.cu", Some(Mma::MmaSync)));
+                assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
+            }
+            let tiles = extents[0] * extents[1] * extents[2].div_ceil(q) * split.unwrap();
+            assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
+            // splits, scale and whether runs are contiguous are the last.
+            assert_eq!(running.nth_last(2), split.unwrap());
+            assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
+        }
+        Family::Matmul | Family::MatmulInt4 | Family::MatmulInt16 | Family::MatmulFp4 => {
+            let packed = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
+            let tile = ["BLOCK_M", "BLOCK_N", "BLOCK_K"].map(|name| running.value(name));
+            assert_eq!(tile, [block(0), block(1), block(2) * packed]);
+            assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
+            let tiles = [extents[0].div_ceil(tile[0]), extents[1].div_ceil(tile[1])];
+            let all: u64 = tiles.iter().product();
+            let split = split.unwrap();
+            let threads = u64::from(running.launch.threads);
+            let (source, programs, blocks_each) = match config.mma.unwrap() {
+                Mma::MmaSync => {
+                    assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
+                    ("gemm.cu", runs(config, all * split, multiprocessors), 1)
+                }
+                mma @ (Mma::Wgmma | Mma::MmaSyncTma) => {
+                    assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
+                    assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
+                    assert_eq!(running.value("BY_WARP"), u64::from(mma == Mma::MmaSyncTma));
+                    assert_eq!(u64::from(running.launch.cluster), split);
+                    ("gemm_wgmma.cu", runs(config, all, multiprocessors), split)
+                }
+                Mma::Tcgen05 => {
+                    assert_eq!(running.value("DECODE_WARPS"), warps.map_or(0, |warps| warps - 6));
+                    let pair = if tile[0] == 256 { 2 } else { 1 };
+                    assert_eq!(u64::from(running.launch.cluster), pair);
+                    ("gemm_tcgen05.cu", runs(config, all * split, multiprocessors / pair), pair)
+                }
+                Mma::Simt => panic!("no matrix product is simt"),
+            };
+            assert_eq!((running.kernel.source, running.blocks()), (source, programs * blocks_each));
+            // tiles_m, tiles_n, k_steps, group_m, split_k, stride and span are the last.
+            let [group, parts, stride] = [3, 2, 1].map(|place| running.nth_last(place));
+            let tile_rows = u64::from(config.l2_groupings[0]).min(tiles[0]); // beyond those there are it is all of them
+            let is_strided = config.pid_type == Some(PidType::PersistentInterleaved);
+            assert_eq!((group, parts, stride), (tile_rows, split, if is_strided { programs } else { 1 }));
+        }
+    }
+}
+
+#[test]
+fn every_config_of_every_space_is_what_runs() {
+    for (family, plan, profile) in plans() {
+        let configs: Vec<Config> = plan
+            .spaces(&profile)
+            .into_iter()
+            .flat_map(|space| [&space.default].into_iter().chain(&space.configs).cloned())
+            .collect();
+        if configs.is_empty() {
+            continue;
+        }
+        for some in configs.chunks(512) {
+            check_all(4, &problem(family), |problem| {
+                for config in some {
+                    if let Ok((kernel, launch)) = spec(family).program(config, &problem, &profile) {
+                        is_as_named(config, &problem, &profile, &Running { kernel: &kernel, launch: &launch });
+                    }
+                }
+                Ok(())
+            });
+        }
+    }
+}
+
+#[test]
+fn a_default_of_each_plan_runs_on_every_problem() {
+    for (family, plan, profile) in plans() {
+        let defaults = plan.defaults(&profile);
+        check_all(256, &problem(family), |problem| {
+            let runs = |config: &Config| spec(family).legal(config, &problem, &profile);
+            let verdicts: Vec<_> = defaults.iter().map(runs).collect();
+            prop_assert!(verdicts.iter().any(Result::is_ok), "{} on {}: {:?}", problem, profile.name, verdicts);
+            Ok(())
+        });
+    }
+}
+
+/// A launch that the driver takes, and tensor maps that it encodes.
+fn is_possible(launch: &Launch, profile: &GpuProfile) {
+    assert!(
+        launch.grid[0] > 0 && i32::try_from(launch.grid[0]).is_ok() && launch.grid[1..] == [1, 1],
+        "{:?}",
+        launch.grid
+    );
+    assert!(launch.threads <= 1024 && launch.dynamic_smem <= profile.smem_per_block, "{launch:?}");
+    assert_eq!(launch.grid[0] % launch.cluster, 0);
+    assert!(launch.workspace.0 <= 1 << 30, "{}", launch.workspace);
+    for arg in &launch.args {
+        match arg {
+            Arg::TensorMap(map) => {
+                assert!(map.strides_bytes.iter().all(|stride| stride % 16 == 0), "{map:?}");
+                assert!(map.tile.iter().all(|extent| *extent <= 256), "{map:?}");
+            }
+            Arg::I32(number) => assert!(*number >= 0, "{launch:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_the_conditions_allow_can_be_launched_however_large() {
+    let large = |family: Family| {
+        let extents = vec![(0u32..36).prop_flat_map(|log2| 1i64..(2i64 << log2)); family.dimensions().len()];
+        (extents, 0..Dtype::ALL.len()).prop_filter_map("is a problem", move |(extents, dtype)| {
+            let named: Vec<_> = family.dimensions().iter().copied().zip(extents).collect();
+            Problem::new(family, &named, Dtype::ALL[dtype]).ok()
+        })
+    };
+    for (family, plan, profile) in plans() {
+        let configs: Vec<Config> =
+            plan.spaces(&profile).into_iter().flat_map(|space| space.configs.iter().cloned()).collect();
+        if configs.is_empty() {
+            continue;
+        }
+        check_all(128, &(prop_oneof![problem(family), large(family).boxed()], 0..64usize), |(problem, part)| {
+            for config in configs.iter().skip(part).step_by(64) {
+                if spec(family).legal(config, &problem, &profile).is_ok() {
+                    let (_, launch) = spec(family).build(config, &problem, &profile).unwrap();
+                    is_possible(&launch, &profile);
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn most_configs_of_a_space_run_somewhere() {
+    for (family, plan, profile) in plans() {
+        for space in plan.spaces(&profile) {
+            let never = space.configs.iter().filter(|config| spec(family).check(config, &profile).is_err()).count();
+            assert!(never * 2 < space.configs.len(), "{family} {}: {never} of {}", profile.name, space.configs.len());
+        }
+    }
+}
+
+#[test]
+fn the_work_of_a_config_is_what_its_launch_does() {
+    for (family, plan, profile) in plans() {
+        let configs: Vec<Config> =
+            plan.spaces(&profile).into_iter().flat_map(|space| space.configs.iter().cloned()).collect();
+        if configs.is_empty() {
+            continue;
+        }
+        check_all(16, &(problem(family), 0..256usize), |(problem, part)| {
+            for config in configs.iter().skip(part).step_by(256) {
+                let Ok(work) = spec(family).work(config, &problem, &profile) else { continue };
+                let launch = spec(family).launch(config, &problem, &profile).unwrap();
+                let split = u64::from(config.split_k.unwrap_or(1));
+                prop_assert!(work.programs * work.tiles_a_program >= work.tiles * split);
+                prop_assert!(work.smem >= launch.dynamic_smem && work.resident >= 1 && work.steps_a_tile >= 1);
+                if config.pid_type == Some(PidType::Flat) && config.mma != Some(Mma::Tcgen05) {
+                    prop_assert_eq!(
+                        work.programs,
+                        launch.grid.iter().map(|extent| u64::from(*extent)).product::<u64>()
+                    );
+                }
+            }
+            Ok(())
+        });
+    }
+}
