@@ -3,6 +3,7 @@
 //! GPU profile.
 
 mod attention;
+mod description;
 mod elementwise;
 mod gemm;
 mod inputs;
@@ -10,6 +11,7 @@ mod knobs;
 mod row_softmax;
 mod split;
 
+pub use description::Description;
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};

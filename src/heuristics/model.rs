@@ -438,12 +438,21 @@ impl Model {
         let mut row = self.row();
         row[..dims.len()].copy_from_slice(dims);
         row[self.slots.dtype_bytes] = dtype_bytes;
-        let [bytes, flops] = [self.bytes.evaluate(&row).ok()?, self.flops.evaluate(&row).ok()?];
+        let [bytes, flops] = self.work_of(&row)?;
         let floor = &self.fitted.floor;
         let floor_us = floor.launch_us + (bytes as f64 / floor.bytes_per_us).max(flops as f64 / floor.flops_per_us);
         row[self.slots.floor_ns] = (floor_us * 1e3) as i64;
         self.work_out(&mut row, Varies { with_problem: true, with_config: false });
         Some((row, floor_us))
+    }
+
+    fn work_of(&self, row: &[i64]) -> Option<[i64; 2]> {
+        Some([self.bytes.evaluate(row).ok()?, self.flops.evaluate(row).ok()?])
+    }
+
+    /// The fewest bytes that a shape moves, and its operations.
+    pub fn work(&self, dims: &[i64], dtype: &str) -> Option<[i64; 2]> {
+        self.of_problem(dims, dtype).and_then(|(row, _)| self.work_of(&row))
     }
 
     /// The time that no config is expected to beat on a shape, in microseconds.
