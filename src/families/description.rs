@@ -119,7 +119,8 @@ impl Description {
         for dim in self.steps.keys() {
             all.push(format!("per_mille({dim}, steps_{dim} * step_{dim})"));
         }
-        let volume = self.tiles.keys().chain(self.steps.keys()).fold("1".to_owned(), |all, dim| format!("{all} * {dim}"));
+        let volume =
+            self.tiles.keys().chain(self.steps.keys()).fold("1".to_owned(), |all, dim| format!("{all} * {dim}"));
         let instances = self.instances.as_deref().unwrap_or("1");
         all.extend([
             "programs".to_owned(),

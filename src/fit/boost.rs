@@ -11,21 +11,21 @@ const WORTH_THREADS: usize = 1 << 20;
 
 /// How trees are grown.
 #[derive(Clone, Copy, Debug)]
-pub struct Growth {
+pub(super) struct Growth {
     /// Trees, one after another on what those before it leave.
-    pub trees: usize,
+    pub(super) trees: usize,
     /// Leaves of a tree.
-    pub leaves: usize,
+    pub(super) leaves: usize,
     /// The share of what is left that a tree takes.
-    pub rate: f64,
+    pub(super) rate: f64,
     /// The least weight of a leaf, where the mean weight of a row is 1.
-    pub least_weight: f64,
+    pub(super) least_weight: f64,
     /// A leaf of little weight gives so much less: weight / (weight + this).
-    pub shrinkage: f64,
+    pub(super) shrinkage: f64,
 }
 
 /// Features in bins.
-pub struct Bins {
+pub(super) struct Bins {
     /// By feature: each row's bin.
     columns: Vec<Vec<u8>>,
     /// By feature: the threshold above each bin but the last.
@@ -35,7 +35,7 @@ pub struct Bins {
 }
 
 /// A tree from its root, each split before its side below the threshold, then the other.
-pub struct Tree {
+pub(super) struct Tree {
     nodes: Vec<Node>,
 }
 
@@ -49,7 +49,7 @@ enum Node {
 
 impl Bins {
     /// The bins of features by column.
-    pub fn new(columns: &[Vec<i64>]) -> Self {
+    pub(super) fn new(columns: &[Vec<i64>]) -> Self {
         let thresholds: Vec<Vec<i64>> = columns.par_iter().map(|column| thresholds(column)).collect();
         let of = |(column, thresholds): (&Vec<i64>, &Vec<i64>)| {
             column.iter().map(|value| thresholds.partition_point(|threshold| threshold <= value) as u8).collect()
@@ -60,6 +60,20 @@ impl Bins {
             starts.push(starts[starts.len() - 1] + thresholds.len() + 1);
         }
         Self { columns, thresholds, starts }
+    }
+
+    /// The bins of some rows alone. Features that are not wanted have a single bin, and so no splits.
+    pub(super) fn of_rows(&self, rows: &[u32], wanted: &[bool]) -> Self {
+        let mut starts = vec![0];
+        let mut columns = Vec::new();
+        let mut all = Vec::new();
+        for ((column, thresholds), wanted) in self.columns.iter().zip(&self.thresholds).zip(wanted) {
+            let keep = if *wanted { thresholds.clone() } else { Vec::new() };
+            columns.push(rows.iter().map(|row| if *wanted { column[*row as usize] } else { 0 }).collect());
+            starts.push(starts[starts.len() - 1] + keep.len() + 1);
+            all.push(keep);
+        }
+        Self { columns, thresholds: all, starts }
     }
 }
 
@@ -129,7 +143,6 @@ struct Open {
     node: usize,
     rows: std::ops::Range<usize>,
     histogram: Vec<Sums>,
-    total: Sums,
     split: Option<Split>,
 }
 
@@ -146,14 +159,27 @@ enum Growing {
     Leaf(f64),
 }
 
-/// Grows trees on some rows. `target` and `weight` are of all rows.
-pub fn boost(bins: &Bins, rows: &[u32], target: &[f64], weight: &[f64], growth: &Growth) -> Vec<Tree> {
+/// Rows to grow trees on. What is told by row is so for all rows, wanted or not.
+#[derive(Clone, Copy)]
+pub(super) struct Lesson<'a> {
+    /// The rows' features.
+    pub(super) bins: &'a Bins,
+    /// The rows that are wanted.
+    pub(super) rows: &'a [u32],
+    /// What the trees are to come to, by row.
+    pub(super) target: &'a [f64],
+    /// What each row counts for.
+    pub(super) weight: &'a [f64],
+    /// Each row's problem, where only the differences between the rows of a problem are to be learnt.
+    pub(super) within: Option<&'a [usize]>,
+}
+
+/// Grows trees one after another, each on what those before it leave.
+pub(super) fn boost(lesson: &Lesson, growth: &Growth) -> Vec<Tree> {
+    let Lesson { bins, rows, target, weight, within } = *lesson;
     let mean = rows.iter().map(|row| weight[*row as usize]).sum::<f64>() / rows.len().max(1) as f64;
-    let mut left: Vec<Sums> = target
-        .iter()
-        .zip(weight)
-        .map(|(target, weight)| Sums { residual: *target, weight: weight / mean })
-        .collect();
+    let mut left: Vec<Sums> =
+        target.iter().zip(weight).map(|(target, weight)| Sums { residual: *target, weight: weight / mean }).collect();
     let mut order = rows.to_vec();
     let mut trees = Vec::with_capacity(growth.trees);
     // The first tree is the mean alone.
@@ -161,6 +187,9 @@ pub fn boost(bins: &Bins, rows: &[u32], target: &[f64], weight: &[f64], growth: 
         order.copy_from_slice(rows);
         let rate = if index == 0 { 1.0 } else { growth.rate };
         let leaves = if index == 0 { 1 } else { growth.leaves };
+        if let Some(problems) = within {
+            center(rows, problems, &mut left);
+        }
         let (tree, parts) = grow(bins, &mut order, &left, leaves, rate, growth);
         for (rows, leaf) in parts {
             for row in &order[rows] {
@@ -174,6 +203,21 @@ pub fn boost(bins: &Bins, rows: &[u32], target: &[f64], weight: &[f64], growth: 
         trees.push(tree);
     }
     trees
+}
+
+/// Takes from what is left of each problem's rows their mean.
+fn center(rows: &[u32], problems: &[usize], left: &mut [Sums]) {
+    let mut totals = vec![Sums::default(); problems.iter().max().map_or(0, |last| last + 1)];
+    for row in rows {
+        let Sums { residual, weight } = left[*row as usize];
+        let total = &mut totals[problems[*row as usize]];
+        total.residual += residual * weight;
+        total.weight += weight;
+    }
+    for row in rows {
+        let total = totals[problems[*row as usize]];
+        left[*row as usize].residual -= total.residual / total.weight;
+    }
 }
 
 /// Grows one tree; gives also the rows of each leaf, as ranges of `order`, with its value.
@@ -193,7 +237,7 @@ fn grow(
     if leaves > 1 {
         let histogram = histogram(bins, order, left);
         let split = best_split(bins, &histogram, &total, growth);
-        open.push(Open { node: 0, rows: 0..order.len(), histogram, total, split });
+        open.push(Open { node: 0, rows: 0..order.len(), histogram, split });
     } else {
         done.push((0, 0..order.len()));
     }
@@ -207,7 +251,8 @@ fn grow(
         let leaf = open.remove(best);
         let Some(Split { feature, bin, .. }) = leaf.split else { break };
         let column = &bins.columns[feature];
-        let middle = leaf.rows.start + part(&mut order[leaf.rows.clone()], |row| usize::from(column[row as usize]) <= bin);
+        let middle =
+            leaf.rows.start + part(&mut order[leaf.rows.clone()], |row| usize::from(column[row as usize]) <= bin);
         let sides = [leaf.rows.start..middle, middle..leaf.rows.end];
         let smaller = usize::from(sides[1].len() < sides[0].len());
         let counted = histogram(bins, &order[sides[smaller].clone()], left);
@@ -226,9 +271,8 @@ fn grow(
             let total = total_of(&order[rows.clone()], left);
             nodes.push(Growing::Leaf(value(&total)));
             let split = best_split(bins, &histogram, &total, growth);
-            open.push(Open { node: first + side, rows, histogram, total, split });
+            open.push(Open { node: first + side, rows, histogram, split });
         }
-        let _ = leaf.total;
     }
     done.extend(open.into_iter().map(|leaf| (leaf.node, leaf.rows)));
     let parts = done.into_iter().map(|(node, rows)| (rows, leaf_of(&nodes[node]))).collect();
@@ -339,7 +383,7 @@ impl Tree {
     }
 
     /// The leaf that a row reaches.
-    pub fn leaf(&self, bins: &Bins, row: usize) -> i32 {
+    pub(super) fn leaf(&self, bins: &Bins, row: usize) -> i32 {
         let mut place = 0;
         loop {
             match self.nodes[place] {
@@ -352,11 +396,113 @@ impl Tree {
     }
 
     /// The tree as a document holds it: `feature<threshold` and leaves.
-    pub fn to_text(&self, bins: &Bins) -> String {
+    pub(super) fn to_text(&self, bins: &Bins) -> String {
         let word = |node: &Node| match *node {
             Node::Leaf(value) => value.to_string(),
             Node::Split { feature, bin, .. } => format!("{feature}<{}", bins.thresholds[feature][usize::from(bin)]),
         };
         self.nodes.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GROWTH: Growth = Growth { trees: 60, leaves: 8, rate: 0.3, least_weight: 1.0, shrinkage: 0.1 };
+
+    fn predict(trees: &[Tree], bins: &Bins, row: usize) -> i64 {
+        trees.iter().map(|tree| i64::from(tree.leaf(bins, row))).sum()
+    }
+
+    /// A grid of two features, and a third that tells nothing.
+    fn grid() -> Vec<Vec<i64>> {
+        let rows = (0..400).map(|row| [row % 20, row / 20, row * 7919 % 13]);
+        (0..3).map(|feature| rows.clone().map(|row| row[feature]).collect()).collect()
+    }
+
+    #[test]
+    fn trees_come_to_what_depends_on_two_features_together() {
+        let columns = grid();
+        let bins = Bins::new(&columns);
+        let target: Vec<f64> =
+            (0..400).map(|row| if columns[0][row] < 7 && columns[1][row] >= 12 { 9000.0 } else { -1000.0 }).collect();
+        let (rows, weight) = ((0..400).collect::<Vec<u32>>(), vec![1.0; 400]);
+        let lesson = Lesson { bins: &bins, rows: &rows, target: &target, weight: &weight, within: None };
+        let trees = boost(&lesson, &GROWTH);
+        for row in 0..400 {
+            assert!((predict(&trees, &bins, row) as f64 - target[row]).abs() < 100.0, "row {row}");
+        }
+        assert!(trees[1].to_text(&bins).contains("0<7") && trees[1].to_text(&bins).contains("1<12"));
+    }
+
+    #[test]
+    fn rows_that_are_not_wanted_and_rows_of_no_weight_teach_nothing() {
+        let columns = grid();
+        let bins = Bins::new(&columns);
+        let rows: Vec<u32> = (0..400).filter(|row| row % 20 != 3).collect();
+        let target: Vec<f64> = (0..400).map(|row| if row % 20 == 3 || row % 20 == 11 { 1e9 } else { 500.0 }).collect();
+        let weight: Vec<f64> = (0..400).map(|row| if row % 20 == 11 { 0.0 } else { 1.0 }).collect();
+        let lesson = Lesson { bins: &bins, rows: &rows, target: &target, weight: &weight, within: None };
+        let trees = boost(&lesson, &GROWTH);
+        assert_eq!((trees.len(), predict(&trees, &bins, 3), predict(&trees, &bins, 11)), (1, 500, 500));
+    }
+
+    #[test]
+    fn within_problems_only_differences_count() {
+        let columns = grid();
+        let bins = Bins::new(&columns);
+        let problems: Vec<usize> = (0..400).map(|row| row / 20).collect();
+        // Problems are worlds apart; the first feature makes the same difference in all.
+        let level = |row: usize| ((row / 20) * (row / 20) * 7717 % 1000) as f64 * 1e4;
+        let target: Vec<f64> = (0..400).map(|row| level(row) + (row % 20) as f64 * 100.0).collect();
+        let (rows, weight) = ((0..400).collect::<Vec<u32>>(), vec![1.0; 400]);
+        let lesson = Lesson { bins: &bins, rows: &rows, target: &target, weight: &weight, within: Some(&problems) };
+        let trees = boost(&lesson, &GROWTH);
+        for row in 0..400 {
+            let difference = predict(&trees, &bins, row) - predict(&trees, &bins, row / 20 * 20);
+            assert!((difference - (row % 20) as i64 * 100).abs() < 60, "row {row}: {difference}");
+        }
+    }
+
+    #[test]
+    fn bins_hold_about_as_many_rows_each_where_values_are_many() {
+        let column: Vec<i64> = (0..100_000).map(|row| row * row).collect();
+        let bins = Bins::new(&[column]);
+        let mut counts = vec![0; bins.thresholds[0].len() + 1];
+        bins.columns[0].iter().for_each(|bin| counts[usize::from(*bin)] += 1);
+        assert_eq!(counts.len(), MOST_BINS);
+        assert!(counts.iter().all(|count| (200..800).contains(count)), "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_threshold_parts_the_values_beside_it(a: i64, b: i64, small_a in -50i64..50, small_b in -50i64..50) {
+            for (a, b) in [(a, b), (small_a, small_b)] {
+                let (lower, upper) = (a.min(b), a.max(b));
+                if lower < upper {
+                    let threshold = between(lower, upper);
+                    prop_assert!(lower < threshold && threshold <= upper, "{} < {} <= {}", lower, threshold, upper);
+                }
+            }
+        }
+
+        #[test]
+        fn bins_keep_the_order_of_values(column in prop::collection::vec(prop_oneof![-9i64..9, any::<i64>()], 1..900)) {
+            let bins = Bins::new(std::slice::from_ref(&column));
+            let few = column.iter().collect::<std::collections::BTreeSet<_>>().len() <= MOST_BINS;
+            for (one, bin_of_one) in column.iter().zip(&bins.columns[0]) {
+                for (other, bin_of_other) in column.iter().zip(&bins.columns[0]).take(50) {
+                    prop_assert!(one > other || bin_of_one <= bin_of_other);
+                    prop_assert!(!few || (one == other) == (bin_of_one == bin_of_other));
+                }
+                let thresholds = &bins.thresholds[0];
+                let bin = usize::from(*bin_of_one);
+                prop_assert!(bin == 0 || thresholds[bin - 1] <= *one);
+                prop_assert!(bin == thresholds.len() || *one < thresholds[bin]);
+            }
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Problems divided into folds so that no two folds have kin.
 #[derive(Clone, Debug)]
-pub struct Kinship {
+pub(super) struct Kinship {
     /// The sets of dimensions by which problems are kin here, by their places.
-    pub by: Vec<Vec<usize>>,
+    pub(super) by: Vec<Vec<usize>>,
     /// Each problem's kind, in order of appearance.
     kinds: Vec<usize>,
 }
@@ -15,7 +15,7 @@ pub struct Kinship {
 impl Kinship {
     /// The kinds of problems by their dimensions. Sets of dimensions are taken in their order; one that would leave a kind
     /// with more than a `1 / folds` of all problems is not. The same problem in two types is of one kind.
-    pub fn new(problems: &[Vec<i64>], sets: &[Vec<usize>], folds: usize) -> Self {
+    pub(super) fn new(problems: &[Vec<i64>], sets: &[Vec<usize>], folds: usize) -> Self {
         let most = problems.len().div_ceil(folds.max(1));
         let every: Vec<usize> = (0..problems.first().map_or(0, Vec::len)).collect();
         let mut kinds = join(&(0..problems.len()).collect::<Vec<_>>(), problems, &every);
@@ -33,7 +33,7 @@ impl Kinship {
     }
 
     /// Each problem's fold. The seed decides which kinds come together.
-    pub fn folds(&self, folds: usize, seed: u64) -> Vec<usize> {
+    pub(super) fn folds(&self, folds: usize, seed: u64) -> Vec<usize> {
         let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
         self.kinds.iter().for_each(|kind| *sizes.entry(*kind).or_default() += 1);
         let mut kinds: Vec<_> = sizes.into_iter().collect();
@@ -119,5 +119,55 @@ fn regret(group: Option<&str>, aligned: Option<bool>, mut slowdowns: Vec<f64>, d
         geomean: (logs / count as f64).exp(),
         p90: slowdowns[(count * 9 / 10).min(count - 1)],
         max: slowdowns[count - 1],
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_set_of_dimensions_that_makes_all_problems_kin_is_passed_over() {
+        // Ten pairs (n, k) with three m each; m are the same everywhere.
+        let problems: Vec<Vec<i64>> = (0..10).flat_map(|pair| [1, 16, 256].map(|m| vec![m, 64 * pair, 4096])).collect();
+        let kinship = Kinship::new(&problems, &[vec![1, 2], vec![0, 2], vec![0, 1]], 5);
+        assert_eq!(kinship.by, [vec![1, 2], vec![0, 1]]);
+        let folds = kinship.folds(5, 0);
+        assert!(folds.chunks(3).all(|kin| kin.iter().all(|fold| *fold == kin[0])));
+        assert_ne!(folds, kinship.folds(5, 1));
+    }
+
+    #[test]
+    fn regrets_are_told_for_cells_with_enough_problems() {
+        let left_out = |group: &str, aligned, slowdown| LeftOut { group: group.to_owned(), aligned, slowdown };
+        let mut choices: Vec<_> =
+            (0..10).map(|place| left_out("rect", place < 6, 1.0 + f64::from(place) / 10.0)).collect();
+        choices.push(left_out("small_m", true, 3.0));
+        let told = regrets(&choices, 1);
+        let cells: Vec<_> = told.iter().map(|cell| (cell.group.as_deref(), cell.aligned, cell.problems)).collect();
+        assert_eq!(
+            cells,
+            [(None, None, 11), (None, Some(true), 7), (Some("rect"), None, 10), (Some("rect"), Some(true), 6)]
+        );
+        assert_eq!((told[0].max, told[2].p90, told[2].max), (3.0, 1.9, 1.9));
+        let geomean = (1..10).map(|place| (1.0 + f64::from(place) / 10.0).ln()).sum::<f64>() / 10.0;
+        assert!((told[2].geomean - geomean.exp()).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_folds_have_kin(problems in prop::collection::vec(prop::collection::vec(1i64..6, 3), 1..60), seed: u64) {
+            let kinship = Kinship::new(&problems, &[vec![1, 2], vec![0]], 5);
+            let folds = kinship.folds(5, seed);
+            for (one, fold) in problems.iter().zip(&folds) {
+                prop_assert!(*fold < 5);
+                for (other, other_fold) in problems.iter().zip(&folds) {
+                    let is_kin = kinship.by.iter().any(|set| set.iter().all(|dim| one[*dim] == other[*dim]));
+                    prop_assert!(!(is_kin || one == other) || fold == other_fold);
+                }
+            }
+        }
     }
 }

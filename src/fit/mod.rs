@@ -6,13 +6,15 @@
 mod boost;
 mod folds;
 
+pub use folds::{LeftOut, regrets};
+
 use crate::error::{Error, Result};
 use crate::families::Description;
 use crate::heuristics::{
-    Candidates, CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model, ModelConfig,
+    CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model, ModelConfig,
 };
-use boost::{Bins, Growth, Tree, boost};
-use folds::{Kinship, LeftOut, regrets};
+use boost::{Bins, Growth, Lesson, Tree, boost};
+use folds::Kinship;
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,10 +54,12 @@ pub struct Time {
     pub is_final: bool,
 }
 
-/// How models are fitted; the same for every kernel and GPU.
-const GROWTH: Growth = Growth { trees: 100, leaves: 31, rate: 0.15, least_weight: 10.0, shrinkage: 1.0 };
+/// How trees that choose are grown; the same for every kernel and GPU.
+const CHOICE: Growth = Growth { trees: 100, leaves: 31, rate: 0.15, least_weight: 30.0, shrinkage: 1.0 };
+/// How trees are grown that tell a problem's level: of problems there are few.
+const LEVEL: Growth = Growth { trees: 50, leaves: 8, rate: 0.15, least_weight: 5.0, shrinkage: 1.0 };
 /// A trial counts by so high a power of best / time: what matters is to tell the best ones apart.
-const NEARNESS_POWER: i32 = 4;
+const NEARNESS_POWER: i32 = 8;
 /// What a final counts for, where a screen counts for one.
 const FINAL_WEIGHT: f64 = 2.0;
 /// A slower trial than so many times the best says nothing that those below it do not.
@@ -79,21 +83,128 @@ struct Rows {
     slowdown: Vec<f64>,
 }
 
-/// Fits a model to trials. Trials that the description cannot tell of are passed over.
+impl Rows {
+    /// What trees that choose are to learn: how the times of a problem's configs differ.
+    fn lesson<'a>(&'a self, rows: &'a [u32]) -> Lesson<'a> {
+        Lesson { bins: &self.bins, rows, target: &self.target, weight: &self.weight, within: Some(&self.problem) }
+    }
+}
+
+/// Fits a model to trials, and tells how such models do on problems left out. Trials that the description cannot tell of are
+/// passed over.
 ///
 /// # Errors
 /// Where no trial can be told of, or the description's expressions are none.
 pub fn fit(description: &Description, trials: &Trials) -> Result<FittedModel> {
-    let times = last_times(trials);
-    let (mut fitted, model) = unfitted(description, trials, &times)?;
-    let candidates = model.candidates(&trials.configs);
-    let rows = lay_out(&model, &candidates, trials, &times)?;
-    fitted.cross_validation = cross_validate(description, trials, &rows, &model);
-    let all: Vec<u32> = (0..rows.target.len() as u32).collect();
-    let trees = boost(&rows.bins, &all, &rows.target, &rows.weight, &GROWTH);
-    fitted.trees = trees.iter().map(|tree| tree.to_text(&rows.bins)).collect();
-    (fitted.configs, fitted.problems) = choose_configs(trials, &times);
-    Ok(fitted)
+    let prepared = Prepared::new(description, trials)?;
+    let cross_validation = prepared.cross_validate(description);
+    Ok(FittedModel { cross_validation, ..prepared.train() })
+}
+
+/// The same without leaving problems out, a tenth of the work: for a search that goes on.
+///
+/// # Errors
+/// As [`fit`].
+pub fn train(description: &Description, trials: &Trials) -> Result<FittedModel> {
+    Ok(Prepared::new(description, trials)?.train())
+}
+
+/// All that is made of trials before a tree is grown.
+struct Prepared<'a> {
+    trials: &'a Trials,
+    times: BTreeMap<(usize, usize), Time>,
+    /// It has all but its trees.
+    model: Model,
+    rows: Rows,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(description: &Description, trials: &'a Trials) -> Result<Self> {
+        let times = last_times(trials);
+        let model = unfitted(description, trials, &times)?;
+        let rows = lay_out(&model, trials, &times)?;
+        Ok(Self { trials, times, model, rows })
+    }
+
+    fn train(&self) -> FittedModel {
+        let mut fitted = self.model.fitted().clone();
+        let all: Vec<u32> = (0..self.rows.target.len() as u32).collect();
+        let choice = boost(&self.rows.lesson(&all), &CHOICE);
+        fitted.trees = choice.iter().map(|tree| tree.to_text(&self.rows.bins)).collect();
+        fitted.trees.extend(self.level(&choice));
+        (fitted.configs, fitted.problems) = choose_configs(self.trials, &self.times);
+        fitted
+    }
+
+    /// Trees for what the choice's leave of each problem as a whole: they look at nothing that differs between configs, so
+    /// they tell how long the choice takes, not which it is.
+    fn level(&self, choice: &[Tree]) -> Vec<String> {
+        let rows = &self.rows;
+        let mut left: BTreeMap<usize, (u32, f64, f64)> = BTreeMap::new();
+        for row in 0..rows.target.len() {
+            let predicted = choice.iter().map(|tree| i64::from(tree.leaf(&rows.bins, row))).sum::<i64>();
+            let (_, total, weight) = left.entry(rows.problem[row]).or_insert((row as u32, 0.0, 0.0));
+            *total += rows.weight[row] * (rows.target[row] - predicted as f64);
+            *weight += rows.weight[row];
+        }
+        let firsts: Vec<u32> = left.values().map(|(row, ..)| *row).collect();
+        let target: Vec<f64> = left.values().map(|(_, total, weight)| total / weight).collect();
+        let weight = vec![1.0; target.len()];
+        let bins = rows.bins.of_rows(&firsts, &self.model.problem_features());
+        let all: Vec<u32> = (0..target.len() as u32).collect();
+        let lesson = Lesson { bins: &bins, rows: &all, target: &target, weight: &weight, within: None };
+        boost(&lesson, &LEVEL).iter().map(|tree| tree.to_text(&bins)).collect()
+    }
+
+    /// Chooses, for each problem, among the configs measured on it, by trees that know none of its kin.
+    fn cross_validate(&self, description: &Description) -> CrossValidation {
+        let (rows, trials) = (&self.rows, self.trials);
+        let Divisions { apart, folds } = divisions(description, &trials.problems);
+        let runs: Vec<(usize, usize)> = (0..SEEDS).flat_map(|seed| (0..FOLDS).map(move |fold| (seed, fold))).collect();
+        let chosen: Vec<Vec<LeftOut>> = runs
+            .into_par_iter()
+            .map(|(seed, fold)| {
+                let is_out = |row: &u32| folds[seed][rows.problem[*row as usize]] == fold;
+                let (out, kept): (Vec<u32>, Vec<u32>) = (0..rows.target.len() as u32).partition(is_out);
+                let trees = boost(&rows.lesson(&kept), &CHOICE);
+                let choices = choices(&trees, &out, rows).into_iter();
+                choices
+                    .map(|(problem, slowdown)| {
+                        let Problem { dims, dtype, group } = &trials.problems[problem];
+                        LeftOut { group: group.clone(), aligned: self.model.is_aligned(dims, dtype), slowdown }
+                    })
+                    .collect()
+            })
+            .collect();
+        CrossValidation {
+            apart,
+            folds: FOLDS,
+            seeds: SEEDS,
+            regret: BTreeMap::from([("model".to_owned(), regrets(&chosen.concat(), SEEDS))]),
+        }
+    }
+}
+
+/// How problems are left out to judge a model, or whatever is to be compared with it.
+#[derive(Clone, Debug)]
+pub struct Divisions {
+    /// The sets of dimensions that no two folds have a problem each of alike.
+    pub apart: Vec<String>,
+    /// By division: each problem's fold.
+    pub folds: Vec<Vec<usize>>,
+}
+
+/// The divisions of these problems that [`fit`] leaves folds out of.
+pub fn divisions(description: &Description, problems: &[Problem]) -> Divisions {
+    let place_of = |name: &String| description.dims.iter().position(|dim| dim == name);
+    let sets: Vec<Vec<usize>> = description.kin.iter().map(|set| set.iter().filter_map(place_of).collect()).collect();
+    let dims: Vec<Vec<i64>> = problems.iter().map(|problem| problem.dims.clone()).collect();
+    let kinship = Kinship::new(&dims, &sets, FOLDS);
+    let names = |set: &Vec<usize>| set.iter().map(|dim| description.dims[*dim].as_str()).collect::<Vec<_>>().join(",");
+    Divisions {
+        apart: kinship.by.iter().map(names).collect(),
+        folds: (0..SEEDS as u64).map(|seed| kinship.folds(FOLDS, seed)).collect(),
+    }
 }
 
 /// The time of each problem and config.
@@ -113,11 +224,7 @@ fn best_times(times: &BTreeMap<(usize, usize), Time>) -> BTreeMap<usize, f64> {
 }
 
 /// A model that has all but its trees.
-fn unfitted(
-    description: &Description,
-    trials: &Trials,
-    times: &BTreeMap<(usize, usize), Time>,
-) -> Result<(FittedModel, Model)> {
+fn unfitted(description: &Description, trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> Result<Model> {
     let named = trials.configs.iter().flat_map(|config| config.template.keys());
     let knobs: BTreeSet<&String> = description.knobs.iter().chain(named).collect();
     let mut features = description.all_features();
@@ -162,8 +269,7 @@ fn unfitted(
     fitted.floor.launch_us = (launch_us * 1e3).round().max(1.0) / 1e3;
     fitted.floor.bytes_per_us = rates[0].round().max(1.0);
     fitted.floor.flops_per_us = rates[1].round().max(1.0);
-    let model = Model::new(fitted.clone())?;
-    Ok((fitted, model))
+    Model::new(fitted)
 }
 
 /// The knobs as features: numbers, entries of lists, and whether a text is this or that. Those that never change are none.
@@ -172,7 +278,9 @@ fn knob_features(configs: &[ModelConfig]) -> Vec<String> {
     for config in configs {
         for (name, value) in &config.template {
             let entries = match value {
-                Value::Array(entries) => entries.iter().enumerate().map(|(entry, value)| (format!("{name}[{entry}]"), value)).collect(),
+                Value::Array(entries) => {
+                    entries.iter().enumerate().map(|(entry, value)| (format!("{name}[{entry}]"), value)).collect()
+                }
                 other => vec![(name.clone(), other)],
             };
             for (knob, value) in entries {
@@ -196,15 +304,16 @@ fn has_knob(config: &ModelConfig, knob: &str) -> bool {
     config.template.contains_key(knob.split('[').next().unwrap_or(knob))
 }
 
-fn lay_out(
-    model: &Model,
-    candidates: &Candidates,
-    trials: &Trials,
-    times: &BTreeMap<(usize, usize), Time>,
-) -> Result<Rows> {
+fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> Result<Rows> {
+    let candidates = model.candidates(&trials.configs);
     let best = best_times(times);
-    let mut rows =
-        Rows { bins: Bins::new(&[]), target: Vec::new(), weight: Vec::new(), problem: Vec::new(), slowdown: Vec::new() };
+    let mut rows = Rows {
+        bins: Bins::new(&[]),
+        target: Vec::new(),
+        weight: Vec::new(),
+        problem: Vec::new(),
+        slowdown: Vec::new(),
+    };
     let mut columns = vec![Vec::new(); model.fitted().features.len()];
     for time in times.values() {
         let Problem { dims, dtype, .. } = &trials.problems[time.problem];
@@ -212,7 +321,7 @@ fn lay_out(
         if slowdown > SLOWEST {
             continue;
         }
-        let Some((features, floor_us)) = model.features_of(dims, dtype, candidates, time.config) else { continue };
+        let Some((features, floor_us)) = model.features_of(dims, dtype, &candidates, time.config) else { continue };
         columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));
         let log = ((time.median_us / floor_us).ln() / TARGET_STEP).round() * TARGET_STEP;
         rows.target.push(log * LEAF_UNIT);
@@ -225,38 +334,6 @@ fn lay_out(
     }
     rows.bins = Bins::new(&columns);
     Ok(rows)
-}
-
-/// Chooses, for each problem, among the configs measured on it, by trees that know none of its kin.
-fn cross_validate(description: &Description, trials: &Trials, rows: &Rows, model: &Model) -> CrossValidation {
-    let place_of = |name: &String| description.dims.iter().position(|dim| dim == name);
-    let sets: Vec<Vec<usize>> = description.kin.iter().map(|set| set.iter().filter_map(place_of).collect()).collect();
-    let dims: Vec<Vec<i64>> = trials.problems.iter().map(|problem| problem.dims.clone()).collect();
-    let kinship = Kinship::new(&dims, &sets, FOLDS);
-    let divisions: Vec<Vec<usize>> = (0..SEEDS).map(|seed| kinship.folds(FOLDS, seed as u64)).collect();
-    let runs: Vec<(usize, usize)> = (0..SEEDS).flat_map(|seed| (0..FOLDS).map(move |fold| (seed, fold))).collect();
-    let chosen: Vec<Vec<LeftOut>> = runs
-        .into_par_iter()
-        .map(|(seed, fold)| {
-            let is_out = |row: u32| divisions[seed][rows.problem[row as usize]] == fold;
-            let (out, kept): (Vec<u32>, Vec<u32>) = (0..rows.target.len() as u32).partition(|row| is_out(*row));
-            let trees = boost(&rows.bins, &kept, &rows.target, &rows.weight, &GROWTH);
-            choices(&trees, &out, rows)
-                .into_iter()
-                .map(|(problem, slowdown)| {
-                    let Problem { dims, dtype, group } = &trials.problems[problem];
-                    LeftOut { group: group.clone(), aligned: model.is_aligned(dims, dtype), slowdown }
-                })
-                .collect()
-        })
-        .collect();
-    let names = |set: &Vec<usize>| set.iter().map(|dim| description.dims[*dim].as_str()).collect::<Vec<_>>().join(",");
-    CrossValidation {
-        apart: kinship.by.iter().map(names).collect(),
-        folds: FOLDS,
-        seeds: SEEDS,
-        regret: BTreeMap::from([("model".to_owned(), regrets(&chosen.concat(), SEEDS))]),
-    }
 }
 
 /// For each problem of these rows, the slowdown of the one that the trees take for the fastest.
@@ -274,10 +351,7 @@ fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
 }
 
 /// The configs that a model may choose from, those that win somewhere, and the problems with their winners.
-fn choose_configs(
-    trials: &Trials,
-    times: &BTreeMap<(usize, usize), Time>,
-) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
+fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
     let mut by_problem: BTreeMap<usize, Vec<&Time>> = BTreeMap::new();
     for time in times.values() {
         by_problem.entry(time.problem).or_default().push(time);
@@ -287,7 +361,8 @@ fn choose_configs(
         times.retain(|time| time.is_final || !any_final);
         times.sort_by(|one, other| one.median_us.total_cmp(&other.median_us).then(one.config.cmp(&other.config)));
     }
-    let winners: BTreeSet<usize> = by_problem.values().filter_map(|times| times.first()).map(|time| time.config).collect();
+    let winners: BTreeSet<usize> =
+        by_problem.values().filter_map(|times| times.first()).map(|time| time.config).collect();
     let mut chosen: Vec<usize> = winners.into_iter().collect();
     chosen.sort_by_key(|config| text_of(&trials.configs[*config]));
     let place: BTreeMap<usize, usize> = chosen.iter().enumerate().map(|(place, config)| (*config, place)).collect();
@@ -303,4 +378,162 @@ fn choose_configs(
 
 fn text_of(config: &ModelConfig) -> String {
     Value::Object(config.template.clone()).to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn description() -> Description {
+        let text = r#"{
+            "dims": ["m", "n"], "dtypes": {"bf16": 2}, "constants": {"multiprocessors": 8},
+            "knobs": ["block_sizes", "pid_type"],
+            "bytes": "m * n * dtype_bytes", "flops": "m * n", "rows": {"x": "n * dtype_bytes"},
+            "tiles": {"m": "block_sizes[0]", "n": "block_sizes[1]"},
+            "legal": ["block_sizes[0] <= 16 || m > 16"],
+            "kin": [["n"]]
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// What it takes on a GPU of 8 multiprocessors that is faster with large tiles, and one order that costs a tenth more where
+    /// rows are not aligned.
+    fn time_us(dims: &[i64], template: &Value) -> f64 {
+        let extent = |index: usize| template["block_sizes"][index].as_i64().unwrap();
+        let [tile_m, tile_n] = [extent(0), extent(1)];
+        let rounds = (((dims[0] + tile_m - 1) / tile_m) * ((dims[1] + tile_n - 1) / tile_n) + 7) / 8;
+        let order = if template["pid_type"] == "flat" && dims[1] % 8 != 0 { 1.1 } else { 1.0 };
+        3.0 + rounds as f64 * (0.5 + (tile_m * tile_n) as f64 / 1000.0) * order
+    }
+
+    fn problem(dims: [i64; 2]) -> Problem {
+        let group = if dims[0] <= 64 { "small_m" } else { "rect" };
+        Problem { dims: dims.to_vec(), dtype: "bf16".to_owned(), group: group.to_owned() }
+    }
+
+    fn trials() -> Trials {
+        let mut trials = Trials::default();
+        for tile_m in [16, 32, 64, 128] {
+            for tile_n in [32, 64, 128] {
+                for order in ["flat", "persistent"] {
+                    let template = json!({"block_sizes": [tile_m, tile_n], "pid_type": order});
+                    let template = template.as_object().cloned().unwrap();
+                    trials.configs.push(ModelConfig { template, ..ModelConfig::default() });
+                }
+            }
+        }
+        for m in [4, 10, 30, 64, 100, 200, 500, 1000, 3000] {
+            for n in [60, 64, 100, 128, 250, 256, 500, 512, 1000, 1024, 2000, 2048, 3001, 4096] {
+                trials.problems.push(problem([m, n]));
+            }
+        }
+        for (place, problem) in trials.problems.iter().enumerate() {
+            for (config, ModelConfig { template, .. }) in trials.configs.iter().enumerate() {
+                let median_us = time_us(&problem.dims, &Value::Object(template.clone()));
+                // Finals are of the few.
+                trials.times.push(Time { problem: place, config, median_us, is_final: (place + config) % 5 == 0 });
+            }
+        }
+        trials
+    }
+
+    #[test]
+    fn a_model_chooses_well_for_shapes_it_was_not_fitted_to() {
+        let trials = trials();
+        let fitted = fit(&description(), &trials).unwrap();
+        let all = fitted.cross_validation.regret("model", None, true).unwrap().clone();
+        assert!(all.geomean < 1.03 && all.p90 < 1.1, "{all:?}");
+        assert_eq!(fitted.cross_validation.apart, ["n"]);
+        let model = Model::new(fitted).unwrap();
+        let mut slowdowns = Vec::new();
+        for dims in [[20, 777], [72, 900], [72, 901], [300, 3000], [640, 640], [1500, 1200], [1501, 1201], [2200, 130]]
+        {
+            let choice = model.best(&dims, "bf16", 1)[0];
+            let time_of = |config: &ModelConfig| time_us(&dims, &Value::Object(config.template.clone()));
+            let best = trials.configs.iter().map(time_of).fold(f64::INFINITY, f64::min);
+            let chosen = time_of(&model.configs()[choice.config]);
+            slowdowns.push(chosen / best);
+            assert!((choice.predicted_us / chosen).ln().abs() < 0.5, "{dims:?}: {choice:?}, really {chosen}");
+        }
+        let geomean = (slowdowns.iter().map(|slowdown| slowdown.ln()).sum::<f64>() / slowdowns.len() as f64).exp();
+        assert!(geomean < 1.08, "{slowdowns:?}");
+    }
+
+    #[test]
+    fn the_same_trials_give_the_same_model_whatever_the_threads() {
+        let trials = trials();
+        let fitted_by = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| serde_json::to_string(&fit(&description(), &trials).unwrap()).unwrap())
+        };
+        let one = fitted_by(1);
+        assert_eq!(fitted_by(3), one);
+        let read: FittedModel = serde_json::from_str(&one).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), one);
+    }
+
+    #[test]
+    fn what_is_written_down_predicts_as_what_was_grown() {
+        let trials = trials();
+        let prepared = Prepared::new(&description(), &trials).unwrap();
+        let all: Vec<u32> = (0..prepared.rows.target.len() as u32).collect();
+        let trees = boost(&prepared.rows.lesson(&all), &Growth { trees: 20, ..CHOICE });
+        let mut fitted = prepared.model.fitted().clone();
+        fitted.trees = trees.iter().map(|tree| tree.to_text(&prepared.rows.bins)).collect();
+        fitted.legal.clear();
+        let model = Model::new(fitted).unwrap();
+        let candidates = model.candidates(&trials.configs);
+        let mut row = 0;
+        for (place, Problem { dims, .. }) in trials.problems.iter().enumerate() {
+            let ranked = model.rank(dims, "bf16", &candidates, usize::MAX);
+            let floor_us = model.floor_us(dims, "bf16").unwrap();
+            while row < prepared.rows.problem.len() && prepared.rows.problem[row] == place {
+                let config = prepared.times.keys().nth(row).unwrap().1;
+                let sum: i64 = trees.iter().map(|tree| i64::from(tree.leaf(&prepared.rows.bins, row))).sum();
+                let choice = ranked.iter().find(|choice| choice.config == config).unwrap();
+                assert_eq!(choice.predicted_us, floor_us * (sum as f64 / LEAF_UNIT).exp(), "{dims:?}");
+                row += 1;
+            }
+        }
+        assert_eq!(row, prepared.rows.target.len());
+    }
+
+    #[test]
+    fn winners_are_the_configs_to_choose_from_and_illegal_ones_are_never_chosen() {
+        let trials = trials();
+        let model = Model::new(train(&description(), &trials).unwrap()).unwrap();
+        assert!(model.configs().len() < trials.configs.len() && !model.configs().is_empty());
+        assert_eq!(model.fitted().problems.len(), trials.problems.len());
+        for measured in &model.fitted().problems {
+            let told = &measured.winners;
+            assert!(!told.is_empty() && told.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{measured:?}");
+            assert_eq!(model.measured(&measured.dims, "bf16"), Some(told.as_slice()));
+        }
+        for m in [1, 7, 16, 17, 3000] {
+            for choice in model.best(&[m, 512], "bf16", usize::MAX) {
+                let rows = model.configs()[choice.config].template["block_sizes"][0].as_i64().unwrap();
+                assert!(rows <= 16 || m > 16, "{m} rows in a tile of {rows}");
+            }
+        }
+    }
+
+    #[test]
+    fn trials_that_tell_nothing_are_refused() {
+        let mut trials = trials();
+        trials.problems.iter_mut().for_each(|problem| problem.dtype = "f16".to_owned());
+        assert!(
+            fit(&description(), &trials).unwrap_err().to_string().contains("shape and type that the description knows")
+        );
+        trials.times.clear();
+        assert!(train(&description(), &trials).unwrap_err().to_string().contains("nothing to fit"));
+        let broken = Description { bytes: "m *".to_owned(), ..description() };
+        assert!(
+            train(&broken, &self::trials())
+                .unwrap_err()
+                .to_string()
+                .contains("floor.bytes: expression 'm *', column 4")
+        );
+    }
 }

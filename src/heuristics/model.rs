@@ -529,7 +529,13 @@ impl Model {
         order.into_iter().map(choice).collect()
     }
 
-    /// The features of candidates on a shape, each legal one's in a row, for fitting.
+    /// Which features are alike for all configs of a problem.
+    #[cfg(feature = "harness")]
+    pub(crate) fn problem_features(&self) -> Vec<bool> {
+        self.features.iter().map(|(_, varies_with_config)| !varies_with_config).collect()
+    }
+
+    /// A candidate's features on a shape, legal there or not, and the shape's floor in microseconds.
     #[cfg(feature = "harness")]
     pub(crate) fn features_of(
         &self,
