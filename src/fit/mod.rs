@@ -67,6 +67,10 @@ const SLOWEST: f64 = 8.0;
 /// Folds of a division, and divisions.
 const FOLDS: usize = 5;
 const SEEDS: usize = 3;
+/// A config this near to a problem's best is a good choice there.
+const NEAR: f64 = 1.02;
+/// Configs of a model, but for winners: as many as a lookup has time for.
+const MOST_CONFIGS: usize = 400;
 /// The fastest configs of a problem that are told.
 const WINNERS: usize = 3;
 /// Targets are told in steps that no platform's logarithm differs by.
@@ -350,22 +354,42 @@ fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
     chosen.into_iter().map(|(problem, (_, slowdown))| (problem, slowdown)).collect()
 }
 
-/// The configs that a model may choose from, those that win somewhere, and the problems with their winners.
-fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
+/// The configs that a model may choose from, and the problems with their winners. Every winner is there; then come those
+/// that are near the best of the most problems.
+fn choose_configs(
+    trials: &Trials,
+    times: &BTreeMap<(usize, usize), Time>,
+) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
     let mut by_problem: BTreeMap<usize, Vec<&Time>> = BTreeMap::new();
     for time in times.values() {
         by_problem.entry(time.problem).or_default().push(time);
     }
+    // By config: the problems it wins, and those that it is near the best of.
+    let mut merits: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
     for times in by_problem.values_mut() {
+        // Others were timed too shortly to be told to have won.
         let any_final = times.iter().any(|time| time.is_final);
         times.retain(|time| time.is_final || !any_final);
         times.sort_by(|one, other| one.median_us.total_cmp(&other.median_us).then(one.config.cmp(&other.config)));
+        let best_us = times.first().map_or(0.0, |time| time.median_us);
+        for (place, time) in times.iter().enumerate().take_while(|(_, time)| time.median_us <= best_us * NEAR) {
+            let (wins, near) = merits.entry(time.config).or_default();
+            *wins += usize::from(place == 0);
+            *near += 1;
+        }
     }
-    let winners: BTreeSet<usize> =
-        by_problem.values().filter_map(|times| times.first()).map(|time| time.config).collect();
-    let mut chosen: Vec<usize> = winners.into_iter().collect();
-    chosen.sort_by_key(|config| text_of(&trials.configs[*config]));
-    let place: BTreeMap<usize, usize> = chosen.iter().enumerate().map(|(place, config)| (*config, place)).collect();
+    let mut ranked: Vec<(usize, (usize, usize), String)> = merits
+        .into_iter()
+        .map(|(config, merits)| (config, merits, text_of(&trials.configs[config])))
+        .collect();
+    ranked.sort_by(|(_, (one_wins, one_near), one), (_, (other_wins, other_near), other)| {
+        let by_merit = (other_wins > &0).cmp(&(one_wins > &0)).then(other_near.cmp(one_near));
+        by_merit.then(one.cmp(other))
+    });
+    let winners = ranked.iter().filter(|(_, (wins, _), _)| *wins > 0).count();
+    ranked.truncate(winners.max(MOST_CONFIGS));
+    ranked.sort_by(|(.., one), (.., other)| one.cmp(other));
+    let place: BTreeMap<usize, usize> = ranked.iter().enumerate().map(|(place, (config, ..))| (*config, place)).collect();
     let measured = by_problem.into_iter().map(|(problem, times)| {
         let Problem { dims, dtype, .. } = trials.problems[problem].clone();
         let told = times.iter().filter_map(|time| Some((*place.get(&time.config)?, time.median_us)));
@@ -373,7 +397,7 @@ fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (V
     });
     let mut measured: Vec<_> = measured.collect();
     measured.sort_by(|one, other| (&one.dims, &one.dtype).cmp(&(&other.dims, &other.dtype)));
-    (chosen.into_iter().map(|config| trials.configs[config].clone()).collect(), measured)
+    (ranked.into_iter().map(|(config, ..)| trials.configs[config].clone()).collect(), measured)
 }
 
 fn text_of(config: &ModelConfig) -> String {
