@@ -35,6 +35,8 @@ pub mod worker;
 #[cfg(feature = "harness")]
 pub mod journal;
 #[cfg(feature = "harness")]
+pub mod fit;
+#[cfg(feature = "harness")]
 pub mod search;
 #[cfg(feature = "harness")]
 pub mod derive;

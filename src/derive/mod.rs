@@ -122,6 +122,7 @@ pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str,
         policy: policy(gpu, &environments.collect()),
         rules,
         fallbacks,
+        models: BTreeMap::new(),
         extra: Map::new(),
     };
     Derived { document, classes: reports, unusable_trials: evidence.unusable, stray_trials: evidence.stray }

@@ -1,14 +1,14 @@
 //! Where configs are legal, as data: conditions in dimensions, knobs and the GPU's figures.
 
 use super::Rejection;
-use crate::heuristics::Expression;
+use crate::heuristics::Formula;
 use crate::model::{Config, Family, GpuProfile, Problem, Shape};
 
 /// A condition on the problem, and what it means that it does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// What must hold.
-    pub expression: Expression,
+    pub expression: Formula,
     /// Why, in a few words.
     pub reason: &'static str,
 }
@@ -39,19 +39,24 @@ const KNOBS: std::ops::Range<usize> = DIMENSIONS + 1..DIMENSIONS + 10;
 /// The values that expressions read.
 pub type Values = [i64; DIMENSIONS + NAMES.len()];
 
-/// Where expressions of a family find the value of a name.
-pub fn place(family: Family, name: &str) -> Option<usize> {
-    let dimension = family.dimensions().iter().position(|known| *known == name);
-    dimension.or_else(|| NAMES.iter().position(|known| *known == name).map(|place| DIMENSIONS + place))
+/// Dimensions that a family does not have: no expression can name them.
+const NO_DIMENSION: &str = "";
+
+/// The names that expressions of a family may use, in the order of [`values`].
+pub fn names(family: Family) -> [&'static str; DIMENSIONS + NAMES.len()] {
+    let mut names = [NO_DIMENSION; DIMENSIONS + NAMES.len()];
+    names[..family.dimensions().len()].copy_from_slice(family.dimensions());
+    names[DIMENSIONS..].copy_from_slice(&NAMES);
+    names
 }
 
 /// Whether an expression reads nothing but knobs, so that it holds for a config whatever the problem and the GPU.
-pub fn is_of_knobs(expression: &Expression) -> bool {
+pub fn is_of_knobs(expression: &Formula) -> bool {
     expression.places().iter().all(|place| KNOBS.contains(place))
 }
 
 /// The fields of a config that an expression reads, with repetitions.
-pub fn knobs_of(expression: &Expression) -> Vec<&'static str> {
+pub fn knobs_of(expression: &Formula) -> Vec<&'static str> {
     let knobs = expression.places().into_iter().filter(|place| KNOBS.contains(place));
     knobs.map(|place| NAMES[place - DIMENSIONS].trim_end_matches(|end| "[]012".contains(end))).collect()
 }
@@ -102,7 +107,7 @@ pub fn knob_values(config: &Config) -> Values {
 
 /// Reads a family's own conditions.
 pub(super) fn conditions<const N: usize>(family: Family, texts: [(&str, &'static str); N]) -> Vec<Condition> {
-    let condition = |(text, reason)| match Expression::parse(text, &|name| place(family, name)) {
+    let condition = |(text, reason)| match Formula::parse(text, &names(family)) {
         Ok(expression) => Condition { expression, reason },
         Err(error) => unreachable!("a condition of {family}: {error}"),
     };
@@ -112,13 +117,8 @@ pub(super) fn conditions<const N: usize>(family: Family, texts: [(&str, &'static
 /// Refuses a problem that a condition does not hold for, with the values that it read.
 pub(super) fn check(family: Family, conditions: &[Condition], values: &Values) -> Result<(), Rejection> {
     let Some(failed) = conditions.iter().find(|condition| !condition.expression.holds(values)) else { return Ok(()) };
-    let mut places = failed.expression.places();
-    places.sort_unstable();
-    places.dedup();
-    let name = |place: usize| match place.checked_sub(DIMENSIONS) {
-        Some(place) => NAMES[place],
-        None => family.dimensions()[place],
-    };
-    let read: Vec<_> = places.into_iter().map(|place| format!("{} = {}", name(place), values[place])).collect();
+    let names = names(family);
+    let read: Vec<_> =
+        failed.expression.places().into_iter().map(|place| format!("{} = {}", names[place], values[place])).collect();
     Err(Rejection(format!("{}: not {} with {}", failed.reason, failed.expression.text(), read.join(", "))))
 }

@@ -3,6 +3,7 @@
 //! GPU profile.
 
 mod attention;
+mod description;
 mod elementwise;
 mod gemm;
 mod inputs;
@@ -11,8 +12,9 @@ mod legality;
 mod row_softmax;
 mod work;
 
+pub use description::Description;
 pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};
-pub use legality::{Condition, Values, is_of_knobs, knob_values, knobs_of, place, values};
+pub use legality::{Condition, Values, is_of_knobs, knob_values, knobs_of, names, values};
 pub use work::{Axis, Footprint, Work};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};

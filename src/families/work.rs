@@ -2,17 +2,17 @@
 //! which knob tiles which dimension predicts times from.
 
 use super::knobs::resident_by_smem;
-use super::legality::{place, values};
-use crate::heuristics::Expression;
+use super::legality::{names, values};
+use crate::heuristics::Formula;
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
 
 /// A direction that the work is cut along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Axis {
     /// How far it goes, in dimensions: `batch * heads`.
-    pub extent: Expression,
+    pub extent: Formula,
     /// What a step of a program takes of it, in knobs: `block_sizes[0]`.
-    pub block: Expression,
+    pub block: Formula,
     /// Whether it is summed over: a program takes one step after the other, and `split_k` programs may share a tile's steps.
     /// Along the others each step is another tile.
     pub is_reduced: bool,
@@ -21,7 +21,7 @@ pub struct Axis {
 impl Axis {
     /// A family's own axis.
     pub(super) fn new(family: Family, extent: &str, block: &str, is_reduced: bool) -> Self {
-        let read = |text| match Expression::parse(text, &|name| place(family, name)) {
+        let read = |text| match Formula::parse(text, &names(family)) {
             Ok(expression) => expression,
             Err(error) => unreachable!("an axis of {family}: {error}"),
         };
@@ -84,7 +84,7 @@ impl Work {
     ) -> Self {
         let values = values(config, problem, profile);
         let read =
-            |expression: &Expression| expression.value(&values).and_then(|value| value.try_into().ok()).unwrap_or(1);
+            |expression: &Formula| expression.value(&values).and_then(|value| value.try_into().ok()).unwrap_or(1);
         let cut: Vec<[u64; 2]> = axes.iter().map(|axis| [read(&axis.extent), read(&axis.block).max(1)]).collect();
         let steps = |is_reduced: bool| {
             let axes = axes.iter().zip(cut.iter()).filter(move |(axis, _)| axis.is_reduced == is_reduced);

@@ -1,4 +1,4 @@
-//! The document: rules and fallbacks, schema version 2.
+//! The document: rules, fallbacks and fitted models, schema version 2.
 //!
 //! Documents of other tools are read as they come. A field that is not known, or whose value is of no use, is kept in
 //! `extra`: it does not change what is served, and saving writes it back.
@@ -34,6 +34,10 @@ pub struct Document {
     /// `fallbacks[class][group]`, asked only where no rule's bucket is equal.
     #[cfg_attr(feature = "harness", schemars(default))]
     pub fallbacks: BTreeMap<String, BTreeMap<String, Fallback>>,
+    /// `models[class]`: a [`FittedModel`](super::FittedModel), or one of a form that this version does not know.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, super::model::FittedModel>", default))]
+    pub models: BTreeMap<String, Value>,
     /// Fields this version does not know, kept for a round trip.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -60,6 +60,7 @@ impl Document {
             policy: take(&mut fields, "policy", object).unwrap_or_default(),
             rules,
             fallbacks: fallbacks.into_iter().map(|(class, groups)| (class, read_groups(groups))).collect(),
+            models: take(&mut fields, "models", object).unwrap_or_default().into_iter().collect(),
             extra: fields,
         })
     }

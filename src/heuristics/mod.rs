@@ -24,6 +24,7 @@ mod expression;
 mod load;
 mod lookup;
 mod materialize;
+mod model;
 mod save;
 mod scan;
 mod signature;
@@ -36,9 +37,13 @@ pub use builtin::{builtin_document, builtin_names};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
 #[cfg(feature = "harness")]
 pub(crate) use entry::by_rank;
-pub use expression::Expression;
+pub use expression::{FUNCTIONS as EXPRESSION_FUNCTIONS, Formula};
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
 pub use materialize::{Knob, Space, materialize};
+pub use model::{
+    Candidates, Choice, CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model,
+    ModelConfig, Regret,
+};
 pub use signature::{Signature, Tensor};
 #[cfg(feature = "harness")]
 pub(crate) use write::replace;

@@ -5,14 +5,50 @@ use serde_json::{Map, Value};
 
 impl Document {
     /// The document as canonical JSON: keys sorted at every level, rules by class then bucket, numbers of its own rounded
-    /// to 4 places (templates are left as they are), indented by two spaces, ending in a newline.
+    /// to 4 places (templates are left as they are), indented by two spaces, ending in a newline. A model's trees, configs
+    /// and problems have a line each.
     pub fn to_canonical_json(&self) -> String {
         let mut document = self.clone();
         document.rules.sort_by(|a, b| (&a.kernel_class, &a.shape_bucket).cmp(&(&b.kernel_class, &b.shape_bucket)));
         // A document is strings, numbers and maps keyed by strings, none of which fails to become JSON.
         let value = serde_json::to_value(&document).map(canonical).unwrap_or_default();
-        format!("{value:#}\n")
+        let mut text = String::new();
+        write_lines(&value, usize::MAX, 0, &mut text);
+        text.push('\n');
+        text
     }
+}
+
+/// Levels of a model that are spread over lines: classes, their fields, and entries of these.
+const MODEL_LEVELS: usize = 3;
+
+/// Writes a value with each of its parts on a line of its own, so many levels down.
+fn write_lines(value: &Value, levels: usize, indent: usize, text: &mut String) {
+    let (parts, [open, close]): (Vec<(Option<&String>, &Value)>, _) = match value {
+        Value::Object(fields) if levels > 0 && !fields.is_empty() => {
+            (fields.iter().map(|(name, value)| (Some(name), value)).collect(), ['{', '}'])
+        }
+        Value::Array(items) if levels > 0 && !items.is_empty() => {
+            (items.iter().map(|item| (None, item)).collect(), ['[', ']'])
+        }
+        other => return text.push_str(&other.to_string()),
+    };
+    let start_line = |text: &mut String, indent| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", indent));
+    };
+    for (place, (name, part)) in parts.into_iter().enumerate() {
+        text.push(if place == 0 { open } else { ',' });
+        start_line(text, indent + 1);
+        if let Some(name) = name {
+            text.push_str(&Value::from(name.as_str()).to_string());
+            text.push_str(": ");
+        }
+        let is_models = indent == 0 && name.is_some_and(|name| name == "models");
+        write_lines(part, if is_models { MODEL_LEVELS } else { levels - 1 }, indent + 1, text);
+    }
+    start_line(text, indent);
+    text.push(close);
 }
 
 fn canonical(value: Value) -> Value {

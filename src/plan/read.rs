@@ -4,7 +4,7 @@ use super::space::Exclusion;
 use super::{Plan, Space, space};
 use crate::error::{Error, Result};
 use crate::families;
-use crate::heuristics::Expression;
+use crate::heuristics::Formula;
 use crate::model::{Config, Dtype, Family, Problem};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -108,7 +108,7 @@ impl Source<'_> {
             .map_err(|error| self.error(self.text.find(&format!("[space.{kind}")).unwrap_or(0), error))?;
         let default = space::config(raw.default.get_ref(), &kind_field)
             .map_err(|error| self.error(raw.default.span().start, error))?;
-        let (of_knobs, of_problems): (Vec<Expression>, Vec<Expression>) =
+        let (of_knobs, of_problems): (Vec<Formula>, Vec<Formula>) =
             self.conditions(family, &raw.exclude)?.into_iter().partition(families::is_of_knobs);
         let patterns = raw.exclude.iter().filter_map(|exclusion| match &exclusion.get_ref().when {
             When::Pattern(fields) => Some((exclusion.span().start, fields)),
@@ -128,11 +128,11 @@ impl Source<'_> {
     }
 
     /// The exclusions that are expressions.
-    fn conditions(&self, family: Family, raw: &[Spanned<RawExclusion>]) -> Result<Vec<Expression>> {
+    fn conditions(&self, family: Family, raw: &[Spanned<RawExclusion>]) -> Result<Vec<Formula>> {
         let condition = |exclusion: &Spanned<RawExclusion>| match &exclusion.get_ref().when {
             When::Pattern(_) => None,
             When::Condition(text) => Some(
-                Expression::parse(text, &|name| families::place(family, name))
+                Formula::parse(text, &families::names(family))
                     .map_err(|error| self.error(exclusion.span().start, error)),
             ),
         };

@@ -4,7 +4,7 @@ use super::PlannedProblem;
 use super::read::{config_from, without_words};
 use crate::error::{Error, Result};
 use crate::families::{self, Values};
-use crate::heuristics::Expression;
+use crate::heuristics::Formula;
 use crate::model::{Config, GpuProfile, Mma, PidType};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ pub struct Space {
     /// Every config, in the order of the axes, without duplicates.
     pub configs: Vec<Config>,
     /// What is not worth trying on a problem, though it is legal: where one of these holds.
-    pub exclusions: Vec<Expression>,
+    pub exclusions: Vec<Formula>,
     /// A GPU with these instructions does without this space: it was swept beside theirs, and none of its configs won.
     pub superseded_by: Option<Mma>,
     /// Problems of its own, in place of the plan's.
@@ -36,7 +36,7 @@ pub(super) enum Exclusion<'a> {
     /// Configs that have one of the values that each of these fields lists.
     Pattern(&'a Map<String, Value>),
     /// Configs for whose knobs this holds.
-    Condition(&'a Expression),
+    Condition(&'a Formula),
 }
 
 /// The same, ready to be compared with configs that have all of these fields.
@@ -48,7 +48,7 @@ struct Ready<'a> {
 enum Test<'a> {
     /// For each field, configs that have one of its values and nothing else.
     Pattern(Vec<Vec<Config>>),
-    Condition(&'a Expression),
+    Condition(&'a Formula),
 }
 
 impl<'a> Ready<'a> {

@@ -1,0 +1,908 @@
+//! A fitted model: which config should run a shape that nobody measured.
+//!
+//! A class's model is boosted regression trees over whole numbers: each feature is an expression over the dimensions, the
+//! knobs and what is known of the GPU, and the leaves that a config reaches add up to ln(time / floor), in units of
+//! [`LEAF_UNIT`]. So the choice is the same on every platform; only a predicted time is a float. The best of the legal
+//! configs is the answer. In the document, one text a tree, written down from its root, first the side below the threshold:
+//!
+//! ```json
+//! "models": {"matmul": {
+//!   "form": "trees/1",
+//!   "dims": ["m", "n", "k"],
+//!   "dtypes": {"bf16": 2},
+//!   "constants": {"multiprocessors": 132},
+//!   "knobs": ["block_sizes", "num_warps", "pid_type", "split_k"],
+//!   "config_constants": ["registers"],
+//!   "definitions": ["tiles = ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1])", "programs = tiles * split_k"],
+//!   "features": ["m", "min(align(n * dtype_bytes), 16)", "floor_ns", "block_sizes[0]", "per_mille(programs, multiprocessors)"],
+//!   "legal": ["split_k <= ceil_div(k, block_sizes[2])"],
+//!   "aligned": "n % 8 == 0 && k % 8 == 0",
+//!   "floor": {"bytes": "(m * k + k * n + m * n) * dtype_bytes", "flops": "2 * m * n * k",
+//!             "launch_us": 2.6, "bytes_per_us": 4200000.0, "flops_per_us": 800000000.0},
+//!   "trees": ["41803", "4<1000 -1204 3<128 88 1310"],
+//!   "configs": [{"constants": {"registers": 168}, "template": {"block_sizes": [128, 128, 64], "num_warps": 8,
+//!               "pid_type": "flat", "split_k": 1}}],
+//!   "problems": [{"dims": [16, 4096, 4096], "dtype": "bf16", "winners": [[0, 17.98]]}],
+//!   "cross_validation": {"apart": ["n,k"], "folds": 5, "seeds": 3, "regret": {"model": [
+//!     {"aligned": null, "geomean": 1.0211, "group": null, "max": 1.18, "p90": 1.05, "problems": 277}]}}
+//! }}
+//! ```
+//!
+//! Expressions may use the dimensions, `dtype_bytes`, `floor_ns`, the constants, the knobs, the config constants and, from
+//! the line after its own, each definition. A feature without a value, such as a knob that is missing, lies below every
+//! threshold; a condition without one does not hold.
+
+use super::document::Template;
+use super::expression::{Expression, MISSING, Scope};
+use crate::error::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// The form of model that this crate reads and writes.
+pub const MODEL_FORM: &str = "trees/1";
+
+/// A leaf of so much is a factor e in time.
+pub const LEAF_UNIT: f64 = 1e5;
+
+/// Features, nodes and names are counted in 16 bits, and a tree is walked down by recursion.
+const MOST_FEATURES: usize = 1000;
+const MOST_DEPTH: usize = 64;
+
+/// A model as the document holds it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct FittedModel {
+    /// Name and version of the form: [`MODEL_FORM`].
+    pub form: String,
+    /// The dimensions' names, in the order that shapes are given in.
+    pub dims: Vec<String>,
+    /// The types it was fitted on, each with the bytes of an element, which is `dtype_bytes` in expressions.
+    pub dtypes: BTreeMap<String, i64>,
+    /// What is known of the GPU, by name: `multiprocessors`.
+    #[serde(default)]
+    pub constants: BTreeMap<String, i64>,
+    /// The knobs' names.
+    #[serde(default)]
+    pub knobs: Vec<String>,
+    /// The names of what is known of each config beside its knobs: `registers`.
+    #[serde(default)]
+    pub config_constants: Vec<String>,
+    /// `name = expression`; each may use those before it.
+    #[serde(default)]
+    pub definitions: Vec<String>,
+    /// The expressions that the trees look at, by their place.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Conditions that hold for every config that may run a shape.
+    #[serde(default)]
+    pub legal: Vec<String>,
+    /// Whether every row of the operands is aligned for the widest copies; by this, too, cross-validation is told apart.
+    pub aligned: String,
+    /// The time that no config is expected to beat.
+    pub floor: Floor,
+    /// The trees: splits as `feature<threshold`, then the tree below it, then the other; leaves as whole numbers.
+    pub trees: Vec<String>,
+    /// The configs it may choose from.
+    pub configs: Vec<ModelConfig>,
+    /// What was measured for exact shapes.
+    #[serde(default)]
+    pub problems: Vec<MeasuredProblem>,
+    /// How the choices did on problems left out.
+    #[serde(default)]
+    pub cross_validation: CrossValidation,
+    /// Fields this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// `launch_us + max(bytes / bytes_per_us, flops / flops_per_us)`, with the rates that were reached on this GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct Floor {
+    /// The fewest bytes moved, over the dimensions, `dtype_bytes` and the constants.
+    pub bytes: String,
+    /// The operations done, likewise.
+    pub flops: String,
+    /// The shortest time that was measured, in microseconds.
+    pub launch_us: f64,
+    /// Bytes a microsecond.
+    pub bytes_per_us: f64,
+    /// Operations a microsecond.
+    pub flops_per_us: f64,
+}
+
+/// A config that a model may choose.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct ModelConfig {
+    /// What is known of it beside its knobs, by name: registers of a thread, bytes of shared memory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, i64>,
+    /// The config.
+    pub template: Template,
+}
+
+/// A problem that was measured, with its fastest configs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct MeasuredProblem {
+    /// Its dimensions, in the model's order.
+    pub dims: Vec<i64>,
+    /// Its type.
+    pub dtype: String,
+    /// The fastest configs, best first: their place among the model's, and their medians in microseconds.
+    pub winners: Vec<(usize, f64)>,
+}
+
+/// How choices did on problems that were left out of fitting, in folds that share none of certain dimensions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct CrossValidation {
+    /// The sets of dimensions that no two folds have a problem each of alike: `n,k`.
+    pub apart: Vec<String>,
+    /// Folds of a division.
+    pub folds: usize,
+    /// Divisions, each by a seed of its own.
+    pub seeds: usize,
+    /// By what chose, such as `model`, for groups and alignments and all of them together.
+    pub regret: BTreeMap<String, Vec<Regret>>,
+}
+
+/// How much longer chosen configs took than the best measured, over some problems left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct Regret {
+    /// The fallback group; null for all.
+    pub group: Option<String>,
+    /// Whether rows are aligned; null for both.
+    pub aligned: Option<bool>,
+    /// Problems.
+    pub problems: usize,
+    /// Geometric mean of the choice's time over the best's.
+    pub geomean: f64,
+    /// 90th percentile of the same.
+    pub p90: f64,
+    /// The worst.
+    pub max: f64,
+}
+
+impl CrossValidation {
+    /// The regret of a source, such as `model`, as closely as it is known: in the group at that alignment, else in the
+    /// group, else at that alignment, else over all.
+    pub fn regret(&self, source: &str, group: Option<&str>, aligned: bool) -> Option<&Regret> {
+        let cells = self.regret.get(source)?;
+        let find = |group: Option<&str>, aligned| {
+            cells.iter().find(|cell| cell.group.as_deref() == group && cell.aligned == aligned)
+        };
+        let of_group = group.and_then(|group| find(Some(group), Some(aligned)).or_else(|| find(Some(group), None)));
+        of_group.or_else(|| find(None, Some(aligned))).or_else(|| find(None, None))
+    }
+}
+
+/// A config with its predicted time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The config's place among the candidates: among the model's own, [`Model::configs`].
+    pub config: usize,
+    /// The time expected of it, in microseconds.
+    pub predicted_us: f64,
+}
+
+/// A model ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Model {
+    fitted: FittedModel,
+    scope: Scope,
+    slots: Slots,
+    /// What is worked out, each from slots before its own, in that order; the last of these are the features.
+    steps: Vec<Step>,
+    /// The slot of each feature, and whether it differs from config to config.
+    features: Vec<(usize, bool)>,
+    legal: Vec<Expression>,
+    aligned: Expression,
+    bytes: Expression,
+    flops: Expression,
+    /// All trees' nodes, one after the other.
+    nodes: Vec<Node>,
+    roots: Vec<usize>,
+    own: Candidates,
+    /// The places of the measured problems, in the order of their dimensions and types.
+    measured: Vec<usize>,
+}
+
+/// Where values are that are not worked out.
+#[derive(Clone, Debug, Default)]
+struct Slots {
+    /// The dimensions come first.
+    dtype_bytes: usize,
+    floor_ns: usize,
+    constants: Vec<(usize, i64)>,
+    config_constants: Vec<(usize, String)>,
+    /// All that follows from the config alone.
+    of_config: Vec<usize>,
+}
+
+/// A definition or feature.
+#[derive(Clone, Debug)]
+struct Step {
+    slot: usize,
+    expression: Expression,
+    varies: Varies,
+}
+
+/// What a value depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Varies {
+    with_problem: bool,
+    with_config: bool,
+}
+
+/// A split, whose side below the threshold is the next node; or a leaf.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// The threshold, or the leaf's value.
+    value: i64,
+    /// The node of the side at or above the threshold; of a leaf 0, where no such side can be.
+    other: u32,
+    feature: u16,
+}
+
+/// Configs that a model was made ready to choose from.
+#[derive(Clone, Debug, Default)]
+pub struct Candidates {
+    count: usize,
+    /// A row a config: the values that follow from it alone.
+    values: Vec<i64>,
+}
+
+impl Candidates {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl Model {
+    /// Reads a model from its JSON text.
+    ///
+    /// # Errors
+    /// Where the text is no model, and as [`Model::new`].
+    pub fn from_json(text: &str) -> Result<Self> {
+        Self::new(serde_json::from_str(text)?)
+    }
+
+    /// Makes a model ready.
+    ///
+    /// # Errors
+    /// Where its form is another, an expression is none, a tree is broken or asks for a feature that is not there, or a
+    /// measured problem names a config or dimension that is not there.
+    pub fn new(fitted: FittedModel) -> Result<Self> {
+        if fitted.form != MODEL_FORM {
+            return Err(Error::usage(format!("a model of form '{}'; this reads {MODEL_FORM}", fitted.form)));
+        }
+        let mut scope = Scope::default();
+        let slots = declare(&fitted, &mut scope)?;
+        let mut parse = |text: &str, what: &str| Expression::parse(text, &mut scope).context(|| what.to_owned());
+        let aligned = parse(&fitted.aligned, "aligned")?;
+        let bytes = parse(&fitted.floor.bytes, "floor.bytes")?;
+        let flops = parse(&fitted.floor.flops, "floor.flops")?;
+        let rates = [fitted.floor.launch_us, fitted.floor.bytes_per_us, fitted.floor.flops_per_us];
+        if !rates.iter().all(|rate| rate.is_finite() && *rate > 0.0) {
+            return Err(Error::usage(format!("floor: launch_us and the rates must be positive, not {rates:?}")));
+        }
+
+        let mut steps = Vec::new();
+        for (index, definition) in fitted.definitions.iter().enumerate() {
+            let place = || format!("definitions[{index}]");
+            let (name, expression) = definition
+                .split_once('=')
+                .ok_or_else(|| Error::usage(format!("{}: '{definition}' is not name = expression", place())))?;
+            // Read before its name is known, so that it cannot use itself.
+            let expression = Expression::parse(expression, &mut scope).context(place)?;
+            let slot = scope.declare(name.trim()).context(place)?;
+            steps.push(Step { slot, expression, varies: Varies::default() });
+        }
+        if fitted.features.len() > MOST_FEATURES {
+            return Err(Error::usage(format!("{} features: at most {MOST_FEATURES}", fitted.features.len())));
+        }
+        let mut feature_slots = Vec::new();
+        for (index, feature) in fitted.features.iter().enumerate() {
+            let expression = Expression::parse(feature, &mut scope).context(|| format!("features[{index}]"))?;
+            feature_slots.push(match expression.as_slot() {
+                Some(slot) => slot,
+                None => {
+                    // No expression can use this name.
+                    let slot = scope.declare(&format!("feature_{index}")).context(|| format!("features[{index}]"))?;
+                    steps.push(Step { slot, expression, varies: Varies::default() });
+                    slot
+                }
+            });
+        }
+        let mut legal = Vec::new();
+        for (index, condition) in fitted.legal.iter().enumerate() {
+            legal.push(Expression::parse(condition, &mut scope).context(|| format!("legal[{index}]"))?);
+        }
+
+        let varies = vary(&fitted, &scope, &slots, &mut steps);
+        let is_outside = |expression: &Expression| expression.slots().any(|slot| varies[slot].with_config);
+        if is_outside(&aligned) || is_outside(&bytes) || is_outside(&flops) {
+            return Err(Error::usage("aligned and floor are about the problem, and cannot use knobs or definitions"));
+        }
+        let mut nodes = Vec::new();
+        let mut roots = Vec::new();
+        for (index, tree) in fitted.trees.iter().enumerate() {
+            roots.push(nodes.len());
+            read_tree(tree, fitted.features.len(), &mut nodes).context(|| format!("trees[{index}]"))?;
+        }
+        let of_config = (0..scope.len()).filter(|slot| varies[*slot].with_config && !varies[*slot].with_problem);
+        let slots = Slots { of_config: of_config.collect(), ..slots };
+        let features = feature_slots.into_iter().map(|slot| (slot, varies[slot].with_config)).collect();
+        let mut measured: Vec<_> = (0..fitted.problems.len()).collect();
+        measured.sort_by_key(|place| key(&fitted.problems[*place]));
+        check_problems(&fitted)?;
+        let mut model = Self {
+            own: Candidates::default(),
+            fitted,
+            scope,
+            slots,
+            steps,
+            features,
+            legal,
+            aligned,
+            bytes,
+            flops,
+            nodes,
+            roots,
+            measured,
+        };
+        model.own = model.candidates(&model.fitted.configs);
+        Ok(model)
+    }
+
+    /// The model as the document holds it.
+    pub fn fitted(&self) -> &FittedModel {
+        &self.fitted
+    }
+
+    /// The configs it may choose from.
+    pub fn configs(&self) -> &[ModelConfig] {
+        &self.fitted.configs
+    }
+
+    /// Its own configs as candidates.
+    pub fn own(&self) -> &Candidates {
+        &self.own
+    }
+
+    /// Makes other configs ready to be chosen from. What they lack counts as missing.
+    pub fn candidates(&self, configs: &[ModelConfig]) -> Candidates {
+        let mut values = Vec::with_capacity(configs.len() * self.slots.of_config.len());
+        let mut row = self.row();
+        for config in configs {
+            for (slot, variable) in self.scope.knob_slots() {
+                let knob = config.template.get(&variable.name);
+                let value = match variable.entry {
+                    Some(entry) => knob.and_then(|list| list.get(entry)),
+                    None => knob,
+                };
+                row[slot] = value.map_or(MISSING, |value| self.number(value));
+            }
+            for (slot, name) in &self.slots.config_constants {
+                row[*slot] = config.constants.get(name).copied().unwrap_or(MISSING);
+            }
+            self.work_out(&mut row, Varies { with_config: true, with_problem: false });
+            values.extend(self.slots.of_config.iter().map(|slot| row[*slot]));
+        }
+        Candidates { count: configs.len(), values }
+    }
+
+    /// A knob's value as a number; what is none is missing.
+    fn number(&self, value: &Value) -> i64 {
+        match value {
+            Value::Number(number) => number.as_i64().unwrap_or(MISSING),
+            Value::String(text) => self.scope.word(text),
+            Value::Bool(flag) => i64::from(*flag),
+            _ => MISSING,
+        }
+    }
+
+    /// All slots, with the constants.
+    fn row(&self) -> Vec<i64> {
+        let mut row = vec![MISSING; self.scope.len()];
+        for (slot, value) in &self.slots.constants {
+            row[*slot] = *value;
+        }
+        row
+    }
+
+    /// Works out what varies so.
+    fn work_out(&self, row: &mut [i64], varies: Varies) {
+        for step in self.steps.iter().filter(|step| step.varies == varies) {
+            row[step.slot] = step.expression.evaluate(row).unwrap_or(MISSING);
+        }
+    }
+
+    /// The slots with what follows from the problem, and its floor in microseconds; none where it has no such dimensions
+    /// or type, or is beyond what can be counted.
+    fn of_problem(&self, dims: &[i64], dtype: &str) -> Option<(Vec<i64>, f64)> {
+        let dtype_bytes = *self.fitted.dtypes.get(dtype)?;
+        if dims.len() != self.fitted.dims.len() || dims.iter().any(|extent| *extent <= 0) {
+            return None;
+        }
+        let mut row = self.row();
+        row[..dims.len()].copy_from_slice(dims);
+        row[self.slots.dtype_bytes] = dtype_bytes;
+        let [bytes, flops] = self.work_of(&row)?;
+        let floor = &self.fitted.floor;
+        let floor_us = floor.launch_us + (bytes as f64 / floor.bytes_per_us).max(flops as f64 / floor.flops_per_us);
+        row[self.slots.floor_ns] = (floor_us * 1e3) as i64;
+        self.work_out(&mut row, Varies { with_problem: true, with_config: false });
+        Some((row, floor_us))
+    }
+
+    fn work_of(&self, row: &[i64]) -> Option<[i64; 2]> {
+        Some([self.bytes.evaluate(row).ok()?, self.flops.evaluate(row).ok()?])
+    }
+
+    /// The fewest bytes that a shape moves, and its operations.
+    pub fn work(&self, dims: &[i64], dtype: &str) -> Option<[i64; 2]> {
+        self.of_problem(dims, dtype).and_then(|(row, _)| self.work_of(&row))
+    }
+
+    /// The time that no config is expected to beat on a shape, in microseconds.
+    pub fn floor_us(&self, dims: &[i64], dtype: &str) -> Option<f64> {
+        self.of_problem(dims, dtype).map(|(_, floor_us)| floor_us)
+    }
+
+    /// Whether every row of the operands is aligned for the widest copies.
+    pub fn is_aligned(&self, dims: &[i64], dtype: &str) -> bool {
+        self.of_problem(dims, dtype).is_some_and(|(row, _)| self.aligned.holds(&row))
+    }
+
+    /// What was measured for exactly this shape and type, best first: config and median.
+    pub fn measured(&self, dims: &[i64], dtype: &str) -> Option<&[(usize, f64)]> {
+        let problems = &self.fitted.problems;
+        let found = self.measured.binary_search_by(|place| key(&problems[*place]).cmp(&(dims, dtype))).ok()?;
+        Some(&problems[self.measured[found]].winners)
+    }
+
+    /// Up to `most` of its own configs for a shape, by predicted time; of equal ones the earlier first. Only legal ones.
+    pub fn best(&self, dims: &[i64], dtype: &str, most: usize) -> Vec<Choice> {
+        self.rank(dims, dtype, &self.own, most)
+    }
+
+    /// Whether its own config of that place may run the shape.
+    pub fn is_legal(&self, dims: &[i64], dtype: &str, config: usize) -> bool {
+        let Some((mut row, _)) = self.of_problem(dims, dtype) else { return false };
+        config < self.own.count && self.set_config(&mut row, &self.own, config)
+    }
+
+    /// The time expected of its own config of that place, in microseconds; none where it may not run the shape.
+    pub fn predict_us(&self, dims: &[i64], dtype: &str, config: usize) -> Option<f64> {
+        let width = self.slots.of_config.len();
+        let values = self.own.values.get(config * width..)?.get(..width)?.to_vec();
+        let alone = Candidates { count: usize::from(config < self.own.count), values };
+        self.rank(dims, dtype, &alone, 1).first().map(|choice| choice.predicted_us)
+    }
+
+    /// Up to `most` of the candidates, which this model made ready, by predicted time; of equal ones the earlier first.
+    /// Only legal ones.
+    pub fn rank(&self, dims: &[i64], dtype: &str, candidates: &Candidates, most: usize) -> Vec<Choice> {
+        let Some((mut row, floor_us)) = self.of_problem(dims, dtype) else { return Vec::new() };
+        let mut table = Table { legal: Vec::with_capacity(candidates.count), columns: Vec::new() };
+        let mut features = Vec::with_capacity(candidates.count * self.features.len());
+        for config in 0..candidates.count {
+            if self.set_config(&mut row, candidates, config) {
+                table.legal.push(config);
+                features.extend(self.features.iter().map(|(slot, _)| row[*slot]));
+            }
+        }
+        let width = self.features.len();
+        table.columns = (0..width)
+            .map(|feature| match self.features[feature] {
+                (slot, false) => Column::Same(row[slot]),
+                (_, true) => Column::Each(features.iter().skip(feature).step_by(width).copied().collect()),
+            })
+            .collect();
+
+        let mut sums = vec![0; table.legal.len()];
+        let mut members: Vec<u32> = (0..table.legal.len() as u32).collect();
+        for root in &self.roots {
+            self.spread(*root, &mut members, &table.columns, &mut sums);
+        }
+        let mut order: Vec<_> = (0..sums.len()).collect();
+        if most < order.len() && most > 0 {
+            order.select_nth_unstable_by_key(most - 1, |place| (sums[*place], *place));
+        }
+        order.truncate(most);
+        order.sort_unstable_by_key(|place| (sums[*place], *place));
+        let choice = |place: usize| Choice {
+            config: table.legal[place],
+            predicted_us: floor_us * (sums[place] as f64 / LEAF_UNIT).exp(),
+        };
+        order.into_iter().map(choice).collect()
+    }
+
+    /// Which features are alike for all configs of a problem.
+    #[cfg(feature = "harness")]
+    pub(crate) fn problem_features(&self) -> Vec<bool> {
+        self.features.iter().map(|(_, varies_with_config)| !varies_with_config).collect()
+    }
+
+    /// A candidate's features on a shape, legal there or not, and the shape's floor in microseconds.
+    #[cfg(feature = "harness")]
+    pub(crate) fn features_of(
+        &self,
+        dims: &[i64],
+        dtype: &str,
+        candidates: &Candidates,
+        config: usize,
+    ) -> Option<(Vec<i64>, f64)> {
+        let (mut row, floor_us) = self.of_problem(dims, dtype)?;
+        self.set_config(&mut row, candidates, config);
+        Some((self.features.iter().map(|(slot, _)| row[*slot]).collect(), floor_us))
+    }
+
+    /// Fills in what follows from the config, and from it and the problem; gives whether it is legal.
+    fn set_config(&self, row: &mut [i64], candidates: &Candidates, config: usize) -> bool {
+        let width = self.slots.of_config.len();
+        let values = &candidates.values[config * width..][..width];
+        for (slot, value) in self.slots.of_config.iter().zip(values) {
+            row[*slot] = *value;
+        }
+        self.work_out(row, Varies { with_problem: true, with_config: true });
+        self.legal.iter().all(|condition| condition.holds(row))
+    }
+
+    /// Adds to each member's sum the leaf that it reaches below a node: members are parted at each split, so that what all
+    /// share is decided once.
+    fn spread(&self, mut at: usize, mut members: &mut [u32], columns: &[Column], sums: &mut [i64]) {
+        while let Some(node) = self.nodes.get(at).filter(|_| !members.is_empty()) {
+            if node.other == 0 {
+                for member in members {
+                    sums[*member as usize] += node.value;
+                }
+                return;
+            }
+            let (below, other) = (at + 1, node.other as usize);
+            match &columns[usize::from(node.feature)] {
+                Column::Same(value) => at = if *value < node.value { below } else { other },
+                Column::Each(values) => {
+                    let mut first = 0;
+                    for place in 0..members.len() {
+                        let is_below = values[members[place] as usize] < node.value;
+                        members.swap(first, place);
+                        first += usize::from(is_below);
+                    }
+                    let (low, high) = members.split_at_mut(first);
+                    self.spread(below, low, columns, sums);
+                    (at, members) = (other, high);
+                }
+            }
+        }
+    }
+}
+
+/// The features of the legal candidates.
+struct Table {
+    legal: Vec<usize>,
+    columns: Vec<Column>,
+}
+
+/// A feature's values.
+enum Column {
+    /// Of all.
+    Same(i64),
+    /// Of each.
+    Each(Vec<i64>),
+}
+
+fn key(problem: &MeasuredProblem) -> (&[i64], &str) {
+    (&problem.dims, &problem.dtype)
+}
+
+/// Declares all names that are not worked out: the dimensions first.
+fn declare(fitted: &FittedModel, scope: &mut Scope) -> Result<Slots> {
+    let mut slots = Slots::default();
+    for name in &fitted.dims {
+        scope.declare(name).context(|| "dims")?;
+    }
+    slots.dtype_bytes = scope.declare("dtype_bytes")?;
+    slots.floor_ns = scope.declare("floor_ns")?;
+    for (name, value) in &fitted.constants {
+        slots.constants.push((scope.declare(name).context(|| "constants")?, *value));
+    }
+    for name in &fitted.config_constants {
+        slots.config_constants.push((scope.declare(name).context(|| "config_constants")?, name.clone()));
+    }
+    for name in &fitted.knobs {
+        scope.declare_knob(name).context(|| "knobs")?;
+    }
+    Ok(slots)
+}
+
+/// Tells, for each slot and step, what it varies with.
+fn vary(fitted: &FittedModel, scope: &Scope, slots: &Slots, steps: &mut [Step]) -> Vec<Varies> {
+    let mut varies = vec![Varies::default(); scope.len()];
+    for slot in (0..fitted.dims.len()).chain([slots.dtype_bytes, slots.floor_ns]) {
+        varies[slot].with_problem = true;
+    }
+    let knobs = scope.knob_slots().map(|(slot, _)| slot);
+    for slot in knobs.chain(slots.config_constants.iter().map(|(slot, _)| *slot)) {
+        varies[slot].with_config = true;
+    }
+    for step in steps {
+        for slot in step.expression.slots() {
+            step.varies.with_problem |= varies[slot].with_problem;
+            step.varies.with_config |= varies[slot].with_config;
+        }
+        // What varies with nothing is worked out with the problem.
+        step.varies.with_problem |= !step.varies.with_config;
+        varies[step.slot] = step.varies;
+    }
+    varies
+}
+
+fn check_problems(fitted: &FittedModel) -> Result<()> {
+    for (index, problem) in fitted.problems.iter().enumerate() {
+        let (dims, configs) = (fitted.dims.len(), fitted.configs.len());
+        if problem.dims.len() != dims {
+            return Err(Error::usage(format!("problems[{index}] has {} dimensions, not {dims}", problem.dims.len())));
+        }
+        if let Some((config, _)) = problem.winners.iter().find(|(config, _)| *config >= configs) {
+            return Err(Error::usage(format!("problems[{index}] names config {config} of {configs}")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads one tree and adds its nodes.
+fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
+    let mut words = text.split_ascii_whitespace();
+    // The splits whose other side is still to come.
+    let mut open: Vec<usize> = Vec::new();
+    loop {
+        let word = words.next().ok_or_else(|| Error::usage("the tree ends before its last leaf"))?;
+        let broken = || Error::usage(format!("'{word}' is neither feature<threshold nor a leaf"));
+        if let Some((feature, threshold)) = word.split_once('<') {
+            let feature: u16 = feature.parse().map_err(|_| broken())?;
+            if usize::from(feature) >= features {
+                return Err(Error::usage(format!("'{word}' asks for a feature beyond the {features} there are")));
+            }
+            open.push(nodes.len());
+            if open.len() > MOST_DEPTH {
+                return Err(Error::usage(format!("the tree is deeper than {MOST_DEPTH}")));
+            }
+            nodes.push(Node { value: threshold.parse().map_err(|_| broken())?, other: 0, feature });
+            continue;
+        }
+        // So small that no sum of leaves overflows.
+        let leaf: i32 = word.parse().map_err(|_| broken())?;
+        nodes.push(Node { value: leaf.into(), other: 0, feature: 0 });
+        let Some(split) = open.pop() else { break };
+        nodes[split].other = u32::try_from(nodes.len()).map_err(|_| Error::usage("too many nodes"))?;
+    }
+    match words.next() {
+        None => Ok(()),
+        Some(word) => Err(Error::usage(format!("'{word}' comes after the last leaf"))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// Of two tiles the larger is better for more than 64 rows, and a split where programs are few.
+    fn value() -> Value {
+        let config = |tile: i64, split: i64, registers: i64| {
+            let order = if split == 1 { "flat" } else { "split" };
+            json!({"constants": {"registers": registers},
+                "template": {"block_sizes": [tile, 64], "pid_type": order, "split_k": split}})
+        };
+        json!({
+            "form": MODEL_FORM,
+            "dims": ["m", "n"],
+            "dtypes": {"bf16": 2, "f32": 4},
+            "constants": {"multiprocessors": 132},
+            "knobs": ["block_sizes", "pid_type", "split_k"],
+            "config_constants": ["registers"],
+            "definitions": [
+                "tiles = ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1])",
+                "area = block_sizes[0] * block_sizes[1]",
+            ],
+            "features": ["m", "block_sizes[0]", "tiles * split_k", "pid_type == \"flat\"", "area * registers"],
+            "legal": ["area <= 8192", "split_k == 1 || tiles < multiprocessors"],
+            "aligned": "n * dtype_bytes % 16 == 0",
+            "floor": {"bytes": "m * n * dtype_bytes", "flops": "m * n", "launch_us": 2.0, "bytes_per_us": 1000.0, "flops_per_us": 1e6},
+            "trees": ["10000", "0<65 1<128 0 20000 1<128 20000 0", "2<132 3<1 0 5000 0"],
+            "configs": [config(64, 1, 64), config(128, 1, 128), config(64, 2, 64), config(256, 1, 255)],
+            "problems": [{"dims": [100, 4096], "dtype": "bf16", "winners": [[1, 7.5], [0, 8.0]]},
+                {"dims": [16, 4096], "dtype": "f32", "winners": []}],
+            "cross_validation": {"apart": ["n"], "folds": 5, "seeds": 3, "regret": {"model": [
+                {"group": null, "aligned": null, "problems": 9, "geomean": 1.02, "p90": 1.1, "max": 1.2},
+                {"group": "small_m", "aligned": null, "problems": 5, "geomean": 1.01, "p90": 1.1, "max": 1.2},
+                {"group": "small_m", "aligned": false, "problems": 2, "geomean": 1.04, "p90": 1.1, "max": 1.2}]}},
+        })
+    }
+
+    fn model() -> Model {
+        Model::from_json(&value().to_string()).unwrap()
+    }
+
+    #[test]
+    fn the_best_legal_configs_come_by_predicted_time() {
+        let model = model();
+        let ranked = |m| model.best(&[m, 4096], "bf16", 3).iter().map(|choice| choice.config).collect::<Vec<_>>();
+        // 64 tiles: the split is legal, and better by 5 %.
+        assert_eq!(ranked(16), [2, 0, 1]);
+        // More than 132 tiles of 64 rows: no split.
+        assert_eq!(ranked(1000), [1, 0]);
+        let best = model.best(&[16, 4096], "bf16", 1)[0];
+        let floor_us: f64 = 2.0 + 16.0 * 4096.0 * 2.0 / 1000.0;
+        assert!((best.predicted_us - floor_us * 0.1f64.exp()).abs() < 1e-9, "{best:?}");
+        assert_eq!(model.floor_us(&[16, 4096], "bf16"), Some(floor_us));
+        assert_eq!(model.predict_us(&[16, 4096], "bf16", 2), Some(best.predicted_us));
+        assert_eq!(model.predict_us(&[16, 4096], "bf16", 3), None);
+        assert_eq!(model.predict_us(&[16, 4096], "bf16", 4), None);
+        assert!(model.is_legal(&[16, 4096], "bf16", 2) && !model.is_legal(&[1000, 4096], "bf16", 2));
+    }
+
+    #[test]
+    fn what_it_was_not_fitted_for_it_does_not_answer() {
+        let model = model();
+        for (dims, dtype) in [(&[16, 4096][..], "f16"), (&[16], "bf16"), (&[16, 0], "bf16"), (&[-1, 5], "bf16")] {
+            assert_eq!(model.best(dims, dtype, 3), []);
+            assert_eq!(model.floor_us(dims, dtype), None);
+        }
+        assert_eq!(model.best(&[1 << 40, 1 << 40], "bf16", 3), [], "its bytes need more than 64 bits");
+        assert_eq!(model.best(&[16, 4096], "bf16", 0), []);
+    }
+
+    #[test]
+    fn exact_shapes_are_found_with_their_type() {
+        let model = model();
+        assert_eq!(model.measured(&[100, 4096], "bf16"), Some(&[(1, 7.5), (0, 8.0)][..]));
+        assert_eq!(model.measured(&[16, 4096], "f32"), Some(&[][..]));
+        assert_eq!((model.measured(&[100, 4096], "f32"), model.measured(&[101, 4096], "bf16")), (None, None));
+    }
+
+    #[test]
+    fn alignment_is_of_the_problem() {
+        let model = model();
+        assert!(
+            model.is_aligned(&[3, 8], "bf16") && !model.is_aligned(&[3, 4], "bf16") && model.is_aligned(&[3, 4], "f32")
+        );
+    }
+
+    #[test]
+    fn other_configs_than_its_own_can_be_ranked_and_what_they_lack_is_missing() {
+        let model = model();
+        let config = |template: Value| ModelConfig {
+            template: template.as_object().cloned().unwrap(),
+            ..ModelConfig::default()
+        };
+        let candidates = model.candidates(&[
+            config(json!({"block_sizes": [128]})),
+            config(json!({"block_sizes": [128, 64], "split_k": 1})),
+            config(json!({"block_sizes": [64, 64], "split_k": 1, "pid_type": "never heard of"})),
+        ]);
+        let ranked: Vec<_> =
+            model.rank(&[1000, 64], "bf16", &candidates, 9).iter().map(|choice| choice.config).collect();
+        assert_eq!((candidates.len(), ranked), (3, vec![1, 2]), "the first has no area, so it is not legal");
+    }
+
+    #[test]
+    fn regret_is_told_as_closely_as_it_is_known() {
+        let validation = model().fitted().cross_validation.clone();
+        let geomean = |group, aligned| validation.regret("model", group, aligned).unwrap().geomean;
+        assert_eq!(geomean(Some("small_m"), false), 1.04);
+        assert_eq!(geomean(Some("small_m"), true), 1.01);
+        assert_eq!(geomean(Some("rect"), true), 1.02);
+        assert_eq!(geomean(None, true), 1.02);
+        assert_eq!(validation.regret("rule", None, true), None);
+    }
+
+    #[test]
+    fn a_broken_model_says_what_is_wrong_and_where() {
+        let cases = [
+            ("/form", json!("trees/2"), "form 'trees/2'; this reads trees/1"),
+            ("/dims/1", json!("m"), "dims: the name 'm' is given twice"),
+            ("/definitions/0", json!("tiles"), "definitions[0]: 'tiles' is not name = expression"),
+            (
+                "/definitions/0",
+                json!("tiles = tiles + 1"),
+                "definitions[0]: expression ' tiles + 1', column 2: unknown name 'tiles'",
+            ),
+            ("/definitions/1", json!("tiles = 1"), "definitions[1]: the name 'tiles' is given twice"),
+            ("/features/0", json!("rows"), "features[0]: expression 'rows', column 1: unknown name 'rows'"),
+            ("/legal/1", json!("1 <"), "legal[1]: expression '1 <', column 4"),
+            ("/aligned", json!("split_k == 1"), "aligned and floor are about the problem"),
+            ("/floor/bytes_per_us", json!(0.0), "must be positive"),
+            ("/trees/1", json!("0<65 1"), "trees[1]: the tree ends before its last leaf"),
+            ("/trees/1", json!("1 2"), "trees[1]: '2' comes after the last leaf"),
+            ("/trees/1", json!("x"), "trees[1]: 'x' is neither feature<threshold nor a leaf"),
+            ("/trees/1", json!("5<1 2 3"), "trees[1]: '5<1' asks for a feature beyond the 5 there are"),
+            ("/trees/1", json!("99999999999"), "trees[1]: '99999999999' is neither"),
+            ("/trees/1", json!("0<1 ".repeat(80)), "deeper than 64"),
+            ("/problems/0/winners/0", json!([4, 1.0]), "problems[0] names config 4 of 4"),
+            ("/problems/0/dims", json!([1]), "problems[0] has 1 dimensions, not 2"),
+            ("/trees", json!(null), "broken JSON"),
+        ];
+        for (pointer, broken, expected) in cases {
+            let mut value = value();
+            *value.pointer_mut(pointer).unwrap() = broken;
+            let error = Model::from_json(&value.to_string()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_document_keeps_its_models_a_line_a_tree() {
+        let document = json!({"schema_version": 2, "rules": [], "models": {"x": value(), "y": {"form": "unheard of"}}});
+        let document = crate::heuristics::Document::from_value(document).unwrap();
+        let text = document.to_canonical_json();
+        assert!(text.contains("\n        \"0<65 1<128 0 20000 1<128 20000 0\",\n"), "{text}");
+        assert!(
+            text.contains("\n        {\"dims\":[100,4096],\"dtype\":\"bf16\",\"winners\":[[1,7.5],[0,8.0]]},\n"),
+            "{text}"
+        );
+        let again = crate::heuristics::Document::from_bytes(text.as_bytes()).unwrap();
+        assert_eq!((&again.models, again.to_canonical_json()), (&document.models, text));
+        let read: FittedModel = serde_json::from_value(again.models["x"].clone()).unwrap();
+        assert_eq!(&read, model().fitted());
+    }
+
+    /// A tree by its text, and the same one walked node by node.
+    fn tree() -> impl Strategy<Value = String> {
+        (-1000i32..1000).prop_map(|leaf| leaf.to_string()).prop_recursive(6, 40, 2, |inner| {
+            (0usize..5, -3i64..300, inner.clone(), inner)
+                .prop_map(|(feature, threshold, below, other)| format!("{feature}<{threshold} {below} {other}"))
+        })
+    }
+
+    fn walk<'a>(words: &mut impl Iterator<Item = &'a str>, features: &[i64], counts: bool) -> i64 {
+        let word = words.next().unwrap();
+        let Some((feature, threshold)) = word.split_once('<') else {
+            return if counts { word.parse().unwrap() } else { 0 };
+        };
+        let is_below = features[feature.parse::<usize>().unwrap()] < threshold.parse().unwrap();
+        let below = walk(words, features, counts && is_below);
+        below + walk(words, features, counts && !is_below)
+    }
+
+    proptest! {
+        #[test]
+        fn trees_are_walked_as_they_are_written(trees in prop::collection::vec(tree(), 1..6), m in 1i64..300) {
+            let mut value = value();
+            value["trees"] = json!(trees);
+            let model = Model::from_json(&value.to_string()).unwrap();
+            for choice in model.best(&[m, 128], "bf16", 9) {
+                let (features, floor_us) = model.features_of(&[m, 128], "bf16", model.own(), choice.config).unwrap();
+                let sum: i64 = trees.iter().map(|tree| walk(&mut tree.split(' '), &features, true)).sum();
+                let expected = floor_us * (sum as f64 / LEAF_UNIT).exp();
+                prop_assert_eq!(choice.predicted_us, expected);
+                prop_assert_eq!(model.predict_us(&[m, 128], "bf16", choice.config), Some(expected));
+                prop_assert!(model.is_legal(&[m, 128], "bf16", choice.config));
+            }
+        }
+
+        #[test]
+        fn no_text_breaks_the_reader_of_trees(words in prop::collection::vec(
+            prop::sample::select(vec!["0<1", "4<-9", "5<1", "<", "1<", "-7", "8", "2147483648", "0<99999999999999999999", "é"]), 0..12)) {
+            let mut value = value();
+            value["trees"] = json!([words.join(" ")]);
+            if let Ok(model) = Model::from_json(&value.to_string()) {
+                prop_assert_eq!(model.best(&[16, 64], "bf16", 9).len(), 3);
+            }
+        }
+    }
+}
