@@ -24,7 +24,7 @@ __device__ long long index_stride() { return static_cast<long long>(gridDim.x) *
 
 // The same as `Fill` of src/families/inputs.rs and its constants.
 enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5 };
-constexpr long long LANDMARK_SPACING = 128;
+constexpr long long LANDMARK_SPACING = 64;
 constexpr int LANDMARK_ABOVE = 4;
 constexpr float LOUD = 32.0f, ATTENTION = 2.0f, OUTSTANDING = 4.0f, LARGEST = 3.3895314e38f;
 

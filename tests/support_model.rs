@@ -29,8 +29,9 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
     fs::write(folder.path().join("ptx.cuh"), "").unwrap();
     fs::copy(root.join("tests/support_model/main.cpp"), folder.path().join("main.cpp")).unwrap();
     let program = folder.path().join("main");
-    let built = Command::new("c++").args(["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-o"]).arg(&program);
-    let built = built.arg(folder.path().join("main.cpp")).output().unwrap();
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-o"]).arg(&program);
+    let built = compiler.arg(folder.path().join("main.cpp")).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let mut child = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(questions.as_bytes()).unwrap();
