@@ -260,7 +260,9 @@ impl FamilySpec for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families::{awkward, fill};
     use crate::model::{Dtype, Family, PidType};
+    use half::bf16;
 
     pub(super) fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {
         let dimensions =
@@ -318,6 +320,38 @@ mod tests {
         let inputs = [vec![1.0, 0.0], vec![0.0, 5.0, ahead, 5.0], vec![8.0, -4.0, 0.0, 4.0]].map(HostTensor::F32);
         let out = Attention.host_reference(&problem(1, 1, 1, 2, 2), &inputs).values;
         assert!((out[0] - 2.0).abs() < 1e-6 && (out[1] - 2.0).abs() < 1e-6, "{out:?}");
+    }
+
+    /// Kernels round weights to bf16 as they stand to a maximum that may be an earlier one, and their sum not at all.
+    #[test]
+    fn weights_that_are_rounded_before_their_product_are_allowed_several_times_over() {
+        for [q_seq, kv_seq] in [[8, 16384], [64, 64], [8, 1500]] {
+            let problem = problem(1, 2, q_seq, kv_seq, 64);
+            let plain = Attention.tensors(&problem).inputs;
+            for tensors in [awkward(problem.family, &plain), plain] {
+                let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
+                let reference = Attention.host_reference(&problem, &inputs);
+                let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());
+                for (row, query) in queries.chunks(64).enumerate() {
+                    let head = row / q_seq as usize * kv_seq as usize * 64;
+                    let of_head = |tensor: &'_ [f64]| tensor[head..head + kv_seq as usize * 64].to_vec();
+                    let dot = |key: &[f64]| key.iter().zip(query).map(|(key, query)| key * query).sum::<f64>() / 8.0;
+                    let scores: Vec<f64> = of_head(&keys).chunks(64).map(dot).collect();
+                    let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - row as f64 / 4.0;
+                    let weights: Vec<f64> = scores.iter().map(|score| (score - maximum).exp()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    let mut out = [0.0; 64];
+                    for (weight, value) in weights.iter().zip(of_head(&values).chunks(64)) {
+                        let weight = bf16::from_f64(*weight).to_f64() / sum;
+                        out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+                    }
+                    for (index, out) in (row * 64..).zip(out) {
+                        let share = (out - reference.values[index]).abs() / reference.allowed[index];
+                        assert!(share <= 0.5, "{problem}, element {index}: {share} of what is allowed");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -300,7 +300,7 @@ fn program_order(config: &Config, work: u64, profile: &GpuProfile) -> Result<Pro
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::families::{fill, spec};
+    use crate::families::{awkward, fill, spec};
     use crate::model::{Dtype, Family};
     use proptest::prelude::*;
 
@@ -400,6 +400,46 @@ mod tests {
         assert_eq!(bytes(Family::Matmul), 2 * (3 * 14 + 14 * 5 + 3 * 5));
         assert_eq!(bytes(Family::MatmulFp4), 2 * (3 * 14 + 3 * 5) + 7 * 5);
         assert_eq!(spec(Family::Matmul).flops(&problem(Family::Matmul, 3, 5, 14)).to_bits(), 420f64.to_bits());
+    }
+
+    /// The f32 next to a value on the side of zero, as tensor cores round their sums.
+    fn cut_off(value: f64) -> f32 {
+        let rounded = value as f32;
+        match f64::from(rounded).abs() > value.abs() {
+            true if rounded > 0.0 => rounded.next_down(),
+            true => rounded.next_up(),
+            false => rounded,
+        }
+    }
+
+    #[test]
+    fn sums_that_are_cut_off_at_every_step_are_allowed_several_times_over() {
+        const STEP: usize = 16;
+        for (family, k) in [(Family::Matmul, 57_344), (Family::Matmul, 64), (Family::MatmulInt16, 53_248)] {
+            let problem = problem(family, 4, 64, k);
+            let spec = spec(family);
+            let plain = spec.tensors(&problem).inputs;
+            for tensors in [awkward(family, &plain), plain] {
+                let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
+                let reference = spec.host_reference(&problem, &inputs);
+                let (a, b) = (inputs[0].to_f64(), inputs[1].to_f64());
+                let b: Vec<f64> = b.into_iter().map(|weight| bf16::from_f64(weight).to_f64()).collect();
+                let sums = a.chunks(k as usize).flat_map(|row| {
+                    let mut sums = [0f32; 64];
+                    for (row, weights) in row.chunks(STEP).zip(b.chunks(64 * STEP)) {
+                        for (column, sum) in sums.iter_mut().enumerate() {
+                            let terms = row.iter().zip(weights.chunks(64)).map(|(a, weights)| a * weights[column]);
+                            *sum = cut_off(f64::from(*sum) + terms.sum::<f64>());
+                        }
+                    }
+                    sums
+                });
+                let wanted = reference.values.iter().zip(&reference.allowed);
+                let shares = sums.zip(wanted).map(|(sum, (value, allowed))| (f64::from(sum) - value).abs() / allowed);
+                let most = shares.fold(0.0, f64::max);
+                assert!(most < 0.25, "{problem}: {most} of what is allowed");
+            }
+        }
     }
 
     proptest! {
