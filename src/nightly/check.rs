@@ -124,7 +124,7 @@ pub(super) fn check(bench: &mut DeviceBench<'_, '_>, spot: &Spot, profile: &GpuP
     let mut candidates: Vec<Candidate> =
         spot.recorded.iter().map(|(config, _)| plan::candidate(config.clone(), &spot.problem, profile)).collect();
     candidates.extend(candidates.first().cloned());
-    let best_us = Micros(spot.recorded[0].1.median_us);
+    let best_us = Micros(spot.recorded[0].1.time_us);
     let arms: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.program.is_ok()).collect();
     let trials = bench.race_anew(&arms, search::final_rounds(best_us, arms.len()))?.unwrap_or_default();
     Ok(compare(spot, &trials))
@@ -138,7 +138,7 @@ fn compare(spot: &Spot, trials: &[Trial]) -> Checked {
     };
     let winner = &spot.recorded[0].0;
     let duplicate = tonight(winner, true).zip(tonight(winner, false));
-    let null = duplicate.map_or(0.0, |(duplicate, winner)| (duplicate.median_us / winner.median_us - 1.0).abs());
+    let null = duplicate.map_or(0.0, |(duplicate, winner)| (duplicate.time_us / winner.time_us - 1.0).abs());
     let noise = ASSUMED_NOISE.max(spot.noise).max(null);
     let pairs = spot.recorded.iter().map(|(config, recorded)| Some(pair(&tonight(config, false)?, recorded, noise)));
     let pairs: Option<Vec<_>> = pairs.collect();

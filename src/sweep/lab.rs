@@ -7,7 +7,7 @@ use crate::device::{Address, Program, cpu};
 use crate::error::{Error, ErrorKind, Result};
 use crate::families::{self, KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
-use crate::measure::{Sampling, median};
+use crate::measure::Sampling;
 use crate::model::{Config, GpuProfile, Micros, Problem};
 use crate::plan::{self, Candidate};
 use crate::search::{self, Bench};
@@ -332,11 +332,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         }
         let best_us = finalists.first().and_then(|best| best.median_us).unwrap_or_default();
         let rounds = search::cross_rounds(best_us, arms.len());
-        let Some(mut trials) = self.interleave(&arms, Stage::Cross, rounds)? else { return Ok(false) };
-        let to_final = to_final(finalists, &trials);
-        for trial in trials.iter_mut().filter(|trial| trial.median_us.is_some()) {
-            trial.to_final = to_final;
-        }
+        let Some(trials) = self.interleave(&arms, Stage::Cross, rounds)? else { return Ok(false) };
         let of_arm = |(candidate, arm): (&Candidate, &Candidate)| {
             let trial = trials.iter().find(|trial| trial.config == arm.config)?;
             Some(Trial { config: candidate.config.clone(), ..trial.clone() })
@@ -584,15 +580,6 @@ impl Bench for DeviceBench<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// How much longer `finalists` took in their final than now.
-fn to_final(finalists: &[Trial], now: &[Trial]) -> Option<f64> {
-    let change = |then: &Trial| {
-        let now = now.iter().find(|now| now.config == then.config)?;
-        Some(then.median_us?.0 / now.median_us?.0)
-    };
-    median(finalists.iter().filter_map(change)).map(|ratio| (ratio * 1e4).round() / 1e4)
 }
 
 /// A nanosecond is finer than any clock here.
