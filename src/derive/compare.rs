@@ -3,7 +3,7 @@
 use super::evidence::Timing;
 use super::table::Row;
 use super::validation::Compared;
-use crate::measure::{DurationClass, geomean, location_us, mean, median, quantile, sorted};
+use crate::measure::{DurationClass, geomean, mean, median, quantile, sorted};
 use crate::model::Micros;
 
 /// No two medians are told apart below this: sampling stops where stdev/mean falls under 0.5 %, so nothing is known
@@ -84,13 +84,14 @@ fn shared_rounds(first: &Timing, second: &Timing) -> Vec<(f64, f64)> {
     if reported.is_empty() { since(joined) } else { reported }
 }
 
-/// The logarithm of the ratio of two arms' times: of the figure that repeats best where single rounds are late now and then;
-/// else the median of the rounds' ratios, which a clock that changes from round to round does not touch.
+/// The logarithm of the ratio of two arms' times: of the means of their fastest halves where single rounds of the faster are late
+/// now and then; else the median of the rounds' ratios, which a clock that changes from round to round does not touch.
 fn ln_ratio(rounds: &[(f64, f64)]) -> Option<f64> {
     let (first, second) = (sorted(rounds.iter().map(|round| round.0)), sorted(rounds.iter().map(|round| round.1)));
-    let (first_us, second_us) = (quantile(&first, 0.5)?, quantile(&second, 0.5)?);
-    if DurationClass::of(Micros(first_us.max(second_us))).is_late_now_and_then() {
-        Some((location_us(&first) / location_us(&second)).ln())
+    let faster_us = quantile(&first, 0.5)?.min(quantile(&second, 0.5)?);
+    if DurationClass::of(Micros(faster_us)).is_late_now_and_then() {
+        let fastest_half = rounds.len().div_ceil(2);
+        Some((mean(&first[..fastest_half])? / mean(&second[..fastest_half])?).ln())
     } else {
         median(rounds.iter().map(|(first, second)| (first / second).ln()))
     }
