@@ -130,7 +130,8 @@ pub(super) fn geomean_slowdown(rows: &[&Row], pick: impl Fn(usize) -> Option<usi
 
 /// A template with its rank metadata over `rows`.
 fn ranked_template(rows: &[&Row], config: usize, template: Template) -> RankedTemplate {
-    let covered: Vec<(f64, f64)> = rows.iter().filter_map(|row| Some((row.slowdown(config)?, row.noise_of(config)))).collect();
+    let covered: Vec<(f64, f64)> =
+        rows.iter().filter_map(|row| Some((row.slowdown(config)?, row.noise_of(config)))).collect();
     let slowdowns = sorted(covered.iter().map(|(slowdown, _)| *slowdown));
     let wins = covered.iter().filter(|(slowdown, noise)| *slowdown <= 1.0 + noise).count();
     RankedTemplate {

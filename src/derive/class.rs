@@ -1,9 +1,7 @@
 //! One class's rules and fallbacks.
 
 use super::ClassReport;
-use super::choose::{
-    choose, complement, geomean_slowdown, handicaps, keeps_up_with_defaults, leave_one_out, ties,
-};
+use super::choose::{choose, complement, geomean_slowdown, handicaps, keeps_up_with_defaults, leave_one_out, ties};
 use super::compare::Comparison;
 use super::incumbent::{Incumbents, unless_beaten};
 use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise};
@@ -224,7 +222,8 @@ impl<'t> Class<'t> {
         let mut kinds = BTreeSet::new();
         let kind = |cell: &&&Cell| kinds.insert(self.templates[cell.config].get("mma").and_then(Value::as_str));
         let best_of_kinds: Vec<usize> = lasting.iter().filter(kind).map(|cell| cell.config).collect();
-        let first = [served].into_iter().chain(self.table.defaults.iter().copied()).chain(incumbent).chain(best_of_kinds);
+        let first =
+            [served].into_iter().chain(self.table.defaults.iter().copied()).chain(incumbent).chain(best_of_kinds);
         let mut chosen: Vec<&Cell> = Vec::new();
         for config in first.chain(lasting.iter().map(|cell| cell.config)) {
             let cell = lasting.iter().find(|cell| cell.config == config);

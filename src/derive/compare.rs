@@ -78,7 +78,11 @@ fn shared_rounds(first: &Timing, second: &Timing) -> Vec<(f64, f64)> {
     let joined = first.joined.max(second.joined);
     let chosen_by = first.chosen_by.max(second.chosen_by);
     let since = |start: u32| -> Vec<(f64, f64)> {
-        first.rounds_since(start).zip(second.rounds_since(start)).filter(|(first, second)| *first > 0.0 && *second > 0.0).collect()
+        first
+            .rounds_since(start)
+            .zip(second.rounds_since(start))
+            .filter(|(first, second)| *first > 0.0 && *second > 0.0)
+            .collect()
     };
     let reported = since(joined.max(chosen_by));
     if reported.is_empty() { since(joined) } else { reported }

@@ -117,7 +117,8 @@ impl<'e> Race<'e> {
                 Some((ours, *theirs))
             })
             .collect();
-        let pairs = both.iter().enumerate().flat_map(|(index, one)| both[index + 1..].iter().map(move |two| (one, two)));
+        let pairs =
+            both.iter().enumerate().flat_map(|(index, one)| both[index + 1..].iter().map(move |two| (one, two)));
         let change = |(one, two): (&(&Arm, &Arm), &(&Arm, &Arm))| {
             let (ours, rounds) = raced(one.0.timing, two.0.timing)?;
             let (theirs, others) = raced(one.1.timing, two.1.timing)?;

@@ -111,9 +111,7 @@ impl<'e> Row<'e> {
             raced(first.timing, second.timing)
         });
         Some(match together {
-            Some((ln_ratio, rounds)) => {
-                Pair { ratio: ln_ratio.exp(), noise: self.level.of_ratio(rounds), rounds }
-            }
+            Some((ln_ratio, rounds)) => Pair { ratio: ln_ratio.exp(), noise: self.level.of_ratio(rounds), rounds },
             None => Pair {
                 ratio: ln_ratio.exp(),
                 noise: first.noise.hypot(second.noise),
@@ -286,8 +284,7 @@ impl<'e> Tried<'e> {
             stage: record.stage,
             timing: record.timing.as_ref().filter(|_| !failures.contains(&(record.config, record.kernel))),
         };
-        let (null_arms, attempts): (Vec<&&Record>, Vec<&&Record>) =
-            records.iter().partition(|record| record.null_arm);
+        let (null_arms, attempts): (Vec<&&Record>, Vec<&&Record>) = records.iter().partition(|record| record.null_arm);
         let mut null_arms: Vec<Attempt> = null_arms.iter().map(attempt).collect();
         null_arms.sort_by(Attempt::weigh);
         let attempts: Vec<Attempt> = attempts.iter().map(attempt).collect();
@@ -386,7 +383,8 @@ impl<'e> Tried<'e> {
                 return cell(link.ln_ratio, own.max(level.repeat()), link.rounds, arm.kernel, true);
             }
         }
-        let lone = lone_noise(timing).unwrap_or(0.0).max(ASSUMED_NOISE * FRAC_1_SQRT_2).max(level.usual() * FRAC_1_SQRT_2);
+        let lone =
+            lone_noise(timing).unwrap_or(0.0).max(ASSUMED_NOISE * FRAC_1_SQRT_2).max(level.usual() * FRAC_1_SQRT_2);
         let races = self.races.is_empty() || attempt.race().is_some();
         cell((timing.time_us / winner_us).ln(), lone, 0, kernel, races)
     }
@@ -447,9 +445,10 @@ pub(super) fn program_key(config_text: &str, kernel: &str) -> String {
     first_digits(&hash.finalize(), 8)
 }
 
-/// The first hex digits of a digest.
+/// The first hex digits of a digest, at most 16.
 fn first_digits(digest: &[u8], digits: usize) -> String {
-    digest.iter().take(digits / 2).map(|byte| format!("{byte:02x}")).collect()
+    let head = digest.iter().take(digits / 2).fold(0_u64, |head, byte| head << 8 | u64::from(*byte));
+    format!("{head:0digits$x}")
 }
 
 /// The kernels a config ran as over some rows.

@@ -4,8 +4,10 @@ use super::trials::{arm, config, derive, finalist, header, trial};
 use kernel_sweep::derive::{self, Defaults, Evidence, Inputs, ProblemSource, Source};
 use kernel_sweep::heuristics::Document;
 use kernel_sweep::journal::{Contents, Header, Stage, Trial};
-use kernel_sweep::model::{Config, Family};
+use kernel_sweep::model::{Config, Family, Mma};
 use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::slice;
 
 const ADD: Family = Family::Elementwise;
 const SHAPE: &str = "numel=1000";
@@ -81,11 +83,11 @@ fn the_last_final_is_the_reference() {
 fn a_cross_trial_is_compared_through_the_anchors_by_paired_rounds() {
     // The cross race ran on a GPU that took 30 % longer, and drifted by more than the configs differ.
     for (best_us, tolerance) in [(100.0, 1e-9), (1000.0, 1e-9), (10.0, 1e-9)] {
-        let in_final = |block, factor: f64, rounds| {
-            at((Stage::Final, 1), (0, 0), block, &drifting(best_us * factor, rounds))
+        let in_final =
+            |block, factor: f64, rounds| at((Stage::Final, 1), (0, 0), block, &drifting(best_us * factor, rounds));
+        let crossed = |block, factor: f64, rounds| {
+            at((Stage::Cross, 2), (0, 0), block, &drifting(1.3 * best_us * factor, rounds))
         };
-        let crossed =
-            |block, factor: f64, rounds| at((Stage::Cross, 2), (0, 0), block, &drifting(1.3 * best_us * factor, rounds));
         let trials = [
             in_final(256, 1.0, 24),
             in_final(512, 1.05, 24),
@@ -102,10 +104,7 @@ fn a_cross_trial_is_compared_through_the_anchors_by_paired_rounds() {
 
 #[test]
 fn where_no_anchor_links_two_races_times_count_and_are_noisy() {
-    let trials = [
-        at((Stage::Final, 1), (0, 0), 256, &[100.0; 12]),
-        at((Stage::Cross, 2), (0, 0), 1024, &[90.0; 12]),
-    ];
+    let trials = [at((Stage::Final, 1), (0, 0), 256, &[100.0; 12]), at((Stage::Cross, 2), (0, 0), 1024, &[90.0; 12])];
     let (block, problem) = tiny(&trials);
     assert_eq!((block, problem.rounds), (1024, 0));
     assert!((problem.slowdown.unwrap() - 0.9).abs() < 1e-9);
@@ -138,13 +137,12 @@ fn what_is_within_the_pooled_noise_is_a_tie_that_a_fixed_order_breaks() {
 #[test]
 fn a_document_names_the_programs_it_compared_with() {
     let with_mma = |block: u32, mma| Config { mma: Some(mma), ..config(block) };
-    use kernel_sweep::model::Mma::{MmaSync, Wgmma};
-    let of = |config: &Config, us: f64, rounds: usize| {
-        arm(ADD, SHAPE, config, (Stage::Final, 1), (0, 4), &vec![us; rounds])
-    };
+    let of =
+        |config: &Config, us: f64, rounds: usize| arm(ADD, SHAPE, config, (Stage::Final, 1), (0, 4), &vec![us; rounds]);
     let mut trials: Vec<Trial> =
-        (1..=7).map(|index| of(&with_mma(16 * index, Wgmma), 100.0 + 3.0 * f64::from(index), 12)).collect();
-    let (other_kind, default, dropped) = (with_mma(512, MmaSync), with_mma(1024, Wgmma), with_mma(2048, Wgmma));
+        (1..=7).map(|index| of(&with_mma(16 * index, Mma::Wgmma), 100.0 + 3.0 * f64::from(index), 12)).collect();
+    let (other_kind, default, dropped) =
+        (with_mma(512, Mma::MmaSync), with_mma(1024, Mma::Wgmma), with_mma(2048, Mma::Wgmma));
     trials.extend([of(&other_kind, 150.0, 12), of(&default, 200.0, 12), of(&dropped, 120.0, 4)]);
     let defaults = Defaults::from([(ADD, vec![default.clone()])]);
     let document = derive(&trials, &defaults).document;
@@ -152,12 +150,11 @@ fn a_document_names_the_programs_it_compared_with() {
     let anchors = &source.problems[0].anchors;
     assert_eq!(anchors.len(), 6);
     let ratio = |config: &Config| {
-        use sha2::Digest;
-        let digest = sha2::Sha256::digest(format!("{}\0kernel-{config}", json!(config)));
-        let key: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        anchors.get(&key).copied()
+        let digest = Sha256::digest(format!("{}\0kernel-{config}", json!(config)));
+        anchors.get(&format!("{:08x}", u32::from_be_bytes(digest[..4].try_into().unwrap()))).copied()
     };
-    let served: Config = serde_json::from_value(document.fallbacks["elementwise"]["tiny"].template.clone().into()).unwrap();
+    let served: Config =
+        serde_json::from_value(document.fallbacks["elementwise"]["tiny"].template.clone().into()).unwrap();
     assert_eq!(ratio(&served), Some(1.0), "what is served is what another document may serve no more");
     let served_us = source.problems[0].served_us.unwrap();
     assert!((ratio(&other_kind).unwrap() - served_us / 150.0).abs() < 1e-9);
@@ -171,10 +168,10 @@ fn protocols_of_one_class_never_count_together() {
     let newer = Header { protocol: "cold-l2/2".into(), ..header() };
     let older = Header { protocol: "cold-l2/1".into(), ..header() };
     let mut evidence = Evidence::default();
-    evidence.add_journal(&[older.clone()], &lucky()).unwrap();
-    let error = evidence.add_journal(&[newer.clone()], &lucky()).unwrap_err().to_string();
+    evidence.add_journal(slice::from_ref(&older), &lucky()).unwrap();
+    let error = evidence.add_journal(slice::from_ref(&newer), &lucky()).unwrap_err().to_string();
     assert!(error.contains("elementwise") && error.contains("cold-l2/1 and cold-l2/2"), "{error}");
-    evidence.add_journal(&[newer.clone()], &softmax).unwrap();
+    evidence.add_journal(slice::from_ref(&newer), &softmax).unwrap();
     let error = Evidence::default().add_journal(&[older, newer], &softmax).unwrap_err().to_string();
     assert!(error.contains("cold-l2/1 and cold-l2/2"), "one journal of both: {error}");
 }

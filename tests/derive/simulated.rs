@@ -58,7 +58,8 @@ fn coverage(duration: &str, rounds: usize, journals: u64) -> f64 {
             let common_us = location_us(&sorted(pair[0].iter().chain(&pair[1]).copied()));
             let spread = |us: &f64| common_us * (us / common_us).powi(3);
             let rounds = if null { 48 } else { rounds };
-            let [one, other] = redrawn(&mut random, pair, rounds).map(|rounds| rounds.iter().map(spread).collect::<Vec<f64>>());
+            let [one, other] =
+                redrawn(&mut random, pair, rounds).map(|rounds| rounds.iter().map(spread).collect::<Vec<f64>>());
             let slower = |rounds: &[f64], factor: f64| rounds.iter().map(|us| us * factor).collect::<Vec<_>>();
             let arm = |block, rounds: &[f64]| {
                 arm(Family::Matmul, &shape(1 + problem), &config(block), (Stage::Final, 1), (0, 0), rounds)
