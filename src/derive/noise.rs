@@ -64,6 +64,8 @@ impl Noise {
     /// those of all together, but never less than what they show themselves; where there are too few in all, noise is assumed.
     pub(super) fn of(null_arms: &[Draw], changes: &[Draw]) -> Self {
         let all = pooled(null_arms.iter()).unwrap_or(ASSUMED_NOISE);
+        let usual_rounds = |draws: &[&Draw]| median(draws.iter().map(|draw| draw.rounds as f64));
+        let all_rounds = usual_rounds(&null_arms.iter().collect::<Vec<_>>()).unwrap_or(0.0);
         let repeats = |draws: Vec<f64>| {
             let enough = draws.len() >= FEWEST_CHANGES;
             median(draws).filter(|_| enough).map(half_width)
@@ -75,7 +77,7 @@ impl Noise {
             let changes = changes.iter().filter(|draw| draw.duration == duration).map(|draw| draw.ln_ratio.abs());
             let level = Level {
                 ratio: pooled(own.iter().copied()).unwrap_or(farthest),
-                rounds: median(own.iter().map(|draw| draw.rounds as f64)).unwrap_or(0.0),
+                rounds: usual_rounds(&own).unwrap_or(all_rounds),
                 repeat: repeats(changes.collect()).unwrap_or(all_repeats),
             };
             (duration, level)
