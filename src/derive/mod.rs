@@ -196,7 +196,12 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
         ("matching".to_owned(), json!("exact shape bucket only")),
         ("missing_slowdown".to_owned(), json!(MISSING_SLOWDOWN)),
         ("noise_floor".to_owned(), json!(NOISE_FLOOR)),
-        ("target".to_owned(), json!("least geomean slowdown against the best measured config of each problem")),
+        (
+            "target".to_owned(),
+            json!(
+                "least geomean slowdown against the winner of each problem's last final, in rounds that did not choose it"
+            ),
+        ),
         (
             "validation".to_owned(),
             json!(

@@ -49,6 +49,11 @@ impl Level {
         self.ratio.max(NOISE_FLOOR)
     }
 
+    /// What one occasion adds to another's: what is left of [`Self::repeat`] beyond the noise of the two races it comes from.
+    pub(super) fn of_occasion(&self) -> f64 {
+        (self.repeat.powi(2) - 2.0 * self.ratio.powi(2)).max(0.0).sqrt()
+    }
+
     /// How far a ratio on one occasion may be from that on another.
     pub(super) fn repeat(&self) -> f64 {
         self.repeat
@@ -153,7 +158,15 @@ mod tests {
     fn what_changes_from_one_occasion_to_another_is_its_median_made_an_interval() {
         let changes: Vec<Draw> = (0..40).map(|_| draw(DurationClass::Slow, -0.01)).collect();
         let noise = Noise::of(&[], &changes);
-        assert!((noise.level(DurationClass::Slow).repeat() - half_width(0.01)).abs() < 1e-12);
+        let slow = noise.level(DurationClass::Slow);
+        assert!((slow.repeat() - half_width(0.01)).abs() < 1e-12);
+        let beyond = half_width(0.01).powi(2) - 2.0 * ASSUMED_NOISE.powi(2);
+        assert!((slow.of_occasion() - beyond.sqrt()).abs() < 1e-12);
+        let quiet: Vec<Draw> = (0..40).map(|_| draw(DurationClass::Slow, 0.005)).collect();
+        assert!(
+            Noise::of(&[], &quiet).level(DurationClass::Slow).of_occasion() < 1e-12,
+            "no more than two races differ"
+        );
         assert_eq!(noise.level(DurationClass::Under20), Level { rounds: 0.0, ..noise.level(DurationClass::Slow) });
         assert!(Noise::of(&[], &changes[..19]).level(DurationClass::Slow).repeat() < 1e-12);
     }

@@ -28,8 +28,9 @@ impl Arm<'_> {
 pub(super) struct Link {
     /// Logarithm of the ratio.
     pub(super) ln_ratio: f64,
-    /// The arms of both races that it goes through.
-    pub(super) anchors: usize,
+    /// What the arms that it goes through add to the variance of a ratio within one race, as a share of it. Nothing where the
+    /// winner is among them: what the others then say of it is off by as much less as they are themselves.
+    pub(super) added_variance: f64,
     /// The rounds behind it.
     pub(super) rounds: usize,
 }
@@ -89,12 +90,16 @@ impl<'e> Race<'e> {
             let (there, reported) = raced(there.timing, winner.timing)?;
             Some((here + there, rounds.min(reported)))
         };
-        let through: Vec<(f64, usize)> =
-            reference.lasting().filter(|there| there.config != config).filter_map(through).collect();
+        let anchors: Vec<(usize, (f64, usize))> = reference
+            .lasting()
+            .filter(|there| there.config != config)
+            .filter_map(|there| Some((there.config, through(there)?)))
+            .collect();
+        let with_winner = anchors.iter().any(|(config, _)| *config == reference.winner);
         Some(Link {
-            ln_ratio: mean(&through.iter().map(|(ln_ratio, _)| *ln_ratio).collect::<Vec<_>>())?,
-            anchors: through.len(),
-            rounds: through.iter().map(|(_, rounds)| *rounds).min()?,
+            ln_ratio: mean(&anchors.iter().map(|(_, (ln_ratio, _))| *ln_ratio).collect::<Vec<_>>())?,
+            added_variance: if with_winner { 0.0 } else { 1.0 / anchors.len() as f64 },
+            rounds: anchors.iter().map(|(_, (_, rounds))| *rounds).min()?,
         })
     }
 

@@ -378,9 +378,8 @@ impl<'e> Tried<'e> {
             }
             let linked = || others.iter().find_map(|race| Some((race.arm(config)?, race.link(config, reference)?)));
             if let Some((arm, link)) = linked().filter(|_| arms.is_none()) {
-                // The arm's own noise, and that of the mean of the anchors in either race.
-                let own = level.of_ratio(link.rounds) * (0.5 + 1.0 / link.anchors as f64).sqrt();
-                return cell(link.ln_ratio, own.max(level.repeat()), link.rounds, arm.kernel, true);
+                let own = level.of_ratio(link.rounds) * (0.5 + link.added_variance).sqrt();
+                return cell(link.ln_ratio, own.hypot(level.of_occasion()), link.rounds, arm.kernel, true);
             }
         }
         let lone =

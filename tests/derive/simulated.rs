@@ -98,6 +98,52 @@ fn noise_over_fewer_rounds_covers_no_less() {
     }
 }
 
+/// The share of slowdowns within their noise of the truth, of a config that only a cross race tells of, a fifth slower clock's,
+/// which it shares with two anchors and, or not, the winner.
+fn coverage_through_anchors(with_winner: bool) -> f64 {
+    let pairs = recorded("under20");
+    let (mut within, mut all) = (0_u32, 0_u32);
+    for journal in 0..20 {
+        let mut random = ChaCha8Rng::seed_from_u64(journal);
+        let mut trials = Vec::new();
+        for problem in 0..2 * PROBLEMS {
+            let pair = &pairs[random.random_range(0..pairs.len())];
+            let usual_us = location_us(&sorted(pair[0].iter().copied()));
+            let shape = shape(1 + problem);
+            let mut arm = |block, race, us: f64| {
+                let spread = |round: &f64| us * (round / usual_us).powi(3);
+                let rounds: Vec<f64> = redrawn(&mut random, pair, 48)[0].iter().map(spread).collect();
+                arm(Family::Matmul, &shape, &config(block), race, (0, 0), &rounds)
+            };
+            let (last, cross) = ((Stage::Final, 1), (Stage::Cross, 2));
+            if problem % 2 == 0 {
+                trials.extend([arm(16, last, 10.0), arm(32, last, 19.0)]);
+                trials.push(Trial { null_arm: true, ..arm(16, last, 10.0) });
+            } else {
+                trials.extend([arm(32, last, 8.0), arm(64, last, 9.0), arm(128, last, 9.0)]);
+                trials.extend([arm(64, cross, 10.8), arm(128, cross, 10.8), arm(16, cross, TRUTH * 9.6)]);
+                trials.extend(with_winner.then(|| arm(32, cross, 9.6)));
+            }
+        }
+        let (problems, block) = served(&trials);
+        assert_eq!(block, 16);
+        for problem in problems.iter().filter(|problem| problem.slowdown > Some(1.0)) {
+            all += 1;
+            within += u32::from((problem.slowdown.unwrap() / TRUTH).ln().abs() <= problem.noise.ln_1p());
+        }
+    }
+    assert!(all >= 2000, "{all}");
+    f64::from(within) / f64::from(all)
+}
+
+#[test]
+fn noise_covers_what_it_says_through_anchors() {
+    for with_winner in [true, false] {
+        let share = coverage_through_anchors(with_winner);
+        assert!((share - 0.95).abs() <= 0.02, "with the winner {with_winner}: {share}");
+    }
+}
+
 /// The mean slowdown, in logarithms, that a document gives one of six configs that all take the same.
 fn mean_ln_slowdown(chosen_by: u32) -> f64 {
     let pairs = recorded("under20");
