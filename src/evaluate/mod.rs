@@ -331,8 +331,8 @@ impl Question {
         let default = fastest(defaults.iter().filter_map(|config| timing(config, false)));
         let known = Evaluated {
             best: Some(best.clone()),
-            best_us: Some(best_timing.median_us),
-            default_us: default.as_ref().map(|default| default.median_us),
+            best_us: Some(best_timing.time_us),
+            default_us: default.as_ref().map(|default| default.time_us),
             noise: Some(noise),
             ..known
         };
@@ -351,7 +351,7 @@ impl Question {
         let other_fallback = self.fallback.as_ref().filter(|fallback| *fallback != pick);
         let over_fallback = other_fallback.and_then(|fallback| timing(fallback, false)).as_ref().map(against);
         Evaluated {
-            pick_us: Some(pick_timing.median_us),
+            pick_us: Some(pick_timing.time_us),
             regret: Some(if pick == best { 1.0 } else { against(&best_timing).ratio.max(1.0) }),
             over_default: over_default.map(|pair| pair.ratio),
             slower_than_default: over_default.is_some_and(|pair| pair.ratio > 1.0 + pair.noise),
@@ -364,7 +364,7 @@ impl Question {
 }
 
 fn fastest(timings: impl Iterator<Item = Timing>) -> Option<Timing> {
-    timings.min_by(|one, other| one.median_us.total_cmp(&other.median_us))
+    timings.min_by(|one, other| one.time_us.total_cmp(&other.time_us))
 }
 
 #[cfg(test)]
