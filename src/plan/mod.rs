@@ -1,9 +1,11 @@
 //! Plans: which problems to sweep, over which configs. `sweeps/<family>.toml` and a GPU profile make the ordered trials,
 //! and the pruned ones with their reason.
 
+mod domain;
 mod read;
 mod space;
 
+pub use domain::{Alignment, Limits, Purpose, draw};
 pub use read::{PlannedProblem, read_shapes};
 pub use space::Space;
 
