@@ -147,7 +147,8 @@ mod tests {
     fn what_chose_the_best_does_not_tell() {
         // Either rival is ahead in one half and behind in the other by as much: the luck of the half that chooses does not
         // count, its bad luck in the other does.
-        let turns = |first: f64| (0..20).map(|round| if round % 2 == 0 { first } else { 200.0 - first }).collect::<Vec<_>>();
+        let turns =
+            |first: f64| (0..20).map(|round| if round % 2 == 0 { first } else { 200.0 - first }).collect::<Vec<_>>();
         let (arm, one, other) = (vec![100.0; 20], turns(98.0), turns(102.0));
         let fit = cross_fit(&arm, &[&one, &other], 0).unwrap();
         assert!(near(fit.ln_ratio, (100.0f64 / 102.0).ln()), "{}", fit.ln_ratio);

@@ -119,12 +119,12 @@ pub fn interval_of_largest(fits: &[CrossFit]) -> Interval {
     let largest = fits.iter().map(|fit| fit.ln_ratio).fold(f64::NEG_INFINITY, f64::max);
     let high = fits.iter().map(|fit| fit.ln_ratio + Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
     let surely = fits.iter().map(|fit| fit.ln_ratio - Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
-    let contenders: Vec<&CrossFit> =
-        fits.iter().filter(|fit| fit.ln_ratio + Z_95 * fit.error() >= surely).collect();
+    let contenders: Vec<&CrossFit> = fits.iter().filter(|fit| fit.ln_ratio + Z_95 * fit.error() >= surely).collect();
     let resamples = contenders.iter().map(|fit| fit.deviations().len()).min().unwrap_or(0);
-    let luck = sorted((0..resamples).map(|resample| {
-        contenders.iter().map(|fit| fit.deviations()[resample]).fold(f64::NEG_INFINITY, f64::max)
-    }));
+    let luck = sorted(
+        (0..resamples)
+            .map(|resample| contenders.iter().map(|fit| fit.deviations()[resample]).fold(f64::NEG_INFINITY, f64::max)),
+    );
     let most = super::quantile(&luck, 1.0 - TAIL).unwrap_or(f64::NAN);
     Interval::between(largest - most, high)
 }

@@ -109,8 +109,7 @@ pub fn draw(
     std::iter::from_fn(move || {
         let shares = decks.deal(&mut random);
         for _ in 0..MOST_MISSES {
-            let problem =
-                Problem { family, shape: shares.shape(family, &mut random), dtype: Dtype::default() };
+            let problem = Problem { family, shape: shares.shape(family, &mut random), dtype: Dtype::default() };
             if limits.allow(&problem) && taken.insert(problem) {
                 return Some(PlannedProblem { problem, from: Some(format!("random, seed {seed}")) });
             }
