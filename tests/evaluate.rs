@@ -164,7 +164,7 @@ fn random_problems_are_of_the_domain_by_the_seed_and_never_of_the_plan() {
     let mut plan = common::PLAN.to_string();
     for problem in &problems[..2] {
         let (shape, _) = problem.split_once(' ').unwrap();
-        plan += &format!("[[space.cpu.problem]]\n{}\n", shape.replace(',', "\n"));
+        plan = format!("{plan}[[space.cpu.problem]]\n{}\n", shape.replace(',', "\n"));
     }
     fs::write(folder.path().join("plan.toml"), plan).unwrap();
     let beside = evaluate("7");

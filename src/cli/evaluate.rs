@@ -27,13 +27,13 @@ pub(super) struct EvaluateArgs {
     #[command(flatten)]
     measure: MeasureArgs,
     /// File of [[problem]] entries as in a plan; for several families a folder that holds <family>.toml for each
-    #[arg(long, value_name = "FILE", required_unless_present = "random")]
+    #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
     /// In place of a file, so many problems of each family's domain, none of the plan, drawn by --seed
-    #[arg(long, value_name = "N", conflicts_with_all = ["shapes", "allow_planned"], value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     random: Option<u32>,
     /// Accept problems of the plan too; their regret flatters the document
-    #[arg(long)]
+    #[arg(long, requires = "shapes")]
     allow_planned: bool,
     /// Start over; the old journal is kept aside
     #[arg(long)]

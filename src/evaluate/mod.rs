@@ -409,9 +409,9 @@ impl Question {
         };
         let time_us = |trial: &Trial| trial.time().map(|time| time.0);
         let rivals = |configs: &[Config]| configs.iter().filter_map(arm).collect::<Vec<_>>();
-        let (contenders, defaults) = (rivals(contenders), rivals(defaults));
+        let (best_of_search, contenders, defaults) = (contenders.first(), rivals(contenders), rivals(defaults));
         let Some(best) = fastest(&contenders) else {
-            return self.unanswered("the best configs failed in the race", None);
+            return self.unanswered("the best configs failed in the race", best_of_search);
         };
         let default = fastest(&defaults);
         let known = Evaluated {

@@ -185,7 +185,7 @@ fn figures_are_by_source_family_and_alignment() {
 fn people_read_signed_logarithms_and_intervals() {
     let problems = (0..40).map(|index| evaluated("matmul", "rule", Some(0.98 + 0.005 * f64::from(index)))).collect();
     let report = Report::new("h200", "x", 0, problems).to_string();
-    for wanted in [" -0.0", " +0.1", "… -0.0", "… +0.1", " aligned", "p99"] {
+    for wanted in [" -0.01", " +0.17", "… +0.18", " aligned", "p99"] {
         assert!(report.contains(wanted), "{wanted} in\n{report}");
     }
     assert!(report.contains("… ?"), "forty problems set no upper bound to the worst hundredth\n{report}");

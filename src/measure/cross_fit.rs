@@ -55,8 +55,8 @@ pub fn cross_fit(arm: &[f64], rivals: &[&[f64]], seed: u64) -> Option<CrossFit> 
         return None;
     }
     let told = |first: &[usize], second: &[usize]| {
-        let one = comparison.chosen_and_told(arm, &rivals, first, second);
-        (one + comparison.chosen_and_told(arm, &rivals, second, first)) / 2.0
+        let either_way = |first, second| comparison.chosen_and_told(arm, &rivals, first, second);
+        f64::midpoint(either_way(first, second), either_way(second, first))
     };
     let ln_ratio = told(&even, &odd);
     let mut random = ChaCha8Rng::seed_from_u64(seed);

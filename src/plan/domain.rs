@@ -40,7 +40,8 @@ impl Limits {
     }
 }
 
-/// What problems are drawn for. Each purpose has a stream of its own, so that one seed serves all and they do not meet.
+/// What problems are drawn for. Each purpose has streams of its own, one a family, so that one seed serves all, draws of two
+/// purposes do not meet, and those of two families say more than those of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The random design of a plan, which documents are made from.
@@ -63,12 +64,12 @@ impl Alignment {
     /// The stratum of a problem.
     pub fn of(problem: &Problem) -> Self {
         let is_aligned = match problem.shape {
-            Shape::Gemm { n, k, .. } => n % 8 == 0 && k % 8 == 0,
+            Shape::Gemm { n, k, .. } => n.is_multiple_of(8) && k.is_multiple_of(8),
             Shape::Attention { q_seq, kv_seq, .. } => {
-                [q_seq, kv_seq].into_iter().all(|length| length <= SHORT || length % SEQ_STEP == 0)
+                [q_seq, kv_seq].into_iter().all(|length| length <= SHORT || length.is_multiple_of(SEQ_STEP))
             }
-            Shape::Rows { cols, .. } => cols % 8 == 0,
-            Shape::Elements { numel } => numel % 8 == 0,
+            Shape::Rows { cols, .. } => cols.is_multiple_of(8),
+            Shape::Elements { numel } => numel.is_multiple_of(8),
         };
         if is_aligned { Self::Aligned } else { Self::Unaligned }
     }
@@ -100,10 +101,7 @@ pub fn draw(
     taken: impl IntoIterator<Item = Problem>,
 ) -> impl Iterator<Item = PlannedProblem> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(match purpose {
-        Purpose::Plan => 0,
-        Purpose::Evaluation => 1,
-    });
+    random.set_stream(2 * family as u64 + purpose as u64);
     let mut taken: BTreeSet<Problem> = taken.into_iter().collect();
     let mut decks = Decks::default();
     std::iter::from_fn(move || {
@@ -235,10 +233,8 @@ impl Shares {
                         (q_seq, log_uniform(random, 64..=65_536, step))
                     }
                 };
-                let head_dim = match self.any_head_dim {
-                    true => 8 * random.random_range(1..=32),
-                    false => 64 << random.random_range(0..=1),
-                };
+                let head_dim =
+                    if self.any_head_dim { 8 * random.random_range(1..=32) } else { 64 << random.random_range(0..=1) };
                 let (batch, heads) = (log_uniform(random, 1..=64, 1), log_uniform(random, 1..=128, 1));
                 Shape::Attention { batch, heads, q_seq, kv_seq, head_dim }
             }
@@ -291,7 +287,7 @@ mod tests {
                     && between("q_seq", 1, 16_384)
                     && between("kv_seq", 64, 65_536)
                     && between("head_dim", 8, 256)
-                    && extent(problem, "head_dim") % 8 == 0
+                    && extent(problem, "head_dim").is_multiple_of(8)
             }
             Family::RowSoftmax => between("rows", 1, 262_144) && between("cols", 16, 262_144),
             Family::Elementwise => between("numel", 1000, 1_000_000_000),
@@ -299,7 +295,7 @@ mod tests {
                 between("m", 1, 16_384)
                     && between("n", 32, 262_144)
                     && between("k", 32, 32_768)
-                    && (!family.packs_two_weights_a_byte() || extent(problem, "k") % 2 == 0)
+                    && (!family.packs_two_weights_a_byte() || extent(problem, "k").is_multiple_of(2))
             }
         }
     }
@@ -325,6 +321,10 @@ mod tests {
             prop_assert_eq!(evaluation(family, seed, 20), problems[..20].to_vec(), "more draws go on from fewer");
             let planned = drawn(family, Purpose::Plan, seed, 40);
             prop_assert!(planned.iter().filter(|problem| problems.contains(problem)).count() <= 4, "streams differ");
+            let shapes: BTreeSet<_> = problems.iter().map(|problem| problem.shape).collect();
+            let of_others = Family::ALL.into_iter().filter(|other| *other != family);
+            let of_others = of_others.flat_map(|other| evaluation(other, seed, 40));
+            prop_assert!(of_others.filter(|problem| shapes.contains(&problem.shape)).count() <= 4, "families differ");
         }
 
         #[test]
@@ -340,7 +340,7 @@ mod tests {
         ) {
             let range = least..=least * times + step;
             let drawn = log_uniform(&mut ChaCha8Rng::seed_from_u64(seed), range.clone(), step);
-            prop_assert!(range.contains(&drawn) && drawn % step == 0, "{drawn} of {range:?} by {step}");
+            prop_assert!(range.contains(&drawn) && drawn.is_multiple_of(step), "{drawn} of {range:?} by {step}");
         }
     }
 
@@ -362,12 +362,14 @@ mod tests {
                 }
                 Family::RowSoftmax | Family::Elementwise => {}
                 _ => {
-                    assert_eq!(share(&problems, |problem| extent(problem, "m") <= 256), 0.5, "{family}");
-                    let whole = |problem: &Problem| ["n", "k"].iter().all(|name| extent(problem, name) % 64 == 0);
+                    let few_rows = problems.iter().filter(|problem| extent(problem, "m") <= 256).count();
+                    assert_eq!(few_rows, problems.len() / 2, "{family}");
+                    let whole =
+                        |problem: &Problem| ["n", "k"].iter().all(|name| extent(problem, name).is_multiple_of(64));
                     let whole = share(&problems, whole);
                     assert!((0.25..0.36).contains(&whole), "{family}: {whole}");
                     for side in ["n", "k"] {
-                        let odd = share(&problems, |problem| extent(problem, side) % 8 != 0);
+                        let odd = share(&problems, |problem| !extent(problem, side).is_multiple_of(8));
                         assert!((0.12..0.17).contains(&odd), "{family} {side}: {odd}");
                     }
                 }
