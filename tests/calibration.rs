@@ -94,23 +94,22 @@ fn figures_over_problems_are_within_their_intervals() {
     let population = sorted((0..200_000).map(|index| regret(&mut ChaCha8Rng::seed_from_u64(index))));
     let middle = population.iter().sum::<f64>() / population.len() as f64;
     let [p90, p99] = [0.9, 0.99].map(|share| quantile(&population, share).unwrap());
-    for problems in [40, 280] {
-        let sample = |random: &mut ChaCha8Rng| {
-            sorted((0..problems).map(|_| {
-                let regret = regret(random);
-                measured(regret, random)
-            }))
-        };
-        let of_mean = coverage(4000, |random| holds(interval_of_mean(&sample(random), 0), middle));
-        let quantile =
-            |share, truth| coverage(4000, |random| holds(interval_of_quantile(&sample(random), share), truth));
-        let (of_p90, of_p99) = (quantile(0.9, p90), quantile(0.99, p99));
-        // Of forty the largest is all that tells of the worst hundredth, and the interval wider than it says.
-        let most_of_p99 = if problems < 100 { 1.0 } else { 0.97 };
-        assert!((0.93..=0.97).contains(&of_mean), "mean of {problems}: {of_mean}");
-        assert!((0.93..=0.97).contains(&of_p90), "p90 of {problems}: {of_p90}");
-        assert!((0.93..=most_of_p99).contains(&of_p99), "p99 of {problems}: {of_p99}");
-    }
+    let sample = |problems: usize, random: &mut ChaCha8Rng| {
+        sorted((0..problems).map(|_| {
+            let regret = regret(random);
+            measured(regret, random)
+        }))
+    };
+    let of_mean = |problems| coverage(1500, |random| holds(interval_of_mean(&sample(problems, random), 0), middle));
+    let of_quantile = |problems, share, truth| {
+        coverage(4000, |random| holds(interval_of_quantile(&sample(problems, random), share), truth))
+    };
+    let held =
+        [of_mean(40), of_mean(280), of_quantile(40, 0.9, p90), of_quantile(280, 0.9, p90), of_quantile(600, 0.99, p99)];
+    assert!(held.iter().all(|held| (0.93..=0.97).contains(held)), "{held:?}");
+    // So few set no upper bound to the worst hundredth, and nothing can miss it on that side.
+    let held = [of_quantile(40, 0.99, p99), of_quantile(280, 0.99, p99)];
+    assert!(held.iter().all(|held| (0.96..1.0).contains(held)), "{held:?}");
 }
 
 /// The largest regret of sixteen races, where one stands out; where all tie, the interval may be wider than it says.

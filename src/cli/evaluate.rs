@@ -5,15 +5,17 @@ use super::{Outcome, output};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
 use crate::sweep::Options;
+use clap::ArgGroup;
 use std::path::PathBuf;
 
 /// Measure what lookup picks against the best config, on shapes not in the plan
 #[derive(clap::Args, Debug)]
 #[command(
+    group = ArgGroup::new("problems").required(true).args(["shapes", "random"]),
     after_help = "Each problem's space is searched; then the pick, the default and the search's best three race in
 interleaved rounds. Half of the rounds choose the best and the other half tells how far the pick is
-behind, and the other way round. Regret is the pick's time over the best's, under 1 where the pick came
-out ahead; intervals hold it with 95 %. Where the budget ended, the same command goes on.
+behind, and the other way round. Regret is the pick's time over the best's, under 1 where the pick
+came out ahead; intervals hold it with 95 %. Where the budget ended, the same command goes on.
 
 Examples:
   sweep evaluate --gpu h200 --family matmul --shapes shapes.toml
