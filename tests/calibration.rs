@@ -122,14 +122,14 @@ fn the_largest_regret_is_within_its_interval() {
     };
     let largest =
         |raced: &[Race]| interval_of_largest(&(0..).zip(raced).map(|(seed, race)| fit(race, seed)).collect::<Vec<_>>());
-    let held = coverage(1600, |random| {
+    let held = coverage(800, |random| {
         let races = some(random);
         let truth = races.iter().map(truth).fold(f64::NEG_INFINITY, f64::max);
         holds(largest(&races.iter().map(|race| drawn(race, 20, random)).collect::<Vec<_>>()), truth)
     });
     assert!((0.93..=0.97).contains(&held), "{held}");
     // An arm against itself, each with rounds of its own.
-    let held = coverage(1600, |random| {
+    let held = coverage(800, |random| {
         let races = some(random);
         let mut once = |race: &Race| drawn(race, 20, random).swap_remove(1);
         let tied: Vec<Race> = races.iter().map(|race| vec![once(race), once(race)]).collect();
