@@ -1,6 +1,9 @@
-// out = softmax(q kᵀ / sqrt(head_dim)) v in f32 on plain lanes: what `attention.cu` is checked against.
+// out = softmax(q kᵀ / sqrt(head_dim)) v in f32 on plain lanes: what `attention.cu` is checked against; and by how much each
+// element may differ before it is rounded, as a share of the head's largest value: `share` where the query's weight is on few
+// keys, and where it is on many `root_share` of the root of the sum of the squared weights, whichever is less.
 //
-// q: [batch_heads, q_seq, head_dim], k, v: [batch_heads, kv_seq, head_dim], bf16; out: [batch_heads, q_seq, head_dim] f32.
+// q: [batch_heads, q_seq, head_dim], k, v: [batch_heads, kv_seq, head_dim], bf16; out: [batch_heads, q_seq, head_dim] f32;
+// allowed: likewise, bf16.
 // Four threads have one query: each holds every fourth group of four of its elements, and the same part of its output.
 // Launch: 128 threads, grid (tiles of 32 queries, batch_heads), where a grid of fewer heads strides over them.
 //
@@ -22,18 +25,24 @@ static_assert(HEAD_DIM % 16 == 0 && HEAD_DIM <= 256, "HEAD_DIM: a multiple of 16
 
 using Rows = float[KEYS][HEAD_DIM];
 
-__device__ void load_rows(Rows& rows, const bf16* global, int first, int count, int head_dim) {
+// Returns the largest magnitude of what this thread loaded.
+__device__ float load_rows(Rows& rows, const bf16* global, int first, int count, int head_dim) {
+    float largest = 0.0f;
     for (int i = threadIdx.x; i < KEYS * HEAD_DIM; i += THREADS) {
         const int row = i / HEAD_DIM, column = i % HEAD_DIM;
         const bool inside = first + row < count && column < head_dim;
-        rows[row][column] = inside ? to_float(global[static_cast<long long>(first + row) * head_dim + column]) : 0.0f;
+        const float value = inside ? to_float(global[static_cast<long long>(first + row) * head_dim + column]) : 0.0f;
+        rows[row][column] = value;
+        largest = fmaxf(largest, fabsf(value));
     }
+    return largest;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, int batch_heads, int q_seq, int kv_seq,
-                    int head_dim) {
+attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, bf16* allowed, int batch_heads, int q_seq,
+                    int kv_seq, int head_dim, float share, float root_share) {
     __shared__ __align__(16) Rows keys, values;
+    __shared__ int largest_value;  // the bits of a float that is not negative, which order as it does
     const int query = blockIdx.x * QUERIES + threadIdx.x / 4;
     const int part = threadIdx.x % 4;
     const float scale = 1.0f / sqrtf(static_cast<float>(head_dim));
@@ -52,12 +61,14 @@ attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, int
                 sums[group][i] = 0.0f;
             }
         }
-        float maximum = -INFINITE, sum = 0.0f;
+        float maximum = -INFINITE, sum = 0.0f, squares = 0.0f;  // of the weights
+        float largest = 0.0f;
 
         for (int first = 0; first < kv_seq; first += KEYS) {
             __syncthreads();
+            if (first == 0 && threadIdx.x == 0) largest_value = 0;  // everyone is done with the last head's
             load_rows(keys, k + head * kv_seq * head_dim, first, kv_seq, head_dim);
-            load_rows(values, v + head * kv_seq * head_dim, first, kv_seq, head_dim);
+            largest = fmaxf(largest, load_rows(values, v + head * kv_seq * head_dim, first, kv_seq, head_dim));
             __syncthreads();
             for (int key = 0; key < min(KEYS, kv_seq - first); ++key) {
                 float score = 0.0f;
@@ -73,6 +84,7 @@ attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, int
                 if (score > maximum) {
                     const float rescale = expf(maximum - score);
                     sum *= rescale;
+                    squares *= rescale * rescale;
 #pragma unroll
                     for (int group = 0; group < GROUPS; ++group) {
 #pragma unroll
@@ -82,6 +94,7 @@ attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, int
                 }
                 const float weight = expf(score - maximum);
                 sum += weight;
+                squares += weight * weight;
 #pragma unroll
                 for (int group = 0; group < GROUPS; ++group) {
 #pragma unroll
@@ -90,13 +103,18 @@ attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, int
             }
         }
 
+        atomicMax(&largest_value, __float_as_int(largest));
+        __syncthreads();
         if (query < q_seq) {
+            const float slack = __int_as_float(largest_value) * fminf(share, root_share * sqrtf(squares) / sum);
 #pragma unroll
             for (int group = 0; group < GROUPS; ++group) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const int column = column_of(group, i);
-                    if (column < head_dim) out[row * head_dim + column] = sums[group][i] / sum;
+                    if (column >= head_dim) continue;
+                    out[row * head_dim + column] = sums[group][i] / sum;
+                    allowed[row * head_dim + column] = ptx::to_bf16(slack);
                 }
             }
         }

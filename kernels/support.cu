@@ -1,4 +1,5 @@
-// What measuring needs besides the candidates: inputs, the comparison with the reference, and a gate on the stream.
+// What measuring needs besides the candidates: inputs, the comparison with the reference, and a gate on the stream. And what
+// the check's own tests need: altering a tensor.
 //
 // Every kernel but `block_stream` and `say_when` (one thread each) runs on any grid of whole warps. Tensors are contiguous.
 // Poison needs no kernel: a memset with 0xff makes every bf16 and every f32 a NaN.
@@ -21,39 +22,73 @@ __device__ float unit(unsigned long long seed, unsigned long long index) {
 __device__ long long first_index() { return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
-// The same as `Fill` of src/families/inputs.rs and its two parameters.
-enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4 };
+// The same as `Fill` of src/families/inputs.rs and its constants.
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5 };
+constexpr long long LANDMARK_SPACING = 64;
+constexpr int LANDMARK_ABOVE = 4;
+constexpr float LOUD = 32.0f, ATTENTION = 2.0f, OUTSTANDING = 4.0f, LARGEST = 3.3895314e38f;
 
 __device__ unsigned choice_of(unsigned long long seed, long long index) {
     return static_cast<unsigned>(random_bits(seed, index) >> 8) & 0xffff;
 }
 
-// The float at `index` of a tensor with rows of `cols`; the parameters are a magnitude or the least exponent, and the
-// exponent past the largest, the factor of loud rows, or the largest value.
-__device__ float value_at(unsigned fill, float first, float second, unsigned long long seed, long long index,
-                          long long cols) {
-    constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
-    const float value = unit(seed, index);
-    const unsigned choice = choice_of(seed, index);
-    if (fill == WIDE) {
-        const int exponent = static_cast<int>(first) + static_cast<int>(choice % static_cast<unsigned>(second - first));
-        return copysignf(1.0f + fabsf(value), value) * __uint_as_float((exponent + 127u) << 23);
+// What a fill depends on: the tensor's stream and the length of its rows; a magnitude, or the least exponent and the
+// exponent past the largest; and for queries the rows of a head, and those of its keys.
+struct Stream {
+    unsigned fill;
+    float first, second;
+    unsigned long long seed;
+    long long cols, q_seq, kv_seq;
+};
+
+// Random sign and mantissa, from a value in [-1, 1).
+__device__ float with_exponent(float value, int exponent) {
+    return copysignf(1.0f + fabsf(value), value) * __uint_as_float((exponent + 127u) << 23);
+}
+
+__device__ float query_at(const Stream& stream, long long row, long long column, float value) {
+    const unsigned long long word = random_bits(~stream.seed, row);
+    const bool looks = row % 2 == 0 || word % 2 == 0;
+    if (looks) {
+        const long long any = static_cast<long long>((word >> 16) % static_cast<unsigned long long>(stream.kv_seq));
+        const long long key = row / stream.q_seq * stream.kv_seq + (row % 2 == 0 ? stream.kv_seq - 1 : any);
+        value = unit(stream.seed + 1, key * stream.cols + column);
     }
-    if (fill == UNIFORM) return first * value;
-    const unsigned long long row = random_bits(~seed, index / cols);
-    if (fill == QUERIES) return first * value * (row % 8 == 0 ? second : 1.0f);
+    const float factor = (word >> 8) % 8 == 0 ? LOUD : looks ? ATTENTION : 1.0f;
+    return factor * stream.first * value;
+}
+
+__device__ float logit_at(const Stream& stream, long long row, long long column, float value, unsigned choice) {
+    constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
     const int kind = static_cast<int>(row % 5);
+    if (kind == 0) {
+        const unsigned long long word = random_bits(~stream.seed, row);
+        const long long any = static_cast<long long>((word >> 16) % static_cast<unsigned long long>(stream.cols));
+        if (column == (row % 2 == 0 ? stream.cols - 1 : any)) return stream.first * OUTSTANDING;
+    }
     if (kind == 2 || (kind == 1 && choice % 2 == 0)) return -INFINITE;
-    if (kind == 4 || (kind == 3 && choice % 16 == 0)) return copysignf(second, value);
-    return first * value;
+    if (kind == 4 || (kind == 3 && choice % 16 == 0)) return copysignf(LARGEST, value);
+    return stream.first * value;
+}
+
+// The float at `index` of a tensor.
+__device__ float value_at(const Stream& stream, long long index) {
+    const float value = unit(stream.seed, index);
+    if (stream.fill == UNIFORM) return stream.first * value;
+    const unsigned choice = choice_of(stream.seed, index);
+    const long long row = index / stream.cols, column = index - row * stream.cols;
+    if (stream.fill == QUERIES) return query_at(stream, row, column, value);
+    if (stream.fill == LOGITS) return logit_at(stream, row, column, value, choice);
+    const int least = static_cast<int>(stream.first), most = static_cast<int>(stream.second);
+    if (stream.fill == LANDMARKS && (column + 1 == stream.cols || (column + 1) % LANDMARK_SPACING <= 1)) {
+        return with_exponent(value, most + LANDMARK_ABOVE);
+    }
+    return with_exponent(value, least + static_cast<int>(choice % static_cast<unsigned>(most - least)));
 }
 
 template <typename Element>
-__device__ void fill_floats(Element* out, long long numel, unsigned long long seed, unsigned fill, float first,
-                            float second, long long cols) {
-    for (long long i = first_index(); i < numel; i += index_stride()) {
-        out[i] = from_float<Element>(value_at(fill, first, second, seed, i, cols));
-    }
+__device__ void fill_floats(Element* out, long long numel, const Stream& stream) {
+    for (long long i = first_index(); i < numel; i += index_stride()) out[i] = from_float<Element>(value_at(stream, i));
 }
 
 template <typename Element>
@@ -66,67 +101,134 @@ __device__ void fill_bits(Element* out, long long numel, unsigned long long seed
     }
 }
 
-// Fill `out` with stream `seed`: floats as `value_at` says, integers with random bits, or some of them with an extreme.
+// Fill `out` with a stream: floats as `value_at` says, integers with random bits, or some of them with an extreme.
 extern "C" __global__ void fill_bf16(bf16* out, long long numel, unsigned long long seed, unsigned fill, float first,
-                                     float second, long long cols) {
-    fill_floats(out, numel, seed, fill, first, second, cols);
+                                     float second, long long cols, long long q_seq, long long kv_seq) {
+    fill_floats(out, numel, {fill, first, second, seed, cols, q_seq, kv_seq});
 }
 
 extern "C" __global__ void fill_f32(float* out, long long numel, unsigned long long seed, unsigned fill, float first,
-                                    float second, long long cols) {
-    fill_floats(out, numel, seed, fill, first, second, cols);
+                                    float second, long long cols, long long q_seq, long long kv_seq) {
+    fill_floats(out, numel, {fill, first, second, seed, cols, q_seq, kv_seq});
 }
 
 extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, unsigned fill, float,
-                                   float, long long) {
+                                   float, long long, long long, long long) {
     fill_bits(out, numel, seed, fill);
 }
 
 extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, unsigned fill,
-                                    float, float, long long) {
+                                    float, float, long long, long long, long long) {
     fill_bits(out, numel, seed, fill);
 }
 
 __device__ bool is_poison(float value) { return __float_as_uint(value) == 0xffffffffu; }
 __device__ bool is_poison(bf16 value) { return value == 0xffffu; }
 
-// Adds to sums[0] the square of out - reference, to sums[1] the square of the reference, and to sums[2] the number of
-// elements that still hold the poison or whose difference is not finite: a NaN or an infinity that the reference does
-// not have, or the other way round. Any other two NaNs are equal (arithmetic never makes one of all ones), and so are two
-// infinities of one sign; neither adds to the squares.
+// The representable number next to a finite one, upwards or downwards, from its bits.
+template <typename Bits>
+__device__ Bits neighbour(Bits bits, bool upwards) {
+    constexpr Bits SIGN = static_cast<Bits>(1) << (8 * sizeof(Bits) - 1);
+    if ((bits & static_cast<Bits>(~SIGN)) == 0) return upwards ? 1 : SIGN | 1;
+    return (bits & SIGN) == 0 == upwards ? bits + 1 : bits - 1;
+}
+
+__device__ float neighbour_of(float value, bool upwards) {
+    return __uint_as_float(neighbour(__float_as_uint(value), upwards));
+}
+
+__device__ float neighbour_of(bf16 value, bool upwards) { return to_float(neighbour(value, upwards)); }
+
+// How far `expected` is from the nearest number that rounds to `out`: what the rounding of the output leaves unexplained.
 template <typename Element>
-__device__ void compare(const Element* out, const float* reference, long long numel, double* sums) {
-    double squared_difference = 0, squared_reference = 0, mismatches = 0;
+__device__ double unexplained(Element out, float expected) {
+    const float value = to_float(out);
+    if (to_float(from_float<Element>(expected)) == value) return 0;
+    const double half_gap = fabs(static_cast<double>(neighbour_of(out, expected > value)) - value) / 2;
+    return fmax(0.0, fabs(static_cast<double>(expected) - value) - half_gap);
+}
+
+// What a comparison comes to; all zero before. The host reads the same words.
+struct Comparison {
+    double squared_difference, squared_reference;
+    // Elements that still hold the poison or whose difference is not finite: a NaN or an infinity that the reference does
+    // not have, or the other way round.
+    unsigned long long poisoned;
+    // Elements that err by more than is allowed.
+    unsigned long long beyond;
+    // The largest error over what is allowed: the bits of a double, which order as it does.
+    unsigned long long worst;
+    // numel less the index of the first element that is poisoned or beyond; 0 where none is.
+    unsigned long long from_first;
+};
+
+// Compares each element with its reference. `allowed`: by how much it may differ once its own rounding is taken off, at
+// least `least`. Two NaNs are equal unless the output's is the poison (arithmetic never makes one of all ones), and so are
+// two infinities of one sign; neither adds to the squares.
+template <typename Element>
+__device__ void compare(const Element* out, const float* reference, const bf16* allowed, long long numel, float least,
+                        Comparison* comparison) {
+    double squared_difference = 0, squared_reference = 0, worst = 0;
+    unsigned long long poisoned = 0, beyond = 0, from_first = 0;
+    const auto note = [&](unsigned long long& count, long long index) {
+        count += 1;
+        if (from_first == 0) from_first = numel - index;  // a thread's indices rise
+    };
     for (long long i = first_index(); i < numel; i += index_stride()) {
-        const float value = to_float(out[i]), expected = reference[i];
+        const Element element = out[i];
+        const float value = to_float(element), expected = reference[i];
         const bool both_nan = value != value && expected != expected;
         const bool same_infinity = value == expected && expected - expected != 0;
-        const bool poisoned = is_poison(out[i]);
-        if (!poisoned && (both_nan || same_infinity)) continue;
+        const bool is_poisoned = is_poison(element);
+        if (!is_poisoned && (both_nan || same_infinity)) continue;
         const double difference = static_cast<double>(value) - expected;
-        if (poisoned || difference - difference != 0) {
-            mismatches += 1;
-        } else {
-            squared_difference += difference * difference;
-            squared_reference += static_cast<double>(expected) * expected;
+        if (is_poisoned || difference - difference != 0) {
+            note(poisoned, i);
+            continue;
         }
+        squared_difference += difference * difference;
+        squared_reference += static_cast<double>(expected) * expected;
+        const double error = unexplained(element, expected);
+        if (error == 0) continue;
+        const double ratio = error / fmaxf(to_float(allowed[i]), least);
+        worst = fmax(worst, ratio);
+        if (ratio > 1) note(beyond, i);
     }
     squared_difference = warp_sum(squared_difference);
     squared_reference = warp_sum(squared_reference);
-    mismatches = warp_sum(mismatches);
-    if (threadIdx.x % 32 == 0) {
-        atomicAdd(&sums[0], squared_difference);
-        atomicAdd(&sums[1], squared_reference);
-        atomicAdd(&sums[2], mismatches);
+    worst = warp_maximum(worst);
+    poisoned = warp_sum(poisoned);
+    beyond = warp_sum(beyond);
+    from_first = warp_maximum(from_first);
+    if (threadIdx.x % 32 != 0) return;
+    atomicAdd(&comparison->squared_difference, squared_difference);
+    atomicAdd(&comparison->squared_reference, squared_reference);
+    if (worst > 0) atomicMax(&comparison->worst, static_cast<unsigned long long>(__double_as_longlong(worst)));
+    if (poisoned > 0) atomicAdd(&comparison->poisoned, poisoned);
+    if (beyond > 0) atomicAdd(&comparison->beyond, beyond);
+    if (from_first > 0) atomicMax(&comparison->from_first, from_first);
+}
+
+extern "C" __global__ void compare_bf16(const bf16* out, const float* reference, const bf16* allowed, long long numel,
+                                        float least, Comparison* comparison) {
+    compare(out, reference, allowed, numel, least, comparison);
+}
+
+extern "C" __global__ void compare_f32(const float* out, const float* reference, const bf16* allowed, long long numel,
+                                       float least, Comparison* comparison) {
+    compare(out, reference, allowed, numel, least, comparison);
+}
+
+// Makes a change of src/device/mutants.rs to `rows` rows of `columns` bytes, `pitch` apart: zeros at `first` (0), what is at
+// `first` to `second` (1), or each to the other's place (2).
+extern "C" __global__ void alter(unsigned char* first, unsigned char* second, long long pitch, long long columns,
+                                 long long rows, unsigned change) {
+    for (long long i = first_index(); i < rows * columns; i += index_stride()) {
+        const long long at = i / columns * pitch + i % columns;
+        const unsigned char one = first[at], other = second[at];
+        if (change != 1) first[at] = change == 0 ? 0 : other;
+        if (change != 0) second[at] = one;
     }
-}
-
-extern "C" __global__ void compare_bf16(const bf16* out, const float* reference, long long numel, double* sums) {
-    compare(out, reference, numel, sums);
-}
-
-extern "C" __global__ void compare_f32(const float* out, const float* reference, long long numel, double* sums) {
-    compare(out, reference, numel, sums);
 }
 
 // Reads `words` 16-byte words and writes none of them, so that L2 is left full of clean lines: what runs next evicts them for

@@ -196,7 +196,7 @@ fn an_unknown_family_is_answered_with_the_nearest() {
 #[test]
 fn wrong_flags_are_refused() {
     refused(&["--gpu", "b2000"], "'b2000' is no GPU this tool knows");
-    refused(&["--budget", "soon"], "'soon' is no time such as 90s, 10m or 2h");
+    refused(&["--budget", "soon"], "'soon' is no time such as 90s, 10m, 5m30s or 1.5h");
     refused(&["--shard", "4/4"], "'4/4' is no shard I/N");
     refused(&["--devices", "first"], "--devices 'first'");
     refused(&["--devices", "0,1,0"], "names device 0 twice");

@@ -33,6 +33,7 @@ fn plan_of(family: Family) -> Table {
     };
     let (mut plan, mut shapes) = (read(&PLANS), read(&SHAPES));
     plan.insert("problem".into(), shapes.remove("problem").unwrap());
+    plan.remove("random");
     let held = shapes.remove("hold").map_or_else(Table::new, |held| held.as_table().unwrap().clone());
     let spaces = plan["space"].as_table_mut().unwrap();
     spaces.remove("cpu");

@@ -146,7 +146,7 @@ while IFS= read -r line; do
         *'"ask":"trial"'*'"block_sizes":[4]'*) exit 1 ;;
         *'"ask":"trial"'*'"block_sizes":[8]'*) echo '{"reply":"dead","error":"an illegal address"}'; exit ;;
         *'"ask":"trial"'*'"block_sizes":[16]'*)
-            echo '{"reply":"trial","verdict":{"verdict":"wrong","rel_err":0.5,"poisoned":0},"busy_s":0}'
+            echo '{"reply":"trial","verdict":{"verdict":"wrong","rel_err":0.5,"error":"12 elements err"},"busy_s":0}'
             continue ;;
     esac
     printf '%s\n' "$line" >&"${WORKER[1]}"

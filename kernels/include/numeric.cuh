@@ -49,8 +49,23 @@ struct alignas(BYTES) Vector {
     }
 };
 
-// The sum of a warp's values, in every lane.
-__device__ __forceinline__ double warp_sum(double value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+// All of a warp's values taken together by an operation whose order does not matter, in every lane.
+template <typename Value, typename Operation>
+__device__ __forceinline__ Value combine_warp(Value value, Operation operation) {
+    for (int distance = 16; distance > 0; distance /= 2) {
+        value = operation(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    }
     return value;
+}
+
+// The sum of a warp's values, in every lane.
+template <typename Value>
+__device__ __forceinline__ Value warp_sum(Value value) {
+    return combine_warp(value, [](Value a, Value b) { return a + b; });
+}
+
+// The largest of a warp's values, in every lane.
+template <typename Value>
+__device__ __forceinline__ Value warp_maximum(Value value) {
+    return combine_warp(value, [](Value a, Value b) { return a > b ? a : b; });
 }

@@ -2,7 +2,7 @@
 
 use super::output::{self, note};
 use super::{Outcome, OutputArgs};
-use crate::derive::{self, Defaults, Derived, Evidence, helion_csv};
+use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
 use crate::journal::{self, Contents, Trial};
@@ -51,29 +51,39 @@ pub(super) struct DeriveArgs {
 pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
     let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
-    let mut evidence = Evidence::default();
+    let (mut journals, mut measurements) = (Vec::new(), Evidence::default());
     let read: Vec<Result<Recorded>> = files.par_iter().map(|path| Recorded::read(path)).collect();
-    let mut journals = Vec::new();
     for (path, recorded) in files.iter().zip(read) {
-        journals.extend(recorded?.add_to(&mut evidence, &args.gpu, path)?);
+        let name = path.display().to_string();
+        match recorded? {
+            Recorded::Journal(contents) => journals.push((name, contents)),
+            Recorded::Measurements(file) => read_measurements(&mut measurements, file, &name)?,
+        }
     }
     let profile = profile(&args.gpu, &journals)?;
     let plans = plans(args, &journals)?;
-    let mut derived = derive::document(&evidence, &args.gpu, &defaults(&plans, &profile));
+    let path = crate::sweep::document_path(&args.output.output, &args.gpu);
+    let before = if path.exists() { Some(Document::load(&path)?) } else { None };
+    let derived = derive::run(Inputs {
+        gpu: &args.gpu,
+        journals: &journals,
+        measurements,
+        defaults: &defaults(&plans, &profile),
+        before: before.as_ref(),
+        is_current: &|_| Ok(true),
+    })?;
     if derived.classes.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         return Err(Error::usage(format!("no trials in {}: nothing to derive from", names.join(", "))));
     }
-    let path = crate::sweep::document_path(&args.output.output, &args.gpu);
-    if path.exists() {
-        let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
-        derived.document = derive::merge(Document::load(&path)?, derived.document, &classes);
-    }
     derived.document.write_atomically(&path)?;
     summarize(&derived, &path);
     if args.json || args.verbose {
-        let current = journals.iter().flat_map(|journal| derive::of_latest_kernels(&journal.trials));
-        let current: Vec<Trial> = current.cloned().collect();
+        let of_latest = |contents: &Contents| -> Vec<Trial> {
+            let trials: Vec<&Trial> = contents.trials.iter().collect();
+            derive::of_latest_kernels(&trials).into_iter().cloned().collect()
+        };
+        let current: Vec<Trial> = journals.iter().flat_map(|(_, contents)| of_latest(contents)).collect();
         let edges: Vec<_> = plans
             .iter()
             .flat_map(|plan| report::edges(plan.family, &plan.spaces(&profile), &current))
@@ -91,12 +101,12 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
 }
 
 /// The GPU's profile; of one the tool does not know, as far as the architecture in its journals tells.
-fn profile(gpu: &str, journals: &[Contents]) -> Result<GpuProfile> {
+fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
     if gpu == GpuProfile::CPU {
         return Ok(GpuProfile::cpu(1, Bytes(0)));
     }
     GpuProfile::by_name(gpu).or_else(|unknown| {
-        let header = journals.iter().flat_map(|journal| &journal.headers).next();
+        let header = journals.iter().flat_map(|(_, contents)| &contents.headers).next();
         let arch = header.map(|header| header.arch.clone()).ok_or(unknown.clone())?;
         let mma = Mma::of_arch(&arch);
         let like = GpuProfile::known().into_iter().find(|known| known.mma == mma).ok_or(unknown)?;
@@ -105,10 +115,10 @@ fn profile(gpu: &str, journals: &[Contents]) -> Result<GpuProfile> {
 }
 
 /// Every family's plan, or the one that the journals of one family were filled by.
-fn plans(args: &DeriveArgs, journals: &[Contents]) -> Result<Vec<Plan>> {
+fn plans(args: &DeriveArgs, journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
     let families: BTreeSet<Family> = match args.plan {
         None => Family::ALL.into(),
-        Some(_) => journals.iter().flat_map(|journal| &journal.trials).map(|trial| trial.family).collect(),
+        Some(_) => journals.iter().flat_map(|(_, contents)| &contents.trials).map(|trial| trial.family).collect(),
     };
     plan::load_all(&families.into_iter().collect::<Vec<_>>(), args.plan.as_deref())
 }
@@ -168,34 +178,19 @@ impl Recorded {
             }
         }
     }
+}
 
-    /// Adds what the file holds to the evidence on a GPU, and returns it if it is a journal.
-    fn add_to(self, evidence: &mut Evidence, gpu: &str, path: &Path) -> Result<Option<Contents>> {
-        let name = path.display().to_string();
-        let contents = match self {
-            Self::Journal(contents) => contents,
-            Self::Measurements(file) => {
-                let report = helion_csv::read(evidence, std::io::BufReader::new(file), &name)?;
-                note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
-                for row in report.bad.iter().take(NAMED_ROWS) {
-                    note!("{name}:{}: {}", row.line, row.reason);
-                }
-                if report.bad.len() > NAMED_ROWS {
-                    note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
-                }
-                return Ok(None);
-            }
-        };
-        if let Some(other) = contents.headers.iter().find(|header| header.device() != gpu) {
-            let device = other.device();
-            return Err(Error::usage(format!(
-                "{name}: measured on {} ({device}), so it says nothing of {gpu}",
-                other.gpu
-            )));
-        }
-        evidence.add_journal(&contents.headers, &contents.trials).context(|| name)?;
-        Ok(Some(contents))
+/// Adds what a measurements file holds to the evidence.
+fn read_measurements(evidence: &mut Evidence, file: File, name: &str) -> Result<()> {
+    let report = helion_csv::read(evidence, std::io::BufReader::new(file), name)?;
+    note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
+    for row in report.bad.iter().take(NAMED_ROWS) {
+        note!("{name}:{}: {}", row.line, row.reason);
     }
+    if report.bad.len() > NAMED_ROWS {
+        note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
+    }
+    Ok(())
 }
 
 fn summarize(derived: &Derived, path: &Path) {

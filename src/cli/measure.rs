@@ -6,6 +6,7 @@ use crate::error::{Context, Error, Result};
 use crate::model::GpuProfile;
 use crate::sweep::{Choice, INTERRUPTED, Options};
 use crate::worker::Deadlines;
+use jiff::fmt::friendly::SpanParser;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ pub(super) struct MeasureArgs {
     plan: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
-    /// Stop measuring after this long: 90s, 10m, 2h
+    /// Stop measuring after this long: 90s, 5m30s, 2h
     #[arg(long, value_name = "TIME")]
     budget: Option<Time>,
     /// Give up on a config that takes longer than this to be verified and timed
@@ -69,26 +70,18 @@ impl MeasureArgs {
     }
 }
 
-/// A time such as `90s`, `10m` or `2h`.
-#[derive(Clone, Copy, Debug)]
+/// A time such as `90s`, `10m`, `5m30s` or `1.5h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
 
 impl FromStr for Time {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::usage(format!("'{text}' is no time such as 90s, 10m or 2h"));
-        let split = text.find(|character: char| !character.is_ascii_digit() && character != '.').ok_or_else(wrong)?;
-        let (number, unit) = text.split_at(split);
-        let seconds = match unit {
-            "s" => 1.0,
-            "m" | "min" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let time = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        if time.is_zero() { Err(wrong()) } else { Ok(Self(time)) }
+        match SpanParser::new().parse_unsigned_duration(text) {
+            Ok(time) if !time.is_zero() => Ok(Self(time)),
+            _ => Err(Error::usage(format!("'{text}' is no time such as 90s, 10m, 5m30s or 1.5h"))),
+        }
     }
 }
 
@@ -145,4 +138,32 @@ pub(super) fn stop_on_interrupt() -> Result<()> {
     })
     .map_err(Error::failure)
     .context(|| "interrupt handler")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_numbers_with_their_units() {
+        for (text, seconds) in [
+            ("90s", 90.0),
+            ("10m", 600.0),
+            ("10min", 600.0),
+            ("2h", 7200.0),
+            ("5m30s", 330.0),
+            ("1h 2m 3s", 3723.0),
+            ("1.5h", 5400.0),
+            ("0.25m", 15.0),
+            ("250ms", 0.25),
+            ("0.000001s", 1e-6),
+        ] {
+            assert_eq!(text.parse::<Time>().unwrap(), Time(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for wrong in ["", "90", "m", "0s", "-5m", "5m ago", "30s5m", "1d", "10 parsecs", "1e3s", "nan s"] {
+            let error = wrong.parse::<Time>().unwrap_err().to_string();
+            assert!(error.contains("90s, 10m, 5m30s or 1.5h"), "{wrong}: {error}");
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Choosing configs for a set of problems: least geometric mean slowdown, ties by a fixed order, and what the same choice
 //! would have been worth on a problem it had not seen.
 
-use super::compare::{Comparison, NOISE_FLOOR};
+use super::compare::{Comparison, tie_width};
 use super::evidence::ConfigFacts;
-use super::table::Row;
+use super::table::{Row, repeat_noise};
+use super::validation::LeaveOneOut;
 use crate::heuristics::{RankedTemplate, Template, by_rank};
 use crate::measure::{geomean, quantile, sorted};
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 use std::cmp::Ordering;
 
 /// Most templates of a rule.
@@ -27,8 +28,8 @@ pub(super) fn handicaps(configs: &[&ConfigFacts]) -> Vec<f64> {
 
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
 /// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
-/// the fewest of `rows` come first; those within [`NOISE_FLOOR`] of the best are one tie class, of which the first in the
-/// table's order is chosen. All others together weigh the group's weight; handicaps are added to the slowdowns on every row.
+/// the fewest of `rows` come first; those within the noise of the best are one tie class, of which the first in the table's
+/// order is chosen. All others together weigh the group's weight; handicaps are added to the slowdowns on every row.
 fn choose_beside(
     rows: &[&Row],
     others: &[&Row],
@@ -44,7 +45,7 @@ fn choose_beside(
     let mut raced = vec![false; configs];
     for (row, taken) in rows.iter().zip(taken) {
         for cell in row.cells() {
-            failures[cell.config] += usize::from(cell.timing.is_none());
+            failures[cell.config] += usize::from(!cell.works());
             if let Some(ln_slowdown) = cell.ln_slowdown {
                 raced[cell.config] = true;
                 gains[cell.config] += ln_slowdown.min(*taken) - taken;
@@ -60,7 +61,7 @@ fn choose_beside(
     let fewest = candidates.iter().map(|config| failures[*config]).min()?;
     let candidates = candidates.into_iter().filter(|config| failures[*config] == fewest);
     let best = candidates.clone().map(|config| gains[config]).min_by(f64::total_cmp)?;
-    let tie = NOISE_FLOOR.ln_1p() * all;
+    let tie = tie_width(rows).ln_1p() * all;
     candidates.into_iter().find(|config| gains[*config] <= best + tie)
 }
 
@@ -76,7 +77,8 @@ pub(super) fn choose(
 }
 
 /// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
-pub(super) fn ties(rows: &[&Row], first: usize, repeat_noise: f64) -> Vec<usize> {
+pub(super) fn ties(rows: &[&Row], first: usize) -> Vec<usize> {
+    let repeat_noise = repeat_noise(rows);
     let tried = rows.first().into_iter().flat_map(|row| row.cells()).map(|cell| cell.config);
     let ties = |other: usize| Comparison::over(rows, first, |_| Some(other)).is_tie(repeat_noise);
     tried.filter(|other| *other != first && ties(*other)).collect()
@@ -88,7 +90,7 @@ pub(super) fn keeps_up_with_defaults(rows: &[&Row], config: usize) -> bool {
 }
 
 /// `first` and up to two more, each the one that helps most beside those before, for as long as one helps by more than
-/// [`NOISE_FLOOR`]. One that readers would rank before `first` is left out, since `first` is what was validated.
+/// noise. One that readers would rank before `first` is left out, since `first` is what was validated.
 pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> Vec<RankedTemplate> {
     let ranked = |config: usize| ranked_template(rows, config, configs[config].clone());
     let mut templates = vec![ranked(first)];
@@ -104,7 +106,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
         let fresh = |config: usize| !chosen.contains(&config) && behind_first(config);
         let Some(next) = choose_beside(rows, &[], &taken, &none, fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
-        if gain <= NOISE_FLOOR.ln_1p() * rows.len() as f64 {
+        if gain <= tie_width(rows).ln_1p() * rows.len() as f64 {
             break;
         }
         templates.push(ranked(next));
@@ -128,7 +130,8 @@ pub(super) fn geomean_slowdown(rows: &[&Row], pick: impl Fn(usize) -> Option<usi
 
 /// A template with its rank metadata over `rows`.
 fn ranked_template(rows: &[&Row], config: usize, template: Template) -> RankedTemplate {
-    let covered: Vec<(f64, f64)> = rows.iter().filter_map(|row| Some((row.slowdown(config)?, row.noise))).collect();
+    let covered: Vec<(f64, f64)> =
+        rows.iter().filter_map(|row| Some((row.slowdown(config)?, row.noise_of(config)))).collect();
     let slowdowns = sorted(covered.iter().map(|(slowdown, _)| *slowdown));
     let wins = covered.iter().filter(|(slowdown, noise)| *slowdown <= 1.0 + noise).count();
     RankedTemplate {
@@ -153,7 +156,7 @@ pub(super) fn leave_one_out(
     others: &[&Row],
     handicaps: &[f64],
     eligible: impl Fn(&[&Row], usize) -> bool,
-) -> Option<Value> {
+) -> Option<LeaveOneOut> {
     if rows.len() < 2 {
         return None;
     }
@@ -166,10 +169,10 @@ pub(super) fn leave_one_out(
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);
     let covered = sorted(rows.iter().zip(&picks).filter_map(slowdown));
-    Some(json!({
-        "geomean_slowdown": geomean_slowdown(rows, |index| picks[index]),
-        "max_slowdown": covered.last(),
-        "problems": rows.len(),
-        "uncovered": rows.len() - covered.len(),
-    }))
+    Some(LeaveOneOut {
+        geomean_slowdown: geomean_slowdown(rows, |index| picks[index]),
+        max_slowdown: covered.last().copied(),
+        problems: rows.len(),
+        uncovered: rows.len() - covered.len(),
+    })
 }

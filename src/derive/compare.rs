@@ -1,9 +1,10 @@
-//! Is one config faster than another beyond noise? By paired rounds where both were finalists, by medians elsewhere.
+//! Is one config faster than another beyond noise? By the rounds of a race that both ran in, else by what links their races.
 
 use super::evidence::Timing;
 use super::table::Row;
-use crate::measure::{geomean, mean, median, sorted};
-use serde_json::{Map, Value, json};
+use super::validation::Compared;
+use crate::measure::{DurationClass, geomean, mean, median, quantile, sorted};
+use crate::model::Micros;
 
 /// No two medians are told apart below this: sampling stops where stdev/mean falls under 0.5 %, so nothing is known
 /// better.
@@ -40,40 +41,87 @@ pub(crate) struct Pair {
     pub(crate) ratio: f64,
     /// How far from 1 the ratio must be to mean anything.
     pub(crate) noise: f64,
-    /// The interleaved rounds behind it; 0 where only medians were there.
+    /// The interleaved rounds behind it; 0 where only times of their own were there.
     pub(crate) rounds: usize,
 }
 
-/// Compares two times of one race on a problem whose noise is at least `noise`.
+/// Compares two times on a problem whose noise is at least `noise`, as far as they tell of it themselves: by the rounds they
+/// share, else by what the quartiles of two separate times say.
 pub(crate) fn pair(first: &Timing, second: &Timing, noise: f64) -> Pair {
-    let rounds = first.rounds_us.iter().zip(&second.rounds_us);
-    let ratios = sorted(rounds.map(|(first, second)| first / second).filter(|ratio| ratio.is_finite() && *ratio > 0.0));
-    match median(ratios.iter().copied()) {
-        Some(ratio) if ratios.len() >= FEWEST_ROUNDS => {
-            let deviation = median(ratios.iter().map(|other| (other / ratio - 1.0).abs())).unwrap_or(0.0);
-            let error = MEDIAN_EFFICIENCY * MAD_SIGMAS * deviation / (ratios.len() as f64).sqrt();
-            Pair { ratio, noise: noise.max(Z_95 * error), rounds: ratios.len() }
+    let rounds = shared_rounds(first, second);
+    match ln_ratio(&rounds) {
+        Some(ln_ratio) if rounds.len() >= FEWEST_ROUNDS => {
+            let distance = median(rounds.iter().map(|(first, second)| ((first / second).ln() - ln_ratio).abs()));
+            let error = MEDIAN_EFFICIENCY * MAD_SIGMAS * distance.unwrap_or(0.0) / (rounds.len() as f64).sqrt();
+            Pair { ratio: ln_ratio.exp(), noise: noise.max(Z_95 * error), rounds: rounds.len() }
         }
-        _ => unpaired(first, second, noise),
+        _ => {
+            let spread = relative_error(first).zip(relative_error(second)).map(|(one, other)| Z_95 * one.hypot(other));
+            let noise = noise.max(spread.unwrap_or(ASSUMED_NOISE));
+            Pair { ratio: first.time_us / second.time_us, noise, rounds: 0 }
+        }
     }
 }
 
-/// Compares two times of one problem that were taken on different occasions.
-pub(super) fn unpaired(first: &Timing, second: &Timing, noise: f64) -> Pair {
-    let spread = spread(first, second).unwrap_or(ASSUMED_NOISE);
-    Pair { ratio: first.final_us() / second.final_us(), noise: noise.max(spread), rounds: 0 }
+/// The logarithm of the ratio of two arms of one race, and the rounds behind it; nothing where they share none.
+pub(super) fn raced(first: &Timing, second: &Timing) -> Option<(f64, usize)> {
+    let rounds = shared_rounds(first, second);
+    Some((ln_ratio(&rounds)?, rounds.len()))
 }
 
-/// How far from 1 the ratio of two medians may be by chance, from their quartiles.
-pub(super) fn spread(first: &Timing, second: &Timing) -> Option<f64> {
-    Some(Z_95 * relative_error(first)?.hypot(relative_error(second)?))
+/// The times of two arms in the rounds of one race that both ran in: of those that did not choose the winner, or of all
+/// where one of the two was out by then.
+fn shared_rounds(first: &Timing, second: &Timing) -> Vec<(f64, f64)> {
+    if first.race != second.race {
+        return Vec::new();
+    }
+    let joined = first.joined.max(second.joined);
+    let chosen_by = first.chosen_by.max(second.chosen_by);
+    let since = |start: u32| -> Vec<(f64, f64)> {
+        first
+            .rounds_since(start)
+            .zip(second.rounds_since(start))
+            .filter(|(first, second)| *first > 0.0 && *second > 0.0)
+            .collect()
+    };
+    let reported = since(joined.max(chosen_by));
+    if reported.is_empty() { since(joined) } else { reported }
 }
 
-/// The standard error of a median, relative to it, from its quartiles.
+/// The logarithm of the ratio of two arms' times: of the means of their fastest halves where single rounds of the faster are late
+/// now and then; else the median of the rounds' ratios, which a clock that changes from round to round does not touch.
+fn ln_ratio(rounds: &[(f64, f64)]) -> Option<f64> {
+    let (first, second) = (sorted(rounds.iter().map(|round| round.0)), sorted(rounds.iter().map(|round| round.1)));
+    let faster_us = quantile(&first, 0.5)?.min(quantile(&second, 0.5)?);
+    if DurationClass::of(Micros(faster_us)).is_late_now_and_then() {
+        let fastest_half = rounds.len().div_ceil(2);
+        Some((mean(&first[..fastest_half])? / mean(&second[..fastest_half])?).ln())
+    } else {
+        median(rounds.iter().map(|(first, second)| (first / second).ln()))
+    }
+}
+
+/// Half the width of a 95 % interval for a lone time, relative to it, by its quartiles; nothing where it has none.
+pub(super) fn lone_noise(timing: &Timing) -> Option<f64> {
+    Some(Z_95 * relative_error(timing)?)
+}
+
+/// The standard error of a time, relative to it, from its quartiles.
 fn relative_error(timing: &Timing) -> Option<f64> {
     let (q1, q3) = timing.quartiles_us?;
-    let error = MEDIAN_EFFICIENCY * (q3 - q1) / IQR_SIGMAS / timing.median_us / f64::from(timing.samples).sqrt();
+    let error = MEDIAN_EFFICIENCY * (q3 - q1) / IQR_SIGMAS / timing.time_us / f64::from(timing.samples).sqrt();
     (error.is_finite() && error >= 0.0).then_some(error)
+}
+
+/// What the mean of as many ratios as there are rows may be off by chance, by the noise of each.
+pub(super) fn joint(noises: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = noises.len().max(1) as f64;
+    noises.map(|noise| noise.powi(2)).sum::<f64>().sqrt() / count
+}
+
+/// How wide a tie class is on these rows: what null arms alone say of a mean over so many problems.
+pub(super) fn tie_width(rows: &[&Row]) -> f64 {
+    joint(rows.iter().map(|row| row.noise)).max(NOISE_FLOOR)
 }
 
 /// A challenger against a baseline over several problems.
@@ -110,17 +158,16 @@ impl Comparison {
                 comparison.untried += 1;
                 continue;
             };
-            match ours.against(theirs, row.noise) {
+            match row.compare(ours, theirs) {
                 Some(pair) => pairs.push(pair),
-                None if ours.timing.is_some() => comparison.baseline_fails += 1,
-                None => comparison.challenger_fails += usize::from(theirs.timing.is_some()),
+                None if ours.works() => comparison.baseline_fails += 1,
+                None => comparison.challenger_fails += usize::from(theirs.works()),
             }
         }
         let ratios = sorted(pairs.iter().map(|pair| pair.ratio));
         comparison.ratio = geomean(&ratios).map(|ratio| (ratio, ratios[0], ratios[ratios.len() - 1]));
         comparison.noise = mean(&pairs.iter().map(|pair| pair.noise).collect::<Vec<_>>()).unwrap_or(0.0);
-        let squares: f64 = rows.iter().map(|row| row.noise.powi(2)).sum();
-        comparison.tie_width = (squares.sqrt() / rows.len() as f64).max(NOISE_FLOOR);
+        comparison.tie_width = tie_width(rows);
         comparison.pairs = pairs.len();
         comparison.rounds = pairs.iter().map(|pair| pair.rounds).sum();
         comparison.slower_on = pairs.iter().filter(|pair| pair.ratio > 1.0 + pair.noise).count();
@@ -150,33 +197,25 @@ impl Comparison {
         self.challenger_fails > 0 || self.ratio.is_some_and(|(ratio, ..)| ratio > 1.0 + self.noise)
     }
 
-    /// Both were timed on all problems, and neither is faster by more than noise: that of this occasion, or of a mean over
-    /// so many problems from one occasion to another.
+    /// Both were timed on all problems, and neither is faster by more than noise: that of this occasion, or `repeat_noise`,
+    /// that of a mean over these problems from one occasion to another.
     pub(super) fn is_tie(&self, repeat_noise: f64) -> bool {
-        let noise = self.noise.max(repeat_noise / (self.pairs as f64).sqrt());
         let all_timed = self.untried + self.baseline_fails + self.challenger_fails == 0;
-        all_timed && self.ratio.is_some_and(|(ratio, ..)| (ratio - 1.0).abs() <= noise)
+        all_timed && self.ratio.is_some_and(|(ratio, ..)| (ratio - 1.0).abs() <= self.noise.max(repeat_noise))
     }
 
     /// For a document's `validation`.
-    pub(super) fn to_json(&self) -> Value {
-        let mut out = Map::new();
-        if let Some((ratio, least, largest)) = self.ratio {
-            out.insert("noise".to_owned(), json!(self.noise));
-            out.insert("range".to_owned(), json!([least, largest]));
-            out.insert("ratio".to_owned(), json!(ratio));
+    pub(super) fn to_document(&self) -> Compared {
+        Compared {
+            noise: self.ratio.map(|_| self.noise),
+            range: self.ratio.map(|(_, least, largest)| [least, largest]),
+            ratio: self.ratio.map(|(ratio, ..)| ratio),
+            pairs: self.pairs,
+            rounds: self.rounds,
+            baseline_fails: self.baseline_fails,
+            fails: self.challenger_fails,
+            slower_on: self.slower_on,
+            untried: self.untried,
         }
-        out.insert("pairs".to_owned(), json!(self.pairs));
-        out.insert("rounds".to_owned(), json!(self.rounds));
-        let counts = [
-            ("baseline_fails", self.baseline_fails),
-            ("fails", self.challenger_fails),
-            ("slower_on", self.slower_on),
-            ("untried", self.untried),
-        ];
-        out.extend(
-            counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| ((*name).to_owned(), json!(count))),
-        );
-        Value::Object(out)
     }
 }

@@ -71,24 +71,28 @@ impl ConfigFacts {
 /// The times of a trial that worked.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timing {
-    /// Median of the samples, positive and finite.
-    pub median_us: f64,
+    /// What configs are compared by: see [`Trial::time_us`]. Positive and finite.
+    pub time_us: f64,
     /// First and third quartile, where known.
     pub quartiles_us: Option<(f64, f64)>,
     /// Samples taken; 0 where unknown.
     pub samples: u32,
-    /// The time of each interleaved round, in round order; empty outside finals and cross trials.
+    /// Which race it ran in; 0 where nobody counted them.
+    pub race: u64,
+    /// Rounds of that race before its first.
+    pub joined: u32,
+    /// Rounds of that race that chose the winner; those after them report.
+    pub chosen_by: u32,
+    /// The time of each of its rounds, in the race's order; empty where it ran alone.
     pub rounds_us: Vec<f64>,
-    /// Cross trials: how much longer the problem's best took in the final.
-    pub to_final: Option<f64>,
     /// Taken while the GPU was throttled.
     pub throttled: bool,
 }
 
 impl Timing {
-    /// The median as it would have been in the final.
-    pub(super) fn final_us(&self) -> f64 {
-        self.median_us * self.to_final.unwrap_or(1.0)
+    /// The times of its rounds from one of its race's on.
+    pub(super) fn rounds_since(&self, round: u32) -> impl Iterator<Item = f64> {
+        self.rounds_us.iter().copied().skip(round.saturating_sub(self.joined) as usize)
     }
 }
 
@@ -169,7 +173,7 @@ pub struct Evidence {
     pub(super) records: Vec<Record>,
     /// By class.
     pub(super) environments: BTreeMap<String, BTreeSet<Environment>>,
-    /// Trials called `ok` whose median is missing or no positive number.
+    /// Trials called `ok` whose time is missing or no positive number.
     pub(super) unusable: usize,
     /// Trials called `ok` that err more than [`STRAY_ERROR`] allows.
     pub(super) stray: usize,
@@ -207,7 +211,7 @@ impl Evidence {
     /// Adds a trial. One whose time is no positive number is counted and left out.
     pub fn add(&mut self, record: Record) {
         match &record.timing {
-            Some(timing) if !(timing.median_us.is_finite() && timing.median_us > 0.0) => self.unusable += 1,
+            Some(timing) if !(timing.time_us.is_finite() && timing.time_us > 0.0) => self.unusable += 1,
             _ => self.records.push(record),
         }
     }
@@ -221,8 +225,13 @@ impl Evidence {
     /// kernel on a problem, only the trials of the last count, so that a kernel may change without starting over.
     ///
     /// # Errors
-    /// Where it was measured on another device than what is here already.
+    /// Where it was measured on another device than what is here already, or by another protocol than the rest of its class.
     pub fn add_journal(&mut self, headers: &[Header], trials: &[Trial]) -> Result<()> {
+        self.add_trials(headers, &trials.iter().collect::<Vec<_>>())
+    }
+
+    /// The same of some of a journal's trials.
+    pub(super) fn add_trials(&mut self, headers: &[Header], trials: &[&Trial]) -> Result<()> {
         let known = self.environments.values().flatten().map(|environment| environment.device.as_str());
         let devices: BTreeSet<&str> = known.chain(headers.iter().map(|header| header.gpu.as_str())).collect();
         if devices.len() > 1 {
@@ -231,6 +240,10 @@ impl Evidence {
                 "these journals come from different devices ({}): derive one document for each",
                 devices.join(", ")
             )));
+        }
+        let families: BTreeSet<&str> = trials.iter().map(|trial| trial.family.name()).collect();
+        for family in &families {
+            self.refuse_other_protocol(family, headers)?;
         }
         let mut problems: HashMap<Problem, usize> = HashMap::new();
         let mut configs: HashMap<&Config, usize> = HashMap::new();
@@ -250,7 +263,6 @@ impl Evidence {
             let timing = (trial.status == Status::Ok && !strays).then(|| timing_of(trial));
             self.add(Record { problem, config, kernel, stage: trial.stage, null_arm: trial.null_arm, timing });
         }
-        let families: BTreeSet<_> = trials.iter().map(|trial| trial.family.name()).collect();
         for family in families {
             for header in headers {
                 self.measured_with(family, header.into());
@@ -258,11 +270,35 @@ impl Evidence {
         }
         Ok(())
     }
+
+    /// Times of one class that were taken by two protocols are times of two things.
+    fn refuse_other_protocol(&self, class: &str, headers: &[Header]) -> Result<()> {
+        let known = self.environments.get(class).into_iter().flatten().map(|environment| &environment.protocol);
+        let protocols: BTreeSet<&String> = known.chain(headers.iter().map(|header| &header.protocol)).collect();
+        if protocols.len() <= 1 {
+            return Ok(());
+        }
+        let names: Vec<&str> = protocols.into_iter().map(String::as_str).collect();
+        Err(Error::usage(format!(
+            "{class} was measured by the protocols {}, whose times do not compare: derive from the journals of one of them, \
+             or measure again with --fresh",
+            names.join(" and ")
+        )))
+    }
+}
+
+/// Refuses what was measured on another GPU than the one of this short name.
+pub(super) fn measured_on(header: &Header, gpu: &str) -> Result<()> {
+    let device = header.device();
+    if device == gpu {
+        return Ok(());
+    }
+    Err(Error::usage(format!("measured on {} ({device}), so it says nothing of {gpu}", header.gpu)))
 }
 
 /// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
 /// knobs on the same problem. Pruned configs have no kernel, and stay.
-pub(crate) fn of_latest_kernels(trials: &[Trial]) -> Vec<&Trial> {
+pub(crate) fn of_latest_kernels<'t>(trials: &[&'t Trial]) -> Vec<&'t Trial> {
     let mut variants: HashMap<(Family, Config), usize> = HashMap::new();
     let mut variant_of: HashMap<(Family, &Config), usize> = HashMap::new();
     let mut latest: HashMap<(Problem, usize), &str> = HashMap::new();
@@ -274,11 +310,11 @@ pub(crate) fn of_latest_kernels(trials: &[Trial]) -> Vec<&Trial> {
         });
         latest.insert((trial.problem(), variant), &trial.kernel);
     }
-    let is_latest = |trial: &&Trial| {
+    let is_latest = |trial: &&'t Trial| {
         let variant = variant_of.get(&(trial.family, &trial.config));
         trial.kernel.is_empty() || variant.is_some_and(|variant| latest[&(trial.problem(), *variant)] == trial.kernel)
     };
-    trials.iter().filter(is_latest).collect()
+    trials.iter().copied().filter(is_latest).collect()
 }
 
 /// A config as a document holds it.
@@ -298,11 +334,13 @@ pub(crate) fn config_text(template: &Template) -> String {
 /// The times of a trial that worked.
 pub(crate) fn timing_of(trial: &Trial) -> Timing {
     Timing {
-        median_us: trial.median_us.map_or(f64::NAN, |median| median.0),
+        time_us: trial.time().map_or(f64::NAN, |time| time.0),
         quartiles_us: trial.q1_us.zip(trial.q3_us).map(|(q1, q3)| (q1.0, q3.0)),
         samples: trial.samples.unwrap_or(0),
+        race: trial.race.unwrap_or(0),
+        joined: trial.joined,
+        chosen_by: trial.chosen_by,
         rounds_us: trial.rounds_us.clone(),
-        to_final: trial.to_final,
         throttled: trial.throttled,
     }
 }

@@ -152,7 +152,7 @@ fn read_timing(text: &str) -> Result<Option<Timing>, String> {
     let timing_ms: f64 = text.trim().parse().map_err(|_| format!("timing_ms '{text}' is no number"))?;
     match timing_ms {
         ms if ms == f64::INFINITY => Ok(None),
-        ms if ms > 0.0 => Ok(Some(Timing { median_us: ms * 1e3, ..Timing::default() })),
+        ms if ms > 0.0 => Ok(Some(Timing { time_us: ms * 1e3, ..Timing::default() })),
         _ => Err(format!("timing_ms '{text}' is no positive time")),
     }
 }

@@ -1,13 +1,17 @@
-//! One class's measurements as a table of problems by configs: the trial that counts for each, slowdowns and noise.
+//! One class's measurements as a table of problems by configs: how much longer each takes than the winner of the problem's last
+//! final, and noise.
 
-use super::compare::{ASSUMED_NOISE, NOISE_FLOOR, Pair, pair, spread, unpaired};
+use super::compare::{ASSUMED_NOISE, Pair, joint, lone_noise, raced};
 use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing};
-use super::repeat::repeat_noise;
+use super::noise::{Draw, Level, Noise};
+use super::race::{Arm, Race};
 use crate::journal::Stage;
-use crate::measure::{quantile, sorted};
+use crate::measure::DurationClass;
+use crate::model::Micros;
 use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::f64::consts::FRAC_1_SQRT_2;
 
 /// The least slowdown that a config without a time among finals and cross trials is taken to have: screening abandons
 /// what is more than twice as slow as the incumbent, so anything from there up may hide behind a missing time.
@@ -18,37 +22,45 @@ pub(super) const MISSING_SLOWDOWN: f64 = 2.0;
 pub(super) struct Cell<'e> {
     /// Index in [`Table::configs`].
     pub(super) config: usize,
-    /// Its times; `None` where it failed.
-    pub(super) timing: Option<&'e Timing>,
     /// Logarithm of its slowdown; `None` where it failed or is out of the race, that is, was not in finals or cross
-    /// trials of a problem that had some.
+    /// trials of a problem that had some. Below 0 where the winner was lucky.
     pub(super) ln_slowdown: Option<f64>,
     /// It is slower than a default by more than noise.
     pub(super) slower_than_default: bool,
-    stage: Stage,
+    /// The interleaved rounds behind its ratio to the winner; 0 where there are none.
+    pub(super) rounds: usize,
+    /// Logarithm of its time over the winner's, of whatever stage; `None` where it failed.
+    ln_ratio: Option<f64>,
+    /// How far its time may be off by itself: that of a ratio is both of them.
+    noise: f64,
     kernel: &'e str,
 }
 
 impl Cell<'_> {
-    /// Compares its times with another's on one problem whose noise is at least `noise`; nothing where one of them failed.
-    pub(super) fn against(&self, other: &Self, noise: f64) -> Option<Pair> {
-        let (ours, theirs) = (self.timing?, other.timing?);
-        let raced = self.stage == other.stage && ours.to_final == theirs.to_final;
-        Some(if raced { pair(ours, theirs, noise) } else { unpaired(ours, theirs, noise) })
+    /// Whether it has a time.
+    pub(super) fn works(&self) -> bool {
+        self.ln_ratio.is_some()
     }
 }
 
 /// A problem with the configs tried on it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Row<'e> {
     pub(super) facts: &'e ProblemFacts,
-    /// The best median among those in the race.
-    pub(super) best_us: f64,
+    /// What won the last final, or is fastest where there was none.
+    pub(super) winner: usize,
+    /// Its time.
+    pub(super) winner_us: f64,
     /// Ratios closer to 1 than this mean nothing on this problem.
     pub(super) noise: f64,
+    /// Nor do those, on another occasion; 0 where that is not known.
+    pub(super) repeat_noise: f64,
     /// Logarithm of the slowdown a config without one is taken to have: at least [`MISSING_SLOWDOWN`] and no better than
     /// the worst measured.
     pub(super) ln_missing: f64,
+    level: Level,
+    /// The one that slowdowns refer to first, then the others, the latest first.
+    races: Vec<Race<'e>>,
     /// Sorted by config.
     cells: Vec<Cell<'e>>,
 }
@@ -69,9 +81,15 @@ impl<'e> Row<'e> {
         self.cell(config)?.ln_slowdown.map(f64::exp)
     }
 
-    /// A config's median, of whatever stage, as it would have been in the final.
-    pub(super) fn median_us(&self, config: usize) -> Option<f64> {
-        self.cell(config)?.timing.map(Timing::final_us)
+    /// A config's time, of whatever stage, as it would have been in the last final.
+    pub(super) fn time_us(&self, config: usize) -> Option<f64> {
+        Some(self.winner_us * self.cell(config)?.ln_ratio?.exp())
+    }
+
+    /// How far a config's slowdown may be off.
+    pub(super) fn noise_of(&self, config: usize) -> f64 {
+        let noise = |config| self.cell(config).map(|cell| cell.noise);
+        noise(config).zip(noise(self.winner)).map_or(self.noise, |(one, other)| one.hypot(other).max(self.noise))
     }
 
     /// The kernel a config ran as.
@@ -79,12 +97,27 @@ impl<'e> Row<'e> {
         self.cell(config).map(|cell| cell.kernel)
     }
 
-    /// The fastest config; of equal ones the first.
-    pub(super) fn winner(&self) -> Option<usize> {
-        let racing = self.cells.iter().filter_map(|cell| Some((cell.ln_slowdown?, cell.config)));
-        racing
-            .min_by(|first, second| first.0.total_cmp(&second.0).then(first.1.cmp(&second.1)))
-            .map(|(_, config)| config)
+    /// The arms of the last final that ran all of its rounds; none where there was no final.
+    pub(super) fn lasting(&self) -> impl Iterator<Item = &Arm<'e>> {
+        self.races.first().filter(|race| race.stage == Stage::Final).into_iter().flat_map(Race::lasting)
+    }
+
+    /// Time of one config over that of another: by the rounds of a race that both ran in, else by what either takes beside the
+    /// last final's winner. Nothing where one of them failed.
+    pub(super) fn compare(&self, first: &Cell, second: &Cell) -> Option<Pair> {
+        let ln_ratio = first.ln_ratio? - second.ln_ratio?;
+        let together = self.races.iter().find_map(|race| {
+            let (first, second) = race.arm(first.config).zip(race.arm(second.config))?;
+            raced(first.timing, second.timing)
+        });
+        Some(match together {
+            Some((ln_ratio, rounds)) => Pair { ratio: ln_ratio.exp(), noise: self.level.of_ratio(rounds), rounds },
+            None => Pair {
+                ratio: ln_ratio.exp(),
+                noise: first.noise.hypot(second.noise),
+                rounds: first.rounds.min(second.rounds),
+            },
+        })
     }
 }
 
@@ -104,8 +137,6 @@ pub(super) struct Table<'e> {
     pub(super) measurement: String,
     /// Defaults, by index in `configs`, as far as they were tried.
     pub(super) defaults: Vec<usize>,
-    /// What a ratio of two times on one problem may be off from one occasion to another, by group; 0 where that is not known.
-    repeat_noise: BTreeMap<Option<&'static str>, f64>,
 }
 
 impl<'e> Table<'e> {
@@ -141,44 +172,32 @@ impl<'e> Table<'e> {
         let rank: HashMap<usize, usize> = order.iter().enumerate().map(|(rank, config)| (*config, rank)).collect();
         let configs: Vec<_> = order.iter().map(|config| &evidence.configs[*config]).collect();
 
-        let of_class = repeat_noise(problems.values()).unwrap_or(0.0);
-        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (problem, records) in &problems {
-            groups.entry(evidence.problems[*problem].group).or_default().push(records);
-        }
-        let repeat_noise = groups
-            .into_iter()
-            .map(|(group, problems)| (group, repeat_noise(problems.into_iter()).unwrap_or(of_class)))
-            .collect();
         let mut ordered: Vec<_> =
             problems.into_iter().map(|(problem, records)| (&evidence.problems[problem], records)).collect();
         ordered.sort_unstable_by_key(|(facts, _)| (&facts.dimensions, &facts.name));
-        let mut races = Vec::new();
+        let mut tried = Vec::new();
         let mut unworkable = Vec::new();
         for (facts, records) in ordered {
-            match Race::new(evidence, facts, &records, &rank) {
-                Some(race) => races.push(race),
+            match Tried::new(evidence, facts, &records, &rank) {
+                Some(problem) => tried.push(problem),
                 None => unworkable.push(facts),
             }
         }
+        let measurement = measurement_id(class, &configs, &tried);
+        let null_arms: Vec<Draw> = tried.iter().flat_map(Tried::null_draws).collect();
+        let changes: Vec<Draw> = tried.iter().flat_map(Tried::changes).collect();
+        let noise = Noise::of(&null_arms, &changes);
 
-        let defaults: Vec<usize> = configs
-            .iter()
-            .enumerate()
-            .filter(|(_, config)| defaults.contains(&config.text))
-            .map(|(rank, _)| rank)
-            .collect();
-        let measurement = measurement_id(class, &configs, &races);
-        let nulls = sorted(races.iter().filter_map(Race::null_distance));
-        let class_noise = quantile(&nulls, 0.9);
-        let rows = races.into_iter().map(|race| race.into_row(class_noise, &defaults)).collect();
-        Self { class, configs, rows, unworkable, trials, measurement, defaults, repeat_noise }
+        let is_default = |config: &&ConfigFacts| defaults.contains(&config.text);
+        let defaults: Vec<usize> = (0..configs.len()).filter(|rank| is_default(&configs[*rank])).collect();
+        let rows = tried.into_iter().map(|problem| problem.into_row(&noise, &defaults)).collect();
+        Self { class, configs, rows, unworkable, trials, measurement, defaults }
     }
+}
 
-    /// What a ratio of two times on one of these problems may be off from one occasion to another; 0 where nothing is known.
-    pub(super) fn repeat_noise(&self, rows: &[&Row]) -> f64 {
-        rows.iter().filter_map(|row| self.repeat_noise.get(&row.facts.group)).copied().fold(0.0, f64::max)
-    }
+/// What a mean ratio over these rows may be off from one occasion to another; 0 where nothing is known.
+pub(super) fn repeat_noise(rows: &[&Row]) -> f64 {
+    joint(rows.iter().map(|row| row.repeat_noise))
 }
 
 /// What became of one config on one problem in one trial.
@@ -190,9 +209,12 @@ struct Attempt<'e> {
     timing: Option<&'e Timing>,
 }
 
-impl Attempt<'_> {
-    fn in_finals(&self) -> bool {
-        self.timing.is_some() && matches!(self.stage, Stage::Final | Stage::Cross)
+impl<'e> Attempt<'e> {
+    /// The race it was in, if it is one of finals or cross trials and works.
+    fn race(&self) -> Option<((Stage, u64), Arm<'e>)> {
+        let timing = self.timing?;
+        let arm = Arm { config: self.config, kernel: self.kernel, timing };
+        matches!(self.stage, Stage::Final | Stage::Cross).then_some(((self.stage, timing.race), arm))
     }
 
     /// Finals say more than cross trials, and these more than the search before.
@@ -205,16 +227,17 @@ impl Attempt<'_> {
         }
     }
 
-    /// The greater of two trials of one config on one problem is the one that counts: the one that worked, the later
-    /// stage, not throttled, more samples; then an order of no meaning but independent of which came first.
+    /// The greater of two trials of one config on one problem is the one that counts: the one that worked, the later stage, the
+    /// later race, not throttled, more samples; then an order of no meaning but independent of which came first.
     fn weigh(&self, other: &Self) -> Ordering {
         let key = |attempt: &Self| {
             let timing = attempt.timing;
+            let race = timing.map_or(0, |timing| timing.race);
             let (samples, steady) = timing.map_or((0, false), |timing| (timing.samples, !timing.throttled));
-            (timing.is_some(), attempt.stage_weight(), steady, samples)
+            (timing.is_some(), attempt.stage_weight(), race, steady, samples)
         };
-        let times = |attempt: &Self| attempt.timing.map(|timing| (timing.median_us, timing.quartiles_us));
-        let rounds = |attempt: &Self| attempt.timing.map(|timing| timing.rounds_us.clone());
+        let times = |attempt: &Self| attempt.timing.map(|timing| (timing.time_us, timing.quartiles_us));
+        let rounds = |attempt: &Self| attempt.timing.map(|timing| (&timing.rounds_us, timing.joined, timing.chosen_by));
         let arbitrary = || {
             let by_times = times(self).partial_cmp(&times(other)).unwrap_or(Ordering::Equal);
             by_times.then_with(|| rounds(self).partial_cmp(&rounds(other)).unwrap_or(Ordering::Equal))
@@ -223,16 +246,28 @@ impl Attempt<'_> {
     }
 }
 
-/// A row in the making.
-struct Race<'e> {
-    facts: &'e ProblemFacts,
-    best_us: f64,
-    cells: Vec<Cell<'e>>,
-    /// One for each time the problem's finalists raced.
-    null_arms: Vec<Attempt<'e>>,
+/// The attempt at each config that counts.
+fn weightiest<'e>(attempts: impl Iterator<Item = Attempt<'e>>) -> BTreeMap<usize, Attempt<'e>> {
+    let mut counts: BTreeMap<usize, Attempt> = BTreeMap::new();
+    for attempt in attempts {
+        let best = counts.entry(attempt.config).or_insert(attempt);
+        if best.weigh(&attempt) == Ordering::Less {
+            *best = attempt;
+        }
+    }
+    counts
 }
 
-impl<'e> Race<'e> {
+/// A problem with a working config: a row in the making.
+struct Tried<'e> {
+    facts: &'e ProblemFacts,
+    /// As in [`Row::races`].
+    races: Vec<Race<'e>>,
+    /// The trial of each config that counts outside of races.
+    attempts: BTreeMap<usize, Attempt<'e>>,
+}
+
+impl<'e> Tried<'e> {
     /// `None` where no config works. A kernel that failed on a config once is out, whatever times it has: what is wrong or
     /// crashes now and then is never served.
     fn new(
@@ -243,115 +278,176 @@ impl<'e> Race<'e> {
     ) -> Option<Self> {
         let failed = records.iter().filter(|record| record.timing.is_none());
         let failures: HashSet<(usize, usize)> = failed.map(|record| (record.config, record.kernel)).collect();
-        let mut null_arms: Vec<Attempt> = Vec::new();
-        let mut attempts: BTreeMap<usize, Attempt> = BTreeMap::new();
-        for record in records {
-            let attempt = Attempt {
-                config: rank[&record.config],
-                kernel: &evidence.kernels[record.kernel],
-                stage: record.stage,
-                timing: record.timing.as_ref().filter(|_| !failures.contains(&(record.config, record.kernel))),
-            };
-            if record.null_arm {
-                null_arms.push(attempt);
-            } else {
-                let counts = attempts.entry(attempt.config).or_insert(attempt);
-                if counts.weigh(&attempt) == Ordering::Less {
-                    *counts = attempt;
-                }
+        let attempt = |record: &&&'e Record| Attempt {
+            config: rank[&record.config],
+            kernel: &evidence.kernels[record.kernel],
+            stage: record.stage,
+            timing: record.timing.as_ref().filter(|_| !failures.contains(&(record.config, record.kernel))),
+        };
+        let (null_arms, attempts): (Vec<&&Record>, Vec<&&Record>) = records.iter().partition(|record| record.null_arm);
+        let mut null_arms: Vec<Attempt> = null_arms.iter().map(attempt).collect();
+        null_arms.sort_by(Attempt::weigh);
+        let attempts: Vec<Attempt> = attempts.iter().map(attempt).collect();
+
+        let mut by_race: BTreeMap<(Stage, u64), Vec<Attempt>> = BTreeMap::new();
+        for attempt in &attempts {
+            if let Some((race, _)) = attempt.race() {
+                by_race.entry(race).or_default().push(*attempt);
             }
         }
-        let had_finals = attempts.values().any(Attempt::in_finals);
-        let racing =
-            |attempt: &Attempt<'e>| attempt.timing.filter(|_| attempt.in_finals() || !had_finals).map(Timing::final_us);
-        let best_us = attempts.values().filter_map(racing).min_by(f64::total_cmp)?;
-        let cells = attempts.values().map(|attempt| Cell {
-            config: attempt.config,
-            timing: attempt.timing,
-            ln_slowdown: racing(attempt).map(|median_us| (median_us / best_us).ln()),
-            slower_than_default: false,
-            stage: attempt.stage,
-            kernel: attempt.kernel,
-        });
-        null_arms.sort_by(Attempt::weigh);
-        Some(Self { facts, best_us, cells: cells.collect(), null_arms })
-    }
-
-    fn cell(&self, config: usize) -> Option<&Cell<'e>> {
-        self.cells.binary_search_by_key(&config, |cell| cell.config).ok().map(|index| &self.cells[index])
-    }
-
-    /// How far a winner's duplicate is from the winner, as a share: the farthest, where there were several races.
-    fn null_distance(&self) -> Option<f64> {
-        let distance = |duplicate: &Attempt| {
-            let winner = self.cell(duplicate.config)?.timing?;
-            Some((pair(duplicate.timing?, winner, 0.0).ratio - 1.0).abs())
+        let arm = |attempt: &Attempt<'e>| attempt.race().map(|(_, arm)| arm);
+        let race = |(race, attempts): ((Stage, u64), Vec<Attempt<'e>>)| {
+            let arms = weightiest(attempts.into_iter()).values().filter_map(arm).collect();
+            let duplicates = null_arms.iter().filter_map(Attempt::race).filter(|(of, _)| *of == race);
+            Race::new(race, arms, duplicates.map(|(_, arm)| arm).collect())
         };
-        self.null_arms.iter().filter_map(distance).max_by(f64::total_cmp)
-    }
-
-    /// What the best time's own quartiles say of two such times.
-    fn own_spread(&self) -> Option<f64> {
-        let best = self.cells.iter().find(|cell| cell.ln_slowdown == Some(0.0))?.timing?;
-        spread(best, best)
-    }
-
-    /// The noise of the problem is its own null arm's where it has one, else the 90th percentile of the class's, else what
-    /// quartiles say, and never under the floor.
-    fn into_row(self, class_noise: Option<f64>, defaults: &[usize]) -> Row<'e> {
-        let known = self.null_distance().or(class_noise).or_else(|| self.own_spread());
-        let noise = known.unwrap_or(ASSUMED_NOISE).max(NOISE_FLOOR);
-        let defaults: Vec<Cell> = defaults.iter().filter_map(|config| self.cell(*config).cloned()).collect();
-        let slower = |cell: &Cell| {
-            let works = |default: &&Cell| default.timing.is_some();
-            let is_slower = |pair: Pair| pair.ratio > 1.0 + pair.noise;
-            defaults.iter().filter(works).any(|default| cell.against(default, noise).is_none_or(is_slower))
-        };
-        let mut cells = self.cells;
-        for cell in &mut cells {
-            cell.slower_than_default = slower(cell);
+        let mut races: Vec<Race> = by_race.into_iter().filter_map(race).collect();
+        races.sort_by_key(|race| std::cmp::Reverse((race.number, race.stage == Stage::Final)));
+        if let Some(last_final) = races.iter().position(|race| race.stage == Stage::Final) {
+            races[..=last_final].rotate_right(1);
         }
+        let attempts = weightiest(attempts.into_iter());
+        attempts.values().any(|attempt| attempt.timing.is_some()).then_some(Self { facts, races, attempts })
+    }
+
+    fn null_draws(&self) -> impl Iterator<Item = Draw> {
+        self.races.iter().flat_map(Race::null_draws)
+    }
+
+    /// What ratios changed by from the last final to the other races.
+    fn changes(&self) -> Vec<Draw> {
+        let Some((reference, others)) = self.races.split_first() else { return Vec::new() };
+        others.iter().flat_map(|race| reference.changes(race)).collect()
+    }
+
+    /// What slowdowns refer to, with its time: the winner of the first race, or the fastest where there was none.
+    fn winner(&self) -> (usize, f64) {
+        let lone = || {
+            let times = self.attempts.values().filter_map(|attempt| Some((attempt.config, attempt.timing?.time_us)));
+            times.min_by(|one, other| one.1.total_cmp(&other.1))
+        };
+        let won = self.races.first().and_then(|race| race.arm(race.winner));
+        won.map(|arm| (arm.config, arm.timing.time_us)).or_else(lone).unwrap_or((0, f64::NAN))
+    }
+
+    fn into_row(self, noise: &Noise, defaults: &[usize]) -> Row<'e> {
+        let (winner, winner_us) = self.winner();
+        let level = noise.level(DurationClass::of(Micros(winner_us)));
+        let cells: Vec<Cell> =
+            self.attempts.values().map(|attempt| self.cell(attempt, (winner, winner_us), &level)).collect();
         let worst = cells.iter().filter_map(|cell| cell.ln_slowdown).fold(0.0, f64::max);
-        Row { facts: self.facts, best_us: self.best_us, noise, ln_missing: worst.max(MISSING_SLOWDOWN.ln()), cells }
+        let mut row = Row {
+            facts: self.facts,
+            winner,
+            winner_us,
+            noise: level.usual(),
+            repeat_noise: level.repeat(),
+            ln_missing: worst.max(MISSING_SLOWDOWN.ln()),
+            level,
+            races: self.races,
+            cells,
+        };
+        let slower: Vec<bool> = row.cells.iter().map(|cell| is_slower_than_any(&row, cell, defaults)).collect();
+        for (cell, slower) in row.cells.iter_mut().zip(slower) {
+            cell.slower_than_default = slower;
+        }
+        row
+    }
+
+    /// How a config compares with the winner: by the rounds of the last final, else through the arms that another race, the
+    /// latest there is, shares with it, else by times from two occasions.
+    fn cell(&self, attempt: &Attempt<'e>, (winner, winner_us): (usize, f64), level: &Level) -> Cell<'e> {
+        let (config, kernel) = (attempt.config, attempt.kernel);
+        let cell = |ln_ratio: f64, noise: f64, rounds: usize, kernel: &'e str, races: bool| Cell {
+            config,
+            ln_slowdown: races.then_some(ln_ratio),
+            slower_than_default: false,
+            rounds,
+            ln_ratio: Some(ln_ratio),
+            noise,
+            kernel,
+        };
+        let Some(timing) = attempt.timing else {
+            return Cell { ln_slowdown: None, ln_ratio: None, ..cell(0.0, level.usual(), 0, kernel, false) };
+        };
+        if let Some((reference, others)) = self.races.split_first() {
+            let arms = reference.arm(config).zip(reference.arm(winner));
+            let direct = arms.and_then(|(arm, won)| Some((arm, raced(arm.timing, won.timing)?)));
+            if let Some((arm, (ln_ratio, rounds))) = direct {
+                return cell(ln_ratio, level.of_ratio(rounds) * FRAC_1_SQRT_2, rounds, arm.kernel, true);
+            }
+            let linked = || others.iter().find_map(|race| Some((race.arm(config)?, race.link(config, reference)?)));
+            if let Some((arm, link)) = linked().filter(|_| arms.is_none()) {
+                let own = level.of_ratio(link.rounds) * (0.5 + link.added_variance).sqrt();
+                return cell(link.ln_ratio, own.hypot(level.of_occasion()), link.rounds, arm.kernel, true);
+            }
+        }
+        let lone =
+            lone_noise(timing).unwrap_or(0.0).max(ASSUMED_NOISE * FRAC_1_SQRT_2).max(level.usual() * FRAC_1_SQRT_2);
+        let races = self.races.is_empty() || attempt.race().is_some();
+        cell((timing.time_us / winner_us).ln(), lone, 0, kernel, races)
     }
 }
 
+/// Whether a default that works is faster than this, by more than noise.
+fn is_slower_than_any(row: &Row, cell: &Cell, defaults: &[usize]) -> bool {
+    let works = defaults.iter().filter_map(|config| row.cell(*config)).filter(|default| default.works());
+    works.into_iter().any(|default| row.compare(cell, default).is_none_or(|pair| pair.ratio > 1.0 + pair.noise))
+}
+
 /// Sixteen hex digits over the trials that count.
-fn measurement_id(class: &str, configs: &[&ConfigFacts], races: &[Race]) -> String {
+fn measurement_id(class: &str, configs: &[&ConfigFacts], tried: &[Tried]) -> String {
     let mut hash = Sha256::new();
     hash.update(class);
     for config in configs {
         hash.update(&config.text);
         hash.update([0]);
     }
-    for race in races {
-        hash.update(&race.facts.name);
-        for cell in &race.cells {
-            hash.update((cell.config as u64).to_le_bytes());
-            hash.update([cell.stage as u8]);
-            hash.update(cell.kernel);
-            if let Some(timing) = cell.timing {
-                hash_timing(&mut hash, timing);
+    for problem in tried {
+        hash.update(&problem.facts.name);
+        for race in &problem.races {
+            hash.update([race.stage as u8]);
+            hash.update(race.number.to_le_bytes());
+            for arm in race.arms.iter().chain(&race.null_arms) {
+                hash_trial(&mut hash, arm.config, arm.kernel, Some(arm.timing));
             }
         }
-        for timing in race.null_arms.iter().filter_map(|duplicate| duplicate.timing) {
-            hash_timing(&mut hash, timing);
+        for attempt in problem.attempts.values() {
+            hash.update([attempt.stage as u8]);
+            hash_trial(&mut hash, attempt.config, attempt.kernel, attempt.timing);
         }
     }
-    let digest = hash.finalize();
-    let head = digest.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte));
-    format!("{head:016x}")
+    first_digits(&hash.finalize(), 16)
 }
 
-fn hash_timing(hash: &mut Sha256, timing: &Timing) {
-    hash.update(timing.median_us.to_le_bytes());
-    hash.update(timing.samples.to_le_bytes());
-    if let Some(to_final) = timing.to_final {
-        hash.update(to_final.to_le_bytes());
+fn hash_trial(hash: &mut Sha256, config: usize, kernel: &str, timing: Option<&Timing>) {
+    hash.update((config as u64).to_le_bytes());
+    hash.update(kernel);
+    if let Some(timing) = timing {
+        hash.update(timing.time_us.to_le_bytes());
+        hash.update(timing.samples.to_le_bytes());
+        hash.update(timing.joined.to_le_bytes());
+        hash.update(timing.chosen_by.to_le_bytes());
+        for round in &timing.rounds_us {
+            hash.update(round.to_le_bytes());
+        }
     }
-    for round in &timing.rounds_us {
-        hash.update(round.to_le_bytes());
-    }
+}
+
+/// A name for a program on any problem: eight hex digits over its config and the hash of its kernel. Two documents that have
+/// it in common have measured the very same program.
+pub(super) fn program_key(config_text: &str, kernel: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(config_text);
+    hash.update([0]);
+    hash.update(kernel);
+    first_digits(&hash.finalize(), 8)
+}
+
+/// The first hex digits of a digest, at most 16.
+fn first_digits(digest: &[u8], digits: usize) -> String {
+    let head = digest.iter().take(digits / 2).fold(0_u64, |head, byte| head << 8 | u64::from(*byte));
+    format!("{head:0digits$x}")
 }
 
 /// The kernels a config ran as over some rows.

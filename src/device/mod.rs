@@ -3,10 +3,12 @@
 pub mod cpu;
 #[allow(unsafe_code)]
 pub mod cuda;
+pub mod mutants;
 
 use crate::families::Launch;
 use crate::measure::Sample;
-use crate::model::{Config, Dtype, GpuProfile, Problem};
+use crate::model::{Config, GpuProfile, Problem};
+use mutants::Alteration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -65,35 +67,61 @@ impl fmt::Display for Fault {
     }
 }
 
-/// How far an output is from the reference.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The least that any element may differ by, beside what its reference allows: results below the least normal f32 may be
+/// flushed to zero.
+pub(crate) const LEAST_ALLOWED: f32 = 2.0 * f32::MIN_POSITIVE;
+
+/// How far an output is from the reference. An element's error is the distance of its reference from the nearest number that
+/// rounds to it, so that the rounding of the output counts for nothing; what an element may err by is the reference's to say
+/// ([`crate::families::Reference`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Deviation {
-    /// ‖out − reference‖ / ‖reference‖.
+    /// ‖out − reference‖ / ‖reference‖, rounding and all.
     pub relative: f64,
+    /// The largest of the elements' errors, each over what is allowed there.
+    pub worst: f64,
+    /// Elements that err by more than is allowed.
+    pub beyond: u64,
     /// Elements that still hold the poison, or are not finite where the reference is, or the other way round.
     pub poisoned: u64,
+    /// The index of the first element that is beyond or poisoned.
+    pub first: Option<u64>,
 }
 
 impl Deviation {
-    /// The deviation whose squared differences add up to `difference` and whose squared reference values to `size`.
-    pub fn of_sums(difference: f64, size: f64, poisoned: u64) -> Self {
-        let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-        Self { relative, poisoned }
+    /// ‖out − reference‖ / ‖reference‖ from the sums of the squares.
+    pub(crate) fn relative_of(squared_difference: f64, squared_reference: f64) -> f64 {
+        if squared_difference == 0.0 { 0.0 } else { (squared_difference / squared_reference).sqrt() }
     }
 
-    /// Two outputs of one kernel as one: the larger distance, and all poison.
+    /// Two outputs of one kernel as one: the larger distances, and all that is wrong.
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
-        Self { relative: self.relative.max(other.relative), poisoned: self.poisoned + other.poisoned }
+        Self {
+            relative: self.relative.max(other.relative),
+            worst: self.worst.max(other.worst),
+            beyond: self.beyond + other.beyond,
+            poisoned: self.poisoned + other.poisoned,
+            first: self.first.or(other.first),
+        }
     }
 
-    /// Whether the output may be called right: within 1e-2 for bf16 outputs, whose rounding alone is 2e-3, and 1e-5 for f32.
-    pub fn is_right(&self, dtype: Dtype) -> bool {
-        let limit = match dtype {
-            Dtype::Bf16 => 1e-2,
-            Dtype::F32 => 1e-5,
-        };
-        self.poisoned == 0 && self.relative <= limit
+    /// Whether the output may be called right.
+    pub fn is_right(&self) -> bool {
+        self.beyond == 0 && self.poisoned == 0
+    }
+
+    /// What is wrong with an output whose rows have `cols` elements, in one line.
+    pub fn complaint(&self, cols: u64) -> String {
+        let place = self.first.map(|index| format!(", the first at row {}, column {}", index / cols, index % cols));
+        let place = place.unwrap_or_default();
+        let Self { relative, worst, beyond, poisoned, .. } = self;
+        if *poisoned > 0 {
+            return format!("{poisoned} elements are not finite or were never written{place}");
+        }
+        format!(
+            "{beyond} elements err by more than is allowed, up to {worst:.3e} times{place}; relative error {relative:.2e}"
+        )
     }
 }
 
@@ -108,7 +136,12 @@ pub trait Device {
 
     /// Poisons the output, runs the loaded kernel and compares its output with the reference: on the plain inputs and on the
     /// awkward ones ([`crate::families::awkward`]).
-    fn verify(&mut self) -> Result<Deviation, Fault>;
+    fn verify(&mut self) -> Result<Deviation, Fault> {
+        self.verify_altered(&[])
+    }
+
+    /// The same with the alterations of a mutant, made to copies of the inputs and to the output before it is compared.
+    fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault>;
 
     /// Times one run of the loaded kernel on the plain inputs, caches cold and clean. A device that holds them more than once takes
     /// another set each `round`, so that no config owes its time to where they lie.

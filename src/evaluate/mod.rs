@@ -4,22 +4,25 @@
 //! Served is what a user would come to: the rule's first template that can run on the problem, else the group's fallback, else
 //! the default.
 //!
-//! The search chooses the best; a second race, in interleaved rounds, tells how much slower the pick is. So the best is not
-//! favoured by the luck that made it the best.
+//! The best three of the search race the pick, the default and the fallback, in interleaved rounds of their own. Half of the
+//! rounds choose the best of the three and the other half tells how far the pick is behind, then the other way round: so the
+//! best is not favoured by the luck that made it the best, and a pick as good as the best comes out ahead of it as often as
+//! behind.
 
 mod figures;
+mod noise;
 
-pub use figures::{Figures, Report, Transfer};
+pub use figures::{Figures, Intervals, Report, Transfer};
 
-use crate::derive::{NOISE_FLOOR, Timing, pair, timing_of};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
-use crate::measure::RacePlan;
+use crate::measure::{CrossFit, Interval, RacePlan, cross_fit};
 use crate::model::{Config, Family, GpuProfile, Problem};
-use crate::plan::{self, Candidate, Plan, PlannedProblem};
+use crate::plan::{self, Alignment, Candidate, Limits, Plan, PlannedProblem, Purpose};
 use crate::search::{self, RaceOutcome, Racer, Width};
 use crate::sweep::{self, DeviceBench, Lab, Options, Site};
+use noise::NullArm;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +30,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// What became of one problem.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluated {
     /// Its family.
     pub family: String,
@@ -37,6 +40,8 @@ pub struct Evaluated {
     pub from: Option<String>,
     /// Its fallback group.
     pub group: &'static str,
+    /// Whether its rows are aligned.
+    pub alignment: Alignment,
     /// Where the pick came from: `rule`, `fallback`, or `default` where neither has a config that can run.
     pub source: &'static str,
     /// The config that is served.
@@ -46,15 +51,20 @@ pub struct Evaluated {
     pub skipped: Vec<Skipped>,
     /// The best that the search found.
     pub best: Option<Config>,
-    /// Median times of the race.
+    /// Times of the race.
     pub pick_us: Option<f64>,
     /// Likewise.
     pub best_us: Option<f64>,
     /// Likewise; of the fastest default, where there are several.
     pub default_us: Option<f64>,
-    /// Time of the pick over that of the best, by paired rounds, and never under 1: a pick that beats the search is the best.
+    /// Logarithm of the pick's time over that of the best of the search's best three, cross-fitted. Negative where the pick came
+    /// out ahead.
+    pub ln_regret: Option<f64>,
+    /// Where it may be, with 95 %.
+    pub ln_regret_interval: Option<Interval>,
+    /// The same as a ratio of times.
     pub regret: Option<f64>,
-    /// Time of the pick over that of the default, by paired rounds.
+    /// Time of the pick over that of the best default, cross-fitted where there are several.
     pub over_default: Option<f64>,
     /// The pick is slower than the default by more than noise.
     pub slower_than_default: bool,
@@ -62,13 +72,20 @@ pub struct Evaluated {
     pub over_fallback: Option<f64>,
     /// The rule's pick is slower than that fallback by more than noise.
     pub slower_than_fallback: bool,
-    /// Ratios closer to 1 than this mean nothing here: what the best differed from its own duplicate.
+    /// Ratios closer to 1 than this mean nothing here: how far from its own duplicate a config comes out, of problems that take
+    /// about as long.
     pub noise: Option<f64>,
     /// Why there is no regret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The budget ran out before there was one.
     pub unfinished: bool,
+    /// The regret with what its rounds say of it.
+    #[serde(skip)]
+    fit: Option<CrossFit>,
+    /// The best beside its duplicate.
+    #[serde(skip)]
+    null_arm: Option<NullArm>,
 }
 
 /// A template that cannot run on a problem of its bucket or group.
@@ -82,36 +99,100 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Evaluates the document of a GPU on the problems of `shapes`: a shapes file, or with several families a folder that
-/// holds `<family>.toml` for each. With `allow_planned` they may be of the plan, which flatters the document.
+/// Which problems to evaluate on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shapes {
+    /// Those of a shapes file, or with several families of a folder that holds `<family>.toml` for each.
+    File {
+        /// The file or the folder.
+        path: PathBuf,
+        /// They may be of the plan, which flatters the document.
+        allow_planned: bool,
+    },
+    /// So many of each family's domain, none of them of the plan, drawn with the seed of the options.
+    Random(usize),
+}
+
+/// Evaluates the document of a GPU.
 ///
 /// # Errors
-/// Where the device is absent, there is no document, or a problem belongs to the plan and may not.
-pub fn run(options: &Options, shapes: &Path, allow_planned: bool) -> Result<Report> {
-    let asked: Vec<(Plan, Vec<PlannedProblem>)> = plan::load_all(&options.families, options.plan.as_deref())?
-        .into_iter()
-        .map(|plan| {
-            let problems = plan::read_shapes(plan.family, &shapes_file(shapes, plan.family))?;
-            Ok((plan, problems))
-        })
-        .collect::<Result<_>>()?;
+/// Where the device is absent, there is no document, a problem belongs to the plan and may not, or the domain has not as many
+/// problems as are to be drawn.
+pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
+    let plans = plan::load_all(&options.families, options.plan.as_deref())?;
+    // What a file says wrong is said before a device is asked for.
+    let read: Vec<Option<Vec<PlannedProblem>>> =
+        plans.iter().map(|plan| shapes.read(plan.family)).collect::<Result<_>>()?;
     let site = Site::open(options)?;
-    let gpu = &site.found().profile.name;
+    let profile = &site.found().profile;
+    let gpu = &profile.name;
+    let asked = plans.iter().zip(read).map(|(plan, read)| {
+        let planned: BTreeSet<Problem> = plan.problems(profile)?.iter().map(|planned| planned.problem).collect();
+        let problems = match read {
+            Some(problems) => problems,
+            None => shapes.draw(plan.family, options.seed, Limits::of(profile), &planned)?,
+        };
+        shapes.check(&problems, &planned)?;
+        Ok((plan, problems))
+    });
+    let asked: Vec<(&Plan, Vec<PlannedProblem>)> = asked.collect::<Result<_>>()?;
     let (document, name) = document(&options.output, gpu)?;
     let started = Instant::now();
     let mut problems = Vec::new();
     for (index, (plan, shapes)) in asked.iter().enumerate() {
         let left = (asked.len() - index) as u32;
         let deadline = options.budget.map(|budget| Instant::now() + budget.saturating_sub(started.elapsed()) / left);
-        let evaluation = Evaluation { site: &site, options, plan, document: &document, allow_planned };
+        let evaluation = Evaluation { site: &site, options, plan, document: &document };
         problems.extend(evaluation.run(shapes, deadline).context(|| format!("family {}", plan.family))?);
     }
     site.progress.finish();
-    Ok(Report::new(gpu, &name, problems))
+    noise::judge(&mut problems);
+    Ok(Report::new(gpu, &name, options.seed, problems))
 }
 
-fn shapes_file(shapes: &Path, family: Family) -> PathBuf {
-    if shapes.is_dir() { shapes.join(format!("{family}.toml")) } else { shapes.to_path_buf() }
+impl Shapes {
+    /// The problems that are written down.
+    fn read(&self, family: Family) -> Result<Option<Vec<PlannedProblem>>> {
+        match self {
+            Self::File { path, .. } if path.is_dir() => {
+                plan::read_shapes(family, &path.join(format!("{family}.toml"))).map(Some)
+            }
+            Self::File { path, .. } => plan::read_shapes(family, path).map(Some),
+            Self::Random(_) => Ok(None),
+        }
+    }
+
+    fn draw(
+        &self,
+        family: Family,
+        seed: u64,
+        limits: Limits,
+        planned: &BTreeSet<Problem>,
+    ) -> Result<Vec<PlannedProblem>> {
+        let Self::Random(count) = *self else { return Ok(Vec::new()) };
+        let drawn: Vec<_> =
+            plan::draw(family, Purpose::Evaluation, seed, limits, planned.clone()).take(count).collect();
+        if drawn.len() < count {
+            return Err(Error::usage(format!(
+                "--random {count}: beside the plan the domain of {family} has hardly more than {} problems for this device",
+                drawn.len()
+            )));
+        }
+        Ok(drawn)
+    }
+
+    /// What the rules were made from says nothing of how they carry over.
+    fn check(&self, problems: &[PlannedProblem], planned: &BTreeSet<Problem>) -> Result<()> {
+        let may_be_planned = matches!(self, Self::File { allow_planned: true, .. });
+        match problems.iter().find(|shape| !may_be_planned && planned.contains(&shape.problem)) {
+            None => Ok(()),
+            Some(shape) => Err(Error::usage(format!(
+                "{} is in the plan of {}: the document was made from it; give shapes that are not there, or \
+                 --allow-planned",
+                shape.problem, shape.problem.family
+            ))),
+        }
+    }
 }
 
 /// The GPU's document in the output folder, else the one built in, with what to call it.
@@ -146,15 +227,11 @@ struct Evaluation<'a> {
     options: &'a Options,
     plan: &'a Plan,
     document: &'a Document,
-    allow_planned: bool,
 }
 
 impl Evaluation<'_> {
     fn run(&self, shapes: &[PlannedProblem], deadline: Option<Instant>) -> Result<Vec<Evaluated>> {
         let profile = &self.site.found().profile;
-        if !self.allow_planned {
-            self.refuse_planned(shapes)?;
-        }
         let heuristics = Heuristics::new(self.document.clone());
         let questions: Vec<Question> = shapes.iter().map(|planned| self.question(&heuristics, planned)).collect();
         let path = journal_path(&self.options.output, &profile.name, self.plan.family);
@@ -167,22 +244,27 @@ impl Evaluation<'_> {
         lab.set_deadline(deadline);
         self.compile_ahead(&questions)?;
         progress.family(self.plan.family, questions.len());
-        let evaluated = Mutex::new(vec![Evaluated::default(); questions.len()]);
+        let evaluated: Mutex<Vec<Option<Evaluated>>> = Mutex::new(vec![None; questions.len()]);
         let numbered: Vec<(usize, &Question)> = questions.iter().enumerate().collect();
         sweep::on_all_devices(&lab, &self.site.devices, &numbered, |bench, (index, question)| {
             let answer = self.evaluate(bench, question)?;
-            evaluated.lock().unwrap_or_else(PoisonError::into_inner)[*index] = answer;
+            evaluated.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(answer);
             Ok(())
         })?;
         let out_of_time = lab.finish().out_of_time;
-        let mut evaluated = evaluated.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (evaluated, question) in evaluated.iter_mut().zip(&questions) {
-            if evaluated.regret.is_none() && out_of_time.contains(&question.planned.problem) {
-                evaluated.unfinished = true;
-                evaluated.error = Some("the budget ran out; the same command goes on".into());
+        let evaluated = evaluated.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let evaluated = evaluated.into_iter().zip(&questions).map(|(evaluated, question)| {
+            let evaluated = evaluated.unwrap_or_else(|| question.unanswered("not reached", None));
+            if evaluated.regret.is_some() || !out_of_time.contains(&question.planned.problem) {
+                return evaluated;
             }
-        }
-        Ok(evaluated)
+            Evaluated {
+                unfinished: true,
+                error: Some("the budget ran out; the same command goes on".into()),
+                ..evaluated
+            }
+        });
+        Ok(evaluated.collect())
     }
 
     /// Asks for every kernel, in the order of the problems, so that all cores compile while the device works.
@@ -203,20 +285,6 @@ impl Evaluation<'_> {
             }
         }
         candidates
-    }
-
-    /// What the rules were made from says nothing of how they carry over.
-    fn refuse_planned(&self, shapes: &[PlannedProblem]) -> Result<()> {
-        let planned = self.plan.problems(&self.site.found().profile)?;
-        let planned: BTreeSet<Problem> = planned.iter().map(|planned| planned.problem).collect();
-        match shapes.iter().find(|shape| planned.contains(&shape.problem)) {
-            None => Ok(()),
-            Some(shape) => Err(Error::usage(format!(
-                "{} is in the plan of {}: the document was made from it; give shapes that are not there, or \
-                 --allow-planned",
-                shape.problem, self.plan.family
-            ))),
-        }
     }
 
     fn question(&self, heuristics: &Heuristics, planned: &PlannedProblem) -> Question {
@@ -252,11 +320,12 @@ impl Evaluation<'_> {
             search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
         let RaceOutcome::Done(trials) = outcome else { return Ok(question.unanswered("the race crashed", None)) };
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
-        let Some(duel) = race(bench, &candidates, best, &must_race)? else {
-            return Ok(question.unanswered("the race crashed", Some(best)));
+        let three: Vec<Config> = trials.iter().take(CONTENDERS).map(|trial| trial.config.clone()).collect();
+        let Some(raced) = race(bench, &candidates, &three, &must_race)? else {
+            return Ok(question.unanswered("the race crashed", Some(&best.config)));
         };
         self.site.progress.best(best);
-        Ok(question.judged(&duel, &best.config, &defaults))
+        Ok(question.judged(&raced, &three, &defaults, self.options.seed))
     }
 }
 
@@ -284,16 +353,18 @@ fn first_that_runs<'t>(
     (None, skipped)
 }
 
-/// The best against those that must race, in interleaved rounds, with a duplicate of the best.
+/// So many of the search's best may be the best of all: more than that is seldom within noise.
+const CONTENDERS: usize = 3;
+
+/// The contenders and those that must race, in interleaved rounds, with a duplicate of the best.
 fn race(
     bench: &mut DeviceBench<'_, '_>,
     candidates: &[Candidate],
-    best: &Trial,
+    contenders: &[Config],
     must_race: &[Config],
 ) -> Result<Option<Vec<Trial>>> {
-    let wanted = |candidate: &&Candidate| {
-        candidate.program.is_ok() && (candidate.config == best.config || must_race.contains(&candidate.config))
-    };
+    let races = |config: &Config| contenders.contains(config) || must_race.contains(config);
+    let wanted = |candidate: &&Candidate| candidate.program.is_ok() && races(&candidate.config);
     let racers: Vec<Racer> = candidates.iter().filter(wanted).map(Racer::anchor).collect();
     Ok(match bench.race_anew(&racers, &RacePlan::FINAL)? {
         RaceOutcome::Done(trials) => Some(trials),
@@ -302,69 +373,90 @@ fn race(
 }
 
 impl Question {
-    fn unanswered(&self, error: &str, best: Option<&Trial>) -> Evaluated {
+    fn unanswered(&self, error: &str, best: Option<&Config>) -> Evaluated {
+        let problem = &self.planned.problem;
         Evaluated {
-            family: self.planned.problem.family.name().to_string(),
-            problem: format!("{} {}", self.planned.problem.shape, self.planned.problem.dtype),
+            family: problem.family.name().to_string(),
+            problem: format!("{} {}", problem.shape, problem.dtype),
             from: self.planned.from.clone(),
-            group: group_of(&self.planned.problem),
+            group: group_of(problem),
+            alignment: Alignment::of(problem),
             source: self.source,
             pick: self.pick.clone(),
             skipped: self.skipped.clone(),
-            best: best.map(|best| best.config.clone()),
+            best: best.cloned(),
+            pick_us: None,
+            best_us: None,
+            default_us: None,
+            ln_regret: None,
+            ln_regret_interval: None,
+            regret: None,
+            over_default: None,
+            slower_than_default: false,
+            over_fallback: None,
+            slower_than_fallback: false,
+            noise: None,
             error: Some(error.to_string()),
-            ..Evaluated::default()
+            unfinished: false,
+            fit: None,
+            null_arm: None,
         }
     }
 
-    /// Reads the race's times.
-    fn judged(&self, duel: &[Trial], best: &Config, defaults: &[Config]) -> Evaluated {
-        let timing = |config: &Config, null_arm: bool| {
-            let found = duel.iter().find(|trial| trial.config == *config && trial.null_arm == null_arm);
-            found.filter(|trial| trial.median_us.is_some()).map(timing_of)
+    /// Reads the race's rounds. What is slower by more than noise, [`noise::judge`] tells when all have raced.
+    fn judged(&self, raced: &[Trial], contenders: &[Config], defaults: &[Config], seed: u64) -> Evaluated {
+        let arm = |config: &Config| {
+            raced.iter().find(|trial| trial.config == *config && !trial.null_arm && !trial.rounds_us.is_empty())
         };
-        let known = self.unanswered("", None);
-        let (Some(best_timing), Some(null)) = (timing(best, false), timing(best, true)) else {
-            return Evaluated { error: Some("the best config failed in the race".into()), ..known };
+        let time_us = |trial: &Trial| trial.time().map(|time| time.0);
+        let rivals = |configs: &[Config]| configs.iter().filter_map(arm).collect::<Vec<_>>();
+        let (best_of_search, contenders, defaults) = (contenders.first(), rivals(contenders), rivals(defaults));
+        let Some(best) = fastest(&contenders) else {
+            return self.unanswered("the best configs failed in the race", best_of_search);
         };
-        let noise = (pair(&null, &best_timing, 0.0).ratio - 1.0).abs().max(NOISE_FLOOR);
-        let default = fastest(defaults.iter().filter_map(|config| timing(config, false)));
+        let default = fastest(&defaults);
         let known = Evaluated {
-            best: Some(best.clone()),
-            best_us: Some(best_timing.median_us),
-            default_us: default.as_ref().map(|default| default.median_us),
-            noise: Some(noise),
-            ..known
+            best_us: time_us(best),
+            default_us: default.and_then(time_us),
+            null_arm: NullArm::of(raced),
+            ..self.unanswered("", Some(&best.config))
         };
         let Some(pick) = &self.pick else {
             return Evaluated { error: Some("nothing is served".into()), ..known };
         };
-        let Some(pick_timing) = timing(pick, false) else {
+        let Some(picked) = arm(pick) else {
             return Evaluated {
                 error: Some("the pick does not work here".into()),
                 slower_than_default: default.is_some(),
                 ..known
             };
         };
-        let against = |other: &Timing| pair(&pick_timing, other, noise);
-        let over_default = default.as_ref().map(against);
-        let other_fallback = self.fallback.as_ref().filter(|fallback| *fallback != pick);
-        let over_fallback = other_fallback.and_then(|fallback| timing(fallback, false)).as_ref().map(against);
+        let against = |rivals: &[&Trial]| {
+            let rounds: Vec<&[f64]> = rivals.iter().map(|rival| rival.rounds_us.as_slice()).collect();
+            cross_fit(&picked.rounds_us, &rounds, seed)
+        };
+        let Some(fit) = against(&contenders) else {
+            return Evaluated { error: Some("the race has too few rounds".into()), ..known };
+        };
+        let ratio = |fit: CrossFit| fit.ln_ratio.exp();
+        let fallback = self.fallback.as_ref().filter(|fallback| *fallback != pick).and_then(arm);
         Evaluated {
-            pick_us: Some(pick_timing.median_us),
-            regret: Some(if pick == best { 1.0 } else { against(&best_timing).ratio.max(1.0) }),
-            over_default: over_default.map(|pair| pair.ratio),
-            slower_than_default: over_default.is_some_and(|pair| pair.ratio > 1.0 + pair.noise),
-            over_fallback: over_fallback.map(|pair| pair.ratio),
-            slower_than_fallback: over_fallback.is_some_and(|pair| pair.ratio > 1.0 + pair.noise),
+            pick_us: time_us(picked),
+            ln_regret: Some(fit.ln_ratio),
+            ln_regret_interval: Some(fit.interval()),
+            regret: Some(fit.ln_ratio.exp()),
+            over_default: against(&defaults).map(ratio),
+            over_fallback: fallback.and_then(|fallback| against(&[fallback])).map(ratio),
             error: None,
+            fit: Some(fit),
             ..known
         }
     }
 }
 
-fn fastest(timings: impl Iterator<Item = Timing>) -> Option<Timing> {
-    timings.min_by(|one, other| one.median_us.total_cmp(&other.median_us))
+fn fastest<'t>(trials: &[&'t Trial]) -> Option<&'t Trial> {
+    let us = |trial: &Trial| trial.time().map_or(f64::INFINITY, |time| time.0);
+    trials.iter().copied().min_by(|one, other| us(one).total_cmp(&us(other)))
 }
 
 #[cfg(test)]

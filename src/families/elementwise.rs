@@ -2,8 +2,8 @@
 
 use super::knobs::{self, Programs, WARP};
 use super::{
-    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors,
-    legality, require,
+    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection, TensorSpec,
+    Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem, Shape};
 use std::sync::LazyLock;
@@ -14,6 +14,9 @@ const WORDS: (&str, &str) =
     ("block_sizes[0] * element_bytes >= num_warps * 128", "a thread's share of a tile is less than 4 bytes");
 const TILES: (&str, &str) =
     ("ceil_div(numel, block_sizes[0]) < 1073741824", "tiles are counted in 32 bits, larger block_sizes make fewer");
+
+/// By what share of itself a sum may differ before it is rounded: a sum in f32 is rounded once, and this is twice as much.
+const ALLOWED: f64 = 2.0 * rounding::F32;
 
 fn numel(problem: &Problem) -> u64 {
     match problem.shape {
@@ -139,15 +142,23 @@ impl FamilySpec for Elementwise {
             cluster: 1,
             threads: THREADS,
             dynamic_smem: Bytes(0),
-            args: vec![Arg::Input(0), Arg::Input(1), Arg::Output, Arg::I64(numel as i64)],
+            args: vec![
+                Arg::Input(0),
+                Arg::Input(1),
+                Arg::Output,
+                Arg::Allowed,
+                Arg::I64(numel as i64),
+                Arg::F32(ALLOWED as f32),
+            ],
             workspace: Bytes(0),
             counters: 0,
         };
         (kernel, launch)
     }
 
-    fn host_reference(&self, _problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
-        inputs[0].to_f64().iter().zip(inputs[1].to_f64()).map(|(x, y)| x + y).collect()
+    fn host_reference(&self, _problem: &Problem, inputs: &[HostTensor]) -> Reference {
+        let sums = inputs[0].to_f64().into_iter().zip(inputs[1].to_f64()).map(|(x, y)| x + y);
+        sums.map(|sum| (sum, ALLOWED * sum.abs())).collect()
     }
 }
 
@@ -231,6 +242,6 @@ mod tests {
     fn the_host_reference_adds() {
         let tensor = |values: [f32; 2]| HostTensor::Bf16(values.map(bf16::from_f32).to_vec());
         let sums = Elementwise.host_reference(&problem(2, Dtype::Bf16), &[tensor([1.0, -2.5]), tensor([0.5, 2.5])]);
-        assert_eq!(sums, [1.5, 0.0]);
+        assert_eq!(sums.values, [1.5, 0.0]);
     }
 }

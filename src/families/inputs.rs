@@ -57,51 +57,81 @@ pub enum Fill {
         /// One past the largest.
         most: i32,
     },
-    /// Queries: uniform in [-magnitude, magnitude), but one row in eight is [`LOUD`] times as large, so that its scores lie
-    /// far beyond what an exponential without its maximum subtracted can hold.
-    Queries {
-        /// Half the width of the other rows' range.
-        magnitude: f32,
+    /// The same, but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
+    /// exponent is [`LANDMARK_ABOVE`] more than `most`. Of a sum along such rows each landmark makes up a part that is seen.
+    Landmarks {
+        /// The least exponent of the other columns.
+        least: i32,
+        /// One past their largest.
+        most: i32,
     },
-    /// Rows of logits of five kinds in turn at random: uniform in [-magnitude, magnitude); that with half of it -inf; all -inf;
-    /// that with one value in 16 the type's largest or smallest; and all of it these two.
+    /// Queries for uniform keys of the same magnitude, which are the tensor filled from the next seed. Every other row, and half
+    /// of those between at random, is [`ATTENTION`] times one key of its head and so has nearly all its weight on it: the
+    /// former on the last key, the latter on any. The rest is uniform. One row in eight is [`LOUD`] times as large as its key
+    /// or the uniform ones, so that its scores lie far beyond what an exponential without its maximum subtracted can hold.
+    Queries {
+        /// Half the width of the range of keys and uniform rows.
+        magnitude: f32,
+        /// Rows of a head.
+        q_seq: u64,
+        /// Keys of a head.
+        kv_seq: u64,
+    },
+    /// Rows of logits of five kinds in turn: uniform in [-magnitude, magnitude) but for one column that stands out, the last in
+    /// every other such row, else any; uniform with half of it -inf; all -inf; uniform with one value in 16 the type's largest
+    /// or smallest; and all of it these two.
     Logits {
         /// Half the width of the ordinary values' range.
         magnitude: f32,
     },
 }
 
+/// Columns between the landmarks of a row: what most kernels step by, or a part of it; its multiples are the smaller steps' too.
+const LANDMARK_SPACING: u64 = 64;
+/// By how many powers of two landmarks lie above the largest other column.
+const LANDMARK_ABOVE: i32 = 4;
+
 /// How much larger one query in eight is than the others.
 const LOUD: f32 = 32.0;
+/// How many times its key a query is that looks for one: with heads of 64 elements that gives the key 400 times the weight of
+/// 65,536 others, with longer ones more.
+const ATTENTION: f32 = 2.0;
+/// How many magnitudes the logit that stands out has.
+const OUTSTANDING: f32 = 4.0;
 
 /// The largest finite value of bf16, which f32 has too: 2¹²⁷ · (2 - 2⁻⁷).
 const HUGE: f32 = 3.389_531_4e38;
 
 impl Fill {
-    /// What a tensor of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
-    /// finite in bf16, and most rows of an attention keep more than one weight.
-    fn awkward(self, family: Family, index: usize) -> Self {
+    /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
+    /// finite in bf16.
+    fn awkward(self, family: Family, index: usize, inputs: &[TensorSpec]) -> Self {
         match (self, family, index) {
-            (Self::Uniform { magnitude }, Family::Attention, 0) => Self::Queries { magnitude },
-            (keys @ Self::Uniform { .. }, Family::Attention, 1) => keys,
+            (Self::Uniform { magnitude }, Family::Attention, 0) => {
+                Self::Queries { magnitude, q_seq: inputs[0].rows(), kv_seq: inputs[1].rows() }
+            }
+            (keys_and_values @ Self::Uniform { .. }, Family::Attention, _) => keys_and_values,
             (Self::Uniform { magnitude }, Family::RowSoftmax, _) => Self::Logits { magnitude },
             (Self::Uniform { .. }, Family::Elementwise, _) => Self::Wide { least: -100, most: 100 },
-            // Products and their sums go past both ends of fp16.
-            (Self::Uniform { .. }, ..) => Self::Wide { least: -12, most: 12 },
+            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
+            (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
+            (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },
             (Self::Bits, Family::MatmulInt16, _) => Self::Extremes,
             (other, ..) => other,
         }
     }
 
-    /// As the support kernels take it: which fill, and its two parameters.
-    pub fn parameters(self) -> (u32, f32, f32) {
+    /// As the support kernels take it.
+    pub fn parameters(self) -> FillParameters {
+        let of = |fill, floats, rows| FillParameters { fill, floats, rows };
         match self {
-            Self::Uniform { magnitude } => (0, magnitude, 0.0),
-            Self::Bits => (0, 0.0, 0.0),
-            Self::Wide { least, most } => (1, least as f32, most as f32),
-            Self::Queries { magnitude } => (2, magnitude, LOUD),
-            Self::Logits { magnitude } => (3, magnitude, HUGE),
-            Self::Extremes => (4, 0.0, 0.0),
+            Self::Uniform { magnitude } => of(0, [magnitude, 0.0], [0; 2]),
+            Self::Bits => of(0, [0.0; 2], [0; 2]),
+            Self::Wide { least, most } => of(1, [least as f32, most as f32], [0; 2]),
+            Self::Queries { magnitude, q_seq, kv_seq } => of(2, [magnitude, 0.0], [q_seq, kv_seq]),
+            Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
+            Self::Extremes => of(4, [0.0; 2], [0; 2]),
+            Self::Landmarks { least, most } => of(5, [least as f32, most as f32], [0; 2]),
         }
     }
 
@@ -116,35 +146,67 @@ impl Fill {
 
     /// The float at `index` of a tensor with rows of `cols`.
     fn float(self, seed: u64, index: u64, cols: u64) -> f32 {
+        let value = unit(seed, index);
+        let wide = |exponent| (1.0 + value.abs()).copysign(value) * power_of_two(exponent);
+        let any_of = |least: i32, most: i32| least + (choice(seed, index) % most.abs_diff(least)) as i32;
+        let (row, column) = (index / cols, index % cols);
         // The row's word is of another stream than any element's.
-        let row = || random_bits(!seed, index / cols);
-        let unit = unit(seed, index);
+        let word = || random_bits(!seed, row);
         match self {
-            Self::Bits | Self::Extremes => unit,
-            Self::Uniform { magnitude } => magnitude * unit,
-            Self::Wide { least, most } => {
-                let exponent = least + (choice(seed, index) % most.abs_diff(least)) as i32;
-                (1.0 + unit.abs()).copysign(unit) * power_of_two(exponent)
+            Self::Bits | Self::Extremes => value,
+            Self::Uniform { magnitude } => magnitude * value,
+            Self::Wide { least, most } => wide(any_of(least, most)),
+            Self::Landmarks { least, most } => {
+                let is_landmark = column + 1 == cols || (column + 1) % LANDMARK_SPACING <= 1;
+                wide(if is_landmark { most + LANDMARK_ABOVE } else { any_of(least, most) })
             }
-            Self::Queries { magnitude } => magnitude * unit * if row() % 8 == 0 { LOUD } else { 1.0 },
+            Self::Queries { magnitude, q_seq, kv_seq } => {
+                let word = word();
+                let key = match (row % 2, word % 2) {
+                    (0, _) => Some(kv_seq - 1),
+                    (_, 0) => Some((word >> 16) % kv_seq),
+                    _ => None,
+                };
+                let value =
+                    key.map_or(value, |key| unit(seed.wrapping_add(1), (row / q_seq * kv_seq + key) * cols + column));
+                let factor = match key {
+                    _ if (word >> 8) % 8 == 0 => LOUD,
+                    Some(_) => ATTENTION,
+                    None => 1.0,
+                };
+                factor * magnitude * value
+            }
             Self::Logits { magnitude } => {
-                let huge = HUGE.copysign(unit);
-                match (row() % 5, choice(seed, index)) {
+                let huge = HUGE.copysign(value);
+                let outstanding = if row % 2 == 0 { cols - 1 } else { (word() >> 16) % cols };
+                match (row % 5, choice(seed, index)) {
+                    (0, _) if column == outstanding => magnitude * OUTSTANDING,
                     (1, choice) if choice % 2 == 0 => f32::NEG_INFINITY,
                     (2, _) => f32::NEG_INFINITY,
                     (3, choice) if choice % 16 == 0 => huge,
                     (4, _) => huge,
-                    _ => magnitude * unit,
+                    _ => magnitude * value,
                 }
             }
         }
     }
 }
 
+/// A [`Fill`] in the support kernels' terms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FillParameters {
+    /// Which fill.
+    pub fill: u32,
+    /// A magnitude; or the least exponent and one past the largest.
+    pub floats: [f32; 2],
+    /// Rows of a head of this tensor and of the next one.
+    pub rows: [u64; 2],
+}
+
 /// The inputs that a problem's kernels are verified with beside those they are timed with.
 pub fn awkward(family: Family, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
     let change = |(index, tensor): (usize, &TensorSpec)| TensorSpec {
-        fill: tensor.fill.awkward(family, index),
+        fill: tensor.fill.awkward(family, index, inputs),
         ..tensor.clone()
     };
     inputs.iter().enumerate().map(change).collect()
@@ -172,6 +234,11 @@ impl TensorSpec {
     /// The length of a row: its last extent.
     pub fn cols(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Rows of one of its matrices: its last extent but one.
+    fn rows(&self) -> u64 {
+        self.shape.iter().rev().nth(1).copied().unwrap_or(1)
     }
 
     /// Its size in memory.
@@ -243,6 +310,7 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // fills are exact
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
@@ -301,10 +369,50 @@ mod tests {
     }
 
     #[test]
-    fn some_queries_are_loud() {
-        let values = fill(&tensor(Element::Bf16, [256, 64], Fill::Queries { magnitude: 2.0 }), 1).to_f64();
-        let loud = values.chunks(64).filter(|row| row.iter().any(|value| value.abs() > 2.0)).count();
+    fn one_column_stands_out_of_every_fifth_row_of_logits_and_in_half_of_them_the_last() {
+        let cols = 64;
+        let values = fill(&tensor(Element::F32, [100, cols], Fill::Logits { magnitude: 4.0 }), 7).to_f64();
+        let rows: Vec<&[f64]> = values.chunks(cols as usize).collect();
+        for (index, row) in rows.iter().enumerate().step_by(5) {
+            let outstanding: Vec<usize> = (0..row.len()).filter(|column| row[*column] > 4.0).collect();
+            assert_eq!(outstanding.len(), 1, "row {index}: {row:?}");
+            assert!(row[outstanding[0]] == 16.0 && (index % 2 == 1 || outstanding[0] + 1 == row.len()), "row {index}");
+        }
+    }
+
+    #[test]
+    fn landmarks_stand_at_the_end_and_beside_the_borders_of_blocks() {
+        let values = fill(&tensor(Element::Bf16, [3, 300], Fill::Landmarks { least: -12, most: 8 }), 5).to_f64();
+        for row in values.chunks(300) {
+            let large: Vec<usize> = (0..300).filter(|column| row[*column].abs() >= 4096.0).collect();
+            assert_eq!(large, [0, 63, 64, 127, 128, 191, 192, 255, 256, 299]);
+            let others = row.iter().filter(|value| value.abs() < 4096.0);
+            assert!(others.clone().all(|value| (2f64.powi(-12)..=256.0).contains(&value.abs())), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn every_other_query_looks_for_the_last_key_and_some_are_loud() {
+        let (q_seq, kv_seq) = (64, 50);
+        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq };
+        let queries = fill(&tensor(Element::Bf16, [4 * q_seq, 64], queries), 1).to_f64();
+        let keys = fill(&tensor(Element::Bf16, [4 * kv_seq, 64], Fill::Uniform { magnitude: 2.0 }), 2).to_f64();
+        let keys: Vec<&[f64]> = keys.chunks(64).collect();
+        let (mut loud, mut looking) = (0, 0);
+        for (row, query) in queries.chunks(64).enumerate() {
+            let head = row / q_seq as usize * kv_seq as usize;
+            let is_key_of = |key: &&&[f64]| {
+                [ATTENTION, LOUD]
+                    .iter()
+                    .any(|factor| query.iter().zip(**key).all(|(query, value)| *query == value * f64::from(*factor)))
+            };
+            let found = keys[head..head + kv_seq as usize].iter().position(|key| is_key_of(&key));
+            assert!(row % 2 == 1 || found == Some(kv_seq as usize - 1), "row {row} looks for {found:?}");
+            looking += usize::from(row % 2 == 1 && found.is_some());
+            loud += usize::from(query.iter().any(|value| value.abs() > 4.0));
+        }
+        assert!((40..88).contains(&looking), "{looking} of 128 look for any key");
         assert!((16..56).contains(&loud), "{loud} of 256");
-        assert!(values.iter().all(|value| value.abs() <= 64.0));
+        assert!(queries.iter().all(|value| value.abs() <= 64.0));
     }
 }

@@ -9,12 +9,14 @@ mod gemm;
 mod inputs;
 mod knobs;
 mod legality;
+mod rounding;
 mod row_softmax;
 mod work;
 
 pub use description::Description;
-pub use inputs::{Element, Fill, HostTensor, TensorSpec, awkward, fill};
+pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
 pub use legality::{Condition, Values, is_of_knobs, knob_values, knobs_of, names, values};
+pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
 
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
@@ -119,6 +121,8 @@ pub enum Arg {
     Input(usize),
     /// Device pointer to the output tensor (to the f32 reference output, when the reference is launched).
     Output,
+    /// Device pointer to what each element may differ by ([`Reference::allowed`]), in bf16, when the reference is launched.
+    Allowed,
     /// Device pointer to [`Launch::workspace`] bytes of scratch, contents undefined.
     Workspace,
     /// Device pointer to [`Launch::counters`] 32-bit words that are zero at launch and that the kernel leaves zero.
@@ -255,11 +259,11 @@ pub trait FamilySpec: Sync {
     /// Whether the host kernel of the cpu device runs `config` on `problem`, or why not.
     fn check_host(&self, config: &Config, problem: &Problem) -> Result<(), Rejection>;
 
-    /// The plain kernel a candidate's output is compared with. It writes f32.
+    /// The plain kernel a candidate's output is compared with. It writes f32, and [`Reference::allowed`] in bf16.
     fn reference(&self, problem: &Problem) -> (KernelSpec, Launch);
 
     /// The same computed on the host in f64: what the cpu device and the reference kernel's own test compare with.
-    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64>;
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference;
 }
 
 /// The description of a family.

@@ -2,8 +2,8 @@
 
 use super::knobs::{self, Programs, WARP};
 use super::{
-    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec, Tensors,
-    legality, require,
+    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection, TensorSpec,
+    Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem, Shape};
 use std::sync::LazyLock;
@@ -14,6 +14,17 @@ pub(super) struct RowSoftmax;
 const VECTOR_BYTES: u64 = 16;
 /// Static shared memory of a warp of a row: its statistics, in two buffers.
 const STATISTICS_BYTES: u64 = 16;
+/// By what share of itself an element may differ before it is rounded. The exponentials of the element and of the sum err by up
+/// to four roundings of f32 each (`ex2.approx`), scaling and dividing by four more, and the sum, whose terms all have one sign
+/// and are added up by 32 threads or more, by ten where rows are longest; this is three times as much.
+const ALLOWED: f64 = 64.0 * rounding::F32;
+/// What is allowed beside it for each unit that an element is below the row's maximum: the difference, its product with
+/// log2(e) and that constant are rounded, and what an exponent errs by, the result errs by in proportion; this is more than
+/// twice as much.
+const ALLOWED_SLOPE: f64 = 8.0 * rounding::F32;
+/// Further below, the result is 0 in f32. `row_softmax_reference.cu` has the same.
+const FURTHEST: f64 = 128.0;
+
 /// Thread blocks of the largest cluster that every GPU with clusters runs.
 const MOST_PROGRAMS: u32 = 8;
 
@@ -297,27 +308,33 @@ impl FamilySpec for RowSoftmax {
             cluster: 1,
             threads: WARP,
             dynamic_smem: Bytes(0),
-            args: vec![Arg::Input(0), Arg::Output, Arg::I64(rows as i64), Arg::I32(cols as i32)],
+            args: vec![
+                Arg::Input(0),
+                Arg::Output,
+                Arg::Allowed,
+                Arg::I64(rows as i64),
+                Arg::I32(cols as i32),
+                Arg::F32(ALLOWED as f32),
+                Arg::F32(ALLOWED_SLOPE as f32),
+            ],
             workspace: Bytes(0),
             counters: 0,
         };
         (kernel, launch)
     }
 
-    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
         let (_, cols) = dimensions(problem);
-        let mut values = inputs[0].to_f64();
-        for row in values.chunks_mut(cols as usize) {
+        let softmax = |row: &[f64]| {
             let maximum = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            for value in row.iter_mut() {
-                *value = (*value - maximum).exp();
-            }
-            let sum: f64 = row.iter().sum();
-            for value in row.iter_mut() {
-                *value /= sum;
-            }
-        }
-        values
+            let distances: Vec<f64> = row.iter().map(|value| maximum - value).collect();
+            let sum: f64 = distances.iter().map(|distance| (-distance).exp()).sum();
+            distances.into_iter().map(move |distance| {
+                let value = (-distance).exp() / sum;
+                (value, value * (ALLOWED + ALLOWED_SLOPE * distance.min(FURTHEST)))
+            })
+        };
+        inputs[0].to_f64().chunks(cols as usize).flat_map(softmax).collect()
     }
 }
 
@@ -487,7 +504,7 @@ mod tests {
     fn the_host_reference_is_a_softmax() {
         let (three, infinity) = (3f32.ln(), f32::INFINITY);
         let rows = vec![0.0, three, -infinity, 1e30, -infinity, -infinity];
-        let out = RowSoftmax.host_reference(&problem(3, 2, Dtype::F32), &[HostTensor::F32(rows)]);
+        let out = RowSoftmax.host_reference(&problem(3, 2, Dtype::F32), &[HostTensor::F32(rows)]).values;
         assert!((out[0] - 0.25).abs() < 1e-7 && (out[1] - 0.75).abs() < 1e-7);
         assert_eq!(out[2..4], [0.0, 1.0]);
         assert!(out[4..].iter().all(|value| value.is_nan()));

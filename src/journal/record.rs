@@ -123,10 +123,6 @@ pub struct Trial {
     /// Final stage only: this is the duplicate of the winner, whose distance to it is noise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub null_arm: bool,
-    /// Cross stage only: how much longer the problem's best finalists, which raced along, took in the final. Clocks and
-    /// temperature were others then, for all kernels alike.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to_final: Option<f64>,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -169,7 +165,6 @@ impl Trial {
             chosen_by: 0,
             device: None,
             null_arm: false,
-            to_final: None,
             error: None,
             kernel: String::new(),
         }

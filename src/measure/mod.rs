@@ -1,11 +1,15 @@
 //! Sampling and statistics over a [`Timer`]: when to stop, what to drop, what to report. Knows no device.
 
 mod criterion;
+mod cross_fit;
+mod interval;
 mod race;
 mod statistics;
 mod warmup;
 
 pub use criterion::{Noise, StoppingCriterion};
+pub use cross_fit::{CrossFit, cross_fit, log_ratio};
+pub use interval::{Interval, interval_of_largest, interval_of_mean, interval_of_quantile};
 pub use race::{RacePlan, Raced, Rounds, race};
 pub use statistics::{DurationClass, Summary, geomean, location_us, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};

@@ -138,7 +138,7 @@ fn compare(spot: &Spot, trials: &[Trial]) -> Checked {
     };
     let winner = &spot.recorded[0].0;
     let duplicate = tonight(winner, true).zip(tonight(winner, false));
-    let null = duplicate.map_or(0.0, |(duplicate, winner)| (duplicate.median_us / winner.median_us - 1.0).abs());
+    let null = duplicate.map_or(0.0, |(duplicate, winner)| (duplicate.time_us / winner.time_us - 1.0).abs());
     let noise = ASSUMED_NOISE.max(spot.noise).max(null);
     let pairs = spot.recorded.iter().map(|(config, recorded)| Some(pair(&tonight(config, false)?, recorded, noise)));
     let pairs: Option<Vec<_>> = pairs.collect();

@@ -1,9 +1,11 @@
 //! Plans: which problems to sweep, over which configs. `sweeps/<family>.toml` and a GPU profile make the ordered trials,
 //! and the pruned ones with their reason.
 
+mod domain;
 mod read;
 mod space;
 
+pub use domain::{Alignment, Limits, Purpose, draw};
 pub use read::{PlannedProblem, read_shapes};
 pub use space::Space;
 
@@ -192,6 +194,27 @@ mod tests {
         assert_eq!(kinds("h200"), [Mma::MmaSyncTma, Mma::Wgmma]);
         assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05]);
         assert_eq!(kinds("a100"), [Mma::MmaSync]);
+    }
+
+    #[test]
+    fn a_random_design_stands_beside_the_problems_that_are_written() {
+        let read = |random: &str| {
+            let written = "[[problem]]\nnumel = 5000\nfrom = 'a model'\n";
+            read::parse_plan(Family::Elementwise, &format!("{written}[random]\n{random}\n"), "plan")
+        };
+        let problems = read("problems = 10\nseed = 3").unwrap().problems;
+        assert_eq!((problems.len(), problems[0].from.as_deref()), (11, Some("a model")));
+        assert!(problems[1..].iter().all(|planned| planned.from.as_deref() == Some("random, seed 3")));
+        assert_eq!(
+            read("problems = 5\nseed = 3").unwrap().problems,
+            problems[..6],
+            "a larger design keeps the smaller one"
+        );
+        assert_ne!(read("problems = 10\nseed = 4").unwrap().problems[1], problems[1]);
+        for (wrong, named) in [("problems = 10", "seed"), ("problems = -1\nseed = 3", "-1"), ("count = 10", "count")] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.starts_with("plan:") && error.contains(named), "{error}");
+        }
     }
 
     #[test]

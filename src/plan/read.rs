@@ -1,5 +1,6 @@
 //! Reading plans and shapes files, with the line of whatever is wrong.
 
+use super::domain::{self, Limits, Purpose};
 use super::space::Exclusion;
 use super::{Plan, Space, space};
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ pub struct PlannedProblem {
 struct RawPlan {
     #[serde(default)]
     problem: Vec<Spanned<RawProblem>>,
+    random: Option<RawRandom>,
     #[serde(default)]
     space: BTreeMap<String, RawSpace>,
 }
@@ -37,6 +39,14 @@ struct RawProblem {
     from: Option<String>,
     #[serde(flatten)]
     dimensions: BTreeMap<String, toml::Value>,
+}
+
+/// A random design over the family's domain, beside the problems that are written out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRandom {
+    problems: usize,
+    seed: u64,
 }
 
 #[derive(Deserialize)]
@@ -144,7 +154,11 @@ impl Source<'_> {
 pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan> {
     let source = Source { name, text };
     let raw: RawPlan = source.parse()?;
-    let problems = source.problems(family, &raw.problem)?;
+    let mut problems = source.problems(family, &raw.problem)?;
+    if let Some(RawRandom { problems: count, seed }) = raw.random {
+        let written: Vec<Problem> = problems.iter().map(|planned| planned.problem).collect();
+        problems.extend(domain::draw(family, Purpose::Plan, seed, Limits::GPU, written).take(count));
+    }
     let spaces = raw
         .space
         .iter()

@@ -61,7 +61,7 @@ fn knobs(config: &Config) -> BTreeMap<String, Value> {
 /// The axes of a family's spaces, of those that have more than one value, with where the best config of each problem lies.
 pub fn edges(family: Family, spaces: &[&Space], trials: &[Trial]) -> Vec<Axis> {
     let mut by_problem: BTreeMap<Problem, Vec<&Trial>> = BTreeMap::new();
-    for trial in trials.iter().filter(|trial| trial.family == family && trial.median_us.is_some() && !trial.null_arm) {
+    for trial in trials.iter().filter(|trial| trial.family == family && trial.time().is_some() && !trial.null_arm) {
         by_problem.entry(trial.problem()).or_default().push(trial);
     }
     let races: Vec<Race> = by_problem.values().filter_map(|trials| Race::new(trials)).collect();
@@ -76,10 +76,12 @@ struct Race {
 }
 
 impl Race {
-    /// The best of the finals, or of all where there was none.
+    /// The best of the last final, or of all where there was none.
     fn new(trials: &[&Trial]) -> Option<Self> {
-        let time = |trial: &Trial| trial.median_us.map_or(f64::INFINITY, |median| median.0);
-        let finalists = trials.iter().copied().filter(|trial| trial.stage == Stage::Final);
+        let time = |trial: &Trial| trial.time().map_or(f64::INFINITY, |time| time.0);
+        let finals = || trials.iter().copied().filter(|trial| trial.stage == Stage::Final);
+        let last = finals().map(|trial| trial.race).max();
+        let finalists = finals().filter(|trial| Some(trial.race) == last);
         let fastest = |one: &&Trial, other: &&Trial| time(one).total_cmp(&time(other));
         let best = finalists.min_by(fastest).or_else(|| trials.iter().copied().min_by(fastest))?;
         let configs = trials.iter().map(|trial| (knobs(&trial.config), time(trial))).collect();

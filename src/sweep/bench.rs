@@ -293,7 +293,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     fn judged(&mut self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
         let blank = self.unmeasured(config, stage, Status::Ok, None, kernel)?;
         Ok(match verdict {
-            Verdict::Timed { rel_err, measurement, rounds_us } => Trial {
+            Verdict::Timed { rel_err, measurement, rounds_us, .. } => Trial {
                 time_us: Some(rounded(measurement.summary.time_us)),
                 median_us: Some(rounded(measurement.summary.median_us)),
                 q1_us: Some(rounded(measurement.summary.q1_us)),
@@ -306,13 +306,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 rounds_us: rounds_us.into_iter().map(|us| rounded(Micros(us)).0).collect(),
                 ..blank
             },
-            Verdict::Wrong { rel_err, poisoned } => {
+            Verdict::Wrong { rel_err, error } => {
                 // It may have written anywhere: the next config is judged on fresh tensors.
                 self.prepared = None;
-                let error = match rel_err {
-                    Some(rel_err) if poisoned == 0 => format!("relative error {rel_err:.2e}"),
-                    _ => format!("{poisoned} elements are not finite or were never written"),
-                };
                 Trial { status: Status::Wrong, rel_err, error: Some(error), ..blank }
             }
             Verdict::Refused { error } => Trial { status: Status::LaunchFailed, error: Some(error), ..blank },

@@ -63,6 +63,8 @@ pub enum Verdict {
     Timed {
         /// Its distance from the reference.
         rel_err: f64,
+        /// The largest error of an element, over what is allowed there.
+        worst: f64,
         /// Its times.
         measurement: Measurement,
         /// Races only: the time of each round in microseconds.
@@ -72,8 +74,8 @@ pub enum Verdict {
     Wrong {
         /// Its distance from the reference; none where it is not finite.
         rel_err: Option<f64>,
-        /// Elements left poisoned.
-        poisoned: u64,
+        /// How many elements, by how much, and where the first of them is.
+        error: String,
     },
     /// The driver refused it.
     Refused {

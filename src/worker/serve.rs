@@ -1,8 +1,9 @@
 //! The inside of the measuring process.
 
 use super::{Arm, RaceResults, Reply, Request, Verdict};
-use crate::device::{self, Address, Device, Fault};
+use crate::device::{self, Address, Deviation, Device, Fault};
 use crate::error::{Error, Result};
+use crate::families;
 use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp};
 use crate::model::Problem;
 use crate::process;
@@ -83,28 +84,29 @@ impl Session {
         opened(&mut self.device)
     }
 
-    /// Loads and verifies: the relative error where the output is right, else the verdict.
-    fn verify(&mut self, arm: &Arm) -> Result<Result<f64, Verdict>, Fault> {
+    /// Loads and verifies: how far the output is from the reference where it is right, else the verdict.
+    fn verify(&mut self, arm: &Arm) -> Result<Result<Deviation, Verdict>, Fault> {
         let problem = self.problem.ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
         let device = self.device()?;
         device.load(&arm.config, arm.program.as_ref())?;
         let deviation = device.verify()?;
-        let rel_err = deviation.relative;
-        if deviation.is_right(problem.dtype) {
-            return Ok(Ok(rel_err));
+        if deviation.is_right() {
+            return Ok(Ok(deviation));
         }
-        let rel_err = rel_err.is_finite().then_some(rel_err);
-        Ok(Err(Verdict::Wrong { rel_err, poisoned: deviation.poisoned }))
+        let rel_err = Some(deviation.relative).filter(|rel_err| rel_err.is_finite());
+        let cols = families::spec(problem.family).tensors(&problem).output.cols();
+        Ok(Err(Verdict::Wrong { rel_err, error: deviation.complaint(cols) }))
     }
 
     fn trial(&mut self, arm: &Arm, sampling: &Sampling) -> Result<Verdict, Fault> {
-        let rel_err = match self.verify(arm)? {
-            Ok(rel_err) => rel_err,
+        let deviation = match self.verify(arm)? {
+            Ok(deviation) => deviation,
             Err(wrong) => return Ok(wrong),
         };
         self.warm_up()?;
         let measurement = self.time(|timer, throttling| measure::measure(timer, sampling, throttling))?;
-        Ok(Verdict::Timed { rel_err, measurement, rounds_us: Vec::new() })
+        let Deviation { relative: rel_err, worst, .. } = deviation;
+        Ok(Verdict::Timed { rel_err, worst, measurement, rounds_us: Vec::new() })
     }
 
     /// Before the first sample that counts; the kernel that is loaded is the load.
@@ -147,9 +149,10 @@ impl Session {
             device.sample(round)
         })?;
         let places: Vec<usize> = (0..arms.len()).filter(|place| verified[*place].is_ok()).collect();
-        let errors: Vec<f64> = verified.iter().filter_map(|outcome| outcome.as_ref().ok().copied()).collect();
+        let errors: Vec<Deviation> = verified.iter().filter_map(|outcome| outcome.as_ref().ok().copied()).collect();
         let timed = |racer: usize, summary: Summary, samples: &[Sample]| Verdict::Timed {
-            rel_err: errors[racer],
+            rel_err: errors[racer].relative,
+            worst: errors[racer].worst,
             measurement: Measurement::of_race(summary, samples),
             rounds_us: times_us(samples),
         };

@@ -6,6 +6,8 @@ mod command;
 mod helion_csv;
 mod incumbents;
 mod properties;
+mod races;
+mod simulated;
 mod speed;
 mod trials;
 mod worked_example;

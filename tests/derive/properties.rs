@@ -4,7 +4,7 @@ use super::trials::{config, derive, failed, trial};
 use kernel_sweep::derive::Defaults;
 use kernel_sweep::heuristics::{Bucket, bucket_of, group_of};
 use kernel_sweep::journal::{Stage, Status, Trial};
-use kernel_sweep::model::{Dtype, Family, Problem};
+use kernel_sweep::model::{Dtype, Family, Micros, Problem};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,6 +28,11 @@ const TIE: f64 = 0.005;
 /// These journals tell nothing of their noise.
 const NOISE: f64 = 0.02;
 
+/// How far apart two means over so many problems are that tie.
+fn tie(problems: usize) -> f64 {
+    (NOISE / (problems as f64).sqrt()).max(TIE)
+}
+
 fn problem(shape: usize) -> Problem {
     Problem::parse(Family::Matmul, SHAPES[shape], Dtype::Bf16).unwrap()
 }
@@ -50,6 +55,24 @@ fn any_journal() -> impl Strategy<Value = Vec<Trial>> {
     })
 }
 
+/// Arms of several finals and cross races of whatever numbers, lengths and halves, null arms among them.
+fn any_races() -> impl Strategy<Value = Vec<Trial>> {
+    let stage = proptest::sample::select(vec![Stage::Screen, Stage::Final, Stage::Cross]);
+    let race = (0..SHAPES.len(), stage, proptest::option::of(1_u64..4), 0_u32..4, 0_u32..4);
+    let rounds = proptest::collection::vec(proptest::sample::select(&TIMES_US[..]), 0..12);
+    let arm = (race, proptest::sample::select(&BLOCK_SIZES[..]), rounds, proptest::bool::weighted(0.2));
+    let arm = arm.prop_map(|((shape, stage, race, joined, chosen_by), block, rounds_us, null_arm)| Trial {
+        race,
+        joined,
+        chosen_by,
+        null_arm: null_arm && stage == Stage::Final,
+        median_us: Some(Micros(rounds_us.first().copied().unwrap_or(11.0))),
+        rounds_us,
+        ..trial(Family::Matmul, SHAPES[shape], &config(block), stage, 1.0)
+    });
+    proptest::collection::vec(arm, 1..80)
+}
+
 /// One problem: each config's time of any stage (`None` where it failed), and its slowdown if it is in the race.
 struct Plain {
     problem: Problem,
@@ -67,7 +90,11 @@ fn plain(trials: &[Trial]) -> Vec<Plain> {
             let any_late = here.iter().any(|trial| late(&trial));
             let racing: Vec<&&Trial> =
                 here.iter().filter(|trial| time(trial).is_some() && (late(trial) || !any_late)).collect();
-            let best = racing.iter().filter_map(|trial| time(trial)).fold(f64::INFINITY, f64::min);
+            let least = |stage: &dyn Fn(Stage) -> bool| {
+                let times = racing.iter().filter(|trial| stage(trial.stage)).filter_map(|trial| time(trial));
+                times.min_by(f64::total_cmp)
+            };
+            let best = least(&|stage| stage == Stage::Final).or_else(|| least(&|_| true)).unwrap_or(f64::NAN);
             (!racing.is_empty()).then(|| Plain {
                 problem,
                 times: here.iter().map(|trial| (trial.config.to_string(), time(trial))).collect(),
@@ -109,7 +136,7 @@ fn brute_force(rows: &[&Plain], group: &[&Plain]) -> Option<String> {
     let fewest = scored.iter().map(|(failures, ..)| *failures).min()?;
     scored.retain(|(failures, ..)| *failures == fewest);
     let best = scored.iter().map(|(_, mean, _)| *mean).fold(f64::INFINITY, f64::min);
-    scored.into_iter().filter(|(_, mean, _)| *mean <= best * (1.0 + TIE)).map(|(.., config)| config).min()
+    scored.into_iter().filter(|(_, mean, _)| *mean <= best * (1.0 + tie(rows.len()))).map(|(.., config)| config).min()
 }
 
 /// Times of a challenger over a baseline on each row, and how often only one of them works.
@@ -163,8 +190,8 @@ proptest! {
                 first = single;
             }
             let (ratios, fallback_fails, fails) = against(rows, &first, fallback);
-            let tie = (NOISE / (rows.len() as f64).sqrt()).max(TIE);
-            let faster = fails == 0 && (ratios.is_empty() || fallback_fails > 0 || geomean(ratios.iter().copied()) < 1.0 - tie);
+            let beats = ratios.is_empty() || fallback_fails > 0 || geomean(ratios.iter().copied()) < 1.0 - tie(rows.len());
+            let faster = fails == 0 && beats;
             let rule = document.rules.iter().find(|rule| rule.shape_bucket == *bucket);
             prop_assert_eq!(rule.is_some(), faster, "{:?}", bucket);
             let Some(rule) = rule else { continue };
@@ -196,6 +223,17 @@ proptest! {
         (trials, shuffled) in proptest::collection::vec(any_journal(), 2)
             .prop_map(|journals| journals.concat()) // the same pairs twice, with other times
             .prop_flat_map(|trials| (Just(trials.clone()), Just(trials).prop_shuffle())),
+    ) {
+        let json = |trials: &[Trial], threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| derive(trials, &Defaults::new()).document.to_canonical_json())
+        };
+        prop_assert_eq!(json(&trials, 1), json(&shuffled, 3));
+    }
+
+    #[test]
+    fn the_order_of_races_makes_no_difference(
+        (trials, shuffled) in any_races().prop_flat_map(|trials| (Just(trials.clone()), Just(trials).prop_shuffle())),
     ) {
         let json = |trials: &[Trial], threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -2,6 +2,7 @@
 
 use kernel_sweep::derive::{self, Defaults, Derived, Evidence};
 use kernel_sweep::journal::{Header, Stage, Status, Trial};
+use kernel_sweep::measure::{location_us, sorted};
 use kernel_sweep::model::{Config, Dtype, Family, Micros, Problem};
 
 pub(crate) fn header() -> Header {
@@ -11,7 +12,7 @@ pub(crate) fn header() -> Header {
         arch: "sm_90a".into(),
         driver: "580.159".into(),
         nvrtc: "13.0.88".into(),
-        protocol: "cold-l2/1".into(),
+        protocol: "cold-l2/2".into(),
         sweep: "0.1.0".into(),
         started: "2026-01-02T03:04:05Z".into(),
     }
@@ -38,8 +39,29 @@ pub(crate) fn finalist(family: Family, shape: &str, config: &Config, median_us: 
     Trial { rounds_us: vec![median_us; 9], ..trial(family, shape, config, Stage::Final, median_us) }
 }
 
+/// An arm of a race by its stage and number, which joined it after so many rounds, of which so many chose the winner.
+pub(crate) fn arm(
+    family: Family,
+    shape: &str,
+    config: &Config,
+    (stage, race): (Stage, u64),
+    (joined, chosen_by): (u32, u32),
+    rounds_us: &[f64],
+) -> Trial {
+    let reported = rounds_us.get((chosen_by - joined) as usize..).filter(|rounds| !rounds.is_empty());
+    let time = |rounds: &[f64]| Some(Micros(location_us(&sorted(rounds.iter().copied()))));
+    Trial {
+        time_us: time(reported.unwrap_or(rounds_us)),
+        race: Some(race),
+        joined,
+        chosen_by,
+        rounds_us: rounds_us.to_vec(),
+        ..trial(family, shape, config, stage, 1.0)
+    }
+}
+
 pub(crate) fn failed(trial: Trial, status: Status) -> Trial {
-    Trial { status, median_us: None, rounds_us: Vec::new(), error: Some("no".into()), ..trial }
+    Trial { status, time_us: None, median_us: None, rounds_us: Vec::new(), error: Some("no".into()), ..trial }
 }
 
 pub(crate) fn evidence(trials: &[Trial]) -> Evidence {

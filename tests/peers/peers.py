@@ -2,8 +2,10 @@
 """Times the kernels that this project serves beside those of PyTorch, on one GPU in one run.
 
     python3 tests/peers/peers.py --sweep target/release/sweep [--gpu h200] [--output output/h200/peers.json]
+        [--shapes FOLDER | --random N [--seed S]]
 
-It runs from any folder, needs PyTorch with CUDA and the `sweep` binary, and takes at most --seconds (300): the peers are
+The works are those of `shapes/`, of another folder of shapes files, or random ones of the families' domains, which
+`sweep evaluate --random` draws. It runs from any folder, needs PyTorch with CUDA and the `sweep` binary, and takes at most --seconds (300): the peers are
 timed for at most a quarter of that before ours and as long again after, and what is left is dealt out to our families, by
 how many works each has, as deadlines. What a family leaves goes to those after it, and what all leave to those that are not
 done. A family that misses its deadline has no times, and the table says so.
@@ -12,9 +14,10 @@ Softmax and addition are also set beside a copy of as many bytes, `copy_us`: wha
 all.
 
 Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), scaled_dot_product_attention with each backend,
-torch.softmax and torch.add. Both sides use one protocol, `cold-l2/1`: overwrite twice the L2 cache and hold the stream (peers hold
-it first, which the time does not see), event, launch, event, release; the median counts. Both are timed on a GPU under load, at
-the clocks that its power limit leaves. Ours come from `sweep evaluate`, which searches the space of each shape and races the best
+torch.softmax and torch.add. Both sides use one protocol, `cold-l2/2`: hold the stream and read a foreign buffer of twice the L2
+cache, which leaves that full of clean lines (a flush by writing leaves dirty ones, whose write-back the kernel would pay), event,
+launch, event; the median counts. Tensors lie in SETS places, which take turns. Both sides are timed on a GPU under load, at the
+clocks that its power limit leaves. Ours come from `sweep evaluate`, which searches the space of each shape and races the best
 with what the document serves for it. Peers are timed before and after ours, and the times of both passes are kept, so that drift
 shows.
 
@@ -24,11 +27,13 @@ A Markdown table goes to stdout, everything to --output.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable
@@ -38,7 +43,8 @@ from pathlib import Path
 
 SHAPES = Path(__file__).resolve().parent / "shapes"
 FAMILIES = ["matmul", "matmul_int4", "matmul_fp4", "matmul_int16", "attention", "row_softmax", "elementwise"]
-PROTOCOL = "cold-l2/1"
+PROTOCOL = "cold-l2/2"
+SETS = 4
 SAMPLES = 40
 MIN_SAMPLES = 5
 WARM_UP_SECONDS = 0.5
@@ -53,6 +59,7 @@ class Work:
 
     family: str
     dimensions: tuple[tuple[str, int], ...]
+    dtype: str = "bf16"
 
     def __getitem__(self, name: str) -> int:
         return dict(self.dimensions)[name]
@@ -67,17 +74,35 @@ class Work:
 
     @property
     def streamed_bytes(self) -> int:
-        """The fewest bytes that a bf16 work of the two families bound by memory moves."""
-        return 4 * self["rows"] * self["cols"] if self.family == "row_softmax" else 6 * self["numel"]
+        """The fewest bytes that a work of the two families bound by memory moves."""
+        elements = 2 * self["rows"] * self["cols"] if self.family == "row_softmax" else 3 * self["numel"]
+        return elements * (4 if self.dtype == "f32" else 2)
 
 
-def read_works(families: list[str]) -> list[Work]:
+def read_works(families: list[str], shapes: Path = SHAPES) -> list[Work]:
     """The works of the families' shapes files."""
     works = []
     for family in families:
-        problems = tomllib.loads((SHAPES / f"{family}.toml").read_text())["problem"]
-        works += [Work(family, tuple(problem.items())) for problem in problems]
+        for problem in tomllib.loads((shapes / f"{family}.toml").read_text())["problem"]:
+            dtype = problem.pop("dtype", "bf16")
+            problem.pop("from", None)
+            works.append(Work(family, tuple(problem.items()), dtype))
     return works
+
+
+def draw_shapes(sweep: Path, gpu: str, families: list[str], output: Path, count: int, seed: int, folder: Path) -> None:
+    """Writes shapes files of the problems that `sweep evaluate --random` draws, which a budget of nothing lists."""
+    for family in families:
+        command = [sweep, "evaluate", "--gpu", gpu, "--family", family, "--random", str(count), "--seed", str(seed)]
+        command += ["--output", output, "--json", "--budget", "1ms"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if not done.stdout.strip():
+            raise SystemExit(f"{family}: sweep evaluate --random ended with {done.returncode}")
+        lines = []
+        for problem in json.loads(done.stdout)["problems"]:
+            dimensions, dtype = problem["problem"].split()
+            lines += ["[[problem]]", *dimensions.split(","), f'dtype = "{dtype}"']
+        (folder / f"{family}.toml").write_text("\n".join(lines) + "\n")
 
 
 # ---- The peers ----
@@ -88,18 +113,24 @@ class Sampler:
     """Times one call after another with cold caches on the current CUDA stream."""
 
     torch: object
-    flush: object
+    foreign: object
+    sum: object
     hold_cycles: int = 20_000
 
     @classmethod
     def open(cls, torch) -> Sampler:
         l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-        flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
+        foreign = torch.zeros(2 * l2_bytes // 4, dtype=torch.float32, device="cuda")
+        sampler = cls(torch, foreign, torch.zeros((), dtype=torch.float32, device="cuda"))
         warm = time.monotonic() + WARM_UP_SECONDS
         while time.monotonic() < warm:  # clocks rise under load
-            flush.zero_()
+            sampler.flush()
             torch.cuda.synchronize()
-        return cls(torch, flush)
+        return sampler
+
+    def flush(self) -> None:
+        """Leaves L2 full of foreign lines, clean but for the few bytes of a sum."""
+        self.torch.sum(self.foreign, 0, out=self.sum)
 
     def sample_us(self, call: Callable[[], object]) -> float:
         """One sample; taken again, with the stream held longer, where the GPU did not wait for the host."""
@@ -109,7 +140,7 @@ class Sampler:
             cuda.synchronize()
             cuda._sleep(self.hold_cycles)
             held.record()
-            self.flush.zero_()
+            self.flush()
             start.record()
             call()
             end.record()
@@ -125,7 +156,8 @@ class Sampler:
         What takes long brings the GPU to its power limit, where clocks fall. Ours are timed after a search has done so; a
         long call is therefore repeated for SETTLE_SECONDS before it counts.
         """
-        call()
+        for _ in range(SETS):
+            call()
         if self.sample_us(call) > LONG_US:
             now = time.monotonic()
             settled = now + min(SETTLE_SECONDS, (deadline - now) / 2)
@@ -137,8 +169,19 @@ class Sampler:
         return statistics.median(times)
 
 
+def rotating_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
+    """The calls that do the work, by their names, each on SETS sets of tensors in turn: where they lie is nobody's luck."""
+
+    def rotating(calls):
+        turns = itertools.cycle(calls)
+        return lambda: next(turns)()
+
+    sets = [peer_calls(torch, work) for _ in range(SETS)]
+    return {name: rotating([calls[name] for calls in sets]) for name in sets[0]}
+
+
 def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
-    """The calls that do the work, by their names; for work bound by memory also the copy that moves as many bytes."""
+    """The calls that do the work on one set of tensors; for work bound by memory also the copy that moves as many bytes."""
 
     def copy():
         source = torch.empty(work.streamed_bytes // 2, dtype=torch.int8, device="cuda")
@@ -146,7 +189,8 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         return lambda: target.copy_(source)
 
     def tensor(*shape: int):
-        return torch.empty(*shape, dtype=torch.bfloat16, device="cuda").uniform_(-1, 1)  # as ours
+        dtype = torch.float32 if work.dtype == "f32" else torch.bfloat16
+        return torch.empty(*shape, dtype=dtype, device="cuda").uniform_(-1, 1)  # as ours
 
     if work.family == "elementwise":
         x, y = tensor(work["numel"]), tensor(work["numel"])
@@ -192,7 +236,7 @@ def time_peers(works: list[Work], seconds: float, torch, sampler) -> dict[Work, 
         if key in times:
             continue
         share = (end - time.monotonic()) / (len(works) - index)
-        calls = peer_calls(torch, work)
+        calls = rotating_calls(torch, work)
         times[key] = {}
         for name, call in calls.items():
             try:
@@ -204,7 +248,7 @@ def time_peers(works: list[Work], seconds: float, torch, sampler) -> dict[Work, 
 
 def peer_key(work: Work) -> Work:
     """Quantized products share the peer of the bf16 one."""
-    return Work("matmul", work.dimensions) if work.family.startswith("matmul") else work
+    return Work("matmul", work.dimensions, work.dtype) if work.family.startswith("matmul") else work
 
 
 def copy_terabytes_per_s(torch, sampler) -> float:
@@ -217,23 +261,29 @@ def copy_terabytes_per_s(torch, sampler) -> float:
 # ---- Ours ----
 
 
-def time_ours(sweep: Path, gpu: str, families: list[str], output: Path, seconds: float) -> dict[Work, dict]:
+def time_ours(
+    sweep: Path, gpu: str, works: dict[str, list[Work]], shapes: Path, output: Path, seconds: float
+) -> dict[Work, dict]:
     """What `sweep evaluate` measured, by work. Families that were not done in the first round go on in the second."""
     end = time.monotonic() + seconds
     found: dict[Work, dict] = {}
     for fresh in (True, False):
-        pending = [family for family in families if not all(found.get(work, {}).get("pick_us") for work in read_works([family]))]
+        pending = [family for family in works if not all(found.get(work, {}).get("pick_us") for work in works[family])]
         for index, family in enumerate(pending):
-            share = len(read_works([family])) / len(read_works(pending[index:]))
+            share = len(works[family]) / sum(len(works[other]) for other in pending[index:])
             deadline = (end - time.monotonic()) * share
             if fresh or deadline > 1.0:
-                found |= evaluate(sweep, gpu, family, output, max(deadline, 1.0), fresh)
+                problems = evaluate(sweep, gpu, family, shapes, output, max(deadline, 1.0), fresh)
+                # The report lists the problems in the order of the shapes file.
+                found |= dict(zip(works[family], problems, strict=True)) if problems else {}
     return found
 
 
-def evaluate(sweep: Path, gpu: str, family: str, output: Path, deadline: float, fresh: bool) -> dict[Work, dict]:
-    """What `sweep evaluate` measures of one family within `deadline` seconds, anew or going on, by work."""
-    command = [sweep, "evaluate", "--allow-planned", "--gpu", gpu, "--family", family, "--shapes", SHAPES / f"{family}.toml"]
+def evaluate(
+    sweep: Path, gpu: str, family: str, shapes: Path, output: Path, deadline: float, fresh: bool
+) -> list[dict]:
+    """What `sweep evaluate` measures of one family within `deadline` seconds, anew or going on; nothing where it fails."""
+    command = [sweep, "evaluate", "--allow-planned", "--gpu", gpu, "--family", family, "--shapes", shapes / f"{family}.toml"]
     command += ["--output", output, "--json", "--budget", f"{max(int(0.8 * deadline), 1)}s"]
     try:
         done = subprocess.run(
@@ -241,19 +291,18 @@ def evaluate(sweep: Path, gpu: str, family: str, output: Path, deadline: float, 
         )
     except subprocess.TimeoutExpired:
         print(f"{family}: not done within {deadline:.0f} s", file=sys.stderr)
-        return {}
+        return []
     if not done.stdout.strip():
         print(f"{family}: sweep evaluate ended with {done.returncode}", file=sys.stderr)
-        return {}
-    # The report lists the problems in the order of the shapes file.
-    return dict(zip(read_works([family]), json.loads(done.stdout)["problems"], strict=True))
+        return []
+    return json.loads(done.stdout)["problems"]
 
 
 # ---- The comparison ----
 
 
 def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
-    """What is aimed for: `ratio`, the peer's time over ours, or `us`, a time."""
+    """What is aimed for with the works of SHAPES: `ratio`, the peer's time over ours, or `us`, a time."""
     if work.family in ("matmul_int4", "matmul_fp4") and work["m"] == 16:
         return ("us", 8.5 if work["n"] == 4096 else 45.0)
     if work.family == "matmul_int16" and work["m"] == 16:
@@ -264,8 +313,8 @@ def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
     return ("ratio", ratios.get(work.family, 0.8))
 
 
-def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate: float) -> list[dict]:
-    """A row for each work."""
+def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate: float, aims: bool) -> list[dict]:
+    """A row for each work, with what is aimed for where `aims`."""
     rows = []
     for work in works:
         passes = [times.get(peer_key(work), {}) for times in (before, after)]
@@ -280,6 +329,7 @@ def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate:
         row = {
             "family": work.family,
             "problem": dict(work.dimensions),
+            "dtype": work.dtype,
             "config": evaluated.get(winner),
             "ours_us": ours_us,
             "served_from": evaluated.get("source"),
@@ -289,11 +339,12 @@ def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate:
             "peer_us": medians.get(best),
             "peer_passes_us": peers,
             "ratio": medians[best] / ours_us if best and ours_us else None,
+            "served_ratio": medians[best] / raced["pick"] if best and raced["pick"] else None,
         }
         if copy_us:
             row["copy_us"] = copy_us
             row["copy_ratio"] = copy_us / ours_us if ours_us else None
-        target = target_of(work, copy_rate)
+        target = target_of(work, copy_rate) if aims else None
         if target:
             kind, value = target
             row["target"] = {kind: value}
@@ -303,12 +354,12 @@ def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate:
     return rows
 
 
-def geomeans(rows: list[dict]) -> dict[str, float]:
-    """Of the peer's time over ours, by family."""
+def geomeans(rows: list[dict], of: str) -> dict[str, float]:
+    """Of the peer's time over ours, by family: `ratio` over the best of the space, `served_ratio` over what is served."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
-        if row["ratio"]:
-            ratios.setdefault(row["family"], []).append(row["ratio"])
+        if row[of]:
+            ratios.setdefault(row["family"], []).append(row[of])
     return {family: math.exp(statistics.fmean(map(math.log, values))) for family, values in ratios.items()}
 
 
@@ -337,15 +388,19 @@ def markdown(report: dict) -> str:
         return (f"≥ {value:.2f} ×" if kind == "ratio" else f"≤ {value:.1f} µs") + mark
 
     lines = [
-        "| work | ours, µs | peer | peer, µs | peer / ours | copy / ours | aim |",
-        "| --- | ---: | --- | ---: | ---: | ---: | --- |",
+        "| work | ours, µs | peer | peer, µs | peer / ours | peer / served | copy / ours | aim |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in report["works"]:
         shape = " × ".join(str(value) for value in row["problem"].values())
-        cells = [f"{row['family']} {shape}", number(row["ours_us"], 1), row["peer"] or "–", number(row["peer_us"], 1)]
-        lines.append("| " + " | ".join([*cells, number(row["ratio"]), number(row.get("copy_ratio")), aim(row)]) + " |")
-    means = ", ".join(f"{family} {value:.2f}" for family, value in report["geomeans"].items())
-    lines += ["", f"Geometric means of peer / ours: {means or 'none'}. Device copy: {report['copy_tb_per_s']:.2f} TB/s."]
+        work = f"{row['family']} {shape}" + (f" {row['dtype']}" if row["dtype"] != "bf16" else "")
+        cells = [work, number(row["ours_us"], 1), row["peer"] or "–", number(row["peer_us"], 1)]
+        cells += [number(row["ratio"]), number(row["served_ratio"]), number(row.get("copy_ratio")), aim(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    for of, name in (("ours", "geomeans"), ("served", "served_geomeans")):
+        means = ", ".join(f"{family} {value:.2f}" for family, value in report[name].items())
+        lines += ["", f"Geometric means of peer / {of}: {means or 'none'}."]
+    lines += ["", f"Device copy: {report['copy_tb_per_s']:.2f} TB/s."]
     return "\n".join(lines)
 
 
@@ -375,23 +430,37 @@ def machine(torch) -> dict:
 
 def run(arguments: argparse.Namespace, torch, sampler) -> dict:
     """Peers, ours, peers; then the report."""
-    works = read_works(arguments.family)
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = arguments.shapes
+        if arguments.random:
+            shapes = Path(folder)
+            asked = (arguments.sweep_output, arguments.random, arguments.seed)
+            draw_shapes(arguments.sweep, arguments.gpu, arguments.family, *asked, shapes)
+        return run_on(shapes, arguments, torch, sampler)
+
+
+def run_on(shapes: Path, arguments: argparse.Namespace, torch, sampler) -> dict:
+    """The same on the works of a folder of shapes files."""
+    by_family = {family: read_works([family], shapes) for family in arguments.family}
+    works = [work for works in by_family.values() for work in works]
     start = time.monotonic()
     copy_rate = copy_terabytes_per_s(torch, sampler)
     before = time_peers(works, arguments.seconds / 4, torch, sampler)
     torch.cuda.empty_cache()
     peers_seconds = time.monotonic() - start
     ours_seconds = arguments.seconds - peers_seconds - max(1.1 * peers_seconds, 1.0)
-    ours = time_ours(arguments.sweep, arguments.gpu, arguments.family, arguments.sweep_output, ours_seconds)
+    ours = time_ours(arguments.sweep, arguments.gpu, by_family, shapes, arguments.sweep_output, ours_seconds)
     after = time_peers(works, arguments.seconds - (time.monotonic() - start), torch, sampler)
-    rows = compare(works, before, after, ours, copy_rate)
+    rows = compare(works, before, after, ours, copy_rate, aims=shapes == SHAPES)
     return {
         "schema": 1,
         "protocol": PROTOCOL,
         "machine": machine(torch),
+        "random": {"problems": arguments.random, "seed": arguments.seed} if arguments.random else None,
         "copy_tb_per_s": copy_rate,
         "works": rows,
-        "geomeans": geomeans(rows),
+        "geomeans": geomeans(rows, "ratio"),
+        "served_geomeans": geomeans(rows, "served_ratio"),
         "seconds": time.monotonic() - start,
     }
 
@@ -402,6 +471,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep", type=Path, required=True, help="the sweep binary")
     parser.add_argument("--gpu", default="h200", help="the GPU's short name (default: %(default)s)")
     parser.add_argument("--family", type=lambda text: text.split(","), default=FAMILIES, help="families, by commas")
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument("--shapes", type=Path, default=SHAPES, help="folder that holds <family>.toml (default: shapes/)")
+    shapes.add_argument("--random", type=int, metavar="N", help="in its place N problems of each family's domain")
+    parser.add_argument("--seed", type=int, default=0, help="what --random draws by (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=300.0, help="most time it takes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="the report (default: output/<gpu>/peers.json)")
     parser.add_argument(
@@ -411,6 +484,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = [family for family in parsed.family if family not in FAMILIES]
     if unknown:
         parser.error(f"no family '{unknown[0]}': there are {', '.join(FAMILIES)}")
+    if parsed.random is not None and parsed.random < 1:
+        parser.error(f"--random {parsed.random}: at least one problem")
+    for family in parsed.family if parsed.random is None else []:
+        if not (parsed.shapes / f"{family}.toml").is_file():
+            parser.error(f"--shapes {parsed.shapes}: it holds no {family}.toml")
     if not parsed.sweep.is_file():
         parser.error(f"--sweep {parsed.sweep}: no such file")
     parsed.sweep = parsed.sweep.resolve()

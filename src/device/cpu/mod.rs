@@ -3,8 +3,9 @@
 
 pub mod kernels;
 
-use super::{Address, Deviation, Device, Fault, Found, Program};
-use crate::families::{self, HostTensor, TensorSpec};
+use super::mutants::{Alteration, Place};
+use super::{Address, Deviation, Device, Fault, Found, LEAST_ALLOWED, Program};
+use crate::families::{self, HostTensor, Reference, TensorSpec};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Micros, Problem};
 use half::bf16;
@@ -43,18 +44,21 @@ pub struct Cpu {
     config: Config,
 }
 
-/// A problem's tensors, with plain and with awkward inputs.
+/// A problem's tensors.
 struct Task {
     problem: Problem,
-    plain: Contents,
-    awkward: Contents,
+    contents: [Contents; 2],
     output: HostTensor,
 }
+
+/// Which of a task's contents: what is timed and verified, and what is verified only.
+const PLAIN: usize = 0;
+const AWKWARD: usize = 1;
 
 /// Inputs and what they come to.
 struct Contents {
     inputs: Vec<HostTensor>,
-    reference: Vec<f64>,
+    reference: Reference,
 }
 
 impl Cpu {
@@ -66,7 +70,7 @@ impl Cpu {
 
     /// Runs the loaded config on one of the problem's contents; returns the task with its output, and how long the kernel
     /// alone took.
-    fn run(&mut self, contents: fn(&Task) -> &Contents) -> Result<(&mut Task, Micros), Fault> {
+    fn run(&mut self, contents: usize) -> Result<(&mut Task, Micros), Fault> {
         let threads = kernels::threads(&self.config);
         let pool = match self.pools.entry(threads) {
             Entry::Occupied(pool) => pool.into_mut(),
@@ -78,20 +82,41 @@ impl Cpu {
         let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
         let mut output = std::mem::replace(&mut task.output, HostTensor::I8(Vec::new()));
         let started = Instant::now();
-        let done = kernels::run(&task.problem, &self.config, &contents(task).inputs, &mut output, pool);
+        let done = kernels::run(&task.problem, &self.config, &task.contents[contents].inputs, &mut output, pool);
         let time = Micros(started.elapsed().as_secs_f64() * 1e6);
         task.output = output;
         done.map_err(|error| Fault::Refused(error.to_string()))?;
         Ok((task, time))
     }
 
-    /// Poisons the output, runs the loaded config and compares.
-    fn deviation(&mut self, contents: fn(&Task) -> &Contents) -> Result<Deviation, Fault> {
+    /// Poisons the output, runs the loaded config and compares, with the alterations of a mutant.
+    fn deviation(&mut self, contents: usize, alterations: &[Alteration]) -> Result<Deviation, Fault> {
+        let mut originals = None;
         if let Some(task) = &mut self.task {
             poison(&mut task.output);
+            if !alterations.is_empty() {
+                let inputs = &mut task.contents[contents].inputs;
+                originals = Some(inputs.clone());
+                for (index, input) in inputs.iter_mut().enumerate() {
+                    alter(input, Place::Input(index), alterations);
+                }
+            }
         }
-        let (task, _) = self.run(contents)?;
-        Ok(deviation(&task.output, &contents(task).reference))
+        let ran = self.run(contents).map(|_| ());
+        let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
+        if let Some(originals) = originals {
+            task.contents[contents].inputs = originals;
+        }
+        ran?;
+        alter(&mut task.output, Place::Output, alterations);
+        Ok(deviation(&task.output, &task.contents[contents].reference))
+    }
+}
+
+/// Makes those of the alterations that are made to this tensor.
+fn alter(tensor: &mut HostTensor, place: Place, alterations: &[Alteration]) {
+    for alteration in alterations.iter().filter(|alteration| alteration.place == place) {
+        alteration.change.apply(tensor);
     }
 }
 
@@ -106,8 +131,7 @@ impl Device for Cpu {
         };
         self.task = Some(Task {
             problem: *problem,
-            plain: contents(&tensors.inputs),
-            awkward: contents(&families::awkward(problem.family, &tensors.inputs)),
+            contents: [contents(&tensors.inputs), contents(&families::awkward(problem.family, &tensors.inputs))],
             output: families::fill(&tensors.output, seed),
         });
         Ok(())
@@ -118,15 +142,15 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn verify(&mut self) -> Result<Deviation, Fault> {
-        let plain = self.deviation(|task| &task.plain)?;
-        Ok(plain.worse(self.deviation(|task| &task.awkward)?))
+    fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
+        let plain = self.deviation(PLAIN, alterations)?;
+        Ok(plain.worse(self.deviation(AWKWARD, alterations)?))
     }
 
     fn sample(&mut self, _round: u32) -> Result<Sample, Fault> {
         // Reads alone: what was written here would have to go back to memory at the kernel's cost.
         std::hint::black_box(self.flush.iter().fold(0, |bits, word| bits | word));
-        let (_, time) = self.run(|task| &task.plain)?;
+        let (_, time) = self.run(PLAIN)?;
         Ok(Sample { time, sm_mhz: None, throttled: false })
     }
 }
@@ -140,35 +164,64 @@ fn poison(output: &mut HostTensor) {
     }
 }
 
+/// The representable number next to a finite one.
+fn neighbour(value: bf16, upwards: bool) -> bf16 {
+    const SIGN: u16 = 1 << 15;
+    let bits = value.to_bits();
+    bf16::from_bits(match (bits & !SIGN == 0, bits & SIGN == 0, upwards) {
+        (true, _, true) => 1,
+        (true, _, false) => SIGN | 1,
+        (false, positive, upwards) if positive == upwards => bits + 1,
+        _ => bits - 1,
+    })
+}
+
 /// Compares an output with its reference. NaN for NaN, unless it is the poison, and an infinity for the same infinity are
 /// equal.
 #[allow(clippy::float_cmp)] // infinities are equal or not
-pub fn deviation(output: &HostTensor, reference: &[f64]) -> Deviation {
+pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
     let values = output.to_f64();
     let is_poison = |index: usize| match output {
         HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
         HostTensor::I8(_) | HostTensor::I16(_) => false,
     };
-    let (mut difference, mut size, mut poisoned) = (0.0, 0.0, 0);
-    for (index, (value, &wanted)) in values.into_iter().zip(reference).enumerate() {
-        if is_poison(index) {
-            poisoned += 1;
-        } else if value == wanted || (value.is_nan() && wanted.is_nan()) {
-            size += if wanted.is_finite() { wanted * wanted } else { 0.0 };
-        } else if (value - wanted).is_finite() {
-            difference += (value - wanted) * (value - wanted);
-            size += wanted * wanted;
+    let neighbour = |index: usize, upwards: bool| match output {
+        HostTensor::Bf16(values) => neighbour(values[index], upwards).to_f64(),
+        HostTensor::F32(values) if upwards => values[index].next_up().into(),
+        HostTensor::F32(values) => values[index].next_down().into(),
+        HostTensor::I8(_) | HostTensor::I16(_) => values[index],
+    };
+    let (mut squared_difference, mut squared_reference) = (0.0, 0.0);
+    let mut outcome = Deviation::default();
+    for (index, (value, &wanted)) in values.iter().copied().zip(&reference.values).enumerate() {
+        if !is_poison(index) && (value.is_nan() && wanted.is_nan() || value == wanted && wanted.is_infinite()) {
+            continue;
+        }
+        let difference = (value - wanted).abs();
+        let is_wrong = if is_poison(index) || !difference.is_finite() {
+            outcome.poisoned += 1;
+            true
         } else {
-            poisoned += 1;
+            squared_difference += difference * difference;
+            squared_reference += wanted * wanted;
+            let half_gap = (neighbour(index, wanted > value) - value).abs() / 2.0;
+            let ratio = (difference - half_gap).max(0.0) / reference.allowed[index].max(LEAST_ALLOWED.into());
+            outcome.worst = outcome.worst.max(ratio);
+            outcome.beyond += u64::from(ratio > 1.0);
+            ratio > 1.0
+        };
+        if is_wrong {
+            outcome.first.get_or_insert(index as u64);
         }
     }
-    Deviation::of_sums(difference, size, poisoned)
+    Deviation { relative: Deviation::relative_of(squared_difference, squared_reference), ..outcome }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::mutants::mutants;
     use crate::model::{Dtype, Family};
 
     #[test]
@@ -196,21 +249,133 @@ mod tests {
                 cpu.prepare(&problem, 11, None).unwrap();
                 cpu.load(&config, None).unwrap();
                 let deviation = cpu.verify().unwrap();
-                assert!(deviation.is_right(dtype), "{problem}: {deviation:?}");
+                assert!(deviation.is_right(), "{problem}: {deviation:?}");
             }
         }
     }
 
+    fn reference(values: &[f64], allowed: f64) -> Reference {
+        values.iter().map(|value| (*value, allowed)).collect()
+    }
+
     #[test]
     fn a_nan_is_right_where_the_reference_has_one_unless_nobody_wrote_it() {
-        let reference = [f64::NAN, 1.0];
+        let reference = reference(&[f64::NAN, 1.0], 0.0);
         let mut output = HostTensor::Bf16(vec![bf16::NAN, bf16::ONE]);
-        assert_eq!(deviation(&output, &reference), Deviation { relative: 0.0, poisoned: 0 });
-        assert_eq!(deviation(&HostTensor::F32(vec![0.0, 1.0]), &reference).poisoned, 1);
+        assert_eq!(deviation(&output, &reference), Deviation::default());
+        let wrong = deviation(&HostTensor::F32(vec![0.0, 1.0]), &reference);
+        assert_eq!((wrong.poisoned, wrong.first, wrong.is_right()), (1, Some(0), false));
         poison(&mut output);
         assert_eq!(deviation(&output, &reference).poisoned, 2);
         let mut output = HostTensor::F32(vec![0.0; 2]);
         poison(&mut output);
         assert_eq!(deviation(&output, &reference).poisoned, 2);
+    }
+
+    #[test]
+    fn what_rounds_to_the_output_is_no_error_and_what_does_not_is_one() {
+        // Next to 1 bf16 has steps of 2^-7 above and of 2^-8 below.
+        let worst = |value: f32, wanted| {
+            let output = HostTensor::Bf16(vec![bf16::from_f32(value)]);
+            deviation(&output, &reference(&[wanted], 2f64.powi(-10))).worst
+        };
+        let unit = 2f64.powi(-10);
+        let cases = [
+            (1.0, 1.0 + 4.0 * unit, 0.0),
+            (1.0, 1.0 + 5.0 * unit, 1.0),
+            (1.0, 1.0 - 2.0 * unit, 0.0),
+            (1.0, 1.0 - 5.0 * unit, 3.0),
+            (-1.0, -1.0 - 6.0 * unit, 2.0),
+            (-1.0, -1.0 + 3.0 * unit, 1.0),
+            (0.0, 7.0 * unit, 7.0),
+        ];
+        for (value, wanted, error) in cases {
+            let found = worst(value, wanted);
+            assert!((found - error).abs() < 1e-9, "{value} for {wanted} errs by {found}, not {error}");
+        }
+        let in_f32 = deviation(&HostTensor::F32(vec![1.0]), &reference(&[1.0 + 3.0 * 2f64.powi(-24)], 2f64.powi(-24)));
+        assert!((in_f32.worst - 2.0).abs() < 1e-9, "{in_f32:?}");
+        assert_eq!((in_f32.beyond, in_f32.first), (1, Some(0)));
+    }
+
+    /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
+    const LARGE: [(Family, &str, [u32; 3]); 14] = [
+        (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
+        (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
+        (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
+        (Family::Matmul, "m=3000,n=8,k=64", [64, 64, 64]),
+        (Family::Matmul, "m=33,n=129,k=14336", [16, 64, 512]),
+        (Family::MatmulInt4, "m=16,n=128,k=57344", [16, 64, 512]),
+        (Family::MatmulFp4, "m=16,n=128,k=57344", [16, 64, 512]),
+        (Family::MatmulInt16, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::Attention, "batch=1,heads=8,q_seq=1,kv_seq=16384,head_dim=128", [1, 1, 128]),
+        (Family::Attention, "batch=1,heads=2,q_seq=300,kv_seq=300,head_dim=64", [1, 64, 64]),
+        (Family::Attention, "batch=2,heads=2,q_seq=5,kv_seq=2048,head_dim=64", [1, 64, 64]),
+        (Family::RowSoftmax, "rows=8,cols=262144", [4, 0, 0]),
+        (Family::RowSoftmax, "rows=3000,cols=77", [64, 0, 0]),
+        (Family::Elementwise, "numel=1000003", [4096, 0, 0]),
+    ];
+
+    fn large_problems() -> impl Iterator<Item = (Problem, Config)> {
+        LARGE.into_iter().flat_map(|(family, shape, block_sizes)| {
+            let config = Config {
+                block_sizes: block_sizes.into_iter().filter(|extent| *extent > 0).collect(),
+                num_warps: Some(2),
+                reduction_loops: if family == Family::RowSoftmax { vec![Some(512)] } else { Vec::new() },
+                ..Config::default()
+            };
+            let problems = Dtype::ALL.into_iter().filter_map(move |dtype| Problem::parse(family, shape, dtype).ok());
+            problems.map(move |problem| (problem, config.clone()))
+        })
+    }
+
+    #[test]
+    fn every_mutant_of_a_large_problem_is_caught_and_what_is_right_has_room() {
+        for (problem, config) in large_problems() {
+            let mut cpu = Cpu::open();
+            cpu.prepare(&problem, 5, None).unwrap();
+            cpu.load(&config, None).unwrap();
+            let right = cpu.verify().unwrap();
+            println!("{problem} {}: right {:.3}", problem.dtype, right.worst);
+            assert!(right.is_right() && right.worst < 0.5, "{problem}: {right:?}");
+            let mutants = mutants(&problem);
+            assert!(mutants.len() >= 5, "{problem}: {} mutants", mutants.len());
+            for mutant in mutants {
+                let wrong = cpu.verify_altered(&mutant.alterations).unwrap();
+                println!(
+                    "  {}: {:.1}, {} beyond, relative {:.1e}",
+                    mutant.name, wrong.worst, wrong.beyond, wrong.relative
+                );
+                assert!(!wrong.is_right(), "{problem}: {}: {wrong:?}", mutant.name);
+            }
+            assert_eq!(cpu.verify().unwrap(), right, "a mutant leaves nothing behind");
+        }
+    }
+
+    /// The sum of a row without its last column, where that column itself is written as it should be.
+    #[test]
+    fn a_softmax_whose_sum_lacks_a_column_is_caught() {
+        const COLS: usize = 131_072;
+        let softmax = |row: &[f64]| {
+            let maximum = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let exponentials: Vec<f64> = row.iter().map(|value| (value - maximum).exp()).collect();
+            let sum: f64 = exponentials[..COLS - 1].iter().sum();
+            exponentials.into_iter().map(|exponential| exponential / sum).collect::<Vec<_>>()
+        };
+        for dtype in Dtype::ALL {
+            let problem = Problem::parse(Family::RowSoftmax, "rows=4,cols=131072", dtype).unwrap();
+            let spec = families::spec(problem.family);
+            let plain = spec.tensors(&problem).inputs;
+            let deviations = [families::awkward(problem.family, &plain), plain].map(|tensors| {
+                let inputs = [families::fill(&tensors[0], 3)];
+                let wrong = inputs[0].to_f64().chunks(COLS).flat_map(softmax).collect::<Vec<f64>>();
+                let output = match dtype {
+                    Dtype::Bf16 => HostTensor::Bf16(wrong.into_iter().map(bf16::from_f64).collect()),
+                    Dtype::F32 => HostTensor::F32(wrong.into_iter().map(|value| value as f32).collect()),
+                };
+                deviation(&output, &spec.host_reference(&problem, &inputs))
+            });
+            assert!(deviations.iter().any(|deviation| deviation.worst > 100.0), "{dtype}: {deviations:?}");
+        }
     }
 }

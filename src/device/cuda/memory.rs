@@ -5,8 +5,9 @@ use cudarc::driver::{result, sys};
 
 /// Types of which any bits are a value.
 pub(super) trait Number {}
+impl Number for u16 {}
 impl Number for f32 {}
-impl Number for f64 {}
+impl Number for u64 {}
 
 /// Bytes of device memory, freed when dropped.
 pub(super) struct Buffer {
@@ -21,6 +22,16 @@ impl Buffer {
         // SAFETY: a context is current on this thread.
         let address = if bytes == 0 { 0 } else { unsafe { result::malloc_sync(bytes as usize) }? };
         Ok(Self { address, bytes })
+    }
+
+    /// Another of the same contents, in stream order.
+    pub(super) fn copy(&self, stream: sys::CUstream) -> Result<Self, Fault> {
+        let copy = Self::new(self.bytes)?;
+        if self.bytes > 0 {
+            // SAFETY: both ranges are allocations of that length.
+            unsafe { result::memcpy_dtod_async(copy.address, self.address, self.bytes as usize, stream) }?;
+        }
+        Ok(copy)
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -38,16 +49,6 @@ impl Buffer {
             unsafe { result::memset_d8_async(self.address, byte, self.bytes as usize, stream) }?;
         }
         Ok(())
-    }
-
-    /// Another allocation with the same contents, copied in stream order.
-    pub(super) fn copy(&self, stream: sys::CUstream) -> Result<Self, Fault> {
-        let copy = Self::new(self.bytes)?;
-        if self.bytes > 0 {
-            // SAFETY: both ranges are allocations of so many bytes.
-            unsafe { result::memcpy_dtod_async(copy.address, self.address, self.bytes as usize, stream) }?;
-        }
-        Ok(copy)
     }
 
     /// Copies the first values to the host; the device must be done with them.

@@ -1,19 +1,23 @@
 //! CUDA GPUs through cudarc's driver bindings. All of the crate's `unsafe` is in this folder.
 
 mod clocks;
+mod compare;
 mod memory;
 mod nvrtc;
 mod tensor_map;
 
 pub use nvrtc::serve_compiles;
 
+use super::mutants::Alteration;
 use super::{Address, Deviation, Device, Fault, Found, Program};
-use crate::families::{self, Arg, Element, Launch, TensorSpec, Tensors};
+use crate::families::{self, Arg, Element, FillParameters, Launch, Reference, TensorSpec, Tensors};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Micros, Mma, Problem};
 use clocks::Clocks;
+use compare::Comparison;
 use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim;
 use cudarc::driver::{DriverError, result, sys};
+use half::bf16;
 use memory::{Buffer, Mailbox};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -128,8 +132,8 @@ pub struct Gpu {
     mailbox: Mailbox,
     clocks: Clocks,
     flush: Buffer,
-    /// Of the comparison on each input set.
-    sums: [Buffer; 2],
+    /// Of each input set.
+    comparisons: [Comparison; 2],
     support: Support,
     loaded: HashMap<(PathBuf, String), Function>,
     /// What is timed and verified, and what is verified only.
@@ -169,6 +173,7 @@ struct Support {
     compare_bf16: sys::CUfunction,
     compare_f32: sys::CUfunction,
     read_lines: sys::CUfunction,
+    alter: sys::CUfunction,
     block_stream: sys::CUfunction,
     say_when: sys::CUfunction,
 }
@@ -212,8 +217,11 @@ struct Function {
 /// A problem's tensors, with one set of contents.
 struct Task {
     tensors: Placement,
+    input_elements: Vec<Element>,
     output_element: Element,
     reference: Buffer,
+    /// By how much each element of the output may differ from it, in bf16.
+    allowed: Buffer,
     numel: u64,
 }
 
@@ -249,7 +257,7 @@ impl Gpu {
             mailbox: Mailbox::new()?,
             clocks: Clocks::watch(pci_bus_id(device)?),
             flush,
-            sums: [Buffer::new(3 * 8)?, Buffer::new(3 * 8)?],
+            comparisons: [Comparison::new()?, Comparison::new()?],
             support: Support::load(support)?,
             loaded: HashMap::new(),
             tasks: None,
@@ -260,17 +268,19 @@ impl Gpu {
         })
     }
 
-    /// The reference outputs of the prepared problem's plain and awkward inputs: what the reference kernel's own test looks
-    /// at.
+    /// What the reference kernel says of the prepared problem's plain and awkward inputs: what its own test looks at.
     ///
     /// # Errors
     /// Where no problem is prepared or the driver refuses.
-    pub fn references(&self) -> Result<[Vec<f32>; 2], Fault> {
+    pub fn references(&self) -> Result<[Reference; 2], Fault> {
         let [plain, awkward] = self.tasks.as_ref().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
-        let read = |task: &Task| -> Result<Vec<f32>, Fault> {
+        let read = |task: &Task| -> Result<Reference, Fault> {
             let mut values = vec![0.0f32; task.numel as usize];
             task.reference.read(&mut values)?;
-            Ok(values)
+            let mut allowed = vec![0u16; task.numel as usize];
+            task.allowed.read(&mut allowed)?;
+            let allowed = allowed.into_iter().map(|bits| bf16::from_bits(bits).to_f64());
+            Ok(values.into_iter().map(f64::from).zip(allowed).collect())
         };
         Ok([read(plain)?, read(awkward)?])
     }
@@ -323,9 +333,9 @@ impl Gpu {
             Element::I8 => self.support.fill_i8,
             Element::I16 => self.support.fill_i16,
         };
-        let (fill, first, second) = tensor.fill.parameters();
+        let FillParameters { fill, floats: [first, second], rows } = tensor.fill.parameters();
         let parameters = [fill, first.to_bits(), second.to_bits()].map(u64::from);
-        let words = [&[buffer.address(), tensor.numel(), seed], &parameters[..], &[tensor.cols()]];
+        let words = [&[buffer.address(), tensor.numel(), seed], &parameters[..], &[tensor.cols()], &rows];
         self.launch_support(function, &words.concat())?;
         Ok(buffer)
     }
@@ -381,7 +391,8 @@ impl Gpu {
         &self,
         function: sys::CUfunction,
         program: &Program,
-        inputs: &[Buffer],
+        task: &Task,
+        Placement { inputs, .. }: &Placement,
         output: &Buffer,
     ) -> Result<(), Fault> {
         let launch = &program.launch;
@@ -389,6 +400,7 @@ impl Gpu {
             Ok(Parameter::Word(match arg {
                 Arg::Input(index) => inputs[*index].address(),
                 Arg::Output => output.address(),
+                Arg::Allowed => task.allowed.address(),
                 Arg::Workspace => self.workspace.address(),
                 Arg::Counters => self.counters.address(),
                 Arg::I32(value) => u64::from(*value as u32),
@@ -413,16 +425,19 @@ impl Gpu {
         reference: &Program,
     ) -> Result<Task, Fault> {
         let numel = output.numel();
+        let input_elements = inputs.iter().map(|tensor| tensor.element).collect();
         let inputs = (seed..).zip(inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
         let task = Task {
             tensors: Placement { inputs, output: Buffer::new(output.bytes().0)? },
+            input_elements,
             output_element: output.element,
             reference: Buffer::new(4 * numel)?,
+            allowed: Buffer::new(2 * numel)?,
             numel,
         };
         let function = self.function(reference)?;
         self.make_scratch(reference)?;
-        self.run(function, reference, &task.tensors.inputs, &task.reference)?;
+        self.run(function, reference, &task, &task.tensors, &task.reference)?;
         self.synchronize()?;
         Ok(task)
     }
@@ -433,27 +448,6 @@ impl Gpu {
             _ => Err(Fault::Refused("nothing is loaded".into())),
         }
     }
-
-    /// Queues a run over poisoned output and the comparison with the reference, whose three sums come to `sums`.
-    fn queue_comparison(&self, task: &Task, current: &Current, sums: &Buffer) -> Result<(), Fault> {
-        let Placement { inputs, output } = &task.tensors;
-        output.fill(POISON, self.stream)?;
-        self.run(current.function, &current.program, inputs, output)?;
-        sums.fill(0, self.stream)?;
-        let compare = match task.output_element {
-            Element::F32 => self.support.compare_f32,
-            _ => self.support.compare_bf16,
-        };
-        self.launch_support(compare, &[output.address(), task.reference.address(), task.numel, sums.address()])
-    }
-}
-
-/// The deviation that the three sums of a comparison say.
-fn deviation(sums: &Buffer) -> Result<Deviation, Fault> {
-    let mut values = [0.0; 3];
-    sums.read(&mut values)?;
-    let [difference, size, poisoned]: [f64; 3] = values;
-    Ok(Deviation::of_sums(difference, size, poisoned as u64))
 }
 
 impl Device for Gpu {
@@ -481,14 +475,8 @@ impl Device for Gpu {
         Ok(())
     }
 
-    fn verify(&mut self) -> Result<Deviation, Fault> {
-        let (tasks, current) = self.prepared()?;
-        for (task, sums) in tasks.iter().zip(&self.sums) {
-            self.queue_comparison(task, current, sums)?;
-        }
-        self.synchronize()?;
-        let [plain, awkward] = &self.sums;
-        Ok(deviation(plain)?.worse(deviation(awkward)?))
+    fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
+        self.compare(alterations)
     }
 
     fn sample(&mut self, round: u32) -> Result<Sample, Fault> {
@@ -525,7 +513,7 @@ impl Gpu {
     /// before it, while the host is still queueing. Nothing where the host took so long that the gate gave up.
     fn gated_sample(&self, flush: Flush, round: u32) -> Result<Option<Sample>, Fault> {
         let ([task, _], current) = self.prepared()?;
-        let Placement { inputs, output } = self.placement(task, round);
+        let tensors = self.placement(task, round);
         self.flush(flush)?;
         self.mailbox.close();
         let mut gate = [self.mailbox.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
@@ -533,7 +521,7 @@ impl Gpu {
         let queued = || -> Result<(), Fault> {
             // SAFETY: the events and the stream live as long as this.
             unsafe { result::event::record(self.start, self.stream) }?;
-            self.run(current.function, &current.program, inputs, output)?;
+            self.run(current.function, &current.program, task, tensors, &tensors.output)?;
             // SAFETY: as above.
             unsafe { result::event::record(self.end, self.stream) }?;
             self.launch(self.support.say_when, &GATE_SHAPE, &mut [Parameter::Word(self.mailbox.address())])
@@ -551,8 +539,7 @@ impl Gpu {
 
     /// Leaves L2 full of lines that no kernel knows.
     fn flush(&self, flush: Flush) -> Result<(), Fault> {
-        // The first sum is as good a place as any for a word that is never written.
-        let words = [self.flush.address(), self.flush.bytes() / 16, self.sums[0].address()];
+        let words = [self.flush.address(), self.flush.bytes() / 16, self.flush.address()];
         let times = match flush {
             Flush::Nothing => 0,
             Flush::Read => 1,
@@ -575,6 +562,7 @@ impl Support {
             compare_bf16: get("compare_bf16")?,
             compare_f32: get("compare_f32")?,
             read_lines: get("read_lines")?,
+            alter: get("alter")?,
             block_stream: get("block_stream")?,
             say_when: get("say_when")?,
         })

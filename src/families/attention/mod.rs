@@ -5,8 +5,8 @@ mod wgmma;
 
 use super::knobs;
 use super::{
-    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec,
-    Tensors, require,
+    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
+    TensorSpec, Tensors, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem, Shape};
 use std::sync::LazyLock;
@@ -51,6 +51,19 @@ impl Dimensions {
     fn vector_bytes(&self) -> u32 {
         2 << self.head_dim.trailing_zeros().min(3)
     }
+}
+
+/// By how much an element may differ before it is rounded, as a share of the head's largest value, where a query's weight is on
+/// few keys. Weights are rounded to bf16 before their product with the values, but not in their sum; this is twice as much.
+/// Beside it, what scores err by is small: even where they reach 1000 it changes weights by less than 0.1 %.
+const ALLOWED: f64 = 2.0 * rounding::BF16;
+
+/// The same where it is on many, in units of the root of the sum of the squared weights: there the errors of the weights'
+/// rounding, which are as often up as down and 0.43 of the largest in the mean square, mostly cancel. Six deviations of theirs
+/// with values of uniform size come to 1.5 of the largest; this is four times as much, and what adding up the products over
+/// `kv_seq` keys takes in f32 beside it.
+fn allowed_of_root(kv_seq: u64) -> f64 {
+    6.0 * rounding::BF16 + kv_seq as f64 / 2.0 * rounding::F32
 }
 
 /// How a problem is cut into tiles: blocks of queries of a head, and shares of its keys.
@@ -208,10 +221,13 @@ impl FamilySpec for Attention {
                 Arg::Input(1),
                 Arg::Input(2),
                 Arg::Output,
+                Arg::Allowed,
                 Arg::I32(sizes.batch_heads as i32),
                 Arg::I32(sizes.q_seq as i32),
                 Arg::I32(sizes.kv_seq as i32),
                 Arg::I32(sizes.head_dim as i32),
+                Arg::F32(ALLOWED as f32),
+                Arg::F32(allowed_of_root(sizes.kv_seq) as f32),
             ],
             workspace: Bytes(0),
             counters: 0,
@@ -219,7 +235,7 @@ impl FamilySpec for Attention {
         (kernel, launch)
     }
 
-    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
         let sizes = Dimensions::of(problem);
         let head_dim = sizes.head_dim as usize;
         let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());
@@ -233,11 +249,15 @@ impl FamilySpec for Attention {
             let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<_> = scores.iter().map(|score| (score - maximum).exp()).collect();
             let sum: f64 = weights.iter().sum();
+            let root = weights.iter().map(|weight| weight * weight).sum::<f64>().sqrt() / sum;
+            let values = &values[head..head + head_keys];
+            let largest = values.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            let allowed = largest * ALLOWED.min(root * allowed_of_root(sizes.kv_seq));
             let mut out = vec![0.0; head_dim];
-            for (weight, value) in weights.iter().zip(values[head..head + head_keys].chunks(head_dim)) {
+            for (weight, value) in weights.iter().zip(values.chunks(head_dim)) {
                 out.iter_mut().zip(value).for_each(|(out, value)| *out += weight / sum * value);
             }
-            out
+            out.into_iter().map(move |value| (value, allowed))
         };
         queries.chunks(head_dim).enumerate().flat_map(attend).collect()
     }
@@ -246,7 +266,9 @@ impl FamilySpec for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families::{awkward, fill};
     use crate::model::{Dtype, Family, PidType};
+    use half::bf16;
 
     pub(super) fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {
         let dimensions =
@@ -323,8 +345,40 @@ mod tests {
         // One head of two elements; the second key is as far ahead of the first as makes it weigh three times as much.
         let ahead = 3f32.ln() * 2f32.sqrt();
         let inputs = [vec![1.0, 0.0], vec![0.0, 5.0, ahead, 5.0], vec![8.0, -4.0, 0.0, 4.0]].map(HostTensor::F32);
-        let out = Attention.host_reference(&problem(1, 1, 1, 2, 2), &inputs);
+        let out = Attention.host_reference(&problem(1, 1, 1, 2, 2), &inputs).values;
         assert!((out[0] - 2.0).abs() < 1e-6 && (out[1] - 2.0).abs() < 1e-6, "{out:?}");
+    }
+
+    /// Kernels round weights to bf16 as they stand to a maximum that may be an earlier one, and their sum not at all.
+    #[test]
+    fn weights_that_are_rounded_before_their_product_are_allowed_several_times_over() {
+        for [q_seq, kv_seq] in [[8, 16384], [64, 64], [8, 1500]] {
+            let problem = problem(1, 2, q_seq, kv_seq, 64);
+            let plain = Attention.tensors(&problem).inputs;
+            for tensors in [awkward(problem.family, &plain), plain] {
+                let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
+                let reference = Attention.host_reference(&problem, &inputs);
+                let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());
+                for (row, query) in queries.chunks(64).enumerate() {
+                    let head = row / q_seq as usize * kv_seq as usize * 64;
+                    let of_head = |tensor: &'_ [f64]| tensor[head..head + kv_seq as usize * 64].to_vec();
+                    let dot = |key: &[f64]| key.iter().zip(query).map(|(key, query)| key * query).sum::<f64>() / 8.0;
+                    let scores: Vec<f64> = of_head(&keys).chunks(64).map(dot).collect();
+                    let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - row as f64 / 4.0;
+                    let weights: Vec<f64> = scores.iter().map(|score| (score - maximum).exp()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    let mut out = [0.0; 64];
+                    for (weight, value) in weights.iter().zip(of_head(&values).chunks(64)) {
+                        let weight = bf16::from_f64(*weight).to_f64() / sum;
+                        out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+                    }
+                    for (index, out) in (row * 64..).zip(out) {
+                        let share = (out - reference.values[index]).abs() / reference.allowed[index];
+                        assert!(share <= 0.5, "{problem}, element {index}: {share} of what is allowed");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -333,7 +387,7 @@ mod tests {
         let queries = HostTensor::F32((0..12).map(|i| i as f32).collect());
         let keys = HostTensor::F32(vec![1.0, 2.0, 3.0, 4.0]);
         let values = HostTensor::F32(vec![5.0, 6.0, 7.0, 8.0]);
-        let out = Attention.host_reference(&problem, &[queries, keys, values]);
+        let out = Attention.host_reference(&problem, &[queries, keys, values]).values;
         assert_eq!(out, [5.0, 6.0, 5.0, 6.0, 5.0, 6.0, 7.0, 8.0, 7.0, 8.0, 7.0, 8.0]);
     }
 }

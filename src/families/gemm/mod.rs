@@ -6,8 +6,8 @@ mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Rejection, TensorSpec,
-    Tensors, legality, require,
+    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
+    TensorSpec, Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem, Shape};
 use half::bf16;
@@ -53,6 +53,16 @@ const PARTIAL_SUMS: (&str, &str) = (
 const REFERENCE_TILE: u64 = 64;
 /// Threads of such a program.
 const REFERENCE_THREADS: u32 = 256;
+
+/// By how much an element may differ before it is rounded, in units of its row's Euclidean norm in A times its column's largest
+/// weight. These are no less than the root of the sum of its terms' squares, six of which no partial sum of terms with random
+/// signs passes on a billion elements. Products are exact; each sum of 16 of them and what came before is cut off at the 24th
+/// place, always towards zero, so that over the sums, which grow like a random walk's, some three roundings of the root for
+/// each of the k / 16 steps come together at most; this is nearly three times as much, and 16 more for what is aligned to the
+/// largest term within a step.
+fn allowed(k: u64) -> f64 {
+    (16.0 + k as f64 / 2.0) * rounding::F32
+}
 
 /// The magnitudes of E2M1, by the lower three bits of a code.
 const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
@@ -260,9 +270,11 @@ impl FamilySpec for Gemm {
                 Arg::Input(0),
                 Arg::Input(1),
                 Arg::Output,
+                Arg::Allowed,
                 Arg::I32(m as i32),
                 Arg::I32(n as i32),
                 Arg::I32(k as i32),
+                Arg::F32(allowed(k) as f32),
             ],
             workspace: Bytes(0),
             counters: 0,
@@ -270,12 +282,17 @@ impl FamilySpec for Gemm {
         (kernel, launch)
     }
 
-    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Vec<f64> {
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
+        let share = allowed(dimensions(problem)[2]);
         let [_, n, k] = dimensions(problem).map(|extent| extent as usize);
         let [HostTensor::Bf16(activations), weights] = inputs else {
             unreachable!("a matrix product has two inputs, A in bf16")
         };
         let weights = self.weights.decode(weights, n);
+        let mut largest_weights = vec![0.0f64; n];
+        for row in weights.chunks(n) {
+            largest_weights.iter_mut().zip(row).for_each(|(largest, weight)| *largest = largest.max(weight.abs()));
+        }
         let row_sums = |row: &[bf16]| {
             let mut sums = vec![0.0; n];
             for (activation, weights) in row.iter().zip(weights.chunks(n)) {
@@ -283,9 +300,10 @@ impl FamilySpec for Gemm {
                     *sum += activation.to_f64() * weight;
                 }
             }
-            sums
+            let norm = row.iter().map(|activation| activation.to_f64().powi(2)).sum::<f64>().sqrt();
+            sums.into_iter().zip(&largest_weights).map(move |(sum, largest)| (sum, share * norm * largest))
         };
-        activations.par_chunks(k).flat_map_iter(row_sums).collect()
+        activations.par_chunks(k).flat_map_iter(row_sums).collect::<Vec<_>>().into_iter().collect()
     }
 }
 
@@ -346,7 +364,7 @@ fn program_order(config: &Config, work: u64, multiprocessors: u32) -> ProgramOrd
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::families::{fill, spec};
+    use crate::families::{awkward, fill, spec};
     use crate::model::{Dtype, Family};
     use proptest::prelude::*;
 
@@ -411,7 +429,7 @@ mod tests {
     /// One row of A picks the weights of one k at a time, so C shows each decoded.
     fn decoded(family: Family, b: HostTensor, n: i64) -> Vec<f64> {
         let identity = [1.0, 0.0, 0.0, 1.0].map(bf16::from_f32).to_vec();
-        spec(family).host_reference(&problem(family, 2, n, 2), &[HostTensor::Bf16(identity), b])
+        spec(family).host_reference(&problem(family, 2, n, 2), &[HostTensor::Bf16(identity), b]).values
     }
 
     #[test]
@@ -438,7 +456,7 @@ mod tests {
             let problem = problem(family, 3, 5, 14);
             let tensors = spec(family).tensors(&problem);
             let inputs: Vec<_> = tensors.inputs.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
-            let c = spec(family).host_reference(&problem, &inputs);
+            let c = spec(family).host_reference(&problem, &inputs).values;
             assert_eq!(c.len() as u64, tensors.output.numel());
             assert!(c.iter().all(|value| value.is_finite() && *value != 0.0), "{family}: {c:?}");
         }
@@ -446,6 +464,46 @@ mod tests {
         assert_eq!(bytes(Family::Matmul), 2 * (3 * 14 + 14 * 5 + 3 * 5));
         assert_eq!(bytes(Family::MatmulFp4), 2 * (3 * 14 + 3 * 5) + 7 * 5);
         assert_eq!(spec(Family::Matmul).flops(&problem(Family::Matmul, 3, 5, 14)).to_bits(), 420f64.to_bits());
+    }
+
+    /// The f32 next to a value on the side of zero, as tensor cores round their sums.
+    fn cut_off(value: f64) -> f32 {
+        let rounded = value as f32;
+        match f64::from(rounded).abs() > value.abs() {
+            true if rounded > 0.0 => rounded.next_down(),
+            true => rounded.next_up(),
+            false => rounded,
+        }
+    }
+
+    #[test]
+    fn sums_that_are_cut_off_at_every_step_are_allowed_several_times_over() {
+        const STEP: usize = 16;
+        for (family, k) in [(Family::Matmul, 57_344), (Family::Matmul, 64), (Family::MatmulInt16, 53_248)] {
+            let problem = problem(family, 4, 64, k);
+            let spec = spec(family);
+            let plain = spec.tensors(&problem).inputs;
+            for tensors in [awkward(family, &plain), plain] {
+                let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
+                let reference = spec.host_reference(&problem, &inputs);
+                let (a, b) = (inputs[0].to_f64(), inputs[1].to_f64());
+                let b: Vec<f64> = b.into_iter().map(|weight| bf16::from_f64(weight).to_f64()).collect();
+                let sums = a.chunks(k as usize).flat_map(|row| {
+                    let mut sums = [0f32; 64];
+                    for (row, weights) in row.chunks(STEP).zip(b.chunks(64 * STEP)) {
+                        for (column, sum) in sums.iter_mut().enumerate() {
+                            let terms = row.iter().zip(weights.chunks(64)).map(|(a, weights)| a * weights[column]);
+                            *sum = cut_off(f64::from(*sum) + terms.sum::<f64>());
+                        }
+                    }
+                    sums
+                });
+                let wanted = reference.values.iter().zip(&reference.allowed);
+                let shares = sums.zip(wanted).map(|(sum, (value, allowed))| (f64::from(sum) - value).abs() / allowed);
+                let most = shares.fold(0.0, f64::max);
+                assert!(most < 0.25, "{problem}: {most} of what is allowed");
+            }
+        }
     }
 
     proptest! {

@@ -1,0 +1,255 @@
+//! One class's rules and fallbacks.
+
+use super::ClassReport;
+use super::choose::{choose, complement, geomean_slowdown, handicaps, keeps_up_with_defaults, leave_one_out, ties};
+use super::compare::Comparison;
+use super::incumbent::{Incumbents, unless_beaten};
+use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise};
+use super::validation::{Compared, Exemplar, ProblemSource, Source, Ties, Validation};
+use crate::heuristics::{Bucket, Document, Fallback, Rule, Template, class_groups};
+use crate::measure::{quantile, sorted};
+use serde_json::{Map, Value};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most programs of a problem that a document names for others to compare with.
+const MOST_ANCHORS: usize = 6;
+
+/// What a document says of one class, and what became of its evidence.
+pub(super) struct ClassResult {
+    pub(super) rules: Vec<Rule>,
+    pub(super) fallbacks: BTreeMap<String, Fallback>,
+    pub(super) report: ClassReport,
+}
+
+/// Derives what a document says of one class.
+pub(super) fn derive_class(table: &Table, before: Option<&Document>) -> ClassResult {
+    let class = Class::new(table, before.map_or_else(Incumbents::default, |before| Incumbents::of(before, table)));
+    let mut report = ClassReport {
+        class: table.class.to_owned(),
+        trials: table.trials,
+        problems: table.rows.len(),
+        unworkable: table.unworkable.iter().map(|facts| facts.name.clone()).collect(),
+        ..ClassReport::default()
+    };
+    let Some(best_single) = class.best_single else {
+        return ClassResult { rules: Vec::new(), fallbacks: BTreeMap::new(), report };
+    };
+
+    let fallbacks: BTreeMap<String, Fallback> = class_groups(table.class)
+        .iter()
+        .map(|group| ((*group).to_owned(), class.fallback(group, best_single)))
+        .collect();
+    let covered: BTreeSet<&str> = table.rows.iter().filter_map(|row| row.facts.group).collect();
+    report.borrowed_fallbacks =
+        class_groups(table.class).iter().copied().filter(|group| !covered.contains(group)).collect();
+    report.fallbacks = fallbacks.len();
+
+    let mut buckets: BTreeMap<&Bucket, Vec<&Row>> = BTreeMap::new();
+    for row in &table.rows {
+        buckets.entry(&row.facts.bucket).or_default().push(row);
+    }
+    report.buckets = buckets.len();
+    let mut rules = Vec::new();
+    for (bucket, rows) in buckets {
+        match class.rule(bucket, &rows, best_single) {
+            Promotion::Rule(rule) => rules.push(*rule),
+            Promotion::LeftToFallback => report.left_to_fallback += 1,
+            Promotion::SlowerThanDefault => report.slower_than_default += 1,
+        }
+    }
+    report.rules = rules.len();
+    ClassResult { rules, fallbacks, report }
+}
+
+enum Promotion {
+    Rule(Box<Rule>),
+    LeftToFallback,
+    SlowerThanDefault,
+}
+
+/// A class's table with the choices every rule is compared with.
+struct Class<'t> {
+    table: &'t Table<'t>,
+    templates: Vec<Template>,
+    best_single: Option<usize>,
+    /// The choice of each group that holds a problem.
+    groups: BTreeMap<&'static str, usize>,
+    incumbents: Incumbents,
+    /// What each config is taken to be slower.
+    handicaps: Vec<f64>,
+}
+
+impl<'t> Class<'t> {
+    fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
+        let all: Vec<&Row> = table.rows.iter().collect();
+        let handicaps = handicaps(&table.configs);
+        let choice = |rows: &[&Row]| choose(rows, &[], &handicaps, |_| true);
+        let groups = class_groups(table.class).iter().filter_map(|group| {
+            let rows = rows_of(table, group);
+            Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
+        });
+        Self {
+            table,
+            templates: table.configs.iter().map(|config| config.template.clone()).collect(),
+            best_single: choice(&all),
+            groups: groups.collect(),
+            incumbents,
+            handicaps,
+        }
+    }
+
+    fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
+        let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
+        let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
+        let keeps_up = |config: usize| keeps_up_with_defaults(rows, config);
+        let Some(mut chosen) = choose(rows, &others, &self.handicaps, keeps_up) else {
+            return Promotion::SlowerThanDefault;
+        };
+        if keeps_up(best_single) && Comparison::over(rows, chosen, |_| Some(best_single)).is_slower() {
+            chosen = best_single;
+        }
+        let incumbent = self.incumbents.of_bucket(bucket).filter(|config| keeps_up(*config));
+        let first = unless_beaten(rows, incumbent, chosen);
+        // A new rule must beat the fallback; one that is there must be beaten by it.
+        let yields = |comparison: &Comparison| {
+            if incumbent == Some(first) { comparison.is_slower() } else { !comparison.is_no_tie() }
+        };
+        let against_single = Comparison::over(rows, first, |_| Some(best_single));
+        let has_fallback = rows.iter().any(|row| row.facts.group.is_some());
+        let against_fallback =
+            has_fallback.then(|| Comparison::over(rows, first, |row| self.groups.get(row.facts.group?).copied()));
+        if against_single.is_slower() || against_fallback.as_ref().is_some_and(yields) {
+            return Promotion::LeftToFallback;
+        }
+        let mut compared = self.against_defaults(rows, first);
+        compared.insert("best_single".to_owned(), against_single.to_document());
+        compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_document())));
+        let left_out = leave_one_out(rows, &others, &self.handicaps, keeps_up_with_defaults);
+        let validation = Validation {
+            compared,
+            single_problem: left_out.is_none(),
+            leave_one_out: left_out,
+            ties: Some(self.ties(rows, first)),
+            ..Validation::default()
+        };
+        Promotion::Rule(Box::new(Rule {
+            kernel_class: self.table.class.to_owned(),
+            shape_bucket: bucket.clone(),
+            match_exact_only: true,
+            source: self.source(rows, first, incumbent).to_document(),
+            validation: validation.to_document(),
+            templates: complement(rows, first, &self.templates),
+            extra: Map::new(),
+        }))
+    }
+
+    fn fallback(&self, group: &str, best_single: usize) -> Fallback {
+        let rows = rows_of(self.table, group);
+        let borrowed = !self.groups.contains_key(group);
+        let config = self.groups.get(group).copied().unwrap_or(best_single);
+        let mut source = self.source(&rows, config, self.incumbents.of_group(group));
+        let validation = if borrowed {
+            let why = "no problem of this group was measured: the class's best single config";
+            source.borrowed = Some(why.to_owned());
+            Validation { shape_coverage: Some(0), ..Validation::default() }
+        } else {
+            let slowdowns = sorted(rows.iter().filter_map(|row| row.slowdown(config)));
+            let mut compared = self.against_defaults(&rows, config);
+            let against_single = Comparison::over(&rows, config, |_| Some(best_single));
+            compared.insert("best_single".to_owned(), against_single.to_document());
+            let left_out = leave_one_out(&rows, &[], &self.handicaps, |_, _| true);
+            Validation {
+                compared,
+                exemplar: exemplar(&rows),
+                geomean_slowdown: geomean_slowdown(&rows, |_| Some(config)),
+                single_problem: left_out.is_none(),
+                leave_one_out: left_out,
+                max_slowdown: slowdowns.last().copied(),
+                p90_slowdown: quantile(&slowdowns, 0.9),
+                shape_coverage: Some(slowdowns.len()),
+                ties: Some(self.ties(&rows, config)),
+            }
+        };
+        Fallback {
+            template: self.templates[config].clone(),
+            source: source.to_document(),
+            validation: validation.to_document(),
+            extra: Map::new(),
+        }
+    }
+
+    /// The configs that nobody can tell from the one served: another sweep may come to any of them.
+    fn ties(&self, rows: &[&Row], config: usize) -> Ties {
+        let configs = ties(rows, config).into_iter().map(|tie| self.table.configs[tie].text.clone()).collect();
+        Ties { configs, repeat_noise: repeat_noise(rows) }
+    }
+
+    /// The comparison with the default that does best on these problems, if one was measured.
+    fn against_defaults(&self, rows: &[&Row], config: usize) -> BTreeMap<String, Compared> {
+        let defaults = &self.table.defaults;
+        let best = choose(rows, &[], &self.handicaps, |config| defaults.contains(&config));
+        let comparison = best.map(|default| Comparison::over(rows, config, |_| Some(default)).to_document());
+        comparison.map(|comparison| ("default".to_owned(), comparison)).into_iter().collect()
+    }
+
+    /// The document's `source`: which problems, which trials, and what the served config reached on each.
+    fn source(&self, rows: &[&Row], config: usize, incumbent: Option<usize>) -> Source {
+        let problem = |row: &&Row| ProblemSource {
+            problem: row.facts.name.clone(),
+            served_us: row.time_us(config),
+            noise: row.noise_of(config),
+            slowdown: row.slowdown(config),
+            rounds: row.cell(config).map_or(0, |cell| cell.rounds),
+            anchors: self.anchors(row, config, incumbent),
+        };
+        let tried: BTreeSet<usize> = rows.iter().flat_map(|row| row.cells()).map(|cell| cell.config).collect();
+        Source {
+            borrowed: None,
+            configs: tried.len(),
+            kernels: kernels_of(rows, config).into_iter().map(str::to_owned).collect(),
+            measurement: self.table.measurement.clone(),
+            measurements: rows.iter().flat_map(|row| row.cells()).filter(|cell| cell.works()).count(),
+            problem_count: rows.len(),
+            problems: rows.iter().map(problem).collect(),
+        }
+    }
+
+    /// Time of the served config over those of the programs that another document is likeliest to have measured too.
+    fn anchors(&self, row: &Row, served: usize, incumbent: Option<usize>) -> BTreeMap<String, f64> {
+        let mut lasting: Vec<&Cell> = row.lasting().filter_map(|arm| row.cell(arm.config)).collect();
+        lasting.sort_by(|one, other| one.ln_slowdown.partial_cmp(&other.ln_slowdown).unwrap_or(Ordering::Equal));
+        let mut kinds = BTreeSet::new();
+        let kind = |cell: &&&Cell| kinds.insert(self.templates[cell.config].get("mma").and_then(Value::as_str));
+        let best_of_kinds: Vec<usize> = lasting.iter().filter(kind).map(|cell| cell.config).collect();
+        let first =
+            [served].into_iter().chain(self.table.defaults.iter().copied()).chain(incumbent).chain(best_of_kinds);
+        let mut chosen: Vec<&Cell> = Vec::new();
+        for config in first.chain(lasting.iter().map(|cell| cell.config)) {
+            let cell = lasting.iter().find(|cell| cell.config == config);
+            if let Some(cell) = cell.filter(|_| chosen.iter().all(|cell| cell.config != config)) {
+                chosen.push(cell);
+            }
+        }
+        chosen.truncate(MOST_ANCHORS);
+        let Some(served) = row.cell(served) else { return BTreeMap::new() };
+        let anchor = |cell: &&Cell| {
+            let key = program_key(&self.table.configs[cell.config].text, row.kernel(cell.config)?);
+            Some((key, row.compare(served, cell)?.ratio))
+        };
+        chosen.iter().filter_map(anchor).collect()
+    }
+}
+
+fn rows_of<'t>(table: &'t Table<'t>, group: &str) -> Vec<&'t Row<'t>> {
+    table.rows.iter().filter(|row| row.facts.group == Some(group)).collect()
+}
+
+/// What the winner of the group's median problem, by its best time, would have been worth on the whole group.
+fn exemplar(rows: &[&Row]) -> Option<Exemplar> {
+    let mut ordered = rows.to_vec();
+    ordered.sort_by(|first, second| first.winner_us.total_cmp(&second.winner_us));
+    let typical = ordered.get((ordered.len().saturating_sub(1)) / 2)?;
+    let geomean_slowdown = geomean_slowdown(rows, |_| Some(typical.winner));
+    Some(Exemplar { geomean_slowdown, problem: typical.facts.name.clone() })
+}

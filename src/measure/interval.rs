@@ -1,0 +1,181 @@
+//! How far figures over problems may be off: 95 % intervals of a mean, a quantile and the largest.
+//!
+//! Problems are taken for independent draws from what users may come with. What the rounds of each are off by is part of how
+//! they spread, so it needs no resampling of its own, but where the problems stand fixed: in the largest of them.
+
+use super::cross_fit::CrossFit;
+use super::statistics::{mean, sorted};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// The share of an interval's cases that either of its sides may miss.
+const TAIL: f64 = 0.025;
+/// Half the width of the interval in standard errors, of a normal distribution.
+pub(super) const Z_95: f64 = 1.96;
+/// Resamples of the problems.
+const RESAMPLES: usize = 2000;
+/// Fewer values say nothing of their own spread.
+const FEWEST: usize = 8;
+
+/// An interval that holds what was to be estimated in 95 of a hundred cases. In JSON `[low, high]`, null where what was measured
+/// sets no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[Option<f64>; 2]", into = "[Option<f64>; 2]")]
+pub struct Interval {
+    /// The lower bound.
+    pub low: Option<f64>,
+    /// The upper bound.
+    pub high: Option<f64>,
+}
+
+impl Interval {
+    /// The interval with these bounds; what is not finite is none.
+    pub(super) fn between(low: f64, high: f64) -> Self {
+        let finite = |bound: f64| bound.is_finite().then_some(bound);
+        Self { low: finite(low), high: finite(high) }
+    }
+
+    /// The interval of a growing function of the value, such as of its exponential.
+    #[must_use]
+    pub fn map(self, function: impl Fn(f64) -> f64) -> Self {
+        Self { low: self.low.map(&function), high: self.high.map(function) }
+    }
+}
+
+impl From<[Option<f64>; 2]> for Interval {
+    fn from([low, high]: [Option<f64>; 2]) -> Self {
+        Self { low, high }
+    }
+}
+
+impl From<Interval> for [Option<f64>; 2] {
+    fn from(interval: Interval) -> Self {
+        [interval.low, interval.high]
+    }
+}
+
+/// Of the mean of what the values are a sample of: a studentized bootstrap, since a few large values, which regrets have, make
+/// the mean of those without them too low and its error too small together.
+pub fn interval_of_mean(values: &[f64], seed: u64) -> Interval {
+    if values.len() < FEWEST {
+        return Interval::default();
+    }
+    let (middle, error) = mean_and_error(values);
+    if error == 0.0 {
+        return Interval::between(middle, middle);
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let distances = sorted((0..RESAMPLES).map(|_| {
+        let resampled: Vec<f64> = values.iter().map(|_| values[random.random_range(0..values.len())]).collect();
+        let (of_resampled, error) = mean_and_error(&resampled);
+        (of_resampled - middle) / error // infinite where all that was drawn is equal
+    }));
+    let at = |share: f64| distances[(share * (distances.len() - 1) as f64).round() as usize];
+    Interval::between(middle - at(1.0 - TAIL) * error, middle - at(TAIL) * error)
+}
+
+/// The mean, and its standard error.
+fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let middle = mean(values).unwrap_or(f64::NAN);
+    let squares: f64 = values.iter().map(|value| (value - middle).powi(2)).sum();
+    (middle, (squares / (count - 1.0) / count).sqrt())
+}
+
+/// Of the `share` quantile of what the sorted values are a sample of: how many of them are below it is binomial, whatever they
+/// are, so that two ranks bound it. Past the last one it has no bound: forty values do not tell how far the worst hundredth goes,
+/// and resampling them would not either.
+pub fn interval_of_quantile(sorted: &[f64], share: f64) -> Interval {
+    let [low, high] = [TAIL, 1.0 - TAIL].map(|tail| binomial_quantile(sorted.len(), share, tail));
+    // Where so many are below, between the last of them and the first that is not.
+    let at = |below: f64| {
+        let last = sorted.get((below.floor() as usize).checked_sub(1)?)?;
+        let next = sorted.get(below.floor() as usize)?;
+        Some(last + below.fract() * (next - last))
+    };
+    Interval { low: at(low), high: at(high) }
+}
+
+/// How many of `count` events, each of the given probability, happen at most in the share `tail` of all cases; between two
+/// whole numbers in proportion.
+fn binomial_quantile(count: usize, probability: f64, tail: f64) -> f64 {
+    let mut ln_mass = count as f64 * (1.0 - probability).ln();
+    let mut below = 0.0;
+    for events in 0..=count {
+        let mass = ln_mass.exp();
+        if below + mass >= tail {
+            return events as f64 + (tail - below) / mass;
+        }
+        below += mass;
+        ln_mass += ((count - events) as f64 / (events + 1) as f64 * probability / (1.0 - probability)).ln();
+    }
+    (count + 1) as f64
+}
+
+/// Of the largest of these very ratios, as it would be without noise. Where several could be it, the largest is in part the
+/// luckiest: the lower bound allows for the luck of them all.
+pub fn interval_of_largest(fits: &[CrossFit]) -> Interval {
+    let largest = fits.iter().map(|fit| fit.ln_ratio).fold(f64::NEG_INFINITY, f64::max);
+    let high = fits.iter().map(|fit| fit.ln_ratio + Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
+    let surely = fits.iter().map(|fit| fit.ln_ratio - Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
+    let contenders: Vec<&CrossFit> = fits.iter().filter(|fit| fit.ln_ratio + Z_95 * fit.error() >= surely).collect();
+    let resamples = contenders.iter().map(|fit| fit.deviations().len()).min().unwrap_or(0);
+    let luck = sorted(
+        (0..resamples)
+            .map(|resample| contenders.iter().map(|fit| fit.deviations()[resample]).fold(f64::NEG_INFINITY, f64::max)),
+    );
+    let most = super::quantile(&luck, 1.0 - TAIL).unwrap_or(f64::NAN);
+    Interval::between(largest - most, high)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn intervals_are_lists_of_two_in_json() {
+        let interval = Interval { low: Some(1.5), high: None };
+        let text = serde_json::to_string(&interval).unwrap();
+        assert_eq!(text, "[1.5,null]");
+        assert_eq!(serde_json::from_str::<Interval>(&text).unwrap(), interval);
+    }
+
+    #[test]
+    fn a_binomial_quantile_is_where_the_sum_of_its_masses_comes_to_the_tail() {
+        // Two throws of a coin: 1/4, 1/2, 1/4.
+        let quantiles = [0.125, 0.25, 0.5, 0.75, 0.875].map(|tail| binomial_quantile(2, 0.5, tail));
+        let wanted = [0.5, 1.0, 1.5, 2.0, 2.5];
+        assert!(
+            quantiles.iter().zip(wanted).all(|(quantile, wanted)| (quantile - wanted).abs() < 1e-12),
+            "{quantiles:?}"
+        );
+        let many = binomial_quantile(1_000_000, 0.9, 0.5);
+        assert!((many / 900_000.0 - 1.0).abs() < 1e-5, "{many}");
+    }
+
+    #[test]
+    fn what_the_sample_cannot_bound_has_no_bound() {
+        let values = sorted((0..40).map(f64::from));
+        let (p90, p99) = (interval_of_quantile(&values, 0.9), interval_of_quantile(&values, 0.99));
+        assert!(p90.low.unwrap() < 35.1 && p90.high.unwrap() > 35.1 && p90.high.unwrap() < 39.0, "{p90:?}");
+        assert!(p99.low.is_some() && p99.high.is_none(), "{p99:?}");
+        assert_eq!(interval_of_quantile(&[], 0.9), Interval::default());
+        assert_eq!(interval_of_mean(&[1.0, 2.0], 0), Interval::default());
+        assert_eq!(interval_of_largest(&[]), Interval::default());
+    }
+
+    proptest! {
+        #[test]
+        fn an_interval_holds_its_figure(values in prop::collection::vec(-1.0..1.0, 50..200)) {
+            let sorted = sorted(values.iter().copied());
+            let holds = |interval: Interval, figure: f64| {
+                interval.low.is_none_or(|low| low <= figure) && interval.high.is_none_or(|high| figure <= high)
+            };
+            prop_assert!(holds(interval_of_mean(&values, 0), mean(&values).unwrap()));
+            prop_assert!(holds(interval_of_quantile(&sorted, 0.9), super::super::quantile(&sorted, 0.9).unwrap()));
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The domain of each family: what sizes users may come with, and random problems of it.
+//!
+//! Dimensions are log-uniform. Shares (a quarter of any alignment, half of the products with few rows, …) are dealt from
+//! shuffled decks, so that any run of draws has them as nearly as its length allows, and a problem over the limits is drawn
+//! again within its share.
+
+use super::PlannedProblem;
+use crate::families;
+use crate::model::{Bytes, Dtype, Family, GpuProfile, Problem, Shape};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+/// How large a drawn problem may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Most floating-point operations.
+    pub flops: f64,
+    /// Most bytes of its tensors.
+    pub bytes: Bytes,
+}
+
+impl Limits {
+    /// Of a GPU: milliseconds.
+    pub const GPU: Self = Self { flops: 4e12, bytes: Bytes::mib(4 << 10) };
+    /// Of the host, which has a core or two, and a reference in f64 to compute.
+    pub const HOST: Self = Self { flops: 2e7, bytes: Bytes::mib(4) };
+
+    /// What suits this device.
+    pub fn of(profile: &GpuProfile) -> Self {
+        if profile.is_cpu() { Self::HOST } else { Self::GPU }
+    }
+
+    fn allow(self, problem: &Problem) -> bool {
+        let spec = families::spec(problem.family);
+        spec.flops(problem) <= self.flops && spec.bytes(problem) <= self.bytes
+    }
+}
+
+/// What problems are drawn for. Each purpose has streams of its own, one a family, so that one seed serves all, draws of two
+/// purposes do not meet, and those of two families say more than those of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The random design of a plan, which documents are made from.
+    Plan,
+    /// An evaluation of what they serve.
+    Evaluation,
+}
+
+/// Whether rows lie as vector loads and copy engines want them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alignment {
+    /// n and k, cols or numel are multiples of 8; attention's lengths above 16 are multiples of 16.
+    Aligned,
+    /// One of them is not.
+    Unaligned,
+}
+
+impl Alignment {
+    /// The stratum of a problem.
+    pub fn of(problem: &Problem) -> Self {
+        let is_aligned = match problem.shape {
+            Shape::Gemm { n, k, .. } => n.is_multiple_of(8) && k.is_multiple_of(8),
+            Shape::Attention { q_seq, kv_seq, .. } => {
+                [q_seq, kv_seq].into_iter().all(|length| length <= SHORT || length.is_multiple_of(SEQ_STEP))
+            }
+            Shape::Rows { cols, .. } => cols.is_multiple_of(8),
+            Shape::Elements { numel } => numel.is_multiple_of(8),
+        };
+        if is_aligned { Self::Aligned } else { Self::Unaligned }
+    }
+
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aligned => "aligned",
+            Self::Unaligned => "unaligned",
+        }
+    }
+}
+
+/// Queries of a decoding step, which come one by one.
+const SHORT: u64 = 16;
+/// Multiples of this are aligned lengths.
+const SEQ_STEP: u64 = 16;
+
+/// So many misses in a row end the draws: what is left of the domain is next to nothing.
+const MOST_MISSES: u32 = 10_000;
+
+/// Draws distinct problems of a family's domain, none of `taken`, the same for the same seed and purpose. They end where the
+/// domain has nothing left within the limits.
+pub fn draw(
+    family: Family,
+    purpose: Purpose,
+    seed: u64,
+    limits: Limits,
+    taken: impl IntoIterator<Item = Problem>,
+) -> impl Iterator<Item = PlannedProblem> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(2 * family as u64 + purpose as u64);
+    let mut taken: BTreeSet<Problem> = taken.into_iter().collect();
+    let mut decks = Decks::default();
+    std::iter::from_fn(move || {
+        let shares = decks.deal(&mut random);
+        for _ in 0..MOST_MISSES {
+            let problem = Problem { family, shape: shares.shape(family, &mut random), dtype: Dtype::default() };
+            if limits.allow(&problem) && taken.insert(problem) {
+                return Some(PlannedProblem { problem, from: Some(format!("random, seed {seed}")) });
+            }
+        }
+        None
+    })
+}
+
+/// Which lengths of an attention problem belong together.
+#[derive(Clone, Copy, Debug)]
+enum Lengths {
+    /// As many keys as queries.
+    Same,
+    /// Few queries on a long cache.
+    Decode,
+    /// Each its own.
+    Free,
+}
+
+/// Which sides of a weight matrix are of any value, where the problem is.
+#[derive(Clone, Copy, Debug)]
+enum Sides {
+    N,
+    K,
+    Both,
+}
+
+/// Cards that are dealt until none is left, then shuffled anew: every share comes as often as it has cards.
+struct Deck<T: 'static> {
+    cards: &'static [T],
+    left: Vec<T>,
+}
+
+impl<T: Copy> Deck<T> {
+    const fn of(cards: &'static [T]) -> Self {
+        Self { cards, left: Vec::new() }
+    }
+
+    fn deal(&mut self, random: &mut impl Rng) -> T {
+        if self.left.is_empty() {
+            self.left.extend(self.cards);
+            self.left.shuffle(random);
+        }
+        self.left.pop().unwrap_or(self.cards[0])
+    }
+}
+
+/// The shares of the domains.
+struct Decks {
+    any_value: Deck<bool>,
+    sides: Deck<Sides>,
+    few_rows: Deck<bool>,
+    multiples_of_64: Deck<bool>,
+    lengths: Deck<Lengths>,
+    any_head_dim: Deck<bool>,
+}
+
+impl Default for Decks {
+    fn default() -> Self {
+        Self {
+            any_value: Deck::of(&[true, false, false, false]),
+            sides: Deck::of(&[Sides::N, Sides::K, Sides::Both]),
+            few_rows: Deck::of(&[true, false]),
+            multiples_of_64: Deck::of(&[true, false, false]),
+            lengths: Deck::of(&[Lengths::Same, Lengths::Same, Lengths::Decode, Lengths::Decode, Lengths::Free]),
+            any_head_dim: Deck::of(&[true, false, false, false, false]),
+        }
+    }
+}
+
+impl Decks {
+    fn deal(&mut self, random: &mut ChaCha8Rng) -> Shares {
+        Shares {
+            any_value: self.any_value.deal(random).then(|| self.sides.deal(random)),
+            few_rows: self.few_rows.deal(random),
+            multiple: if self.multiples_of_64.deal(random) { 64 } else { 8 },
+            lengths: self.lengths.deal(random),
+            any_head_dim: self.any_head_dim.deal(random),
+        }
+    }
+}
+
+/// What was dealt for one problem; each family reads what concerns it.
+#[derive(Clone, Copy, Debug)]
+struct Shares {
+    /// Extents are of any value, and not multiples of some power of two; with the sides of a matrix.
+    any_value: Option<Sides>,
+    few_rows: bool,
+    multiple: u64,
+    lengths: Lengths,
+    any_head_dim: bool,
+}
+
+impl Shares {
+    fn shape(self, family: Family, random: &mut ChaCha8Rng) -> Shape {
+        let step_if_aligned = |step| if self.any_value.is_some() { 1 } else { step };
+        match family {
+            Family::Matmul | Family::MatmulInt4 | Family::MatmulInt16 | Family::MatmulFp4 => {
+                let (any_n, any_k) = match self.any_value {
+                    None => (false, false),
+                    Some(Sides::N) => (true, false),
+                    Some(Sides::K) => (false, true),
+                    Some(Sides::Both) => (true, true),
+                };
+                let least_k = if family.packs_two_weights_a_byte() { 2 } else { 1 };
+                Shape::Gemm {
+                    m: log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1),
+                    n: log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple }),
+                    k: log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple }),
+                }
+            }
+            Family::Attention => {
+                let step = step_if_aligned(SEQ_STEP);
+                let (q_seq, kv_seq) = match self.lengths {
+                    Lengths::Same => {
+                        let length = log_uniform(random, 64..=16_384, step);
+                        (length, length)
+                    }
+                    Lengths::Decode => (log_uniform(random, 1..=SHORT, 1), log_uniform(random, 128..=65_536, step)),
+                    Lengths::Free => {
+                        let q_seq = log_uniform(random, 1..=16_384, 1);
+                        let q_seq = if q_seq > SHORT { q_seq.next_multiple_of(step) } else { q_seq };
+                        (q_seq, log_uniform(random, 64..=65_536, step))
+                    }
+                };
+                let head_dim =
+                    if self.any_head_dim { 8 * random.random_range(1..=32) } else { 64 << random.random_range(0..=1) };
+                let (batch, heads) = (log_uniform(random, 1..=64, 1), log_uniform(random, 1..=128, 1));
+                Shape::Attention { batch, heads, q_seq, kv_seq, head_dim }
+            }
+            Family::RowSoftmax => Shape::Rows {
+                rows: log_uniform(random, 1..=262_144, 1),
+                cols: log_uniform(random, 16..=262_144, step_if_aligned(8)),
+            },
+            Family::Elementwise => {
+                Shape::Elements { numel: log_uniform(random, 1000..=1_000_000_000, step_if_aligned(8)) }
+            }
+        }
+    }
+}
+
+/// A multiple of `step` in `range`, log-uniform: each as likely as the interval up to the next is long on a logarithmic scale.
+fn log_uniform(random: &mut impl Rng, range: RangeInclusive<u64>, step: u64) -> u64 {
+    let (least, most) = (range.start().next_multiple_of(step), range.end() / step * step);
+    let drawn = random.random_range((least as f64).ln()..((most + step) as f64).ln()).exp();
+    (drawn as u64 / step * step).clamp(least, most)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn drawn(family: Family, purpose: Purpose, seed: u64, count: usize) -> Vec<Problem> {
+        draw(family, purpose, seed, Limits::GPU, []).take(count).map(|planned| planned.problem).collect()
+    }
+
+    fn evaluation(family: Family, seed: u64, count: usize) -> Vec<Problem> {
+        drawn(family, Purpose::Evaluation, seed, count)
+    }
+
+    fn share(problems: &[Problem], holds: impl Fn(&Problem) -> bool) -> f64 {
+        problems.iter().filter(|problem| holds(problem)).count() as f64 / problems.len() as f64
+    }
+
+    fn extent(problem: &Problem, name: &str) -> u64 {
+        problem.shape.dimensions().into_iter().find(|(known, _)| *known == name).unwrap().1
+    }
+
+    fn within(problem: &Problem) -> bool {
+        let between = |name: &str, least: u64, most: u64| (least..=most).contains(&extent(problem, name));
+        match problem.family {
+            Family::Attention => {
+                between("batch", 1, 64)
+                    && between("heads", 1, 128)
+                    && between("q_seq", 1, 16_384)
+                    && between("kv_seq", 64, 65_536)
+                    && between("head_dim", 8, 256)
+                    && extent(problem, "head_dim").is_multiple_of(8)
+            }
+            Family::RowSoftmax => between("rows", 1, 262_144) && between("cols", 16, 262_144),
+            Family::Elementwise => between("numel", 1000, 1_000_000_000),
+            family => {
+                between("m", 1, 16_384)
+                    && between("n", 32, 262_144)
+                    && between("k", 32, 32_768)
+                    && (!family.packs_two_weights_a_byte() || extent(problem, "k").is_multiple_of(2))
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn draws_are_in_the_domain_within_the_limits_distinct_and_a_quarter_may_be_unaligned(
+            seed in any::<u64>(), family in prop::sample::select(Family::ALL.to_vec()),
+        ) {
+            let problems = evaluation(family, seed, 40);
+            prop_assert_eq!(problems.len(), 40);
+            prop_assert_eq!(problems.iter().collect::<BTreeSet<_>>().len(), 40);
+            for problem in &problems {
+                prop_assert!(within(problem) && Limits::GPU.allow(problem), "{}", problem);
+                // What is drawn can be asked for on a command line.
+                let text = problem.shape.to_string();
+                prop_assert_eq!(Problem::parse(family, &text, problem.dtype).unwrap(), *problem);
+            }
+            prop_assert!(share(&problems, |problem| Alignment::of(problem) == Alignment::Unaligned) <= 0.25);
+            prop_assert_eq!(evaluation(family, seed, 40), problems.clone(), "the same seed draws the same");
+            prop_assert_eq!(evaluation(family, seed, 20), problems[..20].to_vec(), "more draws go on from fewer");
+            let planned = drawn(family, Purpose::Plan, seed, 40);
+            prop_assert!(planned.iter().filter(|problem| problems.contains(problem)).count() <= 4, "streams differ");
+            let shapes: BTreeSet<_> = problems.iter().map(|problem| problem.shape).collect();
+            let of_others = Family::ALL.into_iter().filter(|other| *other != family);
+            let of_others = of_others.flat_map(|other| evaluation(other, seed, 40));
+            prop_assert!(of_others.filter(|problem| shapes.contains(&problem.shape)).count() <= 4, "families differ");
+        }
+
+        #[test]
+        fn what_is_taken_is_never_drawn(seed in any::<u64>()) {
+            let first = evaluation(Family::Elementwise, seed, 20);
+            let second = draw(Family::Elementwise, Purpose::Evaluation, seed, Limits::GPU, first.clone());
+            prop_assert!(second.take(20).all(|planned| !first.contains(&planned.problem)));
+        }
+
+        #[test]
+        fn a_log_uniform_draw_is_a_multiple_in_its_range(
+            seed in any::<u64>(), least in 1u64..1000, times in 2u64..1000, step in 1u64..64,
+        ) {
+            let range = least..=least * times + step;
+            let drawn = log_uniform(&mut ChaCha8Rng::seed_from_u64(seed), range.clone(), step);
+            prop_assert!(range.contains(&drawn) && drawn.is_multiple_of(step), "{drawn} of {range:?} by {step}");
+        }
+    }
+
+    #[test]
+    fn shares_are_those_of_the_domain_and_every_stratum_is_met() {
+        for family in Family::ALL {
+            let problems = evaluation(family, 7, 1200);
+            // An extent of any value is aligned by luck now and then, and lengths up to 16 always are.
+            let unaligned = share(&problems, |problem| Alignment::of(problem) == Alignment::Unaligned);
+            assert!((0.19..=0.25).contains(&unaligned), "{family}: {unaligned}");
+            match family {
+                Family::Attention => {
+                    let same = share(&problems, |problem| extent(problem, "q_seq") == extent(problem, "kv_seq"));
+                    assert!((0.4..0.41).contains(&same), "{same}");
+                    let decode = share(&problems, |problem| extent(problem, "q_seq") <= SHORT);
+                    assert!((0.4..0.6).contains(&decode), "{decode}");
+                    let usual = share(&problems, |problem| [64, 128].contains(&extent(problem, "head_dim")));
+                    assert!((0.8..0.84).contains(&usual), "{usual}");
+                }
+                Family::RowSoftmax | Family::Elementwise => {}
+                _ => {
+                    let few_rows = problems.iter().filter(|problem| extent(problem, "m") <= 256).count();
+                    assert_eq!(few_rows, problems.len() / 2, "{family}");
+                    let whole =
+                        |problem: &Problem| ["n", "k"].iter().all(|name| extent(problem, name).is_multiple_of(64));
+                    let whole = share(&problems, whole);
+                    assert!((0.25..0.36).contains(&whole), "{family}: {whole}");
+                    for side in ["n", "k"] {
+                        let odd = share(&problems, |problem| !extent(problem, side).is_multiple_of(8));
+                        assert!((0.12..0.17).contains(&odd), "{family} {side}: {odd}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Each octave of a log-uniform extent is met as often as another.
+    #[test]
+    fn draws_are_log_uniform() {
+        let problems = evaluation(Family::Elementwise, 3, 2000);
+        let octave = |problem: &Problem| extent(problem, "numel").ilog2();
+        for wanted in 10..29 {
+            let met = share(&problems, |problem| octave(problem) == wanted);
+            assert!((0.03..0.075).contains(&met), "2^{wanted}: {met}, where one in 19.4 is expected");
+        }
+    }
+
+    #[test]
+    fn the_host_gets_what_it_can_do_and_an_exhausted_domain_ends() {
+        for family in Family::ALL {
+            let problems: Vec<_> = draw(family, Purpose::Evaluation, 1, Limits::HOST, []).take(20).collect();
+            assert_eq!(problems.len(), 20, "{family}");
+            assert!(problems.iter().all(|planned| Limits::HOST.allow(&planned.problem)), "{family}");
+        }
+        let nothing = Limits { flops: 1.0, ..Limits::HOST };
+        assert_eq!(draw(Family::Matmul, Purpose::Plan, 1, nothing, []).count(), 0);
+    }
+}

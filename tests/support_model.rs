@@ -1,0 +1,137 @@
+//! The support kernels beside what the host does in their place: the same fills, the same verdicts and the same alterations.
+//! They are plain C++ but for a few intrinsics, so that a compiler for the host is all this needs.
+#![cfg(all(unix, feature = "harness"))]
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+use half::bf16;
+use kernel_sweep::device::cpu::deviation;
+use kernel_sweep::device::mutants::{Change, Region};
+use kernel_sweep::families::{Element, Fill, FillParameters, HostTensor, Reference, TensorSpec, fill};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What the kernels answer to the questions of `support_model/main.cpp`, a line of numbers each; nothing where there is no
+/// compiler.
+fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
+    if Command::new("c++").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no C++ compiler `c++` here");
+        return None;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let source = fs::read_to_string(root.join("kernels/support.cu")).unwrap();
+    let (plain, _) = source.split_once("extern \"C\" __global__ void read_lines(").unwrap();
+    fs::write(folder.path().join("support.cu"), plain).unwrap();
+    fs::copy(root.join("kernels/include/numeric.cuh"), folder.path().join("numeric.cuh")).unwrap();
+    fs::write(folder.path().join("ptx.cuh"), "").unwrap();
+    fs::copy(root.join("tests/support_model/main.cpp"), folder.path().join("main.cpp")).unwrap();
+    let program = folder.path().join("main");
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-o"]).arg(&program);
+    let built = compiler.arg(folder.path().join("main.cpp")).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let mut child = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(questions.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    Some(text.lines().map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect()).collect())
+}
+
+fn bits(tensor: &HostTensor) -> Vec<u64> {
+    match tensor {
+        HostTensor::Bf16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+        HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+    }
+}
+
+#[test]
+fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
+    let floats = [
+        Fill::Uniform { magnitude: 2.0 },
+        Fill::Wide { least: -100, most: 100 },
+        Fill::Landmarks { least: -12, most: 8 },
+        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9 },
+        Fill::Logits { magnitude: 4.0 },
+    ];
+    let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f32", Element::F32, fill)]);
+    let integers =
+        [("i8", Element::I8, Fill::Bits), ("i16", Element::I16, Fill::Bits), ("i16", Element::I16, Fill::Extremes)];
+    let mut tensors = Vec::new();
+    let mut questions = String::new();
+    for (seed, (name, element, fill)) in (77..).zip(floats.chain(integers)) {
+        let tensor = TensorSpec { name: "X", element, shape: vec![35, 300], fill };
+        let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
+        let numel = tensor.numel();
+        writeln!(questions, "fill {name} {numel} {seed} {fill} {first} {second} 300 {q_seq} {kv_seq}").unwrap();
+        tensors.push((tensor, seed));
+    }
+    let Some(answers) = answers(&questions) else { return };
+    assert_eq!(answers.len(), tensors.len());
+    for (found, (tensor, seed)) in answers.iter().zip(&tensors) {
+        assert!(*found == bits(&fill(tensor, *seed)), "{tensor:?}");
+    }
+}
+
+#[test]
+fn an_element_is_judged_alike_on_the_host_and_by_a_kernel() {
+    let nan = f32::NAN.to_bits();
+    let special = [0, 1 << 31, 1, 0x3f80_0000, 0xbf80_0000, 0x7f80_0000, 0xff80_0000, nan, u32::MAX, 0x0080_0000];
+    // Beside the special ones, values some steps of bf16 or f32 from each other.
+    let near = (0..400u32).map(|case| (0x4000_0000 + (case << 9), 0x4000_0000 + (case * 37 % 401) * 523));
+    let close = (0..100u32).map(|case| (0x3f80_0000 + case % 7, 0x3f80_0000 - 3 + case % 11));
+    let all = special.iter().flat_map(|out| special.iter().map(|reference| (*out, *reference)));
+    let pairs: Vec<(u32, u32)> = all.chain(near).chain(close).collect();
+    let allowed = bf16::from_f32(0.003);
+    let mut questions = String::new();
+    let mut wanted = Vec::new();
+    for (out, reference) in pairs {
+        let reference_of =
+            |allowed| -> Reference { [(f64::from(f32::from_bits(reference)), allowed)].into_iter().collect() };
+        let outputs = [
+            ("bf16", u64::from(out >> 16), HostTensor::Bf16(vec![bf16::from_bits((out >> 16) as u16)])),
+            ("f32", u64::from(out), HostTensor::F32(vec![f32::from_bits(out)])),
+        ];
+        for (name, bits, output) in outputs {
+            writeln!(questions, "compare {name} {bits} {reference} {}", allowed.to_bits()).unwrap();
+            let deviation = deviation(&output, &reference_of(allowed.to_f64()));
+            wanted.push([
+                deviation.poisoned,
+                deviation.beyond,
+                deviation.worst.to_bits(),
+                deviation.first.map_or(0, |_| 1),
+            ]);
+        }
+    }
+    let Some(answers) = answers(&questions) else { return };
+    assert_eq!(answers.len(), wanted.len());
+    for ((found, wanted), question) in answers.iter().zip(&wanted).zip(questions.lines()) {
+        assert_eq!(found, wanted, "{question}");
+    }
+    let right = wanted.iter().filter(|outcome| outcome[0] + outcome[1] == 0).count();
+    assert!((100..wanted.len() - 100).contains(&right), "{right} of {} are right", wanted.len());
+}
+
+#[test]
+fn a_tensor_is_altered_alike_on_the_host_and_by_a_kernel() {
+    let region = |row, column| Region { pitch: 10, row, column, rows: 2, columns: 3 };
+    let changes = [
+        (0, Change::Zero(region(1, 7)), region(1, 7), region(1, 7)),
+        (1, Change::Copy(region(0, 0), region(2, 4)), region(0, 0), region(2, 4)),
+        (2, Change::Swap(region(0, 5), region(3, 5)), region(0, 5), region(3, 5)),
+    ];
+    let questions = changes
+        .iter()
+        .map(|(code, _, one, other)| format!("alter 50 {} {} 10 3 2 {code}\n", one.first(), other.first()));
+    let Some(answers) = answers(&questions.collect::<String>()) else { return };
+    for (found, (_, change, ..)) in answers.iter().zip(changes) {
+        let mut wanted = HostTensor::I8((1..=50).collect());
+        change.apply(&mut wanted);
+        assert_eq!(*found, bits(&wanted), "{change:?}");
+    }
+}

@@ -1,0 +1,107 @@
+// The support kernels on the host, with one thread in all: fills and comparisons asked for line by line on standard input.
+//
+//   fill bf16|f32|i8|i16 NUMEL SEED FILL FIRST SECOND COLS Q_SEQ KV_SEQ   -> the elements' bits
+//   compare bf16|f32 OUT_BITS REFERENCE_BITS ALLOWED_BITS                 -> poisoned beyond worst from_first
+//   alter NUMEL FIRST SECOND PITCH COLUMNS ROWS CHANGE                    -> the bytes, which were 1, 2, 3, ... before
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+
+template <typename To, typename From>
+To bits_of(From from) {
+    static_assert(sizeof(To) == sizeof(From), "as many bits");
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+}
+unsigned __float_as_uint(float value) { return bits_of<unsigned>(value); }
+float __uint_as_float(unsigned bits) { return bits_of<float>(bits); }
+long long __double_as_longlong(double value) { return bits_of<long long>(value); }
+
+// What every lane but the first has seen.
+template <typename Value>
+Value __shfl_xor_sync(unsigned, Value, int) {
+    return Value(0);
+}
+template <typename Value>
+void atomicAdd(Value* sum, Value value) {
+    *sum += value;
+}
+template <typename Value>
+void atomicMax(Value* largest, Value value) {
+    if (value > *largest) *largest = value;
+}
+void __threadfence_system() {}
+
+struct Extent {
+    int x;
+};
+constexpr Extent blockIdx{0}, blockDim{1}, gridDim{1}, threadIdx{0};
+
+namespace ptx {
+using bf16 = unsigned short;
+float low_to_float(unsigned packed) { return __uint_as_float(packed << 16); }
+float high_to_float(unsigned packed) { return __uint_as_float(packed & 0xffff0000u); }
+float to_float(bf16 value) { return __uint_as_float(static_cast<unsigned>(value) << 16); }
+bf16 to_bf16(float value) {
+    const unsigned bits = __float_as_uint(value);
+    return value != value ? 0x7fff : static_cast<bf16>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+unsigned pack_bf16(float low, float high) { return to_bf16(low) | static_cast<unsigned>(to_bf16(high)) << 16; }
+}  // namespace ptx
+
+#include "support.cu"
+
+template <typename Element, typename Kernel>
+void fill(Kernel kernel) {
+    long long numel, cols, q_seq, kv_seq;
+    unsigned long long seed;
+    unsigned which;
+    float first, second;
+    std::cin >> numel >> seed >> which >> first >> second >> cols >> q_seq >> kv_seq;
+    std::vector<Element> out(numel);
+    kernel(out.data(), numel, seed, which, first, second, cols, q_seq, kv_seq);
+    for (const Element element : out) {
+        unsigned bits = 0;
+        std::memcpy(&bits, &element, sizeof(element));
+        std::cout << bits << ' ';
+    }
+}
+
+int main() {
+    std::string what, type;
+    while (std::cin >> what) {
+        if (what == "alter") {
+            long long numel, first, second, pitch, columns, rows;
+            unsigned change;
+            std::cin >> numel >> first >> second >> pitch >> columns >> rows >> change;
+            std::vector<unsigned char> bytes(numel);
+            for (long long i = 0; i < numel; ++i) bytes[i] = static_cast<unsigned char>(i + 1);
+            alter(bytes.data() + first, bytes.data() + second, pitch, columns, rows, change);
+            for (const unsigned char byte : bytes) std::cout << static_cast<unsigned>(byte) << ' ';
+        } else if (std::cin >> type; what == "fill") {
+            if (type == "bf16") fill<bf16>(fill_bf16);
+            if (type == "f32") fill<float>(fill_f32);
+            if (type == "i8") fill<unsigned char>(fill_i8);
+            if (type == "i16") fill<unsigned short>(fill_i16);
+        } else {
+            unsigned out, reference, allowed;
+            std::cin >> out >> reference >> allowed;
+            const float expected = __uint_as_float(reference), value = __uint_as_float(out);
+            const bf16 half = static_cast<bf16>(out), limit = static_cast<bf16>(allowed);
+            Comparison comparison{};
+            if (type == "bf16") compare_bf16(&half, &expected, &limit, 1, 0x1p-125f, &comparison);
+            if (type == "f32") compare_f32(&value, &expected, &limit, 1, 0x1p-125f, &comparison);
+            std::cout << comparison.poisoned << ' ' << comparison.beyond << ' ' << comparison.worst << ' ' << comparison.from_first;
+        }
+        std::cout << '\n';
+    }
+}
