@@ -182,7 +182,7 @@ pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mma;
+    use crate::model::{Dtype, Mma};
 
     #[test]
     fn a_space_gives_way_to_the_instructions_that_supersede_it() {
@@ -194,6 +194,41 @@ mod tests {
         assert_eq!(kinds("h200"), [Mma::MmaSyncTma, Mma::Wgmma]);
         assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05]);
         assert_eq!(kinds("a100"), [Mma::MmaSync]);
+    }
+
+    const HALVES: &str = r#"
+        [space.simt]
+        default = { block_sizes = [1024], num_warps = 4, pid_type = "flat" }
+        axes = { block_sizes = [[256, 1024, 4096]], num_warps = [1, 4, 8], pid_type = ["flat"] }
+        [[space.simt.exclude]]
+        when = "block_sizes[0] < num_warps * 256"
+        reason = "too little for a thread"
+        [[space.simt.exclude]]
+        when = "block_sizes[0] > 256 && block_sizes[0] / 2 >= numel"
+        reason = "half of it is all there is"
+    "#;
+
+    #[test]
+    fn what_an_exclusion_says_of_knobs_holds_everywhere_and_what_it_says_of_dimensions_on_those_problems() {
+        let plan = read::parse_plan(Family::Elementwise, HALVES, "plan").unwrap();
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let configs = |numel| {
+            let problem = Problem::parse(Family::Elementwise, &format!("numel={numel}"), Dtype::Bf16).unwrap();
+            let legal = plan.legal_configs(&problem, &h200);
+            let candidates = plan.candidates(&problem, &h200);
+            assert!(candidates.iter().map(|candidate| &candidate.config).eq(legal.iter().copied()));
+            let blocks = |config: &&Config| (config.block_sizes[0], config.num_warps.unwrap());
+            legal.iter().map(blocks).collect::<Vec<_>>()
+        };
+        assert_eq!(configs(1 << 20), [(1024, 4), (256, 1), (1024, 1), (4096, 1), (4096, 4), (4096, 8)]);
+        assert_eq!(configs(1000), [(1024, 4), (256, 1), (1024, 1)]);
+        assert_eq!(configs(500), [(1024, 4), (256, 1)], "the default is always tried");
+    }
+
+    #[test]
+    fn an_exclusion_that_cannot_be_read_is_named_with_its_line() {
+        let error = read::parse_plan(Family::Elementwise, &HALVES.replace("numel", "rows"), "plan").unwrap_err();
+        assert!(error.to_string().contains("plan:8") && error.to_string().contains("rows"), "{error}");
     }
 
     #[test]
