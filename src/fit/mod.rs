@@ -356,10 +356,7 @@ fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
 
 /// The configs that a model may choose from, and the problems with their winners. Every winner is there; then come those
 /// that are near the best of the most problems.
-fn choose_configs(
-    trials: &Trials,
-    times: &BTreeMap<(usize, usize), Time>,
-) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
+fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
     let mut by_problem: BTreeMap<usize, Vec<&Time>> = BTreeMap::new();
     for time in times.values() {
         by_problem.entry(time.problem).or_default().push(time);
@@ -378,10 +375,8 @@ fn choose_configs(
             *near += 1;
         }
     }
-    let mut ranked: Vec<(usize, (usize, usize), String)> = merits
-        .into_iter()
-        .map(|(config, merits)| (config, merits, text_of(&trials.configs[config])))
-        .collect();
+    let mut ranked: Vec<(usize, (usize, usize), String)> =
+        merits.into_iter().map(|(config, merits)| (config, merits, text_of(&trials.configs[config]))).collect();
     ranked.sort_by(|(_, (one_wins, one_near), one), (_, (other_wins, other_near), other)| {
         let by_merit = (other_wins > &0).cmp(&(one_wins > &0)).then(other_near.cmp(one_near));
         by_merit.then(one.cmp(other))
@@ -389,7 +384,8 @@ fn choose_configs(
     let winners = ranked.iter().filter(|(_, (wins, _), _)| *wins > 0).count();
     ranked.truncate(winners.max(MOST_CONFIGS));
     ranked.sort_by(|(.., one), (.., other)| one.cmp(other));
-    let place: BTreeMap<usize, usize> = ranked.iter().enumerate().map(|(place, (config, ..))| (*config, place)).collect();
+    let place: BTreeMap<usize, usize> =
+        ranked.iter().enumerate().map(|(place, (config, ..))| (*config, place)).collect();
     let measured = by_problem.into_iter().map(|(problem, times)| {
         let Problem { dims, dtype, .. } = trials.problems[problem].clone();
         let told = times.iter().filter_map(|time| Some((*place.get(&time.config)?, time.median_us)));
@@ -405,7 +401,7 @@ fn text_of(config: &ModelConfig) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)] // sums of whole numbers are equal to the bit
 mod tests {
     use super::*;
     use serde_json::json;
