@@ -1,5 +1,6 @@
 //! What fitting a model needs to know of a kernel: which knob tiles which dimension, and little more.
 
+use crate::model::{Dtype, Family, GpuProfile};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -65,6 +66,27 @@ const WIDEST_COPY: u32 = 16;
 const CACHE_LINE: u32 = 128;
 
 impl Description {
+    /// The description of a family that ships.
+    pub fn of(family: Family, profile: &GpuProfile) -> Self {
+        let described = match family {
+            Family::Matmul | Family::MatmulInt16 => gemm(2, 1),
+            Family::MatmulInt4 | Family::MatmulFp4 => gemm(1, 2),
+            Family::Attention => attention(),
+            Family::RowSoftmax => row_softmax(),
+            Family::Elementwise => elementwise(),
+        };
+        let constants = [
+            ("multiprocessors", i64::from(profile.multiprocessors)),
+            ("smem_per_multiprocessor", profile.smem_per_multiprocessor.0 as i64),
+            ("threads_per_multiprocessor", i64::from(profile.threads_per_multiprocessor)),
+        ];
+        Self {
+            dims: texts(family.dimensions()),
+            constants: constants.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..described
+        }
+    }
+
     /// Whether all operands' rows are aligned for the widest copy.
     pub fn aligned(&self) -> String {
         let rows: Vec<_> = self.rows.values().map(|bytes| format!("({bytes}) % {WIDEST_COPY} == 0")).collect();
@@ -84,7 +106,7 @@ impl Description {
         }
         all.extend(self.definitions.iter().cloned());
         let product = |prefix: &str, dims: &BTreeMap<String, String>| {
-            dims.keys().map(|dim| format!(" * {prefix}_{dim}")).collect::<String>()
+            dims.keys().fold(String::new(), |product, dim| format!("{product} * {prefix}_{dim}"))
         };
         let instances = self.instances.as_deref().unwrap_or("1");
         let parts = self.parts.as_deref().unwrap_or("1");
@@ -143,5 +165,213 @@ impl Description {
         all.extend(self.features.iter().cloned());
         all.extend(self.config_constants.iter().cloned());
         all
+    }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn named<const N: usize>(texts: [(&str, &str); N]) -> BTreeMap<String, String> {
+    texts.map(|(name, text)| (name.to_owned(), text.to_owned())).into()
+}
+
+fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
+    dtypes.iter().map(|dtype| (dtype.name().to_owned(), dtype.size_bytes() as i64)).collect()
+}
+
+/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
+fn gemm(weight_bytes: u64, packed: u64) -> Description {
+    let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
+    Description {
+        dtypes: dtypes(&[Dtype::Bf16]),
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
+        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n"),
+        flops: "2 * m * n * k".to_owned(),
+        rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
+        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
+        steps: named([("k", &format!("{packed} * block_sizes[2]"))]),
+        parts: Some("split_k".to_owned()),
+        definitions: texts(&[&format!("smem_bytes = num_stages * ({step_bytes})"), "threads = 32 * num_warps"]),
+        step_bytes: Some(step_bytes),
+        resident: Some(
+            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
+        ),
+        features: texts(&["smem_bytes", "tile_m * tile_n", "tile_m * tile_n / num_warps"]),
+        kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
+        ..Description::default()
+    }
+}
+
+fn attention() -> Description {
+    Description {
+        dtypes: dtypes(&[Dtype::Bf16]),
+        knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"]),
+        bytes: "4 * batch * heads * (q_seq + kv_seq) * head_dim".to_owned(),
+        flops: "4 * batch * heads * q_seq * kv_seq * head_dim".to_owned(),
+        rows: named([("q", "2 * head_dim")]),
+        instances: Some("batch * heads".to_owned()),
+        tiles: named([("q_seq", "block_sizes[1]")]),
+        steps: named([("kv_seq", "block_sizes[2]")]),
+        parts: Some("split_k".to_owned()),
+        step_bytes: Some("4 * block_sizes[2] * head_dim".to_owned()),
+        definitions: texts(&["smem_bytes = 2 * head_dim * (block_sizes[1] + 2 * num_stages * block_sizes[2])"]),
+        resident: Some("max(1, smem_per_multiprocessor / smem_bytes)".to_owned()),
+        features: texts(&["batch * heads", "smem_bytes", "block_sizes[1] / num_warps"]),
+        kin: vec![texts(&["q_seq", "kv_seq"]), texts(&["batch", "heads"])],
+        ..Description::default()
+    }
+}
+
+fn row_softmax() -> Description {
+    /// Vectors of 16 bytes that a thread has of its row.
+    const VECTORS: &str = "ceil_div(cols * dtype_bytes, 16 * row_threads * split_k)";
+    Description {
+        dtypes: dtypes(&Dtype::ALL),
+        knobs: texts(&[
+            "block_sizes",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "reduction_loops",
+            "split_k",
+        ]),
+        bytes: "2 * rows * cols * dtype_bytes".to_owned(),
+        flops: "5 * rows * cols".to_owned(),
+        rows: named([("x", "cols * dtype_bytes")]),
+        tiles: named([("rows", "block_sizes[0]")]),
+        steps: named([("cols", "default(reduction_loops[0], cols)")]),
+        parts: Some("split_k".to_owned()),
+        definitions: texts(&["row_threads = 32 * num_warps / block_sizes[0]", &format!("vectors = {VECTORS}")]),
+        features: texts(&[
+            "cols * dtype_bytes",
+            "vectors",
+            "per_mille(cols * dtype_bytes, vectors * 16 * row_threads * split_k)",
+            "programs * num_warps",
+            "per_mille(programs * num_warps, multiprocessors)",
+        ]),
+        kin: vec![texts(&["cols"]), texts(&["rows"])],
+        ..Description::default()
+    }
+}
+
+fn elementwise() -> Description {
+    Description {
+        dtypes: dtypes(&Dtype::ALL),
+        knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_warps", "pid_type"]),
+        bytes: "3 * numel * dtype_bytes".to_owned(),
+        flops: "numel".to_owned(),
+        rows: named([("x", "numel * dtype_bytes")]),
+        tiles: named([("numel", "block_sizes[0]")]),
+        features: texts(&[
+            "block_sizes[0] * dtype_bytes / num_warps",
+            "per_mille(programs * num_warps, multiprocessors)",
+        ]),
+        kin: vec![texts(&["numel"])],
+        ..Description::default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::heuristics::{FittedModel, Floor, MODEL_FORM, Model, ModelConfig};
+    use serde_json::json;
+
+    /// A model with a description's expressions, and no trees.
+    fn model(description: &Description) -> Model {
+        let floor = Floor {
+            bytes: description.bytes.clone(),
+            flops: description.flops.clone(),
+            launch_us: 1.0,
+            bytes_per_us: 1.0,
+            flops_per_us: 1.0,
+        };
+        Model::new(FittedModel {
+            form: MODEL_FORM.to_owned(),
+            dims: description.dims.clone(),
+            dtypes: description.dtypes.clone(),
+            constants: description.constants.clone(),
+            knobs: description.knobs.clone(),
+            definitions: description.all_definitions(),
+            features: description.all_features(),
+            legal: description.legal.clone(),
+            aligned: description.aligned(),
+            floor,
+            ..FittedModel::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_families_work_is_what_its_spec_says() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        for family in Family::ALL {
+            let description = Description::of(family, &h200);
+            let model = model(&description);
+            let dims = [6, 10, 96, 34, 72][..description.dims.len()].to_vec();
+            let pairs: Vec<_> = description.dims.iter().map(String::as_str).zip(dims.iter().copied()).collect();
+            for dtype in Dtype::ALL.into_iter().filter(|dtype| description.dtypes.contains_key(dtype.name())) {
+                let problem = crate::model::Problem::new(family, &pairs, dtype).unwrap();
+                let spec = crate::families::spec(family);
+                let [bytes, flops] = model.work(&dims, dtype.name()).unwrap();
+                assert_eq!((bytes as u64, flops as f64), (spec.bytes(&problem).0, spec.flops(&problem)), "{problem}");
+            }
+        }
+    }
+
+    #[test]
+    fn alignment_is_that_of_every_operands_rows() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200)).is_aligned(dims, "bf16");
+        assert!(aligned(Family::Matmul, &[3, 4096, 64]) && !aligned(Family::Matmul, &[3, 4100, 64]));
+        assert!(aligned(Family::MatmulFp4, &[3, 4096, 64]) && !aligned(Family::MatmulFp4, &[3, 4104, 64]));
+        assert!(!aligned(Family::MatmulFp4, &[3, 4096, 66]) && !aligned(Family::RowSoftmax, &[8, 1001]));
+    }
+
+    #[test]
+    fn every_feature_of_a_complete_config_has_a_value() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let config = json!({"block_sizes": [1, 64, 64], "l2_groupings": [1], "mma": "wgmma", "num_sm_multiplier": 1,
+            "num_stages": 4, "num_warps": 4, "pid_type": "flat", "reduction_loops": [null], "split_k": 2});
+        let config = ModelConfig { template: config.as_object().cloned().unwrap(), ..ModelConfig::default() };
+        for family in Family::ALL {
+            let model = model(&Description::of(family, &h200));
+            let candidates = model.candidates(std::slice::from_ref(&config));
+            let dims = [3, 1000, 700, 512, 64][..model.fitted().dims.len()].to_vec();
+            let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
+            for (feature, value) in model.fitted().features.iter().zip(features) {
+                assert_ne!(value, i64::MIN, "{family}: {feature}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_description_can_be_told_in_toml() {
+        let text = r#"
+            dims = ["rows", "cols"]
+            dtypes = { bf16 = 2 }
+            constants = { multiprocessors = 132 }
+            knobs = ["block_sizes", "num_warps"]
+            bytes = "2 * rows * cols * dtype_bytes"
+            flops = "rows * cols"
+            tiles = { rows = "block_sizes[0]" }
+            kin = [["cols"]]
+        "#;
+        let description: Description = toml::from_str(text).unwrap();
+        assert!(model(&description).fitted().features.contains(&"per_mille(rows, tiles_rows * tile_rows)".to_owned()));
+        assert!(toml::from_str::<Description>(&text.replace("tiles", "tilse")).is_err());
     }
 }

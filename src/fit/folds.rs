@@ -23,7 +23,9 @@ impl Kinship {
         for set in sets {
             let joined = join(&kinds, problems, set);
             let mut sizes = vec![0; problems.len()];
-            joined.iter().for_each(|kind| sizes[*kind] += 1);
+            for kind in &joined {
+                sizes[*kind] += 1;
+            }
             if sizes.iter().all(|size| *size <= most) {
                 kinds = joined;
                 by.push(set.clone());

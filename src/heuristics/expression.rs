@@ -528,9 +528,10 @@ impl<'a> Parser<'a> {
     /// Lets the jump lead to the next step.
     fn land(&mut self, jump: usize) -> Parsed {
         let here = u16::try_from(self.steps.len()).map_err(|_| "too long".to_owned())?;
-        match self.steps.get_mut(jump) {
-            Some(Step::Jump(target) | Step::JumpUnless(target) | Step::LoadOrGoOn(_, target)) => *target = here,
-            _ => {}
+        if let Some(Step::Jump(target) | Step::JumpUnless(target) | Step::LoadOrGoOn(_, target)) =
+            self.steps.get_mut(jump)
+        {
+            *target = here;
         }
         Ok(())
     }

@@ -314,15 +314,14 @@ impl Model {
         let mut feature_slots = Vec::new();
         for (index, feature) in fitted.features.iter().enumerate() {
             let expression = Expression::parse(feature, &mut scope).context(|| format!("features[{index}]"))?;
-            feature_slots.push(match expression.as_slot() {
-                Some(slot) => slot,
-                None => {
-                    // No expression can use this name.
-                    let slot = scope.declare(&format!("feature_{index}")).context(|| format!("features[{index}]"))?;
-                    steps.push(Step { slot, expression, varies: Varies::default() });
-                    slot
-                }
-            });
+            let slot = if let Some(slot) = expression.as_slot() {
+                slot
+            } else {
+                let slot = scope.declare(&format!("feature_{index}")).context(|| format!("features[{index}]"))?;
+                steps.push(Step { slot, expression, varies: Varies::default() });
+                slot
+            };
+            feature_slots.push(slot);
         }
         let mut legal = Vec::new();
         for (index, condition) in fitted.legal.iter().enumerate() {
@@ -481,6 +480,22 @@ impl Model {
     pub fn is_legal(&self, dims: &[i64], dtype: &str, config: usize) -> bool {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else { return false };
         config < self.own.count && self.set_config(&mut row, &self.own, config)
+    }
+
+    /// Why its own config of that place may not run the shape: the first condition that does not hold.
+    pub fn why_illegal(&self, dims: &[i64], dtype: &str, config: usize) -> Option<String> {
+        let Some((mut row, _)) = self.of_problem(dims, dtype) else {
+            return Some(format!("the model knows no {dims:?} of {dtype}"));
+        };
+        if config >= self.own.count {
+            return Some(format!("the model has {} configs, so no config {config}", self.own.count));
+        }
+        self.set_config(&mut row, &self.own, config);
+        self.legal.iter().zip(&self.fitted.legal).find_map(|(condition, text)| match condition.evaluate(&row) {
+            Ok(0) => Some(format!("'{text}' does not hold")),
+            Ok(_) => None,
+            Err(fault) => Some(format!("'{text}': {}", fault.explain(&self.scope))),
+        })
     }
 
     /// The time expected of its own config of that place, in microseconds; none where it may not run the shape.
@@ -695,7 +710,7 @@ fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)] // what is read or added up in one order is equal to the bit
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -754,6 +769,11 @@ mod tests {
         assert_eq!(model.predict_us(&[16, 4096], "bf16", 3), None);
         assert_eq!(model.predict_us(&[16, 4096], "bf16", 4), None);
         assert!(model.is_legal(&[16, 4096], "bf16", 2) && !model.is_legal(&[1000, 4096], "bf16", 2));
+        let why = |m, config| model.why_illegal(&[m, 4096], "bf16", config);
+        assert_eq!(why(16, 2), None);
+        assert_eq!(why(1000, 2).as_deref(), Some("'split_k == 1 || tiles < multiprocessors' does not hold"));
+        assert_eq!(why(1000, 3).as_deref(), Some("'area <= 8192' does not hold"));
+        assert!(why(0, 0).is_some() && why(16, 4).is_some());
     }
 
     #[test]
