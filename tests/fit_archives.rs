@@ -71,7 +71,7 @@ fn trials(family: Family, profile: &GpuProfile) -> Trials {
                 trials.configs.push(ModelConfig { template, ..ModelConfig::default() });
                 trials.configs.len() - 1
             });
-            let median_us = median.0 * trial.to_final.unwrap_or(1.0);
+            let median_us = median.0;
             trials.times.push(Time { problem, config, median_us, is_final: stage == Stage::Final });
         }
     }

@@ -2,8 +2,8 @@
 
 use super::knobs::{self, Programs, WARP};
 use super::{
-    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection, TensorSpec,
-    Tensors, legality, require, rounding,
+    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
+    TensorSpec, Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem, Shape};
 use std::sync::LazyLock;
