@@ -20,8 +20,8 @@ use crate::journal::Trial;
 use crate::measure::{CrossFit, Interval, RacePlan, cross_fit};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Alignment, Candidate, Limits, Plan, PlannedProblem, Purpose};
-use crate::search::{self, RaceOutcome, Racer, Width};
-use crate::sweep::{self, DeviceBench, Lab, Options, Site};
+use crate::search::{Guide, RaceOutcome, Racer, Width};
+use crate::sweep::{self, Ahead, DeviceBench, Lab, Options, Site};
 use noise::NullArm;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -242,15 +242,22 @@ impl Evaluation<'_> {
         let mut lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
         lab.deadlines.trial = self.options.trial_deadline;
         lab.set_deadline(deadline);
-        self.compile_ahead(&questions)?;
+        let guide = Guide::new(self.plan, profile, self.document.models.get(self.plan.family.name()));
+        let problems: Vec<Problem> = questions.iter().map(|question| question.planned.problem).collect();
+        let must_race = |problem: &Problem| {
+            let asked = questions.iter().find(|question| question.planned.problem == *problem);
+            asked.map(|question| self.must_race(question)).unwrap_or_default()
+        };
+        let ahead = Ahead::new(&lab, &guide, &problems, &must_race, |_| Width::THOROUGH);
         progress.family(self.plan.family, questions.len());
         let evaluated: Mutex<Vec<Option<Evaluated>>> = Mutex::new(vec![None; questions.len()]);
         let numbered: Vec<(usize, &Question)> = questions.iter().enumerate().collect();
-        sweep::on_all_devices(&lab, &self.site.devices, &numbered, |bench, (index, question)| {
-            let answer = self.evaluate(bench, question)?;
+        let work = |bench: &mut DeviceBench<'_, '_>, (index, question): &(usize, &Question)| {
+            let answer = self.evaluate(bench, question, &ahead)?;
             evaluated.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(answer);
             Ok(())
-        })?;
+        };
+        ahead.beside(|| sweep::on_all_devices(&lab, &self.site.devices, &numbered, work))?;
         let out_of_time = lab.finish().out_of_time;
         let evaluated = evaluated.into_inner().unwrap_or_else(PoisonError::into_inner);
         let evaluated = evaluated.into_iter().zip(&questions).map(|(evaluated, question)| {
@@ -265,26 +272,6 @@ impl Evaluation<'_> {
             }
         });
         Ok(evaluated.collect())
-    }
-
-    /// Asks for every kernel, in the order of the problems, so that all cores compile while the device works.
-    fn compile_ahead(&self, questions: &[Question]) -> Result<()> {
-        let Some(compiler) = &self.site.compiler else { return Ok(()) };
-        let mut kernels =
-            questions.iter().flat_map(|question| sweep::kernels(&question.planned.problem, self.candidates(question)));
-        kernels.try_for_each(|kernel| compiler.request(&kernel).map(drop))
-    }
-
-    /// The space on a question's problem, and what is served where that lies outside.
-    fn candidates(&self, question: &Question) -> Vec<Candidate> {
-        let (problem, profile) = (question.planned.problem, &self.site.found().profile);
-        let mut candidates = self.plan.candidates(&problem, profile);
-        for config in question.pick.iter().chain(&question.fallback) {
-            if candidates.iter().all(|candidate| candidate.config != *config) {
-                candidates.push(plan::candidate(config.clone(), &problem, profile));
-            }
-        }
-        candidates
     }
 
     fn question(&self, heuristics: &Heuristics, planned: &PlannedProblem) -> Question {
@@ -308,23 +295,39 @@ impl Evaluation<'_> {
         Question { planned: planned.clone(), source, pick, skipped, fallback }
     }
 
-    fn evaluate(&self, bench: &mut DeviceBench<'_, '_>, question: &Question) -> Result<Evaluated> {
+    /// What races whatever it costs: the defaults, and what is served.
+    fn must_race(&self, question: &Question) -> Vec<Config> {
+        let mut must_race = self.plan.defaults(&self.site.found().profile);
+        for config in question.pick.iter().chain(&question.fallback) {
+            if !must_race.contains(config) {
+                must_race.push(config.clone());
+            }
+        }
+        must_race
+    }
+
+    fn evaluate(
+        &self,
+        bench: &mut DeviceBench<'_, '_>,
+        question: &Question,
+        ahead: &Ahead<'_, '_, '_>,
+    ) -> Result<Evaluated> {
         let problem = question.planned.problem;
         let profile = &self.site.found().profile;
-        let defaults = self.plan.defaults(profile);
-        let candidates = self.candidates(question);
-        let served = question.pick.iter().chain(&question.fallback);
-        let must_race: Vec<Config> = defaults.iter().chain(served).cloned().collect();
+        let must_race = self.must_race(question);
         bench.turn_to(problem);
-        let outcome =
-            search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &Width::default())?;
+        let candidate = |config: &Config| plan::candidate(config.clone(), &problem, profile);
+        let outcome = ahead.search(bench, &problem, &must_race)?;
         let RaceOutcome::Done(trials) = outcome else { return Ok(question.unanswered("the race crashed", None)) };
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
         let three: Vec<Config> = trials.iter().take(CONTENDERS).map(|trial| trial.config.clone()).collect();
-        let Some(raced) = race(bench, &candidates, &three, &must_race)? else {
+        let others = must_race.iter().filter(|config| !three.contains(config));
+        let racing: Vec<Candidate> = three.iter().chain(others).map(candidate).collect();
+        let Some(raced) = race(bench, &racing)? else {
             return Ok(question.unanswered("the race crashed", Some(&best.config)));
         };
         self.site.progress.best(best);
+        let defaults = self.plan.defaults(profile);
         Ok(question.judged(&raced, &three, &defaults, self.options.seed))
     }
 }
@@ -353,19 +356,13 @@ fn first_that_runs<'t>(
     (None, skipped)
 }
 
-/// So many of the search's best may be the best of all: more than that is seldom within noise.
+/// The best of a search that race once more: the best of many is in part the luckiest.
 const CONTENDERS: usize = 3;
 
-/// The contenders and those that must race, in interleaved rounds, with a duplicate of the best.
-fn race(
-    bench: &mut DeviceBench<'_, '_>,
-    candidates: &[Candidate],
-    contenders: &[Config],
-    must_race: &[Config],
-) -> Result<Option<Vec<Trial>>> {
-    let races = |config: &Config| contenders.contains(config) || must_race.contains(config);
-    let wanted = |candidate: &&Candidate| candidate.program.is_ok() && races(&candidate.config);
-    let racers: Vec<Racer> = candidates.iter().filter(wanted).map(Racer::anchor).collect();
+/// The best of the search against those that must race, in interleaved rounds.
+fn race(bench: &mut DeviceBench<'_, '_>, candidates: &[Candidate]) -> Result<Option<Vec<Trial>>> {
+    let works = |candidate: &&Candidate| candidate.program.is_ok();
+    let racers: Vec<Racer> = candidates.iter().filter(works).map(Racer::anchor).collect();
     Ok(match bench.race_anew(&racers, &RacePlan::FINAL)? {
         RaceOutcome::Done(trials) => Some(trials),
         RaceOutcome::OutOfTime | RaceOutcome::Crashed(_) => None,

@@ -1,7 +1,7 @@
 //! One device at work: trials one by one, races, and what is done where one of them takes the device's process down.
 
 use super::lab::Lab;
-use super::{needed_cubin, support_kernel};
+use super::{needed_cubin, problem_seed, support_kernel};
 use crate::compile::Key;
 use crate::device::{Address, Found, Program};
 use crate::error::{Error, Result};
@@ -12,7 +12,6 @@ use crate::model::{Config, Micros, Problem};
 use crate::plan::{self, Candidate};
 use crate::search::{self, Bench, RaceOutcome, Racer};
 use crate::worker::{Arm, Failure, RaceResults, Verdict, Worker};
-use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 
 /// One device, on one problem at a time.
@@ -434,10 +433,4 @@ impl Bench for DeviceBench<'_, '_> {
 /// A nanosecond is finer than any clock here.
 fn rounded(time: Micros) -> Micros {
     Micros((time.0 * 1e3).round() / 1e3)
-}
-
-/// Inputs differ from problem to problem, and are the same in every run with one seed.
-fn problem_seed(seed: u64, problem: &Problem) -> u64 {
-    let digest = Sha256::digest(format!("{seed} {problem}"));
-    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }

@@ -1,21 +1,21 @@
 //! One family's sweep: search every problem, cross the finalists, derive, write the document.
 
+use super::ahead::Ahead;
 use super::bench::DeviceBench;
 use super::lab::Lab;
 use super::schedule::{self, Stages};
-use super::{Counts, FamilySummary, Options, Site, Winner, document_path, journal_path};
+use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path};
 use crate::derive::{self, Defaults, Evidence, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, Result};
-use crate::families::{self, KernelSpec};
-use crate::heuristics::{Document, Heuristics, group_of};
+use crate::heuristics::{Document, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
-use crate::plan::{self, Candidate, Plan};
-use crate::search::{self, RaceOutcome, Width};
+use crate::plan::{self, Plan};
+use crate::search::{self, Guide, RaceOutcome, Width};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(super) fn sweep_family(
     site: &Site,
     options: &Options,
     plan: &Plan,
-    previous: Option<&Heuristics>,
+    previous: Option<&Previous>,
     budget: Option<Duration>,
 ) -> Result<(FamilySummary, Counts)> {
     let started = Instant::now();
@@ -38,8 +38,14 @@ pub(super) fn sweep_family(
     let mut lab = Lab::new(profile.clone(), site.compiler.as_ref(), options.seed, defenders, journal, progress);
     lab.deadlines.trial = options.trial_deadline;
     progress.family(plan.family, problems.len());
+    let earlier = previous.and_then(|previous| previous.models.get(plan.family.name()));
+    let guide = Guide::new(plan, profile, earlier);
+    if !lab.lessons().is_empty() {
+        guide.learn(&lab.lessons())?;
+    }
     let (open, finals, crashed) = (problems.clone(), BTreeMap::new(), BTreeSet::new());
-    let mut sweep = FamilySweep { started, site, options, plan, lab: &lab, previous, open, finals, crashed };
+    let mut sweep =
+        FamilySweep { started, site, options, plan, lab: &lab, guide: &guide, previous, open, finals, crashed };
     schedule::run(&mut sweep, budget)?;
 
     let FamilySweep { finals, crashed, .. } = sweep;
@@ -69,29 +75,6 @@ pub(super) fn sweep_family(
     Ok((summary, counts))
 }
 
-/// Fills the compiler's queue with a family's kernels, in the order of its problems, unless told to stop.
-pub(super) fn compile_ahead(site: &Site, options: &Options, plan: &Plan, stop: &AtomicBool) -> Result<()> {
-    let Some(compiler) = &site.compiler else { return Ok(()) };
-    let profile = &site.found().profile;
-    for problem in ordered_problems(options, plan, profile)? {
-        for kernel in kernels(&problem, plan.candidates(&problem, profile)) {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            compiler.request(&kernel)?;
-        }
-    }
-    Ok(())
-}
-
-/// The kernels of one problem's candidates, its reference first, each once.
-pub(crate) fn kernels(problem: &Problem, candidates: Vec<Candidate>) -> Vec<KernelSpec> {
-    let programs = candidates.into_iter().filter_map(|candidate| Some(candidate.program.ok()??.0));
-    let mut seen = BTreeSet::new();
-    let all = std::iter::once(families::spec(problem.family).reference(problem).0).chain(programs);
-    all.filter(|kernel| seen.insert(kernel.clone())).collect()
-}
-
 /// One family's sweep under way.
 struct FamilySweep<'s, 'a> {
     started: Instant,
@@ -99,7 +82,8 @@ struct FamilySweep<'s, 'a> {
     options: &'s Options,
     plan: &'s Plan,
     lab: &'s Lab<'a>,
-    previous: Option<&'s Heuristics>,
+    guide: &'s Guide<'s>,
+    previous: Option<&'s Previous>,
     /// Problems that are still to be searched.
     open: Vec<Problem>,
     /// The finalists of those that were, the winner first.
@@ -118,8 +102,10 @@ impl Stages for FamilySweep<'_, '_> {
         self.lab.forget_out_of_time();
         let finals = Mutex::new(std::mem::take(&mut self.finals));
         let crashed = Mutex::new(std::mem::take(&mut self.crashed));
-        on_all_devices(self.lab, &self.site.devices, &self.open, |bench, problem| {
-            match self.search_one(bench, problem)? {
+        let must_race = |problem: &Problem| self.must_race(problem);
+        let ahead = Ahead::new(self.lab, self.guide, &self.open, &must_race, Width::of);
+        let work = |bench: &mut DeviceBench<'_, '_>, problem: &Problem| {
+            match self.search_one(bench, problem, &ahead)? {
                 RaceOutcome::Done(trials) => {
                     if let Some(best) = trials.first() {
                         self.site.progress.best(best);
@@ -135,7 +121,8 @@ impl Stages for FamilySweep<'_, '_> {
                 }
             }
             Ok(())
-        })?;
+        };
+        ahead.beside_and_learning(|| on_all_devices(self.lab, &self.site.devices, &self.open, work))?;
         self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.crashed = crashed.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (lab, finals) = (self.lab, &self.finals);
@@ -153,29 +140,37 @@ impl Stages for FamilySweep<'_, '_> {
         self.site.progress.more(crossings.len());
         on_all_devices(self.lab, &self.site.devices, &crossings, |bench, (problem, configs)| {
             bench.turn_to(*problem);
-            let mut required = self.plan.defaults(&self.site.found().profile);
-            required.extend(served_config(self.previous, problem));
-            bench.cross(configs, &search::anchors(&self.finals[problem], &required))
+            bench.cross(configs, &search::anchors(&self.finals[problem], &self.must_race(problem)))
         })
     }
 }
 
 impl FamilySweep<'_, '_> {
+    /// What races whatever it costs: the defaults, and what is served.
+    fn must_race(&self, problem: &Problem) -> Vec<Config> {
+        let mut must_race = self.plan.defaults(&self.site.found().profile);
+        must_race.extend(served_config(self.previous, problem).filter(|served| !must_race.contains(served)));
+        must_race
+    }
+
     /// The finalists of one problem, the winner first; none where nothing works.
-    fn search_one(&self, bench: &mut DeviceBench<'_, '_>, problem: &Problem) -> Result<RaceOutcome> {
+    fn search_one(
+        &self,
+        bench: &mut DeviceBench<'_, '_>,
+        problem: &Problem,
+        ahead: &Ahead<'_, '_, '_>,
+    ) -> Result<RaceOutcome> {
         if !bench.has_time(problem)? {
             return Ok(RaceOutcome::OutOfTime);
         }
         bench.turn_to(*problem);
         let profile = &self.site.found().profile;
-        let (candidates, width) = (self.plan.candidates(problem, profile), Width::default());
-        let mut must_race = self.plan.defaults(profile);
-        must_race.extend(served_config(self.previous, problem));
+        let must_race = self.must_race(problem);
         if self.options.exhaustive {
-            search::exhaust(bench, problem.family, &candidates, &must_race, &width)
-        } else {
-            search::search(bench, problem.family, &candidates, profile.multiprocessors, &must_race, &width)
+            let candidates = self.plan.candidates(problem, profile);
+            return search::exhaust(bench, problem.family, &candidates, &must_race, &Width::GUIDED);
         }
+        ahead.search(bench, problem, &must_race)
     }
 }
 
@@ -263,7 +258,7 @@ pub(crate) fn on_all_devices<T: Sync>(
 }
 
 /// What the document before would serve on these problems: its winners defend their place in every final.
-fn served_configs(previous: Option<&Heuristics>, problems: &[Problem]) -> Vec<Config> {
+fn served_configs(previous: Option<&Previous>, problems: &[Problem]) -> Vec<Config> {
     let mut configs: Vec<Config> = Vec::new();
     for config in problems.iter().filter_map(|problem| served_config(previous, problem)) {
         if !configs.contains(&config) {
@@ -273,8 +268,8 @@ fn served_configs(previous: Option<&Heuristics>, problems: &[Problem]) -> Vec<Co
     configs
 }
 
-fn served_config(previous: Option<&Heuristics>, problem: &Problem) -> Option<Config> {
-    let template = previous?.lookup_problem(problem).best().cloned()?;
+fn served_config(previous: Option<&Previous>, problem: &Problem) -> Option<Config> {
+    let template = previous?.heuristics.lookup_problem(problem).best().cloned()?;
     serde_json::from_value(template.into()).ok()
 }
 

@@ -8,7 +8,7 @@ use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
 use crate::model::{Config, GpuProfile, Problem};
 use crate::plan;
-use crate::search::{Racer, sort_by_time};
+use crate::search::{Lesson, Racer, sort_by_time};
 use crate::worker::{Deadlines, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +137,24 @@ impl<'a> Lab<'a> {
         let found = known.iter_mut().find(fits)?;
         counts.resumed += usize::from(!std::mem::replace(&mut found.counted, true));
         Some(found.trial.clone())
+    }
+
+    /// What a model can learn from the journal.
+    pub(super) fn lessons(&self) -> Vec<Lesson> {
+        let state = self.state();
+        let known = state.known.iter().flat_map(|((problem, config), known)| {
+            let timed = known.iter().filter(|known| !known.trial.null_arm);
+            timed.filter_map(move |Known { trial, .. }| {
+                Some(Lesson { problem: *problem, config: config.clone(), stage: trial.stage, time: trial.time()? })
+            })
+        });
+        let mut lessons: Vec<Lesson> = known.collect();
+        // The map has no order, and what is learnt depends on it where times are equal.
+        lessons.sort_by(|one, other| {
+            let order = one.problem.cmp(&other.problem).then_with(|| one.config.cmp(&other.config));
+            order.then(one.stage.cmp(&other.stage)).then(one.time.0.total_cmp(&other.time.0))
+        });
+        lessons
     }
 
     /// The number of the next race of a problem.

@@ -1,5 +1,6 @@
 //! The main job: for each family, search every problem, cross the finalists, derive, write the document.
 
+mod ahead;
 mod bench;
 mod family;
 mod lab;
@@ -7,8 +8,9 @@ mod progress;
 mod schedule;
 mod site;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use bench::DeviceBench;
-pub(crate) use family::{kernels, on_all_devices};
+pub(crate) use family::on_all_devices;
 pub(crate) use lab::Lab;
 pub use lab::{Counts, INTERRUPTED};
 pub(crate) use site::LOCK;
@@ -18,15 +20,15 @@ use crate::compile::{Cache, Compiler, Nvrtc, Outcome, Settings, cache_folder};
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::KernelSpec;
-use crate::heuristics::Heuristics;
+use crate::heuristics::{Document, Heuristics};
 use crate::journal::Trial;
-use crate::model::{Family, GpuProfile};
+use crate::model::{Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
 pub use progress::Progress;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Which device to use.
@@ -238,6 +240,21 @@ pub fn run(options: &Options) -> Result<Summary> {
 /// Families that were cut have another turn where more than this share of the budget is left: others did not need theirs.
 const ANOTHER_TURN_SHARE: f64 = 0.05;
 
+/// The document before the sweep.
+pub(crate) struct Previous {
+    /// What it serves.
+    heuristics: Heuristics,
+    /// Its models by class.
+    models: BTreeMap<String, serde_json::Value>,
+}
+
+impl Previous {
+    fn new(document: Document) -> Self {
+        let models = document.models.clone();
+        Self { heuristics: Heuristics::new(document), models }
+    }
+}
+
 /// Runs the sweep on devices that are held already. The budget and the wall time are counted from `started`.
 ///
 /// # Errors
@@ -262,17 +279,9 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
         cut_short: false,
     };
     let document = document_path(&options.output, gpu);
-    let previous = if document.is_file() { Some(Heuristics::load(&document)?) } else { None };
+    let previous = if document.is_file() { Some(Previous::new(Document::load(&document)?)) } else { None };
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
-    // Kernels compile while the device is busy with those before them.
-    let stop = AtomicBool::new(false);
-    let busy_s = std::thread::scope(|scope| {
-        let ahead = scope.spawn(|| plans.iter().try_for_each(|plan| family::compile_ahead(site, options, plan, &stop)));
-        let swept = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary);
-        stop.store(true, Ordering::Relaxed);
-        let ahead = ahead.join().unwrap_or_else(|_| Err(Error::failure("the thread that compiles ahead panicked")));
-        swept.and_then(|busy_s| ahead.map(|()| busy_s))
-    })?;
+    let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;
     summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
     summary.wall_s = started.elapsed().as_secs_f64();
     summary.compile_s = site.compiler.as_ref().map_or(0.0, Compiler::compile_s);
@@ -287,7 +296,7 @@ fn sweep_plans(
     site: &Site,
     options: &Options,
     plans: &[Plan],
-    previous: Option<&Heuristics>,
+    previous: Option<&Previous>,
     started: Instant,
     summary: &mut Summary,
 ) -> Result<f64> {
@@ -341,6 +350,12 @@ pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Prog
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         deadline,
     })
+}
+
+/// Inputs differ from problem to problem, and are the same in every run with one seed.
+pub(crate) fn problem_seed(seed: u64, problem: &Problem) -> u64 {
+    let digest = Sha256::digest(format!("{seed} {problem}"));
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
 /// The harness's own kernels.

@@ -1,0 +1,244 @@
+//! Which config next: by the time that a model expects of it, once there is one; before, by what its programs load.
+
+use crate::error::Result;
+use crate::families::{self, Description, Work};
+use crate::fit::{self, Time, Trials};
+use crate::heuristics::{Candidates, Model, ModelConfig, group_of};
+use crate::journal::Stage;
+use crate::model::{Config, GpuProfile, Micros, Problem};
+use crate::plan::Plan;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A time that was measured, as far as a model learns from it.
+#[derive(Clone, Debug)]
+pub struct Lesson {
+    /// Of which problem.
+    pub problem: Problem,
+    /// Of which config.
+    pub config: Config,
+    /// At which stage of the search.
+    pub stage: Stage,
+    /// The time.
+    pub time: Micros,
+}
+
+/// Orders the configs of a plan on any of its problems.
+pub struct Guide<'p> {
+    plan: &'p Plan,
+    profile: GpuProfile,
+    description: Description,
+    /// Every config of the plan's spaces, and the place of each.
+    configs: Vec<&'p Config>,
+    places: HashMap<&'p Config, usize>,
+    ready: RwLock<Option<Arc<Ready>>>,
+}
+
+/// A model with the plan's configs made ready for it.
+struct Ready {
+    model: Model,
+    candidates: Candidates,
+}
+
+/// The configs of a problem that are worth trying, the most promising first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// The configs.
+    pub configs: Vec<Config>,
+    /// Whether a model ordered them.
+    pub is_predicted: bool,
+}
+
+/// Configs of one tile that come next to each other where no model tells more; those left come after all others.
+const ALIKE: usize = 2;
+
+impl<'p> Guide<'p> {
+    /// A guide that knows nothing yet but what a model of an earlier day does, where there is one.
+    pub fn new(plan: &'p Plan, profile: &GpuProfile, earlier: Option<&Value>) -> Self {
+        let spaces = plan.spaces(profile);
+        let mut configs: Vec<&Config> = Vec::new();
+        let mut places = HashMap::new();
+        for config in spaces.iter().flat_map(|space| std::iter::once(&space.default).chain(&space.configs)) {
+            places.entry(config).or_insert_with(|| {
+                configs.push(config);
+                configs.len() - 1
+            });
+        }
+        let description = Description::of(plan.family, profile);
+        let guide = Self { plan, profile: profile.clone(), description, configs, places, ready: RwLock::new(None) };
+        // One of another form, or of other knobs, is of no use; there will be another soon.
+        if let Some(model) = earlier.and_then(|model| Model::new(serde_json::from_value(model.clone()).ok()?).ok()) {
+            guide.follow(model);
+        }
+        guide
+    }
+
+    /// Orders by this model from now on.
+    fn follow(&self, model: Model) {
+        let configs: Vec<ModelConfig> = self.configs.iter().map(|config| model_config(config)).collect();
+        let candidates = model.candidates(&configs);
+        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        *ready = Some(Arc::new(Ready { model, candidates }));
+    }
+
+    /// Fits a model to what was measured by now, and orders by it.
+    ///
+    /// # Errors
+    /// Where the lessons are none that a model can learn from.
+    pub fn learn(&self, lessons: &[Lesson]) -> Result<()> {
+        let trials = trials(lessons);
+        if trials.times.is_empty() {
+            return Ok(());
+        }
+        self.follow(Model::new(fit::train(&self.description, &trials)?)?);
+        Ok(())
+    }
+
+    /// The configs of a problem in the order they are worth trying in.
+    pub fn order(&self, problem: &Problem) -> Order {
+        let legal = self.plan.legal_configs(problem, &self.profile);
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let predicted = ready.and_then(|ready| self.predicted(&ready, problem, &legal));
+        match predicted {
+            Some(configs) => Order { configs, is_predicted: true },
+            None => Order { configs: self.by_loads(problem, &legal), is_predicted: false },
+        }
+    }
+
+    /// Nothing where the model does not know the problem's type.
+    fn predicted(&self, ready: &Ready, problem: &Problem, legal: &[&Config]) -> Option<Vec<Config>> {
+        let mut is_legal = vec![false; self.configs.len()];
+        for config in legal {
+            is_legal[*self.places.get(config)?] = true;
+        }
+        let ranked = ready.model.rank(&dims(problem), problem.dtype.name(), &ready.candidates, usize::MAX);
+        let configs = ranked.iter().filter(|choice| is_legal[choice.config]);
+        let configs: Vec<Config> = configs.map(|choice| self.configs[choice.config].clone()).collect();
+        (!configs.is_empty()).then_some(configs)
+    }
+
+    /// By the bytes that the GPU loads while the longest program runs; a few of each tile first, since tiles decide most.
+    fn by_loads(&self, problem: &Problem, legal: &[&Config]) -> Vec<Config> {
+        let spec = families::spec(problem.family);
+        let loads = |config: &Config| {
+            if self.profile.is_cpu() {
+                return 0.0;
+            }
+            spec.work(config, problem, &self.profile).map_or(f64::INFINITY, |work| loaded_bytes(&work, &self.profile))
+        };
+        let mut by_loads: Vec<(f64, &Config)> = legal.iter().map(|config| (loads(config), *config)).collect();
+        by_loads.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let mut alike: HashMap<(&[u32], _), usize> = HashMap::new();
+        let mut turns: Vec<(usize, usize, &Config)> = Vec::new();
+        for (place, (_, config)) in by_loads.iter().enumerate() {
+            let earlier = alike.entry((&config.block_sizes, config.mma)).or_default();
+            turns.push((*earlier / ALIKE, place, config));
+            *earlier += 1;
+        }
+        turns.sort_by_key(|(turn, place, _)| (*turn, *place));
+        turns.into_iter().map(|(_, _, config)| config.clone()).collect()
+    }
+}
+
+/// What all multiprocessors together load in as many steps as the longest row of programs takes.
+fn loaded_bytes(work: &Work, profile: &GpuProfile) -> f64 {
+    let steps = work.waves as f64 * work.tiles_a_program as f64 * work.steps_a_tile as f64;
+    let programs_at_once = (f64::from(profile.multiprocessors) * work.resident as f64).min(work.programs as f64);
+    // A multiprocessor that has nothing to do loads nothing, but its share of the bandwidth is lost all the same.
+    let share = programs_at_once.max(f64::from(profile.multiprocessors));
+    steps * share * work.stage_bytes.0.max(1) as f64
+}
+
+fn dims(problem: &Problem) -> Vec<i64> {
+    problem.shape.dimensions().iter().map(|(_, extent)| *extent as i64).collect()
+}
+
+fn model_config(config: &Config) -> ModelConfig {
+    let template = match serde_json::to_value(config) {
+        Ok(Value::Object(template)) => template,
+        // A struct of integers, strings and lists of them is always an object.
+        _ => serde_json::Map::new(),
+    };
+    ModelConfig { template, ..ModelConfig::default() }
+}
+
+/// The lessons laid out for fitting; of several times of a config on a problem the one of the latest stage counts.
+fn trials(lessons: &[Lesson]) -> Trials {
+    let mut trials = Trials::default();
+    let (mut problems, mut configs) = (BTreeMap::new(), BTreeMap::new());
+    let mut ordered: Vec<&Lesson> = lessons.iter().collect();
+    ordered.sort_by_key(|lesson| lesson.stage);
+    for Lesson { problem, config, stage, time } in ordered {
+        let problem = *problems.entry(*problem).or_insert_with_key(|problem| {
+            trials.problems.push(fit::Problem {
+                dims: dims(problem),
+                dtype: problem.dtype.name().to_owned(),
+                group: group_of(problem).to_owned(),
+            });
+            trials.problems.len() - 1
+        });
+        let config = *configs.entry(config.clone()).or_insert_with_key(|config| {
+            trials.configs.push(model_config(config));
+            trials.configs.len() - 1
+        });
+        trials.times.push(Time { problem, config, median_us: time.0, is_final: *stage == Stage::Final });
+    }
+    trials
+}
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Dtype, Family};
+
+    fn problem(m: i64, n: i64, k: i64) -> Problem {
+        Problem::new(Family::Matmul, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap()
+    }
+
+    #[test]
+    fn without_a_model_tiles_come_in_turn_and_all_that_is_legal_comes() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let plan = Plan::load(Family::Matmul, None).unwrap();
+        let guide = Guide::new(&plan, &h200, None);
+        let problem = problem(512, 4096, 4096);
+        let order = guide.order(&problem);
+        assert!(!order.is_predicted);
+        assert_eq!(order.configs.len(), plan.legal_configs(&problem, &h200).len());
+        let mut tiles: Vec<_> = order.configs[..40].iter().map(|config| config.block_sizes.clone()).collect();
+        tiles.sort();
+        tiles.dedup();
+        assert!(tiles.len() >= 20, "{tiles:?}");
+    }
+
+    /// A model that has seen one config win comes to try it first, and its like before others.
+    #[test]
+    fn what_was_learnt_comes_first() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let plan = Plan::load(Family::Matmul, None).unwrap();
+        let guide = Guide::new(&plan, &h200, None);
+        let time_of = |config: &Config, problem: &Problem| {
+            let rows = f64::from(config.block_sizes[0]);
+            let m = problem.shape.dimensions()[0].1 as f64;
+            20.0 + (rows / m).log2().abs() * 5.0 + if config.num_stages == Some(4) { 0.0 } else { 3.0 }
+        };
+        let mut lessons = Vec::new();
+        for m in [16, 32, 64, 128, 256] {
+            for n in [1024, 2048, 3072, 4096] {
+                let problem = problem(m, n, 2048);
+                for config in guide.order(&problem).configs.into_iter().step_by(97) {
+                    let time = Micros(time_of(&config, &problem));
+                    lessons.push(Lesson { problem, config, stage: Stage::Screen, time });
+                }
+            }
+        }
+        guide.learn(&lessons).unwrap();
+        let asked = problem(64, 2560, 2048);
+        let order = guide.order(&asked);
+        assert!(order.is_predicted);
+        let best = order.configs.iter().map(|config| time_of(config, &asked)).fold(f64::INFINITY, f64::min);
+        let tried = order.configs[..16].iter().map(|config| time_of(config, &asked)).fold(f64::INFINITY, f64::min);
+        assert!(tried <= 1.05 * best, "{tried} of {best}");
+    }
+}

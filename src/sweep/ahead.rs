@@ -1,0 +1,134 @@
+//! What goes on beside the devices: kernels of the problems that come next compile, and a model learns from those before.
+
+use super::bench::DeviceBench;
+use super::lab::Lab;
+use super::problem_seed;
+use crate::error::{Error, Result};
+use crate::families;
+use crate::model::{Config, Problem};
+use crate::plan;
+use crate::search::{self, Guide, Order, RaceOutcome, Width};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Problems that are made ready before a device comes to them.
+const LOOKAHEAD: usize = 12;
+/// How often the threads look whether there is something to do.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Problems after which a model is fitted for the first time, and again.
+const LESSONS: usize = 25;
+
+/// The order of each problem's configs, made before it is asked for.
+pub(crate) struct Ahead<'l, 'a, 'p> {
+    lab: &'l Lab<'a>,
+    guide: &'l Guide<'p>,
+    problems: &'l [Problem],
+    width: fn(&Order) -> Width,
+    must_race: &'l (dyn Fn(&Problem) -> Vec<Config> + Sync),
+    orders: Mutex<HashMap<Problem, Order>>,
+    begun: AtomicUsize,
+    done: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
+    pub(crate) fn new(
+        lab: &'l Lab<'a>,
+        guide: &'l Guide<'p>,
+        problems: &'l [Problem],
+        must_race: &'l (dyn Fn(&Problem) -> Vec<Config> + Sync),
+        width: fn(&Order) -> Width,
+    ) -> Self {
+        let (orders, begun, done) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { lab, guide, problems, width, must_race, orders, begun, done, over: AtomicBool::new(false) }
+    }
+
+    /// Searches a problem on a device that has turned to it.
+    pub(crate) fn search(
+        &self,
+        bench: &mut DeviceBench<'_, '_>,
+        problem: &Problem,
+        must_race: &[Config],
+    ) -> Result<RaceOutcome> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let ready = self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(problem);
+        let order = ready.unwrap_or_else(|| self.guide.order(problem));
+        let how = (&(self.width)(&order), problem_seed(self.lab.seed, problem));
+        let candidate = |config: &Config| plan::candidate(config.clone(), problem, &self.lab.profile);
+        let outcome = search::search(bench, problem, &order, must_race, how, &candidate);
+        self.done.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    /// Does the devices' `work` with the next problems' kernels compiling beside it.
+    pub(crate) fn beside(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.run(work, false)
+    }
+
+    /// The same, and learns from what was measured.
+    pub(super) fn beside_and_learning(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.run(work, true)
+    }
+
+    fn run(&self, work: impl FnOnce() -> Result<()>, learning: bool) -> Result<()> {
+        std::thread::scope(|scope| {
+            let compiling = scope.spawn(|| self.compile());
+            let learning = learning.then(|| scope.spawn(|| self.learn()));
+            let worked = work();
+            self.over.store(true, Ordering::Relaxed);
+            let threads = std::iter::once(compiling).chain(learning);
+            let ended =
+                threads.map(|thread| thread.join().unwrap_or_else(|_| Err(Error::failure("a thread panicked"))));
+            ended.fold(worked, Result::and)
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Orders the configs of the problems to come, and has the compiler make what will be tried first of each.
+    fn compile(&self) -> Result<()> {
+        for (place, problem) in self.problems.iter().enumerate() {
+            while !self.is_over() && place >= self.begun.load(Ordering::Relaxed) + LOOKAHEAD {
+                std::thread::sleep(PAUSE);
+            }
+            if self.is_over() {
+                return Ok(());
+            }
+            if place < self.begun.load(Ordering::Relaxed) {
+                continue; // a device was faster
+            }
+            let order = self.guide.order(problem);
+            if let Some(compiler) = self.lab.compiler {
+                compiler.request(&families::spec(problem.family).reference(problem).0)?;
+                let first = (self.width)(&order).first(order.configs.len(), problem_seed(self.lab.seed, problem));
+                let first = first.into_iter().map(|place| order.configs[place].clone());
+                for config in (self.must_race)(problem).into_iter().chain(first) {
+                    if let Ok(Some((kernel, _))) = plan::candidate(config, problem, &self.lab.profile).program {
+                        compiler.request(&kernel)?;
+                    }
+                }
+            }
+            self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, order);
+        }
+        Ok(())
+    }
+
+    /// Fits a model every so many problems to all that was measured by then.
+    fn learn(&self) -> Result<()> {
+        let mut learnt = 0;
+        while !self.is_over() {
+            let done = self.done.load(Ordering::Relaxed);
+            if done >= learnt + LESSONS {
+                learnt = done;
+                self.guide.learn(&self.lab.lessons())?;
+            } else {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(())
+    }
+}
