@@ -65,6 +65,16 @@ impl RacePlan {
         null_arm: false,
     };
 
+    /// Of programs that were measured before: as many rounds as a final's for all of them.
+    pub const RECHECK: Self = Self {
+        first_look: 3,
+        hopeless: f64::INFINITY,
+        choosing: Rounds([150, 90, 48, 20, 12]),
+        far_behind: f64::INFINITY,
+        reporting: Rounds([0; 5]),
+        null_arm: false,
+    };
+
     /// So many times the rounds.
     #[must_use]
     pub fn longer(self, factor: u32) -> Self {
