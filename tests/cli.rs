@@ -32,7 +32,7 @@ fn a_sweep_writes_journal_and_document_and_lookup_answers_from_it() {
 
     let lines = journal_lines(&folder);
     assert_eq!(lines[0]["kind"], "header");
-    assert_eq!(lines[0]["protocol"], "cold-l2/1");
+    assert_eq!(lines[0]["protocol"], "cold-l2/2");
     for line in &lines[1..] {
         assert_eq!(line["kind"], "trial");
         assert_eq!(line["status"], "ok", "{line}");

@@ -693,7 +693,7 @@ fn short_and_fast(profile: &GpuProfile) -> Vec<Case> {
         ..Config::default()
     };
     let cases = [
-        (Family::Matmul, [128, 2048, 1024], gemm([64, 64, 64], 4, 4, Some(1))),
+        (Family::Matmul, [64, 4096, 4096], gemm([64, 64, 128], 4, 4, Some(2))),
         (Family::Matmul, [1024, 1024, 1024], gemm([128, 64, 64], 4, 4, Some(1))),
         (Family::MatmulInt16, [64, 4096, 2048], gemm([64, 64, 64], 4, 4, Some(2))),
         (Family::MatmulInt4, [64, 4096, 4096], gemm([64, 64, 64], 4, 4, Some(2))),

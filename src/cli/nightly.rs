@@ -9,13 +9,17 @@ use crate::sweep;
 
 /// Regenerate everything, compare with the document that is there, replace it where nothing got slower
 #[derive(clap::Args, Debug)]
-#[command(after_help = "What did not change (kernels, compiler, driver, GPU) is spot-checked; a drift beyond noise
-measures the family again. Whatever fails or is cut leaves the old document in place. Exits with
-5 where the new one has a regression, unless that is accepted.
+#[command(
+    after_help = "What did not change (kernels, compiler, driver, GPU, protocol) is spot-checked; a drift beyond noise
+measures the family again, and so does another environment or protocol: the journal is then set
+aside. What looks slower than in the document before races it, the old program in the same rounds
+as the new one, and only what that confirms is a regression. Whatever fails or is cut leaves the
+old document in place. Exits with 5 where the new one has a regression, unless that is accepted.
 
 Examples:
   sweep nightly --gpu h200 --budget 2h
-  sweep nightly --gpu h200 --accept --json")]
+  sweep nightly --gpu h200 --accept --json"
+)]
 pub(super) struct NightlyArgs {
     /// GPU to measure on: auto (a CUDA device, else the cpu), h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]
@@ -57,6 +61,9 @@ pub(super) fn run(args: &NightlyArgs) -> Result<Outcome> {
 fn summarize(report: &Report) -> Result<()> {
     if let Some(diff) = &report.diff {
         output::result(&diff.to_table())?;
+    }
+    for confirmation in &report.confirmations {
+        note!("{}", confirmation.line());
     }
     if report.cut_short {
         note!("the budget ran out before the plan did");

@@ -170,6 +170,12 @@ impl Compiler {
         Ok(key)
     }
 
+    /// The cubin of a kernel by its identity, where it is cached: also of one that today's sources no longer make.
+    pub fn cached(&self, key: &Key) -> Option<PathBuf> {
+        let cache = &self.shared.settings.cache;
+        cache.get(key).filter(|entry| entry.compiled).map(|_| cache.cubin(key))
+    }
+
     /// Waits until a kernel is done; it jumps the queue if it still stands there.
     ///
     /// # Errors

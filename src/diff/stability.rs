@@ -1,9 +1,9 @@
 //! Would the same sweep serve the same configs again? The share of buckets where the first template changed, ties apart.
 
-use super::{Side, Time};
+use super::night::{Set, TOLD_APART};
+use super::shift::{Judge, Shift, Z_95};
+use super::{Side, problem};
 use crate::heuristics::{Bucket, bucket_of};
-use crate::measure::{geomean, mean};
-use crate::model::{Family, Problem};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -33,8 +33,8 @@ struct Answers {
     changed: bool,
     /// On some problem, neither document names the other's config among the ties of its own.
     told_apart: bool,
-    /// Old and new time of each, where both are known.
-    times: Vec<Option<(Time, Time)>>,
+    /// How the time of each changed, where both are known.
+    shifts: Vec<Option<Shift>>,
 }
 
 impl Answers {
@@ -42,25 +42,25 @@ impl Answers {
         !self.told_apart || self.take_the_same_time()
     }
 
-    /// Whether old and new configs take the same time, within the noise of the noisier document.
+    /// Whether old and new configs take the same time, as far as anyone can tell.
     fn take_the_same_time(&self) -> bool {
-        let Some(times) = self.times.iter().copied().collect::<Option<Vec<_>>>() else { return false };
-        let ratios: Vec<f64> = times.iter().map(|(was, is)| is.us / was.us).collect();
-        let noises: Vec<f64> = times.iter().map(|(was, is)| was.noise.max(is.noise)).collect();
-        geomean(&ratios).zip(mean(&noises)).is_some_and(|(ratio, noise)| (ratio - 1.0).abs() <= noise)
+        let Some(shifts) = self.shifts.iter().copied().collect::<Option<Vec<_>>>() else { return false };
+        let set = Set::of(shifts.iter().map(|shift| (shift.index, shift.change, shift.sigma)));
+        set.change().abs() <= TOLD_APART.ln_1p().max(Z_95 * set.error())
     }
 }
 
 impl Stability {
-    pub(super) fn between(old: &Side, new: &Side) -> Self {
+    pub(super) fn between<'d>(old: &Side<'d>, new: &Side<'d>, judge: &Judge<'d>) -> Self {
         let mut buckets: BTreeMap<Place, Answers> = BTreeMap::new();
-        for (class, name) in old.places.keys() {
+        for ((class, name), place) in &old.places {
             let Some((was, is)) = old.answer(class, name).zip(new.answer(class, name)) else { continue };
             let bucket = problem(class, name).map(|problem| bucket_of(&problem)).ok_or(*name);
             let answers = buckets.entry((*class, bucket)).or_default();
             answers.changed |= was.template != is.template;
             answers.told_apart |= was.template != is.template && !was.ties_with(is);
-            answers.times.push(was.times[name].zip(is.times[name]));
+            let times = was.time(name).zip(is.time(name));
+            answers.shifts.push(times.map(|(was, is)| judge.shift(*place, name, was, is)));
         }
         let changed = buckets.values().filter(|answers| answers.changed);
         let (tied, apart): (Vec<_>, Vec<_>) = changed.partition(|answers| answers.are_tied());
@@ -74,11 +74,4 @@ impl Stability {
             share_outside_ties: share(outside),
         }
     }
-}
-
-/// The problem that a document calls `m=16,n=4096,k=4096 bf16` in its class.
-fn problem(class: &str, name: &str) -> Option<Problem> {
-    let family: Family = class.parse().ok()?;
-    let (shape, dtype) = name.rsplit_once(' ')?;
-    Problem::parse(family, shape, dtype.parse().ok()?).ok()
 }

@@ -1,6 +1,6 @@
 //! A diff for people: a table for the terminal, Markdown for a pull request.
 
-use super::{Diff, Entry, Status};
+use super::{Diff, Entry, Ratio, Status};
 use comfy_table::{Table, presets};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -54,7 +54,19 @@ impl Diff {
         for change in &self.environment {
             let class = change.class.as_ref().map(|class| format!("{class}: ")).unwrap_or_default();
             let named = |value: &str| if value.is_empty() { "unknown".to_owned() } else { value.to_owned() };
-            lines.push(format!("{class}{} changed: {} → {}", change.field, named(&change.old), named(&change.new)));
+            let note = if change.field == "protocol" { "; times are not compared" } else { "" };
+            lines.push(format!(
+                "{class}{} changed: {} → {}{note}",
+                change.field,
+                named(&change.old),
+                named(&change.new)
+            ));
+        }
+        for class in self.classes.iter().filter(|class| class.regression) {
+            lines.push(format!(
+                "{}: slower as a whole: {:.3} ± {:.3} times the old times of {} problems",
+                class.class, class.ratio, class.noise, class.problems
+            ));
         }
         for lost in &self.lost_problems {
             lines.push(format!("{}: no longer covered: {}", lost.class, lost.problem));
@@ -83,14 +95,15 @@ fn cells(entry: &Entry) -> [String; 7] {
     let mark = if entry.regression && entry.status != Status::Slow { " (regression)" } else { "" };
     let kind = if entry.rule { "" } else { "fallback " };
     let times = entry.times.as_ref();
-    let of_times = |text: fn(&super::Ratio) -> String| times.map(text).unwrap_or_default();
+    let of_times = |text: fn(&Ratio) -> String| times.map(text).unwrap_or_default();
+    let bucket = times.and_then(|times| times.bucket.as_ref()).map(|bucket| format!(": {bucket}")).unwrap_or_default();
     [
         format!("{}{mark}", entry.status.name()),
         entry.class.clone(),
-        format!("{kind}{}", entry.place),
+        format!("{kind}{}{bucket}", entry.place),
         of_times(|times| format!("{:.3}", times.ratio)),
         of_times(|times| format!("{:.3} … {:.3}", times.range[0], times.range[1])),
-        of_times(|times| format!("{:.1} %", times.noise[1] * 100.0)),
+        of_times(|times| format!("{:.1} %", times.noise * 100.0)),
         of_times(|times| times.problems.to_string()),
     ]
 }

@@ -15,9 +15,10 @@ const VECTOR_BYTES: u64 = 16;
 /// Static shared memory of a warp of a row: its statistics, in two buffers.
 const STATISTICS_BYTES: u64 = 16;
 /// By what share of itself an element may differ before it is rounded. The exponentials of the element and of the sum err by up
-/// to four roundings of f32 each (`ex2.approx`), scaling and dividing by four more, and the sum, whose terms all have one sign
-/// and are added up by 32 threads or more, by ten where rows are longest; this is three times as much.
-const ALLOWED: f64 = 64.0 * rounding::F32;
+/// to four roundings of f32 each (`ex2.approx`), scaling and dividing by four more. The terms of the sum all have one sign, and a
+/// warp that has a row of 50,000 columns to itself adds up 1,600 a thread: on an H200 that came to 64 roundings, once in some
+/// hundred problems. This is four times as much.
+const ALLOWED: f64 = 256.0 * rounding::F32;
 /// What is allowed beside it for each unit that an element is below the row's maximum: the difference, its product with
 /// log2(e) and that constant are rounded, and what an exponent errs by, the result errs by in proportion; this is more than
 /// twice as much.

@@ -20,6 +20,9 @@ impl Rounds {
     }
 }
 
+/// No arm is so slow that it drops out. A finite number, since plans are sent as JSON, which has no other.
+const NOBODY: f64 = f64::MAX;
+
 /// How long a race runs and who drops out of it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RacePlan {
@@ -60,7 +63,17 @@ impl RacePlan {
         first_look: 1,
         hopeless: 2.0,
         choosing: Rounds([3; 5]),
-        far_behind: f64::INFINITY,
+        far_behind: NOBODY,
+        reporting: Rounds([0; 5]),
+        null_arm: false,
+    };
+
+    /// Of programs that were measured before: as many rounds as a final's for all of them.
+    pub const RECHECK: Self = Self {
+        first_look: 3,
+        hopeless: NOBODY,
+        choosing: Rounds([150, 90, 48, 20, 12]),
+        far_behind: NOBODY,
         reporting: Rounds([0; 5]),
         null_arm: false,
     };
@@ -234,6 +247,14 @@ mod tests {
         let raced = race(&[false; 2], &RacePlan::FINAL, &mut Throttling::default(), &mut random, &mut sample).unwrap();
         assert_eq!(rounds(&raced), [12, 12]);
         assert!(raced.arms.iter().flatten().all(|sample| !sample.throttled));
+    }
+
+    #[test]
+    fn a_plan_comes_out_of_json_as_it_went_in() {
+        for plan in [RacePlan::FINAL, RacePlan::CROSS, RacePlan::SCREEN, RacePlan::RECHECK, RacePlan::FINAL.longer(4)] {
+            let text = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<RacePlan>(&text).unwrap(), plan);
+        }
     }
 
     #[test]

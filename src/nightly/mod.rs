@@ -3,21 +3,26 @@
 //!
 //! A family whose environment changed, or whose times drifted beyond noise, is measured from the start; of one whose
 //! kernels changed, the problems they ran on. What the document serves and the space still has defends its place in every
-//! final and keeps it unless beaten beyond noise. Until the very end the old document is as it was.
+//! final and keeps it unless beaten beyond noise. What looks slower in the new document races: the old program against the new
+//! one, and only what that confirms is a regression. Until the very end the old document is as it was.
 
 mod check;
+mod confirm;
 mod night;
+mod rounds;
 
 pub use check::{Check, Checked};
+pub use confirm::{Confirmation, Finding};
 
 use crate::derive::{self, Defaults, Evidence};
-use crate::diff::{self, Diff};
+use crate::diff::{self, Contest, Diff, UnlikeProtocols};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Template, class_groups};
 use crate::journal::{self, Contents};
-use crate::model::{Config, Family};
+use crate::model::{Config, Family, Problem};
 use crate::plan::{self, Plan};
-use crate::sweep::{self, Lab, Site, Summary};
+use crate::sweep::{self, DeviceBench, Lab, Site, Summary};
+use confirm::{Duel, confirm};
 use night::Night;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,9 +74,12 @@ pub enum State {
 
 impl fmt::Display for State {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let times = |check: &Check| match check.ratio {
-            Some(ratio) => format!("{ratio:.3} of the recorded time on {} problems", check.problems.len()),
-            None => "no finals to check".to_string(),
+        let times = |check: &Check| match (check.ratio, check.beside_anchors) {
+            (Some(ratio), beside) => {
+                let beside = beside.map(|beside| format!(", {beside:.3} beside what raced along")).unwrap_or_default();
+                format!("{ratio:.3} of the recorded time on {} problems{beside}", check.problems.len())
+            }
+            (None, _) => "no finals to check".to_string(),
         };
         match self {
             Self::New => out.write_str("no journal yet: a full run"),
@@ -83,7 +91,8 @@ impl fmt::Display for State {
                 write!(out, "drifted beyond noise of {:.1} %: a full run ({})", check.noise * 100.0, times(check))
             }
             Self::EnvironmentChanged { changes } => {
-                write!(out, "environment changed: a full run ({})", changes.join(", "))
+                let changes = changes.join(", ");
+                write!(out, "environment changed: the journal is set aside, and all is measured anew ({changes})")
             }
         }
     }
@@ -138,6 +147,10 @@ pub struct Report {
     pub night: PathBuf,
     /// What changed; none where there was no document.
     pub diff: Option<Diff>,
+    /// What looked slower, and what racing it came to.
+    pub confirmations: Vec<Confirmation>,
+    /// What the document before serves and this version cannot run, so that it did not defend its place, with the reason.
+    pub undefended: Vec<String>,
 }
 
 /// Runs the night; each step's outcome goes to `tell`.
@@ -154,6 +167,10 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
     if before.is_some() {
         night.keep(&document, "before.json")?;
+    }
+    let undefended = before.as_ref().map(|before| undefended(before, &options.sweep.families)).unwrap_or_default();
+    for served in &undefended {
+        site.progress.say(&format!("cannot defend its place: {served}"));
     }
     for plan in &plans {
         let tonight = Tonight { site: &site, options, plan, night: &night };
@@ -174,7 +191,12 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
         journal::pack(std::slice::from_ref(journal), &night.folder().join(format!("journal/{name}.zst")))?;
     }
-    let diff = before.as_ref().map(|before| diff::diff(before, &after));
+    let mut diff =
+        before.as_ref().map(|before| diff::diff(before, &after, UnlikeProtocols::LeaveTimesOut)).transpose()?;
+    let confirmations = match &mut diff {
+        Some(diff) if diff.has_suspects() => Races::of(&site, options, &night, &summary.journals)?.confirm(diff)?,
+        _ => Vec::new(),
+    };
     let regression = diff.as_ref().is_some_and(|diff| diff.regression);
     let verdict = match &before {
         Some(before) if before.to_canonical_json() == after.to_canonical_json() => Verdict::Same,
@@ -193,6 +215,8 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         document,
         night: night.folder().to_path_buf(),
         diff,
+        confirmations,
+        undefended,
     };
     tell(&Event::Done(Box::new(report.clone())))?;
     Ok(report)
@@ -250,7 +274,7 @@ impl Tonight<'_> {
         let spots = check::spots(trials, &self.plan.defaults(profile), days_since_1970());
         let checked = Mutex::new(Vec::new());
         sweep::on_all_devices(lab, &self.site.devices, &spots, |bench, spot| {
-            let outcome = check::check(bench, spot, profile)?;
+            let outcome = check::check(bench, spot)?;
             checked.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
             Ok(())
         })?;
@@ -258,6 +282,109 @@ impl Tonight<'_> {
         checked.sort_by(|one: &Checked, other| one.problem.cmp(&other.problem));
         Ok(Check::of(checked))
     }
+}
+
+/// Races of old programs with new ones, on one device.
+struct Races<'a> {
+    site: &'a Site,
+    lab: Lab<'a>,
+    /// What ran as which kernel, by all journals there are of tonight and before.
+    ran: BTreeSet<(Problem, Config, String)>,
+}
+
+impl<'a> Races<'a> {
+    fn of(site: &'a Site, options: &Options, night: &Night, journals: &[PathBuf]) -> Result<Self> {
+        let record = night.folder().join("races.jsonl");
+        let lab = Lab::new(
+            site.found().profile.clone(),
+            site.compiler.as_ref(),
+            options.sweep.seed,
+            Vec::new(),
+            site.journal(&record, false)?,
+            &site.progress,
+        );
+        let mut ran = BTreeSet::new();
+        for path in journals.iter().cloned().chain(night.earlier_journals()?) {
+            for trial in journal::read(&path)?.trials {
+                ran.insert((trial.problem(), trial.config, trial.kernel));
+            }
+        }
+        Ok(Self { site, lab, ran })
+    }
+
+    fn confirm(&self, diff: &mut Diff) -> Result<Vec<Confirmation>> {
+        let mut bench = DeviceBench::new(&self.lab, self.site.found())?;
+        let confirmations = confirm(diff, &mut |contest, turn| self.duel(&mut bench, contest, turn))?;
+        bench.leave();
+        Ok(confirmations)
+    }
+
+    /// Races what the two documents serve on one problem.
+    fn duel(&self, bench: &mut DeviceBench<'_, '_>, contest: &Contest, turn: u64) -> Result<Duel> {
+        let Some(problem) = diff::problem(&contest.class, &contest.problem) else {
+            return Ok(Duel::Failed("no problem that this version knows".into()));
+        };
+        let (old, new) = match (config_of(&contest.old.0), config_of(&contest.new.0)) {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(why), _) | (_, Err(why)) => return Ok(Duel::Failed(why)),
+        };
+        bench.turn_to(problem);
+        let kernels = &contest.old.1;
+        let ran = |kernel: &&String| self.ran.contains(&(problem, old.clone(), (*kernel).clone()));
+        let kernel = if let [only] = &kernels[..] { Some(only) } else { kernels.iter().find(ran) };
+        let programs = (bench.program_of(&old, kernel.map(String::as_str))?, bench.program_of(&new, None)?);
+        let ((old_arm, old_key), (new_arm, new_key)) = match programs {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(why), _) => return Ok(Duel::Failed(format!("the old config does not run: {why}"))),
+            (_, Err(why)) => return Ok(Duel::Failed(format!("the new config does not run: {why}"))),
+        };
+        let stand_in = !kernels.contains(&old_key.0);
+        let is_host = old_arm.program.is_none() && old_arm.config != new_arm.config;
+        if old_key == new_key && old_arm.program == new_arm.program && !is_host {
+            return Ok(if stand_in {
+                Duel::Failed("the old kernel is no longer cached, and the config is the same".into())
+            } else {
+                Duel::SameProgram
+            });
+        }
+        let is_turned = turn % 2 == 1;
+        let arms = if is_turned { vec![new_arm, old_arm] } else { vec![old_arm, new_arm] };
+        let mut times = match bench.race_programs(arms, turn)? {
+            Ok(times) => times,
+            Err(why) => return Ok(Duel::Failed(why)),
+        };
+        if is_turned {
+            times.reverse();
+        }
+        Ok(match <[Vec<f64>; 2]>::try_from(times) {
+            Ok([old_us, new_us]) => Duel::Raced { old_us, new_us, stand_in },
+            Err(_) => Duel::Failed("a race of something else".into()),
+        })
+    }
+}
+
+/// A template as a config that this version can run, or why it is none.
+fn config_of(template: &Template) -> Result<Config, String> {
+    serde_json::from_value(template.clone().into()).map_err(|error| format!("not a config of this version: {error}"))
+}
+
+/// What a document serves first in these families that this version cannot run.
+fn undefended(before: &Document, families: &[Family]) -> Vec<String> {
+    let is_ours = |class: &str| families.iter().any(|family| family.name() == class);
+    let rules = before.rules.iter().filter(|rule| is_ours(&rule.kernel_class)).filter_map(|rule| {
+        let place = rule.shape_bucket.iter().map(|(field, label)| format!("{field} {label}")).collect::<Vec<_>>();
+        Some((
+            format!("{} {}", rule.kernel_class, place.join(", ")),
+            rule.templates.iter().find_map(|ranked| ranked.config())?,
+        ))
+    });
+    let fallbacks = before.fallbacks.iter().filter(|(class, _)| is_ours(class)).flat_map(|(class, groups)| {
+        groups
+            .iter()
+            .filter_map(move |(group, fallback)| Some((format!("{class} fallback {group}"), fallback.config()?)))
+    });
+    let unknown = |(place, template): (String, &Template)| Some(format!("{place}: {}", config_of(template).err()?));
+    rules.chain(fallbacks).filter_map(unknown).collect()
 }
 
 fn days_since_1970() -> usize {

@@ -62,6 +62,23 @@ impl Night {
         Ok(())
     }
 
+    /// The journals of before tonight that are kept here: copies, and those that were taken out of the way.
+    pub(super) fn earlier_journals(&self) -> Result<Vec<PathBuf>> {
+        let mut journals = Vec::new();
+        for folder in [self.folder.clone(), self.folder.join("before")].iter().filter(|folder| folder.is_dir()) {
+            for entry in folder.read_dir().context(|| format!("folder {}", folder.display()))? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let is_earlier = !folder.ends_with("before") && name.starts_with("before-");
+                if path.is_file() && name.contains(".jsonl") && (is_earlier || folder.ends_with("before")) {
+                    journals.push(path);
+                }
+            }
+        }
+        journals.sort();
+        Ok(journals)
+    }
+
     /// Takes a journal out of the way: its family is measured again from the start.
     pub(super) fn set_aside(&self, journal: &Path) -> Result<()> {
         journal::set_aside(journal, &self.folder.join("before")).map(drop)

@@ -146,6 +146,55 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         })
     }
 
+    /// What a config runs as on the problem, with the kernel's identity: the one of this hash where that is still cached, else
+    /// today's. Or why it does not run.
+    pub(crate) fn program_of(&self, config: &Config, kernel: Option<&str>) -> Result<Result<(Arm, Key), String>> {
+        let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.profile);
+        let program = match &candidate.program {
+            Ok(program) => program.as_ref(),
+            Err(rejection) => return Ok(Err(rejection.to_string())),
+        };
+        let earlier = kernel.map(|hash| Key(hash.to_string()));
+        let earlier = earlier.filter(|key| self.lab.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
+        let (key, program) = match (earlier, program, self.lab.compiler) {
+            (Some(key), Some((kernel, launch)), Some(compiler)) => {
+                let cubin = compiler.cached(&key).unwrap_or_default();
+                (key, Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() })))
+            }
+            _ => match self.lab.program(program)? {
+                Some(compiled) => (self.lab.key(program)?, compiled),
+                None => return Ok(Err("the time was up before it was compiled".into())),
+            },
+        };
+        Ok(match program {
+            Ok(program) => Ok((Arm { config: config.clone(), program, anchor: true }, key)),
+            Err((_, error)) => Err(error),
+        })
+    }
+
+    /// Races programs on the problem, whatever the journal knows, and records nothing: the times of each arm's rounds, in round
+    /// order. Or why there are none: one of them is wrong, or took the process down. Another `turn` has other orders.
+    pub(crate) fn race_programs(&mut self, arms: Vec<Arm>, turn: u64) -> Result<Result<Vec<Vec<f64>>, String>> {
+        let problem = self.problem()?;
+        // Only an interrupt ends it: there is nothing to go on with where the time is up.
+        self.lab.has_time(&problem)?;
+        let seed = problem_seed(self.lab.seed.wrapping_add(turn), &problem);
+        let results = match self.prepare()? {
+            Ok(()) => self.worker.race(arms, RacePlan::RECHECK, seed),
+            Err(failure) => Err(failure),
+        };
+        self.note_busy();
+        let verdicts = match results {
+            Ok(results) => results.verdicts,
+            Err(failure) => return self.survives(&failure).map(|()| Err(failure.to_string())),
+        };
+        let rounds_us = |verdict| match verdict {
+            Verdict::Timed { rounds_us, .. } => Ok(rounds_us),
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } => Err(error),
+        };
+        Ok(verdicts.into_iter().map(rounds_us).collect())
+    }
+
     fn problem(&self) -> Result<Problem> {
         self.problem.ok_or_else(|| Error::failure("no problem to measure"))
     }
