@@ -65,7 +65,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let path = crate::sweep::document_path(&args.output.output, &args.gpu);
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
-        gpu: &args.gpu,
+        profile: &profile,
         journals: &journals,
         measurements,
         defaults: &defaults(&plans, &profile),
@@ -215,6 +215,13 @@ fn summarize(derived: &Derived, path: &Path) {
         if !class.borrowed_fallbacks.is_empty() {
             let groups = class.borrowed_fallbacks.join(", ");
             note!("{}: no problem in group {groups}: its fallback is the best single config", class.class);
+        }
+        if let Some(model) = &class.model {
+            let regret: Vec<_> = model.regret.iter().map(|(source, geomean)| format!("{source} {geomean:.3}")).collect();
+            note!("{}: a model of {} configs; slowdown on problems left out: {}", class.class, model.configs, regret.join(", "));
+        }
+        if let Some(reason) = &class.no_model {
+            note!("{}: no model: {reason}", class.class);
         }
         if class.rules + class.fallbacks == 0 {
             note!("{}: nothing to serve: what the document had of it stays", class.class);

@@ -91,7 +91,12 @@ pub(super) fn keeps_up_with_defaults(rows: &[&Row], config: usize) -> bool {
 
 /// `first` and up to two more, each the one that helps most beside those before, for as long as one helps by more than
 /// noise. One that readers would rank before `first` is left out, since `first` is what was validated.
-pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> Vec<RankedTemplate> {
+pub(super) fn complement(
+    rows: &[&Row],
+    first: usize,
+    configs: &[Template],
+    eligible: impl Fn(usize) -> bool,
+) -> Vec<RankedTemplate> {
     let ranked = |config: usize| ranked_template(rows, config, configs[config].clone());
     let mut templates = vec![ranked(first)];
     let mut chosen = vec![first];
@@ -103,7 +108,7 @@ pub(super) fn complement(rows: &[&Row], first: usize, configs: &[Template]) -> V
             *taken = ln_slowdown(row, latest).min(*taken);
         }
         let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
-        let fresh = |config: usize| !chosen.contains(&config) && behind_first(config);
+        let fresh = |config: usize| !chosen.contains(&config) && eligible(config) && behind_first(config);
         let Some(next) = choose_beside(rows, &[], &taken, &none, fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
         if gain <= tie_width(rows).ln_1p() * rows.len() as f64 {

@@ -1,13 +1,16 @@
-//! One class's rules and fallbacks.
+//! One class's rules and fallbacks, and its model.
 
-use super::ClassReport;
+use super::{ClassReport, ModelReport};
 use super::choose::{choose, complement, geomean_slowdown, handicaps, keeps_up_with_defaults, leave_one_out, ties};
 use super::compare::Comparison;
 use super::incumbent::{Incumbents, unless_beaten};
+use super::model;
+use super::shapes::{Known, Place, Places};
 use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise};
 use super::validation::{Compared, Exemplar, ProblemSource, Source, Ties, Validation};
-use crate::heuristics::{Bucket, Document, Fallback, Rule, Template, class_groups};
+use crate::heuristics::{Bucket, Document, Fallback, FittedModel, Rule, Template, class_groups};
 use crate::measure::{quantile, sorted};
+use crate::model::GpuProfile;
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,12 +22,15 @@ const MOST_ANCHORS: usize = 6;
 pub(super) struct ClassResult {
     pub(super) rules: Vec<Rule>,
     pub(super) fallbacks: BTreeMap<String, Fallback>,
+    pub(super) model: Option<FittedModel>,
     pub(super) report: ClassReport,
 }
 
 /// Derives what a document says of one class.
-pub(super) fn derive_class(table: &Table, before: Option<&Document>) -> ClassResult {
-    let class = Class::new(table, before.map_or_else(Incumbents::default, |before| Incumbents::of(before, table)));
+pub(super) fn derive_class(table: &Table, before: Option<&Document>, profile: &GpuProfile) -> ClassResult {
+    let known = Known::of(table, profile);
+    let incumbents = before.map_or_else(Incumbents::default, |before| Incumbents::of(before, table));
+    let class = Class::new(table, Places::of(table, known.as_ref()), incumbents);
     let mut report = ClassReport {
         class: table.class.to_owned(),
         trials: table.trials,
@@ -33,7 +39,7 @@ pub(super) fn derive_class(table: &Table, before: Option<&Document>) -> ClassRes
         ..ClassReport::default()
     };
     let Some(best_single) = class.best_single else {
-        return ClassResult { rules: Vec::new(), fallbacks: BTreeMap::new(), report };
+        return ClassResult { rules: Vec::new(), fallbacks: BTreeMap::new(), model: None, report };
     };
 
     let fallbacks: BTreeMap<String, Fallback> = class_groups(table.class)
@@ -59,7 +65,17 @@ pub(super) fn derive_class(table: &Table, before: Option<&Document>) -> ClassRes
         }
     }
     report.rules = rules.len();
-    ClassResult { rules, fallbacks, report }
+    let model = match model::fit(&class, known.as_ref()) {
+        Ok(model) => {
+            report.model = Some(ModelReport::of(&model));
+            Some(model)
+        }
+        Err(error) => {
+            report.no_model = Some(error.to_string());
+            None
+        }
+    };
+    ClassResult { rules, fallbacks, model, report }
 }
 
 enum Promotion {
@@ -69,8 +85,8 @@ enum Promotion {
 }
 
 /// A class's table with the choices every rule is compared with.
-struct Class<'t> {
-    table: &'t Table<'t>,
+pub(super) struct Class<'t> {
+    pub(super) table: &'t Table<'t>,
     templates: Vec<Template>,
     best_single: Option<usize>,
     /// The choice of each group that holds a problem.
@@ -78,32 +94,46 @@ struct Class<'t> {
     incumbents: Incumbents,
     /// What each config is taken to be slower.
     handicaps: Vec<f64>,
+    /// The shapes that configs are to run on.
+    places: Places,
 }
 
 impl<'t> Class<'t> {
-    fn new(table: &'t Table<'t>, incumbents: Incumbents) -> Self {
+    fn new(table: &'t Table<'t>, places: Places, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
         let handicaps = handicaps(&table.configs);
-        let choice = |rows: &[&Row]| choose(rows, &[], &handicaps, |_| true);
+        let best_single = choose(&all, &[], &handicaps, |config| places.class.allows(config));
+        let templates = table.configs.iter().map(|config| config.template.clone()).collect();
+        let mut class =
+            Self { table, templates, best_single, groups: BTreeMap::new(), incumbents, handicaps, places };
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
-            Some((*group, unless_beaten(&rows, incumbents.of_group(group), choice(&rows)?)))
+            let chosen = class.choice_of_group(group, &rows)?;
+            let incumbent = class.incumbents.of_group(group).filter(|config| class.places.groups[group].allows(*config));
+            Some((*group, unless_beaten(&rows, incumbent, chosen)))
         });
-        Self {
-            table,
-            templates: table.configs.iter().map(|config| config.template.clone()).collect(),
-            best_single: choice(&all),
-            groups: groups.collect(),
-            incumbents,
-            handicaps,
-        }
+        class.groups = groups.collect();
+        class
+    }
+
+    /// The config for a group, by the measurements on these problems.
+    pub(super) fn choice_of_group(&self, group: &str, rows: &[&Row]) -> Option<usize> {
+        let place = self.places.groups.get(group)?;
+        choose(rows, &[], &self.handicaps, |config| place.allows(config))
+    }
+
+    /// The config for a bucket, by the measurements on these problems of it and those of its groups.
+    pub(super) fn choice_of_bucket(&self, bucket: &Bucket, rows: &[&Row], others: &[&Row]) -> Option<usize> {
+        let place = self.places.buckets.get(bucket)?;
+        choose(rows, others, &self.handicaps, |config| may_serve(place, rows, config))
     }
 
     fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
         let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
         let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
-        let keeps_up = |config: usize| keeps_up_with_defaults(rows, config);
-        let Some(mut chosen) = choose(rows, &others, &self.handicaps, keeps_up) else {
+        let place = &self.places.buckets[bucket];
+        let keeps_up = |config: usize| may_serve(place, rows, config);
+        let Some(mut chosen) = self.choice_of_bucket(bucket, rows, &others) else {
             return Promotion::SlowerThanDefault;
         };
         if keeps_up(best_single) && Comparison::over(rows, chosen, |_| Some(best_single)).is_slower() {
@@ -125,11 +155,12 @@ impl<'t> Class<'t> {
         let mut compared = self.against_defaults(rows, first);
         compared.insert("best_single".to_owned(), against_single.to_document());
         compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_document())));
-        let left_out = leave_one_out(rows, &others, &self.handicaps, keeps_up_with_defaults);
+        let left_out = leave_one_out(rows, &others, &self.handicaps, |rows, config| may_serve(place, rows, config));
         let validation = Validation {
             compared,
             single_problem: left_out.is_none(),
             leave_one_out: left_out,
+            refused_on: place.refusing(first).map(ToString::to_string),
             ties: Some(self.ties(rows, first)),
             ..Validation::default()
         };
@@ -139,26 +170,32 @@ impl<'t> Class<'t> {
             match_exact_only: true,
             source: self.source(rows, first, incumbent).to_document(),
             validation: validation.to_document(),
-            templates: complement(rows, first, &self.templates),
+            templates: complement(rows, first, &self.templates, |config| place.allows(config)),
             extra: Map::new(),
         }))
     }
 
     fn fallback(&self, group: &str, best_single: usize) -> Fallback {
         let rows = rows_of(self.table, group);
+        let place = &self.places.groups[group];
         let borrowed = !self.groups.contains_key(group);
-        let config = self.groups.get(group).copied().unwrap_or(best_single);
+        let single = || {
+            let all: Vec<&Row> = self.table.rows.iter().collect();
+            self.choice_of_group(group, &all).unwrap_or(best_single)
+        };
+        let config = self.groups.get(group).copied().unwrap_or_else(single);
+        let refused_on = place.refusing(config).map(ToString::to_string);
         let mut source = self.source(&rows, config, self.incumbents.of_group(group));
         let validation = if borrowed {
             let why = "no problem of this group was measured: the class's best single config";
             source.borrowed = Some(why.to_owned());
-            Validation { shape_coverage: Some(0), ..Validation::default() }
+            Validation { refused_on, shape_coverage: Some(0), ..Validation::default() }
         } else {
             let slowdowns = sorted(rows.iter().filter_map(|row| row.slowdown(config)));
             let mut compared = self.against_defaults(&rows, config);
             let against_single = Comparison::over(&rows, config, |_| Some(best_single));
             compared.insert("best_single".to_owned(), against_single.to_document());
-            let left_out = leave_one_out(&rows, &[], &self.handicaps, |_, _| true);
+            let left_out = leave_one_out(&rows, &[], &self.handicaps, |_, config| place.allows(config));
             Validation {
                 compared,
                 exemplar: exemplar(&rows),
@@ -167,6 +204,7 @@ impl<'t> Class<'t> {
                 leave_one_out: left_out,
                 max_slowdown: slowdowns.last().copied(),
                 p90_slowdown: quantile(&slowdowns, 0.9),
+                refused_on,
                 shape_coverage: Some(slowdowns.len()),
                 ties: Some(self.ties(&rows, config)),
             }
@@ -239,6 +277,11 @@ impl<'t> Class<'t> {
         };
         chosen.iter().filter_map(anchor).collect()
     }
+}
+
+/// Whether a config runs on all shapes of a bucket and is nowhere measured to be slower than a default.
+fn may_serve(place: &Place, rows: &[&Row], config: usize) -> bool {
+    place.allows(config) && keeps_up_with_defaults(rows, config)
 }
 
 fn rows_of<'t>(table: &'t Table<'t>, group: &str) -> Vec<&'t Row<'t>> {

@@ -23,6 +23,8 @@ pub struct ProblemFacts {
     pub bucket: Bucket,
     /// Its fallback group, if its class has any.
     pub group: Option<&'static str>,
+    /// The problem, where it is known as one of a family that ships.
+    pub problem: Option<Problem>,
 }
 
 impl From<&Problem> for ProblemFacts {
@@ -35,6 +37,7 @@ impl From<&Problem> for ProblemFacts {
             name: format!("{} {}", problem.shape, problem.dtype),
             bucket: bucket_of(problem),
             group: class_groups(class).contains(&group).then_some(group),
+            problem: Some(*problem),
         }
     }
 }

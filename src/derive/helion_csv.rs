@@ -186,7 +186,8 @@ fn problem_facts(class: &'static str, shape_hash: &str, features: &Map<String, V
     let signature = Signature { kernel_class: Some(class.to_owned()), args, ..Signature::default() };
     let mut query = signature.query().ok_or_else(|| format!("no class '{class}'"))?;
     query.extents = query.extents.without(UNRECORDED);
-    Ok(ProblemFacts { class: class.to_owned(), dimensions, name, bucket: query.bucket(), group: query.group() })
+    let (bucket, group) = (query.bucket(), query.group());
+    Ok(ProblemFacts { class: class.to_owned(), dimensions, name, bucket, group, problem: None })
 }
 
 /// Stands for an extent that was not recorded. What is multiplied by it stays it.

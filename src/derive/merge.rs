@@ -11,7 +11,7 @@ pub(crate) const MEASURED_WITH: &str = "measured_with";
 /// What a document says of the environment as a whole: each field's values over all classes.
 pub(crate) const ENVIRONMENT_FIELDS: [&str; 6] = ["arch", "device", "driver", "nvrtc", "protocol", "sweep"];
 
-/// Replaces the rules and fallbacks of `classes` in `existing` by those in `new` and keeps the others. A class of which
+/// Replaces the rules, fallbacks and models of `classes` in `existing` by those in `new` and keeps the others. A class of which
 /// `new` serves nothing is kept too: that nothing worked, or was reached in time, says nothing against what is there.
 pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> Document {
     let serves = |class: &&String| {
@@ -31,6 +31,8 @@ pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> D
     });
     merged.fallbacks.retain(|class, _| classes.contains(class));
     merged.fallbacks.extend(existing.fallbacks.into_iter().filter(|(class, _)| !classes.contains(class)));
+    merged.models.retain(|class, _| classes.contains(class));
+    merged.models.extend(existing.models.into_iter().filter(|(class, _)| !classes.contains(class)));
     set_environments(&mut merged.policy, &environments);
     merged
 }

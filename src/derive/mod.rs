@@ -1,4 +1,4 @@
-//! Journals to a document: rules and fallbacks with the evidence for them. Pure: the same trials, in any order, give the same
+//! Journals to a document: rules and fallbacks with the evidence for them, and fitted models. Pure: the same trials, in any order, give the same
 //! document on any number of threads.
 //!
 //! - The slowdown of a config on a problem is what it takes beside the winner of the problem's last final, in rounds that did
@@ -15,6 +15,10 @@
 //!   little weight the group's, among the configs nowhere slower than a default, or the family's best single config where that
 //!   is faster beyond noise; with up to two more that help most beside it. It is kept only where it beats what would be served
 //!   otherwise, the fallback, by more than null arms differ.
+//! - What is chosen for a bucket or a group runs on all its shapes, as far as the family's conditions tell, where anything that
+//!   was measured does: on problems drawn from the family's domain too.
+//! - A model is fitted to all trials of a class. Its `cross_validation` tells what model, rule and fallback would have been
+//!   worth on problems left out of all three.
 //! - What the document before serves stays where nothing beats it by more than noise.
 //! - `validation.ties` names the configs that cannot be told from the one that is served, by that noise or by what the ratio of
 //!   two configs changes from one race to another, so that a change from one sweep to the next can be judged.
@@ -28,8 +32,10 @@ mod evidence;
 pub mod helion_csv;
 mod incumbent;
 mod merge;
+mod model;
 mod noise;
 mod race;
+mod shapes;
 mod table;
 mod validation;
 
@@ -41,7 +47,7 @@ pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
 pub use validation::{Compared, Exemplar, LeaveOneOut, ProblemSource, Source, Ties, Validation};
 
 use crate::error::{Context, Result};
-use crate::heuristics::{Document, SCHEMA_VERSION};
+use crate::heuristics::{Document, FittedModel, SCHEMA_VERSION};
 use crate::journal::{Contents, Trial};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use choose::{FIXED_SPLIT, GROUP_WEIGHT};
@@ -91,12 +97,38 @@ pub struct ClassReport {
     pub fallbacks: usize,
     /// Groups without a problem, given the family's best config.
     pub borrowed_fallbacks: Vec<&'static str>,
+    /// What came of its model.
+    pub model: Option<ModelReport>,
+    /// Why it has no model, where it has none.
+    pub no_model: Option<String>,
+}
+
+/// What came of a class's model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ModelReport {
+    /// Configs that it may choose from.
+    pub configs: usize,
+    /// Geometric mean slowdown on problems left out, of `model`, `rule` and `fallback`.
+    pub regret: BTreeMap<String, f64>,
+}
+
+impl ModelReport {
+    fn of(model: &FittedModel) -> Self {
+        let regret = |source: &String| {
+            let all = model.cross_validation.regret[source].iter().find(|cell| cell.group.is_none() && cell.aligned.is_none());
+            Some((source.clone(), all?.geomean))
+        };
+        Self {
+            configs: model.configs.len(),
+            regret: model.cross_validation.regret.keys().filter_map(regret).collect(),
+        }
+    }
 }
 
 /// All that a document follows from.
 pub struct Inputs<'a> {
-    /// The GPU's short name.
-    pub gpu: &'a str,
+    /// The GPU.
+    pub profile: &'a GpuProfile,
     /// What was measured on it, each with what errors call it.
     pub journals: &'a [(String, Contents)],
     /// What other tools measured on it.
@@ -118,7 +150,7 @@ pub struct Inputs<'a> {
 pub fn run(inputs: Inputs) -> Result<Derived> {
     let mut evidence = inputs.measurements;
     for (name, contents) in inputs.journals {
-        contents.headers.iter().try_for_each(|header| evidence::measured_on(header, inputs.gpu)).context(|| name)?;
+        contents.headers.iter().try_for_each(|header| evidence::measured_on(header, &inputs.profile.name)).context(|| name)?;
         let mut current = Vec::with_capacity(contents.trials.len());
         for trial in &contents.trials {
             if (inputs.is_current)(trial)? {
@@ -127,7 +159,7 @@ pub fn run(inputs: Inputs) -> Result<Derived> {
         }
         evidence.add_trials(&contents.headers, &current).context(|| name)?;
     }
-    let mut derived = document_after(inputs.before, &evidence, inputs.gpu, inputs.defaults);
+    let mut derived = document_after(inputs.before, &evidence, inputs.profile, inputs.defaults);
     if let Some(before) = inputs.before {
         let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
         derived.document = merge(before.clone(), derived.document, &classes);
@@ -135,24 +167,34 @@ pub fn run(inputs: Inputs) -> Result<Derived> {
     Ok(derived)
 }
 
-/// Derives the document of a GPU by its short name.
-pub fn document(evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived {
-    document_after(None, evidence, gpu, defaults)
+/// Derives the document of a GPU.
+pub fn document(evidence: &Evidence, profile: &GpuProfile, defaults: &Defaults) -> Derived {
+    document_after(None, evidence, profile, defaults)
 }
 
 /// The same, but what the document before it serves stays where nothing beats it by more than noise.
-pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str, defaults: &Defaults) -> Derived {
+pub fn document_after(
+    before: Option<&Document>,
+    evidence: &Evidence,
+    profile: &GpuProfile,
+    defaults: &Defaults,
+) -> Derived {
     let default_texts = defaults.iter().map(|(family, configs)| {
         let texts = configs.iter().map(|config| config_text(&evidence::template_of(config))).collect();
         (family.name().to_owned(), texts)
     });
     let tables = Table::all(evidence, &default_texts.collect());
-    let classes: Vec<ClassResult> = tables.par_iter().map(|table| derive_class(table, before)).collect();
+    let classes: Vec<ClassResult> = tables.par_iter().map(|table| derive_class(table, before, profile)).collect();
 
     let mut rules = Vec::new();
     let mut fallbacks = BTreeMap::new();
+    let mut models = BTreeMap::new();
     let mut reports = Vec::new();
     for class in classes {
+        // A struct of numbers, texts and collections of them is always JSON.
+        if let Some(model) = class.model.and_then(|model| serde_json::to_value(model).ok()) {
+            models.insert(class.report.class.clone(), model);
+        }
         rules.extend(class.rules);
         if !class.fallbacks.is_empty() {
             fallbacks.insert(class.report.class.clone(), class.fallbacks);
@@ -166,13 +208,14 @@ pub fn document_after(before: Option<&Document>, evidence: &Evidence, gpu: &str,
     let document = Document {
         schema_version: SCHEMA_VERSION,
         description: format!(
-            "Measured config heuristics for {gpu}: one rule for each shape bucket where a config beats the fallback beyond noise, \
-             and one fallback for each group of shapes."
+            "Measured config heuristics for {}: one rule for each shape bucket where a config beats the fallback beyond noise, \
+             and one fallback for each group of shapes.",
+            profile.name
         ),
-        policy: policy(gpu, &environments.collect()),
+        policy: policy(profile, &environments.collect()),
         rules,
         fallbacks,
-        models: BTreeMap::new(),
+        models,
         extra: Map::new(),
     };
     Derived { document, classes: reports, unusable_trials: evidence.unusable, stray_trials: evidence.stray }
@@ -183,7 +226,7 @@ const UNPROVEN: &str = "tcgen05 configs were written without a GPU to run them o
      machine; each was compared with the reference before it was timed";
 
 /// The document's `policy`: what was measured with what, and how the choices were made.
-fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<String, Value> {
+fn policy(profile: &GpuProfile, environments: &BTreeMap<String, Vec<Environment>>) -> Map<String, Value> {
     let mut policy = Map::from_iter([
         (
             "fallbacks".to_owned(),
@@ -192,7 +235,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
             ),
         ),
         ("fixed_split".to_owned(), json!(FIXED_SPLIT)),
-        ("gpu".to_owned(), json!(gpu)),
+        ("gpu".to_owned(), json!(profile.name)),
         ("group_weight".to_owned(), json!(GROUP_WEIGHT)),
         ("matching".to_owned(), json!("exact shape bucket only")),
         ("missing_slowdown".to_owned(), json!(MISSING_SLOWDOWN)),
@@ -211,7 +254,7 @@ fn policy(gpu: &str, environments: &BTreeMap<String, Vec<Environment>>) -> Map<S
         ),
     ]);
     let is_ours = environments.values().any(|environments| !environments.is_empty());
-    if is_ours && GpuProfile::by_name(gpu).is_ok_and(|profile| profile.mma.contains(&Mma::Tcgen05)) {
+    if is_ours && profile.mma.contains(&Mma::Tcgen05) {
         policy.insert("tcgen05".to_owned(), json!(UNPROVEN));
     }
     merge::set_environments(&mut policy, environments);

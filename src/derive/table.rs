@@ -86,6 +86,11 @@ impl<'e> Row<'e> {
         Some(self.winner_us * self.cell(config)?.ln_ratio?.exp())
     }
 
+    /// Whether a config ran in a final.
+    pub(super) fn is_finalist(&self, config: usize) -> bool {
+        self.races.iter().any(|race| race.stage == Stage::Final && race.arm(config).is_some())
+    }
+
     /// How far a config's slowdown may be off.
     pub(super) fn noise_of(&self, config: usize) -> f64 {
         let noise = |config| self.cell(config).map(|cell| cell.noise);

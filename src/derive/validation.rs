@@ -68,6 +68,9 @@ pub struct Validation {
     /// 90th percentile of the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p90_slowdown: Option<f64>,
+    /// A shape of the bucket or group that what is served cannot run, where nothing that was measured runs all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_on: Option<String>,
     /// Problems with a slowdown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shape_coverage: Option<usize>,

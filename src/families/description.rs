@@ -66,7 +66,7 @@ const WIDEST_COPY: u32 = 16;
 const CACHE_LINE: u32 = 128;
 
 impl Description {
-    /// The description of a family that ships.
+    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality).
     pub fn of(family: Family, profile: &GpuProfile) -> Self {
         let described = match family {
             Family::Matmul | Family::MatmulInt16 => gemm(2, 1),
@@ -77,6 +77,8 @@ impl Description {
         };
         let constants = [
             ("multiprocessors", i64::from(profile.multiprocessors)),
+            ("registers_per_multiprocessor", i64::from(profile.registers_per_multiprocessor)),
+            ("smem_per_block", profile.smem_per_block.0 as i64),
             ("smem_per_multiprocessor", profile.smem_per_multiprocessor.0 as i64),
             ("threads_per_multiprocessor", i64::from(profile.threads_per_multiprocessor)),
         ];

@@ -1,8 +1,9 @@
 //! Where configs are legal, as data: conditions in dimensions, knobs and the GPU's figures.
 
-use super::Rejection;
-use crate::heuristics::Formula;
+use super::{Description, Rejection, spec};
+use crate::heuristics::{Formula, ModelConfig};
 use crate::model::{Config, Family, GpuProfile, Problem, Shape};
+use serde_json::Value;
 
 /// A condition on the problem, and what it means that it does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,4 +122,86 @@ pub(super) fn check(family: Family, conditions: &[Condition], values: &Values) -
     let read: Vec<_> =
         failed.expression.places().into_iter().map(|place| format!("{} = {}", names[place], values[place])).collect();
     Err(Rejection(format!("{}: not {} with {}", failed.reason, failed.expression.text(), read.join(", "))))
+}
+
+/// Where a family's configs may run, told in the expressions of a fitted model, which refuses what the family refuses.
+///
+/// Configs may have different conditions, such as those of one instruction or another: each distinct list of them has a
+/// number, which the model knows each config's by.
+pub struct Legality {
+    family: Family,
+    profile: GpuProfile,
+    /// Sorted by their texts.
+    lists: Vec<&'static [Condition]>,
+}
+
+/// The config constant that tells which conditions a config has to meet.
+const CONDITIONS: &str = "conditions";
+
+impl Legality {
+    /// Of the conditions that any of these configs has to meet. What the family takes on no problem has none.
+    pub fn new<'c>(family: Family, profile: &GpuProfile, configs: impl IntoIterator<Item = &'c Config>) -> Self {
+        let mut lists: Vec<&'static [Condition]> = Vec::new();
+        for config in configs.into_iter().filter(|config| spec(family).check(config, profile).is_ok()) {
+            let conditions = spec(family).conditions(config, profile);
+            if !lists.contains(&conditions) {
+                lists.push(conditions);
+            }
+        }
+        lists.sort_by_cached_key(|list| list.iter().map(|condition| condition.expression.text()).collect::<Vec<_>>());
+        Self { family, profile: profile.clone(), lists }
+    }
+
+    /// A config as a model may choose it; none where the family takes it on no problem, or by conditions that are not among
+    /// these.
+    pub fn model_config(&self, config: &Config) -> Option<ModelConfig> {
+        spec(self.family).check(config, &self.profile).ok()?;
+        let conditions = spec(self.family).conditions(config, &self.profile);
+        let number = self.lists.iter().position(|list| *list == conditions)?;
+        let told = (self.lists.len() > 1).then(|| (CONDITIONS.to_owned(), number as i64));
+        let Ok(Value::Object(template)) = serde_json::to_value(config) else { return None };
+        Some(ModelConfig { constants: told.into_iter().collect(), template })
+    }
+
+    /// The family's description, with where its configs may run.
+    pub fn description(&self) -> Description {
+        let mut described = Description::of(self.family, &self.profile);
+        if self.lists.len() > 1 {
+            described.config_constants.push(CONDITIONS.to_owned());
+        }
+        let is_common = |condition: &Condition| self.lists.iter().all(|list| list.contains(condition));
+        let first = self.lists.first().copied().unwrap_or_default();
+        described.legal.extend(first.iter().filter(|condition| is_common(condition)).map(in_a_model));
+        for (number, list) in self.lists.iter().enumerate() {
+            let own = list.iter().filter(|condition| !is_common(condition));
+            described.legal.extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own))));
+        }
+        described
+    }
+}
+
+/// A condition's text in a model's names, where a knob that is missing or null has no value.
+fn in_a_model(condition: &Condition) -> String {
+    let mut rest = condition.expression.text();
+    let mut text = String::new();
+    while let Some(letter) = rest.chars().next() {
+        let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let word = rest.find(|letter| !is_part(letter)).unwrap_or(rest.len());
+        if word == 0 {
+            text.push(letter);
+            rest = &rest[letter.len_utf8()..];
+            continue;
+        }
+        let entry = rest[word..].strip_prefix('[').and_then(|entry| entry.find(']')).map_or(0, |close| close + 2);
+        let (name, after) = rest.split_at(word + entry);
+        rest = after;
+        let is_knob = NAMES[KNOBS.start - DIMENSIONS..KNOBS.end - DIMENSIONS].contains(&name);
+        match name {
+            "element_bytes" => text.push_str("dtype_bytes"),
+            // Every config has these.
+            _ if is_knob && !name.starts_with("block_sizes") => text.push_str(&format!("default({name}, 0)")),
+            _ => text.push_str(name),
+        }
+    }
+    text
 }

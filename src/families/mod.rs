@@ -15,7 +15,7 @@ mod work;
 
 pub use description::Description;
 pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
-pub use legality::{Condition, Values, is_of_knobs, knob_values, knobs_of, names, values};
+pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
 
@@ -225,6 +225,12 @@ pub trait FamilySpec: Sync {
     fn legal(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(), Rejection> {
         self.check(config, profile)?;
         legality::check(self.family(), self.conditions(config, profile), &values(config, problem, profile))
+    }
+
+    /// Whether a config that passes [`check`](Self::check) runs on `problem` on that GPU.
+    fn meets_conditions(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> bool {
+        let values = values(config, problem, profile);
+        self.conditions(config, profile).iter().all(|condition| condition.expression.holds(&values))
     }
 
     /// The kernel that runs `config` on `problem` on that GPU and its launch, or why there is none. Never called for the cpu

@@ -402,7 +402,7 @@ fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Optio
         evidence.add_journal(&contents.headers, &contents.trials)?;
         defaults.insert(plan.family, plan.defaults(profile));
     }
-    let derived = derive::document_after(before, &evidence, &profile.name, &defaults);
+    let derived = derive::document_after(before, &evidence, profile, &defaults);
     let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
     Ok(match before {
         Some(before) => derive::merge(before.clone(), derived.document, &classes),

@@ -206,7 +206,7 @@ fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile, lab: &Lab<'_
     let mut evidence = Evidence::default();
     evidence.add_journal(&contents.headers, &current)?;
     let defaults = Defaults::from([(plan.family, plan.defaults(profile))]);
-    Ok(derive::document(&evidence, &profile.name, &defaults).document)
+    Ok(derive::document(&evidence, profile, &defaults).document)
 }
 
 /// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done

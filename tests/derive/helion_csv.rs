@@ -3,6 +3,7 @@
 use kernel_sweep::derive::helion_csv::{Report, read};
 use kernel_sweep::derive::{self, Defaults, Evidence};
 use kernel_sweep::heuristics::Document;
+use kernel_sweep::model::GpuProfile;
 use serde_json::{Value, json};
 
 const COLUMNS: &str = "kernel_name,shape_hash,config_hash,config,shape_features,timing_ms\n";
@@ -34,7 +35,7 @@ fn row(kernel: &str, args: &[(&[i64], &str)], config: &Value, timing_ms: &str) -
 fn read_text(text: &str) -> (Document, Report) {
     let mut evidence = Evidence::default();
     let report = read(&mut evidence, text.as_bytes(), "measurements.csv").unwrap();
-    (derive::document(&evidence, "b200", &Defaults::new()).document, report)
+    (derive::document(&evidence, &GpuProfile::by_name("b200").unwrap(), &Defaults::new()).document, report)
 }
 
 const BF16: &str = "torch.bfloat16";

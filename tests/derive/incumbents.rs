@@ -1,6 +1,6 @@
 //! What the last document serves stays where nothing beats it by more than noise.
 
-use crate::trials::{config, evidence, finalist};
+use crate::trials::{config, evidence, finalist, h200};
 use kernel_sweep::derive::{self, Defaults};
 use kernel_sweep::heuristics::Document;
 use kernel_sweep::journal::Trial;
@@ -34,7 +34,7 @@ fn night(ratio: f64, null_off: f64) -> Vec<Trial> {
 }
 
 fn document(before: Option<&Document>, trials: &[Trial]) -> Document {
-    derive::document_after(before, &evidence(trials), "h200", &Defaults::new()).document
+    derive::document_after(before, &evidence(trials), &h200(), &Defaults::new()).document
 }
 
 /// The block size of the one rule for the small bucket, and of the fallback.

@@ -1,6 +1,6 @@
 //! Races: what is compared with what.
 
-use super::trials::{arm, config, derive, finalist, header, trial};
+use super::trials::{arm, config, derive, finalist, h200, header, trial};
 use kernel_sweep::derive::{self, Defaults, Evidence, Inputs, ProblemSource, Source};
 use kernel_sweep::heuristics::Document;
 use kernel_sweep::journal::{Contents, Header, Stage, Trial};
@@ -179,7 +179,7 @@ fn protocols_of_one_class_never_count_together() {
 fn run(trials: &[Trial], before: Option<&Document>, is_current: &dyn Fn(&Trial) -> bool) -> Document {
     let contents = Contents { headers: vec![header()], trials: trials.to_vec() };
     let inputs = Inputs {
-        gpu: "h200",
+        profile: &h200(),
         journals: &[("journal".into(), contents)],
         measurements: Evidence::default(),
         defaults: &Defaults::new(),

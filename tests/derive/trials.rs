@@ -3,7 +3,11 @@
 use kernel_sweep::derive::{self, Defaults, Derived, Evidence};
 use kernel_sweep::journal::{Header, Stage, Status, Trial};
 use kernel_sweep::measure::{location_us, sorted};
-use kernel_sweep::model::{Config, Dtype, Family, Micros, Problem};
+use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Micros, Problem};
+
+pub(crate) fn h200() -> GpuProfile {
+    GpuProfile::by_name("h200").unwrap()
+}
 
 pub(crate) fn header() -> Header {
     Header {
@@ -71,5 +75,5 @@ pub(crate) fn evidence(trials: &[Trial]) -> Evidence {
 }
 
 pub(crate) fn derive(trials: &[Trial], defaults: &Defaults) -> Derived {
-    derive::document(&evidence(trials), "h200", defaults)
+    derive::document(&evidence(trials), &h200(), defaults)
 }

@@ -1,6 +1,6 @@
 //! Small journals with every figure worked out by hand.
 
-use super::trials::{arm, config, derive, evidence, failed, finalist, header, trial};
+use super::trials::{arm, config, derive, evidence, failed, finalist, h200, header, trial};
 use kernel_sweep::derive::{self, Defaults, Evidence};
 use kernel_sweep::heuristics::{Document, Rule};
 use kernel_sweep::journal::{Header, Stage, Status, Trial};
@@ -429,7 +429,7 @@ fn merging_keeps_the_other_classes() {
     let document_of = |trials: &[Trial], driver: &str| {
         let mut evidence = Evidence::default();
         evidence.add_journal(&[Header { driver: driver.into(), ..header() }], trials).unwrap();
-        derive::document(&evidence, "h200", &Defaults::new()).document
+        derive::document(&evidence, &h200(), &Defaults::new()).document
     };
     let both = document_of(&[journal(), softmax(1.0)].concat(), "1");
     let newer = document_of(&softmax(2.0), "2");

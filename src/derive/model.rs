@@ -1,0 +1,121 @@
+//! A class's fitted model: made of all its trials, and judged beside its rules and fallbacks on problems left out of all three.
+
+use super::class::Class;
+use super::shapes::Known;
+use super::table::Row;
+use crate::error::{Error, Result};
+use crate::families::Legality;
+use crate::fit::{self, LeftOut, Problem, Time, Trials};
+use crate::heuristics::{FittedModel, Model};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Fits a class's model.
+///
+/// # Errors
+/// Where there is nothing to fit it to: no trial of a config that the family knows.
+pub(super) fn fit(class: &Class, known: Option<&Known>) -> Result<FittedModel> {
+    let known = known.ok_or_else(|| Error::usage("models are of families that ship, on a GPU"))?;
+    let legality = Legality::new(known.family, known.profile, known.configs.iter().flatten());
+    let description = legality.description();
+    let rows: Vec<&Row> = class.table.rows.iter().collect();
+    let trials = trials(&rows, known, &legality)?;
+    let mut fitted = fit::fit(&description, &trials)?;
+    let model = Model::new(fitted.clone())?;
+    let folds = fit::divisions(&description, &trials.problems).folds;
+    let runs: Vec<(&[usize], usize)> =
+        folds.iter().flat_map(|folds| distinct(folds).into_iter().map(move |fold| (folds.as_slice(), fold))).collect();
+    let left_out: Vec<[Vec<LeftOut>; 2]> = runs
+        .into_par_iter()
+        .map(|(folds, fold)| {
+            let (out, kept): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|row| folds[*row] == fold);
+            let kept: Vec<&Row> = kept.into_iter().map(|row| rows[row]).collect();
+            choices(class, known, &kept, &out, |row| {
+                let Problem { dims, dtype, .. } = &trials.problems[row];
+                model.is_aligned(dims, dtype)
+            })
+        })
+        .collect();
+    for (index, source) in ["rule", "fallback"].into_iter().enumerate() {
+        let left_out: Vec<LeftOut> = left_out.iter().flat_map(|sources| sources[index].iter().cloned()).collect();
+        if !left_out.is_empty() {
+            fitted.cross_validation.regret.insert(source.to_owned(), fit::regrets(&left_out, folds.len()));
+        }
+    }
+    Ok(fitted)
+}
+
+fn distinct(folds: &[usize]) -> BTreeSet<usize> {
+    folds.iter().copied().collect()
+}
+
+/// A class's trials as a fit takes them, a problem a row. All times of a problem are as if taken in its last final.
+fn trials(rows: &[&Row], known: &Known, legality: &Legality) -> Result<Trials> {
+    let mut trials = Trials::default();
+    let mut places: BTreeMap<usize, Option<usize>> = BTreeMap::new();
+    for (place, row) in rows.iter().enumerate() {
+        let problem = row.facts.problem.ok_or_else(|| Error::usage("other tools measured it, by shapes of their own"))?;
+        let dims = problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect();
+        let group = row.facts.group.unwrap_or_default().to_owned();
+        trials.problems.push(Problem { dims, dtype: problem.dtype.name().to_owned(), group });
+        for cell in row.cells().iter().filter(|cell| known.is_legal(cell.config, &problem) == Some(true)) {
+            let config = *places.entry(cell.config).or_insert_with(|| {
+                let config = legality.model_config(known.configs[cell.config].as_ref()?)?;
+                trials.configs.push(config);
+                Some(trials.configs.len() - 1)
+            });
+            let (Some(config), Some(median_us)) = (config, row.time_us(cell.config)) else { continue };
+            trials.times.push(Time { problem: place, config, median_us, is_final: row.is_finalist(cell.config) });
+        }
+    }
+    Ok(trials)
+}
+
+/// What the rules and the fallbacks, chosen from the rows that are kept, take on the others. A rule is only there where its
+/// bucket keeps a problem, and a choice that was never tried on a problem says nothing of it.
+fn choices(
+    class: &Class,
+    known: &Known,
+    kept: &[&Row],
+    out: &[usize],
+    is_aligned: impl Fn(usize) -> bool,
+) -> [Vec<LeftOut>; 2] {
+    let of_group = |group: Option<&str>| -> Vec<&Row> {
+        kept.iter().copied().filter(|row| group.is_some() && row.facts.group == group).collect()
+    };
+    let mut by_bucket = BTreeMap::new();
+    let mut by_group = BTreeMap::new();
+    let mut left_out = [Vec::new(), Vec::new()];
+    for place in out {
+        let row = &class.table.rows[*place];
+        let facts = row.facts;
+        let rule = *by_bucket.entry(&facts.bucket).or_insert_with(|| {
+            let rows: Vec<&Row> = kept.iter().copied().filter(|row| row.facts.bucket == facts.bucket).collect();
+            class.choice_of_bucket(&facts.bucket, &rows, &of_group(facts.group))
+        });
+        let fallback = *by_group.entry(facts.group).or_insert_with(|| {
+            let group = facts.group?;
+            class.choice_of_group(group, &of_group(Some(group))).or_else(|| class.choice_of_group(group, kept))
+        });
+        for (left_out, choice) in left_out.iter_mut().zip([rule, fallback]) {
+            let slowdown = choice.and_then(|config| slowdown(row, config, known));
+            left_out.extend(slowdown.map(|slowdown| LeftOut {
+                group: facts.group.unwrap_or_default().to_owned(),
+                aligned: is_aligned(*place),
+                slowdown,
+            }));
+        }
+    }
+    left_out
+}
+
+/// A config's time over the best; what is refused or failed counts as a missing one does where configs are chosen.
+fn slowdown(row: &Row, config: usize, known: &Known) -> Option<f64> {
+    let missing = row.ln_missing.exp();
+    if row.facts.problem.is_some_and(|problem| known.is_legal(config, &problem) == Some(false)) {
+        return Some(missing);
+    }
+    let tried = row.cell(config)?;
+    let best_us = row.cells().iter().filter_map(|cell| row.time_us(cell.config)).fold(f64::INFINITY, f64::min);
+    Some(if tried.works() { row.time_us(config)? / best_us } else { missing })
+}

@@ -1,0 +1,178 @@
+//! The shapes that an entry answers for, measured or not: its config has to run on all of them.
+
+use super::table::{Row, Table};
+use crate::families;
+use crate::heuristics::{Bucket, bucket_of, class_groups, group_of};
+use crate::model::{Config, Dtype, Family, GpuProfile, Problem};
+use crate::plan::{Limits, Purpose, draw};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Problems that are drawn of a family's domain, in each of its types.
+const DRAWS: usize = 20_000;
+/// The seed of these draws: any will do, but the same trials are to give the same document.
+const SEED: u64 = 1;
+/// Draws that a bucket or a group is judged by, beside what was measured in it and its largest corner.
+const MOST_OF_A_PLACE: usize = 48;
+
+/// A class's configs as its family knows them.
+pub(super) struct Known<'t> {
+    pub(super) family: Family,
+    pub(super) profile: &'t GpuProfile,
+    /// By index in the table; none where the family takes it on no problem, as of another version or another tool.
+    pub(super) configs: Vec<Option<Config>>,
+}
+
+impl<'t> Known<'t> {
+    /// None where the class is of no family that ships, or was measured on the host, whose kernels refuse no shape.
+    pub(super) fn of(table: &Table, profile: &'t GpuProfile) -> Option<Self> {
+        let family: Family = table.class.parse().ok().filter(|_| !profile.is_cpu())?;
+        let known = |template: &_| {
+            let config: Config = serde_json::from_value(serde_json::Value::Object(Clone::clone(template))).ok()?;
+            families::spec(family).check(&config, profile).ok().map(|()| config)
+        };
+        let configs = table.configs.iter().map(|config| known(&config.template)).collect();
+        Some(Self { family, profile, configs })
+    }
+
+    /// Whether a config runs on a problem; none where the family does not know the config.
+    pub(super) fn is_legal(&self, config: usize, problem: &Problem) -> Option<bool> {
+        let config = self.configs.get(config)?.as_ref()?;
+        Some(families::spec(self.family).meets_conditions(config, problem, self.profile))
+    }
+}
+
+/// What an entry answers for: a bucket, a group or a whole class.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    shapes: Vec<Problem>,
+    /// The configs that the family refuses on one of the shapes, each with the first such.
+    refused: BTreeMap<usize, Problem>,
+    /// Whether a config that works on some of what was measured runs on all shapes.
+    has_choice: bool,
+}
+
+impl Place {
+    fn new(shapes: Vec<Problem>, rows: &[&Row], known: &Known) -> Self {
+        let raced: BTreeSet<usize> = rows
+            .iter()
+            .flat_map(|row| row.cells())
+            .filter(|cell| cell.ln_slowdown.is_some())
+            .map(|cell| cell.config)
+            .collect();
+        let refused: BTreeMap<usize, Problem> = raced
+            .iter()
+            .filter_map(|config| {
+                let refuses = |shape: &&Problem| known.is_legal(*config, shape) == Some(false);
+                Some((*config, *shapes.iter().find(refuses)?))
+            })
+            .collect();
+        let has_choice = raced.len() > refused.len();
+        Self { shapes, refused, has_choice }
+    }
+
+    /// Whether a config that was raced there may be chosen: one that runs on all shapes, as long as there is any.
+    pub(super) fn allows(&self, config: usize) -> bool {
+        !self.has_choice || !self.refused.contains_key(&config)
+    }
+
+    /// A shape that a config is refused on.
+    pub(super) fn refusing(&self, config: usize) -> Option<&Problem> {
+        self.refused.get(&config)
+    }
+}
+
+/// The places of a class.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    pub(super) buckets: BTreeMap<Bucket, Place>,
+    pub(super) groups: BTreeMap<&'static str, Place>,
+    /// All groups together.
+    pub(super) class: Place,
+}
+
+impl Places {
+    /// Those of a class, judged by what was measured, draws of the family's domain and the corner that has the largest extent of
+    /// any of these along each dimension.
+    pub(super) fn of(table: &Table, known: Option<&Known>) -> Self {
+        let all: Vec<&Row> = table.rows.iter().collect();
+        let mut buckets: BTreeMap<&Bucket, Sample> =
+            table.rows.iter().map(|row| (&row.facts.bucket, Sample::default())).collect();
+        let mut groups: BTreeMap<&'static str, Sample> =
+            class_groups(table.class).iter().map(|group| (*group, Sample::default())).collect();
+        if let Some(known) = known.filter(|known| known.configs.iter().any(Option::is_some)) {
+            let measured: Vec<Problem> = table.rows.iter().filter_map(|row| row.facts.problem).collect();
+            let dtypes: BTreeSet<Dtype> = measured.iter().map(|problem| problem.dtype).collect();
+            let drawn: Vec<Problem> = draw(known.family, Purpose::Plan, SEED, Limits::GPU, [])
+                .take(DRAWS)
+                .flat_map(|drawn| dtypes.iter().map(move |dtype| Problem { dtype: *dtype, ..drawn.problem }))
+                .collect();
+            for (problems, most) in [(measured, usize::MAX), (drawn, MOST_OF_A_PLACE)] {
+                for problem in problems {
+                    if let Some(bucket) = buckets.get_mut(&bucket_of(&problem)) {
+                        bucket.add(problem, most);
+                    }
+                    if let Some(group) = groups.get_mut(group_of(&problem)) {
+                        group.add(problem, most);
+                    }
+                }
+            }
+        }
+        let place = |sample: Sample, rows: &[&Row]| match known {
+            Some(known) => Place::new(sample.with_corner(), rows, known),
+            None => Place { has_choice: true, ..Place::default() },
+        };
+        let of = |is_there: &dyn Fn(&Row) -> bool| -> Vec<&Row> {
+            all.iter().copied().filter(|row| is_there(row)).collect()
+        };
+        let groups: BTreeMap<&'static str, Place> = groups
+            .into_iter()
+            .map(|(group, sample)| {
+                let rows = of(&|row| row.facts.group == Some(group));
+                // What is borrowed where nothing was measured may come from anywhere.
+                (group, place(sample, if rows.is_empty() { &all } else { &rows }))
+            })
+            .collect();
+        let shapes = groups.values().flat_map(|group| group.shapes.iter().copied()).collect();
+        let class = known.map_or_else(|| place(Sample::default(), &all), |known| Place::new(shapes, &all, known));
+        let buckets = buckets
+            .into_iter()
+            .map(|(bucket, sample)| (bucket.clone(), place(sample, &of(&|row| row.facts.bucket == *bucket))))
+            .collect();
+        Self { buckets, groups, class }
+    }
+}
+
+/// Shapes of a place.
+#[derive(Default)]
+struct Sample {
+    shapes: Vec<Problem>,
+    /// Draws that are among them.
+    drawn: usize,
+    /// The largest extents, also of those that are not.
+    largest: Option<Problem>,
+}
+
+impl Sample {
+    fn add(&mut self, problem: Problem, most_drawn: usize) {
+        let largest = self.largest.get_or_insert(problem);
+        let dimensions: Vec<(&str, i64)> = largest
+            .shape
+            .dimensions()
+            .into_iter()
+            .zip(problem.shape.dimensions())
+            .map(|((name, one), (_, other))| (name, one.max(other) as i64))
+            .collect();
+        let dtype = largest.dtype.max(problem.dtype);
+        if let Ok(corner) = Problem::new(problem.family, &dimensions, dtype) {
+            *largest = corner;
+        }
+        if self.drawn < most_drawn {
+            self.shapes.push(problem);
+            self.drawn += usize::from(most_drawn < usize::MAX);
+        }
+    }
+
+    fn with_corner(self) -> Vec<Problem> {
+        self.shapes.into_iter().chain(self.largest).collect()
+    }
+}
