@@ -217,8 +217,14 @@ fn summarize(derived: &Derived, path: &Path) {
             note!("{}: no problem in group {groups}: its fallback is the best single config", class.class);
         }
         if let Some(model) = &class.model {
-            let regret: Vec<_> = model.regret.iter().map(|(source, geomean)| format!("{source} {geomean:.3}")).collect();
-            note!("{}: a model of {} configs; slowdown on problems left out: {}", class.class, model.configs, regret.join(", "));
+            let regret: Vec<_> =
+                model.regret.iter().map(|(source, geomean)| format!("{source} {geomean:.3}")).collect();
+            note!(
+                "{}: a model of {} configs; slowdown on problems left out: {}",
+                class.class,
+                model.configs,
+                regret.join(", ")
+            );
         }
         if let Some(reason) = &class.no_model {
             note!("{}: no model: {reason}", class.class);

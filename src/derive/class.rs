@@ -1,6 +1,5 @@
 //! One class's rules and fallbacks, and its model.
 
-use super::{ClassReport, ModelReport};
 use super::choose::{choose, complement, geomean_slowdown, handicaps, keeps_up_with_defaults, leave_one_out, ties};
 use super::compare::Comparison;
 use super::incumbent::{Incumbents, unless_beaten};
@@ -8,6 +7,7 @@ use super::model;
 use super::shapes::{Known, Place, Places};
 use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise};
 use super::validation::{Compared, Exemplar, ProblemSource, Source, Ties, Validation};
+use super::{ClassReport, ModelReport};
 use crate::heuristics::{Bucket, Document, Fallback, FittedModel, Rule, Template, class_groups};
 use crate::measure::{quantile, sorted};
 use crate::model::GpuProfile;
@@ -104,12 +104,12 @@ impl<'t> Class<'t> {
         let handicaps = handicaps(&table.configs);
         let best_single = choose(&all, &[], &handicaps, |config| places.class.allows(config));
         let templates = table.configs.iter().map(|config| config.template.clone()).collect();
-        let mut class =
-            Self { table, templates, best_single, groups: BTreeMap::new(), incumbents, handicaps, places };
+        let mut class = Self { table, templates, best_single, groups: BTreeMap::new(), incumbents, handicaps, places };
         let groups = class_groups(table.class).iter().filter_map(|group| {
             let rows = rows_of(table, group);
             let chosen = class.choice_of_group(group, &rows)?;
-            let incumbent = class.incumbents.of_group(group).filter(|config| class.places.groups[group].allows(*config));
+            let incumbent =
+                class.incumbents.of_group(group).filter(|config| class.places.groups[group].allows(*config));
             Some((*group, unless_beaten(&rows, incumbent, chosen)))
         });
         class.groups = groups.collect();

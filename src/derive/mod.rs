@@ -115,13 +115,12 @@ pub struct ModelReport {
 impl ModelReport {
     fn of(model: &FittedModel) -> Self {
         let regret = |source: &String| {
-            let all = model.cross_validation.regret[source].iter().find(|cell| cell.group.is_none() && cell.aligned.is_none());
+            let all = model.cross_validation.regret[source]
+                .iter()
+                .find(|cell| cell.group.is_none() && cell.aligned.is_none());
             Some((source.clone(), all?.geomean))
         };
-        Self {
-            configs: model.configs.len(),
-            regret: model.cross_validation.regret.keys().filter_map(regret).collect(),
-        }
+        Self { configs: model.configs.len(), regret: model.cross_validation.regret.keys().filter_map(regret).collect() }
     }
 }
 
@@ -150,7 +149,11 @@ pub struct Inputs<'a> {
 pub fn run(inputs: Inputs) -> Result<Derived> {
     let mut evidence = inputs.measurements;
     for (name, contents) in inputs.journals {
-        contents.headers.iter().try_for_each(|header| evidence::measured_on(header, &inputs.profile.name)).context(|| name)?;
+        contents
+            .headers
+            .iter()
+            .try_for_each(|header| evidence::measured_on(header, &inputs.profile.name))
+            .context(|| name)?;
         let mut current = Vec::with_capacity(contents.trials.len());
         for trial in &contents.trials {
             if (inputs.is_current)(trial)? {

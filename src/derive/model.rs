@@ -10,6 +10,10 @@ use crate::heuristics::{FittedModel, Model};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Where configs that the family does not take, as of another version, win a greater share of the problems than this, what is
+/// left is not what a choice should be made of.
+const MOST_UNKNOWN: f64 = 0.25;
+
 /// Fits a class's model.
 ///
 /// # Errors
@@ -20,6 +24,15 @@ pub(super) fn fit(class: &Class, known: Option<&Known>) -> Result<FittedModel> {
     let description = legality.description();
     let rows: Vec<&Row> = class.table.rows.iter().collect();
     let trials = trials(&rows, known, &legality)?;
+    let is_known =
+        |row: &&Row| row.facts.problem.is_some_and(|problem| known.is_legal(row.winner, &problem) == Some(true));
+    let unknown = rows.iter().filter(|row| !is_known(row)).count();
+    if unknown as f64 > MOST_UNKNOWN * rows.len() as f64 {
+        return Err(Error::usage(format!(
+            "configs that this version does not take won {unknown} of {} problems: measure them again",
+            rows.len()
+        )));
+    }
     let mut fitted = fit::fit(&description, &trials)?;
     let model = Model::new(fitted.clone())?;
     let folds = fit::divisions(&description, &trials.problems).folds;
@@ -54,7 +67,8 @@ fn trials(rows: &[&Row], known: &Known, legality: &Legality) -> Result<Trials> {
     let mut trials = Trials::default();
     let mut places: BTreeMap<usize, Option<usize>> = BTreeMap::new();
     for (place, row) in rows.iter().enumerate() {
-        let problem = row.facts.problem.ok_or_else(|| Error::usage("other tools measured it, by shapes of their own"))?;
+        let problem =
+            row.facts.problem.ok_or_else(|| Error::usage("other tools measured it, by shapes of their own"))?;
         let dims = problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect();
         let group = row.facts.group.unwrap_or_default().to_owned();
         trials.problems.push(Problem { dims, dtype: problem.dtype.name().to_owned(), group });

@@ -5,6 +5,7 @@
 mod command;
 mod helion_csv;
 mod incumbents;
+mod models;
 mod properties;
 mod races;
 mod simulated;
