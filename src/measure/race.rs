@@ -54,7 +54,7 @@ impl RacePlan {
     /// Of what other problems chose with the anchors of the problem's own final.
     pub const CROSS: Self = Self {
         choosing: Rounds([8, 8, 8, 6, 3]),
-        reporting: Rounds([52, 52, 22, 10, 5]),
+        reporting: Rounds([32, 32, 16, 8, 4]),
         null_arm: false,
         ..Self::FINAL
     };

@@ -14,7 +14,7 @@ mod rounds;
 pub use check::{Check, Checked};
 pub use confirm::{Confirmation, Finding};
 
-use crate::derive::{self, Defaults, Evidence};
+use crate::derive::{self, Evidence, Inputs};
 use crate::diff::{self, Contest, Diff, UnlikeProtocols};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Template, class_groups};
@@ -394,20 +394,20 @@ fn days_since_1970() -> usize {
 /// The document of all families' journals, with what `before` serves kept where nothing beats it, and its other classes.
 fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Option<&Document>) -> Result<Document> {
     let profile = &site.found().profile;
-    let mut evidence = Evidence::default();
-    let mut defaults = Defaults::new();
+    let mut journals = Vec::new();
     for plan in plans {
         let path = sweep::journal_path(&options.sweep.output, &profile.name, plan.family, (0, 1));
-        let contents = journal::read(&path)?;
-        evidence.add_journal(&contents.headers, &contents.trials)?;
-        defaults.insert(plan.family, plan.defaults(profile));
+        journals.push((path.display().to_string(), journal::read(&path)?));
     }
-    let derived = derive::document_after(before, &evidence, profile, &defaults);
-    let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
-    Ok(match before {
-        Some(before) => derive::merge(before.clone(), derived.document, &classes),
-        None => derived.document,
-    })
+    let derived = derive::run(Inputs {
+        profile,
+        journals: &journals,
+        measurements: Evidence::default(),
+        defaults: &plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect(),
+        before,
+        is_current: &|_| Ok(true),
+    })?;
+    Ok(derived.document)
 }
 
 /// Loads a document and makes sure that it answers every shape of the families with a config of ours.

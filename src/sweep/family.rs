@@ -5,7 +5,7 @@ use super::bench::DeviceBench;
 use super::lab::Lab;
 use super::schedule::{self, Stages};
 use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path};
-use crate::derive::{self, Defaults, Evidence, NOISE_FLOOR, pair, timing_of};
+use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, Result};
 use crate::heuristics::{Document, group_of};
@@ -49,7 +49,15 @@ pub(super) fn sweep_family(
     schedule::run(&mut sweep, budget)?;
 
     let FamilySweep { finals, crashed, .. } = sweep;
-    let derived = if options.makes_document() { Some(derive_family(&path, plan, profile, &lab)?) } else { None };
+    let document = document_path(&options.output, &profile.name);
+    let derived = if options.makes_document() {
+        let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
+        let derived = derive_family(&path, plan, profile, &lab, before.as_ref())?;
+        derived.write_atomically(&document)?;
+        Some(derived)
+    } else {
+        None
+    };
     let counts = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
@@ -62,15 +70,9 @@ pub(super) fn sweep_family(
         }
     }
     if let Some(derived) = derived {
-        summary.rules = derived.rules.len();
-        summary.fallbacks = derived.fallbacks.values().map(BTreeMap::len).sum();
-        let document = document_path(&options.output, &profile.name);
-        let merged = if document.is_file() {
-            derive::merge(Document::load(&document)?, derived, &[plan.family.name().to_string()].into())
-        } else {
-            derived
-        };
-        merged.write_atomically(&document)?;
+        let class = plan.family.name();
+        summary.rules = derived.rules.iter().filter(|rule| rule.kernel_class == class).count();
+        summary.fallbacks = derived.fallbacks.get(class).map_or(0, BTreeMap::len);
     }
     Ok((summary, counts))
 }
@@ -194,19 +196,25 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
     Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
 }
 
-/// The document that one family's journal makes. Trials of kernels that have changed since say nothing of those served.
-fn derive_family(journal: &Path, plan: &Plan, profile: &GpuProfile, lab: &Lab<'_>) -> Result<Document> {
-    let contents = crate::journal::read(journal)?;
-    let mut current = Vec::new();
-    for trial in contents.trials {
-        if lab.is_current(&trial)? {
-            current.push(trial);
-        }
-    }
-    let mut evidence = Evidence::default();
-    evidence.add_journal(&contents.headers, &current)?;
-    let defaults = Defaults::from([(plan.family, plan.defaults(profile))]);
-    Ok(derive::document(&evidence, profile, &defaults).document)
+/// The document with what one family's journal makes of it. Trials of kernels that have changed since say nothing of those
+/// served.
+fn derive_family(
+    journal: &Path,
+    plan: &Plan,
+    profile: &GpuProfile,
+    lab: &Lab<'_>,
+    before: Option<&Document>,
+) -> Result<Document> {
+    let journals = [(journal.display().to_string(), crate::journal::read(journal)?)];
+    let derived = derive::run(Inputs {
+        profile,
+        journals: &journals,
+        measurements: Evidence::default(),
+        defaults: &Defaults::from([(plan.family, plan.defaults(profile))]),
+        before,
+        is_current: &|trial| lab.is_current(trial),
+    })?;
+    Ok(derived.document)
 }
 
 /// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done
