@@ -41,14 +41,14 @@ pub struct RacePlan {
 }
 
 impl RacePlan {
-    /// Among a problem's finalists. In all, what tells one per cent by the spread of rounds on an H200: some 150 below 12 µs, 90 below
+    /// Among a problem's finalists. In all, what tells one per cent by the spread of rounds on an H200: some 120 below 12 µs, 90 below
     /// 20 and 48 up to 50; above 200 µs paired rounds agree within 0.3 %, and a few are enough.
     pub const FINAL: Self = Self {
         first_look: 3,
         hopeless: 3.0,
         choosing: Rounds([30, 30, 16, 8, 4]),
-        far_behind: 1.1,
-        reporting: Rounds([120, 60, 32, 12, 8]),
+        far_behind: 1.05,
+        reporting: Rounds([90, 60, 32, 12, 8]),
         null_arm: true,
     };
     /// Of what other problems chose with the anchors of the problem's own final.
@@ -72,7 +72,7 @@ impl RacePlan {
     pub const RECHECK: Self = Self {
         first_look: 3,
         hopeless: NOBODY,
-        choosing: Rounds([150, 90, 48, 20, 12]),
+        choosing: Rounds([120, 90, 48, 20, 12]),
         far_behind: NOBODY,
         reporting: Rounds([0; 5]),
         null_arm: false,
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_is_behind_drops_out_once_that_is_sure_but_anchors_stay() {
-        let times = [15.0, 16.4, 18.0, 18.0, 60.0, 60.0];
+        let times = [15.0, 15.6, 18.0, 18.0, 60.0, 60.0];
         let raced = run(&[false, false, false, true, false, true], &RacePlan::FINAL, |arm, _| times[arm]);
         assert_eq!(rounds(&raced), [90, 90, 30, 90, 3, 3]);
         assert_eq!(
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn slow_arms_have_fewer_rounds() {
         let total = |us: f64| rounds(&run(&[false], &RacePlan::FINAL, |_, _| us))[0];
-        assert_eq!([11.0, 19.0, 21.0, 60.0, 300.0].map(total), [150, 90, 48, 20, 12]);
+        assert_eq!([11.0, 19.0, 21.0, 60.0, 300.0].map(total), [120, 90, 48, 20, 12]);
         let screened = run(&[true, false, false], &RacePlan::SCREEN, |arm, _| [300.0, 500.0, 700.0][arm]);
         assert_eq!(rounds(&screened), [3, 3, 1]);
         assert_eq!(screened.null_arm, None);
@@ -283,7 +283,7 @@ mod tests {
             });
             let total = *rounds(&raced).iter().max().unwrap();
             let chosen_by = raced.chosen_by as usize;
-            prop_assert!([150, 90, 48, 20, 12].contains(&total));
+            prop_assert!([120, 90, 48, 20, 12].contains(&total));
             prop_assert!(rounds(&raced).iter().all(|count| *count == total || *count <= chosen_by));
             let (winner, duplicate) = raced.null_arm.clone().unwrap();
             prop_assert_eq!(duplicate.len(), total - chosen_by);

@@ -92,7 +92,7 @@ impl Width {
     pub const GUIDED: Self =
         Self { promising: 16, random: 3, neighbours: 6, finalists: 8, siblings: 3, abandon_factor: 2.0 };
     /// Where none does yet.
-    pub const WIDE: Self = Self { promising: 48, random: 24, neighbours: 16, ..Self::GUIDED };
+    pub const WIDE: Self = Self { promising: 32, random: 16, neighbours: 10, ..Self::GUIDED };
 
     /// Where what is served is to be judged by the best there is.
     pub const THOROUGH: Self = Self { promising: 32, random: 12, neighbours: 12, ..Self::GUIDED };
