@@ -73,8 +73,8 @@ fn ones(family: Family) -> Vec<(&'static str, i64)> {
     family.dimensions().iter().map(|name| (*name, 2)).collect()
 }
 
-fn compare(count: usize, most_configs: usize) {
-    for gpu in ["h200", "a100", "b200", "l40s"] {
+fn compare(gpus: &[&str], count: usize, most_configs: usize) {
+    for gpu in gpus {
         let profile = GpuProfile::by_name(gpu).unwrap();
         for family in Family::ALL {
             let spec = families::spec(family);
@@ -118,11 +118,11 @@ fn compare(count: usize, most_configs: usize) {
 
 #[test]
 fn a_models_legality_is_its_familys_on_any_shape() {
-    compare(2000, 60);
+    compare(&["h200", "a100", "b200", "l40s"], 2000, 60);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_models_legality_is_its_familys_on_a_hundred_thousand_shapes() {
-    compare(100_000, 400);
+    compare(&["h200"], 100_000, 100);
 }

@@ -196,12 +196,13 @@ fn in_a_model(condition: &Condition) -> String {
         let (name, after) = rest.split_at(word + entry);
         rest = after;
         let is_knob = NAMES[KNOBS.start - DIMENSIONS..KNOBS.end - DIMENSIONS].contains(&name);
-        match name {
-            "element_bytes" => text.push_str("dtype_bytes"),
-            // Every config has these.
-            _ if is_knob && !name.starts_with("block_sizes") => text.push_str(&format!("default({name}, 0)")),
-            _ => text.push_str(name),
-        }
+        let parts = match name {
+            "element_bytes" => ["", "dtype_bytes", ""],
+            // Every config has tiles.
+            _ if is_knob && !name.starts_with("block_sizes") => ["default(", name, ", 0)"],
+            _ => ["", name, ""],
+        };
+        text.extend(parts);
     }
     text
 }

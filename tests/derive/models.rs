@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a config might take: the floor, more for what of its tiles lies outside of the problem, and by its knobs.
 fn time_us(config: &Config, problem: &Problem) -> f64 {
@@ -158,12 +158,12 @@ fn softmax(num_warps: u32) -> Config {
 
 #[test]
 fn cross_validation_tells_what_each_source_is_worth_by_alignment() {
-    let trials: Vec<Trial> = (0..200)
+    let trials: Vec<Trial> = (0..300)
         .flat_map(|place| {
             // Three of four are aligned, on which four warps are best; on the others it is eight.
             let cols = 1032 + 16 * place + i64::from(place % 4 == 0);
             let shape = format!("rows={},cols={cols}", 1000 + 10 * place);
-            let us = |warps: u32| if (warps == 4) == (place % 4 != 0) { 10.0 } else { 15.0 };
+            let us = |warps: u32| if (warps == 4) == (place % 4 != 0) { 10.0 } else { 11.0 };
             [4, 8].map(|warps| finalist(Family::RowSoftmax, &shape, &softmax(warps), us(warps)))
         })
         .collect();
@@ -173,7 +173,7 @@ fn cross_validation_tells_what_each_source_is_worth_by_alignment() {
     };
     for source in ["rule", "fallback"] {
         assert!((regret(source, true).unwrap() - 1.0).abs() < 1e-9, "{source}: {:?}", fitted.cross_validation);
-        assert!((regret(source, false).unwrap() - 1.5).abs() < 1e-9, "{source}: {:?}", fitted.cross_validation);
+        assert!((regret(source, false).unwrap() - 1.1).abs() < 1e-9, "{source}: {:?}", fitted.cross_validation);
     }
     let [aligned, unaligned] = [true, false].map(|aligned| regret("model", aligned).unwrap());
     assert!(aligned < 1.02 && unaligned < 1.02, "{aligned} {unaligned}");
@@ -228,10 +228,13 @@ fn a_quarter_of_a_million_trials_are_derived_within_a_minute() {
     let start = std::time::Instant::now();
     let derived = derive(&trials, &Defaults::new());
     let took = start.elapsed();
-    let text = derived.document.to_canonical_json();
-    println!("{} trials in {took:.1?}, {} KB", trials.len(), text.len() / 1000);
+    let size = |text: String| text.len() / 1000;
+    let models = Document { rules: Vec::new(), fallbacks: BTreeMap::new(), ..derived.document.clone() };
+    let (all, models) = (size(derived.document.to_canonical_json()), size(models.to_canonical_json()));
+    println!("{} trials in {took:.1?}; the document has {all} KB, {models} of them models", trials.len());
     for report in &derived.classes {
         println!("{}: {} trials: {:?} {:?}", report.class, report.trials, report.model, report.no_model);
     }
-    assert!(took.as_secs() < 60 && text.len() < 4_000_000);
+    // Of problems drawn at random, almost each has a rule of its own, which no sweep has that many of.
+    assert!(took.as_secs() < 60 && models < 2000, "{took:?}, {models} KB");
 }
