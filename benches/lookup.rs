@@ -1,4 +1,5 @@
-//! How long the lookup takes: by dimensions, by tensors, a batch line, and loading a document of 500 rules.
+//! How long the lookup takes: by dimensions, by tensors, a batch line, by a model for shapes old and new, and loading documents
+//! of 500 rules and of 4 MB.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use kernel_sweep::heuristics::{
@@ -9,6 +10,9 @@ use kernel_sweep::model::{Dtype, Family, Problem};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::hint::black_box;
+
+#[path = "../tests/common/models.rs"]
+mod models;
 
 /// A document of the size a full sweep yields: 500 rules of matrix products, two templates each, and their fallbacks.
 fn document() -> Document {
@@ -72,6 +76,22 @@ fn lookup(criterion: &mut Criterion) {
     group.bench_function("by dimensions, a fallback", |bencher| {
         bencher.iter(|| heuristics.lookup(black_box(&grouped)).best().map(Template::len));
     });
+    let exact = Heuristics::from_bytes(models::large_document().to_string().as_bytes());
+    if let Ok(exact) = exact {
+        for (name, m) in [("measured", 6), ("the model", 4095)] {
+            let query = Query { class: "matmul", ..query(m, 4096, 48) };
+            group.bench_function(format!("a shape resolved before, {name}"), |bencher| {
+                bencher.iter(|| exact.lookup(black_box(&query)).best().map(Template::len));
+            });
+        }
+        let mut m = 1 << 20;
+        group.bench_function("a new shape, the model", |bencher| {
+            bencher.iter(|| {
+                m += 1;
+                exact.lookup(black_box(&Query { class: "matmul", ..query(m, 4096, 4104) })).best().map(Template::len)
+            });
+        });
+    }
     group.throughput(Throughput::Elements(1));
     let line = json!({"args": [{"shape": [64, 4096], "dtype": "torch.bfloat16"}, {"shape": [4096, 4096], "dtype": "torch.int16"}],
         "traits": ["matmul"], "block_rank": 3, "has_reduction": false, "has_split_k": false, "kernel_source": null})
@@ -86,10 +106,13 @@ fn load(criterion: &mut Criterion) {
     assert_eq!(document.rules.len(), 500);
     let text = document.to_canonical_json();
     let mut group = criterion.benchmark_group("load");
-    group.throughput(Throughput::Bytes(text.len() as u64));
-    group.bench_function("500 rules", |bencher| {
-        bencher.iter_batched(|| (), |()| Heuristics::from_bytes(black_box(text.as_bytes())), BatchSize::LargeInput);
-    });
+    let large = models::large_document().to_string();
+    for (name, text) in [("500 rules", text), ("4 MB with seven models", large)] {
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(|| (), |()| Heuristics::from_bytes(black_box(text.as_bytes())), BatchSize::LargeInput);
+        });
+    }
 }
 
 criterion_group!(benches, lookup, load);

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::heuristics::{Answer, DtypeClass, Heuristics, Source, Template, answer_batch_line};
+use crate::heuristics::{Answer, DtypeName, Heuristics, Query, Source, Template, answer_batch_line};
 use crate::model::{Mma, PidType};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -53,7 +53,7 @@ pub struct Knobs {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// 0 none, 1 rule, 2 fallback.
+    /// 0 none, 1 rule, 2 fallback, 3 measured, 4 model.
     pub source: u32,
     /// The rule's index in the document, else -1.
     pub rule_index: i64,
@@ -166,17 +166,7 @@ pub unsafe extern "C" fn kernel_sweep_lookup(
 ) -> c_int {
     let answered = || -> Result<c_int> {
         // SAFETY: as the caller says.
-        let (heuristics, family, dimensions) = unsafe {
-            (loaded(heuristics)?, text(family, "family")?, items(dimensions, dimension_count, "dimensions")?)
-        };
-        let named: Result<Vec<_>> = dimensions
-            .iter()
-            // SAFETY: as the caller says.
-            .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
-            .collect();
-        // SAFETY: as the caller says.
-        let dtype = if dtype.is_null() { "bf16" } else { unsafe { text(dtype, "dtype") }? };
-        let query = heuristics.query(family, &named?, dtype.parse::<DtypeClass>()?)?;
+        let (heuristics, query) = unsafe { question(heuristics, family, dimensions, dimension_count, dtype) }?;
         let answer = heuristics.lookup(&query);
         // SAFETY: null or writable, as the caller says.
         if let Some(reply) = unsafe { reply.as_mut() } {
@@ -210,15 +200,73 @@ pub unsafe extern "C" fn kernel_sweep_lookup_json(
     let parts = unsafe { loaded(heuristics).and_then(|heuristics| Ok((heuristics, text(query, "query")?))) };
     let answer =
         report(parts.map(|(heuristics, query)| answer_batch_line(heuristics, query.as_bytes())), String::new());
+    // SAFETY: as the caller says.
+    unsafe { write_text(&answer, buffer, capacity) }
+}
+
+/// Says in JSON why a query is answered so, as `sweep lookup --explain --json` does. Writes and returns as
+/// [`kernel_sweep_lookup_json`].
+///
+/// # Safety
+/// As [`kernel_sweep_lookup`]; `buffer` is null or has room for `capacity` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_explain_json(
+    heuristics: *const Heuristics,
+    family: *const c_char,
+    dimensions: *const Dimension,
+    dimension_count: usize,
+    dtype: *const c_char,
+    buffer: *mut c_char,
+    capacity: usize,
+) -> usize {
+    let explained = || -> Result<String> {
+        // SAFETY: as the caller says.
+        let (heuristics, query) = unsafe { question(heuristics, family, dimensions, dimension_count, dtype) }?;
+        Ok(serde_json::to_string(&heuristics.explained(&query, true))?)
+    };
+    // SAFETY: as the caller says.
+    unsafe { write_text(&report(explained(), String::new()), buffer, capacity) }
+}
+
+/// Writes what there is room for and a zero, and returns the length of the whole text without it.
+///
+/// # Safety
+/// `buffer` is null or has room for `capacity` bytes.
+unsafe fn write_text(text: &str, buffer: *mut c_char, capacity: usize) -> usize {
     if !buffer.is_null() && capacity > 0 {
-        let written = answer.len().min(capacity - 1);
-        // SAFETY: `written` bytes and the zero fit, and the answer is memory of its own.
+        let written = text.len().min(capacity - 1);
+        // SAFETY: `written` bytes and the zero fit, and the text is memory of its own.
         unsafe {
-            ptr::copy_nonoverlapping(answer.as_ptr().cast(), buffer, written);
+            ptr::copy_nonoverlapping(text.as_ptr().cast(), buffer, written);
             buffer.add(written).write(0);
         }
     }
-    answer.len()
+    text.len()
+}
+
+/// The heuristics, and the query for a family at named dimensions.
+///
+/// # Safety
+/// As [`kernel_sweep_lookup`].
+unsafe fn question<'a>(
+    heuristics: *const Heuristics,
+    family: *const c_char,
+    dimensions: *const Dimension,
+    dimension_count: usize,
+    dtype: *const c_char,
+) -> Result<(&'a Heuristics, Query<'a>)> {
+    // SAFETY: as the caller says.
+    let (heuristics, family, dimensions) =
+        unsafe { (loaded(heuristics)?, text(family, "family")?, items(dimensions, dimension_count, "dimensions")?) };
+    let named: Result<Vec<_>> = dimensions
+        .iter()
+        // SAFETY: as the caller says.
+        .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
+        .collect();
+    // SAFETY: as the caller says.
+    let dtype = if dtype.is_null() { "bf16" } else { unsafe { text(dtype, "dtype") }? };
+    let query = heuristics.query(family, &named?, DtypeName::parse(dtype)?)?;
+    Ok((heuristics, query))
 }
 
 /// # Safety
@@ -239,6 +287,8 @@ fn reply_of(answer: &Answer) -> Reply {
                 *to = from as c_char;
             }
         }
+        Source::Measured => reply.source = 3,
+        Source::Model => reply.source = 4,
         Source::None => {}
     }
     reply

@@ -27,7 +27,15 @@ typedef struct {
     int64_t value;
 } kernel_sweep_dimension;
 
-enum { KERNEL_SWEEP_NONE = 0, KERNEL_SWEEP_RULE = 1, KERNEL_SWEEP_FALLBACK = 2 };
+/* Where configs come from: nowhere, the rule of the shape's bucket, the fallback of its group, measurements of this very shape
+ * and type, the class's fitted model. */
+enum {
+    KERNEL_SWEEP_NONE = 0,
+    KERNEL_SWEEP_RULE = 1,
+    KERNEL_SWEEP_FALLBACK = 2,
+    KERNEL_SWEEP_MEASURED = 3,
+    KERNEL_SWEEP_MODEL = 4
+};
 
 enum {
     KERNEL_SWEEP_PID_FLAT = 1,
@@ -60,7 +68,7 @@ typedef struct {
 
 /* Where configs come from, and how many there are. */
 typedef struct {
-    uint32_t source;     /* KERNEL_SWEEP_NONE, _RULE or _FALLBACK */
+    uint32_t source;     /* KERNEL_SWEEP_NONE, _RULE, _FALLBACK, _MEASURED or _MODEL */
     int64_t rule_index;  /* of the rule in the document, else -1 */
     char group[16];      /* of the fallback, else empty */
     size_t config_count; /* may be more than fitted; zero also where a rule holds no usable config */
@@ -73,9 +81,10 @@ kernel_sweep_heuristics *kernel_sweep_load_json(const char *json, size_t length)
 kernel_sweep_heuristics *kernel_sweep_builtin(const char *gpu);
 void kernel_sweep_free(kernel_sweep_heuristics *heuristics);
 
-/* Which configs for a family (or another class of the document) at these dimensions? `dtype` is that of the first tensor:
- * "bf16", "f32", "torch.float16"...; NULL for bf16. Fills `answer` and up to `capacity` of `configs`, best first; either may
- * be NULL. Returns 0, or -1 where the query is wrong: an unknown family, a missing dimension, one that is not positive. */
+/* Which configs for a family (or another class of the document) at exactly these dimensions? `dtype` is that of the
+ * first tensor: "bf16", "f32", "torch.float16"...; NULL for bf16. Fills `answer` and up to `capacity` of `configs`, best
+ * first; either may be NULL. Returns 0, or -1 where the query is wrong: an unknown family, a missing dimension, one that is not
+ * positive. */
 int kernel_sweep_lookup(const kernel_sweep_heuristics *heuristics, const char *family,
                         const kernel_sweep_dimension *dimensions, size_t dimension_count, const char *dtype,
                         kernel_sweep_answer *answer, kernel_sweep_config *configs, size_t capacity);
@@ -85,6 +94,12 @@ int kernel_sweep_lookup(const kernel_sweep_heuristics *heuristics, const char *f
  * zero; 0 where a pointer is NULL that may not be. */
 size_t kernel_sweep_lookup_json(const kernel_sweep_heuristics *heuristics, const char *query, char *buffer,
                                 size_t capacity);
+
+/* Why kernel_sweep_lookup() answers so, in JSON as `sweep lookup --explain --json` says it: what each that may answer would have
+ * said, with expected times in microseconds. Writes and returns as kernel_sweep_lookup_json(); 0 where the query is wrong. */
+size_t kernel_sweep_explain_json(const kernel_sweep_heuristics *heuristics, const char *family,
+                                 const kernel_sweep_dimension *dimensions, size_t dimension_count, const char *dtype,
+                                 char *buffer, size_t capacity);
 
 /* What went wrong in this thread's last call, in one line; empty where nothing did. Valid until this thread's next call. */
 const char *kernel_sweep_error(void);

@@ -32,7 +32,7 @@ fn a_c_program_asks_the_shared_library() {
         .arg(&folder)
         .args(["-lkernel_sweep", &format!("-Wl,-rpath,{}", folder.display())]));
     // Cargo's own search path may hold a library of this name that was built for Python.
-    let document = root.join("tests/data/observed_heuristics_example.json");
-    let said = run(Command::new(&program).env("LD_LIBRARY_PATH", &folder).arg(document));
+    let documents = ["example", "model"].map(|name| root.join(format!("tests/data/observed_heuristics_{name}.json")));
+    let said = run(Command::new(&program).env("LD_LIBRARY_PATH", &folder).args(documents));
     assert_eq!(said, "ok\n");
 }

@@ -43,6 +43,46 @@ fn an_explanation_says_what_was_looked_for_and_what_is_nearest() {
 }
 
 #[test]
+fn what_a_model_weighs_is_told_for_people_and_for_programs() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/observed_heuristics_model.json");
+    let asked = |shape: &str, more: &[&str]| {
+        let family = ["--heuristics", document, "--family", "matmul", "--shape", shape];
+        lookup().args(family).args(more).assert().success()
+    };
+    asked("m=16,n=4096,k=4096", &["--explain"]).stdout(
+        contains("measured, 2 configs, best first, 17.98, 18.30 us")
+            .and(contains("group     small_m, rows aligned"))
+            .and(contains("measured  2 configs, 17.98, 18.30 us measured, 11.55, 11.55 us expected"))
+            .and(contains(
+                "rule 0    2 configs, 11.55, 11.55 us expected, regret 1.0100 (p90 1.060, max 1.210) on 9 problems",
+            ))
+            .and(contains("model     3 configs, 11.55, 11.55, 14.11 us expected, regret 1.0300"))
+            .and(contains("fallback  1 config, 11.55 us expected, regret unknown"))
+            .and(contains("chosen    measured: measured for this very shape and type")),
+    );
+    asked("m=15,n=4095,k=4001", &["--explain"]).stdout(
+        contains("model, 2 configs")
+            .and(contains("fallback  nothing, 1 that cannot run this shape"))
+            .and(contains("chosen    model: those with less regret hold no config that can run this shape")),
+    );
+    asked("m=16,n=4096,k=4096", &["--explain", "--dtype", "f16"])
+        .stdout(contains("rule 0, 2 configs").and(contains("the model is not asked: it knows m, n, k of bf16")));
+    let output = asked("m=15,n=4096,k=4104", &["--explain", "--json"]).get_output().stdout.clone();
+    let answer: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(
+        (&answer["source"], &answer["rule_index"], &answer["aligned"]),
+        (&json!("model"), &Value::Null, &json!(true))
+    );
+    assert_eq!(answer["predicted_us"].as_array().unwrap().len(), answer["templates"].as_array().unwrap().len());
+    let sources: Vec<_> = answer["considered"].as_array().unwrap().iter().map(|one| one["source"].clone()).collect();
+    assert_eq!(sources, ["measured", "model", "fallback"]);
+    assert_eq!(answer["why"], "the least regret on problems of small_m with aligned rows that were left out");
+    let plain = asked("m=16,n=4096,k=4096", &["--json"]).get_output().stdout.clone();
+    let plain: Value = serde_json::from_slice(&plain).unwrap();
+    assert_eq!((&plain["measured_us"], plain.get("why")), (&json!([17.98, 18.3]), None));
+}
+
+#[test]
 fn bad_questions_are_refused_in_one_line() {
     for (arguments, expected) in [
         (&["--family", "matmul_int4", "--shape", "m=1,n=2,k=3"][..], "k = 3"),

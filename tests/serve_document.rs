@@ -175,7 +175,9 @@ fn what_is_hostile_beyond_the_grammar_is_not_served() {
                 {{\"kernel_class\": \"x\", \"shape_bucket\": {{\"dtype\": \"fp8\"}}, \"templates\": [{{\"template\": {{\"a\": 1}}}}]}}]}}"
         );
         let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
-        let answer = |dtype| heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype });
+        let answer = |dtype: DtypeClass| {
+            heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype: dtype.into() })
+        };
         assert_eq!((answer(DtypeClass::Int).source, answer(DtypeClass::Int).best()), (Source::Rule(0), None));
         assert_eq!(answer(DtypeClass::Fp32).best().unwrap()["a"], json!(2), "the others of its rule are");
         assert_eq!(answer(DtypeClass::Fp8).best().unwrap()["a"], json!(1));

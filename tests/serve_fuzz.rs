@@ -1,7 +1,7 @@
 //! Random documents and queries: whatever comes in, an answer or an error comes out. `PROPTEST_CASES` sets how long.
 #![allow(clippy::unwrap_used)]
 
-use kernel_sweep::heuristics::{CLASSES, Document, Heuristics, Signature, Source, answer_batch_line};
+use kernel_sweep::heuristics::{CLASSES, Document, Heuristics, Options, Signature, Source, answer_batch_line};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -101,10 +101,27 @@ fn fallbacks() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Models that take configs of [`rule`] and [`fallbacks`], for some classes.
+fn models() -> impl Strategy<Value = Value> {
+    let dims =
+        prop::sample::select(vec![json!(["m", "n", "k"]), json!(["rows", "cols"]), json!(["numel"]), json!(["x"])]);
+    let config = prop::collection::btree_map("[a-c]", 0u8..3, 0..3).prop_map(|config| json!({"template": config}));
+    let legal = prop::sample::select(vec![json!([]), json!(["default(a, 1) > 0"]), json!(["b < 2"])]);
+    let parts = (dims, legal, prop::collection::vec(config, 0..5), prop::bool::weighted(0.9));
+    let model = parts.prop_map(|(dims, legal, configs, is_whole)| {
+        let tree = if is_whole { "0<1 5 -5" } else { "0<1" };
+        json!({"form": "trees/1", "dims": dims, "dtypes": {"bf16": 2, "i8": 1}, "knobs": ["a", "b", "c"], "features": ["a"],
+            "legal": legal, "aligned": "1", "trees": [tree], "configs": configs,
+            "floor": {"bytes": "1", "flops": "1", "launch_us": 2.0, "bytes_per_us": 1.0, "flops_per_us": 1.0}})
+    });
+    prop::collection::btree_map(class(), mostly(model), 0..4).prop_map(|models| json!(models))
+}
+
 fn document() -> impl Strategy<Value = Value> {
     let rules = prop::collection::vec(mostly(rule()), 0..8).prop_map(Value::from);
-    (mostly(rules), mostly(fallbacks()), any_json()).prop_map(|(rules, fallbacks, policy)| {
-        json!({"schema_version": 2, "rules": rules, "fallbacks": fallbacks, "policy": policy})
+    let parts = (mostly(rules), mostly(fallbacks()), mostly(models()), any_json());
+    parts.prop_map(|(rules, fallbacks, models, policy)| {
+        json!({"schema_version": 2, "rules": rules, "fallbacks": fallbacks, "models": models, "policy": policy})
     })
 }
 
@@ -150,6 +167,7 @@ proptest! {
             let (answer, expected) = (index.lookup(&query), document.lookup(&query));
             prop_assert_eq!(answer.source, expected.source);
             prop_assert_eq!(answer.evidence(), expected.evidence());
+            prop_assert_eq!(answer.predicted_us(), expected.predicted_us());
             prop_assert!(answer.configs().eq(expected.configs()));
             prop_assert_eq!(index.nearest(&query), document.nearest(&query));
         }
@@ -163,7 +181,8 @@ proptest! {
             rule.kernel_class == query.class && rule.shape_bucket == query.bucket()
         };
         let expected = document.rules.iter().rposition(equal);
-        let found = match Heuristics::new(document).lookup(&query).source {
+        let without_models = Options { disabled_models: true, ..Options::default() };
+        let found = match Heuristics::new(document).with_options(&without_models).lookup(&query).source {
             Source::Rule(index) => Some(index),
             _ => None,
         };

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value)]
 
 use kernel_sweep::heuristics::{
-    Document, DtypeClass, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
+    Document, DtypeClass, DtypeName, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
     answer_batch_line, bucket_of, builtin_names, family_of_shape, materialize,
 };
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem};
@@ -69,7 +69,7 @@ fn rank_metadata_orders_by_wins_coverage_and_slowdowns() {
         let document = json!({"schema_version": 2, "rules": [
             {"kernel_class": "x", "shape_bucket": {"dtype": "other"}, "templates": templates}]});
         let heuristics = Heuristics::new(Document::from_value(document).unwrap());
-        let query = Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Other };
+        let query = Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Other.into() };
         let names = heuristics.lookup(&query).configs().map(|config| config["id"].as_str().unwrap().to_owned());
         names.collect::<String>()
     };
@@ -121,7 +121,7 @@ fn of_two_rules_for_one_bucket_the_later_is_served() {
     let rule = |id: u32| json!({"kernel_class": "x", "shape_bucket": {"dtype": "int"}, "templates": [{"template": {"id": id}}]});
     let document = Document::from_value(json!({"schema_version": 2, "rules": [rule(0), rule(1), rule(2)]})).unwrap();
     let heuristics = Heuristics::new(document);
-    let answer = heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Int });
+    let answer = heuristics.lookup(&Query { class: "x", extents: Extents::Unbinned, dtype: DtypeClass::Int.into() });
     assert_eq!(answer.source, Source::Rule(2));
     assert_eq!(answer.best().unwrap()["id"], json!(2));
 }
@@ -379,7 +379,7 @@ fn the_reference_document_is_served_rule_by_rule() {
         let class = rule["kernel_class"].as_str().unwrap();
         let bucket = &rule["shape_bucket"];
         let problem = problem_in(family_of_shape(class).unwrap(), bucket);
-        let dtype = bucket["dtype"].as_str().unwrap().parse().unwrap();
+        let dtype = DtypeName::parse(bucket["dtype"].as_str().unwrap()).unwrap();
         let answer = heuristics.lookup(&Query { class, dtype, ..Query::from(&problem) });
         assert_eq!(answer.source, Source::Rule(index), "{class} {bucket}");
         assert_eq!(served(answer).iter().collect::<Vec<_>>(), configs_of(rule["templates"].as_array().unwrap()));

@@ -3,13 +3,12 @@
 use super::{OutputArgs, output};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
-    Answer, AnswerRecord, Bucket, CLASSES, DtypeClass, Extents, Heuristics, Query, Source, answer_batch_line,
-    family_of_shape,
+    Answer, Bucket, CLASSES, Considered, DtypeName, Explanation, Extents, Heuristics, Nearest, Query, Source,
+    answer_batch_line, family_of_shape,
 };
 use crate::model::{Dtype, Family, GpuProfile, Problem};
 use clap::{ArgGroup, Args};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +40,8 @@ pub(super) struct LookupArgs {
     #[arg(long, value_name = "TYPE", default_value = "bf16", conflicts_with = "batch")]
     dtype: String,
 
-    /// Say why: class, bucket, group, evidence and the nearest bucket there is
+    /// Say why: class, bucket, group, evidence and the nearest bucket there is; of a class with a fitted model, what was
+    /// measured and what model, rule and fallback would answer, with expected times and their regret on problems left out
     #[arg(long, conflicts_with = "batch")]
     explain: bool,
 
@@ -54,30 +54,10 @@ pub(super) struct LookupArgs {
     batch: Option<PathBuf>,
 }
 
-/// A query as the command line puts it.
-struct Question {
-    class: String,
-    shape: String,
-    dtype: DtypeClass,
-    extents: Extents,
-}
-
-/// The answer in JSON: that of a batch, with what the command line adds.
-#[derive(Serialize)]
-struct Explained<'a> {
-    #[serde(flatten)]
-    answer: AnswerRecord<'a>,
-    /// What the document's maker measured to trust it.
-    evidence: Option<&'a Map<String, Value>>,
-    /// With `--explain`, the nearest rule of the class, where the answer is not from a rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nearest: Option<Nearest>,
-}
-
-#[derive(Serialize)]
-struct Nearest {
-    rule_index: usize,
-    shape_bucket: Bucket,
+impl LookupArgs {
+    fn shape(&self) -> &str {
+        self.shape.as_deref().unwrap_or_default()
+    }
 }
 
 /// The longest line of a batch: kernel sources are long, but not this long.
@@ -131,18 +111,17 @@ fn open_queries(path: &Path) -> Result<Box<dyn Read>> {
     Ok(Box::new(File::open(path).map_err(Error::usage).context(what)?))
 }
 
-fn question(heuristics: &Heuristics, args: &LookupArgs) -> Result<Question> {
-    let class = args.family.clone().unwrap_or_default();
-    let dtype = args.dtype.parse()?;
-    let shape = args.shape.clone().unwrap_or_default();
-    if !CLASSES.contains(&class.as_str()) && !heuristics.classes().any(|known| known == class) {
-        return Err(unknown_family(heuristics, &class));
+fn question<'a>(heuristics: &Heuristics, args: &'a LookupArgs) -> Result<Query<'a>> {
+    let class = args.family.as_deref().unwrap_or_default();
+    let dtype = DtypeName::parse(&args.dtype)?;
+    if !CLASSES.contains(&class) && !heuristics.classes().any(|known| known == class) {
+        return Err(unknown_family(heuristics, class));
     }
-    let extents = match family_of_shape(&class) {
-        Some(family) => Problem::parse(family, &shape, Dtype::Bf16)?.shape.into(),
+    let extents = match family_of_shape(class) {
+        Some(family) => Problem::parse(family, args.shape(), Dtype::Bf16)?.shape.into(),
         None => Extents::Unbinned,
     };
-    Ok(Question { class, shape, dtype, extents })
+    Ok(Query { class, extents, dtype })
 }
 
 fn unknown_family(heuristics: &Heuristics, name: &str) -> Error {
@@ -156,22 +135,31 @@ fn unknown_family(heuristics: &Heuristics, name: &str) -> Error {
     ))
 }
 
-fn answer_one(heuristics: &Heuristics, question: &Question, args: &LookupArgs) -> Result<String> {
-    let query = Query { class: &question.class, extents: question.extents, dtype: question.dtype };
-    let answer = heuristics.lookup(&query);
-    let from_rule = matches!(answer.source, Source::Rule(..));
-    let nearest = heuristics.nearest(&query).filter(|_| args.explain && !from_rule);
+fn answer_one(heuristics: &Heuristics, query: &Query, args: &LookupArgs) -> Result<String> {
+    let explained = heuristics.explained(query, args.explain);
     if args.json {
-        let explained = Explained {
-            answer: AnswerRecord::new(Some(&query), Some(answer)),
-            evidence: answer.evidence(),
-            nearest: nearest.map(|(rule_index, shape_bucket)| Nearest { rule_index, shape_bucket }),
-        };
         return Ok(serde_json::to_string(&explained)? + "\n");
     }
-    let mut lines = vec![format!("{} {} {}: {}", question.class, question.shape, args.dtype, summary(&answer))];
+    let answer = heuristics.lookup(query);
+    let mut lines = vec![format!("{} {} {}: {}", query.class, args.shape(), args.dtype, summary(&answer))];
     if args.explain {
-        lines.extend(explanation(&query, &answer, nearest));
+        let bucket = query.bucket();
+        let labels: Vec<_> = bucket.iter().map(|(field, label)| format!("{field} {label}")).collect();
+        lines.extend([format!("  class     {}", query.class), format!("  bucket    {}", labels.join(", "))]);
+        lines.extend(match &explained.explanation {
+            Some(explanation) => weighing(query, explanation, &answer),
+            None => precedence(query, &answer),
+        });
+        match answer.evidence() {
+            Some(evidence) if !evidence.is_empty() => {
+                lines.push(format!("  evidence  {}", Value::Object(evidence.clone())));
+            }
+            _ if explained.explanation.is_none() => lines.push("  evidence  none in the document".to_owned()),
+            _ => {}
+        }
+        if let Some(Nearest { rule_index, shape_bucket }) = &explained.nearest {
+            lines.push(format!("  nearest   rule {rule_index}: {}", differences(&bucket, shape_bucket)));
+        }
     }
     lines.extend(answer.configs().map(|config| Value::Object(config.clone()).to_string()));
     Ok(lines.join("\n") + "\n")
@@ -185,34 +173,84 @@ fn summary(answer: &Answer) -> String {
         many => format!("{many} configs, best first"),
     };
     match answer.source {
+        Source::Measured => format!("measured, {configs}, {}", times(answer.measured_us().into_iter().flatten())),
         Source::Rule(index) => format!("rule {index}, {configs}"),
+        Source::Model => format!("model, {configs}, {} expected", times(answer.predicted_us().into_iter().flatten())),
         Source::Fallback(group) => format!("fallback {group}, {configs}"),
         Source::None => "none; neither a rule nor a fallback fits".to_owned(),
     }
 }
 
-fn explanation(query: &Query, answer: &Answer, nearest: Option<(usize, Bucket)>) -> Vec<String> {
-    let bucket = query.bucket();
-    let labels: Vec<_> = bucket.iter().map(|(field, label)| format!("{field} {label}")).collect();
-    let mut lines = vec![format!("  class     {}", query.class), format!("  bucket    {}", labels.join(", "))];
-    lines.push(match answer.source {
-        Source::Rule(index) => format!("  rule      {index} has this bucket"),
-        _ => "  rule      none has this bucket".to_owned(),
-    });
-    lines.push(match (query.group(), answer.source) {
-        (None, _) => "  group     none for this class".to_owned(),
-        (Some(group), Source::Rule(..)) => format!("  group     {group}, not asked: a rule comes first"),
-        (Some(group), Source::Fallback(..)) => format!("  group     {group}, whose fallback answers"),
-        (Some(group), Source::None) => format!("  group     {group}, which has no fallback"),
-    });
-    lines.push(match answer.evidence() {
-        Some(evidence) if !evidence.is_empty() => format!("  evidence  {}", Value::Object(evidence.clone())),
-        _ => "  evidence  none in the document".to_owned(),
-    });
-    if let Some((index, nearest)) = nearest {
-        lines.push(format!("  nearest   rule {index}: {}", differences(&bucket, &nearest)));
-    }
+fn times(times_us: impl Iterator<Item = f64>) -> String {
+    let texts: Vec<_> = times_us.map(|time_us| format!("{time_us:.2}")).collect();
+    format!("{} us", texts.join(", "))
+}
+
+/// Why it is the rule, else the fallback, where the class has no model.
+fn precedence(query: &Query, answer: &Answer) -> Vec<String> {
+    vec![
+        match answer.source {
+            Source::Rule(index) => format!("  rule      {index} has this bucket"),
+            _ => "  rule      none has this bucket".to_owned(),
+        },
+        match (query.group(), answer.source) {
+            (None, _) => "  group     none for this class".to_owned(),
+            (Some(group), Source::Rule(..)) => format!("  group     {group}, not asked: a rule comes first"),
+            (Some(group), Source::Fallback(..)) => format!("  group     {group}, whose fallback answers"),
+            (Some(group), _) => format!("  group     {group}, which has no fallback"),
+        },
+    ]
+}
+
+/// What each would answer where the class has a model, and why it is the one that does.
+fn weighing(query: &Query, explanation: &Explanation, answer: &Answer) -> Vec<String> {
+    let aligned = match explanation.aligned {
+        None => "",
+        Some(true) => ", rows aligned",
+        Some(false) => ", rows not aligned",
+    };
+    let mut lines = vec![format!("  group     {}{aligned}", query.group().unwrap_or("none for this class"))];
+    lines.extend(explanation.considered.iter().map(|considered| {
+        let name = match considered.rule_index {
+            Some(index) => format!("rule {index}"),
+            None => considered.source.to_owned(),
+        };
+        format!("  {name:9} {}", says(considered))
+    }));
+    lines.push(format!("  chosen    {}: {}", answer.source.name(), explanation.why));
     lines
+}
+
+/// What one of them would answer, and how it did.
+fn says(considered: &Considered) -> String {
+    let count = match considered.templates.len() {
+        0 => "nothing".to_owned(),
+        1 => "1 config".to_owned(),
+        many => format!("{many} configs"),
+    };
+    let mut pieces = vec![count];
+    pieces.extend(
+        considered
+            .measured_us
+            .iter()
+            .filter(|medians| !medians.is_empty())
+            .map(|medians| format!("{} measured", times(medians.iter().copied()))),
+    );
+    if considered.predicted_us.iter().any(Option::is_some) {
+        pieces.push(format!("{} expected", times(considered.predicted_us.iter().copied().flatten())));
+    }
+    if considered.illegal > 0 {
+        pieces.push(format!("{} that cannot run this shape", considered.illegal));
+    }
+    match considered.regret {
+        Some(regret) => pieces.push(format!(
+            "regret {:.4} (p90 {:.3}, max {:.3}) on {} problems left out",
+            regret.geomean, regret.p90, regret.max, regret.problems
+        )),
+        None if considered.source == "measured" => {}
+        None => pieces.push("regret unknown".to_owned()),
+    }
+    pieces.join(", ")
 }
 
 /// What a rule's bucket has in place of the labels asked for.

@@ -280,8 +280,8 @@ impl Evaluation<'_> {
         let groups = self.document.fallbacks.get(self.plan.family.name());
         let fallback = groups.and_then(|groups| groups.get(group_of(&planned.problem))?.config());
         let ranked: Vec<(&'static str, &Template)> = match answer.source {
-            Source::Rule(..) => answer.configs().map(|template| ("rule", template)).collect(),
             Source::Fallback(..) | Source::None => Vec::new(),
+            source => answer.configs().map(|template| (source.name(), template)).collect(),
         };
         let served = ranked.into_iter().chain(fallback.map(|template| ("fallback", template)));
         let default = self.plan.defaults(profile).into_iter().next();

@@ -1,12 +1,12 @@
 //! Batch queries: one JSON a line in, one out, in the same order.
 
+use super::classification::Signature;
 use super::document::{Bucket, Template};
-use super::lookup::{Answer, Heuristics, Query, Source};
-use super::signature::Signature;
+use super::lookup::{Answer, Heuristics, Query};
 use serde::Serialize;
 
 /// An answer as JSON. Every field is always there, null or empty where there is nothing to say.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct AnswerRecord<'a> {
     /// The class asked for; null where the kernel fits none.
     pub kernel_class: Option<&'a str>,
@@ -14,7 +14,7 @@ pub struct AnswerRecord<'a> {
     pub shape_bucket: Bucket,
     /// The fallback group, whether or not it was asked.
     pub group: Option<&'static str>,
-    /// `rule`, `fallback` or `none`.
+    /// `measured`, `rule`, `model`, `fallback` or `none`.
     pub source: &'static str,
     /// The rule's index in the document.
     pub rule_index: Option<usize>,
@@ -26,17 +26,12 @@ impl<'a> AnswerRecord<'a> {
     /// The record of an answer to a query; of no query, where a kernel fits no class.
     pub fn new(query: Option<&Query<'a>>, answer: Option<Answer<'a>>) -> Self {
         let answer = answer.unwrap_or(Answer::NOTHING);
-        let (source, rule_index) = match answer.source {
-            Source::Rule(index) => ("rule", Some(index)),
-            Source::Fallback(_) => ("fallback", None),
-            Source::None => ("none", None),
-        };
         Self {
             kernel_class: query.map(|query| query.class),
             shape_bucket: query.map(Query::bucket).unwrap_or_default(),
             group: query.and_then(Query::group),
-            source,
-            rule_index,
+            source: answer.source.name(),
+            rule_index: answer.source.rule_index(),
             templates: answer.configs().collect(),
         }
     }

@@ -31,7 +31,7 @@ pub struct Document {
     pub policy: Map<String, Value>,
     /// Exact-bucket rules. Of two with one class and bucket the later one is served.
     pub rules: Vec<Rule>,
-    /// `fallbacks[class][group]`, asked only where no rule's bucket is equal.
+    /// `fallbacks[class][group]`; in a class without a model asked only where no rule's bucket is equal.
     #[cfg_attr(feature = "harness", schemars(default))]
     pub fallbacks: BTreeMap<String, BTreeMap<String, Fallback>>,
     /// `models[class]`: a [`FittedModel`](super::FittedModel), or one of a form that this version does not know.

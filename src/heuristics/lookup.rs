@@ -1,11 +1,18 @@
-//! The lookup: a document indexed once, then asked by class and dimensions without allocating.
+//! The lookup: a document indexed once, then asked by class, dimensions and type. It allocates nothing but where a class has
+//! a model and the shape is a new one.
 
-use super::buckets::{CLASSES, DtypeClass, Extents, Kind, PackedBucket, family_of_shape, group_index};
+use super::bins::PackedBucket;
+use super::classes::{CLASSES, Kind, family_of_shape};
+use super::classification::Signature;
 use super::document::{Bucket, Document, Template};
+use super::dtypes::DtypeName;
 use super::entry::Entry;
+use super::extents::Extents;
+use super::groups::group_index;
 use super::load::{MAX_DOCUMENT_BYTES, read_file};
+use super::model::{Model, ModelConfig};
+use super::resolve::{Picks, Resolver};
 use super::scan::scan;
-use super::signature::Signature;
 use crate::error::{Context, Error, Result};
 use crate::model::{Dtype, Family, Problem};
 use serde_json::{Map, Value};
@@ -19,17 +26,16 @@ use std::path::Path;
 pub struct Query<'a> {
     /// The class: a family's name, or another one that a document may hold.
     pub class: &'a str,
-    /// The dimensions that class goes by.
+    /// The dimensions that class goes by, exactly.
     pub extents: Extents,
-    /// The type of the first argument.
-    pub dtype: DtypeClass,
+    /// The type of the first argument, exactly.
+    pub dtype: DtypeName<'a>,
 }
 
 impl Query<'_> {
     /// Its bucket, spelled out.
     pub fn bucket(&self) -> Bucket {
-        let kind = Kind::of_class(self.class);
-        PackedBucket::of(kind, &self.extents, self.dtype).spell_out()
+        PackedBucket::of(Kind::of_class(self.class), &self.extents, self.dtype.class()).spell_out()
     }
 
     /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
@@ -52,6 +58,8 @@ pub struct Options {
     pub disabled: bool,
     /// Classes that are answered nothing.
     pub disabled_classes: BTreeSet<String>,
+    /// Answer from rules and fallbacks alone.
+    pub disabled_models: bool,
     /// The most configs to serve; none for all.
     pub max_configs: Option<usize>,
 }
@@ -59,12 +67,34 @@ pub struct Options {
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// What was measured for this very shape and type.
+    Measured,
     /// The rule with that index in the document, whose bucket is equal to the query's.
     Rule(usize),
-    /// The fallback of the group, there being no rule.
+    /// The class's fitted model.
+    Model,
+    /// The fallback of that group.
     Fallback(&'static str),
     /// Nothing in the document.
     None,
+}
+
+impl Source {
+    /// `measured`, `rule`, `model`, `fallback` or `none`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Rule(_) => "rule",
+            Self::Model => "model",
+            Self::Fallback(_) => "fallback",
+            Self::None => "none",
+        }
+    }
+
+    /// The rule's index in the document.
+    pub const fn rule_index(self) -> Option<usize> {
+        if let Self::Rule(index) = self { Some(index) } else { None }
+    }
 }
 
 /// An answer: ranked configs, borrowed from the document.
@@ -72,18 +102,55 @@ pub enum Source {
 pub struct Answer<'a> {
     /// Where the configs came from. A rule may be there and still hold none that is usable.
     pub source: Source,
-    /// What holds the configs, with the document's text.
-    entry: Option<(&'a Entry, &'a str)>,
+    held: Held<'a>,
     max_configs: usize,
 }
 
+/// What holds an answer's configs.
+#[derive(Clone, Copy, Debug)]
+enum Held<'a> {
+    Nothing,
+    /// A rule or fallback, with the document's text: all of its configs, or those picked.
+    Entry(&'a Entry, &'a str, Option<Picks>),
+    /// The model: those picked.
+    Model(&'a Model, Picks),
+}
+
+/// The configs that there are to pick from.
+#[derive(Clone, Copy)]
+enum Pool<'a> {
+    Templates(&'a [Template]),
+    OfModel(&'a [ModelConfig]),
+}
+
+impl<'a> Pool<'a> {
+    fn len(self) -> usize {
+        match self {
+            Self::Templates(templates) => templates.len(),
+            Self::OfModel(configs) => configs.len(),
+        }
+    }
+
+    fn config(self, place: usize) -> &'a Template {
+        match self {
+            Self::Templates(templates) => &templates[place],
+            Self::OfModel(configs) => &configs[place].template,
+        }
+    }
+}
+
 impl<'a> Answer<'a> {
-    pub(super) const NOTHING: Self = Self { source: Source::None, entry: None, max_configs: 0 };
+    pub(super) const NOTHING: Self = Self { source: Source::None, held: Held::Nothing, max_configs: 0 };
 
     /// The configs, best first, each once. The first call for a rule or fallback reads them from the document's text.
     pub fn configs(self) -> impl ExactSizeIterator<Item = &'a Template> {
-        let configs = self.entry.map_or(&[][..], |(entry, text)| &entry.served(text).configs);
-        configs.iter().take(self.max_configs)
+        let (pool, picks) = match self.held {
+            Held::Nothing => (Pool::Templates(&[]), None),
+            Held::Entry(entry, text, picks) => (Pool::Templates(&entry.served(text).configs), picks),
+            Held::Model(model, picks) => (Pool::OfModel(model.configs()), Some(picks)),
+        };
+        let count = picks.map_or(pool.len(), |picks| picks.places().len()).min(self.max_configs);
+        (0..count).map(move |nth| pool.config(picks.map_or(nth, |picks| picks.places()[nth])))
     }
 
     /// The best config.
@@ -91,9 +158,28 @@ impl<'a> Answer<'a> {
         self.configs().next()
     }
 
-    /// What the document's maker measured to trust this answer.
+    /// The medians that were measured for this very shape and type, in microseconds, one a config; nothing where the source
+    /// is another.
+    pub fn measured_us(self) -> Option<Vec<f64>> {
+        self.times_us().filter(|_| self.source == Source::Measured)
+    }
+
+    /// The times that the model expects, in microseconds, one a config; nothing where the source is another.
+    pub fn predicted_us(self) -> Option<Vec<f64>> {
+        self.times_us().filter(|_| self.source == Source::Model)
+    }
+
+    fn times_us(self) -> Option<Vec<f64>> {
+        let Held::Model(_, picks) = self.held else { return None };
+        Some(picks.times_us().iter().copied().take(self.max_configs).collect())
+    }
+
+    /// What the document's maker measured to trust a rule or fallback.
     pub fn evidence(self) -> Option<&'a Map<String, Value>> {
-        self.entry.map(|(entry, text)| &entry.served(text).evidence)
+        match self.held {
+            Held::Entry(entry, text, _) => Some(&entry.served(text).evidence),
+            Held::Nothing | Held::Model(..) => None,
+        }
     }
 }
 
@@ -104,6 +190,7 @@ pub struct Heuristics {
     text: Cow<'static, str>,
     /// Sorted by [`order_of_class`].
     classes: Vec<Class>,
+    models: bool,
     max_configs: usize,
 }
 
@@ -117,6 +204,18 @@ pub(super) struct Class {
     rules: Vec<Rule>,
     /// By position of the group.
     fallbacks: Vec<Option<Entry>>,
+    /// There where the document has a model.
+    resolver: Option<Box<Resolver>>,
+}
+
+/// What of a class answers: a rule by its place among the class's, a fallback by the position of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Measured,
+    Rule(usize),
+    Model,
+    Fallback(usize),
+    Nothing,
 }
 
 /// A rule with its position in the document.
@@ -131,7 +230,44 @@ impl Class {
     fn new(name: &str) -> Self {
         let kind = Kind::of_class(name);
         let fallbacks = vec![None; kind.groups().len()];
-        Self { name: name.to_owned(), kind, enabled: true, rules: Vec::new(), fallbacks }
+        Self { name: name.to_owned(), kind, enabled: true, rules: Vec::new(), fallbacks, resolver: None }
+    }
+
+    /// The rule whose bucket is equal to the query's.
+    pub(super) fn rule(&self, query: &Query) -> Option<Found> {
+        let bucket = PackedBucket::of(self.kind, &query.extents, query.dtype.class());
+        self.rules.binary_search_by_key(&bucket, |rule| rule.bucket).ok().map(Found::Rule)
+    }
+
+    /// The fallback of the query's group.
+    pub(super) fn fallback(&self, query: &Query) -> Option<Found> {
+        let group = group_index(self.kind, &query.extents)?;
+        self.fallbacks[group].is_some().then_some(Found::Fallback(group))
+    }
+
+    /// The entry that holds the configs of a rule or fallback.
+    pub(super) fn entry(&self, found: Found) -> Option<&Entry> {
+        match found {
+            Found::Rule(place) => Some(&self.rules.get(place)?.entry),
+            Found::Fallback(group) => self.fallbacks.get(group)?.as_ref(),
+            Found::Measured | Found::Model | Found::Nothing => None,
+        }
+    }
+
+    /// The same, as callers know it.
+    pub(super) fn source(&self, found: Found) -> Source {
+        match found {
+            Found::Measured => Source::Measured,
+            Found::Rule(place) => Source::Rule(self.rules[place].position),
+            Found::Model => Source::Model,
+            Found::Fallback(group) => Source::Fallback(self.kind.groups()[group]),
+            Found::Nothing => Source::None,
+        }
+    }
+
+    /// Its model with what was resolved by it, if it has one.
+    pub(super) fn resolver(&self) -> Option<&Resolver> {
+        self.resolver.as_deref()
     }
 }
 
@@ -150,6 +286,9 @@ impl Heuristics {
                     index.add_fallback(&class, &group, Entry::of_config(fallback.template, fallback.validation));
                 }
             }
+        }
+        for (class, model) in document.models {
+            index.add_model(&class, Resolver::of_value(model));
         }
         index.finish(Cow::default())
     }
@@ -193,17 +332,23 @@ impl Heuristics {
     #[must_use]
     pub fn with_options(mut self, options: &Options) -> Self {
         self.max_configs = options.max_configs.unwrap_or(usize::MAX);
+        self.models = !options.disabled_models;
         for class in &mut self.classes {
             class.enabled = !options.disabled && !options.disabled_classes.contains(&class.name);
         }
         self
     }
 
-    /// The question for a class at named dimensions: those of its family, for a class that goes by any.
+    /// The question for a class at named dimensions (those of its family, for a class that goes by any) and a type.
     ///
     /// # Errors
     /// Where neither classification nor the document knows the class, and as [`Problem::new`].
-    pub fn query<'a>(&self, class: &'a str, dimensions: &[(&str, i64)], dtype: DtypeClass) -> Result<Query<'a>> {
+    pub fn query<'a>(
+        &self,
+        class: &'a str,
+        dimensions: &[(&str, i64)],
+        dtype: impl Into<DtypeName<'a>>,
+    ) -> Result<Query<'a>> {
         if !CLASSES.contains(&class) && self.class(class).is_none() {
             let families = Family::ALL.map(Family::name).join(", ");
             return Err(Error::usage(format!("'{class}' is no family; the families are {families}")));
@@ -213,24 +358,41 @@ impl Heuristics {
             Some(family) => Problem::new(family, dimensions, Dtype::Bf16)?.shape.into(),
             None => Extents::Unbinned,
         };
-        Ok(Query { class, extents, dtype })
+        Ok(Query { class, extents, dtype: dtype.into() })
     }
 
-    /// The answer to a query. Allocates nothing.
+    /// The answer to a query. Where the class has a model: what was measured for this very shape and type, else whichever of
+    /// model, rule and fallback had the least regret on problems left out, in the shape's group and at its alignment, each
+    /// with up to three configs that can run the shape. Else, or where the model does not know the type: the rule of the
+    /// shape's bucket, else the fallback of its group.
+    ///
+    /// Allocates nothing, unless a model is asked about a shape for the first time, or was not read yet. What it resolves is
+    /// remembered, for some two thousand shapes a class.
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
         let Some(class) = self.class(query.class).filter(|class| class.enabled) else { return Answer::NOTHING };
-        let answer =
-            |source, entry| Answer { source, entry: Some((entry, &*self.text)), max_configs: self.max_configs };
-        let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
-        if let Ok(found) = class.rules.binary_search_by_key(&bucket, |rule| rule.bucket) {
-            let rule = &class.rules[found];
-            return answer(Source::Rule(rule.position), &rule.entry);
+        if let Some(resolver) = self.resolver_of(class)
+            && let Some(resolution) = resolver.resolve(class, &self.text, query)
+        {
+            return self.answer(class, resolution.found, Some(resolution.picks));
         }
-        let Some(group) = group_index(class.kind, &query.extents) else { return Answer::NOTHING };
-        match &class.fallbacks[group] {
-            Some(entry) => answer(Source::Fallback(class.kind.groups()[group]), entry),
-            None => Answer::NOTHING,
-        }
+        self.answer(class, class.rule(query).or_else(|| class.fallback(query)).unwrap_or(Found::Nothing), None)
+    }
+
+    fn answer<'a>(&'a self, class: &'a Class, found: Found, picks: Option<Picks>) -> Answer<'a> {
+        let of_entry = || class.entry(found).map(|entry| Held::Entry(entry, &self.text, picks));
+        let of_model = || Some(Held::Model(class.resolver()?.model(&self.text).ok()?, picks?));
+        let held = of_entry().or_else(of_model).unwrap_or(Held::Nothing);
+        Answer { source: class.source(found), held, max_configs: self.max_configs }
+    }
+
+    /// The model of a class, with what was resolved by it, if it has one that is not switched off.
+    pub(super) fn resolver_of<'a>(&self, class: &'a Class) -> Option<&'a Resolver> {
+        class.resolver().filter(|_| self.models)
+    }
+
+    /// The document's text, where entries and models are still to be read from it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The answer for a problem of one of the families.
@@ -247,17 +409,17 @@ impl Heuristics {
     /// most fields, then the fewest bins away.
     pub fn nearest(&self, query: &Query) -> Option<(usize, Bucket)> {
         let class = self.class(query.class)?;
-        let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype);
+        let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype.class());
         let nearest = class.rules.iter().min_by_key(|rule| (rule.bucket.distance(bucket), rule.position))?;
         Some((nearest.position, nearest.bucket.spell_out()))
     }
 
-    /// The classes that the document holds rules or fallbacks for.
+    /// The classes that the document holds rules, fallbacks or a model for.
     pub fn classes(&self) -> impl Iterator<Item = &str> {
         self.classes.iter().map(|class| class.name.as_str())
     }
 
-    fn class(&self, name: &str) -> Option<&Class> {
+    pub(super) fn class(&self, name: &str) -> Option<&Class> {
         let found =
             self.classes.binary_search_by(|class| order_of_class(&class.name).cmp(&order_of_class(name))).ok()?;
         self.classes.get(found)
@@ -288,6 +450,11 @@ impl Index {
         }
     }
 
+    /// Adds a class's model.
+    pub(super) fn add_model(&mut self, class: &str, resolver: Resolver) {
+        self.add_class(class).resolver = Some(Box::new(resolver));
+    }
+
     /// The class of that name, which may be new.
     pub(super) fn add_class(&mut self, name: &str) -> &mut Class {
         let found = self.classes.binary_search_by(|class| order_of_class(&class.name).cmp(&order_of_class(name)));
@@ -304,7 +471,7 @@ impl Index {
             class.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
             class.rules.dedup_by_key(|rule| rule.bucket);
         }
-        Heuristics { text, classes: self.classes, max_configs: usize::MAX }
+        Heuristics { text, classes: self.classes, models: true, max_configs: usize::MAX }
     }
 }
 

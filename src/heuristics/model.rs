@@ -171,12 +171,14 @@ impl CrossValidation {
     /// The regret of a source, such as `model`, as closely as it is known: in the group at that alignment, else in the
     /// group, else at that alignment, else over all.
     pub fn regret(&self, source: &str, group: Option<&str>, aligned: bool) -> Option<&Regret> {
+        let cells = [(group, Some(aligned)), (group, None), (None, Some(aligned)), (None, None)];
+        cells.into_iter().find_map(|(group, aligned)| self.cell(source, group, aligned))
+    }
+
+    /// The regret of a source in exactly that group, or in all, at exactly that alignment, or at both.
+    pub fn cell(&self, source: &str, group: Option<&str>, aligned: Option<bool>) -> Option<&Regret> {
         let cells = self.regret.get(source)?;
-        let find = |group: Option<&str>, aligned| {
-            cells.iter().find(|cell| cell.group.as_deref() == group && cell.aligned == aligned)
-        };
-        let of_group = group.and_then(|group| find(Some(group), Some(aligned)).or_else(|| find(Some(group), None)));
-        of_group.or_else(|| find(None, Some(aligned))).or_else(|| find(None, None))
+        cells.iter().find(|cell| cell.group.as_deref() == group && cell.aligned == aligned)
     }
 }
 
@@ -480,6 +482,13 @@ impl Model {
     pub fn is_legal(&self, dims: &[i64], dtype: &str, config: usize) -> bool {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else { return false };
         config < self.own.count && self.set_config(&mut row, &self.own, config)
+    }
+
+    /// The places of the candidates, which this model made ready, that may run the shape; all of them where it knows no such
+    /// shape or type.
+    pub(super) fn legal(&self, dims: &[i64], dtype: &str, candidates: &Candidates) -> Vec<usize> {
+        let Some((mut row, _)) = self.of_problem(dims, dtype) else { return (0..candidates.count).collect() };
+        (0..candidates.count).filter(|config| self.set_config(&mut row, candidates, *config)).collect()
     }
 
     /// Why its own config of that place may not run the shape: the first condition that does not hold.

@@ -1,12 +1,14 @@
-//! Indexing a document's text in one pass: buckets are read, templates and evidence stay text.
+//! Indexing a document's text in one pass: buckets are read; templates, evidence and models stay text.
 //!
 //! It takes documents of the usual form and leaves all else, with every error, to the full reading in `load`.
 
-use super::buckets::{Kind, PackedBucket};
+use super::bins::PackedBucket;
+use super::classes::Kind;
 use super::document::SCHEMA_VERSION;
 use super::entry::Entry;
 use super::load::MAX_DOCUMENT_BYTES;
 use super::lookup::{Heuristics, Index};
+use super::resolve::Resolver;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -22,6 +24,8 @@ struct Outline<'a> {
     rules: Vec<Part<'a>>,
     #[serde(borrow, default)]
     fallbacks: BTreeMap<Text<'a>, BTreeMap<Text<'a>, Part<'a>>>,
+    #[serde(borrow, default)]
+    models: BTreeMap<Text<'a>, &'a RawValue>,
 }
 
 /// What is served of a rule or a fallback.
@@ -130,6 +134,9 @@ fn index(text: &str) -> Option<Index> {
                 index.add_fallback(&class.0, &group.0, entry);
             }
         }
+    }
+    for (class, model) in outline.models {
+        index.add_model(&class.0, Resolver::of_text(text, model.get()));
     }
     Some(index)
 }

@@ -1,6 +1,7 @@
 //! The Python module's native half. What it offers is documented in `kernel_sweep/__init__.pyi`, beside its types.
 
-use crate::heuristics::{self, AnswerRecord, DtypeClass, Query, Signature, Tensor, builtin_names};
+use crate::heuristics::{self, AnswerRecord, DtypeName, Query, Signature, Tensor, builtin_names};
+use crate::model::Dtype;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString};
@@ -38,35 +39,60 @@ struct Heuristics(heuristics::Heuristics);
 impl Heuristics {
     /// Loads a document from a file.
     #[staticmethod]
-    #[pyo3(signature = (path, *, max_configs=None, disabled_classes=Vec::new(), disabled=false))]
+    #[pyo3(signature = (path, *, max_configs=None, disabled_classes=Vec::new(), disabled_models=false, disabled=false))]
     fn load(
         path: PathBuf,
         max_configs: Option<usize>,
         disabled_classes: Vec<String>,
+        disabled_models: bool,
         disabled: bool,
     ) -> PyResult<Self> {
         // A file that cannot be opened is an OSError here, as it is everywhere in Python.
         std::fs::File::open(&path)
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        Ok(Self::restricted(heuristics::Heuristics::load(&path)?, max_configs, disabled_classes, disabled))
+        Ok(Self::restricted(
+            heuristics::Heuristics::load(&path)?,
+            max_configs,
+            disabled_classes,
+            disabled_models,
+            disabled,
+        ))
     }
 
     /// Loads a document from its JSON text.
     #[staticmethod]
-    #[pyo3(signature = (json, *, max_configs=None, disabled_classes=Vec::new(), disabled=false))]
-    fn loads(json: Text, max_configs: Option<usize>, disabled_classes: Vec<String>, disabled: bool) -> PyResult<Self> {
+    #[pyo3(signature = (json, *, max_configs=None, disabled_classes=Vec::new(), disabled_models=false, disabled=false))]
+    fn loads(
+        json: Text,
+        max_configs: Option<usize>,
+        disabled_classes: Vec<String>,
+        disabled_models: bool,
+        disabled: bool,
+    ) -> PyResult<Self> {
         let loaded = match &json {
             Text::Str(text) => heuristics::Heuristics::from_bytes(text.as_bytes()),
             Text::Bytes(bytes) => heuristics::Heuristics::from_bytes(bytes),
         };
-        Ok(Self::restricted(loaded?, max_configs, disabled_classes, disabled))
+        Ok(Self::restricted(loaded?, max_configs, disabled_classes, disabled_models, disabled))
     }
 
     /// Loads the document built in for a GPU, by its short name or the driver's name for the device.
     #[staticmethod]
-    #[pyo3(signature = (gpu, *, max_configs=None, disabled_classes=Vec::new(), disabled=false))]
-    fn builtin(gpu: &str, max_configs: Option<usize>, disabled_classes: Vec<String>, disabled: bool) -> PyResult<Self> {
-        Ok(Self::restricted(heuristics::Heuristics::builtin(gpu)?, max_configs, disabled_classes, disabled))
+    #[pyo3(signature = (gpu, *, max_configs=None, disabled_classes=Vec::new(), disabled_models=false, disabled=false))]
+    fn builtin(
+        gpu: &str,
+        max_configs: Option<usize>,
+        disabled_classes: Vec<String>,
+        disabled_models: bool,
+        disabled: bool,
+    ) -> PyResult<Self> {
+        Ok(Self::restricted(
+            heuristics::Heuristics::builtin(gpu)?,
+            max_configs,
+            disabled_classes,
+            disabled_models,
+            disabled,
+        ))
     }
 
     /// The configs for a family at these dimensions.
@@ -78,18 +104,22 @@ impl Heuristics {
         dtype: Option<&Bound<'_, PyAny>>,
         dimensions: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Answer> {
-        let named: Vec<(String, i64)> = dimensions
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| Ok((name.extract()?, value.extract()?)))
-            .collect::<PyResult<_>>()?;
-        let named: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let dtype = match dtype {
-            Some(dtype) => dtype.str()?.to_cow()?.parse()?,
-            None => DtypeClass::default(),
-        };
-        let query = self.0.query(family, &named, dtype)?;
-        self.answer(py, Some(&query))
+        self.ask(family, dtype, dimensions, |query| self.answer(py, Some(query)))
+    }
+
+    /// Why a family is answered so at these dimensions.
+    #[pyo3(signature = (family, *, dtype=None, **dimensions))]
+    fn explain<'py>(
+        &self,
+        py: Python<'py>,
+        family: &str,
+        dtype: Option<&Bound<'py, PyAny>>,
+        dimensions: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.ask(family, dtype, dimensions, |query| {
+            let record = serde_json::to_value(self.0.explained(query, true)).map_err(crate::error::Error::from)?;
+            object(py, &record)
+        })
     }
 
     /// The configs for a kernel with these arguments.
@@ -112,7 +142,7 @@ impl Heuristics {
         self.answer(py, signature.query().as_ref())
     }
 
-    /// The classes that the document holds rules or fallbacks for.
+    /// The classes that the document holds rules, fallbacks or a model for.
     #[getter]
     fn classes(&self) -> Vec<&str> {
         self.0.classes().collect()
@@ -128,10 +158,30 @@ impl Heuristics {
         heuristics: heuristics::Heuristics,
         max_configs: Option<usize>,
         disabled_classes: Vec<String>,
+        disabled_models: bool,
         disabled: bool,
     ) -> Self {
         let disabled_classes = disabled_classes.into_iter().collect();
-        Self(heuristics.with_options(&heuristics::Options { disabled, disabled_classes, max_configs }))
+        Self(heuristics.with_options(&heuristics::Options { disabled, disabled_classes, disabled_models, max_configs }))
+    }
+
+    /// Puts the question for a family at named dimensions.
+    fn ask<T>(
+        &self,
+        family: &str,
+        dtype: Option<&Bound<'_, PyAny>>,
+        dimensions: Option<&Bound<'_, PyDict>>,
+        answer: impl FnOnce(&Query<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let named: Vec<(String, i64)> = dimensions
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| Ok((name.extract()?, value.extract()?)))
+            .collect::<PyResult<_>>()?;
+        let named: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let name = dtype.map(|dtype| Ok::<_, PyErr>(dtype.str()?.to_cow()?.into_owned())).transpose()?;
+        let dtype = name.as_deref().map_or(Ok(Dtype::default().into()), DtypeName::parse)?;
+        answer(&self.0.query(family, &named, dtype)?)
     }
 
     fn answer(&self, py: Python<'_>, query: Option<&Query<'_>>) -> PyResult<Answer> {
@@ -147,6 +197,8 @@ impl Heuristics {
             shape_bucket: record.shape_bucket,
             group: record.group,
             evidence: evidence.map(Bound::unbind),
+            measured_us: answer.and_then(heuristics::Answer::measured_us),
+            predicted_us: answer.and_then(heuristics::Answer::predicted_us),
         })
     }
 }
@@ -181,6 +233,8 @@ struct Answer {
     shape_bucket: BTreeMap<String, String>,
     group: Option<&'static str>,
     evidence: Option<Py<PyDict>>,
+    measured_us: Option<Vec<f64>>,
+    predicted_us: Option<Vec<f64>>,
 }
 
 #[pymethods]

@@ -22,7 +22,7 @@ static kernel_sweep_heuristics *load_text(const char *path) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2)
+    if (count != 3)
         return 2;
     kernel_sweep_heuristics *heuristics = kernel_sweep_load(arguments[1]);
     EXPECT(heuristics != NULL);
@@ -72,6 +72,25 @@ int main(int count, char **arguments) {
     EXPECT(strlen(start) == 7 && strncmp(start, json, 7) == 0);
     free(json);
     EXPECT(kernel_sweep_lookup_json(heuristics, NULL, NULL, 0) == 0);
+    kernel_sweep_free(heuristics);
+
+    heuristics = kernel_sweep_load(arguments[2]);
+    kernel_sweep_dimension exact[] = {{"m", 16}, {"n", 4096}, {"k", 4096}};
+    EXPECT(kernel_sweep_lookup(heuristics, "matmul", exact, 3, "bf16", &answer, configs, 2) == 0);
+    EXPECT(answer.source == KERNEL_SWEEP_MEASURED && answer.rule_index == -1 && answer.config_count == 2);
+    EXPECT(configs[0].split_k == 4 && configs[1].split_k == 1 && answer.group[0] == 0);
+    EXPECT(kernel_sweep_lookup(heuristics, "matmul", exact, 3, "f16", &answer, configs, 2) == 0);
+    EXPECT(answer.source == KERNEL_SWEEP_RULE && configs[0].split_k == 8);
+    exact[2].value = 4104;
+    EXPECT(kernel_sweep_lookup(heuristics, "matmul", exact, 3, "bf16", &answer, configs, 2) == 0);
+    EXPECT(answer.source == KERNEL_SWEEP_MODEL && configs[0].split_k == 1);
+    length = kernel_sweep_explain_json(heuristics, "matmul", exact, 3, "bf16", NULL, 0);
+    json = malloc(length + 1);
+    EXPECT(json != NULL && kernel_sweep_explain_json(heuristics, "matmul", exact, 3, "bf16", json, length + 1) == length);
+    EXPECT(strstr(json, "\"source\":\"model\"") != NULL && strstr(json, "\"predicted_us\":[") != NULL);
+    free(json);
+    EXPECT(kernel_sweep_explain_json(heuristics, "matmul", exact, 2, "bf16", NULL, 0) == 0);
+    EXPECT(strstr(kernel_sweep_error(), "needs dimension 'k'") != NULL);
     kernel_sweep_free(heuristics);
 
     heuristics = load_text(arguments[1]);

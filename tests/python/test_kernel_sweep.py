@@ -10,6 +10,7 @@ import pytest
 from kernel_sweep import Heuristics
 
 EXAMPLE = Path(__file__).parent.parent / "data" / "observed_heuristics_example.json"
+MODEL = EXAMPLE.with_name("observed_heuristics_model.json")
 SHAPE = {"m": 16, "n": 4096, "k": 4096}
 
 
@@ -70,6 +71,32 @@ def test_nothing_is_an_empty_answer(heuristics):
 def test_a_class_of_the_document_alone_is_known_by_its_dtype(heuristics):
     assert heuristics.lookup("conv2d", dtype="f32").rule_index == 2
     assert "conv2d" in heuristics.classes and "conv2d" in repr(heuristics)
+
+
+def test_a_model_answers_the_exact_shape_and_type():
+    heuristics = Heuristics.load(MODEL)
+    measured = heuristics.lookup("matmul", **SHAPE)
+    assert (measured.source, measured.measured_us, measured.predicted_us) == ("measured", [17.98, 18.3], None)
+    assert measured.best["split_k"] == 4 and measured.evidence is None
+    half = heuristics.lookup("matmul", dtype="torch.float16", **SHAPE)
+    assert (half.source, half.best["split_k"], half.measured_us) == ("rule", 8, None)
+    tensors = [Tensor((15, 4104), "torch.bfloat16"), Tensor((4104, 4096), "torch.bfloat16")]
+    predicted = heuristics.lookup_tensors(tensors, "matmul")
+    assert (predicted.source, predicted.rule_index, len(predicted.predicted_us)) == ("model", None, len(predicted))
+    assert predicted.predicted_us == sorted(predicted.predicted_us)
+    without = Heuristics.load(MODEL, disabled_models=True)
+    assert without.lookup("matmul", **SHAPE).source == "rule"
+
+
+def test_an_answer_is_explained(heuristics):
+    explained = Heuristics.load(MODEL).explain("matmul", **SHAPE)
+    assert [one["source"] for one in explained["considered"]] == ["measured", "rule", "model", "fallback"]
+    assert explained["why"] == "measured for this very shape and type" and explained["aligned"] is True
+    assert explained["considered"][1]["regret"]["geomean"] == 1.01
+    plain = heuristics.explain("matmul_fp4", m=17, n=4096, k=4096)
+    assert plain["nearest"]["rule_index"] == 1 and "why" not in plain
+    with pytest.raises(ValueError, match="needs dimension 'k'"):
+        heuristics.explain("matmul", m=1, n=2)
 
 
 @pytest.mark.parametrize(

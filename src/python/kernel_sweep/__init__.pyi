@@ -19,7 +19,8 @@ class Heuristics:
     """A document of observed heuristics, ready to be asked; may be shared between threads.
 
     Options of every way to load one: ``max_configs`` is the most configs an answer holds (``None``: all),
-    ``disabled_classes`` are answered nothing, and ``disabled`` answers nothing at all.
+    ``disabled_classes`` are answered nothing, ``disabled_models`` answers from rules and fallbacks alone, and ``disabled``
+    answers nothing at all.
     """
 
     @staticmethod
@@ -28,6 +29,7 @@ class Heuristics:
         *,
         max_configs: int | None = None,
         disabled_classes: Sequence[str] = (),
+        disabled_models: bool = False,
         disabled: bool = False,
     ) -> Heuristics:
         """Loads a document from a file. ``OSError`` where it cannot be opened, ``ValueError`` where it is no document."""
@@ -38,6 +40,7 @@ class Heuristics:
         *,
         max_configs: int | None = None,
         disabled_classes: Sequence[str] = (),
+        disabled_models: bool = False,
         disabled: bool = False,
     ) -> Heuristics:
         """Loads a document from its JSON text. ``ValueError`` where it is no document."""
@@ -48,19 +51,26 @@ class Heuristics:
         *,
         max_configs: int | None = None,
         disabled_classes: Sequence[str] = (),
+        disabled_models: bool = False,
         disabled: bool = False,
     ) -> Heuristics:
         """Loads the document built in for a GPU, by its short name (``"h200"``) or the driver's name for the device
         (``torch.cuda.get_device_name()``). ``ValueError`` where there is none."""
 
     def lookup(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> Answer:
-        """The configs for a family, or another class of the document, at these dimensions.
+        """The configs for a family, or another class of the document, at exactly these dimensions.
 
         The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16 and matmul_fp4;
         ``batch heads q_seq kv_seq head_dim`` for attention; ``rows cols`` for row_softmax; ``numel`` for elementwise.
         ``dtype`` is that of the first tensor, by name or as its library has it: ``"bf16"``, ``torch.float32``.
 
         ``ValueError`` where the family is unknown or a dimension is missing, unknown or not positive.
+        """
+
+    def explain(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> dict[str, Any]:
+        """Why :meth:`lookup` answers so, as ``sweep lookup --explain --json`` says it: the answer's own fields, and, where
+        the class has a fitted model, ``considered`` (what was measured for the shape, and what the model, the rule and the
+        fallback say: configs, expected times, regret on problems left out) and ``why``.
         """
 
     def lookup_tensors(
@@ -85,7 +95,7 @@ class Heuristics:
 
     @property
     def classes(self) -> list[str]:
-        """The classes that the document holds rules or fallbacks for."""
+        """The classes that the document holds rules, fallbacks or a model for."""
 
 @final
 class Answer:
@@ -100,8 +110,9 @@ class Answer:
         """The best config, if there is any."""
 
     @property
-    def source(self) -> Literal["rule", "fallback", "none"]:
-        """Whether a rule of this very bucket answered, or the fallback of its group, or nothing."""
+    def source(self) -> Literal["measured", "rule", "model", "fallback", "none"]:
+        """What answered: measurements of this very shape and type, a rule of its bucket, the class's fitted model, the
+        fallback of its group, or nothing."""
 
     @property
     def rule_index(self) -> int | None:
@@ -122,6 +133,14 @@ class Answer:
     @property
     def evidence(self) -> dict[str, Any] | None:
         """What was measured to trust the answer: the ``validation`` of the rule or fallback."""
+
+    @property
+    def measured_us(self) -> list[float] | None:
+        """The configs' medians in microseconds, where they were measured for this very shape and type."""
+
+    @property
+    def predicted_us(self) -> list[float] | None:
+        """The times expected of the configs in microseconds, where the model answered."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[dict[str, Any]]: ...

@@ -1,6 +1,8 @@
 //! Classification: what a kernel computes, told from its arguments and a few facts about its body.
 
-use super::buckets::{DtypeClass, Extents, Kind};
+use super::classes::Kind;
+use super::dtypes::{DtypeClass, DtypeName};
+use super::extents::Extents;
 use super::lookup::Query;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -72,7 +74,7 @@ impl Signature {
     /// The question to ask of a document, if there is a class to ask for.
     pub fn query(&self) -> Option<Query<'_>> {
         let class = self.class()?;
-        let dtype = self.dtypes().next().map_or(DtypeClass::Other, DtypeClass::of_name);
+        let dtype = self.dtypes().next().map_or(DtypeClass::Other.into(), DtypeName::of_library);
         Some(Query { class, extents: self.extents(Kind::of_class(class)), dtype })
     }
 
@@ -150,13 +152,14 @@ impl Signature {
                         _ => q_seq,
                     };
                     Extents::Attention {
-                        batch_heads: Some(batch.saturating_mul(heads)),
+                        batch: Some(batch),
+                        heads: Some(heads),
                         q_seq: Some(q_seq),
                         kv_seq: Some(kv_seq),
                         head_dim: Some(head_dim),
                     }
                 }
-                _ => Extents::Attention { batch_heads: None, q_seq: None, kv_seq: None, head_dim: None },
+                _ => Extents::Attention { batch: None, heads: None, q_seq: None, kv_seq: None, head_dim: None },
             },
             Kind::Rows => match first {
                 Some([outer @ .., cols]) if !outer.is_empty() => {

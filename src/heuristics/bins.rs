@@ -1,209 +1,15 @@
-//! Buckets and fallback groups: how the many shapes of a class fall into the few a document holds.
+//! Buckets: how the many shapes of a class fall into the few that a document has rules for.
 //!
 //! A bucket is kept packed, one small label index a field, so that finding a rule compares integers. Its labels are
 //! spelled out only for people and for the document.
 
 use super::Bucket;
-use crate::error::{Error, Result};
-use crate::model::{Dtype, Family, Problem, Shape};
-
-/// What a bucket knows of a data type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DtypeClass {
-    /// An 8-bit float.
-    Fp8,
-    /// IEEE half precision or bfloat16.
-    #[default]
-    Fp16Bf16,
-    /// IEEE single precision.
-    Fp32,
-    /// An integer of any width.
-    Int,
-    /// Anything else, and no type at all.
-    Other,
-}
-
-impl DtypeClass {
-    const LABELS: &'static [&'static str] = &["fp8", "fp16_bf16", "fp32", "int", "other"];
-
-    /// The class of a tensor library's dtype name, such as `torch.bfloat16`.
-    pub fn of_name(name: &str) -> Self {
-        if name.contains("float8") {
-            Self::Fp8
-        } else if name.contains("float16") {
-            Self::Fp16Bf16
-        } else if name.contains("float32") {
-            Self::Fp32
-        } else if name.contains("int") {
-            Self::Int
-        } else {
-            Self::Other
-        }
-    }
-
-    /// The label in a bucket.
-    pub const fn label(self) -> &'static str {
-        Self::LABELS[self as usize]
-    }
-}
-
-/// Reads the short names people use, a class's own label, and the names of tensor libraries.
-impl std::str::FromStr for DtypeClass {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "bf16" | "f16" | "fp16" | "half" | "fp16_bf16" => Ok(Self::Fp16Bf16),
-            "f32" | "fp32" | "float" => Ok(Self::Fp32),
-            "f8" | "fp8" => Ok(Self::Fp8),
-            "i8" | "i16" | "i32" | "i64" => Ok(Self::Int),
-            "other" => Ok(Self::Other),
-            _ => match Self::of_name(name) {
-                Self::Other if !name.starts_with("torch.") => Err(Error::usage(format!(
-                    "'{name}' is no data type; such as bf16, f16, f32, fp8, int or torch.bfloat16 are"
-                ))),
-                known => Ok(known),
-            },
-        }
-    }
-}
-
-impl From<Dtype> for DtypeClass {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::Bf16 => Self::Fp16Bf16,
-            Dtype::F32 => Self::Fp32,
-        }
-    }
-}
-
-/// The dimensions that buckets and groups are made of; `None` where one is not known. They may be zero or negative, as a
-/// tensor library's may; a product too large for 64 bits stops at the largest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Extents {
-    /// A matrix product [m,k]·[k,n], k in unpacked elements.
-    Gemm {
-        /// Rows of the first matrix.
-        m: Option<i64>,
-        /// Columns of the second.
-        n: Option<i64>,
-        /// The dimension summed over.
-        k: Option<i64>,
-    },
-    /// Attention.
-    Attention {
-        /// Sequences times heads.
-        batch_heads: Option<i64>,
-        /// Query positions.
-        q_seq: Option<i64>,
-        /// Key positions; those of the query where not known.
-        kv_seq: Option<i64>,
-        /// Elements of one head.
-        head_dim: Option<i64>,
-    },
-    /// A reduction over rows.
-    Rows {
-        /// Rows.
-        rows: Option<i64>,
-        /// Elements of a row.
-        cols: Option<i64>,
-    },
-    /// A map over elements.
-    Elements {
-        /// Elements.
-        numel: Option<i64>,
-    },
-    /// A class whose buckets know only the data type.
-    Unbinned,
-}
-
-#[cfg(feature = "harness")]
-impl Extents {
-    /// The same, where each dimension that is `unknown` is not known.
-    pub(crate) fn without(self, unknown: i64) -> Self {
-        let known = |extent: Option<i64>| extent.filter(|extent| *extent != unknown);
-        match self {
-            Self::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
-            Self::Attention { batch_heads, q_seq, kv_seq, head_dim } => Self::Attention {
-                batch_heads: known(batch_heads),
-                q_seq: known(q_seq),
-                kv_seq: known(kv_seq),
-                head_dim: known(head_dim),
-            },
-            Self::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
-            Self::Elements { numel } => Self::Elements { numel: known(numel) },
-            Self::Unbinned => Self::Unbinned,
-        }
-    }
-}
-
-impl From<Shape> for Extents {
-    fn from(shape: Shape) -> Self {
-        let known = |value: u64| Some(i64::try_from(value).unwrap_or(i64::MAX));
-        match shape {
-            Shape::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
-            Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => Self::Attention {
-                batch_heads: known(batch.saturating_mul(heads)),
-                q_seq: known(q_seq),
-                kv_seq: known(kv_seq),
-                head_dim: known(head_dim),
-            },
-            Shape::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
-            Shape::Elements { numel } => Self::Elements { numel: known(numel) },
-        }
-    }
-}
-
-/// The classes that classification knows: the families and their kin of other tools.
-pub const CLASSES: [&str; 14] = [
-    "matmul",
-    "matmul_int4",
-    "matmul_int16",
-    "matmul_fp4",
-    "matmul_fp8",
-    "grouped_matmul",
-    "batched_matmul",
-    "split_k_matmul",
-    "attention",
-    "row_softmax",
-    "row_norm_rms",
-    "row_norm_layer",
-    "row_cross_entropy",
-    "elementwise",
-];
-
-/// The family whose dimensions a class goes by: `matmul` for `matmul_fp8`. None for a class whose buckets have no bins.
-pub fn family_of_shape(class: &str) -> Option<Family> {
-    Family::ALL.into_iter().find(|family| family.name() == class).or(match Kind::of_class(class) {
-        Kind::Gemm => Some(Family::Matmul),
-        Kind::Attention => Some(Family::Attention),
-        Kind::Rows => Some(Family::RowSoftmax),
-        Kind::Elements => Some(Family::Elementwise),
-        Kind::Unbinned => None,
-    })
-}
-
-/// What a class computes, as far as buckets and groups care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
-    Gemm,
-    Attention,
-    Rows,
-    Elements,
-    Unbinned,
-}
+use super::classes::Kind;
+use super::dtypes::DtypeClass;
+use super::extents::Extents;
+use crate::model::Problem;
 
 impl Kind {
-    pub(super) fn of_class(class: &str) -> Self {
-        match class {
-            "matmul" | "matmul_fp8" | "grouped_matmul" | "matmul_int4" | "matmul_int16" | "matmul_fp4" => Self::Gemm,
-            "attention" => Self::Attention,
-            "elementwise" => Self::Elements,
-            _ if class.starts_with("row_") => Self::Rows,
-            _ => Self::Unbinned,
-        }
-    }
-
     /// The fields of its buckets.
     const fn fields(self) -> &'static [Field] {
         match self {
@@ -212,17 +18,6 @@ impl Kind {
             Self::Rows => &[Field::COLS, Field::DTYPE, Field::ROWS],
             Self::Elements => &[Field::DTYPE, Field::NUMEL],
             Self::Unbinned => &[Field::DTYPE],
-        }
-    }
-
-    /// Its fallback groups, in the order of the documentation.
-    pub(super) const fn groups(self) -> &'static [&'static str] {
-        match self {
-            Self::Gemm => &["small_m", "small_n", "small_k", "balanced", "rect"],
-            Self::Attention => &["short_seq", "small_head", "mid_seq", "long_seq"],
-            Self::Rows => &["short", "narrow", "square", "wide"],
-            Self::Elements => &["tiny", "mid", "huge"],
-            Self::Unbinned => &[],
         }
     }
 }
@@ -348,7 +143,8 @@ impl PackedBucket {
             }
             Kind::Attention => {
                 let (batch_heads, q_seq, kv_seq, head_dim) = match *extents {
-                    Extents::Attention { batch_heads, q_seq, kv_seq, head_dim } => {
+                    Extents::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
+                        let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
                         (batch_heads, q_seq, kv_seq, head_dim)
                     }
                     _ => (None, None, None, None),
@@ -437,66 +233,17 @@ impl PackedBucket {
     }
 }
 
-/// The position of the fallback group in [`Kind::groups`]; `None` where a dimension it needs is missing.
-pub(super) fn group_index(kind: Kind, extents: &Extents) -> Option<usize> {
-    match (kind, *extents) {
-        (Kind::Gemm, Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) }) => Some(match (m, n, k) {
-            (..=256, _, _) => 0,
-            (_, ..=256, _) => 1,
-            (_, _, ..=256) => 2,
-            _ if m.max(n).max(k) / 2 < m.min(n).min(k) => 3,
-            _ => 4,
-        }),
-        (Kind::Attention, Extents::Attention { q_seq: Some(q_seq), head_dim: Some(head_dim), .. }) => {
-            Some(match (q_seq, head_dim) {
-                (..=1024, _) => 0,
-                (8192.., _) => 3,
-                (_, ..=64) => 1,
-                _ => 2,
-            })
-        }
-        (Kind::Rows, Extents::Rows { rows: Some(rows), cols: Some(cols) }) => Some(match (rows, cols) {
-            (..=512, _) => 0,
-            (_, ..=1024) => 1,
-            (_, 8192..) => 3,
-            _ => 2,
-        }),
-        (Kind::Elements, Extents::Elements { numel: Some(numel) }) => Some(match numel {
-            ..=65_536 => 0,
-            65_537..=1_048_576 => 1,
-            _ => 2,
-        }),
-        _ => None,
-    }
-}
-
 /// The bucket of a problem of one of the families.
 pub fn bucket_of(problem: &Problem) -> Bucket {
     let kind = Kind::of_class(problem.family.name());
     PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into()).spell_out()
 }
 
-/// The fallback group of a problem of one of the families.
-pub fn group_of(problem: &Problem) -> &'static str {
-    let kind = Kind::of_class(problem.family.name());
-    // Every family has groups and every dimension of a problem is known, unless its shape is another family's.
-    group_index(kind, &problem.shape.into()).map_or("none", |index| kind.groups()[index])
-}
-
-/// The fallback groups of a family's class.
-pub fn groups(family: Family) -> &'static [&'static str] {
-    class_groups(family.name())
-}
-
-/// The fallback groups of any class.
-pub fn class_groups(class: &str) -> &'static [&'static str] {
-    Kind::of_class(class).groups()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::model::{Dtype, Family};
     use proptest::prelude::*;
 
     fn problem(family: Family, shape: &str, dtype: Dtype) -> Problem {
@@ -579,63 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn dtype_names_fall_into_classes() {
-        for (name, expected) in [
-            ("torch.float8_e4m3fn", "fp8"),
-            ("torch.float16", "fp16_bf16"),
-            ("torch.bfloat16", "fp16_bf16"),
-            ("torch.float32", "fp32"),
-            ("torch.int8", "int"),
-            ("uint8", "int"),
-            ("torch.float64", "other"),
-            ("torch.bool", "other"),
-            ("", "other"),
-        ] {
-            assert_eq!(DtypeClass::of_name(name).label(), expected, "{name}");
-        }
-        assert_eq!(bucket_of(&problem(Family::Elementwise, "numel=1", Dtype::F32))["dtype"], "fp32");
-    }
-
-    #[test]
-    fn groups_change_at_their_bounds() {
-        let group = |family, shape: &str| group_of(&problem(family, shape, Dtype::Bf16));
-        for (shape, expected) in [
-            ("m=256,n=256,k=256", "small_m"),
-            ("m=257,n=256,k=256", "small_n"),
-            ("m=257,n=257,k=256", "small_k"),
-            ("m=257,n=257,k=257", "balanced"),
-            ("m=257,n=513,k=257", "balanced"),
-            ("m=257,n=514,k=257", "rect"),
-        ] {
-            assert_eq!(group(Family::Matmul, shape), expected, "{shape}");
-        }
-        for (shape, expected) in [
-            ("rows=512,cols=8192", "short"),
-            ("rows=513,cols=1024", "narrow"),
-            ("rows=513,cols=1025", "square"),
-            ("rows=513,cols=8191", "square"),
-            ("rows=513,cols=8192", "wide"),
-        ] {
-            assert_eq!(group(Family::RowSoftmax, shape), expected, "{shape}");
-        }
-        for (shape, expected) in
-            [("numel=65536", "tiny"), ("numel=65537", "mid"), ("numel=1048576", "mid"), ("numel=1048577", "huge")]
-        {
-            assert_eq!(group(Family::Elementwise, shape), expected, "{shape}");
-        }
-        for (q_seq, head_dim, expected) in [
-            (1024, 64, "short_seq"),
-            (1025, 64, "small_head"),
-            (1025, 65, "mid_seq"),
-            (8191, 65, "mid_seq"),
-            (8192, 64, "long_seq"),
-        ] {
-            let shape = format!("batch=1,heads=1,q_seq={q_seq},kv_seq=9000,head_dim={head_dim}");
-            assert_eq!(group(Family::Attention, &shape), expected, "{shape}");
-        }
-    }
-
-    #[test]
     fn a_bucket_names_its_class_fields_alone() {
         let fields =
             |family, shape| bucket_of(&problem(family, shape, Dtype::Bf16)).into_keys().collect::<Vec<_>>().join(" ");
@@ -648,7 +338,7 @@ mod tests {
         assert_eq!(fields(Family::Attention, self_attention), "batch_heads_bin dtype head_dim_bin seq_bin");
     }
 
-    fn any_problem() -> impl Strategy<Value = Problem> {
+    pub(in crate::heuristics) fn any_problem() -> impl Strategy<Value = Problem> {
         let dimension = || (0u32..20, 1i64..4).prop_map(|(bits, factor)| (factor << bits) * 2);
         (proptest::sample::select(&Family::ALL[..]), proptest::collection::vec(dimension(), 5)).prop_map(
             |(family, values)| {
@@ -664,11 +354,6 @@ mod tests {
             let kind = Kind::of_class(problem.family.name());
             let packed = PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into());
             prop_assert_eq!(PackedBucket::read(kind, &bucket_of(&problem)), Some(packed));
-        }
-
-        #[test]
-        fn every_problem_has_a_group_of_its_family(problem in any_problem()) {
-            prop_assert!(groups(problem.family).contains(&group_of(&problem)));
         }
     }
 

@@ -1,0 +1,102 @@
+//! The dimensions that a class of kernels is asked about.
+
+use crate::model::Shape;
+
+/// The dimensions of a query; `None` where one is not known. They may be zero or negative, as a tensor library's may; one
+/// too large for 64 bits stops at the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extents {
+    /// A matrix product [m,k]·[k,n], k in unpacked elements.
+    Gemm {
+        /// Rows of the first matrix.
+        m: Option<i64>,
+        /// Columns of the second.
+        n: Option<i64>,
+        /// The dimension summed over.
+        k: Option<i64>,
+    },
+    /// Attention.
+    Attention {
+        /// Sequences.
+        batch: Option<i64>,
+        /// Heads of each sequence.
+        heads: Option<i64>,
+        /// Query positions.
+        q_seq: Option<i64>,
+        /// Key positions; those of the query where not known.
+        kv_seq: Option<i64>,
+        /// Elements of one head.
+        head_dim: Option<i64>,
+    },
+    /// A reduction over rows.
+    Rows {
+        /// Rows.
+        rows: Option<i64>,
+        /// Elements of a row.
+        cols: Option<i64>,
+    },
+    /// A map over elements.
+    Elements {
+        /// Elements.
+        numel: Option<i64>,
+    },
+    /// A class whose buckets know only the data type.
+    Unbinned,
+}
+
+impl Extents {
+    /// The dimension of that name, where this kind of class has it and it is known.
+    pub fn dimension(&self, name: &str) -> Option<i64> {
+        match (*self, name) {
+            (Self::Gemm { m: extent, .. }, "m")
+            | (Self::Gemm { n: extent, .. }, "n")
+            | (Self::Gemm { k: extent, .. }, "k")
+            | (Self::Attention { batch: extent, .. }, "batch")
+            | (Self::Attention { heads: extent, .. }, "heads")
+            | (Self::Attention { q_seq: extent, .. }, "q_seq")
+            | (Self::Attention { kv_seq: extent, .. }, "kv_seq")
+            | (Self::Attention { head_dim: extent, .. }, "head_dim")
+            | (Self::Rows { rows: extent, .. }, "rows")
+            | (Self::Rows { cols: extent, .. }, "cols")
+            | (Self::Elements { numel: extent }, "numel") => extent,
+            _ => None,
+        }
+    }
+
+    /// The same, where each dimension that is `unknown` is not known.
+    #[cfg(feature = "harness")]
+    pub(crate) fn without(self, unknown: i64) -> Self {
+        let known = |extent: Option<i64>| extent.filter(|extent| *extent != unknown);
+        match self {
+            Self::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
+            Self::Attention { batch, heads, q_seq, kv_seq, head_dim } => Self::Attention {
+                batch: known(batch),
+                heads: known(heads),
+                q_seq: known(q_seq),
+                kv_seq: known(kv_seq),
+                head_dim: known(head_dim),
+            },
+            Self::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
+            Self::Elements { numel } => Self::Elements { numel: known(numel) },
+            Self::Unbinned => Self::Unbinned,
+        }
+    }
+}
+
+impl From<Shape> for Extents {
+    fn from(shape: Shape) -> Self {
+        let known = |value: u64| Some(i64::try_from(value).unwrap_or(i64::MAX));
+        match shape {
+            Shape::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
+            Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => Self::Attention {
+                batch: known(batch),
+                heads: known(heads),
+                q_seq: known(q_seq),
+                kv_seq: known(kv_seq),
+                head_dim: known(head_dim),
+            },
+            Shape::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
+            Shape::Elements { numel } => Self::Elements { numel: known(numel) },
+        }
+    }
+}
