@@ -52,7 +52,7 @@ PROBLEMS = {
 def reduced_plan(family):
     """The family's plan with these problems in place of its own."""
     tables = re.split(r"(?m)^(?=\[)", (REPOSITORY / "sweeps" / f"{family}.toml").read_text())
-    kept = "".join(table for table in tables if not re.match(r"\[\[(space\.cpu\.)?problem\]\]", table))
+    kept = "".join(table for table in tables if not re.match(r"\[\[(space\.cpu\.)?problem\]\]|\[random\]", table))
     problems = "".join(
         "\n[[problem]]\n" + "".join(f"{name} = {size}\n" for name, size in problem.items()) + 'from = "repeated sweeps"\n'
         for problem in PROBLEMS[family]
