@@ -4,7 +4,7 @@ use super::ahead::Ahead;
 use super::bench::DeviceBench;
 use super::lab::Lab;
 use super::schedule::{self, Stages};
-use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path};
+use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path, problem_seed};
 use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, Result};
@@ -185,6 +185,10 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
     let mut by_group: BTreeMap<&str, Vec<Problem>> = BTreeMap::new();
     for problem in plan::shard(distinct, index, count) {
         by_group.entry(group_of(&problem)).or_default().push(problem);
+    }
+    // A plan lists like problems side by side, and random ones last: in another order the first tell more of the rest.
+    for problems in by_group.values_mut() {
+        problems.sort_by_cached_key(|problem| problem_seed(0, problem));
     }
     let mut numbered: Vec<(usize, &str, Problem)> = by_group
         .into_iter()
