@@ -77,8 +77,7 @@ fn each_fault_of_a_kernel_costs_one_record_and_the_sweep_completes() {
         (7, "compile_timeout"),
         (8, "ok"),
         (9, "launch_failed"),
-        (10, "pruned"),
-    ];
+    ]; // the tenth needs more shared memory than there is, and is not tried
     assert_eq!(statuses(&tried, "/num_stages"), expected.map(|(config, status)| (config, status.to_string())).into());
     for (status, count) in [("wrong", 1), ("timeout", 1), ("crashed", 2), ("launch_failed", 1), ("compile_timeout", 1)]
     {

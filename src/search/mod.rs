@@ -132,13 +132,16 @@ pub fn search(
         .filter(|config| !must_race.contains(config))
         .map(candidate)
         .collect();
-    let neighbours: Vec<Candidate>;
+    for candidate in required.iter().filter(|candidate| candidate.program.is_err()) {
+        bench.pruned(candidate)?;
+    }
     let mut scores = Scores::default();
     let first = required.iter().filter(|candidate| candidate.program.is_ok()).chain(&promising);
     if !scores.try_all(bench, first, Stage::Screen, width)? {
         return Ok(RaceOutcome::OutOfTime);
     }
-    neighbours = scores.neighbours(order, width.neighbours).into_iter().map(candidate).collect();
+    let nearest = scores.neighbours(order, width.neighbours);
+    let neighbours: Vec<Candidate> = nearest.into_iter().map(candidate).collect();
     if !scores.try_all(bench, &neighbours, Stage::Refine, width)? {
         return Ok(RaceOutcome::OutOfTime);
     }

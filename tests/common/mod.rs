@@ -4,6 +4,7 @@
 
 use assert_cmd::Command;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -68,6 +69,23 @@ pub fn wait_for(what: &str, holds: impl Fn() -> bool) {
     while !holds() {
         assert!(Instant::now() < patience, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Panics where a trial was made again: but for the best so far, one in each race of a batch, and for finalists that later races of
+/// their problem are anchored to.
+pub fn assert_nothing_tried_twice(trials: &[Value]) {
+    let (mut seen, mut incumbents) = (BTreeSet::new(), BTreeSet::new());
+    for trial in trials {
+        let identity = |stage: &Value| format!("{} {} {} {stage}", trial["problem"], trial["dtype"], trial["config"]);
+        let (stage, race) = (&trial["stage"], format!("{} {} {}", trial["problem"], trial["dtype"], trial["race"]));
+        if trial["null_arm"] == true {
+            assert!(seen.insert(format!("{race} null")), "{trial} is the second null arm of a race");
+        } else if !seen.insert(identity(stage)) {
+            let is_anchor = *stage == "cross" && seen.contains(&identity(&"final".into()));
+            let is_incumbent = *stage != "final" && trial["race"].is_u64() && incumbents.insert(race);
+            assert!(is_anchor || is_incumbent, "{trial} was tried twice");
+        }
     }
 }
 
