@@ -200,8 +200,8 @@ fn race<'a>(
             racers.push(Racer::contender(candidate));
         }
     }
-    let is_anchor = |candidate: &Candidate| must_race.contains(&candidate.config) && candidate.program.is_ok();
-    let required = candidates.iter().copied().filter(|candidate| is_anchor(candidate));
+    let required = ranked.iter().map(|(_, candidate)| *candidate);
+    let required = required.filter(|candidate| must_race.contains(&candidate.config));
     for anchor in required.chain(best_of_each_kind(&ranked)) {
         match racers.iter_mut().find(|racer| racer.candidate.config == anchor.config) {
             Some(racer) => racer.anchor = true,

@@ -63,6 +63,27 @@ pub fn install(original: &Path, path: &Path) {
     assert!(installed.success());
 }
 
+/// A program that is the tool, but for a measuring process with faults: `cases` of a bash `case` on what it is asked.
+pub fn tool_with_faults(folder: &Path, cases: &str) -> PathBuf {
+    let script = r#"#!/bin/bash
+[ "$1" = worker ] || exec TOOL "$@"
+coproc WORKER { exec TOOL worker; }
+while IFS= read -r line; do
+    case "$line" in
+CASES
+    esac
+    printf '%s\n' "$line" >&"${WORKER[1]}"
+    IFS= read -r answer <&"${WORKER[0]}" || exit 1
+    printf '%s\n' "$answer"
+done
+"#;
+    let (text, path) = (folder.join("tool_with_faults.sh"), folder.join("tool_with_faults"));
+    let tool = sweep(folder).get_program().to_string_lossy().into_owned();
+    fs::write(&text, script.replace("TOOL", &tool).replace("CASES", cases)).unwrap();
+    install(&text, &path);
+    path
+}
+
 /// Waits until something holds, with the patience that a machine busy with other things needs.
 pub fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let patience = Instant::now() + Duration::from_secs(300);
