@@ -2,15 +2,45 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-use kernel_sweep::heuristics::{Document, builtin_document, builtin_names};
+use kernel_sweep::heuristics::{Document, Heuristics, Source, Template, builtin_document, builtin_names};
 use kernel_sweep::model::{Config, Family, GpuProfile, Problem};
 use kernel_sweep::plan;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
-/// `m=16,n=4096,k=4096 bf16` in a document's `source`.
-fn problem(family: Family, name: &str) -> Problem {
-    let (shape, dtype) = name.rsplit_once(' ').unwrap();
-    Problem::parse(family, shape, dtype.parse().unwrap()).unwrap()
+fn document(gpu: &str) -> Document {
+    Document::from_bytes(builtin_document(gpu).unwrap().as_bytes()).unwrap()
+}
+
+/// The problems that an entry of a class was measured on, with whether what it serves first was.
+fn problems(class: &str, source: &Map<String, Value>) -> Vec<(Problem, bool)> {
+    let problem = |of_source: &Value| {
+        let (shape, dtype) = of_source["problem"].as_str().unwrap().rsplit_once(' ').unwrap();
+        let problem = Problem::parse(class.parse().unwrap(), shape, dtype.parse().unwrap()).unwrap();
+        (problem, !of_source["served_us"].is_null())
+    };
+    source["problems"].as_array().unwrap().iter().map(problem).collect()
+}
+
+/// The class, the config served first and the source of each rule and fallback.
+fn entries(document: &Document) -> impl Iterator<Item = (&str, &Template, &Map<String, Value>)> {
+    let rules = document.rules.iter();
+    let rules = rules.map(|rule| (rule.kernel_class.as_str(), &rule.templates[0].template, &rule.source));
+    let fallbacks = document.fallbacks.iter().flat_map(|(class, groups)| {
+        groups.values().map(move |fallback| (class.as_str(), &fallback.template, &fallback.source))
+    });
+    rules.chain(fallbacks)
+}
+
+/// Why a config does not run, if so.
+fn rejection(template: &Template, problem: &Problem, profile: &GpuProfile) -> Option<String> {
+    let config: Config = serde_json::from_value(Value::Object(template.clone())).unwrap();
+    let rejection = plan::candidate(config.clone(), problem, profile).program.err()?;
+    Some(format!("{} {problem}: {config}: {rejection}", profile.name))
+}
+
+fn assert_none(rejections: &[String]) {
+    assert!(rejections.is_empty(), "{} of them, as {:#?}", rejections.len(), &rejections[..rejections.len().min(10)]);
 }
 
 #[test]
@@ -18,25 +48,33 @@ fn what_is_served_first_runs_on_every_problem_it_was_made_from() {
     let mut illegal = Vec::new();
     for gpu in builtin_names() {
         let profile = GpuProfile::by_name(gpu).unwrap();
-        let document = Document::from_bytes(builtin_document(gpu).unwrap().as_bytes()).unwrap();
-        let rules = document.rules.iter().map(|rule| (&rule.kernel_class, &rule.templates[0].template, &rule.source));
-        let fallbacks = document.fallbacks.iter().flat_map(|(class, groups)| {
-            groups.values().map(move |fallback| (class, &fallback.template, &fallback.source))
-        });
-        for (class, template, source) in rules.chain(fallbacks) {
-            let family: Family = class.parse().unwrap();
-            let config: Config = serde_json::from_value(Value::Object(template.clone())).unwrap();
-            for served in source["problems"].as_array().into_iter().flatten() {
-                let problem = problem(family, served["problem"].as_str().unwrap());
-                // A problem that the config was not measured on may be one that it cannot run on.
-                if served["served_us"].is_null() {
-                    continue;
-                }
-                if let Err(rejection) = plan::candidate(config.clone(), &problem, &profile).program {
-                    illegal.push(format!("{gpu} {problem}: {config}: {rejection}"));
-                }
-            }
+        for (class, template, source) in entries(&document(gpu)) {
+            // A problem that the config was not measured on may be one that it cannot run on.
+            let measured = problems(class, source).into_iter().filter(|(_, is_measured)| *is_measured);
+            illegal.extend(measured.filter_map(|(problem, _)| rejection(template, &problem, &profile)));
         }
     }
-    assert!(illegal.is_empty(), "{} of them, as {:#?}", illegal.len(), &illegal[..illegal.len().min(10)]);
+    assert_none(&illegal);
+}
+
+#[test]
+fn exact_shapes_are_answered_what_was_measured_on_them_and_runs_there() {
+    let mut illegal = Vec::new();
+    for gpu in builtin_names() {
+        let profile = GpuProfile::by_name(gpu).unwrap();
+        let (document, heuristics) = (document(gpu), Heuristics::builtin(gpu).unwrap());
+        for family in Family::ALL {
+            assert!(document.models.contains_key(family.name()), "{gpu}: no model of {family}");
+        }
+        let asked: BTreeSet<Problem> = entries(&document)
+            .flat_map(|(class, _, source)| problems(class, source))
+            .map(|(problem, _)| problem)
+            .collect();
+        for problem in &asked {
+            let answer = heuristics.lookup_problem(problem);
+            assert_eq!((answer.source, answer.configs().len() > 0), (Source::Measured, true), "{gpu} {problem}");
+            illegal.extend(answer.configs().filter_map(|template| rejection(template, problem, &profile)));
+        }
+    }
+    assert_none(&illegal);
 }

@@ -16,6 +16,7 @@ use kernel_sweep::plan::{self, Candidate, Plan, Space};
 use kernel_sweep::sweep::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -725,7 +726,7 @@ fn a_race_comes_to_the_same_in_every_process() {
             times.push(measurement.summary.time_us.0);
             let mhz = measurement.sm_mhz.unwrap_or(0);
             for (round, us) in rounds_us.iter().enumerate() {
-                rounds += &format!("{process},{},{round},{us},{mhz}\n", case.problem);
+                writeln!(rounds, "{process},{},{round},{us},{mhz}", case.problem).unwrap();
             }
         }
     }

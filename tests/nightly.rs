@@ -133,19 +133,25 @@ fn a_regression_that_a_race_confirms_needs_to_be_accepted() {
     let place = Place::new();
     place.nightly().assert().success();
     let document = place.document();
-    // From now on there is nothing but one column at a time.
+    // From now on there is nothing but one column at a time: what was served takes the process that tries it down.
+    let faults = r#"
+        *'"ask":"trial"'*'"reduction_loops":[1]'*) ;;
+        *'"ask":"trial"'*) exit 1 ;;
+    "#;
+    let tool = common::tool_with_faults(place.0.path(), faults);
     let slow = common::PLAN.replace(r#"["whole"]"#, "[1]").replace("[[1], [64]]", "[[1]]");
     assert!(!slow.contains("whole"));
     fs::write(place.0.path().join("plan.toml"), slow).unwrap();
     fs::remove_file(place.output("journal/row_softmax.jsonl")).unwrap();
     place
         .nightly()
+        .env("SWEEP_PROGRAM", &tool)
         .assert()
         .code(5)
         .stdout(contains("SLOW"))
         .stderr(contains("stays: the new one has a regression").and(contains(": confirmed")));
     assert_eq!(place.document(), document, "the old document is in place");
-    place.nightly().arg("--accept").assert().success().stderr(contains("wrote "));
+    place.nightly().env("SWEEP_PROGRAM", &tool).arg("--accept").assert().success().stderr(contains("wrote "));
     assert_ne!(place.document(), document);
 }
 

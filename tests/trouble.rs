@@ -66,6 +66,18 @@ impl Place {
         child
     }
 
+    /// Gives the journal's header another value of a field; the journal with what is in it now.
+    fn edit_header(&self, field: &str) -> (PathBuf, String) {
+        let journal = self.output("journal/row_softmax.jsonl");
+        let own = fs::read_to_string(&journal).unwrap();
+        let header: Value = serde_json::from_str(own.lines().next().unwrap()).unwrap();
+        let was = format!("\"{field}\":{}", header[field]);
+        assert!(own.contains(&was));
+        let edited = own.replacen(&was, &format!("\"{field}\":\"another\""), 1);
+        fs::write(&journal, &edited).unwrap();
+        (journal, edited)
+    }
+
     fn assert_document_in_place(&self) {
         assert_eq!(fs::read(self.output(DOCUMENT)).unwrap(), self.document);
     }
@@ -283,21 +295,30 @@ fn a_sweep_that_comes_away_with_nothing_leaves_the_document_as_it_was() {
 }
 
 #[test]
-fn a_journal_of_another_device_or_protocol_is_refused_before_anything_is_measured() {
+fn a_journal_of_another_device_is_refused_before_anything_is_measured() {
     let place = Place::new();
-    let journal = place.output("journal/row_softmax.jsonl");
-    let own = fs::read_to_string(&journal).unwrap();
-    let header: Value = serde_json::from_str(own.lines().next().unwrap()).unwrap();
-    for field in ["gpu", "protocol"] {
-        let was = format!("\"{field}\":{}", header[field]);
-        assert!(own.contains(&was));
-        let foreign = own.replacen(&was, &format!("\"{field}\":\"another\""), 1);
-        fs::write(&journal, &foreign).unwrap();
-        let message = error_of(&place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap(), 2);
-        assert!(message.contains("was measured on") && message.contains("--fresh"), "{message}");
-        assert_eq!(fs::read_to_string(&journal).unwrap(), foreign, "it is as it was");
-    }
+    let (journal, foreign) = place.edit_header("gpu");
+    let message = error_of(&place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap(), 2);
+    assert!(message.contains("was measured on another") && message.contains("--fresh"), "{message}");
+    assert_eq!(fs::read_to_string(&journal).unwrap(), foreign, "it is as it was");
     place.assert_document_in_place();
+}
+
+#[test]
+fn a_journal_of_another_protocol_is_set_aside_and_all_is_measured_anew() {
+    let place = Place::new();
+    let (journal, foreign) = place.edit_header("protocol");
+    let run = place.tool(&["--plan", "plan.toml", "--json"]).output().unwrap();
+    let message = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success() && message.contains("was measured by another") && message.contains("set aside"));
+    let summary: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(summary["resumed"], 0);
+    let new = fs::read_to_string(&journal).unwrap();
+    assert!(!new.contains("\"protocol\":\"another\"") && new.lines().count() >= 10, "{new}");
+    let aside = fs::read_dir(place.output("journal")).unwrap().map(|entry| entry.unwrap().path());
+    let aside: Vec<PathBuf> = aside.filter(|path| *path != journal).collect();
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(fs::read_to_string(&aside[0]).unwrap(), foreign, "it is as it was");
 }
 
 /// The sizes of what is far too large would overflow, and nothing that is left of them be verified.

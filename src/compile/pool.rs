@@ -84,6 +84,8 @@ struct State {
     queue: VecDeque<(KernelSpec, Key)>,
     /// What became of each kernel asked for, once that is known: an error is this machine's doing and says nothing of the kernel.
     kernels: HashMap<KernelSpec, (Key, Option<Result<Outcome>>)>,
+    /// Identities that were worked out by now.
+    keys: HashMap<KernelSpec, Key>,
     compile_s: f64,
     processes: Vec<Killer>,
     stopped: bool,
@@ -147,6 +149,19 @@ impl Compiler {
         &self.shared.version
     }
 
+    /// A kernel's identity; nothing is compiled.
+    ///
+    /// # Errors
+    /// Where the kernel's source is missing.
+    pub fn key(&self, spec: &KernelSpec) -> Result<Key> {
+        if let Some(key) = self.shared.state().keys.get(spec) {
+            return Ok(key.clone());
+        }
+        let key = self.shared.key(spec)?;
+        self.shared.state().keys.insert(spec.clone(), key.clone());
+        Ok(key)
+    }
+
     /// Asks for a kernel, unless that was done before, and returns its identity.
     ///
     /// # Errors
@@ -156,7 +171,7 @@ impl Compiler {
         if let Some((key, _)) = shared.state().kernels.get(spec) {
             return Ok(key.clone());
         }
-        let key = shared.key(spec)?;
+        let key = self.key(spec)?;
         let cached = shared.settings.cache.get(&key).map(|entry| shared.outcome(&key, &entry));
         let mut state = shared.state();
         if state.kernels.contains_key(spec) {

@@ -42,7 +42,7 @@ pub fn crossings(finals: &BTreeMap<Problem, Vec<Trial>>) -> Vec<(Problem, Vec<Co
 }
 
 fn near_the_best(trials: &[Trial]) -> impl Iterator<Item = &Trial> {
-    let limit = trials.first().and_then(|best| best.time()).map(|best_us| NEAR * best_us.0);
+    let limit = trials.first().and_then(Trial::time).map(|best_us| NEAR * best_us.0);
     trials.iter().filter(move |trial| trial.time().zip(limit).is_some_and(|(time, limit)| time.0 <= limit))
 }
 

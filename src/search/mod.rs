@@ -132,13 +132,16 @@ pub fn search(
         .filter(|config| !must_race.contains(config))
         .map(candidate)
         .collect();
-    let neighbours: Vec<Candidate>;
+    for candidate in required.iter().filter(|candidate| candidate.program.is_err()) {
+        bench.pruned(candidate)?;
+    }
     let mut scores = Scores::default();
     let first = required.iter().filter(|candidate| candidate.program.is_ok()).chain(&promising);
     if !scores.try_all(bench, first, Stage::Screen, width)? {
         return Ok(RaceOutcome::OutOfTime);
     }
-    neighbours = scores.neighbours(order, width.neighbours).into_iter().map(candidate).collect();
+    let nearest = scores.neighbours(order, width.neighbours);
+    let neighbours: Vec<Candidate> = nearest.into_iter().map(candidate).collect();
     if !scores.try_all(bench, &neighbours, Stage::Refine, width)? {
         return Ok(RaceOutcome::OutOfTime);
     }
@@ -197,8 +200,8 @@ fn race<'a>(
             racers.push(Racer::contender(candidate));
         }
     }
-    let is_anchor = |candidate: &Candidate| must_race.contains(&candidate.config) && candidate.program.is_ok();
-    let required = candidates.iter().copied().filter(|candidate| is_anchor(candidate));
+    let required = ranked.iter().map(|(_, candidate)| *candidate);
+    let required = required.filter(|candidate| must_race.contains(&candidate.config));
     for anchor in required.chain(best_of_each_kind(&ranked)) {
         match racers.iter_mut().find(|racer| racer.candidate.config == anchor.config) {
             Some(racer) => racer.anchor = true,

@@ -455,7 +455,8 @@ impl Bench for DeviceBench<'_, '_> {
     }
 
     fn race(&mut self, racers: &[Racer], plan: &RacePlan) -> Result<RaceOutcome> {
-        if let Some(trials) = self.lab.recall_final(&self.problem()?, racers)? {
+        let configs: Vec<Config> = racers.iter().map(|racer| racer.candidate.config.clone()).collect();
+        if let Some(trials) = self.lab.recall_final(&self.problem()?, &configs)? {
             return Ok(RaceOutcome::Done(trials));
         }
         let mut outcome = self.race_anew(racers, plan)?;

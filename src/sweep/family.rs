@@ -40,12 +40,13 @@ pub(super) fn sweep_family(
     progress.family(plan.family, problems.len());
     let earlier = previous.and_then(|previous| previous.models.get(plan.family.name()));
     let guide = Guide::new(plan, profile, earlier);
-    if !lab.lessons().is_empty() {
-        guide.learn(&lab.lessons())?;
-    }
     let (open, finals, crashed) = (problems.clone(), BTreeMap::new(), BTreeSet::new());
     let mut sweep =
         FamilySweep { started, site, options, plan, lab: &lab, guide: &guide, previous, open, finals, crashed };
+    sweep.take_over_finals()?;
+    if !sweep.open.is_empty() {
+        guide.learn(&lab.lessons())?;
+    }
     schedule::run(&mut sweep, budget)?;
 
     let FamilySweep { finals, crashed, .. } = sweep;
@@ -148,6 +149,24 @@ impl Stages for FamilySweep<'_, '_> {
 }
 
 impl FamilySweep<'_, '_> {
+    /// Takes the finals that stand from the journal: their problems need no search. An exhaustive one asks for more than a guided
+    /// one has measured, and looks for itself.
+    fn take_over_finals(&mut self) -> Result<()> {
+        if self.options.exhaustive {
+            return Ok(());
+        }
+        for problem in std::mem::take(&mut self.open) {
+            match self.lab.recall_final(&problem, &self.must_race(&problem))? {
+                Some(trials) if !trials.is_empty() => {
+                    self.finals.insert(problem, trials);
+                    self.site.progress.step();
+                }
+                _ => self.open.push(problem),
+            }
+        }
+        Ok(())
+    }
+
     /// What races whatever it costs: the defaults, and what is served.
     fn must_race(&self, problem: &Problem) -> Vec<Config> {
         let mut must_race = self.plan.defaults(&self.site.found().profile);

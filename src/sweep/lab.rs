@@ -8,7 +8,7 @@ use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
 use crate::model::{Config, GpuProfile, Problem};
 use crate::plan;
-use crate::search::{Lesson, Racer, sort_by_time};
+use crate::search::{Lesson, sort_by_time};
 use crate::worker::{Deadlines, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ pub(crate) struct Lab<'a> {
 pub(super) struct State {
     journal: Journal,
     /// Every trial of the journal, by what was tried.
-    known: HashMap<(Problem, Config), Vec<Known>>,
+    known: HashMap<Problem, HashMap<Config, Vec<Known>>>,
     /// The races of each problem so far.
     races: HashMap<Problem, u64>,
     pub(super) counts: Counts,
@@ -63,6 +63,13 @@ struct Known {
     counted: bool,
 }
 
+impl Known {
+    /// Counts it among those that were taken over, once.
+    fn count(&mut self, counts: &mut Counts) {
+        counts.resumed += usize::from(!std::mem::replace(&mut self.counted, true));
+    }
+}
+
 impl<'a> Lab<'a> {
     pub(crate) fn new(
         profile: GpuProfile,
@@ -72,13 +79,13 @@ impl<'a> Lab<'a> {
         (journal, trials): (Journal, Vec<Trial>),
         progress: &'a Progress,
     ) -> Self {
-        let mut known: HashMap<_, Vec<Known>> = HashMap::new();
+        let mut known: HashMap<_, HashMap<_, Vec<Known>>> = HashMap::new();
         let mut races = HashMap::new();
         for trial in trials {
             let latest = races.entry(trial.problem()).or_default();
             *latest = trial.race.unwrap_or(0).max(*latest);
-            let tried = (trial.problem(), trial.config.clone());
-            known.entry(tried).or_default().push(Known { trial, counted: false });
+            let of_problem = known.entry(trial.problem()).or_default();
+            of_problem.entry(trial.config.clone()).or_default().push(Known { trial, counted: false });
         }
         let state = State { journal, known, races, counts: Counts::default(), deadline: None, idle: Vec::new() };
         let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
@@ -121,7 +128,13 @@ impl<'a> Lab<'a> {
     /// Whether a trial of the journal was made with the kernel that its config has now.
     pub(crate) fn is_current(&self, trial: &Trial) -> Result<bool> {
         match plan::candidate(trial.config.clone(), &trial.problem(), &self.profile).program {
-            Ok(program) => Ok(trial.kernel == self.key(program.as_ref())?.0),
+            Ok(program) => {
+                let key = match (self.compiler, &program) {
+                    (Some(compiler), Some((kernel, _))) => compiler.key(kernel)?,
+                    _ => self.host_kernels.clone(),
+                };
+                Ok(trial.kernel == key.0)
+            }
             Err(_) => Ok(trial.status == Status::Pruned),
         }
     }
@@ -130,25 +143,28 @@ impl<'a> Lab<'a> {
     pub(super) fn recall(&self, problem: &Problem, config: &Config, stage: Stage, kernel: &Key) -> Option<Trial> {
         let mut state = self.state();
         let State { known, counts, .. } = &mut *state;
-        let known = known.get_mut(&(*problem, config.clone()))?;
+        let known = known.get_mut(problem)?.get_mut(config)?;
         let fits = |Known { trial, .. }: &&mut Known| {
             trial.kernel == kernel.0 && !trial.null_arm && (trial.stage == stage || trial.status != Status::Ok)
         };
-        let found = known.iter_mut().find(fits)?;
-        counts.resumed += usize::from(!std::mem::replace(&mut found.counted, true));
-        Some(found.trial.clone())
+        // Who raced again and again as the incumbent has several of one stage.
+        let mut first = None;
+        for known in known.iter_mut().filter(fits) {
+            known.count(counts);
+            first.get_or_insert(&known.trial);
+        }
+        first.cloned()
     }
 
     /// What a model can learn from the journal.
     pub(super) fn lessons(&self) -> Vec<Lesson> {
         let state = self.state();
-        let known = state.known.iter().flat_map(|((problem, config), known)| {
-            let timed = known.iter().filter(|known| !known.trial.null_arm);
-            timed.filter_map(move |Known { trial, .. }| {
-                Some(Lesson { problem: *problem, config: config.clone(), stage: trial.stage, time: trial.time()? })
-            })
+        let known = state.known.values().flat_map(HashMap::values).flatten();
+        let timed = known.filter(|known| !known.trial.null_arm).filter_map(|Known { trial, .. }| {
+            let (problem, config) = (trial.problem(), trial.config.clone());
+            Some(Lesson { problem, config, stage: trial.stage, time: trial.time()? })
         });
-        let mut lessons: Vec<Lesson> = known.collect();
+        let mut lessons: Vec<Lesson> = timed.collect();
         // The map has no order, and what is learnt depends on it where times are equal.
         lessons.sort_by(|one, other| {
             let order = one.problem.cmp(&other.problem).then_with(|| one.config.cmp(&other.config));
@@ -165,42 +181,49 @@ impl<'a> Lab<'a> {
         *latest
     }
 
-    /// The trials of the problem's last final, the winner first, where the journal has them all, but for defenders that came up
-    /// since.
-    pub(super) fn recall_final(&self, problem: &Problem, racers: &[Racer]) -> Result<Option<Vec<Trial>>> {
-        let mut keys = Vec::new();
-        for racer in racers {
-            keys.push(self.key(racer.candidate.program.as_ref().ok().and_then(Option::as_ref))?);
-        }
+    /// The working trials of the problem's last final, the winner first, where the journal has it whole, with today's kernels, and
+    /// each of the `required` configs that works has been in a final, but for defenders that came up since.
+    pub(super) fn recall_final(&self, problem: &Problem, required: &[Config]) -> Result<Option<Vec<Trial>>> {
         let mut state = self.state();
         let State { known, counts, .. } = &mut *state;
-        let mut winners = Vec::new();
-        let mut trials: Vec<Trial> = Vec::new();
-        for (racer, key) in racers.iter().zip(keys) {
-            let config = &racer.candidate.config;
-            let finals = known.get_mut(&(*problem, config.clone())).map_or(&mut [][..], Vec::as_mut_slice);
-            let mut finals: Vec<&mut Known> = finals
-                .iter_mut()
-                .filter(|known| known.trial.stage == Stage::Final && known.trial.kernel == key.0)
-                .collect();
-            winners.extend(
-                finals.iter().filter(|known| known.trial.null_arm).map(|known| (known.trial.race, config.clone())),
-            );
-            finals.retain(|known| !known.trial.null_arm);
-            match finals.into_iter().max_by_key(|known| known.trial.race) {
-                Some(last) => {
-                    counts.resumed += usize::from(!std::mem::replace(&mut last.counted, true));
-                    trials.push(last.trial.clone());
+        let Some(known) = known.get_mut(problem) else { return Ok(None) };
+        let finals = known.values().flatten().filter(|known| known.trial.stage == Stage::Final);
+        let last = finals.filter_map(|known| known.trial.race).max();
+        let is_of_last = |trial: &Trial| trial.stage == Stage::Final && trial.race == last && last.is_some();
+        let (mut trials, mut winner, mut missing) = (Vec::new(), None, BTreeSet::from_iter(required));
+        missing.retain(|config| !self.defenders.contains(config));
+        let mut current: Vec<&mut Known> = Vec::new();
+        for (config, known) in known.iter_mut() {
+            let raced = known.iter().any(|known| is_of_last(&known.trial));
+            let before = trials.len();
+            for known in known.iter_mut() {
+                let trial = &known.trial;
+                if !self.is_current(trial)? {
+                    continue;
                 }
-                None if self.defenders.contains(config) => {}
-                None => return Ok(None),
+                if trial.stage == Stage::Final || trial.status != Status::Ok {
+                    missing.remove(config);
+                }
+                match is_of_last(trial) {
+                    true if trial.null_arm => winner = Some(config),
+                    true => trials.push(trial.clone()),
+                    false => {}
+                }
+                current.push(known);
+            }
+            if raced && trials.len() == before {
+                return Ok(None); // its kernel has changed
             }
         }
-        let last = trials.iter().filter_map(|trial| trial.race).max();
-        trials.retain(|trial| trial.race == last);
         // The duplicate is the last of a race's lines: without it, a kill came between.
-        let Some((_, winner)) = winners.into_iter().find(|(race, _)| *race == last) else { return Ok(None) };
-        sort_by_time(&mut trials, &winner);
+        let Some(winner) = winner else { return Ok(None) };
+        let runs = |config: &Config| plan::candidate(config.clone(), problem, &self.profile).program.is_ok();
+        if missing.into_iter().any(runs) {
+            return Ok(None);
+        }
+        trials.retain(|trial| trial.time().is_some());
+        sort_by_time(&mut trials, winner);
+        current.into_iter().filter(|known| !known.trial.null_arm).for_each(|known| known.count(counts));
         Ok(Some(trials))
     }
 
@@ -217,8 +240,9 @@ impl<'a> Lab<'a> {
         let mut state = self.state();
         state.journal.append(&lines)?;
         for trial in all() {
-            let tried = (trial.problem(), trial.config.clone());
-            state.known.entry(tried).or_default().push(Known { trial: trial.clone(), counted: true });
+            let of_problem = state.known.entry(trial.problem()).or_default();
+            let known = Known { trial: trial.clone(), counted: true };
+            of_problem.entry(trial.config.clone()).or_default().push(known);
         }
         for trial in made {
             let status = serde_json::to_value(trial.status)?;

@@ -157,12 +157,12 @@ impl Session {
             rounds_us: times_us(samples),
         };
         let mut racers = 0..;
-        let verdicts = verified.iter().map(|outcome| match outcome {
-            Err(verdict) => verdict.clone(),
-            Ok(_) => {
-                let racer = racers.next().unwrap_or_default();
-                timed(racer, raced.summary(racer), &raced.arms[racer])
+        let verdicts = verified.iter().map(|outcome| {
+            if let Err(verdict) = outcome {
+                return verdict.clone();
             }
+            let racer = racers.next().unwrap_or_default();
+            timed(racer, raced.summary(racer), &raced.arms[racer])
         });
         Ok(RaceResults {
             verdicts: verdicts.collect(),

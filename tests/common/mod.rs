@@ -4,6 +4,7 @@
 
 use assert_cmd::Command;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -62,12 +63,50 @@ pub fn install(original: &Path, path: &Path) {
     assert!(installed.success());
 }
 
+/// A program that is the tool, but for a measuring process with faults: `cases` of a bash `case` on what it is asked.
+pub fn tool_with_faults(folder: &Path, cases: &str) -> PathBuf {
+    let script = r#"#!/bin/bash
+[ "$1" = worker ] || exec TOOL "$@"
+coproc WORKER { exec TOOL worker; }
+while IFS= read -r line; do
+    case "$line" in
+CASES
+    esac
+    printf '%s\n' "$line" >&"${WORKER[1]}"
+    IFS= read -r answer <&"${WORKER[0]}" || exit 1
+    printf '%s\n' "$answer"
+done
+"#;
+    let (text, path) = (folder.join("tool_with_faults.sh"), folder.join("tool_with_faults"));
+    let tool = sweep(folder).get_program().to_string_lossy().into_owned();
+    fs::write(&text, script.replace("TOOL", &tool).replace("CASES", cases)).unwrap();
+    install(&text, &path);
+    path
+}
+
 /// Waits until something holds, with the patience that a machine busy with other things needs.
 pub fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let patience = Instant::now() + Duration::from_secs(300);
     while !holds() {
         assert!(Instant::now() < patience, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Panics where a trial was made again: but for the best so far, one in each race of a batch, and for finalists that later races of
+/// their problem are anchored to.
+pub fn assert_nothing_tried_twice(trials: &[Value]) {
+    let (mut seen, mut incumbents) = (BTreeSet::new(), BTreeSet::new());
+    for trial in trials {
+        let identity = |stage: &Value| format!("{} {} {} {stage}", trial["problem"], trial["dtype"], trial["config"]);
+        let (stage, race) = (&trial["stage"], format!("{} {} {}", trial["problem"], trial["dtype"], trial["race"]));
+        if trial["null_arm"] == true {
+            assert!(seen.insert(format!("{race} null")), "{trial} is the second null arm of a race");
+        } else if !seen.insert(identity(stage)) {
+            let is_anchor = *stage == "cross" && seen.contains(&identity(&"final".into()));
+            let is_incumbent = *stage != "final" && trial["race"].is_u64() && incumbents.insert(race);
+            assert!(is_anchor || is_incumbent, "{trial} was tried twice");
+        }
     }
 }
 

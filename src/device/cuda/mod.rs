@@ -110,8 +110,8 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
 
 /// Tells this physical GPU from others of its kind, without telling anybody which it is.
 fn unit(uuid: sys::CUuuid) -> String {
-    let bytes = uuid.bytes.map(|byte| byte as u8);
-    Sha256::digest(bytes).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(uuid.bytes.map(|byte| byte as u8)).into();
+    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
 /// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
