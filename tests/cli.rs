@@ -70,6 +70,37 @@ fn a_finished_sweep_run_again_measures_nothing_and_leaves_the_document_as_it_is(
     assert_eq!(fs::read(&document).unwrap(), before, "the same journal and plan give the same bytes");
 }
 
+/// Of a space that no search tries as a whole, what was measured by then has another run look elsewhere first.
+#[test]
+fn a_finished_problem_is_not_searched_again_by_whoever_knows_more() {
+    let folder = folder_with_plan();
+    let wide = common::PLAN
+        .replace("[[8, 64]]", "[[1, 2, 4, 8, 16, 32, 64, 128]]")
+        .replace(r#"[["whole"], [64]]"#, r#"[["whole"], [16], [32], [48], [64], [96], [128], [160], [192], [256]]"#);
+    fs::write(folder.path().join("plan.toml"), wide).unwrap();
+    sweep(folder.path()).args(TINY).assert().success();
+    let lines = journal_lines(&folder);
+    for rows in [256, 600] {
+        let of_problem = lines[1..].iter().filter(|line| line["problem"]["rows"] == rows);
+        let configs: BTreeSet<_> = of_problem.map(|line| line["config"].to_string()).collect();
+        assert!((20..80).contains(&configs.len()), "{} of 80 configs", configs.len());
+    }
+    let output = sweep(folder.path()).args(TINY).arg("--json").assert().success();
+    let summary: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(summary["statuses"], json!({}), "nothing is measured again");
+    assert_eq!(journal_lines(&folder), lines);
+    let made = lines[1..].iter().filter(|line| line["null_arm"] != true).count();
+    assert_eq!(summary["resumed"].as_u64().unwrap() as usize, made);
+    // A default that has not raced yet makes its problems open again.
+    let plan = fs::read_to_string(folder.path().join("plan.toml")).unwrap();
+    let another = plan.replace("default = { block_sizes = [64]", "default = { block_sizes = [3]");
+    fs::write(folder.path().join("plan.toml"), another).unwrap();
+    sweep(folder.path()).args(TINY).assert().success();
+    let new = journal_lines(&folder).split_off(lines.len());
+    let races = new.iter().filter(|line| line["null_arm"] == true).count();
+    assert_eq!(races, 2, "each problem has another final");
+}
+
 #[test]
 fn trials_of_a_kernel_that_changed_since_are_left_out_of_the_document() {
     let folder = folder_with_plan();
