@@ -1,5 +1,5 @@
-//! How far the staged search ends from the best of the whole space: both are run on three problems of each family, and what
-//! the staged one found races again in the exhaustive one's finals.
+//! How far the guided search ends from the best of the whole space: both are run on three problems of each family, and what
+//! the guided one found races again in the exhaustive one's finals.
 
 #![cfg(feature = "harness")]
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
@@ -52,17 +52,22 @@ fn run(folder: &Path, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.get_output().stdout).unwrap()
 }
 
-/// Every other round of a trial: the even ones choose the best, the odd ones judge, since the best of many is in part the luckiest.
-fn rounds(trial: &Value, odd: usize) -> Vec<f64> {
-    trial["rounds_us"].as_array().unwrap().iter().skip(odd).step_by(2).map(|us| us.as_f64().unwrap()).collect()
+/// The rounds of a trial that chose the best, and those held out, which judge, since the best of many is in part the luckiest.
+fn rounds(trial: &Value) -> [Vec<f64>; 2] {
+    let count = |field: &str| trial[field].as_u64().unwrap_or(0) as usize;
+    let mut choosing: Vec<f64> = trial["rounds_us"].as_array().unwrap().iter().map(|us| us.as_f64().unwrap()).collect();
+    let held_out = choosing.split_off(choosing.len().min(count("chosen_by") - count("joined")));
+    [choosing, held_out]
 }
 
-/// A trial's times over another's, round by round.
+/// A trial's times over another's, round by round: of those held out, but where one of them had dropped out by then.
 fn paired(one: &Value, other: &Value) -> f64 {
-    median(rounds(one, 1).iter().zip(rounds(other, 1)).map(|(one, other)| one / other)).unwrap()
+    let ratio = |[one, other]: [&Vec<f64>; 2]| median(one.iter().zip(other).map(|(one, other)| one / other));
+    let [one, other] = [rounds(one), rounds(other)];
+    ratio([&one[1], &other[1]]).or_else(|| ratio([&one[0], &other[0]])).unwrap()
 }
 
-/// Runs both searches and prints a line a problem; true where all ends of the staged one are near the best.
+/// Runs both searches and prints a line a problem; true where all ends of the guided one are near the best.
 fn compare(family: Family) {
     let Some(found) = cuda::discover().into_iter().next() else {
         eprintln!("no GPU here: nothing to test");
@@ -71,7 +76,7 @@ fn compare(family: Family) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plan.toml"), toml::to_string(&plan_of(family)).unwrap()).unwrap();
     let arguments = ["--family", family.name(), "--plan", "plan.toml"];
-    let staged = run(folder.path(), &arguments);
+    let guided = run(folder.path(), &arguments);
     let exhaustive = run(folder.path(), &[&arguments[..], &["--fresh", "--exhaustive"]].concat());
     let journal = trials(&folder.path().join(format!("output/{}/journal/{family}.jsonl", found.profile.name)));
     let tried = |summary: &Value| {
@@ -79,39 +84,35 @@ fn compare(family: Family) {
         statuses.map(|(_, count)| count.as_u64().unwrap()).sum::<u64>()
     };
     println!(
-        "{family}: trials staged {} in {:.1} s, exhaustive {} in {:.1} s",
-        tried(&staged),
-        staged["wall_s"].as_f64().unwrap(),
+        "{family}: trials guided {} in {:.1} s, exhaustive {} in {:.1} s",
+        tried(&guided),
+        guided["wall_s"].as_f64().unwrap(),
         tried(&exhaustive),
         exhaustive["wall_s"].as_f64().unwrap()
     );
-    println!("{:44} {:>10} {:>10} {:>8} {:>8} {:>8}", "problem", "best us", "staged us", "ratio", "served", "null");
+    println!("{:44} {:>10} {:>10} {:>8} {:>8} {:>8}", "problem", "best us", "guided us", "ratio", "served", "null");
     let mut far = Vec::new();
     for winner in exhaustive["families"][family.name()]["winners"].as_array().unwrap() {
         let found_best = &winner["trial"];
         let of_problem = |trial: &&Value| ["problem", "dtype"].iter().all(|field| trial[*field] == found_best[*field]);
-        let winners = staged["families"][family.name()]["winners"].as_array().unwrap();
+        let winners = guided["families"][family.name()]["winners"].as_array().unwrap();
         let wanted = &winners.iter().map(|winner| &winner["trial"]).find(of_problem).unwrap()["config"];
         let racers: Vec<&Value> = journal.iter().filter(|trial| trial["stage"] == "final").filter(of_problem).collect();
-        let racer = |config: &Value, null_arm: bool| {
-            let fits = |trial: &&Value| trial["config"] == *config && (trial["null_arm"] == true) == null_arm;
-            racers.iter().copied().find(fits)
+        let racer = |config: &Value| {
+            racers.iter().copied().find(|trial| trial["config"] == *config && trial["null_arm"] != true)
         };
-        let by_even_rounds = |one: &&&Value, other: &&&Value| {
-            median(rounds(one, 0)).unwrap().total_cmp(&median(rounds(other, 0)).unwrap())
-        };
-        let best = *racers.iter().filter(|trial| trial["null_arm"] != true).min_by(by_even_rounds).unwrap();
-        let null = racers.iter().find(|trial| trial["null_arm"] == true).unwrap();
-        let noise = paired(null, racer(&null["config"], false).unwrap());
+        let null = racers.iter().copied().find(|trial| trial["null_arm"] == true).unwrap();
+        let best = racer(&null["config"]).unwrap(); // the null arm is the winner's duplicate
+        let noise = paired(null, best);
         let served = winner["served_ratio"].as_f64();
-        // A staged winner may launch as another config does, which then raced in its place: the finalist to look at.
+        // A guided winner may launch as another config does, which then raced in its place: the finalist to look at.
         // One that is not even a finalist is judged by that, which always races.
         let problem = serde_json::from_value::<Trial>(best.clone()).unwrap().problem();
         let program = |config: &Value| {
             plan::candidate(serde_json::from_value(config.clone()).unwrap(), &problem, &found.profile).program
         };
         let folded = || racers.iter().copied().find(|racer| program(&racer["config"]) == program(wanted));
-        let end = racer(wanted, false).or_else(folded);
+        let end = racer(wanted).or_else(folded);
         let ratio = end.map(|end| paired(end, best)).or(served).unwrap();
         let us = |trial: &Value| trial["median_us"].as_f64().unwrap();
         println!(
@@ -129,9 +130,9 @@ fn compare(family: Family) {
 }
 
 /// A minute of a GPU for each family.
-macro_rules! staged_search_ends_within_a_per_cent_of_the_best {
+macro_rules! guided_search_ends_within_a_per_cent_of_the_best {
     ($($name:ident: $family:expr,)*) => {
-        mod the_staged_search_ends_within_a_per_cent_of_the_best {
+        mod the_guided_search_ends_within_a_per_cent_of_the_best {
             use super::*;
             $(
                 #[test]
@@ -144,7 +145,7 @@ macro_rules! staged_search_ends_within_a_per_cent_of_the_best {
     };
 }
 
-staged_search_ends_within_a_per_cent_of_the_best! {
+guided_search_ends_within_a_per_cent_of_the_best! {
     matmul: Family::Matmul,
     matmul_int4: Family::MatmulInt4,
     matmul_int16: Family::MatmulInt16,

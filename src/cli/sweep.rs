@@ -21,8 +21,8 @@ pub(super) struct SweepArgs {
     /// Start over; the old journal is kept aside
     #[arg(long)]
     fresh: bool,
-    /// Screen every legal config of each problem in place of the staged search; the same final follows. With --fresh, and
-    /// a document that a staged sweep made, the summary says how far what that one serves is from the best there is
+    /// Screen every legal config of each problem in place of the guided search; the same final follows. With --fresh, and
+    /// a document that a guided sweep made, the summary says how far what that one serves is from the best there is
     #[arg(long)]
     exhaustive: bool,
     /// No progress, no table

@@ -151,7 +151,7 @@ pub fn search(
 
 /// Candidates of an exhaustive search that are sampled more often once all are screened.
 const EXHAUSTIVE_SURVIVORS: usize = 64;
-/// How many times the rounds of a staged search's final its final has: enough to choose the best by half of them and judge by
+/// How many times the rounds of a guided search's final its final has: enough to choose the best by half of them and judge by
 /// the others, as the best of many is in part the luckiest.
 const EXHAUSTIVE_ROUNDS: u32 = 4;
 

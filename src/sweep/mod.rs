@@ -65,7 +65,7 @@ pub struct Options {
     pub shard: (usize, usize),
     /// Start over, keeping the old journal aside.
     pub fresh: bool,
-    /// Screen every legal config in place of the staged search.
+    /// Screen every legal config in place of the guided search.
     pub exhaustive: bool,
     /// Seed of inputs and orders.
     pub seed: u64,
