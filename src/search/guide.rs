@@ -46,9 +46,12 @@ struct Ready {
 pub struct Order {
     /// The configs.
     pub configs: Vec<Config>,
-    /// Whether a model ordered them.
+    /// Whether a model ordered them that has seen enough problems to be relied on.
     pub is_predicted: bool,
 }
+
+/// Problems that a model must have seen to be relied on: fewer leave out whole kinds of shapes.
+const ENOUGH: usize = 25;
 
 /// Configs of one tile that come next to each other where no model tells more; those left come after all others.
 const ALIKE: usize = 2;
@@ -99,9 +102,9 @@ impl<'p> Guide<'p> {
     pub fn order(&self, problem: &Problem) -> Order {
         let legal = self.plan.legal_configs(problem, &self.profile);
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let predicted = ready.and_then(|ready| self.predicted(&ready, problem, &legal));
+        let predicted = ready.and_then(|ready| Some((self.predicted(&ready, problem, &legal)?, ready)));
         match predicted {
-            Some(configs) => Order { configs, is_predicted: true },
+            Some((configs, ready)) => Order { configs, is_predicted: ready.model.fitted().problems.len() >= ENOUGH },
             None => Order { configs: self.by_loads(problem, &legal), is_predicted: false },
         }
     }
@@ -225,7 +228,7 @@ mod tests {
         };
         let mut lessons = Vec::new();
         for m in [16, 32, 64, 128, 256] {
-            for n in [1024, 2048, 3072, 4096] {
+            for n in [1024, 1536, 2048, 3072, 4096] {
                 let problem = problem(m, n, 2048);
                 for config in guide.order(&problem).configs.into_iter().step_by(97) {
                     let time = Micros(time_of(&config, &problem));

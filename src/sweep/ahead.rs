@@ -17,8 +17,10 @@ use std::time::Duration;
 const LOOKAHEAD: usize = 12;
 /// How often the threads look whether there is something to do.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Problems after which a model is fitted for the first time, and again.
-const LESSONS: usize = 25;
+/// Problems after which a model is fitted for the first time. It is fitted again after half as many more as it has seen, but no
+/// later than after [`MOST_LESSONS`].
+const FIRST_LESSONS: usize = 8;
+const MOST_LESSONS: usize = 25;
 
 /// The order of each problem's configs, made before it is asked for.
 pub(crate) struct Ahead<'l, 'a, 'p> {
@@ -122,7 +124,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         let mut learnt = 0;
         while !self.is_over() {
             let done = self.done.load(Ordering::Relaxed);
-            if done >= learnt + LESSONS {
+            if done >= learnt + (learnt / 2).clamp(FIRST_LESSONS, MOST_LESSONS) {
                 learnt = done;
                 self.guide.learn(&self.lab.lessons())?;
             } else {

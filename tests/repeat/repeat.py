@@ -109,8 +109,9 @@ def run(command, cwd, accept=(0,)):
     return done
 
 
-def sweep(program, cwd, output, seed):
-    run([program, "--gpu", "auto", "--family", ",".join(FAMILIES), "--output", output, "--seed", seed, "--json"], cwd)
+def sweep(program, cwd, output):
+    """By the same seed each time, as nights are swept."""
+    run([program, "--gpu", "auto", "--family", ",".join(FAMILIES), "--output", output, "--json"], cwd)
     return document_in(output)
 
 
@@ -154,9 +155,9 @@ def main():
     shutil.copytree(REPOSITORY / "kernels", planted / "kernels", dirs_exist_ok=True)
 
     documents = []
-    for seed in range(options.sweeps):
-        documents.append(sweep(program, base, work / f"sweep{seed}", seed))
-        print(f"sweep {seed + 1} of {options.sweeps}: {documents[-1]}", file=sys.stderr)
+    for turn in range(options.sweeps):
+        documents.append(sweep(program, base, work / f"sweep{turn}"))
+        print(f"sweep {turn + 1} of {options.sweeps}: {documents[-1]}", file=sys.stderr)
 
     exits, flips, flagged, statuses = collections.Counter(), [], [], collections.Counter()
     for (one, old), (other, new) in itertools.combinations(enumerate(documents), 2):
@@ -170,7 +171,7 @@ def main():
 
     loaded = [json.loads(document.read_text()) for document in documents]
     (planted / "kernels" / "row_softmax.cu").write_text(spinning(loaded, options.slowdown))
-    slow = sweep(program, planted, work / "planted_sweep", 100)
+    slow = sweep(program, planted, work / "planted_sweep")
     found = []
     for at, document in enumerate(documents):
         code, told = diff(program, document, slow)
