@@ -308,9 +308,9 @@ mod tests {
 
     #[test]
     fn the_programs_that_share_a_tile_are_one_cluster() {
-        let config = Config { split_k: Some(8), ..by_warp() };
+        let config = Config { split_k: Some(4), ..by_warp() };
         let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
-        assert_eq!((launch.grid, launch.cluster), ([8 * 2 * 3, 1, 1], 8));
+        assert_eq!((launch.grid, launch.cluster), ([4 * 2 * 3, 1, 1], 4));
         let stage = 16 * 128 * 2 + 64 * 128;
         assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
         assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));
@@ -371,6 +371,7 @@ mod tests {
             (Config { num_warps: Some(8), block_sizes: vec![32, 64, 64], ..config() }, "each of 2 groups"),
             (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
             (Config { num_stages: Some(32), ..config() }, "of shared memory"),
+            (Config { split_k: Some(8), ..by_warp() }, "more than 4 parts"),
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
             (Config { split_k: Some(32), ..config() }, "split_k 32"),
             (Config { split_k: None, ..config() }, "split_k is missing"),
