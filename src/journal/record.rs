@@ -50,9 +50,9 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// A few samples of every kernel.
+    /// A few samples of what is promising, and of some others at random.
     Screen,
-    /// The launch knobs around the survivors.
+    /// More samples of what is one knob away from the best of these.
     Refine,
     /// Interleaved rounds among the best.
     Final,
