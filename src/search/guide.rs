@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::families::{self, Description, Work};
 use crate::fit::{self, Time, Trials};
-use crate::heuristics::{Candidates, Model, ModelConfig, group_of};
+use crate::heuristics::{Candidates, FittedModel, Model, ModelConfig, group_of};
 use crate::journal::Stage;
 use crate::model::{Config, GpuProfile, Micros, Problem};
 use crate::plan::Plan;
@@ -71,7 +71,7 @@ impl<'p> Guide<'p> {
         let description = Description::of(plan.family, profile);
         let guide = Self { plan, profile: profile.clone(), description, configs, places, ready: RwLock::new(None) };
         // One of another form, or of other knobs, is of no use; there will be another soon.
-        if let Some(model) = earlier.and_then(|model| Model::new(serde_json::from_value(model.clone()).ok()?).ok()) {
+        if let Some(model) = earlier.and_then(|model| ordering(model).ok()) {
             guide.follow(model);
         }
         guide
@@ -142,6 +142,13 @@ impl<'p> Guide<'p> {
         turns.sort_by_key(|(turn, place, _)| (*turn, *place));
         turns.into_iter().map(|(_, _, config)| config.clone()).collect()
     }
+}
+
+/// A document's model as far as it orders configs. Which are legal the plan knows, of all of its configs, where the document tells
+/// by what it notes of its own.
+fn ordering(model: &Value) -> Result<Model> {
+    let fitted: FittedModel = serde_json::from_value(model.clone())?;
+    Model::new(FittedModel { legal: Vec::new(), ..fitted })
 }
 
 /// What all multiprocessors together load in as many steps as the longest row of programs takes.
@@ -243,5 +250,21 @@ mod tests {
         let best = order.configs.iter().map(|config| time_of(config, &asked)).fold(f64::INFINITY, f64::min);
         let tried = order.configs[..16].iter().map(|config| time_of(config, &asked)).fold(f64::INFINITY, f64::min);
         assert!(tried <= 1.05 * best, "{tried} of {best}");
+    }
+
+    /// The plan knows which configs are legal; the document's model says so by what it knows of its own configs alone.
+    #[test]
+    fn the_model_of_an_earlier_document_guides_from_the_first_problem() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let text = crate::heuristics::builtin_document("h200").unwrap();
+        let document: Value = serde_json::from_str(text).unwrap();
+        for family in Family::ALL {
+            let plan = Plan::load(family, None).unwrap();
+            let guide = Guide::new(&plan, &h200, Some(&document["models"][family.name()]));
+            let problem = plan.problems(&h200).unwrap()[0].problem;
+            let order = guide.order(&problem);
+            assert!(order.is_predicted, "{problem}");
+            assert_eq!(order.configs.len(), plan.legal_configs(&problem, &h200).len(), "{problem}");
+        }
     }
 }
