@@ -259,7 +259,7 @@ impl Evidence {
             let problem = trial.problem();
             let error_limit = usual_errors.get(&problem).map(|usual| STRAY_ERROR * usual);
             let problem = *problems.entry(problem).or_insert_with(|| self.problem(ProblemFacts::from(&problem)));
-            let config = *configs.entry(&trial.config).or_insert_with(|| self.config(template_of(&trial.config)));
+            let config = *configs.entry(&trial.config).or_insert_with(|| self.config(trial.config.to_template()));
             let kernel = self.kernel(&trial.kernel);
             let strays = trial.rel_err.zip(error_limit).is_some_and(|(error, limit)| error > limit);
             self.stray += usize::from(strays && trial.status == Status::Ok);
@@ -318,15 +318,6 @@ pub(crate) fn of_latest_kernels<'t>(trials: &[&'t Trial]) -> Vec<&'t Trial> {
         trial.kernel.is_empty() || variant.is_some_and(|variant| latest[&(trial.problem(), *variant)] == trial.kernel)
     };
     trials.iter().copied().filter(is_latest).collect()
-}
-
-/// A config as a document holds it.
-pub(super) fn template_of(config: &Config) -> Template {
-    match serde_json::to_value(config) {
-        Ok(Value::Object(template)) => template,
-        // A struct of integers, strings and lists of them is always an object.
-        _ => Template::new(),
-    }
 }
 
 /// Compact JSON with sorted keys.

@@ -183,7 +183,7 @@ pub fn document_after(
     defaults: &Defaults,
 ) -> Derived {
     let default_texts = defaults.iter().map(|(family, configs)| {
-        let texts = configs.iter().map(|config| config_text(&evidence::template_of(config))).collect();
+        let texts = configs.iter().map(|config| config_text(&config.to_template())).collect();
         (family.name().to_owned(), texts)
     });
     let tables = Table::all(evidence, &default_texts.collect());

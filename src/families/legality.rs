@@ -3,7 +3,6 @@
 use super::{Description, Rejection, spec};
 use crate::heuristics::{Formula, ModelConfig};
 use crate::model::{Config, Family, GpuProfile, Problem, Shape};
-use serde_json::Value;
 
 /// A condition on the problem, and what it means that it does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,8 +158,7 @@ impl Legality {
         let conditions = spec(self.family).conditions(config, &self.profile);
         let number = self.lists.iter().position(|list| *list == conditions)?;
         let told = (self.lists.len() > 1).then(|| (CONDITIONS.to_owned(), number as i64));
-        let Ok(Value::Object(template)) = serde_json::to_value(config) else { return None };
-        Some(ModelConfig { constants: told.into_iter().collect(), template })
+        Some(ModelConfig { constants: told.into_iter().collect(), template: config.to_template() })
     }
 
     /// The family's description, with where its configs may run.

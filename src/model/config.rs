@@ -2,6 +2,7 @@
 
 use super::serde_by_name;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// How programs (thread blocks) are mapped to tiles.
@@ -128,6 +129,15 @@ impl Config {
         "reduction_loops",
         "split_k",
     ];
+
+    /// The config as documents and models hold it: its fields by name.
+    pub fn to_template(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(template)) => template,
+            // A struct of integers, strings and lists of them is always an object.
+            _ => Map::new(),
+        }
+    }
 
     /// The same without the fields of these names.
     #[must_use]

@@ -165,12 +165,7 @@ fn dims(problem: &Problem) -> Vec<i64> {
 }
 
 fn model_config(config: &Config) -> ModelConfig {
-    let template = match serde_json::to_value(config) {
-        Ok(Value::Object(template)) => template,
-        // A struct of integers, strings and lists of them is always an object.
-        _ => serde_json::Map::new(),
-    };
-    ModelConfig { template, ..ModelConfig::default() }
+    ModelConfig { template: config.to_template(), ..ModelConfig::default() }
 }
 
 /// The lessons laid out for fitting; of several times of a config on a problem the one of the latest stage counts.
