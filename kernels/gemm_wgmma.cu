@@ -439,6 +439,8 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
                 }
             }
         }
+        // The last loads may still be under way, and only a fence keeps the copy engine's next write behind them.
+        ptx::fence_async_shared();
         __syncwarp();
         if (EVERY_LANE || place.lane == 0) ptx::mbarrier_arrive(at.empty(ring.stage));
         ring.advance();

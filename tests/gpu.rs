@@ -424,6 +424,42 @@ fn a_config_errs_the_same_each_time() {
     assert_eq!(unsteady, 0, "configs that err otherwise each time, see above");
 }
 
+/// Programs of a cluster that send each other sums, in many waves: a stage that is filled again too soon, or a sum read too
+/// early, shows in a few elements of some launches.
+#[test]
+#[ignore = "launches each config hundreds of times"]
+fn a_split_among_programs_loses_no_sum() {
+    const LAUNCHES: usize = 300;
+    let Some(mut bench) = bench() else { return };
+    let profile = bench.machine.found.profile.clone();
+    let mut lost = 0;
+    for family in [Family::MatmulInt4, Family::MatmulFp4, Family::Matmul] {
+        let problem = Problem::parse(family, "m=8,n=131072,k=5120", Dtype::Bf16).unwrap();
+        bench.prepare(&problem, 1);
+        let mut cases = Vec::new();
+        for (stages, split_k) in [(3, 8), (4, 8), (12, 8), (3, 16), (3, 4), (3, 2), (4, 1)] {
+            let config = format!(
+                r#"{{"block_sizes": [16, 128, 64], "num_warps": 4, "num_stages": {stages}, "pid_type": "flat",
+                    "l2_groupings": [1], "split_k": {split_k}, "mma": "mma_sync_tma"}}"#
+            );
+            let mut config: Config = serde_json::from_str(&config).unwrap();
+            config.block_sizes[2] /= if family == Family::Matmul { 1 } else { 2 };
+            cases.extend(Case::of(problem, plan::candidate(config, &problem, &profile)));
+        }
+        for (case, program) in compiled(&bench.machine.compiler, cases) {
+            bench.gpu.load(&case.config, Some(&program)).unwrap();
+            let wrong: Vec<_> =
+                (0..LAUNCHES).map(|_| bench.gpu.verify().unwrap()).filter(|found| !found.is_right()).collect();
+            println!("{problem} {}: {} of {LAUNCHES} launches wrong", case.config, wrong.len());
+            for found in wrong.iter().take(2) {
+                println!("  {found:?}");
+            }
+            lost += wrong.len();
+        }
+    }
+    assert_eq!(lost, 0, "launches that lost a sum, see above");
+}
+
 /// Products whose mistakes a norm over the whole output does not see.
 const EASILY_HIDDEN: [&str; 7] = [
     "m=16,n=4096,k=14336",
