@@ -2,7 +2,6 @@
 //! would have been worth on a problem it had not seen.
 
 use super::compare::{Comparison, tie_width};
-use super::evidence::ConfigFacts;
 use super::table::{Row, repeat_noise};
 use super::validation::LeaveOneOut;
 use crate::heuristics::{RankedTemplate, Template, by_rank};
@@ -17,30 +16,20 @@ const MOST_TEMPLATES: usize = 3;
 /// problems alone sometimes choose what is best on them by luck. Found by leaving problems out of sweeps on an H200.
 pub(super) const GROUP_WEIGHT: f64 = 0.1;
 
-/// How much slower a config is taken to be that fixes split_k, which the launch could choose by the problem: on problems it was not
-/// chosen by it may be far off. On problems left out of the sweeps the mean stays what it is without this.
-pub(super) const FIXED_SPLIT: f64 = 0.03;
-
-/// What each config is taken to be slower, in logarithms.
-pub(super) fn handicaps(configs: &[&ConfigFacts]) -> Vec<f64> {
-    configs.iter().map(|config| if config.fixes("split_k") { FIXED_SPLIT.ln_1p() } else { 0.0 }).collect()
-}
-
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
 /// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
 /// the fewest of `rows` come first; those within the noise of the best are one tie class, of which the first in the table's
-/// order is chosen. All others together weigh the group's weight; handicaps are added to the slowdowns on every row.
+/// order is chosen. All others together weigh the group's weight.
 fn choose_beside(
     rows: &[&Row],
     others: &[&Row],
     taken: &[f64],
-    handicaps: &[f64],
+    configs: usize,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let configs = handicaps.len();
     let weight = GROUP_WEIGHT / others.len().max(1) as f64;
     let all = rows.len() as f64 + weight * others.len() as f64;
-    let mut gains: Vec<f64> = handicaps.iter().map(|handicap| all * handicap).collect();
+    let mut gains = vec![0.0; configs];
     let mut failures = vec![0_usize; configs];
     let mut raced = vec![false; configs];
     for (row, taken) in rows.iter().zip(taken) {
@@ -69,11 +58,11 @@ fn choose_beside(
 pub(super) fn choose(
     rows: &[&Row],
     others: &[&Row],
-    handicaps: &[f64],
+    configs: usize,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    choose_beside(rows, others, &missing, handicaps, eligible)
+    choose_beside(rows, others, &missing, configs, eligible)
 }
 
 /// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
@@ -101,7 +90,6 @@ pub(super) fn complement(
     let mut templates = vec![ranked(first)];
     let mut chosen = vec![first];
     let mut taken: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    let none = vec![0.0; configs.len()];
     while chosen.len() < MOST_TEMPLATES {
         let latest = chosen[chosen.len() - 1];
         for (row, taken) in rows.iter().zip(&mut taken) {
@@ -109,7 +97,7 @@ pub(super) fn complement(
         }
         let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
         let fresh = |config: usize| !chosen.contains(&config) && eligible(config) && behind_first(config);
-        let Some(next) = choose_beside(rows, &[], &taken, &none, fresh) else { break };
+        let Some(next) = choose_beside(rows, &[], &taken, configs.len(), fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
         if gain <= tie_width(rows).ln_1p() * rows.len() as f64 {
             break;
@@ -159,7 +147,7 @@ fn round(value: f64) -> f64 {
 pub(super) fn leave_one_out(
     rows: &[&Row],
     others: &[&Row],
-    handicaps: &[f64],
+    configs: usize,
     eligible: impl Fn(&[&Row], usize) -> bool,
 ) -> Option<LeaveOneOut> {
     if rows.len() < 2 {
@@ -169,7 +157,7 @@ pub(super) fn leave_one_out(
         .map(|left_out| {
             let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
             let others: Vec<&Row> = others.iter().copied().filter(|row| !std::ptr::eq(*row, rows[left_out])).collect();
-            choose(&seen, &others, handicaps, |config| eligible(&seen, config))
+            choose(&seen, &others, configs, |config| eligible(&seen, config))
         })
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);

@@ -50,9 +50,9 @@ pub(super) struct ConfigFacts {
 }
 
 impl ConfigFacts {
-    /// The fixed order that breaks ties: what is likelier to do well on shapes that were not measured comes first. A split and a
-    /// grouping that the launch chooses by the problem before fixed ones; a program a tile, then programs that stride over the
-    /// tiles, then those with a run of tiles each, which a few tiles too many leave waiting for one; fewer programs; the text.
+    /// The fixed order that breaks ties: what is likelier to do well on shapes that were not measured comes first. A program a
+    /// tile, then programs that stride over the tiles, then those with a run of tiles each, which a few tiles too many leave waiting
+    /// for one; fewer programs; the text.
     pub(super) fn order(&self) -> impl Ord {
         let pid_type = self.template.get("pid_type").and_then(Value::as_str);
         let program_order = match pid_type {
@@ -60,14 +60,8 @@ impl ConfigFacts {
             Some("persistent_interleaved") => 1,
             Some(_) => 2,
         };
-        let fixed = ["split_k", "l2_groupings"].into_iter().filter(|knob| self.fixes(knob)).count();
         let multiplier = self.template.get("num_sm_multiplier").and_then(Value::as_u64);
-        (fixed, program_order, multiplier, self.text.clone())
-    }
-
-    /// Whether a knob has a value.
-    pub(super) fn fixes(&self, knob: &str) -> bool {
-        self.template.get(knob).is_some_and(|value| !value.is_null())
+        (program_order, multiplier, self.text.clone())
     }
 }
 

@@ -50,7 +50,7 @@ use crate::error::{Context, Result};
 use crate::heuristics::{Document, FittedModel, SCHEMA_VERSION};
 use crate::journal::{Contents, Trial};
 use crate::model::{Config, Family, GpuProfile, Mma};
-use choose::{FIXED_SPLIT, GROUP_WEIGHT};
+use choose::GROUP_WEIGHT;
 use class::{ClassResult, derive_class};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -237,7 +237,6 @@ fn policy(profile: &GpuProfile, environments: &BTreeMap<String, Vec<Environment>
                 "least geomean slowdown over all measured problems of the group; used only where no rule's bucket is equal"
             ),
         ),
-        ("fixed_split".to_owned(), json!(FIXED_SPLIT)),
         ("gpu".to_owned(), json!(profile.name)),
         ("group_weight".to_owned(), json!(GROUP_WEIGHT)),
         ("matching".to_owned(), json!("exact shape bucket only")),

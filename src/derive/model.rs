@@ -6,7 +6,7 @@ use super::table::Row;
 use crate::error::{Error, Result};
 use crate::families::Legality;
 use crate::fit::{self, LeftOut, Problem, Time, Trials};
-use crate::heuristics::{FittedModel, Model};
+use crate::heuristics::{FittedModel, Model, Template};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// left is not what a choice should be made of.
 const MOST_UNKNOWN: f64 = 0.25;
 
-/// Fits a class's model.
+/// Fits a class's model. What rules and fallbacks `served` is among its configs.
 ///
 /// # Errors
 /// Where there is nothing to fit it to: no trial of a config that the family knows.
-pub(super) fn fit(class: &Class, known: Option<&Known>) -> Result<FittedModel> {
+pub(super) fn fit(class: &Class, known: Option<&Known>, served: &[&Template]) -> Result<FittedModel> {
     let known = known.ok_or_else(|| Error::usage("models are of families that ship, on a GPU"))?;
     let legality = Legality::new(known.family, known.profile, known.configs.iter().flatten());
     let description = legality.description();
     let rows: Vec<&Row> = class.table.rows.iter().collect();
-    let trials = trials(&rows, known, &legality)?;
+    let mut trials = trials(&rows, known, &legality)?;
+    trials.kept =
+        (0..trials.configs.len()).filter(|place| served.contains(&&trials.configs[*place].template)).collect();
     let is_known =
         |row: &&Row| row.facts.problem.is_some_and(|problem| known.is_legal(row.winner, &problem) == Some(true));
     let unknown = rows.iter().filter(|row| !is_known(row)).count();

@@ -153,7 +153,9 @@ pub struct ClassShift {
     pub noise: f64,
     /// Problems compared.
     pub problems: usize,
-    /// Slower by more than 1.5 %, and by more than three standard errors beyond these.
+    /// Slower by more than 1.5 %, and by more than three standard errors beyond these: a race could tell whether it is.
+    pub suspect: bool,
+    /// Slower by more than 4 %, and so many errors beyond: more than sweeps of the same kernels differ by.
     pub regression: bool,
     /// What to race, should someone want to know for sure.
     #[serde(skip)]
@@ -275,7 +277,7 @@ pub fn diff(old: &Document, new: &Document, unlike: UnlikeProtocols) -> Result<D
 impl Diff {
     /// Whether something looks slower, surely so or not.
     pub(crate) fn has_suspects(&self) -> bool {
-        self.entries.iter().any(Entry::is_suspect) || self.classes.iter().any(|class| class.regression)
+        self.entries.iter().any(Entry::is_suspect) || self.classes.iter().any(|class| class.suspect)
     }
 
     /// Whether something is slower, or covered no more.
@@ -622,6 +624,9 @@ fn contest(class: &str, problem: &str, was: &Served, is: &Served) -> Option<Cont
 
 /// A class that changed by less as a whole did not, from one host or night to another.
 const CLASS_SHIFT: f64 = 0.015;
+/// The least that two documents alone show. Of ten sweeps of one class on one H200, one after the other, four pairs were 2.2 to
+/// 2.8 % apart as a whole, far beyond what their problems scatter by.
+const SURE_CLASS_SHIFT: f64 = 0.04;
 /// Standard errors beyond that which make it sure.
 const CLASS_ERRORS: f64 = 3.0;
 /// A class with fewer problems has no shift of its own.
@@ -644,7 +649,8 @@ fn class_shifts(old: &Side, new: &Side, judge: &Judge) -> Vec<ClassShift> {
             ratio: shift.exp(),
             noise: Z_95 * error,
             problems: shifts.len(),
-            regression: shift > CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
+            suspect: shift > CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
+            regression: shift > SURE_CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
             contests: problems.filter_map(contest).collect(),
         })
     };

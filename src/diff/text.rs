@@ -62,9 +62,10 @@ impl Diff {
                 named(&change.new)
             ));
         }
-        for class in self.classes.iter().filter(|class| class.regression) {
+        for class in self.classes.iter().filter(|class| class.suspect || class.regression) {
+            let verdict = if class.regression { "slower as a whole" } else { "maybe slower as a whole, which is AMBIGUOUS" };
             lines.push(format!(
-                "{}: slower as a whole: {:.3} ± {:.3} times the old times of {} problems",
+                "{}: {verdict}: {:.3} ± {:.3} times the old times of {} problems",
                 class.class, class.ratio, class.noise, class.problems
             ));
         }

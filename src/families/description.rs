@@ -185,6 +185,12 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
 /// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
 fn gemm(weight_bytes: u64, packed: u64) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
+    let vector = |row: &str| format!("min(align({row}), {WIDEST_COPY})");
+    let step_copies = format!(
+        "2 * tile_m * step_k / {} + {weight_bytes} * block_sizes[2] * tile_n / {}",
+        vector("2 * k"),
+        vector(&format!("{weight_bytes} * n"))
+    );
     Description {
         dtypes: dtypes(&[Dtype::Bf16]),
         knobs: texts(&[
@@ -203,12 +209,22 @@ fn gemm(weight_bytes: u64, packed: u64) -> Description {
         tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
         steps: named([("k", &format!("{packed} * block_sizes[2]"))]),
         parts: Some("split_k".to_owned()),
-        definitions: texts(&[&format!("smem_bytes = num_stages * ({step_bytes})"), "threads = 32 * num_warps"]),
+        definitions: texts(&[
+            &format!("smem_bytes = num_stages * ({step_bytes})"),
+            "threads = 32 * num_warps",
+            &format!("step_copies = {step_copies}"),
+        ]),
         step_bytes: Some(step_bytes),
         resident: Some(
             "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
         ),
-        features: texts(&["smem_bytes", "tile_m * tile_n", "tile_m * tile_n / num_warps"]),
+        features: texts(&[
+            "smem_bytes",
+            "tile_m * tile_n",
+            "tile_m * tile_n / num_warps",
+            "step_copies",
+            "per_mille(rounds * steps * step_copies, floor_ns)",
+        ]),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
         ..Description::default()
     }

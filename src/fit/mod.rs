@@ -28,6 +28,9 @@ pub struct Trials {
     pub configs: Vec<ModelConfig>,
     /// The times; of several for one problem and config, the last one counts.
     pub times: Vec<Time>,
+    /// Places of configs that belong among those to choose from, whatever they merit: a document knows of its model's configs alone
+    /// where they may run.
+    pub kept: BTreeSet<usize>,
 }
 
 /// A problem that was measured.
@@ -54,16 +57,21 @@ pub struct Time {
     pub is_final: bool,
 }
 
-/// How trees that choose are grown; the same for every kernel and GPU.
+/// How trees that choose are grown; the same for every kernel and GPU. First come some that tell what is slow by far, so that
+/// nothing of the kind is chosen where none was tried; then those that tell the fast ones apart.
+const COARSE: Growth = Growth { trees: 50, ..CHOICE };
 const CHOICE: Growth = Growth { trees: 100, leaves: 31, rate: 0.15, least_weight: 30.0, shrinkage: 1.0 };
 /// How trees are grown that tell a problem's level: of problems there are few.
 const LEVEL: Growth = Growth { trees: 50, leaves: 8, rate: 0.15, least_weight: 5.0, shrinkage: 1.0 };
 /// A trial counts by so high a power of best / time: what matters is to tell the best ones apart.
 const NEARNESS_POWER: i32 = 8;
+/// The same for coarse trees, and the least that a trial counts for there.
+const COARSE_POWER: i32 = 3;
+const COARSE_LEAST: f64 = 0.02;
 /// What a final counts for, where a screen counts for one.
 const FINAL_WEIGHT: f64 = 2.0;
-/// A slower trial than so many times the best says nothing that those below it do not.
-const SLOWEST: f64 = 8.0;
+/// A slower trial than so many times the best counts as no slower than that.
+const SLOWEST: f64 = 16.0;
 /// Folds of a division, and divisions.
 const FOLDS: usize = 5;
 const SEEDS: usize = 3;
@@ -81,6 +89,8 @@ struct Rows {
     bins: Bins,
     target: Vec<f64>,
     weight: Vec<f64>,
+    /// What each row counts for when coarse trees are grown.
+    coarse_weight: Vec<f64>,
     /// Each row's problem.
     problem: Vec<usize>,
     /// Each row's time over the best of its problem.
@@ -91,6 +101,21 @@ impl Rows {
     /// What trees that choose are to learn: how the times of a problem's configs differ.
     fn lesson<'a>(&'a self, rows: &'a [u32]) -> Lesson<'a> {
         Lesson { bins: &self.bins, rows, target: &self.target, weight: &self.weight, within: Some(&self.problem) }
+    }
+
+    /// Trees that choose, grown on these rows.
+    fn grow_choice(&self, rows: &[u32]) -> Vec<Tree> {
+        let lesson = self.lesson(rows);
+        let mut trees = boost(&Lesson { weight: &self.coarse_weight, ..lesson }, &COARSE);
+        let left = |(row, target): (usize, &f64)| target - self.predicted(&trees, row) as f64;
+        let target: Vec<f64> = self.target.iter().enumerate().map(left).collect();
+        trees.extend(boost(&Lesson { target: &target, ..lesson }, &CHOICE));
+        trees
+    }
+
+    /// What trees come to for a row.
+    fn predicted(&self, trees: &[Tree], row: usize) -> i64 {
+        trees.iter().map(|tree| i64::from(tree.leaf(&self.bins, row))).sum()
     }
 }
 
@@ -133,7 +158,7 @@ impl<'a> Prepared<'a> {
     fn train(&self) -> FittedModel {
         let mut fitted = self.model.fitted().clone();
         let all: Vec<u32> = (0..self.rows.target.len() as u32).collect();
-        let choice = boost(&self.rows.lesson(&all), &CHOICE);
+        let choice = self.rows.grow_choice(&all);
         fitted.trees = choice.iter().map(|tree| tree.to_text(&self.rows.bins)).collect();
         fitted.trees.extend(self.level(&choice));
         (fitted.configs, fitted.problems) = choose_configs(self.trials, &self.times);
@@ -146,7 +171,7 @@ impl<'a> Prepared<'a> {
         let rows = &self.rows;
         let mut left: BTreeMap<usize, (u32, f64, f64)> = BTreeMap::new();
         for row in 0..rows.target.len() {
-            let predicted = choice.iter().map(|tree| i64::from(tree.leaf(&rows.bins, row))).sum::<i64>();
+            let predicted = rows.predicted(choice, row);
             let (_, total, weight) = left.entry(rows.problem[row]).or_insert((row as u32, 0.0, 0.0));
             *total += rows.weight[row] * (rows.target[row] - predicted as f64);
             *weight += rows.weight[row];
@@ -170,7 +195,7 @@ impl<'a> Prepared<'a> {
             .map(|(seed, fold)| {
                 let is_out = |row: &u32| folds[seed][rows.problem[*row as usize]] == fold;
                 let (out, kept): (Vec<u32>, Vec<u32>) = (0..rows.target.len() as u32).partition(is_out);
-                let trees = boost(&rows.lesson(&kept), &CHOICE);
+                let trees = rows.grow_choice(&kept);
                 let choices = choices(&trees, &out, rows).into_iter();
                 choices
                     .map(|(problem, slowdown)| {
@@ -315,21 +340,22 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
         bins: Bins::new(&[]),
         target: Vec::new(),
         weight: Vec::new(),
+        coarse_weight: Vec::new(),
         problem: Vec::new(),
         slowdown: Vec::new(),
     };
     let mut columns = vec![Vec::new(); model.fitted().features.len()];
     for time in times.values() {
         let Problem { dims, dtype, .. } = &trials.problems[time.problem];
-        let slowdown = time.median_us / best[&time.problem];
-        if slowdown > SLOWEST {
-            continue;
-        }
+        let best_us = best[&time.problem];
+        let slowdown = time.median_us / best_us;
+        let counted_us = time.median_us.min(SLOWEST * best_us);
         let Some((features, floor_us)) = model.features_of(dims, dtype, &candidates, time.config) else { continue };
         columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));
-        let log = ((time.median_us / floor_us).ln() / TARGET_STEP).round() * TARGET_STEP;
+        let log = ((counted_us / floor_us).ln() / TARGET_STEP).round() * TARGET_STEP;
         rows.target.push(log * LEAF_UNIT);
         rows.weight.push(if time.is_final { FINAL_WEIGHT } else { 1.0 } * slowdown.powi(-NEARNESS_POWER));
+        rows.coarse_weight.push(slowdown.powi(-COARSE_POWER).max(COARSE_LEAST));
         rows.problem.push(time.problem);
         rows.slowdown.push(slowdown);
     }
@@ -345,7 +371,7 @@ fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
     let mut chosen: BTreeMap<usize, (i64, f64)> = BTreeMap::new();
     for row in out {
         let row = *row as usize;
-        let predicted = trees.iter().map(|tree| i64::from(tree.leaf(&rows.bins, row))).sum::<i64>();
+        let predicted = rows.predicted(trees, row);
         let choice = chosen.entry(rows.problem[row]).or_insert((i64::MAX, f64::INFINITY));
         if predicted < choice.0 {
             *choice = (predicted, rows.slowdown[row]);
@@ -354,8 +380,8 @@ fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
     chosen.into_iter().map(|(problem, (_, slowdown))| (problem, slowdown)).collect()
 }
 
-/// The configs that a model may choose from, and the problems with their winners. Every winner is there; then come those
-/// that are near the best of the most problems.
+/// The configs that a model may choose from, and the problems with their winners. Every winner is there, and what is to be kept;
+/// then come those that are near the best of the most problems.
 fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
     let mut by_problem: BTreeMap<usize, Vec<&Time>> = BTreeMap::new();
     for time in times.values() {
@@ -375,14 +401,19 @@ fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (V
             *near += 1;
         }
     }
-    let mut ranked: Vec<(usize, (usize, usize), String)> =
-        merits.into_iter().map(|(config, merits)| (config, merits, text_of(&trials.configs[config]))).collect();
-    ranked.sort_by(|(_, (one_wins, one_near), one), (_, (other_wins, other_near), other)| {
-        let by_merit = (other_wins > &0).cmp(&(one_wins > &0)).then(other_near.cmp(one_near));
-        by_merit.then(one.cmp(other))
-    });
-    let winners = ranked.iter().filter(|(_, (wins, _), _)| *wins > 0).count();
-    ranked.truncate(winners.max(MOST_CONFIGS));
+    for config in &trials.kept {
+        merits.entry(*config).or_default();
+    }
+    // By config: whether it has to be there, the problems that it is near the best of, and its text.
+    let mut ranked: Vec<(usize, (bool, usize), String)> = merits
+        .into_iter()
+        .map(|(config, (wins, near))| {
+            (config, (wins > 0 || trials.kept.contains(&config), near), text_of(&trials.configs[config]))
+        })
+        .collect();
+    ranked.sort_by(|(_, one, one_text), (_, other, other_text)| other.cmp(one).then(one_text.cmp(other_text)));
+    let needed = ranked.iter().filter(|(_, (needed, _), _)| *needed).count();
+    ranked.truncate(needed.max(MOST_CONFIGS));
     ranked.sort_by(|(.., one), (.., other)| one.cmp(other));
     let place: BTreeMap<usize, usize> =
         ranked.iter().enumerate().map(|(place, (config, ..))| (*config, place)).collect();

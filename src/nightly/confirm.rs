@@ -115,10 +115,14 @@ pub(super) fn confirm(
         let documents = entry.times.as_ref().map_or(f64::NAN, |times| times.ratio);
         confirmations.push(raced.confirmation(&entry.class, Some(entry.place.clone()), documents, finding));
     }
-    for class in diff.classes.iter_mut().filter(|class| class.regression) {
+    for class in diff.classes.iter_mut().filter(|class| class.suspect) {
         let raced = Raced::of(&spread(&class.contests, PROBLEMS_OF_CLASS), duel)?;
         let finding = raced.finding(LEAST_OF_CLASS);
-        class.regression = finding != Finding::NotConfirmed;
+        class.regression = match finding {
+            Finding::Confirmed => true,
+            Finding::NotConfirmed => false,
+            Finding::Untold => class.regression,
+        };
         confirmations.push(raced.confirmation(&class.class, None, class.ratio, finding));
     }
     diff.regression = diff.has_regression();

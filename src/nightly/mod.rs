@@ -21,7 +21,7 @@ use crate::heuristics::{Document, Template, class_groups};
 use crate::journal::{self, Contents};
 use crate::model::{Config, Family, Problem};
 use crate::plan::{self, Plan};
-use crate::sweep::{self, DeviceBench, Lab, Site, Summary};
+use crate::sweep::{self, DeviceBench, Lab, Site, Summary, Turn};
 use confirm::{Duel, confirm};
 use night::Night;
 use serde::Serialize;
@@ -313,7 +313,8 @@ impl<'a> Races<'a> {
     }
 
     fn confirm(&self, diff: &mut Diff) -> Result<Vec<Confirmation>> {
-        let mut bench = DeviceBench::new(&self.lab, self.site.found())?;
+        let device = Turn::default();
+        let mut bench = DeviceBench::new(&self.lab, self.site.found(), &device)?;
         let confirmations = confirm(diff, &mut |contest, turn| self.duel(&mut bench, contest, turn))?;
         bench.leave();
         Ok(confirmations)

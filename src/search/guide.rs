@@ -6,9 +6,10 @@ use crate::fit::{self, Time, Trials};
 use crate::heuristics::{Candidates, FittedModel, Model, ModelConfig, group_of};
 use crate::journal::Stage;
 use crate::model::{Config, GpuProfile, Micros, Problem};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
+use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A time that was measured, as far as a model learns from it.
@@ -53,6 +54,9 @@ pub struct Order {
 /// Problems that a model must have seen to be relied on: fewer leave out whole kinds of shapes.
 const ENOUGH: usize = 25;
 
+/// Choices of each model that does not know a problem.
+const CHOICES: usize = 2;
+
 /// Configs of one tile that come next to each other where no model tells more; those left come after all others.
 const ALIKE: usize = 2;
 
@@ -90,12 +94,56 @@ impl<'p> Guide<'p> {
     /// # Errors
     /// Where the lessons are none that a model can learn from.
     pub fn learn(&self, lessons: &[Lesson]) -> Result<()> {
-        let trials = trials(lessons);
+        let (_, trials) = trials(lessons);
         if trials.times.is_empty() {
             return Ok(());
         }
         self.follow(Model::new(fit::train(&self.description, &trials)?)?);
         Ok(())
+    }
+
+    /// What models that know none of a problem's kin would choose for it, among the configs that a document's model has to choose
+    /// from. Measured, it tells models where they go wrong, and makes what they are said to lose on problems left out what they
+    /// would lose on shapes that nobody measured.
+    ///
+    /// # Errors
+    /// As [`Guide::learn`].
+    pub fn choices_of_strangers(&self, lessons: &[Lesson]) -> Result<Vec<(Problem, Vec<Config>)>> {
+        let (problems, trials) = trials(lessons);
+        if problems.len() < ENOUGH {
+            return Ok(Vec::new());
+        }
+        let folds = fit::divisions(&self.description, &trials.problems).folds;
+        let parts: Vec<(&[usize], usize)> = folds
+            .iter()
+            .flat_map(|folds| folds.iter().copied().collect::<BTreeSet<_>>().into_iter().map(move |fold| (&**folds, fold)))
+            .collect();
+        let chosen: Vec<Vec<(Problem, Config)>> = parts
+            .into_par_iter()
+            .map(|(folds, fold)| -> Result<Vec<(Problem, Config)>> {
+                let mut kept = trials.clone();
+                kept.times.retain(|time| folds[time.problem] != fold);
+                let model = Model::new(fit::train(&self.description, &kept)?)?;
+                let left_out = problems.iter().zip(folds).filter(|(_, its)| **its == fold);
+                Ok(left_out.flat_map(|(problem, _)| self.choices(&model, problem)).collect())
+            })
+            .collect::<Result<_>>()?;
+        let mut by_problem: BTreeMap<Problem, BTreeSet<Config>> = BTreeMap::new();
+        for (problem, config) in chosen.into_iter().flatten() {
+            by_problem.entry(problem).or_default().insert(config);
+        }
+        Ok(by_problem.into_iter().map(|(problem, configs)| (problem, configs.into_iter().collect())).collect())
+    }
+
+    /// The first configs of a model's own that run on a problem, as it ranks them.
+    fn choices(&self, model: &Model, problem: &Problem) -> Vec<(Problem, Config)> {
+        let ranked = model.best(&dims(problem), problem.dtype.name(), usize::MAX).into_iter();
+        let configs = ranked.filter_map(|choice| {
+            let template = model.configs()[choice.config].template.clone();
+            serde_json::from_value(Value::Object(template)).ok()
+        });
+        let runs = |config: &Config| plan::candidate(config.clone(), problem, &self.profile).program.is_ok();
+        configs.filter(runs).take(CHOICES).map(|config| (*problem, config)).collect()
     }
 
     /// The configs of a problem in the order they are worth trying in.
@@ -168,14 +216,16 @@ fn model_config(config: &Config) -> ModelConfig {
     ModelConfig { template: config.to_template(), ..ModelConfig::default() }
 }
 
-/// The lessons laid out for fitting; of several times of a config on a problem the one of the latest stage counts.
-fn trials(lessons: &[Lesson]) -> Trials {
-    let mut trials = Trials::default();
+/// The lessons laid out for fitting, with the problems by their places; of several times of a config on a problem the one of the
+/// latest stage counts.
+fn trials(lessons: &[Lesson]) -> (Vec<Problem>, Trials) {
+    let (mut trials, mut known) = (Trials::default(), Vec::new());
     let (mut problems, mut configs) = (BTreeMap::new(), BTreeMap::new());
     let mut ordered: Vec<&Lesson> = lessons.iter().collect();
     ordered.sort_by_key(|lesson| lesson.stage);
     for Lesson { problem, config, stage, time } in ordered {
         let problem = *problems.entry(*problem).or_insert_with_key(|problem| {
+            known.push(*problem);
             trials.problems.push(fit::Problem {
                 dims: dims(problem),
                 dtype: problem.dtype.name().to_owned(),
@@ -189,7 +239,7 @@ fn trials(lessons: &[Lesson]) -> Trials {
         });
         trials.times.push(Time { problem, config, median_us: time.0, is_final: *stage == Stage::Final });
     }
-    trials
+    (known, trials)
 }
 
 #[allow(clippy::unwrap_used)]
@@ -245,6 +295,35 @@ mod tests {
         let best = order.configs.iter().map(|config| time_of(config, &asked)).fold(f64::INFINITY, f64::min);
         let tried = order.configs[..16].iter().map(|config| time_of(config, &asked)).fold(f64::INFINITY, f64::min);
         assert!(tried <= 1.05 * best, "{tried} of {best}");
+    }
+
+    /// Each problem is told of by models that know others, so what they choose there is near what the others had.
+    #[test]
+    fn strangers_choose_for_each_problem_what_won_on_others() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let plan = Plan::load(Family::Matmul, None).unwrap();
+        let guide = Guide::new(&plan, &h200, None);
+        let mut lessons = Vec::new();
+        for m in [16, 64, 256] {
+            for n in [1024, 1536, 2048, 3072, 4096, 6144, 8192, 9216, 10240] {
+                let problem = problem(m, n, 2048);
+                for config in guide.order(&problem).configs.into_iter().step_by(211) {
+                    let rows = f64::from(config.block_sizes[0]);
+                    let time = Micros(20.0 + (rows / m as f64).log2().abs() * 5.0);
+                    lessons.push(Lesson { problem, config, stage: Stage::Screen, time });
+                }
+            }
+        }
+        let choices = guide.choices_of_strangers(&lessons).unwrap();
+        assert_eq!(choices.len(), 27);
+        for (problem, configs) in choices {
+            assert!((1..=CHOICES * 3).contains(&configs.len()), "{problem}: {configs:?}");
+            for config in configs {
+                assert!(plan::candidate(config.clone(), &problem, &h200).program.is_ok(), "{problem}: {config}");
+            }
+        }
+        let few: Vec<Lesson> = lessons.into_iter().filter(|lesson| lesson.problem.shape.dimensions()[0].1 == 16).collect();
+        assert_eq!(guide.choices_of_strangers(&few).unwrap(), []);
     }
 
     /// The plan knows which configs are legal; the document's model says so by what it knows of its own configs alone.

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Problems that are made ready before a device comes to them.
-const LOOKAHEAD: usize = 12;
+const LOOKAHEAD: usize = 24;
 /// How often the threads look whether there is something to do.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Problems after which a model is fitted for the first time. It is fitted again after half as many more as it has seen, but no

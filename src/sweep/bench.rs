@@ -13,10 +13,17 @@ use crate::plan::{self, Candidate};
 use crate::search::{self, Bench, RaceOutcome, Racer};
 use crate::worker::{Arm, Failure, RaceResults, Verdict, Worker};
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Whose turn it is on a device. While kernels that one bench needs next are compiled, another measures; never two at once.
+pub(crate) type Turn = Mutex<()>;
 
 /// One device, on one problem at a time.
 pub(crate) struct DeviceBench<'lab, 'a> {
     lab: &'lab Lab<'a>,
+    turn: &'lab Turn,
+    /// Held from where the worker is given something to do until all of it is done.
+    held: Option<MutexGuard<'lab, ()>>,
     address: Address,
     /// What tells it from others of its kind.
     unit: Option<String>,
@@ -47,12 +54,14 @@ enum Attempt {
 }
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
-    pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found) -> Result<Self> {
+    pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found, turn: &'lab Turn) -> Result<Self> {
         let support = lab.compiler.map(|compiler| needed_cubin(compiler, &support_kernel())).transpose()?;
         let address = found.address;
         let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
         Ok(Self {
             lab,
+            turn,
+            held: None,
             address,
             unit: found.unit.clone(),
             busy_s: worker.busy_s(),
@@ -179,14 +188,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         // Only an interrupt ends it: there is nothing to go on with where the time is up.
         self.lab.has_time(&problem)?;
         let seed = problem_seed(self.lab.seed.wrapping_add(turn), &problem);
-        let results = match self.prepare()? {
-            Ok(()) => self.worker.race(arms, RacePlan::RECHECK, seed),
-            Err(failure) => Err(failure),
-        };
-        self.note_busy();
-        let verdicts = match results {
+        let verdicts = match self.race_in_turn(arms, RacePlan::RECHECK, seed)? {
             Ok(results) => results.verdicts,
-            Err(failure) => return self.survives(&failure).map(|()| Err(failure.to_string())),
+            Err(failure) => return Ok(Err(failure.to_string())),
         };
         let rounds_us = |verdict| match verdict {
             Verdict::Timed { rounds_us, .. } => Ok(rounds_us),
@@ -199,7 +203,62 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         self.problem.ok_or_else(|| Error::failure("no problem to measure"))
     }
 
-    /// The problem's inputs and reference on the device; tried once more where the worker was lost.
+    /// Waits until the device is this bench's.
+    fn take_turn(&mut self) {
+        if self.held.is_none() {
+            self.held = Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Leaves the device to others, unless the worker still has something to do.
+    fn end_turn(&mut self) {
+        if !self.queue.iter().any(|queued| matches!(queued, Queued::Asked { .. })) {
+            self.held = None;
+        }
+    }
+
+    /// Does as it says while the device is this bench's.
+    fn in_turn<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.take_turn();
+        let done = work(self);
+        self.end_turn();
+        done
+    }
+
+    /// Waits for what the worker still has to do, which leaves the device to others.
+    fn settle(&mut self) -> Result<()> {
+        for queued in std::mem::take(&mut self.queue) {
+            let queued = match queued {
+                Queued::Asked { config, stage, key } => Queued::Known(Box::new(self.outcome(&config, stage, &key)?)),
+                known @ Queued::Known(_) => known,
+            };
+            self.queue.push_back(queued);
+        }
+        self.end_turn();
+        Ok(())
+    }
+
+    /// What the oldest trial that the worker was asked for came to.
+    fn outcome(&mut self, config: &Config, stage: Stage, key: &Key) -> Result<Trial> {
+        let verdict = match self.prepare()? {
+            Ok(()) => self.worker.verdict(),
+            Err(failure) => {
+                self.worker.forget();
+                Err(failure)
+            }
+        };
+        self.note_busy();
+        if let Err(failure) = &verdict {
+            self.survives(failure)?;
+        }
+        let trial = match verdict {
+            Ok(verdict) => self.judged(config, stage, key, verdict)?,
+            Err(failure) => self.failed(config, stage, &failure, key)?,
+        };
+        self.lab.record(trial)
+    }
+
+    /// The problem's inputs and reference on the device, whose turn it is; tried once more where the worker was lost.
     fn prepare(&mut self) -> Result<Result<(), Failure>> {
         if self.prepared.is_none() {
             let problem = self.problem()?;
@@ -267,14 +326,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         if !self.lab.has_time(&problem)? {
             return Ok(Attempt::OutOfTime);
         }
-        let results = match self.prepare()? {
-            Ok(()) => self.worker.race(arms, *plan, problem_seed(self.lab.seed, &problem)),
-            Err(failure) => Err(failure),
-        };
-        self.note_busy();
+        let results = self.race_in_turn(arms, *plan, problem_seed(self.lab.seed, &problem))?;
         let RaceResults { verdicts, chosen_by, null_arm } = match results {
             Ok(results) => results,
-            Err(failure) => return self.survives(&failure).map(|()| Attempt::Crashed(failure)),
+            Err(failure) => return Ok(Attempt::Crashed(failure)),
         };
         let race = Some(self.lab.next_race(&problem));
         let mut trials = Vec::new();
@@ -287,6 +342,21 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             trials.push(Trial { race, chosen_by, joined: chosen_by, null_arm: true, ..duplicate });
         }
         Ok(Attempt::Done(trials))
+    }
+
+    /// A race by the worker, which is there again where the race took it down.
+    fn race_in_turn(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
+        self.in_turn(|bench| {
+            let results = match bench.prepare()? {
+                Ok(()) => bench.worker.race(arms, plan, seed),
+                Err(failure) => Err(failure),
+            };
+            bench.note_busy();
+            if let Err(failure) = &results {
+                bench.survives(failure)?;
+            }
+            Ok(results)
+        })
     }
 
     /// A kernel may take its process down, but not the device: where that does not come back, no trial has a meaning any
@@ -379,6 +449,9 @@ impl Bench for DeviceBench<'_, '_> {
         if !self.has_time_else_finish(&problem)? {
             return Ok(false);
         }
+        if !self.lab.is_compiled(program.as_ref())? {
+            self.settle()?;
+        }
         let program = match self.lab.program(program.as_ref())? {
             Some(Ok(program)) => program,
             Some(Err((status, error))) => {
@@ -389,6 +462,7 @@ impl Bench for DeviceBench<'_, '_> {
             None => return self.has_time_else_finish(&problem).map(|_| false),
         };
         let arm = Arm { config: candidate.config.clone(), program, anchor: false };
+        self.take_turn();
         if self.prepare()?.is_ok() {
             self.worker.submit(arm, sampling);
         }
@@ -402,22 +476,7 @@ impl Bench for DeviceBench<'_, '_> {
             Some(Queued::Known(trial)) => return Ok(Some(*trial)),
             Some(Queued::Asked { config, stage, key }) => (config, stage, key),
         };
-        let verdict = match self.prepare()? {
-            Ok(()) => self.worker.verdict(),
-            Err(failure) => {
-                self.worker.forget();
-                Err(failure)
-            }
-        };
-        self.note_busy();
-        if let Err(failure) = &verdict {
-            self.survives(failure)?;
-        }
-        let trial = match verdict {
-            Ok(verdict) => self.judged(&config, stage, &key, verdict)?,
-            Err(failure) => self.failed(&config, stage, &failure, &key)?,
-        };
-        self.lab.record(trial).map(Some)
+        self.in_turn(|bench| bench.outcome(&config, stage, &key)).map(Some)
     }
 
     fn screen(&mut self, incumbent: &Candidate, batch: &[&Candidate], stage: Stage) -> Result<Option<Vec<Trial>>> {

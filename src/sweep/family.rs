@@ -1,7 +1,7 @@
 //! One family's sweep: search every problem, cross the finalists, derive, write the document.
 
 use super::ahead::Ahead;
-use super::bench::DeviceBench;
+use super::bench::{DeviceBench, Turn};
 use super::lab::Lab;
 use super::schedule::{self, Stages};
 use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path, problem_seed};
@@ -138,17 +138,32 @@ impl Stages for FamilySweep<'_, '_> {
         self.lab.set_deadline(until.map(|until| self.started + until));
         let others = finals_of_other_shards(self.options, &self.site.found().profile.name, self.plan.family)?;
         let all = self.finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone()));
-        let mut crossings = search::crossings(&all.collect());
-        crossings.retain(|(problem, _)| self.finals.contains_key(problem));
-        self.site.progress.more(crossings.len());
-        on_all_devices(self.lab, &self.site.devices, &crossings, |bench, (problem, configs)| {
+        self.race_on_others(search::crossings(&all.collect()))?;
+        // A journal that was whole before stays as it is.
+        for _ in 0..if self.lab.has_measured() { CHOICE_TURNS } else { 0 } {
+            self.race_on_others(self.guide.choices_of_strangers(&self.lab.lessons())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// How often models are asked what they would choose on problems left out, each time having learnt from what that came to.
+const CHOICE_TURNS: usize = 2;
+
+impl FamilySweep<'_, '_> {
+    /// Races configs on problems that did not choose them for their finals.
+    fn race_on_others(&self, mut wanted: Vec<(Problem, Vec<Config>)>) -> Result<()> {
+        wanted.retain(|(problem, _)| self.finals.contains_key(problem));
+        for (problem, configs) in &wanted {
+            self.lab.compile_ahead(problem, configs)?;
+        }
+        self.site.progress.more(wanted.len());
+        on_all_devices(self.lab, &self.site.devices, &wanted, |bench, (problem, configs)| {
             bench.turn_to(*problem);
             bench.cross(configs, &search::anchors(&self.finals[problem], &self.must_race(problem)))
         })
     }
-}
 
-impl FamilySweep<'_, '_> {
     /// Takes the finals that stand from the journal: their problems need no search. An exhaustive one asks for more than a guided
     /// one has measured, and looks for itself.
     fn take_over_finals(&mut self) -> Result<()> {
@@ -271,9 +286,10 @@ pub(crate) fn on_all_devices<T: Sync>(
     work: impl Fn(&mut DeviceBench<'_, '_>, &T) -> Result<()> + Sync,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
+    let turns: Vec<(&Found, Turn)> = devices.iter().map(|found| (found, Turn::default())).collect();
     let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let run = |found: &Found| {
-            let mut bench = DeviceBench::new(lab, found)?;
+        let run = |found: &Found, turn: &Turn| {
+            let mut bench = DeviceBench::new(lab, found, turn)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
                 lab.progress.step();
@@ -281,7 +297,8 @@ pub(crate) fn on_all_devices<T: Sync>(
             bench.leave();
             Ok(())
         };
-        let threads: Vec<_> = devices.iter().map(|found| scope.spawn(move || run(found))).collect();
+        let benches = (0..lab.benches_a_device()).flat_map(|_| &turns);
+        let threads: Vec<_> = benches.map(|(found, turn)| scope.spawn(move || run(found, turn))).collect();
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
     });

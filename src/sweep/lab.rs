@@ -112,6 +112,26 @@ impl<'a> Lab<'a> {
         self.state().counts.out_of_time.contains(problem)
     }
 
+    /// Benches that share a device by turns: a second one measures while the first waits for the compiler, if there is one.
+    pub(super) fn benches_a_device(&self) -> usize {
+        if self.compiler.is_some() { 2 } else { 1 }
+    }
+
+    /// Whether this run has measured anything yet.
+    pub(super) fn has_measured(&self) -> bool {
+        !self.state().counts.statuses.is_empty()
+    }
+
+    /// Lets the kernels of these configs compile, in the order they will be asked for.
+    pub(super) fn compile_ahead(&self, problem: &Problem, configs: &[Config]) -> Result<()> {
+        for config in configs {
+            if let Ok(program) = plan::candidate(config.clone(), problem, &self.profile).program {
+                self.key(program.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
     /// What happened; the journal is closed.
     pub(crate) fn finish(self) -> Counts {
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner).counts
@@ -272,6 +292,12 @@ impl<'a> Lab<'a> {
             state.counts.out_of_time.insert(*problem);
         }
         Ok(!is_late)
+    }
+
+    /// Whether nobody has to wait for a candidate's program.
+    pub(super) fn is_compiled(&self, program: Option<&(KernelSpec, Launch)>) -> Result<bool> {
+        let Some((kernel, _)) = program else { return Ok(true) };
+        Ok(self.compiler()?.wait_until(kernel, Some(Instant::now()))?.is_some())
     }
 
     /// What became of a candidate's program. Nothing where the time is up before it is compiled.

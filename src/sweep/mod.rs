@@ -9,7 +9,7 @@ mod schedule;
 mod site;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use bench::DeviceBench;
+pub(crate) use bench::{DeviceBench, Turn};
 pub(crate) use family::on_all_devices;
 pub(crate) use lab::Lab;
 pub use lab::{Counts, INTERRUPTED};

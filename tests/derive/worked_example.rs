@@ -158,14 +158,8 @@ fn ties_go_to_the_first_config_by_text() {
 #[test]
 fn ties_go_to_the_simpler_launch() {
     use kernel_sweep::model::PidType::{Flat, PersistentBlocked, PersistentInterleaved};
-    let launch = |pid_type, split_k| Config { pid_type: Some(pid_type), split_k, ..config(256) };
-    let order = [
-        launch(Flat, None),
-        launch(PersistentInterleaved, None),
-        launch(PersistentBlocked, None),
-        launch(Flat, Some(1)),
-        launch(PersistentInterleaved, Some(1)),
-    ];
+    let launch = |pid_type| Config { pid_type: Some(pid_type), ..config(256) };
+    let order = [launch(Flat), launch(PersistentInterleaved), launch(PersistentBlocked)];
     for rest in (0..order.len()).map(|first| &order[first..]) {
         let one_kernel = |trial: Trial| Trial { kernel: "kernel".into(), ..trial };
         let trials: Vec<Trial> =

@@ -363,7 +363,6 @@ mod tests {
             (Config { num_warps: Some(8), block_sizes: vec![32, 64, 64], ..config() }, "each of 2 groups"),
             (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
             (Config { num_stages: Some(32), ..config() }, "of shared memory"),
-            (Config { split_k: Some(8), ..by_warp() }, "more than 4 parts"),
             (Config { split_k: Some(3), ..config() }, "split_k 3"),
             (Config { split_k: Some(32), ..config() }, "split_k 32"),
             (Config { split_k: None, ..config() }, "split_k is missing"),
