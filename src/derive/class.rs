@@ -42,15 +42,6 @@ pub(super) fn derive_class(table: &Table, before: Option<&Document>, profile: &G
         return ClassResult { rules: Vec::new(), fallbacks: BTreeMap::new(), model: None, report };
     };
 
-    let fallbacks: BTreeMap<String, Fallback> = class_groups(table.class)
-        .iter()
-        .map(|group| ((*group).to_owned(), class.fallback(group, best_single)))
-        .collect();
-    let covered: BTreeSet<&str> = table.rows.iter().filter_map(|row| row.facts.group).collect();
-    report.borrowed_fallbacks =
-        class_groups(table.class).iter().copied().filter(|group| !covered.contains(group)).collect();
-    report.fallbacks = fallbacks.len();
-
     let mut buckets: BTreeMap<&Bucket, Vec<&Row>> = BTreeMap::new();
     for row in &table.rows {
         buckets.entry(&row.facts.bucket).or_default().push(row);
@@ -65,6 +56,17 @@ pub(super) fn derive_class(table: &Table, before: Option<&Document>, profile: &G
         }
     }
     report.rules = rules.len();
+
+    let ruled: BTreeSet<&Bucket> = rules.iter().map(|rule| &rule.shape_bucket).collect();
+    let fallbacks: BTreeMap<String, Fallback> = class_groups(table.class)
+        .iter()
+        .map(|group| ((*group).to_owned(), class.fallback(group, best_single, &ruled)))
+        .collect();
+    let covered: BTreeSet<&str> = table.rows.iter().filter_map(|row| row.facts.group).collect();
+    report.borrowed_fallbacks =
+        class_groups(table.class).iter().copied().filter(|group| !covered.contains(group)).collect();
+    report.fallbacks = fallbacks.len();
+
     let served: Vec<&Template> = rules
         .iter()
         .flat_map(|rule| rule.templates.iter().map(|ranked| &ranked.template))
@@ -183,7 +185,8 @@ impl<'t> Class<'t> {
         }))
     }
 
-    fn fallback(&self, group: &str, best_single: usize) -> Fallback {
+    /// The entry of a group. Of problems in buckets that have a rule it tells no anchors: the rule does.
+    fn fallback(&self, group: &str, best_single: usize, ruled: &BTreeSet<&Bucket>) -> Fallback {
         let rows = rows_of(self.table, group);
         let place = &self.places.groups[group];
         let borrowed = !self.groups.contains_key(group);
@@ -194,6 +197,11 @@ impl<'t> Class<'t> {
         let config = self.groups.get(group).copied().unwrap_or_else(single);
         let refused_on = place.refusing(config).map(ToString::to_string);
         let mut source = self.source(&rows, config, self.incumbents.of_group(group));
+        for (problem, row) in source.problems.iter_mut().zip(&rows) {
+            if ruled.contains(&row.facts.bucket) {
+                problem.anchors.clear();
+            }
+        }
         let validation = if borrowed {
             let why = "no problem of this group was measured: the class's best single config";
             source.borrowed = Some(why.to_owned());

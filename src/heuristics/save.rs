@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 impl Document {
     /// The document as canonical JSON: keys sorted at every level, rules by class then bucket, numbers of its own rounded
-    /// to 4 places (templates are left as they are), indented by two spaces, ending in a newline. A model's trees, configs
-    /// and problems have a line each.
+    /// to 4 places (templates are left as they are), indented by two spaces, ending in a newline. What belongs together has a
+    /// line: a template, a bucket, a comparison, a problem, a tree.
     pub fn to_canonical_json(&self) -> String {
         let mut document = self.clone();
         document.rules.sort_by(|a, b| (&a.kernel_class, &a.shape_bucket).cmp(&(&b.kernel_class, &b.shape_bucket)));
@@ -44,8 +44,13 @@ fn write_lines(value: &Value, levels: usize, indent: usize, text: &mut String) {
             text.push_str(&Value::from(name.as_str()).to_string());
             text.push_str(": ");
         }
-        let is_models = indent == 0 && name.is_some_and(|name| name == "models");
-        write_lines(part, if is_models { MODEL_LEVELS } else { levels - 1 }, indent + 1, text);
+        let levels = match name.map(String::as_str) {
+            Some("models") if indent == 0 => MODEL_LEVELS,
+            Some("problems" | "compared") => 1.min(levels - 1),
+            Some("template" | "shape_bucket" | "ties" | "leave_one_out" | "exemplar" | "kernels") => 0,
+            _ => levels - 1,
+        };
+        write_lines(part, levels, indent + 1, text);
     }
     start_line(text, indent);
     text.push(close);
