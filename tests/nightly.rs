@@ -176,7 +176,7 @@ fn another_protocol_is_set_aside_and_its_times_are_not_compared() {
 fn what_this_version_cannot_run_is_named() {
     let place = Place::new();
     place.nightly().assert().success();
-    place.edit("observed_heuristics_cpu.json", |text| text.replace("\"num_warps\": 1", "\"num_wraps\": 1"));
+    place.edit("observed_heuristics_cpu.json", |text| text.replace("\"num_warps\":1", "\"num_wraps\":1"));
     let run = place.nightly().arg("--json").output().unwrap();
     let report = &events(&run)[2];
     let undefended = report["undefended"].as_array().unwrap();

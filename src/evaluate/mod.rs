@@ -258,7 +258,7 @@ impl Evaluation<'_> {
             Ok(())
         };
         ahead.beside(|| sweep::on_all_devices(&lab, &self.site.devices, &numbered, work))?;
-        let out_of_time = lab.finish().out_of_time;
+        let out_of_time = lab.finish().0.out_of_time;
         let evaluated = evaluated.into_inner().unwrap_or_else(PoisonError::into_inner);
         let evaluated = evaluated.into_iter().zip(&questions).map(|(evaluated, question)| {
             let evaluated = evaluated.unwrap_or_else(|| question.unanswered("not reached", None));

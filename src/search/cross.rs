@@ -13,14 +13,14 @@ const CHAMPIONS: usize = 2;
 /// A finalist whose time is at most this many times the best of its final is near it.
 const NEAR: f64 = 1.05;
 
-/// For each problem with a final, the configs still to be measured on it: what its bucket's other finals had, and those near
-/// the best in most finals of its group. `finals` holds each problem's finalists, best first.
+/// For each problem with a final, the configs still to be measured on it: those near the best in its bucket's other finals, and
+/// those that are so in most finals of its group. `finals` holds each problem's finalists, best first.
 pub fn crossings(finals: &BTreeMap<Problem, Vec<Trial>>) -> Vec<(Problem, Vec<Config>)> {
     let mut of_bucket: BTreeMap<_, BTreeSet<&Config>> = BTreeMap::new();
     let mut appearances: BTreeMap<_, BTreeMap<&Config, usize>> = BTreeMap::new();
     for (problem, trials) in finals {
-        of_bucket.entry(bucket_of(problem)).or_default().extend(trials.iter().map(|trial| &trial.config));
         let near: BTreeSet<&Config> = near_the_best(trials).map(|trial| &trial.config).collect();
+        of_bucket.entry(bucket_of(problem)).or_default().extend(&near);
         for config in near {
             *appearances.entry(group_of(problem)).or_default().entry(config).or_default() += 1;
         }
@@ -83,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_shares_all_finalists_and_a_group_those_near_the_best() {
+    fn what_is_near_the_best_is_tried_in_all_of_its_bucket_and_its_group() {
         let (here, neighbour, elsewhere) = (problem(16, 4096), problem(15, 4000), problem(200, 1000));
         let finals = vec![
             final_of(here, &[(1, 10.0)]),
             final_of(neighbour, &[(2, 10.0), (3, 19.0)]),
             final_of(elsewhere, &[(4, 10.0), (5, 10.4), (6, 11.0)]),
         ];
-        assert_eq!(wanted(finals.clone(), &here), [2, 3, 4, 5]);
+        assert_eq!(wanted(finals.clone(), &here), [2, 4, 5]);
         assert_eq!(wanted(finals, &elsewhere), [1, 2]);
     }
 

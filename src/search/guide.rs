@@ -9,7 +9,7 @@ use crate::model::{Config, GpuProfile, Micros, Problem};
 use crate::plan::{self, Plan};
 use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A time that was measured, as far as a model learns from it.
@@ -33,13 +33,21 @@ pub struct Guide<'p> {
     /// Every config of the plan's spaces, and the place of each.
     configs: Vec<&'p Config>,
     places: HashMap<&'p Config, usize>,
-    ready: RwLock<Option<Arc<Ready>>>,
+    earlier: Option<Arc<Ready>>,
+    own: RwLock<Option<Arc<Ready>>>,
 }
 
 /// A model with the plan's configs made ready for it.
 struct Ready {
     model: Model,
     candidates: Candidates,
+}
+
+impl Ready {
+    /// Problems that the model has seen.
+    fn problems(&self) -> usize {
+        self.model.fitted().problems.len()
+    }
 }
 
 /// The configs of a problem that are worth trying, the most promising first.
@@ -73,23 +81,20 @@ impl<'p> Guide<'p> {
             });
         }
         let description = Description::of(plan.family, profile);
-        let guide = Self { plan, profile: profile.clone(), description, configs, places, ready: RwLock::new(None) };
+        let own = RwLock::new(None);
+        let mut guide = Self { plan, profile: profile.clone(), description, configs, places, earlier: None, own };
         // One of another form, or of other knobs, is of no use; there will be another soon.
-        if let Some(model) = earlier.and_then(|model| ordering(model).ok()) {
-            guide.follow(model);
-        }
+        guide.earlier = earlier.and_then(|model| ordering(model).ok()).map(|model| guide.ready(model));
         guide
     }
 
-    /// Orders by this model from now on.
-    fn follow(&self, model: Model) {
+    fn ready(&self, model: Model) -> Arc<Ready> {
         let configs: Vec<ModelConfig> = self.configs.iter().map(|config| model_config(config)).collect();
         let candidates = model.candidates(&configs);
-        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
-        *ready = Some(Arc::new(Ready { model, candidates }));
+        Arc::new(Ready { model, candidates })
     }
 
-    /// Fits a model to what was measured by now, and orders by it.
+    /// Fits a model to what was measured by now, and orders by it; by an earlier day's as well for as long as that has seen more.
     ///
     /// # Errors
     /// Where the lessons are none that a model can learn from.
@@ -98,7 +103,8 @@ impl<'p> Guide<'p> {
         if trials.times.is_empty() {
             return Ok(());
         }
-        self.follow(Model::new(fit::train(&self.description, &trials)?)?);
+        let ready = self.ready(Model::new(fit::train(&self.description, &trials)?)?);
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = Some(ready);
         Ok(())
     }
 
@@ -149,12 +155,21 @@ impl<'p> Guide<'p> {
     /// The configs of a problem in the order they are worth trying in.
     pub fn order(&self, problem: &Problem) -> Order {
         let legal = self.plan.legal_configs(problem, &self.profile);
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let predicted = ready.and_then(|ready| Some((self.predicted(&ready, problem, &legal)?, ready)));
-        match predicted {
-            Some((configs, ready)) => Order { configs, is_predicted: ready.model.fitted().problems.len() >= ENOUGH },
-            None => Order { configs: self.by_loads(problem, &legal), is_predicted: false },
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let seen = own.as_ref().map_or(0, |own| own.problems());
+        let earlier = self.earlier.clone().filter(|earlier| earlier.problems() > seen);
+        let mut orders = Vec::new();
+        let mut is_predicted = false;
+        for ready in [own, earlier].into_iter().flatten() {
+            if let Some(configs) = self.predicted(&ready, problem, &legal) {
+                is_predicted |= ready.problems() >= ENOUGH;
+                orders.push(configs);
+            }
         }
+        if orders.is_empty() {
+            return Order { configs: self.by_loads(problem, &legal), is_predicted };
+        }
+        Order { configs: in_turn(orders), is_predicted }
     }
 
     /// Nothing where the model does not know the problem's type.
@@ -197,6 +212,17 @@ impl<'p> Guide<'p> {
 fn ordering(model: &Value) -> Result<Model> {
     let fitted: FittedModel = serde_json::from_value(model.clone())?;
     Model::new(FittedModel { legal: Vec::new(), ..fitted })
+}
+
+/// The first of each list, then the second of each, and so on, each config once.
+fn in_turn(mut lists: Vec<Vec<Config>>) -> Vec<Config> {
+    if lists.len() == 1 {
+        return lists.remove(0);
+    }
+    let mut taken = HashSet::new();
+    let longest = lists.iter().map(Vec::len).max().unwrap_or_default();
+    let all = (0..longest).flat_map(|place| lists.iter().filter_map(move |list| list.get(place)));
+    all.filter(|config| taken.insert(*config)).cloned().collect()
 }
 
 /// What all multiprocessors together load in as many steps as the longest row of programs takes.
@@ -340,5 +366,24 @@ mod tests {
             assert!(order.is_predicted, "{problem}");
             assert_eq!(order.configs.len(), plan.legal_configs(&problem, &h200).len(), "{problem}");
         }
+    }
+
+    /// What few problems taught does not take the place of what many did.
+    #[test]
+    fn an_earlier_model_has_a_say_until_as_many_problems_were_seen() {
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        let document: Value = serde_json::from_str(crate::heuristics::builtin_document("h200").unwrap()).unwrap();
+        let plan = Plan::load(Family::Matmul, None).unwrap();
+        let guide = Guide::new(&plan, &h200, Some(&document["models"]["matmul"]));
+        let asked = problem(64, 2560, 2048);
+        let earlier = guide.order(&asked).configs;
+        let few = problem(512, 4096, 4096);
+        let lesson = |(place, config)| Lesson { problem: few, config, stage: Stage::Screen, time: Micros(9.0 + place as f64) };
+        let lessons: Vec<Lesson> = guide.order(&few).configs.into_iter().rev().take(200).enumerate().map(lesson).collect();
+        guide.learn(&lessons).unwrap();
+        let both = guide.order(&asked);
+        assert!(both.is_predicted && both.configs[..3].contains(&earlier[0]));
+        assert_eq!(both.configs.len(), earlier.len());
+        assert_eq!(in_turn(vec![earlier[..2].to_vec(), earlier[1..4].to_vec()]), earlier[..4]);
     }
 }

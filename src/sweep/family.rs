@@ -1,8 +1,8 @@
-//! One family's sweep: search every problem, cross the finalists, derive, write the document.
+//! One family's sweep: search every problem, race on it what others found, and make of it all what the document says.
 
 use super::ahead::Ahead;
 use super::bench::{DeviceBench, Turn};
-use super::lab::Lab;
+use super::lab::{Kernels, Lab};
 use super::schedule::{self, Stages};
 use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path, problem_seed};
 use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
@@ -14,19 +14,25 @@ use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
 use crate::search::{self, Guide, RaceOutcome, Width};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What a family's sweep came to, and the kernels it ran.
+pub(super) struct Swept<'a> {
+    pub(super) summary: FamilySummary,
+    pub(super) counts: Counts,
+    pub(super) kernels: Kernels<'a>,
+}
+
 /// Sweeps one family within the budget. `previous` is the document before the sweep: what it serves races again.
-pub(super) fn sweep_family(
-    site: &Site,
+pub(super) fn sweep_family<'a>(
+    site: &'a Site,
     options: &Options,
     plan: &Plan,
     previous: Option<&Previous>,
     budget: Option<Duration>,
-) -> Result<(FamilySummary, Counts)> {
+) -> Result<Swept<'a>> {
     let started = Instant::now();
     let (profile, progress) = (&site.found().profile, &site.progress);
     let problems = ordered_problems(options, plan, profile)?;
@@ -50,16 +56,7 @@ pub(super) fn sweep_family(
     schedule::run(&mut sweep, budget)?;
 
     let FamilySweep { finals, crashed, .. } = sweep;
-    let document = document_path(&options.output, &profile.name);
-    let derived = if options.makes_document() {
-        let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
-        let derived = derive_family(&path, plan, profile, &lab, before.as_ref())?;
-        derived.write_atomically(&document)?;
-        Some(derived)
-    } else {
-        None
-    };
-    let counts = lab.finish();
+    let (counts, kernels) = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
         let cut = counts.out_of_time.contains(problem) || crashed.contains(problem);
@@ -70,12 +67,7 @@ pub(super) fn sweep_family(
             None => summary.unworkable.push(problem.to_string()),
         }
     }
-    if let Some(derived) = derived {
-        let class = plan.family.name();
-        summary.rules = derived.rules.iter().filter(|rule| rule.kernel_class == class).count();
-        summary.fallbacks = derived.fallbacks.get(class).map_or(0, BTreeMap::len);
-    }
-    Ok((summary, counts))
+    Ok(Swept { summary, counts, kernels })
 }
 
 /// One family's sweep under way.
@@ -138,17 +130,18 @@ impl Stages for FamilySweep<'_, '_> {
         self.lab.set_deadline(until.map(|until| self.started + until));
         let others = finals_of_other_shards(self.options, &self.site.found().profile.name, self.plan.family)?;
         let all = self.finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone()));
-        self.race_on_others(search::crossings(&all.collect()))?;
+        let crossings = search::crossings(&all.collect());
         // A journal that was whole before stays as it is.
-        for _ in 0..if self.lab.has_measured() { CHOICE_TURNS } else { 0 } {
-            self.race_on_others(self.guide.choices_of_strangers(&self.lab.lessons())?)?;
+        if !self.lab.has_measured() {
+            return self.race_on_others(crossings);
         }
-        Ok(())
+        // Models serve most shapes, so what they would choose comes first, and again when they have learnt from what that and the
+        // crossings came to.
+        self.race_on_others(self.guide.choices_of_strangers(&self.lab.lessons())?)?;
+        self.race_on_others(crossings)?;
+        self.race_on_others(self.guide.choices_of_strangers(&self.lab.lessons())?)
     }
 }
-
-/// How often models are asked what they would choose on problems left out, each time having learnt from what that came to.
-const CHOICE_TURNS: usize = 2;
 
 impl FamilySweep<'_, '_> {
     /// Races configs on problems that did not choose them for their finals.
@@ -234,25 +227,31 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
     Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
 }
 
-/// The document with what one family's journal makes of it. Trials of kernels that have changed since say nothing of those
-/// served.
-fn derive_family(
-    journal: &Path,
+/// Puts into the document what one family's journal makes of it; returns the number of its rules and fallbacks. Trials of kernels
+/// that have changed since say nothing of those served.
+pub(super) fn derive_family(
+    options: &Options,
     plan: &Plan,
     profile: &GpuProfile,
-    lab: &Lab<'_>,
-    before: Option<&Document>,
-) -> Result<Document> {
-    let journals = [(journal.display().to_string(), crate::journal::read(journal)?)];
+    kernels: &Kernels<'_>,
+) -> Result<(usize, usize)> {
+    let journal = journal_path(&options.output, &profile.name, plan.family, options.shard);
+    let journals = [(journal.display().to_string(), crate::journal::read(&journal)?)];
+    let path = document_path(&options.output, &profile.name);
+    let before = if path.is_file() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile,
         journals: &journals,
         measurements: Evidence::default(),
         defaults: &Defaults::from([(plan.family, plan.defaults(profile))]),
-        before,
-        is_current: &|trial| lab.is_current(trial),
+        before: before.as_ref(),
+        is_current: &|trial| kernels.are_those_of(trial),
     })?;
-    Ok(derived.document)
+    let document = derived.document;
+    document.write_atomically(&path)?;
+    let class = plan.family.name();
+    let rules = document.rules.iter().filter(|rule| rule.kernel_class == class).count();
+    Ok((rules, document.fallbacks.get(class).map_or(0, BTreeMap::len)))
 }
 
 /// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done

@@ -31,11 +31,35 @@ pub struct Counts {
     pub out_of_time: BTreeSet<Problem>,
 }
 
+/// The kernels that configs run as today.
+#[derive(Clone)]
+pub(crate) struct Kernels<'a> {
+    profile: GpuProfile,
+    compiler: Option<&'a Compiler>,
+    host: Key,
+}
+
+impl Kernels<'_> {
+    /// Whether a trial was made with the kernel that its config has now.
+    pub(super) fn are_those_of(&self, trial: &Trial) -> Result<bool> {
+        match plan::candidate(trial.config.clone(), &trial.problem(), &self.profile).program {
+            Ok(program) => {
+                let key = match (self.compiler, &program) {
+                    (Some(compiler), Some((kernel, _))) => compiler.key(kernel)?,
+                    _ => self.host.clone(),
+                };
+                Ok(trial.kernel == key.0)
+            }
+            Err(_) => Ok(trial.status == Status::Pruned),
+        }
+    }
+}
+
 /// What all devices of a family's sweep share.
 pub(crate) struct Lab<'a> {
     pub(super) profile: GpuProfile,
     pub(super) compiler: Option<&'a Compiler>,
-    host_kernels: Key,
+    kernels: Kernels<'a>,
     pub(super) seed: u64,
     /// What the last document serves: it defends its place in each final, but a final that was run without it stands.
     defenders: Vec<Config>,
@@ -88,9 +112,10 @@ impl<'a> Lab<'a> {
             of_problem.entry(trial.config.clone()).or_default().push(Known { trial, counted: false });
         }
         let state = State { journal, known, races, counts: Counts::default(), deadline: None, idle: Vec::new() };
-        let host_kernels = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
+        let host = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
+        let kernels = Kernels { profile: profile.clone(), compiler, host };
         let (state, deadlines) = (Mutex::new(state), Deadlines::default());
-        Self { profile, compiler, host_kernels, seed, defenders, state, progress, deadlines }
+        Self { profile, compiler, kernels, seed, defenders, state, progress, deadlines }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -132,31 +157,22 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
-    /// What happened; the journal is closed.
-    pub(crate) fn finish(self) -> Counts {
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).counts
+    /// What happened, and today's kernels; the journal is closed.
+    pub(crate) fn finish(self) -> (Counts, Kernels<'a>) {
+        (self.state.into_inner().unwrap_or_else(PoisonError::into_inner).counts, self.kernels)
     }
 
     /// The kernel's identity; compiling it begins.
     pub(super) fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
         match (self.compiler, program) {
             (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
-            _ => Ok(self.host_kernels.clone()),
+            _ => Ok(self.kernels.host.clone()),
         }
     }
 
     /// Whether a trial of the journal was made with the kernel that its config has now.
     pub(crate) fn is_current(&self, trial: &Trial) -> Result<bool> {
-        match plan::candidate(trial.config.clone(), &trial.problem(), &self.profile).program {
-            Ok(program) => {
-                let key = match (self.compiler, &program) {
-                    (Some(compiler), Some((kernel, _))) => compiler.key(kernel)?,
-                    _ => self.host_kernels.clone(),
-                };
-                Ok(trial.kernel == key.0)
-            }
-            Err(_) => Ok(trial.status == Status::Pruned),
-        }
+        self.kernels.are_those_of(trial)
     }
 
     /// What the journal says of this trial: a failure at any stage, or a time at this one.

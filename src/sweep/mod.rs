@@ -10,6 +10,7 @@ mod site;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use bench::{DeviceBench, Turn};
+use family::Swept;
 pub(crate) use family::on_all_devices;
 pub(crate) use lab::Lab;
 pub use lab::{Counts, INTERRUPTED};
@@ -29,6 +30,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 /// Which device to use.
@@ -291,7 +293,8 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     Ok(summary)
 }
 
-/// Sweeps each plan in its share of the budget; returns the seconds the devices were busy.
+/// Sweeps each plan in its share of the budget; returns the seconds the devices were busy. What a family's journal makes of the
+/// document is derived while the next one is swept.
 fn sweep_plans(
     site: &Site,
     options: &Options,
@@ -300,33 +303,63 @@ fn sweep_plans(
     started: Instant,
     summary: &mut Summary,
 ) -> Result<f64> {
+    let profile = &site.found().profile;
     let left = || options.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let mut busy_s = 0.0;
-    let mut options = options.clone();
+    let mut turn = options.clone();
     let mut to_do: Vec<&Plan> = plans.iter().collect();
-    while !to_do.is_empty() {
-        let mut cut = Vec::new();
-        for (index, plan) in to_do.iter().enumerate() {
-            let share = left().map(|left| left / (to_do.len() - index) as u32);
-            let swept = family::sweep_family(site, &options, plan, previous, share);
-            let (family, counts) = swept.context(|| format!("family {}", plan.family))?;
-            busy_s += counts.busy_s;
-            if !summary.families.contains_key(&plan.family) {
-                summary.resumed += counts.resumed;
+    std::thread::scope(|scope| {
+        let mut deriving: Option<Deriving<'_>> = None;
+        while !to_do.is_empty() {
+            let mut cut = Vec::new();
+            for (index, plan) in to_do.iter().copied().enumerate() {
+                if deriving.as_ref().is_some_and(|deriving| deriving.family == plan.family) {
+                    end(deriving.take(), summary)?; // it reads the journal that goes on now
+                }
+                let share = left().map(|left| left / (to_do.len() - index) as u32);
+                let swept = family::sweep_family(site, &turn, plan, previous, share);
+                let Swept { summary: family, counts, kernels } = swept.context(|| format!("family {}", plan.family))?;
+                busy_s += counts.busy_s;
+                if !summary.families.contains_key(&plan.family) {
+                    summary.resumed += counts.resumed;
+                }
+                for (status, count) in counts.statuses {
+                    *summary.statuses.entry(status).or_default() += count;
+                }
+                if family.unfinished > 0 {
+                    cut.push(plan);
+                }
+                summary.families.insert(plan.family, family);
+                end(deriving.take(), summary)?;
+                if options.makes_document() {
+                    let derive = move || family::derive_family(options, plan, profile, &kernels);
+                    deriving = Some(Deriving { family: plan.family, thread: scope.spawn(derive) });
+                }
             }
-            for (status, count) in counts.statuses {
-                *summary.statuses.entry(status).or_default() += count;
-            }
-            if family.unfinished > 0 {
-                cut.push(*plan);
-            }
-            summary.families.insert(plan.family, family);
+            let worthwhile = |(left, budget): (Duration, Duration)| left > budget.mul_f64(ANOTHER_TURN_SHARE);
+            to_do = if left().zip(options.budget).is_some_and(worthwhile) { cut } else { Vec::new() };
+            turn.fresh = false;
         }
-        let worthwhile = |(left, budget): (Duration, Duration)| left > budget.mul_f64(ANOTHER_TURN_SHARE);
-        to_do = if left().zip(options.budget).is_some_and(worthwhile) { cut } else { Vec::new() };
-        options.fresh = false;
-    }
+        end(deriving, summary)
+    })?;
     Ok(busy_s)
+}
+
+/// A family's part of the document in the making.
+struct Deriving<'scope> {
+    family: Family,
+    thread: ScopedJoinHandle<'scope, Result<(usize, usize)>>,
+}
+
+/// Waits for a part of the document and notes what is in it.
+fn end(deriving: Option<Deriving<'_>>, summary: &mut Summary) -> Result<()> {
+    let Some(Deriving { family, thread }) = deriving else { return Ok(()) };
+    let derived = thread.join().unwrap_or_else(|_| Err(Error::failure("the deriving thread panicked")));
+    let (rules, fallbacks) = derived.context(|| format!("family {family}"))?;
+    if let Some(summary) = summary.families.get_mut(&family) {
+        (summary.rules, summary.fallbacks) = (rules, fallbacks);
+    }
+    Ok(())
 }
 
 /// Starts the compile service for a GPU's architecture, with the usual deadline.
