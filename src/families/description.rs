@@ -185,12 +185,13 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
 /// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
 fn gemm(weight_bytes: u64, packed: u64) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
-    let vector = |row: &str| format!("min(align({row}), {WIDEST_COPY})");
-    let step_copies = format!(
-        "2 * tile_m * step_k / {} + {weight_bytes} * block_sizes[2] * tile_n / {}",
-        vector("2 * k"),
-        vector(&format!("{weight_bytes} * n"))
-    );
+    // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
+    let copies = |tile: &str, row: &str| {
+        let vector = format!("min(align({row}), {WIDEST_COPY})");
+        format!("if(by_threads || {vector} < {WIDEST_COPY}, {tile} / {vector}, 0)")
+    };
+    let a_copies = copies("2 * tile_m * step_k", "2 * k");
+    let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), &format!("{weight_bytes} * n"));
     Description {
         dtypes: dtypes(&[Dtype::Bf16]),
         knobs: texts(&[
@@ -212,7 +213,11 @@ fn gemm(weight_bytes: u64, packed: u64) -> Description {
         definitions: texts(&[
             &format!("smem_bytes = num_stages * ({step_bytes})"),
             "threads = 32 * num_warps",
-            &format!("step_copies = {step_copies}"),
+            "by_threads = given(mma) && mma == \"mma_sync\"",
+            &format!("a_copies = {a_copies}"),
+            &format!("b_copies = {b_copies}"),
+            // Beside the copy engine one warp does them.
+            "step_copies = (a_copies + b_copies) / if(by_threads, num_warps, 1)",
         ]),
         step_bytes: Some(step_bytes),
         resident: Some(
@@ -222,7 +227,8 @@ fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "smem_bytes",
             "tile_m * tile_n",
             "tile_m * tile_n / num_warps",
-            "step_copies",
+            "a_copies",
+            "b_copies",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],

@@ -59,7 +59,7 @@ pub struct Time {
 
 /// How trees that choose are grown; the same for every kernel and GPU. First come some that tell what is slow by far, so that
 /// nothing of the kind is chosen where none was tried; then those that tell the fast ones apart.
-const COARSE: Growth = Growth { trees: 50, ..CHOICE };
+const COARSE: Growth = Growth { rate: 0.2, ..CHOICE };
 const CHOICE: Growth = Growth { trees: 100, leaves: 31, rate: 0.15, least_weight: 30.0, shrinkage: 1.0 };
 /// How trees are grown that tell a problem's level: of problems there are few.
 const LEVEL: Growth = Growth { trees: 50, leaves: 8, rate: 0.15, least_weight: 5.0, shrinkage: 1.0 };
