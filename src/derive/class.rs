@@ -26,9 +26,15 @@ pub(super) struct ClassResult {
     pub(super) report: ClassReport,
 }
 
-/// Derives what a document says of one class.
-pub(super) fn derive_class(table: &Table, before: Option<&Document>, profile: &GpuProfile) -> ClassResult {
+/// Derives what a document says of one class. Of a `sister`, whose kernels are alike, its model learns too.
+pub(super) fn derive_class(
+    table: &Table,
+    sister: Option<&Table>,
+    before: Option<&Document>,
+    profile: &GpuProfile,
+) -> ClassResult {
     let known = Known::of(table, profile);
+    let known_sister = sister.and_then(|sister| Some((sister, Known::of(sister, profile)?)));
     let incumbents = before.map_or_else(Incumbents::default, |before| Incumbents::of(before, table));
     let class = Class::new(table, Places::of(table, known.as_ref()), incumbents);
     let mut report = ClassReport {
@@ -72,7 +78,7 @@ pub(super) fn derive_class(table: &Table, before: Option<&Document>, profile: &G
         .flat_map(|rule| rule.templates.iter().map(|ranked| &ranked.template))
         .chain(fallbacks.values().map(|fallback| &fallback.template))
         .collect();
-    let model = match model::fit(&class, known.as_ref(), &served) {
+    let model = match model::fit(&class, known.as_ref(), known_sister.as_ref().map(|(table, known)| (*table, known)), &served) {
         Ok(model) => {
             report.model = Some(ModelReport::of(&model));
             Some(model)

@@ -187,7 +187,12 @@ pub fn document_after(
         (family.name().to_owned(), texts)
     });
     let tables = Table::all(evidence, &default_texts.collect());
-    let classes: Vec<ClassResult> = tables.par_iter().map(|table| derive_class(table, before, profile)).collect();
+    let derive = |table: &Table| {
+        let sister = table.class.parse().ok().and_then(Family::sister);
+        let sister = sister.and_then(|sister| tables.iter().find(|table| table.class == sister.name()));
+        derive_class(table, sister, before, profile)
+    };
+    let classes: Vec<ClassResult> = tables.par_iter().map(derive).collect();
 
     let mut rules = Vec::new();
     let mut fallbacks = BTreeMap::new();

@@ -2,11 +2,12 @@
 
 use super::class::Class;
 use super::shapes::Known;
-use super::table::Row;
+use super::table::{Row, Table};
 use crate::error::{Error, Result};
 use crate::families::Legality;
 use crate::fit::{self, LeftOut, Problem, Time, Trials};
 use crate::heuristics::{FittedModel, Model, Template};
+use crate::model::Config;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +15,29 @@ use std::collections::{BTreeMap, BTreeSet};
 /// left is not what a choice should be made of.
 const MOST_UNKNOWN: f64 = 0.25;
 
-/// Fits a class's model. What rules and fallbacks `served` is among its configs.
+/// Fits a class's model, to its own trials and those of a `sister` class. What rules and fallbacks `served` is among its configs.
 ///
 /// # Errors
 /// Where there is nothing to fit it to: no trial of a config that the family knows.
-pub(super) fn fit(class: &Class, known: Option<&Known>, served: &[&Template]) -> Result<FittedModel> {
+pub(super) fn fit(
+    class: &Class,
+    known: Option<&Known>,
+    sister: Option<(&Table, &Known)>,
+    served: &[&Template],
+) -> Result<FittedModel> {
     let known = known.ok_or_else(|| Error::usage("models are of families that ship, on a GPU"))?;
-    let legality = Legality::new(known.family, known.profile, known.configs.iter().flatten());
+    let configs = known.configs.iter().chain(sister.iter().flat_map(|(_, sister)| &sister.configs));
+    let legality = Legality::new(known.family, known.profile, configs.flatten());
     let description = legality.description();
     let rows: Vec<&Row> = class.table.rows.iter().collect();
-    let mut trials = trials(&rows, known, &legality)?;
+    let mut trials = Trials::default();
+    let mut places = BTreeMap::new();
+    add(&mut trials, &mut places, &rows, known, &legality)?;
+    if let Some((table, sister)) = sister {
+        let theirs: Vec<&Row> = table.rows.iter().collect();
+        add(&mut trials, &mut places, &theirs, sister, &legality)?;
+        trials.borrowed = (rows.len()..trials.problems.len()).collect();
+    }
     trials.kept =
         (0..trials.configs.len()).filter(|place| served.contains(&&trials.configs[*place].template)).collect();
     let is_known =
@@ -64,27 +78,32 @@ fn distinct(folds: &[usize]) -> BTreeSet<usize> {
     folds.iter().copied().collect()
 }
 
-/// A class's trials as a fit takes them, a problem a row. All times of a problem are as if taken in its last final.
-fn trials(rows: &[&Row], known: &Known, legality: &Legality) -> Result<Trials> {
-    let mut trials = Trials::default();
-    let mut places: BTreeMap<usize, Option<usize>> = BTreeMap::new();
-    for (place, row) in rows.iter().enumerate() {
+/// Adds a class's trials as a fit takes them, a problem a row. All times of a problem are as if taken in its last final.
+fn add(
+    trials: &mut Trials,
+    places: &mut BTreeMap<Config, Option<usize>>,
+    rows: &[&Row],
+    known: &Known,
+    legality: &Legality,
+) -> Result<()> {
+    for row in rows {
         let problem =
             row.facts.problem.ok_or_else(|| Error::usage("other tools measured it, by shapes of their own"))?;
+        let place = trials.problems.len();
         let dims = problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect();
         let group = row.facts.group.unwrap_or_default().to_owned();
         trials.problems.push(Problem { dims, dtype: problem.dtype.name().to_owned(), group });
         for cell in row.cells().iter().filter(|cell| known.is_legal(cell.config, &problem) == Some(true)) {
-            let config = *places.entry(cell.config).or_insert_with(|| {
-                let config = legality.model_config(known.configs[cell.config].as_ref()?)?;
-                trials.configs.push(config);
+            let Some(config) = &known.configs[cell.config] else { continue };
+            let config = *places.entry(config.clone()).or_insert_with(|| {
+                trials.configs.push(legality.model_config(config)?);
                 Some(trials.configs.len() - 1)
             });
             let (Some(config), Some(median_us)) = (config, row.time_us(cell.config)) else { continue };
             trials.times.push(Time { problem: place, config, median_us, is_final: row.is_finalist(cell.config) });
         }
     }
-    Ok(trials)
+    Ok(())
 }
 
 /// What the rules and the fallbacks, chosen from the rows that are kept, take on the others. A rule is only there where its

@@ -31,6 +31,8 @@ pub struct Trials {
     /// Places of configs that belong among those to choose from, whatever they merit: a document knows of its model's configs alone
     /// where they may run.
     pub kept: BTreeSet<usize>,
+    /// Places of problems of another class, whose kernels are alike: they teach which configs are fast, and are not answered.
+    pub borrowed: BTreeSet<usize>,
 }
 
 /// A problem that was measured.
@@ -68,13 +70,15 @@ const NEARNESS_POWER: i32 = 8;
 /// The same for coarse trees, and the least that a trial counts for there.
 const COARSE_POWER: i32 = 3;
 const COARSE_LEAST: f64 = 0.02;
+/// The constant by which trees tell borrowed problems apart: 1 for these, 0 wherever a model answers.
+const BORROWED: &str = "borrowed";
 /// What a final counts for, where a screen counts for one.
 const FINAL_WEIGHT: f64 = 2.0;
 /// A slower trial than so many times the best counts as no slower than that.
 const SLOWEST: f64 = 16.0;
 /// Folds of a division, and divisions.
 const FOLDS: usize = 5;
-const SEEDS: usize = 3;
+const SEEDS: usize = 2;
 /// A config this near to a problem's best is a good choice there.
 const NEAR: f64 = 1.02;
 /// Configs of a model, but for winners: as many as a lookup has time for.
@@ -170,7 +174,7 @@ impl<'a> Prepared<'a> {
     fn level(&self, choice: &[Tree]) -> Vec<String> {
         let rows = &self.rows;
         let mut left: BTreeMap<usize, (u32, f64, f64)> = BTreeMap::new();
-        for row in 0..rows.target.len() {
+        for row in (0..rows.target.len()).filter(|row| !self.trials.borrowed.contains(&rows.problem[*row])) {
             let predicted = rows.predicted(choice, row);
             let (_, total, weight) = left.entry(rows.problem[row]).or_insert((row as u32, 0.0, 0.0));
             *total += rows.weight[row] * (rows.target[row] - predicted as f64);
@@ -198,6 +202,7 @@ impl<'a> Prepared<'a> {
                 let trees = rows.grow_choice(&kept);
                 let choices = choices(&trees, &out, rows).into_iter();
                 choices
+                    .filter(|(problem, _)| !trials.borrowed.contains(problem))
                     .map(|(problem, slowdown)| {
                         let Problem { dims, dtype, group } = &trials.problems[problem];
                         LeftOut { group: group.clone(), aligned: self.model.is_aligned(dims, dtype), slowdown }
@@ -258,13 +263,18 @@ fn unfitted(description: &Description, trials: &Trials, times: &BTreeMap<(usize,
     let knobs: BTreeSet<&String> = description.knobs.iter().chain(named).collect();
     let mut features = description.all_features();
     features.extend(knob_features(&trials.configs));
+    let mut constants = description.constants.clone();
+    if !trials.borrowed.is_empty() {
+        constants.insert(BORROWED.to_owned(), 0);
+        features.push(BORROWED.to_owned());
+    }
     let mut seen = BTreeSet::new();
     features.retain(|feature| seen.insert(feature.clone()));
     let mut fitted = FittedModel {
         form: MODEL_FORM.to_owned(),
         dims: description.dims.clone(),
         dtypes: description.dtypes.clone(),
-        constants: description.constants.clone(),
+        constants,
         knobs: knobs.into_iter().cloned().collect(),
         config_constants: description.config_constants.clone(),
         definitions: description.all_definitions(),
@@ -282,7 +292,8 @@ fn unfitted(description: &Description, trials: &Trials, times: &BTreeMap<(usize,
     };
     let work = Model::new(fitted.clone())?;
     let mut rates = [0f64; 2];
-    let best = best_times(times);
+    let mut best = best_times(times);
+    best.retain(|problem, _| !trials.borrowed.contains(problem));
     for (problem, best_us) in &best {
         let Problem { dims, dtype, .. } = &trials.problems[*problem];
         let Some(work) = work.work(dims, dtype) else { continue };
@@ -345,12 +356,16 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
         slowdown: Vec::new(),
     };
     let mut columns = vec![Vec::new(); model.fitted().features.len()];
+    let borrowed = model.fitted().features.iter().position(|feature| feature == BORROWED);
     for time in times.values() {
         let Problem { dims, dtype, .. } = &trials.problems[time.problem];
         let best_us = best[&time.problem];
         let slowdown = time.median_us / best_us;
         let counted_us = time.median_us.min(SLOWEST * best_us);
-        let Some((features, floor_us)) = model.features_of(dims, dtype, &candidates, time.config) else { continue };
+        let Some((mut features, floor_us)) = model.features_of(dims, dtype, &candidates, time.config) else { continue };
+        if let Some(borrowed) = borrowed.filter(|_| trials.borrowed.contains(&time.problem)) {
+            features[borrowed] = 1;
+        }
         columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));
         let log = ((counted_us / floor_us).ln() / TARGET_STEP).round() * TARGET_STEP;
         rows.target.push(log * LEAF_UNIT);
@@ -384,7 +399,7 @@ fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
 /// then come those that are near the best of the most problems.
 fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (Vec<ModelConfig>, Vec<MeasuredProblem>) {
     let mut by_problem: BTreeMap<usize, Vec<&Time>> = BTreeMap::new();
-    for time in times.values() {
+    for time in times.values().filter(|time| !trials.borrowed.contains(&time.problem)) {
         by_problem.entry(time.problem).or_default().push(time);
     }
     // By config: the problems it wins, and those that it is near the best of.
@@ -571,6 +586,41 @@ mod tests {
                 assert!(rows <= 16 || m > 16, "{m} rows in a tile of {rows}");
             }
         }
+    }
+
+    /// A class that measured little chooses better with the help of one that is like it, and answers for its own alone.
+    #[test]
+    fn what_is_borrowed_teaches_and_is_not_answered() {
+        let lent = trials();
+        let few = Trials { problems: lent.problems.iter().step_by(12).cloned().collect(), times: Vec::new(), ..lent.clone() };
+        let mut own = few.clone();
+        for (place, problem) in few.problems.iter().enumerate() {
+            for (config, ModelConfig { template, .. }) in few.configs.iter().enumerate() {
+                // Its kernels take twice as long, whatever the config.
+                let median_us = 2.0 * time_us(&problem.dims, &Value::Object(template.clone()));
+                own.times.push(Time { problem: place, config, median_us, is_final: true });
+            }
+        }
+        let mut helped = own.clone();
+        for time in &lent.times {
+            helped.times.push(Time { problem: time.problem + own.problems.len(), ..*time });
+        }
+        helped.problems.extend(lent.problems.clone());
+        helped.borrowed = (own.problems.len()..helped.problems.len()).collect();
+        let regret = |trials: &Trials| {
+            let fitted = fit(&description(), trials).unwrap();
+            let all = fitted.cross_validation.regret("model", None, true).unwrap().clone();
+            let model = Model::new(fitted).unwrap();
+            assert_eq!(model.fitted().problems.len(), own.problems.len());
+            let predicted = model.best(&[100, 1024], "bf16", 1)[0].predicted_us;
+            let ModelConfig { template, .. } = &model.configs()[model.best(&[100, 1024], "bf16", 1)[0].config];
+            let really = 2.0 * time_us(&[100, 1024], &Value::Object(template.clone()));
+            assert!((predicted / really).ln().abs() < 0.5, "{predicted} of {really}");
+            all
+        };
+        let (alone, helped) = (regret(&own), regret(&helped));
+        assert_eq!(alone.problems, helped.problems);
+        assert!(helped.geomean < alone.geomean - 0.01, "{helped:?} with help, {alone:?} without");
     }
 
     #[test]

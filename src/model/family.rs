@@ -60,6 +60,18 @@ impl Family {
     pub const fn packs_two_weights_a_byte(self) -> bool {
         matches!(self, Self::MatmulInt4 | Self::MatmulFp4)
     }
+
+    /// The family that differs in how weights of as many bits are decoded, and in nothing else: what is fast for one teaches of the
+    /// other.
+    pub const fn sister(self) -> Option<Self> {
+        match self {
+            Self::Matmul => Some(Self::MatmulInt16),
+            Self::MatmulInt16 => Some(Self::Matmul),
+            Self::MatmulInt4 => Some(Self::MatmulFp4),
+            Self::MatmulFp4 => Some(Self::MatmulInt4),
+            Self::Attention | Self::RowSoftmax | Self::Elementwise => None,
+        }
+    }
 }
 
 serde_by_name!(Family);

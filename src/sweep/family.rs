@@ -227,23 +227,31 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
     Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
 }
 
-/// Puts into the document what one family's journal makes of it; returns the number of its rules and fallbacks. Trials of kernels
-/// that have changed since say nothing of those served.
+/// Puts into the document what one family's journal makes of it, and that of a sister, which learn of each other; returns the
+/// number of its rules and fallbacks. Trials of kernels that have changed since say nothing of those served.
 pub(super) fn derive_family(
     options: &Options,
     plan: &Plan,
     profile: &GpuProfile,
     kernels: &Kernels<'_>,
 ) -> Result<(usize, usize)> {
-    let journal = journal_path(&options.output, &profile.name, plan.family, options.shard);
-    let journals = [(journal.display().to_string(), crate::journal::read(&journal)?)];
+    let (mut journals, mut defaults) = (Vec::new(), Defaults::from([(plan.family, plan.defaults(profile))]));
+    for family in [Some(plan.family), plan.family.sister()].into_iter().flatten() {
+        let journal = journal_path(&options.output, &profile.name, family, options.shard);
+        if journal.is_file() {
+            journals.push((journal.display().to_string(), crate::journal::read(&journal)?));
+        }
+        if family != plan.family {
+            defaults.insert(family, Plan::load(family, None)?.defaults(profile));
+        }
+    }
     let path = document_path(&options.output, &profile.name);
     let before = if path.is_file() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile,
         journals: &journals,
         measurements: Evidence::default(),
-        defaults: &Defaults::from([(plan.family, plan.defaults(profile))]),
+        defaults: &defaults,
         before: before.as_ref(),
         is_current: &|trial| kernels.are_those_of(trial),
     })?;
