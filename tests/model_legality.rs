@@ -122,7 +122,6 @@ fn a_models_legality_is_its_familys_on_any_shape() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
 fn a_models_legality_is_its_familys_on_a_hundred_thousand_shapes() {
     compare(&["h200"], 100_000, 100);
 }

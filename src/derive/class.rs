@@ -78,7 +78,12 @@ pub(super) fn derive_class(
         .flat_map(|rule| rule.templates.iter().map(|ranked| &ranked.template))
         .chain(fallbacks.values().map(|fallback| &fallback.template))
         .collect();
-    let model = match model::fit(&class, known.as_ref(), known_sister.as_ref().map(|(table, known)| (*table, known)), &served) {
+    let model = match model::fit(
+        &class,
+        known.as_ref(),
+        known_sister.as_ref().map(|(table, known)| (*table, known)),
+        &served,
+    ) {
         Ok(model) => {
             report.model = Some(ModelReport::of(&model));
             Some(model)

@@ -63,7 +63,8 @@ impl Diff {
             ));
         }
         for class in self.classes.iter().filter(|class| class.suspect || class.regression) {
-            let verdict = if class.regression { "slower as a whole" } else { "maybe slower as a whole, which is AMBIGUOUS" };
+            let verdict =
+                if class.regression { "slower as a whole" } else { "maybe slower as a whole, which is AMBIGUOUS" };
             lines.push(format!(
                 "{}: {verdict}: {:.3} ± {:.3} times the old times of {} problems",
                 class.class, class.ratio, class.noise, class.problems

@@ -592,7 +592,8 @@ mod tests {
     #[test]
     fn what_is_borrowed_teaches_and_is_not_answered() {
         let lent = trials();
-        let few = Trials { problems: lent.problems.iter().step_by(12).cloned().collect(), times: Vec::new(), ..lent.clone() };
+        let few =
+            Trials { problems: lent.problems.iter().step_by(12).cloned().collect(), times: Vec::new(), ..lent.clone() };
         let mut own = few.clone();
         for (place, problem) in few.problems.iter().enumerate() {
             for (config, ModelConfig { template, .. }) in few.configs.iter().enumerate() {

@@ -560,7 +560,7 @@ impl Model {
     }
 
     /// A candidate's features on a shape, legal there or not, and the shape's floor in microseconds.
-    #[cfg(feature = "harness")]
+    #[cfg(any(test, feature = "harness"))]
     pub(crate) fn features_of(
         &self,
         dims: &[i64],

@@ -122,7 +122,9 @@ impl<'p> Guide<'p> {
         let folds = fit::divisions(&self.description, &trials.problems).folds;
         let parts: Vec<(&[usize], usize)> = folds
             .iter()
-            .flat_map(|folds| folds.iter().copied().collect::<BTreeSet<_>>().into_iter().map(move |fold| (&**folds, fold)))
+            .flat_map(|folds| {
+                folds.iter().copied().collect::<BTreeSet<_>>().into_iter().map(move |fold| (&**folds, fold))
+            })
             .collect();
         let chosen: Vec<Vec<(Problem, Config)>> = parts
             .into_par_iter()
@@ -348,7 +350,8 @@ mod tests {
                 assert!(plan::candidate(config.clone(), &problem, &h200).program.is_ok(), "{problem}: {config}");
             }
         }
-        let few: Vec<Lesson> = lessons.into_iter().filter(|lesson| lesson.problem.shape.dimensions()[0].1 == 16).collect();
+        let few: Vec<Lesson> =
+            lessons.into_iter().filter(|lesson| lesson.problem.shape.dimensions()[0].1 == 16).collect();
         assert_eq!(guide.choices_of_strangers(&few).unwrap(), []);
     }
 
@@ -378,8 +381,10 @@ mod tests {
         let asked = problem(64, 2560, 2048);
         let earlier = guide.order(&asked).configs;
         let few = problem(512, 4096, 4096);
-        let lesson = |(place, config)| Lesson { problem: few, config, stage: Stage::Screen, time: Micros(9.0 + place as f64) };
-        let lessons: Vec<Lesson> = guide.order(&few).configs.into_iter().rev().take(200).enumerate().map(lesson).collect();
+        let lesson =
+            |(place, config)| Lesson { problem: few, config, stage: Stage::Screen, time: Micros(9.0 + place as f64) };
+        let lessons: Vec<Lesson> =
+            guide.order(&few).configs.into_iter().rev().take(200).enumerate().map(lesson).collect();
         guide.learn(&lessons).unwrap();
         let both = guide.order(&asked);
         assert!(both.is_predicted && both.configs[..3].contains(&earlier[0]));
