@@ -36,9 +36,12 @@ pub(super) struct SweepArgs {
 fn shard(text: &str) -> Result<(usize, usize)> {
     let parts = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
     parts
-        .filter(|(index, count)| index < count)
-        .ok_or_else(|| Error::usage(format!("'{text}' is no shard I/N with I from 0 to N-1")))
+        .filter(|(index, count)| index < count && *count <= MOST_SHARDS)
+        .ok_or_else(|| Error::usage(format!("'{text}' is no shard I/N with I from 0 to N-1 and N up to {MOST_SHARDS}")))
 }
+
+/// More shards than any plan has problems for; each run looks for the journals of all others.
+const MOST_SHARDS: usize = 1000;
 
 pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
     let options = Options {

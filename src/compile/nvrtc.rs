@@ -2,13 +2,19 @@
 
 use super::cache_folder;
 use crate::error::{Context, Error, Result};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The library's file name; its major version is the one the bindings are made for.
 const LIBRARY: &str = "libnvrtc.so.13";
-/// The wheel on the Python package index.
-const WHEEL: &str = "nvidia-cuda-nvrtc==13.0.*";
+/// The wheel on the Python package index, of the version that everything here was measured with.
+const WHEEL: &str = "nvidia-cuda-nvrtc==13.0.88";
+/// SHA-256 of its files, for Linux on aarch64 and on x86-64: what else comes under that name is refused.
+const WHEEL_HASHES: [&str; 2] = [
+    "d27f20a0ca67a4bb34268a5e951033496c5b74870b868bacd046b1b8e0c3267b",
+    "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+];
 
 /// An NVRTC on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +80,16 @@ fn fetch(target: &Path) -> Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
     let temporary = tempfile::tempdir_in(parent)?;
+    let mut wanted = tempfile::NamedTempFile::new()?;
+    let hashes = WHEEL_HASHES.map(|hash| format!("--hash=sha256:{hash}")).join(" ");
+    wanted.write_all(format!("{WHEEL} {hashes}\n").as_bytes())?;
+    // Isolated, Python looks for its modules neither in the working directory nor where the environment says.
     let output = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"])
-        .arg("--target")
+        .args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary=:all:", "--require-hashes", "--target"])
         .arg(temporary.path())
-        .arg(WHEEL)
+        .arg("--requirement")
+        .arg(wanted.path())
         .output()
         .context(|| "cannot run python3 -m pip")?;
     if !output.status.success() {

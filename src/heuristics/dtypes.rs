@@ -52,6 +52,34 @@ impl From<Dtype> for DtypeClass {
     }
 }
 
+/// The classes, in the order of their labels.
+const CLASSES: [DtypeClass; 5] =
+    [DtypeClass::Fp8, DtypeClass::Fp16Bf16, DtypeClass::Fp32, DtypeClass::Int, DtypeClass::Other];
+
+/// Every type that is known by name, with its class: the short name that models have first, then what people and libraries call it.
+const TYPES: [(DtypeClass, &[&str]); 20] = [
+    (DtypeClass::Fp16Bf16, &["bf16", "bfloat16"]),
+    (DtypeClass::Fp16Bf16, &["f16", "fp16", "half", "float16"]),
+    (DtypeClass::Fp32, &["f32", "fp32", "float", "float32"]),
+    (DtypeClass::Other, &["f64", "fp64", "double", "float64"]),
+    (DtypeClass::Fp8, &["fp8", "f8"]),
+    (DtypeClass::Fp8, &["float8_e4m3fn"]),
+    (DtypeClass::Fp8, &["float8_e4m3fnuz"]),
+    (DtypeClass::Fp8, &["float8_e5m2"]),
+    (DtypeClass::Fp8, &["float8_e5m2fnuz"]),
+    (DtypeClass::Fp8, &["float8_e8m0fnu"]),
+    (DtypeClass::Int, &["i8", "int8"]),
+    (DtypeClass::Int, &["i16", "int16"]),
+    (DtypeClass::Int, &["i32", "int32"]),
+    (DtypeClass::Int, &["i64", "int64"]),
+    (DtypeClass::Int, &["uint8", "u8"]),
+    (DtypeClass::Int, &["uint16", "u16"]),
+    (DtypeClass::Int, &["uint32", "u32"]),
+    (DtypeClass::Int, &["uint64", "u64"]),
+    (DtypeClass::Other, &["bool"]),
+    (DtypeClass::Other, &["complex64"]),
+];
+
 /// A data type by its exact name, with its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DtypeName<'a> {
@@ -71,22 +99,18 @@ impl<'a> DtypeName<'a> {
     /// # Errors
     /// Where the name is none of these.
     pub fn parse(name: &'a str) -> Result<Self> {
-        let class = match name {
-            "bf16" | "f16" | "fp16" | "half" | "fp16_bf16" => DtypeClass::Fp16Bf16,
-            "f32" | "fp32" | "float" => DtypeClass::Fp32,
-            "f8" | "fp8" => DtypeClass::Fp8,
-            "i8" | "i16" | "i32" | "i64" => DtypeClass::Int,
-            "other" => DtypeClass::Other,
-            _ => match DtypeClass::of_name(name) {
-                DtypeClass::Other if !name.starts_with("torch.") => {
-                    return Err(Error::usage(format!(
-                        "'{name}' is no data type; such as bf16, f16, f32, fp8, int or torch.bfloat16 are"
-                    )));
-                }
-                known => known,
-            },
+        let bare = name.strip_prefix("torch.").unwrap_or(name);
+        let known = TYPES.iter().find(|(_, names)| names.contains(&bare));
+        let label = DtypeClass::LABELS.iter().position(|label| *label == name);
+        if let (None, Some(class)) = (known, label.and_then(|place| CLASSES.get(place))) {
+            return Ok((*class).into());
+        }
+        let Some((class, [name, ..])) = known else {
+            return Err(Error::usage(format!(
+                "'{name}' is no data type; such as bf16, f16, f32, fp8, i8 or torch.bfloat16 are"
+            )));
         };
-        Ok(Self { name: short(name), class })
+        Ok(Self { name, class: *class })
     }
 
     /// Its short name, as models have it: `bf16`.
@@ -168,7 +192,19 @@ mod tests {
         let [half, brain, pool] = ["f16", "bf16", "fp16_bf16"].map(|name| DtypeName::parse(name).unwrap());
         assert!(half.name() != brain.name() && pool.name() != half.name() && pool.name() != brain.name());
         assert!(half.class() == brain.class() && pool == DtypeClass::Fp16Bf16.into());
-        assert!(DtypeName::parse("b16").is_err());
+        for unknown in ["b16", "torch.bfloat17", "xfloat16y", "torch.fp16_bf16", "torch.", "", "paddle.half", "integer"]
+        {
+            assert!(DtypeName::parse(unknown).is_err(), "{unknown}");
+        }
+        for (place, class) in CLASSES.into_iter().enumerate() {
+            assert_eq!((class as usize, class.label()), (place, DtypeClass::LABELS[place]));
+            assert_eq!(DtypeName::parse(class.label()).unwrap().class(), class);
+        }
+        // The reader of signatures, which takes any name, agrees on all that are known.
+        for name in TYPES.iter().flat_map(|(_, names)| names.iter()).filter(|name| name.len() > 4) {
+            let library = format!("torch.{name}");
+            assert_eq!(DtypeName::parse(&library).unwrap().name(), DtypeName::of_library(&library).name(), "{name}");
+        }
         assert_eq!(DtypeName::parse("torch.bool").unwrap().class(), DtypeClass::Other);
     }
 }

@@ -45,6 +45,7 @@ impl Journal {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).context(|| format!("output folder {}", folder.display()))?;
         }
+        regular(path).context(what)?;
         let mut file = lock(path).context(what)?;
         if fresh && file.metadata().context(what)?.len() > 0 {
             set_aside(path, path.parent().unwrap_or(Path::new("."))).context(what)?;
@@ -52,6 +53,9 @@ impl Journal {
         }
         let mut contents = Contents::default();
         let whole = parse(&mut BufReader::new(&file), &mut contents).context(what)?;
+        if whole == 0 {
+            begins_as_a_journal(&file).context(what)?;
+        }
         file.set_len(whole).context(what)?;
         file.seek(SeekFrom::End(0)).context(what)?;
         Ok((Self { path: path.to_path_buf(), file, whole }, contents))
@@ -117,6 +121,28 @@ fn write_lines(writer: &mut dyn Write, contents: Contents) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what is there and is no file: opening a pipe waits until somebody writes into it.
+fn regular(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(Error::usage("it is no file; name another")),
+        _ => Ok(()),
+    }
+}
+
+/// How every journal begins.
+const BEGINNING: &[u8] = b"{\"kind\":\"header\",";
+
+/// Refuses a file whose only line was never ended and is none of a journal's: it is somebody else's, and not torn.
+fn begins_as_a_journal(mut file: &File) -> Result<()> {
+    let mut start = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(BEGINNING.len() as u64).read_to_end(&mut start)?;
+    if BEGINNING.starts_with(&start) {
+        return Ok(());
+    }
+    Err(Error::usage("it is no journal, which begins with a header; move it away, or give --output another folder"))
+}
+
 fn lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
     match file.try_lock() {
@@ -147,6 +173,9 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
         };
         let parsed = serde_json::from_slice(&line).map_err(|error| wrong(&format!("{error}, counted in the line")))?;
         match &parsed {
+            Line::Trial(trial) if trial.contradiction().is_some() => {
+                return Err(wrong(&trial.contradiction().unwrap_or_default()));
+            }
             Line::Header(Header { schema, .. }) if *schema != Header::SCHEMA => {
                 return Err(wrong(&format!("schema {schema}, where this tool reads {}", Header::SCHEMA)));
             }
@@ -165,6 +194,7 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
 /// Where the file cannot be read or a whole line is broken; the message names file and line.
 pub fn read(path: &Path) -> Result<Contents> {
     let what = || format!("journal {}", path.display());
+    regular(path).context(what)?;
     let file = File::open(path).map_err(Error::usage).context(what)?;
     let mut contents = Contents::default();
     let reader: Box<dyn Read> = match path.extension() {
@@ -189,6 +219,7 @@ pub fn pack(journals: &[PathBuf], archive: &Path) -> Result<u64> {
     }
     heuristics::replace(archive, |file| {
         let mut encoder = zstd::Encoder::new(file, 19)?;
+        encoder.include_checksum(true)?;
         write_lines(&mut encoder, contents)?;
         encoder.finish()?;
         Ok(())
@@ -201,7 +232,7 @@ pub fn pack(journals: &[PathBuf], archive: &Path) -> Result<u64> {
 mod tests {
     use super::*;
     use crate::journal::{Stage, Status};
-    use crate::model::{Config, Dtype, Family, Problem, Shape};
+    use crate::model::{Config, Dtype, Family, Micros, Problem, Shape};
 
     fn header() -> Line {
         Line::Header(Header {
@@ -249,6 +280,19 @@ mod tests {
             journal.append(&more).unwrap();
             let again = read(&path).unwrap();
             assert_eq!(again.headers.len() + again.trials.len(), whole_lines + more.len(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_journal_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = folder.path().join("journal.jsonl");
+        std::fs::write(&note, "what somebody noted, in one line without an end").unwrap();
+        let error = Journal::open(&note, false).unwrap_err().to_string();
+        assert!(error.contains("it is no journal"), "{error}");
+        assert!(std::fs::read_to_string(&note).unwrap().ends_with("without an end"));
+        for error in [Journal::open(folder.path(), false).map(drop), read(folder.path()).map(drop)] {
+            assert!(error.unwrap_err().to_string().contains("it is no file"));
         }
     }
 
@@ -318,6 +362,62 @@ mod tests {
         }
         std::fs::write(&path, format!("{header}\n{trial}\n")).unwrap();
         assert_eq!(read(&path).unwrap().trials.len(), 1, "an empty line is none");
+    }
+
+    /// A bit that a disk or a copy flipped in an archive is an error, and never other data.
+    #[test]
+    fn no_flipped_bit_of_an_archive_is_read_as_other_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, archive) = (folder.path().join("journal.jsonl"), folder.path().join("journal.jsonl.zst"));
+        write(&journal, &lines());
+        pack(std::slice::from_ref(&journal), &archive).unwrap();
+        let (whole, bytes) = (read(&archive).unwrap(), std::fs::read(&archive).unwrap());
+        let (mut refused, flips) = (0, 8 * bytes.len());
+        for bit in 0..flips {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&archive, flipped).unwrap();
+            match read(&archive) {
+                Ok(contents) => assert_eq!(contents, whole, "bit {bit}"),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > flips * 9 / 10, "{refused} of {flips}");
+    }
+
+    /// What a disk may have done to a trial.
+    type Change = fn(&mut Trial);
+
+    #[test]
+    fn times_that_no_clock_tells_are_refused_with_their_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let timed = |change: Change| {
+            let Line::Trial(mut trial) = trial(1) else { unreachable!() };
+            let us = |us| Some(Micros(us));
+            (trial.status, trial.error) = (Status::Ok, None);
+            (trial.min_us, trial.q1_us, trial.median_us, trial.q3_us) = (us(9.0), us(9.5), us(10.0), us(11.0));
+            trial.time_us = us(9.4);
+            change(&mut trial);
+            let text = |line: &Line| serde_json::to_string(line).unwrap() + "\n";
+            text(&header()) + &text(&Line::Trial(trial))
+        };
+        let cases: [(Change, &str); 5] = [
+            (|_| {}, ""),
+            (|trial| trial.median_us = Some(Micros(1.0)), "line 2: q1_us 9.50 µs is more than median_us 1.00 µs"),
+            (|trial| trial.q3_us = Some(Micros(1.0)), "line 2: median_us 10.00 µs is more than q3_us 1.00 µs"),
+            (|trial| trial.min_us = Some(Micros(-9.0)), "line 2: min_us is -9.00 µs"),
+            (|trial| trial.rounds_us = vec![9.0, 0.0], "line 2: a round took 0 µs"),
+        ];
+        for (change, expected) in cases {
+            std::fs::write(&path, timed(change)).unwrap();
+            match read(&path) {
+                Ok(contents) => assert!(expected.is_empty() && contents.trials.len() == 1),
+                Err(error) => {
+                    assert!(!expected.is_empty() && error.to_string().contains(expected), "{error}: not '{expected}'");
+                }
+            }
+        }
     }
 
     #[test]

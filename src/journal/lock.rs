@@ -3,6 +3,7 @@
 use crate::error::{Context, Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Held for as long as this lives, and no longer than the process: the system lets go of a killed one's lock.
@@ -23,7 +24,10 @@ impl Lock {
             let made = std::fs::create_dir_all(folder).map_err(unusable);
             made.context(|| format!("output folder {}", folder.display()))?;
         }
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        // What a link points to is somebody else's, and would be emptied.
+        let mut open = OpenOptions::new();
+        open.read(true).write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
+        let open = open.open(path);
         let mut file = open.map_err(unusable).context(what)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -40,6 +44,9 @@ impl Lock {
 fn unusable(error: std::io::Error) -> Error {
     use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     match error.kind() {
+        _ if error.raw_os_error() == Some(libc::ELOOP) => {
+            Error::usage("it is a symbolic link; take it away, or name another folder with --output")
+        }
         AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
             Error::usage(format!("{error}; name a folder that can be written with --output"))
         }
@@ -66,6 +73,17 @@ fn held(file: &mut File) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_its_place_is_refused_and_what_it_points_to_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (precious, path) = (folder.path().join("precious"), folder.path().join("sweep.lock"));
+        std::fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        let error = Lock::take(&path).unwrap_err().to_string();
+        assert!(error.contains("it is a symbolic link"), "{error}");
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");
+    }
 
     #[test]
     fn a_second_holder_is_told_who_the_first_is_and_follows_when_it_is_gone() {

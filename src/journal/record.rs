@@ -130,6 +130,35 @@ pub struct Trial {
     pub kernel: String,
 }
 
+/// Times are told in steps of a nanosecond, so that their order may be off by two.
+const ROUNDING_US: f64 = 0.002;
+
+impl Trial {
+    /// What no clock can have said of it, where its statistics contradict each other.
+    pub fn contradiction(&self) -> Option<String> {
+        // The first four in ascending order.
+        let named = [
+            ("min_us", self.min_us),
+            ("q1_us", self.q1_us),
+            ("median_us", self.median_us),
+            ("q3_us", self.q3_us),
+            ("time_us", self.time_us),
+        ];
+        if let Some((name, time)) = named.iter().find_map(|(name, time)| Some((name, time.filter(|us| us.0 <= 0.0)?))) {
+            return Some(format!("{name} is {time}"));
+        }
+        if let Some(round) = self.rounds_us.iter().find(|us| **us <= 0.0) {
+            return Some(format!("a round took {round} µs"));
+        }
+        let told = named[..4].iter().filter_map(|(name, us)| Some((*name, (*us)?)));
+        let ascending: Vec<(&str, Micros)> = told.collect();
+        ascending.windows(2).find_map(|pair| {
+            let [(below, less), (above, more)] = pair else { return None };
+            (less.0 > more.0 + ROUNDING_US).then(|| format!("{below} {less} is more than {above} {more}"))
+        })
+    }
+}
+
 impl Header {
     /// The version of the journal format that this tool reads and writes.
     pub const SCHEMA: u32 = 1;

@@ -108,6 +108,19 @@ pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value
     Ok(drop_idle_knobs(config_from(all)?))
 }
 
+/// Configs that axes may multiply to, before the next exclusion: hundreds of bytes each.
+const MOST_CONFIGS: usize = 4_000_000;
+
+/// Refuses a product of so many by so many before it takes all memory.
+fn limited(one: usize, other: usize, name: &str) -> Result<()> {
+    let product = one.checked_mul(other).filter(|product| *product <= MOST_CONFIGS);
+    product.map(drop).ok_or_else(|| {
+        Error::usage(format!(
+            "axis '{name}': {one} configs by {other} values are more than {MOST_CONFIGS}; shorten an axis, or exclude more"
+        ))
+    })
+}
+
 /// All configs of the axes. Each axis lists the values of its field; `block_sizes` lists values for each position. What a kernel is
 /// compiled for varies slowest.
 pub(super) fn expand(
@@ -130,6 +143,7 @@ pub(super) fn expand(
         // Excluded as soon as it is known, so that what is left stays small.
         let ready: Vec<_> =
             pending.extract_if(.., |when| when.fields.iter().all(|field| known.contains(field))).collect();
+        limited(configs.len(), values.len(), name)?;
         let extended = configs.iter().flat_map(|config| {
             values.iter().map(|value| {
                 let mut config = config.clone();
@@ -182,6 +196,7 @@ fn positions(candidates: &[Value]) -> Result<Vec<Value>> {
     let mut lists = vec![Vec::new()];
     for candidates in candidates {
         let candidates = list("block_sizes", candidates)?;
+        limited(lists.len(), candidates.len(), "block_sizes")?;
         lists = lists
             .iter()
             .flat_map(|list| {
@@ -245,6 +260,16 @@ mod tests {
         let when: Map<String, Value> = toml::from_str(exclude).unwrap();
         let exclusions: Vec<_> = if when.is_empty() { vec![] } else { vec![Exclusion::Pattern(&when)] };
         expand(&axes, &exclusions, &kind_field("mma_sync").unwrap())
+    }
+
+    #[test]
+    fn axes_that_no_memory_holds_are_refused_before_they_take_it() {
+        let many = |axis: &str| format!("{axis} = {:?}", (1..=3000).collect::<Vec<_>>());
+        let error =
+            expand_text(&[&many("num_warps"), &many("num_stages"), "block_sizes = [[16]]"].join("\n"), "").unwrap_err();
+        assert!(error.to_string().contains("axis 'num_stages': 3000 configs by 3000 values are more than"), "{error}");
+        let blocks = format!("block_sizes = [{0}, {0}]", format_args!("{:?}", (1..=3000).collect::<Vec<_>>()));
+        assert!(expand_text(&blocks, "").unwrap_err().to_string().contains("axis 'block_sizes': 3000 configs"));
     }
 
     #[test]

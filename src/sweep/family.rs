@@ -304,7 +304,7 @@ pub(crate) fn on_all_devices<T: Sync>(
             bench.leave();
             Ok(())
         };
-        let benches = (0..lab.benches_a_device()).flat_map(|_| &turns);
+        let benches = turns.iter().flat_map(|device| std::iter::repeat_n(device, lab.benches_on(device.0)));
         let threads: Vec<_> = benches.map(|(found, turn)| scope.spawn(move || run(found, turn))).collect();
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()

@@ -2,11 +2,11 @@
 
 use super::Progress;
 use crate::compile::{Compiler, Key, Outcome};
-use crate::device::{Address, Program, cpu};
+use crate::device::{Address, Found, Program, cpu};
 use crate::error::{Error, ErrorKind, Result};
 use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
-use crate::model::{Config, GpuProfile, Problem};
+use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
 use crate::search::{Lesson, sort_by_time};
 use crate::worker::{Deadlines, Worker};
@@ -17,6 +17,9 @@ use std::time::Instant;
 
 /// Set by the interrupt handler; the sweep ends at the next trial.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What two benches need: each holds up to six sets of tensors of a problem, which are 4 GiB at most.
+const MEMORY_OF_TWO: Bytes = Bytes::mib(48 << 10);
 
 /// What happened in one family's sweep.
 #[derive(Clone, Debug, Default)]
@@ -137,9 +140,11 @@ impl<'a> Lab<'a> {
         self.state().counts.out_of_time.contains(problem)
     }
 
-    /// Benches that share a device by turns: a second one measures while the first waits for the compiler, if there is one.
-    pub(super) fn benches_a_device(&self) -> usize {
-        if self.compiler.is_some() { 2 } else { 1 }
+    /// Benches that share a device by turns: a second one measures while the first waits for the compiler, if there is one, and
+    /// the device has memory for both.
+    pub(super) fn benches_on(&self, found: &Found) -> usize {
+        let has_room = found.memory.is_some_and(|memory| memory >= MEMORY_OF_TWO);
+        if self.compiler.is_some() && has_room { 2 } else { 1 }
     }
 
     /// Whether this run has measured anything yet.

@@ -27,6 +27,7 @@ pub fn discover() -> Found {
         name: model.map_or(std::env::consts::ARCH, |(_, name)| name).trim().to_string(),
         driver: std::env::consts::OS.to_string(),
         unit: None,
+        memory: None,
         profile: GpuProfile::cpu(cores as u32, l2_size()),
     }
 }

@@ -105,7 +105,10 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
         arch,
     };
     let unit = Some(unit(result::device::get_uuid(device)?));
-    Ok(Found { address: Address::Cuda(ordinal.unsigned_abs()), name, driver: clocks::driver_version(), unit, profile })
+    // SAFETY: as above.
+    let memory = Some(Bytes(unsafe { result::device::total_mem(device) }? as u64));
+    let (address, driver) = (Address::Cuda(ordinal.unsigned_abs()), clocks::driver_version());
+    Ok(Found { address, name, driver, unit, memory, profile })
 }
 
 /// Tells this physical GPU from others of its kind, without telling anybody which it is.
