@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use kernel_sweep::heuristics::{
-    Bucket, Document, DtypeClass, Extents, Heuristics, Query, RankedTemplate, Rule, Source,
+    Bucket, Document, DtypeClass, Extents, Heuristics, Query, RankedTemplate, Rule, Source, answer_batch_line,
 };
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -187,6 +187,19 @@ fn what_is_hostile_beyond_the_grammar_is_not_served() {
         let message = Heuristics::from_bytes(text.as_bytes()).unwrap_err().to_string();
         assert!(message.contains("broken JSON") && message.contains("line 1 column"), "{message}");
     }
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    let text = example().to_canonical_json();
+    let marked = format!("\u{feff}{text}");
+    assert_eq!(Document::from_bytes(marked.as_bytes()).unwrap().to_canonical_json(), text);
+    let line = br#"{"args": [{"shape": [64, 4096], "dtype": "torch.bfloat16"}], "traits": ["matmul"]}"#;
+    let (plain, of_marked) = (Heuristics::from_bytes(text.as_bytes()), Heuristics::from_bytes(marked.as_bytes()));
+    let [plain, of_marked] = [plain, of_marked].map(|read| answer_batch_line(&read.unwrap(), line));
+    assert_eq!(plain, of_marked);
+    let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
+    assert_eq!(answer_batch_line(&heuristics, &[b"\xef\xbb\xbf", &line[..]].concat()), plain);
 }
 
 #[test]

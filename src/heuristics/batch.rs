@@ -2,6 +2,7 @@
 
 use super::classification::Signature;
 use super::document::{Bucket, Template};
+use super::load::without_mark;
 use super::lookup::{Answer, Heuristics, Query};
 use serde::Serialize;
 
@@ -45,6 +46,7 @@ pub fn answer_batch_line(heuristics: &Heuristics, line: &[u8]) -> String {
         error: String,
     }
     let refuse = |error| serde_json::to_string(&Refusal { error }).unwrap_or_default();
+    let line = without_mark(line);
     // Serde would take an array for the fields in order.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return refuse("not a query: a query is a JSON object".to_owned());

@@ -10,6 +10,11 @@ use std::path::Path;
 /// No document of this kind comes near; what is larger is something else, and must not fill memory.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 32 << 20;
 
+/// A text without the byte-order mark that some editors put before it, which JSON does not know.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 impl Document {
     /// Reads a document from a file.
     ///
@@ -29,7 +34,7 @@ impl Document {
         if bytes.len() > MAX_DOCUMENT_BYTES {
             return Err(Error::usage(format!("larger than {} MiB, so no document of rules", MAX_DOCUMENT_BYTES >> 20)));
         }
-        Self::from_value(serde_json::from_slice(bytes)?)
+        Self::from_value(serde_json::from_slice(without_mark(bytes))?)
     }
 
     /// Reads a document from parsed JSON.

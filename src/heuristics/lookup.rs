@@ -9,7 +9,7 @@ use super::dtypes::DtypeName;
 use super::entry::Entry;
 use super::extents::Extents;
 use super::groups::group_index;
-use super::load::{MAX_DOCUMENT_BYTES, read_file};
+use super::load::{MAX_DOCUMENT_BYTES, read_file, without_mark};
 use super::model::{Model, ModelConfig};
 use super::resolve::{Picks, Resolver};
 use super::scan::scan;
@@ -316,7 +316,8 @@ impl Heuristics {
         Self::from_vec(bytes.to_vec())
     }
 
-    fn from_vec(bytes: Vec<u8>) -> Result<Self> {
+    fn from_vec(mut bytes: Vec<u8>) -> Result<Self> {
+        bytes.drain(..bytes.len() - without_mark(&bytes).len());
         // What is broken, or as unusual as no tool writes it, is left to the full reading.
         match String::from_utf8(bytes) {
             Ok(text) => Self::from_text(text.into()),

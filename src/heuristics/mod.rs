@@ -52,6 +52,8 @@ pub use explain::{Considered, ExplainedRecord, Explanation, Nearest};
 pub use expression::{FUNCTIONS as EXPRESSION_FUNCTIONS, Formula};
 pub use extents::Extents;
 pub use groups::{class_groups, group_of, groups};
+#[cfg(feature = "harness")]
+pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
 pub use materialize::{Knob, Space, materialize};
 pub use model::{

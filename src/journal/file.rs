@@ -171,7 +171,8 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
         let wrong = |what: &dyn std::fmt::Display| {
             Error::usage(format!("line {number}: {what}; mend the line or take it out, or start over with --fresh"))
         };
-        let parsed = serde_json::from_slice(&line).map_err(|error| wrong(&format!("{error}, counted in the line")))?;
+        let text = heuristics::without_mark(&line);
+        let parsed = serde_json::from_slice(text).map_err(|error| wrong(&format!("{error}, counted in the line")))?;
         match &parsed {
             Line::Trial(trial) if trial.contradiction().is_some() => {
                 return Err(wrong(&trial.contradiction().unwrap_or_default()));
@@ -360,8 +361,10 @@ mod tests {
             let error = read(&path).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        std::fs::write(&path, format!("{header}\n{trial}\n")).unwrap();
-        assert_eq!(read(&path).unwrap().trials.len(), 1, "an empty line is none");
+        for text in [format!("{header}\n{trial}\n"), format!("\u{feff}{header}{trial}")] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read(&path).unwrap().trials.len(), 1, "an empty line is none, nor is a byte-order mark");
+        }
     }
 
     /// A bit that a disk or a copy flipped in an archive is an error, and never other data.
