@@ -9,7 +9,7 @@ use crate::fit::{self, LeftOut, Problem, Time, Trials};
 use crate::heuristics::{FittedModel, Model, Template};
 use crate::model::Config;
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Where configs that the family does not take, as of another version, win a greater share of the problems than this, what is
 /// left is not what a choice should be made of.
@@ -51,10 +51,9 @@ pub(super) fn fit(
     }
     let mut fitted = fit::fit(&description, &trials)?;
     let model = Model::new(fitted.clone())?;
-    let folds = fit::divisions(&description, &trials.problems).folds;
-    let runs: Vec<(&[usize], usize)> =
-        folds.iter().flat_map(|folds| distinct(folds).into_iter().map(move |fold| (folds.as_slice(), fold))).collect();
-    let left_out: Vec<[Vec<LeftOut>; 2]> = runs
+    let divisions = fit::divisions(&description, &trials.problems);
+    let left_out: Vec<[Vec<LeftOut>; 2]> = divisions
+        .parts()
         .into_par_iter()
         .map(|(folds, fold)| {
             let (out, kept): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|row| folds[*row] == fold);
@@ -68,14 +67,10 @@ pub(super) fn fit(
     for (index, source) in ["rule", "fallback"].into_iter().enumerate() {
         let left_out: Vec<LeftOut> = left_out.iter().flat_map(|sources| sources[index].iter().cloned()).collect();
         if !left_out.is_empty() {
-            fitted.cross_validation.regret.insert(source.to_owned(), fit::regrets(&left_out, folds.len()));
+            fitted.cross_validation.regret.insert(source.to_owned(), fit::regrets(&left_out, divisions.folds.len()));
         }
     }
     Ok(fitted)
-}
-
-fn distinct(folds: &[usize]) -> BTreeSet<usize> {
-    folds.iter().copied().collect()
 }
 
 /// Adds a class's trials as a fit takes them, a problem a row. All times of a problem are as if taken in its last final.

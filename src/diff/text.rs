@@ -62,7 +62,7 @@ impl Diff {
                 named(&change.new)
             ));
         }
-        for class in self.classes.iter().filter(|class| class.suspect || class.regression) {
+        for class in self.classes.iter().filter(|class| class.suspect) {
             let verdict =
                 if class.regression { "slower as a whole" } else { "maybe slower as a whole, which is AMBIGUOUS" };
             lines.push(format!(

@@ -228,6 +228,14 @@ pub struct Divisions {
     pub folds: Vec<Vec<usize>>,
 }
 
+impl Divisions {
+    /// Every fold of every division, each with its division: what is left out in turn.
+    pub fn parts(&self) -> Vec<(&[usize], usize)> {
+        let of_division = |folds: &'_ Vec<usize>| folds.iter().copied().collect::<BTreeSet<usize>>();
+        self.folds.iter().flat_map(|folds| of_division(folds).into_iter().map(|fold| (&**folds, fold))).collect()
+    }
+}
+
 /// The divisions of these problems that [`fit`] leaves folds out of.
 pub fn divisions(description: &Description, problems: &[Problem]) -> Divisions {
     let place_of = |name: &String| description.dims.iter().position(|dim| dim == name);

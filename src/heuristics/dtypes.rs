@@ -100,7 +100,7 @@ impl<'a> DtypeName<'a> {
     /// Where the name is none of these.
     pub fn parse(name: &'a str) -> Result<Self> {
         let bare = name.strip_prefix("torch.").unwrap_or(name);
-        let known = TYPES.iter().find(|(_, names)| names.contains(&bare));
+        let known = known(bare);
         let label = DtypeClass::LABELS.iter().position(|label| *label == name);
         if let (None, Some(class)) = (known, label.and_then(|place| CLASSES.get(place))) {
             return Ok((*class).into());
@@ -127,17 +127,12 @@ impl<'a> DtypeName<'a> {
 /// The short name of what libraries call so; other names without the library's own.
 fn short(name: &str) -> &str {
     let bare = name.rsplit_once('.').map_or(name, |(_, bare)| bare);
-    match bare {
-        "bfloat16" => "bf16",
-        "float16" | "fp16" | "half" => "f16",
-        "float32" | "fp32" | "float" => "f32",
-        "float64" | "double" => "f64",
-        "int8" => "i8",
-        "int16" => "i16",
-        "int32" => "i32",
-        "int64" => "i64",
-        other => other,
-    }
+    known(bare).map_or(bare, |(_, names)| names[0])
+}
+
+/// A type by one of its names.
+fn known(name: &str) -> Option<&'static (DtypeClass, &'static [&'static str])> {
+    TYPES.iter().find(|(_, names)| names.contains(&name))
 }
 
 impl From<Dtype> for DtypeName<'static> {

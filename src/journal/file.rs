@@ -173,10 +173,12 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
         };
         let text = heuristics::without_mark(&line);
         let parsed = serde_json::from_slice(text).map_err(|error| wrong(&format!("{error}, counted in the line")))?;
+        if let Line::Trial(trial) = &parsed
+            && let Some(contradiction) = trial.contradiction()
+        {
+            return Err(wrong(&contradiction));
+        }
         match &parsed {
-            Line::Trial(trial) if trial.contradiction().is_some() => {
-                return Err(wrong(&trial.contradiction().unwrap_or_default()));
-            }
             Line::Header(Header { schema, .. }) if *schema != Header::SCHEMA => {
                 return Err(wrong(&format!("schema {schema}, where this tool reads {}", Header::SCHEMA)));
             }

@@ -119,14 +119,9 @@ impl<'p> Guide<'p> {
         if problems.len() < ENOUGH {
             return Ok(Vec::new());
         }
-        let folds = fit::divisions(&self.description, &trials.problems).folds;
-        let parts: Vec<(&[usize], usize)> = folds
-            .iter()
-            .flat_map(|folds| {
-                folds.iter().copied().collect::<BTreeSet<_>>().into_iter().map(move |fold| (&**folds, fold))
-            })
-            .collect();
-        let chosen: Vec<Vec<(Problem, Config)>> = parts
+        let divisions = fit::divisions(&self.description, &trials.problems);
+        let chosen: Vec<Vec<(Problem, Config)>> = divisions
+            .parts()
             .into_par_iter()
             .map(|(folds, fold)| -> Result<Vec<(Problem, Config)>> {
                 let mut kept = trials.clone();

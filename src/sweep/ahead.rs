@@ -58,7 +58,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         let ready = self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(problem);
         let order = ready.unwrap_or_else(|| self.guide.order(problem));
         let how = (&(self.width)(&order), problem_seed(self.lab.seed, problem));
-        let candidate = |config: &Config| plan::candidate(config.clone(), problem, &self.lab.profile);
+        let candidate = |config: &Config| plan::candidate(config.clone(), problem, &self.lab.kernels.profile);
         let outcome = search::search(bench, problem, &order, must_race, how, &candidate);
         self.done.fetch_add(1, Ordering::Relaxed);
         outcome
@@ -104,15 +104,11 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
                 continue; // a device was faster
             }
             let order = self.guide.order(problem);
-            if let Some(compiler) = self.lab.compiler {
+            if let Some(compiler) = self.lab.kernels.compiler {
                 compiler.request(&families::spec(problem.family).reference(problem).0)?;
                 let first = (self.width)(&order).first(order.configs.len(), problem_seed(self.lab.seed, problem));
                 let first = first.into_iter().map(|place| order.configs[place].clone());
-                for config in (self.must_race)(problem).into_iter().chain(first) {
-                    if let Ok(Some((kernel, _))) = plan::candidate(config, problem, &self.lab.profile).program {
-                        compiler.request(&kernel)?;
-                    }
-                }
+                self.lab.compile_ahead(problem, (self.must_race)(problem).into_iter().chain(first))?;
             }
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, order);
         }

@@ -55,7 +55,7 @@ enum Attempt {
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found, turn: &'lab Turn) -> Result<Self> {
-        let support = lab.compiler.map(|compiler| needed_cubin(compiler, &support_kernel())).transpose()?;
+        let support = lab.kernels.compiler.map(|compiler| needed_cubin(compiler, &support_kernel())).transpose()?;
         let address = found.address;
         let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
         Ok(Self {
@@ -93,7 +93,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let problem = self.problem()?;
         let mut open = Vec::new();
         for config in configs {
-            let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
+            let candidate = plan::candidate(config.clone(), &problem, &self.lab.kernels.profile);
             let Ok(program) = &candidate.program else {
                 self.pruned(&candidate)?;
                 continue;
@@ -104,7 +104,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             }
         }
         let anchors: Vec<Candidate> =
-            anchors.iter().map(|config| plan::candidate(config.clone(), &problem, &self.lab.profile)).collect();
+            anchors.iter().map(|config| plan::candidate(config.clone(), &problem, &self.lab.kernels.profile)).collect();
         let mut racers: Vec<Racer> = anchors.iter().map(Racer::anchor).collect();
         let mut shared: Vec<(&Candidate, &Candidate)> = Vec::new();
         let mut crossed = 0;
@@ -158,14 +158,15 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// What a config runs as on the problem, with the kernel's identity: the one of this hash where that is still cached, else
     /// today's. Or why it does not run.
     pub(crate) fn program_of(&self, config: &Config, kernel: Option<&str>) -> Result<Result<(Arm, Key), String>> {
-        let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.profile);
+        let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.kernels.profile);
         let program = match &candidate.program {
             Ok(program) => program.as_ref(),
             Err(rejection) => return Ok(Err(rejection.to_string())),
         };
         let earlier = kernel.map(|hash| Key(hash.to_string()));
-        let earlier = earlier.filter(|key| self.lab.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
-        let (key, program) = match (earlier, program, self.lab.compiler) {
+        let earlier =
+            earlier.filter(|key| self.lab.kernels.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
+        let (key, program) = match (earlier, program, self.lab.kernels.compiler) {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
                 let cubin = compiler.cached(&key).unwrap_or_default();
                 (key, Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() })))
@@ -262,7 +263,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     fn prepare(&mut self) -> Result<Result<(), Failure>> {
         if self.prepared.is_none() {
             let problem = self.problem()?;
-            let reference = match self.lab.compiler {
+            let reference = match self.lab.kernels.compiler {
                 None => None,
                 Some(compiler) => {
                     let (kernel, launch) = families::spec(problem.family).reference(&problem);
@@ -449,10 +450,12 @@ impl Bench for DeviceBench<'_, '_> {
         if !self.has_time_else_finish(&problem)? {
             return Ok(false);
         }
-        if !self.lab.is_compiled(program.as_ref())? {
+        let mut compiled = self.lab.program_at_hand(program.as_ref())?;
+        if compiled.is_none() {
             self.settle()?;
+            compiled = self.lab.program(program.as_ref())?;
         }
-        let program = match self.lab.program(program.as_ref())? {
+        let program = match compiled {
             Some(Ok(program)) => program,
             Some(Err((status, error))) => {
                 let failed = self.unmeasured(&candidate.config, stage, status, Some(error), &key)?;

@@ -148,7 +148,7 @@ impl FamilySweep<'_, '_> {
     fn race_on_others(&self, mut wanted: Vec<(Problem, Vec<Config>)>) -> Result<()> {
         wanted.retain(|(problem, _)| self.finals.contains_key(problem));
         for (problem, configs) in &wanted {
-            self.lab.compile_ahead(problem, configs)?;
+            self.lab.compile_ahead(problem, configs.iter().cloned())?;
         }
         self.site.progress.more(wanted.len());
         on_all_devices(self.lab, &self.site.devices, &wanted, |bench, (problem, configs)| {

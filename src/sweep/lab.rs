@@ -37,8 +37,8 @@ pub struct Counts {
 /// The kernels that configs run as today.
 #[derive(Clone)]
 pub(crate) struct Kernels<'a> {
-    profile: GpuProfile,
-    compiler: Option<&'a Compiler>,
+    pub(super) profile: GpuProfile,
+    pub(super) compiler: Option<&'a Compiler>,
     host: Key,
 }
 
@@ -60,9 +60,7 @@ impl Kernels<'_> {
 
 /// What all devices of a family's sweep share.
 pub(crate) struct Lab<'a> {
-    pub(super) profile: GpuProfile,
-    pub(super) compiler: Option<&'a Compiler>,
-    kernels: Kernels<'a>,
+    pub(super) kernels: Kernels<'a>,
     pub(super) seed: u64,
     /// What the last document serves: it defends its place in each final, but a final that was run without it stands.
     defenders: Vec<Config>,
@@ -116,9 +114,9 @@ impl<'a> Lab<'a> {
         }
         let state = State { journal, known, races, counts: Counts::default(), deadline: None, idle: Vec::new() };
         let host = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
-        let kernels = Kernels { profile: profile.clone(), compiler, host };
+        let kernels = Kernels { profile, compiler, host };
         let (state, deadlines) = (Mutex::new(state), Deadlines::default());
-        Self { profile, compiler, kernels, seed, defenders, state, progress, deadlines }
+        Self { kernels, seed, defenders, state, progress, deadlines }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -144,7 +142,7 @@ impl<'a> Lab<'a> {
     /// the device has memory for both.
     pub(super) fn benches_on(&self, found: &Found) -> usize {
         let has_room = found.memory.is_some_and(|memory| memory >= MEMORY_OF_TWO);
-        if self.compiler.is_some() && has_room { 2 } else { 1 }
+        if self.kernels.compiler.is_some() && has_room { 2 } else { 1 }
     }
 
     /// Whether this run has measured anything yet.
@@ -153,10 +151,11 @@ impl<'a> Lab<'a> {
     }
 
     /// Lets the kernels of these configs compile, in the order they will be asked for.
-    pub(super) fn compile_ahead(&self, problem: &Problem, configs: &[Config]) -> Result<()> {
+    pub(super) fn compile_ahead(&self, problem: &Problem, configs: impl IntoIterator<Item = Config>) -> Result<()> {
+        let Some(compiler) = self.kernels.compiler else { return Ok(()) };
         for config in configs {
-            if let Ok(program) = plan::candidate(config.clone(), problem, &self.profile).program {
-                self.key(program.as_ref())?;
+            if let Ok(Some((kernel, _))) = plan::candidate(config, problem, &self.kernels.profile).program {
+                compiler.request(&kernel)?;
             }
         }
         Ok(())
@@ -169,7 +168,7 @@ impl<'a> Lab<'a> {
 
     /// The kernel's identity; compiling it begins.
     pub(super) fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
-        match (self.compiler, program) {
+        match (self.kernels.compiler, program) {
             (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
             _ => Ok(self.kernels.host.clone()),
         }
@@ -258,7 +257,7 @@ impl<'a> Lab<'a> {
         }
         // The duplicate is the last of a race's lines: without it, a kill came between.
         let Some(winner) = winner else { return Ok(None) };
-        let runs = |config: &Config| plan::candidate(config.clone(), problem, &self.profile).program.is_ok();
+        let runs = |config: &Config| plan::candidate(config.clone(), problem, &self.kernels.profile).program.is_ok();
         if missing.into_iter().any(runs) {
             return Ok(None);
         }
@@ -315,22 +314,25 @@ impl<'a> Lab<'a> {
         Ok(!is_late)
     }
 
-    /// Whether nobody has to wait for a candidate's program.
-    pub(super) fn is_compiled(&self, program: Option<&(KernelSpec, Launch)>) -> Result<bool> {
-        let Some((kernel, _)) = program else { return Ok(true) };
-        Ok(self.compiler()?.wait_until(kernel, Some(Instant::now()))?.is_some())
-    }
-
     /// What became of a candidate's program. Nothing where the time is up before it is compiled.
     pub(super) fn program(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Option<Compiled>> {
-        let Some((kernel, launch)) = program else { return Ok(Some(Ok(None))) };
         let deadline = self.state().deadline;
-        let outcome = self.compiler()?.wait_until(kernel, deadline)?;
+        self.program_by(program, deadline)
+    }
+
+    /// The same, and nothing where somebody would have to wait for it.
+    pub(super) fn program_at_hand(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Option<Compiled>> {
+        self.program_by(program, Some(Instant::now()))
+    }
+
+    fn program_by(&self, program: Option<&(KernelSpec, Launch)>, end: Option<Instant>) -> Result<Option<Compiled>> {
+        let Some((kernel, launch)) = program else { return Ok(Some(Ok(None))) };
+        let outcome = self.compiler()?.wait_until(kernel, end)?;
         Ok(outcome.map(|outcome| program_of(outcome, kernel, launch)))
     }
 
     fn compiler(&self) -> Result<&Compiler> {
-        self.compiler.ok_or_else(|| Error::failure("no compiler for a compiled kernel"))
+        self.kernels.compiler.ok_or_else(|| Error::failure("no compiler for a compiled kernel"))
     }
 }
 

@@ -313,8 +313,8 @@ fn sweep_plans(
         while !to_do.is_empty() {
             let mut cut = Vec::new();
             for (index, plan) in to_do.iter().copied().enumerate() {
-                if deriving.as_ref().is_some_and(|deriving| deriving.family == plan.family) {
-                    end(deriving.take(), summary)?; // it reads the journal that goes on now
+                if deriving.as_ref().is_some_and(|deriving| deriving.reads(plan.family)) {
+                    end(deriving.take(), summary)?; // the journal goes on now, or is set aside
                 }
                 let share = left().map(|left| left / (to_do.len() - index) as u32);
                 let swept = family::sweep_family(site, &turn, plan, previous, share);
@@ -349,6 +349,13 @@ fn sweep_plans(
 struct Deriving<'scope> {
     family: Family,
     thread: ScopedJoinHandle<'scope, Result<(usize, usize)>>,
+}
+
+impl Deriving<'_> {
+    /// Whether it is made of this family's journal, too.
+    fn reads(&self, family: Family) -> bool {
+        family == self.family || Some(family) == self.family.sister()
+    }
 }
 
 /// Waits for a part of the document and notes what is in it.
