@@ -2,6 +2,7 @@
 #![cfg(feature = "harness")]
 #![allow(missing_docs, clippy::float_cmp, clippy::panic, clippy::unwrap_used)] // figures are exact; a panic fails a test
 
+use kernel_sweep::derive::config_key;
 use kernel_sweep::diff::{self, Diff, Entry, Status, UnlikeProtocols};
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::heuristics::Document;
@@ -320,16 +321,23 @@ fn another_config_is_a_tie_where_it_takes_the_same_time() {
 
 #[test]
 fn another_config_is_a_tie_where_either_document_says_so() {
+    let template = |size: u32| json!({ "block_sizes": [size] }).as_object().unwrap().clone();
     let with_ties = |block_size, us, ties: &[u32]| {
         let mut document = one(block_size, &[problem("m=2,n=512,k=512 bf16", us, 0.01)]);
-        let texts: Vec<String> = ties.iter().map(|tie| format!("{{\"block_sizes\":[{tie}]}}")).collect();
-        document.rules[0].validation.insert("ties".into(), json!({ "configs": texts, "repeat_noise": 0.03 }));
+        let keys: Vec<String> = ties.iter().map(|tie| config_key(&template(*tie))).collect();
+        document.rules[0].validation.insert("ties".into(), json!({ "configs": keys, "repeat_noise": 0.03 }));
         document
     };
     let old = with_ties(16, 10.0, &[32, 64]);
     assert_eq!(stability(&old, &with_ties(32, 10.5, &[])), (1, 1, 0));
     assert_eq!(stability(&old, &with_ties(128, 10.5, &[16])), (1, 1, 0));
     assert_eq!(stability(&old, &with_ties(128, 10.5, &[256])), (1, 0, 1));
+    // Texts, as documents held them before.
+    let mut by_text = one(128, &[problem("m=2,n=512,k=512 bf16", 10.5, 0.01)]);
+    by_text.rules[0]
+        .validation
+        .insert("ties".into(), json!({ "configs": [r#"{"block_sizes":[16]}"#], "repeat_noise": 0.03 }));
+    assert_eq!(stability(&old, &by_text), (1, 1, 0));
 }
 
 #[test]

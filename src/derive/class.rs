@@ -5,7 +5,7 @@ use super::compare::Comparison;
 use super::incumbent::{Incumbents, unless_beaten};
 use super::model;
 use super::shapes::{Known, Place, Places};
-use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise};
+use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise, text_key};
 use super::validation::{Compared, Exemplar, ProblemSource, Source, Ties, Validation};
 use super::{ClassReport, ModelReport};
 use crate::heuristics::{Bucket, Document, Fallback, FittedModel, Rule, Template, class_groups};
@@ -246,7 +246,7 @@ impl<'t> Class<'t> {
 
     /// The configs that nobody can tell from the one served: another sweep may come to any of them.
     fn ties(&self, rows: &[&Row], config: usize) -> Ties {
-        let configs = ties(rows, config).into_iter().map(|tie| self.table.configs[tie].text.clone()).collect();
+        let configs = ties(rows, config).into_iter().map(|tie| text_key(&self.table.configs[tie].text)).collect();
         Ties { configs, repeat_noise: repeat_noise(rows) }
     }
 

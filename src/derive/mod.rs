@@ -20,7 +20,7 @@
 //! - A model is fitted to all trials of a class. Its `cross_validation` tells what model, rule and fallback would have been
 //!   worth on problems left out of all three.
 //! - What the document before serves stays where nothing beats it by more than noise.
-//! - `validation.ties` names the configs that cannot be told from the one that is served, by that noise or by what the ratio of
+//! - `validation.ties` names the configs, by [`config_key`], that cannot be told from the one that is served, by that noise or by what the ratio of
 //!   two configs changes from one race to another, so that a change from one sweep to the next can be judged.
 //! - `source.problems[].anchors` compares what is served with other programs of the same final, so that two documents can be
 //!   compared by what did not change between them.
@@ -44,6 +44,8 @@ pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub(crate) use evidence::{config_text, of_latest_kernels, timing_of};
 pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
+pub use table::config_key;
+pub(crate) use table::text_key;
 pub use validation::{Compared, Exemplar, LeaveOneOut, ProblemSource, Source, Ties, Validation};
 
 use crate::error::{Context, Result};

@@ -2,9 +2,10 @@
 //! final, and noise.
 
 use super::compare::{ASSUMED_NOISE, Pair, joint, lone_noise, raced};
-use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing};
+use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing, config_text};
 use super::noise::{Draw, Level, Noise};
 use super::race::{Arm, Race};
+use crate::heuristics::Template;
 use crate::journal::Stage;
 use crate::measure::DurationClass;
 use crate::model::Micros;
@@ -447,6 +448,16 @@ pub(super) fn program_key(config_text: &str, kernel: &str) -> String {
     hash.update([0]);
     hash.update(kernel);
     first_digits(&hash.finalize(), 8)
+}
+
+/// A short name for a config, for `validation.ties`: eight hex digits over its template.
+pub fn config_key(template: &Template) -> String {
+    text_key(&config_text(template))
+}
+
+/// The same for a config's text.
+pub(crate) fn text_key(config_text: &str) -> String {
+    first_digits(&Sha256::digest(config_text), 8)
 }
 
 /// The first hex digits of a digest, at most 16.

@@ -141,7 +141,7 @@ pub struct LeaveOneOut {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ties {
-    /// Their texts.
+    /// Their [keys](super::config_key).
     pub configs: Vec<String>,
     /// How far the mean ratio of two configs over these problems may be from that of another sweep; 0 where not known.
     pub repeat_noise: f64,

@@ -17,7 +17,7 @@ mod text;
 pub(crate) use shift::{Z_95, absolute_sigma, relative_sigma};
 pub use stability::Stability;
 
-use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_text, environments_of};
+use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_key, environments_of, text_key};
 use crate::error::{Error, Result};
 use crate::heuristics::{Bucket, Document, Rule, Template, bucket_of, by_rank};
 use crate::measure::{geomean, mean, median};
@@ -368,8 +368,8 @@ struct Served<'d> {
     /// By problem.
     times: BTreeMap<&'d str, Option<Time>>,
     kernels: Option<&'d Value>,
-    /// The texts of the configs that the document cannot tell from the template.
-    ties: BTreeSet<&'d str>,
+    /// The keys of the configs that the document cannot tell from the template.
+    ties: BTreeSet<String>,
 }
 
 impl<'d> Served<'d> {
@@ -377,7 +377,9 @@ impl<'d> Served<'d> {
         let problems = source.get("problems").and_then(Value::as_array).into_iter().flatten();
         let times = problems.filter_map(|problem| Some((problem["problem"].as_str()?, Time::read(problem))));
         let ties = validation.get("ties").and_then(|ties| ties["configs"].as_array()).into_iter().flatten();
-        let ties = ties.filter_map(Value::as_str).collect();
+        // Documents of before keys hold the texts themselves.
+        let key = |tie: &str| if tie.starts_with('{') { text_key(tie) } else { tie.to_owned() };
+        let ties = ties.filter_map(Value::as_str).map(key).collect();
         Self { template, times: times.collect(), kernels: source.get("kernels"), ties }
     }
 
@@ -398,8 +400,8 @@ impl<'d> Served<'d> {
 
     /// Whether either document counts the other's config among the ties of its own.
     fn ties_with(&self, other: &Self) -> bool {
-        let within = |ties: &BTreeSet<&str>, template: Option<&Template>| {
-            template.is_some_and(|one| ties.contains(config_text(one).as_str()))
+        let within = |ties: &BTreeSet<String>, template: Option<&Template>| {
+            template.is_some_and(|one| ties.contains(&config_key(one)))
         };
         within(&self.ties, other.template) || within(&other.ties, self.template)
     }

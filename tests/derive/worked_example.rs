@@ -1,7 +1,7 @@
 //! Small journals with every figure worked out by hand.
 
 use super::trials::{arm, config, derive, evidence, failed, finalist, h200, header, trial};
-use kernel_sweep::derive::{self, Defaults, Evidence};
+use kernel_sweep::derive::{self, Defaults, Evidence, config_key};
 use kernel_sweep::heuristics::{Document, Rule};
 use kernel_sweep::journal::{Header, Stage, Status, Trial};
 use kernel_sweep::model::{Config, Family};
@@ -218,7 +218,13 @@ fn a_document_names_what_it_cannot_tell_from_what_it_serves() {
         fallback.validation["ties"]["configs"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
     assert_eq!(
         named,
-        configs[1..3].iter().map(Config::to_string).collect::<Vec<_>>().iter().map(String::as_str).collect()
+        configs[1..3]
+            .iter()
+            .map(|config| config_key(&config.to_template()))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(String::as_str)
+            .collect()
     );
 }
 
