@@ -265,7 +265,6 @@ impl<'t> Class<'t> {
             served_us: row.time_us(config),
             noise: row.noise_of(config),
             slowdown: row.slowdown(config),
-            rounds: row.cell(config).map_or(0, |cell| cell.rounds),
             anchors: self.anchors(row, config, incumbent),
         };
         let tried: BTreeSet<usize> = rows.iter().flat_map(|row| row.cells()).map(|cell| cell.config).collect();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 impl Document {
     /// The document as canonical JSON: keys sorted at every level, rules by class then bucket, numbers of its own rounded
-    /// to 4 places (templates are left as they are), indented by two spaces, ending in a newline. What belongs together has a
+    /// to 4 places (templates are left as they are), indented by a space a level, ending in a newline. What belongs together has a
     /// line: a template, a bucket, a comparison, a problem, a tree.
     pub fn to_canonical_json(&self) -> String {
         let mut document = self.clone();
@@ -35,7 +35,7 @@ fn write_lines(value: &Value, levels: usize, indent: usize, text: &mut String) {
     };
     let start_line = |text: &mut String, indent| {
         text.push('\n');
-        text.extend(std::iter::repeat_n("  ", indent));
+        text.extend(std::iter::repeat_n(' ', indent));
     };
     for (place, (name, part)) in parts.into_iter().enumerate() {
         text.push(if place == 0 { open } else { ',' });
@@ -46,7 +46,7 @@ fn write_lines(value: &Value, levels: usize, indent: usize, text: &mut String) {
         }
         let levels = match name.map(String::as_str) {
             Some("models") if indent == 0 => MODEL_LEVELS,
-            Some("problems" | "compared") => 1.min(levels - 1),
+            Some("problems" | "compared" | "templates") => 1.min(levels - 1),
             Some("template" | "shape_bucket" | "ties" | "leave_one_out" | "exemplar" | "kernels") => 0,
             _ => levels - 1,
         };

@@ -50,7 +50,6 @@ fn the_winner_is_what_the_choosing_rounds_chose_and_the_others_tell_how_lucky_it
     assert_eq!(block, 512);
     assert!((problem.slowdown.unwrap() - 100.0 / 110.0).abs() < 1e-9, "{problem:?}");
     assert!((problem.served_us.unwrap() - 100.0).abs() < 1e-9);
-    assert_eq!(problem.rounds, 8);
 }
 
 #[test]
@@ -64,7 +63,7 @@ fn an_arm_that_dropped_out_is_compared_over_the_rounds_it_ran() {
         trials.push(arm(ADD, shape, &config(512), (Stage::Final, 4), (0, 4), &[70.0; 12]));
     }
     let (block, problem) = tiny(&trials);
-    assert_eq!((block, problem.rounds), (1024, 3));
+    assert_eq!(block, 1024);
     assert!((problem.slowdown.unwrap() - 3.0).abs() < 1e-9, "{problem:?}");
 }
 
@@ -98,7 +97,6 @@ fn a_cross_trial_is_compared_through_the_anchors_by_paired_rounds() {
         let (block, problem) = tiny(&trials);
         assert_eq!(block, 1024, "10 % faster than what won, though its time is longer");
         assert!((problem.slowdown.unwrap() - 0.9).abs() < tolerance, "{problem:?}");
-        assert_eq!(problem.rounds, 16);
     }
 }
 
@@ -106,7 +104,7 @@ fn a_cross_trial_is_compared_through_the_anchors_by_paired_rounds() {
 fn where_no_anchor_links_two_races_times_count_and_are_noisy() {
     let trials = [at((Stage::Final, 1), (0, 0), 256, &[100.0; 12]), at((Stage::Cross, 2), (0, 0), 1024, &[90.0; 12])];
     let (block, problem) = tiny(&trials);
-    assert_eq!((block, problem.rounds), (1024, 0));
+    assert_eq!(block, 1024);
     assert!((problem.slowdown.unwrap() - 0.9).abs() < 1e-9);
     assert!(problem.noise >= 0.02, "{problem:?}");
 }
