@@ -152,7 +152,9 @@ fn ran_as_today(
 ) -> Result<bool> {
     let config = template.and_then(|template| serde_json::from_value::<Config>(template.clone().into()).ok());
     let Some(config) = config.filter(|_| !source.kernels.is_empty()) else { return Ok(true) };
-    for problem in source.problems.iter().filter_map(|known| problem(class, &known.problem)) {
+    // Where it has no time it may never have run.
+    let ran_on = source.problems.iter().filter(|known| known.served_us.is_some());
+    for problem in ran_on.filter_map(|known| problem(class, &known.problem)) {
         let blank = Trial::untimed(&problem, config.clone(), Stage::Final, Status::Ok);
         let mut ran = false;
         for kernel in &source.kernels {

@@ -83,6 +83,14 @@ impl Site {
             drop(journal);
             (journal, contents) = Journal::open(path, true)?;
         }
+        if let Some(last) = contents.headers.last().filter(|last| last.nvrtc != header.nvrtc) {
+            self.progress.say(&format!(
+                "{}: NVRTC {} → {}: what it compiles otherwise is measured again",
+                path.display(),
+                last.nvrtc,
+                header.nvrtc
+            ));
+        }
         for earlier in &contents.headers {
             header.accepted_drivers.extend(earlier.accepted_drivers.iter().cloned());
             if !header.changes_since(earlier).is_empty() {

@@ -159,6 +159,22 @@ fn what_ran_as_kernels_that_are_gone_does_not_stay() {
     assert_eq!(problems.into_iter().collect::<Vec<_>>(), [format!("{} bf16", SMALL[0])]);
 }
 
+/// What cannot run a problem has no kernel there that could be today's.
+#[test]
+fn a_problem_that_what_is_served_never_ran_on_says_nothing_of_its_kernels() {
+    let mut night = first_night();
+    let is_untried = |trial: &Trial| trial.problem().shape.to_string() == SMALL[2] && trial.config == config(16);
+    night.retain(|trial| !is_untried(trial));
+    let before = run(None, &night);
+    assert!(entries(&before).iter().any(|(_, problems, entry)| {
+        problems.contains(&format!("{} bf16", SMALL[2]))
+            && entry["source"]["kernels"] == serde_json::json!(["kernel-{\"block_sizes\":[16]}"])
+    }));
+    let journal = contents(&[header()], &finals(&SMALL[..1], 128));
+    let after = try_run(Some(&before), vec![journal], false, &|trial| !is_untried(trial)).unwrap();
+    assert_eq!(entries(&after), entries(&before));
+}
+
 #[test]
 fn what_another_protocol_measured_does_not_stay_beside_this_one() {
     let before = run(None, &first_night());
