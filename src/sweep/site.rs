@@ -20,6 +20,8 @@ pub struct Site {
     /// What people watch.
     pub progress: Progress,
     accept_driver: bool,
+    /// When it was opened: what has this in its header is of this run.
+    started: String,
     _lock: Lock,
 }
 
@@ -41,7 +43,7 @@ impl Site {
         progress.say(&announcement(options, &devices));
         let compiler =
             if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
-        Ok(Self { devices, compiler, progress, accept_driver: options.accept_driver, _lock: lock })
+        Ok(Self { devices, compiler, progress, accept_driver: options.accept_driver, started: now(), _lock: lock })
     }
 
     /// The first device; the others are like it.
@@ -93,7 +95,7 @@ impl Site {
         }
         for earlier in &contents.headers {
             header.accepted_drivers.extend(earlier.accepted_drivers.iter().cloned());
-            if !header.changes_since(earlier).is_empty() {
+            if self.accept_driver && !header.changes_since(earlier).is_empty() {
                 header.accepted_drivers.insert(earlier.driver.clone());
             }
         }
@@ -113,6 +115,10 @@ impl Site {
             .flat_map(|header| &header.accepted_drivers)
             .collect();
         let is_apart = |change: &Change, earlier: &Header| {
+            // Within a run no driver changes, known or not.
+            if matches!(change, Change::Driver { was, is } if was == is && earlier.started == now.started) {
+                return false;
+            }
             !(change.is_acceptable() && (self.accept_driver || accepted.contains(&earlier.driver)))
         };
         let changes = headers
@@ -132,12 +138,16 @@ impl Site {
             nvrtc: self.compiler.as_ref().map(|compiler| compiler.version().to_string()).unwrap_or_default(),
             protocol: PROTOCOL.into(),
             sweep: env!("CARGO_PKG_VERSION").into(),
-            started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            started: self.started.clone(),
             multiprocessors: Some(found.profile.multiprocessors),
             memory_bytes: found.memory,
             accepted_drivers: BTreeSet::new(),
         }
     }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 fn announcement(options: &Options, devices: &[Found]) -> String {
@@ -149,4 +159,42 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     };
     let count = if devices.len() > 1 { format!("{} × ", devices.len()) } else { String::new() };
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::journal::{Stage, Status};
+    use crate::model::{Config, Dtype, Family, Problem};
+
+    fn site(folder: &Path, driver: &str, started: &str) -> Site {
+        let found = Found { driver: driver.into(), ..device::cpu::discover() };
+        Site {
+            devices: vec![found],
+            compiler: None,
+            progress: Progress::new(true, false),
+            accept_driver: false,
+            started: started.into(),
+            _lock: Lock::take(&folder.join(LOCK)).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_run_goes_on_under_a_driver_that_is_not_known_and_the_next_one_starts_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("elementwise.jsonl");
+        let problem = Problem::parse(Family::Elementwise, "numel=1000", Dtype::Bf16).unwrap();
+        let trial = Trial::untimed(&problem, Config::default(), Stage::Screen, Status::Wrong);
+        for (driver, taken_over) in [("", 0), ("580.1", 1)] {
+            let first = site(folder.path(), driver, "2026-01-01T00:00:00Z");
+            first.journal(&path, true).unwrap().0.append(&[Line::Trial(Box::new(trial.clone()))]).unwrap();
+            assert_eq!(first.journal(&path, false).unwrap().1.len(), 1, "a second turn of the same run");
+            drop(first);
+            let next = site(folder.path(), driver, "2026-01-02T00:00:00Z");
+            assert_eq!(next.journal(&path, false).unwrap().1.len(), taken_over, "'{driver}'");
+        }
+        // One that was set aside, and one that fresh set aside.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2 + 2);
+    }
 }
