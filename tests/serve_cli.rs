@@ -109,6 +109,24 @@ fn a_gpu_stands_for_its_document() {
     let with = |gpu: &str| lookup().current_dir(&folder).args(["--output", "out", "--gpu", gpu]).args(FP4).assert();
     with("h200").success().stdout(contains("rule 1"));
     with("NVIDIA H200").success().stdout(contains("rule 1"));
+    // Slices of it, and others of that name, are other devices.
+    let slice = with("NVIDIA H200 MIG 1g.18gb").code(2).stdout("");
+    slice.stderr(contains("no built-in heuristics for 'NVIDIA H200 MIG 1g.18gb'").and(contains("another device")));
+    with("NVIDIA H100 PCIe").code(2).stderr(contains("that of h100 was measured on NVIDIA H100 80GB HBM3"));
+    let mut of_slice: Value = serde_json::from_slice(&std::fs::read(EXAMPLE).unwrap()).unwrap();
+    for (device, is_served) in [("NVIDIA H200", false), ("NVIDIA H200 MIG 1g.18gb", true)] {
+        of_slice["policy"]["device"] = device.into();
+        let path = folder.path().join("out/h200_mig_1g_18gb/observed_heuristics_h200_mig_1g_18gb.json");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, of_slice.to_string()).unwrap();
+        let asked = with("NVIDIA H200 MIG 1g.18gb");
+        if is_served {
+            asked.success().stdout(contains("rule 1"))
+        } else {
+            asked.code(2).stderr(contains("of another device"))
+        };
+    }
+    with("h200_mig_1g_18gb").success().stdout(contains("rule 1"));
     with("h999").code(2).stderr(contains("'h999' is no GPU this tool knows"));
     with("cpu").code(2).stderr(contains("no built-in heuristics for 'cpu'"));
 }

@@ -3,7 +3,7 @@
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, DtypeName, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
-    answer_batch_line, bucket_of, builtin_names, family_of_shape, materialize,
+    answer_batch_line, bucket_of, builtin_document, builtin_names, device_of, family_of_shape, materialize,
 };
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem};
 use serde_json::{Value, json};
@@ -404,8 +404,14 @@ fn the_reference_document_is_served_rule_by_rule() {
 fn built_in_documents_are_asked_by_name() {
     for gpu in builtin_names() {
         let profile = GpuProfile::by_name(gpu).unwrap();
-        for name in [gpu.to_owned(), format!("NVIDIA {}", profile.device_name)] {
+        let device = device_of(builtin_document(gpu).unwrap()).unwrap();
+        for name in [gpu.to_owned(), format!("NVIDIA {}", profile.device_name), device.clone()] {
             assert!(Heuristics::builtin(&name).unwrap().classes().count() > 0, "{name}");
+        }
+        for other in [format!("{device} MIG 1g.18gb"), format!("NVIDIA {} PCIe", profile.device_name)] {
+            let message = Heuristics::builtin(&other).unwrap_err().to_string();
+            assert!(message.contains(&format!("no built-in heuristics for '{other}'")), "{message}");
+            assert!(message.contains(&format!("that of {gpu} was measured on {device}, another device")), "{message}");
         }
     }
     let message = Heuristics::builtin("gtx9999").unwrap_err().to_string();

@@ -5,7 +5,7 @@ use super::{Outcome, OutputArgs};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
-use crate::journal::{self, Contents, Trial};
+use crate::journal::{self, Contents, Header, Trial};
 use crate::model::{Bytes, Family, GpuProfile, Mma};
 use crate::plan::{self, Plan};
 use crate::report;
@@ -34,6 +34,9 @@ pub(super) struct DeriveArgs {
     /// Journals (.jsonl, .jsonl.zst) or measurements (.csv) [default: the GPU's journals, else its archive]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
+    /// Take together what was measured under unlike drivers, or under one that nobody told
+    #[arg(long)]
+    accept_driver: bool,
     /// The plan that the journals, of one family, were filled by, where it is not the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
@@ -56,7 +59,12 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     for (path, recorded) in files.iter().zip(read) {
         let name = path.display().to_string();
         match recorded? {
-            Recorded::Journal(contents) => journals.push((name, contents)),
+            Recorded::Journal(contents) => {
+                for warning in &contents.warnings {
+                    note!("{warning}");
+                }
+                journals.push((name, contents));
+            }
             Recorded::Measurements(file) => read_measurements(&mut measurements, file, &name)?,
         }
     }
@@ -70,6 +78,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
         measurements,
         defaults: &defaults(&plans, &profile),
         before: before.as_ref(),
+        accept_driver: args.accept_driver,
         is_current: &|_| Ok(true),
     })?;
     if derived.classes.is_empty() {
@@ -100,13 +109,20 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     Ok(if works { Outcome::Done } else { Outcome::Unworkable })
 }
 
-/// The GPU's profile; of one the tool does not know, as far as the architecture in its journals tells.
+/// The GPU's profile, with as many multiprocessors as its journals tell; of one the tool does not know, as far as the
+/// architecture in them tells.
 fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
+    let headers = || journals.iter().flat_map(|(_, contents)| &contents.headers);
+    let profile = known_profile(gpu, headers().next())?;
+    let multiprocessors = headers().find_map(|header| header.multiprocessors).unwrap_or(profile.multiprocessors);
+    Ok(GpuProfile { multiprocessors, ..profile })
+}
+
+fn known_profile(gpu: &str, header: Option<&Header>) -> Result<GpuProfile> {
     if gpu == GpuProfile::CPU {
         return Ok(GpuProfile::cpu(1, Bytes(0)));
     }
     GpuProfile::by_name(gpu).or_else(|unknown| {
-        let header = journals.iter().flat_map(|(_, contents)| &contents.headers).next();
         let arch = header.map(|header| header.arch.clone()).ok_or(unknown.clone())?;
         let mma = Mma::of_arch(&arch);
         let like = GpuProfile::known().into_iter().find(|known| known.mma == mma).ok_or(unknown)?;
@@ -228,6 +244,13 @@ fn summarize(derived: &Derived, path: &Path) {
         }
         if let Some(reason) = &class.no_model {
             note!("{}: no model: {reason}", class.class);
+        }
+        if class.carried_over > 0 {
+            note!(
+                "{}: {} rules, fallbacks and models stay as they were: they were measured on problems that were not measured anew",
+                class.class,
+                class.carried_over
+            );
         }
         if class.rules + class.fallbacks == 0 {
             note!("{}: nothing to serve: what the document had of it stays", class.class);

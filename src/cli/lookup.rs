@@ -4,12 +4,12 @@ use super::{OutputArgs, output};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
     Answer, Bucket, CLASSES, Considered, DtypeName, Explanation, Extents, Heuristics, Nearest, Query, Source,
-    answer_batch_line, family_of_shape,
+    answer_batch_line, device_of, family_of_shape,
 };
 use crate::model::{Dtype, Family, GpuProfile, Problem};
 use clap::{ArgGroup, Args};
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -81,22 +81,27 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
         return Heuristics::load(path);
     }
     let asked = args.gpu.as_deref().unwrap_or_default();
-    let gpu = match GpuProfile::by_device_name(asked) {
-        Some(profile) => profile.name,
-        None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
+    let is_folder = || args.output.of_gpu(asked).is_ok_and(|folder| folder.is_dir());
+    let (gpu, device) = match GpuProfile::by_name(asked).ok().or_else(|| GpuProfile::by_model(asked)) {
+        Some(profile) => (profile.name, None),
         // One the tool has no profile of was swept all the same.
-        None if args.output.of_gpu(asked).is_ok_and(|folder| folder.is_dir()) => asked.to_string(),
-        None => GpuProfile::by_name(asked)?.name,
+        None if asked == GpuProfile::CPU || is_folder() => (asked.to_string(), None),
+        // By its full name no other device's document is asked, nor that of the GPU it is a slice of.
+        None if asked.contains(' ') => (GpuProfile::short_name(asked), Some(asked)),
+        None => (GpuProfile::by_name(asked)?.name, None),
     };
     let path = crate::sweep::document_path(&args.output.output, &gpu);
-    if path.exists() {
+    let is_its_own = |text: &str| device.is_none_or(|device| device_of(text).as_deref() == Some(device));
+    if path.exists() && (device.is_none() || is_its_own(&fs::read_to_string(&path).unwrap_or_default())) {
         return Heuristics::load(&path);
     }
-    Heuristics::builtin(&gpu).map_err(|error| {
-        Error::usage(format!(
-            "{error}, and no {}; `sweep --gpu {gpu}` makes it, --heuristics names another",
-            path.display()
-        ))
+    Heuristics::builtin(device.unwrap_or(&gpu)).map_err(|error| {
+        let what = if path.exists() {
+            format!("{} is of another device", path.display())
+        } else {
+            format!("no {}", path.display())
+        };
+        Error::usage(format!("{error}, and {what}; `sweep --gpu {gpu}` makes it, --heuristics names another"))
     })
 }
 

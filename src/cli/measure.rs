@@ -34,6 +34,10 @@ pub(super) struct MeasureArgs {
     /// Give up on a kernel that compiles for longer than this
     #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
     compile_deadline: Time,
+    /// Take over what was measured under another driver, or under one that nobody told; without this it is set aside, and
+    /// measured again
+    #[arg(long)]
+    accept_driver: bool,
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
@@ -61,6 +65,7 @@ impl MeasureArgs {
             compile_deadline: self.compile_deadline.0,
             shard: (0, 1),
             fresh: false,
+            accept_driver: self.accept_driver,
             exhaustive: false,
             seed: self.seed,
             quiet: self.json,

@@ -29,7 +29,7 @@ pub(super) struct NightlyArgs {
     /// Replace the document even where something got slower
     #[arg(long)]
     accept: bool,
-    /// Nights whose journals and documents are kept
+    /// Good nights whose journals and documents are kept; nights that failed, or came to a regression, are not counted
     #[arg(long, value_name = "N", default_value_t = 7)]
     keep: usize,
 }

@@ -87,6 +87,11 @@ impl<'e> Row<'e> {
         Some(self.winner_us * self.cell(config)?.ln_ratio?.exp())
     }
 
+    /// Whether its configs raced in a final.
+    pub(super) fn had_final(&self) -> bool {
+        self.races.iter().any(|race| race.stage == Stage::Final)
+    }
+
     /// Whether a config ran in a final.
     pub(super) fn is_finalist(&self, config: usize) -> bool {
         self.races.iter().any(|race| race.stage == Stage::Final && race.arm(config).is_some())

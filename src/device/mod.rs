@@ -7,7 +7,7 @@ pub mod mutants;
 
 use crate::families::Launch;
 use crate::measure::Sample;
-use crate::model::{Bytes, Config, GpuProfile, Problem};
+use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
 use mutants::Alteration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -35,11 +35,18 @@ pub struct Found {
     /// Eight hex digits that tell it from other devices of its kind: of a hash of its UUID. The host has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// Its memory; of the host none is asked for.
+    /// Its memory, where the system tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// What it offers kernels.
     pub profile: GpuProfile,
+}
+
+impl Found {
+    /// What tells it from devices whose times are not its own.
+    pub fn identity(&self) -> Identity {
+        Identity { name: self.name.clone(), multiprocessors: Some(self.profile.multiprocessors), memory: self.memory }
+    }
 }
 
 /// A compiled kernel and how to launch it.

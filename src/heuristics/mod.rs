@@ -41,7 +41,7 @@ mod write;
 
 pub use batch::{AnswerRecord, answer_batch_line};
 pub use bins::bucket_of;
-pub use builtin::{builtin_document, builtin_names};
+pub use builtin::{builtin_document, builtin_names, device_of};
 pub use classes::{CLASSES, family_of_shape};
 pub use classification::{Signature, Tensor};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};

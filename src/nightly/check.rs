@@ -5,7 +5,7 @@ use crate::derive::half_width;
 use crate::diff::{Z_95, absolute_sigma, relative_sigma};
 use crate::error::Result;
 use crate::heuristics::group_of;
-use crate::journal::{Header, Stage, Status, Trial};
+use crate::journal::{Change, Header, Stage, Status, Trial};
 use crate::measure::{DurationClass, geomean, location_us, mean, median, sorted};
 use crate::model::{Config, Problem};
 use crate::sweep::DeviceBench;
@@ -15,18 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Problems of a family that are raced again to see whether its times still hold; one night's are not the next one's.
 const SPOTS: usize = 6;
 
-/// What the environment changed in since the journal was written: `driver 580.1 → 590.2`. The tool's own version does not
-/// count, since a kernel's hash and the protocol's name say what matters of it.
-pub(super) fn environment_changes(headers: &[Header], now: &Header) -> Vec<String> {
+/// What the environment changed in since the journal was written, beside what keeps its trials `apart` from today's: `driver 580.1
+/// → 590.2`. The tool's own version does not count, since a kernel's hash and the protocol's name say what matters of it.
+pub(super) fn environment_changes(headers: &[Header], now: &Header, apart: &[Change]) -> Vec<String> {
     type Field = fn(&Header) -> &str;
-    let fields: [(&str, Field); 5] = [
-        ("device", |header| &header.gpu),
-        ("arch", |header| &header.arch),
-        ("driver", |header| &header.driver),
-        ("nvrtc", |header| &header.nvrtc),
-        ("protocol", |header| &header.protocol),
-    ];
-    let mut changes = BTreeSet::new();
+    let fields: [(&str, Field); 2] = [("arch", |header| &header.arch), ("nvrtc", |header| &header.nvrtc)];
+    let mut changes: BTreeSet<String> = apart.iter().map(ToString::to_string).collect();
     for header in headers {
         for (name, field) in fields.iter().filter(|(_, field)| field(header) != field(now)) {
             changes.insert(format!("{name} {} → {}", field(header), field(now)));
@@ -392,11 +386,13 @@ mod tests {
             protocol: "cold-l2/1".into(),
             sweep: sweep.into(),
             started: sweep.into(),
+            ..Header::default()
         };
         let now = header("590.2", "0.2.0");
-        assert_eq!(environment_changes(&[header("590.2", "0.1.0")], &now), Vec::<String>::new());
-        let earlier = [header("580.1", "0.1.0"), header("590.2", "0.2.0")];
-        assert_eq!(environment_changes(&earlier, &now), ["driver 580.1 → 590.2"]);
+        assert_eq!(environment_changes(&[header("590.2", "0.1.0")], &now, &[]), Vec::<String>::new());
+        let earlier = [Header { nvrtc: "12.9".into(), ..header("580.1", "0.1.0") }, header("590.2", "0.2.0")];
+        let apart = now.changes_since(&earlier[0]);
+        assert_eq!(environment_changes(&earlier, &now, &apart), ["driver 580.1 → 590.2", "nvrtc 12.9 → 13.0.88"]);
     }
 
     #[test]

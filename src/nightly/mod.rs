@@ -18,7 +18,7 @@ use crate::derive::{self, Evidence, Inputs};
 use crate::diff::{self, Contest, Diff, UnlikeProtocols};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Template, class_groups};
-use crate::journal::{self, Contents};
+use crate::journal::{self, Contents, Journal};
 use crate::model::{Config, Family, Problem};
 use crate::plan::{self, Plan};
 use crate::sweep::{self, DeviceBench, Lab, Site, Summary, Turn};
@@ -38,7 +38,7 @@ pub struct Options {
     pub sweep: sweep::Options,
     /// Replace the document even by one with a regression.
     pub accept: bool,
-    /// How many nights' journals and documents to keep.
+    /// How many good nights' journals and documents to keep.
     pub keep: usize,
 }
 
@@ -162,10 +162,12 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let site = Site::open(&options.sweep)?;
     let gpu = site.found().profile.name.clone();
     let plans = plan::load_all(&options.sweep.families, options.sweep.plan.as_deref())?;
-    let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu), options.keep)?;
+    let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu))?;
     let document = sweep::document_path(&options.sweep.output, &gpu);
     let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
-    if before.is_some() {
+    if let Some(before) = &before {
+        let is_ours = derive::refuse_other_device(before, &site.found().identity());
+        is_ours.context(|| document.display())?;
         night.keep(&document, "before.json")?;
     }
     let undefended = before.as_ref().map(|before| undefended(before, &options.sweep.families)).unwrap_or_default();
@@ -184,12 +186,12 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     tell(&Event::Swept(Box::new(summary.clone())))?;
 
     let after = derive_document(&site, options, &plans, before.as_ref())?;
-    let candidate = night.folder().join(document.file_name().unwrap_or_default());
+    let candidate = night.candidate();
     after.write_atomically(&candidate)?;
     let after = load_whole(&candidate, &options.sweep.families)?;
     for journal in &summary.journals {
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
-        journal::pack(std::slice::from_ref(journal), &night.folder().join(format!("journal/{name}.zst")))?;
+        journal::pack(journal::read(journal)?, &night.folder().join(format!("journal/{name}.zst")))?;
     }
     let mut diff =
         before.as_ref().map(|before| diff::diff(before, &after, UnlikeProtocols::LeaveTimesOut)).transpose()?;
@@ -218,6 +220,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         confirmations,
         undefended,
     };
+    night.end(&candidate, &report, options.keep)?;
     tell(&Event::Done(Box::new(report.clone())))?;
     Ok(report)
 }
@@ -238,8 +241,12 @@ impl Tonight<'_> {
         if !path.is_file() {
             return Ok(State::New);
         }
-        let Contents { headers, mut trials } = journal::read(&path)?;
-        let changes = check::environment_changes(&headers, &self.site.header());
+        let (journal, Contents { headers, mut trials, warnings }) = Journal::open(&path, false)?;
+        drop(journal);
+        for warning in &warnings {
+            self.site.progress.say(warning);
+        }
+        let changes = check::environment_changes(&headers, &self.site.header(), &self.site.apart(&headers));
         if !changes.is_empty() {
             self.night.set_aside(&path)?;
             return Ok(State::EnvironmentChanged { changes });
@@ -265,7 +272,7 @@ impl Tonight<'_> {
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.night.keep(&path, &format!("before-{name}"))?;
-        journal::replace(&path, Contents { headers, trials })?;
+        journal::replace(&path, Contents { headers, trials, ..Contents::default() })?;
         Ok(State::KernelsChanged { problems: stale.len(), check })
     }
 
@@ -322,7 +329,7 @@ impl<'a> Races<'a> {
 
     /// Races what the two documents serve on one problem.
     fn duel(&self, bench: &mut DeviceBench<'_, '_>, contest: &Contest, turn: u64) -> Result<Duel> {
-        let Some(problem) = diff::problem(&contest.class, &contest.problem) else {
+        let Some(problem) = derive::problem(&contest.class, &contest.problem) else {
             return Ok(Duel::Failed("no problem that this version knows".into()));
         };
         let (old, new) = match (config_of(&contest.old.0), config_of(&contest.new.0)) {
@@ -406,6 +413,7 @@ fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Optio
         measurements: Evidence::default(),
         defaults: &plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect(),
         before,
+        accept_driver: options.sweep.accept_driver,
         is_current: &|_| Ok(true),
     })?;
     Ok(derived.document)

@@ -228,22 +228,31 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
 }
 
 /// Puts into the document what one family's journal makes of it, and that of a sister, which learn of each other; returns the
-/// number of its rules and fallbacks. Trials of kernels that have changed since say nothing of those served.
+/// number of its rules and fallbacks. Trials of kernels that have changed since say nothing of those served, nor does a sister's
+/// journal of another environment.
 pub(super) fn derive_family(
+    site: &Site,
     options: &Options,
     plan: &Plan,
-    profile: &GpuProfile,
     kernels: &Kernels<'_>,
 ) -> Result<(usize, usize)> {
+    let profile = &site.found().profile;
     let (mut journals, mut defaults) = (Vec::new(), Defaults::from([(plan.family, plan.defaults(profile))]));
     for family in [Some(plan.family), plan.family.sister()].into_iter().flatten() {
         let journal = journal_path(&options.output, &profile.name, family, options.shard);
-        if journal.is_file() {
-            journals.push((journal.display().to_string(), crate::journal::read(&journal)?));
+        if !journal.is_file() {
+            continue;
         }
+        let contents = crate::journal::read(&journal)?;
         if family != plan.family {
+            if let Some(change) = site.apart(&contents.headers).first() {
+                let journal = journal.display();
+                site.progress.say(&format!("{} learns nothing of {journal}: {change} since", plan.family));
+                continue;
+            }
             defaults.insert(family, Plan::load(family, None)?.defaults(profile));
         }
+        journals.push((journal.display().to_string(), contents));
     }
     let path = document_path(&options.output, &profile.name);
     let before = if path.is_file() { Some(Document::load(&path)?) } else { None };
@@ -253,6 +262,7 @@ pub(super) fn derive_family(
         measurements: Evidence::default(),
         defaults: &defaults,
         before: before.as_ref(),
+        accept_driver: options.accept_driver,
         is_current: &|trial| kernels.are_those_of(trial),
     })?;
     let document = derived.document;

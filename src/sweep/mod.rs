@@ -18,12 +18,13 @@ pub(crate) use site::LOCK;
 pub use site::Site;
 
 use crate::compile::{Cache, Compiler, Nvrtc, Outcome, Settings, cache_folder};
+use crate::derive;
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::KernelSpec;
 use crate::heuristics::{Document, Heuristics};
 use crate::journal::Trial;
-use crate::model::{Family, GpuProfile, Problem};
+use crate::model::{Family, GpuProfile, Likeness, Problem};
 use crate::plan::{self, Plan};
 pub use progress::Progress;
 use serde::Serialize;
@@ -67,6 +68,8 @@ pub struct Options {
     pub shard: (usize, usize),
     /// Start over, keeping the old journal aside.
     pub fresh: bool,
+    /// Take over what was measured under another driver, or one that is not known.
+    pub accept_driver: bool,
     /// Screen every legal config in place of the guided search.
     pub exhaustive: bool,
     /// Seed of inputs and orders.
@@ -164,25 +167,40 @@ pub fn choose_devices(options: &Options, here: &[Found]) -> Result<Vec<Found>> {
             ),
         ));
     }
-    if options.all_devices {
-        return Ok(fitting);
-    }
-    if options.ordinals.is_empty() {
-        return Ok(fitting.into_iter().take(1).collect());
-    }
-    let at = |ordinal: &u32| {
-        let addressed = |found: &&Found| match found.address {
-            Address::Cpu => *ordinal == 0,
-            Address::Cuda(own) => *ordinal == own,
+    let chosen = if options.all_devices {
+        fitting
+    } else if options.ordinals.is_empty() {
+        fitting.into_iter().take(1).collect()
+    } else {
+        let at = |ordinal: &u32| {
+            let addressed = |found: &&Found| match found.address {
+                Address::Cpu => *ordinal == 0,
+                Address::Cuda(own) => *ordinal == own,
+            };
+            fitting.iter().find(addressed).cloned().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::DeviceAbsent,
+                    format!("device {ordinal} is no {name}: sweep devices lists what is here"),
+                )
+            })
         };
-        fitting.iter().find(addressed).cloned().ok_or_else(|| {
-            Error::new(
-                ErrorKind::DeviceAbsent,
-                format!("device {ordinal} is no {name}: sweep devices lists what is here"),
-            )
-        })
+        options.ordinals.iter().map(at).collect::<Result<_>>()?
     };
-    options.ordinals.iter().map(at).collect()
+    all_alike(&chosen)?;
+    Ok(chosen)
+}
+
+/// Refuses to pool devices that differ in what tells devices apart: their times do not mix.
+fn all_alike(devices: &[Found]) -> Result<()> {
+    let Some((first, others)) = devices.split_first() else { return Ok(()) };
+    match others.iter().find(|other| other.identity().likeness(&first.identity()) != Likeness::Same) {
+        None => Ok(()),
+        Some(other) => Err(Error::usage(format!(
+            "--devices: {} and {} are not alike, and their times do not mix: name devices of one kind (sweep devices lists them)",
+            first.identity(),
+            other.identity()
+        ))),
+    }
 }
 
 /// `output/<gpu>/`
@@ -281,7 +299,11 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
         cut_short: false,
     };
     let document = document_path(&options.output, gpu);
-    let previous = if document.is_file() { Some(Previous::new(Document::load(&document)?)) } else { None };
+    let previous = if document.is_file() { Some(Document::load(&document)?) } else { None };
+    if let Some(previous) = &previous {
+        derive::refuse_other_device(previous, &found.identity()).context(|| document.display())?;
+    }
+    let previous = previous.map(Previous::new);
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
     let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;
     summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
@@ -303,7 +325,6 @@ fn sweep_plans(
     started: Instant,
     summary: &mut Summary,
 ) -> Result<f64> {
-    let profile = &site.found().profile;
     let left = || options.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let mut busy_s = 0.0;
     let mut turn = options.clone();
@@ -332,7 +353,7 @@ fn sweep_plans(
                 summary.families.insert(plan.family, family);
                 end(deriving.take(), summary)?;
                 if options.makes_document() {
-                    let derive = move || family::derive_family(options, plan, profile, &kernels);
+                    let derive = move || family::derive_family(site, options, plan, &kernels);
                     deriving = Some(Deriving { family: plan.family, thread: scope.spawn(derive) });
                 }
             }
@@ -411,5 +432,34 @@ pub(crate) fn needed_cubin(compiler: &Compiler, kernel: &KernelSpec) -> Result<P
     match compiler.wait(kernel)? {
         Outcome::Compiled { cubin, .. } => Ok(cubin),
         Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::Bytes;
+
+    #[test]
+    fn devices_that_are_not_alike_are_not_pooled() {
+        let found = |ordinal, name: &str, multiprocessors, gib: u64| Found {
+            address: Address::Cuda(ordinal),
+            name: name.into(),
+            driver: "580.1".into(),
+            unit: None,
+            memory: Some(Bytes::mib(gib << 10)),
+            profile: GpuProfile { multiprocessors, ..GpuProfile::by_name("h100").unwrap() },
+        };
+        let first = found(0, "NVIDIA H100 80GB HBM3", 132, 79);
+        all_alike(&[first.clone(), found(1, "NVIDIA H100 80GB HBM3", 132, 79)]).unwrap();
+        for other in [
+            found(1, "NVIDIA H100 PCIe", 132, 79),
+            found(1, "NVIDIA H100 80GB HBM3", 114, 79),
+            found(1, "NVIDIA H100 80GB HBM3", 132, 40),
+        ] {
+            let message = all_alike(&[first.clone(), first.clone(), other]).unwrap_err().to_string();
+            assert!(message.contains("NVIDIA H100 80GB HBM3 (132 multiprocessors, 80896 MiB) and "), "{message}");
+        }
     }
 }

@@ -4,7 +4,8 @@ use super::{Choice, Options, Progress, choose_devices, compiler_within, gpu_fold
 use crate::compile::Compiler;
 use crate::device::{self, Found, PROTOCOL};
 use crate::error::{Error, Result};
-use crate::journal::{Header, Journal, Line, Lock, Trial};
+use crate::journal::{Change, Header, Journal, Line, Lock, Trial};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The file in a GPU's output folder that whoever writes its journals holds.
@@ -18,6 +19,9 @@ pub struct Site {
     pub compiler: Option<Compiler>,
     /// What people watch.
     pub progress: Progress,
+    accept_driver: bool,
+    /// When it was opened: what has this in its header is of this run.
+    started: String,
     _lock: Lock,
 }
 
@@ -39,7 +43,7 @@ impl Site {
         progress.say(&announcement(options, &devices));
         let compiler =
             if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
-        Ok(Self { devices, compiler, progress, _lock: lock })
+        Ok(Self { devices, compiler, progress, accept_driver: options.accept_driver, started: now(), _lock: lock })
     }
 
     /// The first device; the others are like it.
@@ -48,36 +52,79 @@ impl Site {
     }
 
     /// Opens a journal and returns its trials; what is appended stands under a header of the present environment. One of another
-    /// sampling protocol, whose times cannot be compared, is set aside.
+    /// sampling protocol or driver, whose times are not today's, is set aside, but for what the user takes over all the same.
     ///
     /// # Errors
     /// As [`Journal::open`], and where its times are another device's.
     pub fn journal(&self, path: &Path, fresh: bool) -> Result<(Journal, Vec<Trial>)> {
-        let header = self.header();
+        let mut header = self.header();
         let (mut journal, mut contents) = Journal::open(path, fresh)?;
-        if let Some(other) = contents.headers.iter().find(|last| last.gpu != header.gpu) {
+        for warning in &contents.warnings {
+            self.progress.say(warning);
+        }
+        let apart = self.apart(&contents.headers);
+        if let Some(Change::Device { was, is }) = apart.iter().find(|change| matches!(change, Change::Device { .. })) {
             return Err(Error::usage(format!(
-                "{} was measured on {}, not on {}: start over with --fresh, or give --output another folder",
+                "{} was measured on {was}, not on {is}: start over with --fresh, or give --output another folder",
                 path.display(),
-                other.gpu,
-                header.gpu,
             )));
         }
-        if let Some(other) = contents.headers.iter().find(|last| last.protocol != header.protocol) {
-            self.progress.say(&format!(
-                "{} was measured by {}, whose times are not those of {}: it is set aside, and all is measured anew",
-                path.display(),
-                other.protocol,
-                header.protocol
-            ));
+        if let Some(change) = apart.first() {
+            let way = if apart.iter().all(Change::is_acceptable) { " (--accept-driver keeps it)" } else { "" };
+            self.progress.say(&match change {
+                Change::Protocol { was, is } => format!(
+                    "{} was measured by {was}, whose times are not those of {is}: it is set aside, and all is measured anew",
+                    path.display()
+                ),
+                _ => format!(
+                    "{} was measured in another environment: {}: it is set aside, and all is measured anew{way}",
+                    path.display(),
+                    apart.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                ),
+            });
             drop(journal);
             (journal, contents) = Journal::open(path, true)?;
+        }
+        if let Some(last) = contents.headers.last().filter(|last| last.nvrtc != header.nvrtc) {
+            self.progress.say(&format!(
+                "{}: NVRTC {} → {}: what it compiles otherwise is measured again",
+                path.display(),
+                last.nvrtc,
+                header.nvrtc
+            ));
+        }
+        for earlier in &contents.headers {
+            header.accepted_drivers.extend(earlier.accepted_drivers.iter().cloned());
+            if self.accept_driver && !header.changes_since(earlier).is_empty() {
+                header.accepted_drivers.insert(earlier.driver.clone());
+            }
         }
         let undated = |header: &Header| Header { started: String::new(), ..header.clone() };
         if contents.headers.last().is_none_or(|last| undated(last) != undated(&header)) {
             journal.append(&[Line::Header(header)])?;
         }
         Ok((journal, contents.trials))
+    }
+
+    /// What keeps trials under these headers from standing beside those of today, each once.
+    pub(crate) fn apart(&self, headers: &[Header]) -> Vec<Change> {
+        let now = self.header();
+        let accepted: BTreeSet<&String> = headers
+            .iter()
+            .filter(|header| header.changes_since(header).is_empty() && now.changes_since(header).is_empty())
+            .flat_map(|header| &header.accepted_drivers)
+            .collect();
+        let is_apart = |change: &Change, earlier: &Header| {
+            // Within a run no driver changes, known or not.
+            if matches!(change, Change::Driver { was, is } if was == is && earlier.started == now.started) {
+                return false;
+            }
+            !(change.is_acceptable() && (self.accept_driver || accepted.contains(&earlier.driver)))
+        };
+        let changes = headers
+            .iter()
+            .flat_map(|earlier| now.changes_since(earlier).into_iter().filter(move |change| is_apart(change, earlier)));
+        changes.collect::<BTreeSet<Change>>().into_iter().collect()
     }
 
     /// What is measured with, from now on.
@@ -91,9 +138,16 @@ impl Site {
             nvrtc: self.compiler.as_ref().map(|compiler| compiler.version().to_string()).unwrap_or_default(),
             protocol: PROTOCOL.into(),
             sweep: env!("CARGO_PKG_VERSION").into(),
-            started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            started: self.started.clone(),
+            multiprocessors: Some(found.profile.multiprocessors),
+            memory_bytes: found.memory,
+            accepted_drivers: BTreeSet::new(),
         }
     }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 fn announcement(options: &Options, devices: &[Found]) -> String {
@@ -105,4 +159,42 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     };
     let count = if devices.len() > 1 { format!("{} × ", devices.len()) } else { String::new() };
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::journal::{Stage, Status};
+    use crate::model::{Config, Dtype, Family, Problem};
+
+    fn site(folder: &Path, driver: &str, started: &str) -> Site {
+        let found = Found { driver: driver.into(), ..device::cpu::discover() };
+        Site {
+            devices: vec![found],
+            compiler: None,
+            progress: Progress::new(true, false),
+            accept_driver: false,
+            started: started.into(),
+            _lock: Lock::take(&folder.join(LOCK)).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_run_goes_on_under_a_driver_that_is_not_known_and_the_next_one_starts_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("elementwise.jsonl");
+        let problem = Problem::parse(Family::Elementwise, "numel=1000", Dtype::Bf16).unwrap();
+        let trial = Trial::untimed(&problem, Config::default(), Stage::Screen, Status::Wrong);
+        for (driver, taken_over) in [("", 0), ("580.1", 1)] {
+            let first = site(folder.path(), driver, "2026-01-01T00:00:00Z");
+            first.journal(&path, true).unwrap().0.append(&[Line::Trial(Box::new(trial.clone()))]).unwrap();
+            assert_eq!(first.journal(&path, false).unwrap().1.len(), 1, "a second turn of the same run");
+            drop(first);
+            let next = site(folder.path(), driver, "2026-01-02T00:00:00Z");
+            assert_eq!(next.journal(&path, false).unwrap().1.len(), taken_over, "'{driver}'");
+        }
+        // One that was set aside, and one that fresh set aside.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2 + 2);
+    }
 }

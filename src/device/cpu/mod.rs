@@ -27,9 +27,15 @@ pub fn discover() -> Found {
         name: model.map_or(std::env::consts::ARCH, |(_, name)| name).trim().to_string(),
         driver: std::env::consts::OS.to_string(),
         unit: None,
-        memory: None,
+        memory: memory(),
         profile: GpuProfile::cpu(cores as u32, l2_size()),
     }
+}
+
+fn memory() -> Option<Bytes> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
 }
 
 fn l2_size() -> Bytes {

@@ -10,9 +10,10 @@ use std::time::Duration;
 /// How often the clocks are read.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// The driver's version, such as `580.159.04`; empty where NVML does not tell.
+/// The driver's version, such as `580.159.04`; empty where neither NVML nor the kernel's module tells.
 pub(super) fn driver_version() -> String {
-    Nvml::init().and_then(|nvml| nvml.sys_driver_version()).unwrap_or_default()
+    let of_module = || std::fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default().trim().to_owned();
+    Nvml::init().and_then(|nvml| nvml.sys_driver_version()).unwrap_or_else(|_| of_module())
 }
 
 /// The latest clock reading. All zero where there is no NVML.
