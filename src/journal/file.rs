@@ -154,17 +154,24 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
+/// A trial has some 600 bytes; what a compiler said of a kernel makes the longest lines.
+const MOST_LINE_BYTES: u64 = 4 << 20;
+
 /// Reads lines into `contents` and returns the length in bytes of the whole lines.
 fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
     let mut whole = 0;
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let length = reader.read_until(b'\n', &mut line)?;
+        let length = (&mut *reader).take(MOST_LINE_BYTES).read_until(b'\n', &mut line)? as u64;
         if !line.ends_with(b"\n") {
+            if length == MOST_LINE_BYTES {
+                let most = MOST_LINE_BYTES >> 20;
+                return Err(Error::usage(format!("line {number} is longer than {most} MiB, so no journal's")));
+            }
             break; // the end, or a line cut short by a kill
         }
-        whole += length as u64;
+        whole += length;
         if line.trim_ascii().is_empty() {
             continue;
         }
@@ -191,20 +198,32 @@ fn parse(reader: &mut dyn BufRead, contents: &mut Contents) -> Result<u64> {
     Ok(whole)
 }
 
+/// The most that a packed file of so many bytes may unpack to. Journals pack to a twelfth or so; what packs to hundreds of times
+/// less is made to fill memory.
+fn most_unpacked(packed_bytes: u64) -> u64 {
+    packed_bytes.saturating_mul(256).clamp(64 << 20, 1 << 30)
+}
+
 /// Reads a journal (`.jsonl`) or an archive (`.jsonl.zst`); a torn last line is dropped.
 ///
 /// # Errors
-/// Where the file cannot be read or a whole line is broken; the message names file and line.
+/// Where the file cannot be read, a whole line is broken (the message names file and line), or an archive unpacks to far more than
+/// a journal would.
 pub fn read(path: &Path) -> Result<Contents> {
     let what = || format!("journal {}", path.display());
     regular(path).context(what)?;
     let file = File::open(path).map_err(Error::usage).context(what)?;
     let mut contents = Contents::default();
-    let reader: Box<dyn Read> = match path.extension() {
-        Some(extension) if extension == "zst" => Box::new(zstd::Decoder::new(file).context(what)?),
-        _ => Box::new(file),
-    };
-    parse(&mut BufReader::new(reader), &mut contents).context(what)?;
+    if path.extension().is_some_and(|extension| extension == "zst") {
+        let most = most_unpacked(file.metadata().context(what)?.len());
+        let mut unpacked = BufReader::new(zstd::Decoder::new(file).context(what)?.take(most));
+        parse(&mut unpacked, &mut contents).context(what)?;
+        if unpacked.get_ref().limit() == 0 {
+            return Err(Error::usage(format!("unpacks to more than {} MiB, so no archive", most >> 20)).context(what()));
+        }
+    } else {
+        parse(&mut BufReader::new(file), &mut contents).context(what)?;
+    }
     Ok(contents)
 }
 
@@ -367,6 +386,23 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(read(&path).unwrap().trials.len(), 1, "an empty line is none, nor is a byte-order mark");
         }
+    }
+
+    #[test]
+    fn what_unpacks_without_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl.zst");
+        let text = |line: &Line| serde_json::to_string(line).unwrap() + "\n";
+        let pack = |text: String| std::fs::write(&path, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+        pack(text(&header()) + &"x".repeat(300 << 20));
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("line 2 is longer than 4 MiB"), "{error}");
+        let spaced = " ".repeat(3 << 20) + "\n";
+        pack(text(&header()) + &spaced.repeat(40));
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("unpacks to more than 64 MiB"), "{error}");
+        pack(text(&header()) + &text(&trial(1)).repeat(20_000));
+        assert_eq!(read(&path).unwrap().trials.len(), 20_000, "however alike its lines are");
     }
 
     /// A bit that a disk or a copy flipped in an archive is an error, and never other data.
