@@ -52,7 +52,8 @@ fn no_document_takes_many_times_its_text() {
     const TEXT_BYTES: usize = 31 << 20;
     let bucket = "\"kernel_class\":\"x\",\"shape_bucket\":{\"dtype\":\"int\"}";
     let query = Query { class: "x", extents: Extents::Unbinned, dtype: DtypeName::parse("int8").unwrap() };
-    let model = "\"form\":\"trees/1\",\"dims\":[],\"dtypes\":{\"i8\":1},\"aligned\":\"1\",\"configs\":[{\"template\":{}}],
+    let model =
+        "\"form\":\"trees/1\",\"dims\":[],\"dtypes\":{\"i8\":1},\"aligned\":\"1\",\"configs\":[{\"template\":{}}],
         \"floor\":{\"bytes\":\"1\",\"flops\":\"1\",\"launch_us\":2.0,\"bytes_per_us\":1.0,\"flops_per_us\":1.0}";
     for (start, unit, end) in [
         (format!("\"rules\":[{{{bucket},\"templates\":["), "{},", "null]}]"),

@@ -92,7 +92,10 @@ fn bad_questions_are_refused_in_one_line() {
         (&["--family", "matmul"], "needs dimension 'm'"),
         (&["--family", "mamtul", "--shape", "m=4,n=2,k=2"], "did you mean 'matmul'?"),
         (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "b16"], "'b16' is no data type"),
-        (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "torch.bfloat17"], "'torch.bfloat17' is no data type"),
+        (
+            &["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "torch.bfloat17"],
+            "'torch.bfloat17' is no data type",
+        ),
         (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "xfloat16y"], "'xfloat16y' is no data type"),
         (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", ""], "'' is no data type"),
         (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "f32"], "matmul does not run f32"),

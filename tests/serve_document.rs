@@ -169,7 +169,9 @@ fn hostile_documents_are_refused() {
     let models: Vec<_> = (0..1001).map(|index| format!("\"{index}\": 0")).collect();
     assert!(refused(format!("\"models\": {{{}}}", models.join(","))).contains("1001 models"));
     let text = format!("{{\"schema_version\": 2, {}}}", rule(&"null,".repeat(100_000)));
-    assert!(Document::from_bytes(text.as_bytes()).unwrap_err().to_string().contains("more than 65536 rules, templates"));
+    assert!(
+        Document::from_bytes(text.as_bytes()).unwrap_err().to_string().contains("more than 65536 rules, templates")
+    );
     let message = Document::from_bytes(b"{\"schema_version\": 2, \"description\": \"\xff\"}").unwrap_err().to_string();
     assert!(message.contains("line 1"), "{message}");
 }
@@ -203,7 +205,9 @@ fn what_is_hostile_beyond_the_grammar_is_not_served() {
 /// Classes are found in a document of tens of thousands as fast as in any other.
 #[test]
 fn as_many_classes_as_rules_take_no_longer() {
-    let rule = |index: u32| format!("{{\"kernel_class\":\"x{index}\",\"shape_bucket\":{{\"dtype\":\"int\"}},\"templates\":[]}}");
+    let rule = |index: u32| {
+        format!("{{\"kernel_class\":\"x{index}\",\"shape_bucket\":{{\"dtype\":\"int\"}},\"templates\":[]}}")
+    };
     let rules: Vec<_> = (0..60_000).map(rule).collect();
     let text = format!("{{\"schema_version\": 2, \"rules\": [{}]}}", rules.join(","));
     let start = std::time::Instant::now();

@@ -267,11 +267,8 @@ fn named_dims() -> impl Strategy<Value = Vec<(&'static str, i64)>> {
     let family = prop::sample::select(&Family::ALL[..]);
     let value = || prop_oneof![6 => 1i64..10_000, 1 => any::<i64>(), 1 => -2i64..2];
     let odd = prop::collection::vec((prop::sample::select(&["m", "rows", "x", ""][..]), value()), 0..2);
-    (family, prop::collection::vec(value(), 5), prop_oneof![8 => Just(Vec::new()), 1 => odd]).prop_map(
-        |(family, values, odd)| {
-            family.dimensions().iter().copied().zip(values).chain(odd).collect()
-        },
-    )
+    (family, prop::collection::vec(value(), 5), prop_oneof![8 => Just(Vec::new()), 1 => odd])
+        .prop_map(|(family, values, odd)| family.dimensions().iter().copied().zip(values).chain(odd).collect())
 }
 
 /// Arguments of a family's kernel that fit each other.
@@ -327,8 +324,10 @@ fn fits(class: &str, args: &[Arg]) -> bool {
     if args.is_empty() || args.iter().any(|(shape, _)| shape.iter().any(|extent| *extent <= 0)) {
         return false;
     }
+    // Every extent of one is repeated, those that the larger does not have too.
     let spreads = |small: &[i64], large: &[i64]| {
-        small.len() <= large.len() && small.iter().rev().zip(large.iter().rev()).all(|(one, other)| *one == 1 || one == other)
+        let wanted = large.iter().rev().chain(std::iter::repeat(&1));
+        small.iter().rev().zip(wanted).all(|(one, other)| *one == 1 || one == other)
     };
     let shapes: Vec<&[i64]> = args.iter().map(|(shape, _)| &shape[..]).collect();
     match (class, &shapes[..]) {

@@ -292,12 +292,14 @@ fn arguments_that_fit_nothing_are_refused_with_the_reason() {
         assert!(message.contains(expected) && !message.contains('\n'), "{class} {args:?}: {message}");
         assert_eq!(heuristics.lookup_signature(&signature).unwrap_err().to_string(), message);
         let line = json!({"kernel_class": class, "args": args.iter().map(|(shape, dtype)| {
-            json!({"shape": shape, "dtype": format!("torch.{dtype}")})}).collect::<Vec<_>>()}).to_string();
+            json!({"shape": shape, "dtype": format!("torch.{dtype}")})}).collect::<Vec<_>>()})
+        .to_string();
         assert_eq!(answer_batch_line_checked(&heuristics, line.as_bytes()).unwrap_err().to_string(), message);
         assert!(!answer_batch_line(&heuristics, line.as_bytes()).contains("error"), "{line}");
     }
     for half in [json!({"shape": [16, 4096]}), json!({"dtype": "torch.bfloat16"})] {
-        let signature: Signature = serde_json::from_value(json!({"kernel_class": "row_softmax", "args": [half]})).unwrap();
+        let signature: Signature =
+            serde_json::from_value(json!({"kernel_class": "row_softmax", "args": [half]})).unwrap();
         assert!(heuristics.query_of(&signature).unwrap_err().to_string().contains("argument 0 has a"));
     }
 }
@@ -312,8 +314,11 @@ fn arguments_that_fit_are_asked_as_their_dimensions_are() {
         ("matmul_fp4", &[(&[16, 4096], bf16), (&[2048, 4096], "int8")], "m=16,n=4096,k=4096"),
         ("matmul_int4", &[(&[16, 4096], bf16), (&[2048, 64], "uint8"), (&[32, 64], bf16)], "m=16,n=64,k=4096"),
         ("matmul_int16", &[(&[16, 4096], bf16), (&[4096, 64], "short")], "m=16,n=64,k=4096"),
-        ("attention", &[(&[2, 8, 1, 64], bf16), (&[2, 8, 77, 64], bf16), (&[2, 8, 77, 64], bf16)],
-            "batch=2,heads=8,q_seq=1,kv_seq=77,head_dim=64"),
+        (
+            "attention",
+            &[(&[2, 8, 1, 64], bf16), (&[2, 8, 77, 64], bf16), (&[2, 8, 77, 64], bf16)],
+            "batch=2,heads=8,q_seq=1,kv_seq=77,head_dim=64",
+        ),
         ("row_softmax", &[(&[2, 1024, 8192], bf16)], "rows=2048,cols=8192"),
         ("row_norm_layer", &[(&[7, 5], "float"), (&[5], bf16), (&[5], bf16)], "rows=7,cols=5"),
         ("row_cross_entropy", &[(&[2, 7, 5], bf16), (&[14], "long")], "rows=14,cols=5"),
@@ -348,7 +353,10 @@ fn a_query_that_fits_nothing_is_answered_nothing() {
         (query(Some(16), None, some, "bf16"), "'n' is missing"),
         (query(Some(16), some, Some(4095), "bf16"), "k must be even"),
         (query(large, large, some, "bf16"), "more elements"),
-        (query(Some(16), some, some, "float32"), "matmul_fp4 does not run f32: the type of its first tensor is one of bf16, f16"),
+        (
+            query(Some(16), some, some, "float32"),
+            "matmul_fp4 does not run f32: the type of its first tensor is one of bf16, f16",
+        ),
         (Query { extents: Extents::Unbinned, ..query(None, None, None, "bf16") }, "another kind of class's"),
     ] {
         assert_eq!(heuristics.lookup(&query).source, Source::None);

@@ -292,7 +292,9 @@ fn answer_batch(heuristics: &Heuristics, queries: Box<dyn Read>, checked: bool, 
         }
     }
     if refused > 0 {
-        return Err(Error::usage(format!("{refused} of {asked} queries were refused, each with its reason in its place")));
+        return Err(Error::usage(format!(
+            "{refused} of {asked} queries were refused, each with its reason in its place"
+        )));
     }
     Ok(())
 }

@@ -152,8 +152,8 @@ impl Seen {
             return Err(format!("{} fields where the header has {}", row.len(), columns.count));
         }
         let kernel_name = &row[columns.kernel_name];
-        let class =
-            class_of(kernel_name).ok_or_else(|| format!("kernel_name '{}' belongs to no known class", shown(kernel_name)))?;
+        let class = class_of(kernel_name)
+            .ok_or_else(|| format!("kernel_name '{}' belongs to no known class", shown(kernel_name)))?;
         let timing = read_timing(&row[columns.timing_ms])?;
 
         let place =

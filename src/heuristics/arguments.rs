@@ -179,7 +179,8 @@ fn fit_rows(class: &str, operands: &[Operand]) -> Result<()> {
         "row_cross_entropy" => {
             if let Some(labels) = others.first() {
                 let rows = elements(outer).unwrap_or_default();
-                let of_rows = labels.dtype.class() == DtypeClass::Int && (labels.shape == [rows] || labels.shape == outer);
+                let of_rows =
+                    labels.dtype.class() == DtypeClass::Int && (labels.shape == [rows] || labels.shape == outer);
                 let of_classes = labels.dtype == x.dtype && labels.shape == x.shape;
                 if !of_rows && !of_classes {
                     return Err(labels.wrong(&format!("integer labels, one a row, [{rows}]")));

@@ -241,12 +241,38 @@ mod tests {
     #[test]
     fn what_is_no_exact_name_is_refused_with_those_that_are() {
         for unknown in [
-            "", " ", "b16", "BF16", " bf16", "bf16 ", "bf 16", "torch.", "torch", "torch.bfloat17", "xfloat16y", "float16x",
-            "torch.bf16", "torch.f32", "torch.fp8", "torch.torch.half", "paddle.half", "numpy.float32", "integer", "fp16_bf16",
-            "other", "float8", "torch.float8", "bf16,f16", "bf16\0", "\u{ff42}f16",
+            "",
+            " ",
+            "b16",
+            "BF16",
+            " bf16",
+            "bf16 ",
+            "bf 16",
+            "torch.",
+            "torch",
+            "torch.bfloat17",
+            "xfloat16y",
+            "float16x",
+            "torch.bf16",
+            "torch.f32",
+            "torch.fp8",
+            "torch.torch.half",
+            "paddle.half",
+            "numpy.float32",
+            "integer",
+            "fp16_bf16",
+            "other",
+            "float8",
+            "torch.float8",
+            "bf16,f16",
+            "bf16\0",
+            "\u{ff42}f16",
         ] {
             let message = DtypeName::parse(unknown).unwrap_err().to_string();
-            assert!(message.contains("bf16") && message.contains("float8_e4m3fn") && !message.contains('\n'), "{message}");
+            assert!(
+                message.contains("bf16") && message.contains("float8_e4m3fn") && !message.contains('\n'),
+                "{message}"
+            );
         }
     }
 
@@ -260,7 +286,8 @@ mod tests {
             assert_eq!(exact, of_library);
             assert_eq!(exact.library_name(), *printed);
         }
-        for (name, class) in [("a.float16", DtypeClass::Fp16Bf16), ("x", DtypeClass::Other), ("int7", DtypeClass::Int)] {
+        for (name, class) in [("a.float16", DtypeClass::Fp16Bf16), ("x", DtypeClass::Other), ("int7", DtypeClass::Int)]
+        {
             assert_eq!(DtypeName::of_library(name).class(), class);
         }
     }

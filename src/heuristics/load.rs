@@ -31,7 +31,9 @@ pub(super) fn check_size(text: &[u8]) -> Result<()> {
     let (objects, lists, commas) = (count(b'{'), count(b'['), count(b','));
     for (what, found, most) in [("objects", objects, MOST_OBJECTS), ("values", objects + lists + commas, MOST_VALUES)] {
         if found > most {
-            return Err(Error::usage(format!("{found} JSON {what}, so no document of rules, which holds at most {most}")));
+            return Err(Error::usage(format!(
+                "{found} JSON {what}, so no document of rules, which holds at most {most}"
+            )));
         }
     }
     Ok(())

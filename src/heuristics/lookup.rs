@@ -415,7 +415,10 @@ impl Heuristics {
         names.sort_unstable();
         names.dedup();
         let (asked, names) = (query.dtype.name(), names.join(", "));
-        Err(Error::usage(format!("{} does not run {asked}: the type of its first tensor is one of {names}", query.class)))
+        Err(Error::usage(format!(
+            "{} does not run {asked}: the type of its first tensor is one of {names}",
+            query.class
+        )))
     }
 
     fn runs(&self, terms: &Terms, class: Option<&Class>, dtype: DtypeName) -> bool {
@@ -441,7 +444,9 @@ impl Heuristics {
     /// remembered, for some two thousand shapes a class.
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
         match self.class(query.class) {
-            Some(class) if class.terms.fault(&query.extents).is_none() && self.runs(&class.terms, Some(class), query.dtype) => {
+            Some(class)
+                if class.terms.fault(&query.extents).is_none() && self.runs(&class.terms, Some(class), query.dtype) =>
+            {
                 self.answer_of(class, query)
             }
             _ => Answer::NOTHING,

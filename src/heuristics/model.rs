@@ -350,7 +350,9 @@ impl Model {
         let width = scope.len().max(fitted.features.len());
         if width.saturating_mul(fitted.configs.len()) > MOST_READY_VALUES {
             let configs = fitted.configs.len();
-            return Err(Error::usage(format!("{configs} configs by {width} values: at most {MOST_READY_VALUES} in all")));
+            return Err(Error::usage(format!(
+                "{configs} configs by {width} values: at most {MOST_READY_VALUES} in all"
+            )));
         }
         let of_config = (0..scope.len()).filter(|slot| varies[*slot].with_config && !varies[*slot].with_problem);
         let slots = Slots { of_config: of_config.collect(), ..slots };
@@ -713,7 +715,8 @@ fn check_problems(fitted: &FittedModel) -> Result<()> {
         if let Some((config, _)) = problem.winners.iter().find(|(config, _)| *config >= configs) {
             return Err(Error::usage(format!("problems[{index}] names config {config} of {configs}")));
         }
-        if let Some((_, time_us)) = problem.winners.iter().find(|(_, time_us)| !(time_us.is_finite() && *time_us > 0.0)) {
+        if let Some((_, time_us)) = problem.winners.iter().find(|(_, time_us)| !(time_us.is_finite() && *time_us > 0.0))
+        {
             return Err(Error::usage(format!("problems[{index}] took {time_us} us, which no clock tells")));
         }
     }
@@ -905,7 +908,11 @@ mod tests {
             ("/features", json!(vec!["m"; 1001]), "1001 features: at most 1000"),
             ("/legal", json!(vec!["m"; 1001]), "1001 conditions: at most 1000"),
             ("/legal", json!(vec![format!("{}1", "1+".repeat(2000)); 17]), "bytes of expressions: at most 65536"),
-            ("/knobs", json!((0..999).map(|place| format!("x{place}")).collect::<Vec<_>>()), "1001 names: at most 1000"),
+            (
+                "/knobs",
+                json!((0..999).map(|place| format!("x{place}")).collect::<Vec<_>>()),
+                "1001 names: at most 1000",
+            ),
             ("/configs", json!(vec![json!({"template": {}}); 4097]), "4097 configs: at most 4096"),
             ("/problems/0/winners", json!([[1, -7.5]]), "problems[0] took -7.5 us"),
             ("/trees/1", json!("1 2"), "trees[1]: '2' comes after the last leaf"),

@@ -183,8 +183,9 @@ impl Problem {
 pub fn parse_dimensions(text: &str) -> Result<Vec<(&str, i64)>> {
     let mut dimensions = Vec::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (name, value) =
-            pair.split_once('=').ok_or_else(|| Error::usage(format!("'{pair}' in shape '{text}' is not name=value")))?;
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::usage(format!("'{pair}' in shape '{text}' is not name=value")))?;
         let (name, value) = (name.trim(), value.trim());
         let value = value
             .parse()

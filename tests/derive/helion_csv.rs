@@ -241,9 +241,8 @@ fn thousands_of_shapes_and_configs_are_derived_from_in_seconds() {
 
 #[test]
 fn files_beyond_all_measure_are_refused() {
-    let refused = |text: String| {
-        read(&mut Evidence::default(), text.as_bytes(), "measurements.csv").unwrap_err().to_string()
-    };
+    let refused =
+        |text: String| read(&mut Evidence::default(), text.as_bytes(), "measurements.csv").unwrap_err().to_string();
     assert!(refused(diagonal(5001)).starts_with("measurements.csv: more than 5000 shapes"));
     let junk = COLUMNS.to_owned() + &"x\n".repeat(500_001);
     assert!(refused(junk).contains("more than 500000 rows"));
