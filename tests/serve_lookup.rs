@@ -237,13 +237,16 @@ fn dimensions_come_from_the_arguments() {
     assert_eq!(bucket("batched_matmul", &[&[2, 2, 2]]), "fp16_bf16 -");
 }
 
+/// A class, its arguments' shapes and types, and what is expected.
+type Asked<'a> = (&'a str, &'a [(&'a [i64], &'a str)], &'a str);
+
 #[test]
 fn arguments_that_fit_nothing_are_refused_with_the_reason() {
     let heuristics = example();
     let bf16 = "bfloat16";
     let a: (&[i64], &str) = (&[16, 4096], bf16);
     let q: (&[i64], &str) = (&[2, 8, 64, 128], bf16);
-    let refused: &[(&str, &[(&[i64], &str)], &str)] = &[
+    let refused: &[Asked] = &[
         ("matmul", &[a, (&[4095, 64], bf16)], "argument 1 is [4095, 64], and not B [k, n], here [4096, n]"),
         ("matmul", &[a, (&[64, 4096], bf16)], "it would fit transposed"),
         ("matmul", &[a, (&[4096, 64], "float32")], "argument 1 is float32, where B [k, n] is bfloat16"),
@@ -308,7 +311,7 @@ fn arguments_that_fit_nothing_are_refused_with_the_reason() {
 fn arguments_that_fit_are_asked_as_their_dimensions_are() {
     let heuristics = example();
     let bf16 = "bfloat16";
-    let fitting: &[(&str, &[(&[i64], &str)], &str)] = &[
+    let fitting: &[Asked] = &[
         ("matmul", &[(&[16, 4096], bf16), (&[4096, 64], bf16), (&[16, 64], bf16)], "m=16,n=64,k=4096"),
         ("matmul", &[(&[1, 16, 4096], bf16), (&[4096, 64], bf16), (&[64], bf16)], "m=16,n=64,k=4096"),
         ("matmul_fp4", &[(&[16, 4096], bf16), (&[2048, 4096], "int8")], "m=16,n=4096,k=4096"),

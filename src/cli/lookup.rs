@@ -54,7 +54,7 @@ pub(super) struct LookupArgs {
     batch: Option<PathBuf>,
 
     /// Refuse lines of a batch whose arguments fit no kernel: {"error": …} in their place, and exit 2 at the end
-    #[arg(long, requires = "batch")]
+    #[arg(long, requires = "batch", conflicts_with = "family")]
     check: bool,
 }
 

@@ -24,15 +24,12 @@ impl Signature {
     /// positive; and where an argument that the class needs is missing or does not fit those before it.
     pub(super) fn checked_query(&self) -> Result<Option<Query<'_>>> {
         let operands = self.operands()?;
-        let class = match &self.kernel_class {
-            Some(class) => Some(class.as_str()),
-            None => {
-                let shapes: Vec<_> = operands.iter().map(|operand| operand.shape).collect();
-                let dtypes: Vec<_> = operands.iter().map(|operand| operand.dtype.library_name()).collect();
-                self.classify(&shapes, &dtypes)
-            }
+        let of_arguments = || {
+            let shapes: Vec<_> = operands.iter().map(|operand| operand.shape).collect();
+            let dtypes: Vec<_> = operands.iter().map(|operand| operand.dtype.library_name()).collect();
+            self.classify(&shapes, &dtypes)
         };
-        let Some(class) = class else { return Ok(None) };
+        let Some(class) = self.kernel_class.as_deref().or_else(of_arguments) else { return Ok(None) };
         fit(class, &operands).context(|| class.to_owned())?;
         let first = need(&operands, 0, "the one whose type decides").context(|| class.to_owned())?;
         Ok(Some(Query { class, extents: self.extents(Kind::of_class(class)), dtype: first.dtype }))

@@ -405,7 +405,7 @@ impl Heuristics {
         if let Some(fault) = terms.fault(&query.extents) {
             return Err(Error::usage(format!("{}: {fault}", query.class)));
         }
-        if self.runs(&terms, class, query.dtype) {
+        if self.runs(terms, class, query.dtype) {
             return Ok(());
         }
         let mut names: Vec<&str> = terms.names().collect();
@@ -421,7 +421,7 @@ impl Heuristics {
         )))
     }
 
-    fn runs(&self, terms: &Terms, class: Option<&Class>, dtype: DtypeName) -> bool {
+    fn runs(&self, terms: Terms, class: Option<&Class>, dtype: DtypeName) -> bool {
         let by_name = terms.runs(dtype);
         let by_model = || class.and_then(|class| self.model_of(class)?.fitted().dtypes.get(dtype.name()));
         match by_name {
@@ -445,7 +445,7 @@ impl Heuristics {
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
         match self.class(query.class) {
             Some(class)
-                if class.terms.fault(&query.extents).is_none() && self.runs(&class.terms, Some(class), query.dtype) =>
+                if class.terms.fault(&query.extents).is_none() && self.runs(class.terms, Some(class), query.dtype) =>
             {
                 self.answer_of(class, query)
             }

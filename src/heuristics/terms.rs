@@ -71,18 +71,18 @@ impl Terms {
     }
 
     /// Whether kernels of the class run the type; nothing where no more is known of it.
-    pub(super) fn runs(&self, dtype: DtypeName) -> Option<bool> {
+    pub(super) fn runs(self, dtype: DtypeName) -> Option<bool> {
         (self.types != Types(0)).then_some(self.types.holds(dtype.class()))
     }
 
     /// The short names of the types that run.
-    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
-        let classes = DtypeClass::ALL.into_iter().filter(|class| self.types.holds(*class));
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        let classes = DtypeClass::ALL.into_iter().filter(move |class| self.types.holds(*class));
         classes.flat_map(DtypeName::of_class)
     }
 
     /// What is wrong with the dimensions, if anything is. Allocates nothing.
-    pub(super) fn fault(&self, extents: &Extents) -> Option<Fault> {
+    pub(super) fn fault(self, extents: &Extents) -> Option<Fault> {
         match (self.kind, *extents) {
             (Kind::Gemm, Extents::Gemm { m, n, k }) => check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
                 if self.packs_two_weights && k % 2 != 0 {
