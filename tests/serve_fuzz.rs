@@ -234,7 +234,7 @@ proptest! {
         let given: Vec<_> = dims.iter().map(|(name, _)| *name).collect();
         prop_assert_eq!(sorted(&given), sorted(expected));
         let k = dims.iter().find(|(name, _)| *name == "k");
-        prop_assert!(k.is_none_or(|(_, k)| !class.contains("4") || k % 2 == 0));
+        prop_assert!(k.is_none_or(|(_, k)| !class.contains('4') || k % 2 == 0));
         prop_assert!(heuristics.lookup(&query).configs().len() < 100);
     }
 
