@@ -20,6 +20,20 @@ const MOST_OBJECTS: usize = 1 << 17;
 const MOST_ENTRIES: usize = 1 << 16;
 pub(super) const MOST_MODELS: usize = 1000;
 
+/// Bytes that are looked at together: a multiple of what a register holds, and no more than a byte can count.
+const COUNTED_AT_ONCE: usize = 128;
+
+/// The braces that open an object, and the brackets and commas, of up to [`COUNTED_AT_ONCE`] bytes.
+#[inline]
+fn count(chunk: &[u8]) -> (usize, usize) {
+    let [mut objects, mut others] = [0_u8; 2];
+    for byte in chunk {
+        objects += u8::from(*byte == b'{');
+        others += u8::from(*byte == b'[') + u8::from(*byte == b',');
+    }
+    (objects.into(), others.into())
+}
+
 /// Refuses a text of more than a document holds before any of it is read. Every value but the first of its list or object comes
 /// after a comma, so counting these counts none too few; commas within strings are counted too.
 pub(super) fn check_size(text: &[u8]) -> Result<()> {
@@ -27,17 +41,9 @@ pub(super) fn check_size(text: &[u8]) -> Result<()> {
     if text.len() > most {
         return Err(Error::usage(format!("larger than {} MiB, so no document of rules", most >> 20)));
     }
-    let [mut objects, mut others] = [0; 2];
-    // Counted in bytes, as many at once as a register holds, so no more of them than a byte counts.
-    for chunk in text.chunks(u8::MAX.into()) {
-        let [mut objects_here, mut others_here] = [0_u8; 2];
-        for byte in chunk {
-            objects_here += u8::from(*byte == b'{');
-            others_here += u8::from(matches!(*byte, b'[' | b','));
-        }
-        objects += usize::from(objects_here);
-        others += usize::from(others_here);
-    }
+    let chunks = text.chunks_exact(COUNTED_AT_ONCE);
+    let rest = count(chunks.remainder());
+    let (objects, others) = chunks.map(count).fold(rest, |sum, more| (sum.0 + more.0, sum.1 + more.1));
     for (what, found, most) in [("objects", objects, MOST_OBJECTS), ("values", objects + others, MOST_VALUES)] {
         if found > most {
             return Err(Error::usage(format!(
