@@ -16,9 +16,6 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Bad rows of a file that are named one by one; the rest are counted.
-const NAMED_ROWS: usize = 10;
-
 /// Turn journals, or a Helion ahead-of-time measurements file, into the document.
 ///
 /// Classes that the files say nothing of are kept as they are in the document that is there.
@@ -199,12 +196,12 @@ impl Recorded {
 /// Adds what a measurements file holds to the evidence.
 fn read_measurements(evidence: &mut Evidence, file: File, name: &str) -> Result<()> {
     let report = helion_csv::read(evidence, std::io::BufReader::new(file), name)?;
-    note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
-    for row in report.bad.iter().take(NAMED_ROWS) {
+    note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad_rows);
+    for row in &report.bad {
         note!("{name}:{}: {}", row.line, row.reason);
     }
-    if report.bad.len() > NAMED_ROWS {
-        note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
+    if report.bad_rows > report.bad.len() {
+        note!("{name}: and {} more bad rows", report.bad_rows - report.bad.len());
     }
     Ok(())
 }

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod arguments;
 mod batch;
 mod bins;
 mod builtin;
@@ -36,10 +37,11 @@ mod model;
 mod resolve;
 mod save;
 mod scan;
+mod terms;
 #[cfg(feature = "harness")]
 mod write;
 
-pub use batch::{AnswerRecord, answer_batch_line};
+pub use batch::{AnswerRecord, answer_batch_line, answer_batch_line_checked, refusal};
 pub use bins::bucket_of;
 pub use builtin::{builtin_document, builtin_names, device_of};
 pub use classes::{CLASSES, family_of_shape};

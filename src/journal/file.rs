@@ -280,18 +280,34 @@ impl Parsed {
     }
 }
 
+/// The most that a packed file of so many bytes may unpack to. Journals pack to a twelfth or so; what packs to hundreds of times
+/// less is made to fill memory.
+fn most_unpacked(packed_bytes: u64) -> u64 {
+    packed_bytes.saturating_mul(256).clamp(64 << 20, 1 << 30)
+}
+
 /// Reads a journal (`.jsonl`) or an archive (`.jsonl.zst`); a torn last line is dropped.
 ///
 /// # Errors
-/// Where the file cannot be read or a whole line is broken or was changed since it was sealed; the message names file and line.
+/// Where the file cannot be read, a whole line is broken or was changed since it was sealed (the message names file and line), or an
+/// archive unpacks to far more than a journal would.
 pub fn read(path: &Path) -> Result<Contents> {
     let what = || format!("journal {}", path.display());
     regular(path).context(what)?;
     let file = File::open(path).map_err(Error::usage).context(what)?;
     let is_archive = path.extension().is_some_and(|extension| extension == "zst");
-    let reader: Box<dyn Read> =
-        if is_archive { Box::new(zstd::Decoder::new(file).context(what)?) } else { Box::new(file) };
-    let Parsed { contents, damage, .. } = Parsed::of(&mut BufReader::new(reader)).context(what)?.named(path);
+    let parsed = if is_archive {
+        let most = most_unpacked(file.metadata().context(what)?.len());
+        let mut unpacked = BufReader::new(zstd::Decoder::new(file).context(what)?.take(most));
+        let parsed = Parsed::of(&mut unpacked).context(what)?;
+        if unpacked.get_ref().limit() == 0 {
+            return Err(Error::usage(format!("unpacks to more than {} MiB, so no archive", most >> 20)).context(what()));
+        }
+        parsed
+    } else {
+        Parsed::of(&mut BufReader::new(file)).context(what)?
+    };
+    let Parsed { contents, damage, .. } = parsed.named(path);
     match damage.first() {
         Some(damage) => Err(damage.refusal()).context(what),
         None if is_archive && contents.headers.is_empty() => Err(Error::usage("it holds nothing")).context(what),
@@ -454,6 +470,23 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(read(&path).unwrap().trials.len(), 1, "an empty line is none, nor is a byte-order mark");
         }
+    }
+
+    #[test]
+    fn what_unpacks_without_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl.zst");
+        let text = |line: &Line| serde_json::to_string(line).unwrap() + "\n";
+        let pack = |text: String| std::fs::write(&path, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+        pack(text(&header()) + &"x".repeat(300 << 20));
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("line 2 is longer than 4 MiB"), "{error}");
+        let spaced = " ".repeat(3 << 20) + "\n";
+        pack(text(&header()) + &spaced.repeat(40));
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("unpacks to more than 64 MiB"), "{error}");
+        pack(text(&header()) + &text(&trial(1)).repeat(20_000));
+        assert_eq!(read(&path).unwrap().trials.len(), 20_000, "however alike its lines are");
     }
 
     /// A bit that a disk or a copy flipped in an archive is an error, and never other data.
