@@ -245,14 +245,7 @@ impl Tonight<'_> {
             return Ok(State::EnvironmentChanged { changes });
         }
         let record = self.night.folder().join("check").join(format!("{}.jsonl", self.plan.family));
-        let lab = Lab::new(
-            self.site.found().profile.clone(),
-            self.site.compiler.as_ref(),
-            self.options.sweep.seed,
-            Vec::new(),
-            self.site.journal(&record, false)?,
-            &self.site.progress,
-        );
+        let lab = Lab::new(self.site, self.options.sweep.seed, Vec::new(), self.site.journal(&record, false)?);
         let stale = check::stale(&trials, |trial| lab.is_current(trial))?;
         trials.retain(|trial| !stale.contains(&trial.problem()));
         let check = self.check(&lab, &trials)?;
@@ -295,14 +288,7 @@ struct Races<'a> {
 impl<'a> Races<'a> {
     fn of(site: &'a Site, options: &Options, night: &Night, journals: &[PathBuf]) -> Result<Self> {
         let record = night.folder().join("races.jsonl");
-        let lab = Lab::new(
-            site.found().profile.clone(),
-            site.compiler.as_ref(),
-            options.sweep.seed,
-            Vec::new(),
-            site.journal(&record, false)?,
-            &site.progress,
-        );
+        let lab = Lab::new(site, options.sweep.seed, Vec::new(), site.journal(&record, false)?);
         let mut ran = BTreeSet::new();
         for path in journals.iter().cloned().chain(night.earlier_journals()?) {
             for trial in journal::read(&path)?.trials {

@@ -2,10 +2,14 @@
 
 use super::{Choice, Options, Progress, choose_devices, compiler_within, gpu_folder};
 use crate::compile::Compiler;
-use crate::device::{self, Found, PROTOCOL};
-use crate::error::{Error, Result};
+use crate::device::{self, Address, Found, PROTOCOL};
+use crate::error::{Context, Error, Result};
 use crate::journal::{Header, Journal, Line, Lock, Trial};
-use std::path::Path;
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind::AlreadyExists;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The file in a GPU's output folder that whoever writes its journals holds.
 pub(crate) const LOCK: &str = "sweep.lock";
@@ -19,6 +23,8 @@ pub struct Site {
     /// What people watch.
     pub progress: Progress,
     _lock: Lock,
+    /// Of each GPU. The host has none: whoever measures there shares it with all else that it does.
+    locks: Vec<(Address, Lock)>,
 }
 
 impl Site {
@@ -28,23 +34,42 @@ impl Site {
     /// # Errors
     /// Where what was asked for is not here, or another sweep holds the folder.
     pub fn open(options: &Options) -> Result<Self> {
-        let devices = choose_devices(options, &device::discover())?;
+        let trouble = device::driver_trouble();
+        let devices = choose_devices(options, &device::discover(), trouble.as_deref())?;
         let profile = &devices[0].profile;
         let lock = match options.shard {
             (_, 1) => LOCK.to_string(),
             (index, count) => format!("sweep.shard-{index}-of-{count}.lock"),
         };
         let lock = Lock::take(&gpu_folder(&options.output, &profile.name).join(lock))?;
+        let locks = lock_devices(&devices)?;
         let progress = Progress::new(options.quiet, options.verbose);
+        if let Some(trouble) = trouble.filter(|_| profile.is_cpu() && options.choice == Choice::Auto) {
+            progress.warn(&format!("no GPU can be used: {trouble}"));
+        }
         progress.say(&announcement(options, &devices));
         let compiler =
             if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
-        Ok(Self { devices, compiler, progress, _lock: lock })
+        Ok(Self { devices, compiler, progress, _lock: lock, locks })
     }
 
     /// The first device; the others are like it.
     pub fn found(&self) -> &Found {
         &self.devices[0]
+    }
+
+    /// What the processes that measure on a device hold open: its lock.
+    pub(crate) fn held(&self, address: Address) -> Option<Arc<File>> {
+        self.locks.iter().find(|(locked, _)| *locked == address).map(|(_, lock)| lock.file())
+    }
+
+    /// Says that times are not to be relied on.
+    pub(crate) fn tell_of_load(&self) {
+        self.progress.warn(&format!(
+            "{} has other work, by a canary kernel that takes longer than it did: what is measured meanwhile is flagged as \
+             loaded, in the journal and in the document; measure it again with --fresh when all is quiet",
+            self.found().name
+        ));
     }
 
     /// Opens a journal and returns its trials; what is appended stands under a header of the present environment. One of another
@@ -105,4 +130,33 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     };
     let count = if devices.len() > 1 { format!("{} × ", devices.len()) } else { String::new() };
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
+}
+
+/// Takes hold of the GPUs, each physical one of which measures for one sweep at a time, whichever folder that writes to.
+fn lock_devices(devices: &[Found]) -> Result<Vec<(Address, Lock)>> {
+    let mut locks = Vec::new();
+    for found in devices {
+        if let Some(unit) = &found.unit {
+            let lock = Lock::take_device(&lock_folder()?.join(format!("gpu-{unit}.lock")));
+            locks.push((found.address, lock.context(|| format!("{} ({})", found.name, found.profile.name))?));
+        }
+    }
+    Ok(locks)
+}
+
+/// The user's folder of device locks, made where it is not there. Its place depends on nothing that the environment may say, so
+/// that no two sweeps of one user look for them in different ones.
+fn lock_folder() -> Result<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let folder = PathBuf::from(format!("/tmp/kernel_sweep-{user}"));
+    let what = || format!("folder of device locks {}", folder.display());
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != AlreadyExists => return Err(Error::from(error).context(what())),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(&folder).context(what)?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+        return Err(Error::failure("it is not a folder of yours alone; take it away").context(what()));
+    }
+    Ok(folder)
 }
