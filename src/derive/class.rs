@@ -266,6 +266,7 @@ impl<'t> Class<'t> {
             noise: row.noise_of(config),
             slowdown: row.slowdown(config),
             rounds: row.cell(config).map_or(0, |cell| cell.rounds),
+            loaded: row.cell(config).is_some_and(|cell| cell.loaded),
             anchors: self.anchors(row, config, incumbent),
         };
         let tried: BTreeSet<usize> = rows.iter().flat_map(|row| row.cells()).map(|cell| cell.config).collect();

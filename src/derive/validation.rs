@@ -40,6 +40,9 @@ pub struct ProblemSource {
     pub slowdown: Option<f64>,
     /// The interleaved rounds behind it; 0 where there are none.
     pub rounds: usize,
+    /// Other work disturbed the device when it was timed: the times may be too long.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
     /// Time over that of other programs in the same final, by the hash of their config and kernel: what is served among them,
     /// the defaults, what was served before, the best of each kind of instructions, the best finalists.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -227,8 +227,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     }
 
     /// Races programs on the problem, whatever the journal knows, and records nothing: the times of each arm's rounds, in round
-    /// order. Or why there are none: one of them is wrong, or took the process down. Another `turn` has other orders.
-    pub(crate) fn race_programs(&mut self, arms: Vec<Arm>, turn: u64) -> Result<Result<Vec<Vec<f64>>, String>> {
+    /// order, and whether other work disturbed them. Or why there are none: one of them is wrong, or took the process down. Another
+    /// `turn` has other orders.
+    pub(crate) fn race_programs(&mut self, arms: Vec<Arm>, turn: u64) -> Result<Result<(Vec<Vec<f64>>, bool), String>> {
         let problem = self.problem()?;
         // Only an interrupt ends it: there is nothing to go on with where the time is up.
         self.lab.has_time(&problem)?;
@@ -237,11 +238,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Ok(results) => results.verdicts,
             Err(failure) => return Ok(Err(failure.to_string())),
         };
+        let mut is_loaded = false;
         let rounds_us = |verdict| match verdict {
-            Verdict::Timed { rounds_us, .. } => Ok(rounds_us),
+            Verdict::Timed { rounds_us, measurement, .. } => {
+                is_loaded |= measurement.loaded;
+                Ok(rounds_us)
+            }
             Verdict::Wrong { error, .. } | Verdict::Refused { error } => Err(error),
         };
-        Ok(verdicts.into_iter().map(rounds_us).collect())
+        let rounds_us: Result<Vec<Vec<f64>>, String> = verdicts.into_iter().map(rounds_us).collect();
+        Ok(rounds_us.map(|rounds_us| (rounds_us, is_loaded)))
     }
 
     fn problem(&self) -> Result<Problem> {

@@ -193,8 +193,9 @@ impl Session {
 
     /// Looks at the device; whether it has other work.
     fn look(&mut self) -> Result<bool, Fault> {
+        let since = self.started.elapsed();
         let times_us = self.device()?.canary()?;
-        Ok(self.watch.look(&times_us, self.started.elapsed()))
+        Ok(self.watch.look(&times_us, since, self.started.elapsed()))
     }
 
     fn race(&mut self, arms: &[Arm], plan: &RacePlan, seed: u64) -> Result<RaceResults, Fault> {

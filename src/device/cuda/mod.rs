@@ -49,7 +49,7 @@ const CANARY_RUNS: usize = 32;
 const LOADED_KERNELS: usize = 512;
 
 /// All of the driver that is called. A missing one would end the process at its first call.
-const CALLED: [&str; 31] = [
+const CALLED: [&str; 32] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -80,6 +80,7 @@ const CALLED: [&str; 31] = [
     "cuModuleLoadData",
     "cuModuleUnload",
     "cuStreamCreate",
+    "cuStreamSynchronize",
     "cuTensorMapEncodeTiled",
 ];
 /// The first driver with all of these.
