@@ -106,7 +106,6 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Worker) => {
-            process::end_with_parent()?;
             let (mut input, mut output) = stdio();
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
         }

@@ -87,7 +87,10 @@ mod tests {
         assert!(!watch.look(&[vec![450.0, 460.0, 455.0], vec![452.0, 470.0, 454.0]], at(0), at(0)));
         assert!(!watch.is_due(at(50), at(100)) && watch.is_due(at(100), at(100)));
         assert!(!watch.look(&[vec![450.0, 490.0, 520.0], vec![452.0, 470.0, 454.0]], at(100), at(100)), "noise");
-        assert!(watch.look(&[vec![450.0, 3450.0, 455.0], vec![452.0, 470.0, 454.0]], at(200), at(200)), "one core of two");
+        assert!(
+            watch.look(&[vec![450.0, 3450.0, 455.0], vec![452.0, 470.0, 454.0]], at(200), at(200)),
+            "one core of two"
+        );
         assert!(!watch.look(&[vec![451.0; 3], vec![452.0; 3]], at(300), at(300)), "it passed");
     }
 

@@ -342,7 +342,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             last = Some(failure);
         }
         let why = last.map(|failure| failure.to_string()).unwrap_or_default();
-        Err(Error::new(ErrorKind::Trouble, format!("{}: {why}, {ATTEMPTS} times over", self.problem()?)))
+        Err(Error::new(ErrorKind::Trouble, format!("{why} (so it ended {ATTEMPTS} times)")))
     }
 
     /// How much a failure says against what was asked. An output that is wrong, on a machine that is right otherwise, is so once and
@@ -396,7 +396,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         };
         let seed = problem_seed(self.lab.seed, &problem);
         let prepared = self.insist(CONVICTING, |bench| bench.worker.prepare(&problem, seed, reference.clone()))?;
-        prepared.map_err(|failure| Error::new(ErrorKind::Trouble, format!("{problem}: {failure}")))?;
+        prepared.map_err(|failure| Error::new(ErrorKind::Trouble, failure))?;
         self.is_prepared = true;
         Ok(())
     }

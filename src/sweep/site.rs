@@ -34,6 +34,7 @@ impl Site {
     /// # Errors
     /// Where what was asked for is not here, or another sweep holds the folder.
     pub fn open(options: &Options) -> Result<Self> {
+        can_start_threads()?;
         let trouble = device::driver_trouble();
         let devices = choose_devices(options, &device::discover(), trouble.as_deref())?;
         let profile = &devices[0].profile;
@@ -130,6 +131,14 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     };
     let count = if devices.len() > 1 { format!("{} × ", devices.len()) } else { String::new() };
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
+}
+
+/// Makes sure that this machine starts as many threads as it has cores, before one that is missing ends in the middle of something.
+fn can_start_threads() -> Result<()> {
+    let threads = rayon::ThreadPoolBuilder::new().build();
+    threads.map(drop).map_err(|error| {
+        Error::failure(format!("this machine starts no more threads ({error}); see ulimit -u and what else runs here"))
+    })
 }
 
 /// Takes hold of the GPUs, each physical one of which measures for one sweep at a time, whichever folder that writes to.

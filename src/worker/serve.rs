@@ -80,6 +80,7 @@ impl Session {
         let busy_s = || started.elapsed().as_secs_f64();
         match request {
             Request::Open { address, support } => {
+                process::end_with_parent().map_err(|error| Fault::Trouble(error.to_string()))?;
                 self.device = Some(device::open(address, support.as_ref())?);
                 self.cold = address != Address::Cpu;
                 Ok(Reply::Opened)

@@ -9,14 +9,17 @@
  *   STANDIN_NAME=TEXT            what each is called; NVIDIA H200
  *   STANDIN_VERSION=N            the CUDA version the driver is for; 13000
  *   STANDIN_FREE_MIB=N           memory that is free, of 141 GiB
+ *   STANDIN_PAUSE_US=N           how long the device is waited for, each time
  *   STANDIN_FAULT=FUNCTION:CODE  this function fails with this code: cuMemAlloc_v2, cuLaunchKernelEx, cuModuleLoadData, …
  *   STANDIN_FAULT_AFTER=N        but for its first N calls in a process
  * Built with -DTOO_OLD it lacks cuEventElapsedTime_v2, as drivers before 12.8 do.
  */
+#define _DEFAULT_SOURCE
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef int Result;
 typedef uint64_t Address;
@@ -99,7 +102,7 @@ Result cuDeviceGetName(char *name, int length, int device) {
 /* Each device has its own, the same in every process. */
 Result cuDeviceGetUuid_v2(char uuid[16], int device) {
     memset(uuid, 0, 16);
-    snprintf(uuid, 16, "standin %d", (int)number("STANDIN_UUID", 0) + device);
+    snprintf(uuid, 16, "gpu %d", (int)number("STANDIN_UUID", 0) + device);
     return 0;
 }
 
@@ -218,6 +221,7 @@ Result cuStreamCreate(void **stream, unsigned flags) {
 Result cuStreamSynchronize(void *stream) {
     FAULTS;
     (void)stream;
+    usleep((useconds_t)number("STANDIN_PAUSE_US", 0));
     return 0;
 }
 
