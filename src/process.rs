@@ -64,6 +64,21 @@ pub fn end_with_parent() -> Result<()> {
     Ok(())
 }
 
+/// Starts the threads that share out what is computed here, before one that is missing ends the program in the middle of something.
+///
+/// # Errors
+/// Where this machine starts no more of them.
+pub fn start_threads() -> Result<()> {
+    let started = rayon::ThreadPoolBuilder::new().build_global();
+    // Without a cause, they have been started already.
+    match started.as_ref().err().and_then(std::error::Error::source) {
+        None => Ok(()),
+        Some(cause) => Err(Error::failure(format!(
+            "this machine starts no more threads ({cause}); see ulimit -u, and what else runs here"
+        ))),
+    }
+}
+
 /// A command, what else the child is to hold open, and where it goes.
 type Order = (Command, Option<Arc<File>>, Sender<io::Result<Child>>);
 

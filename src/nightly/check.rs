@@ -8,7 +8,7 @@ use crate::heuristics::group_of;
 use crate::journal::{Header, Stage, Status, Trial};
 use crate::measure::{DurationClass, geomean, location_us, mean, median, sorted};
 use crate::model::{Config, Problem};
-use crate::sweep::DeviceBench;
+use crate::sweep::{DeviceBench, Reraced};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -215,8 +215,8 @@ pub(super) fn check(bench: &mut DeviceBench<'_, '_>, spot: &Spot) -> Result<Chec
             Err(_) => return Ok(compare(spot, &[])),
         }
     }
-    Ok(match bench.race_programs(arms, 0)? {
-        Ok((rounds_us, loaded)) => Checked { loaded, ..compare(spot, &rounds_us) },
+    Ok(match bench.race_programs(&arms, 0)? {
+        Ok(Reraced { rounds_us, loaded }) => Checked { loaded, ..compare(spot, &rounds_us) },
         Err(_) => compare(spot, &[]),
     })
 }

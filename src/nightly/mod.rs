@@ -357,8 +357,8 @@ impl<'a> Races<'a> {
         }
         let is_turned = turn % 2 == 1;
         let arms = if is_turned { vec![new_arm, old_arm] } else { vec![old_arm, new_arm] };
-        let mut times = match bench.race_programs(arms, turn)? {
-            Ok((times, _)) => times,
+        let mut times = match bench.race_programs(&arms, turn)? {
+            Ok(raced) => raced.rounds_us,
             Err(why) => return Ok(Duel::Failed(why)),
         };
         if is_turned {

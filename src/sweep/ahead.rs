@@ -96,7 +96,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
             let start = || std::thread::Builder::new();
             let compiling = start().spawn_scoped(scope, || self.compile())?;
             let learning = learning.then(|| start().spawn_scoped(scope, || self.learn())).transpose();
-            let worked = learning.as_ref().map_err(|error| Error::failure(error)).and_then(|_| work());
+            let worked = learning.as_ref().map_err(Error::failure).and_then(|_| work());
             let learning = learning.ok().flatten();
             self.over.store(true, Ordering::Relaxed);
             let threads = std::iter::once(compiling).chain(learning);

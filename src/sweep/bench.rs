@@ -61,6 +61,14 @@ const ATTEMPTS: u32 = 3;
 /// How long the machine is given before it runs what is known to be good, each time that failed.
 const CONTROL_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3)];
 
+/// What programs did in a race that nothing was recorded of.
+pub(crate) struct Reraced {
+    /// The times of each one's rounds, in round order.
+    pub(crate) rounds_us: Vec<Vec<f64>>,
+    /// Other work disturbed the device meanwhile.
+    pub(crate) loaded: bool,
+}
+
 /// What a race that was tried once came to. Nothing of it is recorded yet.
 enum Attempt {
     /// The trials of its arms, and of the winner's duplicate as the last.
@@ -226,10 +234,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         })
     }
 
-    /// Races programs on the problem, whatever the journal knows, and records nothing: the times of each arm's rounds, in round
-    /// order, and whether other work disturbed them. Or why there are none: one of them is wrong, or took the process down. Another
-    /// `turn` has other orders.
-    pub(crate) fn race_programs(&mut self, arms: Vec<Arm>, turn: u64) -> Result<Result<(Vec<Vec<f64>>, bool), String>> {
+    /// Races programs on the problem, whatever the journal knows, and records nothing. Or why there is no outcome: one of them is
+    /// wrong, or took the process down. Another `turn` has other orders.
+    pub(crate) fn race_programs(&mut self, arms: &[Arm], turn: u64) -> Result<Result<Reraced, String>> {
         let problem = self.problem()?;
         // Only an interrupt ends it: there is nothing to go on with where the time is up.
         self.lab.has_time(&problem)?;
@@ -238,16 +245,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Ok(results) => results.verdicts,
             Err(failure) => return Ok(Err(failure.to_string())),
         };
-        let mut is_loaded = false;
+        let mut loaded = false;
         let rounds_us = |verdict| match verdict {
             Verdict::Timed { rounds_us, measurement, .. } => {
-                is_loaded |= measurement.loaded;
+                loaded |= measurement.loaded;
                 Ok(rounds_us)
             }
             Verdict::Wrong { error, .. } | Verdict::Refused { error } => Err(error),
         };
         let rounds_us: Result<Vec<Vec<f64>>, String> = verdicts.into_iter().map(rounds_us).collect();
-        Ok(rounds_us.map(|rounds_us| (rounds_us, is_loaded)))
+        Ok(rounds_us.map(|rounds_us| Reraced { rounds_us, loaded }))
     }
 
     fn problem(&self) -> Result<Problem> {
@@ -465,8 +472,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         if !self.lab.has_time(&problem)? {
             return Ok(Attempt::OutOfTime);
         }
-        let arms = running.iter().map(|(arm, _)| arm.clone()).collect();
-        let results = self.race_in_turn(arms, *plan, problem_seed(self.lab.seed, &problem))?;
+        let arms: Vec<Arm> = running.iter().map(|(arm, _)| arm.clone()).collect();
+        let results = self.race_in_turn(&arms, *plan, problem_seed(self.lab.seed, &problem))?;
         let RaceResults { verdicts, chosen_by, null_arm } = match results {
             Ok(results) => results,
             Err(failure) => return Ok(Attempt::Crashed(failure)),
@@ -494,10 +501,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     }
 
     /// A race by the worker.
-    fn race_in_turn(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
+    fn race_in_turn(&mut self, arms: &[Arm], plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
         self.in_turn(|bench| {
             bench.prepare()?;
-            bench.insist(1, |bench| bench.worker.race(arms.clone(), plan, seed))
+            bench.insist(1, |bench| bench.worker.race(arms.to_vec(), plan, seed))
         })
     }
 

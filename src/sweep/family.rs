@@ -144,13 +144,11 @@ impl Stages for FamilySweep<'_, '_> {
                 Err(trouble) if trouble.kind() == ErrorKind::Trouble => Some(trouble.to_string()),
                 Err(error) => return Err(error),
             };
-            match left {
-                Some(why) => self.left.leave(problem, &why, &self.site.progress),
-                None => {
-                    self.left.in_a_row.store(0, Ordering::Relaxed);
-                    Ok(())
-                }
+            if let Some(why) = left {
+                return self.left.leave(problem, &why, &self.site.progress);
             }
+            self.left.in_a_row.store(0, Ordering::Relaxed);
+            Ok(())
         };
         ahead.beside_and_learning(|| on_all_devices(self.lab, &self.site.devices, &self.open, work))?;
         self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ mod schedule;
 mod site;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use bench::{DeviceBench, Turn};
+pub(crate) use bench::{DeviceBench, Reraced, Turn};
 use family::Swept;
 pub(crate) use family::on_all_devices;
 pub(crate) use lab::Lab;

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// The file in a GPU's output folder that whoever writes its journals holds.
 pub(crate) const LOCK: &str = "sweep.lock";
 
+/// A GPU that was busy for more of the last moments has other work: a sweep that just ended leaves less.
+const BUSY_PERCENT: u32 = 20;
+
 /// Where a sweep runs.
 pub struct Site {
     /// One or more devices of one profile.
@@ -34,7 +37,6 @@ impl Site {
     /// # Errors
     /// Where what was asked for is not here, or another sweep holds the folder.
     pub fn open(options: &Options) -> Result<Self> {
-        can_start_threads()?;
         let trouble = device::driver_trouble();
         let devices = choose_devices(options, &device::discover(), trouble.as_deref())?;
         let profile = &devices[0].profile;
@@ -49,6 +51,18 @@ impl Site {
             progress.warn(&format!("no GPU can be used: {trouble}"));
         }
         progress.say(&announcement(options, &devices));
+        for found in &devices {
+            if let Address::Cuda(ordinal) = found.address
+                && let Some((processes, busy)) = device::cuda::work_under_way(ordinal)
+                && (processes > 0 || busy > BUSY_PERCENT)
+            {
+                progress.warn(&format!(
+                    "{} {ordinal} is not alone: {processes} other processes compute there, and it was busy for {busy} % of the last \
+                     moments; times that a canary kernel finds disturbed are flagged",
+                    found.name
+                ));
+            }
+        }
         let compiler =
             if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
         Ok(Self { devices, compiler, progress, _lock: lock, locks })
@@ -131,14 +145,6 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     };
     let count = if devices.len() > 1 { format!("{} × ", devices.len()) } else { String::new() };
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
-}
-
-/// Makes sure that this machine starts as many threads as it has cores, before one that is missing ends in the middle of something.
-fn can_start_threads() -> Result<()> {
-    let threads = rayon::ThreadPoolBuilder::new().build();
-    threads.map(drop).map_err(|error| {
-        Error::failure(format!("this machine starts no more threads ({error}); see ulimit -u and what else runs here"))
-    })
 }
 
 /// Takes hold of the GPUs, each physical one of which measures for one sweep at a time, whichever folder that writes to.

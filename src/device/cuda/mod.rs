@@ -226,6 +226,13 @@ fn unit(uuid: sys::CUuuid) -> String {
     format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
+/// What others do on a GPU that nothing of ours runs on yet: how many processes compute, and for how many per cent of the last
+/// moments it was busy. Nothing where the driver does not tell.
+pub fn work_under_way(ordinal: u32) -> Option<(usize, u32)> {
+    let device = result::device::get(ordinal as i32).ok()?;
+    clocks::work_under_way(&pci_bus_id(device).ok()?)
+}
+
 /// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
 fn pci_bus_id(device: sys::CUdevice) -> Result<String, Fault> {
     let mut text = [0; 32];
