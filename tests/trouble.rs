@@ -446,7 +446,7 @@ impl Drop for Load {
 fn what_was_measured_beside_other_work_is_flagged_in_journal_and_document() {
     let place = Place::new();
     let load = Load::start();
-    let swept = place.tool(&["--plan", "plan.toml", "-q", "--json", "--output", "loaded"]).output().unwrap();
+    let swept = place.tool(&["--plan", "some.toml", "-q", "--json", "--output", "loaded"]).output().unwrap();
     assert!(swept.status.success(), "{swept:?}");
     let stderr = String::from_utf8_lossy(&swept.stderr).into_owned();
     assert_eq!(stderr.matches("warning: ").count(), 1, "one word: {stderr}");

@@ -309,14 +309,13 @@ impl<'a> Lab<'a> {
             let known = Known { trial: trial.clone(), counted: true };
             of_problem.entry(trial.config.clone()).or_default().push(known);
         }
-        let is_first_loaded = state.counts.loaded == 0 && made.iter().any(|trial| trial.loaded);
         for trial in made {
             state.counts.loaded += usize::from(trial.loaded);
             let status = serde_json::to_value(trial.status)?;
             *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
         }
         drop(state);
-        if is_first_loaded {
+        if made.iter().any(|trial| trial.loaded) {
             self.site.tell_of_load();
         }
         for trial in made {

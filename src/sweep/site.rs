@@ -10,6 +10,7 @@ use std::io::ErrorKind::AlreadyExists;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The file in a GPU's output folder that whoever writes its journals holds.
 pub(crate) const LOCK: &str = "sweep.lock";
@@ -28,6 +29,8 @@ pub struct Site {
     _lock: Lock,
     /// Of each GPU. The host has none: whoever measures there shares it with all else that it does.
     locks: Vec<(Address, Lock)>,
+    /// Whether it was said that a device has other work.
+    told_of_load: AtomicBool,
 }
 
 impl Site {
@@ -65,7 +68,7 @@ impl Site {
         }
         let compiler =
             if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
-        Ok(Self { devices, compiler, progress, _lock: lock, locks })
+        Ok(Self { devices, compiler, progress, _lock: lock, locks, told_of_load: AtomicBool::new(false) })
     }
 
     /// The first device; the others are like it.
@@ -78,8 +81,11 @@ impl Site {
         self.locks.iter().find(|(locked, _)| *locked == address).map(|(_, lock)| lock.file())
     }
 
-    /// Says that times are not to be relied on.
+    /// Says once that times are not to be relied on.
     pub(crate) fn tell_of_load(&self) {
+        if self.told_of_load.swap(true, Ordering::Relaxed) {
+            return;
+        }
         self.progress.warn(&format!(
             "{} has other work, by a canary kernel that takes longer than it did: what is measured meanwhile is flagged as \
              loaded, in the journal and in the document; measure it again with --fresh when all is quiet",

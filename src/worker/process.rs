@@ -71,6 +71,16 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    /// The same, told as running past this deadline where that is what it is.
+    fn within(self, deadline: Duration) -> Self {
+        match self {
+            Self::Timeout(_) => lost(&Silence::Timeout(deadline)),
+            other => other,
+        }
+    }
+}
+
 /// The measuring process of one device.
 pub struct Worker {
     address: Address,
@@ -176,7 +186,7 @@ impl Worker {
             running.catch_up(queue);
             let rest = running.sent.checked_sub(1);
             running.sent = rest.ok_or_else(|| Failure::Trouble("no trial is queued".into()))?;
-            answer(&mut running.process, deadline)
+            answer(&mut running.process, deadline + WATCHING).map_err(|failure| failure.within(deadline))
         });
         self.queue.pop_front();
         let verdict = reply.and_then(|reply| match reply {
@@ -199,7 +209,9 @@ impl Worker {
     pub fn race(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<RaceResults, Failure> {
         let deadline = self.deadlines.trial * arms.len().max(1) as u32;
         let request = Request::Race { arms, plan, seed };
-        let reply = self.ready().and_then(|(running, _)| ask(&mut running.process, &request, deadline));
+        let reply = self.ready().and_then(|(running, _)| {
+            ask(&mut running.process, &request, deadline + WATCHING).map_err(|failure| failure.within(deadline))
+        });
         let results = reply.and_then(|reply| match reply {
             Reply::Race { results, busy_s } => {
                 self.busy_s += busy_s;
@@ -290,6 +302,8 @@ impl Worker {
     }
 }
 
+/// What looking at the device and waiting for a quiet moment may take beside a trial: its deadline is for the config.
+const WATCHING: Duration = Duration::from_secs(3);
 /// A canary on a busy machine takes longer than the shortest deadline a user may name for a trial.
 const LEAST_CONTROL: Duration = Duration::from_secs(10);
 

@@ -48,10 +48,10 @@ struct Session {
 
 /// Looks of a device that was never seen: the first ones tell how fast it is at its best.
 const FIRST_LOOKS: usize = 3;
-/// How often the device is looked at between trials. A look takes a host some four milliseconds.
+/// How often the device is looked at between trials. A look takes a host some 7 ms.
 const BETWEEN_TRIALS: Duration = Duration::from_millis(200);
-/// A race, which makes the document, is looked at before and after, unless that was done so short a time ago.
-const BESIDE_RACES: Duration = Duration::from_millis(20);
+/// Before a race, which makes the document, it is looked at unless that was done so short a time ago, and after it in any case.
+const BEFORE_RACE: Duration = Duration::from_millis(20);
 /// How long a quiet moment is waited for at once, and how often it is looked for.
 const QUIET_WAIT: Duration = Duration::from_millis(500);
 const QUIET_PAUSE: Duration = Duration::from_millis(50);
@@ -135,7 +135,7 @@ impl Session {
             Err(wrong) => return Ok(wrong),
         };
         self.warm_up()?;
-        let (mut measurement, loaded) = self.undisturbed(BETWEEN_TRIALS, &mut |session| {
+        let (mut measurement, loaded) = self.undisturbed(false, &mut |session| {
             session.time(|timer, throttling| measure::measure(timer, sampling, throttling))
         })?;
         measurement.loaded = loaded;
@@ -163,13 +163,14 @@ impl Session {
     /// what was measured, whether it was disturbed.
     fn undisturbed<T>(
         &mut self,
-        interval: Duration,
+        is_race: bool,
         measure: &mut dyn FnMut(&mut Self) -> Result<T, Fault>,
     ) -> Result<(T, bool), Fault> {
         if self.watch.is_new() {
             (1..FIRST_LOOKS).try_for_each(|_| self.look().map(drop))?;
         }
         let is_disturbed = |session: &mut Self| {
+            let interval = if is_race { BEFORE_RACE } else { BETWEEN_TRIALS };
             let is_due = session.watch.is_due(session.started.elapsed(), interval);
             if is_due { session.look() } else { Ok(session.watch.is_disturbed()) }
         };
@@ -177,7 +178,8 @@ impl Session {
         let begun = Instant::now();
         let measured = measure(self)?;
         let took = begun.elapsed();
-        if !(is_disturbed(self)? || before) {
+        let after = if is_race { self.look()? } else { is_disturbed(self)? };
+        if !(before || after) {
             return Ok((measured, false));
         }
         let begun = Instant::now();
@@ -216,7 +218,7 @@ impl Session {
             self.warm_up()?;
         }
         let anchors: Vec<bool> = racers.iter().map(|arm| arm.anchor).collect();
-        let (raced, loaded) = self.undisturbed(BESIDE_RACES, &mut |session| {
+        let (raced, loaded) = self.undisturbed(true, &mut |session| {
             let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
             let device = opened(&mut session.device)?;
             measure::race(&anchors, plan, &mut session.throttling, &mut random, &mut |racer, round| {

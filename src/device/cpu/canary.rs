@@ -9,8 +9,8 @@ use std::time::Instant;
 
 /// Steps of arithmetic in one run: half a millisecond of a core of today.
 const STEPS: u64 = 300_000;
-/// Runs a look: together longer than the slice of time that a system gives one of two programs on a core, some 3 ms.
-const RUNS: usize = 8;
+/// Runs a look: together some 7 ms, longer than a program that has slept gets at once on a core that another one wants, some 4 ms.
+const RUNS: usize = 16;
 /// Cores that are looked at, at most.
 const CORES: usize = 16;
 

@@ -43,8 +43,8 @@ const PLACEMENT_BYTES: u64 = 4 << 30;
 const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: 1, smem_bytes: 0 };
 /// The largest cluster that every GPU with clusters runs; larger ones must be asked for.
 const PORTABLE_CLUSTER: u32 = 8;
-/// Runs of the canary a look, some 40 µs each: together longer than the slice of time that a GPU gives one of two programs.
-const CANARY_RUNS: usize = 32;
+/// Runs of the canary a look. The host waits for each, so that another program has its turn between two.
+const CANARY_RUNS: usize = 16;
 /// Cubins kept loaded; past that all are unloaded at once.
 const LOADED_KERNELS: usize = 512;
 

@@ -37,7 +37,8 @@ fn compile(job: &Job) -> Result<Answer> {
         if let Err(error) = outcome
             && (!is_of_the_kernel(error.0) || lacks_memory(&log))
         {
-            return Err(Error::failure(format!("NVRTC: {:?} {}", error.0, log.trim())));
+            let line = log.lines().find(|line| line.contains("error") || line.contains("fatal"));
+            return Err(Error::failure(format!("NVRTC: {:?} {}", error.0, line.unwrap_or_default().trim())));
         }
         if let Some(cubin) = cubin {
             std::fs::write(&job.output, cubin?).context(|| format!("cubin {}", job.output.display()))?;
