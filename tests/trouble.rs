@@ -380,7 +380,9 @@ fn a_limit_of_the_machine_is_blamed_on_no_config() {
             println!("{limit}: {} {stderr}", swept.status);
             assert_eq!(failures(&place.trials(&output)), Vec::<&Value>::new(), "{limit}");
             ended += usize::from(!swept.status.success());
-            if !swept.status.success() {
+            // Without a byte of memory no word can be said either: the system's abort is the end.
+            let is_aborted = output.starts_with("memory") && swept.status.code().is_none();
+            if !swept.status.success() && !is_aborted {
                 assert_eq!(swept.status.code(), Some(1), "{limit}: {stderr}");
                 let errors = stderr.lines().filter(|line| line.starts_with("error: ")).count();
                 assert!(errors == 1 && !stderr.contains("panicked"), "{limit}: {stderr}");
@@ -453,7 +455,9 @@ fn what_was_measured_beside_other_work_is_flagged_in_journal_and_document() {
     assert!(stderr.contains("has other work"), "{stderr}");
     let summary: Value = serde_json::from_slice(&swept.stdout).unwrap();
     let loaded = place.trials("loaded").iter().filter(|trial| trial["loaded"] == true).count();
-    assert!(loaded > 0 && summary["loaded"] == loaded, "{loaded}: {summary}");
+    // Trials of a program that several configs share are in the journal for each of these.
+    let told = summary["loaded"].as_u64().unwrap() as usize;
+    assert!(0 < told && told <= loaded, "{told} of {loaded}: {summary}");
     let document = fs::read_to_string(place.path().join("loaded/cpu").join(DOCUMENT)).unwrap();
     assert!(document.contains("\"loaded\": true") || document.contains("\"loaded\":true"), "the document says so");
 
