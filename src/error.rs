@@ -13,6 +13,9 @@ pub enum ErrorKind {
     DeviceAbsent,
     /// The user interrupted the run.
     Interrupted,
+    /// The machine kept something from being done, again and again: no memory, a process that is killed. It says nothing of
+    /// what was to be done, and may pass.
+    Trouble,
     /// Anything that went wrong while doing what was asked: I/O, a driver, a compiler.
     Failure,
 }

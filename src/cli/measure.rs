@@ -4,6 +4,7 @@ use super::{Families, OutputArgs, families};
 use crate::compile::Settings;
 use crate::error::{Context, Error, Result};
 use crate::model::GpuProfile;
+use crate::process;
 use crate::sweep::{Choice, INTERRUPTED, Options};
 use crate::worker::Deadlines;
 use jiff::fmt::friendly::SpanParser;
@@ -134,7 +135,8 @@ fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
     }
 }
 
-/// From now on an interrupt ends the sweep at its next trial, and a second one at once.
+/// From now on an interrupt ends the sweep at its next trial, and a second one at once. What else a command that measures needs
+/// of the machine is started, too.
 pub(super) fn stop_on_interrupt() -> Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
@@ -142,7 +144,8 @@ pub(super) fn stop_on_interrupt() -> Result<()> {
         }
     })
     .map_err(Error::failure)
-    .context(|| "interrupt handler")
+    .context(|| "interrupt handler")?;
+    process::start_threads()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Family;
+use crate::process;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -109,6 +110,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
         }
         Some(Command::CompileWorker) => {
+            process::end_with_parent()?;
             let (mut input, mut output) = stdio();
             crate::device::cuda::serve_compiles(&mut input, &mut output).map(|()| Outcome::Done)
         }

@@ -72,6 +72,9 @@ fn summarize(report: &Report) -> Result<()> {
     match report.verdict {
         Verdict::Replaced => note!("wrote {document}"),
         Verdict::Same => note!("{document} stays as it is: nothing changed"),
+        Verdict::Unchecked => {
+            note!("{document} stays as it is: the device had other work, and nothing could be checked");
+        }
         Verdict::Kept => note!(
             "{document} stays: the new one has a regression; see {} or replace it with --accept",
             report.night.display()

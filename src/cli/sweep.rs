@@ -60,6 +60,12 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
     if !args.quiet {
         note!("{}", report::sweep(&summary));
     }
+    if summary.left() > 0 {
+        return Err(Error::failure(format!(
+            "{} problems are left to the next run: the machine kept them from being measured, and no config is blamed",
+            summary.left()
+        )));
+    }
     let unworkable = summary.families.values().any(|family| !family.unworkable.is_empty());
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })
 }

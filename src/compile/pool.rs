@@ -79,6 +79,9 @@ impl Settings {
     pub const DEADLINE: Duration = Duration::from_secs(60);
 }
 
+/// How often a kernel is given to a compiler that gives no answer.
+const ATTEMPTS: usize = 3;
+
 #[derive(Default)]
 struct State {
     queue: VecDeque<(KernelSpec, Key)>,
@@ -304,8 +307,8 @@ impl Shared {
         Ok(process)
     }
 
-    /// A compiler that ends without an answer may have been ended for lack of memory: only one that does so twice condemns
-    /// the kernel.
+    /// A compiler that ends without an answer, or says that the machine fails it, is tried again: only one that dies of itself
+    /// each time condemns the kernel. What was killed from outside, or got no memory, says nothing of it.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
         let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
@@ -315,11 +318,16 @@ impl Shared {
             output: scratch.path().to_path_buf(),
         };
         let mut answer = self.ask(process, &job)?;
-        if matches!(answer, Err(Silence::Died(_))) {
+        for _ in 1..ATTEMPTS {
+            if matches!(answer, Ok(Ok(_)) | Err(Silence::Timeout(_))) {
+                break;
+            }
+            *process = None;
             answer = self.ask(process, &job)?;
         }
         let answer = match answer {
             Ok(reply) => reply.map_err(Error::failure)?,
+            Err(silence @ Silence::Killed(_)) => return Err(Error::failure(silence)),
             Err(silence) => {
                 let timed_out = matches!(silence, Silence::Timeout(_));
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
@@ -366,5 +374,5 @@ fn version(settings: &Settings) -> Result<String> {
 }
 
 fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {
-    LineProcess::start("compile-worker", &[("LD_LIBRARY_PATH", nvrtc.folder.as_os_str())])
+    LineProcess::start("compile-worker", &[("LD_LIBRARY_PATH", nvrtc.folder.as_os_str())], None)
 }

@@ -265,6 +265,7 @@ impl<'t> Class<'t> {
             served_us: row.time_us(config),
             noise: row.noise_of(config),
             slowdown: row.slowdown(config),
+            loaded: row.cell(config).is_some_and(|cell| cell.loaded),
             anchors: self.anchors(row, config, incumbent),
         };
         let tried: BTreeSet<usize> = rows.iter().flat_map(|row| row.cells()).map(|cell| cell.config).collect();

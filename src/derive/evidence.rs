@@ -91,6 +91,8 @@ pub struct Timing {
     pub rounds_us: Vec<f64>,
     /// Taken while the GPU was throttled.
     pub throttled: bool,
+    /// Taken while other work disturbed the device.
+    pub loaded: bool,
 }
 
 impl Timing {
@@ -385,6 +387,7 @@ pub(crate) fn timing_of(trial: &Trial) -> Timing {
         chosen_by: trial.chosen_by,
         rounds_us: trial.rounds_us.clone(),
         throttled: trial.throttled,
+        loaded: trial.loaded,
     }
 }
 

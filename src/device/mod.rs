@@ -65,14 +65,17 @@ pub struct Program {
 pub enum Fault {
     /// This kernel was refused; the device goes on.
     Refused(String),
-    /// The device is of no more use to this process.
+    /// What ran broke the device: it is of no more use to this process.
     Dead(String),
+    /// The machine fails: no memory, no process, a device that is lost. It says nothing of what was to run; another process may
+    /// do better.
+    Trouble(String),
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(message) | Self::Dead(message) => out.write_str(message),
+            Self::Refused(message) | Self::Dead(message) | Self::Trouble(message) => out.write_str(message),
         }
     }
 }
@@ -153,6 +156,10 @@ pub trait Device {
     /// The same with the alterations of a mutant, made to copies of the inputs and to the output before it is compared.
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault>;
 
+    /// Times a kernel that is always the same and known to be good, some times over in each of the device's places: its cores, say.
+    /// Where it fails the device does; where it is slow the device has other work.
+    fn canary(&mut self) -> Result<Vec<Vec<f64>>, Fault>;
+
     /// Times one run of the loaded kernel on the plain inputs, caches cold and clean. A device that holds them more than once takes
     /// another set each `round`, so that no config owes its time to where they lie.
     fn sample(&mut self, round: u32) -> Result<Sample, Fault>;
@@ -168,6 +175,12 @@ pub fn discover() -> Vec<Found> {
     found
 }
 
+/// What keeps the CUDA driver that is here from being used, in one line: its error, or what it lacks. Nothing where all is well
+/// or there is no driver.
+pub fn driver_trouble() -> Option<String> {
+    cuda::trouble()
+}
+
 /// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.
 ///
 /// # Errors
@@ -176,6 +189,6 @@ pub fn open(address: Address, support: Option<&PathBuf>) -> Result<Box<dyn Devic
     match (address, support) {
         (Address::Cpu, _) => Ok(Box::new(cpu::Cpu::open())),
         (Address::Cuda(ordinal), Some(support)) => Ok(Box::new(cuda::Gpu::open(ordinal, support)?)),
-        (Address::Cuda(_), None) => Err(Fault::Dead("a GPU needs the cubin of the support kernels".into())),
+        (Address::Cuda(_), None) => Err(Fault::Trouble("a GPU needs the cubin of the support kernels".into())),
     }
 }

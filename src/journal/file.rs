@@ -480,7 +480,7 @@ mod tests {
         let pack = |text: String| std::fs::write(&path, zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
         pack(text(&header()) + &"x".repeat(300 << 20));
         let error = read(&path).unwrap_err().to_string();
-        assert!(error.contains("line 2 is longer than 4 MiB"), "{error}");
+        assert!(error.contains("line 2: longer than 4096 KiB"), "{error}");
         let spaced = " ".repeat(3 << 20) + "\n";
         pack(text(&header()) + &spaced.repeat(40));
         let error = read(&path).unwrap_err().to_string();
@@ -634,17 +634,6 @@ mod tests {
         let edited = read(&path).unwrap();
         assert_eq!((edited.headers[0].driver.as_str(), edited.trials), ("590.2", whole.trials));
         assert!(edited.warnings[0].contains("journal.jsonl: line 1: the header is not as it was written"));
-    }
-
-    #[test]
-    fn a_line_that_no_journal_has_is_refused_before_it_fills_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.jsonl.zst");
-        let mut encoder = zstd::Encoder::new(File::create(&path).unwrap(), 1).unwrap();
-        std::io::copy(&mut std::io::repeat(b' ').take(LONGEST_LINE.0 * 8), &mut encoder).unwrap();
-        encoder.finish().unwrap();
-        let error = read(&path).unwrap_err().to_string();
-        assert!(error.contains("line 1: longer than 4096 KiB"), "{error}");
     }
 
     #[test]

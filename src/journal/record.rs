@@ -115,6 +115,9 @@ pub struct Trial {
     /// More samples than the cap were taken while the GPU was throttled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub throttled: bool,
+    /// Other work disturbed the device while it ran, as a canary kernel showed: its times may be too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
     /// Final and cross stages only: the time of each interleaved round, in round order, so that two configs of one race can be
     /// compared by paired differences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -317,6 +320,7 @@ impl Trial {
             rel_err: None,
             sm_mhz: None,
             throttled: false,
+            loaded: false,
             rounds_us: Vec::new(),
             race: None,
             joined: 0,
@@ -331,6 +335,12 @@ impl Trial {
     /// What configs are compared by; of journals that do not have it the median.
     pub fn time(&self) -> Option<Micros> {
         self.time_us.or(self.median_us)
+    }
+
+    /// Whether it failed by what may pass: the next run tries again. A time-out may be a busy machine's, and a driver refuses what it
+    /// has no room for at the moment.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.status, Status::Timeout | Status::CompileTimeout | Status::LaunchFailed)
     }
 
     /// The problem that was tried.

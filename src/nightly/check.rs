@@ -8,7 +8,7 @@ use crate::heuristics::group_of;
 use crate::journal::{Change, Header, Stage, Status, Trial};
 use crate::measure::{DurationClass, geomean, location_us, mean, median, sorted};
 use crate::model::{Config, Problem};
-use crate::sweep::DeviceBench;
+use crate::sweep::{DeviceBench, Reraced};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +72,9 @@ pub struct Checked {
     pub ratio: Option<f64>,
     /// The winner's time beside that of the others, tonight over what was recorded; none where it raced alone.
     pub beside_anchors: Option<f64>,
+    /// Other work disturbed the device tonight.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
     /// Standard deviations of both, in logarithms, where nothing changed.
     #[serde(skip)]
     sigmas: [f64; 2],
@@ -90,6 +93,9 @@ pub struct Check {
     pub beside_anchors: Option<f64>,
     /// The times do not hold: they changed by more than noise, together or beside each other, or something that worked fails.
     pub drifted: bool,
+    /// Other work disturbed the device on one of the problems: nothing can be told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
 }
 
 impl Check {
@@ -111,7 +117,8 @@ impl Check {
         let shifted = plain || mean(&trimmed).is_some_and(|shift| shift.abs() > noise);
         let failed = ratios.len() < problems.len();
         let (ratio, beside_anchors) = (geomean(&ratios), geomean(&beside));
-        Self { problems, ratio, noise, beside_anchors, drifted: failed || apart || shifted }
+        let loaded = problems.iter().any(|checked| checked.loaded);
+        Self { problems, ratio, noise, beside_anchors, drifted: failed || apart || shifted, loaded }
     }
 }
 
@@ -202,7 +209,10 @@ pub(super) fn check(bench: &mut DeviceBench<'_, '_>, spot: &Spot) -> Result<Chec
             Err(_) => return Ok(compare(spot, &[])),
         }
     }
-    Ok(compare(spot, &bench.race_programs(arms, 0)?.unwrap_or_default()))
+    Ok(match bench.race_programs(&arms, 0)? {
+        Ok(Reraced { rounds_us, loaded }) => Checked { loaded, ..compare(spot, &rounds_us) },
+        Err(_) => compare(spot, &[]),
+    })
 }
 
 /// Tonight's rounds, of as many arms, against those recorded.
@@ -221,6 +231,7 @@ fn compare(spot: &Spot, tonight: &[Vec<f64>]) -> Checked {
         problem: spot.problem.to_string(),
         ratio: shifts.and_then(|shifts| mean(&shifts)).map(f64::exp),
         beside_anchors: mean(&beside).map(f64::exp),
+        loaded: false,
         sigmas: [relative_sigma(duration, beside.len().max(1)), absolute_sigma(duration)]
             .map(|sigma| sigma * spot.widened),
     }

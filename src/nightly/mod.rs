@@ -60,6 +60,12 @@ pub enum State {
         /// What was checked of the rest.
         check: Check,
     },
+    /// Other work disturbed the device while the times were checked: whether they still hold cannot be told, and they stand until
+    /// a quiet night.
+    Loaded {
+        /// What was checked.
+        check: Check,
+    },
     /// Times changed by more than noise: all is measured again.
     Drifted {
         /// What was checked.
@@ -87,6 +93,9 @@ impl fmt::Display for State {
             Self::KernelsChanged { problems, check } => {
                 write!(out, "kernels changed: {problems} problems are measured again ({} on the rest)", times(check))
             }
+            Self::Loaded { check } => {
+                write!(out, "not checked, since the device has other work: what was measured stands ({})", times(check))
+            }
             Self::Drifted { check } => {
                 write!(out, "drifted beyond noise of {:.1} %: a full run ({})", check.noise * 100.0, times(check))
             }
@@ -106,6 +115,8 @@ pub enum Verdict {
     Replaced,
     /// Both are the same.
     Same,
+    /// Both are the same, but the device had other work: whether it still holds could not be told.
+    Unchecked,
     /// The new one has a regression; the old one is in place.
     Kept,
 }
@@ -174,9 +185,11 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     for served in &undefended {
         site.progress.say(&format!("cannot defend its place: {served}"));
     }
+    let mut is_loaded = false;
     for plan in &plans {
         let tonight = Tonight { site: &site, options, plan, night: &night };
         let state = tonight.prepare().context(|| format!("family {}", plan.family))?;
+        is_loaded |= matches!(state, State::Loaded { .. });
         site.progress.say(&format!("{}: {state}", plan.family));
         tell(&Event::Checked { family: plan.family, state })?;
     }
@@ -201,7 +214,13 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     };
     let regression = diff.as_ref().is_some_and(|diff| diff.regression);
     let verdict = match &before {
-        Some(before) if before.to_canonical_json() == after.to_canonical_json() => Verdict::Same,
+        Some(before) if before.to_canonical_json() == after.to_canonical_json() => {
+            if is_loaded {
+                Verdict::Unchecked
+            } else {
+                Verdict::Same
+            }
+        }
         Some(_) if regression && !options.accept => Verdict::Kept,
         _ => {
             after.write_atomically(&document)?;
@@ -252,23 +271,18 @@ impl Tonight<'_> {
             return Ok(State::EnvironmentChanged { changes });
         }
         let record = self.night.folder().join("check").join(format!("{}.jsonl", self.plan.family));
-        let lab = Lab::new(
-            self.site.found().profile.clone(),
-            self.site.compiler.as_ref(),
-            self.options.sweep.seed,
-            Vec::new(),
-            self.site.journal(&record, false)?,
-            &self.site.progress,
-        );
+        let lab = Lab::new(self.site, self.options.sweep.seed, Vec::new(), self.site.journal(&record, false)?);
         let stale = check::stale(&trials, |trial| lab.is_current(trial))?;
         trials.retain(|trial| !stale.contains(&trial.problem()));
         let check = self.check(&lab, &trials)?;
-        if check.drifted {
+        if check.loaded {
+            self.site.tell_of_load();
+        } else if check.drifted {
             self.night.set_aside(&path)?;
             return Ok(State::Drifted { check });
         }
         if stale.is_empty() {
-            return Ok(State::Unchanged { check });
+            return Ok(if check.loaded { State::Loaded { check } } else { State::Unchanged { check } });
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.night.keep(&path, &format!("before-{name}"))?;
@@ -302,14 +316,7 @@ struct Races<'a> {
 impl<'a> Races<'a> {
     fn of(site: &'a Site, options: &Options, night: &Night, journals: &[PathBuf]) -> Result<Self> {
         let record = night.folder().join("races.jsonl");
-        let lab = Lab::new(
-            site.found().profile.clone(),
-            site.compiler.as_ref(),
-            options.sweep.seed,
-            Vec::new(),
-            site.journal(&record, false)?,
-            &site.progress,
-        );
+        let lab = Lab::new(site, options.sweep.seed, Vec::new(), site.journal(&record, false)?);
         let mut ran = BTreeSet::new();
         for path in journals.iter().cloned().chain(night.earlier_journals()?) {
             for trial in journal::read(&path)?.trials {
@@ -357,8 +364,8 @@ impl<'a> Races<'a> {
         }
         let is_turned = turn % 2 == 1;
         let arms = if is_turned { vec![new_arm, old_arm] } else { vec![old_arm, new_arm] };
-        let mut times = match bench.race_programs(arms, turn)? {
-            Ok(times) => times,
+        let mut times = match bench.race_programs(&arms, turn)? {
+            Ok(raced) => raced.rounds_us,
             Err(why) => return Ok(Duel::Failed(why)),
         };
         if is_turned {

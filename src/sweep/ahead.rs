@@ -1,4 +1,5 @@
-//! What goes on beside the devices: kernels of the problems that come next compile, and a model learns from those before.
+//! What goes on beside the devices: kernels of the problems that come next compile, and a model learns from those before. Where the
+//! host is the device nothing goes on beside it, since that would take its time: the model learns between two problems.
 
 use super::bench::DeviceBench;
 use super::lab::Lab;
@@ -32,6 +33,9 @@ pub(crate) struct Ahead<'l, 'a, 'p> {
     orders: Mutex<HashMap<Problem, Order>>,
     begun: AtomicUsize,
     done: AtomicUsize,
+    /// How many problems the model has learnt from.
+    learnt: AtomicUsize,
+    learns: AtomicBool,
     over: AtomicBool,
 }
 
@@ -43,8 +47,10 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         must_race: &'l (dyn Fn(&Problem) -> Vec<Config> + Sync),
         width: fn(&Order) -> Width,
     ) -> Self {
-        let (orders, begun, done) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { lab, guide, problems, width, must_race, orders, begun, done, over: AtomicBool::new(false) }
+        let [begun, done, learnt] = [(); 3].map(|()| AtomicUsize::new(0));
+        let [learns, over] = [(); 2].map(|()| AtomicBool::new(false));
+        let orders = Mutex::default();
+        Self { lab, guide, problems, width, must_race, orders, begun, done, learnt, learns, over }
     }
 
     /// Searches a problem on a device that has turned to it.
@@ -61,6 +67,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         let candidate = |config: &Config| plan::candidate(config.clone(), problem, &self.lab.kernels.profile);
         let outcome = search::search(bench, problem, &order, must_race, how, &candidate);
         self.done.fetch_add(1, Ordering::Relaxed);
+        if self.is_host() && self.learns.load(Ordering::Relaxed) {
+            self.learn_if_due()?;
+        }
         outcome
     }
 
@@ -74,11 +83,21 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         self.run(work, true)
     }
 
+    fn is_host(&self) -> bool {
+        self.lab.kernels.profile.is_cpu()
+    }
+
     fn run(&self, work: impl FnOnce() -> Result<()>, learning: bool) -> Result<()> {
+        self.learns.store(learning, Ordering::Relaxed);
+        if self.is_host() {
+            return work();
+        }
         std::thread::scope(|scope| {
-            let compiling = scope.spawn(|| self.compile());
-            let learning = learning.then(|| scope.spawn(|| self.learn()));
-            let worked = work();
+            let start = || std::thread::Builder::new();
+            let compiling = start().spawn_scoped(scope, || self.compile())?;
+            let learning = learning.then(|| start().spawn_scoped(scope, || self.learn())).transpose();
+            let worked = learning.as_ref().map_err(Error::failure).and_then(|_| work());
+            let learning = learning.ok().flatten();
             self.over.store(true, Ordering::Relaxed);
             let threads = std::iter::once(compiling).chain(learning);
             let ended =
@@ -117,16 +136,22 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
 
     /// Fits a model every so many problems to all that was measured by then.
     fn learn(&self) -> Result<()> {
-        let mut learnt = 0;
         while !self.is_over() {
-            let done = self.done.load(Ordering::Relaxed);
-            if done >= learnt + (learnt / 2).clamp(FIRST_LESSONS, MOST_LESSONS) {
-                learnt = done;
-                self.guide.learn(&self.lab.lessons())?;
-            } else {
+            if !self.learn_if_due()? {
                 std::thread::sleep(PAUSE);
             }
         }
         Ok(())
+    }
+
+    /// Fits a model where there are so many problems more than it has seen; whether it did.
+    fn learn_if_due(&self) -> Result<bool> {
+        let (done, learnt) = (self.done.load(Ordering::Relaxed), self.learnt.load(Ordering::Relaxed));
+        let is_due = done >= learnt + (learnt / 2).clamp(FIRST_LESSONS, MOST_LESSONS);
+        if is_due {
+            self.learnt.store(done, Ordering::Relaxed);
+            self.guide.learn(&self.lab.lessons())?;
+        }
+        Ok(is_due)
     }
 }

@@ -9,7 +9,7 @@ mod schedule;
 mod site;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use bench::{DeviceBench, Turn};
+pub(crate) use bench::{DeviceBench, Reraced, Turn};
 use family::Swept;
 pub(crate) use family::on_all_devices;
 pub(crate) use lab::Lab;
@@ -113,8 +113,17 @@ pub struct Summary {
     pub statuses: BTreeMap<String, usize>,
     /// Trials taken over from the journal.
     pub resumed: usize,
+    /// Trials of this run that other work on the device disturbed; they are flagged in the journal.
+    pub loaded: usize,
     /// The budget ran out before the plan did.
     pub cut_short: bool,
+}
+
+impl Summary {
+    /// Problems that the machine kept from being measured.
+    pub fn left(&self) -> usize {
+        self.families.values().map(|family| family.left.len()).sum()
+    }
 }
 
 /// What one family came to.
@@ -126,6 +135,8 @@ pub struct FamilySummary {
     pub unworkable: Vec<String>,
     /// Problems that were not reached, or not finished.
     pub unfinished: usize,
+    /// Those of them that the machine kept from being measured, and how: the next run tries them again.
+    pub left: Vec<String>,
     /// Rules in the document.
     pub rules: usize,
     /// Fallbacks in the document.
@@ -148,19 +159,20 @@ pub struct Winner {
 /// The devices a sweep will use: one profile, one or more addresses.
 ///
 /// # Errors
-/// Where what was asked for is not here; the message names what is and the ways on.
-pub fn choose_devices(options: &Options, here: &[Found]) -> Result<Vec<Found>> {
+/// Where what was asked for is not here; the message names what is, `trouble` with the driver that there may be, and the ways on.
+pub fn choose_devices(options: &Options, here: &[Found], trouble: Option<&str>) -> Result<Vec<Found>> {
     let name = match &options.choice {
         Choice::Auto => here.first().map_or(GpuProfile::CPU, |found| &found.profile.name).to_string(),
         Choice::Named(name) => name.clone(),
     };
     let fitting: Vec<_> = here.iter().filter(|found| found.profile.name == name).cloned().collect();
     if fitting.is_empty() {
+        let trouble = trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default();
         let names: Vec<_> = here.iter().map(|found| format!("{} ({})", found.profile.name, found.name)).collect();
         return Err(Error::new(
             ErrorKind::DeviceAbsent,
             format!(
-                "no {name} on this machine; here: {}. Run with --gpu {} to measure what is here, run this command on a machine \
+                "no {name} on this machine{trouble}; here: {}. Run with --gpu {} to measure what is here, run this command on a machine \
                  with a {name}, or compile for it without one: sweep compile --gpu {name}",
                 names.join(", "),
                 here.first().map_or(GpuProfile::CPU, |found| &found.profile.name),
@@ -296,6 +308,7 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
         wall_s: 0.0,
         statuses: BTreeMap::new(),
         resumed: 0,
+        loaded: 0,
         cut_short: false,
     };
     let document = document_path(&options.output, gpu);
@@ -341,6 +354,7 @@ fn sweep_plans(
                 let swept = family::sweep_family(site, &turn, plan, previous, share);
                 let Swept { summary: family, counts, kernels } = swept.context(|| format!("family {}", plan.family))?;
                 busy_s += counts.busy_s;
+                summary.loaded += counts.loaded;
                 if !summary.families.contains_key(&plan.family) {
                     summary.resumed += counts.resumed;
                 }
@@ -354,7 +368,11 @@ fn sweep_plans(
                 end(deriving.take(), summary)?;
                 if options.makes_document() {
                     let derive = move || family::derive_family(site, options, plan, &kernels);
-                    deriving = Some(Deriving { family: plan.family, thread: scope.spawn(derive) });
+                    let thread = std::thread::Builder::new().spawn_scoped(scope, derive)?;
+                    deriving = Some(Deriving { family: plan.family, thread });
+                    if site.found().profile.is_cpu() {
+                        end(deriving.take(), summary)?; // it would take the time of what is measured next
+                    }
                 }
             }
             let worthwhile = |(left, budget): (Duration, Duration)| left > budget.mul_f64(ANOTHER_TURN_SHARE);

@@ -26,7 +26,10 @@ impl Progress {
     pub fn new(quiet: bool, verbose: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.enable_steady_tick(Duration::from_millis(200));
+        // It is drawn by a thread of its own, of which there may be none to be had.
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
         let state = State { trials: 0, since: Instant::now(), best: String::new() };
         Self { bar, quiet, verbose, state: Mutex::new(state) }
     }
@@ -37,6 +40,11 @@ impl Progress {
             // To whoever still listens: that nobody does is no reason to stop measuring.
             self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
         }
+    }
+
+    /// Prints a line that is not to be missed, however quiet it is to be.
+    pub fn warn(&self, line: &str) {
+        self.bar.suspend(|| drop(writeln!(std::io::stderr(), "warning: {line}")));
     }
 
     /// Turns to a family with so many steps, for now.

@@ -2,14 +2,22 @@
 
 use super::{Choice, Options, Progress, choose_devices, compiler_within, gpu_folder};
 use crate::compile::Compiler;
-use crate::device::{self, Found, PROTOCOL};
-use crate::error::{Error, Result};
+use crate::device::{self, Address, Found, PROTOCOL};
+use crate::error::{Context, Error, Result};
 use crate::journal::{Change, Header, Journal, Line, Lock, Trial};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind::AlreadyExists;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The file in a GPU's output folder that whoever writes its journals holds.
 pub(crate) const LOCK: &str = "sweep.lock";
+
+/// A GPU that was busy for more of the last moments has other work: a sweep that just ended leaves less.
+const BUSY_PERCENT: u32 = 20;
 
 /// Where a sweep runs.
 pub struct Site {
@@ -23,6 +31,10 @@ pub struct Site {
     /// When it was opened: what has this in its header is of this run.
     started: String,
     _lock: Lock,
+    /// Of each GPU. The host has none: whoever measures there shares it with all else that it does.
+    locks: Vec<(Address, Lock)>,
+    /// Whether it was said that a device has other work.
+    told_of_load: AtomicBool,
 }
 
 impl Site {
@@ -32,23 +44,66 @@ impl Site {
     /// # Errors
     /// Where what was asked for is not here, or another sweep holds the folder.
     pub fn open(options: &Options) -> Result<Self> {
-        let devices = choose_devices(options, &device::discover())?;
+        let trouble = device::driver_trouble();
+        let devices = choose_devices(options, &device::discover(), trouble.as_deref())?;
         let profile = &devices[0].profile;
         let lock = match options.shard {
             (_, 1) => LOCK.to_string(),
             (index, count) => format!("sweep.shard-{index}-of-{count}.lock"),
         };
         let lock = Lock::take(&gpu_folder(&options.output, &profile.name).join(lock))?;
+        let locks = lock_devices(&devices)?;
         let progress = Progress::new(options.quiet, options.verbose);
+        if let Some(trouble) = trouble.filter(|_| profile.is_cpu() && options.choice == Choice::Auto) {
+            progress.warn(&format!("no GPU can be used: {trouble}"));
+        }
         progress.say(&announcement(options, &devices));
+        for found in &devices {
+            if let Address::Cuda(ordinal) = found.address
+                && let Some((processes, busy)) = device::cuda::work_under_way(ordinal)
+                && (processes > 0 || busy > BUSY_PERCENT)
+            {
+                progress.warn(&format!(
+                    "{} {ordinal} is not alone: {processes} other processes compute there, and it was busy for {busy} % of the last \
+                     moments; times that a canary kernel finds disturbed are flagged",
+                    found.name
+                ));
+            }
+        }
         let compiler =
             if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
-        Ok(Self { devices, compiler, progress, accept_driver: options.accept_driver, started: now(), _lock: lock })
+        Ok(Self {
+            devices,
+            compiler,
+            progress,
+            accept_driver: options.accept_driver,
+            started: now(),
+            _lock: lock,
+            locks,
+            told_of_load: AtomicBool::new(false),
+        })
     }
 
     /// The first device; the others are like it.
     pub fn found(&self) -> &Found {
         &self.devices[0]
+    }
+
+    /// What the processes that measure on a device hold open: its lock.
+    pub(crate) fn held(&self, address: Address) -> Option<Arc<File>> {
+        self.locks.iter().find(|(locked, _)| *locked == address).map(|(_, lock)| lock.file())
+    }
+
+    /// Says once that times are not to be relied on.
+    pub(crate) fn tell_of_load(&self) {
+        if self.told_of_load.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.progress.warn(&format!(
+            "{} has other work, by a canary kernel that takes longer than it did: what is measured meanwhile is flagged as \
+             loaded, in the journal and in the document; measure it again with --fresh when all is quiet",
+            self.found().name
+        ));
     }
 
     /// Opens a journal and returns its trials; what is appended stands under a header of the present environment. One of another
@@ -161,6 +216,35 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
 }
 
+/// Takes hold of the GPUs, each physical one of which measures for one sweep at a time, whichever folder that writes to.
+fn lock_devices(devices: &[Found]) -> Result<Vec<(Address, Lock)>> {
+    let mut locks = Vec::new();
+    for found in devices {
+        if let Some(unit) = &found.unit {
+            let lock = Lock::take_device(&lock_folder()?.join(format!("gpu-{unit}.lock")));
+            locks.push((found.address, lock.context(|| format!("{} ({})", found.name, found.profile.name))?));
+        }
+    }
+    Ok(locks)
+}
+
+/// The user's folder of device locks, made where it is not there. Its place depends on nothing that the environment may say, so
+/// that no two sweeps of one user look for them in different ones.
+fn lock_folder() -> Result<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let folder = PathBuf::from(format!("/tmp/kernel_sweep-{user}"));
+    let what = || format!("folder of device locks {}", folder.display());
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != AlreadyExists => return Err(Error::from(error).context(what())),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(&folder).context(what)?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+        return Err(Error::failure("it is not a folder of yours alone; take it away").context(what()));
+    }
+    Ok(folder)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -177,6 +261,8 @@ mod tests {
             accept_driver: false,
             started: started.into(),
             _lock: Lock::take(&folder.join(LOCK)).unwrap(),
+            locks: Vec::new(),
+            told_of_load: AtomicBool::new(false),
         }
     }
 

@@ -16,6 +16,14 @@ pub(super) fn driver_version() -> String {
     Nvml::init().and_then(|nvml| nvml.sys_driver_version()).unwrap_or_else(|_| of_module())
 }
 
+/// How many processes compute on the GPU at that place on the PCI bus, and for how many per cent of the last moments it was busy.
+/// Nothing where NVML does not tell.
+pub(super) fn work_under_way(pci_bus_id: &str) -> Option<(usize, u32)> {
+    let nvml = Nvml::init().ok()?;
+    let device = nvml.device_by_pci_bus_id(pci_bus_id).ok()?;
+    Some((device.running_compute_processes().ok()?.len(), device.utilization_rates().ok()?.gpu))
+}
+
 /// The latest clock reading. All zero where there is no NVML.
 #[derive(Default)]
 struct Reading {
