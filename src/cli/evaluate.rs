@@ -1,6 +1,6 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::measure::MeasureArgs;
 use super::{Outcome, output};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
@@ -45,7 +45,6 @@ pub(super) struct EvaluateArgs {
 pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     let options = Options { fresh: args.fresh, journal_only: true, ..args.measure.options(&args.gpu)? };
     let shapes = shapes(args, options.families.len())?;
-    stop_on_interrupt()?;
     let report = evaluate::run(&options, &shapes)?;
     if args.measure.json {
         output::json(&report)?;

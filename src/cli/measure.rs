@@ -2,16 +2,15 @@
 
 use super::{Families, OutputArgs, families};
 use crate::compile::Settings;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::GpuProfile;
-use crate::sweep::{Choice, INTERRUPTED, Options};
+use crate::sweep::{Choice, Options};
 use crate::worker::Deadlines;
 use jiff::fmt::friendly::SpanParser;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
@@ -127,17 +126,6 @@ fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
             }
         }
     }
-}
-
-/// From now on an interrupt ends the sweep at its next trial, and a second one at once.
-pub(super) fn stop_on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: the journal is whole line by line
-        }
-    })
-    .map_err(Error::failure)
-    .context(|| "interrupt handler")
 }
 
 #[cfg(test)]

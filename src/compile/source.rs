@@ -28,7 +28,13 @@ pub(super) struct Source {
 impl Sources {
     pub(super) fn find() -> Self {
         let local = Path::new("kernels");
-        Self { folder: local.is_dir().then(|| local.to_path_buf()), assembled: Mutex::default() }
+        let here = local.is_dir().then(|| std::path::absolute(local).unwrap_or_else(|_| local.to_path_buf()));
+        Self { folder: here, assembled: Mutex::default() }
+    }
+
+    /// The folder they are from, where that is not the binary.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// The text of `name` with every `#include "…"` replaced by that file, each once. `#line` keeps the compiler's

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::families;
 use crate::model::{Config, Problem};
 use crate::plan;
+use crate::process;
 use crate::search::{self, Guide, Order, RaceOutcome, Width};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -54,6 +55,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         problem: &Problem,
         must_race: &[Config],
     ) -> Result<RaceOutcome> {
+        if self.is_over() {
+            return Err(Error::failure("what goes on beside the devices failed"));
+        }
         self.begun.fetch_add(1, Ordering::Relaxed);
         let ready = self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(problem);
         let order = ready.unwrap_or_else(|| self.guide.order(problem));
@@ -76,15 +80,23 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
 
     fn run(&self, work: impl FnOnce() -> Result<()>, learning: bool) -> Result<()> {
         std::thread::scope(|scope| {
-            let compiling = scope.spawn(|| self.compile());
-            let learning = learning.then(|| scope.spawn(|| self.learn()));
-            let worked = work();
+            let compiling = scope.spawn(|| self.until_over("the thread that compiles ahead", Self::compile));
+            let learning = learning.then(|| scope.spawn(|| self.until_over("the thread that learns", Self::learn)));
+            let worked = process::caught("the devices' work", work);
             self.over.store(true, Ordering::Relaxed);
             let threads = std::iter::once(compiling).chain(learning);
             let ended =
                 threads.map(|thread| thread.join().unwrap_or_else(|_| Err(Error::failure("a thread panicked"))));
-            ended.fold(worked, Result::and)
+            // What ends beside the devices ends their work too, and says why.
+            ended.fold(Ok(()), Result::and).and(worked)
         })
+    }
+
+    /// One of the threads: where it fails, the devices come to no other problem.
+    fn until_over(&self, what: &str, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let ended = process::caught(what, || work(self));
+        self.over.fetch_or(ended.is_err(), Ordering::Relaxed);
+        ended
     }
 
     fn is_over(&self) -> bool {

@@ -12,6 +12,7 @@ use crate::heuristics::{Document, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
+use crate::process;
 use crate::search::{self, Guide, RaceOutcome, Width};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -294,8 +295,8 @@ pub(crate) fn on_all_devices<T: Sync>(
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
     let turns: Vec<(&Found, Turn)> = devices.iter().map(|found| (found, Turn::default())).collect();
-    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let run = |found: &Found, turn: &Turn| {
+    let run = |found: &Found, turn: &Turn| {
+        let ended = process::caught("a device's thread", || {
             let mut bench = DeviceBench::new(lab, found, turn)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
@@ -303,7 +304,14 @@ pub(crate) fn on_all_devices<T: Sync>(
             }
             bench.leave();
             Ok(())
-        };
+        });
+        if ended.is_err() {
+            next.store(tasks.len(), Ordering::Relaxed); // the others end too
+        }
+        ended
+    };
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let run = &run;
         let benches = turns.iter().flat_map(|device| std::iter::repeat_n(device, lab.benches_on(device.0)));
         let threads: Vec<_> = benches.map(|(found, turn)| scope.spawn(move || run(found, turn))).collect();
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);

@@ -12,8 +12,8 @@ pub(crate) use ahead::Ahead;
 pub(crate) use bench::{DeviceBench, Turn};
 use family::Swept;
 pub(crate) use family::on_all_devices;
+pub use lab::Counts;
 pub(crate) use lab::Lab;
-pub use lab::{Counts, INTERRUPTED};
 pub(crate) use site::LOCK;
 pub use site::Site;
 
@@ -383,13 +383,15 @@ pub fn compiler(profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
 /// Where no NVRTC can be had.
 pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
     let nvrtc = Nvrtc::find(&|notice| progress.say(notice))?;
-    Compiler::start(Settings {
+    let settings = Settings {
         arch: profile.arch.clone(),
         nvrtc,
         cache: Cache::in_folder(&cache_folder()?)?,
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         deadline,
-    })
+    };
+    let voice = progress.clone();
+    Compiler::start(settings, Box::new(move |notice| voice.say(notice)))
 }
 
 /// Inputs differ from problem to problem, and are the same in every run with one seed.

@@ -4,15 +4,16 @@ use crate::journal::{Status, Trial};
 use crate::model::Family;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The progress bar; silent where asked to be or where stderr is no terminal.
+/// The progress bar; silent where asked to be or where stderr is no terminal. Clones are one bar.
+#[derive(Clone)]
 pub struct Progress {
     bar: ProgressBar,
     quiet: bool,
     verbose: bool,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -28,7 +29,7 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(None, target);
         bar.enable_steady_tick(Duration::from_millis(200));
         let state = State { trials: 0, since: Instant::now(), best: String::new() };
-        Self { bar, quiet, verbose, state: Mutex::new(state) }
+        Self { bar, quiet, verbose, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Prints a line above the bar.
