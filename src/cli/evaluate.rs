@@ -4,6 +4,7 @@ use super::measure::MeasureArgs;
 use super::{Outcome, output};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
+use crate::plan::MOST_RANDOM_PROBLEMS;
 use crate::sweep::Options;
 use clap::ArgGroup;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub(super) struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
     /// In place of a file, so many problems of each family's domain, none of the plan, drawn by --seed
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RANDOM_PROBLEMS as i64))]
     random: Option<u32>,
     /// Accept problems of the plan too; their regret flatters the document
     #[arg(long, requires = "shapes")]

@@ -69,6 +69,9 @@ impl MeasureArgs {
     }
 }
 
+/// Nobody waits longer, and clocks can be added to it.
+const MOST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A time such as `90s`, `10m`, `5m30s` or `1.5h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
@@ -78,6 +81,9 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self> {
         match SpanParser::new().parse_unsigned_duration(text) {
+            Ok(time) if time > MOST_TIME => {
+                Err(Error::usage(format!("'{text}' is longer than a year ({} h)", MOST_TIME.as_secs() / 3600)))
+            }
             Ok(time) if !time.is_zero() => Ok(Self(time)),
             _ => Err(Error::usage(format!("'{text}' is no time such as 90s, 10m, 5m30s or 1.5h"))),
         }
@@ -153,5 +159,10 @@ mod tests {
             let error = wrong.parse::<Time>().unwrap_err().to_string();
             assert!(error.contains("90s, 10m, 5m30s or 1.5h"), "{wrong}: {error}");
         }
+        for long in ["8785h", "99999999999h", "9223372036854775807s", "18446744073709551615s"] {
+            let error = long.parse::<Time>().unwrap_err().to_string();
+            assert!(error.contains("longer than a year"), "{long}: {error}");
+        }
+        "8784h".parse::<Time>().unwrap();
     }
 }

@@ -133,7 +133,7 @@ impl Compiler {
         let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
         let sources = Sources::find();
         if let Some(folder) = sources.folder() {
-            notice(&format!("kernels are those in {}", folder.display()));
+            notice(&format!("the kernels are those in {}", folder.display()));
         }
         let shared =
             Arc::new(Shared { settings, notice, version, sources, state: Mutex::default(), changed: Condvar::new() });

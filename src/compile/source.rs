@@ -1,7 +1,8 @@
 //! Source assembly: a kernel file with its includes put in place, so that one text is the whole input of a compile.
 
 use super::cache::Key;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::plan::read_text;
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -77,8 +78,7 @@ impl Sources {
     fn read(&self, name: &str) -> Result<String> {
         if let Some(folder) = &self.folder {
             let path = folder.join(name);
-            return std::fs::read_to_string(&path)
-                .map_err(|error| Error::failure(format!("kernel source {}: {error}", path.display())));
+            return read_text(&path).context(|| format!("kernel source {}", path.display()));
         }
         let text = EMBEDDED.get_file(name).and_then(|file| file.contents_utf8());
         text.map(str::to_owned).ok_or_else(|| Error::failure(format!("kernel source {name} is not built in")))

@@ -32,7 +32,7 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held(&mut file).context(what())),
-            Err(TryLockError::Error(error)) => return Err(Error::from(error).context(what())),
+            Err(TryLockError::Error(error)) => return Err(unlockable(&error).context(what())),
         }
         file.set_len(0).context(what)?;
         file.write_all(holder().as_bytes()).context(what)?;
@@ -52,6 +52,11 @@ fn unusable(error: std::io::Error) -> Error {
         }
         _ => error.into(),
     }
+}
+
+/// Network file systems may know no locks, and without one two sweeps would write one journal.
+pub(super) fn unlockable(error: &std::io::Error) -> Error {
+    Error::failure(format!("{error}: its file system keeps no locks; give --output a folder on a local disk"))
 }
 
 fn holder() -> String {

@@ -134,8 +134,11 @@ pub struct Trial {
 const ROUNDING_US: f64 = 0.002;
 
 impl Trial {
-    /// What no clock can have said of it, where its statistics contradict each other.
+    /// What is wrong with it, where its problem is none, or its statistics are such as no clock can have said.
     pub fn contradiction(&self) -> Option<String> {
+        if let Err(error) = self.problem().check() {
+            return Some(error.to_string());
+        }
         // The first four in ascending order.
         let named = [
             ("min_us", self.min_us),

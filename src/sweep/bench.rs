@@ -242,7 +242,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// What the oldest trial that the worker was asked for came to.
     fn outcome(&mut self, config: &Config, stage: Stage, key: &Key) -> Result<Trial> {
         let verdict = match self.prepare()? {
-            Ok(()) => self.worker.verdict(),
+            Ok(()) => {
+                self.worker.set_deadlines(self.lab.deadlines_of(1));
+                self.worker.verdict()
+            }
             Err(failure) => {
                 self.worker.forget();
                 Err(failure)
@@ -254,7 +257,13 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         }
         let trial = match verdict {
             Ok(verdict) => self.judged(config, stage, key, verdict)?,
-            Err(failure) => self.failed(config, stage, &failure, key)?,
+            Err(failure) => {
+                let failed = self.failed(config, stage, &failure, key)?;
+                if self.is_cut(&failure)? {
+                    return Ok(failed); // which says nothing of the config, and is not recorded
+                }
+                failed
+            }
         };
         self.lab.record(trial)
     }
@@ -271,6 +280,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 }
             };
             let seed = problem_seed(self.lab.seed, &problem);
+            self.worker.set_deadlines(self.lab.deadlines_of(1));
             let mut outcome = self.worker.prepare(&problem, seed, reference.clone());
             if matches!(outcome, Err(Failure::Crashed(_))) {
                 outcome = self.worker.prepare(&problem, seed, reference);
@@ -330,6 +340,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let results = self.race_in_turn(arms, *plan, problem_seed(self.lab.seed, &problem))?;
         let RaceResults { verdicts, chosen_by, null_arm } = match results {
             Ok(results) => results,
+            Err(failure) if self.is_cut(&failure)? => return Ok(Attempt::OutOfTime),
             Err(failure) => return Ok(Attempt::Crashed(failure)),
         };
         let race = Some(self.lab.next_race(&problem));
@@ -349,7 +360,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     fn race_in_turn(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
         self.in_turn(|bench| {
             let results = match bench.prepare()? {
-                Ok(()) => bench.worker.race(arms, plan, seed),
+                Ok(()) => {
+                    bench.worker.set_deadlines(bench.lab.deadlines_of(arms.len()));
+                    bench.worker.race(arms, plan, seed)
+                }
                 Err(failure) => Err(failure),
             };
             bench.note_busy();
@@ -358,6 +372,11 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             }
             Ok(results)
         })
+    }
+
+    /// Whether it was cut off because the time was up, and not for what it did.
+    fn is_cut(&self, failure: &Failure) -> Result<bool> {
+        Ok(matches!(failure, Failure::Timeout(_)) && !self.lab.has_time(&self.problem()?)?)
     }
 
     /// A kernel may take its process down, but not the device: where that does not come back, no trial has a meaning any

@@ -125,6 +125,12 @@ impl<'a> Lab<'a> {
         self.state().deadline = deadline;
     }
 
+    /// How long a worker may take for a request about so many configs: past the end of the time nothing is waited for.
+    pub(super) fn deadlines_of(&self, arms: usize) -> Deadlines {
+        let end = self.state().deadline;
+        self.deadlines.within(end.map(|end| end.saturating_duration_since(Instant::now())), arms)
+    }
+
     /// From now on problems count as out of time only where they are so again.
     pub(crate) fn forget_out_of_time(&self) {
         self.state().counts.out_of_time.clear();

@@ -21,7 +21,7 @@ use crate::compile::{Cache, Compiler, Nvrtc, Outcome, Settings, cache_folder};
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::KernelSpec;
-use crate::heuristics::{Document, Heuristics};
+use crate::heuristics::{self, Document, Heuristics};
 use crate::journal::Trial;
 use crate::model::{Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
@@ -93,8 +93,10 @@ pub struct Summary {
     /// The device's full name.
     pub device: String,
     /// The document written; none where only journals were filled.
+    #[serde(serialize_with = "lossy::option")]
     pub document: Option<PathBuf>,
     /// The journals filled.
+    #[serde(serialize_with = "lossy::list")]
     pub journals: Vec<PathBuf>,
     /// What each family came to.
     pub families: BTreeMap<Family, FamilySummary>,
@@ -229,6 +231,45 @@ pub fn document_path(output: &Path, gpu: &str) -> PathBuf {
     gpu_folder(output, gpu).join(format!("observed_heuristics_{gpu}.json"))
 }
 
+/// Whether files can be replaced and appended to, or made, where they are to be: what takes hours must not end in nothing.
+///
+/// # Errors
+/// Where one cannot.
+pub(crate) fn check_outputs(replaced: Option<&Path>, appended: &[PathBuf]) -> Result<()> {
+    let check = |path: &Path, is_appended: bool| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = std::fs::create_dir_all(folder).and_then(|()| heuristics::new_file(folder, 0o600));
+        let writable = made.and_then(|_| match path.is_file() {
+            true if is_appended => std::fs::OpenOptions::new().append(true).open(path).map(drop),
+            false if path.exists() => Err(std::io::Error::other("it is no file")),
+            _ => Ok(()),
+        });
+        let refused = |error| Error::usage(format!("{error}; clear the way, or give --output another folder"));
+        writable.map_err(refused).context(|| format!("{} cannot be written", path.display()))
+    };
+    replaced.map_or(Ok(()), |path| check(path, false))?;
+    appended.iter().try_for_each(|path| check(path, true))
+}
+
+/// How paths stand in JSON, which is UTF-8 and paths are not: what is none is replaced there.
+pub(crate) mod lossy {
+    use serde::{Serialize, Serializer};
+    use std::path::{Path, PathBuf};
+
+    pub(crate) fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.to_string_lossy().serialize(serializer)
+    }
+
+    #[allow(clippy::ref_option)] // as serde asks
+    pub(crate) fn option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+    }
+
+    pub(crate) fn list<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+    }
+}
+
 /// Runs the sweep.
 ///
 /// # Errors
@@ -283,6 +324,8 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     let document = document_path(&options.output, gpu);
     let previous = if document.is_file() { Some(Previous::new(Document::load(&document)?)) } else { None };
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
+    check_outputs(summary.document.as_deref(), &summary.journals)?;
+    progress.plans(&plans);
     let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;
     summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
     summary.wall_s = started.elapsed().as_secs_f64();

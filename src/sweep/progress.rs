@@ -2,6 +2,7 @@
 
 use crate::journal::{Status, Trial};
 use crate::model::Family;
+use crate::plan::Plan;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,13 @@ impl Progress {
         if !self.quiet {
             // To whoever still listens: that nobody does is no reason to stop measuring.
             self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
+        }
+    }
+
+    /// Says which plans are somebody's own: those that come with this tool give way to them.
+    pub(crate) fn plans(&self, plans: &[Plan]) {
+        for (family, file) in plans.iter().filter_map(|plan| Some((plan.family, plan.file()?))) {
+            self.say(&format!("the plan of {family} is {}", file.display()));
         }
     }
 

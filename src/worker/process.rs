@@ -33,6 +33,18 @@ impl Default for Deadlines {
     }
 }
 
+/// How long past the end of the time what is under way may still take: all but what is hopeless ends by then.
+const LAST: Duration = Duration::from_secs(1);
+
+impl Deadlines {
+    /// The same where only so much time is left, which `arms` share in a race.
+    #[must_use]
+    pub fn within(self, left: Option<Duration>, arms: usize) -> Self {
+        let Some(left) = left.map(|left| left + LAST) else { return self };
+        Self { prepare: self.prepare.min(left), trial: self.trial.min(left / arms.max(1) as u32) }
+    }
+}
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -92,6 +104,11 @@ impl Worker {
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
         let queue = VecDeque::new();
         Self { address, support, deadlines, running: None, queue, prepared: None, busy_s: 0.0 }
+    }
+
+    /// From now on requests have these deadlines.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.deadlines = deadlines;
     }
 
     /// Makes a problem's inputs and reference. Trials that are queued run on these: what the process made of them on the
