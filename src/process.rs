@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 /// Whether somebody asked this process to end.
@@ -45,12 +46,33 @@ pub fn caught<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     outcome.unwrap_or_else(|_| Err(Error::failure(format!("{what} panicked, which is a mistake in this program"))))
 }
 
+/// Starts a thread of a scope whose panic is no more than its error.
+///
+/// # Errors
+/// Where the machine has no thread left.
+pub fn spawn_in<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    let thread = thread::Builder::new().spawn_scoped(scope, move || caught(what, work));
+    thread.context(|| format!("starting {what}"))
+}
+
+/// Waits for such a thread.
+///
+/// # Errors
+/// As its work.
+pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::failure("a thread was lost")))
+}
+
 /// Runs a program to its end; an interrupt ends it.
 ///
 /// # Errors
 /// Where it cannot be started, or is interrupted.
 pub fn run_to_end(command: &mut Command) -> Result<ExitStatus> {
-    let mut child = command.stdin(Stdio::null()).spawn()?;
+    let mut child = command.stdin(Stdio::null()).spawn().context(|| format!("{:?}", command.get_program()))?;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
@@ -59,7 +81,7 @@ pub fn run_to_end(command: &mut Command) -> Result<ExitStatus> {
             let _ = child.kill().and_then(|()| child.wait()); // gone already is as good
             return Err(interrupted);
         }
-        std::thread::sleep(PAUSE);
+        thread::sleep(PAUSE);
     }
 }
 
@@ -151,7 +173,7 @@ impl LineProcess {
             return Err(Error::failure("no pipes").context(what()));
         };
         let (sender, answers) = channel();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             BufReader::new(output).lines().map_while(std::result::Result::ok).all(|line| sender.send(line).is_ok())
         });
         Ok(Self { child: Arc::new(Mutex::new(child)), input, answers })

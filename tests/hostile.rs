@@ -184,44 +184,47 @@ fn a_folder_whose_name_is_no_text_is_as_good_as_any() {
     assert!(folder.path().join(output).join("cpu/archive/row_softmax.jsonl.zst").is_file());
 }
 
-/// A problem whose inputs and reference take the host far longer than the tests below wait.
-fn with_a_large_problem() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("plan.toml"), plan(AXES, "rows = 400000000\ncols = 1", "")).unwrap();
-    folder
+/// A sweep of a problem whose reference takes the host far longer than the tests below wait.
+fn sweep_of_a_large_problem(folder: &Path) -> Command {
+    let plan = "[space.cpu]\ndefault = { block_sizes = [64, 128, 64], num_warps = 2 }\n[space.cpu.axes]\n\
+                block_sizes = [[64], [128], [64]]\nnum_warps = [1, 2]\n[[space.cpu.problem]]\nm = 6000\nn = 6000\nk = 6000\n";
+    fs::write(folder.join("large.toml"), plan).unwrap();
+    let mut command = Command::cargo_bin("sweep").unwrap();
+    command.current_dir(folder).args(["--gpu", "cpu", "--family", "matmul", "--plan", "large.toml"]);
+    command
 }
 
-fn trials(folder: &Path) -> Vec<Value> {
-    common::trials(&folder.join("output/cpu/journal/row_softmax.jsonl"))
-}
+const JOURNAL: &str = "output/cpu/journal/matmul.jsonl";
 
 #[test]
 fn a_budget_ends_what_prepares_a_large_problem_and_blames_no_config() {
-    let folder = with_a_large_problem();
+    let folder = tempfile::tempdir().unwrap();
     let started = Instant::now();
-    let swept = tool(folder.path()).args(["--plan", "plan.toml", "--budget", "1s", "--json"]).output().unwrap();
+    let swept = sweep_of_a_large_problem(folder.path()).args(["--budget", "1s", "--json"]).output().unwrap();
     said(&swept, &[0]);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     let summary: Value = serde_json::from_slice(&swept.stdout).unwrap();
-    assert_eq!((&summary["cut_short"], trials(folder.path())), (&Value::Bool(true), Vec::new()));
+    let trials = common::trials(&folder.path().join(JOURNAL));
+    assert_eq!((&summary["cut_short"], trials), (&Value::Bool(true), Vec::new()));
 }
 
 #[test]
 fn an_interrupt_ends_what_prepares_a_large_problem() {
     for signal in ["INT", "TERM"] {
-        let folder = with_a_large_problem();
-        let child = tool(folder.path()).args(["--plan", "plan.toml"]).spawn().unwrap();
-        let journal = folder.path().join("output/cpu/journal/row_softmax.jsonl");
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, errors) = (folder.path().join(JOURNAL), folder.path().join("errors"));
+        let mut child =
+            sweep_of_a_large_problem(folder.path()).stderr(fs::File::create(&errors).unwrap()).spawn().unwrap();
         wait_for("the sweep to begin", || journal.is_file());
         std::thread::sleep(Duration::from_millis(500));
         let asked = Instant::now();
-        assert!(
-            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success()
-        );
-        let error = said(&child.wait_with_output().unwrap(), &[130]);
+        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
         assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
-        assert!(error.contains("everything measured is in the journal"), "{error}");
-        assert!(trials(folder.path()).is_empty());
+        let errors = fs::read_to_string(errors).unwrap();
+        assert!(errors.contains("everything measured is in the journal") && !errors.contains("panicked"), "{errors}");
+        assert!(common::trials(&journal).is_empty());
     }
 }
 

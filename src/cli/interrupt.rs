@@ -3,6 +3,7 @@
 use super::output::note;
 use crate::error::{Context, Error, Result};
 use crate::process::{self, INTERRUPTION};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ pub(super) const EXIT_CODE: u8 = 130;
 /// deriving, can be left at any moment: journals are whole line by line, and documents whole or as they were.
 pub(super) const GRACE: Duration = Duration::from_millis(1200);
 
+/// How long the word about it may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// From now on an interrupt ends this process after `grace` at the latest, and a second one at once.
 pub(super) fn end_within(grace: Duration) -> Result<()> {
     let handler = move || {
@@ -22,8 +26,12 @@ pub(super) fn end_within(grace: Duration) -> Result<()> {
         thread::spawn(move || {
             thread::sleep(grace);
             // Standard error may be a pipe that nobody empties.
-            thread::spawn(|| note!("error: {INTERRUPTION}"));
-            thread::sleep(process::PAUSE);
+            let (said, done) = channel();
+            thread::spawn(move || {
+                note!("error: {INTERRUPTION}");
+                let _ = said.send(()); // nobody waits any more where it took too long
+            });
+            let _ = done.recv_timeout(LAST_WORDS);
             std::process::exit(EXIT_CODE.into());
         });
     };

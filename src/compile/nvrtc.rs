@@ -3,7 +3,7 @@
 //! No file of the working directory has a say in it: programs and folders are known by absolute paths, and Python runs isolated.
 
 use super::cache::{cache_folder, private};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::heuristics;
 use crate::process;
 use std::ffi::OsStr;
@@ -51,8 +51,11 @@ impl Nvrtc {
             return Ok(found);
         }
         notice(&format!("fetching {WHEEL} into {}", cached.display()));
-        fetch(&cache, &cached).context(|| {
-            format!("no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{WHEEL}'`, or set SWEEP_NVRTC")
+        fetch(&cache, &cached).or_else(|error| match error.kind() {
+            ErrorKind::Interrupted => Err(error),
+            _ => Err(error.context(format!(
+                "no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{WHEEL}'`, or set SWEEP_NVRTC"
+            ))),
         })?;
         Self::in_folder(&wheel_library(&cached))
             .ok_or_else(|| Error::failure(format!("the fetched wheel in {} holds no {LIBRARY}", cached.display())))
@@ -143,7 +146,7 @@ fn fetch(cache: &Path, target: &Path) -> Result<()> {
         .env("TMPDIR", place("unpacking"))
         .stdout(Stdio::null())
         .stderr(File::create(place("errors"))?);
-    let status = process::run_to_end(&mut pip).context(|| "python3 -m pip")?;
+    let status = process::run_to_end(&mut pip)?;
     if !status.success() {
         let message = fs::read_to_string(place("errors")).unwrap_or_default();
         let said = message.lines().rfind(|line| !line.trim().is_empty());

@@ -137,13 +137,14 @@ impl Compiler {
         }
         let shared =
             Arc::new(Shared { settings, notice, version, sources, state: Mutex::default(), changed: Condvar::new() });
-        let threads = (0..workers)
-            .map(|_| {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || shared.work())
-            })
-            .collect();
-        Ok(Self { shared, threads })
+        // Where one does not start, those before it end with this.
+        let mut compiler = Self { shared, threads: Vec::new() };
+        for _ in 0..workers {
+            let shared = Arc::clone(&compiler.shared);
+            let thread = std::thread::Builder::new().spawn(move || shared.work());
+            compiler.threads.push(thread.context(|| "starting a compile thread")?);
+        }
+        Ok(compiler)
     }
 
     /// The compiler's full version, part of every kernel's identity.

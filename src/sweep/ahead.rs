@@ -12,6 +12,7 @@ use crate::search::{self, Guide, Order, RaceOutcome, Width};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 /// Problems that are made ready before a device comes to them.
@@ -80,23 +81,28 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
 
     fn run(&self, work: impl FnOnce() -> Result<()>, learning: bool) -> Result<()> {
         std::thread::scope(|scope| {
-            let compiling = scope.spawn(|| self.until_over("the thread that compiles ahead", Self::compile));
-            let learning = learning.then(|| scope.spawn(|| self.until_over("the thread that learns", Self::learn)));
-            let worked = process::caught("the devices' work", work);
+            let compiling = self.start(scope, "the thread that compiles ahead", Self::compile);
+            let learning = learning.then(|| self.start(scope, "the thread that learns", Self::learn));
+            let threads: Result<Vec<_>> = std::iter::once(compiling).chain(learning).collect();
+            let worked = threads.as_ref().map_or(Ok(()), |_| process::caught("the devices' work", work));
             self.over.store(true, Ordering::Relaxed);
-            let threads = std::iter::once(compiling).chain(learning);
-            let ended =
-                threads.map(|thread| thread.join().unwrap_or_else(|_| Err(Error::failure("a thread panicked"))));
-            // What ends beside the devices ends their work too, and says why.
-            ended.fold(Ok(()), Result::and).and(worked)
+            // What fails beside the devices ends their work too, and says why.
+            threads?.into_iter().map(process::join).fold(Ok(()), Result::and).and(worked)
         })
     }
 
-    /// One of the threads: where it fails, the devices come to no other problem.
-    fn until_over(&self, what: &str, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let ended = process::caught(what, || work(self));
-        self.over.fetch_or(ended.is_err(), Ordering::Relaxed);
-        ended
+    /// Starts one of the threads. Where it fails, the devices come to no other problem.
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        what: &'static str,
+        work: fn(&Self) -> Result<()>,
+    ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
+        process::spawn_in(scope, what, move || {
+            let ended = process::caught(what, || work(self));
+            self.over.fetch_or(ended.is_err(), Ordering::Relaxed);
+            ended
+        })
     }
 
     fn is_over(&self) -> bool {

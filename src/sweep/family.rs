@@ -7,7 +7,7 @@ use super::schedule::{self, Stages};
 use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path, problem_seed};
 use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::heuristics::{Document, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
@@ -295,7 +295,7 @@ pub(crate) fn on_all_devices<T: Sync>(
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
     let turns: Vec<(&Found, Turn)> = devices.iter().map(|found| (found, Turn::default())).collect();
-    let run = |found: &Found, turn: &Turn| {
+    let work_on = |found: &Found, turn: &Turn| {
         let ended = process::caught("a device's thread", || {
             let mut bench = DeviceBench::new(lab, found, turn)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -311,11 +311,11 @@ pub(crate) fn on_all_devices<T: Sync>(
         ended
     };
     let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let run = &run;
+        let work_on = &work_on;
         let benches = turns.iter().flat_map(|device| std::iter::repeat_n(device, lab.benches_on(device.0)));
-        let threads: Vec<_> = benches.map(|(found, turn)| scope.spawn(move || run(found, turn))).collect();
-        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
+        let start = |found, turn| process::spawn_in(scope, "a device's thread", move || work_on(found, turn));
+        let threads: Vec<_> = benches.map(|(found, turn)| start(*found, turn)).collect();
+        threads.into_iter().map(|thread| thread.and_then(process::join)).collect()
     });
     outcomes.into_iter().collect()
 }

@@ -25,6 +25,7 @@ use crate::heuristics::{self, Document, Heuristics};
 use crate::journal::Trial;
 use crate::model::{Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
+use crate::process;
 pub use progress::Progress;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -376,7 +377,8 @@ fn sweep_plans(
                 end(deriving.take(), summary)?;
                 if options.makes_document() {
                     let derive = move || family::derive_family(options, plan, profile, &kernels);
-                    deriving = Some(Deriving { family: plan.family, thread: scope.spawn(derive) });
+                    let thread = process::spawn_in(scope, "the deriving thread", derive)?;
+                    deriving = Some(Deriving { family: plan.family, thread });
                 }
             }
             let worthwhile = |(left, budget): (Duration, Duration)| left > budget.mul_f64(ANOTHER_TURN_SHARE);
@@ -404,8 +406,7 @@ impl Deriving<'_> {
 /// Waits for a part of the document and notes what is in it.
 fn end(deriving: Option<Deriving<'_>>, summary: &mut Summary) -> Result<()> {
     let Some(Deriving { family, thread }) = deriving else { return Ok(()) };
-    let derived = thread.join().unwrap_or_else(|_| Err(Error::failure("the deriving thread panicked")));
-    let (rules, fallbacks) = derived.context(|| format!("family {family}"))?;
+    let (rules, fallbacks) = process::join(thread).context(|| format!("family {family}"))?;
     if let Some(summary) = summary.families.get_mut(&family) {
         (summary.rules, summary.fallbacks) = (rules, fallbacks);
     }

@@ -1,9 +1,9 @@
 //! The compile worker's inside: NVRTC, one job at a time.
 
 use crate::compile::{Answer, Job, Nvrtc, Reply};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::process;
-use cudarc::nvrtc::sys::nvrtcProgram;
+use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use libloading::{Library, Symbol};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::{BufRead, Write};
@@ -83,11 +83,15 @@ impl Loaded {
                 symbol(&self.library, "nvrtcDestroyProgram")?;
             let none = std::ptr::null();
             self.done(create(&raw mut program, source.as_ptr(), name.as_ptr(), 0, none, none))?;
-            let compiled = compile(program, options.len() as c_int, options.as_ptr()) == 0;
+            let compiled = compile(program, options.len() as c_int, options.as_ptr());
             let log = self.bytes(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").map(|log| text(&log));
-            let cubin = compiled.then(|| self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")).transpose();
+            let log = log.unwrap_or_default();
+            let cubin = (compiled == 0).then(|| self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")).transpose();
             self.done(destroy(&raw mut program))?;
-            Ok(Answer { cubin: cubin?, log: log.unwrap_or_default() })
+            if !is_of_the_kernel(compiled) || lacks_memory(&log) {
+                self.done(compiled).context(|| format!("NVRTC {}", log.trim()))?;
+            }
+            Ok(Answer { cubin: cubin?, log })
         }
     }
 
@@ -123,6 +127,20 @@ impl Loaded {
     }
 }
 
+/// Whether it is the kernel that does not compile, or its options, and not the compiler that does not run.
+fn is_of_the_kernel(status: Status) -> bool {
+    use nvrtcResult::{NVRTC_ERROR_COMPILATION, NVRTC_ERROR_INVALID_INPUT, NVRTC_ERROR_INVALID_OPTION};
+    [NVRTC_ERROR_COMPILATION, NVRTC_ERROR_INVALID_INPUT, NVRTC_ERROR_INVALID_OPTION]
+        .into_iter()
+        .any(|of_kernel| of_kernel as Status == status)
+}
+
+/// Whether the log tells of memory that was not to be had, which the parts of the compiler call an error of compilation.
+fn lacks_memory(log: &str) -> bool {
+    let log = log.to_ascii_lowercase();
+    ["out of memory", "memory allocation failure", "bad_alloc"].iter().any(|words| log.contains(words))
+}
+
 /// What the library of this path has beside it: `libnvrtc-builtins.so.13.0`, and `libnvrtc-builtins.alt.so.13.0` of an
 /// alternative one.
 fn builtins(library: &Path, ending: &str) -> PathBuf {
@@ -156,4 +174,27 @@ fn c_string(text: &str) -> Result<CString> {
 
 fn text(log: &[u8]) -> String {
     CStr::from_bytes_until_nul(log).map_or_else(|_| String::new(), |log| log.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_without_memory_is_told_from_a_kernel_with_an_error() {
+        assert!(lacks_memory("row_softmax.cu(3): catastrophic error: out of memory\n"));
+        assert!(lacks_memory("ptxas fatal   : Memory allocation failure"));
+        assert!(!lacks_memory("row_softmax.cu(3): error: identifier \"memory\" is undefined"));
+        assert!(!is_of_the_kernel(nvrtcResult::NVRTC_ERROR_OUT_OF_MEMORY as Status));
+        assert!(!is_of_the_kernel(nvrtcResult::NVRTC_ERROR_INTERNAL_ERROR as Status));
+        assert!(is_of_the_kernel(nvrtcResult::NVRTC_ERROR_COMPILATION as Status));
+    }
+
+    #[test]
+    fn builtins_lie_beside_their_library() {
+        let of = |library: &str| builtins(Path::new(library), "so.13.0");
+        assert_eq!(of("/nowhere/libnvrtc.so.13"), Path::new("/nowhere/libnvrtc-builtins.so.13.0"));
+        assert_eq!(of("/nowhere/libnvrtc.so.13.0.88"), Path::new("/nowhere/libnvrtc-builtins.so.13.0"));
+        assert_eq!(of("/nowhere/libnvrtc.alt.so.13"), Path::new("/nowhere/libnvrtc-builtins.alt.so.13.0"));
+    }
 }
