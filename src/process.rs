@@ -72,7 +72,8 @@ pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 /// # Errors
 /// Where it cannot be started, or is interrupted.
 pub fn run_to_end(command: &mut Command) -> Result<ExitStatus> {
-    let mut child = command.stdin(Stdio::null()).spawn().context(|| format!("{:?}", command.get_program()))?;
+    let mut child =
+        command.stdin(Stdio::null()).spawn().context(|| command.get_program().to_string_lossy().into_owned())?;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);

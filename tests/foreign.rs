@@ -19,9 +19,10 @@ use tempfile::TempDir;
 fn build(folder: &Path, major: u32, names: &[&str]) {
     fs::create_dir_all(folder).unwrap();
     for name in names {
-        let (source, soname) = match name.contains("builtins") {
-            true => ("__attribute__((constructor)) static void mark(void) { close(open(MARK, O_CREAT, 0600)); }", name),
-            false => ("", &"libnvrtc.so.13"),
+        let (source, soname) = if name.contains("builtins") {
+            ("__attribute__((constructor)) static void mark(void) { close(open(MARK, O_CREAT, 0600)); }", *name)
+        } else {
+            ("", "libnvrtc.so.13")
         };
         let mark = format!("-DMARK=\"{}\"", folder.join(format!("{name}.loaded")).display());
         let mut compiler = Command::new("cc");
@@ -152,7 +153,9 @@ fn a_cubin_that_was_altered_is_compiled_anew_with_a_word() {
         },
     ];
     for alter in alter {
-        whole.iter().for_each(|(path, bytes)| alter(path, bytes));
+        for (path, bytes) in &whole {
+            alter(path, bytes);
+        }
         let said = done(place.compile());
         assert!(said.matches("was cut short or altered: it is compiled anew").count() >= whole.len(), "{said}");
         assert!(whole.iter().all(|(path, bytes)| fs::read(path).unwrap() == *bytes));

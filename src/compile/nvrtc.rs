@@ -51,11 +51,11 @@ impl Nvrtc {
             return Ok(found);
         }
         notice(&format!("fetching {WHEEL} into {}", cached.display()));
-        fetch(&cache, &cached).or_else(|error| match error.kind() {
-            ErrorKind::Interrupted => Err(error),
-            _ => Err(error.context(format!(
+        fetch(&cache, &cached).map_err(|error| match error.kind() {
+            ErrorKind::Interrupted => error,
+            _ => error.context(format!(
                 "no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{WHEEL}'`, or set SWEEP_NVRTC"
-            ))),
+            )),
         })?;
         Self::in_folder(&wheel_library(&cached))
             .ok_or_else(|| Error::failure(format!("the fetched wheel in {} holds no {LIBRARY}", cached.display())))
