@@ -80,6 +80,9 @@ impl From<std::io::Error> for Error {
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
+        if error.is_io() {
+            return std::io::Error::from(error).into(); // a full disk says nothing of the JSON
+        }
         Self::usage(format!("broken JSON: {error}"))
     }
 }

@@ -1,7 +1,7 @@
 //! Child processes that answer JSON lines, with a deadline for each answer. Compiling and measuring both run in one, so
 //! that what hangs or crashes there can be killed.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{self, Context, Error, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
@@ -10,11 +10,88 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::AssertUnwindSafe;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
+
+/// Whether somebody asked this process to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`check_interrupt`] fails; returns whether that was asked for before.
+pub fn interrupt() -> bool {
+    INTERRUPTED.swap(true, Ordering::Relaxed)
+}
+
+/// Whatever waits or goes through much asks this now and then.
+///
+/// # Errors
+/// Where somebody asked this process to end.
+pub fn check_interrupt() -> Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        return Err(Error::new(error::ErrorKind::Interrupted, INTERRUPTION));
+    }
+    Ok(())
+}
+
+/// What is said then.
+pub const INTERRUPTION: &str =
+    "interrupted; everything measured is in the journal, and everything compiled in the cache";
+
+/// Does work whose panic, a mistake in this program, is to be no more than its error: what waits for it would wait for ever.
+///
+/// # Errors
+/// As the work, and where it panics.
+pub fn caught<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(work));
+    outcome.unwrap_or_else(|_| Err(Error::failure(format!("{what} panicked, which is a mistake in this program"))))
+}
+
+/// Starts a thread of a scope whose panic is no more than its error.
+///
+/// # Errors
+/// Where the machine has no thread left.
+pub fn spawn_in<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    let thread = thread::Builder::new().spawn_scoped(scope, move || caught(what, work));
+    thread.context(|| format!("starting {what}"))
+}
+
+/// Waits for such a thread.
+///
+/// # Errors
+/// As its work.
+pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::failure("a thread was lost")))
+}
+
+/// Runs a program to its end; an interrupt ends it.
+///
+/// # Errors
+/// Where it cannot be started, or is interrupted.
+pub fn run_to_end(command: &mut Command) -> Result<ExitStatus> {
+    let mut child =
+        command.stdin(Stdio::null()).spawn().context(|| command.get_program().to_string_lossy().into_owned())?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Err(interrupted) = check_interrupt() {
+            let _ = child.kill().and_then(|()| child.wait()); // gone already is as good
+            return Err(interrupted);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// How often what waits looks for an interrupt.
+pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// The other side: answers each line of `input` on `output` until the input ends, the answer says it is the last, or
 /// nobody listens any more.
@@ -256,5 +333,18 @@ impl LineProcess {
 impl Drop for LineProcess {
     fn drop(&mut self) {
         self.killer().kill();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_of_its_work() {
+        assert_eq!(caught("adding", || Ok(1 + 1)).unwrap(), 2);
+        let error = caught::<()>("adding", || std::panic::panic_any("no")).unwrap_err().to_string();
+        assert!(error.starts_with("adding panicked"), "{error}");
     }
 }

@@ -3,8 +3,8 @@
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, DtypeName, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
-    answer_batch_line, answer_batch_line_checked, bucket_of, builtin_document, builtin_names, device_of, family_of_shape,
-    materialize,
+    answer_batch_line, answer_batch_line_checked, bucket_of, builtin_document, builtin_names, device_of,
+    family_of_shape, materialize,
 };
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem, parse_dimensions};
 use serde_json::{Value, json};

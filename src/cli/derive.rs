@@ -68,6 +68,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let profile = profile(&args.gpu, &journals)?;
     let plans = plans(args, &journals)?;
     let path = crate::sweep::document_path(&args.output.output, &args.gpu);
+    crate::sweep::check_outputs(Some(&path), &[])?;
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile: &profile,
@@ -99,7 +100,9 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
             note!("{}", report::edges_table(&edges).trim_fmt());
         }
         if args.json {
-            output::json(&json!({ "classes": derived.classes, "document": path, "edges": edges }))?;
+            output::json(
+                &json!({ "classes": derived.classes, "document": path.display().to_string(), "edges": edges }),
+            )?;
         }
     }
     let works = derived.classes.iter().all(|class| class.unworkable.is_empty());

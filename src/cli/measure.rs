@@ -2,17 +2,15 @@
 
 use super::{Families, OutputArgs, families};
 use crate::compile::Settings;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::GpuProfile;
-use crate::process;
-use crate::sweep::{Choice, INTERRUPTED, Options};
+use crate::sweep::{Choice, Options};
 use crate::worker::Deadlines;
 use jiff::fmt::friendly::SpanParser;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
@@ -76,6 +74,9 @@ impl MeasureArgs {
     }
 }
 
+/// Nobody waits longer, and clocks can be added to it.
+const MOST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A time such as `90s`, `10m`, `5m30s` or `1.5h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
@@ -85,6 +86,9 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self> {
         match SpanParser::new().parse_unsigned_duration(text) {
+            Ok(time) if time > MOST_TIME => {
+                Err(Error::usage(format!("'{text}' is longer than a year ({} h)", MOST_TIME.as_secs() / 3600)))
+            }
             Ok(time) if !time.is_zero() => Ok(Self(time)),
             _ => Err(Error::usage(format!("'{text}' is no time such as 90s, 10m, 5m30s or 1.5h"))),
         }
@@ -135,19 +139,6 @@ fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
     }
 }
 
-/// From now on an interrupt ends the sweep at its next trial, and a second one at once. What else a command that measures needs
-/// of the machine is started, too.
-pub(super) fn stop_on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: the journal is whole line by line
-        }
-    })
-    .map_err(Error::failure)
-    .context(|| "interrupt handler")?;
-    process::start_threads()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -173,5 +164,10 @@ mod tests {
             let error = wrong.parse::<Time>().unwrap_err().to_string();
             assert!(error.contains("90s, 10m, 5m30s or 1.5h"), "{wrong}: {error}");
         }
+        for long in ["8785h", "99999999999h", "9223372036854775807s", "18446744073709551615s"] {
+            let error = long.parse::<Time>().unwrap_err().to_string();
+            assert!(error.contains("longer than a year"), "{long}: {error}");
+        }
+        "8784h".parse::<Time>().unwrap();
     }
 }

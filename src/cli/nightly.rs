@@ -1,7 +1,7 @@
 //! `sweep nightly`: regenerate everything, compare, replace.
 
 use super::Outcome;
-use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::measure::MeasureArgs;
 use super::output::{self, note};
 use crate::error::Result;
 use crate::nightly::{self, Event, Report, Verdict};
@@ -40,7 +40,6 @@ pub(super) fn run(args: &NightlyArgs) -> Result<Outcome> {
         accept: args.accept,
         keep: args.keep,
     };
-    stop_on_interrupt()?;
     let tell = |event: &Event| {
         if args.measure.json {
             output::json(event)?;

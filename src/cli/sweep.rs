@@ -1,7 +1,7 @@
 //! `sweep`: the main job.
 
 use super::Outcome;
-use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::measure::MeasureArgs;
 use super::output::{self, note};
 use crate::error::{Error, Result};
 use crate::report;
@@ -52,7 +52,6 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
         verbose: args.verbose,
         ..args.measure.options(&args.gpu)?
     };
-    stop_on_interrupt()?;
     let summary = sweep::run(&options)?;
     if args.measure.json {
         output::json(&summary)?;

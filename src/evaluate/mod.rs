@@ -137,6 +137,9 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     });
     let asked: Vec<(&Plan, Vec<PlannedProblem>)> = asked.collect::<Result<_>>()?;
     let (document, name) = document(&options.output, gpu)?;
+    let journals: Vec<PathBuf> = plans.iter().map(|plan| journal_path(&options.output, gpu, plan.family)).collect();
+    sweep::check_outputs(None, &journals)?;
+    site.progress.plans(&plans);
     let started = Instant::now();
     let mut problems = Vec::new();
     for (index, (plan, shapes)) in asked.iter().enumerate() {

@@ -63,4 +63,4 @@ pub use model::{
     ModelConfig, Regret,
 };
 #[cfg(feature = "harness")]
-pub(crate) use write::replace;
+pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};

@@ -1,5 +1,6 @@
 //! Journal files: appending under a lock, recovering from a cut, packing for the archive.
 
+use super::lock::unlockable;
 use super::seal::{self, Seal};
 use super::{Header, Line, Trial};
 use crate::error::{Context, Error, Result};
@@ -171,7 +172,7 @@ fn lock(path: &Path) -> Result<File> {
         Err(TryLockError::WouldBlock) => {
             Err(Error::failure("another sweep is writing it; wait for it to end, or give --output another folder"))
         }
-        Err(TryLockError::Error(error)) => Err(error.into()),
+        Err(TryLockError::Error(error)) => Err(unlockable(&error)),
     }
 }
 

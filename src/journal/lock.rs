@@ -81,7 +81,7 @@ impl Lock {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => return Err(held(&mut file, busy).context(what())),
-                Err(TryLockError::Error(error)) => return Err(Error::from(error).context(what())),
+                Err(TryLockError::Error(error)) => return Err(unlockable(&error).context(what())),
             }
         }
         file.set_len(0).context(what)?;
@@ -102,6 +102,11 @@ fn unusable(error: std::io::Error) -> Error {
         }
         _ => error.into(),
     }
+}
+
+/// Network file systems may know no locks, and without one two sweeps would write one journal.
+pub(super) fn unlockable(error: &std::io::Error) -> Error {
+    Error::failure(format!("{error}: its file system keeps no locks; give --output a folder on a local disk"))
 }
 
 fn holder() -> String {

@@ -153,8 +153,12 @@ const LONGEST_US: f64 = 86_400e6;
 const FASTEST_MHZ: u32 = 20_000;
 
 impl Trial {
-    /// What no clock and no comparison can have said of it: figures out of their range, or that contradict each other.
+    /// What is wrong with it, where its problem is none, or its figures are such as no clock and no comparison can have said: out of
+    /// their range, or in contradiction with each other.
     pub fn contradiction(&self) -> Option<String> {
+        if let Err(error) = self.problem().check() {
+            return Some(error.to_string());
+        }
         // In ascending order.
         let ascending =
             [("min_us", self.min_us), ("q1_us", self.q1_us), ("median_us", self.median_us), ("q3_us", self.q3_us)];
@@ -180,12 +184,6 @@ impl Trial {
         }
         if let Some(sm_mhz) = self.sm_mhz.filter(|mhz| *mhz == 0 || *mhz > FASTEST_MHZ) {
             return Some(format!("sm_mhz is {sm_mhz}"));
-        }
-        let extent = |extent: u64| i64::try_from(extent).unwrap_or(i64::MIN);
-        let dimensions: Vec<_> =
-            self.problem.dimensions().iter().map(|(name, value)| (*name, extent(*value))).collect();
-        if let Err(error) = Problem::new(self.family, &dimensions, self.dtype) {
-            return Some(error.to_string());
         }
         // Of the fastest half of the samples, or of all of them.
         let summary = [("min_us", self.min_us), ("time_us", self.time_us), ("median_us", self.median_us)];

@@ -167,6 +167,18 @@ impl Problem {
         Ok(Self { family, shape, dtype })
     }
 
+    /// Whether it is one: whoever reads dimensions, family and type one by one may come by what is none.
+    ///
+    /// # Errors
+    /// As [`Problem::new`].
+    pub fn check(&self) -> Result<()> {
+        let dimensions = self.shape.dimensions().into_iter().map(|(name, extent)| match i64::try_from(extent) {
+            Ok(extent) => Ok((name, extent)),
+            Err(_) => Err(Error::usage(format!("dimension {name} = {extent} is larger than any"))),
+        });
+        Self::new(self.family, &dimensions.collect::<Result<Vec<_>>>()?, self.dtype).map(drop)
+    }
+
     /// A problem from text such as `m=16,n=4096,k=4096`.
     ///
     /// # Errors

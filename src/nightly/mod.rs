@@ -153,8 +153,10 @@ pub struct Report {
     /// Some problem has no working config.
     pub unworkable: bool,
     /// The document.
+    #[serde(serialize_with = "sweep::lossy::path")]
     pub document: PathBuf,
     /// Tonight's folder: the document before, the new one, the journals.
+    #[serde(serialize_with = "sweep::lossy::path")]
     pub night: PathBuf,
     /// What changed; none where there was no document.
     pub diff: Option<Diff>,
@@ -175,6 +177,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let plans = plan::load_all(&options.sweep.families, options.sweep.plan.as_deref())?;
     let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu))?;
     let document = sweep::document_path(&options.sweep.output, &gpu);
+    sweep::check_outputs(Some(&document), &[])?;
     let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
     if let Some(before) = &before {
         let is_ours = derive::refuse_other_device(before, &site.found().identity());

@@ -8,10 +8,12 @@ use crate::error::{Error, Result};
 use crate::families;
 use crate::model::{Config, Problem};
 use crate::plan;
+use crate::process;
 use crate::search::{self, Guide, Order, RaceOutcome, Width};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 /// Problems that are made ready before a device comes to them.
@@ -60,6 +62,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         problem: &Problem,
         must_race: &[Config],
     ) -> Result<RaceOutcome> {
+        if self.is_over() {
+            return Err(Error::failure("what goes on beside the devices failed"));
+        }
         self.begun.fetch_add(1, Ordering::Relaxed);
         let ready = self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(problem);
         let order = ready.unwrap_or_else(|| self.guide.order(problem));
@@ -93,16 +98,27 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
             return work();
         }
         std::thread::scope(|scope| {
-            let start = || std::thread::Builder::new();
-            let compiling = start().spawn_scoped(scope, || self.compile())?;
-            let learning = learning.then(|| start().spawn_scoped(scope, || self.learn())).transpose();
-            let worked = learning.as_ref().map_err(Error::failure).and_then(|_| work());
-            let learning = learning.ok().flatten();
+            let compiling = self.start(scope, "the thread that compiles ahead", Self::compile);
+            let learning = learning.then(|| self.start(scope, "the thread that learns", Self::learn));
+            let threads: Result<Vec<_>> = std::iter::once(compiling).chain(learning).collect();
+            let worked = threads.as_ref().map_or(Ok(()), |_| process::caught("the devices' work", work));
             self.over.store(true, Ordering::Relaxed);
-            let threads = std::iter::once(compiling).chain(learning);
-            let ended =
-                threads.map(|thread| thread.join().unwrap_or_else(|_| Err(Error::failure("a thread panicked"))));
-            ended.fold(worked, Result::and)
+            // What fails beside the devices ends their work too, and says why.
+            threads?.into_iter().map(process::join).fold(Ok(()), Result::and).and(worked)
+        })
+    }
+
+    /// Starts one of the threads. Where it fails, the devices come to no other problem.
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        what: &'static str,
+        work: fn(&Self) -> Result<()>,
+    ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
+        process::spawn_in(scope, what, move || {
+            let ended = process::caught(what, || work(self));
+            self.over.fetch_or(ended.is_err(), Ordering::Relaxed);
+            ended
         })
     }
 

@@ -304,6 +304,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             if !std::mem::take(&mut is_queued) {
                 bench.worker.submit_first(arm.clone(), *sampling);
             }
+            bench.limit_to_time_left(1);
             bench.worker.verdict()?.timed()
         })?;
         let trial = match verdict {
@@ -311,13 +312,20 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 self.known_good.get_or_insert_with(|| arm.clone());
                 self.judged(&arm.config, *stage, key, verdict)?
             }
-            Err(failure) => self.failed(&arm.config, *stage, &failure, key)?,
+            Err(failure) => {
+                let failed = self.failed(&arm.config, *stage, &failure, key)?;
+                if self.is_time_up()? {
+                    return Ok(failed); // which says nothing of the config, and is not recorded
+                }
+                failed
+            }
         };
         self.lab.record(trial)
     }
 
     /// Has the worker do something. Where that fails a new process runs what is known to be good, and then has to do it again.
-    /// What fails so as to speak against itself `enough` times is taken to be at fault.
+    /// What fails so as to speak against itself `enough` times is taken to be at fault; what fails once the time is up, which may have
+    /// cut it off, is not tried again.
     ///
     /// # Errors
     /// Where not even what is known to be good runs any more, which ends the sweep; and where something else stands in the way
@@ -340,6 +348,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 }
                 Err(failure) => failure,
             };
+            if self.is_time_up()? {
+                return Ok(Err(failure));
+            }
             if self.is_machine_sound(&failure)? {
                 against += self.weight(&failure);
             }
@@ -373,6 +384,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             std::thread::sleep(pause);
             self.lab.has_time(&self.problem()?)?;
             self.worker.restart();
+            self.worker.set_deadlines(self.lab.deadlines);
             match self.worker.control(None) {
                 Ok(()) => {
                     let known_good = self.known_good.clone();
@@ -388,10 +400,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         )))
     }
 
-    /// The problem's inputs and reference on the device, whose turn it is.
-    fn prepare(&mut self) -> Result<()> {
+    /// The problem's inputs and reference on the device, whose turn it is; or what cut it off when the time was up.
+    fn prepare(&mut self) -> Result<Result<(), Failure>> {
         if self.is_prepared {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let problem = self.problem()?;
         let reference = match self.lab.kernels.compiler {
@@ -402,10 +414,27 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             }
         };
         let seed = problem_seed(self.lab.seed, &problem);
-        let prepared = self.insist(CONVICTING, |bench| bench.worker.prepare(&problem, seed, reference.clone()))?;
-        prepared.map_err(|failure| Error::new(ErrorKind::Trouble, failure))?;
-        self.is_prepared = true;
-        Ok(())
+        let prepared = self.insist(CONVICTING, |bench| {
+            bench.limit_to_time_left(1);
+            bench.worker.prepare(&problem, seed, reference.clone())
+        })?;
+        match prepared {
+            Err(failure) if !self.is_time_up()? => Err(Error::new(ErrorKind::Trouble, failure)),
+            prepared => {
+                self.is_prepared = prepared.is_ok();
+                Ok(prepared)
+            }
+        }
+    }
+
+    /// From now on the worker is given no longer for a request about so many configs than there is time.
+    fn limit_to_time_left(&mut self, arms: usize) {
+        self.worker.set_deadlines(self.lab.deadlines_of(arms));
+    }
+
+    /// Whether what failed may only have been cut off.
+    fn is_time_up(&self) -> Result<bool> {
+        Ok(!self.lab.has_time(&self.problem()?)?)
     }
 
     /// A race; where one of its arms takes the process down, each is tried alone, and those that work race without the others,
@@ -435,16 +464,22 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// Tries a config alone, of which a failure in a race may be known, and records what it is condemned for.
     fn is_condemned(&mut self, arm: &Arm, stage: Stage, key: &Key, mut seen: Option<Failure>) -> Result<bool> {
         let verdict = self.in_turn(|bench| {
-            bench.prepare()?;
+            if let Err(cut) = bench.prepare()? {
+                return Ok(Err(cut));
+            }
             bench.insist(CONVICTING, |bench| {
                 if let Some(failure) = seen.take() {
                     return Err(failure);
                 }
+                bench.limit_to_time_left(1);
                 bench.worker.submit_first(arm.clone(), Sampling::SCREEN);
                 bench.worker.verdict()?.timed()
             })
         })?;
         let Err(failure) = verdict else { return Ok(false) };
+        if self.is_time_up()? {
+            return Ok(false);
+        }
         let failed = self.failed(&arm.config, stage, &failure, key)?;
         self.lab.record(failed)?;
         Ok(true)
@@ -476,6 +511,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let results = self.race_in_turn(&arms, *plan, problem_seed(self.lab.seed, &problem))?;
         let RaceResults { verdicts, chosen_by, null_arm } = match results {
             Ok(results) => results,
+            Err(_) if self.is_time_up()? => return Ok(Attempt::OutOfTime),
             Err(failure) => return Ok(Attempt::Crashed(failure)),
         };
         let race = Some(self.lab.next_race(&problem));
@@ -503,8 +539,13 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// A race by the worker.
     fn race_in_turn(&mut self, arms: &[Arm], plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
         self.in_turn(|bench| {
-            bench.prepare()?;
-            bench.insist(1, |bench| bench.worker.race(arms.to_vec(), plan, seed))
+            if let Err(cut) = bench.prepare()? {
+                return Ok(Err(cut));
+            }
+            bench.insist(1, |bench| {
+                bench.limit_to_time_left(arms.len());
+                bench.worker.race(arms.to_vec(), plan, seed)
+            })
         })
     }
 
@@ -601,7 +642,10 @@ impl Bench for DeviceBench<'_, '_> {
         };
         let arm = Arm { config: candidate.config.clone(), program, anchor: false };
         self.take_turn();
-        self.prepare()?;
+        if self.prepare()?.is_err() {
+            self.end_turn();
+            return Ok(false);
+        }
         self.worker.submit(arm.clone(), sampling);
         self.queue.push_back(Queued::Asked(Box::new(Asked { arm, sampling, stage, key })));
         Ok(true)

@@ -14,6 +14,7 @@ use crate::heuristics::{Document, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
+use crate::process;
 use crate::search::{self, Guide, RaceOutcome, Width};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -347,10 +348,8 @@ pub(crate) fn on_all_devices<T: Sync>(
 ) -> Result<()> {
     let turns: Vec<Turn> = devices.iter().map(|_| Turn::default()).collect();
     let next = AtomicUsize::new(0);
-    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let next = &next;
-        let work = &work;
-        let run = move |found: &Found, turn: &Turn| {
+    let work_on = |found: &Found, turn: &Turn| {
+        let ended = process::caught("a device's thread", || {
             let mut bench = DeviceBench::new(lab, found, turn)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
@@ -358,19 +357,21 @@ pub(crate) fn on_all_devices<T: Sync>(
             }
             bench.leave();
             Ok(())
-        };
+        });
+        if ended.is_err() {
+            next.store(tasks.len(), Ordering::Relaxed); // the others end too
+        }
+        ended
+    };
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let work_on = &work_on;
         let devices = devices.iter().zip(&turns);
         let benches = devices.flat_map(|device| std::iter::repeat_n(device, lab.benches_on(device.0)));
-        let start = |(found, turn)| std::thread::Builder::new().spawn_scoped(scope, move || run(found, turn));
+        let start = |(found, turn)| process::spawn_in(scope, "a device's thread", move || work_on(found, turn));
         let threads: Vec<_> = benches.map(start).collect();
-        let joined = threads.into_iter().map(|thread| thread?.join().unwrap_or_else(|_| Err(panicked())));
-        joined.collect()
+        threads.into_iter().map(|thread| thread.and_then(process::join)).collect()
     });
     outcomes.into_iter().collect()
-}
-
-fn panicked() -> Error {
-    Error::failure("a device's thread panicked")
 }
 
 /// What the document before would serve on these problems: its winners defend their place in every final.

@@ -3,20 +3,17 @@
 use super::{Progress, Site};
 use crate::compile::{Compiler, Key, Outcome};
 use crate::device::{Address, Found, Program, cpu};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
 use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
+use crate::process;
 use crate::search::{Lesson, sort_by_time};
 use crate::worker::{Deadlines, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-/// Set by the interrupt handler; the sweep ends at the next trial.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// What two benches need: each holds up to six sets of tensors of a problem, which are 4 GiB at most.
 const MEMORY_OF_TWO: Bytes = Bytes::mib(48 << 10);
@@ -137,6 +134,12 @@ impl<'a> Lab<'a> {
     /// Past this, nothing new is tried.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         self.state().deadline = deadline;
+    }
+
+    /// How long a worker may take for a request about so many configs: past the end of the time nothing is waited for.
+    pub(super) fn deadlines_of(&self, arms: usize) -> Deadlines {
+        let end = self.state().deadline;
+        self.deadlines.within(end.map(|end| end.saturating_duration_since(Instant::now())), arms)
     }
 
     /// From now on problems count as out of time only where they are so again.
@@ -332,9 +335,7 @@ impl<'a> Lab<'a> {
 
     /// Whether there is time for another trial of this problem.
     pub(super) fn has_time(&self, problem: &Problem) -> Result<bool> {
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted; everything measured is in the journal"));
-        }
+        process::check_interrupt()?;
         let mut state = self.state();
         let is_late = state.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if is_late {

@@ -12,8 +12,8 @@ pub(crate) use ahead::Ahead;
 pub(crate) use bench::{DeviceBench, Reraced, Turn};
 use family::Swept;
 pub(crate) use family::on_all_devices;
+pub use lab::Counts;
 pub(crate) use lab::Lab;
-pub use lab::{Counts, INTERRUPTED};
 pub(crate) use site::LOCK;
 pub use site::Site;
 
@@ -22,10 +22,11 @@ use crate::derive;
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::KernelSpec;
-use crate::heuristics::{Document, Heuristics};
+use crate::heuristics::{self, Document, Heuristics};
 use crate::journal::Trial;
 use crate::model::{Family, GpuProfile, Likeness, Problem};
 use crate::plan::{self, Plan};
+use crate::process;
 pub use progress::Progress;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -96,8 +97,10 @@ pub struct Summary {
     /// The device's full name.
     pub device: String,
     /// The document written; none where only journals were filled.
+    #[serde(serialize_with = "lossy::option")]
     pub document: Option<PathBuf>,
     /// The journals filled.
+    #[serde(serialize_with = "lossy::list")]
     pub journals: Vec<PathBuf>,
     /// What each family came to.
     pub families: BTreeMap<Family, FamilySummary>,
@@ -259,6 +262,45 @@ pub fn document_path(output: &Path, gpu: &str) -> PathBuf {
     gpu_folder(output, gpu).join(format!("observed_heuristics_{gpu}.json"))
 }
 
+/// Whether files can be replaced and appended to, or made, where they are to be: what takes hours must not end in nothing.
+///
+/// # Errors
+/// Where one cannot.
+pub(crate) fn check_outputs(replaced: Option<&Path>, appended: &[PathBuf]) -> Result<()> {
+    let check = |path: &Path, is_appended: bool| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = std::fs::create_dir_all(folder).and_then(|()| heuristics::new_file(folder, 0o600));
+        let writable = made.and_then(|_| match path.is_file() {
+            true if is_appended => std::fs::OpenOptions::new().append(true).open(path).map(drop),
+            false if path.exists() => Err(std::io::Error::other("it is no file")),
+            _ => Ok(()),
+        });
+        let refused = |error| Error::usage(format!("{error}; clear the way, or give --output another folder"));
+        writable.map_err(refused).context(|| format!("{} cannot be written", path.display()))
+    };
+    replaced.map_or(Ok(()), |path| check(path, false))?;
+    appended.iter().try_for_each(|path| check(path, true))
+}
+
+/// How paths stand in JSON, which is UTF-8 and paths are not: what is none is replaced there.
+pub(crate) mod lossy {
+    use serde::{Serialize, Serializer};
+    use std::path::{Path, PathBuf};
+
+    pub(crate) fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.to_string_lossy().serialize(serializer)
+    }
+
+    #[allow(clippy::ref_option)] // as serde asks
+    pub(crate) fn option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+    }
+
+    pub(crate) fn list<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+    }
+}
+
 /// Runs the sweep.
 ///
 /// # Errors
@@ -318,6 +360,8 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     }
     let previous = previous.map(Previous::new);
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
+    check_outputs(summary.document.as_deref(), &summary.journals)?;
+    progress.plans(&plans);
     let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;
     summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
     summary.wall_s = started.elapsed().as_secs_f64();
@@ -368,7 +412,7 @@ fn sweep_plans(
                 end(deriving.take(), summary)?;
                 if options.makes_document() {
                     let derive = move || family::derive_family(site, options, plan, &kernels);
-                    let thread = std::thread::Builder::new().spawn_scoped(scope, derive)?;
+                    let thread = process::spawn_in(scope, "the deriving thread", derive)?;
                     deriving = Some(Deriving { family: plan.family, thread });
                     if site.found().profile.is_cpu() {
                         end(deriving.take(), summary)?; // it would take the time of what is measured next
@@ -400,8 +444,7 @@ impl Deriving<'_> {
 /// Waits for a part of the document and notes what is in it.
 fn end(deriving: Option<Deriving<'_>>, summary: &mut Summary) -> Result<()> {
     let Some(Deriving { family, thread }) = deriving else { return Ok(()) };
-    let derived = thread.join().unwrap_or_else(|_| Err(Error::failure("the deriving thread panicked")));
-    let (rules, fallbacks) = derived.context(|| format!("family {family}"))?;
+    let (rules, fallbacks) = process::join(thread).context(|| format!("family {family}"))?;
     if let Some(summary) = summary.families.get_mut(&family) {
         (summary.rules, summary.fallbacks) = (rules, fallbacks);
     }
@@ -422,13 +465,15 @@ pub fn compiler(profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
 /// Where no NVRTC can be had.
 pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
     let nvrtc = Nvrtc::find(&|notice| progress.say(notice))?;
-    Compiler::start(Settings {
+    let settings = Settings {
         arch: profile.arch.clone(),
         nvrtc,
         cache: Cache::in_folder(&cache_folder()?)?,
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         deadline,
-    })
+    };
+    let voice = progress.clone();
+    Compiler::start(settings, Box::new(move |notice| voice.say(notice)))
 }
 
 /// Inputs differ from problem to problem, and are the same in every run with one seed.

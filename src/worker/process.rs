@@ -35,6 +35,18 @@ impl Default for Deadlines {
     }
 }
 
+/// How long past the end of the time what is under way may still take: all but what is hopeless ends by then.
+const LAST: Duration = Duration::from_secs(1);
+
+impl Deadlines {
+    /// The same where only so much time is left, which `arms` share in a race.
+    #[must_use]
+    pub fn within(self, left: Option<Duration>, arms: usize) -> Self {
+        let Some(left) = left.map(|left| left + LAST) else { return self };
+        Self { prepare: self.prepare.min(left), trial: self.trial.min(left / arms.max(1) as u32) }
+    }
+}
+
 /// Why a request has no answer, or one that says no. Where it has none the process is given up, and the next request has a new one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
@@ -126,6 +138,11 @@ impl Worker {
     #[must_use]
     pub fn holding(self, held: Option<Arc<File>>) -> Self {
         Self { held, ..self }
+    }
+
+    /// From now on requests have these deadlines.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.deadlines = deadlines;
     }
 
     /// Makes a problem's inputs and reference. Trials that are queued run on these: what the process made of them on the

@@ -719,7 +719,7 @@ impl Support {
 }
 
 fn load_module(cubin: &Path) -> Result<sys::CUmodule, Fault> {
-    let image = std::fs::read(cubin).map_err(|error| Fault::Refused(format!("cubin {}: {error}", cubin.display())))?;
+    let image = crate::compile::read_cubin(cubin).map_err(|error| Fault::Refused(error.to_string()))?;
     // SAFETY: the image is an ELF the driver checks, and it copies what it needs.
     Ok(unsafe { result::module::load_data(image.as_ptr().cast()) }?)
 }
