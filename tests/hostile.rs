@@ -202,7 +202,7 @@ fn a_budget_ends_what_prepares_a_large_problem_and_blames_no_config() {
     let started = Instant::now();
     let swept = sweep_of_a_large_problem(folder.path()).args(["--budget", "1s", "--json"]).output().unwrap();
     said(&swept, &[0]);
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     let summary: Value = serde_json::from_slice(&swept.stdout).unwrap();
     let trials = common::trials(&folder.path().join(JOURNAL));
     assert_eq!((&summary["cut_short"], trials), (&Value::Bool(true), Vec::new()));
@@ -221,7 +221,7 @@ fn an_interrupt_ends_what_prepares_a_large_problem() {
         let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         assert_eq!(child.wait().unwrap().code(), Some(130));
-        assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
         let errors = fs::read_to_string(errors).unwrap();
         assert!(errors.contains("everything measured is in the journal") && !errors.contains("panicked"), "{errors}");
         assert!(common::trials(&journal).is_empty());
