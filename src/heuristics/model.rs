@@ -937,9 +937,9 @@ mod tests {
         let document = json!({"schema_version": 2, "rules": [], "models": {"x": value(), "y": {"form": "unheard of"}}});
         let document = crate::heuristics::Document::from_value(document).unwrap();
         let text = document.to_canonical_json();
-        assert!(text.contains("\n        \"0<65 1<128 0 20000 1<128 20000 0\",\n"), "{text}");
+        assert!(text.contains("\n    \"0<65 1<128 0 20000 1<128 20000 0\",\n"), "{text}");
         assert!(
-            text.contains("\n        {\"dims\":[100,4096],\"dtype\":\"bf16\",\"winners\":[[1,7.5],[0,8.0]]},\n"),
+            text.contains("\n    {\"dims\":[100,4096],\"dtype\":\"bf16\",\"winners\":[[1,7.5],[0,8.0]]},\n"),
             "{text}"
         );
         let again = crate::heuristics::Document::from_bytes(text.as_bytes()).unwrap();

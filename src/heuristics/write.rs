@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_called_one() {
-        let error = replace(Path::new("/dev/null/x"), |_| Ok(())).unwrap_err().to_string();
+        let error = replace(Path::new("/dev/null/x/y"), |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("Not a directory"), "{error}");
         let full = File::options().write(true).open("/dev/full").unwrap();
         let error = Error::from(serde_json::to_writer(full, &[1]).unwrap_err());
