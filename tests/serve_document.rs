@@ -88,7 +88,7 @@ fn the_canonical_text_is_sorted_rounded_and_stable() {
     let small_m = &value["fallbacks"]["matmul_fp4"]["small_m"];
     assert_eq!(small_m["source"]["archive_perf_ms"], json!(0.0358));
     assert_eq!(small_m["template"]["alpha"], json!(0.123_456_789), "templates are left as they are");
-    assert!(text.contains("\"win_count\": 24\n"), "counts stay whole");
+    assert!(text.contains("\"win_count\":24}"), "counts stay whole");
     for keys in [["\"description\"", "\"fallbacks\""], ["\"kernel_class\"", "\"match_exact_only\""]] {
         let [first, second] = keys.map(|key| text.find(key).unwrap());
         assert!(first < second, "{keys:?} are out of order");
@@ -119,7 +119,7 @@ fn numbers_that_are_none_are_saved_as_null() {
     let rule = Rule { templates: vec![broken], ..Rule::default() };
     let document = Document { schema_version: 2, rules: vec![rule], ..Document::default() };
     let text = document.to_canonical_json();
-    assert!(text.contains("\"geomean_slowdown\": null"));
+    assert!(text.contains("\"geomean_slowdown\":null"));
     assert!(Document::from_bytes(text.as_bytes()).is_ok());
 }
 

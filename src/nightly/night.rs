@@ -116,7 +116,7 @@ fn is_good(night: &Path) -> bool {
     let report = fs::read(night.join(REPORT)).ok();
     let verdict = report.map(|report| serde_json::from_slice::<serde_json::Value>(&report).unwrap_or_default());
     match verdict {
-        Some(report) => report["verdict"] == "replaced" || report["verdict"] == "same",
+        Some(report) => ["replaced", "same", "unchecked"].iter().any(|good| report["verdict"] == *good),
         None => fs::read_dir(night).into_iter().flatten().flatten().any(|entry| {
             let name = entry.file_name();
             name.to_string_lossy().starts_with("observed_heuristics_")
