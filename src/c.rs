@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::heuristics::{Answer, DtypeName, Heuristics, Query, Source, Template, answer_batch_line};
+use crate::heuristics::{
+    Answer, DtypeName, Heuristics, Query, Source, Template, answer_batch_line, answer_batch_line_checked,
+};
 use crate::model::{Mma, PidType};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -76,13 +78,36 @@ fn report<T>(result: Result<T>, otherwise: T) -> T {
 
 /// # Safety
 /// `text` is null or ends in a zero.
-unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str> {
+unsafe fn bytes<'a>(text: *const c_char, name: &str) -> Result<&'a CStr> {
     if text.is_null() {
         return Err(Error::usage(format!("{name} is a null pointer")));
     }
     // SAFETY: not null, and the caller says that it ends in a zero.
-    let text = unsafe { CStr::from_ptr(text) };
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
+/// # Safety
+/// `text` is null or ends in a zero.
+unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str> {
+    // SAFETY: as the caller says.
+    utf8(unsafe { bytes(text, name) }?, name)
+}
+
+fn utf8<'a>(text: &'a CStr, name: &str) -> Result<&'a str> {
     text.to_str().map_err(|error| Error::usage(format!("{name} is not UTF-8: {error}")))
+}
+
+/// A path of whatever bytes the file system takes.
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps)] // elsewhere it may fail
+fn path_of(path: &CStr) -> Result<&Path> {
+    use std::os::unix::ffi::OsStrExt;
+    Ok(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())))
+}
+
+#[cfg(not(unix))]
+fn path_of(path: &CStr) -> Result<&Path> {
+    utf8(path, "path").map(Path::new)
 }
 
 /// # Safety
@@ -107,7 +132,7 @@ fn boxed(heuristics: Result<Heuristics>) -> *mut Heuristics {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kernel_sweep_load(path: *const c_char) -> *mut Heuristics {
     // SAFETY: as the caller says.
-    boxed(unsafe { text(path, "path") }.and_then(|path| Heuristics::load(Path::new(path))))
+    boxed(unsafe { bytes(path, "path") }.and_then(|path| Heuristics::load(path_of(path)?)))
 }
 
 /// Loads a document from its JSON text of so many bytes; null where it cannot.
@@ -148,7 +173,7 @@ pub extern "C" fn kernel_sweep_error() -> *const c_char {
     LAST_ERROR.with_borrow(|message| message.as_ptr())
 }
 
-/// Answers a query by family and dimensions; -1 where it is no query, else 0.
+/// Answers a query by family and dimensions; -1 where it is none that a kernel fits, else 0.
 ///
 /// # Safety
 /// `heuristics` is null or comes from a load; strings are null or end in a zero; `dimensions` is null or points to
@@ -196,12 +221,33 @@ pub unsafe extern "C" fn kernel_sweep_lookup_json(
     buffer: *mut c_char,
     capacity: usize,
 ) -> usize {
+    let answered = || -> Result<String> {
+        // SAFETY: as the caller says.
+        let (heuristics, query) = unsafe { (loaded(heuristics)?, text(query, "query")?) };
+        Ok(answer_batch_line(heuristics, query.as_bytes()))
+    };
     // SAFETY: as the caller says.
-    let parts = unsafe { loaded(heuristics).and_then(|heuristics| Ok((heuristics, text(query, "query")?))) };
-    let answer =
-        report(parts.map(|(heuristics, query)| answer_batch_line(heuristics, query.as_bytes())), String::new());
+    unsafe { write_text(&report(answered(), String::new()), buffer, capacity) }
+}
+
+/// The same for a query whose arguments fit each other; 0 for any other.
+///
+/// # Safety
+/// As [`kernel_sweep_lookup_json`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kernel_sweep_lookup_json_checked(
+    heuristics: *const Heuristics,
+    query: *const c_char,
+    buffer: *mut c_char,
+    capacity: usize,
+) -> usize {
+    let answered = || -> Result<String> {
+        // SAFETY: as the caller says.
+        let (heuristics, query) = unsafe { (loaded(heuristics)?, text(query, "query")?) };
+        answer_batch_line_checked(heuristics, query.as_bytes())
+    };
     // SAFETY: as the caller says.
-    unsafe { write_text(&answer, buffer, capacity) }
+    unsafe { write_text(&report(answered(), String::new()), buffer, capacity) }
 }
 
 /// Says in JSON why a query is answered so, as `sweep lookup --explain --json` does. Writes and returns as

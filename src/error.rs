@@ -13,6 +13,9 @@ pub enum ErrorKind {
     DeviceAbsent,
     /// The user interrupted the run.
     Interrupted,
+    /// The machine kept something from being done, again and again: no memory, a process that is killed. It says nothing of
+    /// what was to be done, and may pass.
+    Trouble,
     /// Anything that went wrong while doing what was asked: I/O, a driver, a compiler.
     Failure,
 }
@@ -77,6 +80,9 @@ impl From<std::io::Error> for Error {
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
+        if error.is_io() {
+            return std::io::Error::from(error).into(); // a full disk says nothing of the JSON
+        }
         Self::usage(format!("broken JSON: {error}"))
     }
 }

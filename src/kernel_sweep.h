@@ -82,9 +82,9 @@ kernel_sweep_heuristics *kernel_sweep_builtin(const char *gpu);
 void kernel_sweep_free(kernel_sweep_heuristics *heuristics);
 
 /* Which configs for a family (or another class of the document) at exactly these dimensions? `dtype` is that of the
- * first tensor: "bf16", "f32", "torch.float16"...; NULL for bf16. Fills `answer` and up to `capacity` of `configs`, best
- * first; either may be NULL. Returns 0, or -1 where the query is wrong: an unknown family, a missing dimension, one that is not
- * positive. */
+ * first tensor by its exact name: "bf16", "f32", "torch.float16"...; NULL for bf16. Fills `answer` and up to `capacity` of
+ * `configs`, best first; either may be NULL. Returns 0, or -1 where the query fits no kernel: an unknown family or type, a type that
+ * the family does not run, a dimension that is missing, unknown or not positive. */
 int kernel_sweep_lookup(const kernel_sweep_heuristics *heuristics, const char *family,
                         const kernel_sweep_dimension *dimensions, size_t dimension_count, const char *dtype,
                         kernel_sweep_answer *answer, kernel_sweep_config *configs, size_t capacity);
@@ -94,6 +94,11 @@ int kernel_sweep_lookup(const kernel_sweep_heuristics *heuristics, const char *f
  * zero; 0 where a pointer is NULL that may not be. */
 size_t kernel_sweep_lookup_json(const kernel_sweep_heuristics *heuristics, const char *query, char *buffer,
                                 size_t capacity);
+
+/* The same, but arguments that fit nothing (inner sizes that disagree, a type that the class does not run) are refused, as by
+ * `sweep lookup --batch --check`: returns 0, and kernel_sweep_error() says why. */
+size_t kernel_sweep_lookup_json_checked(const kernel_sweep_heuristics *heuristics, const char *query, char *buffer,
+                                        size_t capacity);
 
 /* Why kernel_sweep_lookup() answers so, in JSON as `sweep lookup --explain --json` says it: what each that may answer would have
  * said, with expected times in microseconds. Writes and returns as kernel_sweep_lookup_json(); 0 where the query is wrong. */

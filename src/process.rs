@@ -1,15 +1,97 @@
 //! Child processes that answer JSON lines, with a deadline for each answer. Compiling and measuring both run in one, so
 //! that what hangs or crashes there can be killed.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{self, Context, Error, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::AssertUnwindSafe;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+/// Whether somebody asked this process to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`check_interrupt`] fails; returns whether that was asked for before.
+pub fn interrupt() -> bool {
+    INTERRUPTED.swap(true, Ordering::Relaxed)
+}
+
+/// Whatever waits or goes through much asks this now and then.
+///
+/// # Errors
+/// Where somebody asked this process to end.
+pub fn check_interrupt() -> Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        return Err(Error::new(error::ErrorKind::Interrupted, INTERRUPTION));
+    }
+    Ok(())
+}
+
+/// What is said then.
+pub const INTERRUPTION: &str =
+    "interrupted; everything measured is in the journal, and everything compiled in the cache";
+
+/// Does work whose panic, a mistake in this program, is to be no more than its error: what waits for it would wait for ever.
+///
+/// # Errors
+/// As the work, and where it panics.
+pub fn caught<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(work));
+    outcome.unwrap_or_else(|_| Err(Error::failure(format!("{what} panicked, which is a mistake in this program"))))
+}
+
+/// Starts a thread of a scope whose panic is no more than its error.
+///
+/// # Errors
+/// Where the machine has no thread left.
+pub fn spawn_in<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    let thread = thread::Builder::new().spawn_scoped(scope, move || caught(what, work));
+    thread.context(|| format!("starting {what}"))
+}
+
+/// Waits for such a thread.
+///
+/// # Errors
+/// As its work.
+pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::failure("a thread was lost")))
+}
+
+/// Runs a program to its end; an interrupt ends it.
+///
+/// # Errors
+/// Where it cannot be started, or is interrupted.
+pub fn run_to_end(command: &mut Command) -> Result<ExitStatus> {
+    let mut child =
+        command.stdin(Stdio::null()).spawn().context(|| command.get_program().to_string_lossy().into_owned())?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Err(interrupted) = check_interrupt() {
+            let _ = child.kill().and_then(|()| child.wait()); // gone already is as good
+            return Err(interrupted);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// How often what waits looks for an interrupt.
+pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// The other side: answers each line of `input` on `output` until the input ends, the answer says it is the last, or
 /// nobody listens any more.
@@ -36,6 +118,78 @@ pub fn answer_lines<Q: DeserializeOwned, A: Serialize>(
     Ok(())
 }
 
+/// From now on this process ends when the one that started it does, whatever it is at and even if it is stopped: nobody is left
+/// to kill it where it hangs, and a successor would share the machine with it.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn end_with_parent() -> Result<()> {
+    let what = || "watching for the end of the parent";
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from).context(what)?;
+    // The signal comes at the end of the process between, where there is one, and not at all where the end came before this.
+    // That nobody listens any more shows in both cases.
+    let watch = || {
+        let output = io::stdout();
+        let mut listeners = [PollFd::new(&output, PollFlags::empty())];
+        while poll(&mut listeners, None).is_err() {}
+        if listeners[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            // Not by the way out: a driver that waits for its device would stand in it.
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+    };
+    thread::Builder::new().spawn(watch).context(what)?;
+    Ok(())
+}
+
+/// Starts the threads that share out what is computed here, before one that is missing ends the program in the middle of something.
+///
+/// # Errors
+/// Where this machine starts no more of them.
+pub fn start_threads() -> Result<()> {
+    let started = rayon::ThreadPoolBuilder::new().build_global();
+    // Without a cause, they have been started already.
+    match started.as_ref().err().and_then(std::error::Error::source) {
+        None => Ok(()),
+        Some(cause) => Err(Error::failure(format!(
+            "this machine starts no more threads ({cause}); see ulimit -u, and what else runs here"
+        ))),
+    }
+}
+
+/// A command, what else the child is to hold open, and where it goes.
+type Order = (Command, Option<Arc<File>>, Sender<io::Result<Child>>);
+
+/// Has a thread that lives as long as this process start a child: what a child takes for the end of its parent is the end of
+/// the thread that started it. Only that child inherits `held`.
+fn start_child(command: Command, held: Option<Arc<File>>) -> io::Result<Child> {
+    static STARTER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
+    let mut starter = STARTER.lock().unwrap_or_else(PoisonError::into_inner);
+    let orders = match &mut *starter {
+        Some(orders) => orders,
+        none => {
+            let (orders, taken) = channel::<Order>();
+            let start = move || {
+                for (mut command, held, answer) in taken {
+                    let child = share(held.as_deref(), FdFlags::empty()).and_then(|()| command.spawn());
+                    // It was set a moment ago, and whoever asked may be gone.
+                    let _ = share(held.as_deref(), FdFlags::CLOEXEC);
+                    let _ = answer.send(child);
+                }
+            };
+            thread::Builder::new().spawn(start)?;
+            none.insert(orders)
+        }
+    };
+    let (answer, child) = channel();
+    let gone = || io::Error::other("the thread that starts processes is gone");
+    orders.send((command, held, answer)).map_err(|_| gone())?;
+    child.recv().map_err(|_| gone())?
+}
+
+fn share(held: Option<&File>, flags: FdFlags) -> io::Result<()> {
+    held.map_or(Ok(()), |file| fcntl_setfd(file, flags).map_err(io::Error::from))
+}
+
 /// A process of this same program under one of its hidden subcommands. Killed when dropped.
 pub struct LineProcess {
     child: Arc<Mutex<Child>>,
@@ -60,46 +214,70 @@ impl Killer {
 pub enum Silence {
     /// The deadline passed.
     Timeout(Duration),
-    /// The process ended, or answered nonsense.
-    Died(String),
+    /// Somebody else ended the process, or the system did for lack of memory.
+    Killed(String),
+    /// The processor ended it for what it did: an access to memory that is not its own, say.
+    Crashed(String),
+    /// It ended by itself, or answered nonsense.
+    Ended(String),
 }
 
 impl fmt::Display for Silence {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout(deadline) => write!(out, "no answer in {} s", deadline.as_secs_f64()),
-            Self::Died(why) => write!(out, "the process died: {why}"),
+            Self::Killed(why) => write!(out, "the process was killed: {why}"),
+            Self::Crashed(why) | Self::Ended(why) => write!(out, "the process died: {why}"),
         }
     }
 }
 
+/// Signals that the processor's faults come as.
+const FAULTS: [i32; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+/// A shell tells of a child that a signal ended by this much and its number.
+const SHELL_SIGNAL: i32 = 128;
+
+impl From<ExitStatus> for Silence {
+    /// What ended a process. An abort is no fault of the processor: memory that is not to be had ends in one.
+    fn from(status: ExitStatus) -> Self {
+        let signal =
+            status.signal().or(status.code().filter(|code| *code > SHELL_SIGNAL).map(|code| code - SHELL_SIGNAL));
+        match signal {
+            Some(signal) if FAULTS.contains(&signal) => Self::Crashed(status.to_string()),
+            Some(_) => Self::Killed(status.to_string()),
+            None => Self::Ended(status.to_string()),
+        }
+    }
+}
+
+/// How long a process that closed its pipe is given to end.
+const ENDING: Duration = Duration::from_secs(2);
+
 impl LineProcess {
     /// Starts `sweep SUBCOMMAND` with the given additions to its environment, in a process group of its own, so that an
     /// interrupt at the terminal reaches the parent alone. `$SWEEP_PROGRAM` names the program where the crate is used from
-    /// another one.
+    /// another one. The process holds `held` open as long as it lives: a lock, say.
     ///
     /// # Errors
     /// Where the process cannot be started.
-    pub fn start(subcommand: &str, environment: &[(&str, &std::ffi::OsStr)]) -> Result<Self> {
+    pub fn start(subcommand: &str, environment: &[(&str, &std::ffi::OsStr)], held: Option<Arc<File>>) -> Result<Self> {
         let what = || format!("process '{subcommand}'");
         let program = std::env::var_os("SWEEP_PROGRAM").map(std::path::PathBuf::from);
         let program = program.map_or_else(std::env::current_exe, Ok).context(what)?;
-        let mut child = Command::new(program)
-            .arg(subcommand)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .context(what)?;
+        let mut command = Command::new(program);
+        command.arg(subcommand).envs(environment.iter().copied()).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = start_child(command, held).context(what)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::failure("no pipes").context(what()));
         };
         let (sender, answers) = channel();
-        std::thread::spawn(move || {
+        let process = Self { child: Arc::new(Mutex::new(child)), input, answers };
+        let listen = move || {
             BufReader::new(output).lines().map_while(std::result::Result::ok).all(|line| sender.send(line).is_ok())
-        });
-        Ok(Self { child: Arc::new(Mutex::new(child)), input, answers })
+        };
+        thread::Builder::new().spawn(listen).context(what)?;
+        Ok(process)
     }
 
     /// A means to end it while it works.
@@ -121,9 +299,9 @@ impl LineProcess {
     /// # Errors
     /// Where the process is gone.
     pub fn send(&mut self, question: &impl Serialize) -> Result<(), Silence> {
-        let mut line = serde_json::to_vec(question).map_err(|error| died(&error))?;
+        let mut line = serde_json::to_vec(question).map_err(|error| Silence::Ended(error.to_string()))?;
         line.push(b'\n');
-        self.input.write_all(&line).map_err(|error| died(&error))
+        self.input.write_all(&line).map_err(|_| self.end())
     }
 
     /// Waits for the answer to the oldest question that has none.
@@ -132,19 +310,41 @@ impl LineProcess {
     /// Where none comes in time.
     pub fn answer<A: DeserializeOwned>(&mut self, deadline: Duration) -> Result<A, Silence> {
         match self.answers.recv_timeout(deadline) {
-            Ok(answer) => serde_json::from_str(&answer).map_err(|error| died(&error)),
+            Ok(answer) => serde_json::from_str(&answer).map_err(|error| Silence::Ended(format!("it said {error}"))),
             Err(RecvTimeoutError::Timeout) => Err(Silence::Timeout(deadline)),
-            Err(RecvTimeoutError::Disconnected) => Err(died(&"it closed its pipe")),
+            Err(RecvTimeoutError::Disconnected) => Err(self.end()),
         }
     }
-}
 
-fn died(error: &dyn fmt::Display) -> Silence {
-    Silence::Died(error.to_string())
+    /// What ended the process, whose pipes are closed.
+    fn end(&self) -> Silence {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = Instant::now() + ENDING;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return status.into(),
+                Ok(None) if Instant::now() < patience => thread::sleep(Duration::from_millis(2)),
+                _ => return Silence::Ended("it closed its pipe".into()),
+            }
+        }
+    }
 }
 
 impl Drop for LineProcess {
     fn drop(&mut self) {
         self.killer().kill();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_of_its_work() {
+        assert_eq!(caught("adding", || Ok(1 + 1)).unwrap(), 2);
+        let error = caught::<()>("adding", || std::panic::panic_any("no")).unwrap_err().to_string();
+        assert!(error.starts_with("adding panicked"), "{error}");
     }
 }

@@ -112,7 +112,7 @@ fn trials_of_a_kernel_that_changed_since_are_left_out_of_the_document() {
     let finals = lines.iter().filter(|line| line["stage"] == "final" && line["null_arm"] != true);
     let time = |line: &&Value| line["median_us"].as_f64().unwrap();
     let mut old = finals.max_by(|one, other| time(one).total_cmp(&time(other))).unwrap().clone();
-    for figure in ["median_us", "q1_us", "q3_us", "min_us"] {
+    for figure in ["time_us", "median_us", "q1_us", "q3_us", "min_us"] {
         old[figure] = 0.001.into();
     }
     old["rounds_us"] = vec![0.001; 8].into();

@@ -92,10 +92,29 @@ fn bad_questions_are_refused_in_one_line() {
         (&["--family", "matmul"], "needs dimension 'm'"),
         (&["--family", "mamtul", "--shape", "m=4,n=2,k=2"], "did you mean 'matmul'?"),
         (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "b16"], "'b16' is no data type"),
+        (
+            &["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "torch.bfloat17"],
+            "'torch.bfloat17' is no data type",
+        ),
+        (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "xfloat16y"], "'xfloat16y' is no data type"),
+        (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", ""], "'' is no data type"),
+        (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--dtype", "f32"], "matmul does not run f32"),
+        (&["--family", "matmul_fp4", "--shape", "m=4,n=2,k=2", "--dtype", "fp8"], "matmul_fp4 does not run fp8"),
+        (&["--family", "row_softmax", "--shape", "rows=4,cols=2", "--dtype", "int8"], "one of bf16, f16, f32"),
+        (&["--family", "conv2d", "--dtype", "bf16"], "conv2d does not run bf16"),
+        (&["--family", "conv2d", "--dtype", "f32", "--shape", "m=4"], "no dimension 'm'"),
+        (&["--family", "matmul", "--shape", "m=4.0,n=2,k=2"], "'4.0' is not an integer"),
+        (&["--family", "matmul", "--shape", "m=9223372036854775808,n=2,k=2"], "m = '9223372036854775808'"),
+        (&["--family", "matmul", "--shape", "m=9223372036854775807,n=2,k=2"], "more elements than 64 bits can count"),
+        (&["--family", "matmul", "--shape", "m=4,n=2,k=2,cols=2"], "no dimension 'cols'"),
+        (&["--family", "matmul", "--shape", "m=4,n=2,k=2", "--check"], "--batch"),
         (&["--batch", "/nowhere.jsonl"], "/nowhere.jsonl"),
     ] {
         let stderr = asked(arguments).failure().code(2).stdout("").get_output().stderr.clone();
         let stderr = String::from_utf8(stderr).unwrap();
+        if arguments.contains(&"--check") {
+            continue; // clap's own words, in a few lines
+        }
         assert!(stderr.contains(expected) && stderr.trim_end().lines().count() == 1, "{arguments:?}: {stderr}");
     }
 }
@@ -109,6 +128,24 @@ fn a_gpu_stands_for_its_document() {
     let with = |gpu: &str| lookup().current_dir(&folder).args(["--output", "out", "--gpu", gpu]).args(FP4).assert();
     with("h200").success().stdout(contains("rule 1"));
     with("NVIDIA H200").success().stdout(contains("rule 1"));
+    // Slices of it, and others of that name, are other devices.
+    let slice = with("NVIDIA H200 MIG 1g.18gb").code(2).stdout("");
+    slice.stderr(contains("no built-in heuristics for 'NVIDIA H200 MIG 1g.18gb'").and(contains("another device")));
+    with("NVIDIA H100 PCIe").code(2).stderr(contains("that of h100 was measured on NVIDIA H100 80GB HBM3"));
+    let mut of_slice: Value = serde_json::from_slice(&std::fs::read(EXAMPLE).unwrap()).unwrap();
+    for (device, is_served) in [("NVIDIA H200", false), ("NVIDIA H200 MIG 1g.18gb", true)] {
+        of_slice["policy"]["device"] = device.into();
+        let path = folder.path().join("out/h200_mig_1g_18gb/observed_heuristics_h200_mig_1g_18gb.json");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, of_slice.to_string()).unwrap();
+        let asked = with("NVIDIA H200 MIG 1g.18gb");
+        if is_served {
+            asked.success().stdout(contains("rule 1"))
+        } else {
+            asked.code(2).stderr(contains("of another device"))
+        };
+    }
+    with("h200_mig_1g_18gb").success().stdout(contains("rule 1"));
     with("h999").code(2).stderr(contains("'h999' is no GPU this tool knows"));
     with("cpu").code(2).stderr(contains("no built-in heuristics for 'cpu'"));
 }
@@ -125,4 +162,30 @@ fn a_batch_is_answered_line_by_line_and_survives_malformed_lines() {
     assert_eq!(answers[0]["rule_index"], json!(1));
     assert!(answers[1]["error"].is_string() && answers[2]["error"].is_string());
     assert_eq!(answers[3], answers[0]);
+}
+
+#[test]
+fn a_checked_batch_refuses_what_fits_nothing_and_goes_on() {
+    let query = |weights: [i64; 2], dtype: &str| {
+        json!({"args": [{"shape": [16, 4096], "dtype": dtype}, {"shape": weights, "dtype": "torch.int8"}],
+            "kernel_class": "matmul_fp4"})
+        .to_string()
+    };
+    let good = query([2048, 4096], "torch.bfloat16");
+    let bad = [query([4096, 2048], "torch.bfloat16"), query([2048, 4096], "torch.bfloat17"), "nonsense".to_owned()];
+    let asked = |lines: &str, checked: &[&str]| {
+        lookup().args(["--heuristics", EXAMPLE, "--batch"]).args(checked).write_stdin(lines.to_owned()).assert()
+    };
+    let lines = format!("{good}\n{}\n{good}\n", bad.join("\n"));
+    let output = asked(&lines, &["--check"]).code(2).stderr(contains("3 of 5 queries were refused"));
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((answers.len(), &answers[4]), (5, &answers[0]));
+    assert_eq!(answers[0]["rule_index"], 1);
+    for (answer, expected) in answers[1..4].iter().zip(["it would fit transposed", "is no data type", "not a query"]) {
+        assert_eq!(answer.as_object().unwrap().len(), 1);
+        assert!(answer["error"].as_str().unwrap().contains(expected), "{answer}");
+    }
+    asked(&lines, &[]).success();
+    asked(&good, &["--check"]).success();
 }

@@ -1,7 +1,11 @@
 //! Random documents and queries: whatever comes in, an answer or an error comes out. `PROPTEST_CASES` sets how long.
 #![allow(clippy::unwrap_used)]
 
-use kernel_sweep::heuristics::{CLASSES, Document, Heuristics, Options, Signature, Source, answer_batch_line};
+use kernel_sweep::heuristics::{
+    CLASSES, Document, DtypeName, Heuristics, Options, Signature, Source, answer_batch_line, answer_batch_line_checked,
+    family_of_shape,
+};
+use kernel_sweep::model::Family;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -147,9 +151,9 @@ proptest! {
         let again = Document::from_bytes(text.as_bytes()).unwrap();
         prop_assert_eq!(again.to_canonical_json(), text);
         let (before, after) = (Heuristics::new(document), Heuristics::new(again));
-        for signature in &signatures {
-            let configs: Vec<_> = before.lookup_signature(signature).configs().collect();
-            prop_assert_eq!(configs, after.lookup_signature(signature).configs().collect::<Vec<_>>());
+        for query in signatures.iter().filter_map(Signature::query) {
+            let configs: Vec<_> = before.lookup_unchecked(&query).configs().collect();
+            prop_assert_eq!(configs, after.lookup_unchecked(&query).configs().collect::<Vec<_>>());
         }
     }
 
@@ -164,7 +168,9 @@ proptest! {
         prop_assert_eq!(index.is_ok(), document.is_ok());
         let (Ok(index), Ok(document)) = (index, document.map(Heuristics::new)) else { return Ok(()) };
         for query in signatures.iter().filter_map(Signature::query) {
-            let (answer, expected) = (index.lookup(&query), document.lookup(&query));
+            let (answer, expected) = (index.lookup_unchecked(&query), document.lookup_unchecked(&query));
+            prop_assert_eq!(index.check(&query).is_ok(), document.check(&query).is_ok());
+            prop_assert_eq!(index.lookup(&query).source, if index.check(&query).is_ok() { answer.source } else { Source::None });
             prop_assert_eq!(answer.source, expected.source);
             prop_assert_eq!(answer.evidence(), expected.evidence());
             prop_assert_eq!(answer.predicted_us(), expected.predicted_us());
@@ -182,7 +188,7 @@ proptest! {
         };
         let expected = document.rules.iter().rposition(equal);
         let without_models = Options { disabled_models: true, ..Options::default() };
-        let found = match Heuristics::new(document).with_options(&without_models).lookup(&query).source {
+        let found = match Heuristics::new(document).with_options(&without_models).lookup_unchecked(&query).source {
             Source::Rule(index) => Some(index),
             _ => None,
         };
@@ -200,5 +206,147 @@ proptest! {
         prop_assert!(!answer.contains('\n'));
         let value: Value = serde_json::from_str(&answer).unwrap();
         prop_assert!(value["error"].is_string() != value["source"].is_string());
+        // Checked, a line is answered the same, or refused.
+        match answer_batch_line_checked(&heuristics, &line) {
+            Ok(checked) => prop_assert_eq!(checked, answer),
+            Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+        }
+    }
+
+    #[test]
+    fn a_question_by_name_is_answered_only_where_it_fits(
+        value in document(),
+        class in class(),
+        dims in named_dims(),
+        dtype in prop_oneof![
+            3 => prop::sample::select(&["bf16", "f16", "torch.half", "f32", "fp8", "i8"][..]).prop_map(str::to_owned),
+            1 => "(torch\\.)?[a-z0-9_ ]{0,10}",
+        ],
+    ) {
+        let Ok(document) = Document::from_value(value) else { return Ok(()) };
+        let heuristics = Heuristics::new(document);
+        let Ok(dtype) = DtypeName::parse(&dtype) else { return Ok(()) };
+        let named: Vec<_> = dims.iter().map(|(name, value)| (*name, *value)).collect();
+        let Ok(query) = heuristics.query(class, &named, dtype) else { return Ok(()) };
+        prop_assert!(dims.iter().all(|(_, value)| *value > 0), "{class} {dims:?}");
+        let expected = family_of_shape(class).map_or(&[][..], Family::dimensions);
+        let sorted = |names: &[&str]| { let mut names = names.to_vec(); names.sort_unstable(); names.join(" ") };
+        let given: Vec<_> = dims.iter().map(|(name, _)| *name).collect();
+        prop_assert_eq!(sorted(&given), sorted(expected));
+        let k = dims.iter().find(|(name, _)| *name == "k");
+        prop_assert!(k.is_none_or(|(_, k)| !class.contains('4') || k % 2 == 0));
+        prop_assert!(heuristics.lookup(&query).configs().len() < 100);
+    }
+
+    #[test]
+    fn tensors_are_answered_where_and_only_where_they_fit(
+        value in document(),
+        (class, args) in fitting_args().prop_flat_map(|(class, args)| (Just(class), mutated(args))),
+    ) {
+        let Ok(document) = Document::from_value(value) else { return Ok(()) };
+        let heuristics = Heuristics::new(document);
+        let tensors: Vec<_> = args.iter().map(|(shape, dtype)| json!({"shape": shape, "dtype": dtype})).collect();
+        let signature: Signature = serde_json::from_value(json!({"kernel_class": class, "args": tensors})).unwrap();
+        let first = args.first().and_then(|(_, dtype)| DtypeName::parse(dtype).ok());
+        let runs = first.is_some_and(|dtype| {
+            // Rules of random documents may know more types than the family comes in.
+            let positive = family_of_shape(class).unwrap().dimensions().iter().map(|name| (*name, 2));
+            heuristics.query(class, &positive.collect::<Vec<_>>(), dtype).is_ok()
+        });
+        let asked = heuristics.query_of(&signature);
+        prop_assert_eq!(asked.is_ok(), fits(class, &args) && runs, "{} {:?}: {:?}", class, args, asked.err());
+    }
+}
+
+type Arg = (Vec<i64>, &'static str);
+
+const BF16: &str = "torch.bfloat16";
+
+/// Names of dimensions with values, now and then of none that fits.
+fn named_dims() -> impl Strategy<Value = Vec<(&'static str, i64)>> {
+    let family = prop::sample::select(&Family::ALL[..]);
+    let value = || prop_oneof![6 => 1i64..10_000, 1 => any::<i64>(), 1 => -2i64..2];
+    let odd = prop::collection::vec((prop::sample::select(&["m", "rows", "x", ""][..]), value()), 0..2);
+    (family, prop::collection::vec(value(), 5), prop_oneof![8 => Just(Vec::new()), 1 => odd])
+        .prop_map(|(family, values, odd)| family.dimensions().iter().copied().zip(values).chain(odd).collect())
+}
+
+/// Arguments of a family's kernel that fit each other.
+fn fitting_args() -> impl Strategy<Value = (&'static str, Vec<Arg>)> {
+    let extent = || 1i64..200;
+    (prop::sample::select(&Family::ALL[..]), [extent(), extent(), extent(), extent(), extent()]).prop_map(
+        |(family, [one, two, three, four, five])| {
+            let (m, n, k) = (one, two, 2 * three);
+            let args = match family {
+                Family::Matmul => vec![(vec![m, k], BF16), (vec![k, n], BF16), (vec![m, n], BF16)],
+                Family::MatmulInt16 => vec![(vec![m, k], BF16), (vec![k, n], "torch.int16")],
+                Family::MatmulInt4 => vec![(vec![m, k], BF16), (vec![k / 2, n], "torch.int8")],
+                Family::MatmulFp4 => vec![(vec![m, k], BF16), (vec![k / 2, n], "torch.uint8")],
+                Family::Attention => vec![
+                    (vec![one, two, three, five], BF16),
+                    (vec![one, two, four, five], BF16),
+                    (vec![one, two, four, five], BF16),
+                ],
+                Family::RowSoftmax => vec![(vec![one, two, three], BF16), (vec![one, two, three], BF16)],
+                Family::Elementwise => vec![(vec![one, two], "torch.float32"), (vec![one, two], "torch.float32")],
+            };
+            (family.name(), args)
+        },
+    )
+}
+
+/// The arguments as they are, or with one of them changed.
+fn mutated(args: Vec<Arg>) -> impl Strategy<Value = Vec<Arg>> {
+    let types = &["torch.int8", "torch.half", "torch.float32", "torch.bfloat17", "bf16", "x", ""][..];
+    (0..args.len(), 0usize..4, -3i64..4, prop::sample::select(types), 0u8..7).prop_map(
+        move |(place, axis, more, dtype, how)| {
+            let mut args = args.clone();
+            let (shape, own) = &mut args[place];
+            let axis = axis % shape.len();
+            match how {
+                0 => shape[axis] += more,
+                1 => shape.reverse(),
+                2 => *own = dtype,
+                3 => shape[axis] = -more.abs(),
+                4 => drop(shape.remove(axis)),
+                5 => drop(args.remove(place)),
+                _ => {}
+            }
+            args
+        },
+    )
+}
+
+/// Whether a kernel of the family can take these arguments.
+fn fits(class: &str, args: &[Arg]) -> bool {
+    let types: Option<Vec<_>> = args.iter().map(|(_, dtype)| DtypeName::parse(dtype).ok()).collect();
+    let Some(types) = types else { return false };
+    if args.is_empty() || args.iter().any(|(shape, _)| shape.iter().any(|extent| *extent <= 0)) {
+        return false;
+    }
+    // Every extent of one is repeated, those that the larger does not have too.
+    let spreads = |small: &[i64], large: &[i64]| {
+        let wanted = large.iter().rev().chain(std::iter::repeat(&1));
+        small.iter().rev().zip(wanted).all(|(one, other)| *one == 1 || one == other)
+    };
+    let shapes: Vec<&[i64]> = args.iter().map(|(shape, _)| &shape[..]).collect();
+    match (class, &shapes[..]) {
+        ("matmul", [[m, k], [rows, n], rest @ ..]) => {
+            let result = rest.first().is_none_or(|c| c.len() < 2 || spreads(c, &[*m, *n]));
+            rows == k && types[0] == types[1] && result
+        }
+        ("matmul_int16", [[_, k], [rows, _], ..]) => rows == k && types[1].name() == "i16",
+        ("matmul_int4" | "matmul_fp4", [[_, k], [rows, _], ..]) => {
+            k % 2 == 0 && *rows == k / 2 && ["i8", "u8"].contains(&types[1].name())
+        }
+        ("attention", [[batch, heads, _, head_dim], k, rest @ ..]) => {
+            let same = |k: &[i64]| matches!(k, [b, h, _, d] if (b, h, d) == (batch, heads, head_dim));
+            same(k) && rest.iter().all(|v| v == k) && types.iter().all(|dtype| *dtype == types[0])
+        }
+        ("row_softmax", [x, rest @ ..]) => x.len() >= 2 && rest.iter().all(|other| spreads(other, x)),
+        ("elementwise", [x, rest @ ..]) => {
+            !x.is_empty() && rest.iter().all(|other| other == x) && types.iter().all(|dtype| *dtype == types[0])
+        }
+        _ => false,
     }
 }

@@ -3,9 +3,10 @@
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, DtypeName, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
-    answer_batch_line, bucket_of, builtin_names, family_of_shape, materialize,
+    answer_batch_line, answer_batch_line_checked, bucket_of, builtin_document, builtin_names, device_of,
+    family_of_shape, materialize,
 };
-use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem, parse_dimensions};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -237,6 +238,139 @@ fn dimensions_come_from_the_arguments() {
     assert_eq!(bucket("batched_matmul", &[&[2, 2, 2]]), "fp16_bf16 -");
 }
 
+/// A class, its arguments' shapes and types, and what is expected.
+type Asked<'a> = (&'a str, &'a [(&'a [i64], &'a str)], &'a str);
+
+#[test]
+fn arguments_that_fit_nothing_are_refused_with_the_reason() {
+    let heuristics = example();
+    let bf16 = "bfloat16";
+    let a: (&[i64], &str) = (&[16, 4096], bf16);
+    let q: (&[i64], &str) = (&[2, 8, 64, 128], bf16);
+    let refused: &[Asked] = &[
+        ("matmul", &[a, (&[4095, 64], bf16)], "argument 1 is [4095, 64], and not B [k, n], here [4096, n]"),
+        ("matmul", &[a, (&[64, 4096], bf16)], "it would fit transposed"),
+        ("matmul", &[a, (&[4096, 64], "float32")], "argument 1 is float32, where B [k, n] is bfloat16"),
+        ("matmul", &[a, (&[4096, 64], bf16), (&[16, 63], bf16)], "C [m, n] = [16, 64]"),
+        ("matmul", &[(&[9, 16, 4096], bf16), (&[4096, 64], bf16)], "argument 0 is [9, 16, 4096], and not A [m, k]"),
+        ("matmul", &[(&[4096], bf16), (&[4096, 64], bf16)], "A [m, k]"),
+        ("matmul", &[(&[], bf16), (&[4096, 64], bf16)], "A [m, k]"),
+        ("matmul", &[a], "tensor 1 of its arguments is missing: B"),
+        ("matmul", &[], "tensor 0 of its arguments is missing: A [m, k]"),
+        ("matmul", &[(&[16, 0], bf16), (&[0, 64], bf16)], "argument 0 is [16, 0]: every extent must be positive"),
+        ("matmul", &[(&[-1, 4096], bf16), (&[4096, 64], bf16)], "every extent must be positive"),
+        ("matmul", &[(&[i64::MAX, 4096], bf16), (&[4096, 64], bf16)], "more elements than 64 bits can count"),
+        ("matmul", &[(&[1 << 40, 1], bf16), (&[1, 1 << 40], bf16)], "more elements than 64 bits can count"),
+        ("matmul", &[a, (&[4096, 64], "bfloat17")], "argument 1: 'torch.bfloat17' is no data type"),
+        ("matmul", &[(&[16, 4096], "float32"), (&[4096, 64], "float32")], "matmul does not run f32"),
+        ("matmul_int4", &[a, (&[4096, 64], "int8")], "it would fit packed"),
+        ("matmul_int4", &[a, (&[64, 2048], "uint8")], "it would fit transposed"),
+        ("matmul_int4", &[a, (&[2048, 64], bf16)], "is int8 or uint8"),
+        ("matmul_int4", &[(&[16, 4097], bf16), (&[2048, 64], "int8")], "an even k"),
+        ("matmul_int16", &[a, (&[4096, 64], "int8")], "B [k, n] is int16"),
+        ("matmul_fp8", &[a, (&[4096, 64], bf16)], "float8"),
+        ("split_k_matmul", &[a, (&[64, 4096], bf16)], "it would fit transposed"),
+        ("batched_matmul", &[(&[2, 4, 8], bf16), (&[3, 8, 4], bf16)], "the leading extents of A, [2]"),
+        ("grouped_matmul", &[a, (&[2, 64, 32], bf16)], "here [4096, n]"),
+        ("attention", &[q, (&[2, 4, 64, 128], bf16)], "K [batch, heads, seq, head_dim], here [2, 8, kv_seq, 128]"),
+        ("attention", &[q, (&[2, 8, 128, 77], bf16)], "it would fit transposed"),
+        ("attention", &[q, q, (&[2, 8, 65, 128], bf16)], "V of as many keys as K"),
+        ("attention", &[q, (&[2, 8, 64, 128], "float16"), q], "K is of Q's type, bfloat16"),
+        ("attention", &[q], "K [batch"),
+        ("attention", &[(&[8, 64, 128], bf16), (&[8, 64, 128], bf16)], "Q [batch, heads, seq, head_dim]"),
+        ("row_softmax", &[(&[4096], bf16)], "X [rows, cols]"),
+        ("row_softmax", &[a, (&[16, 4095], bf16)], "a tensor that spreads over X, [16, 4096]"),
+        ("row_norm_rms", &[a, (&[4095], bf16)], "weights of as many as cols, [4096]"),
+        ("row_norm_layer", &[a, (&[4096], bf16), (&[16], bf16)], "bias of as many as cols"),
+        ("row_cross_entropy", &[a, (&[17], "int64")], "integer labels, one a row, [16]"),
+        ("elementwise", &[a, (&[16, 1], bf16)], "a tensor of the first one's shape, [16, 4096]"),
+        ("elementwise", &[a, (&[16, 4096], "float32")], "all are of the first one's type, bfloat16"),
+        ("elementwise", &[(&[], bf16), (&[], bf16)], "at least one dimension"),
+        ("elementwise", &[(&[16], "int8"), (&[16], "int8")], "elementwise does not run i8"),
+        ("conv2d", &[(&[16], bf16)], "conv2d does not run bf16"),
+        ("mamtul", &[a, a], "'mamtul' is no family"),
+    ];
+    for (class, args, expected) in refused {
+        let signature = signature(args, &[], 0, json!({"kernel_class": class}));
+        let message = heuristics.query_of(&signature).unwrap_err().to_string();
+        assert!(message.contains(expected) && !message.contains('\n'), "{class} {args:?}: {message}");
+        assert_eq!(heuristics.lookup_signature(&signature).unwrap_err().to_string(), message);
+        let line = json!({"kernel_class": class, "args": args.iter().map(|(shape, dtype)| {
+            json!({"shape": shape, "dtype": format!("torch.{dtype}")})}).collect::<Vec<_>>()})
+        .to_string();
+        assert_eq!(answer_batch_line_checked(&heuristics, line.as_bytes()).unwrap_err().to_string(), message);
+        assert!(!answer_batch_line(&heuristics, line.as_bytes()).contains("error"), "{line}");
+    }
+    for half in [json!({"shape": [16, 4096]}), json!({"dtype": "torch.bfloat16"})] {
+        let signature: Signature =
+            serde_json::from_value(json!({"kernel_class": "row_softmax", "args": [half]})).unwrap();
+        assert!(heuristics.query_of(&signature).unwrap_err().to_string().contains("argument 0 has a"));
+    }
+}
+
+#[test]
+fn arguments_that_fit_are_asked_as_their_dimensions_are() {
+    let heuristics = example();
+    let bf16 = "bfloat16";
+    let fitting: &[Asked] = &[
+        ("matmul", &[(&[16, 4096], bf16), (&[4096, 64], bf16), (&[16, 64], bf16)], "m=16,n=64,k=4096"),
+        ("matmul", &[(&[1, 16, 4096], bf16), (&[4096, 64], bf16), (&[64], bf16)], "m=16,n=64,k=4096"),
+        ("matmul_fp4", &[(&[16, 4096], bf16), (&[2048, 4096], "int8")], "m=16,n=4096,k=4096"),
+        ("matmul_int4", &[(&[16, 4096], bf16), (&[2048, 64], "uint8"), (&[32, 64], bf16)], "m=16,n=64,k=4096"),
+        ("matmul_int16", &[(&[16, 4096], bf16), (&[4096, 64], "short")], "m=16,n=64,k=4096"),
+        (
+            "attention",
+            &[(&[2, 8, 1, 64], bf16), (&[2, 8, 77, 64], bf16), (&[2, 8, 77, 64], bf16)],
+            "batch=2,heads=8,q_seq=1,kv_seq=77,head_dim=64",
+        ),
+        ("row_softmax", &[(&[2, 1024, 8192], bf16)], "rows=2048,cols=8192"),
+        ("row_norm_layer", &[(&[7, 5], "float"), (&[5], bf16), (&[5], bf16)], "rows=7,cols=5"),
+        ("row_cross_entropy", &[(&[2, 7, 5], bf16), (&[14], "long")], "rows=14,cols=5"),
+        ("elementwise", &[(&[3, 5], "float"), (&[3, 5], "float32")], "numel=15"),
+    ];
+    for (class, args, shape) in fitting {
+        let signature = signature(args, &[], 0, json!({"kernel_class": class}));
+        let query = heuristics.query_of(&signature).unwrap().unwrap();
+        let dtype = DtypeName::parse(args[0].1).unwrap();
+        assert_eq!(query, heuristics.query(class, &parse_dimensions(shape).unwrap(), dtype).unwrap());
+    }
+    // Aliases of a type are classified as the type itself.
+    let args: &[(&[i64], &str)] = &[(&[16, 4096], bf16), (&[4096, 64], "short")];
+    let classified = signature(args, &["matmul"], 3, json!({}));
+    assert_eq!(heuristics.query_of(&classified).unwrap().unwrap().class, "matmul_int16");
+    assert_eq!(heuristics.query_of(&signature(&[], &[], 0, json!({}))).unwrap(), None, "of no class");
+}
+
+#[test]
+fn a_query_that_fits_nothing_is_answered_nothing() {
+    let heuristics = example();
+    let query = |m, n, k, dtype| Query {
+        class: "matmul_fp4",
+        extents: Extents::Gemm { m, n, k },
+        dtype: DtypeName::parse(dtype).unwrap(),
+    };
+    let (some, large) = (Some(4096), Some(1 << 40));
+    assert_eq!(heuristics.lookup(&query(Some(16), some, some, "half")).source, Source::Rule(1));
+    for (query, expected) in [
+        (query(Some(-1), some, some, "bf16"), "m = -1"),
+        (query(Some(0), some, some, "bf16"), "m = 0"),
+        (query(Some(16), None, some, "bf16"), "'n' is missing"),
+        (query(Some(16), some, Some(4095), "bf16"), "k must be even"),
+        (query(large, large, some, "bf16"), "more elements"),
+        (
+            query(Some(16), some, some, "float32"),
+            "matmul_fp4 does not run f32: the type of its first tensor is one of bf16, f16",
+        ),
+        (Query { extents: Extents::Unbinned, ..query(None, None, None, "bf16") }, "another kind of class's"),
+    ] {
+        assert_eq!(heuristics.lookup(&query).source, Source::None);
+        let message = heuristics.check(&query).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    let negative = heuristics.lookup_unchecked(&query(Some(-1), some, some, "bf16"));
+    assert_eq!(negative.source, Source::Fallback("small_m"), "as the runtime that documents come from answers");
+}
+
 fn answer(line: &str) -> Value {
     let text = answer_batch_line(&example(), line.as_bytes());
     assert!(!text.contains('\n'));
@@ -379,7 +513,8 @@ fn the_reference_document_is_served_rule_by_rule() {
         let class = rule["kernel_class"].as_str().unwrap();
         let bucket = &rule["shape_bucket"];
         let problem = problem_in(family_of_shape(class).unwrap(), bucket);
-        let dtype = DtypeName::parse(bucket["dtype"].as_str().unwrap()).unwrap();
+        assert_eq!(bucket["dtype"], "fp16_bf16");
+        let dtype = DtypeName::parse("f16").unwrap();
         let answer = heuristics.lookup(&Query { class, dtype, ..Query::from(&problem) });
         assert_eq!(answer.source, Source::Rule(index), "{class} {bucket}");
         assert_eq!(served(answer).iter().collect::<Vec<_>>(), configs_of(rule["templates"].as_array().unwrap()));
@@ -404,8 +539,14 @@ fn the_reference_document_is_served_rule_by_rule() {
 fn built_in_documents_are_asked_by_name() {
     for gpu in builtin_names() {
         let profile = GpuProfile::by_name(gpu).unwrap();
-        for name in [gpu.to_owned(), format!("NVIDIA {}", profile.device_name)] {
+        let device = device_of(builtin_document(gpu).unwrap()).unwrap();
+        for name in [gpu.to_owned(), format!("NVIDIA {}", profile.device_name), device.clone()] {
             assert!(Heuristics::builtin(&name).unwrap().classes().count() > 0, "{name}");
+        }
+        for other in [format!("{device} MIG 1g.18gb"), format!("NVIDIA {} PCIe", profile.device_name)] {
+            let message = Heuristics::builtin(&other).unwrap_err().to_string();
+            assert!(message.contains(&format!("no built-in heuristics for '{other}'")), "{message}");
+            assert!(message.contains(&format!("that of {gpu} was measured on {device}, another device")), "{message}");
         }
     }
     let message = Heuristics::builtin("gtx9999").unwrap_err().to_string();

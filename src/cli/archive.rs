@@ -2,8 +2,9 @@
 
 use super::output::note;
 use super::{Outcome, OutputArgs};
+use crate::derive::Evidence;
 use crate::error::{Context, Error, Result};
-use crate::journal::{self, Lock};
+use crate::journal::{self, Contents, Lock};
 use crate::model::{Bytes, Family};
 use crate::sweep;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,8 @@ fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
             continue;
         }
         let archive = archive_path(folder, family);
-        let size = Bytes(journal::pack(&journals, &archive).context(|| format!("packing the journals of {family}"))?);
+        let contents = together(&journals, &args.gpu).context(|| format!("packing the journals of {family}"))?;
+        let size = Bytes(journal::pack(contents, &archive)?);
         note!("{}: {size}", archive.display());
         if size > LIMIT {
             note!(
@@ -58,6 +60,22 @@ fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         return Err(Error::usage(format!("no journal in {}: run sweep --gpu {} first", folder.display(), args.gpu)));
     }
     Ok(Outcome::Done)
+}
+
+/// What journals hold, which an archive does not tell apart.
+fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
+    let (mut all, mut evidence) = (Contents::default(), Evidence::default());
+    for journal in journals {
+        let Contents { headers, trials, warnings } = journal::read(journal)?;
+        for warning in &warnings {
+            note!("{warning}");
+        }
+        headers.iter().try_for_each(|header| header.refuse_other_gpu(gpu)).context(|| journal.display())?;
+        evidence.add_journal(&headers, &[]).context(|| journal.display())?;
+        all.headers.extend(headers);
+        all.trials.extend(trials);
+    }
+    Ok(all)
 }
 
 fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
@@ -80,7 +98,7 @@ fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
     }
     for (family, archive) in archives {
         let journal = sweep::journal_path(&args.output.output, &args.gpu, family, (0, 1));
-        journal::replace(&journal, journal::read(&archive)?)?;
+        journal::replace(&journal, together(std::slice::from_ref(&archive), &args.gpu)?)?;
         note!("{}", journal.display());
     }
     Ok(Outcome::Done)

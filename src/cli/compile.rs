@@ -58,6 +58,7 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let progress = Progress::new(args.json, false);
     let compiler = sweep::compiler_within(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
+    progress.plans(&plans);
     sweep::needed_cubin(&compiler, &sweep::support_kernel())?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {

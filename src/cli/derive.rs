@@ -5,7 +5,7 @@ use super::{Outcome, OutputArgs};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
-use crate::journal::{self, Contents, Trial};
+use crate::journal::{self, Contents, Header, Trial};
 use crate::model::{Bytes, Family, GpuProfile, Mma};
 use crate::plan::{self, Plan};
 use crate::report;
@@ -15,9 +15,6 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// Bad rows of a file that are named one by one; the rest are counted.
-const NAMED_ROWS: usize = 10;
 
 /// Turn journals, or a Helion ahead-of-time measurements file, into the document.
 ///
@@ -34,6 +31,9 @@ pub(super) struct DeriveArgs {
     /// Journals (.jsonl, .jsonl.zst) or measurements (.csv) [default: the GPU's journals, else its archive]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
+    /// Take together what was measured under unlike drivers, or under one that nobody told
+    #[arg(long)]
+    accept_driver: bool,
     /// The plan that the journals, of one family, were filled by, where it is not the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
@@ -56,13 +56,19 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     for (path, recorded) in files.iter().zip(read) {
         let name = path.display().to_string();
         match recorded? {
-            Recorded::Journal(contents) => journals.push((name, contents)),
+            Recorded::Journal(contents) => {
+                for warning in &contents.warnings {
+                    note!("{warning}");
+                }
+                journals.push((name, contents));
+            }
             Recorded::Measurements(file) => read_measurements(&mut measurements, file, &name)?,
         }
     }
     let profile = profile(&args.gpu, &journals)?;
     let plans = plans(args, &journals)?;
     let path = crate::sweep::document_path(&args.output.output, &args.gpu);
+    crate::sweep::check_outputs(Some(&path), &[])?;
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile: &profile,
@@ -70,6 +76,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
         measurements,
         defaults: &defaults(&plans, &profile),
         before: before.as_ref(),
+        accept_driver: args.accept_driver,
         is_current: &|_| Ok(true),
     })?;
     if derived.classes.is_empty() {
@@ -93,20 +100,29 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
             note!("{}", report::edges_table(&edges).trim_fmt());
         }
         if args.json {
-            output::json(&json!({ "classes": derived.classes, "document": path, "edges": edges }))?;
+            output::json(
+                &json!({ "classes": derived.classes, "document": path.display().to_string(), "edges": edges }),
+            )?;
         }
     }
     let works = derived.classes.iter().all(|class| class.unworkable.is_empty());
     Ok(if works { Outcome::Done } else { Outcome::Unworkable })
 }
 
-/// The GPU's profile; of one the tool does not know, as far as the architecture in its journals tells.
+/// The GPU's profile, with as many multiprocessors as its journals tell; of one the tool does not know, as far as the
+/// architecture in them tells.
 fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
+    let headers = || journals.iter().flat_map(|(_, contents)| &contents.headers);
+    let profile = known_profile(gpu, headers().next())?;
+    let multiprocessors = headers().find_map(|header| header.multiprocessors).unwrap_or(profile.multiprocessors);
+    Ok(GpuProfile { multiprocessors, ..profile })
+}
+
+fn known_profile(gpu: &str, header: Option<&Header>) -> Result<GpuProfile> {
     if gpu == GpuProfile::CPU {
         return Ok(GpuProfile::cpu(1, Bytes(0)));
     }
     GpuProfile::by_name(gpu).or_else(|unknown| {
-        let header = journals.iter().flat_map(|(_, contents)| &contents.headers).next();
         let arch = header.map(|header| header.arch.clone()).ok_or(unknown.clone())?;
         let mma = Mma::of_arch(&arch);
         let like = GpuProfile::known().into_iter().find(|known| known.mma == mma).ok_or(unknown)?;
@@ -183,12 +199,12 @@ impl Recorded {
 /// Adds what a measurements file holds to the evidence.
 fn read_measurements(evidence: &mut Evidence, file: File, name: &str) -> Result<()> {
     let report = helion_csv::read(evidence, std::io::BufReader::new(file), name)?;
-    note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad.len());
-    for row in report.bad.iter().take(NAMED_ROWS) {
+    note!("{name}: {} timed, {} failed, {} bad rows", report.timed, report.failed, report.bad_rows);
+    for row in &report.bad {
         note!("{name}:{}: {}", row.line, row.reason);
     }
-    if report.bad.len() > NAMED_ROWS {
-        note!("{name}: and {} more bad rows", report.bad.len() - NAMED_ROWS);
+    if report.bad_rows > report.bad.len() {
+        note!("{name}: and {} more bad rows", report.bad_rows - report.bad.len());
     }
     Ok(())
 }
@@ -228,6 +244,13 @@ fn summarize(derived: &Derived, path: &Path) {
         }
         if let Some(reason) = &class.no_model {
             note!("{}: no model: {reason}", class.class);
+        }
+        if class.carried_over > 0 {
+            note!(
+                "{}: {} rules, fallbacks and models stay as they were: they were measured on problems that were not measured anew",
+                class.class,
+                class.carried_over
+            );
         }
         if class.rules + class.fallbacks == 0 {
             note!("{}: nothing to serve: what the document had of it stays", class.class);

@@ -1,6 +1,7 @@
 //! `sweep devices`: what is here.
 
-use super::{Outcome, output};
+use super::Outcome;
+use super::output::{self, note};
 use crate::device::{self, Address};
 use crate::error::Result;
 
@@ -14,6 +15,9 @@ pub(super) struct DevicesArgs {
 
 pub(super) fn run(args: &DevicesArgs) -> Result<Outcome> {
     let here = device::discover();
+    if let Some(trouble) = device::driver_trouble() {
+        note!("no GPU can be used: {trouble}");
+    }
     if args.json {
         return output::json(&here).map(|()| Outcome::Done);
     }

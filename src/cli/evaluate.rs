@@ -1,9 +1,10 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
-use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::measure::MeasureArgs;
 use super::{Outcome, output};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
+use crate::plan::MOST_RANDOM_PROBLEMS;
 use crate::sweep::Options;
 use clap::ArgGroup;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ pub(super) struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
     /// In place of a file, so many problems of each family's domain, none of the plan, drawn by --seed
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RANDOM_PROBLEMS as i64))]
     random: Option<u32>,
     /// Accept problems of the plan too; their regret flatters the document
     #[arg(long, requires = "shapes")]
@@ -45,7 +46,6 @@ pub(super) struct EvaluateArgs {
 pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     let options = Options { fresh: args.fresh, journal_only: true, ..args.measure.options(&args.gpu)? };
     let shapes = shapes(args, options.families.len())?;
-    stop_on_interrupt()?;
     let report = evaluate::run(&options, &shapes)?;
     if args.measure.json {
         output::json(&report)?;

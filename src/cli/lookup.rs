@@ -3,13 +3,13 @@
 use super::{OutputArgs, output};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
-    Answer, Bucket, CLASSES, Considered, DtypeName, Explanation, Extents, Heuristics, Nearest, Query, Source,
-    answer_batch_line, family_of_shape,
+    Answer, Bucket, CLASSES, Considered, DtypeName, Explanation, Heuristics, Nearest, Query, Source, answer_batch_line,
+    answer_batch_line_checked, device_of, refusal,
 };
-use crate::model::{Dtype, Family, GpuProfile, Problem};
+use crate::model::{Family, GpuProfile, parse_dimensions};
 use clap::{ArgGroup, Args};
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ pub(super) struct LookupArgs {
     #[arg(long, value_name = "DIMENSIONS", conflicts_with = "batch")]
     shape: Option<String>,
 
-    /// Type of the first tensor: bf16, f16, f32, fp8, or a tensor library's name for it
+    /// Type of the first tensor: bf16, f16, f32, fp8, …, or PyTorch's name, with or without torch.
     #[arg(long, value_name = "TYPE", default_value = "bf16", conflicts_with = "batch")]
     dtype: String,
 
@@ -52,6 +52,10 @@ pub(super) struct LookupArgs {
     /// Answer JSON lines from a file, or from standard input
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     batch: Option<PathBuf>,
+
+    /// Refuse lines of a batch whose arguments fit no kernel: {"error": …} in their place, and exit 2 at the end
+    #[arg(long, requires = "batch", conflicts_with = "family")]
+    check: bool,
 }
 
 impl LookupArgs {
@@ -66,11 +70,13 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 /// Runs the subcommand.
 ///
 /// # Errors
-/// Where there is no such document, family or shape, or a batch cannot be read.
+/// Where there is no such document or family, the question fits no kernel, or a batch cannot be read or, checked, holds a line that
+/// is refused.
 pub(super) fn run(args: &LookupArgs) -> Result<()> {
     let heuristics = open(args)?;
     if let Some(queries) = &args.batch {
-        return answer_batch(&heuristics, open_queries(queries)?, &mut BufWriter::new(io::stdout().lock()));
+        let checked = args.check;
+        return answer_batch(&heuristics, open_queries(queries)?, checked, &mut BufWriter::new(io::stdout().lock()));
     }
     output::result(&answer_one(&heuristics, &question(&heuristics, args)?, args)?)
 }
@@ -81,22 +87,27 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
         return Heuristics::load(path);
     }
     let asked = args.gpu.as_deref().unwrap_or_default();
-    let gpu = match GpuProfile::by_device_name(asked) {
-        Some(profile) => profile.name,
-        None if asked == GpuProfile::CPU => GpuProfile::CPU.to_string(),
+    let is_folder = || args.output.of_gpu(asked).is_ok_and(|folder| folder.is_dir());
+    let (gpu, device) = match GpuProfile::by_name(asked).ok().or_else(|| GpuProfile::by_model(asked)) {
+        Some(profile) => (profile.name, None),
         // One the tool has no profile of was swept all the same.
-        None if args.output.of_gpu(asked).is_ok_and(|folder| folder.is_dir()) => asked.to_string(),
-        None => GpuProfile::by_name(asked)?.name,
+        None if asked == GpuProfile::CPU || is_folder() => (asked.to_string(), None),
+        // By its full name no other device's document is asked, nor that of the GPU it is a slice of.
+        None if asked.contains(' ') => (GpuProfile::short_name(asked), Some(asked)),
+        None => (GpuProfile::by_name(asked)?.name, None),
     };
     let path = crate::sweep::document_path(&args.output.output, &gpu);
-    if path.exists() {
+    let is_its_own = |text: &str| device.is_none_or(|device| device_of(text).as_deref() == Some(device));
+    if path.exists() && (device.is_none() || is_its_own(&fs::read_to_string(&path).unwrap_or_default())) {
         return Heuristics::load(&path);
     }
-    Heuristics::builtin(&gpu).map_err(|error| {
-        Error::usage(format!(
-            "{error}, and no {}; `sweep --gpu {gpu}` makes it, --heuristics names another",
-            path.display()
-        ))
+    Heuristics::builtin(device.unwrap_or(&gpu)).map_err(|error| {
+        let what = if path.exists() {
+            format!("{} is of another device", path.display())
+        } else {
+            format!("no {}", path.display())
+        };
+        Error::usage(format!("{error}, and {what}; `sweep --gpu {gpu}` makes it, --heuristics names another"))
     })
 }
 
@@ -117,11 +128,7 @@ fn question<'a>(heuristics: &Heuristics, args: &'a LookupArgs) -> Result<Query<'
     if !CLASSES.contains(&class) && !heuristics.classes().any(|known| known == class) {
         return Err(unknown_family(heuristics, class));
     }
-    let extents = match family_of_shape(class) {
-        Some(family) => Problem::parse(family, args.shape(), Dtype::Bf16)?.shape.into(),
-        None => Extents::Unbinned,
-    };
-    Ok(Query { class, extents, dtype })
+    heuristics.query(class, &parse_dimensions(args.shape())?, dtype)
 }
 
 fn unknown_family(heuristics: &Heuristics, name: &str) -> Error {
@@ -266,11 +273,20 @@ fn differences(asked: &Bucket, found: &Bucket) -> String {
 }
 
 /// Answers line by line; whoever asks may wait for each answer before asking on.
-fn answer_batch(heuristics: &Heuristics, queries: Box<dyn Read>, out: &mut impl Write) -> Result<()> {
+fn answer_batch(heuristics: &Heuristics, queries: Box<dyn Read>, checked: bool, out: &mut impl Write) -> Result<()> {
     let mut queries = BufReader::with_capacity(1 << 16, queries);
     let mut line = Vec::new();
+    let (mut asked, mut refused) = (0_u64, 0_u64);
     while read_line(&mut queries, &mut line).context(|| "reading queries")? {
-        let mut answer = answer_batch_line(heuristics, &line);
+        let mut answer = if checked {
+            answer_batch_line_checked(heuristics, &line).unwrap_or_else(|error| {
+                refused += 1;
+                refusal(&error)
+            })
+        } else {
+            answer_batch_line(heuristics, &line)
+        };
+        asked += 1;
         answer.push('\n');
         let mut done = out.write_all(answer.as_bytes());
         if queries.buffer().is_empty() {
@@ -279,6 +295,11 @@ fn answer_batch(heuristics: &Heuristics, queries: Box<dyn Read>, out: &mut impl 
         if !output::written(done)? {
             break;
         }
+    }
+    if refused > 0 {
+        return Err(Error::usage(format!(
+            "{refused} of {asked} queries were refused, each with its reason in its place"
+        )));
     }
     Ok(())
 }

@@ -2,16 +2,15 @@
 
 use super::{Families, OutputArgs, families};
 use crate::compile::Settings;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::GpuProfile;
-use crate::sweep::{Choice, INTERRUPTED, Options};
+use crate::sweep::{Choice, Options};
 use crate::worker::Deadlines;
 use jiff::fmt::friendly::SpanParser;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
@@ -34,6 +33,10 @@ pub(super) struct MeasureArgs {
     /// Give up on a kernel that compiles for longer than this
     #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
     compile_deadline: Time,
+    /// Take over what was measured under another driver, or under one that nobody told; without this it is set aside, and
+    /// measured again
+    #[arg(long)]
+    accept_driver: bool,
     /// CUDA devices by number, or all of that kind
     #[arg(long, value_name = "0,1|all")]
     devices: Option<String>,
@@ -61,6 +64,7 @@ impl MeasureArgs {
             compile_deadline: self.compile_deadline.0,
             shard: (0, 1),
             fresh: false,
+            accept_driver: self.accept_driver,
             exhaustive: false,
             seed: self.seed,
             quiet: self.json,
@@ -69,6 +73,9 @@ impl MeasureArgs {
         })
     }
 }
+
+/// Nobody waits longer, and clocks can be added to it.
+const MOST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A time such as `90s`, `10m`, `5m30s` or `1.5h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +86,9 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self> {
         match SpanParser::new().parse_unsigned_duration(text) {
+            Ok(time) if time > MOST_TIME => {
+                Err(Error::usage(format!("'{text}' is longer than a year ({} h)", MOST_TIME.as_secs() / 3600)))
+            }
             Ok(time) if !time.is_zero() => Ok(Self(time)),
             _ => Err(Error::usage(format!("'{text}' is no time such as 90s, 10m, 5m30s or 1.5h"))),
         }
@@ -129,17 +139,6 @@ fn devices(list: Option<&str>) -> Result<(Vec<u32>, bool)> {
     }
 }
 
-/// From now on an interrupt ends the sweep at its next trial, and a second one at once.
-pub(super) fn stop_on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: the journal is whole line by line
-        }
-    })
-    .map_err(Error::failure)
-    .context(|| "interrupt handler")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -165,5 +164,10 @@ mod tests {
             let error = wrong.parse::<Time>().unwrap_err().to_string();
             assert!(error.contains("90s, 10m, 5m30s or 1.5h"), "{wrong}: {error}");
         }
+        for long in ["8785h", "99999999999h", "9223372036854775807s", "18446744073709551615s"] {
+            let error = long.parse::<Time>().unwrap_err().to_string();
+            assert!(error.contains("longer than a year"), "{long}: {error}");
+        }
+        "8784h".parse::<Time>().unwrap();
     }
 }

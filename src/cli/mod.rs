@@ -6,6 +6,7 @@ mod derive;
 mod devices;
 mod diff;
 mod evaluate;
+mod interrupt;
 mod lookup;
 mod measure;
 mod nightly;
@@ -14,8 +15,10 @@ mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Family;
+use crate::process;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a command that did not fail came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub fn exit_code(outcome: &Result<Outcome>) -> u8 {
         Err(error) => match error.kind() {
             ErrorKind::Usage => 2,
             ErrorKind::DeviceAbsent => 3,
-            ErrorKind::Interrupted => 130,
+            ErrorKind::Interrupted => interrupt::EXIT_CODE,
             _ => 1,
         },
     }
@@ -93,6 +96,15 @@ enum Command {
 pub fn run(cli: Cli) -> Result<Outcome> {
     let stdio = || (std::io::stdin().lock(), std::io::stdout().lock());
     match cli.command {
+        Some(Command::Worker | Command::CompileWorker) => {} // they end with whoever started them
+        None | Some(Command::Compile(_) | Command::Evaluate(_) | Command::Nightly(_)) => {
+            interrupt::end_within(interrupt::GRACE)?;
+            process::start_threads()?;
+        }
+        // Where that cannot be had, the system ends it all the same.
+        Some(_) => drop(interrupt::end_within(Duration::ZERO)),
+    }
+    match cli.command {
         None => sweep::run(&cli.sweep),
         Some(Command::Compile(args)) => compile::run(&args),
         Some(Command::Derive(args)) => derive::run(&args),
@@ -109,6 +121,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
         }
         Some(Command::CompileWorker) => {
+            process::end_with_parent()?;
             let (mut input, mut output) = stdio();
             crate::device::cuda::serve_compiles(&mut input, &mut output).map(|()| Outcome::Done)
         }

@@ -1,7 +1,7 @@
 //! `sweep nightly`: regenerate everything, compare, replace.
 
 use super::Outcome;
-use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::measure::MeasureArgs;
 use super::output::{self, note};
 use crate::error::Result;
 use crate::nightly::{self, Event, Report, Verdict};
@@ -29,7 +29,7 @@ pub(super) struct NightlyArgs {
     /// Replace the document even where something got slower
     #[arg(long)]
     accept: bool,
-    /// Nights whose journals and documents are kept
+    /// Good nights whose journals and documents are kept; nights that failed, or came to a regression, are not counted
     #[arg(long, value_name = "N", default_value_t = 7)]
     keep: usize,
 }
@@ -40,7 +40,6 @@ pub(super) fn run(args: &NightlyArgs) -> Result<Outcome> {
         accept: args.accept,
         keep: args.keep,
     };
-    stop_on_interrupt()?;
     let tell = |event: &Event| {
         if args.measure.json {
             output::json(event)?;
@@ -72,6 +71,9 @@ fn summarize(report: &Report) -> Result<()> {
     match report.verdict {
         Verdict::Replaced => note!("wrote {document}"),
         Verdict::Same => note!("{document} stays as it is: nothing changed"),
+        Verdict::Unchecked => {
+            note!("{document} stays as it is: the device had other work, and nothing could be checked");
+        }
         Verdict::Kept => note!(
             "{document} stays: the new one has a regression; see {} or replace it with --accept",
             report.night.display()

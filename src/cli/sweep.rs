@@ -1,7 +1,7 @@
 //! `sweep`: the main job.
 
 use super::Outcome;
-use super::measure::{MeasureArgs, stop_on_interrupt};
+use super::measure::MeasureArgs;
 use super::output::{self, note};
 use crate::error::{Error, Result};
 use crate::report;
@@ -52,13 +52,18 @@ pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
         verbose: args.verbose,
         ..args.measure.options(&args.gpu)?
     };
-    stop_on_interrupt()?;
     let summary = sweep::run(&options)?;
     if args.measure.json {
         output::json(&summary)?;
     }
     if !args.quiet {
         note!("{}", report::sweep(&summary));
+    }
+    if summary.left() > 0 {
+        return Err(Error::failure(format!(
+            "{} problems are left to the next run: the machine kept them from being measured, and no config is blamed",
+            summary.left()
+        )));
     }
     let unworkable = summary.families.values().any(|family| !family.unworkable.is_empty());
     Ok(if unworkable { Outcome::Unworkable } else { Outcome::Done })

@@ -1,10 +1,14 @@
-//! The cubin cache: one file a kernel, named by everything that went into it.
+//! The cubin cache: one kernel's cubin and what is known of it, named by everything that went into it. It is the user's alone,
+//! and what it holds is checked by its hash whenever it is read: what was altered never reaches a driver.
 
 use super::Resources;
 use crate::error::{Context, Error, Result};
+use crate::heuristics;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::io::Write;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A kernel's identity: hash of its code with includes and without comments, options, compiler version and architecture.
@@ -26,28 +30,117 @@ impl Key {
 }
 
 /// What the cache remembers of a compile, beside the cubin.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// Whether there is a cubin.
-    pub(super) compiled: bool,
+    /// SHA-256 of the cubin; none where the compiler refused the kernel.
+    pub(super) cubin: Option<String>,
     /// The compiler's whole log.
     pub(super) log: String,
     /// What ptxas said.
     pub(super) resources: Resources,
 }
 
-/// The tool's cache folder: `$SWEEP_CACHE`, else `kernel_sweep` in the user's cache folder.
+impl Entry {
+    /// What a compile came to.
+    pub(super) fn new(cubin: Option<&[u8]>, log: String) -> Self {
+        Self { cubin: cubin.map(sha256), resources: Resources::of_log(&log), log }
+    }
+}
+
+/// An entry as it is written, with a hash of its own.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    #[serde(flatten)]
+    entry: Entry,
+    /// SHA-256 of the entry's JSON.
+    seal: String,
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
+}
+
+/// What the cache says of a kernel.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    /// It was compiled before, or refused.
+    Entry(Entry),
+    /// It is not there, or as an earlier version of this tool left it.
+    Nothing,
+    /// It was cut short or altered since it was written.
+    Damaged,
+}
+
+/// The tool's cache folder: `$SWEEP_CACHE`, else `kernel_sweep` in the user's cache folder. It is made where it is missing, for
+/// this user alone.
 ///
 /// # Errors
-/// Where there is neither.
+/// Where there is neither, it cannot be made, or others can write to it.
 pub fn cache_folder() -> Result<PathBuf> {
     use etcetera::BaseStrategy;
-    if let Some(folder) = std::env::var_os("SWEEP_CACHE") {
-        return Ok(folder.into());
+    let folder = match std::env::var_os("SWEEP_CACHE") {
+        Some(folder) if folder.is_empty() => {
+            return Err(Error::usage("SWEEP_CACHE is empty: name a folder, or unset it"));
+        }
+        Some(folder) => PathBuf::from(folder),
+        None => etcetera::choose_base_strategy()
+            .map_err(|error| Error::usage(format!("no cache folder: {error}; set SWEEP_CACHE to one")))?
+            .cache_dir()
+            .join("kernel_sweep"),
+    };
+    let folder = std::path::absolute(folder)?;
+    if folder.to_str().is_none() {
+        let what = format!("cache folder {}: its name is not UTF-8; set SWEEP_CACHE to one whose is", folder.display());
+        return Err(Error::usage(what));
     }
-    let base = etcetera::choose_base_strategy()
-        .map_err(|error| Error::failure(format!("no cache folder: {error}; set SWEEP_CACHE to one")))?;
-    Ok(base.cache_dir().join("kernel_sweep"))
+    if let Some(parent) = folder.parent() {
+        let made = fs::create_dir_all(parent).map_err(|error| unusable(&error));
+        made.context(|| format!("cache folder {}", folder.display()))?;
+    }
+    private(&folder, &["cubin", "nvrtc"])?;
+    heuristics::clear_leftovers(&folder);
+    Ok(folder)
+}
+
+fn unusable(error: &std::io::Error) -> Error {
+    Error::usage(format!("{error}; set SWEEP_CACHE to a folder that can be written"))
+}
+
+/// Makes a folder that is this user's alone, or takes one that is. One with other things in it than are `expected` there is not
+/// the tool's to close to others, but must be safe from them.
+pub(super) fn private(folder: &Path, expected: &[&str]) -> Result<()> {
+    let what = || format!("cache folder {}", folder.display());
+    let refused = |why: &str| {
+        Err(Error::usage(format!("{why}; take it away, or set SWEEP_CACHE to another folder")).context(what()))
+    };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(unusable(&error).context(what())),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(folder).map_err(|error| unusable(&error)).context(what)?;
+    if found.is_symlink() {
+        return refused("it is a symbolic link");
+    }
+    if !found.is_dir() {
+        return refused("it is no folder");
+    }
+    let user = fs::metadata("/proc/self").context(|| "/proc/self tells who runs this")?.uid();
+    if found.uid() != user {
+        return refused(&format!("it belongs to another user (uid {}, and this is {user})", found.uid()));
+    }
+    let mode = found.mode() & 0o777;
+    if mode.trailing_zeros() >= 6 {
+        return Ok(());
+    }
+    let mut inside = fs::read_dir(folder).map_err(|error| unusable(&error)).context(what)?.flatten().peekable();
+    if mode & 0o022 != 0 && inside.peek().is_some() {
+        return refused(&format!("others can write to it (mode {mode:o}), and may have put something into it"));
+    }
+    if expected.is_empty() || inside.all(|entry| expected.iter().any(|name| entry.file_name() == *name)) {
+        let closed = fs::set_permissions(folder, Permissions::from_mode(0o700));
+        closed.map_err(|error| unusable(&error)).context(what)?;
+    }
+    Ok(())
 }
 
 /// Cubins on disk.
@@ -57,14 +150,15 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The cache in `folder`, made where it is missing.
+    /// The cubins of the cache in `folder`, in a folder of their own.
     ///
     /// # Errors
-    /// Where the folder cannot be made.
+    /// Where that cannot be made, or is not this user's alone.
     pub fn in_folder(folder: &Path) -> Result<Self> {
-        let folder = folder.join("cubin");
-        std::fs::create_dir_all(&folder).context(|| format!("cubin cache {}", folder.display()))?;
-        Ok(Self { folder: std::path::absolute(&folder)? })
+        let folder = std::path::absolute(folder.join("cubin"))?;
+        private(&folder, &[])?;
+        heuristics::clear_leftovers(&folder);
+        Ok(Self { folder })
     }
 
     /// Where the cubin of `key` is, once it is there.
@@ -72,29 +166,161 @@ impl Cache {
         self.folder.join(format!("{}.cubin", key.0))
     }
 
-    fn entry(&self, key: &Key) -> PathBuf {
-        self.folder.join(format!("{}.json", key.0))
-    }
-
-    /// What is known of `key`; anything unreadable counts as unknown and is compiled again.
-    pub(super) fn get(&self, key: &Key) -> Option<Entry> {
-        let entry: Entry = serde_json::from_slice(&std::fs::read(self.entry(key)).ok()?).ok()?;
-        (!entry.compiled || self.cubin(key).is_file()).then_some(entry)
+    /// What is known of `key`.
+    pub(super) fn get(&self, key: &Key) -> Found {
+        let cubin = self.cubin(key);
+        match read_entry(&cubin) {
+            Found::Entry(entry) if entry.cubin.is_some() && checked(&cubin, &entry).is_err() => Found::Damaged,
+            found => found,
+        }
     }
 
     /// Remembers a compile. The entry comes last, so that a kill leaves no entry without its cubin.
     pub(super) fn put(&self, key: &Key, cubin: Option<&[u8]>, entry: &Entry) -> Result<()> {
+        let path = self.cubin(key);
         if let Some(cubin) = cubin {
-            self.write(&self.cubin(key), cubin)?;
+            self.write(&path, cubin)?;
         }
-        self.write(&self.entry(key), &serde_json::to_vec(entry)?)
+        let seal = sha256(&serde_json::to_vec(entry)?);
+        let sealed = Sealed { entry: entry.clone(), seal };
+        self.write(&path.with_extension("json"), &serde_json::to_vec(&sealed)?)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let what = || format!("cubin cache {}", path.display());
-        let mut temporary = tempfile::NamedTempFile::new_in(&self.folder).context(what)?;
+        let mut temporary = heuristics::new_file(&self.folder, 0o600).context(what)?;
         temporary.write_all(bytes).context(what)?;
         temporary.persist(path).map_err(|error| Error::from(error.error)).context(what)?;
         Ok(())
+    }
+}
+
+/// Reads a cubin of the cache, as it was written.
+///
+/// # Errors
+/// Where it cannot be read, or is not what was written.
+pub fn read_cubin(path: &Path) -> Result<Vec<u8>> {
+    match read_entry(path) {
+        Found::Entry(entry) => checked(path, &entry),
+        _ => Err(Error::failure("what is known of it was altered; run again, and it is compiled anew")),
+    }
+    .context(|| format!("cubin {}", path.display()))
+}
+
+/// The entry that stands beside a cubin.
+fn read_entry(cubin: &Path) -> Found {
+    let Ok(text) = read(&cubin.with_extension("json")) else { return Found::Nothing };
+    let Ok(fields) = serde_json::from_slice::<serde_json::Value>(&text) else { return Found::Damaged };
+    if fields.get("compiled").is_some() {
+        return Found::Nothing; // it has no hashes
+    }
+    let seal_of = |entry: &Entry| serde_json::to_vec(entry).map(|entry| sha256(&entry)).ok();
+    match serde_json::from_value::<Sealed>(fields) {
+        Ok(Sealed { entry, seal }) if seal_of(&entry).is_some_and(|own| own == seal) => Found::Entry(entry),
+        _ => Found::Damaged,
+    }
+}
+
+/// The bytes of a cubin that are those the entry was made with.
+fn checked(cubin: &Path, entry: &Entry) -> Result<Vec<u8>> {
+    let bytes = read(cubin)?;
+    if entry.cubin.as_ref() == Some(&sha256(&bytes)) {
+        return Ok(bytes);
+    }
+    Err(Error::failure("it was cut short or altered; run again, and it is compiled anew"))
+}
+
+/// Far more than a cubin or a log has.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// A file of the cache, which is none of somebody else's that a link points to, and no pipe to wait for.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let file: File = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn whatever_is_altered_of_an_entry_is_damage_and_reaches_no_driver() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::in_folder(folder.path()).unwrap();
+        let key = Key::of(&["a kernel"]);
+        assert_eq!(cache.get(&key), Found::Nothing);
+        let (cubin, log) = (b"\x7fELF of a kernel".as_slice(), "ptxas info    : Used 8 registers");
+        let entry = Entry::new(Some(cubin), log.into());
+        let restore = || cache.put(&key, Some(cubin), &entry).unwrap();
+        restore();
+        assert_eq!(cache.get(&key), Found::Entry(entry.clone()));
+        assert_eq!(read_cubin(&cache.cubin(&key)).unwrap(), cubin);
+        for path in [cache.cubin(&key), cache.cubin(&key).with_extension("json")] {
+            let whole = fs::read(&path).unwrap();
+            assert_eq!(mode(&path), 0o600);
+            for bit in 0..8 * whole.len() {
+                let mut flipped = whole.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, &flipped).unwrap();
+                assert_ne!(cache.get(&key), Found::Entry(entry.clone()), "bit {bit} of {}", path.display());
+                assert!(!matches!(cache.get(&key), Found::Entry(_)), "bit {bit} of {}", path.display());
+                assert!(read_cubin(&cache.cubin(&key)).is_err());
+            }
+            for length in 0..whole.len() {
+                fs::write(&path, &whole[..length]).unwrap();
+                assert_eq!(cache.get(&key), Found::Damaged, "cut at {length} of {}", path.display());
+            }
+            fs::remove_file(&path).unwrap();
+            let elsewhere = folder.path().join("elsewhere");
+            fs::write(&elsewhere, &whole).unwrap();
+            symlink(&elsewhere, &path).unwrap();
+            assert!(!matches!(cache.get(&key), Found::Entry(_)), "a link");
+            restore();
+            assert_eq!((cache.get(&key), fs::read(&elsewhere).unwrap()), (Found::Entry(entry.clone()), whole));
+        }
+    }
+
+    #[test]
+    fn the_folder_is_this_user_s_alone_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let with_mode = |name: &str, mode: u32| {
+            fs::create_dir(place(name)).unwrap();
+            fs::set_permissions(place(name), Permissions::from_mode(mode)).unwrap();
+            place(name)
+        };
+        let refused = |path: &Path, why: &str| {
+            let error = private(path, &["cubin"]).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("SWEEP_CACHE"), "{error}");
+        };
+        private(&place("new"), &["cubin"]).unwrap();
+        assert_eq!(mode(&place("new")), 0o700);
+        let (empty, own, open) = (with_mode("empty", 0o777), with_mode("own", 0o755), with_mode("open", 0o777));
+        private(&empty, &["cubin"]).unwrap();
+        fs::create_dir(own.join("cubin")).unwrap();
+        private(&own, &["cubin"]).unwrap();
+        assert_eq!((mode(&empty), mode(&own)), (0o700, 0o700));
+        fs::create_dir(open.join("cubin")).unwrap();
+        refused(&open, "others can write to it (mode 777)");
+        // A home that somebody named is left as it is.
+        let home = with_mode("home", 0o755);
+        fs::write(home.join("letter"), "").unwrap();
+        private(&home, &["cubin"]).unwrap();
+        assert_eq!(mode(&home), 0o755);
+        symlink(&home, place("link")).unwrap();
+        refused(&place("link"), "it is a symbolic link");
+        fs::write(place("file"), "").unwrap();
+        refused(&place("file"), "it is no folder");
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            refused(Path::new("/usr"), "it belongs to another user (uid 0");
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! Finding NVRTC, CUDA's run-time compiler, or fetching it. It needs no GPU and no driver.
+//!
+//! No file of the working directory has a say in it: programs and folders are known by absolute paths, and Python runs isolated.
 
-use super::cache_folder;
-use crate::error::{Context, Error, Result};
-use std::io::Write;
+use super::cache::{cache_folder, private};
+use crate::error::{Error, ErrorKind, Result};
+use crate::heuristics;
+use crate::process;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The library's file name; its major version is the one the bindings are made for.
 const LIBRARY: &str = "libnvrtc.so.13";
@@ -19,40 +24,57 @@ const WHEEL_HASHES: [&str; 2] = [
 /// An NVRTC on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nvrtc {
-    /// The folder that holds the library and its builtins.
-    pub folder: PathBuf,
+    /// The library, by its absolute path. Its builtins lie beside it.
+    pub library: PathBuf,
 }
 
 impl Nvrtc {
-    /// Finds NVRTC: `$SWEEP_NVRTC`, the CUDA toolkit, installed wheels, the tool's cache; else fetches the wheel into
-    /// the cache with pip, calling `notice` before.
+    /// The variable that names it.
+    pub const VARIABLE: &'static str = "SWEEP_NVRTC";
+
+    /// Finds NVRTC: `$SWEEP_NVRTC` (the library, or its folder), the CUDA toolkit, installed wheels, the tool's cache; else
+    /// fetches the wheel into the cache with pip, calling `notice` before.
     ///
     /// # Errors
     /// Where none is found and none can be fetched; the message says what to do.
     pub fn find(notice: &dyn Fn(&str)) -> Result<Self> {
-        if let Some(path) = std::env::var_os("SWEEP_NVRTC") {
-            let path = PathBuf::from(path);
-            let folder =
-                if path.is_dir() { path.clone() } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
-            return Self::in_folder(&folder)
-                .ok_or_else(|| Error::usage(format!("SWEEP_NVRTC = {}: there is no {LIBRARY}", path.display())));
+        if let Some(named) = std::env::var_os(Self::VARIABLE) {
+            return Self::named(Path::new(&named));
         }
-        let cached = cache_folder()?.join("nvrtc");
-        if let Some(found) =
-            toolkits().chain(wheels()).chain([wheel_library(&cached)]).find_map(|folder| Self::in_folder(&folder))
-        {
+        let cache = cache_folder()?;
+        let cached = cache.join("nvrtc");
+        if cached.symlink_metadata().is_ok() {
+            private(&cached, &[])?;
+        }
+        let folders = toolkits().chain(wheels()).chain([wheel_library(&cached)]);
+        if let Some(found) = folders.into_iter().find_map(|folder| Self::in_folder(&folder)) {
             return Ok(found);
         }
         notice(&format!("fetching {WHEEL} into {}", cached.display()));
-        fetch(&cached).context(|| {
-            format!("no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{WHEEL}'`, or set SWEEP_NVRTC")
+        fetch(&cache, &cached).map_err(|error| match error.kind() {
+            ErrorKind::Interrupted => error,
+            _ => error.context(format!(
+                "no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{WHEEL}'`, or set SWEEP_NVRTC"
+            )),
         })?;
         Self::in_folder(&wheel_library(&cached))
             .ok_or_else(|| Error::failure(format!("the fetched wheel in {} holds no {LIBRARY}", cached.display())))
     }
 
+    fn named(path: &Path) -> Result<Self> {
+        let file = if path.is_dir() { path.join(LIBRARY) } else { path.to_path_buf() };
+        if !file.is_file() {
+            return Err(Error::usage(format!(
+                "SWEEP_NVRTC = '{}': there is no {LIBRARY}; name that file or its folder",
+                path.display()
+            )));
+        }
+        Ok(Self { library: std::path::absolute(file)? })
+    }
+
     fn in_folder(folder: &Path) -> Option<Self> {
-        folder.join(LIBRARY).exists().then(|| Self { folder: folder.to_path_buf() })
+        let library = folder.join(LIBRARY);
+        (folder.is_absolute() && library.is_file()).then_some(Self { library })
     }
 }
 
@@ -67,38 +89,72 @@ fn wheel_library(site: &Path) -> PathBuf {
     site.join("nvidia/cu13/lib")
 }
 
+/// The installed wheels' places. The user's own site, which an isolated Python leaves out, is one.
 fn wheels() -> impl Iterator<Item = PathBuf> {
-    let script = "import sys; print('\\n'.join(path for path in sys.path if path))";
-    let output = Command::new("python3").args(["-c", script]).output();
+    let script = "import site, sys; print('\\n'.join([*sys.path, site.getusersitepackages()]))";
+    let output = python().and_then(|mut python| Ok(python.args(["-c", script]).stdin(Stdio::null()).output()?));
     let paths = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let folders: Vec<_> = paths.lines().map(|site| wheel_library(Path::new(site))).collect();
     folders.into_iter()
 }
 
-/// Installs the wheel into a folder beside `target` first, so that a kill leaves no half of it.
-fn fetch(target: &Path) -> Result<()> {
-    let parent = target.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent)?;
-    let temporary = tempfile::tempdir_in(parent)?;
-    let mut wanted = tempfile::NamedTempFile::new()?;
+/// What pip may be told by the environment: where wheels come from and how to get there. Which ones are right, the hashes say.
+const PIP_VARIABLES: [&str; 9] = [
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_NO_INDEX",
+    "PIP_TRUSTED_HOST",
+    "PIP_CERT",
+    "PIP_CLIENT_CERT",
+    "PIP_PROXY",
+    "PIP_DEFAULT_TIMEOUT",
+];
+
+/// Python, isolated: it takes modules neither from the working directory nor from where the environment says, and is itself
+/// looked for in the absolute folders of the search path alone.
+fn python() -> Result<Command> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let program = std::env::split_paths(&folders)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join("python3"))
+        .find(|program| program.is_file())
+        .ok_or_else(|| Error::failure("there is no python3 on the search path"))?;
+    let mut python = Command::new(program);
+    python.arg("-I").current_dir("/");
+    for (name, _) in std::env::vars_os() {
+        let begins = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        let is_allowed = PIP_VARIABLES.iter().any(|allowed| name == OsStr::new(allowed));
+        if begins("PYTHON") || begins("PIP_") && !is_allowed {
+            python.env_remove(name);
+        }
+    }
+    Ok(python)
+}
+
+/// Installs the wheel into a folder in the making first, which a kill leaves to the next run to take away.
+fn fetch(cache: &Path, target: &Path) -> Result<()> {
+    let (temporary, _lock) = heuristics::new_folder(cache)?;
+    let place = |name: &str| temporary.path().join(name);
     let hashes = WHEEL_HASHES.map(|hash| format!("--hash=sha256:{hash}")).join(" ");
-    wanted.write_all(format!("{WHEEL} {hashes}\n").as_bytes())?;
-    // Isolated, Python looks for its modules neither in the working directory nor where the environment says.
-    let output = Command::new("python3")
-        .args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--only-binary=:all:", "--require-hashes", "--target"])
-        .arg(temporary.path())
-        .arg("--requirement")
-        .arg(wanted.path())
-        .output()
-        .context(|| "cannot run python3 -m pip")?;
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr);
-        return Err(Error::failure(message.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("pip failed")));
+    fs::write(place("wanted"), format!("{WHEEL} {hashes}\n"))?;
+    fs::create_dir(place("unpacking"))?;
+    let mut pip = python()?;
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--target"])
+        .args([place("site"), "--requirement".into(), place("wanted")])
+        .env("TMPDIR", place("unpacking"))
+        .stdout(Stdio::null())
+        .stderr(File::create(place("errors"))?);
+    let status = process::run_to_end(&mut pip)?;
+    if !status.success() {
+        let message = fs::read_to_string(place("errors")).unwrap_or_default();
+        let said = message.lines().rfind(|line| !line.trim().is_empty());
+        return Err(Error::failure(said.map_or_else(|| format!("pip ended with {status}"), str::to_owned)));
     }
     if target.exists() {
-        std::fs::remove_dir_all(target)?;
+        fs::remove_dir_all(target)?;
     }
-    std::fs::rename(temporary.keep(), target)?;
-    Ok(())
+    fs::rename(place("site"), target)?;
+    private(target, &[])
 }

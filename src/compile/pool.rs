@@ -1,10 +1,11 @@
 //! The compile service: requests go in, worker processes compile them on all cores, outcomes are waited for.
 
+use super::cache::{Entry, Found};
 use super::source::Sources;
-use super::{Cache, Key, Nvrtc, Resources, cache::Entry};
+use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
 use crate::families::KernelSpec;
-use crate::process::{Killer, LineProcess, Silence};
+use crate::process::{self, Killer, LineProcess, Silence};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -20,15 +21,13 @@ pub struct Job {
     pub source: String,
     /// The compiler's options.
     pub options: Vec<String>,
-    /// Where the cubin goes.
-    pub output: PathBuf,
 }
 
 /// What it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
-    /// Whether there is a cubin at the job's `output`.
-    pub compiled: bool,
+    /// The cubin, where there is one.
+    pub cubin: Option<Vec<u8>>,
     /// The compiler's whole log.
     pub log: String,
 }
@@ -79,6 +78,9 @@ impl Settings {
     pub const DEADLINE: Duration = Duration::from_secs(60);
 }
 
+/// How often a kernel is given to a compiler that gives no answer.
+const ATTEMPTS: usize = 3;
+
 #[derive(Default)]
 struct State {
     queue: VecDeque<(KernelSpec, Key)>,
@@ -106,8 +108,12 @@ impl State {
     }
 }
 
+/// How the service tells people what they should know.
+pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
+
 struct Shared {
     settings: Settings,
+    notice: Notice,
     version: String,
     sources: Sources,
     state: Mutex<State>,
@@ -125,23 +131,23 @@ impl Compiler {
     ///
     /// # Errors
     /// Where the compiler does not run.
-    pub fn start(settings: Settings) -> Result<Self> {
+    pub fn start(settings: Settings, notice: Notice) -> Result<Self> {
         let workers = settings.workers.max(1);
-        let version = version(&settings).context(|| format!("NVRTC in {}", settings.nvrtc.folder.display()))?;
-        let shared = Arc::new(Shared {
-            settings,
-            version,
-            sources: Sources::find(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
-        let threads = (0..workers)
-            .map(|_| {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || shared.work())
-            })
-            .collect();
-        Ok(Self { shared, threads })
+        let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
+        let sources = Sources::find();
+        if let Some(folder) = sources.folder() {
+            notice(&format!("the kernels are those in {}", folder.display()));
+        }
+        let shared =
+            Arc::new(Shared { settings, notice, version, sources, state: Mutex::default(), changed: Condvar::new() });
+        // Where one does not start, those before it end with this.
+        let mut compiler = Self { shared, threads: Vec::new() };
+        for _ in 0..workers {
+            let shared = Arc::clone(&compiler.shared);
+            let thread = std::thread::Builder::new().spawn(move || shared.work());
+            compiler.threads.push(thread.context(|| "starting a compile thread")?);
+        }
+        Ok(compiler)
     }
 
     /// The compiler's full version, part of every kernel's identity.
@@ -172,7 +178,15 @@ impl Compiler {
             return Ok(key.clone());
         }
         let key = self.key(spec)?;
-        let cached = shared.settings.cache.get(&key).map(|entry| shared.outcome(&key, &entry));
+        let cached = match shared.settings.cache.get(&key) {
+            Found::Entry(entry) => Some(shared.outcome(&key, &entry)),
+            Found::Nothing => None,
+            Found::Damaged => {
+                let place = shared.settings.cache.cubin(&key);
+                (shared.notice)(&format!("{} was cut short or altered: it is compiled anew", place.display()));
+                None
+            }
+        };
         let mut state = shared.state();
         if state.kernels.contains_key(spec) {
             return Ok(key); // another thread was faster
@@ -188,13 +202,13 @@ impl Compiler {
     /// The cubin of a kernel by its identity, where it is cached: also of one that today's sources no longer make.
     pub fn cached(&self, key: &Key) -> Option<PathBuf> {
         let cache = &self.shared.settings.cache;
-        cache.get(key).filter(|entry| entry.compiled).map(|_| cache.cubin(key))
+        matches!(cache.get(key), Found::Entry(Entry { cubin: Some(_), .. })).then(|| cache.cubin(key))
     }
 
     /// Waits until a kernel is done; it jumps the queue if it still stands there.
     ///
     /// # Errors
-    /// Where the kernel's source is missing, or the machine keeps it from being compiled: no process, no space.
+    /// Where the kernel's source is missing, or the machine keeps it from being compiled: no process, no space, an interrupt.
     pub fn wait(&self, spec: &KernelSpec) -> Result<Outcome> {
         self.wait_until(spec, None)?.ok_or_else(|| Error::failure("waiting without end came to an end"))
     }
@@ -217,7 +231,8 @@ impl Compiler {
             if left.is_zero() {
                 return Ok(None);
             }
-            let waited = self.shared.changed.wait_timeout(state, left);
+            process::check_interrupt()?;
+            let waited = self.shared.changed.wait_timeout(state, left.min(process::PAUSE));
             state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
@@ -260,7 +275,7 @@ impl Shared {
     }
 
     fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
-        if entry.compiled {
+        if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
             return Outcome::Compiled { key: key.clone(), cubin, resources: entry.resources };
         }
@@ -285,7 +300,8 @@ impl Shared {
             };
             drop(state);
             let started = Instant::now();
-            let outcome = self.compile(&mut process, &spec, &key).context(|| format!("compiling {spec}"));
+            let compiled = process::caught("a compile thread", || self.compile(&mut process, &spec, &key));
+            let outcome = compiled.context(|| format!("compiling {spec}"));
             let mut state = self.state();
             state.kernels.insert(spec, (key, Some(outcome)));
             state.compile_s += started.elapsed().as_secs_f64();
@@ -304,30 +320,32 @@ impl Shared {
         Ok(process)
     }
 
-    /// A compiler that ends without an answer may have been ended for lack of memory: only one that does so twice condemns
-    /// the kernel.
+    /// A compiler that ends without an answer, or says that the machine fails it, is tried again: only one that dies of itself
+    /// each time condemns the kernel. What was killed from outside, or got no memory, says nothing of it.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
-        let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
         let job = Job {
             name: spec.source.to_string(),
             source: self.sources.assemble(spec.source)?.text.to_string(),
             options: self.options(spec),
-            output: scratch.path().to_path_buf(),
         };
         let mut answer = self.ask(process, &job)?;
-        if matches!(answer, Err(Silence::Died(_))) {
+        for _ in 1..ATTEMPTS {
+            if matches!(answer, Ok(Ok(_)) | Err(Silence::Timeout(_))) {
+                break;
+            }
+            *process = None;
             answer = self.ask(process, &job)?;
         }
         let answer = match answer {
             Ok(reply) => reply.map_err(Error::failure)?,
+            Err(silence @ Silence::Killed(_)) => return Err(Error::failure(silence)),
             Err(silence) => {
                 let timed_out = matches!(silence, Silence::Timeout(_));
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
             }
         };
-        let cubin = if answer.compiled { Some(std::fs::read(scratch.path())?) } else { None };
-        let entry = Entry { compiled: answer.compiled, resources: Resources::of_log(&answer.log), log: answer.log };
-        self.settings.cache.put(key, cubin.as_deref(), &entry)?;
+        let entry = Entry::new(answer.cubin.as_deref(), answer.log);
+        self.settings.cache.put(key, answer.cubin.as_deref(), &entry)?;
         Ok(self.outcome(key, &entry))
     }
 
@@ -345,19 +363,14 @@ impl Shared {
 /// The compiler's full version, such as `13.0.88`. Its interface tells major and minor alone; a cubin's tool note has it
 /// whole.
 fn version(settings: &Settings) -> Result<String> {
-    let scratch = tempfile::NamedTempFile::new().context(|| "temporary cubin")?;
     let job = Job {
         name: "version.cu".into(),
         source: "extern \"C\" __global__ void version() {}".into(),
         options: vec![format!("--gpu-architecture={}", settings.arch)],
-        output: scratch.path().to_path_buf(),
     };
     let reply: Result<Reply, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
     let answer = reply.map_err(Error::failure)?.map_err(Error::failure)?;
-    if !answer.compiled {
-        return Err(Error::failure(answer.log.trim()));
-    }
-    let cubin = std::fs::read(scratch.path())?;
+    let cubin = answer.cubin.ok_or_else(|| Error::failure(answer.log.trim()))?;
     let text = String::from_utf8_lossy(&cubin);
     let versions = text.split(", V").skip(1).map(|rest| {
         rest.chars().take_while(|character| character.is_ascii_digit() || *character == '.').collect::<String>()
@@ -366,5 +379,5 @@ fn version(settings: &Settings) -> Result<String> {
 }
 
 fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {
-    LineProcess::start("compile-worker", &[("LD_LIBRARY_PATH", nvrtc.folder.as_os_str())])
+    LineProcess::start("compile-worker", &[(Nvrtc::VARIABLE, nvrtc.library.as_os_str())], None)
 }

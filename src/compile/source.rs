@@ -1,7 +1,8 @@
 //! Source assembly: a kernel file with its includes put in place, so that one text is the whole input of a compile.
 
 use super::cache::Key;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::plan::read_text;
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,13 @@ pub(super) struct Source {
 impl Sources {
     pub(super) fn find() -> Self {
         let local = Path::new("kernels");
-        Self { folder: local.is_dir().then(|| local.to_path_buf()), assembled: Mutex::default() }
+        let here = local.is_dir().then(|| std::path::absolute(local).unwrap_or_else(|_| local.to_path_buf()));
+        Self { folder: here, assembled: Mutex::default() }
+    }
+
+    /// The folder they are from, where that is not the binary.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// The text of `name` with every `#include "…"` replaced by that file, each once. `#line` keeps the compiler's
@@ -71,8 +78,7 @@ impl Sources {
     fn read(&self, name: &str) -> Result<String> {
         if let Some(folder) = &self.folder {
             let path = folder.join(name);
-            return std::fs::read_to_string(&path)
-                .map_err(|error| Error::failure(format!("kernel source {}: {error}", path.display())));
+            return read_text(&path).context(|| format!("kernel source {}", path.display()));
         }
         let text = EMBEDDED.get_file(name).and_then(|file| file.contents_utf8());
         text.map(str::to_owned).ok_or_else(|| Error::failure(format!("kernel source {name} is not built in")))

@@ -16,6 +16,16 @@ const MOST_TEMPLATES: usize = 3;
 /// problems alone sometimes choose what is best on them by luck. Found by leaving problems out of sweeps on an H200.
 pub(super) const GROUP_WEIGHT: f64 = 0.1;
 
+/// What a config must do on the problems that it is chosen for, beside being eligible. It is told in one pass over the times, so
+/// that choosing for thousands of problems with one left out each time stays fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bar {
+    /// Nothing.
+    None,
+    /// Be nowhere slower than a default by more than noise.
+    KeepsUpWithDefaults,
+}
+
 /// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
 /// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
 /// the fewest of `rows` come first; those within the noise of the best are one tie class, of which the first in the table's
@@ -25,6 +35,7 @@ fn choose_beside(
     others: &[&Row],
     taken: &[f64],
     configs: usize,
+    bar: Bar,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let weight = GROUP_WEIGHT / others.len().max(1) as f64;
@@ -32,8 +43,10 @@ fn choose_beside(
     let mut gains = vec![0.0; configs];
     let mut failures = vec![0_usize; configs];
     let mut raced = vec![false; configs];
+    let mut barred = vec![false; configs];
     for (row, taken) in rows.iter().zip(taken) {
         for cell in row.cells() {
+            barred[cell.config] |= bar == Bar::KeepsUpWithDefaults && cell.slower_than_default;
             failures[cell.config] += usize::from(!cell.works());
             if let Some(ln_slowdown) = cell.ln_slowdown {
                 raced[cell.config] = true;
@@ -46,7 +59,8 @@ fn choose_beside(
             gains[cell.config] += weight * cell.ln_slowdown.map_or(0.0, |ln_slowdown| ln_slowdown - row.ln_missing);
         }
     }
-    let candidates: Vec<usize> = (0..configs).filter(|config| raced[*config] && eligible(*config)).collect();
+    let is_candidate = |config: &usize| raced[*config] && !barred[*config] && eligible(*config);
+    let candidates: Vec<usize> = (0..configs).filter(is_candidate).collect();
     let fewest = candidates.iter().map(|config| failures[*config]).min()?;
     let candidates = candidates.into_iter().filter(|config| failures[*config] == fewest);
     let best = candidates.clone().map(|config| gains[config]).min_by(f64::total_cmp)?;
@@ -59,10 +73,11 @@ pub(super) fn choose(
     rows: &[&Row],
     others: &[&Row],
     configs: usize,
+    bar: Bar,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let missing: Vec<f64> = rows.iter().map(|row| row.ln_missing).collect();
-    choose_beside(rows, others, &missing, configs, eligible)
+    choose_beside(rows, others, &missing, configs, bar, eligible)
 }
 
 /// The configs that `first` ties with on all of `rows`, at whatever stage they were timed.
@@ -97,7 +112,7 @@ pub(super) fn complement(
         }
         let behind_first = |config: usize| by_rank(&templates[0], &ranked(config)) != Ordering::Greater;
         let fresh = |config: usize| !chosen.contains(&config) && eligible(config) && behind_first(config);
-        let Some(next) = choose_beside(rows, &[], &taken, configs.len(), fresh) else { break };
+        let Some(next) = choose_beside(rows, &[], &taken, configs.len(), Bar::None, fresh) else { break };
         let gain: f64 = rows.iter().zip(&taken).map(|(row, taken)| taken - ln_slowdown(row, next).min(*taken)).sum();
         if gain <= tie_width(rows).ln_1p() * rows.len() as f64 {
             break;
@@ -143,12 +158,12 @@ fn round(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-/// Leave-one-shape-out: each problem served by the choice made without it. `None` for a single problem.
+/// Leave-one-shape-out: each problem served by what `choose` makes of the other `rows`, and of the `others` without it. `None` for a
+/// single problem.
 pub(super) fn leave_one_out(
     rows: &[&Row],
     others: &[&Row],
-    configs: usize,
-    eligible: impl Fn(&[&Row], usize) -> bool,
+    choose: impl Fn(&[&Row], &[&Row]) -> Option<usize>,
 ) -> Option<LeaveOneOut> {
     if rows.len() < 2 {
         return None;
@@ -157,7 +172,7 @@ pub(super) fn leave_one_out(
         .map(|left_out| {
             let seen = [&rows[..left_out], &rows[left_out + 1..]].concat();
             let others: Vec<&Row> = others.iter().copied().filter(|row| !std::ptr::eq(*row, rows[left_out])).collect();
-            choose(&seen, &others, configs, |config| eligible(&seen, config))
+            choose(&seen, &others)
         })
         .collect();
     let slowdown = |(row, pick): (&&Row, &Option<usize>)| row.slowdown((*pick)?);

@@ -1,6 +1,6 @@
 //! One class's rules and fallbacks, and its model.
 
-use super::choose::{choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out, ties};
+use super::choose::{Bar, choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out, ties};
 use super::compare::Comparison;
 use super::incumbent::{Incumbents, unless_beaten};
 use super::model;
@@ -118,7 +118,7 @@ impl<'t> Class<'t> {
     fn new(table: &'t Table<'t>, places: Places, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
         let configs = table.configs.len();
-        let best_single = choose(&all, &[], configs, |config| places.class.allows(config));
+        let best_single = choose(&all, &[], configs, Bar::None, |config| places.class.allows(config));
         let templates = table.configs.iter().map(|config| config.template.clone()).collect();
         let mut class = Self { table, templates, best_single, groups: BTreeMap::new(), incumbents, places };
         let groups = class_groups(table.class).iter().filter_map(|group| {
@@ -140,13 +140,13 @@ impl<'t> Class<'t> {
     /// The config for a group, by the measurements on these problems.
     pub(super) fn choice_of_group(&self, group: &str, rows: &[&Row]) -> Option<usize> {
         let place = self.places.groups.get(group)?;
-        choose(rows, &[], self.configs(), |config| place.allows(config))
+        choose(rows, &[], self.configs(), Bar::None, |config| place.allows(config))
     }
 
     /// The config for a bucket, by the measurements on these problems of it and those of its groups.
     pub(super) fn choice_of_bucket(&self, bucket: &Bucket, rows: &[&Row], others: &[&Row]) -> Option<usize> {
         let place = self.places.buckets.get(bucket)?;
-        choose(rows, others, self.configs(), |config| may_serve(place, rows, config))
+        choose(rows, others, self.configs(), Bar::KeepsUpWithDefaults, |config| place.allows(config))
     }
 
     fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
@@ -176,7 +176,7 @@ impl<'t> Class<'t> {
         let mut compared = self.against_defaults(rows, first);
         compared.insert("best_single".to_owned(), against_single.to_document());
         compared.extend(against_fallback.map(|comparison| ("fallback".to_owned(), comparison.to_document())));
-        let left_out = leave_one_out(rows, &others, self.configs(), |rows, config| may_serve(place, rows, config));
+        let left_out = leave_one_out(rows, &others, |rows, others| self.choice_of_bucket(bucket, rows, others));
         let validation = Validation {
             compared,
             single_problem: left_out.is_none(),
@@ -222,7 +222,7 @@ impl<'t> Class<'t> {
             let mut compared = self.against_defaults(&rows, config);
             let against_single = Comparison::over(&rows, config, |_| Some(best_single));
             compared.insert("best_single".to_owned(), against_single.to_document());
-            let left_out = leave_one_out(&rows, &[], self.configs(), |_, config| place.allows(config));
+            let left_out = leave_one_out(&rows, &[], |rows, _| self.choice_of_group(group, rows));
             Validation {
                 compared,
                 exemplar: exemplar(&rows),
@@ -253,7 +253,7 @@ impl<'t> Class<'t> {
     /// The comparison with the default that does best on these problems, if one was measured.
     fn against_defaults(&self, rows: &[&Row], config: usize) -> BTreeMap<String, Compared> {
         let defaults = &self.table.defaults;
-        let best = choose(rows, &[], self.configs(), |config| defaults.contains(&config));
+        let best = choose(rows, &[], self.configs(), Bar::None, |config| defaults.contains(&config));
         let comparison = best.map(|default| Comparison::over(rows, config, |_| Some(default)).to_document());
         comparison.map(|comparison| ("default".to_owned(), comparison)).into_iter().collect()
     }
@@ -265,6 +265,7 @@ impl<'t> Class<'t> {
             served_us: row.time_us(config),
             noise: row.noise_of(config),
             slowdown: row.slowdown(config),
+            loaded: row.cell(config).is_some_and(|cell| cell.loaded),
             anchors: self.anchors(row, config, incumbent),
         };
         let tried: BTreeSet<usize> = rows.iter().flat_map(|row| row.cells()).map(|cell| cell.config).collect();

@@ -3,9 +3,9 @@
 use crate::error::{Error, Result};
 use crate::families;
 use crate::heuristics::{Bucket, Template, bucket_of, class_groups, group_of};
-use crate::journal::{Header, Stage, Status, Trial};
+use crate::journal::{Change, Header, Stage, Status, Trial};
 use crate::measure::median;
-use crate::model::{Config, Dtype, Family, Problem};
+use crate::model::{Bytes, Config, Dtype, Family, Identity, Problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,6 +40,13 @@ impl From<&Problem> for ProblemFacts {
             problem: Some(*problem),
         }
     }
+}
+
+/// A problem by its name in a document's class, where it is one of a family that ships.
+pub(crate) fn problem(class: &str, name: &str) -> Option<Problem> {
+    let family: Family = class.parse().ok()?;
+    let (shape, dtype) = name.rsplit_once(' ')?;
+    Problem::parse(family, shape, dtype.parse().ok()?).ok()
 }
 
 /// A config with its canonical text, by which configs are told apart.
@@ -84,6 +91,8 @@ pub struct Timing {
     pub rounds_us: Vec<f64>,
     /// Taken while the GPU was throttled.
     pub throttled: bool,
+    /// Taken while other work disturbed the device.
+    pub loaded: bool,
 }
 
 impl Timing {
@@ -125,6 +134,19 @@ pub struct Environment {
     pub protocol: String,
     /// The measuring tool and its version.
     pub sweep: String,
+    /// The device's multiprocessors, where the journal told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiprocessors: Option<u32>,
+    /// Its memory in bytes, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<Bytes>,
+}
+
+impl Environment {
+    /// The device, as it is told from others.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity { name: self.device.clone(), multiprocessors: self.multiprocessors, memory: self.memory_bytes }
+    }
 }
 
 impl From<&Header> for Environment {
@@ -136,6 +158,8 @@ impl From<&Header> for Environment {
             nvrtc: header.nvrtc.clone(),
             protocol: header.protocol.clone(),
             sweep: header.sweep.clone(),
+            multiprocessors: header.multiprocessors,
+            memory_bytes: header.memory_bytes,
         }
     }
 }
@@ -174,6 +198,10 @@ pub struct Evidence {
     pub(super) unusable: usize,
     /// Trials called `ok` that err more than [`STRAY_ERROR`] allows.
     pub(super) stray: usize,
+    /// The headers of the journals it holds, each with the classes of its trials.
+    journals: Vec<(BTreeSet<&'static str>, Vec<Header>)>,
+    /// Whether journals of unlike drivers count together.
+    pub(super) accept_driver: bool,
     problem_indices: HashMap<(String, String), usize>,
     config_indices: HashMap<String, usize>,
     kernel_indices: HashMap<String, usize>,
@@ -218,30 +246,29 @@ impl Evidence {
         self.environments.entry(class.to_owned()).or_default().insert(environment);
     }
 
+    /// The classes that it has problems of, sorted.
+    pub(super) fn classes(&self) -> BTreeSet<&str> {
+        self.problems.iter().map(|problem| problem.class.as_str()).collect()
+    }
+
+    /// The devices that its journals were measured on.
+    pub(super) fn identities(&self) -> impl Iterator<Item = Identity> {
+        self.journals.iter().flat_map(|(_, headers)| headers).map(Header::identity)
+    }
+
     /// Adds a journal: its headers and trials, in the journal's order. Where a set of compile-time knobs ran as more than one
     /// kernel on a problem, only the trials of the last count, so that a kernel may change without starting over.
     ///
     /// # Errors
-    /// Where it was measured on another device than what is here already, or by another protocol than the rest of its class.
+    /// Where it was measured on another device than what is here already, by another protocol or under another driver.
     pub fn add_journal(&mut self, headers: &[Header], trials: &[Trial]) -> Result<()> {
         self.add_trials(headers, &trials.iter().collect::<Vec<_>>())
     }
 
     /// The same of some of a journal's trials.
     pub(super) fn add_trials(&mut self, headers: &[Header], trials: &[&Trial]) -> Result<()> {
-        let known = self.environments.values().flatten().map(|environment| environment.device.as_str());
-        let devices: BTreeSet<&str> = known.chain(headers.iter().map(|header| header.gpu.as_str())).collect();
-        if devices.len() > 1 {
-            let devices: Vec<_> = devices.into_iter().collect();
-            return Err(Error::usage(format!(
-                "these journals come from different devices ({}): derive one document for each",
-                devices.join(", ")
-            )));
-        }
-        let families: BTreeSet<&str> = trials.iter().map(|trial| trial.family.name()).collect();
-        for family in &families {
-            self.refuse_other_protocol(family, headers)?;
-        }
+        let families: BTreeSet<&'static str> = trials.iter().map(|trial| trial.family.name()).collect();
+        self.refuse_mixing(&families, headers)?;
         let mut problems: HashMap<Problem, usize> = HashMap::new();
         let mut configs: HashMap<&Config, usize> = HashMap::new();
         let trials = of_latest_kernels(trials);
@@ -260,37 +287,67 @@ impl Evidence {
             let timing = (trial.status == Status::Ok && !strays).then(|| timing_of(trial));
             self.add(Record { problem, config, kernel, stage: trial.stage, null_arm: trial.null_arm, timing });
         }
-        for family in families {
+        for family in &families {
             for header in headers {
                 self.measured_with(family, header.into());
             }
         }
+        self.journals.push((families, headers.to_vec()));
         Ok(())
     }
 
-    /// Times of one class that were taken by two protocols are times of two things.
-    fn refuse_other_protocol(&self, class: &str, headers: &[Header]) -> Result<()> {
-        let known = self.environments.get(class).into_iter().flatten().map(|environment| &environment.protocol);
-        let protocols: BTreeSet<&String> = known.chain(headers.iter().map(|header| &header.protocol)).collect();
-        if protocols.len() <= 1 {
+    /// Times of two devices, or that were taken in two ways, are times of two things.
+    fn refuse_mixing(&self, families: &BTreeSet<&str>, headers: &[Header]) -> Result<()> {
+        let all = || self.journals.iter().flat_map(|(_, headers)| headers).chain(headers);
+        let accepted: BTreeSet<&String> = all().flat_map(|header| &header.accepted_drivers).collect();
+        let is_accepted = |header: &Header| self.accept_driver || accepted.contains(&header.driver);
+        let apart = |one: &Header, other: &Header, have_unknown_drivers_mixed: bool| {
+            other.changes_since(one).into_iter().find(|change| match change {
+                Change::Driver { was, is } if was.is_empty() && is.is_empty() => {
+                    have_unknown_drivers_mixed && !is_accepted(one)
+                }
+                _ => !(change.is_acceptable() && (is_accepted(one) || is_accepted(other))),
+            })
+        };
+        let of_others = self.journals.iter().flat_map(|(theirs, others)| {
+            let is_of_same_class = !theirs.is_disjoint(families);
+            others.iter().map(move |other| (other, is_of_same_class))
+        });
+        let of_this = headers.iter().map(|header| (header, false));
+        let pairs = of_others.chain(of_this).flat_map(|(one, shared)| headers.iter().map(move |it| (one, it, shared)));
+        let Some(change) = pairs.into_iter().find_map(|(one, other, shared)| apart(one, other, shared)) else {
             return Ok(());
-        }
-        let names: Vec<&str> = protocols.into_iter().map(String::as_str).collect();
-        Err(Error::usage(format!(
-            "{class} was measured by the protocols {}, whose times do not compare: derive from the journals of one of them, \
-             or measure again with --fresh",
-            names.join(" and ")
-        )))
+        };
+        let way = "derive from the journals of one of them, or measure again with --fresh";
+        let names = families.iter().flat_map(|family| [*family, ": "]).collect::<String>();
+        Err(Error::usage(match change {
+            Change::Device { was, is } => {
+                let devices: BTreeSet<String> = [was.to_string(), is.to_string()].into();
+                let devices: Vec<String> = devices.into_iter().collect();
+                format!(
+                    "these journals come from different devices ({}): derive one document for each",
+                    devices.join(", ")
+                )
+            }
+            change @ Change::UnknownDevice { .. } => format!(
+                "one of these journals does not tell the size of its device ({change}): {way}, or take them together with \
+                 --accept-driver"
+            ),
+            Change::Protocol { was, is } => {
+                let protocols: BTreeSet<String> = [was, is].into();
+                let protocols: Vec<String> = protocols.into_iter().collect();
+                format!(
+                    "{names}measured by the protocols {}, whose times do not compare: {way}",
+                    protocols.join(" and ")
+                )
+            }
+            change @ Change::Driver { .. } => {
+                format!(
+                    "{names}the journals are of two drivers ({change}): {way}, or take them together with --accept-driver"
+                )
+            }
+        }))
     }
-}
-
-/// Refuses what was measured on another GPU than the one of this short name.
-pub(super) fn measured_on(header: &Header, gpu: &str) -> Result<()> {
-    let device = header.device();
-    if device == gpu {
-        return Ok(());
-    }
-    Err(Error::usage(format!("measured on {} ({device}), so it says nothing of {gpu}", header.gpu)))
 }
 
 /// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
@@ -330,6 +387,7 @@ pub(crate) fn timing_of(trial: &Trial) -> Timing {
         chosen_by: trial.chosen_by,
         rounds_us: trial.rounds_us.clone(),
         throttled: trial.throttled,
+        loaded: trial.loaded,
     }
 }
 

@@ -17,8 +17,29 @@ pub struct Report {
     /// Rows whose time is infinite: the config failed on that shape.
     pub failed: usize,
     /// Rows that could not be used.
+    pub bad_rows: usize,
+    /// The first of them, up to [`NAMED_ROWS`].
     pub bad: Vec<BadRow>,
 }
+
+impl Report {
+    fn add_bad(&mut self, position: Option<&csv::Position>, reason: String) {
+        self.bad_rows += 1;
+        if self.bad.len() < NAMED_ROWS {
+            self.bad.push(BadRow { line: position.map_or(0, csv::Position::line), reason });
+        }
+    }
+}
+
+/// The most bad rows that are kept; the rest are counted.
+pub const NAMED_ROWS: usize = 10;
+
+/// The most that a file may hold, some ten times what a tuning run of a hundred shapes leaves: choosing for each problem without
+/// it goes through all rows.
+const MOST_ROWS: usize = 500_000;
+const MOST_PROBLEMS: usize = 5_000;
+const MOST_CONFIGS: usize = 10_000;
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A row that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,30 +72,41 @@ fn class_of(kernel_name: &str) -> Option<&'static str> {
 /// Adds the rows of a measurements file to `evidence`. Rows that cannot be used are named in the report.
 ///
 /// # Errors
-/// Where the file cannot be read or lacks a column. `name` is what errors call it.
+/// Where the file cannot be read, lacks a column, or holds more than can be derived from. `name` is what errors call it.
 pub fn read(evidence: &mut Evidence, reader: impl Read, name: &str) -> Result<Report> {
-    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
+    let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(reader.take(MOST_BYTES));
     let columns = Columns::find(csv.headers().map_err(Error::usage).context(|| name)?).context(|| name)?;
     let mut report = Report::default();
     let mut seen = Seen::default();
-    for record in csv.records() {
-        match record {
-            Ok(record) => match seen.read_row(evidence, &columns, &record) {
+    let mut record = StringRecord::new();
+    for row in 0.. {
+        match csv.read_record(&mut record) {
+            Ok(false) => break,
+            Ok(true) if row == MOST_ROWS => return Err(too_many("rows", MOST_ROWS).context(name)),
+            Ok(true) => match seen.read_row(evidence, &columns, &record) {
                 Ok(true) => report.timed += 1,
                 Ok(false) => report.failed += 1,
-                Err(reason) => {
-                    let line = record.position().map_or(0, csv::Position::line);
-                    report.bad.push(BadRow { line, reason });
-                }
+                Err(reason) => report.add_bad(record.position(), reason),
             },
             Err(error) if error.is_io_error() => return Err(Error::failure(error).context(name)),
-            Err(error) => {
-                let line = error.position().map_or(0, csv::Position::line);
-                report.bad.push(BadRow { line, reason: error.to_string() });
+            Err(error) => report.add_bad(error.position(), error.to_string()),
+        }
+        for (what, count, most) in
+            [("shapes", evidence.problems.len(), MOST_PROBLEMS), ("configs", evidence.configs.len(), MOST_CONFIGS)]
+        {
+            if count > most {
+                return Err(too_many(what, most).context(name));
             }
         }
     }
+    if csv.get_ref().limit() == 0 {
+        return Err(too_many("MiB", MOST_BYTES as usize >> 20).context(name));
+    }
     Ok(report)
+}
+
+fn too_many(what: &str, most: usize) -> Error {
+    Error::usage(format!("more than {most} {what}: derive from fewer, such as one kernel's at a time"))
 }
 
 /// Where each column is.
@@ -120,8 +152,8 @@ impl Seen {
             return Err(format!("{} fields where the header has {}", row.len(), columns.count));
         }
         let kernel_name = &row[columns.kernel_name];
-        let class =
-            class_of(kernel_name).ok_or_else(|| format!("kernel_name '{kernel_name}' belongs to no known class"))?;
+        let class = class_of(kernel_name)
+            .ok_or_else(|| format!("kernel_name '{}' belongs to no known class", shown(kernel_name)))?;
         let timing = read_timing(&row[columns.timing_ms])?;
 
         let place =
@@ -149,12 +181,17 @@ impl Seen {
 
 /// The time of a row; `None` for an infinite one, which is how a failed config is written.
 fn read_timing(text: &str) -> Result<Option<Timing>, String> {
-    let timing_ms: f64 = text.trim().parse().map_err(|_| format!("timing_ms '{text}' is no number"))?;
+    let timing_ms: f64 = text.trim().parse().map_err(|_| format!("timing_ms '{}' is no number", shown(text)))?;
     match timing_ms {
         ms if ms == f64::INFINITY => Ok(None),
         ms if ms > 0.0 => Ok(Some(Timing { time_us: ms * 1e3, ..Timing::default() })),
-        _ => Err(format!("timing_ms '{text}' is no positive time")),
+        _ => Err(format!("timing_ms '{}' is no positive time", shown(text))),
     }
+}
+
+/// The start of a field, for a message.
+fn shown(field: &str) -> String {
+    field.chars().take(60).collect()
 }
 
 fn read_object(column: &str, text: &str) -> Result<Map<String, Value>, String> {

@@ -1,7 +1,9 @@
 //! Putting newly derived classes into a document that holds others.
 
 use super::evidence::Environment;
+use crate::error::{Error, Result};
 use crate::heuristics::Document;
+use crate::model::{Identity, Likeness};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +21,12 @@ pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> D
         fallbacks.is_some_and(|groups| !groups.is_empty()) || new.rules.iter().any(|rule| rule.kernel_class == **class)
     };
     let classes: BTreeSet<&String> = classes.iter().filter(serves).collect();
-    let mut environments = environments_of(&existing.policy);
+    let as_set = |(class, environments): (String, Vec<Environment>)| (class, environments.into_iter().collect());
+    let mut environments: BTreeMap<String, BTreeSet<Environment>> =
+        environments_of(&existing.policy).into_iter().map(as_set).collect();
     environments.retain(|class, _| !classes.contains(class));
-    environments.extend(environments_of(&new.policy).into_iter().filter(|(class, _)| classes.contains(class)));
+    let of_new = environments_of(&new.policy).into_iter().filter(|(class, _)| classes.contains(class));
+    environments.extend(of_new.map(as_set));
 
     let mut merged = new;
     merged.rules.retain(|rule| classes.contains(&rule.kernel_class));
@@ -37,8 +42,27 @@ pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> D
     merged
 }
 
+/// Refuses to let a device's measurements into a document that another's made.
+///
+/// # Errors
+/// Where it says that it was measured on another, or on another slice of that one.
+pub(crate) fn refuse_other_device(document: &Document, device: &Identity) -> Result<()> {
+    let environments = environments_of(&document.policy);
+    let mut devices = environments.values().flatten().map(Environment::identity);
+    match devices.find(|own| own.likeness(device) == Likeness::Other) {
+        None => Ok(()),
+        Some(own) => Err(Error::usage(format!(
+            "the document that is there was measured on {own}, not on {device}: give --output another folder, or move the \
+             document away"
+        ))),
+    }
+}
+
 /// Writes what each class was measured with, and each field's values over all of them.
-pub(super) fn set_environments(policy: &mut Map<String, Value>, environments: &BTreeMap<String, Vec<Environment>>) {
+pub(super) fn set_environments(
+    policy: &mut Map<String, Value>,
+    environments: &BTreeMap<String, BTreeSet<Environment>>,
+) {
     policy.insert(MEASURED_WITH.to_owned(), json!(environments));
     let all: Vec<Value> = environments.values().flatten().map(|environment| json!(environment)).collect();
     for field in ENVIRONMENT_FIELDS {

@@ -25,6 +25,7 @@
 //! - `source.problems[].anchors` compares what is served with other programs of the same final, so that two documents can be
 //!   compared by what did not change between them.
 
+mod carry;
 mod class;
 mod choose;
 mod compare;
@@ -41,9 +42,9 @@ mod validation;
 
 pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, half_width, pair};
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
-pub(crate) use evidence::{config_text, of_latest_kernels, timing_of};
+pub(crate) use evidence::{config_text, of_latest_kernels, problem, timing_of};
 pub use merge::merge;
-pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of};
+pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of, refuse_other_device};
 pub use table::config_key;
 pub(crate) use table::text_key;
 pub use validation::{Compared, Exemplar, LeaveOneOut, ProblemSource, Source, Ties, Validation};
@@ -52,6 +53,7 @@ use crate::error::{Context, Result};
 use crate::heuristics::{Document, FittedModel, SCHEMA_VERSION};
 use crate::journal::{Contents, Trial};
 use crate::model::{Config, Family, GpuProfile, Mma};
+use carry::Earlier;
 use choose::GROUP_WEIGHT;
 use class::{ClassResult, derive_class};
 use rayon::prelude::*;
@@ -103,6 +105,8 @@ pub struct ClassReport {
     pub model: Option<ModelReport>,
     /// Why it has no model, where it has none.
     pub no_model: Option<String>,
+    /// Rules, fallbacks and models of the document before that stay: not all they were measured on was measured anew.
+    pub carried_over: usize,
 }
 
 /// What came of a class's model.
@@ -138,23 +142,27 @@ pub struct Inputs<'a> {
     pub defaults: &'a Defaults,
     /// The document that the new one takes the place of.
     pub before: Option<&'a Document>,
+    /// Whether journals of unlike drivers, or of one that is not known, count together.
+    pub accept_driver: bool,
     /// Whether a trial's kernel is today's; those of others say nothing of what is served.
     pub is_current: &'a dyn Fn(&Trial) -> Result<bool>,
 }
 
 /// Derives the document that is to be served from now on: the classes there are measurements of anew, what the document before
-/// serves staying where nothing beats it by more than noise, and its other classes as they are.
+/// serves staying where nothing beats it by more than noise, or where it was measured on what is not among these journals, and its
+/// other classes as they are.
 ///
 /// # Errors
-/// Where a journal is of another GPU than this, or journals of one class were measured by different protocols; and as
-/// `is_current` says.
+/// Where a journal is of another GPU than this, journals or the document before are of different devices, or journals of
+/// different protocols or drivers; and as `is_current` says.
 pub fn run(inputs: Inputs) -> Result<Derived> {
     let mut evidence = inputs.measurements;
+    evidence.accept_driver = inputs.accept_driver;
     for (name, contents) in inputs.journals {
         contents
             .headers
             .iter()
-            .try_for_each(|header| evidence::measured_on(header, &inputs.profile.name))
+            .try_for_each(|header| header.refuse_other_gpu(&inputs.profile.name))
             .context(|| name)?;
         let mut current = Vec::with_capacity(contents.trials.len());
         for trial in &contents.trials {
@@ -164,7 +172,14 @@ pub fn run(inputs: Inputs) -> Result<Derived> {
         }
         evidence.add_trials(&contents.headers, &current).context(|| name)?;
     }
-    let mut derived = document_after(inputs.before, &evidence, inputs.profile, inputs.defaults);
+    let mut earlier = BTreeMap::new();
+    if let Some(before) = inputs.before {
+        evidence.identities().try_for_each(|identity| merge::refuse_other_device(before, &identity))?;
+        for class in evidence.classes() {
+            earlier.insert(class.to_owned(), Earlier::of(before, class, inputs.is_current)?);
+        }
+    }
+    let mut derived = derive_all(inputs.before, earlier, &evidence, inputs.profile, inputs.defaults);
     if let Some(before) = inputs.before {
         let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
         derived.document = merge(before.clone(), derived.document, &classes);
@@ -177,9 +192,24 @@ pub fn document(evidence: &Evidence, profile: &GpuProfile, defaults: &Defaults) 
     document_after(None, evidence, profile, defaults)
 }
 
-/// The same, but what the document before it serves stays where nothing beats it by more than noise.
+/// The same, but what the document before it serves stays where nothing beats it by more than noise, or where it was measured on
+/// what this evidence says nothing of.
 pub fn document_after(
     before: Option<&Document>,
+    evidence: &Evidence,
+    profile: &GpuProfile,
+    defaults: &Defaults,
+) -> Derived {
+    // That every kernel is today's is no cause of an error.
+    let earlier = |class: &str| Earlier::of(before?, class, &|_| Ok(true)).ok();
+    let earlier = evidence.classes().into_iter().filter_map(|class| Some((class.to_owned(), earlier(class)?)));
+    derive_all(before, earlier.collect(), evidence, profile, defaults)
+}
+
+/// What was measured anew of each class, and what `earlier` holds of it beside that.
+fn derive_all(
+    before: Option<&Document>,
+    mut earlier: BTreeMap<String, Earlier>,
     evidence: &Evidence,
     profile: &GpuProfile,
     defaults: &Defaults,
@@ -194,7 +224,22 @@ pub fn document_after(
         let sister = sister.and_then(|sister| tables.iter().find(|table| table.class == sister.name()));
         derive_class(table, sister, before, profile)
     };
-    let classes: Vec<ClassResult> = tables.par_iter().map(derive).collect();
+    let mut classes: Vec<ClassResult> = tables.par_iter().map(derive).collect();
+    let mut environments: BTreeMap<String, BTreeSet<Environment>> = tables
+        .iter()
+        .map(|table| (table.class.to_owned(), evidence.environments.get(table.class).cloned().unwrap_or_default()))
+        .collect();
+    for (class, table) in classes.iter_mut().zip(&tables) {
+        let Some(earlier) = earlier.remove(table.class) else { continue };
+        let environments = environments.entry(table.class.to_owned()).or_default();
+        if earlier.is_like(environments) {
+            let own = earlier.environments().to_vec();
+            class.report.carried_over = earlier.stay_in(class, table);
+            if class.report.carried_over > 0 {
+                environments.extend(own);
+            }
+        }
+    }
 
     let mut rules = Vec::new();
     let mut fallbacks = BTreeMap::new();
@@ -211,10 +256,6 @@ pub fn document_after(
         }
         reports.push(class.report);
     }
-    let environments = reports.iter().map(|report| {
-        let environments = evidence.environments.get(&report.class).cloned().unwrap_or_default();
-        (report.class.clone(), environments.into_iter().collect())
-    });
     let document = Document {
         schema_version: SCHEMA_VERSION,
         description: format!(
@@ -222,7 +263,7 @@ pub fn document_after(
              and one fallback for each group of shapes.",
             profile.name
         ),
-        policy: policy(profile, &environments.collect()),
+        policy: policy(profile, &environments),
         rules,
         fallbacks,
         models,
@@ -236,7 +277,7 @@ const UNPROVEN: &str = "tcgen05 configs were written without a GPU to run them o
      machine; each was compared with the reference before it was timed";
 
 /// The document's `policy`: what was measured with what, and how the choices were made.
-fn policy(profile: &GpuProfile, environments: &BTreeMap<String, Vec<Environment>>) -> Map<String, Value> {
+fn policy(profile: &GpuProfile, environments: &BTreeMap<String, BTreeSet<Environment>>) -> Map<String, Value> {
     let mut policy = Map::from_iter([
         (
             "fallbacks".to_owned(),

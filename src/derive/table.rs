@@ -30,6 +30,8 @@ pub(super) struct Cell<'e> {
     pub(super) slower_than_default: bool,
     /// The interleaved rounds behind its ratio to the winner; 0 where there are none.
     pub(super) rounds: usize,
+    /// Other work disturbed the device when it was timed.
+    pub(super) loaded: bool,
     /// Logarithm of its time over the winner's, of whatever stage; `None` where it failed.
     ln_ratio: Option<f64>,
     /// How far its time may be off by itself: that of a ratio is both of them.
@@ -85,6 +87,11 @@ impl<'e> Row<'e> {
     /// A config's time, of whatever stage, as it would have been in the last final.
     pub(super) fn time_us(&self, config: usize) -> Option<f64> {
         Some(self.winner_us * self.cell(config)?.ln_ratio?.exp())
+    }
+
+    /// Whether its configs raced in a final.
+    pub(super) fn had_final(&self) -> bool {
+        self.races.iter().any(|race| race.stage == Stage::Final)
     }
 
     /// Whether a config ran in a final.
@@ -234,12 +241,13 @@ impl<'e> Attempt<'e> {
     }
 
     /// The greater of two trials of one config on one problem is the one that counts: the one that worked, the later stage, the
-    /// later race, not throttled, more samples; then an order of no meaning but independent of which came first.
+    /// later race, neither throttled nor loaded, more samples; then an order of no meaning but independent of which came first.
     fn weigh(&self, other: &Self) -> Ordering {
         let key = |attempt: &Self| {
             let timing = attempt.timing;
             let race = timing.map_or(0, |timing| timing.race);
-            let (samples, steady) = timing.map_or((0, false), |timing| (timing.samples, !timing.throttled));
+            let (samples, steady) =
+                timing.map_or((0, false), |timing| (timing.samples, !timing.throttled && !timing.loaded));
             (timing.is_some(), attempt.stage_weight(), race, steady, samples)
         };
         let times = |attempt: &Self| attempt.timing.map(|timing| (timing.time_us, timing.quartiles_us));
@@ -369,6 +377,7 @@ impl<'e> Tried<'e> {
             ln_slowdown: races.then_some(ln_ratio),
             slower_than_default: false,
             rounds,
+            loaded: attempt.timing.is_some_and(|timing| timing.loaded),
             ln_ratio: Some(ln_ratio),
             noise,
             kernel,

@@ -38,6 +38,9 @@ pub struct ProblemSource {
     pub noise: f64,
     /// That time over the winner's, in rounds that did not choose it; below 1 where it was lucky.
     pub slowdown: Option<f64>,
+    /// Other work disturbed the device when it was timed: the times may be too long.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
     /// Time over that of other programs in the same final, by the hash of their config and kernel: what is served among them,
     /// the defaults, what was served before, the best of each kind of instructions, the best finalists.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -7,7 +7,7 @@ pub mod mutants;
 
 use crate::families::Launch;
 use crate::measure::Sample;
-use crate::model::{Bytes, Config, GpuProfile, Problem};
+use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
 use mutants::Alteration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -35,11 +35,18 @@ pub struct Found {
     /// Eight hex digits that tell it from other devices of its kind: of a hash of its UUID. The host has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// Its memory; of the host none is asked for.
+    /// Its memory, where the system tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// What it offers kernels.
     pub profile: GpuProfile,
+}
+
+impl Found {
+    /// What tells it from devices whose times are not its own.
+    pub fn identity(&self) -> Identity {
+        Identity { name: self.name.clone(), multiprocessors: Some(self.profile.multiprocessors), memory: self.memory }
+    }
 }
 
 /// A compiled kernel and how to launch it.
@@ -58,14 +65,17 @@ pub struct Program {
 pub enum Fault {
     /// This kernel was refused; the device goes on.
     Refused(String),
-    /// The device is of no more use to this process.
+    /// What ran broke the device: it is of no more use to this process.
     Dead(String),
+    /// The machine fails: no memory, no process, a device that is lost. It says nothing of what was to run; another process may
+    /// do better.
+    Trouble(String),
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(message) | Self::Dead(message) => out.write_str(message),
+            Self::Refused(message) | Self::Dead(message) | Self::Trouble(message) => out.write_str(message),
         }
     }
 }
@@ -146,6 +156,10 @@ pub trait Device {
     /// The same with the alterations of a mutant, made to copies of the inputs and to the output before it is compared.
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault>;
 
+    /// Times a kernel that is always the same and known to be good, some times over in each of the device's places: its cores, say.
+    /// Where it fails the device does; where it is slow the device has other work.
+    fn canary(&mut self) -> Result<Vec<Vec<f64>>, Fault>;
+
     /// Times one run of the loaded kernel on the plain inputs, caches cold and clean. A device that holds them more than once takes
     /// another set each `round`, so that no config owes its time to where they lie.
     fn sample(&mut self, round: u32) -> Result<Sample, Fault>;
@@ -161,6 +175,12 @@ pub fn discover() -> Vec<Found> {
     found
 }
 
+/// What keeps the CUDA driver that is here from being used, in one line: its error, or what it lacks. Nothing where all is well
+/// or there is no driver.
+pub fn driver_trouble() -> Option<String> {
+    cuda::trouble()
+}
+
 /// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.
 ///
 /// # Errors
@@ -169,6 +189,6 @@ pub fn open(address: Address, support: Option<&PathBuf>) -> Result<Box<dyn Devic
     match (address, support) {
         (Address::Cpu, _) => Ok(Box::new(cpu::Cpu::open())),
         (Address::Cuda(ordinal), Some(support)) => Ok(Box::new(cuda::Gpu::open(ordinal, support)?)),
-        (Address::Cuda(_), None) => Err(Fault::Dead("a GPU needs the cubin of the support kernels".into())),
+        (Address::Cuda(_), None) => Err(Fault::Trouble("a GPU needs the cubin of the support kernels".into())),
     }
 }

@@ -17,11 +17,10 @@ mod text;
 pub(crate) use shift::{Z_95, absolute_sigma, relative_sigma};
 pub use stability::Stability;
 
-use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_key, environments_of, text_key};
+use crate::derive::{ENVIRONMENT_FIELDS, Environment, config_key, environments_of, problem, text_key};
 use crate::error::{Error, Result};
 use crate::heuristics::{Bucket, Document, Rule, Template, bucket_of, by_rank};
 use crate::measure::{geomean, mean, median};
-use crate::model::{Family, Problem};
 use night::{MOST, Set, TOLD_APART};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -331,13 +330,6 @@ impl<'d> Place<'d> {
 
 fn label(bucket: &Bucket) -> String {
     bucket.iter().map(|(field, label)| format!("{field} {label}")).collect::<Vec<_>>().join(", ")
-}
-
-/// The problem that a document calls `m=16,n=4096,k=4096 bf16` in its class.
-pub(crate) fn problem(class: &str, name: &str) -> Option<Problem> {
-    let family: Family = class.parse().ok()?;
-    let (shape, dtype) = name.rsplit_once(' ')?;
-    Problem::parse(family, shape, dtype.parse().ok()?).ok()
 }
 
 /// What a document says of one problem.

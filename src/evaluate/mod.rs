@@ -14,7 +14,7 @@ mod noise;
 
 pub use figures::{Figures, Intervals, Report, Transfer};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
 use crate::measure::{CrossFit, Interval, RacePlan, cross_fit};
@@ -137,6 +137,9 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     });
     let asked: Vec<(&Plan, Vec<PlannedProblem>)> = asked.collect::<Result<_>>()?;
     let (document, name) = document(&options.output, gpu)?;
+    let journals: Vec<PathBuf> = plans.iter().map(|plan| journal_path(&options.output, gpu, plan.family)).collect();
+    sweep::check_outputs(None, &journals)?;
+    site.progress.plans(&plans);
     let started = Instant::now();
     let mut problems = Vec::new();
     for (index, (plan, shapes)) in asked.iter().enumerate() {
@@ -238,8 +241,8 @@ impl Evaluation<'_> {
         let journal = self.site.journal(&path, self.options.fresh)?;
         let defenders =
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
-        let (compiler, progress) = (self.site.compiler.as_ref(), &self.site.progress);
-        let mut lab = Lab::new(profile.clone(), compiler, self.options.seed, defenders.collect(), journal, progress);
+        let progress = &self.site.progress;
+        let mut lab = Lab::new(self.site, self.options.seed, defenders.collect(), journal);
         lab.deadlines.trial = self.options.trial_deadline;
         lab.set_deadline(deadline);
         let guide = Guide::new(self.plan, profile, self.document.models.get(self.plan.family.name()));
@@ -317,8 +320,14 @@ impl Evaluation<'_> {
         let must_race = self.must_race(question);
         bench.turn_to(problem);
         let candidate = |config: &Config| plan::candidate(config.clone(), &problem, profile);
-        let outcome = ahead.search(bench, &problem, &must_race)?;
-        let RaceOutcome::Done(trials) = outcome else { return Ok(question.unanswered("the race crashed", None)) };
+        let trials = match ahead.search(bench, &problem, &must_race) {
+            Ok(RaceOutcome::Done(trials)) => trials,
+            Ok(_) => return Ok(question.unanswered("the race crashed", None)),
+            Err(trouble) if trouble.kind() == ErrorKind::Trouble => {
+                return Ok(question.unanswered(&trouble.to_string(), None));
+            }
+            Err(error) => return Err(error),
+        };
         let Some(best) = trials.first() else { return Ok(question.unanswered("no working config", None)) };
         let three: Vec<Config> = trials.iter().take(CONTENDERS).map(|trial| trial.config.clone()).collect();
         let others = must_race.iter().filter(|config| !three.contains(config));

@@ -4,6 +4,7 @@ use super::classification::Signature;
 use super::document::{Bucket, Template};
 use super::load::without_mark;
 use super::lookup::{Answer, Heuristics, Query};
+use crate::error::{Error, Result};
 use serde::Serialize;
 
 /// An answer as JSON. Every field is always there, null or empty where there is nothing to say.
@@ -39,22 +40,42 @@ impl<'a> AnswerRecord<'a> {
 }
 
 /// Answers one line of a batch: a [`Signature`] in JSON in, an [`AnswerRecord`] in JSON out, neither with a newline. A line
-/// that is no such JSON is answered `{"error": …}`.
+/// that is no such JSON is answered `{"error": …}`. Arguments that do not fit each other are answered as the runtime that documents
+/// come from answers them.
 pub fn answer_batch_line(heuristics: &Heuristics, line: &[u8]) -> String {
+    let answered = read_line(line).and_then(|signature| {
+        let query = signature.query();
+        let answer = query.map(|query| heuristics.lookup_unchecked(&query));
+        Ok(serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))?)
+    });
+    answered.unwrap_or_else(|error| refusal(&error))
+}
+
+/// The same, but arguments that fit nothing are refused. [`refusal`] makes the line of the error.
+///
+/// # Errors
+/// Where the line is no query, and as [`Heuristics::query_of`].
+pub fn answer_batch_line_checked(heuristics: &Heuristics, line: &[u8]) -> Result<String> {
+    let signature = read_line(line)?;
+    let query = heuristics.query_of(&signature)?;
+    let answer = query.map(|query| heuristics.lookup(&query));
+    Ok(serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))?)
+}
+
+/// The answer to a line that is refused: `{"error": …}`.
+pub fn refusal(error: &Error) -> String {
     #[derive(Serialize)]
     struct Refusal {
         error: String,
     }
-    let refuse = |error| serde_json::to_string(&Refusal { error }).unwrap_or_default();
+    serde_json::to_string(&Refusal { error: error.to_string() }).unwrap_or_default()
+}
+
+fn read_line(line: &[u8]) -> Result<Signature> {
     let line = without_mark(line);
     // Serde would take an array for the fields in order.
     if line.trim_ascii_start().first() != Some(&b'{') {
-        return refuse("not a query: a query is a JSON object".to_owned());
+        return Err(Error::usage("not a query: a query is a JSON object"));
     }
-    let answered = serde_json::from_slice::<Signature>(line).and_then(|signature| {
-        let query = signature.query();
-        let answer = query.map(|query| heuristics.lookup(&query));
-        serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))
-    });
-    answered.unwrap_or_else(|error| refuse(format!("not a query: {error}")))
+    serde_json::from_slice(line).map_err(|error| Error::usage(format!("not a query: {error}")))
 }

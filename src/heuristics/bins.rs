@@ -217,6 +217,11 @@ impl PackedBucket {
         self.0 >> (4 * position) & 0xF
     }
 
+    /// The class of types that it is for.
+    pub(super) fn dtype(self) -> Option<DtypeClass> {
+        DtypeClass::ALL.get(self.index(Field::DTYPE.position) as usize).copied()
+    }
+
     /// The bucket with its labels.
     pub(super) fn spell_out(self) -> Bucket {
         let label = |field: &Field| field.labels.get(self.index(field.position) as usize).copied();

@@ -5,8 +5,45 @@ use super::dtypes::{DtypeClass, DtypeName};
 use super::extents::Extents;
 use super::lookup::Query;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::fmt;
+use std::marker::PhantomData;
+
+/// No kernel has more arguments, nor a tensor more dimensions; what a line holds beyond must not fill memory.
+const MOST_ITEMS: usize = 4096;
+
+/// A list of up to [`MOST_ITEMS`].
+struct Few<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Few<T>, A::Error> {
+                let mut few = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    if few.len() == MOST_ITEMS {
+                        return Err(A::Error::custom(format_args!("more than {MOST_ITEMS} in a list")));
+                    }
+                    few.push(item);
+                }
+                Ok(Few(few))
+            }
+        }
+        deserializer.deserialize_seq(Items(PhantomData))
+    }
+}
+
+/// Reads a list of up to [`MOST_ITEMS`].
+fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Few::deserialize(deserializer).map(|items| items.0)
+}
 
 /// A tensor argument. An argument without shape or dtype is passed over where that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +60,7 @@ impl<'de> Deserialize<'de> for Tensor {
         #[derive(serde::Deserialize)]
         struct Fields {
             #[serde(default)]
-            shape: Option<Vec<i64>>,
+            shape: Option<Few<i64>>,
             #[serde(default)]
             dtype: Option<String>,
         }
@@ -38,7 +75,7 @@ impl<'de> Deserialize<'de> for Tensor {
 
             fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Tensor, A::Error> {
                 let Fields { shape, dtype } = Fields::deserialize(MapAccessDeserializer::new(fields))?;
-                Ok(Tensor { shape, dtype })
+                Ok(Tensor { shape: shape.map(|extents| extents.0), dtype })
             }
         }
         deserializer.deserialize_map(Object)
@@ -52,8 +89,10 @@ pub struct Signature {
     /// Its class, where the caller knows it; else it is classified.
     pub kernel_class: Option<String>,
     /// Its arguments, in order.
+    #[serde(deserialize_with = "few")]
     pub args: Vec<Tensor>,
     /// What its body does, in the words of the workload detector: `matmul`, `sum_reduction`, `exp`.
+    #[serde(deserialize_with = "few")]
     pub traits: Vec<String>,
     /// The number of its tiled dimensions.
     pub block_rank: u32,
@@ -68,38 +107,43 @@ pub struct Signature {
 impl Signature {
     /// The class: the given one, else the first that the arguments and traits fit, else none.
     pub fn class(&self) -> Option<&str> {
-        self.kernel_class.as_deref().or_else(|| self.classify())
+        let of_arguments = || {
+            let (shapes, dtypes) = (self.shapes().collect::<Vec<_>>(), self.dtypes().collect::<Vec<_>>());
+            self.classify(&shapes, &dtypes)
+        };
+        self.kernel_class.as_deref().or_else(of_arguments)
     }
 
-    /// The question to ask of a document, if there is a class to ask for.
+    /// The question to ask of a document, if there is a class to ask for: as the runtime that documents come from asks it, whether or
+    /// not the arguments fit each other. [`Heuristics::query_of`](super::Heuristics::query_of) asks what fits alone.
     pub fn query(&self) -> Option<Query<'_>> {
         let class = self.class()?;
         let dtype = self.dtypes().next().map_or(DtypeClass::Other.into(), DtypeName::of_library);
         Some(Query { class, extents: self.extents(Kind::of_class(class)), dtype })
     }
 
-    fn classify(&self) -> Option<&'static str> {
-        let shapes: Vec<_> = self.shapes().collect();
+    /// The class of a kernel with arguments of these shapes and types.
+    pub(super) fn classify(&self, shapes: &[&[i64]], dtypes: &[&str]) -> Option<&'static str> {
         let matmul = self.has_trait("matmul");
         match self.block_rank {
             3 if self.has_trait("attention_reduction") => Some("attention"),
             _ if matmul && self.has_split_k => Some("split_k_matmul"),
-            4 if matmul => match shapes[..] {
+            4 if matmul => match shapes {
                 [first, second, ..] if first.len() == 3 && second.len() == 3 => Some("batched_matmul"),
                 _ => Some("grouped_matmul"),
             },
-            3 if matmul && self.dtypes().take(2).any(|dtype| dtype.contains("float8")) => Some("matmul_fp8"),
-            3 if matmul => Some(self.quantized(&shapes).unwrap_or("matmul")),
-            3 if self.has_trait("sum_reduction") && self.has_trait("reduction") => self.quantized(&shapes),
-            1 if self.has_reduction => self.row_class(&shapes),
+            3 if matmul && dtypes.iter().take(2).any(|dtype| dtype.contains("float8")) => Some("matmul_fp8"),
+            3 if matmul => Some(self.quantized(shapes, dtypes).unwrap_or("matmul")),
+            3 if self.has_trait("sum_reduction") && self.has_trait("reduction") => self.quantized(shapes, dtypes),
+            1 if self.has_reduction => self.row_class(shapes, dtypes),
             1 if shapes.first().is_some_and(|first| shapes.iter().all(|shape| shape == first)) => Some("elementwise"),
             _ => None,
         }
     }
 
     /// Whether the second argument holds narrow weights, and which.
-    fn quantized(&self, shapes: &[&[i64]]) -> Option<&'static str> {
-        let weights = self.dtypes().nth(1)?;
+    fn quantized(&self, shapes: &[&[i64]], dtypes: &[&str]) -> Option<&'static str> {
+        let weights = dtypes.get(1)?;
         if weights.contains("int16") {
             return Some("matmul_int16");
         }
@@ -116,9 +160,9 @@ impl Signature {
         }
     }
 
-    fn row_class(&self, shapes: &[&[i64]]) -> Option<&'static str> {
-        let indices = |dtype: &str| matches!(dtype.trim_start_matches("torch."), "int32" | "int64");
-        if self.has_trait("cross_entropy") || shapes.len() >= 2 && self.dtypes().nth(1).is_some_and(indices) {
+    fn row_class(&self, shapes: &[&[i64]], dtypes: &[&str]) -> Option<&'static str> {
+        let indices = |dtype: &&str| matches!(dtype.trim_start_matches("torch."), "int32" | "int64");
+        if self.has_trait("cross_entropy") || shapes.len() >= 2 && dtypes.get(1).is_some_and(indices) {
             return Some("row_cross_entropy");
         }
         let cols = shapes.first().and_then(|shape| shape.last());
@@ -136,7 +180,7 @@ impl Signature {
     }
 
     /// The dimensions a class of that kind goes by, as far as the arguments tell.
-    fn extents(&self, kind: Kind) -> Extents {
+    pub(super) fn extents(&self, kind: Kind) -> Extents {
         let mut shapes = self.shapes();
         let first = shapes.next();
         let second = shapes.next();

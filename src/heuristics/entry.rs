@@ -65,11 +65,16 @@ impl Entry {
 /// The usable configs of a part of the text. One that proves unreadable takes no other with it.
 fn read_configs(part: &str) -> Vec<Template> {
     let read = |template: &RawValue| read_template(serde_json::from_str(template.get()).unwrap_or_default());
+    // What is no object is no template, and tells nothing of the others' order.
+    let may_be_one = |template: &&RawValue| template.get().starts_with('{');
     match serde_json::from_str::<Vec<&RawValue>>(part) {
-        Ok(templates) => ranked(templates.into_iter().map(read).collect()),
+        Ok(templates) => ranked(templates.into_iter().filter(may_be_one).map(read).collect()),
         Err(_) => serde_json::from_str(part).into_iter().collect(),
     }
 }
+
+/// The most configs of a rule that are served: documents have a handful.
+const MOST_CONFIGS: usize = 1000;
 
 /// The usable configs of a rule, best first, equal ones once.
 fn ranked(mut templates: Vec<RankedTemplate>) -> Vec<Template> {
@@ -78,7 +83,7 @@ fn ranked(mut templates: Vec<RankedTemplate>) -> Vec<Template> {
     }
     let usable: Vec<_> = templates.iter().filter_map(RankedTemplate::config).collect();
     let mut seen = HashSet::new();
-    usable.into_iter().filter(|config| seen.insert(*config)).cloned().collect()
+    usable.into_iter().filter(|config| seen.insert(*config)).take(MOST_CONFIGS).cloned().collect()
 }
 
 fn has_rank_metadata(ranked: &RankedTemplate) -> bool {

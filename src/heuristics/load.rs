@@ -3,12 +3,56 @@
 use super::document::{Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION};
 use crate::error::{Context, Error, Result};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 /// No document of this kind comes near; what is larger is something else, and must not fill memory.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 32 << 20;
+
+/// The most JSON values, and objects among them, that a document may hold: four times what the documents of seven families hold,
+/// and so few that a document takes little more memory than its text, whatever it is made of.
+const MOST_VALUES: usize = 1 << 20;
+const MOST_OBJECTS: usize = 1 << 17;
+
+/// The most rules, templates and fallbacks in all, and the most models.
+const MOST_ENTRIES: usize = 1 << 16;
+pub(super) const MOST_MODELS: usize = 1000;
+
+/// Bytes that are looked at together: a multiple of what a register holds, and no more than a byte can count.
+const COUNTED_AT_ONCE: usize = 128;
+
+/// The braces that open an object, and the brackets and commas, of up to [`COUNTED_AT_ONCE`] bytes.
+#[inline]
+fn count(chunk: &[u8]) -> (usize, usize) {
+    let [mut objects, mut others] = [0_u8; 2];
+    for byte in chunk {
+        objects += u8::from(*byte == b'{');
+        others += u8::from(*byte == b'[') + u8::from(*byte == b',');
+    }
+    (objects.into(), others.into())
+}
+
+/// Refuses a text of more than a document holds before any of it is read. Every value but the first of its list or object comes
+/// after a comma, so counting these counts none too few; commas within strings are counted too.
+pub(super) fn check_size(text: &[u8]) -> Result<()> {
+    let most = MAX_DOCUMENT_BYTES;
+    if text.len() > most {
+        return Err(Error::usage(format!("larger than {} MiB, so no document of rules", most >> 20)));
+    }
+    let chunks = text.chunks_exact(COUNTED_AT_ONCE);
+    let rest = count(chunks.remainder());
+    let (objects, others) = chunks.map(count).fold(rest, |sum, more| (sum.0 + more.0, sum.1 + more.1));
+    for (what, found, most) in [("objects", objects, MOST_OBJECTS), ("values", objects + others, MOST_VALUES)] {
+        if found > most {
+            return Err(Error::usage(format!(
+                "{found} JSON {what}, so no document of rules, which holds at most {most}"
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// A text without the byte-order mark that some editors put before it, which JSON does not know.
 pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
@@ -28,12 +72,10 @@ impl Document {
     /// Reads a document from its JSON text.
     ///
     /// # Errors
-    /// Where it is larger than 32 MiB, is not JSON (with line and column), is of another schema version, or holds a rule
-    /// without class or bucket (with its index).
+    /// Where it is larger than 32 MiB or holds more values than documents do, is not JSON (with line and column), is of another schema
+    /// version, or holds a rule without class or bucket (with its index).
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > MAX_DOCUMENT_BYTES {
-            return Err(Error::usage(format!("larger than {} MiB, so no document of rules", MAX_DOCUMENT_BYTES >> 20)));
-        }
+        check_size(bytes)?;
         Self::from_value(serde_json::from_slice(without_mark(bytes))?)
     }
 
@@ -53,19 +95,28 @@ impl Document {
             }
             None => return Err(Error::usage("schema_version is missing, so this is no heuristics document")),
         }
+        let mut entries = Entries::default();
         let rules = match fields.remove("rules") {
             None => Vec::new(),
-            Some(Value::Array(rules)) => rules.into_iter().enumerate().map(read_rule).collect::<Result<_>>()?,
+            Some(Value::Array(rules)) => {
+                rules.into_iter().enumerate().map(|rule| read_rule(rule, &mut entries)).collect::<Result<_>>()?
+            }
             Some(other) => return Err(Error::usage(format!("rules must be an array, not {}", kind_of(&other)))),
         };
         let fallbacks = take(&mut fields, "fallbacks", object).unwrap_or_default();
+        let fallbacks = fallbacks.into_iter().map(|(class, groups)| Ok((class, read_groups(groups, &mut entries)?)));
+        let fallbacks = fallbacks.collect::<Result<_>>()?;
+        let models = take(&mut fields, "models", object).unwrap_or_default();
+        if models.len() > MOST_MODELS {
+            return Err(Error::usage(format!("{} models; a document holds at most {MOST_MODELS}", models.len())));
+        }
         Ok(Self {
             schema_version: SCHEMA_VERSION,
             description: take(&mut fields, "description", text).unwrap_or_default(),
             policy: take(&mut fields, "policy", object).unwrap_or_default(),
             rules,
-            fallbacks: fallbacks.into_iter().map(|(class, groups)| (class, read_groups(groups))).collect(),
-            models: take(&mut fields, "models", object).unwrap_or_default().into_iter().collect(),
+            fallbacks,
+            models: models.into_iter().collect(),
             extra: fields,
         })
     }
@@ -80,7 +131,21 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_rule((index, value): (usize, Value)) -> Result<Rule> {
+/// How many rules, templates and fallbacks were read so far.
+#[derive(Default)]
+struct Entries(usize);
+
+impl Entries {
+    fn add(&mut self, more: usize) -> Result<()> {
+        self.0 += more;
+        if self.0 <= MOST_ENTRIES {
+            return Ok(());
+        }
+        Err(Error::usage(format!("more than {MOST_ENTRIES} rules, templates and fallbacks, which no document holds")))
+    }
+}
+
+fn read_rule((index, value): (usize, Value), entries: &mut Entries) -> Result<Rule> {
     let wrong = |what: &str, found: &Value| Error::usage(format!("rules[{index}]{what}, not {}", kind_of(found)));
     let Value::Object(mut fields) = value else {
         return Err(wrong(" must be an object", &value));
@@ -98,15 +163,15 @@ fn read_rule((index, value): (usize, Value)) -> Result<Rule> {
         other => Err(wrong(&format!(".shape_bucket.{field} must be a string"), &other)),
     });
     let shape_bucket = shape_bucket.collect::<Result<_>>()?;
+    let templates = take(&mut fields, "templates", array).unwrap_or_default();
+    entries.add(1 + templates.len()).context(|| format!("rules[{index}]"))?;
     Ok(Rule {
         kernel_class,
         shape_bucket,
         match_exact_only: take(&mut fields, "match_exact_only", boolean).unwrap_or(true),
         source: take(&mut fields, "source", object).unwrap_or_default(),
         validation: take(&mut fields, "validation", object).unwrap_or_default(),
-        templates: take(&mut fields, "templates", array)
-            .map(|templates| templates.into_iter().map(read_template).collect())
-            .unwrap_or_default(),
+        templates: templates.into_iter().map(read_template).collect(),
         extra: fields,
     })
 }
@@ -124,9 +189,10 @@ pub(super) fn read_template(value: Value) -> RankedTemplate {
     }
 }
 
-fn read_groups(value: Value) -> std::collections::BTreeMap<String, Fallback> {
+fn read_groups(value: Value, entries: &mut Entries) -> Result<BTreeMap<String, Fallback>> {
     let groups = object(value).unwrap_or_default();
-    groups.into_iter().map(|(group, value)| (group, read_fallback(value))).collect()
+    entries.add(groups.len())?;
+    Ok(groups.into_iter().map(|(group, value)| (group, read_fallback(value))).collect())
 }
 
 fn read_fallback(value: Value) -> Fallback {

@@ -13,12 +13,13 @@ use super::load::{MAX_DOCUMENT_BYTES, read_file, without_mark};
 use super::model::{Model, ModelConfig};
 use super::resolve::{Picks, Resolver};
 use super::scan::scan;
+use super::terms::Terms;
 use crate::error::{Context, Error, Result};
 use crate::model::{Dtype, Family, Problem};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// A question: which configs for this class at these dimensions?
@@ -199,6 +200,7 @@ pub struct Heuristics {
 pub(super) struct Class {
     name: String,
     kind: Kind,
+    terms: Terms,
     enabled: bool,
     /// Sorted by bucket.
     rules: Vec<Rule>,
@@ -230,7 +232,8 @@ impl Class {
     fn new(name: &str) -> Self {
         let kind = Kind::of_class(name);
         let fallbacks = vec![None; kind.groups().len()];
-        Self { name: name.to_owned(), kind, enabled: true, rules: Vec::new(), fallbacks, resolver: None }
+        let terms = Terms::of_class(name);
+        Self { name: name.to_owned(), kind, terms, enabled: true, rules: Vec::new(), fallbacks, resolver: None }
     }
 
     /// The rule whose bucket is equal to the query's.
@@ -343,26 +346,96 @@ impl Heuristics {
     /// The question for a class at named dimensions (those of its family, for a class that goes by any) and a type.
     ///
     /// # Errors
-    /// Where neither classification nor the document knows the class, and as [`Problem::new`].
+    /// Where neither classification nor the document knows the class, and as [`Problem::new`] and [`Heuristics::check`].
     pub fn query<'a>(
         &self,
         class: &'a str,
         dimensions: &[(&str, i64)],
         dtype: impl Into<DtypeName<'a>>,
     ) -> Result<Query<'a>> {
-        if !CLASSES.contains(&class) && self.class(class).is_none() {
-            let families = Family::ALL.map(Family::name).join(", ");
-            return Err(Error::usage(format!("'{class}' is no family; the families are {families}")));
-        }
-        let extents = match family_of_shape(class) {
+        self.check_class(class)?;
+        let extents = match (family_of_shape(class), dimensions) {
             // A document may hold any type for any class, so the type is the query's own.
-            Some(family) => Problem::new(family, dimensions, Dtype::Bf16)?.shape.into(),
-            None => Extents::Unbinned,
+            (Some(family), _) => Problem::new(family, dimensions, Dtype::Bf16)?.shape.into(),
+            (None, []) => Extents::Unbinned,
+            (None, [(name, _), ..]) => {
+                return Err(Error::usage(format!("{class} has no dimension '{name}': it goes by its type alone")));
+            }
         };
-        Ok(Query { class, extents, dtype: dtype.into() })
+        let query = Query { class, extents, dtype: dtype.into() };
+        self.check(&query).map(|()| query)
     }
 
-    /// The answer to a query. Where the class has a model: what was measured for this very shape and type, else whichever of
+    /// The question for a kernel known by its arguments and traits; nothing where it fits no class.
+    ///
+    /// # Errors
+    /// Where an argument says half of what it is (a shape without a type), has a type of no known name, an extent that is not
+    /// positive, or does not fit the others as far as the class tells what they are (inner sizes that disagree, a weight laid out the
+    /// other way round); where an unknown class is given; and as [`Heuristics::check`].
+    pub fn query_of<'a>(&self, signature: &'a Signature) -> Result<Option<Query<'a>>> {
+        if let Some(class) = &signature.kernel_class {
+            self.check_class(class)?;
+        }
+        let query = signature.checked_query()?;
+        if let Some(query) = &query {
+            self.check(query)?;
+        }
+        Ok(query)
+    }
+
+    fn check_class(&self, class: &str) -> Result<()> {
+        if CLASSES.contains(&class) || self.class(class).is_some() {
+            return Ok(());
+        }
+        let shown: String = class.chars().take(60).collect();
+        let families = Family::ALL.map(Family::name).join(", ");
+        Err(Error::usage(format!("'{shown}' is no family; the families are {families}")))
+    }
+
+    /// Whether kernels of the query's class can have its dimensions and run its type. What runs is what the family's kernels come in,
+    /// with those types that share its bucket, and what the document holds rules or a model for; all types where nothing of this is
+    /// known.
+    ///
+    /// # Errors
+    /// Where a dimension is missing or not positive, k is odd for packed weights, a tensor has more elements than 64 bits can count,
+    /// or the class does not run the type.
+    pub fn check(&self, query: &Query) -> Result<()> {
+        let class = self.class(query.class);
+        let terms = class.map_or_else(|| Terms::of_class(query.class), |class| class.terms);
+        if let Some(fault) = terms.fault(&query.extents) {
+            return Err(Error::usage(format!("{}: {fault}", query.class)));
+        }
+        if self.runs(terms, class, query.dtype) {
+            return Ok(());
+        }
+        let mut names: Vec<&str> = terms.names().collect();
+        if let Some(model) = class.and_then(|class| self.model_of(class)) {
+            names.extend(model.fitted().dtypes.keys().map(String::as_str));
+        }
+        names.sort_unstable();
+        names.dedup();
+        let (asked, names) = (query.dtype.name(), names.join(", "));
+        Err(Error::usage(format!(
+            "{} does not run {asked}: the type of its first tensor is one of {names}",
+            query.class
+        )))
+    }
+
+    fn runs(&self, terms: Terms, class: Option<&Class>, dtype: DtypeName) -> bool {
+        let by_name = terms.runs(dtype);
+        let by_model = || class.and_then(|class| self.model_of(class)?.fitted().dtypes.get(dtype.name()));
+        match by_name {
+            Some(true) => true,
+            _ => by_model().is_some() || by_name.is_none(),
+        }
+    }
+
+    /// The model of a class, if it has one that can be read and is not switched off.
+    fn model_of<'a>(&'a self, class: &'a Class) -> Option<&'a Model> {
+        self.resolver_of(class)?.model(&self.text).ok()
+    }
+
+    /// The answer to a query; nothing to one that [`Heuristics::check`] refuses. Where the class has a model: what was measured for this very shape and type, else whichever of
     /// model, rule and fallback had the least regret on problems left out, in the shape's group and at its alignment, each
     /// with up to three configs that can run the shape. Else, or where the model does not know the type: the rule of the
     /// shape's bucket, else the fallback of its group.
@@ -370,7 +443,25 @@ impl Heuristics {
     /// Allocates nothing, unless a model is asked about a shape for the first time, or was not read yet. What it resolves is
     /// remembered, for some two thousand shapes a class.
     pub fn lookup(&self, query: &Query) -> Answer<'_> {
-        let Some(class) = self.class(query.class).filter(|class| class.enabled) else { return Answer::NOTHING };
+        match self.class(query.class) {
+            Some(class)
+                if class.terms.fault(&query.extents).is_none() && self.runs(class.terms, Some(class), query.dtype) =>
+            {
+                self.answer_of(class, query)
+            }
+            _ => Answer::NOTHING,
+        }
+    }
+
+    /// The answer to a query whatever its dimensions and type, as the runtime that documents come from answers.
+    pub fn lookup_unchecked(&self, query: &Query) -> Answer<'_> {
+        self.class(query.class).map_or(Answer::NOTHING, |class| self.answer_of(class, query))
+    }
+
+    fn answer_of<'a>(&'a self, class: &'a Class, query: &Query) -> Answer<'a> {
+        if !class.enabled {
+            return Answer::NOTHING;
+        }
         if let Some(resolver) = self.resolver_of(class)
             && let Some(resolution) = resolver.resolve(class, &self.text, query)
         {
@@ -402,8 +493,11 @@ impl Heuristics {
     }
 
     /// The answer for a kernel known by its arguments and traits; nothing where it fits no class.
-    pub fn lookup_signature(&self, signature: &Signature) -> Answer<'_> {
-        signature.query().map_or(Answer::NOTHING, |query| self.lookup(&query))
+    ///
+    /// # Errors
+    /// As [`Heuristics::query_of`].
+    pub fn lookup_signature(&self, signature: &Signature) -> Result<Answer<'_>> {
+        Ok(self.query_of(signature)?.map_or(Answer::NOTHING, |query| self.lookup(&query)))
     }
 
     /// The rule of the query's class whose bucket is nearest, by its index in the document, and that bucket: equal in the
@@ -431,6 +525,8 @@ impl Heuristics {
 #[derive(Default)]
 pub(super) struct Index {
     classes: Vec<Class>,
+    /// Where each is among them.
+    places: HashMap<String, usize>,
     rules: usize,
 }
 
@@ -440,7 +536,10 @@ impl Index {
         let position = self.rules;
         self.rules += 1;
         let class = self.add_class(class);
-        class.rules.extend(bucket.map(|bucket| Rule { bucket, position, entry }));
+        if let Some(bucket) = bucket {
+            class.terms.learn(bucket);
+            class.rules.push(Rule { bucket, position, entry });
+        }
     }
 
     /// Adds a fallback. One of a group its class does not have serves nothing.
@@ -458,21 +557,23 @@ impl Index {
 
     /// The class of that name, which may be new.
     pub(super) fn add_class(&mut self, name: &str) -> &mut Class {
-        let found = self.classes.binary_search_by(|class| order_of_class(&class.name).cmp(&order_of_class(name)));
-        let position = found.unwrap_or_else(|position| {
-            self.classes.insert(position, Class::new(name));
-            position
+        let place = self.places.get(name).copied().unwrap_or_else(|| {
+            self.places.insert(name.to_owned(), self.classes.len());
+            self.classes.push(Class::new(name));
+            self.classes.len() - 1
         });
-        &mut self.classes[position]
+        &mut self.classes[place]
     }
 
     /// The index of that text with everything switched on; of two rules for one bucket, the later one.
-    pub(super) fn finish(mut self, text: Cow<'static, str>) -> Heuristics {
-        for class in &mut self.classes {
+    pub(super) fn finish(self, text: Cow<'static, str>) -> Heuristics {
+        let mut classes = self.classes;
+        classes.sort_unstable_by(|one, other| order_of_class(&one.name).cmp(&order_of_class(&other.name)));
+        for class in &mut classes {
             class.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
             class.rules.dedup_by_key(|rule| rule.bucket);
         }
-        Heuristics { text, classes: self.classes, models: true, max_configs: usize::MAX }
+        Heuristics { text, classes, models: true, max_configs: usize::MAX }
     }
 }
 

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod arguments;
 mod batch;
 mod bins;
 mod builtin;
@@ -36,12 +37,13 @@ mod model;
 mod resolve;
 mod save;
 mod scan;
+mod terms;
 #[cfg(feature = "harness")]
 mod write;
 
-pub use batch::{AnswerRecord, answer_batch_line};
+pub use batch::{AnswerRecord, answer_batch_line, answer_batch_line_checked, refusal};
 pub use bins::bucket_of;
-pub use builtin::{builtin_document, builtin_names};
+pub use builtin::{builtin_document, builtin_names, device_of};
 pub use classes::{CLASSES, family_of_shape};
 pub use classification::{Signature, Tensor};
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
@@ -61,4 +63,4 @@ pub use model::{
     ModelConfig, Regret,
 };
 #[cfg(feature = "harness")]
-pub(crate) use write::replace;
+pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};

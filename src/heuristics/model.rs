@@ -48,6 +48,14 @@ pub const LEAF_UNIT: f64 = 1e5;
 /// Features, nodes and names are counted in 16 bits, and a tree is walked down by recursion.
 const MOST_FEATURES: usize = 1000;
 const MOST_DEPTH: usize = 64;
+/// What keeps a model that somebody else wrote from taking all memory, or seconds for an answer: some ten times what is fitted.
+const MOST_EXPRESSIONS: usize = 1000;
+const MOST_EXPRESSION_BYTES: usize = 1 << 16;
+const MOST_CONFIGS: usize = 4096;
+const MOST_TREES: usize = 2048;
+const MOST_NODES: usize = 1 << 18;
+/// Values that are kept ready: a row a config, of all that follows from the config.
+const MOST_READY_VALUES: usize = 1 << 22;
 
 /// A model as the document holds it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -282,12 +290,13 @@ impl Model {
     /// Makes a model ready.
     ///
     /// # Errors
-    /// Where its form is another, an expression is none, a tree is broken or asks for a feature that is not there, or a
-    /// measured problem names a config or dimension that is not there.
+    /// Where its form is another, an expression is none, a tree is broken or asks for a feature that is not there, a measured
+    /// problem names a config or dimension that is not there, or there is more of any of these than a fitted model has.
     pub fn new(fitted: FittedModel) -> Result<Self> {
         if fitted.form != MODEL_FORM {
             return Err(Error::usage(format!("a model of form '{}'; this reads {MODEL_FORM}", fitted.form)));
         }
+        check_size(&fitted)?;
         let mut scope = Scope::default();
         let slots = declare(&fitted, &mut scope)?;
         let mut parse = |text: &str, what: &str| Expression::parse(text, &mut scope).context(|| what.to_owned());
@@ -309,9 +318,6 @@ impl Model {
             let expression = Expression::parse(expression, &mut scope).context(place)?;
             let slot = scope.declare(name.trim()).context(place)?;
             steps.push(Step { slot, expression, varies: Varies::default() });
-        }
-        if fitted.features.len() > MOST_FEATURES {
-            return Err(Error::usage(format!("{} features: at most {MOST_FEATURES}", fitted.features.len())));
         }
         let mut feature_slots = Vec::new();
         for (index, feature) in fitted.features.iter().enumerate() {
@@ -340,6 +346,13 @@ impl Model {
         for (index, tree) in fitted.trees.iter().enumerate() {
             roots.push(nodes.len());
             read_tree(tree, fitted.features.len(), &mut nodes).context(|| format!("trees[{index}]"))?;
+        }
+        let width = scope.len().max(fitted.features.len());
+        if width.saturating_mul(fitted.configs.len()) > MOST_READY_VALUES {
+            let configs = fitted.configs.len();
+            return Err(Error::usage(format!(
+                "{configs} configs by {width} values: at most {MOST_READY_VALUES} in all"
+            )));
         }
         let of_config = (0..scope.len()).filter(|slot| varies[*slot].with_config && !varies[*slot].with_problem);
         let slots = Slots { of_config: of_config.collect(), ..slots };
@@ -673,6 +686,26 @@ fn vary(fitted: &FittedModel, scope: &Scope, slots: &Slots, steps: &mut [Step]) 
     varies
 }
 
+/// Refuses a model that is larger than any that is fitted, before anything is made of it.
+fn check_size(fitted: &FittedModel) -> Result<()> {
+    let expressions = [&fitted.definitions, &fitted.features, &fitted.legal];
+    for (what, found, most) in [
+        ("features", fitted.features.len(), MOST_FEATURES),
+        ("definitions", fitted.definitions.len(), MOST_EXPRESSIONS),
+        ("conditions", fitted.legal.len(), MOST_EXPRESSIONS),
+        ("names", fitted.dims.len() + fitted.knobs.len(), MOST_EXPRESSIONS),
+        ("constants", fitted.constants.len() + fitted.config_constants.len(), MOST_EXPRESSIONS),
+        ("bytes of expressions", expressions.into_iter().flatten().map(String::len).sum(), MOST_EXPRESSION_BYTES),
+        ("configs", fitted.configs.len(), MOST_CONFIGS),
+        ("trees", fitted.trees.len(), MOST_TREES),
+    ] {
+        if found > most {
+            return Err(Error::usage(format!("{found} {what}: at most {most}")));
+        }
+    }
+    Ok(())
+}
+
 fn check_problems(fitted: &FittedModel) -> Result<()> {
     for (index, problem) in fitted.problems.iter().enumerate() {
         let (dims, configs) = (fitted.dims.len(), fitted.configs.len());
@@ -681,6 +714,10 @@ fn check_problems(fitted: &FittedModel) -> Result<()> {
         }
         if let Some((config, _)) = problem.winners.iter().find(|(config, _)| *config >= configs) {
             return Err(Error::usage(format!("problems[{index}] names config {config} of {configs}")));
+        }
+        if let Some((_, time_us)) = problem.winners.iter().find(|(_, time_us)| !(time_us.is_finite() && *time_us > 0.0))
+        {
+            return Err(Error::usage(format!("problems[{index}] took {time_us} us, which no clock tells")));
         }
     }
     Ok(())
@@ -693,15 +730,19 @@ fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
     let mut open: Vec<usize> = Vec::new();
     loop {
         let word = words.next().ok_or_else(|| Error::usage("the tree ends before its last leaf"))?;
-        let broken = || Error::usage(format!("'{word}' is neither feature<threshold nor a leaf"));
+        let broken = || Error::usage(format!("'{}' is neither feature<threshold nor a leaf", shown(word)));
         if let Some((feature, threshold)) = word.split_once('<') {
             let feature: u16 = feature.parse().map_err(|_| broken())?;
             if usize::from(feature) >= features {
-                return Err(Error::usage(format!("'{word}' asks for a feature beyond the {features} there are")));
+                let shown = shown(word);
+                return Err(Error::usage(format!("'{shown}' asks for a feature beyond the {features} there are")));
             }
             open.push(nodes.len());
             if open.len() > MOST_DEPTH {
                 return Err(Error::usage(format!("the tree is deeper than {MOST_DEPTH}")));
+            }
+            if nodes.len() >= MOST_NODES {
+                return Err(Error::usage(format!("the trees have more than {MOST_NODES} splits and leaves")));
             }
             nodes.push(Node { value: threshold.parse().map_err(|_| broken())?, other: 0, feature });
             continue;
@@ -714,8 +755,13 @@ fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
     }
     match words.next() {
         None => Ok(()),
-        Some(word) => Err(Error::usage(format!("'{word}' comes after the last leaf"))),
+        Some(word) => Err(Error::usage(format!("'{}' comes after the last leaf", shown(word)))),
     }
+}
+
+/// The start of a word, for a message.
+fn shown(word: &str) -> String {
+    word.chars().take(40).collect()
 }
 
 #[cfg(test)]
@@ -857,6 +903,18 @@ mod tests {
             ("/aligned", json!("split_k == 1"), "aligned and floor are about the problem"),
             ("/floor/bytes_per_us", json!(0.0), "must be positive"),
             ("/trees/1", json!("0<65 1"), "trees[1]: the tree ends before its last leaf"),
+            ("/trees", json!(vec!["0"; 2049]), "2049 trees: at most 2048"),
+            ("/trees/1", json!("0<1 ".repeat(200_000)), "deeper than 64"),
+            ("/features", json!(vec!["m"; 1001]), "1001 features: at most 1000"),
+            ("/legal", json!(vec!["m"; 1001]), "1001 conditions: at most 1000"),
+            ("/legal", json!(vec![format!("{}1", "1+".repeat(2000)); 17]), "bytes of expressions: at most 65536"),
+            (
+                "/knobs",
+                json!((0..999).map(|place| format!("x{place}")).collect::<Vec<_>>()),
+                "1001 names: at most 1000",
+            ),
+            ("/configs", json!(vec![json!({"template": {}}); 4097]), "4097 configs: at most 4096"),
+            ("/problems/0/winners", json!([[1, -7.5]]), "problems[0] took -7.5 us"),
             ("/trees/1", json!("1 2"), "trees[1]: '2' comes after the last leaf"),
             ("/trees/1", json!("x"), "trees[1]: 'x' is neither feature<threshold nor a leaf"),
             ("/trees/1", json!("5<1 2 3"), "trees[1]: '5<1' asks for a feature beyond the 5 there are"),
@@ -879,9 +937,9 @@ mod tests {
         let document = json!({"schema_version": 2, "rules": [], "models": {"x": value(), "y": {"form": "unheard of"}}});
         let document = crate::heuristics::Document::from_value(document).unwrap();
         let text = document.to_canonical_json();
-        assert!(text.contains("\n        \"0<65 1<128 0 20000 1<128 20000 0\",\n"), "{text}");
+        assert!(text.contains("\n    \"0<65 1<128 0 20000 1<128 20000 0\",\n"), "{text}");
         assert!(
-            text.contains("\n        {\"dims\":[100,4096],\"dtype\":\"bf16\",\"winners\":[[1,7.5],[0,8.0]]},\n"),
+            text.contains("\n    {\"dims\":[100,4096],\"dtype\":\"bf16\",\"winners\":[[1,7.5],[0,8.0]]},\n"),
             "{text}"
         );
         let again = crate::heuristics::Document::from_bytes(text.as_bytes()).unwrap();

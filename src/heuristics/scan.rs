@@ -6,7 +6,7 @@ use super::bins::PackedBucket;
 use super::classes::Kind;
 use super::document::SCHEMA_VERSION;
 use super::entry::Entry;
-use super::load::MAX_DOCUMENT_BYTES;
+use super::load::{MOST_MODELS, check_size};
 use super::lookup::{Heuristics, Index};
 use super::resolve::Resolver;
 use serde::Deserialize;
@@ -112,11 +112,11 @@ pub(super) fn scan(text: Cow<'static, str>) -> Result<Heuristics, Cow<'static, s
 
 fn index(text: &str) -> Option<Index> {
     // Serde would take an array for the fields in order.
-    if text.len() > MAX_DOCUMENT_BYTES || !text.trim_start().starts_with('{') {
+    if check_size(text.as_bytes()).is_err() || !text.trim_start().starts_with('{') {
         return None;
     }
     let outline: Outline = serde_json::from_str(text).ok()?;
-    if outline.schema_version != SCHEMA_VERSION {
+    if outline.schema_version != SCHEMA_VERSION || outline.models.len() > MOST_MODELS {
         return None;
     }
     let mut index = Index::default();

@@ -3,7 +3,8 @@
 mod file;
 mod lock;
 mod record;
+mod seal;
 
 pub use file::{Contents, Journal, pack, read, replace, set_aside};
 pub use lock::Lock;
-pub use record::{Header, Line, Stage, Status, Trial};
+pub use record::{Change, Header, Line, Stage, Status, Trial};

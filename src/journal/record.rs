@@ -1,10 +1,13 @@
 //! The journal's lines.
 
-use crate::model::{Config, Dtype, Family, GpuProfile, Micros, Problem, Shape};
+use crate::error::{Error, Result};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Identity, Likeness, Micros, Problem, Shape};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
 
 /// The environment the trials after it were measured in. An archive has all of its journals' headers first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Version of the journal format.
     pub schema: u32,
@@ -12,7 +15,7 @@ pub struct Header {
     pub gpu: String,
     /// The architecture kernels are compiled for.
     pub arch: String,
-    /// The driver's version.
+    /// The driver's version; empty where nobody told it.
     pub driver: String,
     /// The run-time compiler's version.
     pub nvrtc: String,
@@ -22,6 +25,15 @@ pub struct Header {
     pub sweep: String,
     /// When the sweep started, RFC 3339 in UTC.
     pub started: String,
+    /// The device's multiprocessors, or the host's cores. Older journals do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiprocessors: Option<u32>,
+    /// The device's memory in bytes. Older journals do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<Bytes>,
+    /// Drivers whose trials were taken over all the same, as the user said with `--accept-driver`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub accepted_drivers: BTreeSet<String>,
 }
 
 /// What became of a trial.
@@ -103,6 +115,9 @@ pub struct Trial {
     /// More samples than the cap were taken while the GPU was throttled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub throttled: bool,
+    /// Other work disturbed the device while it ran, as a canary kernel showed: its times may be too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
     /// Final and cross stages only: the time of each interleaved round, in round order, so that two configs of one race can be
     /// compared by paired differences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,31 +147,57 @@ pub struct Trial {
 
 /// Times are told in steps of a nanosecond, so that their order may be off by two.
 const ROUNDING_US: f64 = 0.002;
+/// No deadline is longer than a day, and no kernel.
+const LONGEST_US: f64 = 86_400e6;
+/// No chip's clock comes near.
+const FASTEST_MHZ: u32 = 20_000;
 
 impl Trial {
-    /// What no clock can have said of it, where its statistics contradict each other.
+    /// What is wrong with it, where its problem is none, or its figures are such as no clock and no comparison can have said: out of
+    /// their range, or in contradiction with each other.
     pub fn contradiction(&self) -> Option<String> {
-        // The first four in ascending order.
-        let named = [
-            ("min_us", self.min_us),
-            ("q1_us", self.q1_us),
-            ("median_us", self.median_us),
-            ("q3_us", self.q3_us),
-            ("time_us", self.time_us),
-        ];
-        if let Some((name, time)) = named.iter().find_map(|(name, time)| Some((name, time.filter(|us| us.0 <= 0.0)?))) {
+        if let Err(error) = self.problem().check() {
+            return Some(error.to_string());
+        }
+        // In ascending order.
+        let ascending =
+            [("min_us", self.min_us), ("q1_us", self.q1_us), ("median_us", self.median_us), ("q3_us", self.q3_us)];
+        let times = ascending.into_iter().chain([("time_us", self.time_us)]);
+        let times: Vec<(&str, Micros)> = times.filter_map(|(name, time)| Some((name, time?))).collect();
+        let is_time = |us: f64| us > 0.0 && us <= LONGEST_US;
+        if let Some((name, time)) = times.iter().find(|(_, time)| !is_time(time.0)) {
             return Some(format!("{name} is {time}"));
         }
-        if let Some(round) = self.rounds_us.iter().find(|us| **us <= 0.0) {
+        if let Some(round) = self.rounds_us.iter().find(|us| !is_time(**us)) {
             return Some(format!("a round took {round} µs"));
         }
-        let told = named[..4].iter().filter_map(|(name, us)| Some((*name, (*us)?)));
-        let ascending: Vec<(&str, Micros)> = told.collect();
-        ascending.windows(2).find_map(|pair| {
-            let [(below, less), (above, more)] = pair else { return None };
-            (less.0 > more.0 + ROUNDING_US).then(|| format!("{below} {less} is more than {above} {more}"))
-        })
+        if self.status != Status::Ok && !(times.is_empty() && self.rounds_us.is_empty()) {
+            return Some("it failed and has times".to_owned());
+        }
+        if self.samples == Some(0) {
+            return Some("samples is 0".to_owned());
+        }
+        // A right output is nearer to the reference than nothing at all is.
+        let most = if self.status == Status::Ok { 1.0 } else { f64::INFINITY };
+        if let Some(rel_err) = self.rel_err.filter(|rel_err| !(0.0..=most).contains(rel_err)) {
+            return Some(format!("rel_err is {rel_err}"));
+        }
+        if let Some(sm_mhz) = self.sm_mhz.filter(|mhz| *mhz == 0 || *mhz > FASTEST_MHZ) {
+            return Some(format!("sm_mhz is {sm_mhz}"));
+        }
+        // Of the fastest half of the samples, or of all of them.
+        let summary = [("min_us", self.min_us), ("time_us", self.time_us), ("median_us", self.median_us)];
+        out_of_order(&ascending).or_else(|| out_of_order(&summary))
     }
+}
+
+/// The first two of some times, told in ascending order as far as they are told, that are not.
+fn out_of_order(ascending: &[(&str, Option<Micros>)]) -> Option<String> {
+    let told: Vec<(&str, Micros)> = ascending.iter().filter_map(|(name, us)| Some((*name, (*us)?))).collect();
+    told.windows(2).find_map(|pair| {
+        let [(below, less), (above, more)] = pair else { return None };
+        (less.0 > more.0 + ROUNDING_US).then(|| format!("{below} {less} is more than {above} {more}"))
+    })
 }
 
 impl Header {
@@ -166,6 +207,95 @@ impl Header {
     /// The short name of the device, as `--gpu` takes it. The host needs no compiler.
     pub fn device(&self) -> String {
         if self.nvrtc.is_empty() { GpuProfile::CPU.to_owned() } else { GpuProfile::short_name(&self.gpu) }
+    }
+
+    /// The device, as it is told from others.
+    pub fn identity(&self) -> Identity {
+        Identity { name: self.gpu.clone(), multiprocessors: self.multiprocessors, memory: self.memory_bytes }
+    }
+
+    /// Refuses what was measured on another GPU than the one of this short name.
+    ///
+    /// # Errors
+    /// Where that is so; the message names both.
+    pub fn refuse_other_gpu(&self, gpu: &str) -> Result<()> {
+        let device = self.device();
+        if device == gpu {
+            return Ok(());
+        }
+        Err(Error::usage(format!("measured on {} ({device}), so it says nothing of {gpu}", self.gpu)))
+    }
+
+    /// What keeps trials under an `earlier` header from standing beside those under this one. A driver that is not known is not
+    /// the same as any, itself among them.
+    pub fn changes_since(&self, earlier: &Self) -> Vec<Change> {
+        let (was, is) = (earlier.identity(), self.identity());
+        let mut changes = Vec::new();
+        match was.likeness(&is) {
+            Likeness::Same => {}
+            Likeness::Unknown => changes.push(Change::UnknownDevice { was, is }),
+            Likeness::Other => changes.push(Change::Device { was, is }),
+        }
+        if earlier.protocol != self.protocol {
+            changes.push(Change::Protocol { was: earlier.protocol.clone(), is: self.protocol.clone() });
+        }
+        if earlier.driver != self.driver || self.driver.is_empty() {
+            changes.push(Change::Driver { was: earlier.driver.clone(), is: self.driver.clone() });
+        }
+        changes
+    }
+}
+
+/// What keeps trials of two environments apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Another device, or another slice of one.
+    Device {
+        /// The earlier one.
+        was: Identity,
+        /// The later one.
+        is: Identity,
+    },
+    /// A device of the same name, of which one journal does not tell the size.
+    UnknownDevice {
+        /// The earlier one.
+        was: Identity,
+        /// The later one.
+        is: Identity,
+    },
+    /// Another sampling protocol.
+    Protocol {
+        /// The earlier one.
+        was: String,
+        /// The later one.
+        is: String,
+    },
+    /// Another driver, or one that is not known.
+    Driver {
+        /// The earlier one's version.
+        was: String,
+        /// The later one's.
+        is: String,
+    },
+}
+
+impl Change {
+    /// Whether the user may take over the earlier trials all the same.
+    pub fn is_acceptable(&self) -> bool {
+        matches!(self, Self::UnknownDevice { .. } | Self::Driver { .. })
+    }
+}
+
+/// `driver 580.1 → 590.2`
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |driver: &str| if driver.is_empty() { "unknown".to_owned() } else { driver.to_owned() };
+        match self {
+            Self::Device { was, is } => write!(out, "device {was} → {is}"),
+            Self::UnknownDevice { was, is } => write!(out, "device {was} → {is}, one of unknown size"),
+            Self::Protocol { was, is } => write!(out, "protocol {was} → {is}"),
+            Self::Driver { was, is } => write!(out, "driver {} → {}", known(was), known(is)),
+        }
     }
 }
 
@@ -188,6 +318,7 @@ impl Trial {
             rel_err: None,
             sm_mhz: None,
             throttled: false,
+            loaded: false,
             rounds_us: Vec::new(),
             race: None,
             joined: 0,
@@ -204,6 +335,12 @@ impl Trial {
         self.time_us.or(self.median_us)
     }
 
+    /// Whether it failed by what may pass: the next run tries again. A time-out may be a busy machine's, and a driver refuses what it
+    /// has no room for at the moment.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.status, Status::Timeout | Status::CompileTimeout | Status::LaunchFailed)
+    }
+
     /// The problem that was tried.
     pub fn problem(&self) -> Problem {
         Problem { family: self.family, shape: self.problem, dtype: self.dtype }
@@ -216,6 +353,7 @@ fn is_zero(count: &u32) -> bool {
 }
 
 /// A line of the journal.
+#[allow(clippy::large_enum_variant)] // a header is read or written once for thousands of trials
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Line {

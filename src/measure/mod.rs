@@ -1,5 +1,6 @@
 //! Sampling and statistics over a [`Timer`]: when to stop, what to drop, what to report. Knows no device.
 
+mod canary;
 mod criterion;
 mod cross_fit;
 mod interval;
@@ -7,6 +8,7 @@ mod race;
 mod statistics;
 mod warmup;
 
+pub use canary::Watch;
 pub use criterion::{Noise, StoppingCriterion};
 pub use cross_fit::{CrossFit, cross_fit, log_ratio};
 pub use interval::{Interval, interval_of_largest, interval_of_mean, interval_of_quantile};
@@ -86,6 +88,9 @@ pub struct Measurement {
     pub sm_mhz: Option<u32>,
     /// Throttled samples had to be kept.
     pub throttled: bool,
+    /// Other work disturbed the device meanwhile, as far as [`Watch`] tells.
+    #[serde(default)]
+    pub loaded: bool,
 }
 
 /// Samples `timer` until the noise has settled, a cap is hit, or the config proves hopeless.
@@ -106,7 +111,8 @@ pub fn measure(timer: &mut dyn Timer, sampling: &Sampling, throttling: &mut Thro
         let hopeless = sampling.abandon_above.is_some_and(|limit| sample.time > limit);
         let count = times.len() as u32;
         if hopeless || count >= sampling.max_samples || (count >= sampling.min_samples && criterion.finished()) {
-            return Ok(Measurement { summary: Summary::of(&times), sm_mhz: middle_clock(clocks), throttled });
+            let (summary, sm_mhz) = (Summary::of(&times), middle_clock(clocks));
+            return Ok(Measurement { summary, sm_mhz, throttled, loaded: false });
         }
     }
 }
@@ -120,7 +126,7 @@ impl Measurement {
     /// What some samples of a race come to.
     pub fn of_race(summary: Summary, samples: &[Sample]) -> Self {
         let sm_mhz = middle_clock(samples.iter().filter_map(|sample| sample.sm_mhz));
-        Self { summary, sm_mhz, throttled: samples.iter().any(|sample| sample.throttled) }
+        Self { summary, sm_mhz, throttled: samples.iter().any(|sample| sample.throttled), loaded: false }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The kernel families.
 
-use super::serde_by_name;
+use super::{Dtype, serde_by_name};
 
 /// A kernel family: one operation with fixed tensor formats. Its name is also its class in the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +53,14 @@ impl Family {
             Self::Attention => &["batch", "heads", "q_seq", "kv_seq", "head_dim"],
             Self::RowSoftmax => &["rows", "cols"],
             Self::Elementwise => &["numel"],
+        }
+    }
+
+    /// The types of the first tensor that its kernels come in.
+    pub const fn dtypes(self) -> &'static [Dtype] {
+        match self {
+            Self::Matmul | Self::MatmulInt4 | Self::MatmulInt16 | Self::MatmulFp4 | Self::Attention => &[Dtype::Bf16],
+            Self::RowSoftmax | Self::Elementwise => &Dtype::ALL,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Bytes, Mma};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a GPU model offers a kernel. A device found at run time is matched to one by its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,13 +79,26 @@ impl GpuProfile {
         })
     }
 
-    /// The profile that the driver's device name belongs to, if the tool knows it.
+    /// The profile that the driver's device name belongs to, if the tool knows it. A slice of a GPU has none: it is another
+    /// device than the whole.
     pub fn by_device_name(device_name: &str) -> Option<Self> {
+        let is_slice = device_name.split([' ', '-']).any(names_a_slice);
+        Self::like_device_name(device_name).filter(|_| !is_slice)
+    }
+
+    /// The same of a device, or of the GPU that it is a slice of.
+    pub(crate) fn like_device_name(device_name: &str) -> Option<Self> {
         let words: Vec<_> = device_name.split([' ', '-']).collect();
         Self::known().into_iter().find(|profile| {
             let wanted: Vec<_> = profile.device_name.split(' ').collect();
             words.windows(wanted.len()).any(|window| window == wanted)
         })
+    }
+
+    /// The profile of a GPU by what its maker calls the model, without what tells one device of it from another: `NVIDIA H100`.
+    pub fn by_model(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("NVIDIA ").unwrap_or(name);
+        Self::known().into_iter().find(|profile| profile.device_name == name)
     }
 
     /// The short name of a GPU by the driver's device name; one the tool does not know has one too: `NVIDIA L4` → `l4`.
@@ -119,6 +133,68 @@ impl GpuProfile {
     }
 }
 
+/// Whether a word of a device name says that it is a part of a GPU: `NVIDIA H200 MIG 1g.18gb`, or a virtual one, `A100-4-20C`.
+fn names_a_slice(word: &str) -> bool {
+    let kind = word.trim_start_matches(|character: char| character.is_ascii_digit());
+    word.eq_ignore_ascii_case("mig") || (kind.len() < word.len() && matches!(kind, "A" | "B" | "C" | "CME" | "Q"))
+}
+
+/// What tells a device, or a slice of one, from others whose times are not its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// What the driver calls it, in full; of a slice that says which (`NVIDIA H200 MIG 1g.18gb`).
+    pub name: String,
+    /// Its multiprocessors, or the host's cores, where they are known.
+    pub multiprocessors: Option<u32>,
+    /// Its memory, where it is known.
+    pub memory: Option<Bytes>,
+}
+
+/// How like two devices are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likeness {
+    /// In all that tells devices apart.
+    Same,
+    /// In what is known of both; of one of them something is not.
+    Unknown,
+    /// They differ.
+    Other,
+}
+
+/// From one driver, or one start of a machine, to the next a device's memory may change by less than one part in so many. The
+/// smallest slice more or less of a GPU is one in eight.
+const MEMORY_PARTS: u64 = 50;
+
+impl Identity {
+    /// How like another device it is.
+    pub fn likeness(&self, other: &Self) -> Likeness {
+        let cores = self.multiprocessors.zip(other.multiprocessors).map(|(one, other)| one == other);
+        let memory = self
+            .memory
+            .zip(other.memory)
+            .map(|(Bytes(one), Bytes(other))| one.abs_diff(other) <= one.max(other) / MEMORY_PARTS);
+        let neither = |known: Option<bool>, is_told: [bool; 2]| if is_told == [false; 2] { Some(true) } else { known };
+        let cores = neither(cores, [self.multiprocessors.is_some(), other.multiprocessors.is_some()]);
+        let memory = neither(memory, [self.memory.is_some(), other.memory.is_some()]);
+        match [Some(self.name == other.name), cores, memory] {
+            likenesses if likenesses.contains(&Some(false)) => Likeness::Other,
+            likenesses if likenesses.contains(&None) => Likeness::Unknown,
+            _ => Likeness::Same,
+        }
+    }
+}
+
+/// `NVIDIA H200 (132 multiprocessors, 143771 MiB)`, as far as it is known.
+impl fmt::Display for Identity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let multiprocessors = self.multiprocessors.map(|count| format!("{count} multiprocessors"));
+        let known: Vec<String> =
+            multiprocessors.into_iter().chain(self.memory.map(|bytes| bytes.to_string())).collect();
+        write!(out, "{}", self.name)?;
+        if known.is_empty() { Ok(()) } else { write!(out, " ({})", known.join(", ")) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +206,38 @@ mod tests {
         assert_eq!(name("NVIDIA A100-SXM4-80GB").as_deref(), Some("a100"));
         assert_eq!(name("NVIDIA GeForce RTX 4090").as_deref(), Some("rtx4090"));
         assert_eq!(name("NVIDIA GH200 480GB"), None);
+        for slice in
+            ["NVIDIA H200 MIG 1g.18gb", "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "GRID A100-4-20C", "NVIDIA A100-1-5CME"]
+        {
+            assert_eq!(name(slice), None, "{slice}");
+        }
+        assert_eq!(GpuProfile::short_name("NVIDIA H200 MIG 1g.18gb"), "h200_mig_1g_18gb");
         assert_eq!(GpuProfile::short_name("NVIDIA H200"), "h200");
         assert_eq!(GpuProfile::short_name("NVIDIA GH200 480GB"), "gh200_480gb");
+    }
+    #[test]
+    fn devices_are_alike_in_all_that_is_known_or_not_known_to_be() {
+        let of = |name: &str, multiprocessors: u32, gib: u64| Identity {
+            name: name.into(),
+            multiprocessors: Some(multiprocessors),
+            memory: Some(Bytes::mib(gib << 10)),
+        };
+        let whole = of("NVIDIA H200", 132, 140);
+        let nearly = Identity { memory: Some(Bytes::mib((140 << 10) - 300)), ..whole.clone() };
+        let untold = Identity { multiprocessors: None, memory: None, ..whole.clone() };
+        for (other, likeness) in [
+            (whole.clone(), Likeness::Same),
+            (nearly, Likeness::Same),
+            (of("NVIDIA H200 MIG 1g.18gb", 132, 140), Likeness::Other),
+            (of("NVIDIA H200", 16, 140), Likeness::Other),
+            (of("NVIDIA H200", 132, 120), Likeness::Other),
+            (untold.clone(), Likeness::Unknown),
+            (Identity { memory: None, ..whole.clone() }, Likeness::Unknown),
+            (Identity { name: "NVIDIA H100".into(), ..untold.clone() }, Likeness::Other),
+        ] {
+            assert_eq!((whole.likeness(&other), other.likeness(&whole)), (likeness, likeness), "{other}");
+        }
+        assert_eq!(untold.likeness(&untold), Likeness::Same, "as far as anybody knows");
+        assert_eq!(whole.to_string(), "NVIDIA H200 (132 multiprocessors, 143360 MiB)");
     }
 }

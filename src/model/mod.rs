@@ -8,8 +8,8 @@ mod units;
 
 pub use config::{Config, Mma, PidType};
 pub use family::Family;
-pub use gpu::GpuProfile;
-pub use problem::{Dtype, Problem, Shape};
+pub use gpu::{GpuProfile, Identity, Likeness};
+pub use problem::{Dtype, Problem, Shape, parse_dimensions};
 pub use units::{Bytes, Micros};
 
 /// Serializes a fieldless enum by its `name()` and reads it back through `FromStr`.

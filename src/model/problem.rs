@@ -160,30 +160,51 @@ impl Problem {
                 "dimension k = {k}: {family} packs two weights a byte, so k must be even"
             )));
         }
-        let matrix_product = !matches!(family, Family::RowSoftmax | Family::Elementwise);
-        if matrix_product && dtype != Dtype::Bf16 {
-            return Err(Error::usage(format!("{family} comes in bf16 only, not {dtype}")));
+        if !family.dtypes().contains(&dtype) {
+            let names: Vec<_> = family.dtypes().iter().map(|dtype| dtype.name()).collect();
+            return Err(Error::usage(format!("{family} comes in {} only, not {dtype}", names.join(" and "))));
         }
         Ok(Self { family, shape, dtype })
+    }
+
+    /// Whether it is one: whoever reads dimensions, family and type one by one may come by what is none.
+    ///
+    /// # Errors
+    /// As [`Problem::new`].
+    pub fn check(&self) -> Result<()> {
+        let dimensions = self.shape.dimensions().into_iter().map(|(name, extent)| match i64::try_from(extent) {
+            Ok(extent) => Ok((name, extent)),
+            Err(_) => Err(Error::usage(format!("dimension {name} = {extent} is larger than any"))),
+        });
+        Self::new(self.family, &dimensions.collect::<Result<Vec<_>>>()?, self.dtype).map(drop)
     }
 
     /// A problem from text such as `m=16,n=4096,k=4096`.
     ///
     /// # Errors
-    /// As [`Problem::new`], and where the text is not `name=integer` pairs.
+    /// As [`Problem::new`] and [`parse_dimensions`].
     pub fn parse(family: Family, text: &str, dtype: Dtype) -> Result<Self> {
-        let mut dimensions = Vec::new();
-        for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair
-                .split_once('=')
-                .ok_or_else(|| Error::usage(format!("'{pair}' in shape '{text}' is not name=value")))?;
-            let value = value.trim().parse::<i64>().map_err(|error| {
-                Error::usage(format!("dimension {} = '{}' is not an integer: {error}", name.trim(), value.trim()))
-            })?;
-            dimensions.push((name.trim(), value));
-        }
-        Self::new(family, &dimensions, dtype)
+        Self::new(family, &parse_dimensions(text)?, dtype)
     }
+}
+
+/// Named dimensions from text such as `m=16,n=4096,k=4096`.
+///
+/// # Errors
+/// Where the text is not `name=integer` pairs.
+pub fn parse_dimensions(text: &str) -> Result<Vec<(&str, i64)>> {
+    let mut dimensions = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Error::usage(format!("'{pair}' in shape '{text}' is not name=value")))?;
+        let (name, value) = (name.trim(), value.trim());
+        let value = value
+            .parse()
+            .map_err(|error| Error::usage(format!("dimension {name} = '{value}' is not an integer: {error}")))?;
+        dimensions.push((name, value));
+    }
+    Ok(dimensions)
 }
 
 /// `matmul_fp4 m=16,n=4096,k=4096 bf16`

@@ -5,28 +5,22 @@ use crate::derive::half_width;
 use crate::diff::{Z_95, absolute_sigma, relative_sigma};
 use crate::error::Result;
 use crate::heuristics::group_of;
-use crate::journal::{Header, Stage, Status, Trial};
+use crate::journal::{Change, Header, Stage, Status, Trial};
 use crate::measure::{DurationClass, geomean, location_us, mean, median, sorted};
 use crate::model::{Config, Problem};
-use crate::sweep::DeviceBench;
+use crate::sweep::{DeviceBench, Reraced};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Problems of a family that are raced again to see whether its times still hold; one night's are not the next one's.
 const SPOTS: usize = 6;
 
-/// What the environment changed in since the journal was written: `driver 580.1 → 590.2`. The tool's own version does not
-/// count, since a kernel's hash and the protocol's name say what matters of it.
-pub(super) fn environment_changes(headers: &[Header], now: &Header) -> Vec<String> {
+/// What the environment changed in since the journal was written, beside what keeps its trials `apart` from today's: `driver 580.1
+/// → 590.2`. The tool's own version does not count, since a kernel's hash and the protocol's name say what matters of it.
+pub(super) fn environment_changes(headers: &[Header], now: &Header, apart: &[Change]) -> Vec<String> {
     type Field = fn(&Header) -> &str;
-    let fields: [(&str, Field); 5] = [
-        ("device", |header| &header.gpu),
-        ("arch", |header| &header.arch),
-        ("driver", |header| &header.driver),
-        ("nvrtc", |header| &header.nvrtc),
-        ("protocol", |header| &header.protocol),
-    ];
-    let mut changes = BTreeSet::new();
+    let fields: [(&str, Field); 2] = [("arch", |header| &header.arch), ("nvrtc", |header| &header.nvrtc)];
+    let mut changes: BTreeSet<String> = apart.iter().map(ToString::to_string).collect();
     for header in headers {
         for (name, field) in fields.iter().filter(|(_, field)| field(header) != field(now)) {
             changes.insert(format!("{name} {} → {}", field(header), field(now)));
@@ -78,6 +72,9 @@ pub struct Checked {
     pub ratio: Option<f64>,
     /// The winner's time beside that of the others, tonight over what was recorded; none where it raced alone.
     pub beside_anchors: Option<f64>,
+    /// Other work disturbed the device tonight.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
     /// Standard deviations of both, in logarithms, where nothing changed.
     #[serde(skip)]
     sigmas: [f64; 2],
@@ -96,6 +93,9 @@ pub struct Check {
     pub beside_anchors: Option<f64>,
     /// The times do not hold: they changed by more than noise, together or beside each other, or something that worked fails.
     pub drifted: bool,
+    /// Other work disturbed the device on one of the problems: nothing can be told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loaded: bool,
 }
 
 impl Check {
@@ -117,7 +117,8 @@ impl Check {
         let shifted = plain || mean(&trimmed).is_some_and(|shift| shift.abs() > noise);
         let failed = ratios.len() < problems.len();
         let (ratio, beside_anchors) = (geomean(&ratios), geomean(&beside));
-        Self { problems, ratio, noise, beside_anchors, drifted: failed || apart || shifted }
+        let loaded = problems.iter().any(|checked| checked.loaded);
+        Self { problems, ratio, noise, beside_anchors, drifted: failed || apart || shifted, loaded }
     }
 }
 
@@ -208,7 +209,10 @@ pub(super) fn check(bench: &mut DeviceBench<'_, '_>, spot: &Spot) -> Result<Chec
             Err(_) => return Ok(compare(spot, &[])),
         }
     }
-    Ok(compare(spot, &bench.race_programs(arms, 0)?.unwrap_or_default()))
+    Ok(match bench.race_programs(&arms, 0)? {
+        Ok(Reraced { rounds_us, loaded }) => Checked { loaded, ..compare(spot, &rounds_us) },
+        Err(_) => compare(spot, &[]),
+    })
 }
 
 /// Tonight's rounds, of as many arms, against those recorded.
@@ -227,6 +231,7 @@ fn compare(spot: &Spot, tonight: &[Vec<f64>]) -> Checked {
         problem: spot.problem.to_string(),
         ratio: shifts.and_then(|shifts| mean(&shifts)).map(f64::exp),
         beside_anchors: mean(&beside).map(f64::exp),
+        loaded: false,
         sigmas: [relative_sigma(duration, beside.len().max(1)), absolute_sigma(duration)]
             .map(|sigma| sigma * spot.widened),
     }
@@ -392,11 +397,13 @@ mod tests {
             protocol: "cold-l2/1".into(),
             sweep: sweep.into(),
             started: sweep.into(),
+            ..Header::default()
         };
         let now = header("590.2", "0.2.0");
-        assert_eq!(environment_changes(&[header("590.2", "0.1.0")], &now), Vec::<String>::new());
-        let earlier = [header("580.1", "0.1.0"), header("590.2", "0.2.0")];
-        assert_eq!(environment_changes(&earlier, &now), ["driver 580.1 → 590.2"]);
+        assert_eq!(environment_changes(&[header("590.2", "0.1.0")], &now, &[]), Vec::<String>::new());
+        let earlier = [Header { nvrtc: "12.9".into(), ..header("580.1", "0.1.0") }, header("590.2", "0.2.0")];
+        let apart = now.changes_since(&earlier[0]);
+        assert_eq!(environment_changes(&earlier, &now, &apart), ["driver 580.1 → 590.2", "nvrtc 12.9 → 13.0.88"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::derive::{self, Evidence, Inputs};
 use crate::diff::{self, Contest, Diff, UnlikeProtocols};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Template, class_groups};
-use crate::journal::{self, Contents};
+use crate::journal::{self, Contents, Journal};
 use crate::model::{Config, Family, Problem};
 use crate::plan::{self, Plan};
 use crate::sweep::{self, DeviceBench, Lab, Site, Summary, Turn};
@@ -38,7 +38,7 @@ pub struct Options {
     pub sweep: sweep::Options,
     /// Replace the document even by one with a regression.
     pub accept: bool,
-    /// How many nights' journals and documents to keep.
+    /// How many good nights' journals and documents to keep.
     pub keep: usize,
 }
 
@@ -58,6 +58,12 @@ pub enum State {
         /// How many problems.
         problems: usize,
         /// What was checked of the rest.
+        check: Check,
+    },
+    /// Other work disturbed the device while the times were checked: whether they still hold cannot be told, and they stand until
+    /// a quiet night.
+    Loaded {
+        /// What was checked.
         check: Check,
     },
     /// Times changed by more than noise: all is measured again.
@@ -87,6 +93,9 @@ impl fmt::Display for State {
             Self::KernelsChanged { problems, check } => {
                 write!(out, "kernels changed: {problems} problems are measured again ({} on the rest)", times(check))
             }
+            Self::Loaded { check } => {
+                write!(out, "not checked, since the device has other work: what was measured stands ({})", times(check))
+            }
             Self::Drifted { check } => {
                 write!(out, "drifted beyond noise of {:.1} %: a full run ({})", check.noise * 100.0, times(check))
             }
@@ -106,6 +115,8 @@ pub enum Verdict {
     Replaced,
     /// Both are the same.
     Same,
+    /// Both are the same, but the device had other work: whether it still holds could not be told.
+    Unchecked,
     /// The new one has a regression; the old one is in place.
     Kept,
 }
@@ -142,8 +153,10 @@ pub struct Report {
     /// Some problem has no working config.
     pub unworkable: bool,
     /// The document.
+    #[serde(serialize_with = "sweep::lossy::path")]
     pub document: PathBuf,
     /// Tonight's folder: the document before, the new one, the journals.
+    #[serde(serialize_with = "sweep::lossy::path")]
     pub night: PathBuf,
     /// What changed; none where there was no document.
     pub diff: Option<Diff>,
@@ -162,19 +175,24 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let site = Site::open(&options.sweep)?;
     let gpu = site.found().profile.name.clone();
     let plans = plan::load_all(&options.sweep.families, options.sweep.plan.as_deref())?;
-    let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu), options.keep)?;
+    let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu))?;
     let document = sweep::document_path(&options.sweep.output, &gpu);
+    sweep::check_outputs(Some(&document), &[])?;
     let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
-    if before.is_some() {
+    if let Some(before) = &before {
+        let is_ours = derive::refuse_other_device(before, &site.found().identity());
+        is_ours.context(|| document.display())?;
         night.keep(&document, "before.json")?;
     }
     let undefended = before.as_ref().map(|before| undefended(before, &options.sweep.families)).unwrap_or_default();
     for served in &undefended {
         site.progress.say(&format!("cannot defend its place: {served}"));
     }
+    let mut is_loaded = false;
     for plan in &plans {
         let tonight = Tonight { site: &site, options, plan, night: &night };
         let state = tonight.prepare().context(|| format!("family {}", plan.family))?;
+        is_loaded |= matches!(state, State::Loaded { .. });
         site.progress.say(&format!("{}: {state}", plan.family));
         tell(&Event::Checked { family: plan.family, state })?;
     }
@@ -184,12 +202,12 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     tell(&Event::Swept(Box::new(summary.clone())))?;
 
     let after = derive_document(&site, options, &plans, before.as_ref())?;
-    let candidate = night.folder().join(document.file_name().unwrap_or_default());
+    let candidate = night.candidate();
     after.write_atomically(&candidate)?;
     let after = load_whole(&candidate, &options.sweep.families)?;
     for journal in &summary.journals {
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
-        journal::pack(std::slice::from_ref(journal), &night.folder().join(format!("journal/{name}.zst")))?;
+        journal::pack(journal::read(journal)?, &night.folder().join(format!("journal/{name}.zst")))?;
     }
     let mut diff =
         before.as_ref().map(|before| diff::diff(before, &after, UnlikeProtocols::LeaveTimesOut)).transpose()?;
@@ -199,7 +217,13 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     };
     let regression = diff.as_ref().is_some_and(|diff| diff.regression);
     let verdict = match &before {
-        Some(before) if before.to_canonical_json() == after.to_canonical_json() => Verdict::Same,
+        Some(before) if before.to_canonical_json() == after.to_canonical_json() => {
+            if is_loaded {
+                Verdict::Unchecked
+            } else {
+                Verdict::Same
+            }
+        }
         Some(_) if regression && !options.accept => Verdict::Kept,
         _ => {
             after.write_atomically(&document)?;
@@ -218,6 +242,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         confirmations,
         undefended,
     };
+    night.end(&candidate, &report, options.keep)?;
     tell(&Event::Done(Box::new(report.clone())))?;
     Ok(report)
 }
@@ -238,34 +263,33 @@ impl Tonight<'_> {
         if !path.is_file() {
             return Ok(State::New);
         }
-        let Contents { headers, mut trials } = journal::read(&path)?;
-        let changes = check::environment_changes(&headers, &self.site.header());
+        let (journal, Contents { headers, mut trials, warnings }) = Journal::open(&path, false)?;
+        drop(journal);
+        for warning in &warnings {
+            self.site.progress.say(warning);
+        }
+        let changes = check::environment_changes(&headers, &self.site.header(), &self.site.apart(&headers));
         if !changes.is_empty() {
             self.night.set_aside(&path)?;
             return Ok(State::EnvironmentChanged { changes });
         }
         let record = self.night.folder().join("check").join(format!("{}.jsonl", self.plan.family));
-        let lab = Lab::new(
-            self.site.found().profile.clone(),
-            self.site.compiler.as_ref(),
-            self.options.sweep.seed,
-            Vec::new(),
-            self.site.journal(&record, false)?,
-            &self.site.progress,
-        );
+        let lab = Lab::new(self.site, self.options.sweep.seed, Vec::new(), self.site.journal(&record, false)?);
         let stale = check::stale(&trials, |trial| lab.is_current(trial))?;
         trials.retain(|trial| !stale.contains(&trial.problem()));
         let check = self.check(&lab, &trials)?;
-        if check.drifted {
+        if check.loaded {
+            self.site.tell_of_load();
+        } else if check.drifted {
             self.night.set_aside(&path)?;
             return Ok(State::Drifted { check });
         }
         if stale.is_empty() {
-            return Ok(State::Unchanged { check });
+            return Ok(if check.loaded { State::Loaded { check } } else { State::Unchanged { check } });
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.night.keep(&path, &format!("before-{name}"))?;
-        journal::replace(&path, Contents { headers, trials })?;
+        journal::replace(&path, Contents { headers, trials, ..Contents::default() })?;
         Ok(State::KernelsChanged { problems: stale.len(), check })
     }
 
@@ -295,14 +319,7 @@ struct Races<'a> {
 impl<'a> Races<'a> {
     fn of(site: &'a Site, options: &Options, night: &Night, journals: &[PathBuf]) -> Result<Self> {
         let record = night.folder().join("races.jsonl");
-        let lab = Lab::new(
-            site.found().profile.clone(),
-            site.compiler.as_ref(),
-            options.sweep.seed,
-            Vec::new(),
-            site.journal(&record, false)?,
-            &site.progress,
-        );
+        let lab = Lab::new(site, options.sweep.seed, Vec::new(), site.journal(&record, false)?);
         let mut ran = BTreeSet::new();
         for path in journals.iter().cloned().chain(night.earlier_journals()?) {
             for trial in journal::read(&path)?.trials {
@@ -322,7 +339,7 @@ impl<'a> Races<'a> {
 
     /// Races what the two documents serve on one problem.
     fn duel(&self, bench: &mut DeviceBench<'_, '_>, contest: &Contest, turn: u64) -> Result<Duel> {
-        let Some(problem) = diff::problem(&contest.class, &contest.problem) else {
+        let Some(problem) = derive::problem(&contest.class, &contest.problem) else {
             return Ok(Duel::Failed("no problem that this version knows".into()));
         };
         let (old, new) = match (config_of(&contest.old.0), config_of(&contest.new.0)) {
@@ -350,8 +367,8 @@ impl<'a> Races<'a> {
         }
         let is_turned = turn % 2 == 1;
         let arms = if is_turned { vec![new_arm, old_arm] } else { vec![old_arm, new_arm] };
-        let mut times = match bench.race_programs(arms, turn)? {
-            Ok(times) => times,
+        let mut times = match bench.race_programs(&arms, turn)? {
+            Ok(raced) => raced.rounds_us,
             Err(why) => return Ok(Duel::Failed(why)),
         };
         if is_turned {
@@ -406,6 +423,7 @@ fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Optio
         measurements: Evidence::default(),
         defaults: &plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect(),
         before,
+        accept_driver: options.sweep.accept_driver,
         is_current: &|_| Ok(true),
     })?;
     Ok(derived.document)

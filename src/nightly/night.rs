@@ -1,19 +1,24 @@
-//! The folder of one night: what was there before, what was measured, what came of it. The last nights' are kept.
+//! The folder of one night: what was there before, what was measured, what came of it. The last good nights' are kept.
 
+use super::{Report, Verdict};
 use crate::error::{Context, Result};
+use crate::heuristics;
 use crate::journal;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What a night came to: the report of one that did not fail.
+const REPORT: &str = "report.json";
+
 /// `output/<gpu>/nights/<when>/`
 pub(super) struct Night {
+    nights: PathBuf,
     folder: PathBuf,
 }
 
 impl Night {
-    /// Makes tonight's folder and removes all but the `keep` last, this one among them. A clock that was set back neither
-    /// overwrites an earlier night nor has this one removed.
-    pub(super) fn begin(gpu_folder: &Path, keep: usize) -> Result<Self> {
+    /// Makes tonight's folder. A clock that was set back does not overwrite an earlier night.
+    pub(super) fn begin(gpu_folder: &Path) -> Result<Self> {
         let nights = gpu_folder.join("nights");
         let what = || format!("folder {}", nights.display());
         fs::create_dir_all(&nights).context(what)?;
@@ -26,14 +31,30 @@ impl Night {
             folder = nights.join(format!("{stamp}-{turn}"));
         }
         fs::create_dir(&folder).context(what)?;
-        let night = Self { folder };
-        night.remove_old(&nights, keep).context(what)?;
-        Ok(night)
+        Ok(Self { nights, folder })
     }
 
-    fn remove_old(&self, nights: &Path, keep: usize) -> Result<()> {
+    /// Where tonight's document waits for the night to end. A night that fails leaves it there, and no document.
+    pub(super) fn candidate(&self) -> PathBuf {
+        self.folder.join("candidate.json")
+    }
+
+    /// Gives tonight's document its name, writes down what the night came to, and after a good one removes all nights before the
+    /// `keep` last good ones. Nights that fail, or whose document is kept out for a regression, cost no good one its place.
+    pub(super) fn end(&self, candidate: &Path, report: &Report, keep: usize) -> Result<()> {
+        let what = || format!("folder {}", self.folder.display());
+        fs::rename(candidate, self.folder.join(report.document.file_name().unwrap_or_default())).context(what)?;
+        heuristics::replace(&self.folder.join(REPORT), |file| {
+            serde_json::to_writer_pretty(&mut *file, report)?;
+            Ok(writeln!(file)?)
+        })
+        .context(what)?;
+        if report.verdict == Verdict::Kept { Ok(()) } else { self.remove_old(keep).context(what) }
+    }
+
+    fn remove_old(&self, keep: usize) -> Result<()> {
         let mut others = Vec::new();
-        for entry in nights.read_dir()? {
+        for entry in self.nights.read_dir()? {
             let path = entry?.path();
             // Whatever else lies here is not ours to remove.
             let is_night = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
@@ -45,8 +66,13 @@ impl Night {
             }
         }
         others.sort();
-        let surplus = (others.len() + 1).saturating_sub(keep.max(1));
-        for folder in others.iter().take(surplus) {
+        // Tonight is the last good one, whatever the others are called.
+        let most = keep.max(1) - 1;
+        let goods: Vec<&PathBuf> = others.iter().rev().filter(|folder| is_good(folder)).take(most).collect();
+        if goods.len() < most {
+            return Ok(());
+        }
+        for folder in others.iter().filter(|folder| goods.last().is_none_or(|oldest| folder < oldest)) {
             fs::remove_dir_all(folder)?;
         }
         Ok(())
@@ -85,9 +111,55 @@ impl Night {
     }
 }
 
+/// Whether a night came to a document that was fit to be served. One of a version that wrote no reports was, where it holds one.
+fn is_good(night: &Path) -> bool {
+    let report = fs::read(night.join(REPORT)).ok();
+    let verdict = report.map(|report| serde_json::from_slice::<serde_json::Value>(&report).unwrap_or_default());
+    match verdict {
+        Some(report) => ["replaced", "same", "unchecked"].iter().any(|good| report["verdict"] == *good),
+        None => fs::read_dir(night).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("observed_heuristics_")
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DOCUMENT: &str = "observed_heuristics_cpu.json";
+
+    /// A night of before, with what is in it.
+    fn earlier(folder: &Path, name: &str, files: &[(&str, &str)]) {
+        let night = folder.join("nights").join(name);
+        fs::create_dir_all(&night).unwrap();
+        for (file, text) in files {
+            fs::write(night.join(file), text).unwrap();
+        }
+    }
+
+    /// Tonight, and what it came to, if it did not fail.
+    fn tonight(folder: &Path, keep: usize, verdict: Option<Verdict>) -> String {
+        let night = Night::begin(folder).unwrap();
+        if let Some(verdict) = verdict {
+            let report = Report {
+                gpu: "cpu".into(),
+                verdict,
+                regression: verdict == Verdict::Kept,
+                cut_short: false,
+                unworkable: false,
+                document: folder.join(DOCUMENT),
+                night: night.folder().to_path_buf(),
+                diff: None,
+                confirmations: Vec::new(),
+                undefended: Vec::new(),
+            };
+            fs::write(night.candidate(), "{}").unwrap();
+            night.end(&night.candidate(), &report, keep).unwrap();
+        }
+        night.folder().file_name().unwrap().to_string_lossy().into_owned()
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder.join("nights")).unwrap();
@@ -98,24 +170,42 @@ mod tests {
     }
 
     #[test]
-    fn the_last_nights_are_kept_and_nothing_else_is_touched() {
+    fn the_last_good_nights_are_kept_and_nothing_else_is_touched() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["2020-01-01T030000Z", "2020-01-02T030000Z", "2020-01-03T030000Z", "mine"] {
-            fs::create_dir_all(folder.path().join("nights").join(name)).unwrap();
+        for name in ["2020-01-01T030000Z", "2020-01-02T030000Z", "2020-01-03T030000Z"] {
+            earlier(folder.path(), name, &[(DOCUMENT, "{}")]);
         }
-        let night = Night::begin(folder.path(), 2).unwrap();
-        let tonight = night.folder().file_name().unwrap().to_string_lossy().into_owned();
+        earlier(folder.path(), "mine", &[]);
+        let tonight = tonight(folder.path(), 2, Some(Verdict::Replaced));
         assert_eq!(names(folder.path()), ["2020-01-03T030000Z", &tonight, "mine"]);
+    }
+
+    #[test]
+    fn nights_that_come_to_nothing_cost_no_good_one_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = ["2020-01-01T030000Z", "2020-01-02T030000Z", "2020-01-03T030000Z"];
+        for name in good {
+            earlier(folder.path(), name, &[(DOCUMENT, "{}"), (REPORT, r#"{"verdict":"same"}"#)]);
+        }
+        let mut bad = Vec::new();
+        for verdict in [None, Some(Verdict::Kept)].into_iter().cycle().take(8) {
+            bad.push(tonight(folder.path(), 3, verdict));
+        }
+        let all = names(folder.path());
+        assert!(good.iter().all(|name| all.contains(&(*name).to_owned())), "{all:?}");
+        let last = tonight(folder.path(), 3, Some(Verdict::Same));
+        let all = names(folder.path());
+        assert_eq!(all[..2], good[1..], "with tonight there are three good ones");
+        assert!(all.contains(&last) && bad.iter().all(|name| all.contains(name)), "{all:?}");
     }
 
     #[test]
     fn a_clock_set_back_costs_no_night() {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("nights/2999-01-01T030000Z")).unwrap();
-        let night = Night::begin(folder.path(), 1).unwrap();
-        assert!(night.folder().is_dir(), "tonight's folder stays, whatever the others are called");
-        let nights: Vec<PathBuf> =
-            (0..3).map(|_| Night::begin(folder.path(), 9).unwrap().folder().to_path_buf()).collect();
+        earlier(folder.path(), "2999-01-01T030000Z", &[(DOCUMENT, "{}")]);
+        let last = tonight(folder.path(), 1, Some(Verdict::Replaced));
+        assert!(names(folder.path()).contains(&last), "tonight's folder stays, whatever the others are called");
+        let nights: Vec<String> = (0..3).map(|_| tonight(folder.path(), 9, None)).collect();
         assert_eq!(nights.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "no two nights share a folder");
     }
 }

@@ -6,7 +6,8 @@ mod read;
 mod space;
 
 pub use domain::{Alignment, Limits, Purpose, draw};
-pub use read::{PlannedProblem, read_shapes};
+pub(crate) use read::read_text;
+pub use read::{MOST_RANDOM_PROBLEMS, PlannedProblem, read_shapes};
 pub use space::Space;
 
 use crate::error::{Context, Error, Result};
@@ -15,7 +16,7 @@ use crate::model::{Config, Family, GpuProfile, Problem};
 use include_dir::{Dir, include_dir};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
 
@@ -28,6 +29,8 @@ pub struct Plan {
     problems: Vec<PlannedProblem>,
     /// The spaces by kind: `mma_sync`, `simt`, `cpu`, …
     spaces: BTreeMap<String, Space>,
+    /// Where it was read, but for a built-in one.
+    file: Option<PathBuf>,
 }
 
 /// A config of the space, on one problem.
@@ -58,14 +61,19 @@ impl Plan {
         let name = format!("{family}.toml");
         let local = Path::new("sweeps").join(&name);
         if let Some(path) = path.or_else(|| local.is_file().then_some(local.as_path())) {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Error::usage(error).context(format!("plan {}", path.display())))?;
-            return read::parse_plan(family, &text, &path.display().to_string());
+            let text = read::read_text(path).context(|| format!("plan {}", path.display()))?;
+            let plan = read::parse_plan(family, &text, &path.display().to_string())?;
+            return Ok(Self { file: Some(std::path::absolute(path)?), ..plan });
         }
         let file = EMBEDDED.get_file(&name).and_then(|file| file.contents_utf8());
         let text =
             file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
         read::parse_plan(family, text, &format!("sweeps/{name} (built in)"))
+    }
+
+    /// The file it was read from; none where it is built in.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// The spaces this GPU can run, most capable instructions last.

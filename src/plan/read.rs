@@ -3,13 +3,16 @@
 use super::domain::{self, Limits, Purpose};
 use super::space::Exclusion;
 use super::{Plan, Space, space};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::families;
-use crate::heuristics::Formula;
+use crate::heuristics::{self, Formula};
 use crate::model::{Config, Dtype, Family, Problem};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use toml::Spanned;
 
@@ -27,7 +30,7 @@ pub struct PlannedProblem {
 struct RawPlan {
     #[serde(default)]
     problem: Vec<Spanned<RawProblem>>,
-    random: Option<RawRandom>,
+    random: Option<Spanned<RawRandom>>,
     #[serde(default)]
     space: BTreeMap<String, RawSpace>,
 }
@@ -42,7 +45,7 @@ struct RawProblem {
 }
 
 /// A random design over the family's domain, beside the problems that are written out.
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRandom {
     problems: usize,
@@ -150,12 +153,42 @@ impl Source<'_> {
     }
 }
 
+/// No plan, shapes file or kernel comes near; what is larger is something else, and must not fill memory.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// The text of a file that people write.
+///
+/// # Errors
+/// Where it cannot be read, is no file (a pipe would be waited for), is too large, or is not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::usage)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::usage("it is no file; name one"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Error::usage)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Error::usage(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
+    }
+    let text = heuristics::without_mark(&bytes).to_vec();
+    String::from_utf8(text).map_err(|error| {
+        Error::usage(format!("it is no text in UTF-8: see its byte {}", error.utf8_error().valid_up_to()))
+    })
+}
+
+/// Problems that anybody draws at random: many times what a GPU measures in a day.
+pub const MOST_RANDOM_PROBLEMS: usize = 100_000;
+
 /// Parses a plan; `name` is what messages call it.
 pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan> {
     let source = Source { name, text };
     let raw: RawPlan = source.parse()?;
     let mut problems = source.problems(family, &raw.problem)?;
-    if let Some(RawRandom { problems: count, seed }) = raw.random {
+    if let Some(random) = raw.random {
+        let (at, RawRandom { problems: count, seed }) = (random.span().start, *random.get_ref());
+        if count > MOST_RANDOM_PROBLEMS {
+            return Err(source.error(at, format!("random problems = {count}: more than {MOST_RANDOM_PROBLEMS}")));
+        }
         let written: Vec<Problem> = problems.iter().map(|planned| planned.problem).collect();
         problems.extend(domain::draw(family, Purpose::Plan, seed, Limits::GPU, written).take(count));
     }
@@ -164,7 +197,7 @@ pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan>
         .iter()
         .map(|(kind, raw)| Ok((kind.clone(), source.space(family, kind, raw)?)))
         .collect::<Result<_>>()?;
-    Ok(Plan { family, problems, spaces })
+    Ok(Plan { family, problems, spaces, file: None })
 }
 
 /// Reads a shapes file: the problems of a plan without its spaces.
@@ -173,7 +206,7 @@ pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan>
 /// Where the file cannot be read or holds something else; the message names file and line.
 pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| Error::usage(format!("shapes file {name}: {error}")))?;
+    let text = read_text(path).context(|| format!("shapes file {name}"))?;
     let plan = parse_plan(family, &text, &name)?;
     if plan.problems.is_empty() {
         return Err(Error::usage(format!("shapes file {name}: it has no [[problem]]")));

@@ -139,7 +139,7 @@ impl Heuristics {
         let args = tensors.try_iter()?.map(|tensor| signature_of(&tensor?)).collect::<PyResult<_>>()?;
         let signature =
             Signature { kernel_class: family, args, traits, block_rank, has_reduction, has_split_k, kernel_source };
-        self.answer(py, signature.query().as_ref())
+        self.answer(py, self.0.query_of(&signature)?.as_ref())
     }
 
     /// The classes that the document holds rules, fallbacks or a model for.

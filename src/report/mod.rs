@@ -36,6 +36,10 @@ pub fn sweep(summary: &Summary) -> String {
         summary.gpu_busy * 100.0,
         summary.compile_s
     );
+    if summary.loaded > 0 {
+        let _ =
+            writeln!(text, "{} trials were measured while the device had other work, and are flagged", summary.loaded);
+    }
     let _ = match &summary.document {
         Some(document) => write!(text, "wrote {}", document.display()),
         None => write!(text, "filled the journal alone; sweep derive --gpu {} merges what there is", summary.gpu),

@@ -1,4 +1,5 @@
-//! What goes on beside the devices: kernels of the problems that come next compile, and a model learns from those before.
+//! What goes on beside the devices: kernels of the problems that come next compile, and a model learns from those before. Where the
+//! host is the device nothing goes on beside it, since that would take its time: the model learns between two problems.
 
 use super::bench::DeviceBench;
 use super::lab::Lab;
@@ -7,10 +8,12 @@ use crate::error::{Error, Result};
 use crate::families;
 use crate::model::{Config, Problem};
 use crate::plan;
+use crate::process;
 use crate::search::{self, Guide, Order, RaceOutcome, Width};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 /// Problems that are made ready before a device comes to them.
@@ -32,6 +35,9 @@ pub(crate) struct Ahead<'l, 'a, 'p> {
     orders: Mutex<HashMap<Problem, Order>>,
     begun: AtomicUsize,
     done: AtomicUsize,
+    /// How many problems the model has learnt from.
+    learnt: AtomicUsize,
+    learns: AtomicBool,
     over: AtomicBool,
 }
 
@@ -43,8 +49,10 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         must_race: &'l (dyn Fn(&Problem) -> Vec<Config> + Sync),
         width: fn(&Order) -> Width,
     ) -> Self {
-        let (orders, begun, done) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { lab, guide, problems, width, must_race, orders, begun, done, over: AtomicBool::new(false) }
+        let [begun, done, learnt] = [(); 3].map(|()| AtomicUsize::new(0));
+        let [learns, over] = [(); 2].map(|()| AtomicBool::new(false));
+        let orders = Mutex::default();
+        Self { lab, guide, problems, width, must_race, orders, begun, done, learnt, learns, over }
     }
 
     /// Searches a problem on a device that has turned to it.
@@ -54,6 +62,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         problem: &Problem,
         must_race: &[Config],
     ) -> Result<RaceOutcome> {
+        if self.is_over() {
+            return Err(Error::failure("what goes on beside the devices failed"));
+        }
         self.begun.fetch_add(1, Ordering::Relaxed);
         let ready = self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(problem);
         let order = ready.unwrap_or_else(|| self.guide.order(problem));
@@ -61,6 +72,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         let candidate = |config: &Config| plan::candidate(config.clone(), problem, &self.lab.kernels.profile);
         let outcome = search::search(bench, problem, &order, must_race, how, &candidate);
         self.done.fetch_add(1, Ordering::Relaxed);
+        if self.is_host() && self.learns.load(Ordering::Relaxed) {
+            self.learn_if_due()?;
+        }
         outcome
     }
 
@@ -74,16 +88,37 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         self.run(work, true)
     }
 
+    fn is_host(&self) -> bool {
+        self.lab.kernels.profile.is_cpu()
+    }
+
     fn run(&self, work: impl FnOnce() -> Result<()>, learning: bool) -> Result<()> {
+        self.learns.store(learning, Ordering::Relaxed);
+        if self.is_host() {
+            return work();
+        }
         std::thread::scope(|scope| {
-            let compiling = scope.spawn(|| self.compile());
-            let learning = learning.then(|| scope.spawn(|| self.learn()));
-            let worked = work();
+            let compiling = self.start(scope, "the thread that compiles ahead", Self::compile);
+            let learning = learning.then(|| self.start(scope, "the thread that learns", Self::learn));
+            let threads: Result<Vec<_>> = std::iter::once(compiling).chain(learning).collect();
+            let worked = threads.as_ref().map_or(Ok(()), |_| process::caught("the devices' work", work));
             self.over.store(true, Ordering::Relaxed);
-            let threads = std::iter::once(compiling).chain(learning);
-            let ended =
-                threads.map(|thread| thread.join().unwrap_or_else(|_| Err(Error::failure("a thread panicked"))));
-            ended.fold(worked, Result::and)
+            // What fails beside the devices ends their work too, and says why.
+            threads?.into_iter().map(process::join).fold(Ok(()), Result::and).and(worked)
+        })
+    }
+
+    /// Starts one of the threads. Where it fails, the devices come to no other problem.
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        what: &'static str,
+        work: fn(&Self) -> Result<()>,
+    ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
+        process::spawn_in(scope, what, move || {
+            let ended = process::caught(what, || work(self));
+            self.over.fetch_or(ended.is_err(), Ordering::Relaxed);
+            ended
         })
     }
 
@@ -117,16 +152,22 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
 
     /// Fits a model every so many problems to all that was measured by then.
     fn learn(&self) -> Result<()> {
-        let mut learnt = 0;
         while !self.is_over() {
-            let done = self.done.load(Ordering::Relaxed);
-            if done >= learnt + (learnt / 2).clamp(FIRST_LESSONS, MOST_LESSONS) {
-                learnt = done;
-                self.guide.learn(&self.lab.lessons())?;
-            } else {
+            if !self.learn_if_due()? {
                 std::thread::sleep(PAUSE);
             }
         }
         Ok(())
+    }
+
+    /// Fits a model where there are so many problems more than it has seen; whether it did.
+    fn learn_if_due(&self) -> Result<bool> {
+        let (done, learnt) = (self.done.load(Ordering::Relaxed), self.learnt.load(Ordering::Relaxed));
+        let is_due = done >= learnt + (learnt / 2).clamp(FIRST_LESSONS, MOST_LESSONS);
+        if is_due {
+            self.learnt.store(done, Ordering::Relaxed);
+            self.guide.learn(&self.lab.lessons())?;
+        }
+        Ok(is_due)
     }
 }

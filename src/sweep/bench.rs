@@ -4,7 +4,7 @@ use super::lab::Lab;
 use super::{needed_cubin, problem_seed, support_kernel};
 use crate::compile::Key;
 use crate::device::{Address, Found, Program};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::families;
 use crate::journal::{Stage, Status, Trial};
 use crate::measure::{RacePlan, Sampling};
@@ -14,6 +14,7 @@ use crate::search::{self, Bench, RaceOutcome, Racer};
 use crate::worker::{Arm, Failure, RaceResults, Verdict, Worker};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Whose turn it is on a device. While kernels that one bench needs next are compiled, another measures; never two at once.
 pub(crate) type Turn = Mutex<()>;
@@ -29,7 +30,9 @@ pub(crate) struct DeviceBench<'lab, 'a> {
     unit: Option<String>,
     worker: Worker,
     problem: Option<Problem>,
-    prepared: Option<Result<(), Failure>>,
+    is_prepared: bool,
+    /// What ran right on the problem before: where it fails, whatever fails beside it is not to blame.
+    known_good: Option<Arm>,
     /// Trials of the problem whose outcome nobody has asked for yet, oldest first.
     queue: VecDeque<Queued>,
     busy_s: f64,
@@ -40,7 +43,30 @@ enum Queued {
     /// It needed no measuring.
     Known(Box<Trial>),
     /// It is with the worker.
-    Asked { config: Config, stage: Stage, key: Key },
+    Asked(Box<Asked>),
+}
+
+/// A trial that the worker was asked for.
+struct Asked {
+    arm: Arm,
+    sampling: Sampling,
+    stage: Stage,
+    key: Key,
+}
+
+/// So many failures of a config, each in a process that ran nothing else but what is known to be good, condemn it.
+const CONVICTING: u32 = 2;
+/// How often something is tried, whoever's fault it is that it fails.
+const ATTEMPTS: u32 = 3;
+/// How long the machine is given before it runs what is known to be good, each time that failed.
+const CONTROL_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3)];
+
+/// What programs did in a race that nothing was recorded of.
+pub(crate) struct Reraced {
+    /// The times of each one's rounds, in round order.
+    pub(crate) rounds_us: Vec<Vec<f64>>,
+    /// Other work disturbed the device meanwhile.
+    pub(crate) loaded: bool,
 }
 
 /// What a race that was tried once came to. Nothing of it is recorded yet.
@@ -49,7 +75,7 @@ enum Attempt {
     Done(Vec<Trial>),
     /// The time was up.
     OutOfTime,
-    /// Its process was lost. Whose fault that was cannot be told.
+    /// Its process was lost though nothing is wrong with the machine. Which of the arms it was cannot be told.
     Crashed(Failure),
 }
 
@@ -57,7 +83,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found, turn: &'lab Turn) -> Result<Self> {
         let support = lab.kernels.compiler.map(|compiler| needed_cubin(compiler, &support_kernel())).transpose()?;
         let address = found.address;
-        let worker = lab.idle_worker(address).unwrap_or_else(|| Worker::new(address, support, lab.deadlines));
+        let start = || Worker::new(address, support, lab.deadlines).holding(lab.site.held(address));
+        let worker = lab.idle_worker(address).unwrap_or_else(start);
         Ok(Self {
             lab,
             turn,
@@ -67,13 +94,15 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             busy_s: worker.busy_s(),
             worker,
             problem: None,
-            prepared: None,
+            is_prepared: false,
+            known_good: None,
             queue: VecDeque::new(),
         })
     }
 
     /// Leaves the measuring process, with its device open and warm, to whoever is next.
-    pub(crate) fn leave(self) {
+    pub(crate) fn leave(mut self) {
+        self.abandon();
         self.lab.state().idle.push((self.address, self.worker));
     }
 
@@ -84,8 +113,31 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 
     /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
     pub(crate) fn turn_to(&mut self, problem: Problem) {
+        self.abandon();
         self.problem = Some(problem);
-        self.prepared = None;
+        (self.is_prepared, self.known_good) = (false, None);
+    }
+
+    /// Drops what is still queued of a problem that was given up, and leaves the device to others.
+    fn abandon(&mut self) {
+        self.queue.clear();
+        self.worker.forget();
+        self.held = None;
+    }
+
+    /// Tries configs again of which the journal says what may pass: a time-out, say. Whether one of them works now.
+    pub(crate) fn retry(&mut self, configs: &[Config]) -> Result<bool> {
+        let mut works = false;
+        for config in configs {
+            let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.kernels.profile);
+            if !self.submit(&candidate, Stage::Screen, Sampling::SCREEN)? {
+                break;
+            }
+            while let Some(trial) = self.next()? {
+                works |= trial.status == Status::Ok;
+            }
+        }
+        Ok(works)
     }
 
     /// Races other problems' finalists on this one with its own `anchors`. Configs that run as one program here run once.
@@ -182,9 +234,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         })
     }
 
-    /// Races programs on the problem, whatever the journal knows, and records nothing: the times of each arm's rounds, in round
-    /// order. Or why there are none: one of them is wrong, or took the process down. Another `turn` has other orders.
-    pub(crate) fn race_programs(&mut self, arms: Vec<Arm>, turn: u64) -> Result<Result<Vec<Vec<f64>>, String>> {
+    /// Races programs on the problem, whatever the journal knows, and records nothing. Or why there is no outcome: one of them is
+    /// wrong, or took the process down. Another `turn` has other orders.
+    pub(crate) fn race_programs(&mut self, arms: &[Arm], turn: u64) -> Result<Result<Reraced, String>> {
         let problem = self.problem()?;
         // Only an interrupt ends it: there is nothing to go on with where the time is up.
         self.lab.has_time(&problem)?;
@@ -193,11 +245,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Ok(results) => results.verdicts,
             Err(failure) => return Ok(Err(failure.to_string())),
         };
+        let mut loaded = false;
         let rounds_us = |verdict| match verdict {
-            Verdict::Timed { rounds_us, .. } => Ok(rounds_us),
+            Verdict::Timed { rounds_us, measurement, .. } => {
+                loaded |= measurement.loaded;
+                Ok(rounds_us)
+            }
             Verdict::Wrong { error, .. } | Verdict::Refused { error } => Err(error),
         };
-        Ok(verdicts.into_iter().map(rounds_us).collect())
+        let rounds_us: Result<Vec<Vec<f64>>, String> = verdicts.into_iter().map(rounds_us).collect();
+        Ok(rounds_us.map(|rounds_us| Reraced { rounds_us, loaded }))
     }
 
     fn problem(&self) -> Result<Problem> {
@@ -213,7 +270,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 
     /// Leaves the device to others, unless the worker still has something to do.
     fn end_turn(&mut self) {
-        if !self.queue.iter().any(|queued| matches!(queued, Queued::Asked { .. })) {
+        if !self.queue.iter().any(|queued| matches!(queued, Queued::Asked(_))) {
             self.held = None;
         }
     }
@@ -230,7 +287,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     fn settle(&mut self) -> Result<()> {
         for queued in std::mem::take(&mut self.queue) {
             let queued = match queued {
-                Queued::Asked { config, stage, key } => Queued::Known(Box::new(self.outcome(&config, stage, &key)?)),
+                Queued::Asked(asked) => Queued::Known(Box::new(self.outcome(&asked)?)),
                 known @ Queued::Known(_) => known,
             };
             self.queue.push_back(queued);
@@ -240,44 +297,144 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     }
 
     /// What the oldest trial that the worker was asked for came to.
-    fn outcome(&mut self, config: &Config, stage: Stage, key: &Key) -> Result<Trial> {
-        let verdict = match self.prepare()? {
-            Ok(()) => self.worker.verdict(),
-            Err(failure) => {
-                self.worker.forget();
-                Err(failure)
+    fn outcome(&mut self, asked: &Asked) -> Result<Trial> {
+        let Asked { arm, sampling, stage, key } = asked;
+        let mut is_queued = true;
+        let verdict = self.insist(CONVICTING, |bench| {
+            if !std::mem::take(&mut is_queued) {
+                bench.worker.submit_first(arm.clone(), *sampling);
             }
-        };
-        self.note_busy();
-        if let Err(failure) = &verdict {
-            self.survives(failure)?;
-        }
+            bench.limit_to_time_left(1);
+            bench.worker.verdict()?.timed()
+        })?;
         let trial = match verdict {
-            Ok(verdict) => self.judged(config, stage, key, verdict)?,
-            Err(failure) => self.failed(config, stage, &failure, key)?,
+            Ok(verdict) => {
+                self.known_good.get_or_insert_with(|| arm.clone());
+                self.judged(&arm.config, *stage, key, verdict)?
+            }
+            Err(failure) => {
+                let failed = self.failed(&arm.config, *stage, &failure, key)?;
+                if self.is_time_up()? {
+                    return Ok(failed); // which says nothing of the config, and is not recorded
+                }
+                failed
+            }
         };
         self.lab.record(trial)
     }
 
-    /// The problem's inputs and reference on the device, whose turn it is; tried once more where the worker was lost.
-    fn prepare(&mut self) -> Result<Result<(), Failure>> {
-        if self.prepared.is_none() {
-            let problem = self.problem()?;
-            let reference = match self.lab.kernels.compiler {
-                None => None,
-                Some(compiler) => {
-                    let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                    Some(Program { cubin: needed_cubin(compiler, &kernel)?, entry: kernel.entry.into(), launch })
+    /// Has the worker do something. Where that fails a new process runs what is known to be good, and then has to do it again.
+    /// What fails so as to speak against itself `enough` times is taken to be at fault; what fails once the time is up, which may have
+    /// cut it off, is not tried again.
+    ///
+    /// # Errors
+    /// Where not even what is known to be good runs any more, which ends the sweep; and where something else stands in the way
+    /// again and again ([`ErrorKind::Trouble`]): the problem is left to the next run.
+    fn insist<T>(
+        &mut self,
+        enough: u32,
+        mut ask: impl FnMut(&mut Self) -> Result<T, Failure>,
+    ) -> Result<Result<T, Failure>> {
+        let (mut against, mut last) = (0, None);
+        for _ in 0..ATTEMPTS {
+            let asked = ask(self);
+            self.note_busy();
+            let failure = match asked {
+                Ok(done) => {
+                    if let Some(last) = last {
+                        self.lab.progress.say(&format!("{}: {last}; not so when tried again", self.problem()?));
+                    }
+                    return Ok(Ok(done));
                 }
+                Err(failure) => failure,
             };
-            let seed = problem_seed(self.lab.seed, &problem);
-            let mut outcome = self.worker.prepare(&problem, seed, reference.clone());
-            if matches!(outcome, Err(Failure::Crashed(_))) {
-                outcome = self.worker.prepare(&problem, seed, reference);
+            if self.is_time_up()? {
+                return Ok(Err(failure));
             }
-            self.prepared = Some(outcome);
+            if self.is_machine_sound(&failure)? {
+                against += self.weight(&failure);
+            }
+            if against >= enough {
+                return Ok(Err(failure));
+            }
+            last = Some(failure);
         }
-        Ok(self.prepared.clone().unwrap_or(Ok(())))
+        let why = last.map(|failure| failure.to_string()).unwrap_or_default();
+        Err(Error::new(ErrorKind::Trouble, format!("{why} (so it ended {ATTEMPTS} times)")))
+    }
+
+    /// How much a failure says against what was asked. An output that is wrong, on a machine that is right otherwise, is so once and
+    /// for all: what errs now and then is not to be served. That a process ended by itself says something only where others live.
+    fn weight(&self, failure: &Failure) -> u32 {
+        match failure {
+            Failure::Wrong { .. } => CONVICTING,
+            Failure::Crashed(_) | Failure::Timeout(_) | Failure::Refused(_) => 1,
+            Failure::Ended(_) => u32::from(self.known_good.is_some()),
+            Failure::Trouble(_) => 0,
+        }
+    }
+
+    /// After a failure: whether a new process runs what was right on the problem before.
+    ///
+    /// # Errors
+    /// Where it does not even run the canary: no trial has a meaning any more.
+    fn is_machine_sound(&mut self, after: &Failure) -> Result<bool> {
+        let mut trouble = None;
+        for pause in CONTROL_PAUSES {
+            std::thread::sleep(pause);
+            self.lab.has_time(&self.problem()?)?;
+            self.worker.restart();
+            self.worker.set_deadlines(self.lab.deadlines);
+            match self.worker.control(None) {
+                Ok(()) => {
+                    let known_good = self.known_good.clone();
+                    return Ok(known_good.is_none_or(|arm| self.worker.control(Some(&arm)).is_ok()));
+                }
+                Err(failure) => trouble = Some(failure),
+            }
+        }
+        let trouble = trouble.map(|failure| failure.to_string()).unwrap_or_default();
+        Err(Error::failure(format!(
+            "the device is gone: {trouble} (after: {after}); everything measured is in the journal, no config is blamed, and the \
+             same command goes on"
+        )))
+    }
+
+    /// The problem's inputs and reference on the device, whose turn it is; or what cut it off when the time was up.
+    fn prepare(&mut self) -> Result<Result<(), Failure>> {
+        if self.is_prepared {
+            return Ok(Ok(()));
+        }
+        let problem = self.problem()?;
+        let reference = match self.lab.kernels.compiler {
+            None => None,
+            Some(compiler) => {
+                let (kernel, launch) = families::spec(problem.family).reference(&problem);
+                Some(Program { cubin: needed_cubin(compiler, &kernel)?, entry: kernel.entry.into(), launch })
+            }
+        };
+        let seed = problem_seed(self.lab.seed, &problem);
+        let prepared = self.insist(CONVICTING, |bench| {
+            bench.limit_to_time_left(1);
+            bench.worker.prepare(&problem, seed, reference.clone())
+        })?;
+        match prepared {
+            Err(failure) if !self.is_time_up()? => Err(Error::new(ErrorKind::Trouble, failure)),
+            prepared => {
+                self.is_prepared = prepared.is_ok();
+                Ok(prepared)
+            }
+        }
+    }
+
+    /// From now on the worker is given no longer for a request about so many configs than there is time.
+    fn limit_to_time_left(&mut self, arms: usize) {
+        self.worker.set_deadlines(self.lab.deadlines_of(arms));
+    }
+
+    /// Whether what failed may only have been cut off.
+    fn is_time_up(&self) -> Result<bool> {
+        Ok(!self.lab.has_time(&self.problem()?)?)
     }
 
     /// A race; where one of its arms takes the process down, each is tried alone, and those that work race without the others,
@@ -289,87 +446,106 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         };
         let mut survivors = Vec::new();
         for racer in racers {
+            let Some((arm, key)) = self.arm(racer)? else { continue };
             if !self.lab.has_time(&self.problem()?)? {
                 return Ok(Attempt::OutOfTime);
             }
-            let alone = self.interleave(std::slice::from_ref(racer), stage, &RacePlan::SCREEN)?;
-            if let Attempt::Crashed(failure) = &alone {
-                let key = self.lab.key(racer.candidate.program.as_ref().ok().and_then(Option::as_ref))?;
-                let failed = self.failed(&racer.candidate.config, stage, failure, &key)?;
-                self.lab.record(failed)?;
-            } else {
+            if !self.is_condemned(&arm, stage, &key, None)? {
                 survivors.push(*racer);
             }
         }
-        // Where each works alone, nothing is wrong with any of them that could be told.
-        if survivors.len() == racers.len() {
-            Ok(Attempt::Crashed(crashed))
-        } else {
-            self.interleave(&survivors, stage, plan)
+        match self.interleave(&survivors, stage, plan)? {
+            // Where each works alone, nothing is wrong with any of them that could be told.
+            Attempt::Crashed(_) => Ok(Attempt::Crashed(crashed)),
+            other => Ok(other),
         }
     }
 
-    /// Times candidates in interleaved rounds, and records nothing.
+    /// Tries a config alone, of which a failure in a race may be known, and records what it is condemned for.
+    fn is_condemned(&mut self, arm: &Arm, stage: Stage, key: &Key, mut seen: Option<Failure>) -> Result<bool> {
+        let verdict = self.in_turn(|bench| {
+            if let Err(cut) = bench.prepare()? {
+                return Ok(Err(cut));
+            }
+            bench.insist(CONVICTING, |bench| {
+                if let Some(failure) = seen.take() {
+                    return Err(failure);
+                }
+                bench.limit_to_time_left(1);
+                bench.worker.submit_first(arm.clone(), Sampling::SCREEN);
+                bench.worker.verdict()?.timed()
+            })
+        })?;
+        let Err(failure) = verdict else { return Ok(false) };
+        if self.is_time_up()? {
+            return Ok(false);
+        }
+        let failed = self.failed(&arm.config, stage, &failure, key)?;
+        self.lab.record(failed)?;
+        Ok(true)
+    }
+
+    /// What a racer runs as; nothing where it does not compile, or the time is up before it does.
+    fn arm(&self, racer: &Racer) -> Result<Option<(Arm, Key)>> {
+        let program = racer.candidate.program.as_ref().ok().and_then(Option::as_ref);
+        let key = self.lab.key(program)?;
+        Ok(match self.lab.program(program)? {
+            Some(Ok(program)) => {
+                Some((Arm { config: racer.candidate.config.clone(), program, anchor: racer.anchor }, key))
+            }
+            Some(Err(_)) | None => None,
+        })
+    }
+
+    /// Times candidates in interleaved rounds. Records nothing but what one of them is condemned for.
     fn interleave(&mut self, racers: &[Racer], stage: Stage, plan: &RacePlan) -> Result<Attempt> {
         let problem = self.problem()?;
-        let (mut running, mut arms) = (Vec::new(), Vec::new());
+        let mut running = Vec::new();
         for racer in racers {
-            let program = racer.candidate.program.as_ref().ok().and_then(Option::as_ref);
-            let key = self.lab.key(program)?;
-            let program = match self.lab.program(program)? {
-                Some(Ok(program)) => program,
-                Some(Err(_)) => continue,
-                None => break,
-            };
-            running.push((racer.candidate, key));
-            arms.push(Arm { config: racer.candidate.config.clone(), program, anchor: racer.anchor });
+            running.extend(self.arm(racer)?);
         }
         if !self.lab.has_time(&problem)? {
             return Ok(Attempt::OutOfTime);
         }
-        let results = self.race_in_turn(arms, *plan, problem_seed(self.lab.seed, &problem))?;
+        let arms: Vec<Arm> = running.iter().map(|(arm, _)| arm.clone()).collect();
+        let results = self.race_in_turn(&arms, *plan, problem_seed(self.lab.seed, &problem))?;
         let RaceResults { verdicts, chosen_by, null_arm } = match results {
             Ok(results) => results,
+            Err(_) if self.is_time_up()? => return Ok(Attempt::OutOfTime),
             Err(failure) => return Ok(Attempt::Crashed(failure)),
         };
         let race = Some(self.lab.next_race(&problem));
-        let mut trials = Vec::new();
-        for ((candidate, key), verdict) in running.iter().zip(verdicts) {
-            trials.push(Trial { race, chosen_by, ..self.judged(&candidate.config, stage, key, verdict)? });
+        let (mut trials, mut suspects) = (Vec::new(), Vec::new());
+        for ((arm, key), verdict) in running.iter().zip(verdicts) {
+            match verdict.timed() {
+                Ok(verdict) => {
+                    trials.push(Trial { race, chosen_by, ..self.judged(&arm.config, stage, key, verdict)? });
+                    self.known_good.get_or_insert_with(|| arm.clone());
+                }
+                Err(failure) => suspects.push((arm, key, failure)),
+            }
         }
         if let Some((winner, verdict)) = null_arm {
-            let (candidate, key) = &running[winner];
-            let duplicate = self.judged(&candidate.config, stage, key, verdict)?;
+            let (arm, key) = &running[winner];
+            let duplicate = self.judged(&arm.config, stage, key, verdict)?;
             trials.push(Trial { race, chosen_by, joined: chosen_by, null_arm: true, ..duplicate });
+        }
+        for (arm, key, failure) in suspects {
+            self.is_condemned(arm, stage, key, Some(failure))?;
         }
         Ok(Attempt::Done(trials))
     }
 
-    /// A race by the worker, which is there again where the race took it down.
-    fn race_in_turn(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
+    /// A race by the worker.
+    fn race_in_turn(&mut self, arms: &[Arm], plan: RacePlan, seed: u64) -> Result<Result<RaceResults, Failure>> {
         self.in_turn(|bench| {
-            let results = match bench.prepare()? {
-                Ok(()) => bench.worker.race(arms, plan, seed),
-                Err(failure) => Err(failure),
-            };
-            bench.note_busy();
-            if let Err(failure) = &results {
-                bench.survives(failure)?;
+            if let Err(cut) = bench.prepare()? {
+                return Ok(Err(cut));
             }
-            Ok(results)
-        })
-    }
-
-    /// A kernel may take its process down, but not the device: where that does not come back, no trial has a meaning any
-    /// more, and what happened last is not this config's doing.
-    fn survives(&mut self, failure: &Failure) -> Result<()> {
-        if matches!(failure, Failure::Refused(_)) {
-            return Ok(());
-        }
-        self.worker.reopen().map_err(|gone| {
-            Error::failure(format!(
-                "the device is gone: {gone} (after: {failure}); everything measured is in the journal"
-            ))
+            bench.insist(1, |bench| {
+                bench.limit_to_time_left(arms.len());
+                bench.worker.race(arms.to_vec(), plan, seed)
+            })
         })
     }
 
@@ -400,37 +576,37 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         Ok(Trial { error, device: self.unit.clone(), kernel: kernel.0.clone(), ..blank })
     }
 
+    /// A trial of what is condemned.
     fn failed(&self, config: &Config, stage: Stage, failure: &Failure, kernel: &Key) -> Result<Trial> {
-        let status = match failure {
-            Failure::Crashed(_) | Failure::Gone(_) => Status::Crashed,
-            Failure::Timeout(_) => Status::Timeout,
-            Failure::Refused(_) => Status::LaunchFailed,
+        let (status, rel_err) = match failure {
+            Failure::Wrong { rel_err, .. } => (Status::Wrong, *rel_err),
+            Failure::Timeout(_) => (Status::Timeout, None),
+            Failure::Refused(_) => (Status::LaunchFailed, None),
+            Failure::Crashed(_) | Failure::Ended(_) | Failure::Trouble(_) => (Status::Crashed, None),
         };
-        self.unmeasured(config, stage, status, Some(failure.to_string()), kernel)
+        let blank = self.unmeasured(config, stage, status, Some(failure.to_string()), kernel)?;
+        Ok(Trial { rel_err, ..blank })
     }
 
-    fn judged(&mut self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
+    fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
+        let (rel_err, measurement, rounds_us) = match verdict {
+            Verdict::Timed { rel_err, measurement, rounds_us, .. } => (rel_err, measurement, rounds_us),
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } => return Err(Error::failure(error)),
+        };
         let blank = self.unmeasured(config, stage, Status::Ok, None, kernel)?;
-        Ok(match verdict {
-            Verdict::Timed { rel_err, measurement, rounds_us, .. } => Trial {
-                time_us: Some(rounded(measurement.summary.time_us)),
-                median_us: Some(rounded(measurement.summary.median_us)),
-                q1_us: Some(rounded(measurement.summary.q1_us)),
-                q3_us: Some(rounded(measurement.summary.q3_us)),
-                min_us: Some(rounded(measurement.summary.min_us)),
-                samples: Some(measurement.summary.samples),
-                rel_err: Some((rel_err * 1e7).round() / 1e7),
-                sm_mhz: measurement.sm_mhz,
-                throttled: measurement.throttled,
-                rounds_us: rounds_us.into_iter().map(|us| rounded(Micros(us)).0).collect(),
-                ..blank
-            },
-            Verdict::Wrong { rel_err, error } => {
-                // It may have written anywhere: the next config is judged on fresh tensors.
-                self.prepared = None;
-                Trial { status: Status::Wrong, rel_err, error: Some(error), ..blank }
-            }
-            Verdict::Refused { error } => Trial { status: Status::LaunchFailed, error: Some(error), ..blank },
+        Ok(Trial {
+            time_us: Some(rounded(measurement.summary.time_us)),
+            median_us: Some(rounded(measurement.summary.median_us)),
+            q1_us: Some(rounded(measurement.summary.q1_us)),
+            q3_us: Some(rounded(measurement.summary.q3_us)),
+            min_us: Some(rounded(measurement.summary.min_us)),
+            samples: Some(measurement.summary.samples),
+            rel_err: Some((rel_err * 1e7).round() / 1e7),
+            sm_mhz: measurement.sm_mhz,
+            throttled: measurement.throttled,
+            loaded: measurement.loaded,
+            rounds_us: rounds_us.into_iter().map(|us| rounded(Micros(us)).0).collect(),
+            ..blank
         })
     }
 }
@@ -466,20 +642,21 @@ impl Bench for DeviceBench<'_, '_> {
         };
         let arm = Arm { config: candidate.config.clone(), program, anchor: false };
         self.take_turn();
-        if self.prepare()?.is_ok() {
-            self.worker.submit(arm, sampling);
+        if self.prepare()?.is_err() {
+            self.end_turn();
+            return Ok(false);
         }
-        self.queue.push_back(Queued::Asked { config: candidate.config.clone(), stage, key });
+        self.worker.submit(arm.clone(), sampling);
+        self.queue.push_back(Queued::Asked(Box::new(Asked { arm, sampling, stage, key })));
         Ok(true)
     }
 
     fn next(&mut self) -> Result<Option<Trial>> {
-        let (config, stage, key) = match self.queue.pop_front() {
-            None => return Ok(None),
-            Some(Queued::Known(trial)) => return Ok(Some(*trial)),
-            Some(Queued::Asked { config, stage, key }) => (config, stage, key),
-        };
-        self.in_turn(|bench| bench.outcome(&config, stage, &key)).map(Some)
+        match self.queue.pop_front() {
+            None => Ok(None),
+            Some(Queued::Known(trial)) => Ok(Some(*trial)),
+            Some(Queued::Asked(asked)) => self.in_turn(|bench| bench.outcome(&asked)).map(Some),
+        }
     }
 
     fn screen(&mut self, incumbent: &Candidate, batch: &[&Candidate], stage: Stage) -> Result<Option<Vec<Trial>>> {

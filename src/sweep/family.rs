@@ -4,14 +4,17 @@ use super::ahead::Ahead;
 use super::bench::{DeviceBench, Turn};
 use super::lab::{Kernels, Lab};
 use super::schedule::{self, Stages};
-use super::{Counts, FamilySummary, Options, Previous, Site, Winner, document_path, journal_path, problem_seed};
+use super::{
+    Counts, FamilySummary, Options, Previous, Progress, Site, Winner, document_path, journal_path, problem_seed,
+};
 use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::heuristics::{Document, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::{self, Plan};
+use crate::process;
 use crate::search::{self, Guide, RaceOutcome, Width};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,25 +44,26 @@ pub(super) fn sweep_family<'a>(
     let defaults = plan.defaults(profile);
     let mut defenders = served_configs(previous, &problems);
     defenders.retain(|config| !defaults.contains(config));
-    let mut lab = Lab::new(profile.clone(), site.compiler.as_ref(), options.seed, defenders, journal, progress);
+    let mut lab = Lab::new(site, options.seed, defenders, journal);
     lab.deadlines.trial = options.trial_deadline;
     progress.family(plan.family, problems.len());
     let earlier = previous.and_then(|previous| previous.models.get(plan.family.name()));
     let guide = Guide::new(plan, profile, earlier);
-    let (open, finals, crashed) = (problems.clone(), BTreeMap::new(), BTreeSet::new());
+    let (open, finals, left) = (problems.clone(), BTreeMap::new(), Left::default());
     let mut sweep =
-        FamilySweep { started, site, options, plan, lab: &lab, guide: &guide, previous, open, finals, crashed };
+        FamilySweep { started, site, options, plan, lab: &lab, guide: &guide, previous, open, finals, left };
     sweep.take_over_finals()?;
     if !sweep.open.is_empty() {
         guide.learn(&lab.lessons())?;
     }
     schedule::run(&mut sweep, budget)?;
 
-    let FamilySweep { finals, crashed, .. } = sweep;
+    let FamilySweep { finals, left, .. } = sweep;
+    let left = left.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (counts, kernels) = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
-        let cut = counts.out_of_time.contains(problem) || crashed.contains(problem);
+        let cut = counts.out_of_time.contains(problem) || left.contains_key(problem);
         summary.unfinished += usize::from(cut);
         match finals.get(problem) {
             Some(trials) => summary.winners.push(winner(trials, &defaults, served_config(previous, problem).as_ref())),
@@ -67,7 +71,35 @@ pub(super) fn sweep_family<'a>(
             None => summary.unworkable.push(problem.to_string()),
         }
     }
+    summary.left = left.into_iter().map(|(problem, why)| format!("{problem}: {why}")).collect();
     Ok(Swept { summary, counts, kernels })
+}
+
+/// So many problems one after the other that the machine kept from being measured end the sweep.
+const MOST_LEFT: usize = 3;
+
+/// Problems that are left to the next run, for no fault of a config.
+#[derive(Default)]
+struct Left {
+    /// Why each is.
+    problems: Mutex<BTreeMap<Problem, String>>,
+    /// How many there were since the last that was not.
+    in_a_row: AtomicUsize,
+}
+
+impl Left {
+    /// Leaves a problem, unless so many were left before it.
+    fn leave(&self, problem: &Problem, why: &str, progress: &Progress) -> Result<()> {
+        progress.warn(&format!("{problem} is left to the next run, no config is blamed: {why}"));
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, why.to_owned());
+        if self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1 < MOST_LEFT {
+            return Ok(());
+        }
+        Err(Error::failure(format!(
+            "the machine is in trouble: {MOST_LEFT} problems in a row could not be measured, the last for: {why}; everything \
+             measured is in the journal, and the same command goes on"
+        )))
+    }
 }
 
 /// One family's sweep under way.
@@ -83,8 +115,7 @@ struct FamilySweep<'s, 'a> {
     open: Vec<Problem>,
     /// The finalists of those that were, the winner first.
     finals: BTreeMap<Problem, Vec<Trial>>,
-    /// Problems whose final crashed though no config of it does.
-    crashed: BTreeSet<Problem>,
+    left: Left,
 }
 
 impl Stages for FamilySweep<'_, '_> {
@@ -96,30 +127,32 @@ impl Stages for FamilySweep<'_, '_> {
         self.lab.set_deadline(until.map(|until| self.started + until));
         self.lab.forget_out_of_time();
         let finals = Mutex::new(std::mem::take(&mut self.finals));
-        let crashed = Mutex::new(std::mem::take(&mut self.crashed));
         let must_race = |problem: &Problem| self.must_race(problem);
         let ahead = Ahead::new(self.lab, self.guide, &self.open, &must_race, Width::of);
         let work = |bench: &mut DeviceBench<'_, '_>, problem: &Problem| {
-            match self.search_one(bench, problem, &ahead)? {
-                RaceOutcome::Done(trials) => {
+            let left = match self.search_one(bench, problem, &ahead) {
+                Ok(RaceOutcome::Done(trials)) => {
                     if let Some(best) = trials.first() {
                         self.site.progress.best(best);
                         finals.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem, trials);
                     }
+                    None
                 }
-                RaceOutcome::OutOfTime => {}
-                RaceOutcome::Crashed(why) => {
-                    self.site
-                        .progress
-                        .say(&format!("{problem}: its final crashed ({why}); the next run tries it again"));
-                    crashed.lock().unwrap_or_else(PoisonError::into_inner).insert(*problem);
+                Ok(RaceOutcome::OutOfTime) => None,
+                Ok(RaceOutcome::Crashed(why)) => {
+                    Some(format!("its final crashed, though each config works alone: {why}"))
                 }
+                Err(trouble) if trouble.kind() == ErrorKind::Trouble => Some(trouble.to_string()),
+                Err(error) => return Err(error),
+            };
+            if let Some(why) = left {
+                return self.left.leave(problem, &why, &self.site.progress);
             }
+            self.left.in_a_row.store(0, Ordering::Relaxed);
             Ok(())
         };
         ahead.beside_and_learning(|| on_all_devices(self.lab, &self.site.devices, &self.open, work))?;
         self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.crashed = crashed.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (lab, finals) = (self.lab, &self.finals);
         self.open.retain(|problem| !finals.contains_key(problem) && lab.is_out_of_time(problem));
         self.site.progress.more(self.open.len());
@@ -153,7 +186,12 @@ impl FamilySweep<'_, '_> {
         self.site.progress.more(wanted.len());
         on_all_devices(self.lab, &self.site.devices, &wanted, |bench, (problem, configs)| {
             bench.turn_to(*problem);
-            bench.cross(configs, &search::anchors(&self.finals[problem], &self.must_race(problem)))
+            match bench.cross(configs, &search::anchors(&self.finals[problem], &self.must_race(problem))) {
+                Err(trouble) if trouble.kind() == ErrorKind::Trouble => {
+                    self.left.leave(problem, &trouble.to_string(), &self.site.progress)
+                }
+                crossed => crossed,
+            }
         })
     }
 
@@ -165,7 +203,7 @@ impl FamilySweep<'_, '_> {
         }
         for problem in std::mem::take(&mut self.open) {
             match self.lab.recall_final(&problem, &self.must_race(&problem))? {
-                Some(trials) if !trials.is_empty() => {
+                Some(trials) if !trials.is_empty() && self.lab.unsettled(&problem)?.is_empty() => {
                     self.finals.insert(problem, trials);
                     self.site.progress.step();
                 }
@@ -199,6 +237,12 @@ impl FamilySweep<'_, '_> {
             let candidates = self.plan.candidates(problem, profile);
             return search::exhaust(bench, problem.family, &candidates, &must_race, &Width::GUIDED);
         }
+        // A final that stands but for what may have passed since is run again where something did.
+        if let Some(trials) = self.lab.recall_final(problem, &must_race)?.filter(|trials| !trials.is_empty())
+            && !bench.retry(&self.lab.unsettled(problem)?)?
+        {
+            return Ok(RaceOutcome::Done(trials));
+        }
         ahead.search(bench, problem, &must_race)
     }
 }
@@ -228,22 +272,31 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
 }
 
 /// Puts into the document what one family's journal makes of it, and that of a sister, which learn of each other; returns the
-/// number of its rules and fallbacks. Trials of kernels that have changed since say nothing of those served.
+/// number of its rules and fallbacks. Trials of kernels that have changed since say nothing of those served, nor does a sister's
+/// journal of another environment.
 pub(super) fn derive_family(
+    site: &Site,
     options: &Options,
     plan: &Plan,
-    profile: &GpuProfile,
     kernels: &Kernels<'_>,
 ) -> Result<(usize, usize)> {
+    let profile = &site.found().profile;
     let (mut journals, mut defaults) = (Vec::new(), Defaults::from([(plan.family, plan.defaults(profile))]));
     for family in [Some(plan.family), plan.family.sister()].into_iter().flatten() {
         let journal = journal_path(&options.output, &profile.name, family, options.shard);
-        if journal.is_file() {
-            journals.push((journal.display().to_string(), crate::journal::read(&journal)?));
+        if !journal.is_file() {
+            continue;
         }
+        let contents = crate::journal::read(&journal)?;
         if family != plan.family {
+            if let Some(change) = site.apart(&contents.headers).first() {
+                let journal = journal.display();
+                site.progress.say(&format!("{} learns nothing of {journal}: {change} since", plan.family));
+                continue;
+            }
             defaults.insert(family, Plan::load(family, None)?.defaults(profile));
         }
+        journals.push((journal.display().to_string(), contents));
     }
     let path = document_path(&options.output, &profile.name);
     let before = if path.is_file() { Some(Document::load(&path)?) } else { None };
@@ -253,6 +306,7 @@ pub(super) fn derive_family(
         measurements: Evidence::default(),
         defaults: &defaults,
         before: before.as_ref(),
+        accept_driver: options.accept_driver,
         is_current: &|trial| kernels.are_those_of(trial),
     })?;
     let document = derived.document;
@@ -292,10 +346,10 @@ pub(crate) fn on_all_devices<T: Sync>(
     tasks: &[T],
     work: impl Fn(&mut DeviceBench<'_, '_>, &T) -> Result<()> + Sync,
 ) -> Result<()> {
+    let turns: Vec<Turn> = devices.iter().map(|_| Turn::default()).collect();
     let next = AtomicUsize::new(0);
-    let turns: Vec<(&Found, Turn)> = devices.iter().map(|found| (found, Turn::default())).collect();
-    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-        let run = |found: &Found, turn: &Turn| {
+    let work_on = |found: &Found, turn: &Turn| {
+        let ended = process::caught("a device's thread", || {
             let mut bench = DeviceBench::new(lab, found, turn)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
@@ -303,11 +357,19 @@ pub(crate) fn on_all_devices<T: Sync>(
             }
             bench.leave();
             Ok(())
-        };
-        let benches = turns.iter().flat_map(|device| std::iter::repeat_n(device, lab.benches_on(device.0)));
-        let threads: Vec<_> = benches.map(|(found, turn)| scope.spawn(move || run(found, turn))).collect();
-        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined.map(|outcome| outcome.unwrap_or_else(|_| Err(Error::failure("a device's thread panicked")))).collect()
+        });
+        if ended.is_err() {
+            next.store(tasks.len(), Ordering::Relaxed); // the others end too
+        }
+        ended
+    };
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let work_on = &work_on;
+        let devices = devices.iter().zip(&turns);
+        let benches = devices.flat_map(|device| std::iter::repeat_n(device, lab.benches_on(device.0)));
+        let start = |(found, turn)| process::spawn_in(scope, "a device's thread", move || work_on(found, turn));
+        let threads: Vec<_> = benches.map(start).collect();
+        threads.into_iter().map(|thread| thread.and_then(process::join)).collect()
     });
     outcomes.into_iter().collect()
 }

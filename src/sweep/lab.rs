@@ -1,22 +1,19 @@
 //! What the devices of a family's sweep share: the journal as memory of what is known, the compiler, the clock.
 
-use super::Progress;
+use super::{Progress, Site};
 use crate::compile::{Compiler, Key, Outcome};
 use crate::device::{Address, Found, Program, cpu};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
 use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
+use crate::process;
 use crate::search::{Lesson, sort_by_time};
 use crate::worker::{Deadlines, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-/// Set by the interrupt handler; the sweep ends at the next trial.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// What two benches need: each holds up to six sets of tensors of a problem, which are 4 GiB at most.
 const MEMORY_OF_TWO: Bytes = Bytes::mib(48 << 10);
@@ -32,6 +29,8 @@ pub struct Counts {
     pub busy_s: f64,
     /// Problems the budget did not reach, or not to their end.
     pub out_of_time: BTreeSet<Problem>,
+    /// Trials of this run that other work on the device disturbed.
+    pub loaded: usize,
 }
 
 /// The kernels that configs run as today.
@@ -60,6 +59,7 @@ impl Kernels<'_> {
 
 /// What all devices of a family's sweep share.
 pub(crate) struct Lab<'a> {
+    pub(super) site: &'a Site,
     pub(super) kernels: Kernels<'a>,
     pub(super) seed: u64,
     /// What the last document serves: it defends its place in each final, but a final that was run without it stands.
@@ -71,8 +71,10 @@ pub(crate) struct Lab<'a> {
 
 pub(super) struct State {
     journal: Journal,
-    /// Every trial of the journal, by what was tried.
+    /// Every trial of the journal that still says something, by what was tried.
     known: HashMap<Problem, HashMap<Config, Vec<Known>>>,
+    /// Those of runs before this one that failed by what may have passed since.
+    passing: HashMap<Problem, Vec<Trial>>,
     /// The races of each problem so far.
     races: HashMap<Problem, u64>,
     pub(super) counts: Counts,
@@ -96,27 +98,33 @@ impl Known {
 }
 
 impl<'a> Lab<'a> {
+    /// What the devices of `site` share while they fill a journal that holds these trials.
     pub(crate) fn new(
-        profile: GpuProfile,
-        compiler: Option<&'a Compiler>,
+        site: &'a Site,
         seed: u64,
         defenders: Vec<Config>,
         (journal, trials): (Journal, Vec<Trial>),
-        progress: &'a Progress,
     ) -> Self {
         let mut known: HashMap<_, HashMap<_, Vec<Known>>> = HashMap::new();
         let mut races = HashMap::new();
+        let mut passing: HashMap<Problem, Vec<Trial>> = HashMap::new();
         for trial in trials {
             let latest = races.entry(trial.problem()).or_default();
             *latest = trial.race.unwrap_or(0).max(*latest);
+            if trial.may_pass() {
+                passing.entry(trial.problem()).or_default().push(trial);
+                continue;
+            }
             let of_problem = known.entry(trial.problem()).or_default();
             of_problem.entry(trial.config.clone()).or_default().push(Known { trial, counted: false });
         }
-        let state = State { journal, known, races, counts: Counts::default(), deadline: None, idle: Vec::new() };
+        let (counts, idle) = (Counts::default(), Vec::new());
+        let state = State { journal, known, passing, races, counts, deadline: None, idle };
         let host = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
+        let (profile, compiler) = (site.found().profile.clone(), site.compiler.as_ref());
         let kernels = Kernels { profile, compiler, host };
         let (state, deadlines) = (Mutex::new(state), Deadlines::default());
-        Self { kernels, seed, defenders, state, progress, deadlines }
+        Self { site, kernels, seed, defenders, state, progress: &site.progress, deadlines }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -126,6 +134,12 @@ impl<'a> Lab<'a> {
     /// Past this, nothing new is tried.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         self.state().deadline = deadline;
+    }
+
+    /// How long a worker may take for a request about so many configs: past the end of the time nothing is waited for.
+    pub(super) fn deadlines_of(&self, arms: usize) -> Deadlines {
+        let end = self.state().deadline;
+        self.deadlines.within(end.map(|end| end.saturating_duration_since(Instant::now())), arms)
     }
 
     /// From now on problems count as out of time only where they are so again.
@@ -194,6 +208,20 @@ impl<'a> Lab<'a> {
             first.get_or_insert(&known.trial);
         }
         first.cloned()
+    }
+
+    /// Configs of the problem that failed by what may have passed since, with today's kernels, and were not tried again.
+    pub(super) fn unsettled(&self, problem: &Problem) -> Result<Vec<Config>> {
+        let state = self.state();
+        let mut unsettled = BTreeSet::new();
+        for trial in state.passing.get(problem).into_iter().flatten() {
+            let is_settled = |known: &Known| known.trial.kernel == trial.kernel && !known.trial.null_arm;
+            let known = state.known.get(problem).and_then(|known| known.get(&trial.config));
+            if !known.is_some_and(|known| known.iter().any(is_settled)) && self.is_current(trial)? {
+                unsettled.insert(trial.config.clone());
+            }
+        }
+        Ok(unsettled.into_iter().collect())
     }
 
     /// What a model can learn from the journal.
@@ -285,10 +313,14 @@ impl<'a> Lab<'a> {
             of_problem.entry(trial.config.clone()).or_default().push(known);
         }
         for trial in made {
+            state.counts.loaded += usize::from(trial.loaded);
             let status = serde_json::to_value(trial.status)?;
             *state.counts.statuses.entry(status.as_str().unwrap_or_default().to_string()).or_default() += 1;
         }
         drop(state);
+        if made.iter().any(|trial| trial.loaded) {
+            self.site.tell_of_load();
+        }
         for trial in made {
             self.progress.trial(trial);
         }
@@ -303,9 +335,7 @@ impl<'a> Lab<'a> {
 
     /// Whether there is time for another trial of this problem.
     pub(super) fn has_time(&self, problem: &Problem) -> Result<bool> {
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted; everything measured is in the journal"));
-        }
+        process::check_interrupt()?;
         let mut state = self.state();
         let is_late = state.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if is_late {

@@ -9,22 +9,24 @@ mod schedule;
 mod site;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use bench::{DeviceBench, Turn};
+pub(crate) use bench::{DeviceBench, Reraced, Turn};
 use family::Swept;
 pub(crate) use family::on_all_devices;
+pub use lab::Counts;
 pub(crate) use lab::Lab;
-pub use lab::{Counts, INTERRUPTED};
 pub(crate) use site::LOCK;
 pub use site::Site;
 
 use crate::compile::{Cache, Compiler, Nvrtc, Outcome, Settings, cache_folder};
+use crate::derive;
 use crate::device::{Address, Found};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::families::KernelSpec;
-use crate::heuristics::{Document, Heuristics};
+use crate::heuristics::{self, Document, Heuristics};
 use crate::journal::Trial;
-use crate::model::{Family, GpuProfile, Problem};
+use crate::model::{Family, GpuProfile, Likeness, Problem};
 use crate::plan::{self, Plan};
+use crate::process;
 pub use progress::Progress;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -67,6 +69,8 @@ pub struct Options {
     pub shard: (usize, usize),
     /// Start over, keeping the old journal aside.
     pub fresh: bool,
+    /// Take over what was measured under another driver, or one that is not known.
+    pub accept_driver: bool,
     /// Screen every legal config in place of the guided search.
     pub exhaustive: bool,
     /// Seed of inputs and orders.
@@ -93,8 +97,10 @@ pub struct Summary {
     /// The device's full name.
     pub device: String,
     /// The document written; none where only journals were filled.
+    #[serde(serialize_with = "lossy::option")]
     pub document: Option<PathBuf>,
     /// The journals filled.
+    #[serde(serialize_with = "lossy::list")]
     pub journals: Vec<PathBuf>,
     /// What each family came to.
     pub families: BTreeMap<Family, FamilySummary>,
@@ -110,8 +116,17 @@ pub struct Summary {
     pub statuses: BTreeMap<String, usize>,
     /// Trials taken over from the journal.
     pub resumed: usize,
+    /// Trials of this run that other work on the device disturbed; they are flagged in the journal.
+    pub loaded: usize,
     /// The budget ran out before the plan did.
     pub cut_short: bool,
+}
+
+impl Summary {
+    /// Problems that the machine kept from being measured.
+    pub fn left(&self) -> usize {
+        self.families.values().map(|family| family.left.len()).sum()
+    }
 }
 
 /// What one family came to.
@@ -123,6 +138,8 @@ pub struct FamilySummary {
     pub unworkable: Vec<String>,
     /// Problems that were not reached, or not finished.
     pub unfinished: usize,
+    /// Those of them that the machine kept from being measured, and how: the next run tries them again.
+    pub left: Vec<String>,
     /// Rules in the document.
     pub rules: usize,
     /// Fallbacks in the document.
@@ -145,44 +162,60 @@ pub struct Winner {
 /// The devices a sweep will use: one profile, one or more addresses.
 ///
 /// # Errors
-/// Where what was asked for is not here; the message names what is and the ways on.
-pub fn choose_devices(options: &Options, here: &[Found]) -> Result<Vec<Found>> {
+/// Where what was asked for is not here; the message names what is, `trouble` with the driver that there may be, and the ways on.
+pub fn choose_devices(options: &Options, here: &[Found], trouble: Option<&str>) -> Result<Vec<Found>> {
     let name = match &options.choice {
         Choice::Auto => here.first().map_or(GpuProfile::CPU, |found| &found.profile.name).to_string(),
         Choice::Named(name) => name.clone(),
     };
     let fitting: Vec<_> = here.iter().filter(|found| found.profile.name == name).cloned().collect();
     if fitting.is_empty() {
+        let trouble = trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default();
         let names: Vec<_> = here.iter().map(|found| format!("{} ({})", found.profile.name, found.name)).collect();
         return Err(Error::new(
             ErrorKind::DeviceAbsent,
             format!(
-                "no {name} on this machine; here: {}. Run with --gpu {} to measure what is here, run this command on a machine \
+                "no {name} on this machine{trouble}; here: {}. Run with --gpu {} to measure what is here, run this command on a machine \
                  with a {name}, or compile for it without one: sweep compile --gpu {name}",
                 names.join(", "),
                 here.first().map_or(GpuProfile::CPU, |found| &found.profile.name),
             ),
         ));
     }
-    if options.all_devices {
-        return Ok(fitting);
-    }
-    if options.ordinals.is_empty() {
-        return Ok(fitting.into_iter().take(1).collect());
-    }
-    let at = |ordinal: &u32| {
-        let addressed = |found: &&Found| match found.address {
-            Address::Cpu => *ordinal == 0,
-            Address::Cuda(own) => *ordinal == own,
+    let chosen = if options.all_devices {
+        fitting
+    } else if options.ordinals.is_empty() {
+        fitting.into_iter().take(1).collect()
+    } else {
+        let at = |ordinal: &u32| {
+            let addressed = |found: &&Found| match found.address {
+                Address::Cpu => *ordinal == 0,
+                Address::Cuda(own) => *ordinal == own,
+            };
+            fitting.iter().find(addressed).cloned().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::DeviceAbsent,
+                    format!("device {ordinal} is no {name}: sweep devices lists what is here"),
+                )
+            })
         };
-        fitting.iter().find(addressed).cloned().ok_or_else(|| {
-            Error::new(
-                ErrorKind::DeviceAbsent,
-                format!("device {ordinal} is no {name}: sweep devices lists what is here"),
-            )
-        })
+        options.ordinals.iter().map(at).collect::<Result<_>>()?
     };
-    options.ordinals.iter().map(at).collect()
+    all_alike(&chosen)?;
+    Ok(chosen)
+}
+
+/// Refuses to pool devices that differ in what tells devices apart: their times do not mix.
+fn all_alike(devices: &[Found]) -> Result<()> {
+    let Some((first, others)) = devices.split_first() else { return Ok(()) };
+    match others.iter().find(|other| other.identity().likeness(&first.identity()) != Likeness::Same) {
+        None => Ok(()),
+        Some(other) => Err(Error::usage(format!(
+            "--devices: {} and {} are not alike, and their times do not mix: name devices of one kind (sweep devices lists them)",
+            first.identity(),
+            other.identity()
+        ))),
+    }
 }
 
 /// `output/<gpu>/`
@@ -227,6 +260,45 @@ pub fn journals(output: &Path, gpu: &str, family: Family) -> Result<Vec<PathBuf>
 /// `output/<gpu>/observed_heuristics_<gpu>.json`
 pub fn document_path(output: &Path, gpu: &str) -> PathBuf {
     gpu_folder(output, gpu).join(format!("observed_heuristics_{gpu}.json"))
+}
+
+/// Whether files can be replaced and appended to, or made, where they are to be: what takes hours must not end in nothing.
+///
+/// # Errors
+/// Where one cannot.
+pub(crate) fn check_outputs(replaced: Option<&Path>, appended: &[PathBuf]) -> Result<()> {
+    let check = |path: &Path, is_appended: bool| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = std::fs::create_dir_all(folder).and_then(|()| heuristics::new_file(folder, 0o600));
+        let writable = made.and_then(|_| match path.is_file() {
+            true if is_appended => std::fs::OpenOptions::new().append(true).open(path).map(drop),
+            false if path.exists() => Err(std::io::Error::other("it is no file")),
+            _ => Ok(()),
+        });
+        let refused = |error| Error::usage(format!("{error}; clear the way, or give --output another folder"));
+        writable.map_err(refused).context(|| format!("{} cannot be written", path.display()))
+    };
+    replaced.map_or(Ok(()), |path| check(path, false))?;
+    appended.iter().try_for_each(|path| check(path, true))
+}
+
+/// How paths stand in JSON, which is UTF-8 and paths are not: what is none is replaced there.
+pub(crate) mod lossy {
+    use serde::{Serialize, Serializer};
+    use std::path::{Path, PathBuf};
+
+    pub(crate) fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.to_string_lossy().serialize(serializer)
+    }
+
+    #[allow(clippy::ref_option)] // as serde asks
+    pub(crate) fn option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+    }
+
+    pub(crate) fn list<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+    }
 }
 
 /// Runs the sweep.
@@ -278,11 +350,18 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
         wall_s: 0.0,
         statuses: BTreeMap::new(),
         resumed: 0,
+        loaded: 0,
         cut_short: false,
     };
     let document = document_path(&options.output, gpu);
-    let previous = if document.is_file() { Some(Previous::new(Document::load(&document)?)) } else { None };
+    let previous = if document.is_file() { Some(Document::load(&document)?) } else { None };
+    if let Some(previous) = &previous {
+        derive::refuse_other_device(previous, &found.identity()).context(|| document.display())?;
+    }
+    let previous = previous.map(Previous::new);
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
+    check_outputs(summary.document.as_deref(), &summary.journals)?;
+    progress.plans(&plans);
     let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;
     summary.cut_short = summary.families.values().any(|family| family.unfinished > 0);
     summary.wall_s = started.elapsed().as_secs_f64();
@@ -303,7 +382,6 @@ fn sweep_plans(
     started: Instant,
     summary: &mut Summary,
 ) -> Result<f64> {
-    let profile = &site.found().profile;
     let left = || options.budget.map(|budget| budget.saturating_sub(started.elapsed()));
     let mut busy_s = 0.0;
     let mut turn = options.clone();
@@ -320,6 +398,7 @@ fn sweep_plans(
                 let swept = family::sweep_family(site, &turn, plan, previous, share);
                 let Swept { summary: family, counts, kernels } = swept.context(|| format!("family {}", plan.family))?;
                 busy_s += counts.busy_s;
+                summary.loaded += counts.loaded;
                 if !summary.families.contains_key(&plan.family) {
                     summary.resumed += counts.resumed;
                 }
@@ -332,8 +411,12 @@ fn sweep_plans(
                 summary.families.insert(plan.family, family);
                 end(deriving.take(), summary)?;
                 if options.makes_document() {
-                    let derive = move || family::derive_family(options, plan, profile, &kernels);
-                    deriving = Some(Deriving { family: plan.family, thread: scope.spawn(derive) });
+                    let derive = move || family::derive_family(site, options, plan, &kernels);
+                    let thread = process::spawn_in(scope, "the deriving thread", derive)?;
+                    deriving = Some(Deriving { family: plan.family, thread });
+                    if site.found().profile.is_cpu() {
+                        end(deriving.take(), summary)?; // it would take the time of what is measured next
+                    }
                 }
             }
             let worthwhile = |(left, budget): (Duration, Duration)| left > budget.mul_f64(ANOTHER_TURN_SHARE);
@@ -361,8 +444,7 @@ impl Deriving<'_> {
 /// Waits for a part of the document and notes what is in it.
 fn end(deriving: Option<Deriving<'_>>, summary: &mut Summary) -> Result<()> {
     let Some(Deriving { family, thread }) = deriving else { return Ok(()) };
-    let derived = thread.join().unwrap_or_else(|_| Err(Error::failure("the deriving thread panicked")));
-    let (rules, fallbacks) = derived.context(|| format!("family {family}"))?;
+    let (rules, fallbacks) = process::join(thread).context(|| format!("family {family}"))?;
     if let Some(summary) = summary.families.get_mut(&family) {
         (summary.rules, summary.fallbacks) = (rules, fallbacks);
     }
@@ -383,13 +465,15 @@ pub fn compiler(profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
 /// Where no NVRTC can be had.
 pub fn compiler_within(deadline: Duration, profile: &GpuProfile, progress: &Progress) -> Result<Compiler> {
     let nvrtc = Nvrtc::find(&|notice| progress.say(notice))?;
-    Compiler::start(Settings {
+    let settings = Settings {
         arch: profile.arch.clone(),
         nvrtc,
         cache: Cache::in_folder(&cache_folder()?)?,
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         deadline,
-    })
+    };
+    let voice = progress.clone();
+    Compiler::start(settings, Box::new(move |notice| voice.say(notice)))
 }
 
 /// Inputs differ from problem to problem, and are the same in every run with one seed.
@@ -411,5 +495,34 @@ pub(crate) fn needed_cubin(compiler: &Compiler, kernel: &KernelSpec) -> Result<P
     match compiler.wait(kernel)? {
         Outcome::Compiled { cubin, .. } => Ok(cubin),
         Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::Bytes;
+
+    #[test]
+    fn devices_that_are_not_alike_are_not_pooled() {
+        let found = |ordinal, name: &str, multiprocessors, gib: u64| Found {
+            address: Address::Cuda(ordinal),
+            name: name.into(),
+            driver: "580.1".into(),
+            unit: None,
+            memory: Some(Bytes::mib(gib << 10)),
+            profile: GpuProfile { multiprocessors, ..GpuProfile::by_name("h100").unwrap() },
+        };
+        let first = found(0, "NVIDIA H100 80GB HBM3", 132, 79);
+        all_alike(&[first.clone(), found(1, "NVIDIA H100 80GB HBM3", 132, 79)]).unwrap();
+        for other in [
+            found(1, "NVIDIA H100 PCIe", 132, 79),
+            found(1, "NVIDIA H100 80GB HBM3", 114, 79),
+            found(1, "NVIDIA H100 80GB HBM3", 132, 40),
+        ] {
+            let message = all_alike(&[first.clone(), first.clone(), other]).unwrap_err().to_string();
+            assert!(message.contains("NVIDIA H100 80GB HBM3 (132 multiprocessors, 80896 MiB) and "), "{message}");
+        }
     }
 }

@@ -2,17 +2,19 @@
 
 use crate::journal::{Status, Trial};
 use crate::model::Family;
+use crate::plan::Plan;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The progress bar; silent where asked to be or where stderr is no terminal.
+/// The progress bar; silent where asked to be or where stderr is no terminal. Clones are one bar.
+#[derive(Clone)]
 pub struct Progress {
     bar: ProgressBar,
     quiet: bool,
     verbose: bool,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -26,9 +28,12 @@ impl Progress {
     pub fn new(quiet: bool, verbose: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.enable_steady_tick(Duration::from_millis(200));
+        // It is drawn by a thread of its own, of which there may be none to be had.
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
         let state = State { trials: 0, since: Instant::now(), best: String::new() };
-        Self { bar, quiet, verbose, state: Mutex::new(state) }
+        Self { bar, quiet, verbose, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Prints a line above the bar.
@@ -36,6 +41,18 @@ impl Progress {
         if !self.quiet {
             // To whoever still listens: that nobody does is no reason to stop measuring.
             self.bar.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
+        }
+    }
+
+    /// Prints a line that is not to be missed, however quiet it is to be.
+    pub fn warn(&self, line: &str) {
+        self.bar.suspend(|| drop(writeln!(std::io::stderr(), "warning: {line}")));
+    }
+
+    /// Says which plans are somebody's own: those that come with this tool give way to them.
+    pub(crate) fn plans(&self, plans: &[Plan]) {
+        for (family, file) in plans.iter().filter_map(|plan| Some((plan.family, plan.file()?))) {
+            self.say(&format!("the plan of {family} is {}", file.display()));
         }
     }
 

@@ -7,7 +7,9 @@ use crate::model::Problem;
 use crate::process::{LineProcess, Silence};
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a request may take before its process is killed.
@@ -33,23 +35,60 @@ impl Default for Deadlines {
     }
 }
 
-/// Why a request has no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How long past the end of the time what is under way may still take: all but what is hopeless ends by then.
+const LAST: Duration = Duration::from_secs(1);
+
+impl Deadlines {
+    /// The same where only so much time is left, which `arms` share in a race.
+    #[must_use]
+    pub fn within(self, left: Option<Duration>, arms: usize) -> Self {
+        let Some(left) = left.map(|left| left + LAST) else { return self };
+        Self { prepare: self.prepare.min(left), trial: self.trial.min(left / arms.max(1) as u32) }
+    }
+}
+
+/// Why a request has no answer, or one that says no. Where it has none the process is given up, and the next request has a new one.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
-    /// The process died or lost its device; a new one is there for the next request.
+    /// What was asked broke the device or the process.
     Crashed(String),
-    /// It ran past the deadline and was killed; likewise.
+    /// The process ended by itself, nobody knows why.
+    Ended(String),
+    /// It ran past the deadline and was killed.
     Timeout(String),
-    /// The worker refused the request and goes on.
+    /// The driver refused it.
     Refused(String),
-    /// No process can open the device.
-    Gone(String),
+    /// The output is not the reference's.
+    Wrong {
+        /// Its distance from the reference; none where it is not finite.
+        rel_err: Option<f64>,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The machine's doing, which says nothing of what was asked: the process was killed or did not start, the device does not
+    /// open, the problem was not prepared, there is no memory.
+    Trouble(String),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Crashed(why) | Self::Timeout(why) | Self::Refused(why) | Self::Gone(why) => out.write_str(why),
+            Self::Crashed(why)
+            | Self::Ended(why)
+            | Self::Timeout(why)
+            | Self::Refused(why)
+            | Self::Wrong { error: why, .. }
+            | Self::Trouble(why) => out.write_str(why),
+        }
+    }
+}
+
+impl Failure {
+    /// The same, told as running past this deadline where that is what it is.
+    fn within(self, deadline: Duration) -> Self {
+        match self {
+            Self::Timeout(_) => lost(&Silence::Timeout(deadline)),
+            other => other,
         }
     }
 }
@@ -59,6 +98,8 @@ pub struct Worker {
     address: Address,
     support: Option<PathBuf>,
     deadlines: Deadlines,
+    /// What the process holds as long as it lives: the lock of its device.
+    held: Option<Arc<File>>,
     running: Option<Running>,
     /// Trials without a verdict, oldest first.
     queue: VecDeque<Request>,
@@ -70,6 +111,8 @@ pub struct Worker {
 /// A process with its device open.
 struct Running {
     process: LineProcess,
+    /// Whether the problem is prepared there.
+    prepared: bool,
     /// How many of the queued trials it was sent.
     sent: usize,
 }
@@ -84,74 +127,96 @@ impl Running {
     }
 }
 
-/// How long a device that does not open is given to come back.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-
 impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
         let queue = VecDeque::new();
-        Self { address, support, deadlines, running: None, queue, prepared: None, busy_s: 0.0 }
+        Self { address, support, deadlines, held: None, running: None, queue, prepared: None, busy_s: 0.0 }
+    }
+
+    /// The same, whose processes hold a file open as long as they live: the lock of its device.
+    #[must_use]
+    pub fn holding(self, held: Option<Arc<File>>) -> Self {
+        Self { held, ..self }
+    }
+
+    /// From now on requests have these deadlines.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.deadlines = deadlines;
     }
 
     /// Makes a problem's inputs and reference. Trials that are queued run on these: what the process made of them on the
     /// tensors before is dropped.
     ///
     /// # Errors
-    /// Where the device cannot: out of memory, say.
+    /// Where that fails, for whatever reason: trouble, since no config has run.
     pub fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
         let deadline = self.deadlines.trial;
         while let Some(running) = self.running.as_mut().filter(|running| running.sent > 0) {
             running.sent -= 1;
-            let dropped = answer(&mut running.process, deadline);
-            self.note_loss(&dropped);
-        }
-        self.prepared = None;
-        let request = Request::Prepare { problem: *problem, seed, reference };
-        match self.ask(&request, self.deadlines.prepare)? {
-            Reply::Prepared { busy_s } => {
-                self.prepared = Some(request);
-                self.busy_s += busy_s;
-                Ok(())
+            if answer(&mut running.process, deadline).is_err() {
+                self.running = None;
             }
-            other => Err(unexpected(&other)),
         }
+        self.prepared = Some(Request::Prepare { problem: *problem, seed, reference });
+        if let Some(running) = &mut self.running {
+            running.prepared = false;
+        }
+        let outcome = self.ready().map(drop);
+        if outcome.is_err() {
+            self.prepared = None;
+        }
+        outcome
     }
 
     /// Queues a trial: the config is verified on the prepared problem, then timed.
     pub fn submit(&mut self, arm: Arm, sampling: Sampling) {
         self.queue.push_back(Request::Trial { arm, sampling });
-        if let Some(running) = &mut self.running {
+        if let Some(running) = self.running.as_mut().filter(|running| running.prepared) {
             running.catch_up(&self.queue);
         }
     }
 
-    /// Drops the queued trials of a problem that cannot be prepared.
+    /// Queues a trial before all others.
+    pub fn submit_first(&mut self, arm: Arm, sampling: Sampling) {
+        if self.running.as_ref().is_some_and(|running| running.sent > 0) {
+            self.restart();
+        }
+        self.queue.push_front(Request::Trial { arm, sampling });
+    }
+
+    /// Drops all queued trials.
     pub fn forget(&mut self) {
-        self.queue.clear();
+        if !self.queue.is_empty() {
+            self.queue.clear();
+            self.restart();
+        }
     }
 
     /// Waits for the verdict on the oldest queued trial. Where it took its process down, the next ones run in a new one.
     ///
     /// # Errors
-    /// Where it crashed or hung.
+    /// Where it crashed or hung, or the machine failed.
     pub fn verdict(&mut self) -> Result<Verdict, Failure> {
         let deadline = self.deadlines.trial;
-        let reply = self.running().and_then(|(running, queue)| {
+        let reply = self.ready().and_then(|(running, queue)| {
             running.catch_up(queue);
             let rest = running.sent.checked_sub(1);
-            running.sent = rest.ok_or_else(|| Failure::Refused("no trial is queued".into()))?;
-            answer(&mut running.process, deadline)
+            running.sent = rest.ok_or_else(|| Failure::Trouble("no trial is queued".into()))?;
+            answer(&mut running.process, deadline + WATCHING).map_err(|failure| failure.within(deadline))
         });
         self.queue.pop_front();
-        self.note_loss(&reply);
-        match reply? {
+        let verdict = reply.and_then(|reply| match reply {
             Reply::Trial { verdict, busy_s } => {
                 self.busy_s += busy_s;
                 Ok(verdict)
             }
             other => Err(unexpected(&other)),
+        });
+        if verdict.is_err() {
+            self.restart();
         }
+        verdict
     }
 
     /// Times several configs in interleaved rounds.
@@ -160,13 +225,46 @@ impl Worker {
     /// Where one of them crashed or hung.
     pub fn race(&mut self, arms: Vec<Arm>, plan: RacePlan, seed: u64) -> Result<RaceResults, Failure> {
         let deadline = self.deadlines.trial * arms.len().max(1) as u32;
-        match self.ask(&Request::Race { arms, plan, seed }, deadline)? {
+        let request = Request::Race { arms, plan, seed };
+        let reply = self.ready().and_then(|(running, _)| {
+            ask(&mut running.process, &request, deadline + WATCHING).map_err(|failure| failure.within(deadline))
+        });
+        let results = reply.and_then(|reply| match reply {
             Reply::Race { results, busy_s } => {
                 self.busy_s += busy_s;
                 Ok(results)
             }
             other => Err(unexpected(&other)),
+        });
+        if results.is_err() {
+            self.restart();
         }
+        results
+    }
+
+    /// Has a process that is as good as new run what is known to be good: the canary, and a config that was right on the prepared
+    /// problem, where one is named.
+    ///
+    /// # Errors
+    /// Where even that fails.
+    pub fn control(&mut self, known_good: Option<&Arm>) -> Result<(), Failure> {
+        let deadline = self.deadlines.trial.max(LEAST_CONTROL);
+        let running = if known_good.is_some() { self.ready().map(|(running, _)| running) } else { self.running() };
+        let request = Request::Control { known_good: known_good.cloned() };
+        let reply = running.and_then(|running| ask(&mut running.process, &request, deadline));
+        let sound = reply.and_then(|reply| match reply {
+            Reply::Sound => Ok(()),
+            other => Err(unexpected(&other)),
+        });
+        if sound.is_err() {
+            self.restart();
+        }
+        sound
+    }
+
+    /// Gives the process up: the next request has a new one.
+    pub fn restart(&mut self) {
+        self.running = None;
     }
 
     /// Seconds the device was busy with problems and trials so far, by the worker's clock.
@@ -174,57 +272,57 @@ impl Worker {
         self.busy_s
     }
 
-    /// After a process was lost: starts a new one, and tries once more where the device does not open at once.
-    ///
-    /// # Errors
-    /// Where the device does not come back.
-    pub fn reopen(&mut self) -> Result<(), Failure> {
-        for _ in 0..2 {
-            // That the problem cannot be prepared says nothing of the device.
-            let Err(Failure::Gone(_)) = self.running() else { return Ok(()) };
-            std::thread::sleep(REOPEN_PAUSE);
-        }
-        match self.running() {
-            Err(gone @ Failure::Gone(_)) => Err(gone),
-            _ => Ok(()),
-        }
-    }
-
-    fn ask(&mut self, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
-        let reply = self.running().and_then(|(running, _)| ask(&mut running.process, request, deadline));
-        self.note_loss(&reply);
-        reply
-    }
-
-    /// Gives the process up where it is of no more use.
-    fn note_loss(&mut self, reply: &Result<Reply, Failure>) {
-        if let Err(Failure::Crashed(_) | Failure::Timeout(_)) = reply {
-            self.running = None;
-        }
-    }
-
-    /// The process, started, opened and prepared where it is new, and the queue.
-    fn running(&mut self) -> Result<(&mut Running, &VecDeque<Request>), Failure> {
-        let running = match &mut self.running {
-            Some(running) => running,
+    /// The process, started and with its device open where it is new.
+    fn running(&mut self) -> Result<&mut Running, Failure> {
+        match &mut self.running {
+            Some(running) => Ok(running),
             empty => {
-                let gone = |why: &dyn fmt::Display| Failure::Gone(format!("cannot open the device: {why}"));
-                let mut process = LineProcess::start("worker", &[]).map_err(|error| gone(&error))?;
+                let trouble = |why: &dyn fmt::Display| Failure::Trouble(format!("cannot open the device: {why}"));
+                let process = LineProcess::start("worker", &[], self.held.clone());
+                let mut process = process.map_err(|error| trouble(&error))?;
                 let open = Request::Open { address: self.address, support: self.support.clone() };
-                let done = |reply| match reply {
-                    Reply::Opened | Reply::Prepared { .. } => Ok(()),
-                    other => Err(unexpected(&other)),
+                let opened = match ask(&mut process, &open, self.deadlines.prepare) {
+                    Ok(Reply::Opened) => Ok(()),
+                    Ok(other) => Err(unexpected(&other)),
+                    Err(failure) => Err(failure),
                 };
-                ask(&mut process, &open, self.deadlines.prepare).and_then(done).map_err(|failure| gone(&failure))?;
-                if let Some(prepare) = &self.prepared {
-                    ask(&mut process, prepare, self.deadlines.prepare).and_then(done)?;
-                }
-                empty.insert(Running { process, sent: 0 })
+                opened.map_err(|failure| trouble(&failure))?;
+                Ok(empty.insert(Running { process, prepared: false, sent: 0 }))
             }
-        };
-        Ok((running, &self.queue))
+        }
+    }
+
+    /// The process with the problem prepared, and the queue.
+    fn ready(&mut self) -> Result<(&mut Running, &VecDeque<Request>), Failure> {
+        let deadline = self.deadlines.prepare;
+        let prepare = self.prepared.clone();
+        let running = self.running()?;
+        if let Some(prepare) = prepare.filter(|_| !running.prepared) {
+            match ask(&mut running.process, &prepare, deadline) {
+                Ok(Reply::Prepared { busy_s }) => {
+                    running.prepared = true;
+                    self.busy_s += busy_s;
+                }
+                Ok(other) => return Err(self.unprepared(&unexpected(&other))),
+                Err(failure) => return Err(self.unprepared(&failure)),
+            }
+        }
+        match &mut self.running {
+            Some(running) => Ok((running, &self.queue)),
+            None => Err(Failure::Trouble("the process is gone".into())),
+        }
+    }
+
+    fn unprepared(&mut self, why: &Failure) -> Failure {
+        self.restart();
+        Failure::Trouble(format!("the problem was not prepared: {why}"))
     }
 }
+
+/// What looking at the device and waiting for a quiet moment may take beside a trial: its deadline is for the config.
+const WATCHING: Duration = Duration::from_secs(3);
+/// A canary on a busy machine takes longer than the shortest deadline a user may name for a trial.
+const LEAST_CONTROL: Duration = Duration::from_secs(10);
 
 fn ask(process: &mut LineProcess, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
     process.send(request).map_err(|silence| lost(&silence))?;
@@ -234,20 +332,24 @@ fn ask(process: &mut LineProcess, request: &Request, deadline: Duration) -> Resu
 fn answer(process: &mut LineProcess, deadline: Duration) -> Result<Reply, Failure> {
     match process.answer(deadline).map_err(|silence| lost(&silence))? {
         Reply::Dead { error } => Err(Failure::Crashed(error)),
+        Reply::Trouble { error } => Err(Failure::Trouble(error)),
         reply => Ok(reply),
     }
 }
 
 fn lost(silence: &Silence) -> Failure {
+    let why = silence.to_string();
     match silence {
-        Silence::Timeout(_) => Failure::Timeout(silence.to_string()),
-        Silence::Died(_) => Failure::Crashed(silence.to_string()),
+        Silence::Timeout(_) => Failure::Timeout(why),
+        Silence::Killed(_) => Failure::Trouble(why),
+        Silence::Crashed(_) => Failure::Crashed(why),
+        Silence::Ended(_) => Failure::Ended(why),
     }
 }
 
 fn unexpected(reply: &Reply) -> Failure {
     match reply {
         Reply::Refused { error } => Failure::Refused(error.clone()),
-        other => Failure::Crashed(format!("the worker answered something else: {other:?}")),
+        other => Failure::Ended(format!("the worker answered something else: {other:?}")),
     }
 }

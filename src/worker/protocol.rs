@@ -1,5 +1,6 @@
 //! The line protocol: one JSON request a line in, one reply a line out.
 
+use super::Failure;
 use crate::device::{Address, Program};
 use crate::measure::{Measurement, RacePlan, Sampling};
 use crate::model::{Config, Problem};
@@ -27,6 +28,11 @@ pub enum Request {
         address: Address,
         /// The cubin of the support kernels.
         support: Option<PathBuf>,
+    },
+    /// Run what is known to be good: the canary and, where one is named, a config that was right on the prepared problem.
+    Control {
+        /// That config.
+        known_good: Option<Arm>,
     },
     /// Make a problem's inputs and reference.
     Prepare {
@@ -84,6 +90,20 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// This, where it is right and timed.
+    ///
+    /// # Errors
+    /// What is to be said against it.
+    pub fn timed(self) -> Result<Self, Failure> {
+        match self {
+            Self::Wrong { rel_err, error } => Err(Failure::Wrong { rel_err, error }),
+            Self::Refused { error } => Err(Failure::Refused(error)),
+            timed @ Self::Timed { .. } => Ok(timed),
+        }
+    }
+}
+
 /// How the arms of a race did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RaceResults {
@@ -101,6 +121,8 @@ pub struct RaceResults {
 pub enum Reply {
     /// The device is open.
     Opened,
+    /// What is known to be good is so.
+    Sound,
     /// The problem is prepared.
     Prepared {
         /// Seconds the device was busy with it, by the worker's clock.
@@ -125,8 +147,13 @@ pub enum Reply {
         /// Why.
         error: String,
     },
-    /// The device is lost to this process, which ends.
+    /// What ran broke the device for this process, which ends.
     Dead {
+        /// Why.
+        error: String,
+    },
+    /// The machine fails, whatever was asked; the process ends.
+    Trouble {
         /// Why.
         error: String,
     },

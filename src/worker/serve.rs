@@ -4,25 +4,33 @@ use super::{Arm, RaceResults, Reply, Request, Verdict};
 use crate::device::{self, Address, Deviation, Device, Fault};
 use crate::error::{Error, Result};
 use crate::families;
-use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp};
+use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp, Watch};
 use crate::model::Problem;
 use crate::process;
 use rand::SeedableRng;
 use std::io::{BufRead, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Answers requests until the input ends or the device dies.
 ///
 /// # Errors
 /// Where a request cannot be read or the pipes break.
 pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
-    let mut session = Session { device: None, problem: None, cold: false, throttling: Throttling::default() };
+    let mut session = Session {
+        device: None,
+        problem: None,
+        cold: false,
+        throttling: Throttling::default(),
+        watch: Watch::default(),
+        started: Instant::now(),
+    };
     process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
             Fault::Refused(error) => Reply::Refused { error },
             Fault::Dead(error) => Reply::Dead { error },
+            Fault::Trouble(error) => Reply::Trouble { error },
         });
-        let last = matches!(reply, Reply::Dead { .. });
+        let last = matches!(reply, Reply::Dead { .. } | Reply::Trouble { .. });
         Ok((reply, last))
     })
 }
@@ -33,7 +41,20 @@ struct Session {
     /// A GPU that has had no load yet. The host is never cold: its cores change clocks faster than a kernel runs.
     cold: bool,
     throttling: Throttling,
+    /// Whether the device has other work.
+    watch: Watch,
+    started: Instant,
 }
+
+/// Looks of a device that was never seen: the first ones tell how fast it is at its best.
+const FIRST_LOOKS: usize = 3;
+/// How often the device is looked at between trials. A look takes a host some 7 ms.
+const BETWEEN_TRIALS: Duration = Duration::from_millis(200);
+/// Before a race, which makes the document, it is looked at unless that was done so short a time ago, and after it in any case.
+const BEFORE_RACE: Duration = Duration::from_millis(20);
+/// How long a quiet moment is waited for at once, and how often it is looked for.
+const QUIET_WAIT: Duration = Duration::from_millis(500);
+const QUIET_PAUSE: Duration = Duration::from_millis(50);
 
 /// The device's loaded kernel as a timer. Its fault is kept, since an error alone does not tell whether the device lives.
 struct Loaded<'a> {
@@ -59,9 +80,19 @@ impl Session {
         let busy_s = || started.elapsed().as_secs_f64();
         match request {
             Request::Open { address, support } => {
+                process::end_with_parent().map_err(|error| Fault::Trouble(error.to_string()))?;
                 self.device = Some(device::open(address, support.as_ref())?);
                 self.cold = address != Address::Cpu;
                 Ok(Reply::Opened)
+            }
+            Request::Control { known_good } => {
+                self.device()?.canary()?;
+                if let Some(arm) = known_good
+                    && let Err(wrong) = self.verify(&arm)?
+                {
+                    return Err(Fault::Trouble(format!("{} was right before, and is not now: {wrong:?}", arm.config)));
+                }
+                Ok(Reply::Sound)
             }
             Request::Prepare { problem, seed, reference } => {
                 self.problem = None;
@@ -104,7 +135,10 @@ impl Session {
             Err(wrong) => return Ok(wrong),
         };
         self.warm_up()?;
-        let measurement = self.time(|timer, throttling| measure::measure(timer, sampling, throttling))?;
+        let (mut measurement, loaded) = self.undisturbed(false, &mut |session| {
+            session.time(|timer, throttling| measure::measure(timer, sampling, throttling))
+        })?;
+        measurement.loaded = loaded;
         let Deviation { relative: rel_err, worst, .. } = deviation;
         Ok(Verdict::Timed { rel_err, worst, measurement, rounds_us: Vec::new() })
     }
@@ -125,13 +159,55 @@ impl Session {
             .map_err(|error| timer.fault.unwrap_or_else(|| Fault::Refused(error.to_string())))
     }
 
+    /// Measures, and where other work disturbs the device meanwhile once more in a quiet moment, if that comes soon enough. With
+    /// what was measured, whether it was disturbed.
+    fn undisturbed<T>(
+        &mut self,
+        is_race: bool,
+        measure: &mut dyn FnMut(&mut Self) -> Result<T, Fault>,
+    ) -> Result<(T, bool), Fault> {
+        if self.watch.is_new() {
+            (1..FIRST_LOOKS).try_for_each(|_| self.look().map(drop))?;
+        }
+        let is_disturbed = |session: &mut Self| {
+            let interval = if is_race { BEFORE_RACE } else { BETWEEN_TRIALS };
+            let is_due = session.watch.is_due(session.started.elapsed(), interval);
+            if is_due { session.look() } else { Ok(session.watch.is_disturbed()) }
+        };
+        let before = is_disturbed(self)?;
+        let begun = Instant::now();
+        let measured = measure(self)?;
+        let took = begun.elapsed();
+        let after = if is_race { self.look()? } else { is_disturbed(self)? };
+        if !(before || after) {
+            return Ok((measured, false));
+        }
+        let begun = Instant::now();
+        let patience = self.watch.patience(self.started.elapsed()).saturating_sub(took).min(QUIET_WAIT);
+        let mut is_quiet = false;
+        while !is_quiet && begun.elapsed() < patience {
+            std::thread::sleep(QUIET_PAUSE);
+            is_quiet = !self.look()?;
+        }
+        let outcome = if is_quiet { (measure(self)?, self.look()?) } else { (measured, true) };
+        self.watch.spend(begun.elapsed());
+        Ok(outcome)
+    }
+
+    /// Looks at the device; whether it has other work.
+    fn look(&mut self) -> Result<bool, Fault> {
+        let since = self.started.elapsed();
+        let times_us = self.device()?.canary()?;
+        Ok(self.watch.look(&times_us, since, self.started.elapsed()))
+    }
+
     fn race(&mut self, arms: &[Arm], plan: &RacePlan, seed: u64) -> Result<RaceResults, Fault> {
         let mut verified = Vec::new();
         for arm in arms {
             let outcome = match self.verify(arm) {
                 Ok(outcome) => outcome,
                 Err(Fault::Refused(error)) => Err(Verdict::Refused { error }),
-                Err(dead) => return Err(dead),
+                Err(lost) => return Err(lost),
             };
             verified.push(outcome);
         }
@@ -142,18 +218,20 @@ impl Session {
             self.warm_up()?;
         }
         let anchors: Vec<bool> = racers.iter().map(|arm| arm.anchor).collect();
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let device = opened(&mut self.device)?;
-        let raced = measure::race(&anchors, plan, &mut self.throttling, &mut random, &mut |racer, round| {
-            device.load(&racers[racer].config, racers[racer].program.as_ref())?;
-            device.sample(round)
+        let (raced, loaded) = self.undisturbed(true, &mut |session| {
+            let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            let device = opened(&mut session.device)?;
+            measure::race(&anchors, plan, &mut session.throttling, &mut random, &mut |racer, round| {
+                device.load(&racers[racer].config, racers[racer].program.as_ref())?;
+                device.sample(round)
+            })
         })?;
         let places: Vec<usize> = (0..arms.len()).filter(|place| verified[*place].is_ok()).collect();
         let errors: Vec<Deviation> = verified.iter().filter_map(|outcome| outcome.as_ref().ok().copied()).collect();
         let timed = |racer: usize, summary: Summary, samples: &[Sample]| Verdict::Timed {
             rel_err: errors[racer].relative,
             worst: errors[racer].worst,
-            measurement: Measurement::of_race(summary, samples),
+            measurement: Measurement { loaded, ..Measurement::of_race(summary, samples) },
             rounds_us: times_us(samples),
         };
         let mut racers = 0..;

@@ -58,7 +58,13 @@ int main(int count, char **arguments) {
     EXPECT(kernel_sweep_lookup(heuristics, NULL, shape, 3, NULL, &answer, configs, 2) == -1);
     EXPECT(kernel_sweep_lookup(NULL, "matmul", shape, 3, NULL, &answer, configs, 2) == -1);
     EXPECT(kernel_sweep_lookup(heuristics, "matmul", NULL, 3, NULL, &answer, configs, 2) == -1);
-    EXPECT(kernel_sweep_lookup(heuristics, "matmul", shape, 3, "b16", &answer, configs, 2) == -1);
+    const char *unfit[] = {"b16", "torch.bfloat17", "xfloat16y", "", "f32", "torch.int8", "fp8"};
+    for (size_t index = 0; index < sizeof unfit / sizeof unfit[0]; index++)
+        EXPECT(kernel_sweep_lookup(heuristics, "matmul", shape, 3, unfit[index], &answer, configs, 2) == -1);
+    EXPECT(strstr(kernel_sweep_error(), "matmul does not run fp8") != NULL);
+    shape[0].value = -1;
+    EXPECT(kernel_sweep_lookup(heuristics, "matmul", shape, 3, NULL, &answer, configs, 2) == -1);
+    EXPECT(strstr(kernel_sweep_error(), "m = -1") != NULL);
     EXPECT(kernel_sweep_lookup(heuristics, "\xff", shape, 3, NULL, &answer, configs, 2) == -1);
 
     const char *query = "{\"kernel_class\": \"matmul_fp4\", \"args\": [{\"shape\": [16, 4096], \"dtype\": \"torch.bfloat16\"},"
@@ -72,6 +78,12 @@ int main(int count, char **arguments) {
     EXPECT(strlen(start) == 7 && strncmp(start, json, 7) == 0);
     free(json);
     EXPECT(kernel_sweep_lookup_json(heuristics, NULL, NULL, 0) == 0);
+    EXPECT(kernel_sweep_lookup_json_checked(heuristics, query, NULL, 0) == length);
+    query = "{\"kernel_class\": \"matmul_fp4\", \"args\": [{\"shape\": [16, 4096], \"dtype\": \"torch.bfloat16\"},"
+            " {\"shape\": [4096, 2048], \"dtype\": \"torch.int8\"}]}";
+    EXPECT(kernel_sweep_lookup_json(heuristics, query, NULL, 0) > 0);
+    EXPECT(kernel_sweep_lookup_json_checked(heuristics, query, NULL, 0) == 0);
+    EXPECT(strstr(kernel_sweep_error(), "it would fit transposed") != NULL);
     kernel_sweep_free(heuristics);
 
     heuristics = kernel_sweep_load(arguments[2]);

@@ -220,3 +220,32 @@ fn a_file_of_another_kind_is_refused() {
     let error = read(&mut Evidence::default(), &b"a,b\n1,2\n"[..], "other.csv").unwrap_err().to_string();
     assert!(error.contains("other.csv") && error.contains("kernel_name"), "{error}");
 }
+
+/// A row a shape, each with a config of its own.
+fn diagonal(shapes: i64) -> String {
+    let rows = (0..shapes).map(|index| {
+        let config = json!({"block_sizes": [16, 64, 64], "num_stages": index});
+        row("matmul", &borrowed(&gemm(index + 1, 512, 4096)), &config, "0.5")
+    });
+    COLUMNS.to_owned() + &rows.collect::<String>()
+}
+
+#[test]
+fn thousands_of_shapes_and_configs_are_derived_from_in_seconds() {
+    let start = std::time::Instant::now();
+    let (document, report) = read_text(&diagonal(5000));
+    assert_eq!((report.timed, report.bad_rows), (5000, 0));
+    assert!(!document.fallbacks["matmul"].is_empty());
+    assert!(start.elapsed().as_secs() < 15, "{:?}", start.elapsed());
+}
+
+#[test]
+fn files_beyond_all_measure_are_refused() {
+    let refused =
+        |text: String| read(&mut Evidence::default(), text.as_bytes(), "measurements.csv").unwrap_err().to_string();
+    assert!(refused(diagonal(5001)).starts_with("measurements.csv: more than 5000 shapes"));
+    let junk = COLUMNS.to_owned() + &"x\n".repeat(500_001);
+    assert!(refused(junk).contains("more than 500000 rows"));
+    let (_, report) = read_text(&(COLUMNS.to_owned() + &"x\n".repeat(1000)));
+    assert_eq!((report.bad_rows, report.bad.len()), (1000, 10), "the first are named");
+}

@@ -28,7 +28,7 @@ fn time_us(config: &Config, problem: &Problem) -> f64 {
 }
 
 /// What a sweep of some problems and configs of a family would have journaled.
-fn journal(family: Family, problems: usize, configs: usize) -> Vec<Trial> {
+pub(crate) fn journal(family: Family, problems: usize, configs: usize) -> Vec<Trial> {
     let plan = Plan::load(family, None).unwrap();
     let (spec, profile) = (families::spec(family), h200());
     let mut random = ChaCha8Rng::seed_from_u64(5);

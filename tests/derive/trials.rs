@@ -19,6 +19,7 @@ pub(crate) fn header() -> Header {
         protocol: "cold-l2/2".into(),
         sweep: "0.1.0".into(),
         started: "2026-01-02T03:04:05Z".into(),
+        ..Header::default()
     }
 }
 

@@ -78,8 +78,9 @@ def test_a_model_answers_the_exact_shape_and_type():
     measured = heuristics.lookup("matmul", **SHAPE)
     assert (measured.source, measured.measured_us, measured.predicted_us) == ("measured", [17.98, 18.3], None)
     assert measured.best["split_k"] == 4 and measured.evidence is None
-    half = heuristics.lookup("matmul", dtype="torch.float16", **SHAPE)
-    assert (half.source, half.best["split_k"], half.measured_us) == ("rule", 8, None)
+    for name in ("torch.float16", "torch.half", "half", "float16", "f16"):
+        half = heuristics.lookup("matmul", dtype=name, **SHAPE)
+        assert (half.source, half.best["split_k"], half.measured_us) == ("rule", 8, None)
     tensors = [Tensor((15, 4104), "torch.bfloat16"), Tensor((4104, 4096), "torch.bfloat16")]
     predicted = heuristics.lookup_tensors(tensors, "matmul")
     assert (predicted.source, predicted.rule_index, len(predicted.predicted_us)) == ("model", None, len(predicted))
@@ -107,7 +108,15 @@ def test_an_answer_is_explained(heuristics):
         ("matmul", SHAPE | {"rows": 3}, "no dimension 'rows'"),
         ("matmul", SHAPE | {"m": 0}, "m = 0"),
         ("matmul_int4", SHAPE | {"k": 3}, "k = 3"),
+        ("matmul", SHAPE | {"m": -1}, "m = -1"),
+        ("attention", {"batch": 1 << 40, "heads": 1 << 40, "q_seq": 1, "kv_seq": 1, "head_dim": 64}, "more elements"),
+        ("conv2d", {"dtype": "f32", "m": 4}, "no dimension 'm'"),
         ("matmul", SHAPE | {"dtype": "b16"}, "'b16' is no data type"),
+        ("matmul", SHAPE | {"dtype": "torch.bfloat17"}, "is no data type"),
+        ("matmul", SHAPE | {"dtype": ""}, "'' is no data type"),
+        ("matmul", SHAPE | {"dtype": "f32"}, "matmul does not run f32"),
+        ("matmul_fp4", SHAPE | {"dtype": "torch.int8"}, "matmul_fp4 does not run i8"),
+        ("conv2d", {"dtype": "bf16"}, "conv2d does not run bf16: the type of its first tensor is one of f32"),
     ],
 )
 def test_bad_questions_are_value_errors(heuristics, family, dimensions, message):
@@ -129,13 +138,47 @@ def test_tensors_of_any_library_are_taken(heuristics):
     facts = {"traits": ["matmul"], "block_rank": 3}
     classified = heuristics.lookup_tensors([first, packed], kernel_source="decode_e2m1(b)", **facts)
     assert (classified.family, classified.rule_index) == ("matmul_fp4", 1)
-    assert heuristics.lookup_tensors([first, packed], **facts).family == "matmul"
+    assert heuristics.lookup_tensors([first, first], traits=["softmax"]).family is None
     unknown = heuristics.lookup_tensors([])
     assert (unknown.family, unknown.source, unknown.shape_bucket) == (None, "none", {})
     with pytest.raises(TypeError):
         heuristics.lookup_tensors([Tensor(["m"], "torch.bfloat16")])
     with pytest.raises(TypeError):
         heuristics.lookup_tensors(5)
+
+
+BF16, INT8 = "torch.bfloat16", "torch.int8"
+
+
+@pytest.mark.parametrize(
+    ("family", "tensors", "message"),
+    [
+        ("matmul", [((16, 4096), BF16), ((4095, 4096), BF16)], "here .4096, n."),
+        ("matmul", [((16, 4096), BF16), ((64, 4096), BF16)], "it would fit transposed"),
+        ("matmul", [((16, 4096), BF16), ((4096, 64), INT8)], "B .k, n. is bfloat16"),
+        ("matmul", [((16, 4096), BF16)], "tensor 1 of its arguments is missing: B"),
+        ("matmul", [((16, 4096), "torch.float32"), ((4096, 64), "torch.float32")], "matmul does not run f32"),
+        ("matmul", [((16, 4096), "torch.bfloat17"), ((4096, 64), BF16)], "is no data type"),
+        ("matmul", [((-1, 4096), BF16), ((4096, 64), BF16)], "every extent must be positive"),
+        ("matmul_fp4", [((16, 4096), BF16), ((4096, 64), INT8)], "it would fit packed"),
+        ("matmul_int16", [((16, 4096), BF16), ((4096, 64), BF16)], "is int16"),
+        ("attention", [((1, 8, 16, 64), BF16), ((1, 4, 16, 64), BF16), ((1, 4, 16, 64), BF16)], "K .batch"),
+        ("row_norm_rms", [((16, 4096), BF16), ((4095,), BF16)], "weights of as many as cols"),
+        ("elementwise", [((16, 4096), BF16), ((16, 1), BF16)], "a tensor of the first one's shape"),
+        ("mamtul", [((16, 4096), BF16)], "'mamtul' is no family"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_value_errors(heuristics, family, tensors, message):
+    with pytest.raises(ValueError, match=message):
+        heuristics.lookup_tensors([Tensor(*tensor) for tensor in tensors], family)
+
+
+def test_a_tensor_says_both_its_shape_and_its_dtype(heuristics):
+    class Half:
+        shape = (16, 4096)
+
+    with pytest.raises(ValueError, match="argument 0 has a shape and no dtype"):
+        heuristics.lookup_tensors([Half()], "row_softmax")
 
 
 def test_numpy_arrays_are_taken(heuristics):

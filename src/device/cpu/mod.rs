@@ -1,6 +1,7 @@
 //! The host as a device: blocked kernels on threads, timed by the monotonic clock. What a newcomer without a GPU and
 //! every test runs; real measuring, of a slow machine.
 
+mod canary;
 pub mod kernels;
 
 use super::mutants::{Alteration, Place};
@@ -27,14 +28,27 @@ pub fn discover() -> Found {
         name: model.map_or(std::env::consts::ARCH, |(_, name)| name).trim().to_string(),
         driver: std::env::consts::OS.to_string(),
         unit: None,
-        memory: None,
+        memory: memory(),
         profile: GpuProfile::cpu(cores as u32, l2_size()),
     }
+}
+
+fn memory() -> Option<Bytes> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
 }
 
 fn l2_size() -> Bytes {
     let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size").unwrap_or_default();
     size.trim().strip_suffix('K').and_then(|kib| kib.parse().ok()).map_or(USUAL_L2, Bytes::kib)
+}
+
+/// Memory that the system says is to be had, where it does.
+pub(super) fn memory_available() -> Option<Bytes> {
+    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(Bytes::kib(line.trim().strip_suffix("kB")?.trim().parse().ok()?))
 }
 
 /// The host device.
@@ -77,7 +91,7 @@ impl Cpu {
             Entry::Occupied(pool) => pool.into_mut(),
             Entry::Vacant(place) => {
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-                place.insert(pool.map_err(|error| Fault::Refused(format!("{threads} threads: {error}")))?)
+                place.insert(pool.map_err(|error| Fault::Trouble(format!("{threads} threads: {error}")))?)
             }
         };
         let task = self.task.as_mut().ok_or_else(|| Fault::Refused("no problem prepared".into()))?;
@@ -125,6 +139,15 @@ impl Device for Cpu {
     fn prepare(&mut self, problem: &Problem, seed: u64, _reference: Option<&Program>) -> Result<(), Fault> {
         let spec = families::spec(problem.family);
         let tensors = spec.tensors(problem);
+        // Inputs and outputs twice over, and the references, which are in f64 with what is allowed beside them.
+        let all = tensors.inputs.iter().map(TensorSpec::bytes).chain([tensors.output.bytes()]);
+        let needed = 2 * (all.map(|bytes| bytes.0).sum::<u64>() + 16 * tensors.output.numel());
+        if let Some(available) = memory_available().filter(|available| available.0 < needed) {
+            let needed = Bytes(needed);
+            return Err(Fault::Trouble(format!(
+                "{problem} needs {needed} of memory, and the host has {available} left"
+            )));
+        }
         let contents = |specs: &[TensorSpec]| {
             let inputs: Vec<_> = (seed..).zip(specs).map(|(seed, tensor)| families::fill(tensor, seed)).collect();
             let reference = spec.host_reference(problem, &inputs);
@@ -146,6 +169,10 @@ impl Device for Cpu {
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
         let plain = self.deviation(PLAIN, alterations)?;
         Ok(plain.worse(self.deviation(AWKWARD, alterations)?))
+    }
+
+    fn canary(&mut self) -> Result<Vec<Vec<f64>>, Fault> {
+        canary::time()
     }
 
     fn sample(&mut self, _round: u32) -> Result<Sample, Fault> {

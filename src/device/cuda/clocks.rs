@@ -10,9 +10,18 @@ use std::time::Duration;
 /// How often the clocks are read.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// The driver's version, such as `580.159.04`; empty where NVML does not tell.
+/// The driver's version, such as `580.159.04`; empty where neither NVML nor the kernel's module tells.
 pub(super) fn driver_version() -> String {
-    Nvml::init().and_then(|nvml| nvml.sys_driver_version()).unwrap_or_default()
+    let of_module = || std::fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default().trim().to_owned();
+    Nvml::init().and_then(|nvml| nvml.sys_driver_version()).unwrap_or_else(|_| of_module())
+}
+
+/// How many processes compute on the GPU at that place on the PCI bus, and for how many per cent of the last moments it was busy.
+/// Nothing where NVML does not tell.
+pub(super) fn work_under_way(pci_bus_id: &str) -> Option<(usize, u32)> {
+    let nvml = Nvml::init().ok()?;
+    let device = nvml.device_by_pci_bus_id(pci_bus_id).ok()?;
+    Some((device.running_compute_processes().ok()?.len(), device.utilization_rates().ok()?.gpu))
 }
 
 /// The latest clock reading. All zero where there is no NVML.

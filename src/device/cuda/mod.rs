@@ -21,7 +21,7 @@ use half::bf16;
 use memory::{Buffer, Mailbox};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -43,21 +43,61 @@ const PLACEMENT_BYTES: u64 = 4 << 30;
 const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: 1, smem_bytes: 0 };
 /// The largest cluster that every GPU with clusters runs; larger ones must be asked for.
 const PORTABLE_CLUSTER: u32 = 8;
+/// Runs of the canary a look. The host waits for each, so that another program has its turn between two.
+const CANARY_RUNS: usize = 16;
 /// Cubins kept loaded; past that all are unloaded at once.
 const LOADED_KERNELS: usize = 512;
+
+/// All of the driver that is called. A missing one would end the process at its first call.
+const CALLED: [&str; 32] = [
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceGetPCIBusId",
+    "cuDeviceGetUuid_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuInit",
+    "cuLaunchKernelEx",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemHostGetDevicePointer_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamCreate",
+    "cuStreamSynchronize",
+    "cuTensorMapEncodeTiled",
+];
+/// The first driver with all of these.
+const LEAST_DRIVER: &str = "CUDA 12.8";
 
 /// What an error says of the device: most errors of the driver stick to the context, so that only a new process helps.
 impl From<DriverError> for Fault {
     fn from(error: DriverError) -> Self {
         use sys::CUresult::{
-            CUDA_ERROR_INVALID_CLUSTER_SIZE, CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_VALUE,
-            CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND,
-            CUDA_ERROR_OUT_OF_MEMORY,
+            CUDA_ERROR_ASSERT, CUDA_ERROR_HARDWARE_STACK_ERROR, CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUDA_ERROR_ILLEGAL_INSTRUCTION, CUDA_ERROR_INVALID_ADDRESS_SPACE, CUDA_ERROR_INVALID_CLUSTER_SIZE,
+            CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_PC, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_LAUNCH_FAILED,
+            CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, CUDA_ERROR_LAUNCH_TIMEOUT, CUDA_ERROR_MISALIGNED_ADDRESS,
+            CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND, CUDA_ERROR_NOT_SUPPORTED,
+            CUDA_ERROR_TENSOR_MEMORY_LEAK,
         };
-        let name =
-            error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
-        let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
-        let message = format!("{name}: {text}");
+        let message = describe_error(error);
         match error.0 {
             CUDA_ERROR_INVALID_CLUSTER_SIZE
             | CUDA_ERROR_INVALID_IMAGE
@@ -65,20 +105,89 @@ impl From<DriverError> for Fault {
             | CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
             | CUDA_ERROR_NO_BINARY_FOR_GPU
             | CUDA_ERROR_NOT_FOUND
-            | CUDA_ERROR_OUT_OF_MEMORY => Self::Refused(message),
-            _ => Self::Dead(message),
+            | CUDA_ERROR_NOT_SUPPORTED => Self::Refused(message),
+            CUDA_ERROR_ASSERT
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_TENSOR_MEMORY_LEAK => Self::Dead(message),
+            // No memory, a device that is lost or taken by others, a driver that is none.
+            _ => Self::Trouble(message),
         }
     }
 }
 
-/// The CUDA GPUs here; none where there is no driver.
+/// `CUDA_ERROR_NO_DEVICE (100): no CUDA-capable device is detected`
+fn describe_error(error: DriverError) -> String {
+    let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{name} ({}): {text}", error.0 as i32)
+}
+
+/// The CUDA GPUs here that can be used; none where there is no driver.
 pub fn discover() -> Vec<Found> {
+    survey().0
+}
+
+/// What keeps the driver that is here, or one of its GPUs, from being used, in one line.
+pub fn trouble() -> Option<String> {
+    survey().1
+}
+
+/// The GPUs that can be used, and why there are not more.
+fn survey() -> (Vec<Found>, Option<String>) {
     // SAFETY: asks the dynamic loader only.
-    if !unsafe { sys::is_culib_present() } || result::init().is_err() {
-        return Vec::new();
+    if !unsafe { sys::is_culib_present() } {
+        return (Vec::new(), None);
     }
-    let count = result::device::get_count().unwrap_or(0);
-    (0..count).filter_map(|ordinal| describe(ordinal).ok()).collect()
+    if let Some(trouble) = missing_symbols() {
+        return (Vec::new(), Some(trouble));
+    }
+    let fails = |what: String| move |error| format!("{what}: {}", describe_error(error));
+    if let Err(trouble) = result::init().map_err(fails("the CUDA driver does not start: cuInit".into())) {
+        return (Vec::new(), Some(trouble));
+    }
+    let count = match result::device::get_count() {
+        Ok(count) => count,
+        Err(error) => return (Vec::new(), Some(fails("the CUDA driver does not count its GPUs".into())(error))),
+    };
+    let (mut found, mut trouble) = (Vec::new(), None);
+    for ordinal in 0..count {
+        match describe(ordinal).map_err(fails(format!("the CUDA driver does not tell of GPU {ordinal}"))) {
+            Ok(device) => found.push(device),
+            Err(why) => trouble = trouble.or(Some(why)),
+        }
+    }
+    (found, trouble)
+}
+
+/// What the driver is too old for, where it is.
+fn missing_symbols() -> Option<String> {
+    type GetVersion = unsafe extern "C" fn(*mut c_int) -> c_int;
+    // SAFETY: the library is there, as was just asked; a symbol is looked up and not called.
+    let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_ok();
+    let missing: Vec<&str> = CALLED.iter().filter(|name| !has(name)).copied().collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let mut version: c_int = 0;
+    // SAFETY: what the driver has under that name takes a pointer to an integer, at any time.
+    if let Ok(get_version) = unsafe { sys::culib().get::<GetVersion>(b"cuDriverGetVersion") } {
+        unsafe { get_version(&raw mut version) };
+    }
+    let version = match version {
+        0 => String::new(),
+        version => format!(", which is for CUDA {}.{},", version / 1000, version % 1000 / 10),
+    };
+    Some(format!(
+        "the CUDA driver{version} lacks {}: a driver for {LEAST_DRIVER} or newer is needed",
+        missing.join(", ")
+    ))
 }
 
 fn describe(ordinal: i32) -> Result<Found, DriverError> {
@@ -115,6 +224,13 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
 fn unit(uuid: sys::CUuuid) -> String {
     let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(uuid.bytes.map(|byte| byte as u8)).into();
     format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
+}
+
+/// What others do on a GPU that nothing of ours runs on yet: how many processes compute, and for how many per cent of the last
+/// moments it was busy. Nothing where the driver does not tell.
+pub fn work_under_way(ordinal: u32) -> Option<(usize, u32)> {
+    let device = result::device::get(ordinal as i32).ok()?;
+    clocks::work_under_way(&pci_bus_id(device).ok()?)
 }
 
 /// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
@@ -240,6 +356,9 @@ impl Gpu {
     /// # Errors
     /// Where the driver refuses.
     pub fn open(ordinal: u32, support: &Path) -> Result<Self, Fault> {
+        if let Some(trouble) = missing_symbols() {
+            return Err(Fault::Trouble(trouble));
+        }
         result::init()?;
         let device = result::device::get(ordinal as i32)?;
         // SAFETY: the handles are the driver's own; the context stays retained and current for this process's life.
@@ -363,7 +482,7 @@ impl Gpu {
         // SAFETY: the function's module is loaded.
         unsafe { result::function::set_function_attribute(function, attribute, program.launch.dynamic_smem.0 as i32) }
             .map_err(|error| match Fault::from(error) {
-                Fault::Refused(message) | Fault::Dead(message) => {
+                Fault::Refused(message) | Fault::Dead(message) | Fault::Trouble(message) => {
                     Fault::Refused(format!("{} of dynamic shared memory: {message}", program.launch.dynamic_smem))
                 }
             })?;
@@ -460,10 +579,19 @@ impl Device for Gpu {
         self.placements.clear();
         let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
         let Tensors { inputs, output } = families::spec(problem.family).tensors(problem);
-        let plain = self.task(&inputs, &output, seed, reference)?;
-        let awkward = self.task(&families::awkward(problem.family, &inputs), &output, seed, reference)?;
         let bytes = families::spec(problem.family).bytes(problem).0;
         let sets = (PLACEMENT_BYTES / bytes.max(1)).clamp(*PLACEMENTS.start(), *PLACEMENTS.end());
+        // The sets and one with awkward contents, and twice the reference in f32 with what is allowed in bf16.
+        let needed = Bytes((sets + 1) * bytes + 12 * output.numel());
+        let (free, total) = result::mem_get_info()?;
+        if needed > Bytes(free as u64) {
+            let [free, total] = [free, total].map(|bytes| Bytes(bytes as u64));
+            return Err(Fault::Trouble(format!(
+                "{problem} needs {needed} of the GPU's memory, {free} of {total} are free"
+            )));
+        }
+        let plain = self.task(&inputs, &output, seed, reference)?;
+        let awkward = self.task(&families::awkward(problem.family, &inputs), &output, seed, reference)?;
         self.placements = (1..sets).map(|_| self.another(&plain.tensors)).collect::<Result<_, _>>()?;
         self.synchronize()?;
         self.tasks = Some([plain, awkward]);
@@ -480,6 +608,24 @@ impl Device for Gpu {
 
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
         self.compare(alterations)
+    }
+
+    /// A read of twice L2, timed behind another one, which keeps the stream busy while it is queued.
+    fn canary(&mut self) -> Result<Vec<Vec<f64>>, Fault> {
+        let mut times_us = Vec::with_capacity(CANARY_RUNS);
+        for _ in 0..CANARY_RUNS {
+            self.flush(Flush::Read)?;
+            // SAFETY: the events and the stream live as long as this.
+            unsafe { result::event::record(self.start, self.stream) }?;
+            self.flush(Flush::Read)?;
+            // SAFETY: as above.
+            unsafe { result::event::record(self.end, self.stream) }?;
+            self.synchronize()?;
+            // SAFETY: both events were recorded on this stream just now.
+            let milliseconds = unsafe { result::event::elapsed(self.start, self.end) }?;
+            times_us.push(f64::from(milliseconds) * 1e3);
+        }
+        Ok(vec![times_us])
     }
 
     fn sample(&mut self, round: u32) -> Result<Sample, Fault> {
@@ -573,7 +719,7 @@ impl Support {
 }
 
 fn load_module(cubin: &Path) -> Result<sys::CUmodule, Fault> {
-    let image = std::fs::read(cubin).map_err(|error| Fault::Refused(format!("cubin {}: {error}", cubin.display())))?;
+    let image = crate::compile::read_cubin(cubin).map_err(|error| Fault::Refused(error.to_string()))?;
     // SAFETY: the image is an ELF the driver checks, and it copies what it needs.
     Ok(unsafe { result::module::load_data(image.as_ptr().cast()) }?)
 }

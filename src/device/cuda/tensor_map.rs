@@ -48,7 +48,9 @@ pub(super) fn encode(map: &TensorMap, address: u64) -> Result<sys::CUtensorMap, 
         )
         .result()
         .map_err(|error| match Fault::from(error) {
-            Fault::Refused(message) | Fault::Dead(message) => Fault::Refused(format!("{map:?}: {message}")),
+            Fault::Refused(message) | Fault::Dead(message) | Fault::Trouble(message) => {
+                Fault::Refused(format!("{map:?}: {message}"))
+            }
         })?;
         Ok(encoded.assume_init())
     }

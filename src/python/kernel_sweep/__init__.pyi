@@ -62,9 +62,10 @@ class Heuristics:
 
         The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16 and matmul_fp4;
         ``batch heads q_seq kv_seq head_dim`` for attention; ``rows cols`` for row_softmax; ``numel`` for elementwise.
-        ``dtype`` is that of the first tensor, by name or as its library has it: ``"bf16"``, ``torch.float32``.
+        ``dtype`` is that of the first tensor, by its exact name or as its library has it: ``"bf16"``, ``torch.float32``.
 
-        ``ValueError`` where the family is unknown or a dimension is missing, unknown or not positive.
+        ``ValueError`` where the family or type is unknown, the family does not run the type, or a dimension is missing, unknown or
+        not positive; ``TypeError`` where one is no integer, ``OverflowError`` where 64 bits do not hold it.
         """
 
     def explain(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> dict[str, Any]:
@@ -91,6 +92,9 @@ class Heuristics:
         (``"matmul"``, ``"reduction"``, ``"sum_reduction"``, ``"exp"``, ``"softmax"``, ``"cross_entropy"``,
         ``"attention_reduction"``), the number of its tiled dimensions, whether it reduces one of them in a loop of its own
         or splits k, and its source, which tells int4 weights from fp4. One that fits no class is answered nothing.
+
+        ``ValueError`` where the arguments fit no kernel: a type of no known name or that the class does not run, an extent that is
+        not positive, inner sizes that disagree, a weight laid out the other way round.
         """
 
     @property
