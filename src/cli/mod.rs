@@ -101,6 +101,10 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             interrupt::end_within(interrupt::GRACE)?;
             process::start_threads()?;
         }
+        Some(Command::Derive(_)) => {
+            drop(interrupt::end_within(Duration::ZERO));
+            process::start_threads()?;
+        }
         // Where that cannot be had, the system ends it all the same.
         Some(_) => drop(interrupt::end_within(Duration::ZERO)),
     }
