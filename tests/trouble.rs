@@ -369,7 +369,7 @@ fn a_limit_of_the_machine_is_blamed_on_no_config() {
         ("processes", ["--nproc=1", "--nproc=3", "--nproc=5", "--nproc=6", "--nproc=8", "--nproc=12"]),
         (
             "memory",
-            ["--as=20000000", "--as=60000000", "--as=100000000", "--as=200000000", "--as=400000000", "--as=1000000000"],
+            ["--as=40000000", "--as=60000000", "--as=100000000", "--as=200000000", "--as=400000000", "--as=1000000000"],
         ),
     ] {
         let mut ended = 0;

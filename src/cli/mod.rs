@@ -98,12 +98,12 @@ pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Some(Command::Worker | Command::CompileWorker) => {} // they end with whoever started them
         None | Some(Command::Compile(_) | Command::Evaluate(_) | Command::Nightly(_)) => {
-            interrupt::end_within(interrupt::GRACE)?;
             process::start_threads()?;
+            interrupt::end_within(interrupt::GRACE)?;
         }
         Some(Command::Derive(_)) => {
-            drop(interrupt::end_within(Duration::ZERO));
             process::start_threads()?;
+            drop(interrupt::end_within(Duration::ZERO));
         }
         // Where that cannot be had, the system ends it all the same.
         Some(_) => drop(interrupt::end_within(Duration::ZERO)),
