@@ -221,13 +221,9 @@ pub unsafe extern "C" fn kernel_sweep_lookup_json(
     buffer: *mut c_char,
     capacity: usize,
 ) -> usize {
-    let answered = || -> Result<String> {
-        // SAFETY: as the caller says.
-        let (heuristics, query) = unsafe { (loaded(heuristics)?, text(query, "query")?) };
-        Ok(answer_batch_line(heuristics, query.as_bytes()))
-    };
+    let answer = |heuristics: &Heuristics, query: &[u8]| Ok(answer_batch_line(heuristics, query));
     // SAFETY: as the caller says.
-    unsafe { write_text(&report(answered(), String::new()), buffer, capacity) }
+    unsafe { write_answer(heuristics, query, answer, buffer, capacity) }
 }
 
 /// The same for a query whose arguments fit each other; 0 for any other.
@@ -241,10 +237,23 @@ pub unsafe extern "C" fn kernel_sweep_lookup_json_checked(
     buffer: *mut c_char,
     capacity: usize,
 ) -> usize {
+    // SAFETY: as the caller says.
+    unsafe { write_answer(heuristics, query, answer_batch_line_checked, buffer, capacity) }
+}
+
+/// # Safety
+/// As [`kernel_sweep_lookup_json`].
+unsafe fn write_answer(
+    heuristics: *const Heuristics,
+    query: *const c_char,
+    answer: impl FnOnce(&Heuristics, &[u8]) -> Result<String>,
+    buffer: *mut c_char,
+    capacity: usize,
+) -> usize {
     let answered = || -> Result<String> {
         // SAFETY: as the caller says.
         let (heuristics, query) = unsafe { (loaded(heuristics)?, text(query, "query")?) };
-        answer_batch_line_checked(heuristics, query.as_bytes())
+        answer(heuristics, query.as_bytes())
     };
     // SAFETY: as the caller says.
     unsafe { write_text(&report(answered(), String::new()), buffer, capacity) }

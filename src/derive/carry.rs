@@ -95,14 +95,12 @@ impl Earlier {
             .filter(|(group, fallback)| coverage.renews_group(fallback, derived.fallbacks.get(*group)))
             .map(|(group, _)| group)
             .collect();
+        let staying = self.fallbacks.iter().filter(|(group, _)| !renewed_groups.contains(group));
+        let left_to_earlier: BTreeSet<String> = staying.flat_map(|(_, fallback)| names(&fallback.source)).collect();
         new_rules.retain(|bucket, _| coverage.renews_bucket(bucket, self.rules.get(bucket)));
         for (bucket, rule) in &self.rules {
             // A bucket left to a fallback was compared with the new one.
-            let is_left_to_new = || {
-                let problems = names(&rule.source);
-                let serves = |fallback: &Fallback| names(&fallback.source).iter().any(|name| problems.contains(name));
-                self.fallbacks.iter().all(|(group, fallback)| renewed_groups.contains(group) || !serves(fallback))
-            };
+            let is_left_to_new = || names(&rule.source).is_disjoint(&left_to_earlier);
             let is_gone = coverage.renews_bucket(bucket, Some(rule)) && is_left_to_new();
             if !new_rules.contains_key(bucket) && !is_gone {
                 new_rules.insert(bucket.clone(), rule.clone());

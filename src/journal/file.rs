@@ -490,13 +490,19 @@ mod tests {
         assert_eq!(read(&path).unwrap().trials.len(), 20_000, "however alike its lines are");
     }
 
+    /// An archive of [`lines`].
+    fn archive_in(folder: &Path) -> PathBuf {
+        let (journal, archive) = (folder.join("journal.jsonl"), folder.join("journal.jsonl.zst"));
+        write(&journal, &lines());
+        pack(read(&journal).unwrap(), &archive).unwrap();
+        archive
+    }
+
     /// A bit that a disk or a copy flipped in an archive is an error, and never other data.
     #[test]
     fn no_flipped_bit_of_an_archive_is_read_as_other_data() {
         let folder = tempfile::tempdir().unwrap();
-        let (journal, archive) = (folder.path().join("journal.jsonl"), folder.path().join("journal.jsonl.zst"));
-        write(&journal, &lines());
-        pack(read(&journal).unwrap(), &archive).unwrap();
+        let archive = archive_in(folder.path());
         let (whole, bytes) = (read(&archive).unwrap(), std::fs::read(&archive).unwrap());
         let (mut refused, flips) = (0, 8 * bytes.len());
         for bit in 0..flips {
@@ -640,9 +646,7 @@ mod tests {
     #[test]
     fn an_archive_that_was_cut_is_refused_and_two_in_one_file_are_both_read() {
         let folder = tempfile::tempdir().unwrap();
-        let (journal, archive) = (folder.path().join("journal.jsonl"), folder.path().join("journal.jsonl.zst"));
-        write(&journal, &lines());
-        pack(read(&journal).unwrap(), &archive).unwrap();
+        let archive = archive_in(folder.path());
         let bytes = std::fs::read(&archive).unwrap();
         for cut in 0..bytes.len() {
             std::fs::write(&archive, &bytes[..cut]).unwrap();

@@ -28,15 +28,16 @@ pub fn discover() -> Found {
         name: model.map_or(std::env::consts::ARCH, |(_, name)| name).trim().to_string(),
         driver: std::env::consts::OS.to_string(),
         unit: None,
-        memory: memory(),
+        memory: meminfo("MemTotal"),
         profile: GpuProfile::cpu(cores as u32, l2_size()),
     }
 }
 
-fn memory() -> Option<Bytes> {
+/// What the system says of its memory under a name, where it does.
+fn meminfo(name: &str) -> Option<Bytes> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    total.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
+    let size = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    size.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
 }
 
 fn l2_size() -> Bytes {
@@ -46,9 +47,7 @@ fn l2_size() -> Bytes {
 
 /// Memory that the system says is to be had, where it does.
 pub(super) fn memory_available() -> Option<Bytes> {
-    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(Bytes::kib(line.trim().strip_suffix("kB")?.trim().parse().ok()?))
+    meminfo("MemAvailable")
 }
 
 /// The host device.
