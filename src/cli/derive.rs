@@ -50,7 +50,13 @@ pub(super) struct DeriveArgs {
 /// Derives the document and writes it.
 pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
-    let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
+    let files = if args.from.is_empty() { recorded_files(&folder)? } else { args.from.clone() };
+    if files.is_empty() {
+        let (folder, gpu) = (folder.display(), &args.gpu);
+        return Err(Error::usage(format!(
+            "no journal in {folder}/journal and no archive in {folder}/archive: run sweep --gpu {gpu} first"
+        )));
+    }
     let (mut journals, mut measurements) = (Vec::new(), Evidence::default());
     let read: Vec<Result<Recorded>> = files.par_iter().map(|path| Recorded::read(path)).collect();
     for (path, recorded) in files.iter().zip(read) {
@@ -111,7 +117,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
 
 /// The GPU's profile, with as many multiprocessors as its journals tell; of one the tool does not know, as far as the
 /// architecture in them tells.
-fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
+pub(super) fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
     let headers = || journals.iter().flat_map(|(_, contents)| &contents.headers);
     let profile = known_profile(gpu, headers().next())?;
     let multiprocessors = headers().find_map(|header| header.multiprocessors).unwrap_or(profile.multiprocessors);
@@ -144,18 +150,10 @@ fn defaults(plans: &[Plan], profile: &GpuProfile) -> Defaults {
     plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect()
 }
 
-/// The GPU's journals, or its archive where there are none.
-fn recorded_files(folder: &Path, gpu: &str) -> Result<Vec<PathBuf>> {
-    for (place, ending) in [("journal", ".jsonl"), ("archive", ".jsonl.zst")] {
-        let files = files_ending(&folder.join(place), ending)?;
-        if !files.is_empty() {
-            return Ok(files);
-        }
-    }
-    let folder = folder.display();
-    Err(Error::usage(format!(
-        "no journal in {folder}/journal and no archive in {folder}/archive: run sweep --gpu {gpu} first"
-    )))
+/// The GPU's journals, or its archive where there are none; nothing where there is neither.
+pub(super) fn recorded_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let journals = files_ending(&folder.join("journal"), ".jsonl")?;
+    if journals.is_empty() { files_ending(&folder.join("archive"), ".jsonl.zst") } else { Ok(journals) }
 }
 
 /// The files of a folder by the end of their names, sorted; none where there is no such folder.

@@ -11,6 +11,7 @@ mod lookup;
 mod measure;
 mod nightly;
 mod output;
+mod report;
 mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -79,6 +80,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Evaluate(evaluate::EvaluateArgs),
     Nightly(nightly::NightlyArgs),
+    Report(report::ReportArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
     /// The measuring process
@@ -101,7 +103,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             process::start_threads()?;
             interrupt::end_within(interrupt::GRACE)?;
         }
-        Some(Command::Derive(_)) => {
+        Some(Command::Derive(_) | Command::Report(_)) => {
             process::start_threads()?;
             drop(interrupt::end_within(Duration::ZERO));
         }
@@ -118,6 +120,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         }
         Some(Command::Evaluate(args)) => evaluate::run(&args),
         Some(Command::Nightly(args)) => nightly::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Worker) => {

@@ -13,6 +13,7 @@ mod night;
 mod shift;
 mod stability;
 mod text;
+mod verdict;
 
 pub(crate) use shift::{Z_95, absolute_sigma, relative_sigma};
 pub use stability::Stability;
@@ -617,7 +618,7 @@ fn contest(class: &str, problem: &str, was: &Served, is: &Served) -> Option<Cont
 }
 
 /// A class that changed by less as a whole did not, from one host or night to another.
-const CLASS_SHIFT: f64 = 0.015;
+pub(crate) const SAME_CLASS: f64 = 0.015;
 /// The least that two documents alone show. Of ten sweeps of one class on one H200, one after the other, four pairs were 2.2 to
 /// 2.8 % apart as a whole, far beyond what their problems scatter by.
 const SURE_CLASS_SHIFT: f64 = 0.04;
@@ -643,7 +644,7 @@ fn class_shifts(old: &Side, new: &Side, judge: &Judge) -> Vec<ClassShift> {
             ratio: shift.exp(),
             noise: Z_95 * error,
             problems: shifts.len(),
-            suspect: shift > CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
+            suspect: shift > SAME_CLASS.ln_1p() + CLASS_ERRORS * error,
             regression: shift > SURE_CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
             contests: problems.filter_map(contest).collect(),
         })

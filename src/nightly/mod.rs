@@ -13,6 +13,7 @@ mod rounds;
 
 pub use check::{Check, Checked};
 pub use confirm::{Confirmation, Finding};
+pub use night::{Kept, kept};
 
 use crate::derive::{self, Evidence, Inputs};
 use crate::diff::{self, Contest, Diff, UnlikeProtocols};
