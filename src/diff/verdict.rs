@@ -54,8 +54,10 @@ impl Diff {
                 times.noise
             ))
         });
+        let slower = entries.iter().filter(|entry| entry.status == Status::Slow).count();
         let parts = [
-            told(entries.len() - uncovered, "slower"),
+            told(slower, "slower"),
+            told(entries.len() - slower - uncovered, "come or gone, and what answers instead slower"),
             told(uncovered, "no longer covered"),
             (!classes.is_empty()).then(|| format!("{} slower as a whole", classes.join(" and "))),
             told(self.lost_problems.len(), "of the problems covered no more"),

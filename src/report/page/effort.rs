@@ -98,9 +98,12 @@ fn failures(swept: &[Swept]) -> Markup {
                 thead { tr { th { "Status" } th { "Family" } th class="n" { "trials" } th { "Reason" } th { "For one" } } }
                 tbody { @for status in statuses { @for (family, reason, trials) in reasons(swept, status) {
                     tr {
-                        td { (word(status)) } td { (family) }
+                        td class="status" { (word(status)) } td { (family) }
                         td class="n" data-v=(trials.len()) { (grouped(trials.len())) }
-                        td { (reason) }
+                        td class="where" {
+                            @let (what, condition) = reason.split_once(": not ").unwrap_or((&reason, ""));
+                            (what) @if !condition.is_empty() { details { summary { "condition" } (condition) } }
+                        }
                         td { (trials[0].problem().label()) ": " (short(&trials[0].config)) }
                     }
                 } } }

@@ -9,6 +9,7 @@ use super::{Section, short};
 use crate::derive::{Source, Validation, config_text, problem};
 use crate::heuristics::{Bucket, Document, Template, bucket_of};
 use crate::measure::geomean;
+use crate::model::Family;
 use maud::{Markup, html};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,13 +29,19 @@ struct Served<'d> {
     ties: usize,
 }
 
+impl Served<'_> {
+    fn is_far(&self) -> bool {
+        self.regret.is_some_and(|regret| regret > FAR)
+    }
+}
+
 pub(super) fn section(document: &Document, own: &Markup) -> Section {
-    let classes: BTreeSet<&str> = document
-        .rules
-        .iter()
-        .map(|rule| rule.kernel_class.as_str())
-        .chain(document.fallbacks.keys().map(String::as_str))
-        .collect();
+    let rules = document.rules.iter().map(|rule| rule.kernel_class.as_str());
+    let classes: BTreeSet<&str> = rules.chain(document.fallbacks.keys().map(String::as_str)).collect();
+    // Families in the order of the documentation, then what else a document holds.
+    let place = |class: &&str| Family::ALL.iter().position(|family| family.name() == *class).unwrap_or(usize::MAX);
+    let mut classes: Vec<&str> = classes.into_iter().collect();
+    classes.sort_by_key(place);
     Section {
         id: "buckets",
         title: "What is served where",
@@ -44,7 +51,7 @@ pub(super) fn section(document: &Document, own: &Markup) -> Section {
                 "of each problem, as a geometric mean." (own) " This is what rules and fallbacks serve; where a family has a model, the lookup asks that about exact shapes, and it "
                 "mostly does better. Point at a cell, or follow it to its row."
             }
-            (legend())
+            (legend(document))
             @for class in classes {
                 @let served = served(document, class);
                 @if !served.is_empty() { (family(class, &served)) }
@@ -94,7 +101,9 @@ fn served<'d>(document: &'d Document, class: &str) -> Vec<Served<'d>> {
     all
 }
 
-fn legend() -> Markup {
+fn legend(document: &Document) -> Markup {
+    let templates = document.rules.iter().flat_map(|rule| &rule.templates).map(|ranked| &ranked.template);
+    let used: BTreeSet<&str> = templates.filter_map(|template| template.get("mma")?.as_str()).collect();
     let swatch =
         |fill: &str| html! { svg width="26" height="14" { rect width="26" height="14" rx="2" fill=(fill) {} } };
     html! {
@@ -103,7 +112,7 @@ fn legend() -> Markup {
                 @for tile in [0.0, 0.33, 0.67, 1.0] { (swatch(&palette::of_config(Some("wgmma"), tile, 0, 1).fill)) }
                 "colour: the config, darker with a larger tile"
             }
-            @for mma in ["wgmma", "mma_sync", "mma_sync_tma", "tcgen05", "simt"] {
+            @for mma in used {
                 span { (swatch(&palette::of_config(Some(mma), 0.45, 0, 1).fill)) (mma) }
             }
             span { svg width="26" height="14" { rect class="cell fallback" width="26" height="14" {} } "grey: left to the fallback" }
@@ -111,11 +120,11 @@ fn legend() -> Markup {
                 svg width="26" height="14" {
                     (hatch())
                     rect width="26" height="14" fill=(palette::of_config(Some("wgmma"), 0.3, 0, 1).fill) {}
-                    rect class="hatch" width="26" height="14" fill="url(#hatch)" {}
+                    rect class="hatch" width="26" height="14" {}
                 }
                 "hatched: another config ties with it"
             }
-            span { svg width="26" height="14" { rect class="cell far" x="1" y="1" width="24" height="12" fill="none" {} } "framed: more than 10 % behind" }
+            span { svg width="26" height="14" { rect class="far" x="1" y="1" width="24" height="12" {} } "framed: more than 10 % behind" }
         }
     }
 }
@@ -144,10 +153,14 @@ impl Layout {
         }
         labels.retain(|field, labels| *field != "aspect" && (labels.len() > 1 || field.ends_with("_bin")));
         let mut fields: Vec<(&str, usize)> = labels.iter().map(|(field, labels)| (*field, labels.len())).collect();
-        // A type is no extent: it spans a map only where there is nothing else.
         fields.sort_by_key(|(field, count)| (!field.ends_with("_bin"), std::cmp::Reverse(*count), *field));
-        let mut fields = fields.into_iter().map(|(field, _)| field.to_owned());
-        Self { y: fields.next(), x: fields.next(), others: fields.collect() }
+        let mut fields = fields.into_iter().map(|(field, _)| field.to_owned()).peekable();
+        let first = fields.next();
+        // A type is no extent, and its names are long: it is read from top to bottom.
+        if fields.peek().is_some_and(|second| !second.ends_with("_bin")) {
+            return Self { x: first, y: fields.next(), others: fields.collect() };
+        }
+        Self { y: first, x: fields.next(), others: fields.collect() }
     }
 }
 
@@ -198,45 +211,64 @@ fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], pa
             .or_default()
             .push((*row, served));
     }
-    let (left, top) = (50.0, if title.is_empty() { 16.0 } else { 32.0 });
-    let width = (left + columns.len() as f64 * CELL[0] + 4.0).max(118.0);
+    let longest = rows.iter().map(|(_, label)| label.chars().count()).max().unwrap_or_default() as f64;
+    let (left, top) = (longest.max(4.0) * 6.0 + 8.0, 16.0);
+    let width = left + columns.len() as f64 * CELL[0] + 4.0;
     let height = top + rows.len() as f64 * CELL[1] + 18.0;
     let name = |field: Option<&String>| field.map(|field| name_of(field)).unwrap_or_default();
+    let place_of = |(row, column): (usize, usize), nth: usize, count: usize| {
+        let width = CELL[0] / count as f64;
+        Place { x: left + column as f64 * CELL[0] + nth as f64 * width, y: top + row as f64 * CELL[1], width }
+    };
+    let mut cells: Vec<(usize, &Served, Place)> = Vec::new();
+    for (place, here) in &by_place {
+        for (nth, (index, served)) in here.iter().enumerate() {
+            cells.push((*index, served, place_of(*place, nth, here.len())));
+        }
+    }
     html! {
-        svg viewBox={ "0 0 " (at(width)) " " (at(height)) } width=(at(width)) role="img" aria-label={ (class) " " (title) } {
-            @if !title.is_empty() { text class="strong" x="0" y="11" { (title) } }
-            text class="axis" x="0" y=(at(top - 6.0)) { (name(layout.y.as_ref())) @if layout.x.is_some() { " ↓   " (name(layout.x.as_ref())) " →" } }
-            @for (row, (_, label)) in rows.iter().enumerate() {
-                text x=(at(left - 5.0)) y=(at(top + (row as f64 + 0.5) * CELL[1] + 3.5)) text-anchor="end" { (label) }
-            }
-            @for (column, (_, label)) in columns.iter().enumerate() {
-                text x=(at(left + (column as f64 + 0.5) * CELL[0])) y=(at(height - 6.0)) text-anchor="middle" { (tight(label)) }
-            }
-            @for ((row, column), here) in &by_place {
-                @for (nth, (index, served)) in here.iter().enumerate() {
-                    @let width = CELL[0] / here.len() as f64;
-                    @let place = [left + *column as f64 * CELL[0] + nth as f64 * width, top + *row as f64 * CELL[1]];
-                    (cell(class, *index, served, &paints[*index], place, width))
+        div class="map" {
+            @if !title.is_empty() { b { (title) } }
+            svg viewBox={ "0 0 " (at(width.max(70.0))) " " (at(height)) } width=(at(width.max(70.0))) role="img" aria-label={ (class) " " (title) } {
+                text class="axis" x="0" y=(at(top - 6.0)) {
+                    @if layout.y.is_some() { (name(layout.y.as_ref())) " ↓ " } @if layout.x.is_some() { (name(layout.x.as_ref())) " →" }
+                }
+                @for (row, (_, label)) in rows.iter().enumerate() {
+                    text x=(at(left - 5.0)) y=(at(top + (row as f64 + 0.5) * CELL[1] + 3.5)) text-anchor="end" { (label) }
+                }
+                @for (column, (_, label)) in columns.iter().enumerate() {
+                    text x=(at(left + (column as f64 + 0.5) * CELL[0])) y=(at(height - 6.0)) text-anchor="middle" { (label) }
+                }
+                @for (index, served, place) in &cells { (cell(class, *index, served, &paints[*index], place)) }
+                @for (_, _, place) in cells.iter().filter(|(_, served, _)| served.is_far()) {
+                    rect class="far" x=(at(place.x + 1.0)) y=(at(place.y + 1.0)) width=(at(place.width - 2.0)) height=(at(CELL[1] - 2.0)) {}
                 }
             }
         }
     }
 }
 
-fn cell(class: &str, index: usize, served: &Served, paint: &Paint, [x, y]: [f64; 2], width: f64) -> Markup {
-    let far = served.regret.is_some_and(|regret| regret > FAR);
+/// Where a cell is drawn.
+struct Place {
+    x: f64,
+    y: f64,
+    width: f64,
+}
+
+fn cell(class: &str, index: usize, served: &Served, paint: &Paint, place: &Place) -> Markup {
     let number =
         served.regret.map_or_else(|| "?".to_owned(), |regret| format!("{:.0}", ((regret - 1.0) * 100.0).max(0.0)));
     // A cell that several buckets share has room for short numbers alone.
-    let fits = width >= 6.0 * number.len() as f64;
+    let fits = place.width >= 6.0 * number.len() as f64;
+    let (x, y, width, height) = (at(place.x), at(place.y), at(place.width), at(CELL[1]));
     html! {
         a href={ "#" (class) "-" (index) } tabindex="-1" data-t=(tip(served)) {
-            rect class={ "cell" @if !served.is_rule { " fallback" } @if far { " far" } } x=(at(x)) y=(at(y)) width=(at(width)) height=(at(CELL[1]))
+            rect class={ "cell" @if !served.is_rule { " fallback" } } x=(x) y=(y) width=(width) height=(height)
                 fill=[served.is_rule.then_some(&paint.fill)] {}
-            @if served.ties > 0 { rect class="hatch" x=(at(x)) y=(at(y)) width=(at(width)) height=(at(CELL[1])) fill="url(#hatch)" {} }
+            @if served.ties > 0 { rect class="hatch" x=(x) y=(y) width=(width) height=(height) {} }
             @if fits {
-                text class={ "on" @if !served.is_rule { " grey" } } x=(at(x + width / 2.0)) y=(at(y + 14.5)) text-anchor="middle"
-                    style=[served.is_rule.then(|| format!("fill:{}", paint.text))] { (number) }
+                text class={ "on" @if !served.is_rule { " grey" } @else if paint.text == palette::LIGHT { " light" } }
+                    x=(at(place.x + place.width / 2.0)) y=(at(place.y + 14.5)) text-anchor="middle" { (number) }
             }
         }
     }
@@ -319,12 +351,12 @@ fn spaced(label: &str) -> String {
     label.replace("<=", "≤ ").replace('>', "> ")
 }
 
-/// The same where there is little room: `≤16k`.
-fn tight(label: &str) -> String {
-    let digits: String = label.chars().filter(char::is_ascii_digit).collect();
-    match digits.parse::<u64>() {
-        Ok(bound) if bound >= 10_000 => label.replace(&digits, &super::svg::si(bound as f64).replace(' ', "")),
-        _ => label.to_owned(),
+/// A bound in binary thousands: 4096 is `4k`.
+fn tight(bound: u64) -> String {
+    match bound {
+        _ if bound >= 1 << 20 && bound.is_multiple_of(1 << 20) => format!("{}M", bound >> 20),
+        _ if bound >= 1 << 10 && bound.is_multiple_of(1 << 10) => format!("{}k", bound >> 10),
+        _ => bound.to_string(),
     }
 }
 
@@ -334,11 +366,22 @@ fn key_of(field: &str, bucket: &Bucket) -> (u64, String) {
         // Attention's buckets name the keys' length only where it is not the queries'.
         return (0, if field == "kv_seq_bin" { "= seq" } else { "none" }.to_owned());
     };
-    let digits: String = label.chars().filter(char::is_ascii_digit).collect();
-    let bound = digits.parse::<u64>().unwrap_or(u64::MAX / 4);
-    let place =
-        if label.starts_with('>') { bound.saturating_mul(2).saturating_add(1) } else { bound.saturating_mul(2) };
-    (place, label.replace("<=", "≤"))
+    let (sign, bound) =
+        match label.strip_prefix("<=").map(|bound| ("≤", bound)).or_else(|| Some((">", label.strip_prefix('>')?))) {
+            Some((sign, bound)) => (sign, bound.parse::<u64>().ok()),
+            None => ("", None),
+        };
+    let place = |bound: u64| bound.saturating_mul(2).saturating_add(u64::from(sign == ">"));
+    bound.map_or_else(|| (u64::MAX, label.clone()), |bound| (place(bound), format!("{sign}{}", tight(bound))))
+}
+
+/// What a document's entries are called in a diff, as the page calls buckets: `m_bin <=4, n_bin >4096` is `m ≤ 4, n > 4096`.
+pub(super) fn spelled_place(place: &str) -> String {
+    let fields: Option<Bucket> = place
+        .split(", ")
+        .map(|field| field.split_once(' ').map(|(name, label)| (name.to_owned(), label.to_owned())))
+        .collect();
+    fields.map_or_else(|| place.to_owned(), |bucket| spelled(&bucket))
 }
 
 /// Buckets in the order of their bins.
@@ -350,4 +393,57 @@ fn order_of(bucket: &Bucket) -> Vec<(String, u64, String)> {
             (field.clone(), place, label)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(fields: &[(&str, &str)]) -> Bucket {
+        fields.iter().map(|(field, label)| ((*field).to_owned(), (*label).to_owned())).collect()
+    }
+
+    #[test]
+    fn bins_are_in_the_order_of_their_bounds() {
+        let labels = [">4096", "<=4", "<=128", "<=4096", "<=16"];
+        let mut keys: Vec<_> = labels.iter().map(|label| key_of("m_bin", &bucket(&[("m_bin", label)]))).collect();
+        keys.sort();
+        let labels: Vec<&str> = keys.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["≤4", "≤16", "≤128", "≤4k", ">4k"]);
+        assert_eq!(key_of("kv_seq_bin", &bucket(&[])).1, "= seq");
+    }
+
+    #[test]
+    fn places_of_a_diff_are_spelled_as_buckets_are() {
+        assert_eq!(
+            spelled_place("aspect skinny_m, dtype fp16_bf16, m_bin <=4, n_bin >4096"),
+            "m ≤ 4, n > 4096, skinny_m, fp16_bf16"
+        );
+        assert_eq!(spelled_place("small_m"), "small_m");
+    }
+
+    #[test]
+    fn the_bins_with_most_bounds_span_a_map() {
+        let template = Template::new();
+        let served = |fields: &[(&str, &str)]| Served {
+            bucket: bucket(fields),
+            template: &template,
+            is_rule: true,
+            regret: None,
+            problems: 1,
+            ties: 0,
+        };
+        let all = [
+            served(&[("aspect", "skinny_m"), ("dtype", "int"), ("k_bin", "<=4"), ("m_bin", "<=4"), ("n_bin", "<=4")]),
+            served(&[("aspect", "skinny_n"), ("dtype", "int"), ("k_bin", "<=8"), ("m_bin", "<=8"), ("n_bin", "<=4")]),
+            served(&[("aspect", "skinny_n"), ("dtype", "int"), ("k_bin", "<=8"), ("m_bin", ">8"), ("n_bin", "<=4")]),
+        ];
+        let layout = Layout::of(&all);
+        assert_eq!((layout.y.as_deref(), layout.x.as_deref()), (Some("m_bin"), Some("k_bin")));
+        assert_eq!(layout.others, ["n_bin"], "one type need not be told, and aspects share a cell");
+        let two =
+            [served(&[("dtype", "fp32"), ("numel_bin", "<=4")]), served(&[("dtype", "int"), ("numel_bin", "<=8")])];
+        let layout = Layout::of(&two);
+        assert_eq!((layout.y.as_deref(), layout.x.as_deref()), (Some("dtype"), Some("numel_bin")));
+    }
 }

@@ -27,8 +27,8 @@ pub(super) fn section(inputs: &Inputs, swept: &[Swept]) -> Section {
                 "best time of all. A knob whose columns are all low hardly matters. The search tries what is promising, so a value that was tried on few problems was tried where it had a chance."
             }
             p class="note" {
-                "Knobs are in the order of what their worst value costs. A column's height is up to +100 %. Winners at an edge: the best config has the first or last value of its space, and nothing "
-                "inside comes within 2 %; ⚑ where that is so for more than 5 % of the winners, so that a wider space may hold better configs."
+                "Knobs are in the order of what their worst value costs. A column's height is up to +100 %. ⚑ winners at an edge: for more than 5 % of an instruction's winners the best config has the first "
+                "or the last value of its space, and none with another comes within 2 %, so that a wider space may hold better ones."
             }
             @for swept in swept { (family(inputs, swept)) }
         }
@@ -130,19 +130,19 @@ fn card(knob: &str, held: &[Held], cost: f64, axes: &[Axis]) -> Markup {
                     }
                 }
             }
-            @for flag in flags { p class={ @if flag.starts_with('⚑') { "flag" } } { (flag) } }
+            @for flag in flags { p class="flag" { (flag) } }
         }
     }
 }
 
-/// What is to be said of an axis's ends.
+/// The ends of an axis that many winners lie at.
 fn flags(axis: &Axis) -> Vec<String> {
     let ends = [(axis.first, axis.values.first()), (axis.last, axis.values.last())];
     let told = |(edge, value): (Edge, Option<&String>)| {
-        let value = value.filter(|_| edge.clear > 0)?;
+        // Nothing lies before 1 nor beyond the whole.
+        let value = value.filter(|value| !["1", "whole"].contains(&value.as_str()))?;
         let is_flagged = edge.clear >= FEWEST_FLAGGED && edge.clear as f64 > FLAGGED * axis.problems as f64;
-        let mark = if is_flagged { "⚑ " } else { "" };
-        Some(format!("{mark}{}: {} of {} winners clearly at {value}", axis.space, edge.clear, axis.problems))
+        is_flagged.then(|| format!("⚑ {}: {} of {} winners at {value}", axis.space, edge.clear, axis.problems))
     };
     ends.into_iter().filter_map(told).collect()
 }
@@ -190,8 +190,9 @@ mod tests {
             first: Edge::default(),
             last: Edge { winners: 60, clear },
         };
-        assert_eq!(flags(&axis(0)), Vec::<String>::new());
-        assert_eq!(flags(&axis(5)), ["wgmma: 5 of 100 winners clearly at 12"]);
-        assert_eq!(flags(&axis(6)), ["⚑ wgmma: 6 of 100 winners clearly at 12"]);
+        assert_eq!(flags(&axis(5)), Vec::<String>::new());
+        assert_eq!(flags(&axis(6)), ["⚑ wgmma: 6 of 100 winners at 12"]);
+        let of_one = Axis { values: vec!["1".into(), "whole".into()], first: Edge { winners: 9, clear: 9 }, ..axis(9) };
+        assert_eq!(flags(&of_one), Vec::<String>::new(), "there is nothing beyond");
     }
 }

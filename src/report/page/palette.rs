@@ -16,6 +16,10 @@ const CHROMA: f64 = 0.105;
 /// By so many degrees, either way, the hues of configs differ that differ in neither instruction nor tile.
 const SHIFT: f64 = 14.0;
 
+/// Text on light fills, and on dark ones.
+const DARK: &str = "#14171a";
+pub(super) const LIGHT: &str = "#ffffff";
+
 /// A fill and the colour of text on it, as hex.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Paint {
@@ -38,7 +42,7 @@ pub(super) fn of_mma(mma: Option<Mma>) -> String {
 pub(super) fn of_config(mma: Option<&str>, tile: f64, nth: usize, count: usize) -> Paint {
     let lightness = LIGHTNESS[0] + tile.clamp(0.0, 1.0) * (LIGHTNESS[1] - LIGHTNESS[0]);
     let along = if count > 1 { nth as f64 / (count - 1) as f64 * 2.0 - 1.0 } else { 0.0 };
-    let text = if lightness > 0.66 { "#14171a" } else { "#ffffff" };
+    let text = if lightness > 0.6 { DARK } else { LIGHT };
     Paint { fill: hex(lightness, CHROMA, hue(mma) + along * SHIFT), text }
 }
 

@@ -94,8 +94,11 @@ pub(super) fn grouped(count: usize) -> String {
     text
 }
 
-/// How far a ratio is from 1: `+2.5 %`.
+/// How far a ratio is from 1: `+2.5 %`; a large one as a factor: `×53.6`.
 pub(super) fn percent(ratio: f64) -> String {
+    if ratio >= 3.0 {
+        return format!("×{}", significant(ratio));
+    }
     let percent = (ratio - 1.0) * 100.0;
     if percent.abs() < 0.05 { "±0 %".to_owned() } else { format!("{percent:+.1} %").replace('-', "−") }
 }
@@ -158,7 +161,8 @@ mod tests {
     #[test]
     fn numbers_are_short_and_say_their_size() {
         assert_eq!([si(4.62e12), si(850e9), si(12.0), si(0.0)], ["4.62 T", "850 G", "12 ", "0 "]);
-        assert_eq!([percent(1.025), percent(0.9), percent(1.0001)], ["+2.5 %", "−10.0 %", "±0 %"]);
+        let percents = [percent(1.025), percent(0.9), percent(1.0001), percent(53.5557)];
+        assert_eq!(percents, ["+2.5 %", "−10.0 %", "±0 %", "×53.6"]);
         assert_eq!(grouped(312_716), "312\u{202f}716");
         assert_eq!(grouped(16), "16");
     }

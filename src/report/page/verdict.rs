@@ -2,7 +2,7 @@
 
 use super::sources::Sources;
 use super::svg::{Scale, at, grouped, percent};
-use super::{Inputs, Section, file};
+use super::{Inputs, Section, file, heat_map};
 use crate::diff::{Diff, Entry, SAME_CLASS, Status, UnlikeProtocols, diff};
 use crate::error::Result;
 use crate::heuristics::Document;
@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// Entries that are shown before the rest is folded.
 const MOST_ROWS: usize = 10;
+/// Ratios of entries beyond this, either way, are drawn as arrows.
+const FURTHEST: f64 = 1.5;
 
 pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> Result<Section> {
     let (_, document) = &inputs.document;
@@ -72,7 +74,7 @@ fn told(diff: &Diff, against: &str, theirs: &Markup) -> Markup {
             "An entry is a rule's bucket or a fallback's group. SLOWER and FASTER are beyond 2 % and stand out by more than anything does in 99 of 100 nights "
             "without change; AMBIGUOUS is beyond 2 % and not sure. With as many signs flipped at random as there are problems, "
             (format!("{:.1} %", diff.calibration.false_alarms * 100.0))
-            " of nights like this one would have shown a slower entry by chance."
+            " of nights like this one would have shown a slower entry by chance. Compared is what rules and fallbacks serve; of a family that has a model the lookup asks that first, where it did better."
         }
     }
 }
@@ -107,6 +109,7 @@ fn families(diff: &Diff, theirs: &Markup) -> Markup {
     if diff.classes.is_empty() {
         return html! {};
     }
+    let reach = diff.classes.iter().map(|class| class.ratio.max(1.0 / class.ratio)).fold(1.05, f64::max) + 0.01;
     let count = |class: &str, status: Status| {
         diff.entries.iter().filter(|entry| entry.class == class && entry.status == status).count()
     };
@@ -115,20 +118,20 @@ fn families(diff: &Diff, theirs: &Markup) -> Markup {
             div class="scroll" { table {
                 thead { tr {
                     th { "Family" } th { "All its times, new over old" (theirs) } th class="n" { "change" }
-                    @for status in [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same] { th class="n" { (look(status).2) } }
-                    th class="n" { "problems" }
+                    @for status in [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same] { th class="n wide" { (look(status).2) } }
+                    th class="n wide" { "problems" }
                 } }
                 tbody { @for class in &diff.classes {
                     @let status = if class.regression { Status::Slow } else if class.suspect { Status::Ambiguous } else { Status::Same };
                     tr {
                         td { (class.class) }
-                        td { (interval(class.ratio, class.noise, status, SAME_CLASS)) }
+                        td { (interval(class.ratio, class.noise, status, SAME_CLASS, reach)) }
                         td class="n" { (percent(class.ratio)) " ± " (format!("{:.2} %", class.noise * 100.0)) }
                         @for status in [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same] {
                             @let count = count(&class.class, status);
-                            td class={ "n" @if count > 0 && status != Status::Same { " " (look(status).0) } } { (count) }
+                            td class={ "n wide" @if count > 0 && status != Status::Same { " " (look(status).0) } } { (count) }
                         }
-                        td class="n" { (class.problems) }
+                        td class="n wide" { (class.problems) }
                     }
                 } }
             } }
@@ -161,7 +164,7 @@ fn changed(diff: &Diff, theirs: &Markup) -> Markup {
 
 fn rows(entries: &[&Entry], theirs: &Markup) -> Markup {
     html! {
-        div class="scroll" { table class="sortable" {
+        div class="scroll" { table class="sortable stack" {
             thead { tr {
                 th { "Became" } th { "Family" } th { "Where" } th { "New over old" (theirs) } th class="n" { "change" } th class="n" { "problems" }
             } }
@@ -170,9 +173,9 @@ fn rows(entries: &[&Entry], theirs: &Markup) -> Markup {
                 tr {
                     td class=(class) data-v=(entry.status as u8) { (sign) " " (word) @if entry.uncovered { ", uncovered" } }
                     td { (entry.class) }
-                    td { (entry.name()) @if entry.config_changed { " (another config)" } }
+                    td class="where" { (where_of(entry)) @if entry.config_changed { " (another config)" } }
                     @if let Some(times) = &entry.times {
-                        td data-v=(times.ratio) { (interval(times.ratio, times.noise, entry.status, 0.02)) }
+                        td data-v=(times.ratio) { (interval(times.ratio, times.noise, entry.status, 0.02, FURTHEST)) }
                         td class="n" data-v=(times.ratio) { (percent(times.ratio)) " ± " (format!("{:.1} %", times.noise * 100.0)) }
                         td class="n" data-v=(times.problems) { (times.problems) }
                     } @else {
@@ -184,12 +187,22 @@ fn rows(entries: &[&Entry], theirs: &Markup) -> Markup {
     }
 }
 
-/// A ratio on a line about 1, with its interval and the band within which it means nothing.
-fn interval(ratio: f64, noise: f64, status: Status, band: f64) -> Markup {
-    const WIDTH: f64 = 190.0;
-    /// What lies beyond is drawn at the edge.
-    const FURTHEST: f64 = 1.25;
-    let x = Scale::log([1.0 / FURTHEST, FURTHEST], [8.0, WIDTH - 8.0]);
+/// Where an entry serves, in the page's words.
+fn where_of(entry: &Entry) -> String {
+    let place = heat_map::spelled_place(&entry.place);
+    let bucket = entry.times.as_ref().and_then(|times| times.bucket.as_deref()).map(heat_map::spelled_place);
+    match (entry.rule, bucket) {
+        (true, _) => place,
+        (false, None) => format!("fallback {place}"),
+        (false, Some(bucket)) => format!("fallback {place}, of it {bucket}"),
+    }
+}
+
+/// A ratio on a line about 1, with its interval and the band within which it means nothing. What lies beyond `furthest` is drawn as
+/// an arrow.
+fn interval(ratio: f64, noise: f64, status: Status, band: f64, furthest: f64) -> Markup {
+    const WIDTH: f64 = 210.0;
+    let x = Scale::log([1.0 / furthest, furthest], [8.0, WIDTH - 8.0]);
     let class = match status {
         Status::Slow => "ss",
         Status::Fast => "sf",
@@ -205,8 +218,8 @@ fn interval(ratio: f64, noise: f64, status: Status, band: f64) -> Markup {
             line class="base" x1=(at(x.place(1.0))) x2=(at(x.place(1.0))) y1="1" y2="17" {}
             g class=(class) {
                 line x1=(at(low)) x2=(at(high)) y1="9" y2="9" stroke-width="2" {}
-                @if ratio > FURTHEST { path d={ "M" (at(WIDTH - 8.0)) " 4l7 5l-7 5z" } {} }
-                @else if ratio < 1.0 / FURTHEST { path d="M8 4l-7 5l7 5z" {} }
+                @if ratio > furthest { path d={ "M" (at(WIDTH - 8.0)) " 4l7 5l-7 5z" } {} }
+                @else if ratio < 1.0 / furthest { path d="M8 4l-7 5l7 5z" {} }
                 @else { circle cx=(at(middle)) cy="9" r="4" {} }
             }
         }
