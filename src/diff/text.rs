@@ -36,7 +36,8 @@ impl Diff {
     /// Markdown that fits a pull request's comment: the verdict, what was measured with something else, the rows that tell most, and
     /// the rest folded.
     pub fn to_markdown(&self) -> String {
-        let (verdict, what) = (if self.regression { "Regression" } else { "No regression" }, self.verdict());
+        let (verdict, what) =
+            (if self.regression { "Regression" } else { "No regression" }, self.verdict(&Entry::name));
         let what = if what.is_empty() { String::new() } else { format!(": {}", escaped(&what)) };
         let mut out = format!("**{verdict}**{what}\n\n{}\n", self.counted());
         let environment = self.environment_notes();

@@ -31,8 +31,8 @@ impl Diff {
     }
 
     /// What regressed and how much, or what else became of the entries: `2 slower, the most matmul m_bin <=4 at 1.250 ± 0.028 of the
-    /// old time`.
-    pub fn verdict(&self) -> String {
+    /// old time`. Entries are called what `name` calls them.
+    pub fn verdict(&self, name: &dyn Fn(&Entry) -> String) -> String {
         let counts = self.counts();
         let count = |status: Status| counts.get(&status).copied().unwrap_or(0);
         let told = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
@@ -49,7 +49,7 @@ impl Diff {
             Some(format!(
                 "the most {} {} at {:.3} ± {:.3} of the old time",
                 entry.class,
-                entry.name(),
+                name(entry),
                 times.ratio,
                 times.noise
             ))
@@ -57,7 +57,7 @@ impl Diff {
         let slower = entries.iter().filter(|entry| entry.status == Status::Slow).count();
         let parts = [
             told(slower, "slower"),
-            told(entries.len() - slower - uncovered, "come or gone, and what answers instead slower"),
+            told(entries.len() - slower - uncovered, "slower where a rule came or went"),
             told(uncovered, "no longer covered"),
             (!classes.is_empty()).then(|| format!("{} slower as a whole", classes.join(" and "))),
             told(self.lost_problems.len(), "of the problems covered no more"),

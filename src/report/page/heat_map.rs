@@ -132,7 +132,7 @@ fn legend(document: &Document) -> Markup {
 /// The pattern of ties, once for the page.
 fn hatch() -> Markup {
     html! { defs { pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)" {
-        line x1="0" y1="0" x2="0" y2="6" stroke="#000" stroke-opacity="0.28" stroke-width="2" {}
+        line x1="0" y1="0" x2="0" y2="6" stroke="#000" stroke-opacity="0.22" stroke-width="1.6" {}
     } } }
 }
 
@@ -241,7 +241,7 @@ fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], pa
                 }
                 @for (index, served, place) in &cells { (cell(class, *index, served, &paints[*index], place)) }
                 @for (_, _, place) in cells.iter().filter(|(_, served, _)| served.is_far()) {
-                    rect class="far" x=(at(place.x + 1.0)) y=(at(place.y + 1.0)) width=(at(place.width - 2.0)) height=(at(CELL[1] - 2.0)) {}
+                    rect class={ "far" @if place.width < CELL[0] { " thin" } } x=(at(place.x + 1.0)) y=(at(place.y + 1.0)) width=(at(place.width - 2.0)) height=(at(CELL[1] - 2.0)) {}
                 }
             }
         }
@@ -334,9 +334,13 @@ fn config_of(template: &Template) -> String {
     serde_json::from_value(template.clone().into()).map_or_else(|_| config_text(template), |config| short(&config))
 }
 
+/// Bins in the order in which people say dimensions; others come after them.
+const BINS: [&str; 5] = ["m_bin", "n_bin", "k_bin", "rows_bin", "cols_bin"];
+
 /// A bucket's bins in words, its type and aspect last.
 fn spelled(bucket: &Bucket) -> String {
-    let (bins, rest): (Vec<_>, Vec<_>) = bucket.iter().partition(|(field, _)| field.ends_with("_bin"));
+    let (mut bins, rest): (Vec<_>, Vec<_>) = bucket.iter().partition(|(field, _)| field.ends_with("_bin"));
+    bins.sort_by_key(|(field, _)| BINS.iter().position(|bin| bin == field).unwrap_or(BINS.len()));
     let bins = bins.iter().map(|(field, label)| format!("{} {}", name_of(field), spaced(label)));
     bins.chain(rest.iter().map(|(_, label)| (*label).clone())).collect::<Vec<_>>().join(", ")
 }

@@ -32,7 +32,7 @@ pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> R
             let diff = diff(old, document, UnlikeProtocols::LeaveTimesOut)?;
             let theirs = sources.cite(&html! { (file(name)) ", the document compared with; all that compares two times is from this one and the other" });
             html! {
-                (told(&diff, name, &theirs))
+                (told(&diff, name, &theirs, !document.models.is_empty()))
                 (families(&diff, &theirs))
                 (changed(&diff, &theirs))
                 h3 { "What it was measured with" }
@@ -45,12 +45,12 @@ pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> R
 }
 
 /// The word, and how many entries became what.
-fn told(diff: &Diff, against: &str, theirs: &Markup) -> Markup {
+fn told(diff: &Diff, against: &str, theirs: &Markup, has_models: bool) -> Markup {
     let (class, word) =
         if diff.regression { ("verdict slow", "▲ Regression") } else { ("verdict fine", "✓ No regression") };
     let counts = diff.counts();
     let count = |status: Status| counts.get(&status).copied().unwrap_or(0);
-    let what = diff.verdict();
+    let what = diff.verdict(&where_of);
     html! {
         div class=(class) {
             p class="word" { (word) }
@@ -71,10 +71,12 @@ fn told(diff: &Diff, against: &str, theirs: &Markup) -> Markup {
             }
         }
         p class="note" {
-            "An entry is a rule's bucket or a fallback's group. SLOWER and FASTER are beyond 2 % and stand out by more than anything does in 99 of 100 nights "
-            "without change; AMBIGUOUS is beyond 2 % and not sure. With as many signs flipped at random as there are problems, "
-            (format!("{:.1} %", diff.calibration.false_alarms * 100.0))
-            " of nights like this one would have shown a slower entry by chance. Compared is what rules and fallbacks serve; of a family that has a model the lookup asks that first, where it did better."
+            "An entry is a rule's bucket or a fallback's group. SLOWER and FASTER are beyond 2 % and stand out by more than anything does in 99 of 100 nights without change; AMBIGUOUS is beyond 2 % "
+            "and not sure. Had each problem's change had its sign by the toss of a coin, something would have been SLOWER in "
+            (format!("{:.1} %", diff.calibration.false_alarms * 100.0)) " of cases: the more, the less one such entry alone proves."
+        }
+        @if has_models {
+            p class="note" { "Compared is what rules and fallbacks serve. Where a family has a model, the lookup asks that first about exact shapes." }
         }
     }
 }
