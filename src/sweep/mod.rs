@@ -2,6 +2,7 @@
 
 mod ahead;
 mod bench;
+mod effort;
 mod family;
 mod lab;
 mod progress;
@@ -10,6 +11,7 @@ mod site;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use bench::{DeviceBench, Reraced, Turn};
+pub use effort::Effort;
 use family::Swept;
 pub(crate) use family::on_all_devices;
 pub use lab::Counts;
@@ -369,6 +371,7 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
     summary.verified_per_s = summary.statuses.get("ok").copied().unwrap_or(0) as f64 / summary.wall_s;
     progress.finish();
+    Effort::add(&summary, options, busy_s)?;
     Ok(summary)
 }
 

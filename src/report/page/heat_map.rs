@@ -18,6 +18,11 @@ const FAR: f64 = 1.1;
 /// A cell's size.
 const CELL: [f64; 2] = [32.0, 22.0];
 
+/// Where a bucket lies along a field, and what that is called.
+type Label = (u64, String);
+/// What is served in a bucket, with its row in the table.
+type Numbered<'s, 'd> = (usize, &'s Served<'d>);
+
 /// What is served in one bucket.
 struct Served<'d> {
     bucket: Bucket,
@@ -97,7 +102,7 @@ fn served<'d>(document: &'d Document, class: &str) -> Vec<Served<'d>> {
             });
         }
     }
-    all.sort_by(|one, other| order_of(&one.bucket).cmp(&order_of(&other.bucket)));
+    all.sort_by_key(|served| order_of(&served.bucket));
     all
 }
 
@@ -167,7 +172,7 @@ impl Layout {
 fn family(class: &str, served: &[Served]) -> Markup {
     let layout = Layout::of(served);
     let paints = paints(served);
-    let mut maps: BTreeMap<Vec<(u64, String)>, Vec<(usize, &Served)>> = BTreeMap::new();
+    let mut maps: BTreeMap<Vec<Label>, Vec<Numbered>> = BTreeMap::new();
     for (row, of_bucket) in served.iter().enumerate() {
         let key = layout.others.iter().map(|field| key_of(field, &of_bucket.bucket)).collect();
         maps.entry(key).or_default().push((row, of_bucket));
@@ -193,16 +198,16 @@ fn family(class: &str, served: &[Served]) -> Markup {
     }
 }
 
-fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], paints: &[Paint]) -> Markup {
+fn map(class: &str, layout: &Layout, title: &str, cells: &[Numbered], paints: &[Paint]) -> Markup {
     let label_of =
         |field: Option<&String>, bucket: &Bucket| field.map_or((0, String::new()), |field| key_of(field, bucket));
-    let labels = |field: Option<&String>| -> Vec<(u64, String)> {
+    let labels = |field: Option<&String>| -> Vec<Label> {
         cells.iter().map(|(_, served)| label_of(field, &served.bucket)).collect::<BTreeSet<_>>().into_iter().collect()
     };
     let (columns, rows) = (labels(layout.x.as_ref()), labels(layout.y.as_ref()));
-    let mut by_place: BTreeMap<(usize, usize), Vec<(usize, &Served)>> = BTreeMap::new();
+    let mut by_place: BTreeMap<(usize, usize), Vec<Numbered>> = BTreeMap::new();
     for (row, served) in cells {
-        let place = |labels: &[(u64, String)], field: Option<&String>| {
+        let place = |labels: &[Label], field: Option<&String>| {
             let label = label_of(field, &served.bucket);
             labels.iter().position(|known| *known == label).unwrap_or_default()
         };
@@ -365,7 +370,7 @@ fn tight(bound: u64) -> String {
 }
 
 /// Where a bucket lies along a field, with its label.
-fn key_of(field: &str, bucket: &Bucket) -> (u64, String) {
+fn key_of(field: &str, bucket: &Bucket) -> Label {
     let Some(label) = bucket.get(field) else {
         // Attention's buckets name the keys' length only where it is not the queries'.
         return (0, if field == "kv_seq_bin" { "= seq" } else { "none" }.to_owned());

@@ -23,6 +23,7 @@ use crate::heuristics::Document;
 use crate::journal::{Contents, Header, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::Plan;
+use crate::sweep::Effort;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use sources::Sources;
@@ -42,6 +43,8 @@ pub struct Inputs {
     pub plans: Vec<Plan>,
     /// Journals or archives; none where there are none.
     pub journals: Vec<(String, Contents)>,
+    /// What the runs took that filled the journals, where that is known.
+    pub effort: Option<Effort>,
     /// What `sweep evaluate` wrote.
     pub evaluation: Option<(String, Evaluation)>,
     /// The nights that came to a document, oldest first.
@@ -92,7 +95,7 @@ pub fn page(inputs: &Inputs) -> Result<String> {
         roofline::section(&swept),
         regret::section(inputs, &own, &mut sources),
         knobs::section(inputs, &swept),
-        effort::section(inputs, &swept),
+        effort::section(inputs, &swept, &mut sources),
         trend::section(inputs, &mut sources)?,
     ];
     let device = device(inputs);

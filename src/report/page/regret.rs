@@ -9,6 +9,7 @@ use crate::measure::{geomean, quantile, sorted};
 use crate::model::Family;
 use maud::{Markup, html};
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 /// Who may answer: the name, the class of its line and of its letters, and its dashes, which tell lines apart in print.
 const ANSWERING: [(&str, &str, &str); 5] = [
@@ -20,18 +21,22 @@ const ANSWERING: [(&str, &str, &str); 5] = [
 ];
 
 pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> Section {
-    let body = match &inputs.evaluation {
-        Some((name, evaluation)) => {
-            let source = sources.cite(&html! { (file(name)) ": an evaluation of " (file(&evaluation.document)) " on " (evaluation.problems.len()) " problems" });
-            evaluated(inputs, evaluation, &source)
-        }
-        None => html! {
+    let body = if let Some((name, evaluation)) = &inputs.evaluation {
+        let count = evaluation.problems.len();
+        let source = sources.cite(&html! {
+            (file(name)) ": an evaluation of " (file(&evaluation.document)) " on " (count) " problems"
+        });
+        evaluated(inputs, evaluation, &source)
+    } else {
+        html! {
             p class="none" {
-                "There is no evaluation.json of " (inputs.gpu) " here, which would show the regret on shapes that nobody planned, as a curve for what is served and for model, rule, fallback and "
-                "default each alone. On a machine with the GPU, " code { "sweep evaluate --gpu " (inputs.gpu) " --family all --random 40 --seed 7" } " measures and writes it."
+                "There is no evaluation.json of " (inputs.gpu) " here, which would show the regret on shapes that nobody "
+                "planned, as a curve for what is served and for model, rule, fallback and default each alone. On a machine "
+                "with the GPU, " code { "sweep evaluate --gpu " (inputs.gpu) " --family all --random 40 --seed 7" }
+                " measures and writes it."
             }
             (left_out(&inputs.document.1, own))
-        },
+        }
     };
     Section { id: "regret", title: "How far behind the best", body }
 }
@@ -110,7 +115,8 @@ fn steps(regrets: &[f64], judged: usize, x: &Scale, y: &Scale) -> String {
     let mut path = format!("M{} {}", at(x.place(0.0)), at(y.place(0.0)));
     for (before, regret) in regrets.iter().enumerate() {
         let share = |count: usize| at(y.place(count as f64 / judged.max(1) as f64));
-        path.push_str(&format!("H{}V{}", at(x.place(*regret)), share(before + 1)));
+        // Writing to a string cannot fail.
+        let _ = write!(path, "H{}V{}", at(x.place(*regret)), share(before + 1));
     }
     path
 }
