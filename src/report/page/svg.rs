@@ -130,7 +130,8 @@ impl Frame<'_> {
                     text x=(at(left - 5.0)) y=(at(self.y.place(tick) + 3.5)) text-anchor="end" { ((self.y_tick)(tick)) }
                 }
             }
-            text class="axis" x=(at(f64::midpoint(left, right))) y=(at(bottom + 29.0)) text-anchor="middle" { (self.x_name) }
+            text class="axis" x=(at(f64::midpoint(left, right))) y=(at(bottom + 29.0))
+            text-anchor="middle" { (self.x_name) }
             text class="axis" x=(at(left - 36.0)) y=(at(top - 8.0)) { (self.y_name) }
         }
     }
