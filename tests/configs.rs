@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
-use kernel_sweep::families::{Arg, KernelSpec, Launch, spec};
+use kernel_sweep::families::{Arg, Code, KernelSpec, Launch, spec};
 use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use proptest::prelude::*;
@@ -81,6 +81,14 @@ impl Running<'_> {
         }
     }
 
+    /// The file of `kernels/` that it is compiled from.
+    fn source(&self) -> &str {
+        match &self.kernel.code {
+            Code::Shipped(source) => source,
+            other => panic!("{other} is none of ours"),
+        }
+    }
+
     fn blocks(&self) -> u64 {
         self.launch.grid.iter().map(|extent| u64::from(*extent)).product()
     }
@@ -108,7 +116,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
     let multiprocessors = u64::from(profile.multiprocessors);
     match problem.family {
         Family::Elementwise => {
-            assert_eq!((running.kernel.source, config.mma), ("elementwise.cu", Some(Mma::Simt)));
+            assert_eq!((running.source(), config.mma), ("elementwise.cu", Some(Mma::Simt)));
             assert_eq!((running.value("BLOCK"), Some(running.value("NUM_WARPS"))), (block(0), warps));
             let tiles = extents[0].div_ceil(block(0));
             assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
@@ -116,7 +124,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
         Family::RowSoftmax => {
-            assert_eq!((running.kernel.source, config.mma), ("row_softmax.cu", Some(Mma::Simt)));
+            assert_eq!((running.source(), config.mma), ("row_softmax.cu", Some(Mma::Simt)));
             assert_eq!((running.value("ROWS"), Some(running.value("NUM_WARPS"))), (block(0), warps));
             assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster.into())), (split, split));
             let tiles = extents[0].div_ceil(block(0));
@@ -135,11 +143,11 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             let [q, kv] = [block(1), block(2)];
             assert_eq!((block(0), running.value("BLOCK_Q"), running.value("BLOCK_KV")), (1, q, kv));
             assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
-            let threads = u64::from(running.launch.threads);
+            let threads = u64::from(running.launch.threads[0]);
             if config.mma == Some(Mma::Wgmma) {
-                assert_eq!((running.kernel.source, threads), ("attention_wgmma.cu", 32 * (warps.unwrap() + 4)));
+                assert_eq!((running.source(), threads), ("attention_wgmma.cu", 32 * (warps.unwrap() + 4)));
             } else {
-                assert_eq!((running.kernel.source, config.mma), ("attention.cu", Some(Mma::MmaSync)));
+                assert_eq!((running.source(), config.mma), ("attention.cu", Some(Mma::MmaSync)));
                 assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
             }
             let tiles = extents[0] * extents[1] * extents[2].div_ceil(q) * split.unwrap();
@@ -156,7 +164,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             let tiles = [extents[0].div_ceil(tile[0]), extents[1].div_ceil(tile[1])];
             let all: u64 = tiles.iter().product();
             let split = split.unwrap();
-            let threads = u64::from(running.launch.threads);
+            let threads = u64::from(running.launch.threads[0]);
             let (source, programs, blocks_each) = match config.mma.unwrap() {
                 Mma::MmaSync => {
                     assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
@@ -177,7 +185,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                 }
                 Mma::Simt => panic!("no matrix product is simt"),
             };
-            assert_eq!((running.kernel.source, running.blocks()), (source, programs * blocks_each));
+            assert_eq!((running.source(), running.blocks()), (source, programs * blocks_each));
             // tiles_m, tiles_n, k_steps, group_m, split_k, stride and span are the last.
             let [group, parts, stride] = [3, 2, 1].map(|place| running.nth_last(place));
             let tile_rows = u64::from(config.l2_groupings[0]).min(tiles[0]); // beyond those there are it is all of them
@@ -231,7 +239,7 @@ fn is_possible(launch: &Launch, profile: &GpuProfile) {
         "{:?}",
         launch.grid
     );
-    assert!(launch.threads <= 1024 && launch.dynamic_smem <= profile.smem_per_block, "{launch:?}");
+    assert!(launch.threads.iter().product::<u32>() <= 1024 && launch.dynamic_smem <= profile.smem_per_block, "{launch:?}");
     assert_eq!(launch.grid[0] % launch.cluster, 0);
     assert!(launch.workspace.0 <= 1 << 30, "{}", launch.workspace);
     for arg in &launch.args {

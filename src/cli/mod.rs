@@ -9,15 +9,17 @@ mod evaluate;
 mod interrupt;
 mod lookup;
 mod measure;
+mod new;
 mod nightly;
 mod output;
 mod sweep;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::families::manifest;
 use crate::model::Family;
 use crate::process;
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a command that did not fail came to.
@@ -81,6 +83,7 @@ enum Command {
     Nightly(nightly::NightlyArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
+    New(new::NewArgs),
     /// The measuring process
     #[command(hide = true)]
     Worker,
@@ -120,6 +123,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Nightly(args)) => nightly::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
+        Some(Command::New(args)) => new::run(&args),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
@@ -151,13 +155,23 @@ fn families(text: &str) -> Result<Families> {
     Ok(Families(families))
 }
 
-/// Reads a family's name; a wrong one is answered with the nearest.
+/// Reads a family's name, or the manifest that a path ending in `.toml` names; a wrong name is answered with the nearest.
 fn family(name: &str) -> Result<Family> {
-    name.parse().map_err(|_| {
+    let is_path = Path::new(name).extension().is_some_and(|ending| ending == "toml");
+    if is_path {
+        return manifest::load(Path::new(name));
+    }
+    if let Some(known) = Family::by_name(name) {
+        return Ok(known);
+    }
+    manifest::load_named(name)?.ok_or_else(|| {
         let known = Family::ALL.map(Family::name);
         let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
         let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
-        Error::usage(format!("no family '{name}'; did you mean '{nearest}'? There are {}", known.join(", ")))
+        Error::usage(format!(
+            "no family '{name}'; did you mean '{nearest}'? There are {}, and manifests by their paths",
+            known.join(", ")
+        ))
     })
 }
 

@@ -5,9 +5,9 @@ pub mod cpu;
 pub mod cuda;
 pub mod mutants;
 
-use crate::families::Launch;
+use crate::families::{Launch, Task};
 use crate::measure::Sample;
-use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
+use crate::model::{Bytes, Config, GpuProfile, Identity};
 use mutants::Alteration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -97,7 +97,9 @@ pub struct Deviation {
     pub beyond: u64,
     /// Elements that still hold the poison, or are not finite where the reference is, or the other way round.
     pub poisoned: u64,
-    /// The index of the first element that is beyond or poisoned.
+    /// The output that the first element is of that is beyond or poisoned.
+    pub output: usize,
+    /// Its index there.
     pub first: Option<u64>,
 }
 
@@ -115,6 +117,7 @@ impl Deviation {
             worst: self.worst.max(other.worst),
             beyond: self.beyond + other.beyond,
             poisoned: self.poisoned + other.poisoned,
+            output: if self.first.is_some() { self.output } else { other.output },
             first: self.first.or(other.first),
         }
     }
@@ -124,9 +127,12 @@ impl Deviation {
         self.beyond == 0 && self.poisoned == 0
     }
 
-    /// What is wrong with an output whose rows have `cols` elements, in one line.
-    pub fn complaint(&self, cols: u64) -> String {
-        let place = self.first.map(|index| format!(", the first at row {}, column {}", index / cols, index % cols));
+    /// What is wrong with outputs whose rows have so many elements, in one line.
+    pub fn complaint(&self, columns: &[u64]) -> String {
+        let cols = columns.get(self.output).copied().unwrap_or(1).max(1);
+        let of = if columns.len() > 1 { format!(" of output {}", self.output) } else { String::new() };
+        let place =
+            self.first.map(|index| format!(", the first at row {}, column {}{of}", index / cols, index % cols));
         let place = place.unwrap_or_default();
         let Self { relative, worst, beyond, poisoned, .. } = self;
         if *poisoned > 0 {
@@ -140,9 +146,9 @@ impl Deviation {
 
 /// A device with one problem's tensors on it and one kernel loaded.
 pub trait Device {
-    /// Makes the problem's inputs from `seed`, plain and awkward ones, and their reference outputs. `reference` is the
-    /// reference kernel, where the device runs compiled kernels.
-    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
+    /// Makes a task's inputs from `seed`, plain and awkward ones, and their reference outputs. `reference` is the reference
+    /// kernel, where the device runs compiled kernels and there is one.
+    fn prepare(&mut self, task: &Task, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
 
     /// Makes a config's kernel the one that runs next.
     fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault>;

@@ -130,14 +130,38 @@ impl Scope {
                 return Err(format!("'{name}' is no knob, so it has no entries"));
             }
             None => {
-                let mut names: Vec<_> = self.names().collect();
+                let mut names: Vec<_> = self.names().filter(|name| !name.is_empty()).collect();
                 names.sort_unstable();
                 names.dedup();
-                return Err(format!("unknown name '{name}'; there are {}", names.join(", ")));
+                return Err(match nearest(name, &names) {
+                    Some(nearest) => format!("unknown name '{name}', perhaps '{nearest}'; there are {}", names.join(", ")),
+                    None => format!("unknown name '{name}'; there are {}", names.join(", ")),
+                });
             }
         };
         u16::try_from(slot).map_err(|_| "too many names".to_owned())
     }
+}
+
+/// The name that is nearest to one that is not there, where few letters tell them apart.
+pub(crate) fn nearest<'n>(unknown: &str, names: &[&'n str]) -> Option<&'n str> {
+    let near = names.iter().map(|name| (distance(unknown, name), *name));
+    let (letters, name) = near.min_by_key(|(letters, _)| *letters)?;
+    (letters <= unknown.len().max(3) / 3).then_some(name)
+}
+
+/// Letters to be put in, taken out or changed that make one name of another (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (place, letter) in one.bytes().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], place + 1);
+        for (column, its) in other.bytes().enumerate() {
+            let above = row[column + 1];
+            row[column + 1] = (corner + usize::from(letter != its)).min(above + 1).min(row[column] + 1);
+            corner = above;
+        }
+    }
+    row[other.len()]
 }
 
 /// Why an expression has no value.
@@ -284,6 +308,18 @@ pub(super) struct Expression {
 }
 
 impl Expression {
+    /// The same, with its texts by the numbers that they have in every expression.
+    fn with_words_of_all(self, scope: &Scope) -> Self {
+        let renumbered = |step: &Step| match *step {
+            Step::Push(value) => {
+                let word = scope.words.iter().find(|word| scope.word(word) == value);
+                Step::Push(word.map_or(value, |word| Formula::word(word)))
+            }
+            other => other,
+        };
+        Self { steps: self.steps.iter().map(renumbered).collect() }
+    }
+
     /// Reads an expression, giving a slot to each knob that it is the first to ask for.
     ///
     /// # Errors
@@ -420,7 +456,7 @@ impl Formula {
         }
         let expression = Expression::parse(text, &mut scope)?;
         match scope.variables.get(names.len()) {
-            None => Ok(Self { text: text.to_owned(), expression }),
+            None => Ok(Self { text: text.to_owned(), expression: expression.with_words_of_all(&scope) }),
             Some(Variable { name, .. }) => Err(Error::usage(format!(
                 "expression '{text}': there is no such entry of '{name}'; there are {}",
                 names.join(", ")
@@ -444,6 +480,25 @@ impl Formula {
     /// Its value; nothing where it has none, as of a division by zero.
     pub fn value(&self, values: &[i64]) -> Option<i64> {
         self.expression.evaluate(values).ok()
+    }
+
+    /// The same, over values of these names.
+    ///
+    /// # Errors
+    /// Where it has none, with the expression and why.
+    pub fn evaluate(&self, values: &[i64], names: &[&str]) -> Result<i64> {
+        self.expression.evaluate(values).map_err(|fault| {
+            let mut scope = Scope::default();
+            scope.variables.extend(names.iter().map(|name| Variable { name: (*name).to_owned(), entry: None }));
+            Error::usage(format!("expression '{}': {}", self.text, fault.explain(&scope)))
+        })
+    }
+
+    /// The value that a text has in every expression: texts are compared by it.
+    pub fn word(text: &str) -> i64 {
+        // FNV-1a (Fowler, Noll, Vo), of 32 bits.
+        let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        FIRST_WORD + 1 + i64::from(hash)
     }
 
     /// Whether it has a value, and is true.

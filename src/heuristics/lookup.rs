@@ -11,11 +11,12 @@ use super::extents::Extents;
 use super::groups::group_index;
 use super::load::{MAX_DOCUMENT_BYTES, read_file, without_mark};
 use super::model::{Model, ModelConfig};
+use super::own::{OwnKind, families_of};
 use super::resolve::{Picks, Resolver};
 use super::scan::scan;
 use super::terms::Terms;
 use crate::error::{Context, Error, Result};
-use crate::model::{Dtype, Family, Problem};
+use crate::model::{Family, Problem};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -36,19 +37,20 @@ pub struct Query<'a> {
 impl Query<'_> {
     /// Its bucket, spelled out.
     pub fn bucket(&self) -> Bucket {
-        PackedBucket::of(Kind::of_class(self.class), &self.extents, self.dtype.class()).spell_out()
+        let kind = self.extents.kind_of_class(self.class);
+        PackedBucket::of(kind, &self.extents, self.dtype.class()).spell_out(kind)
     }
 
     /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
     pub fn group(&self) -> Option<&'static str> {
-        let kind = Kind::of_class(self.class);
+        let kind = self.extents.kind_of_class(self.class);
         group_index(kind, &self.extents).map(|index| kind.groups()[index])
     }
 }
 
 impl From<&Problem> for Query<'static> {
     fn from(problem: &Problem) -> Self {
-        Self { class: problem.family.name(), extents: problem.shape.into(), dtype: problem.dtype.into() }
+        Self { class: problem.family.name(), extents: Extents::of(problem), dtype: problem.dtype.into() }
     }
 }
 
@@ -229,10 +231,10 @@ struct Rule {
 }
 
 impl Class {
-    fn new(name: &str) -> Self {
-        let kind = Kind::of_class(name);
+    fn new(name: &str, own: Option<&'static OwnKind>) -> Self {
+        let kind = own.map_or_else(|| Kind::of_class(name), Kind::Own);
         let fallbacks = vec![None; kind.groups().len()];
-        let terms = Terms::of_class(name);
+        let terms = own.map_or_else(|| Terms::of_class(name), Terms::of_own);
         Self { name: name.to_owned(), kind, terms, enabled: true, rules: Vec::new(), fallbacks, resolver: None }
     }
 
@@ -278,8 +280,12 @@ impl Heuristics {
     /// Indexes a document, with everything switched on.
     pub fn new(document: Document) -> Self {
         let mut index = Index::default();
+        for (name, family) in families_of(&document.policy) {
+            index.describe(&name, family);
+        }
         for rule in document.rules {
-            let bucket = PackedBucket::read(Kind::of_class(&rule.kernel_class), &rule.shape_bucket);
+            let kind = index.add_class(&rule.kernel_class).kind;
+            let bucket = PackedBucket::read(kind, &rule.shape_bucket);
             index.add_rule(&rule.kernel_class, bucket, Entry::of_templates(rule.templates, rule.validation));
         }
         for (class, groups) in document.fallbacks {
@@ -354,9 +360,10 @@ impl Heuristics {
         dtype: impl Into<DtypeName<'a>>,
     ) -> Result<Query<'a>> {
         self.check_class(class)?;
-        let extents = match (family_of_shape(class), dimensions) {
+        let own = self.class(class).and_then(|class| if let Kind::Own(own) = class.kind { Some(own.family) } else { None });
+        let extents = match (own.or_else(|| family_of_shape(class)), dimensions) {
             // A document may hold any type for any class, so the type is the query's own.
-            (Some(family), _) => Problem::new(family, dimensions, Dtype::Bf16)?.shape.into(),
+            (Some(family), _) => Extents::of(&Problem::new(family, dimensions, family.dtypes()[0])?),
             (None, []) => Extents::Unbinned,
             (None, [(name, _), ..]) => {
                 return Err(Error::usage(format!("{class} has no dimension '{name}': it goes by its type alone")));
@@ -388,8 +395,9 @@ impl Heuristics {
             return Ok(());
         }
         let shown: String = class.chars().take(60).collect();
-        let families = Family::ALL.map(Family::name).join(", ");
-        Err(Error::usage(format!("'{shown}' is no family; the families are {families}")))
+        let own = self.classes.iter().filter(|class| matches!(class.kind, Kind::Own(_))).map(|class| &*class.name);
+        let families: Vec<&str> = Family::ALL.iter().map(|family| family.name()).chain(own).collect();
+        Err(Error::usage(format!("'{shown}' is no family; the families are {}", families.join(", "))))
     }
 
     /// Whether kernels of the query's class can have its dimensions and run its type. What runs is what the family's kernels come in,
@@ -506,7 +514,7 @@ impl Heuristics {
         let class = self.class(query.class)?;
         let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype.class());
         let nearest = class.rules.iter().min_by_key(|rule| (rule.bucket.distance(bucket), rule.position))?;
-        Some((nearest.position, nearest.bucket.spell_out()))
+        Some((nearest.position, nearest.bucket.spell_out(class.kind)))
     }
 
     /// The classes that the document holds rules, fallbacks or a model for.
@@ -559,10 +567,17 @@ impl Index {
     pub(super) fn add_class(&mut self, name: &str) -> &mut Class {
         let place = self.places.get(name).copied().unwrap_or_else(|| {
             self.places.insert(name.to_owned(), self.classes.len());
-            self.classes.push(Class::new(name));
+            self.classes.push(Class::new(name, None));
             self.classes.len() - 1
         });
         &mut self.classes[place]
+    }
+
+    /// Notes what a document says of a family before anything of it is added.
+    fn describe(&mut self, name: &str, family: Family) {
+        let Ok(own) = OwnKind::of(family) else { return };
+        self.places.insert(name.to_owned(), self.classes.len());
+        self.classes.push(Class::new(name, Some(own)));
     }
 
     /// The index of that text with everything switched on; of two rules for one bucket, the later one.

@@ -34,6 +34,7 @@ mod load;
 mod lookup;
 mod materialize;
 mod model;
+mod own;
 mod resolve;
 mod save;
 mod scan;
@@ -52,11 +53,14 @@ pub use dtypes::{DtypeClass, DtypeName};
 pub(crate) use entry::by_rank;
 pub use explain::{Considered, ExplainedRecord, Explanation, Nearest};
 pub use expression::{FUNCTIONS as EXPRESSION_FUNCTIONS, Formula};
+#[cfg(feature = "harness")]
+pub(crate) use expression::nearest;
 pub use extents::Extents;
 pub use groups::{class_groups, group_of, groups};
 #[cfg(feature = "harness")]
 pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
+pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, families_of};
 pub use materialize::{Knob, Space, materialize};
 pub use model::{
     Candidates, Choice, CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model,

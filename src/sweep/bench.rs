@@ -1,7 +1,7 @@
 //! One device at work: trials one by one, races, and what is done where one of them takes the device's process down.
 
 use super::lab::Lab;
-use super::{needed_cubin, problem_seed, support_kernel};
+use super::{needed_cubin, needed_program, problem_seed, support_kernel};
 use crate::compile::Key;
 use crate::device::{Address, Found, Program};
 use crate::error::{Error, ErrorKind, Result};
@@ -220,8 +220,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             earlier.filter(|key| self.lab.kernels.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
         let (key, program) = match (earlier, program, self.lab.kernels.compiler) {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
-                let cubin = compiler.cached(&key).unwrap_or_default();
-                (key, Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() })))
+                let (cubin, entry) = compiler.cached(&key).unwrap_or_default();
+                let entry = entry.unwrap_or_else(|| kernel.entry.clone());
+                (key, Ok(Some(Program { cubin, entry, launch: launch.clone() })))
             }
             _ => match self.lab.program(program)? {
                 Some(compiled) => (self.lab.key(program)?, compiled),
@@ -406,17 +407,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             return Ok(Ok(()));
         }
         let problem = self.problem()?;
-        let reference = match self.lab.kernels.compiler {
-            None => None,
-            Some(compiler) => {
-                let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                Some(Program { cubin: needed_cubin(compiler, &kernel)?, entry: kernel.entry.into(), launch })
-            }
+        let spec = families::spec(problem.family);
+        let reference = match (self.lab.kernels.compiler, spec.reference(&problem)) {
+            (Some(compiler), Some((kernel, launch))) => Some(needed_program(compiler, &kernel, launch)?),
+            _ => None,
         };
+        let task = spec.task(&problem);
         let seed = problem_seed(self.lab.seed, &problem);
         let prepared = self.insist(CONVICTING, |bench| {
             bench.limit_to_time_left(1);
-            bench.worker.prepare(&problem, seed, reference.clone())
+            bench.worker.prepare(task.clone(), seed, reference.clone())
         })?;
         match prepared {
             Err(failure) if !self.is_time_up()? => Err(Error::new(ErrorKind::Trouble, failure)),

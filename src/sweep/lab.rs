@@ -374,8 +374,12 @@ fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Compile
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
             Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
         }
-        Outcome::Compiled { cubin, .. } => {
-            Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() }))
+        Outcome::Compiled { cubin, entry, .. } => {
+            let entry = entry.unwrap_or_else(|| kernel.entry.clone());
+            match launch.check_cubin(&cubin, &entry) {
+                Ok(()) => Ok(Some(Program { cubin, entry, launch: launch.clone() })),
+                Err(error) => Err((Status::CompileFailed, error)),
+            }
         }
         Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
         Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),

@@ -19,9 +19,9 @@ pub use site::Site;
 
 use crate::compile::{Cache, Compiler, Nvrtc, Outcome, Settings, cache_folder};
 use crate::derive;
-use crate::device::{Address, Found};
+use crate::device::{Address, Found, Program};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::families::KernelSpec;
+use crate::families::{KernelSpec, Launch};
 use crate::heuristics::{self, Document, Heuristics};
 use crate::journal::Trial;
 use crate::model::{Family, GpuProfile, Likeness, Problem};
@@ -484,7 +484,7 @@ pub(crate) fn problem_seed(seed: u64, problem: &Problem) -> u64 {
 
 /// The harness's own kernels.
 pub(crate) fn support_kernel() -> KernelSpec {
-    KernelSpec { source: "support.cu", entry: "fill_bf16", macros: Vec::new() }
+    KernelSpec::shipped("support.cu", "fill_bf16", [])
 }
 
 /// The cubin of a kernel that nothing works without.
@@ -494,6 +494,21 @@ pub(crate) fn support_kernel() -> KernelSpec {
 pub(crate) fn needed_cubin(compiler: &Compiler, kernel: &KernelSpec) -> Result<PathBuf> {
     match compiler.wait(kernel)? {
         Outcome::Compiled { cubin, .. } => Ok(cubin),
+        Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
+    }
+}
+
+/// The same, ready to be launched.
+///
+/// # Errors
+/// As [`needed_cubin`].
+pub(crate) fn needed_program(compiler: &Compiler, kernel: &KernelSpec, launch: Launch) -> Result<Program> {
+    match compiler.wait(kernel)? {
+        Outcome::Compiled { cubin, entry, .. } => {
+            let entry = entry.unwrap_or_else(|| kernel.entry.clone());
+            launch.check_cubin(&cubin, &entry).map_err(|error| Error::usage(format!("{kernel}: {error}")))?;
+            Ok(Program { cubin, entry, launch })
+        }
         Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
     }
 }

@@ -3,7 +3,7 @@
 use super::{Arm, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
 use crate::measure::{RacePlan, Sampling};
-use crate::model::Problem;
+use crate::families::Task;
 use crate::process::{LineProcess, Silence};
 use std::collections::VecDeque;
 use std::fmt;
@@ -150,7 +150,7 @@ impl Worker {
     ///
     /// # Errors
     /// Where that fails, for whatever reason: trouble, since no config has run.
-    pub fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
+    pub fn prepare(&mut self, task: Task, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
         let deadline = self.deadlines.trial;
         while let Some(running) = self.running.as_mut().filter(|running| running.sent > 0) {
             running.sent -= 1;
@@ -158,7 +158,7 @@ impl Worker {
                 self.running = None;
             }
         }
-        self.prepared = Some(Request::Prepare { problem: *problem, seed, reference });
+        self.prepared = Some(Request::Prepare { task: Box::new(task), seed, reference });
         if let Some(running) = &mut self.running {
             running.prepared = false;
         }

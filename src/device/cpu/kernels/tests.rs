@@ -22,18 +22,18 @@ fn config(block_sizes: &[u32], num_warps: u32) -> Config {
 }
 
 fn floats(numel: usize, magnitude: f32, dtype: Dtype, seed: u64) -> HostTensor {
-    tensor(numel, dtype.into(), Fill::Uniform { magnitude }, seed)
+    tensor(numel, dtype, Fill::Uniform { magnitude }, seed)
 }
 
 fn tensor(numel: usize, element: Element, fill_with: Fill, seed: u64) -> HostTensor {
-    fill(&TensorSpec { name: "", element, shape: vec![numel as u64], fill: fill_with }, seed)
+    fill(&TensorSpec::new("", element, &[numel as u64], fill_with), seed)
 }
 
 /// Runs the kernel on an output full of NaN.
 fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: usize) -> Vec<f64> {
     let mut output = match problem.dtype {
         Dtype::Bf16 => HostTensor::Bf16(vec![bf16::NAN; numel]),
-        Dtype::F32 => HostTensor::F32(vec![f32::NAN; numel]),
+        _ => HostTensor::F32(vec![f32::NAN; numel]),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config)).build().unwrap();
     run(problem, config, inputs, &mut output, &pool).unwrap();
