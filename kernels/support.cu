@@ -99,6 +99,11 @@ __device__ unsigned choice_of(unsigned long long seed, long long index) {
     return static_cast<unsigned>(random_bits(seed, index) >> 8) & 0xffff;
 }
 
+// Whole numbers from `least` on, of which there are `count`.
+__device__ long long whole_at(unsigned long long seed, long long index, long long least, long long count) {
+    return least + static_cast<long long>((random_bits(seed, index) >> 16) % static_cast<unsigned long long>(count));
+}
+
 // What a fill depends on: the tensor's stream and the length of its rows; a magnitude, or the least exponent and the
 // exponent past the largest; and for queries the rows of a head, and those of its keys.
 struct Stream {
@@ -157,11 +162,6 @@ __device__ float value_at(const Stream& stream, long long index) {
 template <typename Element>
 __device__ void fill_floats(Element* out, long long numel, const Stream& stream) {
     for (long long i = first_index(); i < numel; i += index_stride()) out[i] = from_float<Element>(value_at(stream, i));
-}
-
-// Whole numbers from `least` on, of which there are `count`.
-__device__ long long whole_at(unsigned long long seed, long long index, long long least, long long count) {
-    return least + static_cast<long long>((random_bits(seed, index) >> 16) % static_cast<unsigned long long>(count));
 }
 
 template <typename Element>

@@ -1,7 +1,7 @@
 //! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
 use super::output::note;
-use super::{Outcome, OutputArgs};
+use super::{Families, Outcome, OutputArgs, families, known_by_files};
 use crate::derive::Evidence;
 use crate::error::{Context, Error, Result};
 use crate::journal::{self, Contents, Lock};
@@ -21,6 +21,9 @@ pub(super) struct ArchiveArgs {
     /// Make journals of the archives instead, so that a sweep on another machine goes on where they end
     #[arg(long)]
     unpack: bool,
+    /// Families of your own, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -33,13 +36,21 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     if args.unpack { unpack(args, &folder) } else { pack(args, &folder) }
 }
 
+/// What a folder holds; nothing where it cannot be read.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 fn archive_path(folder: &Path, family: Family) -> PathBuf {
     folder.join("archive").join(format!("{family}.jsonl.zst"))
 }
 
 fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
     let mut packed = 0;
-    for family in Family::ALL {
+    let names = files_in(&folder.join("journal"));
+    let own = known_by_files(&names, args.family.as_ref())?;
+    for family in Family::ALL.into_iter().chain(own) {
         let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
         if journals.is_empty() {
             continue;
@@ -79,8 +90,10 @@ fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
 }
 
 fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
+    let own = known_by_files(&files_in(&folder.join("archive")), args.family.as_ref())?;
     let archives: Vec<(Family, PathBuf)> = Family::ALL
         .into_iter()
+        .chain(own)
         .map(|family| (family, archive_path(folder, family)))
         .filter(|(_, path)| path.is_file())
         .collect();

@@ -1,7 +1,7 @@
 //! `sweep derive`: journals, or a Helion measurements file, to the document.
 
 use super::output::{self, note};
-use super::{Outcome, OutputArgs};
+use super::{Families, Outcome, OutputArgs, families, known_by_files};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
@@ -34,6 +34,9 @@ pub(super) struct DeriveArgs {
     /// Take together what was measured under unlike drivers, or under one that nobody told
     #[arg(long)]
     accept_driver: bool,
+    /// Families of your own that the files hold trials of, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     /// The plan that the journals, of one family, were filled by, where it is not the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
@@ -51,6 +54,7 @@ pub(super) struct DeriveArgs {
 pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
     let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
+    let own = known_by_files(&files, args.family.as_ref())?;
     let (mut journals, mut measurements) = (Vec::new(), Evidence::default());
     let read: Vec<Result<Recorded>> = files.par_iter().map(|path| Recorded::read(path)).collect();
     for (path, recorded) in files.iter().zip(read) {
@@ -66,7 +70,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
         }
     }
     let profile = profile(&args.gpu, &journals)?;
-    let plans = plans(args, &journals)?;
+    let plans = plans(args, &own, &journals)?;
     let path = crate::sweep::document_path(&args.output.output, &args.gpu);
     crate::sweep::check_outputs(Some(&path), &[])?;
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
@@ -131,9 +135,9 @@ fn known_profile(gpu: &str, header: Option<&Header>) -> Result<GpuProfile> {
 }
 
 /// Every family's plan, or the one that the journals of one family were filled by.
-fn plans(args: &DeriveArgs, journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
+fn plans(args: &DeriveArgs, own: &[Family], journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
     let families: BTreeSet<Family> = match args.plan {
-        None => Family::ALL.into(),
+        None => Family::ALL.iter().chain(own).copied().collect(),
         Some(_) => journals.iter().flat_map(|(_, contents)| &contents.trials).map(|trial| trial.family).collect(),
     };
     plan::load_all(&families.into_iter().collect::<Vec<_>>(), args.plan.as_deref())

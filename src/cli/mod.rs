@@ -175,6 +175,23 @@ fn family(name: &str) -> Result<Family> {
     })
 }
 
+/// The families that do not ship among those whose journals or archives these files are: the ones that are named, and those that the
+/// working directory's `sweeps/` describes under the file's name.
+fn known_by_files(files: &[PathBuf], named: Option<&Families>) -> Result<Vec<Family>> {
+    let mut own: Vec<Family> = named.map(|named| named.0.clone()).unwrap_or_default();
+    for file in files {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some((family, _)) = name.split_once('.').filter(|(_, rest)| rest.contains("jsonl")) else { continue };
+        if Family::by_name(family).is_none() {
+            own.extend(manifest::load_named(family)?);
+        }
+    }
+    own.retain(|family| !family.ships());
+    own.sort();
+    own.dedup();
+    Ok(own)
+}
+
 /// Where documents, journals and archives are.
 #[derive(clap::Args, Clone, Debug)]
 struct OutputArgs {

@@ -790,13 +790,19 @@ impl Support {
 
 /// Refuses a launch whose arguments are not the function's parameters, as far as the driver tells them: their number and sizes.
 fn check_parameters(function: sys::CUfunction, launch: &Launch) -> Result<(), Fault> {
-    let sizes = (0..).map_while(|index| {
+    let mut sizes = Vec::new();
+    let end = loop {
         let (mut offset, mut size) = (0, 0);
         // SAFETY: the function's module is loaded, and the driver writes the two numbers.
-        let status = unsafe { sys::cuFuncGetParamInfo(function, index, &raw mut offset, &raw mut size) };
-        (status == sys::CUresult::CUDA_SUCCESS).then_some(size)
-    });
-    launch.check_parameters(&sizes.collect::<Vec<_>>()).map_err(Fault::Refused)?;
+        match unsafe { sys::cuFuncGetParamInfo(function, sizes.len(), &raw mut offset, &raw mut size) } {
+            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
+            end => break end,
+        }
+    };
+    // Past the last one it says that there is no such parameter; anything else tells nothing of them.
+    if end == sys::CUresult::CUDA_ERROR_INVALID_VALUE {
+        launch.check_parameters(&sizes).map_err(Fault::Refused)?;
+    }
     let attribute = |which| {
         // SAFETY: the function's module is loaded.
         unsafe { result::function::get_function_attribute(function, which) }.map(i32::unsigned_abs)
