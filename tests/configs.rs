@@ -36,7 +36,7 @@ fn problem(family: Family) -> BoxedStrategy<Problem> {
                 _ => (*name, extent),
             };
             let named: Vec<_> = dimensions.iter().zip(extents).map(extent).collect();
-            Problem::new(family, &named, Dtype::ALL[dtype]).unwrap()
+            Problem::new(family, &named, family.dtypes()[dtype % family.dtypes().len()]).unwrap()
         })
         .boxed()
 }
@@ -239,7 +239,10 @@ fn is_possible(launch: &Launch, profile: &GpuProfile) {
         "{:?}",
         launch.grid
     );
-    assert!(launch.threads.iter().product::<u32>() <= 1024 && launch.dynamic_smem <= profile.smem_per_block, "{launch:?}");
+    assert!(
+        launch.threads.iter().product::<u32>() <= 1024 && launch.dynamic_smem <= profile.smem_per_block,
+        "{launch:?}"
+    );
     assert_eq!(launch.grid[0] % launch.cluster, 0);
     assert!(launch.workspace.0 <= 1 << 30, "{}", launch.workspace);
     for arg in &launch.args {
@@ -258,9 +261,9 @@ fn is_possible(launch: &Launch, profile: &GpuProfile) {
 fn what_the_conditions_allow_can_be_launched_however_large() {
     let large = |family: Family| {
         let extents = vec![(0u32..36).prop_flat_map(|log2| 1i64..(2i64 << log2)); family.dimensions().len()];
-        (extents, 0..Dtype::ALL.len()).prop_filter_map("is a problem", move |(extents, dtype)| {
+        (extents, 0..2usize).prop_filter_map("is a problem", move |(extents, dtype)| {
             let named: Vec<_> = family.dimensions().iter().copied().zip(extents).collect();
-            Problem::new(family, &named, Dtype::ALL[dtype]).ok()
+            Problem::new(family, &named, family.dtypes()[dtype % family.dtypes().len()]).ok()
         })
     };
     for (family, plan, profile) in plans() {

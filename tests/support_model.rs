@@ -88,9 +88,12 @@ fn e4m3(bits: u8) -> f32 {
 #[test]
 fn tensors_of_other_types_hold_what_f32_rounds_to_and_whole_numbers_of_their_range() {
     let float = |fill| TensorSpec::new("X", Element::F32, &[3, 500], fill);
-    let fills = [Fill::Uniform { magnitude: 3.0 }, Fill::Wide { least: -20, most: 14 }, Fill::Whole { least: -90, most: 90 }];
+    let fills =
+        [Fill::Uniform { magnitude: 3.0 }, Fill::Wide { least: -20, most: 14 }, Fill::Whole { least: -90, most: 90 }];
     let mut questions = String::new();
-    for (fill, name) in fills.iter().flat_map(|fill| ["f16", "f64", "fp8", "i32", "i64", "u8"].map(|name| (*fill, name))) {
+    for (fill, name) in
+        fills.iter().flat_map(|fill| ["f16", "f64", "fp8", "i32", "i64", "u8"].map(|name| (*fill, name)))
+    {
         let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
         writeln!(questions, "fill {name} 1500 5 {fill} {first} {second} 500 {q_seq} {kv_seq}").unwrap();
     }

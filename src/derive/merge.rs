@@ -38,7 +38,8 @@ pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> D
     merged.fallbacks.extend(existing.fallbacks.into_iter().filter(|(class, _)| !classes.contains(class)));
     merged.models.retain(|class, _| classes.contains(class));
     merged.models.extend(existing.models.into_iter().filter(|(class, _)| !classes.contains(class)));
-    let described = |policy: &Map<String, Value>| policy.get(FAMILIES).and_then(Value::as_object).cloned().unwrap_or_default();
+    let described =
+        |policy: &Map<String, Value>| policy.get(FAMILIES).and_then(Value::as_object).cloned().unwrap_or_default();
     let mut families = described(&existing.policy);
     families.extend(described(&merged.policy).into_iter().filter(|(family, _)| classes.contains(family)));
     if !families.is_empty() {

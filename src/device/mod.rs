@@ -131,8 +131,7 @@ impl Deviation {
     pub fn complaint(&self, columns: &[u64]) -> String {
         let cols = columns.get(self.output).copied().unwrap_or(1).max(1);
         let of = if columns.len() > 1 { format!(" of output {}", self.output) } else { String::new() };
-        let place =
-            self.first.map(|index| format!(", the first at row {}, column {}{of}", index / cols, index % cols));
+        let place = self.first.map(|index| format!(", the first at row {}, column {}{of}", index / cols, index % cols));
         let place = place.unwrap_or_default();
         let Self { relative, worst, beyond, poisoned, .. } = self;
         if *poisoned > 0 {

@@ -254,7 +254,7 @@ pub(super) fn row_softmax() -> Description {
     /// Vectors of 16 bytes that a thread has of its row.
     const VECTORS: &str = "ceil_div(cols * dtype_bytes, 16 * row_threads * split_k)";
     Description {
-        dtypes: dtypes(&Dtype::ALL),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F32]),
         knobs: texts(&[
             "block_sizes",
             "mma",

@@ -194,10 +194,14 @@ impl Legality {
         }
         let is_common = |condition: &Condition| self.lists.iter().all(|list| list.contains(condition));
         let first = self.lists.first().copied().unwrap_or_default();
-        described.legal.extend(first.iter().filter(|condition| is_common(condition)).map(|condition| in_a_model(condition, self.family)));
+        described.legal.extend(
+            first.iter().filter(|condition| is_common(condition)).map(|condition| in_a_model(condition, self.family)),
+        );
         for (number, list) in self.lists.iter().enumerate() {
             let own = list.iter().filter(|condition| !is_common(condition));
-            described.legal.extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own, self.family))));
+            described
+                .legal
+                .extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own, self.family))));
         }
         described
     }

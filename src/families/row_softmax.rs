@@ -2,8 +2,8 @@
 
 use super::knobs::{self, Programs, WARP};
 use super::{
-    Arg, Axis, Condition, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, legality, require, rounding,
+    Arg, Axis, Condition, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem};
 use std::sync::LazyLock;
@@ -176,7 +176,10 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let tiles = rows.div_ceil(tile_rows.into());
     let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors / split);
 
-    let kernel = KernelSpec::shipped("row_softmax.cu", "row_softmax", vec![
+    let kernel = KernelSpec::shipped(
+        "row_softmax.cu",
+        "row_softmax",
+        vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
             ("ALIGNED", u8::from(cols.is_multiple_of(width)).to_string()),
             ("ROWS", tile_rows.to_string()),
@@ -184,7 +187,8 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
             ("VECTORS", vectors.to_string()),
             ("NUM_STAGES", stages.to_string()),
             ("SPLIT", split.to_string()),
-        ]);
+        ],
+    );
     let window = window_vectors(cols, width);
     let launch = Launch {
         grid: [count * split, 1, 1],
@@ -209,8 +213,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
 impl FamilySpec for RowSoftmax {
     fn tensors(&self, problem: &Problem) -> Tensors {
         let (rows, cols) = dimensions(problem);
-        let tensor =
-            |name| TensorSpec::new(name, problem.dtype, &[rows, cols], Fill::Uniform { magnitude: 4.0 });
+        let tensor = |name| TensorSpec::new(name, problem.dtype, &[rows, cols], Fill::Uniform { magnitude: 4.0 });
         Tensors { inputs: vec![tensor("X")], outputs: vec![tensor("Y").written()] }
     }
 
@@ -296,7 +299,11 @@ impl FamilySpec for RowSoftmax {
     fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         const MOST_BLOCKS: u64 = 1 << 20;
         let (rows, cols) = dimensions(problem);
-        let kernel = KernelSpec::shipped("row_softmax_reference.cu", "row_softmax_reference", vec![("DTYPE", knobs::c_type(problem.dtype))]);
+        let kernel = KernelSpec::shipped(
+            "row_softmax_reference.cu",
+            "row_softmax_reference",
+            vec![("DTYPE", knobs::c_type(problem.dtype))],
+        );
         let launch = Launch {
             grid: [rows.min(MOST_BLOCKS) as u32, 1, 1],
             cluster: 1,

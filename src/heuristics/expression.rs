@@ -134,7 +134,9 @@ impl Scope {
                 names.sort_unstable();
                 names.dedup();
                 return Err(match nearest(name, &names) {
-                    Some(nearest) => format!("unknown name '{name}', perhaps '{nearest}'; there are {}", names.join(", ")),
+                    Some(nearest) => {
+                        format!("unknown name '{name}', perhaps '{nearest}'; there are {}", names.join(", "))
+                    }
                     None => format!("unknown name '{name}'; there are {}", names.join(", ")),
                 });
             }
@@ -941,7 +943,7 @@ mod tests {
             ("(1", 3, "expected ')'"),
             ("1 2", 3, "expected an operator"),
             ("m < n < 3", 7, "expected an operator"),
-            ("bloc_sizes[0]", 1, "unknown name 'bloc_sizes'; there are block_sizes, huge, m"),
+            ("bloc_sizes[0]", 1, "unknown name 'bloc_sizes', perhaps 'block_sizes'; there are block_sizes, huge, m"),
             ("m[0]", 1, "'m' is no knob"),
             ("1 + root(4)", 5, "unknown function 'root'; there are abs, align"),
             ("99999999999999999999", 1, "64 bits"),

@@ -86,9 +86,7 @@ impl Extents {
             },
             Self::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
             Self::Elements { numel } => Self::Elements { numel: known(numel) },
-            Self::Own(own, extents) => {
-                Self::Own(own, extents.map(|extent| if extent == unknown { 0 } else { extent }))
-            }
+            Self::Own(own, extents) => Self::Own(own, extents.map(|extent| if extent == unknown { 0 } else { extent })),
             Self::Unbinned => Self::Unbinned,
         }
     }

@@ -360,7 +360,8 @@ impl Heuristics {
         dtype: impl Into<DtypeName<'a>>,
     ) -> Result<Query<'a>> {
         self.check_class(class)?;
-        let own = self.class(class).and_then(|class| if let Kind::Own(own) = class.kind { Some(own.family) } else { None });
+        let own =
+            self.class(class).and_then(|class| if let Kind::Own(own) = class.kind { Some(own.family) } else { None });
         let extents = match (own.or_else(|| family_of_shape(class)), dimensions) {
             // A document may hold any type for any class, so the type is the query's own.
             (Some(family), _) => Extents::of(&Problem::new(family, dimensions, family.dtypes()[0])?),

@@ -52,19 +52,19 @@ pub use dtypes::{DtypeClass, DtypeName};
 #[cfg(feature = "harness")]
 pub(crate) use entry::by_rank;
 pub use explain::{Considered, ExplainedRecord, Explanation, Nearest};
-pub use expression::{FUNCTIONS as EXPRESSION_FUNCTIONS, Formula};
 #[cfg(feature = "harness")]
 pub(crate) use expression::nearest;
+pub use expression::{FUNCTIONS as EXPRESSION_FUNCTIONS, Formula};
 pub use extents::Extents;
 pub use groups::{class_groups, group_of, groups};
 #[cfg(feature = "harness")]
 pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options, Query, Source};
-pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, families_of};
 pub use materialize::{Knob, Space, materialize};
 pub use model::{
     Candidates, Choice, CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model,
     ModelConfig, Regret,
 };
+pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, families_of};
 #[cfg(feature = "harness")]
 pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};

@@ -60,9 +60,9 @@ impl DescribedFamily {
     /// A family as documents describe it.
     pub fn of(family: Family) -> Self {
         let FamilyProfile { dimensions, dtypes, bins, groups, .. } = family.profile();
-        let bin = |bin: &Bin| (bin.name.to_owned(), DescribedBin { of: bin.of.to_owned(), bounds: bin.bounds.to_vec() });
-        let group =
-            |group: &Group| DescribedGroup { name: group.name.to_owned(), when: group.when.map(str::to_owned) };
+        let bin =
+            |bin: &Bin| (bin.name.to_owned(), DescribedBin { of: bin.of.to_owned(), bounds: bin.bounds.to_vec() });
+        let group = |group: &Group| DescribedGroup { name: group.name.to_owned(), when: group.when.map(str::to_owned) };
         Self {
             dims: dimensions.iter().map(|name| (*name).to_owned()).collect(),
             dtypes: dtypes.iter().map(|dtype| dtype.name().to_owned()).collect(),
@@ -148,7 +148,8 @@ impl DescribedFamily {
     /// The expressions of its bins, then of its groups.
     fn formulas(&self) -> Result<(Vec<Formula>, Vec<Option<Formula>>)> {
         let dims: Vec<&str> = self.dims.iter().map(String::as_str).collect();
-        let bins = self.bins.iter().map(|(name, bin)| Formula::parse(&bin.of, &dims).context(|| format!("bin '{name}'")));
+        let bins =
+            self.bins.iter().map(|(name, bin)| Formula::parse(&bin.of, &dims).context(|| format!("bin '{name}'")));
         let groups = self.groups.iter().map(|group| {
             let read = |when: &String| Formula::parse(when, &dims).context(|| format!("group '{}'", group.name));
             group.when.as_ref().map(read).transpose()

@@ -552,7 +552,10 @@ mod tests {
             (|trial| trial.rel_err = Some(1.5), "line 2: rel_err is 1.5"),
             (|trial| trial.sm_mhz = Some(0), "line 2: sm_mhz is 0"),
             (|trial| trial.status = Status::Wrong, "line 2: it failed and has times"),
-            (|trial| trial.problem = Shape::of(Family::RowSoftmax, &[1, 2]), "line 2: elementwise has no dimension 'rows'"),
+            (
+                |trial| trial.problem = Shape::of(Family::RowSoftmax, &[1, 2]),
+                "line 2: elementwise has no dimension 'rows'",
+            ),
             (|trial| trial.problem = Shape::of(Family::Elementwise, &[0]), "line 2: dimension numel = 0"),
         ];
         for (change, expected) in cases {

@@ -136,7 +136,8 @@ impl Family {
     /// The family of that name: one that ships, or one that was made known.
     pub fn by_name(name: &str) -> Option<Self> {
         let shipped = Self::ALL.into_iter().find(|family| family.name() == name);
-        let named = || NAMED.read().unwrap_or_else(PoisonError::into_inner).iter().find(|own| own.name() == name).copied();
+        let named =
+            || NAMED.read().unwrap_or_else(PoisonError::into_inner).iter().find(|own| own.name() == name).copied();
         shipped.or_else(named)
     }
 
@@ -201,7 +202,9 @@ impl Hash for Family {
 /// The order of the documentation, then by name.
 impl Ord for Family {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let order = |family: &Self| (family.place(), family.name(), family.dimensions(), family.dtypes(), family.0.bins, family.0.groups);
+        let order = |family: &Self| {
+            (family.place(), family.name(), family.dimensions(), family.dtypes(), family.0.bins, family.0.groups)
+        };
         order(self).cmp(&order(other))
     }
 }

@@ -35,18 +35,8 @@ pub enum Dtype {
 
 impl Dtype {
     /// Every type.
-    pub const ALL: [Self; 10] = [
-        Self::Bf16,
-        Self::F32,
-        Self::F16,
-        Self::F64,
-        Self::Fp8,
-        Self::I8,
-        Self::I16,
-        Self::I32,
-        Self::I64,
-        Self::U8,
-    ];
+    pub const ALL: [Self; 10] =
+        [Self::Bf16, Self::F32, Self::F16, Self::F64, Self::Fp8, Self::I8, Self::I16, Self::I32, Self::I64, Self::U8];
 
     /// The name in plans, journals and on the command line.
     pub const fn name(self) -> &'static str {

@@ -216,7 +216,8 @@ impl Shares {
     fn shape(self, family: Family, random: &mut ChaCha8Rng) -> Shape {
         let step_if_aligned = |step| if self.any_value.is_some() { 1 } else { step };
         if let Some(domain) = families::spec(family).domain() {
-            let draw = |extent: &Extent| log_uniform(random, extent.least..=extent.most, step_if_aligned(extent.multiple));
+            let draw =
+                |extent: &Extent| log_uniform(random, extent.least..=extent.most, step_if_aligned(extent.multiple));
             return Shape::of(family, &domain.iter().map(draw).collect::<Vec<_>>());
         }
         if family == Family::Attention {

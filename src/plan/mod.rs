@@ -61,8 +61,8 @@ impl Plan {
             let plan = read::parse_plan(family, &text, &path.display().to_string())?;
             return Ok(Self { file: Some(std::path::absolute(path)?), ..plan });
         }
-        let text =
-            manifest::embedded(&name).ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
+        let text = manifest::embedded(&name)
+            .ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
         read::parse_plan(family, text, &format!("sweeps/{name} (built in)"))
     }
 
@@ -78,7 +78,10 @@ impl Plan {
         }
         let of_gpu = [Space::ANY_GPU, &profile.arch, &profile.name].into_iter();
         let kinds = of_gpu.chain(profile.mma.iter().map(|mma| mma.name()));
-        kinds.filter_map(|kind| self.spaces.get(kind)).filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma))).collect()
+        kinds
+            .filter_map(|kind| self.spaces.get(kind))
+            .filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma)))
+            .collect()
     }
 
     /// The problems to sweep on this GPU, in the plan's order.
@@ -125,7 +128,11 @@ impl Plan {
         }
         let reasons: Vec<String> = reasons.into_iter().collect();
         let file = self.file.as_deref().unwrap_or(Path::new("its plan")).display();
-        Err(Error::usage(format!("{file}: no config of {} runs on any of its problems: {}", self.family, reasons.join("; "))))
+        Err(Error::usage(format!(
+            "{file}: no config of {} runs on any of its problems: {}",
+            self.family,
+            reasons.join("; ")
+        )))
     }
 
     /// The default config of each space this GPU can run.

@@ -87,7 +87,10 @@ pub(super) fn kind_field(kind: &str) -> Result<Map<String, Value>> {
     let is_of_gpu = kind == Space::ANY_GPU || kind.starts_with("sm_") || GpuProfile::by_name(kind).is_ok();
     if kind != GpuProfile::CPU && !is_of_gpu {
         let mma: Mma = kind.parse().map_err(|error: Error| {
-            error.context(format!("[space.{kind}] is neither cpu, {}, a GPU, an architecture nor a kind of mma", Space::ANY_GPU))
+            error.context(format!(
+                "[space.{kind}] is neither cpu, {}, a GPU, an architecture nor a kind of mma",
+                Space::ANY_GPU
+            ))
         })?;
         fields.insert("mma".into(), mma.name().into());
     }
@@ -101,18 +104,15 @@ pub(super) fn check_fields(fields: &Map<String, Value>, family: Family) -> Resul
     match fields.keys().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => {
-            let perhaps = heuristics::nearest(name, &known).map(|near| format!(", perhaps '{near}'")).unwrap_or_default();
+            let perhaps =
+                heuristics::nearest(name, &known).map(|near| format!(", perhaps '{near}'")).unwrap_or_default();
             Err(Error::usage(format!("unknown field '{name}'{perhaps}; a config has {}", known.join(", "))))
         }
     }
 }
 
 /// A single config of a space.
-pub(super) fn config(
-    fields: &Map<String, Value>,
-    kind_field: &Map<String, Value>,
-    family: Family,
-) -> Result<Config> {
+pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value>, family: Family) -> Result<Config> {
     check_fields(fields, family)?;
     let mut all = kind_field.clone();
     all.extend(fields.iter().map(|(name, value)| (name.clone(), without_words(value))));
@@ -145,8 +145,7 @@ pub(super) fn expand(
     family: Family,
 ) -> Result<Vec<Config>> {
     check_fields(axes, family)?;
-    let mut pending =
-        exclusions.iter().map(|exclusion| Ready::new(exclusion, family)).collect::<Result<Vec<_>>>()?;
+    let mut pending = exclusions.iter().map(|exclusion| Ready::new(exclusion, family)).collect::<Result<Vec<_>>>()?;
     let mut configs = vec![config(&Map::new(), kind_field, family)?];
     let own = families::spec(family).own_knobs();
     let all = || Config::FIELDS.into_iter().chain(own.iter().copied());

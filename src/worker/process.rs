@@ -2,8 +2,8 @@
 
 use super::{Arm, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
-use crate::measure::{RacePlan, Sampling};
 use crate::families::Task;
+use crate::measure::{RacePlan, Sampling};
 use crate::process::{LineProcess, Silence};
 use std::collections::VecDeque;
 use std::fmt;

@@ -28,7 +28,8 @@ const FILES: [(&str, &str); 3] = [
 pub(super) fn run(args: &NewArgs) -> Result<Outcome> {
     let path = args.path.with_extension("toml");
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let described = DescribedFamily { dims: vec!["rows".into()], dtypes: vec!["bf16".into()], ..DescribedFamily::default() };
+    let described =
+        DescribedFamily { dims: vec!["rows".into()], dtypes: vec!["bf16".into()], ..DescribedFamily::default() };
     described.family(name).context(|| path.display())?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::usage).context(|| folder.display())?;
@@ -38,7 +39,8 @@ pub(super) fn run(args: &NewArgs) -> Result<Outcome> {
     }
     for (file, text) in &files {
         let mut made = OpenOptions::new().write(true).create_new(true).open(file).map_err(Error::usage);
-        let written = made.as_mut().map_err(|error| error.clone()).and_then(|made| Ok(made.write_all(text.as_bytes())?));
+        let written =
+            made.as_mut().map_err(|error| error.clone()).and_then(|made| Ok(made.write_all(text.as_bytes())?));
         written.context(|| file.display())?;
         note!("{}", file.display());
     }

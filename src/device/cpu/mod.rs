@@ -136,7 +136,8 @@ fn alter(tensor: &mut HostTensor, place: Place, alterations: &[Alteration]) {
 
 impl Device for Cpu {
     fn prepare(&mut self, task: &families::Task, seed: u64, _reference: Option<&Program>) -> Result<(), Fault> {
-        let problem = task.host.ok_or_else(|| Fault::Refused(format!("{}: there is no host kernel for it", task.name)))?;
+        let problem =
+            task.host.ok_or_else(|| Fault::Refused(format!("{}: there is no host kernel for it", task.name)))?;
         let [output] = task.outputs.as_slice() else {
             return Err(Fault::Refused(format!("{}: host kernels have one output", task.name)));
         };
@@ -392,7 +393,7 @@ mod tests {
             let sum: f64 = exponentials[..COLS - 1].iter().sum();
             exponentials.into_iter().map(|exponential| exponential / sum).collect::<Vec<_>>()
         };
-        for dtype in Dtype::ALL {
+        for dtype in [Dtype::Bf16, Dtype::F32] {
             let problem = Problem::parse(Family::RowSoftmax, "rows=4,cols=131072", dtype).unwrap();
             let spec = families::spec(problem.family);
             let plain = spec.tensors(&problem).inputs;

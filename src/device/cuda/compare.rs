@@ -94,7 +94,8 @@ impl Gpu {
         let mut originals: Vec<(usize, usize, Buffer)> = Vec::new();
         for alteration in alterations {
             let Place::Input(index) = alteration.place else { continue };
-            let Some(element) = self.task.as_ref().and_then(|task| task.inputs.get(index)).map(|input| input.element) else {
+            let Some(element) = self.task.as_ref().and_then(|task| task.inputs.get(index)).map(|input| input.element)
+            else {
                 continue;
             };
             for set in 0..self.contents.len() {

@@ -583,7 +583,8 @@ impl Gpu {
             for (index, initial) in contents.initial.iter().enumerate() {
                 // It updates what the kernel updates, in the type that it computes in.
                 if initial.is_some() {
-                    let tensor = TensorSpec { element: task.outputs[index].element.reference(), ..task.outputs[index].clone() };
+                    let tensor =
+                        TensorSpec { element: task.outputs[index].element.reference(), ..task.outputs[index].clone() };
                     contents.references[index] = self.fill(&tensor, seed + (task.inputs.len() + index) as u64)?;
                 }
             }
@@ -618,7 +619,8 @@ impl Gpu {
 
     /// Makes outputs what they are before a kernel runs: what it updates as it was, in stream order.
     fn restore(&self, contents: &Contents, outputs: &[Buffer]) -> Result<(), Fault> {
-        let updated = contents.initial.iter().zip(outputs).filter_map(|(initial, output)| Some((initial.as_ref()?, output)));
+        let updated =
+            contents.initial.iter().zip(outputs).filter_map(|(initial, output)| Some((initial.as_ref()?, output)));
         updated.into_iter().try_for_each(|(initial, output)| initial.copy_to(output, self.stream))
     }
 }
@@ -649,8 +651,7 @@ impl Device for Gpu {
             let contents = self.make_contents(task, inputs, seed, reference)?;
             self.contents.push(contents);
         }
-        self.placements =
-            (1..sets).map(|_| self.another(&self.contents[0].tensors)).collect::<Result<_, _>>()?;
+        self.placements = (1..sets).map(|_| self.another(&self.contents[0].tensors)).collect::<Result<_, _>>()?;
         self.synchronize()?;
         for comparisons in &mut self.comparisons {
             *comparisons = task.outputs.iter().map(|_| Comparison::new()).collect::<Result<_, _>>()?;
@@ -775,7 +776,8 @@ impl Support {
         let of_types = |what: &str, elements: &[Element]| -> Result<HashMap<Element, sys::CUfunction>, Fault> {
             elements.iter().map(|element| Ok((*element, get(&format!("{what}_{element}"))?))).collect()
         };
-        let references: Vec<Element> = Element::ALL.into_iter().filter(|element| element.reference() == *element).collect();
+        let references: Vec<Element> =
+            Element::ALL.into_iter().filter(|element| element.reference() == *element).collect();
         Ok(Self {
             fill: of_types("fill", &Element::ALL)?,
             compare: of_types("compare", &Element::ALL)?,

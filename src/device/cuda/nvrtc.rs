@@ -93,7 +93,8 @@ impl Loaded {
             let log = self.bytes(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").map(|log| text(&log));
             let log = log.unwrap_or_default();
             let cubin = (compiled == 0).then(|| self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")).transpose();
-            let entry = expression.filter(|_| compiled == 0).map(|expression| self.lowered(program, &expression)).transpose();
+            let entry =
+                expression.filter(|_| compiled == 0).map(|expression| self.lowered(program, &expression)).transpose();
             self.done(destroy(&raw mut program))?;
             if !is_of_the_kernel(compiled) || lacks_memory(&log) {
                 self.done(compiled).context(|| format!("NVRTC {}", log.trim()))?;

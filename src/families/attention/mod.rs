@@ -5,8 +5,8 @@ mod wgmma;
 
 use super::knobs;
 use super::{
-    Arg, Axis, Condition, Description, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, require, rounding,
+    Arg, Axis, Condition, Description, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
 use std::sync::LazyLock;

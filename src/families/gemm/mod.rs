@@ -6,8 +6,8 @@ mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, legality, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
 use half::bf16;

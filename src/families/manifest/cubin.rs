@@ -117,8 +117,8 @@ pub(super) fn check(file: &Path, entry: &str, launch: &Launch, arch: &str) -> Re
     }
     let names: Vec<&str> = contents.functions.keys().map(String::as_str).collect();
     let known = contents.functions.get(entry);
-    let parameters =
-        known.ok_or_else(|| Rejection(format!("{} has no entry '{entry}'; it has {}", file.display(), names.join(", "))))?;
+    let parameters = known
+        .ok_or_else(|| Rejection(format!("{} has no entry '{entry}'; it has {}", file.display(), names.join(", "))))?;
     match parameters {
         Some(sizes) => launch.check_parameters(sizes).map_err(|why| Rejection(format!("{entry}: {why}"))),
         None => Ok(()),

@@ -55,7 +55,9 @@ impl Definitions {
                 out.push_str(word);
             }
             if out.len() > MOST_BYTES {
-                return Err(Error::usage(format!("expression '{text}' is longer than {MOST_BYTES} bytes with its definitions")));
+                return Err(Error::usage(format!(
+                    "expression '{text}' is longer than {MOST_BYTES} bytes with its definitions"
+                )));
             }
         }
         Ok(out)
@@ -86,7 +88,8 @@ mod tests {
         assert!(error.contains("'b'") && error.contains("defined by itself"), "{error}");
         let mut doubling = Definitions::default();
         doubling.add("x0 = n + n").unwrap();
-        let error = (1..20).find_map(|place| doubling.add(&format!("x{place} = x{0} + x{0}", place - 1)).err()).unwrap();
+        let error =
+            (1..20).find_map(|place| doubling.add(&format!("x{place} = x{0} + x{0}", place - 1)).err()).unwrap();
         assert!(error.to_string().contains("longer than 4096 bytes"), "{error}");
         assert!(doubling.add("n").unwrap_err().to_string().contains("no definition"));
         assert!(doubling.add("x0 = 3").unwrap_err().to_string().contains("twice"));

@@ -11,8 +11,8 @@ pub(crate) use cubin::parameters;
 
 use super::legality::{self, Condition, Values, names, values};
 use super::{
-    Arg, Axis, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference as Right,
-    Rejection, Task, TensorSpec, Tensors, Tolerance, Wanted, knobs, require,
+    Arg, Axis, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch,
+    Reference as Right, Rejection, Task, TensorSpec, Tensors, Tolerance, Wanted, knobs, require,
 };
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{self, Formula};
@@ -159,9 +159,8 @@ static READ: RwLock<BTreeMap<Family, (&'static Manifest, PathBuf)>> = RwLock::ne
 
 /// The description of a family that is not in code.
 pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
-    static OURS: LazyLock<BTreeMap<Family, &'static Manifest>> = LazyLock::new(|| {
-        SHIPPED.into_iter().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect()
-    });
+    static OURS: LazyLock<BTreeMap<Family, &'static Manifest>> =
+        LazyLock::new(|| SHIPPED.into_iter().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect());
     if let Some(manifest) = OURS.get(&family) {
         return *manifest;
     }
@@ -352,7 +351,10 @@ impl<'a> Scope<'a> {
             }
             Contents::Wide(least, most) => {
                 let (least, most) = (number(least)?, number(most)?);
-                require!(-126 <= least && least < most && most <= 127, "fill wide({least}, {most}): exponents rise, from -126 to 127");
+                require!(
+                    -126 <= least && least < most && most <= 127,
+                    "fill wide({least}, {most}): exponents rise, from -126 to 127"
+                );
                 Fill::Wide { least, most }
             }
             Contents::Bits => Fill::Bits,
@@ -484,9 +486,12 @@ impl Manifest {
     fn check_own_knobs(&self, config: &Config) -> Result<(), Rejection> {
         let known: Vec<&str> = self.knobs.iter().map(String::as_str).collect();
         knobs::only(config, &known)?;
-        require!(known.contains(&"block_sizes") || config.block_sizes.is_empty(), "block_sizes has no effect on this kernel");
+        require!(
+            known.contains(&"block_sizes") || config.block_sizes.is_empty(),
+            "block_sizes has no effect on this kernel"
+        );
         let is_idle = |knob: &str| match knob {
-            "num_sm_multiplier" => config.pid_type == Some(PidType::Flat),
+            "num_sm_multiplier" => !config.pid_type.is_some_and(PidType::is_persistent),
             "num_stages" => config.reduction_loops == [None],
             _ => false,
         };
@@ -522,11 +527,21 @@ impl FamilySpec for Manifest {
         let Tensors { inputs, outputs } = self.all_tensors(problem)?;
         for tensor in inputs.iter().chain(&outputs) {
             let needs = tensor.bytes();
-            require!(needs <= super::MOST_MEMORY, "tensor {} needs {needs}, more than {}", tensor.name, super::MOST_MEMORY);
+            require!(
+                needs <= super::MOST_MEMORY,
+                "tensor {} needs {needs}, more than {}",
+                tensor.name,
+                super::MOST_MEMORY
+            );
         }
         Scope::of_problem(self, problem).number(&self.flops)?;
         let needs = inputs.iter().chain(&outputs).fold(0u64, |bytes, tensor| bytes.saturating_add(tensor.bytes().0));
-        require!(Bytes(needs) <= super::MOST_MEMORY, "the tensors need {}, more than {}", Bytes(needs), super::MOST_MEMORY);
+        require!(
+            Bytes(needs) <= super::MOST_MEMORY,
+            "the tensors need {}, more than {}",
+            Bytes(needs),
+            super::MOST_MEMORY
+        );
         Ok(())
     }
 
@@ -686,7 +701,12 @@ impl FamilySpec for NotRead {
         Self::refused()
     }
 
-    fn build(&self, _config: &Config, _problem: &Problem, _profile: &GpuProfile) -> Result<(KernelSpec, Launch), Rejection> {
+    fn build(
+        &self,
+        _config: &Config,
+        _problem: &Problem,
+        _profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
         Self::refused()
     }
 

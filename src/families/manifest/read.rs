@@ -102,9 +102,14 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     let extents = reader.dims.iter().map(|name| (name, domain[name]));
     let extents = extents.map(|(name, raw)| {
         let extent = Extent { least: raw.least, most: raw.most, multiple: raw.multiple };
-        let has_any = extent.multiple > 0 && extent.least > 0 && extent.most / extent.multiple.max(1) * extent.multiple >= extent.least;
+        let has_any = extent.multiple > 0
+            && extent.least > 0
+            && extent.most / extent.multiple.max(1) * extent.multiple >= extent.least;
         has_any.then_some(extent).ok_or_else(|| {
-            reader.error(family.domain.span().start, format!("domain of '{name}': it holds no positive multiple of {}", extent.multiple))
+            reader.error(
+                family.domain.span().start,
+                format!("domain of '{name}': it holds no positive multiple of {}", extent.multiple),
+            )
         })
     });
     Ok(Manifest {
@@ -146,7 +151,9 @@ impl Reader<'_> {
             let is_name = knob.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
                 && knob.starts_with(|letter: char| letter.is_ascii_alphabetic());
             if is_taken || !is_name {
-                return Err(self.error(at, format!("knob '{knob}': a name of letters, digits and _ that is nothing else's")));
+                return Err(
+                    self.error(at, format!("knob '{knob}': a name of letters, digits and _ that is nothing else's"))
+                );
             }
         }
         Ok(())
@@ -183,7 +190,10 @@ impl Reader<'_> {
         };
         described.family(name).map_err(|error| {
             let text = error.to_string();
-            let spans = [("bin '", raw.family.bins.as_ref().map(Spanned::span)), ("group '", raw.family.groups.as_ref().map(Spanned::span))];
+            let spans = [
+                ("bin '", raw.family.bins.as_ref().map(Spanned::span)),
+                ("group '", raw.family.groups.as_ref().map(Spanned::span)),
+            ];
             let of_part = spans.into_iter().find(|(start, _)| text.starts_with(start)).and_then(|(_, span)| span);
             self.error(of_part.map_or(at, |span| span.start), error)
         })
@@ -204,7 +214,14 @@ impl Reader<'_> {
         let element = if raw.dtype == "dtype" {
             None
         } else {
-            let unknown = |_| format!("tensor '{}': dtype '{}' is none of dtype and {}", raw.name, raw.dtype, names(&Dtype::ALL.map(Dtype::name)));
+            let unknown = |_| {
+                format!(
+                    "tensor '{}': dtype '{}' is none of dtype and {}",
+                    raw.name,
+                    raw.dtype,
+                    names(&Dtype::ALL.map(Dtype::name))
+                )
+            };
             Some(raw.dtype.parse().map_err(|error: Error| self.error(at, unknown(error)))?)
         };
         if raw.shape.len() > 8 {
@@ -223,7 +240,9 @@ impl Reader<'_> {
             }
         }
         if raw.role == Role::Out && (raw.fill.is_some() || raw.file.is_some() || raw.awkward.is_some()) {
-            return Err(self.error(at, format!("tensor '{}' is written alone, so it has no fill, awkward or file", raw.name)));
+            return Err(
+                self.error(at, format!("tensor '{}' is written alone, so it has no fill, awkward or file", raw.name))
+            );
         }
         Ok(TensorOf {
             name: raw.name.clone(),
@@ -235,7 +254,9 @@ impl Reader<'_> {
             awkward: contents(&raw.awkward)?,
             file: template(&raw.file)?.map(|file| self.place_of(file)),
             alignment: raw.alignment.as_ref().map(|alignment| self.formula(alignment)).transpose()?,
-            tolerance: raw.tolerance.map(|tolerance| Tolerance { relative: tolerance.relative, absolute: tolerance.absolute }),
+            tolerance: raw
+                .tolerance
+                .map(|tolerance| Tolerance { relative: tolerance.relative, absolute: tolerance.absolute }),
             right: template(&raw.reference)?.map(|file| self.place_of(file)),
         })
     }
@@ -261,15 +282,17 @@ impl Reader<'_> {
     /// `uniform(2)`, `whole(-3, n)`, …
     fn contents(&self, at: usize, text: &str) -> Result<Contents> {
         let wrong = || {
-            self.error(at, format!("fill '{text}' is none of uniform(m), whole(a, b), wide(a, b), logits(m), extremes and bits"))
+            self.error(
+                at,
+                format!("fill '{text}' is none of uniform(m), whole(a, b), wide(a, b), logits(m), extremes and bits"),
+            )
         };
         let (name, arguments) = match text.split_once('(') {
             Some((name, rest)) => (name.trim(), Some(rest.trim_end().strip_suffix(')').ok_or_else(wrong)?)),
             None => (text.trim(), None),
         };
         let arguments = arguments.map(split_arguments).unwrap_or_default();
-        let arguments =
-            arguments.iter().map(|argument| self.formula_at(at, argument)).collect::<Result<Vec<_>>>()?;
+        let arguments = arguments.iter().map(|argument| self.formula_at(at, argument)).collect::<Result<Vec<_>>>()?;
         let mut arguments = arguments.into_iter();
         let contents = match (name, arguments.next(), arguments.next()) {
             ("uniform", Some(magnitude), None) => Contents::Uniform(magnitude),
@@ -312,9 +335,8 @@ impl Reader<'_> {
     fn macros(&self, raw: &[Spanned<String>]) -> Result<Vec<(String, Value)>> {
         let read = |raw: &Spanned<String>| {
             let (at, text) = (raw.span().start, raw.get_ref());
-            let (name, value) = text
-                .split_once('=')
-                .ok_or_else(|| self.error(at, format!("macro '{text}': write NAME = value")))?;
+            let (name, value) =
+                text.split_once('=').ok_or_else(|| self.error(at, format!("macro '{text}': write NAME = value")))?;
             Ok((name.trim().to_owned(), self.value(at, value)?))
         };
         raw.iter().map(read).collect()
@@ -354,7 +376,10 @@ impl Reader<'_> {
                 let known: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
                 self.error(
                     at,
-                    format!("argument '{name}' is no tensor ({}), null, scratch, counters or scalar {{ i32 = … }}", names(&known)),
+                    format!(
+                        "argument '{name}' is no tensor ({}), null, scratch, counters or scalar {{ i32 = … }}",
+                        names(&known)
+                    ),
                 )
             })
         };
@@ -420,7 +445,8 @@ impl Reader<'_> {
             if args.contains(&argument) == given {
                 return Ok(());
             }
-            let what = if given { "is given, and no argument takes it" } else { "is an argument, and its size is not given" };
+            let what =
+                if given { "is given, and no argument takes it" } else { "is an argument, and its size is not given" };
             Err(self.error(at, format!("'{name}' {what}")))
         };
         needs(Argument::Scratch, raw.scratch.is_some(), "scratch")?;
@@ -478,13 +504,18 @@ impl Reader<'_> {
         let model = &raw.model;
         let in_model = |raw: &Spanned<RawExpression>| {
             let expanded = self.definitions.expand(&raw.get_ref().text());
-            expanded.map(|text| text.replace("element_bytes", "dtype_bytes")).map_err(|error| self.error(raw.span().start, error))
+            expanded
+                .map(|text| text.replace("element_bytes", "dtype_bytes"))
+                .map_err(|error| self.error(raw.span().start, error))
         };
         let of_tensors = || {
             let tensors = raw.tensor.iter().map(|tensor| {
                 let tensor = tensor.get_ref();
                 let extents = tensor.shape.iter().map(in_model).collect::<Result<Vec<_>>>()?;
-                let size = tensor.dtype.parse::<Dtype>().map_or("dtype_bytes".to_owned(), |dtype| dtype.size_bytes().to_string());
+                let size = tensor
+                    .dtype
+                    .parse::<Dtype>()
+                    .map_or("dtype_bytes".to_owned(), |dtype| dtype.size_bytes().to_string());
                 let factors = extents.iter().map(|extent| format!("({extent})")).chain([size]);
                 Ok(factors.collect::<Vec<_>>().join(" * "))
             });

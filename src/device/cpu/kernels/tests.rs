@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn softmax_matches_plain_loops(
         (rows, cols) in (1..20usize, 1..300usize),
-        dtype in prop::sample::select(Dtype::ALL.to_vec()),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F32]),
         step in prop::option::of(1..400u32),
         block_rows in 1..8u32,
         magnitude in prop::sample::select(vec![1e-3f32, 1.0, 30.0, 1e30]),
@@ -184,7 +184,7 @@ proptest! {
     #[test]
     fn sums_match_plain_loops(
         numel in 1..5000usize,
-        dtype in prop::sample::select(Dtype::ALL.to_vec()),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F32]),
         block in 1..6000u32,
         num_warps in 1..4u32,
         seed in 0..1000u64,
