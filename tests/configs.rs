@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
 use kernel_sweep::families::{Arg, Code, KernelSpec, Launch, spec};
-use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -156,7 +156,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             assert_eq!(running.nth_last(2), split.unwrap());
             assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
-        Family::Matmul | Family::MatmulInt4 | Family::MatmulInt16 | Family::MatmulFp4 => {
+        _ => {
             let packed = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
             let tile = ["BLOCK_M", "BLOCK_N", "BLOCK_K"].map(|name| running.value(name));
             assert_eq!(tile, [block(0), block(1), block(2) * packed]);

@@ -184,7 +184,11 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
         ("vector_add.toml", &[("threads = [\"block\"]", "threads = [\"block * 64\"]")], &["no config", "threads x ="]),
         ("vector_add.toml", &[("grid = [\"ceil_div(n, block)\"]", "grid = []")], &["grid has 0 axes"]),
         // Tensors beyond memory.
-        ("vector_add.toml", &[("shape = [\"n\"]", "shape = [\"n\", \"n\", \"n\", \"n\"]")], &["no config", "more than"]),
+        (
+            "vector_add.toml",
+            &[("shape = [\"n\"]", "shape = [\"n\", \"n\", \"n\", \"n\"]")],
+            &["no config", "more than"],
+        ),
         ("vector_add.toml", &[("shape = [\"n\"]", "shape = [\"n - n\"]")], &["no config", "extent of 0"]),
         // A description that says too little.
         ("vector_add.toml", &[("tolerance = { absolute = 0.0 }", "")], &["output 'z' has no tolerance"]),

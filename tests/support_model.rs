@@ -95,6 +95,7 @@ fn tensors_of_other_types_hold_what_f32_rounds_to_and_whole_numbers_of_their_ran
         fills.iter().flat_map(|fill| ["f16", "f64", "fp8", "i32", "i64", "u8"].map(|name| (*fill, name)))
     {
         let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
+        let q_seq = q_seq.cast_signed(); // the least whole number may be less than 0
         writeln!(questions, "fill {name} 1500 5 {fill} {first} {second} 500 {q_seq} {kv_seq}").unwrap();
     }
     let Some(answers) = answers(&questions) else { return };
