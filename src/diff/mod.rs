@@ -219,32 +219,28 @@ const FAR: f64 = 0.1;
 /// A part of a fallback is AMBIGUOUS only where it stands out by so many deviations: there are many of them.
 const PART_DEVIATIONS: f64 = 2.0;
 
-/// What to do about classes that the two documents measured by unlike protocols.
+/// What to do about classes whose times in the two documents are of unlike protocols or devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnlikeProtocols {
-    /// Their times cannot be compared, so nothing is.
+pub enum IncomparableTimes {
+    /// As they cannot be compared, nothing is.
     Refuse,
     /// Compare what these classes cover, and no times.
-    LeaveTimesOut,
+    LeaveOut,
 }
 
 /// Compares two documents.
 ///
 /// # Errors
-/// Where a class that both have was measured by unlike protocols, and that is to be refused.
-pub fn diff(old: &Document, new: &Document, unlike: UnlikeProtocols) -> Result<Diff> {
-    let unlike_classes = unlike_protocols(old, new);
-    if let (UnlikeProtocols::Refuse, Some((class, [was, is]))) = (unlike, unlike_classes.first_key_value()) {
-        let classes = unlike_classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(Error::usage(format!(
-            "the times of {classes} cannot be compared: {class} was measured by {was} in the old document and by {is} in the new one, \
-             and a time means something else in each; measure the old configs again with this version of the tool (sweep --fresh), or \
-             compare documents of one protocol"
-        )));
+/// Where a class that both have was measured by unlike protocols or on unlike devices, and that is to be refused.
+pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> Result<Diff> {
+    let incomparable_classes = incomparable_classes(old, new);
+    if let (IncomparableTimes::Refuse, Some((class, why))) = (incomparable, incomparable_classes.first_key_value()) {
+        let classes = incomparable_classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Error::usage(format!("the times of {classes} cannot be compared: {class} was measured {why}")));
     }
     let (mut old, mut new) = (Side::of(old), Side::of(new));
     for side in [&mut old, &mut new] {
-        side.forget_times(&unlike_classes);
+        side.forget_times(&incomparable_classes);
     }
     let judge = Judge::of(&old, &new);
     let places: BTreeSet<Place> = old.entries.keys().chain(new.entries.keys()).copied().collect();
@@ -287,23 +283,36 @@ impl Diff {
     }
 }
 
-/// The classes that both documents hold, and measured by other protocols: what each says.
-fn unlike_protocols(old: &Document, new: &Document) -> BTreeMap<String, [String; 2]> {
+/// The classes that both documents hold, and measured by other protocols or on other devices: what each says, and what to do.
+fn incomparable_classes(old: &Document, new: &Document) -> BTreeMap<String, String> {
     let (was, is) = (environments_of(&old.policy), environments_of(&new.policy));
-    let of_class = |document: &Document, environments: &BTreeMap<String, Vec<Environment>>, class: &str| {
-        let whole = || document.policy.get("protocol").and_then(Value::as_str).unwrap_or_default().to_owned();
-        environments.get(class).map_or_else(whole, |environments| values(environments, "protocol"))
-    };
+    let of_class =
+        |document: &Document, environments: &BTreeMap<String, Vec<Environment>>, class: &str, field: &str| {
+            let whole = || document.policy.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+            environments.get(class).map_or_else(whole, |environments| values(environments, field))
+        };
     let classes = |document: &Document| -> BTreeSet<String> {
         document.rules.iter().map(|rule| &rule.kernel_class).chain(document.fallbacks.keys()).cloned().collect()
     };
+    let why = |class: &String| {
+        let fields = [
+            (
+                "protocol",
+                "by",
+                "a time means something else in each; measure the old configs again with this version of the tool (sweep --fresh), \
+                 or compare documents of one protocol",
+            ),
+            ("device", "on", "a time is one device's; compare documents of one device"),
+        ];
+        fields.into_iter().find_map(|(field, by, what_to_do)| {
+            let [was, is] = [of_class(old, &was, class, field), of_class(new, &is, class, field)];
+            // A document of another maker does not say.
+            let differ = was != is && !was.is_empty() && !is.is_empty();
+            differ.then(|| format!("{by} {was} in the old document and {by} {is} in the new one, and {what_to_do}"))
+        })
+    };
     let both = classes(old).intersection(&classes(new)).cloned().collect::<Vec<_>>();
-    let protocols = both.into_iter().map(|class| {
-        let protocols = [of_class(old, &was, &class), of_class(new, &is, &class)];
-        (class, protocols)
-    });
-    // A document of another maker does not say.
-    protocols.filter(|(_, [was, is])| was != is && !was.is_empty() && !is.is_empty()).collect()
+    both.into_iter().filter_map(|class| why(&class).map(|why| (class, why))).collect()
 }
 
 /// Where a config is served; rules sort before fallbacks.
