@@ -1,7 +1,8 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
 use super::measure::MeasureArgs;
-use super::{Outcome, output};
+use super::outcome::Outcome;
+use super::output;
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
 use crate::plan::MOST_RANDOM_PROBLEMS;
