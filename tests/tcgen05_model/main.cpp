@@ -28,12 +28,12 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, int
     std::vector<uint16_t> c(static_cast<size_t>(m) * n, 0x7FC0);
     auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
     const int b_row_bytes = n * Weights::COLUMN_BYTES;
-    const model::Map a_map{bytes(a), 2, k, m, 2 * k, 64, A_ROWS, true};
+    const model::Map a_map{bytes(a), 2, k, m, 2 * k, 64, A_ROWS, 128};
     const model::Map b_map = DECODED ? model::Map{b.data(), Weights::COLUMN_BYTES, n, k / Weights::K_PER_ROW, b_row_bytes,
-                                                  COLUMNS, RAW_ROWS, false}
-                                     : model::Map{b.data(), 2, n, k, b_row_bytes, 64, BLOCK_K, true};
-    const model::Map c_map = SWAPPED ? model::Map{bytes(c), 2, n, m, 2 * n, 32, BLOCK_M, false}
-                                     : model::Map{bytes(c), 2, n, m, 2 * n, 64, 32, true};
+                                                  RAW_LINE, RAW_ROWS, HELD ? 128 : 0}
+                                     : model::Map{b.data(), 2, n, k, b_row_bytes, B_LINE, BLOCK_K, B_LINE_BYTES};
+    const model::Map c_map = SWAPPED ? model::Map{bytes(c), 2, n, m, 2 * n, 32, CHUNK, 0}
+                                     : model::Map{bytes(c), 2, n, m, 2 * n, CHUNK, 32, 2 * CHUNK};
 
     const int tiles_m = scheduler::ceil_div(m, BLOCK_M), tiles_n = scheduler::ceil_div(n, BLOCK_N);
     const int tiles = tiles_m * tiles_n, work = tiles * split_k;

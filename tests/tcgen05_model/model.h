@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include <array>
 #include <condition_variable>
 #include <cmath>
 #include <cstdint>
@@ -77,7 +78,7 @@ struct Map {
     int element_bytes;
     int64_t columns, rows, row_bytes;
     int tile_columns, tile_rows;
-    bool swizzled;  // by 128 bytes
+    int swizzled;  // by so many bytes, or 0
 };
 
 struct Barrier {
@@ -105,9 +106,10 @@ struct Program {
     std::map<u32, Barrier> barriers;
     std::map<int, std::vector<std::shared_ptr<bool>>> stores;  // of each thread, in order: whether they are done
     std::vector<std::unique_ptr<Rendezvous>> warps;
+    std::vector<std::array<u32, 32>> exchanged;  // an address of each lane of a warp
     std::map<int, std::unique_ptr<Rendezvous>> named;
     Rendezvous all;
-    explicit Program(int threads) : all(threads) {
+    explicit Program(int threads) : exchanged(threads / 32), all(threads) {
         for (int warp = 0; warp < threads / 32; ++warp) warps.push_back(std::make_unique<Rendezvous>(32));
     }
 };
@@ -184,7 +186,7 @@ inline thread_local int rank;
 inline Program& self() { return *cluster->programs[rank]; }
 inline int thread() { return static_cast<int>(threadIdx.x); }
 inline uint8_t* at(u32 address) { return &cluster->programs[address >> RANK_SHIFT]->shared.at((address & WINDOW) - SHARED_BEGIN); }
-inline u32 swizzle(u32 address) { return address ^ (address >> 7 & 7) << 4; }
+inline u32 swizzle(u32 address, int bytes) { return address ^ (address >> 7 & (bytes / 16 - 1)) << 4; }
 
 inline Barrier& barrier(u32 address) { return cluster->programs[address >> RANK_SHIFT]->barriers.at(address & WINDOW); }
 
@@ -228,12 +230,13 @@ inline void defer(std::function<void()> job) {
 template <typename Visit>
 void each_element(const Map& map, u32 shared, int x, int y, Visit visit) {
     REQUIRE(shared % (map.swizzled ? 1024 : 128) == 0);
+    REQUIRE(!map.swizzled || map.tile_columns * map.element_bytes == map.swizzled);
     for (int row = 0; row < map.tile_rows; ++row) {
         for (int column = 0; column < map.tile_columns; ++column) {
             const u32 plain = shared + (row * map.tile_columns + column) * map.element_bytes;
             const bool inside = x + column < map.columns && y + row < map.rows;
             uint8_t* global = map.base + (y + row) * map.row_bytes + (x + column) * map.element_bytes;
-            visit(at(map.swizzled ? swizzle(plain) : plain), inside ? global : nullptr);
+            visit(at(map.swizzled ? swizzle(plain, map.swizzled) : plain), inside ? global : nullptr);
         }
     }
 }
@@ -276,25 +279,34 @@ inline void wait_stores(size_t pending) {
 
 // Element (index, k) of an operand of a program, by its descriptor (table 40) and the canonical layouts.
 inline float operand(int of_rank, u64 bits, bool mn_major, int index, int k) {
-    REQUIRE((bits >> 46 & 7) == 1 && (bits >> 49 & 15) == 0 && bits >> 61 == 2);
+    const int mode = bits >> 61, line = mode == 2 ? 128 : mode == 4 ? 64 : 32;
+    REQUIRE((bits >> 46 & 7) == 1 && (bits >> 49 & 15) == 0 && (mode == 2 || mn_major && (mode == 4 || mode == 6)));
     const u32 start = (bits & 0x3FFF) << 4, leading = (bits >> 16 & 0x3FFF) << 4, stride = (bits >> 32 & 0x3FFF) << 4;
-    const u32 offset = mn_major ? index / 64 * leading + index % 64 * 2 + k % 8 * 128 + k / 8 * stride
+    const u32 offset = mn_major ? index / (line / 2) * leading + index % (line / 2) * 2 + k % 8 * line + k / 8 * stride
                                 : index / 8 * stride + index % 8 * 128 + k * 2;
     uint16_t value;
-    memcpy(&value, at(static_cast<u32>(of_rank) << RANK_SHIFT | swizzle(start + offset)), 2);
+    memcpy(&value, at(static_cast<u32>(of_rank) << RANK_SHIFT | swizzle(start + offset, line)), 2);
     return __uint_as_float(static_cast<u32>(value) << 16);
 }
 
+// Row `index` of a program's operand in tensor memory: two of k a column, the first in the lower half.
+inline float held_operand(int of_rank, u32 address, int index, int k) {
+    REQUIRE(address >> 16 == 0 && (address & 0xFFFF) + 8 <= 512);
+    const u32 word = __float_as_uint(cluster->programs[of_rank]->sums[index * 512 + (address & 0xFFFF) + k / 2]);
+    return __uint_as_float(k % 2 ? word & 0xFFFF0000u : word << 16);
+}
+
 // One product, by its instruction descriptor (table 42).
-inline void multiply(int ctas, u32 sums, u64 a, u64 b, u32 instruction, bool add) {
+template <typename First>
+void multiply(int ctas, u32 sums, First first, u64 b, u32 instruction, bool add) {
     const int m = (instruction >> 24 & 31) * 16, n = (instruction >> 17 & 63) * 8, column = sums & 0xFFFF;
-    const bool a_mn = instruction >> 15 & 1, b_mn = instruction >> 16 & 1;
+    const bool b_mn = instruction >> 16 & 1;
     REQUIRE((instruction & 0xE080'7FFF) == (1 << 4 | 1 << 7 | 1 << 10));
-    REQUIRE(m == 128 * ctas && n >= 16 && n <= 256 && n % 16 == 0 && sums >> 16 == 0 && column + n <= 512);
+    REQUIRE(m == 128 * ctas && n >= 16 && n <= 256 && n % (16 * ctas) == 0 && sums >> 16 == 0 && column + n <= 512);
     for (int i = 0; i < m; ++i) {
         float* row = &cluster->programs[i / 128]->sums[i % 128 * 512 + column];
         float left[16];
-        for (int k = 0; k < 16; ++k) left[k] = operand(i / 128, a, a_mn, i % 128, k);
+        for (int k = 0; k < 16; ++k) left[k] = first(i / 128, i % 128, k);
         for (int j = 0; j < n; ++j) {
             float sum = add ? row[j] : 0;
             for (int k = 0; k < 16; ++k) sum += left[k] * operand(j / (n / ctas), b, b_mn, j % (n / ctas), k);
@@ -314,7 +326,6 @@ inline void issue(std::function<void()> job) {
 inline void __syncthreads() { model::self().all.wait(); }
 inline void __syncwarp() { model::self().warps[model::thread() / 32]->wait(); }
 inline void __threadfence() { __sync_synchronize(); }
-inline unsigned atomicAdd(unsigned* pointer, unsigned value) { return __sync_fetch_and_add(pointer, value); }
 inline unsigned __shfl_xor_sync(unsigned, unsigned, int) { model::fail("no shuffles"); }
 
 namespace ptx {
@@ -331,7 +342,8 @@ struct TensorMap {
 
 inline u32 shared_address_of_program() { return static_cast<u32>(model::rank) << model::RANK_SHIFT | model::SHARED_BEGIN; }
 inline u32 cluster_rank() { return model::rank; }
-inline void cluster_sync() { model::cluster->all.wait(); }
+inline void cluster_arrive_relaxed() {}
+inline void cluster_wait() { model::cluster->all.wait(); }
 inline bool elect_one() { return model::thread() % 32 == 0; }
 
 template <typename Value>
@@ -343,7 +355,18 @@ Value load(u32 address) {
 inline u32 load_shared(u32 address) { return load<u32>(address); }
 inline uint2 load_shared_u64(u32 address) { return load<uint2>(address); }
 inline uint4 load_shared_u128(u32 address) { return load<uint4>(address); }
-inline void ldmatrix_x4_trans(u32 (&)[4], u32) { model::fail("no matrix loads"); }
+inline void ldmatrix_x4_trans(u32 (&out)[4], u32 address) {
+    const int lane = model::thread() % 32;
+    REQUIRE(address % 16 == 0);
+    auto& addresses = model::self().exchanged[model::thread() / 32];
+    addresses[lane] = address;
+    __syncwarp();
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        auto element = [&](int row) { return load<u16>(addresses[8 * matrix + row] + lane / 4 * 2); };
+        out[matrix] = element(lane % 4 * 2) | static_cast<u32>(element(lane % 4 * 2 + 1)) << 16;
+    }
+    __syncwarp();
+}
 template <typename Value>
 void store_shared(u32 address, Value value) {
     memcpy(model::at(address), &value, sizeof(value));
@@ -370,9 +393,10 @@ inline void fence_async_shared() {}
 inline void mbarrier_arrive_expect(u32 address, u32 bytes) { model::arrive(address, bytes); }
 inline void mbarrier_wait(u32 address, u32 parity) { model::wait(address, parity); }
 template <int CTAS>
-void mbarrier_wait_among(u32 address, u32 parity) { model::wait(address, parity); }
-template <int CTAS>
 void mbarrier_arrive_first(u32 address) { model::arrive(address & model::WINDOW); }
+template <int CTAS>
+void mbarrier_arrive_first_relaxed(u32 address) { model::arrive(address & model::WINDOW); }
+inline u32 count_acquire_release(u32* counter) { return __sync_fetch_and_add(counter, 1u); }
 
 inline void prefetch_map(const TensorMap&) {}
 inline void tma_load(u32 shared, const TensorMap& map, u32 address, int x, int y) { model::load(shared, *map.map, address, x, y); }
@@ -406,6 +430,20 @@ inline void tmem_load(float (&out)[16], u32 address) {
 }
 template <int GROUPS>
 void tmem_wait(float (&)[GROUPS][16]) {}
+inline void tmem_store(u32 address, int lane, int column, u32 word) {
+    REQUIRE(static_cast<int>(address >> 21) == model::thread() / 32 % 4 && (address >> 16) % 16 == 0);
+    REQUIRE((address & 0xFFFF) + column < 512);
+    model::self().sums[((address >> 16) + lane) * 512 + (address & 0xFFFF) + column] = __uint_as_float(word);
+}
+inline void tmem_store_16x256b(u32 address, const u32 (&words)[8]) {
+    const int lane = model::thread() % 32;
+    for (int i = 0; i < 8; ++i) tmem_store(address, lane / 4 + i / 2 % 2 * 8, i / 4 * 8 + lane % 4 * 2 + i % 2, words[i]);
+}
+inline void tmem_store_16x128b(u32 address, const u32 (&words)[4]) {
+    const int lane = model::thread() % 32;
+    for (int i = 0; i < 4; ++i) tmem_store(address, lane / 4 + i % 2 * 8, i / 2 * 4 + lane % 4, words[i]);
+}
+inline void tmem_wait_stores() {}
 inline void tcgen05_before_signal() {}
 inline void tcgen05_after_signal() {}
 template <int CTAS>
@@ -419,7 +457,15 @@ void tcgen05_commit(u32 address) {
 template <int CTAS>
 void tcgen05_multiply(u32 sums, u64 a, u64 b, u32 instruction, u32 add) {
     REQUIRE(model::rank == 0);
-    model::issue([=] { model::multiply(CTAS, sums, a, b, instruction, add); });
+    const bool mn_major = instruction >> 15 & 1;
+    auto first = [=](int rank, int index, int k) { return model::operand(rank, a, mn_major, index, k); };
+    model::issue([=] { model::multiply(CTAS, sums, first, b, instruction, add); });
+}
+template <int CTAS>
+void tcgen05_multiply_held(u32 sums, u32 a, u64 b, u32 instruction, u32 add) {
+    REQUIRE(model::rank == 0 && (instruction >> 15 & 1) == 0);
+    auto first = [=](int rank, int index, int k) { return model::held_operand(rank, a, index, k); };
+    model::issue([=] { model::multiply(CTAS, sums, first, b, instruction, add); });
 }
 
 inline bf16 to_bf16(float value) {
