@@ -56,8 +56,8 @@
 #if !defined(DECODE_WARPS) || !defined(BUFFERS)
 #error "DECODE_WARPS and BUFFERS must be defined: warps that decode weights, and steps of weights decoded at once"
 #endif
-#if !defined(TENSOR_WEIGHTS)
-#error "TENSOR_WEIGHTS must be defined: whether decoded weights go to tensor memory"
+#if !defined(TENSOR_WEIGHTS) || !defined(SUM_TILES)
+#error "TENSOR_WEIGHTS and SUM_TILES must be defined: whether decoded weights go to tensor memory, and tiles of sums there"
 #endif
 
 namespace {
@@ -113,28 +113,33 @@ constexpr int STORING_THREADS = 128;
 constexpr int STORING_BARRIER = 1;  // 0 is __syncthreads'
 constexpr int BOX_BYTES = 32 * CHUNK * 2;
 
-// Columns of tensor memory: sums of one tile, or of two where both have room beside the weights.
+// Columns of tensor memory: sums, then decoded weights.
 constexpr int SUM_COLUMNS = ROW_BLOCKS * INSTRUCTION_N;
 constexpr int SUM_STRIDE = (SUM_COLUMNS + 31) / 32 * 32;
 constexpr int WEIGHT_COLUMNS = BLOCK_K / 2;
 constexpr int ALL_WEIGHT_COLUMNS = HELD ? BUFFERS * WEIGHT_COLUMNS : 0;
-constexpr int SUM_TILES = 2 * SUM_STRIDE + ALL_WEIGHT_COLUMNS <= 512 ? 2 : 1;
 constexpr int WEIGHTS_AT = SUM_TILES * SUM_STRIDE;
 __device__ constexpr int power_of_two_from(int least, int value) { return value <= least ? least : power_of_two_from(2 * least, value); }
 constexpr int TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);
+
+// Tiles that the copying thread may be ahead of those who store, where the hardware deals them out, and one.
+constexpr int ANSWERS = 4;
 
 constexpr int A_STAGES = 0;
 constexpr int OPERANDS = A_STAGES + NUM_STAGES * A_BYTES;
 constexpr int BOXES = OPERANDS + (HELD ? 0 : BUFFERS * OPERAND_BYTES);  // two for each storing warp
 constexpr int B_STAGES = BOXES + 4 * 2 * BOX_BYTES;
-constexpr int FULL = B_STAGES + NUM_STAGES * B_BYTES;
+constexpr int ANSWER = B_STAGES + NUM_STAGES * B_BYTES;  // what the hardware was asked for: which block comes next
+constexpr int FULL = ANSWER + 16 * ANSWERS;
 constexpr int EMPTY = FULL + 8 * NUM_STAGES;
 constexpr int RAW = EMPTY + 8 * NUM_STAGES;
 constexpr int READY = RAW + (DECODED ? 8 * NUM_STAGES : 0);
 constexpr int SUMMED = READY + 8 * BUFFERS;
-constexpr int STORED = SUMMED + 8 * SUM_TILES;
-constexpr int TENSOR_MEMORY = STORED + 8 * SUM_TILES;  // its address
-constexpr int IS_LAST = TENSOR_MEMORY + 4;             // whether this program adds up the tile's parts
+constexpr int STORED = SUMMED + 8 * 2;
+constexpr int ANSWERED = STORED + 8 * 2;
+constexpr int TAKEN = ANSWERED + 8 * ANSWERS;
+constexpr int TENSOR_MEMORY = TAKEN + 8 * ANSWERS;  // its address
+constexpr int IS_LAST = TENSOR_MEMORY + 4;          // whether this program adds up the tile's parts
 constexpr int SMEM_BYTES = IS_LAST + 4;
 
 constexpr int COPYING_WARP = 4, MULTIPLYING_WARP = 5, FIRST_DECODING_WARP = 6;
@@ -148,6 +153,7 @@ constexpr int RESIDENT = scheduler::smaller(BY_SMEM, BY_REGISTERS);
 
 static_assert(A_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && BOX_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
 static_assert(B_BYTES % (DECODED && !HELD ? 128 : 1024) == 0, "undecoded tiles begin at a multiple of 128, swizzled ones of 1024");
+static_assert(SUM_TILES == 1 || SUM_TILES == 2, "SUM_TILES: 1 or 2");
 static_assert(TMEM_COLUMNS <= 512, "sums and decoded weights exceed the tensor memory");
 static_assert(SMEM_BYTES <= 227 * 1024, "the stages exceed the shared memory of a program");
 static_assert(THREADS <= 512, "DECODE_WARPS: at most 10, for more leave a thread too few registers");
@@ -171,6 +177,13 @@ using Stage = Place<NUM_STAGES>;
 using Buffer = Place<(BUFFERS > 0 ? BUFFERS : 1)>;
 using Sums = Place<SUM_TILES>;
 using Box = Place<2>;
+using Answer = Place<ANSWERS>;
+
+enum class Role {
+    Copying,      // one thread of each program
+    Multiplying,  // one thread of the first
+    Warp,         // a whole warp
+};
 
 // The work of one program, or of a pair.
 struct Program {
@@ -179,15 +192,43 @@ struct Program {
     scheduler::Schedule schedule;
     int first, end, stride;
 
-    template <typename Body>
+    // Works on each tile of this program. With a stride, their numbers are known. Without, a program begins with its own, and what
+    // comes after is dealt out by the hardware (cluster launch control): the copying threads ask for a block that has not begun
+    // when they begin a tile, and everyone takes the answer when done with that tile.
+    template <Role ROLE, typename Body>
     __device__ __forceinline__ void each_tile(Body body) const {
-        for (int index = first; index < end; index += stride) body(schedule.at(index));
+        Answer answer;
+        for (int index = first; index < end;) {
+            if (ROLE == Role::Copying && stride == 0) ask(answer);
+            body(schedule.at(index));
+            index = stride > 0 ? index + stride : take<ROLE>(answer);
+        }
+    }
+
+    __device__ __forceinline__ void ask(const Answer& answer) const {
+        const u32 answered = answer.of(base + ANSWERED);
+        if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);
+        ptx::mbarrier_arrive_expect(answered, 16);
+        if (rank == 0) ptx::cancel_block<CTAS>(base + ANSWER + 16 * answer.index, answered);
+    }
+
+    // The number of the next tile, or the end.
+    template <Role ROLE>
+    __device__ __forceinline__ int take(Answer& answer) const {
+        ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);
+        if (ROLE == Role::Warp) __syncwarp();
+        const int block = ptx::canceled_block(base + ANSWER + 16 * answer.index);
+        ptx::fence_async_shared();  // the next answer is written by the asynchronous proxy
+        if (ROLE == Role::Warp) __syncwarp();
+        if (ROLE != Role::Warp || threadIdx.x % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(answer.of(base + TAKEN));
+        answer.advance();
+        return block < 0 ? end : block / CTAS;
     }
 
     // Copies the operands of every step; one thread.
     __device__ __forceinline__ void copy(const ptx::TensorMap& a, const ptx::TensorMap& b) const {
         Stage stage;
-        each_tile([&](const scheduler::Work& work) {
+        each_tile<Role::Copying>([&](const scheduler::Work& work) {
             const int row = work.tile_m * BLOCK_M + rank * A_ROWS;
             const int column = work.tile_n * BLOCK_N + rank * COLUMNS;
             for (int step = work.begin; step < work.end; ++step, stage.advance()) {
@@ -226,7 +267,7 @@ struct Program {
         Stage stage, reused;
         Buffer buffer;
         int steps = 0;
-        each_tile([&](const scheduler::Work& work) {
+        each_tile<Role::Warp>([&](const scheduler::Work& work) {
             for (int step = work.begin; step < work.end; ++step, ++steps) {
                 if (steps >= BUFFERS) {
                     ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);
@@ -365,7 +406,7 @@ struct Program {
         Buffer buffer;
         const u64 a = ptx::tcgen05_operand<A_LINE_BYTES>(base + A_STAGES, 0, 8 * A_LINE_BYTES);
         const u64 b = ptx::tcgen05_operand<B_LINE_BYTES>(base + (DECODED ? OPERANDS : B_STAGES), B_PANEL_BYTES, 8 * B_LINE_BYTES);
-        each_tile([&](const scheduler::Work& work) {
+        each_tile<Role::Multiplying>([&](const scheduler::Work& work) {
             ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
             ptx::tcgen05_after_signal();
             for (int step = work.begin; step < work.end; ++step) {
@@ -414,7 +455,7 @@ struct Program {
         const u32 lanes = tensor_memory + (thread / 32 << 21);  // 32 lanes a warp, in the upper half of the address
         Sums sums;
         Box box;
-        each_tile([&](const scheduler::Work& work) {
+        each_tile<Role::Warp>([&](const scheduler::Work& work) {
             ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);
             ptx::tcgen05_after_signal();
             const u32 tile = lanes + sums.index * SUM_STRIDE;
@@ -542,6 +583,10 @@ __device__ __forceinline__ void init_barriers(u32 base) {
         ptx::mbarrier_init(base + SUMMED + 8 * tile, 1);
         ptx::mbarrier_init(base + STORED + 8 * tile, CTAS * STORING_THREADS / 32);
     }
+    for (int answer = 0; answer < ANSWERS; ++answer) {
+        ptx::mbarrier_init(base + ANSWERED + 8 * answer, 1);
+        ptx::mbarrier_init(base + TAKEN + 8 * answer, 1 + CTAS * (1 + STORING_THREADS / 32 + DECODE_WARPS));
+    }
     ptx::fence_mbarrier_init();
 }
 
@@ -583,6 +628,8 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     sync_all();
     ptx::tcgen05_after_signal();
     const u32 tensor_memory = ptx::load_shared(base + TENSOR_MEMORY);
+    ptx::let_next_grid_begin();  // not before this program has its tensor memory: the next grid's might take it and wait for us
+    ptx::wait_for_last_grid();
 
     if (warp < COPYING_WARP) {
         program.store(tensor_memory, c, partials, arrivals, thread);

@@ -136,6 +136,39 @@ __device__ __forceinline__ void tma_load_first(u32 shared, const TensorMap& map,
     }
 }
 
+// ---- Grids ----
+
+// Asks the hardware for a block of this grid that has not begun, in a pair for two that belong together: they never begin then.
+// The answer, 16 bytes, is written to this place, in a pair of both programs, and counted by the barrier next to it. One thread,
+// of the pair's first program; none asks again who was told that there is none.
+template <int CTAS>
+__device__ __forceinline__ void cancel_block(u32 answer, u32 barrier) {
+    if constexpr (CTAS == 1) {
+        asm volatile("clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.b128 [%0], [%1];"
+                     :: "r"(answer), "r"(barrier) : "memory");
+    } else {
+        asm volatile("clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.multicast::cluster::all.b128 "
+                     "[%0], [%1];" :: "r"(answer), "r"(barrier) : "memory");
+    }
+}
+
+// The block of an answer, of a pair the first, or -1 where there was none.
+__device__ __forceinline__ int canceled_block(u32 answer) {
+    int block;
+    asm volatile("{\n.reg .b128 answer;\n.reg .pred canceled;\nld.shared.b128 answer, [%1];\n"
+                 "clusterlaunchcontrol.query_cancel.is_canceled.pred.b128 canceled, answer;\nmov.b32 %0, -1;\n"
+                 "@canceled clusterlaunchcontrol.query_cancel.get_first_ctaid::x.b32.b128 %0, answer;\n}"
+                 : "=r"(block) : "r"(answer) : "memory");
+    return block;
+}
+
+// Where both grids are launched for it (programmatic stream serialization), the next grid may begin once all programs of this
+// one have come here or left. Otherwise these two do nothing.
+__device__ __forceinline__ void let_next_grid_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// Waits until the grid before has ended and what it wrote is there.
+__device__ __forceinline__ void wait_for_last_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // ---- Products ----
 
 // sums += a * b over 16 of k, or a * b where `add` is 0. One thread, in a pair of the first program: both programs' operands

@@ -1,4 +1,5 @@
-// Runs gemm_tcgen05.cu on the model for one product and compares with plain sums: m n k split_k programs stride_one
+// Runs gemm_tcgen05.cu on the model for one product and compares with plain sums: m n k split_k programs order. The order is 0
+// for strides, 1 for runs, 2 where the hardware deals the tiles out.
 #include <cmath>
 
 #include "gemm_tcgen05.cu"
@@ -24,7 +25,7 @@ float weight(unsigned bits, uint16_t& code) {
 
 // C, which begins as NaN, from A and from B's bytes.
 std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, int m, int n, int k, int split_k, int programs,
-                          bool stride_one) {
+                          int order) {
     std::vector<uint16_t> c(static_cast<size_t>(m) * n, 0x7FC0);
     auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
     const int b_row_bytes = n * Weights::COLUMN_BYTES;
@@ -37,11 +38,14 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, int
 
     const int tiles_m = scheduler::ceil_div(m, BLOCK_M), tiles_n = scheduler::ceil_div(n, BLOCK_N);
     const int tiles = tiles_m * tiles_n, work = tiles * split_k;
-    programs = scheduler::smaller(programs, work);
-    const int stride = stride_one ? 1 : programs, span = stride_one ? scheduler::ceil_div(work, programs) : work;
+    programs = order == 2 ? work : scheduler::smaller(programs, work);
+    const int stride = order == 2 ? 0 : order == 1 ? 1 : programs, span = order == 1 ? scheduler::ceil_div(work, programs) : work;
+    model::begun.assign(programs, false);
     std::vector<float> partials(static_cast<size_t>(work) * BLOCK_M * BLOCK_N, NAN);
     std::vector<unsigned> arrivals(tiles * CTAS, 0);
     for (int program = 0; program < programs; ++program) {
+        if (model::begun[program]) continue;
+        model::begun[program] = true;
         model::Cluster cluster(CTAS, THREADS, program);
         model::cluster = &cluster;
         std::vector<std::thread> threads;
@@ -83,7 +87,7 @@ int main(int, char** arguments) {
         }
     }
 
-    const auto c = run(a, b, m, n, k, atoi(arguments[4]), atoi(arguments[5]), atoi(arguments[6]) != 0);
+    const auto c = run(a, b, m, n, k, atoi(arguments[4]), atoi(arguments[5]), atoi(arguments[6]));
     for (int row = 0; row < m; ++row) {
         for (int column = 0; column < n; ++column) {
             double sum = 0;

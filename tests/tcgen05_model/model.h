@@ -181,6 +181,8 @@ struct Cluster {
 };
 
 inline Cluster* cluster;
+inline std::vector<bool> begun;  // the grid's programs, or pairs, that have begun or never will
+inline std::mt19937 dealer;
 inline thread_local int rank;
 
 inline Program& self() { return *cluster->programs[rank]; }
@@ -397,6 +399,26 @@ void mbarrier_arrive_first(u32 address) { model::arrive(address & model::WINDOW)
 template <int CTAS>
 void mbarrier_arrive_first_relaxed(u32 address) { model::arrive(address & model::WINDOW); }
 inline u32 count_acquire_release(u32* counter) { return __sync_fetch_and_add(counter, 1u); }
+
+// The next program that has not begun, or none, which the hardware may say before they are through.
+template <int CTAS>
+void cancel_block(u32 answer, u32 barrier) {
+    REQUIRE(model::rank == 0 && answer % 16 == 0);
+    int block = -1;
+    for (size_t i = 0; i < model::begun.size() && block < 0 && model::dealer() % 16; ++i) {
+        if (!model::begun[i]) model::begun[i] = true, block = static_cast<int>(i) * CTAS;
+    }
+    for (u32 rank = 0; rank < CTAS; ++rank) {
+        model::defer([=] {
+            const u32 of_rank = rank << model::RANK_SHIFT;
+            store_shared(of_rank | answer, block);
+            model::complete(of_rank | barrier, 16);
+        });
+    }
+}
+inline int canceled_block(u32 answer) { return load<int>(answer); }
+inline void let_next_grid_begin() {}
+inline void wait_for_last_grid() {}
 
 inline void prefetch_map(const TensorMap&) {}
 inline void tma_load(u32 shared, const TensorMap& map, u32 address, int x, int y) { model::load(shared, *map.map, address, x, y); }
