@@ -11,7 +11,7 @@
 // Launch: (BLOCK_Q / 128 + 2) * 128 threads, grid (programs), SMEM_BYTES below of dynamic shared memory, no cluster.
 //   q_map            [batch_heads, q_seq, head_dim], tile [1, 128, 64], 128-byte swizzle
 //   k_map, v_map     [batch_heads, kv_seq, head_dim], tile [1, BLOCK_KV, 64], 128-byte swizzle
-//   out              16-byte aligned
+//   out              32-byte aligned
 //   scale_log2       log2(e) / sqrt(head_dim)
 //   workspace        where splits > 1: f32 [splits, batch_heads * q_seq, HEAD_DIM] sums, then [.., 2] maximum and sum
 //   counters         where splits > 1: one a tile of queries; zero before and after
@@ -219,6 +219,17 @@ __device__ __forceinline__ void await(u32 barrier, u32 parity) {
 __device__ __forceinline__ u32 tensor_memory(u32 base) { return ptx::load_shared(base + TENSOR_MEMORY); }
 __device__ __forceinline__ u32 own_lanes(u32 base) { return tensor_memory(base) + (threadIdx.x / 32 % 4 << 21); }
 
+// The parities of up to 32 barriers' phases: that of the next one, and on to the one after.
+struct Phases {
+    u32 bits = 0;
+
+    __device__ __forceinline__ u32 next(int which) {
+        const u32 phase = bits >> which & 1;
+        bits ^= 1u << which;
+        return phase;
+    }
+};
+
 // The tiles of one program.
 struct Work {
     u32 base;  // of the shared memory
@@ -255,9 +266,9 @@ __device__ __forceinline__ void copy(const Work& work, const ptx::TensorMap& q_m
                                      const ptx::TensorMap& v_map) {
     const u32 base = work.base;
     Ring keys{base + KEY_BARRIERS}, values{base + VALUE_BARRIERS};
-    u32 phases = 0;  // a bit for each panel's queries
+    Phases phases;  // of each panel's queries
     const auto wait_empty = [&](int panel) {
-        ptx::mbarrier_wait(PanelBarriers(base, panel).queries_empty, (phases >> panel & 1) ^ 1);
+        ptx::mbarrier_wait(PanelBarriers(base, panel).queries_empty, phases.next(panel) ^ 1);
     };
     work.each_tile([&](const Block& tile) {
         if (!tile.has_keys()) return;
@@ -272,7 +283,6 @@ __device__ __forceinline__ void copy(const Work& work, const ptx::TensorMap& q_m
                     ptx::tma_load(base + QUERIES + panel * Q_BYTES + line * Q_LINE_BYTES, q_map, full, line * LINE,
                                   tile.first_query + panel * PANEL, tile.head);
                 }
-                phases ^= 1u << panel;
             }
             if (panel == 0) copy_block(keys, base + KEYS, k_map, tile.first_key, tile.head);
         }
@@ -335,24 +345,18 @@ struct Multiplier {
     u32 base, tensor_memory;
     Ring keys, values;
     Operand query_operand, key_operand, value_operand;
-    u32 queries = 0, scores = 0, weights = 0, sums = 0;  // phases, a bit for each panel
+    Phases queries, scores, weights, sums;  // of each panel
 
     __device__ __forceinline__ explicit Multiplier(u32 base)
         : base(base), tensor_memory(::tensor_memory(base)), keys{base + KEY_BARRIERS}, values{base + VALUE_BARRIERS},
           query_operand(base + QUERIES, 0), key_operand(base + KEYS, 0), value_operand(base + VALUES, KV_LINE_BYTES) {}
 
-    __device__ __forceinline__ static u32 phase(u32& phases, int panel) {
-        const u32 phase = phases >> panel & 1;
-        phases ^= 1u << panel;
-        return phase;
-    }
-
     // A panel's scores of a step.
     __device__ __forceinline__ void multiply_keys(const Steps& step, int panel) {
         constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, BLOCK_KV, Major::K, Major::K);
         const PanelBarriers barriers(base, panel);
-        if (step.is_first()) ptx::mbarrier_wait(barriers.queries_full, phase(queries, panel));
-        if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, phase(scores, panel) ^ 1);
+        if (step.is_first()) ptx::mbarrier_wait(barriers.queries_full, queries.next(panel));
+        if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);
         if (panel == 0) ptx::mbarrier_wait(keys.full(), keys.phase);
         ptx::tcgen05_after_signal();
 #pragma unroll
@@ -370,9 +374,9 @@ struct Multiplier {
     __device__ __forceinline__ void multiply_values(const Steps& step, int panel) {
         constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, HEAD_DIM, Major::K, Major::MN);
         const PanelBarriers barriers(base, panel);
-        if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, phase(sums, panel) ^ 1);
+        if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);
         if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);
-        const u32 weights_phase = phase(weights, panel);
+        const u32 weights_phase = weights.next(panel);
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
             await(barriers.weights_full + part * 8, weights_phase);
@@ -466,8 +470,10 @@ struct Softmax {
     u32 scores, weights, sums;  // this warp's lanes of tensor memory
     float scale_log2;
     bool has_queries;           // of the tile, in this warp
-    u32 scores_phase = 0, read_phase = 0;
+    bool is_first;              // block of the tile
     Statistics row;
+    Phases phases;
+    static constexpr int SCORES_FULL = 0, WEIGHTS_READ = 1, SUMS_EMPTY = 2;
 
     // Multiplies what was summed so far.
     __device__ __forceinline__ void rescale_sums(float rescale) const {
@@ -500,11 +506,10 @@ struct Softmax {
         ptx::tmem_store(weights + index * (CHUNK / 2), words);
     }
 
-    // One block of keys, of which so many exist; `first`: of the tile.
-    __device__ __forceinline__ void block(int keys, bool first) {
+    // One block of keys, of which so many exist.
+    __device__ __forceinline__ void block(int keys) {
         Scores values;
-        await(barriers.scores_full, scores_phase);
-        scores_phase ^= 1;
+        await(barriers.scores_full, phases.next(SCORES_FULL));
         __syncwarp();
         if (has_queries) {
 #pragma unroll
@@ -517,7 +522,7 @@ struct Softmax {
         if (has_queries) {
             if (keys < BLOCK_KV) mask(values, keys);
             const float highest = maximum_of(values) * scale_log2;
-            if (first) {
+            if (is_first) {
                 row = {highest, 0.0f};
             } else if (highest > row.maximum + SLACK) {
                 rescale = ptx::exp2_approx(row.maximum - highest);
@@ -525,8 +530,7 @@ struct Softmax {
             }
         }
         if constexpr (APART) {
-            await(barriers.weights_read, read_phase ^ 1);
-            read_phase ^= 1;
+            await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);
             __syncwarp();
         }
         Pair total[2] = {};
@@ -544,6 +548,7 @@ struct Softmax {
         }
         total[0] = total[0] + total[1];
         row.sum += total[0].low + total[0].high;
+        is_first = false;
     }
 };
 
@@ -552,25 +557,26 @@ __device__ __forceinline__ void take_softmax(const Work& work, int panel, float 
     const u32 lanes = own_lanes(work.base);
     Softmax softmax{PanelBarriers(work.base, panel), lanes + SCORES + panel * BLOCK_KV,
                     lanes + WEIGHTS + panel * WEIGHTS_PITCH, lanes + SUMS + panel * HEAD_DIM, scale_log2};
-    u32 sums_phase = 0;
     work.each_tile([&](const Block& tile) {
         if (!tile.has_keys() || panel >= panels_of(tile)) return;
         softmax.has_queries = panel * PANEL + thread / 32 * 32 < tile.queries;
         softmax.row = {LOWEST, 0.0f};
+        softmax.is_first = true;
 #pragma unroll 1
-        for (int key = tile.first_key; key < tile.end_key; key += BLOCK_KV) {
-            softmax.block(tile.end_key - key, key == tile.first_key);
-        }
-        ptx::mbarrier_wait(softmax.barriers.sums_empty, sums_phase ^ 1);
-        sums_phase ^= 1;
+        for (int keys = tile.end_key - tile.first_key; keys > 0; keys -= BLOCK_KV) softmax.block(keys);
+        ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);
         ptx::store_shared(work.base + STATISTICS + (panel * PANEL + thread) * 8,
                           uint2{__float_as_uint(softmax.row.maximum), __float_as_uint(softmax.row.sum)});
         signal(softmax.barriers.statistics_full);
     });
-    if constexpr (APART) ptx::mbarrier_wait(softmax.barriers.weights_read, softmax.read_phase ^ 1);
+    if constexpr (APART) {
+        ptx::mbarrier_wait(softmax.barriers.weights_read, softmax.phases.next(Softmax::WEIGHTS_READ) ^ 1);
+    }
 }
 
 // ---- Writing, one warpgroup, a thread a query of each panel ----
+
+constexpr int WRITTEN = 16;  // columns that a thread has in registers
 
 struct Writer {
     Work work;
@@ -579,29 +585,36 @@ struct Writer {
     unsigned* counters;
     int head_dim;
     u32 lanes;
-    u32 phases = 0;  // a bit for each panel
+    Phases phases;  // of each panel
 
     __device__ __forceinline__ Writer(const Work& work, bf16* out, const Partials<HEAD_DIM>& partials, unsigned* counters,
                                       int head_dim)
         : work(work), out(out), partials(partials), counters(counters), head_dim(head_dim), lanes(own_lanes(work.base)) {}
 
-    // Sixteen columns of a query of the result.
-    __device__ __forceinline__ void write(const float (&sums)[16], float scale, bf16* row, int column) const {
+    // Some columns of a query of the result, a sector at a time where rows are whole sectors.
+    __device__ __forceinline__ void write(const float (&sums)[WRITTEN], float scale, bf16* row, int column) const {
+        u32 words[WRITTEN / 16][8];
 #pragma unroll
-        for (int i = 0; i < 16; i += 8) {
-            if (column + i >= head_dim) return;
-            uint4 words;
-            words.x = ptx::pack_bf16(sums[i] * scale, sums[i + 1] * scale);
-            words.y = ptx::pack_bf16(sums[i + 2] * scale, sums[i + 3] * scale);
-            words.z = ptx::pack_bf16(sums[i + 4] * scale, sums[i + 5] * scale);
-            words.w = ptx::pack_bf16(sums[i + 6] * scale, sums[i + 7] * scale);
-            *reinterpret_cast<uint4*>(row + column + i) = words;
+        for (int i = 0; i < WRITTEN / 2; ++i) {
+            words[i / 8][i % 8] = ptx::pack_bf16(sums[2 * i] * scale, sums[2 * i + 1] * scale);
+        }
+#pragma unroll
+        for (int i = 0; i < WRITTEN; i += 16) {
+            const u32(&sector)[8] = words[i / 16];
+            bf16* const place = row + column + i;
+            if (head_dim % 16 == 0) {
+                if (column + i < head_dim) ptx::store_sector(place, sector);
+            } else {
+                uint4* const halves = reinterpret_cast<uint4*>(place);
+                if (column + i < head_dim) halves[0] = make_uint4(sector[0], sector[1], sector[2], sector[3]);
+                if (column + i + 8 < head_dim) halves[1] = make_uint4(sector[4], sector[5], sector[6], sector[7]);
+            }
         }
     }
 
-    __device__ __forceinline__ static void write_part(const float (&sums)[16], float* part) {
+    __device__ __forceinline__ static void write_part(const float (&sums)[WRITTEN], float* part) {
 #pragma unroll
-        for (int i = 0; i < 16; i += 4) {
+        for (int i = 0; i < WRITTEN; i += 4) {
             *reinterpret_cast<float4*>(part + i) = make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
         }
     }
@@ -614,8 +627,7 @@ struct Writer {
         const long long row = static_cast<long long>(tile.head) * work.q_seq + tile.first_query + query;
         Statistics statistics{LOWEST, 0.0f};
         if (tile.has_keys()) {
-            const u32 phase = phases >> panel & 1;
-            phases ^= 1u << panel;
+            const u32 phase = phases.next(panel);
             ptx::mbarrier_wait(barriers.statistics_full, phase);
             const uint2 pair = ptx::load_shared_u64(work.base + STATISTICS + query * 8);
             statistics = {__uint_as_float(pair.x), __uint_as_float(pair.y)};
@@ -625,12 +637,12 @@ struct Writer {
         const float scale = 1.0f / statistics.sum;
         if (has_queries) {
 #pragma unroll 1
-            for (int column = 0; column < HEAD_DIM; column += 16) {
-                float sums[1][16] = {};
+            for (int column = 0; column < HEAD_DIM; column += WRITTEN) {
+                float sums[1][WRITTEN] = {};
                 if (tile.has_keys()) {
                     ptx::tmem_load(sums[0], lanes + SUMS + panel * HEAD_DIM + column);
                     ptx::tmem_wait(sums);
-                    if (column == HEAD_DIM - 16) signal(barriers.sums_empty);
+                    if (column == HEAD_DIM - WRITTEN) signal(barriers.sums_empty);
                 }
                 if (is_query && work.splits == 1) write(sums[0], scale, out + row * head_dim, column);
                 if (is_query && work.splits > 1) write_part(sums[0], partials.sums(tile.split, row) + column);
@@ -660,10 +672,8 @@ struct Writer {
     __device__ __forceinline__ void run() {
         const int thread = threadIdx.x % GROUP;
         work.each_tile([&](const Block& tile) {
-#pragma unroll
-            for (int panel = 0; panel < PANELS; ++panel) {
-                if (panel < panels_of(tile)) write_panel(tile, panel, thread);
-            }
+#pragma unroll 1
+            for (int panel = 0; panel < panels_of(tile); ++panel) write_panel(tile, panel, thread);
             if (work.splits > 1) merge_parts(tile, thread);
         });
     }

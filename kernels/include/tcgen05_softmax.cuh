@@ -87,9 +87,17 @@ __device__ __forceinline__ Pair multiply_add(Pair a, Pair b, Pair c) {
     return sum;
 }
 
-// ---- Shared memory ----
+// ---- Memory ----
 
-// The same place as a pointer.
+// Stores 32 bytes, a whole sector, to where they are aligned.
+__device__ __forceinline__ void store_sector(void* global, const u32 (&words)[8]) {
+    asm volatile("st.global.v8.b32 [%0], {%1, %2, %3, %4, %5, %6, %7, %8};"
+                 :: "l"(global), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(words[4]), "r"(words[5]),
+                    "r"(words[6]), "r"(words[7])
+                 : "memory");
+}
+
+// A place in shared memory as a pointer.
 __device__ __forceinline__ void* shared_pointer(u32 address) {
     u64 pointer;
     asm("cvta.shared.u64 %0, %1;" : "=l"(pointer) : "l"(static_cast<u64>(address)));
