@@ -98,8 +98,8 @@ constexpr int KV_BYTES = LINES * KV_LINE_BYTES;
 
 constexpr int CHUNK = 32;                           // columns of tensor memory that a thread loads at once
 constexpr int CHUNKS = BLOCK_KV / CHUNK;
-constexpr int PARTS = CHUNKS > 1 ? 2 : 1;           // of a block's keys: the first is multiplied while the second is weighed
-constexpr int PART_CHUNKS = (CHUNKS + 1) / 2;       // of the first
+constexpr int PARTS = CHUNKS > 1 ? 2 : 1;           // of a block's keys: the last chunk is weighed while the others are multiplied
+constexpr int PART_CHUNKS = CHUNKS > 1 ? CHUNKS - 1 : 1;  // of the first
 
 // Tensor memory.
 constexpr bool APART = PANELS * (BLOCK_KV + BLOCK_KV / 2 + HEAD_DIM) <= 512;
@@ -128,8 +128,8 @@ constexpr int SMEM_BYTES = FLAG + 4;
 constexpr int POLYNOMIAL = HEAD_DIM <= 64 ? 3 : HEAD_DIM <= 128 ? 2 : 0;
 
 // Registers of a thread: what is compiled for is an even share, which those that do little hand on.
-constexpr int SOFTMAX_REGISTERS = PANELS == 2 ? 192 : 240;
-constexpr int WRITING_REGISTERS = PANELS == 2 ? 80 : 128;
+constexpr int SOFTMAX_REGISTERS = PANELS == 2 ? 200 : 240;
+constexpr int WRITING_REGISTERS = PANELS == 2 ? 64 : 128;
 constexpr int OTHER_REGISTERS = PANELS == 2 ? 48 : 96;
 
 constexpr int COPYING_WARP = (PANELS + 1) * 4, MULTIPLYING_WARP = COPYING_WARP + 1;
@@ -203,11 +203,12 @@ __device__ __forceinline__ void init_barriers(u32 base) {
     ptx::fence_mbarrier_init();
 }
 
-// What a panel's threads have done in tensor memory, or read there, is done; then the warp arrives, once.
+// The warp arrives, once: what it has done in tensor memory, and waited for, comes before. It is together after.
 __device__ __forceinline__ void signal(u32 barrier) {
     ptx::tcgen05_before_signal();
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(barrier);
+    __syncwarp();
 }
 
 __device__ __forceinline__ void await(u32 barrier, u32 parity) {
@@ -469,7 +470,6 @@ struct Softmax {
     PanelBarriers barriers;
     u32 scores, weights, sums;  // this warp's lanes of tensor memory
     float scale_log2;
-    bool has_queries;           // of the tile, in this warp
     bool is_first;              // block of the tile
     Statistics row;
     Phases phases;
@@ -506,49 +506,63 @@ struct Softmax {
         ptx::tmem_store(weights + index * (CHUNK / 2), words);
     }
 
-    // One block of keys, of which so many exist.
-    __device__ __forceinline__ void block(int keys) {
-        Scores values;
+    __device__ __forceinline__ void await_scores() {
         await(barriers.scores_full, phases.next(SCORES_FULL));
         __syncwarp();
-        if (has_queries) {
-#pragma unroll
-            for (int chunk = 0; chunk < CHUNKS; ++chunk) ptx::tmem_load(values[chunk], scores + chunk * CHUNK);
-            ptx::tmem_wait(values);
-        }
-        if constexpr (APART) signal(barriers.scores_read);
+    }
 
-        float rescale = 1.0f;
-        if (has_queries) {
-            if (keys < BLOCK_KV) mask(values, keys);
-            const float highest = maximum_of(values) * scale_log2;
-            if (is_first) {
-                row = {highest, 0.0f};
-            } else if (highest > row.maximum + SLACK) {
-                rescale = ptx::exp2_approx(row.maximum - highest);
-                row = {highest, row.sum * rescale};
-            }
-        }
+    // Weights may be stored, and sums rescaled.
+    __device__ __forceinline__ void await_weights_read() {
         if constexpr (APART) {
             await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);
             __syncwarp();
         }
+    }
+
+    // One block of keys, of which so many exist.
+    __device__ __forceinline__ void block(int keys) {
+        Scores values;
+        await_scores();
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; ++chunk) ptx::tmem_load(values[chunk], scores + chunk * CHUNK);
+        ptx::tmem_wait(values);
+        if constexpr (APART) signal(barriers.scores_read);
+
+        if (keys < BLOCK_KV) mask(values, keys);
+        const float highest = maximum_of(values) * scale_log2;
+        float rescale = 1.0f;
+        if (is_first) {
+            row = {highest, 0.0f};
+        } else if (highest > row.maximum + SLACK) {
+            rescale = ptx::exp2_approx(row.maximum - highest);
+            row = {highest, row.sum * rescale};
+        }
+        is_first = false;
+        await_weights_read();
+        const bool any_raised = __any_sync(~0u, rescale != 1.0f);
+        __syncwarp();
+        if (any_raised) rescale_sums(rescale);
+
         Pair total[2] = {};
-        if (has_queries && __any_sync(~0u, rescale != 1.0f)) rescale_sums(rescale);
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
-            if (has_queries) {
 #pragma unroll
-                for (int chunk = part * PART_CHUNKS; chunk < (part + 1 < PARTS ? PART_CHUNKS : CHUNKS); ++chunk) {
-                    weigh(values[chunk], chunk, total);
-                }
-                ptx::tmem_wait_stores();
+            for (int chunk = part * PART_CHUNKS; chunk < (part + 1 < PARTS ? PART_CHUNKS : CHUNKS); ++chunk) {
+                weigh(values[chunk], chunk, total);
             }
+            ptx::tmem_wait_stores();
             signal(barriers.weights_full + part * 8);
         }
         total[0] = total[0] + total[1];
         row.sum += total[0].low + total[0].high;
-        is_first = false;
+    }
+
+    // The same for a warp without queries, whose lanes may have any weights: nobody reads their sums.
+    __device__ __forceinline__ void skip() {
+        await_scores();
+        if constexpr (APART) signal(barriers.scores_read);
+        await_weights_read();
+        for (int part = 0; part < PARTS; ++part) signal(barriers.weights_full + part * 8);
     }
 };
 
@@ -559,11 +573,17 @@ __device__ __forceinline__ void take_softmax(const Work& work, int panel, float 
                     lanes + WEIGHTS + panel * WEIGHTS_PITCH, lanes + SUMS + panel * HEAD_DIM, scale_log2};
     work.each_tile([&](const Block& tile) {
         if (!tile.has_keys() || panel >= panels_of(tile)) return;
-        softmax.has_queries = panel * PANEL + thread / 32 * 32 < tile.queries;
         softmax.row = {LOWEST, 0.0f};
         softmax.is_first = true;
+        const bool has_queries = panel * PANEL + thread / 32 * 32 < tile.queries;
 #pragma unroll 1
-        for (int keys = tile.end_key - tile.first_key; keys > 0; keys -= BLOCK_KV) softmax.block(keys);
+        for (int keys = tile.end_key - tile.first_key; keys > 0; keys -= BLOCK_KV) {
+            if (has_queries) {
+                softmax.block(keys);
+            } else {
+                softmax.skip();
+            }
+        }
         ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);
         ptx::store_shared(work.base + STATISTICS + (panel * PANEL + thread) * 8,
                           uint2{__float_as_uint(softmax.row.maximum), __float_as_uint(softmax.row.sum)});
@@ -656,7 +676,7 @@ struct Writer {
 
     // Whichever program is the last of the tile's splits merges them.
     __device__ __forceinline__ void merge_parts(const Block& tile, int thread) const {
-        constexpr int WIDTH = 4;
+        constexpr int WIDTH = PANELS == 2 ? 2 : 4;  // columns of a thread, by its registers
         const auto sync = [] { ptx::barrier_sync<GROUP>(WRITING_BARRIER); };
         volatile bool* flag = static_cast<volatile bool*>(ptx::shared_pointer(work.base + FLAG));
         if (!last_of_splits(&counters[tile.counter], work.splits, thread == 0, flag, sync)) return;
