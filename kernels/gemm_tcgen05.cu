@@ -312,6 +312,7 @@ struct Program {
 #pragma unroll 1
             for (int column = 0; column < INSTRUCTION_N; column += CHUNK) {
                 float values[CHUNK / 16][16];
+                __syncwarp();  // the lanes may leave the wait, and the copy's issue, one by one
 #pragma unroll
                 for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], sums + column + 16 * i);
                 ptx::tmem_wait(values);
