@@ -59,8 +59,32 @@ impl Model {
     }
 }
 
-/// The macros of a GEMM's config.
-fn gemm(weights: &str, [m, n, k]: [u32; 3], stages: u32, decode_warps: u32) -> Vec<(&'static str, String)> {
+/// Where decoded weights go, by how many warps, and so many steps of them at once.
+#[derive(Clone, Copy)]
+enum Decoded {
+    Nowhere,
+    Shared { warps: u32, buffers: u32 },
+    Tensor { warps: u32, buffers: u32 },
+}
+
+/// Orders of the programs.
+const STRIDES: u32 = 0;
+const RUNS: u32 = 1;
+const DEALT_OUT: u32 = 2;
+
+/// The macros of a GEMM's config; `sum_tiles` have their sums in tensor memory at once.
+fn gemm(
+    weights: &str,
+    [m, n, k]: [u32; 3],
+    stages: u32,
+    sum_tiles: u32,
+    decoded: Decoded,
+) -> Vec<(&'static str, String)> {
+    let (decode_warps, buffers, tensor_weights) = match decoded {
+        Decoded::Nowhere => (0, 0, 0),
+        Decoded::Shared { warps, buffers } => (warps, buffers, 0),
+        Decoded::Tensor { warps, buffers } => (warps, buffers, 1),
+    };
     vec![
         ("WEIGHTS", weights.to_string()),
         ("BLOCK_M", m.to_string()),
@@ -68,6 +92,9 @@ fn gemm(weights: &str, [m, n, k]: [u32; 3], stages: u32, decode_warps: u32) -> V
         ("BLOCK_K", k.to_string()),
         ("NUM_STAGES", stages.to_string()),
         ("DECODE_WARPS", decode_warps.to_string()),
+        ("BUFFERS", buffers.to_string()),
+        ("SUM_TILES", sum_tiles.to_string()),
+        ("TENSOR_WEIGHTS", tensor_weights.to_string()),
     ]
 }
 
@@ -87,21 +114,53 @@ fn check(macros: &[(&str, String)], runs: &[[u32; 6]]) {
     }
 }
 
+const BF16: Decoded = Decoded::Nowhere;
+
 #[test]
 fn tiles_of_128_rows() {
-    check(&gemm("Bf16", [128, 256, 64], 3, 0), &[[130, 520, 200, 1, 2, 0]]);
-    check(&gemm("Fp4", [128, 128, 64], 4, 2), &[[130, 272, 264, 2, 3, 1]]);
-    check(&gemm("Int16", [128, 64, 64], 4, 2), &[[130, 136, 136, 1, 1, 0]]);
+    check(&gemm("Bf16", [128, 256, 64], 3, 2, BF16), &[[130, 520, 200, 1, 2, STRIDES]]);
+    let shared = |buffers| Decoded::Shared { warps: 2, buffers };
+    check(&gemm("Fp4", [128, 128, 64], 4, 2, shared(2)), &[[130, 272, 264, 2, 3, RUNS]]);
+    check(&gemm("Int16", [128, 64, 64], 4, 1, shared(3)), &[[130, 136, 136, 1, 1, STRIDES]]);
 }
 
 #[test]
 fn tiles_of_few_rows() {
-    check(&gemm("Bf16", [64, 128, 64], 6, 0), &[[70, 136, 520, 4, 5, 0], [1, 128, 64, 1, 1, 0]]);
-    check(&gemm("Int4", [16, 128, 128], 4, 10), &[[9, 272, 520, 2, 3, 1]]);
+    check(&gemm("Bf16", [64, 128, 64], 6, 2, BF16), &[[70, 136, 520, 4, 5, STRIDES], [1, 128, 64, 1, 1, STRIDES]]);
+    check(&gemm("Bf16", [48, 128, 128], 3, 2, BF16), &[[100, 136, 264, 1, 2, DEALT_OUT]]);
+    let shared = Decoded::Shared { warps: 10, buffers: 4 };
+    check(&gemm("Int4", [16, 128, 128], 4, 2, shared), &[[9, 272, 520, 2, 3, RUNS]]);
+}
+
+#[test]
+fn columns_in_steps_of_sixteen() {
+    check(&gemm("Bf16", [128, 208, 64], 3, 2, BF16), &[[130, 424, 136, 2, 2, RUNS]]);
+    check(&gemm("Bf16", [256, 96, 64], 3, 2, BF16), &[[300, 200, 136, 1, 1, DEALT_OUT]]);
+    let shared = Decoded::Shared { warps: 10, buffers: 3 };
+    check(&gemm("Int4", [256, 224, 64], 4, 2, shared), &[[300, 464, 136, 1, 1, STRIDES]]);
 }
 
 #[test]
 fn pairs() {
-    check(&gemm("Bf16", [256, 256, 64], 3, 0), &[[300, 520, 200, 2, 3, 1]]);
-    check(&gemm("Int4", [256, 128, 64], 4, 2), &[[300, 272, 200, 1, 1, 0]]);
+    check(&gemm("Bf16", [256, 256, 64], 3, 2, BF16), &[[300, 520, 200, 2, 3, RUNS]]);
+    check(&gemm("Bf16", [256, 64, 128], 3, 2, BF16), &[[300, 136, 264, 1, 2, STRIDES]]);
+    let shared = Decoded::Shared { warps: 2, buffers: 2 };
+    check(&gemm("Int4", [256, 128, 64], 4, 2, shared), &[[300, 272, 200, 1, 1, STRIDES]]);
+}
+
+#[test]
+fn tiles_that_fill_the_tensor_memory() {
+    check(
+        &gemm("Bf16", [512, 256, 64], 2, 1, BF16),
+        &[[1030, 264, 72, 1, 1, STRIDES], [530, 264, 136, 2, 1, DEALT_OUT]],
+    );
+}
+
+#[test]
+fn weights_in_tensor_memory() {
+    let tensor = |warps, buffers| Decoded::Tensor { warps, buffers };
+    check(&gemm("Int4", [16, 128, 128], 4, 2, tensor(8, 4)), &[[9, 272, 520, 2, 3, RUNS]]);
+    check(&gemm("Int16", [80, 128, 64], 4, 2, tensor(4, 3)), &[[90, 264, 264, 1, 2, DEALT_OUT]]);
+    check(&gemm("Fp4", [96, 256, 64], 4, 2, tensor(4, 2)), &[[100, 528, 264, 2, 2, DEALT_OUT]]);
+    check(&gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4)), &[[260, 272, 136, 1, 1, STRIDES]]);
 }

@@ -167,6 +167,9 @@ inline void together(bool aligned, const char* what) {
     meet(warp.collective, 32, true, false, what);
 }
 
+// Waits for the other lanes and tells nothing.
+inline void together_once(const char* what) { meet(own_warp().collective, 32, true, false, what); }
+
 inline void sync_program(int name, int count, bool holds) {
     meet(self().named[name], count, holds, true, "the program's barrier");
 }

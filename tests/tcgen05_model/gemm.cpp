@@ -1,5 +1,6 @@
 // Runs gemm_tcgen05.cu on the model for one product and compares with plain sums:
-//   m n k split_k programs stride_one seed
+//   m n k split_k programs order seed
+// The order is 0 for strides, 1 for runs, 2 where the hardware deals the tiles out and so many programs run at once.
 // The launch is made here from the shapes and the macros by the kernel's contract, and from nothing that the kernel or the
 // crate works out.
 #include "machine.h"
@@ -33,31 +34,38 @@ const std::string FORMAT = NAME(WEIGHTS);
 const int WEIGHTS_A_ROW = FORMAT == "Int4" || FORMAT == "Fp4" ? 2 : 1;  // of k, in a row of B's bytes
 const int WEIGHT_BYTES = WEIGHTS_A_ROW == 2 ? 1 : 2;
 const bool PACKED = FORMAT != "Bf16";
-const bool FEW_ROWS = BLOCK_M < 128;
-const int TOGETHER = BLOCK_M == 256 ? 2 : 1;  // programs of a tile
+const bool IN_TENSOR_MEMORY = TENSOR_WEIGHTS;                // weights are decoded into tensor memory
+const bool COLUMNS_FIRST = IN_TENSOR_MEMORY || BLOCK_M < 128;  // the weights' columns are the instruction's rows
+const int TOGETHER = (IN_TENSOR_MEMORY ? BLOCK_N : BLOCK_M) > 128 ? 2 : 1;  // programs of a tile
+
+// The widest swizzled line of bf16, in elements, that so many columns are a multiple of.
+int line_of(int columns) { return columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16; }
 
 struct Problem {
     int m, n, k, split_k, programs;
-    bool stride_one;
+    int order;
     unsigned seed;
 };
 
 // C, which begins as NaN, from A and from B's bytes.
 std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, const Problem& problem, int shared_bytes) {
-    const auto [m, n, k, split_k, asked_programs, stride_one, seed] = problem;
+    const auto [m, n, k, split_k, asked_programs, order, seed] = problem;
     std::vector<uint16_t> c(static_cast<size_t>(m) * n, 0x7FC0);
     const auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
     const int columns = BLOCK_N / TOGETHER;
     const model::Map a_map{bytes(a), 2, {k, m}, {2 * k}, {64, BLOCK_M / TOGETHER}, 128};
-    const model::Map b_map = PACKED ? model::Map{b.data(), WEIGHT_BYTES, {n, k / WEIGHTS_A_ROW}, {n * WEIGHT_BYTES}, {columns, BLOCK_K / WEIGHTS_A_ROW}, 0}
-                                    : model::Map{b.data(), 2, {n, k}, {2 * n}, {64, BLOCK_K}, 128};
-    const model::Map c_map = FEW_ROWS ? model::Map{bytes(c), 2, {n, m}, {2 * n}, {32, BLOCK_M}, 0}
-                                      : model::Map{bytes(c), 2, {n, m}, {2 * n}, {64, 32}, 128};
+    const int b_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : PACKED ? columns : line_of(columns);
+    const int b_swizzle = IN_TENSOR_MEMORY ? 128 : PACKED ? 0 : 2 * b_line;
+    const model::Map b_map{b.data(), WEIGHT_BYTES, {n, k / WEIGHTS_A_ROW}, {n * WEIGHT_BYTES}, {b_line, BLOCK_K / WEIGHTS_A_ROW}, b_swizzle};
+    const int chunk = line_of(COLUMNS_FIRST ? BLOCK_M : BLOCK_N);
+    const model::Map c_map = COLUMNS_FIRST ? model::Map{bytes(c), 2, {n, m}, {2 * n}, {32, chunk}, 0}
+                                           : model::Map{bytes(c), 2, {n, m}, {2 * n}, {chunk, 32}, 2 * chunk};
 
     const int tiles_m = divided(m, BLOCK_M), tiles_n = divided(n, BLOCK_N);
     const int tiles = tiles_m * tiles_n, work = tiles * split_k;
-    const int programs = std::min(asked_programs, work);
-    const int stride = stride_one ? 1 : programs, span = stride_one ? divided(work, programs) : work;
+    const bool runs = order == 1, dealt = order == 2;
+    const int programs = dealt ? work : std::min(asked_programs, work);
+    const int stride = dealt ? 0 : runs ? 1 : programs, span = runs ? divided(work, programs) : work;
     std::vector<float4> partials(static_cast<size_t>(split_k > 1 ? work : 0) * BLOCK_M * BLOCK_N / 4 + 1, float4{NAN, NAN, NAN, NAN});
     std::vector<unsigned> arrivals(tiles * TOGETHER, 0);
     model::share(partials.data(), partials.size() * sizeof(float4));
@@ -69,7 +77,8 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
         return words;
     };
     const model::Launch launch{static_cast<unsigned>(programs * TOGETHER), static_cast<unsigned>(TOGETHER),
-                               32 * (6 + DECODE_WARPS), static_cast<unsigned>(shared_bytes)};
+                               32 * (6 + DECODE_WARPS), static_cast<unsigned>(shared_bytes),
+                               dealt ? static_cast<unsigned>(asked_programs) : ~0u};
     model::run_grid(launch, seed, [&] {
         gemm_tcgen05(parameter(a_map), parameter(b_map), parameter(c_map), reinterpret_cast<float*>(partials.data()),
                      arrivals.data(), tiles_m, tiles_n, divided(k, BLOCK_K), tiles_m, split_k, stride, span);
@@ -84,8 +93,8 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
 
 int main(int, char** arguments) {
     const auto number = [&](int index) { return atoi(arguments[index]); };
-    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6) != 0, static_cast<unsigned>(number(7))};
-    const auto [m, n, k, split_k, programs, stride_one, seed] = problem;
+    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), static_cast<unsigned>(number(7))};
+    const auto [m, n, k, split_k, programs, order, seed] = problem;
     std::mt19937 random(1);
     std::vector<uint16_t> a(static_cast<size_t>(m) * k);
     for (auto& value : a) value = model::run::to_bf16(static_cast<int>(random() % 9) - 4);

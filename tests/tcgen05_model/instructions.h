@@ -211,6 +211,31 @@ inline void load_shared(Call& call) {
         call.set(elements > 1 ? call.at(0).parts.at(i) : call.at(0), value);
     }
 }
+// Four 8 x 8 matrices of 16 bits, whose rows' addresses the lanes give.
+inline void load_matrices(Call& call) {
+    if (!call.has("m8n8") || !call.has("x4")) fail("%s is not modelled", call.statement.name.c_str());
+    Warp& warp = own_warp();
+    const u32 address = call.address(1);
+    if (address % 16 != 0) fail("a matrix's row at %u", address & WINDOW);
+    together(true, "ldmatrix");
+    thread_reads(address, 16);
+    warp.exchanged[current->lane] = address;
+    together_once("ldmatrix");
+    u32 rows[32];
+    for (int lane = 0; lane < 32; ++lane) rows[lane] = static_cast<u32>(warp.exchanged[lane]);
+    together_once("ldmatrix");
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        u32 word = 0;
+        for (int half = 0; half < 2; ++half) {
+            const int along = current->lane % 4 * 2 + half, across = current->lane / 4;
+            const int row = call.has("trans") ? along : across, column = call.has("trans") ? across : along;
+            uint16_t element;
+            memcpy(&element, bytes_at(self(), rows[8 * matrix + row]) + 2 * column, 2);
+            word |= static_cast<u32>(element) << 16 * half;
+        }
+        call.set(call.at(0).parts.at(matrix), word);
+    }
+}
 inline void store_shared(Call& call) {
     const int bytes = call.element_bytes(), elements = call.elements();
     const u32 address = call.address(0);
@@ -243,6 +268,15 @@ inline void store_global(Call& call) {
         const Value value = call.value(elements > 1 ? call.at(1).parts.at(i) : call.at(1));
         memcpy(const_cast<uint8_t*>(to) + i * bytes, &value, bytes);
     }
+}
+
+// A fence at the GPU's scope on both sides.
+inline void add_acquire_release(Call& call) {
+    const uint8_t* word = pointer(call, 1);
+    fence_gpu();
+    const u32 before = atomic_add(reinterpret_cast<u32*>(const_cast<uint8_t*>(word)), call.word(2));
+    fence_gpu();
+    call.set(0, before);
 }
 
 inline void barrier_init(Call& call) { make_barrier(call.address(0), call.word(1)); }
@@ -417,8 +451,10 @@ inline void try_cancel(Call& call) {
         Barrier& signalled = barrier_at(signals, true);
         const unsigned phase = signalled.phase;
         Cell* cells = cells_at(program, to);
+        // Reads that a proxy fence follows are known to the engines as writes are.
+        const auto known = [](const Stamp& stamp) { return seen_by_thread(stamp) || seen_by_copies(stamp); };
         for (int i = 0; i < 8; ++i) {
-            if (!seen_by_copies(cells[i].write) || !cells[i].reads_known(seen_by_thread)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
+            if (!seen_by_copies(cells[i].write) || !cells[i].reads_known(known)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
             cells[i].set_write({signalled.id, phase + 1});
         }
         ++program.in_flight;
@@ -504,6 +540,8 @@ inline const std::vector<Known>& instructions() {
         {"selp", run::select},
         {"ld.shared", run::load_shared},
         {"st.shared", run::store_shared},
+        {"ldmatrix.sync.aligned", run::load_matrices},
+        {"atom.add.acq_rel.gpu.global.u32", run::add_acquire_release},
         {"ld.global", run::load_global},
         {"st.global", run::store_global},
         {"mbarrier.init", run::barrier_init},
