@@ -74,7 +74,7 @@ Value exchange(u32 mask, Value value, int from) {
     if (mask != 0xFFFFFFFF) fail("an exchange in part of a warp is not modelled");
     Warp& warp = own_warp();
     memcpy(&warp.exchanged[current->lane], &value, sizeof value);
-    together(false, "the warp's exchange");
+    meet(warp.collective, 32, true, false, "the warp's exchange");
     memcpy(&value, &warp.exchanged[from], sizeof value);
     meet(warp.collective, 32, true, false, "the warp's exchange");
     return value;
