@@ -13,7 +13,7 @@ use kernel_sweep::families::{self, Arg, Code, FamilySpec, HostTensor, KernelSpec
 use kernel_sweep::measure::{RacePlan, Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Candidate, Plan, Space};
-use kernel_sweep::sweep::{self, Progress};
+use kernel_sweep::site::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -48,7 +48,7 @@ fn machine() -> Option<Machine> {
         eprintln!("set SWEEP_PROGRAM to the sweep binary");
         return None;
     }
-    let compiler = sweep::compiler_within(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
+    let compiler = site::compiler(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
     let support = cubin(&compiler, &KernelSpec::shipped("support.cu", "empty", []));
     Some(Machine { found, compiler, support })
 }
@@ -242,7 +242,7 @@ fn compiled(compiler: &Compiler, cases: Vec<Case>) -> Vec<(Case, Program)> {
     let compiled = cases.into_iter().filter_map(|case| match compiler.wait(&case.kernel).unwrap() {
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => None,
         Outcome::Compiled { cubin, .. } => {
-            let program = Program { cubin, entry: case.kernel.entry.into(), launch: case.launch.clone() };
+            let program = Program { cubin, entry: case.kernel.entry.clone(), launch: case.launch.clone() };
             Some((case, program))
         }
         Outcome::Failed { error, .. } => panic!("{}: {error}", case.config),
@@ -277,7 +277,7 @@ const REPEATS: usize = 20;
 #[ignore = "compiles some hundred kernels"]
 fn fill_the_cache_for_an_h200() {
     let h200 = GpuProfile::by_name("h200").unwrap();
-    let compiler = sweep::compiler_within(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
+    let compiler = site::compiler(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
     cubin(&compiler, &KernelSpec::shipped("support.cu", "empty", []));
     let samples = Family::ALL
         .into_iter()

@@ -1,12 +1,13 @@
 //! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
+use super::arguments::{Families, OutputArgs, families, known_by_files};
+use super::outcome::Outcome;
 use super::output::note;
-use super::{Families, Outcome, OutputArgs, families, known_by_files};
 use crate::derive::Evidence;
 use crate::error::{Context, Error, Result};
 use crate::journal::{self, Contents, Lock};
 use crate::model::{Bytes, Family};
-use crate::sweep;
+use crate::paths::GpuFolder;
 use std::path::{Path, PathBuf};
 
 /// Pack journals for committing, one archive a family
@@ -42,20 +43,15 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-fn archive_path(folder: &Path, family: Family) -> PathBuf {
-    folder.join("archive").join(format!("{family}.jsonl.zst"))
-}
-
-fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
+fn pack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
     let mut packed = 0;
-    let names = files_in(&folder.join("journal"));
-    let own = known_by_files(&names, args.family.as_ref())?;
+    let own = known_by_files(&files_in(&folder.journals()), args.family.as_ref())?;
     for family in Family::ALL.into_iter().chain(own) {
-        let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
+        let journals = folder.journals_of(family)?;
         if journals.is_empty() {
             continue;
         }
-        let archive = archive_path(folder, family);
+        let archive = folder.archive(family);
         let contents = together(&journals, &args.gpu).context(|| format!("packing the journals of {family}"))?;
         let size = Bytes(journal::pack(contents, &archive)?);
         note!("{}: {size}", archive.display());
@@ -68,7 +64,11 @@ fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         packed += 1;
     }
     if packed == 0 {
-        return Err(Error::usage(format!("no journal in {}: run sweep --gpu {} first", folder.display(), args.gpu)));
+        return Err(Error::usage(format!(
+            "no journal in {}: run sweep --gpu {} first",
+            folder.path().display(),
+            args.gpu
+        )));
     }
     Ok(Outcome::Done)
 }
@@ -89,20 +89,20 @@ fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
     Ok(all)
 }
 
-fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
-    let own = known_by_files(&files_in(&folder.join("archive")), args.family.as_ref())?;
+fn unpack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
+    let own = known_by_files(&files_in(&folder.archives()), args.family.as_ref())?;
     let archives: Vec<(Family, PathBuf)> = Family::ALL
         .into_iter()
         .chain(own)
-        .map(|family| (family, archive_path(folder, family)))
+        .map(|family| (family, folder.archive(family)))
         .filter(|(_, path)| path.is_file())
         .collect();
     if archives.is_empty() {
-        return Err(Error::usage(format!("no archive in {}", folder.join("archive").display())));
+        return Err(Error::usage(format!("no archive in {}", folder.archives().display())));
     }
-    let _lock = Lock::take(&folder.join(sweep::LOCK))?;
+    let _lock = Lock::take(&folder.lock((0, 1)))?;
     for (family, _) in &archives {
-        if let Some(journal) = sweep::journals(&args.output.output, &args.gpu, *family)?.first() {
+        if let Some(journal) = folder.journals_of(*family)?.first() {
             return Err(Error::usage(format!(
                 "{} is there already: move it away to unpack the archive",
                 journal.display()
@@ -110,7 +110,7 @@ fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         }
     }
     for (family, archive) in archives {
-        let journal = sweep::journal_path(&args.output.output, &args.gpu, family, (0, 1));
+        let journal = folder.journal(family, (0, 1));
         journal::replace(&journal, together(std::slice::from_ref(&archive), &args.gpu)?)?;
         note!("{}", journal.display());
     }

@@ -5,7 +5,9 @@ pub mod cpu;
 pub mod cuda;
 pub mod mutants;
 
-use crate::families::{Launch, Task};
+use crate::compile::{Compiler, Outcome};
+use crate::error::Error;
+use crate::families::{KernelSpec, Launch, Task};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Identity};
 use mutants::Alteration;
@@ -58,6 +60,31 @@ pub struct Program {
     pub entry: String,
     /// Geometry and arguments.
     pub launch: Launch,
+}
+
+impl Program {
+    /// What a kernel came to, ready to be launched so.
+    ///
+    /// # Errors
+    /// Where the launch's arguments are not the kernel's parameters.
+    pub fn new(cubin: PathBuf, entry: Option<String>, kernel: &KernelSpec, launch: &Launch) -> Result<Self, String> {
+        let entry = entry.unwrap_or_else(|| kernel.entry.clone());
+        launch.check_cubin(&cubin, &entry)?;
+        Ok(Self { cubin, entry, launch: launch.clone() })
+    }
+
+    /// The program of a kernel that nothing works without.
+    ///
+    /// # Errors
+    /// Where it does not compile, or has other parameters.
+    pub fn needed(compiler: &Compiler, kernel: &KernelSpec, launch: &Launch) -> crate::error::Result<Self> {
+        match compiler.wait(kernel)? {
+            Outcome::Compiled { cubin, entry, .. } => {
+                Self::new(cubin, entry, kernel, launch).map_err(|error| Error::usage(format!("{kernel}: {error}")))
+            }
+            Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
+        }
+    }
 }
 
 /// Why a device could not do something.
@@ -184,6 +211,11 @@ pub fn discover() -> Vec<Found> {
 /// or there is no driver.
 pub fn driver_trouble() -> Option<String> {
     cuda::trouble()
+}
+
+/// The kernels of the harness itself: they fill tensors, read L2 full and compare outputs. One source holds them all.
+pub fn support_kernel() -> KernelSpec {
+    KernelSpec::shipped("support.cu", "fill_bf16", [])
 }
 
 /// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.

@@ -1,15 +1,17 @@
 //! The nouns everything else speaks in: families, problems, configs and GPU profiles. No I/O.
 
 mod config;
+mod dtype;
 mod family;
 mod gpu;
 mod problem;
 mod units;
 
 pub use config::{Config, KnobValue, Mma, PidType};
+pub use dtype::Dtype;
 pub use family::{Bin, Family, FamilyProfile, Group, MOST_DIMENSIONS};
 pub use gpu::{GpuProfile, Identity, Likeness};
-pub use problem::{Dtype, Problem, Shape, parse_dimensions};
+pub use problem::{Problem, Shape, parse_dimensions};
 pub use units::{Bytes, Micros};
 
 /// Serializes by `name()` and reads back through `FromStr`.

@@ -4,7 +4,7 @@
 //! shuffled decks, so that any run of draws has them as nearly as its length allows, and a problem over the limits is drawn
 //! again within its share.
 
-use super::PlannedProblem;
+use super::problem::PlannedProblem;
 use crate::families::{self, Extent};
 use crate::heuristics::Formula;
 use crate::model::{Bytes, Family, GpuProfile, Problem, Shape};

@@ -1,27 +1,18 @@
 //! Reading plans and shapes files, with the line of whatever is wrong.
 
 use super::domain::{self, Limits, Purpose};
-use super::space::Exclusion;
-use super::{Plan, Space, space};
+use super::problem::PlannedProblem;
+use super::space::{self, Exclusion, Space};
 use crate::error::{Context, Error, Result};
 use crate::families::{self, manifest};
 use crate::heuristics::Formula;
-use crate::model::{Config, Family, Problem};
+use crate::model::{Family, Problem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::Spanned;
-
-/// A problem with where it comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedProblem {
-    /// The problem.
-    pub problem: Problem,
-    /// The model and layer it is taken from.
-    pub from: Option<String>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,8 +156,16 @@ impl Source<'_> {
 /// Problems that anybody draws at random: many times what a GPU measures in a day.
 pub const MOST_RANDOM_PROBLEMS: usize = 100_000;
 
+/// What a plan's text says.
+pub(super) struct Contents {
+    /// The problems of every space that brings none of its own.
+    pub(super) problems: Vec<PlannedProblem>,
+    /// The spaces by kind.
+    pub(super) spaces: BTreeMap<String, Space>,
+}
+
 /// Parses a plan; `name` is what messages call it.
-pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan> {
+pub(super) fn parse(family: Family, text: &str, name: &str) -> Result<Contents> {
     let source = Source { name, text };
     manifest::check_shipped(family, text, name)?;
     let raw: RawPlan = source.parse()?;
@@ -184,7 +183,7 @@ pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan>
         .iter()
         .map(|(kind, raw)| Ok((kind.clone(), source.space(family, kind, raw)?)))
         .collect::<Result<_>>()?;
-    Ok(Plan { family, problems, spaces, file: None })
+    Ok(Contents { problems, spaces })
 }
 
 /// Reads a shapes file: the problems of a plan without its spaces.
@@ -194,23 +193,9 @@ pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan>
 pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
     let name = path.display().to_string();
     let text = manifest::read_text(path).context(|| format!("shapes file {name}"))?;
-    let plan = parse_plan(family, &text, &name)?;
+    let plan = parse(family, &text, &name)?;
     if plan.problems.is_empty() {
         return Err(Error::usage(format!("shapes file {name}: it has no [[problem]]")));
     }
     Ok(plan.problems)
-}
-
-/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
-pub(super) fn without_words(value: &Value) -> Value {
-    match value {
-        Value::String(text) if text == "whole" => Value::Null,
-        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
-        other => other.clone(),
-    }
-}
-
-/// A config from JSON, with an error that names the field.
-pub(super) fn config_from(fields: Map<String, Value>) -> Result<Config> {
-    serde_json::from_value(Value::Object(fields)).map_err(|error| Error::usage(format!("config: {error}")))
 }

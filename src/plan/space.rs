@@ -1,11 +1,10 @@
 //! Config spaces: the product of the axes, less what is excluded, with idle knobs dropped.
 
-use super::PlannedProblem;
-use super::read::{config_from, without_words};
+use super::problem::PlannedProblem;
 use crate::error::{Error, Result};
 use crate::families::{self, Values};
 use crate::heuristics::{self, Formula};
-use crate::model::{Config, Family, GpuProfile, Mma, PidType};
+use crate::model::{Config, Family, GpuProfile, Mma};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -264,13 +263,27 @@ fn alike(pattern: &Config, config: &Config, name: &str) -> bool {
 
 /// Drops the knobs that change nothing in this config, so that no template carries decoration.
 fn drop_idle_knobs(mut config: Config) -> Config {
-    if config.pid_type == Some(PidType::Flat) {
+    if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
     if config.reduction_loops == [None] {
         config.num_stages = None;
     }
     config
+}
+
+/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
+fn without_words(value: &Value) -> Value {
+    match value {
+        Value::String(text) if text == "whole" => Value::Null,
+        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
+        other => other.clone(),
+    }
+}
+
+/// A config from JSON, with an error that names the field.
+fn config_from(fields: Map<String, Value>) -> Result<Config> {
+    serde_json::from_value(Value::Object(fields)).map_err(|error| Error::usage(format!("config: {error}")))
 }
 
 #[cfg(test)]

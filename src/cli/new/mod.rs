@@ -1,6 +1,6 @@
 //! `sweep new`: a manifest, a kernel and its reference to start from, which work as they are.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use super::output::note;
 use crate::error::{Context, Error, Result};
 use crate::heuristics::DescribedFamily;

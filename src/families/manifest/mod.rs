@@ -255,12 +255,12 @@ const MOST_BYTES: u64 = 16 << 20;
 /// # Errors
 /// Where it cannot be read, is no file (a pipe would be waited for), is too large, or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::usage)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::of_named_file)?;
     if !file.metadata()?.is_file() {
         return Err(Error::usage("it is no file; name one"));
     }
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Error::usage)?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Error::usage(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
     }
