@@ -89,7 +89,7 @@ impl Running<'_> {
 /// Programs that a config names for so many tiles, where `places` of them run at once for each multiple.
 fn programs(config: &Config, tiles: u64, places: u64) -> u64 {
     match config.pid_type.unwrap() {
-        PidType::Flat => tiles,
+        PidType::Flat | PidType::ClusterLaunchControl => tiles,
         _ => tiles.min(u64::from(config.num_sm_multiplier.unwrap()) * places),
     }
 }
@@ -169,9 +169,11 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!(u64::from(running.launch.cluster), split);
                     ("gemm_wgmma.cu", runs(config, all, multiprocessors), split)
                 }
-                Mma::Tcgen05 => {
+                mma @ (Mma::Tcgen05 | Mma::Tcgen05Tmem) => {
+                    let is_held = mma == Mma::Tcgen05Tmem;
                     assert_eq!(running.value("DECODE_WARPS"), warps.map_or(0, |warps| warps - 6));
-                    let pair = if tile[0] == 256 { 2 } else { 1 };
+                    assert_eq!(running.value("TENSOR_WEIGHTS"), u64::from(is_held));
+                    let pair = if tile[usize::from(is_held)] > 128 { 2 } else { 1 };
                     assert_eq!(u64::from(running.launch.cluster), pair);
                     ("gemm_tcgen05.cu", runs(config, all * split, multiprocessors / pair), pair)
                 }
@@ -181,8 +183,12 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             // tiles_m, tiles_n, k_steps, group_m, split_k, stride and span are the last.
             let [group, parts, stride] = [3, 2, 1].map(|place| running.nth_last(place));
             let tile_rows = u64::from(config.l2_groupings[0]).min(tiles[0]); // beyond those there are it is all of them
-            let is_strided = config.pid_type == Some(PidType::PersistentInterleaved);
-            assert_eq!((group, parts, stride), (tile_rows, split, if is_strided { programs } else { 1 }));
+            let order = match config.pid_type {
+                Some(PidType::PersistentInterleaved) => programs,
+                Some(PidType::ClusterLaunchControl) => 0,
+                _ => 1,
+            };
+            assert_eq!((group, parts, stride), (tile_rows, split, order));
         }
     }
 }
@@ -298,7 +304,9 @@ fn the_work_of_a_config_is_what_its_launch_does() {
                 let split = u64::from(config.split_k.unwrap_or(1));
                 prop_assert!(work.programs * work.tiles_a_program >= work.tiles * split);
                 prop_assert!(work.smem >= launch.dynamic_smem && work.resident >= 1 && work.steps_a_tile >= 1);
-                if config.pid_type == Some(PidType::Flat) && config.mma != Some(Mma::Tcgen05) {
+                if config.pid_type == Some(PidType::Flat)
+                    && !matches!(config.mma, Some(Mma::Tcgen05 | Mma::Tcgen05Tmem))
+                {
                     prop_assert_eq!(
                         work.programs,
                         launch.grid.iter().map(|extent| u64::from(*extent)).product::<u64>()

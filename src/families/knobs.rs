@@ -72,8 +72,19 @@ pub(super) struct Programs {
     pub(super) contiguous: bool,
 }
 
-/// Refuses a program order that is missing or has a multiplier which does nothing.
+/// Refuses a program order that is missing, that only a kernel which asks the hardware has, or that has a multiplier which does
+/// nothing.
 pub(super) fn order(config: &Config) -> Result<(), Rejection> {
+    require!(
+        config.pid_type != Some(PidType::ClusterLaunchControl),
+        "pid_type {}: this kernel does not ask for its tiles",
+        PidType::ClusterLaunchControl
+    );
+    any_order(config)
+}
+
+/// The same for a kernel that has every order.
+pub(super) fn any_order(config: &Config) -> Result<(), Rejection> {
     let pid_type = config.pid_type.ok_or_else(|| Rejection("pid_type is missing".into()))?;
     match config.num_sm_multiplier {
         multiplier if pid_type.is_persistent() => needed("num_sm_multiplier", multiplier).map(|_| ()),

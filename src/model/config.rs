@@ -14,24 +14,29 @@ pub enum PidType {
     PersistentBlocked,
     /// As many programs as the GPU holds, each striding over the tiles.
     PersistentInterleaved,
+    /// One program a tile, but those that run take the tiles of those that have not begun, one at a time, as the hardware deals
+    /// them out (Blackwell's `clusterlaunchcontrol`).
+    ClusterLaunchControl,
 }
 
 impl PidType {
     /// Every program order.
-    pub const ALL: [Self; 3] = [Self::Flat, Self::PersistentBlocked, Self::PersistentInterleaved];
+    pub const ALL: [Self; 4] =
+        [Self::Flat, Self::PersistentBlocked, Self::PersistentInterleaved, Self::ClusterLaunchControl];
 
-    /// Helion's name.
+    /// Helion's name, where Helion has the order.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Flat => "flat",
             Self::PersistentBlocked => "persistent_blocked",
             Self::PersistentInterleaved => "persistent_interleaved",
+            Self::ClusterLaunchControl => "cluster_launch_control",
         }
     }
 
     /// Whether the grid is sized by the GPU instead of by the problem.
     pub const fn is_persistent(self) -> bool {
-        !matches!(self, Self::Flat)
+        matches!(self, Self::PersistentBlocked | Self::PersistentInterleaved)
     }
 }
 
@@ -50,11 +55,14 @@ pub enum Mma {
     Tcgen05,
     /// Warp-wide `mma.sync` on tiles that Hopper's copy engine (TMA) loads.
     MmaSyncTma,
+    /// Blackwell's `tcgen05` with its first operand, decoded weights, in tensor memory (TMEM).
+    Tcgen05Tmem,
 }
 
 impl Mma {
     /// Every kind; the C interface counts them in this order.
-    pub const ALL: [Self; 5] = [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma];
+    pub const ALL: [Self; 6] =
+        [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma, Self::Tcgen05Tmem];
 
     /// The name in configs and the kind's table in a plan.
     pub const fn name(self) -> &'static str {
@@ -64,6 +72,7 @@ impl Mma {
             Self::Wgmma => "wgmma",
             Self::Tcgen05 => "tcgen05",
             Self::MmaSyncTma => "mma_sync_tma",
+            Self::Tcgen05Tmem => "tcgen05_tmem",
         }
     }
 
@@ -71,7 +80,7 @@ impl Mma {
     pub fn of_arch(arch: &str) -> Vec<Self> {
         let own: &[Self] = match arch {
             "sm_90a" => &[Self::MmaSyncTma, Self::Wgmma],
-            "sm_100a" | "sm_103a" => &[Self::Tcgen05],
+            "sm_100a" | "sm_103a" => &[Self::Tcgen05, Self::Tcgen05Tmem],
             _ => &[],
         };
         [Self::Simt, Self::MmaSync].iter().chain(own).copied().collect()

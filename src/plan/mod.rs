@@ -200,7 +200,7 @@ mod tests {
             defaults.into_iter().map(|config| config.mma.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(kinds("h200"), [Mma::MmaSyncTma, Mma::Wgmma]);
-        assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05]);
+        assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05, Mma::Tcgen05Tmem]);
         assert_eq!(kinds("a100"), [Mma::MmaSync]);
     }
 

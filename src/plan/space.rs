@@ -5,7 +5,7 @@ use super::read::{config_from, without_words};
 use crate::error::{Error, Result};
 use crate::families::{self, Values};
 use crate::heuristics::Formula;
-use crate::model::{Config, GpuProfile, Mma, PidType};
+use crate::model::{Config, GpuProfile, Mma};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -242,7 +242,7 @@ fn alike(pattern: &Config, config: &Config, name: &str) -> bool {
 
 /// Drops the knobs that change nothing in this config, so that no template carries decoration.
 fn drop_idle_knobs(mut config: Config) -> Config {
-    if config.pid_type == Some(PidType::Flat) {
+    if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
     if config.reduction_loops == [None] {

@@ -193,7 +193,7 @@ impl FamilySpec for Gemm {
         let mma = config
             .mma
             .filter(|mma| *mma != Mma::Simt)
-            .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma or tcgen05".into()))?;
+            .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into()))?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         require!(
             matches!(config.l2_groupings[..], [rows] if rows > 0),
@@ -201,9 +201,12 @@ impl FamilySpec for Gemm {
             config.l2_groupings
         );
         knobs::needed("split_k", config.split_k)?;
-        knobs::order(config)?;
         match mma {
-            Mma::Tcgen05 => tcgen05::check(config, self.weights, profile),
+            Mma::Tcgen05 | Mma::Tcgen05Tmem => knobs::any_order(config)?,
+            _ => knobs::order(config)?,
+        }
+        match mma {
+            Mma::Tcgen05 | Mma::Tcgen05Tmem => tcgen05::check(config, self.weights, profile),
             Mma::Wgmma | Mma::MmaSyncTma => wgmma::check(config, self.weights, profile),
             Mma::MmaSync | Mma::Simt => mma_sync::check(config, self.weights, profile),
         }
@@ -211,7 +214,7 @@ impl FamilySpec for Gemm {
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
         match config.mma {
-            Some(Mma::Tcgen05) => tcgen05::conditions(self.weights),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::conditions(self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
             Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::conditions(),
         }
@@ -225,7 +228,7 @@ impl FamilySpec for Gemm {
 
     fn footprint(&self, config: &Config, _problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection> {
         match config.mma {
-            Some(Mma::Tcgen05) => tcgen05::footprint(config, self.weights),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::footprint(config, self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, self.weights),
             Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::footprint(config, self.weights, profile),
         }
@@ -240,7 +243,7 @@ impl FamilySpec for Gemm {
         let [m, n, k] = dimensions(problem);
         let product = Product { weights: self.weights, m, n, k };
         match config.mma {
-            Some(Mma::Tcgen05) => tcgen05::build(config, &product, profile),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
             Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::build(config, &product, profile),
         }
@@ -343,7 +346,7 @@ const fn vector_bytes(row_bytes: u64) -> u64 {
 }
 
 /// How many programs run, and which numbers of the work each takes: `span` consecutive ones where `stride` is 1, else
-/// every `stride`-th of all `span`.
+/// every `stride`-th of all `span`; the hardware deals them out where it is 0.
 struct ProgramOrder {
     programs: u64,
     stride: u64,
@@ -353,6 +356,9 @@ struct ProgramOrder {
 fn program_order(config: &Config, work: u64, multiprocessors: u32) -> ProgramOrder {
     let Programs { count, .. } = knobs::programs(config, work, multiprocessors);
     let programs = u64::from(count);
+    if config.pid_type == Some(PidType::ClusterLaunchControl) {
+        return ProgramOrder { programs, stride: 0, span: work };
+    }
     if config.pid_type == Some(PidType::PersistentInterleaved) {
         return ProgramOrder { programs, stride: programs, span: work };
     }
@@ -512,7 +518,7 @@ mod tests {
             m in 1i64..5000, n in 1i64..5000, half_k in 128i64..2500,
             group in 1u32..64, split in 1u32..3, pid in 0usize..3, multiplier in 1u32..4,
         ) {
-            let pid_type = PidType::ALL[pid];
+            let pid_type = PidType::ALL[pid]; // those that mma_sync has
             let changed = Config {
                 l2_groupings: vec![group],
                 split_k: Some(split),
@@ -528,13 +534,17 @@ mod tests {
         }
 
         #[test]
-        fn programs_share_all_the_work(work in 1u64..5000, pid in 0usize..3, multiplier in 1u32..4) {
+        fn programs_share_all_the_work(work in 1u64..5000, pid in 0usize..4, multiplier in 1u32..4) {
             let pid_type = PidType::ALL[pid];
             let multiplier = pid_type.is_persistent().then_some(multiplier);
             let config = Config { pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..config() };
             let order = program_order(&config, work, 132);
             let mut takers = vec![0; work as usize];
             for program in 0..order.programs {
+                if order.stride == 0 {
+                    takers[program as usize] += 1; // whoever is told of it
+                    continue;
+                }
                 let first = if order.stride == 1 { program * order.span } else { program };
                 prop_assert!(first < work, "program {} of {} has nothing to do", program, order.programs);
                 for number in (first..work.min(first + order.span)).step_by(order.stride as usize) {
