@@ -268,37 +268,45 @@ const fn without(text: &'static str) -> Change {
     Change(KERNEL, text, "")
 }
 
+// Whoever comes first finds that the order is missing: those who use what was not waited for, or those who use it next.
+const COPIES: &str = "the copy engine writes where others may still read or write";
+const SUMS: [&str; 2] =
+    ["a product writes tensor memory that others may still use", "tcgen05.ld of what is being written"];
+const STORED_DRAIN: &str =
+    "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);";
+const EMPTY_DRAIN: &str = "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);";
+
 #[test]
 fn a_missing_wait_is_refused() {
     let full = without("ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);");
     for case in [bf16(), decoded(), held(), pair(), decoded_pair()] {
-        case.refuses(&[full], &["a product reads what"]);
+        case.refuses(&[full], &["a product reads what", COPIES]);
     }
     let ready = without("if constexpr (DECODED) ptx::mbarrier_wait(buffer.of(base + READY), buffer.parity);");
     decoded().refuses(&[ready], &["a product reads what"]);
     decoded_pair().refuses(&[ready], &["a product reads what"]);
-    held().refuses(&[ready], &["a product reads tensor memory that is being written"]);
+    held().refuses(&[ready], &["a product reads tensor memory that is being written", COPIES]);
     let raw = without("ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);");
-    decoded().refuses(&[raw], &["a thread reads what may not be written yet"]);
-    held().refuses(&[raw], &["a thread reads what may not be written yet"]);
+    decoded().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
+    held().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
     let empty = Change(
         KERNEL,
         "ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);\n                copy_step",
         "copy_step",
     );
     for case in [bf16(), decoded(), held(), pair()] {
-        case.refuses(&[empty], &["the copy engine writes where others may still read or write", "more arrivals"]);
+        case.refuses(&[empty], &[COPIES, "more arrivals"]);
     }
     let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
-    decoded().refuses(&[reused], &["a thread writes where others may still read or write"]);
+    decoded().refuses(&[reused], &["a thread writes where others may still read or write", "the grid hangs"]);
     held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
     let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
     for case in [bf16(), pair()] {
-        case.refuses(&[drained], &["a product writes tensor memory that others may still use"]);
+        case.refuses(&[drained], &SUMS);
     }
     let summed = without("ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);");
     for case in [bf16(), pair()] {
-        case.refuses(&[summed], &["tcgen05.ld of what is being written"]);
+        case.refuses(&[summed], &SUMS);
     }
     let taken = without("if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);");
     dealt_out().refuses(
@@ -306,7 +314,10 @@ fn a_missing_wait_is_refused() {
         &["clusterlaunchcontrol.try_cancel writes where", "more arrivals", "in the midst of a phase"],
     );
     let answered = without("ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);");
-    dealt_out().refuses(&[answered], &["a thread reads what may not be written yet"]);
+    dealt_out().refuses(
+        &[answered],
+        &["a thread reads what may not be written yet", "clusterlaunchcontrol.try_cancel writes where"],
+    );
     let read = without("if (lane == 0) ptx::tma_store_wait_read<1>();");
     bf16().refuses(&[read], &["a thread writes where others may still read or write"]);
     let grid = without("ptx::wait_for_last_grid();");
@@ -335,7 +346,7 @@ fn tensor_memory_ends_where_it_was_allocated() {
     let from_zero = Change(KERNEL, "const u32 lanes = tensor_memory + (thread", "const u32 lanes = (thread");
     bf16().refuses(&[from_zero], &words);
     let weights = Change(KERNEL, "tensor_memory + WEIGHTS_AT + buffer.index", "WEIGHTS_AT + buffer.index");
-    held().refuses(&[weights], &words);
+    held().refuses(&[weights], &["of tensor memory, of which", "tcgen05.st where others may still read or write"]);
     let half = Change(
         KERNEL,
         "TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);",
@@ -506,12 +517,8 @@ fn programs_of_a_pair_wait_for_each_other() {
         "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
         "__syncthreads();\n    ptx::tcgen05_after_signal();\n    if (warp",
     );
-    let drain = without(
-        "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);",
-    );
-    let stored = without(
-        "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);",
-    );
+    let drain = without(EMPTY_DRAIN);
+    let stored = without(STORED_DRAIN);
     pair().refuses(&[end, drain, stored], &["a program leaves", "a program that has left"]);
     pair().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
     dealt_out().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
@@ -519,9 +526,7 @@ fn programs_of_a_pair_wait_for_each_other() {
 
 #[test]
 fn nobody_leaves_what_is_under_way() {
-    let drain = without(
-        "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);",
-    );
+    let drain = without(EMPTY_DRAIN);
     for case in [bf16(), decoded(), pair()] {
         case.refuses(&[drain], &["a program leaves"]);
     }
@@ -534,7 +539,8 @@ fn nobody_leaves_what_is_under_way() {
         "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
         "ptx::tcgen05_after_signal();\n    if (warp",
     );
-    bf16().refuses(&[end], &["tcgen05.dealloc of what others may still use"]);
+    let stored = without(STORED_DRAIN);
+    bf16().refuses(&[end, stored], &["tcgen05.dealloc of what others may still use"]);
 }
 
 #[test]
