@@ -11,26 +11,40 @@
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C, columns of C and elements of k
-//                               BLOCK_M 128: its rows are the instruction's M; BLOCK_N 64, 128 or 256
-//                               BLOCK_M 256: the same with a pair of programs, each with 128 rows and half the columns of B;
-//                               BLOCK_N 128 or 256
-//                               BLOCK_M 16, 32, 64: the weights' columns are the instruction's M, the rows its N; BLOCK_N 128
+//                               BLOCK_M 128: its rows are the instruction's M; BLOCK_N a multiple of 16 up to 256
+//                               BLOCK_M 256, 512: the same with a pair of programs, each with half the rows and half the
+//                               columns of B; BLOCK_N a multiple of 32 up to 256
+//                               BLOCK_M a multiple of 16 below 128: the weights' columns are the instruction's M, the rows its
+//                               N; BLOCK_N 128
+//                               TENSOR_WEIGHTS: likewise, with BLOCK_M a multiple of 16 up to 256; or with a pair of programs
+//                               BLOCK_N 256, each half the columns and half the rows of A, and BLOCK_M a multiple of 32
 //                               BLOCK_K 64 or 128
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
-//   DECODE_WARPS                warps that decode weights; 0 for Bf16
+//   TENSOR_WEIGHTS              1: decoded weights go to tensor memory, where they are the instruction's first operand; else 0
+//   DECODE_WARPS                warps that decode weights; 0 for Bf16; 4 or 8 for TENSOR_WEIGHTS
+//   BUFFERS                     steps of decoded weights at once, 2 ... NUM_STAGES; 0 for Bf16
+//   SUM_TILES                   tiles whose sums are in tensor memory at once: 2, so that one is multiplied while the other is
+//                               stored, or 1
+// Sums, two columns of 32 bits for each four of decoded weights, and what a power of two adds must fit 512 columns.
 //
-// Launch: 32 * (6 + DECODE_WARPS) threads along x, SMEM_BYTES of dynamic shared memory, programs (for BLOCK_M 256 pairs, in
-// clusters of 2) along x. Tensor maps: A in tiles of A_ROWS x 64, swizzled by 128 bytes; B in tiles of BLOCK_K x 64, swizzled
-// likewise, or undecoded, of all of a program's rows of bytes and columns, not swizzled; C in tiles of 32 x 64, swizzled by
-// 128 bytes, or, for BLOCK_M below 128, of BLOCK_M x 32, not swizzled. The work and its order (scheduler.cuh) are arguments:
+// Launch: 32 * (6 + DECODE_WARPS) threads along x, SMEM_BYTES of dynamic shared memory, programs (pairs in clusters of 2) along
+// x. A line is 64, 32 or 16 columns, the widest that the columns in question are a multiple of; it is swizzled by its bytes.
+// Tensor maps: A in tiles of A_ROWS x 64, swizzled by 128 bytes; B in tiles of BLOCK_K x a line of a program's columns; undecoded,
+// of all of a program's rows of bytes and columns, not swizzled, or for TENSOR_WEIGHTS of 128 bytes of columns, swizzled; C in
+// tiles of 32 x a line of BLOCK_N, or, where the weights come first, of a line of BLOCK_M, in rows, x 32, not swizzled. The work
+// and its order (scheduler.cuh) are arguments:
 //   partials                    split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k
 //   arrivals                    split_k > 1: one zero for each tile and program of it; zero again at the end
-//   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm.cu; a pair counts as one program
+//   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm.cu; a pair counts as one program. A stride of 0:
+//                               there are as many programs as parts of tiles, and `span` is as many; those that run take the
+//                               work of those that have not begun (cluster launch control)
+// It may be launched so that it begins before the grid before it has ended (programmatic stream serialization): until that has
+// ended it prepares and reads nothing, and it lets the next grid begin likewise.
 //
-// Who does what: warps 0 ... 3 take sums from tensor memory to C, each its 32 lanes; warp 4 copies; warp 5 owns the tensor
-// memory and multiplies, in a pair the first program's for both; the others decode. The sums of two tiles have room in tensor
-// memory, so that one is multiplied while the other is stored.
+// Who does what: warps 0 ... 3 take sums from tensor memory to C, each its 32 lanes; warp 4 copies, and asks for the next tile
+// where the hardware deals them out; warp 5 owns the tensor memory and multiplies, in a pair the first program's for both; the
+// others decode.
 //
 // Barriers (arrivals a phase; each wait is for the phase of that step or tile, unless said otherwise):
 //   full[stage]     1 and the bytes of A (and of bf16 B) of the whole pair, at the pair's first program; awaited to multiply
@@ -38,13 +52,39 @@
 //   ready[buffer]   one for each decoding warp of the pair, at its first program; awaited to multiply
 //   empty[stage]    1, by commit, at both programs, when a step's products are done; awaited to copy over the stage (the phase
 //                   before), and to decode over the buffer (the step BUFFERS earlier)
-//   summed[half]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
-//   stored[half]    one for each storing warp of the pair, at its first program; awaited to begin the next tile but one
+//   summed[tile]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
+//   stored[tile]    one for each storing warp of the pair, at its first program, when it has read the sums; awaited to begin
+//                   the next tile but SUM_TILES - 1
+//   answered[i]     1 and the 16 bytes of an answer, at each program; awaited to begin the next tile
+//   taken[i]        one for each that reads an answer, of both programs, at the first; awaited to ask again
 // The multiplying thread waits for full and ready both: those who decode know nothing of A. A stage is never two phases ahead
 // of those who wait for it, since NUM_STAGES is at least BUFFERS. Nobody leaves before every phase of its
 // barriers has ended and all programs of the pair have come to the end.
+// Signals between the programs of a pair never release at the cluster's scope: what they stand for is the tensor core's and the
+// copy engine's to use, past proxy fences, or was read from tensor memory. One thread a tile has a fence of the whole GPU, with
+// split_k > 1.
 //
-// Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. Nothing is known of what it reaches or what bounds it.
+// Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. On paper, and never measured: 2.25 PFLOP/s, 8 TB/s and 148
+// multiprocessors at 1.85 GHz are 4096 multiply-adds and 29 bytes of memory a cycle of one; shared memory moves 128 bytes, and
+// tensor memory is taken to move a column of 128 lanes. Cycles for 64 of k, of one program, whose pair reads half of B for both:
+//   tile                         products   shared memory: copied, decoded, read    tensor memory   weights from HBM
+//   128 x 256                        512      384             384  =  768
+//   256 x 256, pair                  512      256             256  =  512
+//   512 x 256, pair                 1024      384             512  =  896
+//   256 x 192, pair                  384      224             224  =  448
+//   256 x  64, pair                  128      160             160  =  320
+//    16 x 128, bf16                   32      144             144  =  288                             565
+//    16 x 128, 4 bits, shared         32       48  32 + 128   144  =  352                             141
+//    16 x 128, 4 bits, tensor         32       48  32          16  =   96         32 + 32             141
+//   256 x 256, 4 bits, shared        512      160  32 + 128   256  =  576
+//   256 x 256, 4 bits, tensor        512      160  32         128  =  320         32 + 32
+// So 4-bit weights through shared memory reach 40 % of the memory's rate at few rows, and through tensor memory nearly all of it:
+// decoding takes a warp some 20 issue cycles for 256 weights, 160 cycles a step on four schedulers where memory takes 141. Storing
+// reads each column of sums once and hides behind the next tile's products with SUM_TILES 2; with 512 x 256 it does not, some
+// 1000 cycles a tile, which 64 steps outweigh from k = 4096 on. 4096 ** 3 on 74 pairs: 256 x 256 and 512 x 256 take 131,000 cycles,
+// 71 us (4 and 2 rounds, the last not full), 256 x 192 takes 5 rounds, 77 us by shared memory and 66 by products. 1024 ** 3: 64
+// pairs of 256 x 64, 16 steps, 2.8 us beside start and end. A multiprocessor takes 64 bytes a cycle from L2 for 256 x 256, 48 for
+// 512 x 256: 17 and 13 TB/s for all of them, which L2 may not give.
 
 #include "decode.cuh"
 #include "gemm_macros.cuh"
@@ -465,7 +505,7 @@ struct Program {
 #pragma unroll 1
             for (int column = 0; column < SUM_COLUMNS; column += CHUNK) {
                 float values[CHUNK / 16][16];
-                __syncwarp();
+                __syncwarp();  // the lanes may leave the wait, and the copy's issue, one by one
 #pragma unroll
                 for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], tile + column + 16 * i);
                 ptx::tmem_wait(values);

@@ -190,10 +190,9 @@ impl FamilySpec for Gemm {
             config,
             &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
         )?;
-        let mma = config
-            .mma
-            .filter(|mma| *mma != Mma::Simt)
-            .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into()))?;
+        let mma = config.mma.filter(|mma| *mma != Mma::Simt).ok_or_else(|| {
+            Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
+        })?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         require!(
             matches!(config.l2_groupings[..], [rows] if rows > 0),
