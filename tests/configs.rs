@@ -136,11 +136,18 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             assert_eq!((block(0), running.value("BLOCK_Q"), running.value("BLOCK_KV")), (1, q, kv));
             assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
             let threads = u64::from(running.launch.threads);
-            if config.mma == Some(Mma::Wgmma) {
-                assert_eq!((running.kernel.source, threads), ("attention_wgmma.cu", 32 * (warps.unwrap() + 4)));
-            } else {
-                assert_eq!((running.kernel.source, config.mma), ("attention.cu", Some(Mma::MmaSync)));
-                assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
+            match config.mma.unwrap() {
+                Mma::Wgmma => {
+                    assert_eq!((running.kernel.source, threads), ("attention_wgmma.cu", 32 * (warps.unwrap() + 4)));
+                }
+                Mma::Tcgen05 => {
+                    assert_eq!((running.kernel.source, threads), ("attention_tcgen05.cu", q + 256));
+                    assert_eq!(warps, None);
+                }
+                mma => {
+                    assert_eq!((running.kernel.source, mma), ("attention.cu", Mma::MmaSync));
+                    assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
+                }
             }
             let tiles = extents[0] * extents[1] * extents[2].div_ceil(q) * split.unwrap();
             assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));

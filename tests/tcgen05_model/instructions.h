@@ -81,7 +81,7 @@ struct Call {
     int group() const { return has("cta_group::2") ? 2 : has("cta_group::1") ? 1 : (fail("%s without a cta_group", statement.name.c_str()), 0); }
     // Bytes of one element of a load or store, by the type that ends its name.
     int element_bytes() const { return std::atoi(statement.parts.back().c_str() + 1) / 8; }
-    int elements() const { return has("v4") ? 4 : has("v2") ? 2 : 1; }
+    int elements() const { return has("v8") ? 8 : has("v4") ? 4 : has("v2") ? 2 : 1; }
 };
 
 inline Value Call::value(const Operand& operand) const {
