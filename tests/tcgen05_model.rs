@@ -56,30 +56,19 @@ struct Model {
 }
 
 impl Model {
-    /// Compiles a `main` with the kernels after these changes; nothing where there is no compiler.
-    fn new(main: &str, macros: &[(&str, String)], changes: &[Change]) -> Option<Self> {
+    /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
+    fn new(main: &str, macros: &[(&str, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
-        let mut found = vec![false; changes.len()];
         for from in ["kernels", "kernels/include"] {
             for entry in fs::read_dir(root().join(from)).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().to_str().unwrap();
-                if path.extension().is_none_or(|it| it != "cu" && it != "cuh") {
-                    continue;
+                if path.extension().is_some_and(|it| it == "cu" || it == "cuh") {
+                    let text = changed(name, fs::read_to_string(&path).unwrap());
+                    fs::write(folder.path().join(name), source::for_the_host(&text)).unwrap();
                 }
-                let mut text = fs::read_to_string(&path).unwrap();
-                for (Change(_, old, new), found) in
-                    changes.iter().zip(&mut found).filter(|(change, _)| change.0 == name)
-                {
-                    *found = text.contains(old);
-                    text = text.replace(old, new);
-                }
-                fs::write(folder.path().join(name), source::for_the_host(&text)).unwrap();
             }
-        }
-        for (Change(file, old, _), found) in changes.iter().zip(found) {
-            assert!(found, "{file} has no such text to change: {old}");
         }
         let program = folder.path().join("main");
         let model = root().join("tests/tcgen05_model");
@@ -99,16 +88,20 @@ impl Model {
         Some(Self { _folder: folder, program })
     }
 
-    /// Runs it in the order of a seed; what it is refused for, if it is.
-    fn run(&self, arguments: &[u32], seed: u32) -> Result<(), String> {
-        let arguments = arguments.iter().chain([&seed]).map(u32::to_string);
-        let output = Command::new(&self.program).args(arguments).output().unwrap();
+    /// Runs it; what it is refused for, if it is. The last argument is the seed of the order of things.
+    fn run(&self, arguments: &[u32]) -> Result<(), String> {
+        let output = Command::new(&self.program).args(arguments.iter().map(u32::to_string)).output().unwrap();
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 }
 
 /// How many orders of things each run is had in.
 const SEEDS: u32 = 3;
+
+/// The arguments and a seed.
+fn seeded(arguments: &[u32], seed: u32) -> Vec<u32> {
+    arguments.iter().copied().chain([seed]).collect()
+}
 
 /// A kernel's `main` with its macros, and what it is to run.
 struct Case {
@@ -120,10 +113,10 @@ struct Case {
 impl Case {
     /// It must come out right in every order.
     fn passes(&self) {
-        let Some(model) = Model::new(self.main, &self.macros, &[]) else { return };
+        let Some(model) = Model::new(self.main, &self.macros, |_, text| text) else { return };
         for arguments in &self.runs {
             for seed in 0..SEEDS {
-                if let Err(refusal) = model.run(arguments, seed) {
+                if let Err(refusal) = model.run(&seeded(arguments, seed)) {
                     panic!("{:?} {arguments:?}, seed {seed}: {refusal}", self.macros);
                 }
             }
@@ -132,10 +125,16 @@ impl Case {
 
     /// Changed so, it must be refused in every order, in one of these words.
     fn refuses(&self, changes: &[Change], words: &[&str]) {
-        let Some(model) = Model::new(self.main, &self.macros, changes) else { return };
+        let change = |name: &str, text: String| {
+            changes.iter().filter(|change| change.0 == name).fold(text, |text, Change(_, old, new)| {
+                assert!(text.contains(old), "{name} has no such text to change: {old}");
+                text.replace(old, new)
+            })
+        };
+        let Some(model) = Model::new(self.main, &self.macros, change) else { return };
         let what: Vec<&str> = changes.iter().map(|change| change.1).collect();
         for seed in 0..SEEDS {
-            let Err(refusal) = model.run(&self.runs[0], seed) else {
+            let Err(refusal) = model.run(&seeded(&self.runs[0], seed)) else {
                 panic!("{:?}, seed {seed}: not refused without {what:?}", self.macros)
             };
             let is_known = refusal.starts_with("refused: ") && words.iter().any(|word| refusal.contains(word));
@@ -585,5 +584,99 @@ fn shared_memory_ends_where_the_launch_says() {
     bf16().refuses(
         &[Change(KERNEL, "constexpr int SMEM_BYTES = IS_LAST + 4;", "constexpr int SMEM_BYTES = TENSOR_MEMORY;")],
         &["beyond the program's shared memory"],
+    );
+}
+
+// ---- Attention ----
+
+/// The macros of an attention config.
+fn attention(head: u32, block_q: u32, block_kv: u32, stages: u32) -> Vec<(&'static str, String)> {
+    [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)]
+        .map(|(name, value)| (name, value.to_string()))
+        .to_vec()
+}
+
+/// A problem of attention, how it is shared, and how much larger than the first keys the last are.
+#[derive(Clone, Copy, Debug)]
+struct Attention {
+    batch_heads: u32,
+    q_seq: u32,
+    kv_seq: u32,
+    head_dim: u32,
+    splits: u32,
+    programs: u32,
+    contiguous: bool,
+    rising: u32,
+}
+
+impl Attention {
+    /// One head, by one program.
+    fn of(q_seq: u32, kv_seq: u32, head_dim: u32) -> Self {
+        Self { batch_heads: 1, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+    }
+
+    fn arguments(self, seed: u32) -> [u32; 9] {
+        let Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
+        [batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising, seed]
+    }
+}
+
+/// Runs an attention config on problems.
+fn attend(macros: &[(&str, String)], problems: &[Attention]) {
+    let Some(model) = Model::new("attention.cpp", macros, |_, text| text) else { return };
+    for problem in problems {
+        for seed in 0..2 {
+            if let Err(refusal) = model.run(&problem.arguments(seed)) {
+                panic!("{macros:?} {problem:?}, seed {seed}: {refusal}");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_whose_weights_take_the_place_of_scores() {
+    attend(
+        &attention(128, 256, 128, 2),
+        &[
+            Attention { programs: 2, ..Attention::of(300, 200, 128) },
+            Attention { rising: 40, ..Attention::of(130, 300, 120) },
+        ],
+    );
+    attend(&attention(192, 256, 64, 2), &[Attention { batch_heads: 2, ..Attention::of(140, 150, 192) }]);
+}
+
+#[test]
+fn attention_whose_weights_lie_apart() {
+    attend(
+        &attention(64, 256, 128, 3),
+        &[
+            Attention { batch_heads: 3, contiguous: true, programs: 2, ..Attention::of(40, 257, 64) },
+            Attention { batch_heads: 2, rising: 40, ..Attention::of(260, 300, 64) },
+        ],
+    );
+    attend(
+        &attention(48, 256, 96, 2),
+        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(150, 200, 40) }],
+    );
+    attend(&attention(128, 256, 64, 2), &[Attention { rising: 40, ..Attention::of(256, 128, 128) }]);
+}
+
+#[test]
+fn attention_of_few_queries_with_splits() {
+    let decode = |heads, kv_seq, head_dim| Attention { batch_heads: heads, ..Attention::of(1, kv_seq, head_dim) };
+    attend(
+        &attention(128, 128, 128, 2),
+        &[
+            Attention { splits: 3, programs: 4, ..decode(3, 600, 128) },
+            Attention { splits: 4, programs: 2, contiguous: true, ..decode(2, 129, 128) },
+        ],
+    );
+    attend(
+        &attention(96, 128, 96, 3),
+        &[Attention { splits: 2, programs: 2, rising: 30, ..Attention::of(33, 300, 96) }],
+    );
+    attend(
+        &attention(256, 128, 64, 2),
+        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(130, 150, 256) }],
     );
 }
