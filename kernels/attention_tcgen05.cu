@@ -384,7 +384,7 @@ struct Multiplier {
             constexpr int FIRST[] = {0, PART_CHUNKS * CHUNK / 16, BLOCK_KV / 16};
 #pragma unroll
             for (int k = FIRST[part]; k < FIRST[part + 1]; ++k) {
-                ptx::tcgen05_multiply_held(tensor_memory + SUMS + panel * HEAD_DIM,
+                ptx::tcgen05_multiply_held<1>(tensor_memory + SUMS + panel * HEAD_DIM,
                                            tensor_memory + WEIGHTS + panel * WEIGHTS_PITCH + k * 8,
                                            value_operand.at(values.offset() + k * 2048), INSTRUCTION,
                                            !step.is_first() || k > 0);
