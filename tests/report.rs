@@ -288,10 +288,7 @@ fn nights_are_a_trend_from_the_second_on_and_one_that_got_slower_stands_out() {
     night("2026-11-03T020000Z", 1.2, "kept");
     let page = page(folder.path(), "h200", &[]);
     let nights = section(&page, "nights");
-    assert!(
-        nights.contains("class=\"band\"") && nights.contains("2026-11-01") && nights.contains("2026-11-03"),
-        "{nights}"
-    );
+    assert!(nights.contains("class=\"band\"") && nights.contains(">11-01<") && nights.contains(">11-03<"), "{nights}");
     assert_eq!(
         (nights.matches("<g class=\"sf\"").count(), nights.matches("<g class=\"ss\"").count()),
         (2, 1),

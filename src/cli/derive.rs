@@ -1,12 +1,14 @@
 //! `sweep derive`: journals, or a Helion measurements file, to the document.
 
+use super::arguments::{Families, OutputArgs, families, known_by_files};
+use super::outcome::Outcome;
 use super::output::{self, note};
-use super::{Outcome, OutputArgs};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
 use crate::journal::{self, Contents, Header, Trial};
 use crate::model::{Bytes, Family, GpuProfile, Mma};
+use crate::paths::{self, GpuFolder};
 use crate::plan::{self, Plan};
 use crate::report;
 use clap::Args;
@@ -34,6 +36,9 @@ pub(super) struct DeriveArgs {
     /// Take together what was measured under unlike drivers, or under one that nobody told
     #[arg(long)]
     accept_driver: bool,
+    /// Families of your own that the files hold trials of, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     /// The plan that the journals, of one family, were filled by, where it is not the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
@@ -50,13 +55,8 @@ pub(super) struct DeriveArgs {
 /// Derives the document and writes it.
 pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
-    let files = if args.from.is_empty() { recorded_files(&folder)? } else { args.from.clone() };
-    if files.is_empty() {
-        let (folder, gpu) = (folder.display(), &args.gpu);
-        return Err(Error::usage(format!(
-            "no journal in {folder}/journal and no archive in {folder}/archive: run sweep --gpu {gpu} first"
-        )));
-    }
+    let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
+    let own = known_by_files(&files, args.family.as_ref())?;
     let (mut journals, mut measurements) = (Vec::new(), Evidence::default());
     let read: Vec<Result<Recorded>> = files.par_iter().map(|path| Recorded::read(path)).collect();
     for (path, recorded) in files.iter().zip(read) {
@@ -72,9 +72,9 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
         }
     }
     let profile = profile(&args.gpu, &journals)?;
-    let plans = plans(args, &journals)?;
-    let path = crate::sweep::document_path(&args.output.output, &args.gpu);
-    crate::sweep::check_outputs(Some(&path), &[])?;
+    let plans = plans(args, &own, &journals)?;
+    let path = folder.document();
+    paths::check_outputs(Some(&path), &[])?;
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile: &profile,
@@ -137,9 +137,9 @@ fn known_profile(gpu: &str, header: Option<&Header>) -> Result<GpuProfile> {
 }
 
 /// Every family's plan, or the one that the journals of one family were filled by.
-fn plans(args: &DeriveArgs, journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
+fn plans(args: &DeriveArgs, own: &[Family], journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
     let families: BTreeSet<Family> = match args.plan {
-        None => Family::ALL.into(),
+        None => Family::ALL.iter().chain(own).copied().collect(),
         Some(_) => journals.iter().flat_map(|(_, contents)| &contents.trials).map(|trial| trial.family).collect(),
     };
     plan::load_all(&families.into_iter().collect::<Vec<_>>(), args.plan.as_deref())
@@ -150,25 +150,17 @@ fn defaults(plans: &[Plan], profile: &GpuProfile) -> Defaults {
     plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect()
 }
 
-/// The GPU's journals, or its archive where there are none; nothing where there is neither.
-pub(super) fn recorded_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let journals = files_ending(&folder.join("journal"), ".jsonl")?;
-    if journals.is_empty() { files_ending(&folder.join("archive"), ".jsonl.zst") } else { Ok(journals) }
-}
-
-/// The files of a folder by the end of their names, sorted; none where there is no such folder.
-fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
+/// The GPU's journals, or its archive where there are none.
+fn recorded_files(folder: &GpuFolder, gpu: &str) -> Result<Vec<PathBuf>> {
+    let files = folder.recorded()?;
+    if files.is_empty() {
+        let (journals, archives) = (folder.journals(), folder.archives());
+        return Err(Error::usage(format!(
+            "no journal in {} and no archive in {}: run sweep --gpu {gpu} first",
+            journals.display(),
+            archives.display()
+        )));
     }
-    let mut files = Vec::new();
-    for entry in folder.read_dir().context(|| format!("reading {}", folder.display()))? {
-        let path = entry.context(|| format!("reading {}", folder.display()))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(ending)) {
-            files.push(path);
-        }
-    }
-    files.sort();
     Ok(files)
 }
 
@@ -185,7 +177,7 @@ impl Recorded {
         match ending.as_deref() {
             Some("jsonl" | "zst") => Ok(Self::Journal(journal::read(path)?)),
             Some("csv") => Ok(Self::Measurements(
-                File::open(path).map_err(Error::usage).context(|| format!("opening {}", name()))?,
+                File::open(path).map_err(Error::of_named_file).context(|| format!("opening {}", name()))?,
             )),
             _ => {
                 Err(Error::usage(format!("{}: neither a journal (.jsonl, .jsonl.zst) nor measurements (.csv)", name())))

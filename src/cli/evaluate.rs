@@ -1,9 +1,11 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
 use super::measure::MeasureArgs;
-use super::{Outcome, output};
+use super::outcome::Outcome;
+use super::output;
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
+use crate::paths::GpuFolder;
 use crate::plan::MOST_RANDOM_PROBLEMS;
 use crate::sweep::Options;
 use clap::ArgGroup;
@@ -49,7 +51,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     let options = Options { fresh: args.fresh, journal_only: true, ..args.measure.options(&args.gpu)? };
     let shapes = shapes(args, options.families.len())?;
     let report = evaluate::run(&options, &shapes)?;
-    report.write_atomically(&evaluate::evaluation_path(&options.output, &report.gpu))?;
+    report.write_atomically(&GpuFolder::new(&options.site.output, &report.gpu).evaluation_report())?;
     if args.measure.json {
         output::json(&report)?;
     } else {

@@ -1,10 +1,11 @@
 //! `sweep report`: one page about a GPU.
 
-use super::derive::{profile, recorded_files};
+use super::Outcome;
+use super::arguments::OutputArgs;
+use super::derive::profile;
 use super::output::note;
-use super::{Outcome, OutputArgs};
 use crate::error::{Context, Error, Result};
-use crate::evaluate::{Evaluation, evaluation_path};
+use crate::evaluate::Evaluation;
 use crate::heuristics::{self, Document, builtin_document};
 use crate::journal;
 use crate::model::{Bytes, Family};
@@ -55,12 +56,12 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
         Ok((path.display().to_string(), contents))
     };
     // A document alone has a page too.
-    let files = recorded_files(&folder)?;
+    let files = folder.recorded()?;
     let journals = files.par_iter().map(read).collect::<Result<Vec<_>>>()?;
     for warning in journals.iter().flat_map(|(_, contents)| &contents.warnings) {
         note!("{warning}");
     }
-    let evaluation = evaluation_path(&args.output.output, &args.gpu);
+    let evaluation = folder.evaluation_report();
     let evaluation = evaluation
         .is_file()
         .then(|| Ok::<_, Error>((evaluation.display().to_string(), Evaluation::load(&evaluation)?)))
@@ -79,7 +80,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
         document,
         against,
         journals,
-        effort: Effort::load(&args.output.output, &args.gpu),
+        effort: Effort::load(&folder),
         evaluation,
         nights,
     };
@@ -92,7 +93,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
 
 /// The GPU's document, else the one built in, with what to call it.
 fn document(args: &ReportArgs) -> Result<(String, Document)> {
-    let path = crate::sweep::document_path(&args.output.output, &args.gpu);
+    let path = args.output.of_gpu(&args.gpu)?.document();
     if path.is_file() {
         return Ok((path.display().to_string(), Document::load(&path)?));
     }

@@ -1,6 +1,6 @@
 //! An evaluation in figures: overall, by source and by family.
 
-use super::{Evaluated, Skipped};
+use super::evaluated::{Evaluated, Skipped};
 use crate::measure::{
     CrossFit, Interval, geomean, interval_of_largest, interval_of_mean, interval_of_quantile, mean, quantile, sorted,
 };

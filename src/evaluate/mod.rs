@@ -10,111 +10,30 @@
 //! behind. What the model, the rule and the fallback would each have served alone races along, so that their regrets can be told
 //! apart.
 
+mod evaluated;
 mod figures;
 mod noise;
 mod recorded;
 
+pub use evaluated::{Answered, Evaluated, Skipped};
 pub use figures::{Figures, Intervals, Report, Transfer};
-pub use recorded::{Answer, Evaluation, JudgedProblem, evaluation_path, fingerprint};
+pub use recorded::{Answer, Evaluation, JudgedProblem, fingerprint};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
-use crate::measure::{CrossFit, Interval, RacePlan, cross_fit};
+use crate::measure::{CrossFit, RacePlan, cross_fit};
 use crate::model::{Config, Family, GpuProfile, Problem};
+use crate::paths::{self, GpuFolder};
 use crate::plan::{self, Alignment, Candidate, Limits, Plan, PlannedProblem, Purpose};
 use crate::search::{Guide, RaceOutcome, Racer, Width};
-use crate::sweep::{self, Ahead, DeviceBench, Lab, Options, Site};
+use crate::site::Site;
+use crate::sweep::{self, Ahead, DeviceBench, Lab, Options};
 use noise::NullArm;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-
-/// What became of one problem.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Evaluated {
-    /// Its family.
-    pub family: String,
-    /// Its dimensions and type.
-    pub problem: String,
-    /// The model and layer it is taken from.
-    pub from: Option<String>,
-    /// Its fallback group.
-    pub group: &'static str,
-    /// Whether its rows are aligned.
-    pub alignment: Alignment,
-    /// Where the pick came from: `rule`, `fallback`, or `default` where neither has a config that can run.
-    pub source: &'static str,
-    /// The config that is served.
-    pub pick: Option<Config>,
-    /// What would have been served before it, but cannot run on this problem.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub skipped: Vec<Skipped>,
-    /// The best that the search found.
-    pub best: Option<Config>,
-    /// Times of the race.
-    pub pick_us: Option<f64>,
-    /// Likewise.
-    pub best_us: Option<f64>,
-    /// Likewise; of the fastest default, where there are several.
-    pub default_us: Option<f64>,
-    /// Logarithm of the pick's time over that of the best of the search's best three, cross-fitted. Negative where the pick came
-    /// out ahead.
-    pub ln_regret: Option<f64>,
-    /// Where it may be, with 95 %.
-    pub ln_regret_interval: Option<Interval>,
-    /// The same as a ratio of times.
-    pub regret: Option<f64>,
-    /// Time of the pick over that of the best default, cross-fitted where there are several.
-    pub over_default: Option<f64>,
-    /// The pick is slower than the default by more than noise.
-    pub slower_than_default: bool,
-    /// What the `model`, the `rule`, the `fallback` and the `default` would have come to alone, as far as each has a config that
-    /// runs.
-    pub answers: BTreeMap<&'static str, Answered>,
-    /// For a rule's pick: its time over that of the fallback it stands in for.
-    pub over_fallback: Option<f64>,
-    /// The rule's pick is slower than that fallback by more than noise.
-    pub slower_than_fallback: bool,
-    /// Ratios closer to 1 than this mean nothing here: how far from its own duplicate a config comes out, of problems that take
-    /// about as long.
-    pub noise: Option<f64>,
-    /// Why there is no regret.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The budget ran out before there was one.
-    pub unfinished: bool,
-    /// The regret with what its rounds say of it.
-    #[serde(skip)]
-    fit: Option<CrossFit>,
-    /// The best beside its duplicate.
-    #[serde(skip)]
-    null_arm: Option<NullArm>,
-}
-
-/// What one of those that may answer would have come to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Answered {
-    /// Its first config that can run; of several defaults the fastest.
-    pub config: Config,
-    /// Its time in the race.
-    pub time_us: Option<f64>,
-    /// Its time over that of the best, cross-fitted as that of the pick; none where it does not work.
-    pub regret: Option<f64>,
-}
-
-/// A template that cannot run on a problem of its bucket or group.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Skipped {
-    /// `rule` or `fallback`.
-    pub source: &'static str,
-    /// The template.
-    pub template: Template,
-    /// Why it cannot run.
-    pub reason: String,
-}
 
 /// Which problems to evaluate on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +59,7 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     // What a file says wrong is said before a device is asked for.
     let read: Vec<Option<Vec<PlannedProblem>>> =
         plans.iter().map(|plan| shapes.read(plan.family)).collect::<Result<_>>()?;
-    let site = Site::open(options)?;
+    let site = Site::open(&options.site)?;
     let profile = &site.found().profile;
     let gpu = &profile.name;
     let asked = plans.iter().zip(read).map(|(plan, read)| {
@@ -153,9 +72,9 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
         Ok((plan, problems))
     });
     let asked: Vec<(&Plan, Vec<PlannedProblem>)> = asked.collect::<Result<_>>()?;
-    let (document, name) = document(&options.output, gpu)?;
-    let journals: Vec<PathBuf> = plans.iter().map(|plan| journal_path(&options.output, gpu, plan.family)).collect();
-    sweep::check_outputs(None, &journals)?;
+    let (document, name) = document(&site.folder, gpu)?;
+    let journals: Vec<PathBuf> = plans.iter().map(|plan| site.folder.evaluation(plan.family)).collect();
+    paths::check_outputs(None, &journals)?;
     site.progress.plans(&plans);
     let started = Instant::now();
     let mut problems = Vec::new();
@@ -166,7 +85,7 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
         problems.extend(evaluation.run(shapes, deadline).context(|| format!("family {}", plan.family))?);
     }
     site.progress.finish();
-    noise::judge(&mut problems);
+    evaluated::judge(&mut problems);
     let report = Report::new(gpu, &name, options.seed, problems);
     Ok(Report { document_sha256: fingerprint(&document), ..report })
 }
@@ -217,8 +136,8 @@ impl Shapes {
 }
 
 /// The GPU's document in the output folder, else the one built in, with what to call it.
-fn document(output: &Path, gpu: &str) -> Result<(Document, String)> {
-    let path = sweep::document_path(output, gpu);
+fn document(folder: &GpuFolder, gpu: &str) -> Result<(Document, String)> {
+    let path = folder.document();
     if path.is_file() {
         return Ok((Document::load(&path)?, path.display().to_string()));
     }
@@ -226,11 +145,6 @@ fn document(output: &Path, gpu: &str) -> Result<(Document, String)> {
         Error::usage(format!("no {} and none built in for {gpu}: run sweep --gpu {gpu} first", path.display()))
     })?;
     Ok((Document::from_bytes(text.as_bytes())?, format!("built in for {gpu}")))
-}
-
-/// `output/<gpu>/evaluate/<family>.jsonl`: apart from the sweep's journals, since the document must not learn from it.
-fn journal_path(output: &Path, gpu: &str, family: Family) -> PathBuf {
-    sweep::gpu_folder(output, gpu).join("evaluate").join(format!("{family}.jsonl"))
 }
 
 /// A problem, what is served for it, and what would be if there were no rule.
@@ -260,7 +174,7 @@ impl OneFamily<'_> {
         let profile = &self.site.found().profile;
         let heuristics = Heuristics::new(self.document.clone());
         let questions: Vec<Question> = shapes.iter().map(|planned| self.question(&heuristics, planned)).collect();
-        let path = journal_path(&self.options.output, &profile.name, self.plan.family);
+        let path = self.site.folder.evaluation(self.plan.family);
         let journal = self.site.journal(&path, self.options.fresh)?;
         let defenders =
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
@@ -454,7 +368,7 @@ impl Question {
         }
     }
 
-    /// Reads the race's rounds. What is slower by more than noise, [`noise::judge`] tells when all have raced.
+    /// Reads the race's rounds. What is slower by more than noise, [`evaluated::judge`] tells when all have raced.
     fn judged(&self, raced: &[Trial], contenders: &[Config], defaults: &[Config], seed: u64) -> Evaluated {
         let arm = |config: &Config| {
             raced.iter().find(|trial| trial.config == *config && !trial.null_arm && !trial.rounds_us.is_empty())

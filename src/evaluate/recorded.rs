@@ -3,22 +3,16 @@
 use super::Report;
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{self, Document};
-use crate::sweep;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The most that an evaluation's file may hold: some thousand times what forty problems of each family take.
 const MOST_BYTES: u64 = 256 << 20;
-
-/// `output/<gpu>/evaluation.json`
-pub fn evaluation_path(output: &Path, gpu: &str) -> PathBuf {
-    sweep::gpu_folder(output, gpu).join("evaluation.json")
-}
 
 /// What tells documents apart: the SHA-256 of a document's canonical text, in hex.
 pub fn fingerprint(document: &Document) -> String {

@@ -21,7 +21,7 @@ fn arm(config: &Config, rounds_us: &[f64], null_arm: bool) -> Trial {
 /// What becomes of a question, where its race alone tells the noise.
 fn judged(question: &Question, raced: &[Trial], contenders: &[Config], defaults: &[Config]) -> Evaluated {
     let mut judged = vec![question.judged(raced, contenders, defaults, 0)];
-    noise::judge(&mut judged);
+    evaluated::judge(&mut judged);
     judged.remove(0)
 }
 

@@ -1,9 +1,10 @@
 //! The folder of one night: what was there before, what was measured, what came of it. The last good nights' are kept.
 
-use super::{Report, Verdict};
+use super::report::{Report, Verdict};
 use crate::error::{Context, Result};
 use crate::heuristics;
 use crate::journal;
+use crate::paths::GpuFolder;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +19,7 @@ pub(super) struct Night {
 
 impl Night {
     /// Makes tonight's folder. A clock that was set back does not overwrite an earlier night.
-    pub(super) fn begin(gpu_folder: &Path) -> Result<Self> {
-        let nights = gpu_folder.join("nights");
+    pub(super) fn begin(nights: PathBuf) -> Result<Self> {
         let what = || format!("folder {}", nights.display());
         fs::create_dir_all(&nights).context(what)?;
         let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H%M%SZ").to_string();
@@ -114,8 +114,8 @@ pub struct Kept {
 ///
 /// # Errors
 /// Where the folder cannot be read.
-pub fn kept(gpu_folder: &Path) -> Result<Vec<Kept>> {
-    let nights = gpu_folder.join("nights");
+pub fn kept(gpu_folder: &GpuFolder) -> Result<Vec<Kept>> {
+    let nights = gpu_folder.nights();
     if !nights.is_dir() {
         return Ok(Vec::new());
     }
@@ -188,7 +188,7 @@ mod tests {
 
     /// Tonight, and what it came to, if it did not fail.
     fn tonight(folder: &Path, keep: usize, verdict: Option<Verdict>) -> String {
-        let night = Night::begin(folder).unwrap();
+        let night = Night::begin(folder.join("nights")).unwrap();
         if let Some(verdict) = verdict {
             let report = Report {
                 gpu: "cpu".into(),

@@ -1,10 +1,11 @@
 //! What the runs that filled the journals took, which trials do not tell.
 
-use super::{Options, Summary, gpu_folder};
+use super::{Options, Summary};
 use crate::error::{Context, Result};
 use crate::heuristics;
+use crate::paths::GpuFolder;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The time that runs took, together: `output/<gpu>/journal/effort.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,28 +23,28 @@ pub struct Effort {
 
 impl Effort {
     /// Where it lies.
-    fn path(output: &Path, gpu: &str) -> PathBuf {
-        gpu_folder(output, gpu).join("journal").join("effort.json")
+    fn path(folder: &GpuFolder) -> PathBuf {
+        folder.journals().join("effort.json")
     }
 
     /// What is known of a GPU's runs; nothing where no file of theirs can be read.
-    pub fn load(output: &Path, gpu: &str) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(Self::path(output, gpu)).ok()?).ok()
+    pub fn load(folder: &GpuFolder) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(Self::path(folder)).ok()?).ok()
     }
 
     /// Adds a run that ended. A shard's folder is for all of them, and says nothing of one.
-    pub(super) fn add(summary: &Summary, options: &Options, busy_s: f64) -> Result<()> {
-        if options.shard.1 > 1 {
+    pub(super) fn add(folder: &GpuFolder, summary: &Summary, options: &Options, busy_s: f64) -> Result<()> {
+        if options.site.shard.1 > 1 {
             return Ok(());
         }
-        let before = Self::load(&options.output, &summary.gpu).filter(|_| !options.fresh).unwrap_or_default();
+        let before = Self::load(folder).filter(|_| !options.fresh).unwrap_or_default();
         let effort = Self {
             runs: before.runs + 1,
             wall_s: before.wall_s + summary.wall_s,
             busy_s: before.busy_s + busy_s,
             compile_s: before.compile_s + summary.compile_s,
         };
-        let path = Self::path(&options.output, &summary.gpu);
+        let path = Self::path(folder);
         heuristics::replace(&path, |file| {
             serde_json::to_writer_pretty(&mut *file, &effort)?;
             Ok(writeln!(file)?)

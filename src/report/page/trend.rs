@@ -3,7 +3,7 @@
 use super::sources::Sources;
 use super::svg::{Frame, Scale, at, percent};
 use super::{Inputs, Night, Section, file};
-use crate::diff::{ClassShift, SAME_CLASS, UnlikeProtocols, diff};
+use crate::diff::{ClassShift, IncomparableTimes, SAME_CLASS, diff};
 use crate::error::Result;
 use crate::model::Family;
 use maud::{Markup, html};
@@ -29,7 +29,7 @@ pub(super) fn section(inputs: &Inputs, sources: &mut Sources) -> Result<Section>
 fn trend(first: &Night, nights: &[Night], source: &Markup) -> Result<Markup> {
     // What was measured by another protocol has no times to compare.
     let shifts =
-        |night: &Night| diff(&first.document, &night.document, UnlikeProtocols::LeaveTimesOut).map(|diff| diff.classes);
+        |night: &Night| diff(&first.document, &night.document, IncomparableTimes::LeaveOut).map(|diff| diff.classes);
     let by_night: Vec<Vec<ClassShift>> = nights.iter().map(shifts).collect::<Result<_>>()?;
     let of_class = |class: &str| -> Vec<Option<&ClassShift>> {
         by_night.iter().map(|night| night.iter().find(|shift| shift.class == class)).collect()
@@ -60,7 +60,11 @@ fn chart(class: &str, shifts: &[Option<&ClassShift>], nights: &[Night]) -> Marku
     let furthest = shifts.iter().flatten().map(reach).fold(1.0 + 2.0 * SAME_CLASS, f64::max);
     let x = Scale::linear([0.0, (nights.len() - 1) as f64], [56.0, WIDTH - 16.0]);
     let y = Scale::linear([1.0 / furthest, furthest], [HEIGHT - 36.0, 22.0]);
-    let day = |night: &Night| night.when.split('T').next().unwrap_or(&night.when).to_owned();
+    // Month and day: the year would not fit.
+    let day = |night: &Night| {
+        let day = night.when.split('T').next().unwrap_or(&night.when);
+        day.split_once('-').map_or(day, |(_, day)| day).to_owned()
+    };
     let every = nights.len().div_ceil(5);
     let frame = Frame {
         // Nights have names in place of figures.

@@ -3,7 +3,7 @@
 use super::sources::Sources;
 use super::svg::{Scale, at, grouped, percent};
 use super::{Inputs, Section, file, heat_map};
-use crate::diff::{Diff, Entry, SAME_CLASS, Status, UnlikeProtocols, diff};
+use crate::diff::{Diff, Entry, IncomparableTimes, SAME_CLASS, Status, diff};
 use crate::error::Result;
 use crate::heuristics::Document;
 use maud::{Markup, html};
@@ -31,7 +31,7 @@ pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> R
             (measured_with(document, own))
         },
         Some((name, old)) => {
-            let diff = diff(old, document, UnlikeProtocols::LeaveTimesOut)?;
+            let diff = diff(old, document, IncomparableTimes::LeaveOut)?;
             let theirs = sources.cite(&html! { (file(name)) ", the document compared with; all that compares two "
             "times is from this one and the other" });
             html! {
