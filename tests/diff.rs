@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::float_cmp, clippy::panic, clippy::unwrap_used)] // figures are exact; a panic fails a test
 
 use kernel_sweep::derive::config_key;
-use kernel_sweep::diff::{self, Diff, Entry, Status, UnlikeProtocols};
+use kernel_sweep::diff::{self, Diff, Entry, IncomparableTimes, Status};
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::heuristics::Document;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn anchored(name: &str, served_us: f64, anchors: &[(&str, f64)]) -> Value {
 }
 
 fn diff(old: &Document, new: &Document) -> Diff {
-    diff::diff(old, new, UnlikeProtocols::Refuse).unwrap()
+    diff::diff(old, new, IncomparableTimes::Refuse).unwrap()
 }
 
 fn rule(m_bin: &str, block_size: u32, problems: &[Value]) -> Value {
@@ -207,20 +207,25 @@ fn a_bucket_that_a_fallback_serves_is_found_among_the_others() {
 }
 
 #[test]
-fn unlike_protocols_are_refused_and_name_the_way_on() {
-    let by = |protocol: &str, us: f64| {
+fn unlike_protocols_and_devices_are_refused_and_name_the_way_on() {
+    let with = |word: &str, other: &str, us: f64| {
         let text = serde_json::to_string(&one(16, &[problem("a", us, 0.01)])).unwrap();
-        Document::from_value(serde_json::from_str(&text.replace("cold-l2/1", protocol)).unwrap()).unwrap()
+        Document::from_value(serde_json::from_str(&text.replace(word, other)).unwrap()).unwrap()
     };
-    let (old, new) = (by("cold-l2/1", 10.0), by("cold-l2/2", 20.0));
-    let error = diff::diff(&old, &new, UnlikeProtocols::Refuse).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Usage);
-    for part in ["matmul", "cold-l2/1 in the old", "cold-l2/2 in the new", "--fresh"] {
-        assert!(error.to_string().contains(part), "{error}");
+    let old = one(16, &[problem("a", 10.0, 0.01)]);
+    for (word, other, way_on) in
+        [("cold-l2/1", "cold-l2/2", "--fresh"), ("NVIDIA H200", "NVIDIA H200 MIG 1g.18gb", "documents of one device")]
+    {
+        let new = with(word, other, 20.0);
+        let error = diff::diff(&old, &new, IncomparableTimes::Refuse).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        for part in ["matmul", &format!("{word} in the old"), &format!("{other} in the new"), way_on] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let coverage = diff::diff(&old, &new, IncomparableTimes::LeaveOut).unwrap();
+        assert!(only(&coverage).times.is_none() && !coverage.regression);
     }
-    let coverage = diff::diff(&old, &new, UnlikeProtocols::LeaveTimesOut).unwrap();
-    assert!(only(&coverage).times.is_none() && !coverage.regression);
-    let lost = diff::diff(&old, &document(&[rule("<=4", 16, &[])], None, "1"), UnlikeProtocols::Refuse).unwrap();
+    let lost = diff::diff(&old, &document(&[rule("<=4", 16, &[])], None, "1"), IncomparableTimes::Refuse).unwrap();
     assert!(lost.regression, "coverage counts under any protocol");
 }
 

@@ -7,23 +7,36 @@ use crate::heuristics::Document;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The classes that both documents hold, and measured by other protocols: what each says.
-pub(super) fn unlike_protocols(old: &Document, new: &Document) -> BTreeMap<String, [String; 2]> {
+/// The classes that both documents hold, and measured by other protocols or on other devices: what each says, and what to do.
+pub(super) fn incomparable_classes(old: &Document, new: &Document) -> BTreeMap<String, String> {
     let (was, is) = (environments_of(&old.policy), environments_of(&new.policy));
-    let of_class = |document: &Document, environments: &BTreeMap<String, Vec<Environment>>, class: &str| {
-        let whole = || document.policy.get("protocol").and_then(Value::as_str).unwrap_or_default().to_owned();
-        environments.get(class).map_or_else(whole, |environments| values(environments, "protocol"))
-    };
+    let of_class =
+        |document: &Document, environments: &BTreeMap<String, Vec<Environment>>, class: &str, field: &str| {
+            let whole = || document.policy.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+            environments.get(class).map_or_else(whole, |environments| values(environments, field))
+        };
     let classes = |document: &Document| -> BTreeSet<String> {
         document.rules.iter().map(|rule| &rule.kernel_class).chain(document.fallbacks.keys()).cloned().collect()
     };
+    let why = |class: &String| {
+        let fields = [
+            (
+                "protocol",
+                "by",
+                "a time means something else in each; measure the old configs again with this version of the tool (sweep --fresh), \
+                 or compare documents of one protocol",
+            ),
+            ("device", "on", "a time is one device's; compare documents of one device"),
+        ];
+        fields.into_iter().find_map(|(field, by, what_to_do)| {
+            let [was, is] = [of_class(old, &was, class, field), of_class(new, &is, class, field)];
+            // A document of another maker does not say.
+            let differ = was != is && !was.is_empty() && !is.is_empty();
+            differ.then(|| format!("{by} {was} in the old document and {by} {is} in the new one, and {what_to_do}"))
+        })
+    };
     let both = classes(old).intersection(&classes(new)).cloned().collect::<Vec<_>>();
-    let protocols = both.into_iter().map(|class| {
-        let protocols = [of_class(old, &was, &class), of_class(new, &is, &class)];
-        (class, protocols)
-    });
-    // A document of another maker does not say.
-    protocols.filter(|(_, [was, is])| was != is && !was.is_empty() && !is.is_empty()).collect()
+    both.into_iter().filter_map(|class| why(&class).map(|why| (class, why))).collect()
 }
 
 /// What the documents were measured with, where it differs: by class where both say so, else as a whole; and which

@@ -27,38 +27,34 @@ use crate::error::{Error, Result};
 use crate::heuristics::Document;
 use crate::measure::{mean, median};
 use compared::{Compared, Parted, contest};
-use environment::{environment_changes, unlike_protocols};
+use environment::{environment_changes, incomparable_classes};
 use night::{MOST, Set};
 use shift::Judge;
 use side::{Place, Side};
 use std::collections::BTreeSet;
 
-/// What to do about classes that the two documents measured by unlike protocols.
+/// What to do about classes whose times in the two documents are of unlike protocols or devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnlikeProtocols {
-    /// Their times cannot be compared, so nothing is.
+pub enum IncomparableTimes {
+    /// As they cannot be compared, nothing is.
     Refuse,
     /// Compare what these classes cover, and no times.
-    LeaveTimesOut,
+    LeaveOut,
 }
 
 /// Compares two documents.
 ///
 /// # Errors
-/// Where a class that both have was measured by unlike protocols, and that is to be refused.
-pub fn diff(old: &Document, new: &Document, unlike: UnlikeProtocols) -> Result<Diff> {
-    let unlike_classes = unlike_protocols(old, new);
-    if let (UnlikeProtocols::Refuse, Some((class, [was, is]))) = (unlike, unlike_classes.first_key_value()) {
-        let classes = unlike_classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(Error::usage(format!(
-            "the times of {classes} cannot be compared: {class} was measured by {was} in the old document and by {is} in the new one, \
-             and a time means something else in each; measure the old configs again with this version of the tool (sweep --fresh), or \
-             compare documents of one protocol"
-        )));
+/// Where a class that both have was measured by unlike protocols or on unlike devices, and that is to be refused.
+pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> Result<Diff> {
+    let incomparable_classes = incomparable_classes(old, new);
+    if let (IncomparableTimes::Refuse, Some((class, why))) = (incomparable, incomparable_classes.first_key_value()) {
+        let classes = incomparable_classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Error::usage(format!("the times of {classes} cannot be compared: {class} was measured {why}")));
     }
     let (mut old, mut new) = (Side::of(old), Side::of(new));
     for side in [&mut old, &mut new] {
-        side.forget_times(&unlike_classes);
+        side.forget_times(&incomparable_classes);
     }
     let judge = Judge::of(&old, &new);
     let places: BTreeSet<Place> = old.entries.keys().chain(new.entries.keys()).copied().collect();

@@ -17,7 +17,7 @@ pub use confirm::{Confirmation, Finding};
 pub use report::{Event, Report, State, Verdict};
 
 use crate::derive::{self, Evidence, Inputs};
-use crate::diff::{self, Contest, Diff, UnlikeProtocols};
+use crate::diff::{self, Contest, Diff, IncomparableTimes};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Template, class_groups};
 use crate::journal::{self, Contents, Journal};
@@ -87,8 +87,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
         journal::pack(journal::read(journal)?, &night.folder().join(format!("journal/{name}.zst")))?;
     }
-    let mut diff =
-        before.as_ref().map(|before| diff::diff(before, &after, UnlikeProtocols::LeaveTimesOut)).transpose()?;
+    let mut diff = before.as_ref().map(|before| diff::diff(before, &after, IncomparableTimes::LeaveOut)).transpose()?;
     let confirmations = match &mut diff {
         Some(diff) if diff.has_suspects() => Races::of(&site, options, &night, &summary.journals)?.confirm(diff)?,
         _ => Vec::new(),
