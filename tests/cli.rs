@@ -279,22 +279,6 @@ fn mistakes_in_plans_are_named_with_their_line() {
 }
 
 #[test]
-fn the_help_tells_the_whole_command_line() {
-    let folder = tempfile::tempdir().unwrap();
-    for subcommand in ["", "compile", "derive", "evaluate", "nightly", "lookup", "diff", "archive", "devices"] {
-        let mut command = sweep(folder.path());
-        command.env("COLUMNS", "100");
-        if !subcommand.is_empty() {
-            command.arg(subcommand);
-        }
-        let output = command.arg("--help").assert().success();
-        let name = if subcommand.is_empty() { "help".to_string() } else { format!("help_{subcommand}") };
-        insta::assert_snapshot!(name, String::from_utf8_lossy(&output.get_output().stdout));
-    }
-    sweep(folder.path()).arg("--version").assert().success().stdout(contains(env!("CARGO_PKG_VERSION")));
-}
-
-#[test]
 fn a_sweep_goes_on_from_an_archive() {
     let folder = folder_with_plan();
     let folder = folder.path();

@@ -14,10 +14,10 @@ use std::path::PathBuf;
 #[derive(clap::Args, Debug)]
 #[command(
     group = ArgGroup::new("problems").required(true).args(["shapes", "random"]),
-    after_help = "Each problem's space is searched; then the pick, the default and the search's best three race in
-interleaved rounds. Half of the rounds choose the best and the other half tells how far the pick is
-behind, and the other way round. Regret is the pick's time over the best's, under 1 where the pick
-came out ahead; intervals hold it with 95 %. Where the budget ended, the same command goes on.
+    after_help = "Each problem's space is searched; then the pick, the default and the search's best three race in interleaved \
+rounds. Half of the rounds choose the best and the other half tells how far the pick is behind, and the other \
+way round. Regret is the pick's time over the best's, under 1 where the pick came out ahead; intervals hold it \
+with 95 %. Where the budget ended, the same command goes on.
 
 Examples:
   sweep evaluate --gpu h200 --family matmul --shapes shapes.toml

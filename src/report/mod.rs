@@ -5,10 +5,11 @@ mod edges;
 pub use edges::{Axis, Edge, edges, edges_table};
 
 use crate::families;
-use crate::model::Family;
+use crate::model::{Dtype, Family};
 use crate::sweep::{Summary, Winner};
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Rows of the closing table for each family; the document has the rest.
 const ROWS: usize = 8;
@@ -41,10 +42,21 @@ pub fn sweep(summary: &Summary) -> String {
             writeln!(text, "{} trials were measured while the device had other work, and are flagged", summary.loaded);
     }
     let _ = match &summary.document {
-        Some(document) => write!(text, "wrote {}", document.display()),
+        Some(document) => write!(text, "wrote {}{}", document.display(), next(summary, document)),
         None => write!(text, "filled the journal alone; sweep derive --gpu {} merges what there is", summary.gpu),
     };
     text
+}
+
+/// What to do with a document that was just made: ask it, of a problem that was measured.
+fn next(summary: &Summary, document: &Path) -> String {
+    let measured = summary.families.iter().find_map(|(family, outcome)| Some((family, outcome.winners.first()?)));
+    let Some((family, Winner { trial, .. })) = measured else { return String::new() };
+    let output = document.parent().and_then(Path::parent).filter(|output| *output != Path::new("output"));
+    let output = output.map_or_else(String::new, |output| format!(" --output {}", output.display()));
+    let (gpu, shape) = (&summary.gpu, trial.problem);
+    let dtype = if trial.dtype == Dtype::default() { String::new() } else { format!(" --dtype {}", trial.dtype) };
+    format!("\nnext: sweep lookup --gpu {gpu} --family {family} --shape {shape}{dtype}{output} --explain")
 }
 
 fn counts(outcome: &crate::sweep::FamilySummary) -> String {
