@@ -14,8 +14,20 @@ use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 11] =
-    ["", "compile", "derive", "evaluate", "nightly", "lookup", "diff", "archive", "devices", "completions", "man"];
+const COMMANDS: [&str; 12] = [
+    "",
+    "compile",
+    "derive",
+    "evaluate",
+    "nightly",
+    "lookup",
+    "diff",
+    "report",
+    "archive",
+    "devices",
+    "completions",
+    "man",
+];
 
 /// What a command says of itself on a terminal of 80 columns.
 fn help(subcommand: &str) -> String {

@@ -113,7 +113,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
 
 /// The GPU's profile, with as many multiprocessors as its journals tell; of one the tool does not know, as far as the
 /// architecture in them tells.
-fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
+pub(super) fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
     let headers = || journals.iter().flat_map(|(_, contents)| &contents.headers);
     let profile = known_profile(gpu, headers().next())?;
     let multiprocessors = headers().find_map(|header| header.multiprocessors).unwrap_or(profile.multiprocessors);

@@ -13,6 +13,7 @@ mod measure;
 mod nightly;
 mod outcome;
 mod output;
+mod report;
 mod shell;
 mod sweep;
 
@@ -56,6 +57,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Evaluate(evaluate::EvaluateArgs),
     Nightly(nightly::NightlyArgs),
+    Report(report::ReportArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
     Completions(shell::CompletionsArgs),
@@ -80,7 +82,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             process::start_threads()?;
             interrupt::end_within(interrupt::GRACE)?;
         }
-        Some(Command::Derive(_)) => {
+        Some(Command::Derive(_) | Command::Report(_)) => {
             process::start_threads()?;
             drop(interrupt::end_within(Duration::ZERO));
         }
@@ -97,6 +99,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         }
         Some(Command::Evaluate(args)) => evaluate::run(&args),
         Some(Command::Nightly(args)) => nightly::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Completions(args)) => shell::completions(&args, Cli::command()).map(|()| Outcome::Done),

@@ -17,6 +17,7 @@ mod shift;
 mod side;
 mod stability;
 mod text;
+mod verdict;
 
 pub use changes::{Change, ClassShift, Contest, Diff, Entry, LostProblem, Ratio, Status};
 pub use night::Calibration;
@@ -84,7 +85,7 @@ pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> 
 }
 
 /// A class that changed by less as a whole did not, from one host or night to another.
-const CLASS_SHIFT: f64 = 0.015;
+pub(crate) const SAME_CLASS: f64 = 0.015;
 /// The least that two documents alone show. Of ten sweeps of one class on one H200, one after the other, four pairs were 2.2 to
 /// 2.8 % apart as a whole, far beyond what their problems scatter by.
 const SURE_CLASS_SHIFT: f64 = 0.04;
@@ -110,7 +111,7 @@ fn class_shifts(old: &Side, new: &Side, judge: &Judge) -> Vec<ClassShift> {
             ratio: shift.exp(),
             noise: Z_95 * error,
             problems: shifts.len(),
-            suspect: shift > CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
+            suspect: shift > SAME_CLASS.ln_1p() + CLASS_ERRORS * error,
             regression: shift > SURE_CLASS_SHIFT.ln_1p() + CLASS_ERRORS * error,
             contests: problems.filter_map(contest).collect(),
         })

@@ -6,6 +6,7 @@ use crate::measure::{CrossFit, DurationClass, Interval};
 use crate::model::{Config, Micros};
 use crate::plan::Alignment;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What became of one problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,6 +47,9 @@ pub struct Evaluated {
     pub over_default: Option<f64>,
     /// The pick is slower than the default by more than noise.
     pub slower_than_default: bool,
+    /// What the `model`, the `rule`, the `fallback` and the `default` would have come to alone, as far as each has a config that
+    /// runs.
+    pub answers: BTreeMap<&'static str, Answered>,
     /// For a rule's pick: its time over that of the fallback it stands in for.
     pub over_fallback: Option<f64>,
     /// The rule's pick is slower than that fallback by more than noise.
@@ -64,6 +68,17 @@ pub struct Evaluated {
     /// The best beside its duplicate.
     #[serde(skip)]
     pub(super) null_arm: Option<NullArm>,
+}
+
+/// What one of those that may answer would have come to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answered {
+    /// Its first config that can run; of several defaults the fastest.
+    pub config: Config,
+    /// Its time in the race.
+    pub time_us: Option<f64>,
+    /// Its time over that of the best, cross-fitted as that of the pick; none where it does not work.
+    pub regret: Option<f64>,
 }
 
 /// A template that cannot run on a problem of its bucket or group.

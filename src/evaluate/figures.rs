@@ -103,6 +103,8 @@ pub struct Report {
     pub gpu: String,
     /// The document that was evaluated.
     pub document: String,
+    /// [Its fingerprint](super::fingerprint).
+    pub document_sha256: String,
     /// All problems.
     pub overall: Figures,
     /// By where the pick came from.
@@ -125,6 +127,7 @@ impl Report {
         Self {
             gpu: gpu.to_string(),
             document: document.to_string(),
+            document_sha256: String::new(),
             overall: Figures::of(&problems, seed),
             by_source: by(&problems, seed, |problem| problem.source),
             by_family: by(&problems, seed, |problem| problem.family.clone()),

@@ -7,14 +7,17 @@
 //! The best three of the search race the pick, the default and the fallback, in interleaved rounds of their own. Half of the
 //! rounds choose the best of the three and the other half tells how far the pick is behind, then the other way round: so the
 //! best is not favoured by the luck that made it the best, and a pick as good as the best comes out ahead of it as often as
-//! behind.
+//! behind. What the model, the rule and the fallback would each have served alone races along, so that their regrets can be told
+//! apart.
 
 mod evaluated;
 mod figures;
 mod noise;
+mod recorded;
 
-pub use evaluated::{Evaluated, Skipped};
+pub use evaluated::{Answered, Evaluated, Skipped};
 pub use figures::{Figures, Intervals, Report, Transfer};
+pub use recorded::{Answer, Evaluation, JudgedProblem, fingerprint};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
@@ -27,7 +30,7 @@ use crate::search::{Guide, RaceOutcome, Racer, Width};
 use crate::site::Site;
 use crate::sweep::{self, Ahead, DeviceBench, Lab, Options};
 use noise::NullArm;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -78,12 +81,13 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     for (index, (plan, shapes)) in asked.iter().enumerate() {
         let left = (asked.len() - index) as u32;
         let deadline = options.budget.map(|budget| Instant::now() + budget.saturating_sub(started.elapsed()) / left);
-        let evaluation = Evaluation { site: &site, options, plan, document: &document };
+        let evaluation = OneFamily { site: &site, options, plan, document: &document };
         problems.extend(evaluation.run(shapes, deadline).context(|| format!("family {}", plan.family))?);
     }
     site.progress.finish();
     evaluated::judge(&mut problems);
-    Ok(Report::new(gpu, &name, options.seed, problems))
+    let report = Report::new(gpu, &name, options.seed, problems);
+    Ok(Report { document_sha256: fingerprint(&document), ..report })
 }
 
 impl Shapes {
@@ -150,17 +154,22 @@ struct Question {
     pick: Option<Config>,
     skipped: Vec<Skipped>,
     fallback: Option<Config>,
+    /// What the model, the rule and the fallback would each serve alone.
+    alone: BTreeMap<&'static str, Config>,
 }
 
+/// Those that may answer, as they are called, in the order of asking where nothing is known of their regret.
+const ANSWERING: [&str; 3] = ["model", "rule", "fallback"];
+
 /// One family's evaluation.
-struct Evaluation<'a> {
+struct OneFamily<'a> {
     site: &'a Site,
     options: &'a Options,
     plan: &'a Plan,
     document: &'a Document,
 }
 
-impl Evaluation<'_> {
+impl OneFamily<'_> {
     fn run(&self, shapes: &[PlannedProblem], deadline: Option<Instant>) -> Result<Vec<Evaluated>> {
         let profile = &self.site.found().profile;
         let heuristics = Heuristics::new(self.document.clone());
@@ -222,14 +231,15 @@ impl Evaluation<'_> {
             Some((source, config)) => (source, Some(config)),
             None => ("default", default),
         };
-        let fallback = fallback.filter(|_| source == "rule").and_then(|template| runs(template).ok());
-        Question { planned: planned.clone(), source, pick, skipped, fallback }
+        let of_rule = fallback.filter(|_| source == "rule").and_then(|template| runs(template).ok());
+        let alone = alone(heuristics, &planned.problem, fallback, runs);
+        Question { planned: planned.clone(), source, pick, skipped, fallback: of_rule, alone }
     }
 
     /// What races whatever it costs: the defaults, and what is served.
     fn must_race(&self, question: &Question) -> Vec<Config> {
         let mut must_race = self.plan.defaults(&self.site.found().profile);
-        for config in question.pick.iter().chain(&question.fallback) {
+        for config in question.pick.iter().chain(&question.fallback).chain(question.alone.values()) {
             if !must_race.contains(config) {
                 must_race.push(config.clone());
             }
@@ -276,6 +286,26 @@ fn runnable(template: &Template, problem: &Problem, profile: &GpuProfile) -> Res
         Candidate { config, program: Ok(_) } => Ok(config),
         Candidate { program: Err(rejection), .. } => Err(rejection.to_string()),
     }
+}
+
+/// What the model, the rule and the fallback would each serve of a problem if there were no other, as far as it runs.
+fn alone(
+    heuristics: &Heuristics,
+    problem: &Problem,
+    fallback: Option<&Template>,
+    runs: impl Fn(&Template) -> Result<Config, String>,
+) -> BTreeMap<&'static str, Config> {
+    let query = problem.into();
+    let considered = heuristics.explain(&query).map(|explanation| explanation.considered).unwrap_or_default();
+    // A class without a model answers by a rule, or else a fallback.
+    let answer = heuristics.lookup(&query);
+    let templates = |source: &'static str| {
+        let told = considered.iter().filter(|other| other.source == source).flat_map(|other| other.templates.clone());
+        let answered = answer.configs().filter(|_| answer.source.name() == source);
+        told.chain(answered).chain(fallback.filter(|_| source == "fallback")).collect::<Vec<_>>()
+    };
+    let first = |source| Some((source, templates(source).into_iter().find_map(|template| runs(template).ok())?));
+    ANSWERING.into_iter().filter_map(first).collect()
 }
 
 /// The first template that runs, with its source, and those before it.
@@ -326,6 +356,7 @@ impl Question {
             ln_regret_interval: None,
             regret: None,
             over_default: None,
+            answers: BTreeMap::new(),
             slower_than_default: false,
             over_fallback: None,
             slower_than_fallback: false,
@@ -349,9 +380,25 @@ impl Question {
             return self.unanswered("the best configs failed in the race", best_of_search);
         };
         let default = fastest(&defaults);
+        let against = |arm: &Trial, rivals: &[&Trial]| {
+            let rounds: Vec<&[f64]> = rivals.iter().map(|rival| rival.rounds_us.as_slice()).collect();
+            cross_fit(&arm.rounds_us, &rounds, seed)
+        };
+        let ratio = |fit: CrossFit| fit.ln_ratio.exp();
+        let answered = |config: &Config| {
+            let trial = arm(config);
+            Answered {
+                config: config.clone(),
+                time_us: trial.and_then(time_us),
+                regret: trial.and_then(|trial| against(trial, &contenders)).map(ratio),
+            }
+        };
+        let alone = self.alone.iter().map(|(source, config)| (*source, config));
+        let answers = alone.chain(default.map(|trial| ("default", &trial.config)));
         let known = Evaluated {
             best_us: time_us(best),
             default_us: default.and_then(time_us),
+            answers: answers.map(|(source, config)| (source, answered(config))).collect(),
             null_arm: NullArm::of(raced),
             ..self.unanswered("", Some(&best.config))
         };
@@ -365,22 +412,17 @@ impl Question {
                 ..known
             };
         };
-        let against = |rivals: &[&Trial]| {
-            let rounds: Vec<&[f64]> = rivals.iter().map(|rival| rival.rounds_us.as_slice()).collect();
-            cross_fit(&picked.rounds_us, &rounds, seed)
-        };
-        let Some(fit) = against(&contenders) else {
+        let Some(fit) = against(picked, &contenders) else {
             return Evaluated { error: Some("the race has too few rounds".into()), ..known };
         };
-        let ratio = |fit: CrossFit| fit.ln_ratio.exp();
         let fallback = self.fallback.as_ref().filter(|fallback| *fallback != pick).and_then(arm);
         Evaluated {
             pick_us: time_us(picked),
             ln_regret: Some(fit.ln_ratio),
             ln_regret_interval: Some(fit.interval()),
             regret: Some(fit.ln_ratio.exp()),
-            over_default: against(&defaults).map(ratio),
-            over_fallback: fallback.and_then(|fallback| against(&[fallback])).map(ratio),
+            over_default: against(picked, &defaults).map(ratio),
+            over_fallback: fallback.and_then(|fallback| against(picked, &[fallback])).map(ratio),
             error: None,
             fit: Some(fit),
             ..known

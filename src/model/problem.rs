@@ -146,6 +146,12 @@ impl Problem {
         Self::new(self.family, &dimensions.collect::<Result<Vec<_>>>()?, self.dtype).map(drop)
     }
 
+    /// What tells it from others of its family: `m=16,n=4096,k=4096`, with the type where the family comes in several.
+    pub fn label(&self) -> String {
+        let dtype = if self.family.dtypes().len() > 1 { format!(" {}", self.dtype) } else { String::new() };
+        format!("{}{dtype}", self.shape)
+    }
+
     /// A problem from text such as `m=16,n=4096,k=4096`.
     ///
     /// # Errors

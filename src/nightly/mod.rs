@@ -14,6 +14,7 @@ mod rounds;
 
 pub use check::{Check, Checked};
 pub use confirm::{Confirmation, Finding};
+pub use night::{Kept, kept};
 pub use report::{Event, Report, State, Verdict};
 
 use crate::derive::{self, Evidence, Inputs};

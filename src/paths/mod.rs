@@ -85,6 +85,11 @@ impl GpuFolder {
         self.folder.join("evaluate").join(format!("{family}.jsonl"))
     }
 
+    /// `evaluation.json`: what the last evaluation found.
+    pub fn evaluation_report(&self) -> PathBuf {
+        self.folder.join("evaluation.json")
+    }
+
     /// `nights/`, which holds a folder for each.
     pub fn nights(&self) -> PathBuf {
         self.folder.join("nights")

@@ -71,14 +71,14 @@ impl Progress {
     pub(crate) fn trial(&self, trial: &Trial) {
         if self.verbose && trial.status != Status::Ok {
             let reason = trial.error.as_deref().unwrap_or("no reason given");
-            self.say(&format!("{:?} {} {}: {reason}", trial.status, trial.problem, trial.config));
+            self.say(&format!("{:?} {} {}: {reason}", trial.status, trial.problem().label(), trial.config));
         }
         self.with(|state| state.trials += 1);
     }
 
     pub(crate) fn best(&self, trial: &Trial) {
         let Some(time) = trial.time() else { return };
-        self.with(|state| state.best = format!("{time} at {}", trial.problem));
+        self.with(|state| state.best = format!("{time} at {}", trial.problem().label()));
     }
 
     pub(crate) fn step(&self) {
