@@ -375,7 +375,10 @@ fn a_missing_wait_is_refused() {
         case.refuses(&[empty], &[COPIES, "more arrivals"]);
     }
     let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
-    decoded().refuses(&[reused], &["a thread writes where others may still read or write", "the grid hangs"]);
+    decoded().refuses(
+        &[reused],
+        &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
+    );
     held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
     let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
     for case in [bf16(), pair()] {
