@@ -7,6 +7,7 @@
 #[path = "tcgen05_model/source.rs"]
 mod source;
 
+use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -163,4 +164,138 @@ fn weights_in_tensor_memory() {
     check(&gemm("Int16", [80, 128, 64], 4, 2, tensor(4, 3)), &[[90, 264, 264, 1, 2, DEALT_OUT]]);
     check(&gemm("Fp4", [96, 256, 64], 4, 2, tensor(4, 2)), &[[100, 528, 264, 2, 2, DEALT_OUT]]);
     check(&gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4)), &[[260, 272, 136, 1, 1, STRIDES]]);
+}
+
+// ---- Attention ----
+
+/// The macros of an attention config.
+fn attention(head: u32, block_q: u32, block_kv: u32, stages: u32) -> Vec<(&'static str, String)> {
+    [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)]
+        .map(|(name, value)| (name, value.to_string()))
+        .to_vec()
+}
+
+/// A problem of attention, how it is shared, and how much larger than the first keys the last are.
+#[derive(Clone, Copy, Debug)]
+struct Attention {
+    batch_heads: u32,
+    q_seq: u32,
+    kv_seq: u32,
+    head_dim: u32,
+    splits: u32,
+    programs: u32,
+    contiguous: bool,
+    rising: u32,
+}
+
+impl Attention {
+    /// One head, by one program.
+    fn of(q_seq: u32, kv_seq: u32, head_dim: u32) -> Self {
+        Self { batch_heads: 1, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+    }
+
+    fn arguments(self, seed: u32) -> [u32; 9] {
+        let Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
+        [batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising, seed]
+    }
+}
+
+/// Runs an attention config on problems.
+fn attend(macros: &[(&str, String)], problems: &[Attention]) {
+    let Some(model) = Model::new("attention.cpp", macros, |_, text| text) else { return };
+    for problem in problems {
+        for seed in 0..2 {
+            if let Err(refusal) = model.run(&problem.arguments(seed)) {
+                panic!("{macros:?} {problem:?}, seed {seed}: {refusal}");
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_whose_weights_take_the_place_of_scores() {
+    attend(
+        &attention(128, 256, 128, 2),
+        &[
+            Attention { programs: 2, ..Attention::of(300, 200, 128) },
+            Attention { rising: 40, ..Attention::of(130, 300, 120) },
+        ],
+    );
+    attend(&attention(192, 256, 64, 2), &[Attention { batch_heads: 2, ..Attention::of(140, 150, 192) }]);
+}
+
+#[test]
+fn attention_whose_weights_lie_apart() {
+    attend(
+        &attention(64, 256, 128, 3),
+        &[
+            Attention { batch_heads: 3, contiguous: true, programs: 2, ..Attention::of(40, 257, 64) },
+            Attention { batch_heads: 2, rising: 40, ..Attention::of(260, 300, 64) },
+        ],
+    );
+    attend(
+        &attention(48, 256, 96, 2),
+        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(150, 200, 40) }],
+    );
+    attend(&attention(128, 256, 64, 2), &[Attention { rising: 40, ..Attention::of(256, 128, 128) }]);
+}
+
+#[test]
+fn attention_of_few_queries_with_splits() {
+    let decode = |heads, kv_seq, head_dim| Attention { batch_heads: heads, ..Attention::of(1, kv_seq, head_dim) };
+    attend(
+        &attention(128, 128, 128, 2),
+        &[
+            Attention { splits: 3, programs: 4, ..decode(3, 600, 128) },
+            Attention { splits: 4, programs: 2, contiguous: true, ..decode(2, 129, 128) },
+        ],
+    );
+    attend(
+        &attention(96, 128, 96, 3),
+        &[Attention { splits: 2, programs: 2, rising: 30, ..Attention::of(33, 300, 96) }],
+    );
+    attend(
+        &attention(256, 128, 64, 2),
+        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(130, 150, 256) }],
+    );
+}
+
+/// What each line is there for: without it the model refuses the kernel.
+#[test]
+fn attention_that_leaves_something_out_is_refused() {
+    let of_few_blocks = Attention { batch_heads: 3, ..Attention::of(130, 100, 64) };
+    let rising = Attention { batch_heads: 2, rising: 40, ..Attention::of(130, 330, 64) };
+    let without = [
+        (rising, "ptx::tmem_wait(values);\n        if"),
+        (rising, "ptx::tmem_wait_stores();\n            signal"),
+        (rising, "ptx::tcgen05_before_signal();\n    __syncwarp();\n    if"),
+        (rising, "if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);"),
+        (rising, "await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);"),
+        (rising, "if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);"),
+        (rising, "await(barriers.sums_full, phase);"),
+        (rising, "if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);"),
+        (rising, "wait_empty(panel);\n                ptx::mbarrier_arrive_expect"),
+        (rising, "ptx::mbarrier_wait(values.empty(), values.phase ^ 1);"),
+        (rising, "if (any_raised) rescale_sums(rescale);"),
+        (of_few_blocks, "if (keys < BLOCK_KV) mask(values, keys);"),
+        (
+            of_few_blocks,
+            "ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);",
+        ),
+    ];
+    let macros = attention(64, 256, 128, 2);
+    without.into_par_iter().for_each(|(problem, line)| {
+        let change = |name: &str, text: String| {
+            if name != "attention_tcgen05.cu" {
+                return text;
+            }
+            assert_eq!(text.matches(line).count(), 1, "{line}");
+            // Of several lines, which name the place, the first.
+            let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
+            text.replace(line, rest)
+        };
+        let Some(model) = Model::new("attention.cpp", &macros, change) else { return };
+        let refused = (0..3).any(|seed| model.run(&problem.arguments(seed)).is_err());
+        assert!(refused, "nothing misses: {line}");
+    });
 }

@@ -43,18 +43,6 @@ __device__ __forceinline__ void tmem_store(u32 address, const u32 (&words)[16]) 
                  : "memory");
 }
 
-// Waits for this thread's stores.
-__device__ __forceinline__ void tmem_wait_stores() { asm volatile("tcgen05.wait::st.sync.aligned;" ::: "memory"); }
-
-// ---- Products ----
-
-// sums += a * b over 16 of k, or a * b where `add` is 0, with M = 128 and `a` in tensor memory: row i in lane i, two elements
-// of k in each of 8 columns, the first in the low half. One thread.
-__device__ __forceinline__ void tcgen05_multiply_held(u32 sums, u32 a, u64 b, u32 instruction, u32 add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::1.kind::f16 [%0], [%1], %2, %3, p;\n}"
-                 :: "r"(sums), "r"(a), "l"(b), "r"(instruction), "r"(add) : "memory");
-}
-
 // ---- Pairs of floats: one instruction for both ----
 
 struct Pair {
