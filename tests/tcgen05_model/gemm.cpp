@@ -78,7 +78,7 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
     };
     const model::Launch launch{static_cast<unsigned>(programs * TOGETHER), static_cast<unsigned>(TOGETHER),
                                32 * (6 + DECODE_WARPS), static_cast<unsigned>(shared_bytes),
-                               dealt ? static_cast<unsigned>(asked_programs) : ~0u};
+                               dealt ? static_cast<unsigned>(asked_programs) : ~0u, true};
     model::run_grid(launch, seed, [&] {
         gemm_tcgen05(parameter(a_map), parameter(b_map), parameter(c_map), reinterpret_cast<float*>(partials.data()),
                      arrivals.data(), tiles_m, tiles_n, divided(k, BLOCK_K), tiles_m, split_k, stride, span);

@@ -451,10 +451,12 @@ inline void try_cancel(Call& call) {
         Barrier& signalled = barrier_at(signals, true);
         const unsigned phase = signalled.phase;
         Cell* cells = cells_at(program, to);
-        // Reads that a proxy fence follows are known to the engines as writes are.
+        // Reads that a proxy fence follows are known to the engines as writes are, and an engine's write that somebody has waited
+        // for is over for whoever heard of it.
         const auto known = [](const Stamp& stamp) { return seen_by_thread(stamp) || seen_by_copies(stamp); };
+        const auto over = [](const Stamp& stamp) { return seen_by_copies(stamp) || (!is_thread(stamp) && current->now.order.knows(stamp)); };
         for (int i = 0; i < 8; ++i) {
-            if (!seen_by_copies(cells[i].write) || !cells[i].reads_known(known)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
+            if (!over(cells[i].write) || !cells[i].reads_known(known)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
             cells[i].set_write({signalled.id, phase + 1});
         }
         ++program.in_flight;
