@@ -50,9 +50,8 @@
 //   full[stage]     1 and the bytes of A (and of bf16 B) of the whole pair, at the pair's first program; awaited to multiply
 //   raw[stage]      1 and the bytes of this program's undecoded B; awaited to decode
 //   ready[buffer]   one for each decoding warp of the pair, at its first program; awaited to multiply
-//   empty[stage]    1, by commit, at both programs, when a step's products are done, and in a pair one for each decoding warp
-//                   of this program, which has read the stage; awaited to copy over the stage (the phase before), and to decode
-//                   over the buffer (the step BUFFERS earlier)
+//   empty[stage]    1, by commit, at both programs, when a step's products are done; awaited to copy over the stage (the phase
+//                   before), and to decode over the buffer (the step BUFFERS earlier)
 //   summed[tile]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
 //   stored[tile]    one for each storing warp of the pair, at its first program, when it has read the sums; awaited to begin
 //                   the next tile but SUM_TILES - 1
@@ -327,10 +326,7 @@ struct Program {
                     ptx::fence_async_shared();
                 }
                 __syncwarp();
-                if (thread % 32 == 0) {
-                    ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));
-                    if (CTAS == 2) ptx::mbarrier_arrive(stage.of(base + EMPTY));  // of a single program, ready tells as much
-                }
+                if (thread % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));
                 stage.advance();
                 buffer.advance();
             }
@@ -619,7 +615,7 @@ struct Program {
 __device__ __forceinline__ void init_barriers(u32 base) {
     for (int stage = 0; stage < NUM_STAGES; ++stage) {
         ptx::mbarrier_init(base + FULL + 8 * stage, 1);
-        ptx::mbarrier_init(base + EMPTY + 8 * stage, 1 + (CTAS == 2 ? DECODE_WARPS : 0));
+        ptx::mbarrier_init(base + EMPTY + 8 * stage, 1);
         if (DECODED) ptx::mbarrier_init(base + RAW + 8 * stage, 1);
     }
     for (int buffer = 0; buffer < BUFFERS; ++buffer) ptx::mbarrier_init(base + READY + 8 * buffer, CTAS * DECODE_WARPS);

@@ -2,7 +2,9 @@
 //   batch_heads q_seq kv_seq head_dim splits programs contiguous rising seed
 // Where `rising` is not 0, keys are the larger the later they come, so that maxima rise. The launch is made here from the
 // shapes and the macros by the kernel's contract, and from nothing that the kernel or the crate works out.
-#include "machine.h"
+#include <random>
+
+#include "host.h"
 
 #include "attention_tcgen05.cu"
 
@@ -97,7 +99,7 @@ int main(int, char** arguments) {
         Tensor values(static_cast<size_t>(shape.batch_heads) * seq * shape.head_dim);
         for (size_t i = 0; i < values.size(); ++i) {
             const double uniform = static_cast<int>(random() % 2001) / 1000.0 - 1, place = double(i / shape.head_dim % seq) / seq;
-            values[i] = model::run::to_bf16(static_cast<float>(uniform * magnitude * (1 + rising * place)));
+            values[i] = model::to_bf16(static_cast<float>(uniform * magnitude * (1 + rising * place)));
         }
         return values;
     };

@@ -16,6 +16,7 @@ inline void make_barrier(u32 address, u32 arrivals) {
     thread_writes(address, 8);
     auto [it, fresh] = program.barriers.emplace(std::piecewise_construct, std::forward_as_tuple(address & WINDOW), std::tuple<>());
     if (!fresh) fail("mbarrier.init where there is a barrier: %s", place(address).c_str());
+    it->second.id = program.cluster->new_id();
     it->second.arrivals = it->second.pending = static_cast<int>(arrivals);
     it->second.made = stamp_of_thread();
 }
@@ -64,8 +65,7 @@ inline void arrive(u32 address, int count, int64_t bytes, Signal signal) {
     const bool far = address >> RANK_SHIFT != self().rank;
     barrier.order.add(current->now.order);
     if (signal == Signal::RELEASE) (far ? barrier.far : barrier.memory).add(current->now.memory);
-    // What a proxy fence has shown to the engines is there for them without a release to the whole cluster.
-    if (signal == Signal::RELEASE_TO_PROGRAM) barrier.memory.add(current->now.memory.only(ASYNC, false));
+    if (signal == Signal::RELEASE_TO_PROGRAM) barrier.memory.add(current->now.memory.without_writes());
     if (far) barrier.from_afar.push_back(stamp_of_thread());
     tick();
     if (barrier.pending <= 0) fail("more arrivals at a barrier than it counts: %s", place(address).c_str());
@@ -149,7 +149,7 @@ inline void meet(Rendezvous& rendezvous, int count, bool holds, bool tells, cons
 
 inline Warp& own_warp() { return *self().warps[current->warp]; }
 
-inline void sync_warp(u32 mask) {
+void sync_warp(u32 mask) {
     if (mask != 0xFFFFFFFF) fail("a sync of part of a warp is not modelled");
     meet(own_warp().sync, 32, true, true, "the warp's sync");
 }
@@ -166,9 +166,6 @@ inline void together(bool aligned, const char* what) {
     }
     meet(warp.collective, 32, true, false, what);
 }
-
-// Waits for the other lanes and tells nothing.
-inline void together_once(const char* what) { meet(own_warp().collective, 32, true, false, what); }
 
 inline void sync_program(int name, int count, bool holds) {
     meet(self().named[name], count, holds, true, "the program's barrier");

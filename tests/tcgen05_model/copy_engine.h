@@ -5,21 +5,6 @@
 
 namespace model {
 
-// What a tensor map says. Extents, strides and tile begin with the fastest.
-struct Map {
-    uint8_t* base;
-    int element_bytes;
-    std::vector<int64_t> extents, strides_bytes;  // one stride less
-    std::vector<int> tile;
-    int swizzle_bytes;  // 0, 32, 64 or 128
-
-    int64_t tile_bytes() const {
-        int64_t bytes = element_bytes;
-        for (const int extent : tile) bytes *= extent;
-        return bytes;
-    }
-};
-
 // Where the copy engine and the tensor cores put a byte: 16-byte pieces of a line are xored with the line's number.
 inline u32 swizzle(u32 address, int line_bytes) {
     const u32 mask = line_bytes == 128 ? 7 : line_bytes == 64 ? 3 : line_bytes == 32 ? 1 : 0;
@@ -77,7 +62,7 @@ inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vec
         const unsigned phase = barrier.phase;
         Cell* cells = cells_at(program, to);
         for (int i = 0; i < map.tile_bytes() / 2; ++i) {
-            if (!current->now.memory.knows(is_thread(cells[i].write) ? Stamp{} : cells[i].write) || !cells[i].reads_known(seen_by_thread)) {
+            if (!current->now.memory.knows(is_thread(cells[i].write) ? Stamp{} : cells[i].write) || !cells[i].reads_known(left_to_copies)) {
                 fail("the copy engine writes where others may still read or write: %s", place(to + 2 * i).c_str());
             }
             if (!seen_by_copies(cells[i].write)) {
@@ -105,7 +90,7 @@ inline void store(const Map& map, u32 shared, const std::vector<int>& begin) {
     require_grid_wait();
     Program& program = program_at(shared);
     check_range(program, shared, static_cast<u32>(map.tile_bytes()));
-    if (!current->groups) current->groups = new_id();
+    if (!current->groups) current->groups = self().cluster->new_id();
     if (!current->open_group) current->unread.push_back(0), current->open_group = true;
     const size_t group = current->unread.size() - 1;
     const Stamp stamp{current->groups, static_cast<Tick>(group + 1)};

@@ -1,9 +1,11 @@
 // Runs gemm_tcgen05.cu on the model for one product and compares with plain sums:
 //   m n k split_k programs order seed
-// The order is 0 for strides, 1 for runs, 2 where the hardware deals the tiles out and so many programs run at once.
+// The order is 0 for strides, 1 for runs, 2 where the hardware deals the tiles out (so many `programs` at once).
 // The launch is made here from the shapes and the macros by the kernel's contract, and from nothing that the kernel or the
 // crate works out.
-#include "machine.h"
+#include <random>
+
+#include "host.h"
 
 #include "gemm_tcgen05.cu"
 
@@ -16,12 +18,12 @@ float weight(const std::string& format, unsigned bits, uint16_t& code) {
     static constexpr float E2M1[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
     if (format == "Bf16") {
         const float value = static_cast<int>(bits % 9) - 4;
-        code = model::run::to_bf16(value);
+        code = model::to_bf16(value);
         return value;
     }
     if (format == "Int16") {
         code = static_cast<uint16_t>(bits);
-        return model::from_bf16(model::run::to_bf16(static_cast<int16_t>(code)));
+        return model::from_bf16(model::to_bf16(static_cast<int16_t>(code)));
     }
     code = bits % 16;
     if (format == "Int4") return code < 8 ? code : code - 16;
@@ -33,13 +35,13 @@ float weight(const std::string& format, unsigned bits, uint16_t& code) {
 const std::string FORMAT = NAME(WEIGHTS);
 const int WEIGHTS_A_ROW = FORMAT == "Int4" || FORMAT == "Fp4" ? 2 : 1;  // of k, in a row of B's bytes
 const int WEIGHT_BYTES = WEIGHTS_A_ROW == 2 ? 1 : 2;
-const bool PACKED = FORMAT != "Bf16";
-const bool IN_TENSOR_MEMORY = TENSOR_WEIGHTS;                // weights are decoded into tensor memory
-const bool COLUMNS_FIRST = IN_TENSOR_MEMORY || BLOCK_M < 128;  // the weights' columns are the instruction's rows
-const int TOGETHER = (IN_TENSOR_MEMORY ? BLOCK_N : BLOCK_M) > 128 ? 2 : 1;  // programs of a tile
+const bool CODED = FORMAT != "Bf16";
+const bool IN_TENSOR_MEMORY = TENSOR_WEIGHTS;             // decoded weights
+const bool WEIGHTS_FIRST = IN_TENSOR_MEMORY || BLOCK_M < 128;  // the instruction's rows are columns of C
+const int TOGETHER = (WEIGHTS_FIRST ? BLOCK_N : BLOCK_M) > 128 ? 2 : 1;  // programs of a tile
 
-// The widest swizzled line of bf16, in elements, that so many columns are a multiple of.
-int line_of(int columns) { return columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16; }
+// The widest swizzled line of bf16 that divides so many.
+int line_of(int extent) { return extent % 64 == 0 ? 64 : extent % 32 == 0 ? 32 : 16; }
 
 struct Problem {
     int m, n, k, split_k, programs;
@@ -54,18 +56,18 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
     const auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
     const int columns = BLOCK_N / TOGETHER;
     const model::Map a_map{bytes(a), 2, {k, m}, {2 * k}, {64, BLOCK_M / TOGETHER}, 128};
-    const int b_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : PACKED ? columns : line_of(columns);
-    const int b_swizzle = IN_TENSOR_MEMORY ? 128 : PACKED ? 0 : 2 * b_line;
-    const model::Map b_map{b.data(), WEIGHT_BYTES, {n, k / WEIGHTS_A_ROW}, {n * WEIGHT_BYTES}, {b_line, BLOCK_K / WEIGHTS_A_ROW}, b_swizzle};
-    const int chunk = line_of(COLUMNS_FIRST ? BLOCK_M : BLOCK_N);
-    const model::Map c_map = COLUMNS_FIRST ? model::Map{bytes(c), 2, {n, m}, {2 * n}, {32, chunk}, 0}
-                                           : model::Map{bytes(c), 2, {n, m}, {2 * n}, {chunk, 32}, 2 * chunk};
+    const int b_line = line_of(columns), coded_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : columns;
+    const model::Map b_map = CODED ? model::Map{b.data(), WEIGHT_BYTES, {n, k / WEIGHTS_A_ROW}, {n * WEIGHT_BYTES},
+                                                {coded_line, BLOCK_K / WEIGHTS_A_ROW}, IN_TENSOR_MEMORY ? 128 : 0}
+                                   : model::Map{b.data(), 2, {n, k}, {2 * n}, {b_line, BLOCK_K}, 2 * b_line};
+    const int c_line = line_of(WEIGHTS_FIRST ? BLOCK_M : BLOCK_N);
+    const model::Map c_map = WEIGHTS_FIRST ? model::Map{bytes(c), 2, {n, m}, {2 * n}, {32, c_line}, 0}
+                                           : model::Map{bytes(c), 2, {n, m}, {2 * n}, {c_line, 32}, 2 * c_line};
 
     const int tiles_m = divided(m, BLOCK_M), tiles_n = divided(n, BLOCK_N);
     const int tiles = tiles_m * tiles_n, work = tiles * split_k;
-    const bool runs = order == 1, dealt = order == 2;
-    const int programs = dealt ? work : std::min(asked_programs, work);
-    const int stride = dealt ? 0 : runs ? 1 : programs, span = runs ? divided(work, programs) : work;
+    const int programs = order == 2 ? work : std::min(asked_programs, work);
+    const int stride = order == 2 ? 0 : order == 1 ? 1 : programs, span = order == 1 ? divided(work, programs) : work;
     std::vector<float4> partials(static_cast<size_t>(split_k > 1 ? work : 0) * BLOCK_M * BLOCK_N / 4 + 1, float4{NAN, NAN, NAN, NAN});
     std::vector<unsigned> arrivals(tiles * TOGETHER, 0);
     model::share(partials.data(), partials.size() * sizeof(float4));
@@ -76,9 +78,10 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
         memcpy(&words, &pointer, sizeof pointer);
         return words;
     };
-    const model::Launch launch{static_cast<unsigned>(programs * TOGETHER), static_cast<unsigned>(TOGETHER),
-                               32 * (6 + DECODE_WARPS), static_cast<unsigned>(shared_bytes),
-                               dealt ? static_cast<unsigned>(asked_programs) : ~0u, true};
+    model::Launch launch{static_cast<unsigned>(programs * TOGETHER), static_cast<unsigned>(TOGETHER), 32 * (6 + DECODE_WARPS),
+                         static_cast<unsigned>(shared_bytes)};
+    launch.after_a_grid = true;
+    if (order == 2) launch.at_once = static_cast<unsigned>(asked_programs);
     model::run_grid(launch, seed, [&] {
         gemm_tcgen05(parameter(a_map), parameter(b_map), parameter(c_map), reinterpret_cast<float*>(partials.data()),
                      arrivals.data(), tiles_m, tiles_n, divided(k, BLOCK_K), tiles_m, split_k, stride, span);
@@ -97,7 +100,7 @@ int main(int, char** arguments) {
     const auto [m, n, k, split_k, programs, order, seed] = problem;
     std::mt19937 random(1);
     std::vector<uint16_t> a(static_cast<size_t>(m) * k);
-    for (auto& value : a) value = model::run::to_bf16(static_cast<int>(random() % 9) - 4);
+    for (auto& value : a) value = model::to_bf16(static_cast<int>(random() % 9) - 4);
     std::vector<float> weights(static_cast<size_t>(k) * n);
     std::vector<uint8_t> b(static_cast<size_t>(k) / WEIGHTS_A_ROW * n * WEIGHT_BYTES);
     for (int row = 0; row < k; ++row) {

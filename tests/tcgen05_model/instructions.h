@@ -9,27 +9,6 @@
 
 namespace model {
 
-using Value = unsigned __int128;
-
-// An operand of an `asm` statement: its bits, and where the result goes.
-struct Argument {
-    Value bits;
-    void* place;
-    size_t bytes;
-};
-template <typename T>
-Argument output(T& variable) {
-    Argument argument{0, &variable, sizeof(T)};
-    memcpy(&argument.bits, &variable, sizeof(T));
-    return argument;
-}
-template <typename T>
-Argument input(const T& value) {
-    Argument argument{0, nullptr, sizeof(T)};
-    memcpy(&argument.bits, &value, sizeof(T));
-    return argument;
-}
-
 struct Operand {
     enum Kind { ARGUMENT, REGISTER, IMMEDIATE, SPECIAL, SINK, VECTOR, ADDRESS } kind = SINK;
     int index = 0;
@@ -50,13 +29,8 @@ struct Statement {
     std::string branch, label;
 };
 
-class Code {
-  public:
-    explicit Code(const char* text) : text(text) { parse(); }
-    void run(std::vector<Argument> arguments) const;
-
-  private:
-    friend struct Call;
+// An `asm` statement, parsed.
+struct Code::Parsed {
     std::string text;
     std::vector<Statement> statements;
     std::vector<std::string> registers;
@@ -141,21 +115,6 @@ inline void Call::set(const Operand& operand, Value value) {
 
 namespace run {
 
-inline float as_float(u32 bits) {
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-inline u32 as_bits(float value) {
-    u32 bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
-inline u32 to_bf16(float value) {
-    const u32 bits = as_bits(value);
-    return value != value ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-}
-
 inline void nothing(Call&) {}
 
 inline void move(Call& call) {
@@ -178,8 +137,6 @@ inline void move(Call& call) {
 }
 
 inline u32 shared_base() { return self().rank << RANK_SHIFT | SHARED_BEGIN; }
-
-inline unsigned char* shared_symbol();
 
 inline void to_shared(Call& call) {
     const auto pointer = reinterpret_cast<unsigned char*>(static_cast<uintptr_t>(call.get(1)));
@@ -211,31 +168,6 @@ inline void load_shared(Call& call) {
         call.set(elements > 1 ? call.at(0).parts.at(i) : call.at(0), value);
     }
 }
-// Four 8 x 8 matrices of 16 bits, whose rows' addresses the lanes give.
-inline void load_matrices(Call& call) {
-    if (!call.has("m8n8") || !call.has("x4")) fail("%s is not modelled", call.statement.name.c_str());
-    Warp& warp = own_warp();
-    const u32 address = call.address(1);
-    if (address % 16 != 0) fail("a matrix's row at %u", address & WINDOW);
-    together(true, "ldmatrix");
-    thread_reads(address, 16);
-    warp.exchanged[current->lane] = address;
-    together_once("ldmatrix");
-    u32 rows[32];
-    for (int lane = 0; lane < 32; ++lane) rows[lane] = static_cast<u32>(warp.exchanged[lane]);
-    together_once("ldmatrix");
-    for (int matrix = 0; matrix < 4; ++matrix) {
-        u32 word = 0;
-        for (int half = 0; half < 2; ++half) {
-            const int along = current->lane % 4 * 2 + half, across = current->lane / 4;
-            const int row = call.has("trans") ? along : across, column = call.has("trans") ? across : along;
-            uint16_t element;
-            memcpy(&element, bytes_at(self(), rows[8 * matrix + row]) + 2 * column, 2);
-            word |= static_cast<u32>(element) << 16 * half;
-        }
-        call.set(call.at(0).parts.at(matrix), word);
-    }
-}
 inline void store_shared(Call& call) {
     const int bytes = call.element_bytes(), elements = call.elements();
     const u32 address = call.address(0);
@@ -244,6 +176,30 @@ inline void store_shared(Call& call) {
     for (int i = 0; i < elements; ++i) {
         const Value value = call.value(elements > 1 ? call.at(1).parts.at(i) : call.at(1));
         memcpy(bytes_at(program_at(address), address) + i * bytes, &value, bytes);
+    }
+}
+// Four matrices of 8 x 8 of 16 bits, whose rows' addresses the lanes give, eight lanes a matrix.
+inline void load_matrices(Call& call) {
+    together(true, "ldmatrix");
+    if (!call.has("x4") || !call.has("m8n8")) fail("%s is not modelled", call.statement.name.c_str());
+    Warp& warp = own_warp();
+    warp.exchanged[current->lane] = call.address(1);
+    meet(warp.collective, 32, true, false, "ldmatrix");
+    const std::vector<u64> rows = warp.exchanged;
+    meet(warp.collective, 32, true, false, "ldmatrix");
+    const int lane = current->lane;
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        u32 word = 0;
+        for (int half = 0; half < 2; ++half) {
+            const int across = lane % 4 * 2 + half, row = call.has("trans") ? across : lane / 4, column = call.has("trans") ? lane / 4 : across;
+            const u32 from = static_cast<u32>(rows[matrix * 8 + row]);
+            if (from % 16 != 0) fail("ldmatrix of a row at %u", from & WINDOW);
+            thread_reads(from + column * 2, 2);
+            uint16_t value;
+            memcpy(&value, bytes_at(program_at(from), from) + column * 2, 2);
+            word |= u32{value} << 16 * half;
+        }
+        call.set(call.at(0).parts.at(matrix), word);
     }
 }
 inline const uint8_t* pointer(Call& call, size_t index) {
@@ -270,13 +226,12 @@ inline void store_global(Call& call) {
     }
 }
 
-// A fence at the GPU's scope on both sides.
-inline void add_acquire_release(Call& call) {
-    const uint8_t* word = pointer(call, 1);
-    fence_gpu();
-    const u32 before = atomic_add(reinterpret_cast<u32*>(const_cast<uint8_t*>(word)), call.word(2));
-    fence_gpu();
-    call.set(0, before);
+inline void atomic(Call& call) {
+    const bool both = call.has("acq_rel");
+    if (!call.has("gpu") || !call.has("u32")) fail("%s is not modelled", call.statement.name.c_str());
+    if (both || call.has("release")) current->now.memory.fence(GPU);
+    call.set(0, atomic_add(reinterpret_cast<u32*>(const_cast<uint8_t*>(pointer(call, 1))), call.word(2)));
+    if (both || call.has("acquire")) fence_gpu();
 }
 
 inline void barrier_init(Call& call) { make_barrier(call.address(0), call.word(1)); }
@@ -424,7 +379,7 @@ inline void tensor_mma(Call& call) {
 
 inline void grid(Call& call) {
     if (call.has("wait")) {
-        current->now.raise(grid_wait_id, 1);
+        current->now.raise(self().cluster->grid_wait, 1);
     } else {
         current->gave_dependents_leave = true;
     }
@@ -437,6 +392,7 @@ struct Cancelled {
 inline Cancelled cancel_one();
 
 inline void try_cancel(Call& call) {
+    if (self().cluster->was_told_none) fail("clusterlaunchcontrol.try_cancel after the answer that there is none");
     const u32 address = call.address(0), barrier = call.address(1);
     std::vector<u32> ranks{address >> RANK_SHIFT};
     if (call.has("multicast::cluster::all")) {
@@ -451,12 +407,8 @@ inline void try_cancel(Call& call) {
         Barrier& signalled = barrier_at(signals, true);
         const unsigned phase = signalled.phase;
         Cell* cells = cells_at(program, to);
-        // Reads that a proxy fence follows are known to the engines as writes are, and an engine's write that somebody has waited
-        // for is over for whoever heard of it.
-        const auto known = [](const Stamp& stamp) { return seen_by_thread(stamp) || seen_by_copies(stamp); };
-        const auto over = [](const Stamp& stamp) { return seen_by_copies(stamp) || (!is_thread(stamp) && current->now.order.knows(stamp)); };
         for (int i = 0; i < 8; ++i) {
-            if (!over(cells[i].write) || !cells[i].reads_known(known)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
+            if (!seen_by_copies(cells[i].write) || !cells[i].reads_known(left_to_copies)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
             cells[i].set_write({signalled.id, phase + 1});
         }
         ++program.in_flight;
@@ -464,6 +416,7 @@ inline void try_cancel(Call& call) {
             const u32 words[4] = {answer.first, 0, 0, answer.is_cancelled};
             memcpy(bytes_at(program, to), words, 16);
             --program.in_flight;
+            program.cluster->was_told_none |= !answer.is_cancelled;
             engine_arrives(program, signals, phase, 0, 16, nullptr);
         });
     }
@@ -516,8 +469,8 @@ template <typename Operation>
 void on_pairs(Call& call, Operation operation) {
     Value result = 0;
     for (int half = 0; half < 2; ++half) {
-        const auto part = [&](size_t index) { return as_float(static_cast<u32>(call.get(index) >> 32 * half)); };
-        result |= Value{as_bits(operation(part))} << 32 * half;
+        const auto part = [&](size_t index) { return float_of(static_cast<u32>(call.get(index) >> 32 * half)); };
+        result |= Value{bits_of(operation(part))} << 32 * half;
     }
     call.set(0, result);
 }
@@ -542,8 +495,8 @@ inline const std::vector<Known>& instructions() {
         {"selp", run::select},
         {"ld.shared", run::load_shared},
         {"st.shared", run::store_shared},
-        {"ldmatrix.sync.aligned", run::load_matrices},
-        {"atom.add.acq_rel.gpu.global.u32", run::add_acquire_release},
+        {"ldmatrix", run::load_matrices},
+        {"atom.add", run::atomic},
         {"ld.global", run::load_global},
         {"st.global", run::store_global},
         {"mbarrier.init", run::barrier_init},
@@ -612,7 +565,7 @@ inline std::vector<std::string> split(const std::string& text) {
     return parts;
 }
 
-inline Operand Code::operand(const std::string& text) {
+inline Operand Code::Parsed::operand(const std::string& text) {
     Operand result;
     if (text == "_") return result;
     if (text[0] == '[') {
@@ -640,7 +593,7 @@ inline Operand Code::operand(const std::string& text) {
     } else if (isdigit(text[0]) || text[0] == '-') {
         const bool is_float = text.find('.') != std::string::npos;
         result.kind = Operand::IMMEDIATE;
-        result.value = is_float ? run::as_bits(strtof(text.c_str(), nullptr)) : static_cast<u64>(strtoll(text.c_str(), nullptr, 0));
+        result.value = is_float ? bits_of(strtof(text.c_str(), nullptr)) : static_cast<u64>(strtoll(text.c_str(), nullptr, 0));
     } else {
         result.negated = text[0] == '!';
         result.kind = Operand::REGISTER, result.index = register_index(result.negated ? text.substr(1) : text);
@@ -649,7 +602,7 @@ inline Operand Code::operand(const std::string& text) {
     return result;
 }
 
-inline void Code::parse() {
+inline void Code::Parsed::parse() {
     std::string rest = text;
     while (true) {
         rest = trimmed(rest);
@@ -707,11 +660,19 @@ inline void Code::parse() {
     }
 }
 
-inline void Code::run(std::vector<Argument> arguments) const {
+Code::Code(const char* text) {
+    auto fresh = std::make_shared<Parsed>();
+    fresh->text = text;
+    fresh->parse();
+    parsed = fresh;
+}
+
+void Code::run(std::vector<Argument> arguments) const {
+    const std::vector<Statement>& statements = parsed->statements;
     if (statements.empty()) return;
     current->trace = current->trace * 31 + reinterpret_cast<uintptr_t>(this);
     current->doing = "";
-    std::vector<Value> values(registers.size());
+    std::vector<Value> values(parsed->registers.size());
     for (size_t i = 0; i < statements.size(); ++i) {
         const Statement& statement = statements[i];
         if (statement.guard_index >= 0 && (values[statement.guard_index] != 0) == statement.guard_negated) continue;
@@ -729,9 +690,3 @@ inline void Code::run(std::vector<Argument> arguments) const {
 
 }  // namespace model
 
-// What an `asm` statement becomes: its text, then its operands in their order, each `output(...)` or `input(...)`.
-#define MODEL_ASM(text, ...)                    \
-    do {                                        \
-        static const model::Code code(text);    \
-        code.run({__VA_ARGS__});                \
-    } while (false)

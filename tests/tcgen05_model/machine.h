@@ -8,14 +8,89 @@
 //   copy_engine.h    tensor maps, copies in and out
 //   tensor_core.h    descriptors, products, commits
 //   instructions.h   the PTX of the kernels' `asm` statements
-//   host.h           the CUDA C++ around it
+//   machine.cpp      grids: what begins and ends; what kernels call
+// Kernels see of it only this file, and host.h for the CUDA C++ around their `asm` statements; then a `main` for each kernel.
 // The kernels and their headers are compiled as they are, but that each `asm` statement becomes a call of the model
 // (source.rs). `refused: ` and a reason on stderr, and status 1, are how it says no.
 #pragma once
 
-#include "host.h"
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
 
 namespace model {
+
+using u32 = uint32_t;
+using u64 = unsigned long long;
+using Value = unsigned __int128;
+
+// Says no, and ends.
+[[noreturn]] void fail(const char* format, ...);
+
+// ---- `asm` statements ----
+
+// An operand of an `asm` statement: its bits, and where the result goes.
+struct Argument {
+    Value bits;
+    void* place;
+    size_t bytes;
+};
+template <typename T>
+Argument output(T& variable) {
+    Argument argument{0, &variable, sizeof(T)};
+    memcpy(&argument.bits, &variable, sizeof(T));
+    return argument;
+}
+template <typename T>
+Argument input(const T& value) {
+    Argument argument{0, nullptr, sizeof(T)};
+    memcpy(&argument.bits, &value, sizeof(T));
+    return argument;
+}
+
+class Code {
+  public:
+    struct Parsed;
+    explicit Code(const char* text);
+    void run(std::vector<Argument> arguments) const;
+
+  private:
+    std::shared_ptr<const Parsed> parsed;
+};
+
+// ---- What else kernels call, for the thread that runs ----
+
+u32 thread_index();   // in its program
+u32 program_index();  // in the grid
+u32 programs_of_grid();
+unsigned char* shared_symbol();  // what the dynamic shared memory's name stands for; no thread reads or writes there
+void sync_program();
+void sync_warp(u32 mask);
+u64 exchange(u32 mask, u64 value, int from_lane);  // what that lane of the warp gave
+void fence_gpu();
+u32 atomic_add(u32* pointer, u32 value);
+void thread_reads_global(const void* pointer, size_t bytes);
+void thread_writes_global(const void* pointer, size_t bytes);
+
+// ---- Launches ----
+
+// What a tensor map says. Extents, strides and tile begin with the fastest.
+struct Map {
+    uint8_t* base;
+    int element_bytes;
+    std::vector<int64_t> extents, strides_bytes;  // one stride less
+    std::vector<int> tile;
+    int swizzle_bytes;  // 0, 32, 64 or 128
+
+    int64_t tile_bytes() const {
+        int64_t bytes = element_bytes;
+        for (const int extent : tile) bytes *= extent;
+        return bytes;
+    }
+};
 
 struct Launch {
     u32 programs, cluster, threads, shared_bytes;
@@ -23,122 +98,35 @@ struct Launch {
     bool after_a_grid = false;  // whether it may start while the grid before it still runs
 };
 
-inline std::vector<std::unique_ptr<Cluster>> clusters;
-inline size_t next_cluster, clusters_at_once;
+// Runs `body` in every thread of the grid, in an order that the seed decides.
+void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& body);
 
-inline void begin_clusters() {
-    while (next_cluster < clusters.size() && clusters_at_once > 0) {
-        Cluster& cluster = *clusters[next_cluster++];
-        if (cluster.is_cancelled) continue;
-        --clusters_at_once;
-        for (auto& program : cluster.programs) {
-            program->shared.assign(program->shared_bytes, 0xFF);
-            program->cells.resize(program->shared_bytes / 2 + 1);
-            for (auto& thread : program->threads) prepare(thread.get());
-        }
-    }
+// Global memory that programs of the grid share: their accesses are followed, in pieces of 16 bytes.
+void share(void* begin, size_t bytes);
+
+// ---- Numbers ----
+
+inline float float_of(u32 bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
 }
-
-inline run::Cancelled run::cancel_one() {
-    for (size_t i = next_cluster; i < clusters.size(); ++i) {
-        if (clusters[i]->is_cancelled) continue;
-        clusters[i]->is_cancelled = true;
-        return {true, clusters[i]->programs[0]->index};
-    }
-    return {false, 0};
+inline u32 bits_of(float value) {
+    u32 bits;
+    memcpy(&bits, &value, 4);
+    return bits;
 }
-
-inline void thread_end() {
-    if (!current->pending_loads.empty()) fail("a thread ends before its tcgen05.ld are done (tcgen05.wait::ld)");
-    if (current->open_group) fail("a thread ends with bulk stores that it did not commit");
-}
-
-// Nothing may still be done to the shared and the tensor memory of a program that leaves.
-inline void program_end(Program& program) {
-    const auto done = [&](const Stamp& stamp) { return program.last.order.knows(stamp); };
-    if (program.in_flight > 0) fail("a program leaves while an engine still works on its shared memory or signals its barriers");
-    if (program.tensor.columns) fail("a program leaves with tensor memory that it did not free (tcgen05.dealloc)");
-    if (program.tensor.was_allocated && program.tensor.has_permit) fail("a program leaves without giving the permit to allocate back (relinquish_alloc_permit)");
-    for (auto& [address, barrier] : program.barriers) {
-        if (barrier.pending != barrier.arrivals || barrier.bytes != 0) fail("a program leaves in the midst of a phase of its barrier at %u", address);
-        if (program.last.order[barrier.id] < barrier.must_be_seen) {
-            fail("a program leaves without having waited for the last arrivals of engines at its barrier at %u", address);
-        }
-        for (const Stamp& stamp : barrier.from_afar) {
-            if (!done(stamp)) fail("a program leaves without knowing of the last arrivals of other programs at its barrier at %u", address);
-        }
-    }
-    for (const Cell& cell : program.cells) {
-        if (!done(cell.write) || !cell.reads_known(done)) fail("a program leaves while its shared memory may still be read or written");
-    }
-    program.has_left = true;
-    program.shared.assign(program.shared.size(), 0xAA);
-}
-
-inline void describe(FILE* file) {
-    if (current) {
-        fprintf(file, "  in thread %d of program %u of cluster %u, %s\n", current->index, self().rank, self().cluster->index, current->doing.c_str());
-    }
-}
-
-// Runs `body` in every thread of the grid.
-inline void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& body) {
-    random_bits.seed(seed);
-    if (launch.programs % launch.cluster != 0 || launch.threads % 32 != 0 || launch.shared_bytes > SHARED_BYTES) fail("a launch that no GPU takes");
-    threads_of_grid = launch.programs * launch.threads;
-    next_id = SECTIONS * threads_of_grid + 1;
-    grid_wait_id = new_id();
-    needs_grid_wait = launch.after_a_grid;
-    programs_of_grid = launch.programs;
-    for (u32 index = 0; index < launch.programs / launch.cluster; ++index) {
-        auto cluster = std::make_unique<Cluster>();
-        cluster->index = index;
-        cluster->first_column = random_bits() % 8 * 32 + 32;
-        for (u32 rank = 0; rank < launch.cluster; ++rank) {
-            auto program = std::make_unique<Program>();
-            program->cluster = cluster.get(), program->rank = rank, program->index = index * launch.cluster + rank;
-            program->shared_bytes = launch.shared_bytes;
-            for (u32 i = 0; i < launch.threads; ++i) {
-                auto thread = std::make_unique<Thread>();
-                thread->id = program->index * launch.threads + i;
-                thread->index = static_cast<int>(i), thread->lane = i % 32, thread->warp = i / 32;
-                thread->program = program.get(), thread->body = body;
-                thread->now.raise(entry(DONE, thread->id), 1);
-                thread->tensor = thread->now;
-                program->threads.push_back(std::move(thread));
-            }
-            for (u32 warp = 0; warp < launch.threads / 32; ++warp) program->warps.push_back(std::make_unique<Warp>());
-            cluster->programs.push_back(std::move(program));
-        }
-        clusters.push_back(std::move(cluster));
-    }
-    clusters_at_once = launch.at_once;
-    begin_clusters();
-    run_all([&](Thread* thread) {
-        Program& program = *thread->program;
-        program.last.join(thread->now);
-        munmap(thread->stack, STACK_BYTES);
-        if (++program.left < static_cast<int>(program.threads.size())) return;
-        program_end(program);
-        for (auto& other : program.cluster->programs) {
-            if (!other->has_left) return;
-        }
-        ++clusters_at_once;
-        begin_clusters();
-    });
-    current = nullptr;
-    std::string stuck;
-    for (auto& cluster : clusters) {
-        for (auto& program : cluster->programs) {
-            for (auto& thread : program->threads) {
-                if (cluster->is_cancelled || thread->finished || thread->lane != 0) continue;
-                stuck += "\n  program " + std::to_string(program->index) + " thread " + std::to_string(thread->index) + ": " + thread->waits_for;
-            }
-            if (!cluster->is_cancelled && !program->has_left && stuck.empty()) stuck = " (lanes beside the first)";
-        }
-    }
-    if (!stuck.empty()) fail("the grid hangs; threads wait for%s", stuck.c_str());
-    if (!jobs.empty()) fail("engines still work when the grid has ended");
+inline float from_bf16(u32 bits) { return float_of(bits << 16); }
+inline u32 to_bf16(float value) {
+    const u32 bits = bits_of(value);
+    return value != value ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
 }
 
 }  // namespace model
+
+// What an `asm` statement becomes: its text, then its operands in their order, each `output(...)` or `input(...)`.
+#define MODEL_ASM(text, ...)                    \
+    do {                                        \
+        static const model::Code code(text);    \
+        code.run({__VA_ARGS__});                \
+    } while (false)

@@ -53,7 +53,7 @@ struct Cell {
 };
 
 struct Barrier {
-    Id id = new_id();
+    Id id = 0;
     int arrivals = 0, pending = 0;
     int64_t bytes = 0;
     unsigned phase = 0;
@@ -102,7 +102,10 @@ struct Cluster {
     u64 generation = 0;
     std::map<Thread*, u64> arrivals;
     u32 first_column = 0;     // where this cluster's tensor memory begins, in all of its programs
-    bool is_cancelled = false;
+    bool is_cancelled = false, was_told_none = false;
+    Id next_id = SECTIONS * threads_of_cluster;  // of a clock's entries
+    Id grid_wait = 0;         // the entry of griddepcontrol.wait
+    Id new_id() { return index << CLUSTER_SHIFT | next_id++; }
 };
 
 // ---- Who knows what ----
@@ -142,25 +145,27 @@ inline void check_range(const Program& program, u32 address, u32 bytes) {
 inline uint8_t* bytes_at(Program& program, u32 address) { return &program.shared[(address & WINDOW) - SHARED_BEGIN]; }
 inline Cell* cells_at(Program& program, u32 address) { return &program.cells[((address & WINDOW) - SHARED_BEGIN) / 2]; }
 
-inline bool is_thread(const Stamp& stamp) { return stamp.id < threads_of_grid; }
-
 // What threads themselves may rely on.
 inline bool seen_by_thread(const Stamp& stamp) { return current->now.memory.knows(stamp); }
 // What this thread may have the copy engine rely on: of threads' writes, those past a proxy fence.
 inline bool seen_by_copies(const Stamp& stamp) {
     if (!is_thread(stamp)) return current->now.memory.knows(stamp);
-    return current->now.memory[entry(ASYNC, stamp.id)] >= stamp.tick;
+    return current->now.memory[in_section(ASYNC, stamp.id)] >= stamp.tick;
+}
+// A read that the copy engine may write over: a thread's takes no proxy fence, but has to be known to be done.
+inline bool left_to_copies(const Stamp& stamp) {
+    return current->now.memory.knows(stamp) || (is_thread(stamp) && current->now.memory[in_section(READS, stamp.id)] >= stamp.tick);
 }
 // What it may have the tensor cores rely on: what it knew at its last fence::after_thread_sync, and its own.
 inline bool seen_by_products(const Stamp& stamp) {
     if (!is_thread(stamp)) return current->tensor.memory.knows(stamp) || stamp.id == current->commits;
-    const Knowledge& known = stamp.id == current->id ? current->now : current->tensor;
-    return known.memory[entry(ASYNC, stamp.id)] >= stamp.tick;
+    const Knowledge& known = stamp.id == entry(DONE, current->id) ? current->now : current->tensor;
+    return known.memory[in_section(ASYNC, stamp.id)] >= stamp.tick;
 }
 
 inline std::string why_not(const Stamp& stamp, bool thread_sees, bool was_write) {
     std::string text = was_write ? "a write" : "a read";
-    text += is_thread(stamp) ? " by thread " + std::to_string(stamp.id) + " of the grid" : " by an engine";
+    text += is_thread(stamp) ? " by a thread" : " by an engine";
     text += thread_sees ? " is known of, but no fence shows it" : " may not be done";
     return text;
 }
@@ -206,10 +211,9 @@ struct Global {
     std::map<const void*, View> told;  // by atomics at these words
 };
 inline std::vector<Global> globals;
-inline bool needs_grid_wait = false, knows_grid_wait = false;
-inline Id grid_wait_id = 0;
+inline bool needs_grid_wait = false;
 
-inline void share(void* begin, size_t bytes) { globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / 16 + 1), {}}); }
+void share(void* begin, size_t bytes) { globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / 16 + 1), {}}); }
 
 inline Global* global_of(const void* pointer) {
     for (Global& it : globals) {
@@ -220,12 +224,12 @@ inline Global* global_of(const void* pointer) {
 
 // Whether a grid before this one is known to have ended, where one may still run.
 inline void require_grid_wait() {
-    if (needs_grid_wait && current && current->now.order[grid_wait_id] == 0) {
+    if (needs_grid_wait && current && current->now.order[self().cluster->grid_wait] == 0) {
         fail("global memory before griddepcontrol.wait: the grid before this one may still write it");
     }
 }
 
-inline void thread_reads_global(const void* pointer, size_t bytes) {
+void thread_reads_global(const void* pointer, size_t bytes) {
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
     require_grid_wait();
@@ -236,7 +240,7 @@ inline void thread_reads_global(const void* pointer, size_t bytes) {
     }
 }
 
-inline void thread_writes_global(const void* pointer, size_t bytes) {
+void thread_writes_global(const void* pointer, size_t bytes) {
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
     require_grid_wait();
@@ -250,20 +254,20 @@ inline void thread_writes_global(const void* pointer, size_t bytes) {
 }
 
 // What was written before is shown to other programs by atomics after, and what atomics told before is known after.
-inline void fence_gpu() {
+void fence_gpu() {
     current->now.memory.fence(GPU);
     current->now.memory.join(current->now.received);
     current->now.order.join(current->now.received);
     current->now.received = {};
 }
 
-inline u32 atomic_add(u32* pointer, u32 value) {
+u32 atomic_add(u32* pointer, u32 value) {
     Global* it = global_of(pointer);
     if (!it) fail("an atomic at memory that the launch does not name");
     require_grid_wait();
     View& told = it->told[pointer];
     current->now.received.join(told);
-    told.join(current->now.memory.only(GPU, true));
+    told.join(current->now.memory.shown_to_gpu());
     tick();
     if (one_in(4)) yield();
     const u32 before = *pointer;

@@ -106,5 +106,5 @@ fn shared_memory(source: &str) -> String {
     let end = at + source[at..].find(';').expect("a declaration's end");
     let declaration = &source[at..end];
     let name = declaration.trim_end_matches("[]").rsplit(' ').next().expect("a name");
-    format!("{}static unsigned char* const {name} = model::run::shared_symbol(){}", &source[..at], &source[end..])
+    format!("{}static unsigned char* const {name} = model::shared_symbol(){}", &source[..at], &source[end..])
 }

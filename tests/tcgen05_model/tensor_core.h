@@ -7,13 +7,6 @@
 
 namespace model {
 
-inline float from_bf16(u32 bits) {
-    bits <<= 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 // An operand in shared memory by its descriptor (9.7.16.4.1, table 40): where element (index, k) lies, by the canonical
 // layouts (9.7.16.5.1).
 struct SharedOperand {
@@ -120,7 +113,7 @@ inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b,
     check_pair(group, "tcgen05.mma");
     if (group == 2 && self().rank % 2 != 0) fail("a pair's product issued by its second program");
 
-    if (!current->commits) current->commits = new_id();
+    if (!current->commits) current->commits = self().cluster->new_id();
     const Stamp stamp{current->commits, current->products};
     const std::vector<Program*> programs = programs_of(group);
     Product product{group, m, n, sums, a_in_tensor_memory, static_cast<u32>(a), {}, {}, add};
@@ -171,7 +164,7 @@ inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b,
 // Arrives at the barrier when the products before are done: at the named one, or at that place in the programs of `mask`.
 inline void commit(int group, u32 address, bool multicast, u32 mask) {
     check_pair(group, "tcgen05.commit");
-    if (!current->commits) current->commits = new_id();
+    if (!current->commits) current->commits = self().cluster->new_id();
     Knowledge known = current->now;
     known.raise(current->commits, current->products);
     ++current->products;

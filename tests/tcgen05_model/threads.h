@@ -13,11 +13,9 @@
 #include <ucontext.h>
 
 #include "clocks.h"
+#include "machine.h"
 
 namespace model {
-
-using u32 = uint32_t;
-using u64 = unsigned long long;
 
 struct Program;
 struct Cluster;
@@ -79,7 +77,7 @@ inline std::vector<Thread*> polling;             // those in a wait that may giv
 
 inline void describe(FILE* file);
 
-[[noreturn]] inline void fail(const char* format, ...) {
+[[noreturn]] void fail(const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fprintf(stderr, "refused: ");
