@@ -10,6 +10,7 @@ mod source;
 use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
+use rayon::prelude::*;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -684,15 +685,8 @@ fn shared_memory_ends_where_the_launch_says() {
 
 // ---- Attention ----
 
-/// The macros of an attention config.
-fn attention(head: u32, block_q: u32, block_kv: u32, stages: u32) -> Vec<(&'static str, String)> {
-    [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)]
-        .map(|(name, value)| (name, value.to_string()))
-        .to_vec()
-}
-
 /// A problem of attention, how it is shared, and how much larger than the first keys the last are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Attention {
     batch_heads: u32,
     q_seq: u32,
@@ -705,73 +699,98 @@ struct Attention {
 }
 
 impl Attention {
-    /// One head, by one program.
-    fn of(q_seq: u32, kv_seq: u32, head_dim: u32) -> Self {
-        Self { batch_heads: 1, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+    /// Without splits, by one program.
+    fn of([batch_heads, q_seq, kv_seq, head_dim]: [u32; 4]) -> Self {
+        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
     }
 
-    fn arguments(self, seed: u32) -> [u32; 9] {
-        let Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
-        [batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising, seed]
+    fn arguments(&self) -> Vec<u32> {
+        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
+        vec![batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising]
     }
 }
 
-/// Runs an attention config on problems.
-fn attend(macros: &[(&str, String)], problems: &[Attention]) {
-    let Some(model) = Model::new("attention.cpp", macros, |_, text| text) else { return };
-    for problem in problems {
-        for seed in 0..2 {
-            if let Err(refusal) = model.run(&problem.arguments(seed)) {
-                panic!("{macros:?} {problem:?}, seed {seed}: {refusal}");
-            }
-        }
+/// A config of attention with heads of that many elements, padded, on problems.
+fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[Attention]) -> Case {
+    let macros = [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)];
+    Case {
+        main: "attention.cpp",
+        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
+        runs: problems.iter().map(Attention::arguments).collect(),
     }
 }
 
 #[test]
 fn attention_whose_weights_take_the_place_of_scores() {
-    attend(
-        &attention(128, 256, 128, 2),
-        &[
-            Attention { programs: 2, ..Attention::of(300, 200, 128) },
-            Attention { rising: 40, ..Attention::of(130, 300, 120) },
-        ],
-    );
-    attend(&attention(192, 256, 64, 2), &[Attention { batch_heads: 2, ..Attention::of(140, 150, 192) }]);
+    let problems = [
+        Attention { programs: 2, ..Attention::of([1, 300, 200, 128]) },
+        Attention { rising: 40, ..Attention::of([1, 130, 300, 120]) },
+    ];
+    attention(128, [256, 128], 2, &problems).passes();
+    attention(192, [256, 64], 2, &[Attention::of([2, 140, 150, 192])]).passes();
 }
 
 #[test]
 fn attention_whose_weights_lie_apart() {
-    attend(
-        &attention(64, 256, 128, 3),
-        &[
-            Attention { batch_heads: 3, contiguous: true, programs: 2, ..Attention::of(40, 257, 64) },
-            Attention { batch_heads: 2, rising: 40, ..Attention::of(260, 300, 64) },
-        ],
-    );
-    attend(
-        &attention(48, 256, 96, 2),
-        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(150, 200, 40) }],
-    );
-    attend(&attention(128, 256, 64, 2), &[Attention { rising: 40, ..Attention::of(256, 128, 128) }]);
+    let problems = [
+        Attention { contiguous: true, programs: 2, ..Attention::of([3, 40, 257, 64]) },
+        Attention { rising: 40, ..Attention::of([2, 260, 300, 64]) },
+    ];
+    attention(64, [256, 128], 3, &problems).passes();
+    let of_splits = Attention { splits: 2, programs: 3, ..Attention::of([2, 150, 200, 40]) };
+    attention(48, [256, 96], 2, &[of_splits]).passes();
+    attention(128, [256, 64], 2, &[Attention { rising: 40, ..Attention::of([1, 256, 128, 128]) }]).passes();
 }
 
 #[test]
 fn attention_of_few_queries_with_splits() {
-    let decode = |heads, kv_seq, head_dim| Attention { batch_heads: heads, ..Attention::of(1, kv_seq, head_dim) };
-    attend(
-        &attention(128, 128, 128, 2),
-        &[
-            Attention { splits: 3, programs: 4, ..decode(3, 600, 128) },
-            Attention { splits: 4, programs: 2, contiguous: true, ..decode(2, 129, 128) },
-        ],
-    );
-    attend(
-        &attention(96, 128, 96, 3),
-        &[Attention { splits: 2, programs: 2, rising: 30, ..Attention::of(33, 300, 96) }],
-    );
-    attend(
-        &attention(256, 128, 64, 2),
-        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(130, 150, 256) }],
-    );
+    let problems = [
+        Attention { splits: 3, programs: 4, ..Attention::of([3, 1, 600, 128]) },
+        Attention { splits: 4, programs: 2, contiguous: true, ..Attention::of([2, 1, 129, 128]) },
+    ];
+    attention(128, [128, 128], 2, &problems).passes();
+    let rising = Attention { splits: 2, programs: 2, rising: 30, ..Attention::of([1, 33, 300, 96]) };
+    attention(96, [128, 96], 3, &[rising]).passes();
+    let of_large_heads = Attention { splits: 2, programs: 3, ..Attention::of([2, 130, 150, 256]) };
+    attention(256, [128, 64], 2, &[of_large_heads]).passes();
+}
+
+/// What each of these lines is there for: without it the model refuses the kernel.
+#[test]
+fn attention_that_leaves_something_out_is_refused() {
+    let rising = Attention { rising: 40, ..Attention::of([2, 130, 330, 64]) };
+    let of_one_block = Attention::of([3, 130, 100, 64]);
+    // Of several lines, which name the place, the first is left out.
+    let without: [(Attention, &str, &[&str]); 13] = [
+        (rising, "ptx::tmem_wait(values);\n        if", &["tcgen05.wait::ld"]),
+        (rising, "ptx::tmem_wait_stores();\n            signal", &["that is being written"]),
+        (rising, "ptx::tcgen05_before_signal();\n    __syncwarp();\n    if", &["may not be done"]),
+        (
+            rising,
+            "if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);",
+            &["may still use", "may not be done", "hangs"],
+        ),
+        (rising, "await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);", &["may not be done"]),
+        (
+            rising,
+            "if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);",
+            &["may still use"],
+        ),
+        (rising, "await(barriers.sums_full, phase);", &["may not be done"]),
+        (rising, "if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);", &["may not be done"]),
+        (rising, "wait_empty(panel);\n                ptx::mbarrier_arrive_expect", &["may not be done", "may still"]),
+        (rising, "ptx::mbarrier_wait(values.empty(), values.phase ^ 1);", &["without having waited"]),
+        (rising, "if (any_raised) rescale_sums(rescale);", &["out["]),
+        (of_one_block, "if (keys < BLOCK_KV) mask(values, keys);", &["out["]),
+        (
+            of_one_block,
+            "ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);",
+            &["may still read or write"],
+        ),
+    ];
+    without.into_par_iter().for_each(|(problem, line, words)| {
+        let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
+        let case = attention(64, [256, 128], 2, &[problem]);
+        case.refuses(&[Change("attention_tcgen05.cu", line, rest)], words);
+    });
 }
