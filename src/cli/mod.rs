@@ -10,6 +10,7 @@ mod evaluate;
 mod interrupt;
 mod lookup;
 mod measure;
+mod new;
 mod nightly;
 mod outcome;
 mod output;
@@ -59,6 +60,7 @@ enum Command {
     Report(report::ReportArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
+    New(new::NewArgs),
     /// The measuring process
     #[command(hide = true)]
     Worker,
@@ -99,6 +101,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
+        Some(Command::New(args)) => new::run(&args),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
