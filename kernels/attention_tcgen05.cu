@@ -28,14 +28,16 @@
 // The first block of the next tile is multiplied before the last weights of this one, and results are written meanwhile.
 //
 // Tensor memory, 512 columns of 128 lanes: for each panel BLOCK_KV of scores, HEAD_DIM of sums, and BLOCK_KV / 2 of weights as
-// bf16 pairs, from where they are multiplied. Where these have no room they take the place of their scores (`APART` below): then
-// a panel's next scores wait for its product of weights and values, which the tensor cores take in the order of issue.
+// bf16 pairs, from where they are multiplied. Where these have no room they take the place of their scores: then a panel's next
+// scores are issued after its product of weights and values, and over the weights. The PTX ISA promises the order of products
+// of one accumulator and shape alone (9.7.16.6.2); that all of a thread's are taken in the order of issue is how the tensor
+// cores are said to work, and what public attention kernels rely on. With weights apart nothing relies on it.
 //
-//   HEAD_DIM   BLOCK_Q 256: apart, shared      BLOCK_Q 128: apart
-//         64       128, 128                        128
-//        128        64, 128                        128
-//        192         -,  64                        128
-//        256         -,   -                        128        (most keys of a block; shared memory may allow fewer)
+//   HEAD_DIM   BLOCK_Q 256: apart, in place    BLOCK_Q 128: apart
+//         64               128                               128
+//        128                64       128                     128
+//        192                          64                      96
+//        256                                                  64   (most keys of a block, by tensor and shared memory)
 //
 // Barriers (arrivals a phase; each wait is for the phase of that step, unless said otherwise):
 //   keys_full, values_full[slot]    1 and the bytes of a block; awaited to multiply
@@ -53,22 +55,25 @@
 //   statistics_full[panel]          4, one a warp: the rows' maxima and sums are in shared memory; awaited to write
 // Nobody leaves before every phase of its barriers has ended.
 //
-// 2^x: of each 16 scores POLYNOMIAL pairs go to the multiply-add units, the others to the special-function unit.
+// 2^x: of each 8 pairs of scores POLYNOMIAL go to the multiply-add units, the others to the special-function unit.
 //
-// Floor: 4 * batch_heads * q_seq * kv_seq * head_dim FLOPs, reading k and v once for each BLOCK_Q queries (from L2) and each
-// tensor once from memory. Predicted, never measured, at 2.25 PFLOP/s and 8 TB/s over 148 multiprocessors at 1.85 GHz (4096
-// multiply-adds a cycle each): cycles of a multiprocessor for a block of 128 keys and two panels of queries, head_dim 128 | 64:
-//   tensor cores            2048 | 1024    (2 * 2 * 128 * 128 * head_dim / 4096)
-//   shared memory           2048 | 1024    at 128 bytes a cycle: scores read both operands, 64 cycles for 64 of math, weights
-//                                          times values only values, 32 for 64; the copy engine writes 4 * head_dim * 128 bytes
-//   tensor memory           read 256 * 128 scores in f32, write 256 * 128 weights in bf16: a quarter of the tensor cores' time
-//                           at 16 bytes a cycle and lane group (an estimate)
-//   special functions       2048 | 2048    at 16 a cycle if all took that way; 1536 | 1280 with POLYNOMIAL as below
-//   multiply-adds            832 | 1088    128 a cycle: 2 a score (scale and add up), 6 more for each by polynomial
-//   issue                    about 930 | 1120 instructions of the 4 schedulers each
-// So heads of 128 are bound by the tensor cores, 4 * 128 * 128 * 128 * 2 * 2 FLOPs in 2048 cycles being all they have, and heads
-// of 64 by the softmax, at 80 % of it at most. Decoding is bound by reading k and v once: a block of 128 keys with heads of 128 is
-// 64 KiB, 2240 cycles of a multiprocessor's share of 8 TB/s, beside 1024 of the tensor cores for one panel.
+// Floor: 4 * batch_heads * q_seq * kv_seq * head_dim FLOPs; each tensor once from memory, k and v once for each BLOCK_Q queries
+// from L2. Predicted, never measured, at 2.25 PFLOP/s and 8 TB/s over 148 multiprocessors at 1.85 GHz, 4096 multiply-adds a
+// cycle each. Cycles of a multiprocessor for 128 keys and 256 queries, with blocks of 128 keys:
+//                         head_dim 128     64
+//   tensor cores                  2048   1024    2 * 256 * 128 * head_dim / 4096
+//   shared memory                 2048   1024    at 128 bytes a cycle: products of queries and keys read both, 64 cycles a step of
+//                                                16 for 64 of math; those of weights and values only values, half of that or less;
+//                                                the copy engine writes 512 * head_dim bytes
+//   tensor memory                                threads read 128 KiB of scores and write 64 KiB of weights; its rate is not public
+//   special functions             1536   1280    16 a cycle, for what is no polynomial's; 2048 if all were
+//   multiply-adds                  896   1088    64 pairs a cycle: 2 a score (scale, add up), 6 more for a polynomial's
+//   issue                         1150   1300    instructions of each of the 4 schedulers, by the disassembly
+// So heads of 128 are bound by the tensor cores and shared memory alike, and heads of 64 by the softmax, at 80 % of the tensor
+// cores' rate. Blocks of 64 keys read queries twice as often: 2560 cycles of shared memory with heads of 128. A pair of programs
+// that shared keys would halve what they read there; it is not built. What waits cost, and the clock under load, is not counted.
+// Decoding is bound by reading k and v once: 128 keys with heads of 128 are 64 KiB, 2240 cycles of a multiprocessor's share of
+// 8 TB/s, beside 1024 of the tensor cores and some 1200 of one warp's softmax.
 
 #include "attention_parts.cuh"
 #include "programs.cuh"
@@ -329,28 +334,17 @@ struct Steps {
     }
 };
 
-// An operand's descriptor, which is computed once: only the address changes, in its lowest bits.
-struct Operand {
-    u32 low, high;
-
-    __device__ __forceinline__ Operand(u32 shared, u32 leading_bytes) {
-        const u64 descriptor = ptx::tcgen05_operand(shared, leading_bytes, 1024);
-        low = static_cast<u32>(descriptor), high = static_cast<u32>(descriptor >> 32);
-    }
-
-    // That many bytes on.
-    __device__ __forceinline__ u64 at(int bytes) const { return static_cast<u64>(high) << 32 | (low + (bytes >> 4)); }
-};
-
 struct Multiplier {
     u32 base, tensor_memory;
     Ring keys, values;
-    Operand query_operand, key_operand, value_operand;
+    u64 query_operand, key_operand, value_operand;  // descriptors, of which only the addresses change
     Phases queries, scores, weights, sums;  // of each panel
 
     __device__ __forceinline__ explicit Multiplier(u32 base)
         : base(base), tensor_memory(::tensor_memory(base)), keys{base + KEY_BARRIERS}, values{base + VALUE_BARRIERS},
-          query_operand(base + QUERIES, 0), key_operand(base + KEYS, 0), value_operand(base + VALUES, KV_LINE_BYTES) {}
+          query_operand(ptx::tcgen05_operand(base + QUERIES, 0, 1024)),
+          key_operand(ptx::tcgen05_operand(base + KEYS, 0, 1024)),
+          value_operand(ptx::tcgen05_operand(base + VALUES, KV_LINE_BYTES, 1024)) {}
 
     // A panel's scores of a step.
     __device__ __forceinline__ void multiply_keys(const Steps& step, int panel) {
@@ -360,12 +354,12 @@ struct Multiplier {
         if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);
         if (panel == 0) ptx::mbarrier_wait(keys.full(), keys.phase);
         ptx::tcgen05_after_signal();
+        const int first = ptx::opaque(panel * Q_BYTES);  // lest all descriptors be carried in registers
 #pragma unroll
         for (int k = 0; k < HEAD_DIM / 16; ++k) {
-            const int within = k % 4 * 32;
-            ptx::tcgen05_multiply<1>(tensor_memory + SCORES + panel * BLOCK_KV,
-                                     query_operand.at(panel * Q_BYTES + k / 4 * Q_LINE_BYTES + within),
-                                     key_operand.at(keys.offset() + k / 4 * KV_LINE_BYTES + within), INSTRUCTION, k > 0);
+            const u64 a = ptx::tcgen05_advance(query_operand, first + k / 4 * Q_LINE_BYTES + k % 4 * 32);
+            const u64 b = ptx::tcgen05_advance(key_operand, keys.offset() + k / 4 * KV_LINE_BYTES + k % 4 * 32);
+            ptx::tcgen05_multiply<1>(tensor_memory + SCORES + panel * BLOCK_KV, a, b, INSTRUCTION, k > 0);
         }
         ptx::tcgen05_commit<1>(barriers.scores_full);
         if (step.is_last()) ptx::tcgen05_commit<1>(barriers.queries_empty);
@@ -384,10 +378,10 @@ struct Multiplier {
             constexpr int FIRST[] = {0, PART_CHUNKS * CHUNK / 16, BLOCK_KV / 16};
 #pragma unroll
             for (int k = FIRST[part]; k < FIRST[part + 1]; ++k) {
-                ptx::tcgen05_multiply_held<1>(tensor_memory + SUMS + panel * HEAD_DIM,
-                                           tensor_memory + WEIGHTS + panel * WEIGHTS_PITCH + k * 8,
-                                           value_operand.at(values.offset() + k * 2048), INSTRUCTION,
-                                           !step.is_first() || k > 0);
+                const u32 a = tensor_memory + WEIGHTS + panel * WEIGHTS_PITCH + k * 8;
+                const u64 b = ptx::tcgen05_advance(value_operand, values.offset() + k * 2048);
+                ptx::tcgen05_multiply_held<1>(tensor_memory + SUMS + panel * HEAD_DIM, a, b, INSTRUCTION,
+                                              !step.is_first() || k > 0);
             }
         }
         if constexpr (APART) ptx::tcgen05_commit<1>(barriers.weights_read);

@@ -1,12 +1,18 @@
 //! The tcgen05 kernels on a model of the hardware, `tests/tcgen05_model/`: their arithmetic of addresses against the layouts
 //! that the tensor cores and the copy engine define, and their order of things, in which no access may depend on luck. Where
 //! there is no such GPU this is the only run they get.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "harness"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "tcgen05_model/source.rs"]
 mod source;
 
+use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::plan::Plan;
+use rayon::prelude::*;
+use std::fmt;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,7 +63,11 @@ struct Model {
 
 impl Model {
     /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
-    fn new(main: &str, macros: &[(&str, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
+    fn new<N: fmt::Display>(
+        main: &str,
+        macros: &[(N, String)],
+        changed: impl Fn(&str, String) -> String,
+    ) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
         for from in ["kernels", "kernels/include"] {
@@ -232,6 +242,80 @@ fn weights_in_tensor_memory() {
     gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes();
 }
 
+// ---- The launch ----
+
+/// A launch of the crate in the words of `gemm.cpp`.
+fn described(launch: &Launch) -> String {
+    let mut text = format!(
+        "grid {} cluster {} threads {} shared {}\n",
+        launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
+    );
+    for arg in &launch.args {
+        let Arg::TensorMap(map) = arg else { continue };
+        let swizzle_bytes = match map.swizzle {
+            Swizzle::None => 0,
+            Swizzle::Bytes32 => 32,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        };
+        writeln!(
+            text,
+            "map of {} bytes, {} x {}, rows of {}, tiles {} x {}, swizzle {swizzle_bytes}",
+            map.element.size_bytes(),
+            map.extents[0],
+            map.extents[1],
+            map.strides_bytes[0],
+            map.tile[0],
+            map.tile[1]
+        )
+        .unwrap();
+    }
+    writeln!(text, "workspace {} counters {}", launch.workspace.0, launch.counters).unwrap();
+    let numbers = numbers(launch);
+    let arguments: Vec<String> = [0, 1, 2, 4, 5, 6].map(|place: usize| numbers[place].to_string()).to_vec();
+    writeln!(text, "arguments {}", arguments.join(" ")).unwrap();
+    text
+}
+
+/// Tiles along m and n, steps of k, tile rows of a group, parts of k, stride and span.
+fn numbers(launch: &Launch) -> Vec<i32> {
+    launch.args.iter().filter_map(|arg| if let Arg::I32(number) = arg { Some(*number) } else { None }).collect()
+}
+
+/// What the crate launches, tensor maps above all, is what the kernel's contract says of the shapes, by `gemm.cpp`, which is what
+/// the model runs: for some configs of each product's space, evenly spread.
+#[test]
+fn the_crate_launches_what_the_model_runs() {
+    const CONFIGS: usize = 4;
+    let profile = GpuProfile::by_name("b200").unwrap();
+    for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
+        let problem = Problem::new(family, &[("m", 700), ("n", 1040), ("k", 1056)], Dtype::ALL[0]).unwrap();
+        let [m, n, k] = [700, 1040, 1056];
+        let plan = Plan::load(family, None).unwrap();
+        let configs: Vec<_> = plan
+            .legal_configs(&problem, &profile)
+            .into_iter()
+            .filter(|config| matches!(config.mma, Some(Mma::Tcgen05 | Mma::Tcgen05Tmem)))
+            .collect();
+        assert!(configs.len() >= CONFIGS, "{family:?}");
+        for place in 0..CONFIGS {
+            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
+            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
+            let order = match config.pid_type {
+                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
+                Some(PidType::PersistentBlocked) => RUNS,
+                _ => STRIDES,
+            };
+            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
+            let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
+            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster, order].map(|it| it.to_string());
+            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+            assert!(output.status.success());
+            assert_eq!(described(&launch), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        }
+    }
+}
+
 // ---- What the model must refuse: the GEMM with something left out ----
 
 const KERNEL: &str = "gemm_tcgen05.cu";
@@ -297,7 +381,10 @@ fn a_missing_wait_is_refused() {
         case.refuses(&[empty], &[COPIES, "more arrivals"]);
     }
     let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
-    decoded().refuses(&[reused], &["a thread writes where others may still read or write", "the grid hangs"]);
+    decoded().refuses(
+        &[reused],
+        &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
+    );
     held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
     let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
     for case in [bf16(), pair()] {
@@ -400,6 +487,14 @@ fn tensor_memory_is_allocated_and_freed_once() {
         let changes = [Change(TCGEN05, assertion, ""), Change(KERNEL, "ptx::tmem_allocate<CTAS, TMEM_COLUMNS>", odd)];
         bf16().refuses(&changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
     }
+    let early = Change(
+        KERNEL,
+        "if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+        "ptx::let_next_grid_begin(); if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+    );
+    bf16().refuses(&[early], &["tcgen05.alloc after griddepcontrol.launch_dependents"]);
+    let alone = Change(KERNEL, "ptx::tcgen05_commit<CTAS>(stage", "ptx::tcgen05_commit<1>(stage");
+    pair().refuses(&[alone], &["tcgen05.commit by 1 programs"]);
 }
 
 #[test]
@@ -481,6 +576,12 @@ fn missing_proxy_fences_are_refused() {
         "if (thread % 32 == 0) ptx::mbarrier_arrive_first",
     );
     decoded().refuses(&[unmet], &["a product reads what"]);
+    // Nor is what a thread wrote told by a signal that promises nothing of it.
+    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
+    let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
+    for case in [decoded(), decoded_pair()] {
+        case.refuses(&[relaxed], &["a product reads what"]);
+    }
 }
 
 #[test]
@@ -589,15 +690,8 @@ fn shared_memory_ends_where_the_launch_says() {
 
 // ---- Attention ----
 
-/// The macros of an attention config.
-fn attention(head: u32, block_q: u32, block_kv: u32, stages: u32) -> Vec<(&'static str, String)> {
-    [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)]
-        .map(|(name, value)| (name, value.to_string()))
-        .to_vec()
-}
-
 /// A problem of attention, how it is shared, and how much larger than the first keys the last are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Attention {
     batch_heads: u32,
     q_seq: u32,
@@ -610,73 +704,98 @@ struct Attention {
 }
 
 impl Attention {
-    /// One head, by one program.
-    fn of(q_seq: u32, kv_seq: u32, head_dim: u32) -> Self {
-        Self { batch_heads: 1, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+    /// Without splits, by one program.
+    fn of([batch_heads, q_seq, kv_seq, head_dim]: [u32; 4]) -> Self {
+        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
     }
 
-    fn arguments(self, seed: u32) -> [u32; 9] {
-        let Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
-        [batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising, seed]
+    fn arguments(&self) -> Vec<u32> {
+        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
+        vec![batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising]
     }
 }
 
-/// Runs an attention config on problems.
-fn attend(macros: &[(&str, String)], problems: &[Attention]) {
-    let Some(model) = Model::new("attention.cpp", macros, |_, text| text) else { return };
-    for problem in problems {
-        for seed in 0..2 {
-            if let Err(refusal) = model.run(&problem.arguments(seed)) {
-                panic!("{macros:?} {problem:?}, seed {seed}: {refusal}");
-            }
-        }
+/// A config of attention with heads of that many elements, padded, on problems.
+fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[Attention]) -> Case {
+    let macros = [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)];
+    Case {
+        main: "attention.cpp",
+        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
+        runs: problems.iter().map(Attention::arguments).collect(),
     }
 }
 
 #[test]
 fn attention_whose_weights_take_the_place_of_scores() {
-    attend(
-        &attention(128, 256, 128, 2),
-        &[
-            Attention { programs: 2, ..Attention::of(300, 200, 128) },
-            Attention { rising: 40, ..Attention::of(130, 300, 120) },
-        ],
-    );
-    attend(&attention(192, 256, 64, 2), &[Attention { batch_heads: 2, ..Attention::of(140, 150, 192) }]);
+    let problems = [
+        Attention { programs: 2, ..Attention::of([1, 300, 200, 128]) },
+        Attention { rising: 40, ..Attention::of([1, 130, 300, 120]) },
+    ];
+    attention(128, [256, 128], 2, &problems).passes();
+    attention(192, [256, 64], 2, &[Attention::of([2, 140, 150, 192])]).passes();
 }
 
 #[test]
 fn attention_whose_weights_lie_apart() {
-    attend(
-        &attention(64, 256, 128, 3),
-        &[
-            Attention { batch_heads: 3, contiguous: true, programs: 2, ..Attention::of(40, 257, 64) },
-            Attention { batch_heads: 2, rising: 40, ..Attention::of(260, 300, 64) },
-        ],
-    );
-    attend(
-        &attention(48, 256, 96, 2),
-        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(150, 200, 40) }],
-    );
-    attend(&attention(128, 256, 64, 2), &[Attention { rising: 40, ..Attention::of(256, 128, 128) }]);
+    let problems = [
+        Attention { contiguous: true, programs: 2, ..Attention::of([3, 40, 257, 64]) },
+        Attention { rising: 40, ..Attention::of([2, 260, 300, 64]) },
+    ];
+    attention(64, [256, 128], 3, &problems).passes();
+    let of_splits = Attention { splits: 2, programs: 3, ..Attention::of([2, 150, 200, 40]) };
+    attention(48, [256, 96], 2, &[of_splits]).passes();
+    attention(128, [256, 64], 2, &[Attention { rising: 40, ..Attention::of([1, 256, 128, 128]) }]).passes();
 }
 
 #[test]
 fn attention_of_few_queries_with_splits() {
-    let decode = |heads, kv_seq, head_dim| Attention { batch_heads: heads, ..Attention::of(1, kv_seq, head_dim) };
-    attend(
-        &attention(128, 128, 128, 2),
-        &[
-            Attention { splits: 3, programs: 4, ..decode(3, 600, 128) },
-            Attention { splits: 4, programs: 2, contiguous: true, ..decode(2, 129, 128) },
-        ],
-    );
-    attend(
-        &attention(96, 128, 96, 3),
-        &[Attention { splits: 2, programs: 2, rising: 30, ..Attention::of(33, 300, 96) }],
-    );
-    attend(
-        &attention(256, 128, 64, 2),
-        &[Attention { batch_heads: 2, splits: 2, programs: 3, ..Attention::of(130, 150, 256) }],
-    );
+    let problems = [
+        Attention { splits: 3, programs: 4, ..Attention::of([3, 1, 600, 128]) },
+        Attention { splits: 4, programs: 2, contiguous: true, ..Attention::of([2, 1, 129, 128]) },
+    ];
+    attention(128, [128, 128], 2, &problems).passes();
+    let rising = Attention { splits: 2, programs: 2, rising: 30, ..Attention::of([1, 33, 300, 96]) };
+    attention(96, [128, 96], 3, &[rising]).passes();
+    let of_large_heads = Attention { splits: 2, programs: 3, ..Attention::of([2, 130, 150, 256]) };
+    attention(256, [128, 64], 2, &[of_large_heads]).passes();
+}
+
+/// What each of these lines is there for: without it the model refuses the kernel.
+#[test]
+fn attention_that_leaves_something_out_is_refused() {
+    let rising = Attention { rising: 40, ..Attention::of([2, 130, 330, 64]) };
+    let of_one_block = Attention::of([3, 130, 100, 64]);
+    // Of several lines, which name the place, the first is left out.
+    let without: [(Attention, &str, &[&str]); 13] = [
+        (rising, "ptx::tmem_wait(values);\n        if", &["tcgen05.wait::ld"]),
+        (rising, "ptx::tmem_wait_stores();\n            signal", &["that is being written"]),
+        (rising, "ptx::tcgen05_before_signal();\n    __syncwarp();\n    if", &["may not be done"]),
+        (
+            rising,
+            "if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);",
+            &["may still use", "may not be done", "hangs"],
+        ),
+        (rising, "await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);", &["may not be done"]),
+        (
+            rising,
+            "if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);",
+            &["may still use"],
+        ),
+        (rising, "await(barriers.sums_full, phase);", &["may not be done"]),
+        (rising, "if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);", &["may not be done"]),
+        (rising, "wait_empty(panel);\n                ptx::mbarrier_arrive_expect", &["may not be done", "may still"]),
+        (rising, "ptx::mbarrier_wait(values.empty(), values.phase ^ 1);", &["without having waited"]),
+        (rising, "if (any_raised) rescale_sums(rescale);", &["out["]),
+        (of_one_block, "if (keys < BLOCK_KV) mask(values, keys);", &["out["]),
+        (
+            of_one_block,
+            "ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);",
+            &["may still read or write"],
+        ),
+    ];
+    without.into_par_iter().for_each(|(problem, line, words)| {
+        let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
+        let case = attention(64, [256, 128], 2, &[problem]);
+        case.refuses(&[Change("attention_tcgen05.cu", line, rest)], words);
+    });
 }
