@@ -1,12 +1,17 @@
 //! The tcgen05 kernels on a model of the hardware, `tests/tcgen05_model/`: their arithmetic of addresses against the layouts
 //! that the tensor cores and the copy engine define, and their order of things, in which no access may depend on luck. Where
 //! there is no such GPU this is the only run they get.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "harness"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "tcgen05_model/source.rs"]
 mod source;
 
+use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::plan::Plan;
+use rayon::prelude::*;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,30 +61,19 @@ struct Model {
 }
 
 impl Model {
-    /// Compiles a `main` with the kernels after these changes; nothing where there is no compiler.
-    fn new(main: &str, macros: &[(&str, String)], changes: &[Change]) -> Option<Self> {
+    /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
+    fn new(main: &str, macros: &[(&str, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
-        let mut found = vec![false; changes.len()];
         for from in ["kernels", "kernels/include"] {
             for entry in fs::read_dir(root().join(from)).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().to_str().unwrap();
-                if path.extension().is_none_or(|it| it != "cu" && it != "cuh") {
-                    continue;
+                if path.extension().is_some_and(|it| it == "cu" || it == "cuh") {
+                    let text = changed(name, fs::read_to_string(&path).unwrap());
+                    fs::write(folder.path().join(name), source::for_the_host(&text)).unwrap();
                 }
-                let mut text = fs::read_to_string(&path).unwrap();
-                for (Change(_, old, new), found) in
-                    changes.iter().zip(&mut found).filter(|(change, _)| change.0 == name)
-                {
-                    *found = text.contains(old);
-                    text = text.replace(old, new);
-                }
-                fs::write(folder.path().join(name), source::for_the_host(&text)).unwrap();
             }
-        }
-        for (Change(file, old, _), found) in changes.iter().zip(found) {
-            assert!(found, "{file} has no such text to change: {old}");
         }
         let program = folder.path().join("main");
         let model = root().join("tests/tcgen05_model");
@@ -99,16 +93,20 @@ impl Model {
         Some(Self { _folder: folder, program })
     }
 
-    /// Runs it in the order of a seed; what it is refused for, if it is.
-    fn run(&self, arguments: &[u32], seed: u32) -> Result<(), String> {
-        let arguments = arguments.iter().chain([&seed]).map(u32::to_string);
-        let output = Command::new(&self.program).args(arguments).output().unwrap();
+    /// Runs it; what it is refused for, if it is. The last argument is the seed of the order of things.
+    fn run(&self, arguments: &[u32]) -> Result<(), String> {
+        let output = Command::new(&self.program).args(arguments.iter().map(u32::to_string)).output().unwrap();
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 }
 
 /// How many orders of things each run is had in.
 const SEEDS: u32 = 3;
+
+/// The arguments and a seed.
+fn seeded(arguments: &[u32], seed: u32) -> Vec<u32> {
+    arguments.iter().copied().chain([seed]).collect()
+}
 
 /// A kernel's `main` with its macros, and what it is to run.
 struct Case {
@@ -120,10 +118,10 @@ struct Case {
 impl Case {
     /// It must come out right in every order.
     fn passes(&self) {
-        let Some(model) = Model::new(self.main, &self.macros, &[]) else { return };
+        let Some(model) = Model::new(self.main, &self.macros, |_, text| text) else { return };
         for arguments in &self.runs {
             for seed in 0..SEEDS {
-                if let Err(refusal) = model.run(arguments, seed) {
+                if let Err(refusal) = model.run(&seeded(arguments, seed)) {
                     panic!("{:?} {arguments:?}, seed {seed}: {refusal}", self.macros);
                 }
             }
@@ -132,10 +130,16 @@ impl Case {
 
     /// Changed so, it must be refused in every order, in one of these words.
     fn refuses(&self, changes: &[Change], words: &[&str]) {
-        let Some(model) = Model::new(self.main, &self.macros, changes) else { return };
+        let change = |name: &str, text: String| {
+            changes.iter().filter(|change| change.0 == name).fold(text, |text, Change(_, old, new)| {
+                assert!(text.contains(old), "{name} has no such text to change: {old}");
+                text.replace(old, new)
+            })
+        };
+        let Some(model) = Model::new(self.main, &self.macros, change) else { return };
         let what: Vec<&str> = changes.iter().map(|change| change.1).collect();
         for seed in 0..SEEDS {
-            let Err(refusal) = model.run(&self.runs[0], seed) else {
+            let Err(refusal) = model.run(&seeded(&self.runs[0], seed)) else {
                 panic!("{:?}, seed {seed}: not refused without {what:?}", self.macros)
             };
             let is_known = refusal.starts_with("refused: ") && words.iter().any(|word| refusal.contains(word));
@@ -233,6 +237,80 @@ fn weights_in_tensor_memory() {
     gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes();
 }
 
+// ---- The launch ----
+
+/// A launch of the crate in the words of `gemm.cpp`.
+fn described(launch: &Launch) -> String {
+    let mut text = format!(
+        "grid {} cluster {} threads {} shared {}\n",
+        launch.grid[0], launch.cluster, launch.threads, launch.dynamic_smem.0
+    );
+    for arg in &launch.args {
+        let Arg::TensorMap(map) = arg else { continue };
+        let swizzle_bytes = match map.swizzle {
+            Swizzle::None => 0,
+            Swizzle::Bytes32 => 32,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        };
+        writeln!(
+            text,
+            "map of {} bytes, {} x {}, rows of {}, tiles {} x {}, swizzle {swizzle_bytes}",
+            map.element.size_bytes(),
+            map.extents[0],
+            map.extents[1],
+            map.strides_bytes[0],
+            map.tile[0],
+            map.tile[1]
+        )
+        .unwrap();
+    }
+    writeln!(text, "workspace {} counters {}", launch.workspace.0, launch.counters).unwrap();
+    let numbers = numbers(launch);
+    let arguments: Vec<String> = [0, 1, 2, 4, 5, 6].map(|place: usize| numbers[place].to_string()).to_vec();
+    writeln!(text, "arguments {}", arguments.join(" ")).unwrap();
+    text
+}
+
+/// Tiles along m and n, steps of k, tile rows of a group, parts of k, stride and span.
+fn numbers(launch: &Launch) -> Vec<i32> {
+    launch.args.iter().filter_map(|arg| if let Arg::I32(number) = arg { Some(*number) } else { None }).collect()
+}
+
+/// What the crate launches, tensor maps above all, is what the kernel's contract says of the shapes, by `gemm.cpp`, which is what
+/// the model runs: for some configs of each product's space, evenly spread.
+#[test]
+fn the_crate_launches_what_the_model_runs() {
+    const CONFIGS: usize = 4;
+    let profile = GpuProfile::by_name("b200").unwrap();
+    for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
+        let problem = Problem::new(family, &[("m", 700), ("n", 1040), ("k", 1056)], Dtype::ALL[0]).unwrap();
+        let [m, n, k] = [700, 1040, 1056];
+        let plan = Plan::load(family, None).unwrap();
+        let configs: Vec<_> = plan
+            .legal_configs(&problem, &profile)
+            .into_iter()
+            .filter(|config| matches!(config.mma, Some(Mma::Tcgen05 | Mma::Tcgen05Tmem)))
+            .collect();
+        assert!(configs.len() >= CONFIGS, "{family:?}");
+        for place in 0..CONFIGS {
+            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
+            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
+            let order = match config.pid_type {
+                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
+                Some(PidType::PersistentBlocked) => RUNS,
+                _ => STRIDES,
+            };
+            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
+            let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
+            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster, order].map(|it| it.to_string());
+            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+            assert!(output.status.success());
+            assert_eq!(described(&launch), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        }
+    }
+}
+
 // ---- What the model must refuse: the GEMM with something left out ----
 
 const KERNEL: &str = "gemm_tcgen05.cu";
@@ -268,37 +346,48 @@ const fn without(text: &'static str) -> Change {
     Change(KERNEL, text, "")
 }
 
+// Whoever comes first finds that the order is missing: those who use what was not waited for, or those who use it next.
+const COPIES: &str = "the copy engine writes where others may still read or write";
+const SUMS: [&str; 2] =
+    ["a product writes tensor memory that others may still use", "tcgen05.ld of what is being written"];
+const STORED_DRAIN: &str =
+    "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);";
+const EMPTY_DRAIN: &str = "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);";
+
 #[test]
 fn a_missing_wait_is_refused() {
     let full = without("ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);");
     for case in [bf16(), decoded(), held(), pair(), decoded_pair()] {
-        case.refuses(&[full], &["a product reads what"]);
+        case.refuses(&[full], &["a product reads what", COPIES]);
     }
     let ready = without("if constexpr (DECODED) ptx::mbarrier_wait(buffer.of(base + READY), buffer.parity);");
     decoded().refuses(&[ready], &["a product reads what"]);
     decoded_pair().refuses(&[ready], &["a product reads what"]);
-    held().refuses(&[ready], &["a product reads tensor memory that is being written"]);
+    held().refuses(&[ready], &["a product reads tensor memory that is being written", COPIES]);
     let raw = without("ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);");
-    decoded().refuses(&[raw], &["a thread reads what may not be written yet"]);
-    held().refuses(&[raw], &["a thread reads what may not be written yet"]);
+    decoded().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
+    held().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
     let empty = Change(
         KERNEL,
         "ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);\n                copy_step",
         "copy_step",
     );
     for case in [bf16(), decoded(), held(), pair()] {
-        case.refuses(&[empty], &["the copy engine writes where others may still read or write", "more arrivals"]);
+        case.refuses(&[empty], &[COPIES, "more arrivals"]);
     }
     let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
-    decoded().refuses(&[reused], &["a thread writes where others may still read or write"]);
+    decoded().refuses(
+        &[reused],
+        &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
+    );
     held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
     let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
     for case in [bf16(), pair()] {
-        case.refuses(&[drained], &["a product writes tensor memory that others may still use"]);
+        case.refuses(&[drained], &SUMS);
     }
     let summed = without("ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);");
     for case in [bf16(), pair()] {
-        case.refuses(&[summed], &["tcgen05.ld of what is being written"]);
+        case.refuses(&[summed], &SUMS);
     }
     let taken = without("if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);");
     dealt_out().refuses(
@@ -306,7 +395,10 @@ fn a_missing_wait_is_refused() {
         &["clusterlaunchcontrol.try_cancel writes where", "more arrivals", "in the midst of a phase"],
     );
     let answered = without("ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);");
-    dealt_out().refuses(&[answered], &["a thread reads what may not be written yet"]);
+    dealt_out().refuses(
+        &[answered],
+        &["a thread reads what may not be written yet", "clusterlaunchcontrol.try_cancel writes where"],
+    );
     let read = without("if (lane == 0) ptx::tma_store_wait_read<1>();");
     bf16().refuses(&[read], &["a thread writes where others may still read or write"]);
     let grid = without("ptx::wait_for_last_grid();");
@@ -335,7 +427,7 @@ fn tensor_memory_ends_where_it_was_allocated() {
     let from_zero = Change(KERNEL, "const u32 lanes = tensor_memory + (thread", "const u32 lanes = (thread");
     bf16().refuses(&[from_zero], &words);
     let weights = Change(KERNEL, "tensor_memory + WEIGHTS_AT + buffer.index", "WEIGHTS_AT + buffer.index");
-    held().refuses(&[weights], &words);
+    held().refuses(&[weights], &["of tensor memory, of which", "tcgen05.st where others may still read or write"]);
     let half = Change(
         KERNEL,
         "TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);",
@@ -390,6 +482,14 @@ fn tensor_memory_is_allocated_and_freed_once() {
         let changes = [Change(TCGEN05, assertion, ""), Change(KERNEL, "ptx::tmem_allocate<CTAS, TMEM_COLUMNS>", odd)];
         bf16().refuses(&changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
     }
+    let early = Change(
+        KERNEL,
+        "if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+        "ptx::let_next_grid_begin(); if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+    );
+    bf16().refuses(&[early], &["tcgen05.alloc after griddepcontrol.launch_dependents"]);
+    let alone = Change(KERNEL, "ptx::tcgen05_commit<CTAS>(stage", "ptx::tcgen05_commit<1>(stage");
+    pair().refuses(&[alone], &["tcgen05.commit by 1 programs"]);
 }
 
 #[test]
@@ -471,6 +571,12 @@ fn missing_proxy_fences_are_refused() {
         "if (thread % 32 == 0) ptx::mbarrier_arrive_first",
     );
     decoded().refuses(&[unmet], &["a product reads what"]);
+    // Nor is what a thread wrote told by a signal that promises nothing of it.
+    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
+    let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
+    for case in [decoded(), decoded_pair()] {
+        case.refuses(&[relaxed], &["a product reads what"]);
+    }
 }
 
 #[test]
@@ -506,12 +612,8 @@ fn programs_of_a_pair_wait_for_each_other() {
         "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
         "__syncthreads();\n    ptx::tcgen05_after_signal();\n    if (warp",
     );
-    let drain = without(
-        "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);",
-    );
-    let stored = without(
-        "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);",
-    );
+    let drain = without(EMPTY_DRAIN);
+    let stored = without(STORED_DRAIN);
     pair().refuses(&[end, drain, stored], &["a program leaves", "a program that has left"]);
     pair().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
     dealt_out().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
@@ -519,9 +621,7 @@ fn programs_of_a_pair_wait_for_each_other() {
 
 #[test]
 fn nobody_leaves_what_is_under_way() {
-    let drain = without(
-        "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);",
-    );
+    let drain = without(EMPTY_DRAIN);
     for case in [bf16(), decoded(), pair()] {
         case.refuses(&[drain], &["a program leaves"]);
     }
@@ -534,7 +634,8 @@ fn nobody_leaves_what_is_under_way() {
         "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
         "ptx::tcgen05_after_signal();\n    if (warp",
     );
-    bf16().refuses(&[end], &["tcgen05.dealloc of what others may still use"]);
+    let stored = without(STORED_DRAIN);
+    bf16().refuses(&[end, stored], &["tcgen05.dealloc of what others may still use"]);
 }
 
 #[test]
@@ -580,4 +681,116 @@ fn shared_memory_ends_where_the_launch_says() {
         &[Change(KERNEL, "constexpr int SMEM_BYTES = IS_LAST + 4;", "constexpr int SMEM_BYTES = TENSOR_MEMORY;")],
         &["beyond the program's shared memory"],
     );
+}
+
+// ---- Attention ----
+
+/// A problem of attention, how it is shared, and how much larger than the first keys the last are.
+#[derive(Clone, Copy)]
+struct Attention {
+    batch_heads: u32,
+    q_seq: u32,
+    kv_seq: u32,
+    head_dim: u32,
+    splits: u32,
+    programs: u32,
+    contiguous: bool,
+    rising: u32,
+}
+
+impl Attention {
+    /// Without splits, by one program.
+    fn of([batch_heads, q_seq, kv_seq, head_dim]: [u32; 4]) -> Self {
+        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+    }
+
+    fn arguments(&self) -> Vec<u32> {
+        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
+        vec![batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising]
+    }
+}
+
+/// A config of attention with heads of that many elements, padded, on problems.
+fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[Attention]) -> Case {
+    let macros = [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)];
+    Case {
+        main: "attention.cpp",
+        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
+        runs: problems.iter().map(Attention::arguments).collect(),
+    }
+}
+
+#[test]
+fn attention_whose_weights_take_the_place_of_scores() {
+    let problems = [
+        Attention { programs: 2, ..Attention::of([1, 300, 200, 128]) },
+        Attention { rising: 40, ..Attention::of([1, 130, 300, 120]) },
+    ];
+    attention(128, [256, 128], 2, &problems).passes();
+    attention(192, [256, 64], 2, &[Attention::of([2, 140, 150, 192])]).passes();
+}
+
+#[test]
+fn attention_whose_weights_lie_apart() {
+    let problems = [
+        Attention { contiguous: true, programs: 2, ..Attention::of([3, 40, 257, 64]) },
+        Attention { rising: 40, ..Attention::of([2, 260, 300, 64]) },
+    ];
+    attention(64, [256, 128], 3, &problems).passes();
+    let of_splits = Attention { splits: 2, programs: 3, ..Attention::of([2, 150, 200, 40]) };
+    attention(48, [256, 96], 2, &[of_splits]).passes();
+    attention(128, [256, 64], 2, &[Attention { rising: 40, ..Attention::of([1, 256, 128, 128]) }]).passes();
+}
+
+#[test]
+fn attention_of_few_queries_with_splits() {
+    let problems = [
+        Attention { splits: 3, programs: 4, ..Attention::of([3, 1, 600, 128]) },
+        Attention { splits: 4, programs: 2, contiguous: true, ..Attention::of([2, 1, 129, 128]) },
+    ];
+    attention(128, [128, 128], 2, &problems).passes();
+    let rising = Attention { splits: 2, programs: 2, rising: 30, ..Attention::of([1, 33, 300, 96]) };
+    attention(96, [128, 96], 3, &[rising]).passes();
+    let of_large_heads = Attention { splits: 2, programs: 3, ..Attention::of([2, 130, 150, 256]) };
+    attention(256, [128, 64], 2, &[of_large_heads]).passes();
+}
+
+/// What each of these lines is there for: without it the model refuses the kernel.
+#[test]
+fn attention_that_leaves_something_out_is_refused() {
+    let rising = Attention { rising: 40, ..Attention::of([2, 130, 330, 64]) };
+    let of_one_block = Attention::of([3, 130, 100, 64]);
+    // Of several lines, which name the place, the first is left out.
+    let without: [(Attention, &str, &[&str]); 13] = [
+        (rising, "ptx::tmem_wait(values);\n        if", &["tcgen05.wait::ld"]),
+        (rising, "ptx::tmem_wait_stores();\n            signal", &["that is being written"]),
+        (rising, "ptx::tcgen05_before_signal();\n    __syncwarp();\n    if", &["may not be done"]),
+        (
+            rising,
+            "if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);",
+            &["may still use", "may not be done", "hangs"],
+        ),
+        (rising, "await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);", &["may not be done"]),
+        (
+            rising,
+            "if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);",
+            &["may still use"],
+        ),
+        (rising, "await(barriers.sums_full, phase);", &["may not be done"]),
+        (rising, "if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);", &["may not be done"]),
+        (rising, "wait_empty(panel);\n                ptx::mbarrier_arrive_expect", &["may not be done", "may still"]),
+        (rising, "ptx::mbarrier_wait(values.empty(), values.phase ^ 1);", &["without having waited"]),
+        (rising, "if (any_raised) rescale_sums(rescale);", &["out["]),
+        (of_one_block, "if (keys < BLOCK_KV) mask(values, keys);", &["out["]),
+        (
+            of_one_block,
+            "ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);",
+            &["may still read or write"],
+        ),
+    ];
+    without.into_par_iter().for_each(|(problem, line, words)| {
+        let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
+        let case = attention(64, [256, 128], 2, &[problem]);
+        case.refuses(&[Change("attention_tcgen05.cu", line, rest)], words);
+    });
 }

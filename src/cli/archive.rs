@@ -1,12 +1,13 @@
 //! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
+use super::arguments::{Families, OutputArgs, families, known_by_files};
+use super::outcome::Outcome;
 use super::output::note;
-use super::{Outcome, OutputArgs};
 use crate::derive::Evidence;
 use crate::error::{Context, Error, Result};
 use crate::journal::{self, Contents, Lock};
 use crate::model::{Bytes, Family};
-use crate::sweep;
+use crate::paths::GpuFolder;
 use std::path::{Path, PathBuf};
 
 /// Pack journals for committing, one archive a family
@@ -21,6 +22,9 @@ pub(super) struct ArchiveArgs {
     /// Make journals of the archives instead, so that a sweep on another machine goes on where they end
     #[arg(long)]
     unpack: bool,
+    /// Families of your own, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -33,18 +37,21 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     if args.unpack { unpack(args, &folder) } else { pack(args, &folder) }
 }
 
-fn archive_path(folder: &Path, family: Family) -> PathBuf {
-    folder.join("archive").join(format!("{family}.jsonl.zst"))
+/// What a folder holds; nothing where it cannot be read.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
-fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
+fn pack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
     let mut packed = 0;
-    for family in Family::ALL {
-        let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
+    let own = known_by_files(&files_in(&folder.journals()), args.family.as_ref())?;
+    for family in Family::ALL.into_iter().chain(own) {
+        let journals = folder.journals_of(family)?;
         if journals.is_empty() {
             continue;
         }
-        let archive = archive_path(folder, family);
+        let archive = folder.archive(family);
         let contents = together(&journals, &args.gpu).context(|| format!("packing the journals of {family}"))?;
         let size = Bytes(journal::pack(contents, &archive)?);
         note!("{}: {size}", archive.display());
@@ -57,7 +64,11 @@ fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         packed += 1;
     }
     if packed == 0 {
-        return Err(Error::usage(format!("no journal in {}: run sweep --gpu {} first", folder.display(), args.gpu)));
+        return Err(Error::usage(format!(
+            "no journal in {}: run sweep --gpu {} first",
+            folder.path().display(),
+            args.gpu
+        )));
     }
     Ok(Outcome::Done)
 }
@@ -78,18 +89,20 @@ fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
     Ok(all)
 }
 
-fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
+fn unpack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
+    let own = known_by_files(&files_in(&folder.archives()), args.family.as_ref())?;
     let archives: Vec<(Family, PathBuf)> = Family::ALL
         .into_iter()
-        .map(|family| (family, archive_path(folder, family)))
+        .chain(own)
+        .map(|family| (family, folder.archive(family)))
         .filter(|(_, path)| path.is_file())
         .collect();
     if archives.is_empty() {
-        return Err(Error::usage(format!("no archive in {}", folder.join("archive").display())));
+        return Err(Error::usage(format!("no archive in {}", folder.archives().display())));
     }
-    let _lock = Lock::take(&folder.join(sweep::LOCK))?;
+    let _lock = Lock::take(&folder.lock((0, 1)))?;
     for (family, _) in &archives {
-        if let Some(journal) = sweep::journals(&args.output.output, &args.gpu, *family)?.first() {
+        if let Some(journal) = folder.journals_of(*family)?.first() {
             return Err(Error::usage(format!(
                 "{} is there already: move it away to unpack the archive",
                 journal.display()
@@ -97,7 +110,7 @@ fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         }
     }
     for (family, archive) in archives {
-        let journal = sweep::journal_path(&args.output.output, &args.gpu, family, (0, 1));
+        let journal = folder.journal(family, (0, 1));
         journal::replace(&journal, together(std::slice::from_ref(&archive), &args.gpu)?)?;
         note!("{}", journal.display());
     }

@@ -1,14 +1,16 @@
 //! `sweep compile`: the whole space for a GPU's architecture, without the GPU.
 
+use super::arguments::{Families, families};
 use super::measure::Time;
+use super::outcome::Outcome;
 use super::output::{self, note};
-use super::{Families, Outcome, families};
 use crate::compile::{Compiler, Outcome as Compiled, Settings};
+use crate::device::{Program, support_kernel};
 use crate::error::Result;
-use crate::families::{self as family_specs, KernelSpec};
+use crate::families::{self as family_specs, KernelSpec, Launch};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
-use crate::sweep::{self, Progress};
+use crate::site::{self, Progress};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +22,8 @@ pub(super) struct CompileArgs {
     /// GPU to compile for: b200, h200, h100, a100, …
     #[arg(long, value_name = "NAME")]
     gpu: String,
-    /// Families, or all
-    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    /// Families by name or by their manifests, or all of ours
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Compile no more than so many kernels of a family, spread over its space
     #[arg(long, value_name = "COUNT")]
@@ -56,10 +58,10 @@ struct Counts {
 pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let profile = GpuProfile::by_name(&args.gpu)?;
     let progress = Progress::new(args.json, false);
-    let compiler = sweep::compiler_within(args.compile_deadline.0, &profile, &progress)?;
+    let compiler = site::compiler(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
     progress.plans(&plans);
-    sweep::needed_cubin(&compiler, &sweep::support_kernel())?;
+    compiler.needed(&support_kernel())?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {
         let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
@@ -93,15 +95,18 @@ fn compile_space(
     quiet: bool,
 ) -> Result<Counts> {
     let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
+    let mut launches: BTreeMap<KernelSpec, Launch> = BTreeMap::new();
     let mut rejected: BTreeSet<Config> = BTreeSet::new();
-    let mut references = BTreeSet::new();
+    let mut references = BTreeMap::new();
     for planned in plan.problems(profile)? {
-        let reference = family_specs::spec(plan.family).reference(&planned.problem).0;
-        compiler.request(&reference)?;
-        references.insert(reference);
+        if let Some((reference, launch)) = family_specs::spec(plan.family).reference(&planned.problem) {
+            compiler.request(&reference)?;
+            references.entry(reference).or_insert(launch);
+        }
         for candidate in plan.candidates(&planned.problem, profile) {
             match candidate.program {
-                Ok(Some((kernel, _))) => {
+                Ok(Some((kernel, launch))) => {
+                    launches.entry(kernel.clone()).or_insert(launch);
                     kernels.entry(candidate.config).or_default().insert(kernel);
                 }
                 Ok(None) => {}
@@ -115,8 +120,8 @@ fn compile_space(
     let sample: BTreeSet<KernelSpec> =
         all.iter().step_by(all.len().div_ceil(most_kernels).max(1)).copied().cloned().collect();
     sample.iter().try_for_each(|kernel| compiler.request(kernel).map(|_| ()))?;
-    for reference in &references {
-        sweep::needed_cubin(compiler, reference)?;
+    for (reference, launch) in references {
+        Program::needed(compiler, &reference, &launch)?;
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     for needed in kernels.values_mut() {
@@ -128,8 +133,11 @@ fn compile_space(
     for needed in kernels.values() {
         let outcomes = needed.iter().map(|kernel| compiler.wait(kernel)).collect::<Result<Vec<_>>>()?;
         let failure = needed.iter().zip(&outcomes).find_map(|(kernel, outcome)| match outcome {
-            Compiled::Failed { error, .. } => Some((kernel, error)),
-            Compiled::Compiled { .. } => None,
+            Compiled::Failed { error, .. } => Some((kernel, error.clone())),
+            Compiled::Compiled { cubin, entry, .. } => {
+                let entry = entry.as_ref().unwrap_or(&kernel.entry);
+                Some((kernel, launches.get(kernel)?.check_cubin(cubin, entry).err()?))
+            }
         });
         if let Some((kernel, error)) = failure {
             counts.failed += 1;

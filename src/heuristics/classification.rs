@@ -3,7 +3,7 @@
 use super::classes::Kind;
 use super::dtypes::{DtypeClass, DtypeName};
 use super::extents::Extents;
-use super::lookup::Query;
+use super::query::Query;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -212,7 +212,8 @@ impl Signature {
                 _ => Extents::Rows { rows: None, cols: None },
             },
             Kind::Elements => Extents::Elements { numel: first.map(product) },
-            Kind::Unbinned => Extents::Unbinned,
+            // Which of its arguments has which of its dimensions, a family of somebody's own does not say.
+            Kind::Unbinned | Kind::Own(_) => Extents::Unbinned,
         }
     }
 

@@ -2,23 +2,21 @@
 //! and the pruned ones with their reason.
 
 mod domain;
+mod problem;
 mod read;
 mod space;
 
 pub use domain::{Alignment, Limits, Purpose, draw};
-pub(crate) use read::read_text;
-pub use read::{MOST_RANDOM_PROBLEMS, PlannedProblem, read_shapes};
+pub use problem::PlannedProblem;
+pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;
 
 use crate::error::{Context, Error, Result};
-use crate::families::{self, KernelSpec, Launch, Rejection};
+use crate::families::{self, KernelSpec, Launch, Rejection, manifest};
 use crate::model::{Config, Family, GpuProfile, Problem};
-use include_dir::{Dir, include_dir};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-
-static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
 
 /// A family's plan.
 #[derive(Clone, Debug)]
@@ -59,16 +57,21 @@ impl Plan {
     /// Where the file cannot be read or says something impossible; the message names file and line.
     pub fn load(family: Family, path: Option<&Path>) -> Result<Self> {
         let name = format!("{family}.toml");
-        let local = Path::new("sweeps").join(&name);
-        if let Some(path) = path.or_else(|| local.is_file().then_some(local.as_path())) {
-            let text = read::read_text(path).context(|| format!("plan {}", path.display()))?;
-            let plan = read::parse_plan(family, &text, &path.display().to_string())?;
+        let own = manifest::path_of(family).or_else(|| manifest::local_path(family.name()));
+        if let Some(path) = path.or(own.as_deref()) {
+            let text = manifest::read_text(path).context(|| format!("plan {}", path.display()))?;
+            let plan = Self::parse(family, &text, &path.display().to_string())?;
             return Ok(Self { file: Some(std::path::absolute(path)?), ..plan });
         }
-        let file = EMBEDDED.get_file(&name).and_then(|file| file.contents_utf8());
-        let text =
-            file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
-        read::parse_plan(family, text, &format!("sweeps/{name} (built in)"))
+        let text = manifest::embedded(&name)
+            .ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
+        Self::parse(family, text, &format!("sweeps/{name} (built in)"))
+    }
+
+    /// Parses a plan; `name` is what messages call it.
+    fn parse(family: Family, text: &str, name: &str) -> Result<Self> {
+        let read::Contents { problems, spaces } = read::parse(family, text, name)?;
+        Ok(Self { family, problems, spaces, file: None })
     }
 
     /// The file it was read from; none where it is built in.
@@ -81,8 +84,12 @@ impl Plan {
         if profile.is_cpu() {
             return self.spaces.get(GpuProfile::CPU).into_iter().collect();
         }
-        let own = profile.mma.iter().filter_map(|mma| self.spaces.get(mma.name()));
-        own.filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma))).collect()
+        let of_gpu = [Space::ANY_GPU, &profile.arch, &profile.name].into_iter();
+        let kinds = of_gpu.chain(profile.mma.iter().map(|mma| mma.name()));
+        kinds
+            .filter_map(|kind| self.spaces.get(kind))
+            .filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma)))
+            .collect()
     }
 
     /// The problems to sweep on this GPU, in the plan's order.
@@ -90,6 +97,12 @@ impl Plan {
     /// # Errors
     /// Where the plan has no space for this GPU, or no problem.
     pub fn problems(&self, profile: &GpuProfile) -> Result<&[PlannedProblem]> {
+        if profile.is_cpu() && !families::spec(self.family).has_host_kernels() {
+            return Err(Error::usage(format!(
+                "{} has no kernel for the host: sweep it on a GPU, or compile it for one with sweep compile",
+                self.family
+            )));
+        }
         let spaces = self.spaces(profile);
         if spaces.is_empty() {
             let kinds: Vec<_> = self.spaces.keys().map(String::as_str).collect();
@@ -103,7 +116,31 @@ impl Plan {
         if problems.is_empty() {
             return Err(Error::usage(format!("the plan of {} has no [[problem]]", self.family)));
         }
+        if !self.family.ships() {
+            self.check_some_run(problems, profile)?;
+        }
         Ok(problems)
+    }
+
+    /// Refuses a plan none of whose configs runs on any of its problems, with what each of the first is refused for.
+    fn check_some_run(&self, problems: &[PlannedProblem], profile: &GpuProfile) -> Result<()> {
+        let mut reasons = BTreeSet::new();
+        for planned in problems {
+            for candidate in self.candidates(&planned.problem, profile) {
+                match candidate.program {
+                    Ok(_) => return Ok(()),
+                    Err(Rejection(reason)) if reasons.len() < MOST_REASONS => drop(reasons.insert(reason)),
+                    Err(_) => {}
+                }
+            }
+        }
+        let reasons: Vec<String> = reasons.into_iter().collect();
+        let file = self.file.as_deref().unwrap_or(Path::new("its plan")).display();
+        Err(Error::usage(format!(
+            "{file}: no config of {} runs on any of its problems: {}",
+            self.family,
+            reasons.join("; ")
+        )))
     }
 
     /// The default config of each space this GPU can run.
@@ -168,6 +205,9 @@ fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem,
     Candidate { config, program }
 }
 
+/// Reasons that are told of a plan that nothing of runs.
+const MOST_REASONS: usize = 3;
+
 /// The problems of one shard out of `count`: disjoint, and together all of them.
 pub fn shard<T>(problems: impl IntoIterator<Item = T>, index: usize, count: usize) -> Vec<T> {
     problems.into_iter().skip(index).step_by(count).collect()
@@ -218,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_an_exclusion_says_of_knobs_holds_everywhere_and_what_it_says_of_dimensions_on_those_problems() {
-        let plan = read::parse_plan(Family::Elementwise, HALVES, "plan").unwrap();
+        let plan = Plan::parse(Family::Elementwise, HALVES, "plan").unwrap();
         let h200 = GpuProfile::by_name("h200").unwrap();
         let configs = |numel| {
             let problem = Problem::parse(Family::Elementwise, &format!("numel={numel}"), Dtype::Bf16).unwrap();
@@ -235,7 +275,7 @@ mod tests {
 
     #[test]
     fn an_exclusion_that_cannot_be_read_is_named_with_its_line() {
-        let error = read::parse_plan(Family::Elementwise, &HALVES.replace("numel", "rows"), "plan").unwrap_err();
+        let error = Plan::parse(Family::Elementwise, &HALVES.replace("numel", "rows"), "plan").unwrap_err();
         assert!(error.to_string().contains("plan:8") && error.to_string().contains("rows"), "{error}");
     }
 
@@ -243,7 +283,7 @@ mod tests {
     fn a_random_design_stands_beside_the_problems_that_are_written() {
         let read = |random: &str| {
             let written = "[[problem]]\nnumel = 5000\nfrom = 'a model'\n";
-            read::parse_plan(Family::Elementwise, &format!("{written}[random]\n{random}\n"), "plan")
+            Plan::parse(Family::Elementwise, &format!("{written}[random]\n{random}\n"), "plan")
         };
         let problems = read("problems = 10\nseed = 3").unwrap().problems;
         assert_eq!((problems.len(), problems[0].from.as_deref()), (11, Some("a model")));
@@ -263,7 +303,7 @@ mod tests {
     #[test]
     fn what_supersedes_a_space_must_be_known() {
         let text = "[space.mma_sync]\nsuperseded_by = 'hgmma'\ndefault = { block_sizes = [16, 32, 64] }\naxes = { block_sizes = [[16], [32], [64]] }";
-        let error = read::parse_plan(Family::Matmul, text, "plan").unwrap_err().to_string();
+        let error = Plan::parse(Family::Matmul, text, "plan").unwrap_err().to_string();
         assert!(error.contains("plan:2") && error.contains("hgmma"), "{error}");
     }
 }

@@ -2,8 +2,7 @@
 //! host is the device nothing goes on beside it, since that would take its time: the model learns between two problems.
 
 use super::bench::DeviceBench;
-use super::lab::Lab;
-use super::problem_seed;
+use super::lab::{Lab, problem_seed};
 use crate::error::{Error, Result};
 use crate::families;
 use crate::model::{Config, Problem};
@@ -140,7 +139,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
             }
             let order = self.guide.order(problem);
             if let Some(compiler) = self.lab.kernels.compiler {
-                compiler.request(&families::spec(problem.family).reference(problem).0)?;
+                if let Some((reference, _)) = families::spec(problem.family).reference(problem) {
+                    compiler.request(&reference)?;
+                }
                 let first = (self.width)(&order).first(order.configs.len(), problem_seed(self.lab.seed, problem));
                 let first = first.into_iter().map(|place| order.configs[place].clone());
                 self.lab.compile_ahead(problem, (self.must_race)(problem).into_iter().chain(first))?;

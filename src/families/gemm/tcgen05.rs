@@ -332,13 +332,13 @@ pub(super) fn build(
     let launch = Launch {
         grid: [(programs * ctas) as u32, 1, 1],
         cluster: ctas as u32,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(),
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(workspace),
         counters: counters as u32,
     };
-    Ok((KernelSpec { source: "gemm_tcgen05.cu", entry: "gemm_tcgen05", macros: tiling.macros() }, launch))
+    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", tiling.macros()), launch))
 }
 
 #[cfg(test)]
@@ -527,7 +527,7 @@ mod tests {
         let problem = problem(Family::Matmul, 4096, 4096, 1024); // 16 x 16 tiles
         let launch = |config| spec(Family::Matmul).launch(&config, &problem, &b200()).unwrap();
         let pair = launch(bf16([256, 256, 64]));
-        assert_eq!((pair.grid, pair.cluster, pair.threads), ([2 * 256, 1, 1], 2, 192));
+        assert_eq!((pair.grid, pair.cluster, pair.threads[0]), ([2 * 256, 1, 1], 2, 192));
         let persistent = Config {
             pid_type: Some(PidType::PersistentInterleaved),
             num_sm_multiplier: Some(1),
