@@ -1,11 +1,13 @@
 //! What only a GPU can show: the reference kernels against f64 on the host, random configs of every plan against the
 //! reference kernels on random awkward shapes and inputs, mutants against the check, configs against themselves, and what a
-//! sample reads. Each test passes with a message where there is no GPU.
+//! sample reads. Each test passes with a message where there is no GPU, and fails where there is one that cannot be used.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
+mod common;
+
 use kernel_sweep::compile::{Compiler, Outcome};
-use kernel_sweep::device::cuda::{self, Flush, Gpu};
+use kernel_sweep::device::cuda::{Flush, Gpu};
 use kernel_sweep::device::mutants::mutants;
 use kernel_sweep::device::{Address, Device, Found, Program, cpu};
 use kernel_sweep::error::{Error, Result};
@@ -13,11 +15,12 @@ use kernel_sweep::families::{self, Arg, Code, FamilySpec, HostTensor, KernelSpec
 use kernel_sweep::measure::{RacePlan, Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Candidate, Plan, Space};
+use kernel_sweep::process;
 use kernel_sweep::site::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Shapes of each family that are checked.
@@ -40,14 +43,8 @@ struct Machine {
 
 /// The first GPU; nothing where there is none.
 fn machine() -> Option<Machine> {
-    let Some(found) = cuda::discover().into_iter().next() else {
-        eprintln!("no GPU here: nothing to test");
-        return None;
-    };
-    if std::env::var_os("SWEEP_PROGRAM").is_none() {
-        eprintln!("set SWEEP_PROGRAM to the sweep binary");
-        return None;
-    }
+    let found = common::gpu()?;
+    process::use_program(Path::new(env!("CARGO_BIN_EXE_sweep")));
     let compiler = site::compiler(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
     let support = cubin(&compiler, &KernelSpec::shipped("support.cu", "empty", []));
     Some(Machine { found, compiler, support })
@@ -56,7 +53,7 @@ fn machine() -> Option<Machine> {
 /// The same, opened in this process.
 fn bench() -> Option<Bench> {
     let machine = machine()?;
-    let Address::Cuda(ordinal) = machine.found.address else { return None };
+    let Address::Cuda(ordinal) = machine.found.address else { panic!("{} is no GPU", machine.found.name) };
     let gpu = Gpu::open(ordinal, &machine.support).unwrap();
     Some(Bench { machine, gpu, prepared: None })
 }

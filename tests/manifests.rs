@@ -126,7 +126,9 @@ fn a_launch_that_says_otherwise_is_another_kernel() {
 
 fn copies(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    names.iter().for_each(|name| drop(fs::copy(data().join(name), folder.path().join(name)).unwrap()));
+    for name in names {
+        fs::copy(data().join(name), folder.path().join(name)).unwrap();
+    }
     folder
 }
 

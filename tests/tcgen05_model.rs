@@ -11,6 +11,7 @@ use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use rayon::prelude::*;
+use std::fmt;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,11 @@ struct Model {
 
 impl Model {
     /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
-    fn new(main: &str, macros: &[(&str, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
+    fn new<N: fmt::Display>(
+        main: &str,
+        macros: &[(N, String)],
+        changed: impl Fn(&str, String) -> String,
+    ) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
         for from in ["kernels", "kernels/include"] {
@@ -243,7 +248,7 @@ fn weights_in_tensor_memory() {
 fn described(launch: &Launch) -> String {
     let mut text = format!(
         "grid {} cluster {} threads {} shared {}\n",
-        launch.grid[0], launch.cluster, launch.threads, launch.dynamic_smem.0
+        launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
     );
     for arg in &launch.args {
         let Arg::TensorMap(map) = arg else { continue };

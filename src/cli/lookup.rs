@@ -17,7 +17,12 @@ use std::path::{Path, PathBuf};
 
 /// The config that a document serves for a shape.
 #[derive(Args, Clone, Debug)]
-#[command(group = ArgGroup::new("document").required(true).args(["gpu", "heuristics"]))]
+#[command(
+    group = ArgGroup::new("document").required(true).args(["gpu", "heuristics"]),
+    after_help = "Examples:
+  sweep lookup --gpu h200 --family elementwise --shape numel=4096 --explain
+  sweep lookup --heuristics old.json --batch queries.jsonl --check"
+)]
 pub(super) struct LookupArgs {
     /// GPU whose document to ask: the one under --output, else the one built in
     #[arg(long, value_name = "NAME")]

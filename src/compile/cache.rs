@@ -50,13 +50,13 @@ pub(super) struct Entry {
     pub(super) resources: Resources,
     /// The function's name in the cubin, where the kernel is known by an expression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) entry: Option<String>,
+    pub(super) function: Option<String>,
 }
 
 impl Entry {
     /// What a compile came to.
     pub(super) fn new(cubin: Option<&[u8]>, log: String) -> Self {
-        Self { cubin: cubin.map(sha256), resources: Resources::of_log(&log), log, entry: None }
+        Self { cubin: cubin.map(sha256), resources: Resources::of_log(&log), log, function: None }
     }
 }
 

@@ -214,7 +214,7 @@ impl Compiler {
     pub fn cached(&self, key: &Key) -> Option<(PathBuf, Option<String>)> {
         let cache = &self.shared.settings.cache;
         match cache.get(key) {
-            Found::Entry(Entry { cubin: Some(_), entry, .. }) => Some((cache.cubin(key), entry)),
+            Found::Entry(Entry { cubin: Some(_), function, .. }) => Some((cache.cubin(key), function)),
             _ => None,
         }
     }
@@ -320,8 +320,8 @@ impl Shared {
     fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
         if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
-            let Entry { entry, resources, .. } = entry.clone();
-            return Outcome::Compiled { key: key.clone(), cubin, entry, resources };
+            let Entry { function, resources, .. } = entry.clone();
+            return Outcome::Compiled { key: key.clone(), cubin, entry: function, resources };
         }
         let first_error = entry.log.lines().find(|line| line.contains("error"));
         let error = first_error.unwrap_or("the compiler failed without a message").trim().to_string();
@@ -391,7 +391,7 @@ impl Shared {
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
             }
         };
-        let entry = Entry { entry: answer.entry, ..Entry::new(answer.cubin.as_deref(), answer.log) };
+        let entry = Entry { function: answer.entry, ..Entry::new(answer.cubin.as_deref(), answer.log) };
         self.settings.cache.put(key, answer.cubin.as_deref(), &entry)?;
         Ok(self.outcome(key, &entry))
     }

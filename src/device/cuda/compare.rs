@@ -1,7 +1,7 @@
 //! Comparing an output with its reference on the device, and altering tensors as a mutant has it.
 
 use super::memory::Buffer;
-use super::{Contents, Current, Gpu};
+use super::{Contents, Current, Gpu, Support};
 use crate::device::mutants::{Alteration, Change, Place};
 use crate::device::{Deviation, Fault, LEAST_ALLOWED};
 use crate::families::{Element, Task};
@@ -80,7 +80,7 @@ impl Gpu {
                 self.alter(output, tensor.element, alteration.change)?;
             }
             comparison.0.fill(0, self.stream)?;
-            let compare = self.support.of(&self.support.compare, tensor.element)?;
+            let compare = Support::of(&self.support.compare, tensor.element)?;
             let buffers = [output, &references[index], &allowed[index]].map(Buffer::address);
             let least = u64::from(LEAST_ALLOWED.to_bits());
             let words = [tensor.numel(), least, comparison.0.address()];

@@ -267,7 +267,7 @@ impl Gpu {
         if tensor.fill == Fill::Nothing {
             return Ok(buffer);
         }
-        let function = self.support.of(&self.support.fill, tensor.element)?;
+        let function = Support::of(&self.support.fill, tensor.element)?;
         let FillParameters { fill, floats: [first, second], rows } = tensor.fill.parameters();
         let parameters = [fill, first.to_bits(), second.to_bits()].map(u64::from);
         let words = [&[buffer.address(), tensor.numel(), seed], &parameters[..], &[tensor.cols()], &rows];
@@ -403,7 +403,7 @@ impl Gpu {
                 contents.references[index] = Buffer::new(bytes(tensor))?.read_file(file, bytes(tensor))?;
             }
             if let Some(Tolerance { relative, absolute }) = wanted.tolerance {
-                let allow = self.support.of(&self.support.allow, tensor.element.reference())?;
+                let allow = Support::of(&self.support.allow, tensor.element.reference())?;
                 let [reference, allowed] = [&contents.references[index], &contents.allowed[index]].map(Buffer::address);
                 let shares = [relative, absolute].map(|share| u64::from(share.to_bits()));
                 self.launch_support(allow, &[&[reference, allowed, tensor.numel()][..], &shares].concat())?;
@@ -570,7 +570,7 @@ impl Gpu {
 
 impl Support {
     /// One of its kernels for a type.
-    fn of(&self, kernels: &HashMap<Element, sys::CUfunction>, element: Element) -> Result<sys::CUfunction, Fault> {
+    fn of(kernels: &HashMap<Element, sys::CUfunction>, element: Element) -> Result<sys::CUfunction, Fault> {
         kernels.get(&element).copied().ok_or_else(|| Fault::Refused(format!("no support kernel for {element}")))
     }
 
@@ -596,6 +596,7 @@ impl Support {
 
 /// Refuses a launch whose arguments are not the function's parameters, as far as the driver tells them: their number and sizes.
 fn check_parameters(function: sys::CUfunction, launch: &Launch) -> Result<(), Fault> {
+    use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, CU_FUNC_ATTRIBUTE_NUM_REGS};
     let mut sizes = Vec::new();
     let end = loop {
         let (mut offset, mut size) = (0, 0);
@@ -613,7 +614,6 @@ fn check_parameters(function: sys::CUfunction, launch: &Launch) -> Result<(), Fa
         // SAFETY: the function's module is loaded.
         unsafe { result::function::get_function_attribute(function, which) }.map(i32::unsigned_abs)
     };
-    use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, CU_FUNC_ATTRIBUTE_NUM_REGS};
     let threads: u32 = launch.threads.iter().product();
     let most = attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
     if threads > most {

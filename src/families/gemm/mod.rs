@@ -54,12 +54,15 @@ const REFERENCE_TILE: u64 = 64;
 /// Threads of such a program.
 const REFERENCE_THREADS: u32 = 256;
 
-/// By how much an element may differ before it is rounded, in units of its row's Euclidean norm in A times its column's largest
-/// weight. These are no less than the root of the sum of its terms' squares, six of which no partial sum of terms with random
-/// signs passes on a billion elements. Products are exact; each sum of 16 of them and what came before is cut off at the 24th
-/// place, always towards zero, so that over the sums, which grow like a random walk's, some three roundings of the root for
-/// each of the k / 16 steps come together at most; this is nearly three times as much, and 16 more for what is aligned to the
-/// largest term within a step.
+/// By how much an element of C may differ before it is rounded to bf16, in units of the Euclidean norm of its row of A times the
+/// largest weight of its column of B.
+///
+/// Why this unit: it is no less than the root of the sum of the squares of the element's k terms, and that root is what a sum of
+/// terms with random signs comes to. Of a billion elements none has a partial sum of more than six times as much.
+///
+/// Why so much: products are exact. A tensor core adds 16 of them to what came before and cuts the sum off after 24 bits, always
+/// towards zero. Since partial sums grow like a random walk, the k / 16 cuts come to at most some three roundings of the root each,
+/// 3 k / 16 in all; k / 2 is nearly three times that. The 16 are for what is lost where the terms of a step are aligned to the largest.
 fn allowed(k: u64) -> f64 {
     (16.0 + k as f64 / 2.0) * rounding::F32
 }
