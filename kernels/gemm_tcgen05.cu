@@ -186,9 +186,9 @@ constexpr int COPYING_WARP = 4, MULTIPLYING_WARP = 5, FIRST_DECODING_WARP = 6;
 constexpr int THREADS = 32 * (FIRST_DECODING_WARP + DECODE_WARPS);
 
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
-// but no more than leave each thread 96 registers.
+// but no more than leave each thread 104 registers, which those that store 64 columns at a time need.
 constexpr int BY_SMEM = 228 * 1024 / (SMEM_BYTES + 1024);
-constexpr int BY_REGISTERS = 65536 / (THREADS * 96);
+constexpr int BY_REGISTERS = 65536 / (THREADS * 104);
 constexpr int RESIDENT = scheduler::smaller(BY_SMEM, BY_REGISTERS);
 
 static_assert(A_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && BOX_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");

@@ -1,13 +1,18 @@
 //! The tcgen05 kernels on a model of the hardware, `tests/tcgen05_model/`: their arithmetic of addresses against the layouts
 //! that the tensor cores and the copy engine define, and their order of things, in which no access may depend on luck. Where
 //! there is no such GPU this is the only run they get.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "harness"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "tcgen05_model/source.rs"]
 mod source;
 
+use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::plan::Plan;
 use rayon::prelude::*;
+use std::fmt;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -58,7 +63,11 @@ struct Model {
 
 impl Model {
     /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
-    fn new(main: &str, macros: &[(&str, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
+    fn new<N: fmt::Display>(
+        main: &str,
+        macros: &[(N, String)],
+        changed: impl Fn(&str, String) -> String,
+    ) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
         for from in ["kernels", "kernels/include"] {
@@ -233,6 +242,80 @@ fn weights_in_tensor_memory() {
     gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes();
 }
 
+// ---- The launch ----
+
+/// A launch of the crate in the words of `gemm.cpp`.
+fn described(launch: &Launch) -> String {
+    let mut text = format!(
+        "grid {} cluster {} threads {} shared {}\n",
+        launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
+    );
+    for arg in &launch.args {
+        let Arg::TensorMap(map) = arg else { continue };
+        let swizzle_bytes = match map.swizzle {
+            Swizzle::None => 0,
+            Swizzle::Bytes32 => 32,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        };
+        writeln!(
+            text,
+            "map of {} bytes, {} x {}, rows of {}, tiles {} x {}, swizzle {swizzle_bytes}",
+            map.element.size_bytes(),
+            map.extents[0],
+            map.extents[1],
+            map.strides_bytes[0],
+            map.tile[0],
+            map.tile[1]
+        )
+        .unwrap();
+    }
+    writeln!(text, "workspace {} counters {}", launch.workspace.0, launch.counters).unwrap();
+    let numbers = numbers(launch);
+    let arguments: Vec<String> = [0, 1, 2, 4, 5, 6].map(|place: usize| numbers[place].to_string()).to_vec();
+    writeln!(text, "arguments {}", arguments.join(" ")).unwrap();
+    text
+}
+
+/// Tiles along m and n, steps of k, tile rows of a group, parts of k, stride and span.
+fn numbers(launch: &Launch) -> Vec<i32> {
+    launch.args.iter().filter_map(|arg| if let Arg::I32(number) = arg { Some(*number) } else { None }).collect()
+}
+
+/// What the crate launches, tensor maps above all, is what the kernel's contract says of the shapes, by `gemm.cpp`, which is what
+/// the model runs: for some configs of each product's space, evenly spread.
+#[test]
+fn the_crate_launches_what_the_model_runs() {
+    const CONFIGS: usize = 4;
+    let profile = GpuProfile::by_name("b200").unwrap();
+    for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
+        let problem = Problem::new(family, &[("m", 700), ("n", 1040), ("k", 1056)], Dtype::ALL[0]).unwrap();
+        let [m, n, k] = [700, 1040, 1056];
+        let plan = Plan::load(family, None).unwrap();
+        let configs: Vec<_> = plan
+            .legal_configs(&problem, &profile)
+            .into_iter()
+            .filter(|config| matches!(config.mma, Some(Mma::Tcgen05 | Mma::Tcgen05Tmem)))
+            .collect();
+        assert!(configs.len() >= CONFIGS, "{family:?}");
+        for place in 0..CONFIGS {
+            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
+            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
+            let order = match config.pid_type {
+                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
+                Some(PidType::PersistentBlocked) => RUNS,
+                _ => STRIDES,
+            };
+            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
+            let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
+            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster, order].map(|it| it.to_string());
+            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+            assert!(output.status.success());
+            assert_eq!(described(&launch), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        }
+    }
+}
+
 // ---- What the model must refuse: the GEMM with something left out ----
 
 const KERNEL: &str = "gemm_tcgen05.cu";
@@ -298,7 +381,10 @@ fn a_missing_wait_is_refused() {
         case.refuses(&[empty], &[COPIES, "more arrivals"]);
     }
     let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
-    decoded().refuses(&[reused], &["a thread writes where others may still read or write", "the grid hangs"]);
+    decoded().refuses(
+        &[reused],
+        &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
+    );
     held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
     let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
     for case in [bf16(), pair()] {
@@ -401,6 +487,14 @@ fn tensor_memory_is_allocated_and_freed_once() {
         let changes = [Change(TCGEN05, assertion, ""), Change(KERNEL, "ptx::tmem_allocate<CTAS, TMEM_COLUMNS>", odd)];
         bf16().refuses(&changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
     }
+    let early = Change(
+        KERNEL,
+        "if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+        "ptx::let_next_grid_begin(); if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+    );
+    bf16().refuses(&[early], &["tcgen05.alloc after griddepcontrol.launch_dependents"]);
+    let alone = Change(KERNEL, "ptx::tcgen05_commit<CTAS>(stage", "ptx::tcgen05_commit<1>(stage");
+    pair().refuses(&[alone], &["tcgen05.commit by 1 programs"]);
 }
 
 #[test]
@@ -482,6 +576,12 @@ fn missing_proxy_fences_are_refused() {
         "if (thread % 32 == 0) ptx::mbarrier_arrive_first",
     );
     decoded().refuses(&[unmet], &["a product reads what"]);
+    // Nor is what a thread wrote told by a signal that promises nothing of it.
+    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
+    let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
+    for case in [decoded(), decoded_pair()] {
+        case.refuses(&[relaxed], &["a product reads what"]);
+    }
 }
 
 #[test]

@@ -5,29 +5,36 @@ use super::measure::Time;
 use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::compile::{Compiler, Outcome as Compiled, Settings};
-use crate::device::support_kernel;
+use crate::device::{Program, support_kernel};
 use crate::error::Result;
-use crate::families::{self as family_specs, KernelSpec};
+use crate::families::{self as family_specs, KernelSpec, Launch};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
 use crate::site::{self, Progress};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:
-  sweep compile --gpu b200 --family all --json")]
+#[command(after_help = "Examples:
+  sweep compile --gpu b200 --family elementwise --kernels 4
+  sweep compile --gpu h200 --family row_softmax --kernels 2 --json")]
 pub(super) struct CompileArgs {
     /// GPU to compile for: b200, h200, h100, a100, …
     #[arg(long, value_name = "NAME")]
     gpu: String,
-    /// Families, or all
-    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    /// Families by name or by their manifests, or all of ours
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
     family: Families,
-    /// Compile no more than so many kernels of a family, spread over its space
+    /// Compile no more than so many kernels of a family: as many of each of its spaces, drawn by --seed
     #[arg(long, value_name = "COUNT")]
     kernels: Option<std::num::NonZeroUsize>,
+    /// Seed of that draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// Give up on a kernel that compiles for longer than this
     #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
     compile_deadline: Time,
@@ -48,6 +55,7 @@ struct Report {
 /// all the kernels it needs there compiled.
 #[derive(Default, Serialize)]
 struct Counts {
+    kernels: usize,
     configs: usize,
     compiled: usize,
     failed: usize,
@@ -64,8 +72,7 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     compiler.needed(&support_kernel())?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {
-        let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
-        let counts = compile_space(plan, &profile, &compiler, most, args.json)?;
+        let counts = compile_space(plan, &profile, &compiler, args)?;
         if !args.json {
             note!(
                 "{}: {} configs, {} compiled, {} failed, {} spilling, {} pruned",
@@ -87,23 +94,37 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
-fn compile_space(
-    plan: &Plan,
-    profile: &GpuProfile,
-    compiler: &Compiler,
-    most_kernels: usize,
-    quiet: bool,
-) -> Result<Counts> {
+/// Up to so many kernels. Those of one source and entry are of one space: of each, one after the other is drawn in turn, as long
+/// as it has some left. A larger sample holds a smaller one of the same seed.
+fn sample(all: &BTreeSet<&KernelSpec>, most: usize, seed: u64) -> BTreeSet<KernelSpec> {
+    let mut spaces: BTreeMap<_, Vec<&KernelSpec>> = BTreeMap::new();
+    for kernel in all {
+        spaces.entry((&kernel.code, &kernel.entry)).or_default().push(kernel);
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn: Vec<(usize, &KernelSpec)> = Vec::new();
+    for kernels in spaces.values_mut() {
+        kernels.shuffle(&mut random);
+        drawn.extend(kernels.iter().copied().enumerate());
+    }
+    drawn.sort_by_key(|(turn, _)| *turn);
+    drawn.into_iter().take(most).map(|(_, kernel)| kernel.clone()).collect()
+}
+
+fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, args: &CompileArgs) -> Result<Counts> {
     let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
+    let mut launches: BTreeMap<KernelSpec, Launch> = BTreeMap::new();
     let mut rejected: BTreeSet<Config> = BTreeSet::new();
-    let mut references = BTreeSet::new();
+    let mut references = BTreeMap::new();
     for planned in plan.problems(profile)? {
-        let reference = family_specs::spec(plan.family).reference(&planned.problem).0;
-        compiler.request(&reference)?;
-        references.insert(reference);
+        if let Some((reference, launch)) = family_specs::spec(plan.family).reference(&planned.problem) {
+            compiler.request(&reference)?;
+            references.entry(reference).or_insert(launch);
+        }
         for candidate in plan.candidates(&planned.problem, profile) {
             match candidate.program {
-                Ok(Some((kernel, _))) => {
+                Ok(Some((kernel, launch))) => {
+                    launches.entry(kernel.clone()).or_insert(launch);
                     kernels.entry(candidate.config).or_default().insert(kernel);
                 }
                 Ok(None) => {}
@@ -114,28 +135,31 @@ fn compile_space(
         }
     }
     let all: BTreeSet<&KernelSpec> = kernels.values().flatten().collect();
-    let sample: BTreeSet<KernelSpec> =
-        all.iter().step_by(all.len().div_ceil(most_kernels).max(1)).copied().cloned().collect();
+    let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
+    let sample = sample(&all, most, args.seed);
     sample.iter().try_for_each(|kernel| compiler.request(kernel).map(|_| ()))?;
-    for reference in &references {
-        compiler.needed(reference)?;
+    for (reference, launch) in references {
+        Program::needed(compiler, &reference, &launch)?;
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     for needed in kernels.values_mut() {
         needed.retain(|kernel| sample.contains(kernel));
     }
     kernels.retain(|_, needed| !needed.is_empty());
-    let mut counts = Counts { configs: kernels.len() + pruned, pruned, ..Counts::default() };
+    let mut counts = Counts { kernels: sample.len(), configs: kernels.len() + pruned, pruned, ..Counts::default() };
     let mut told = BTreeSet::new();
     for needed in kernels.values() {
         let outcomes = needed.iter().map(|kernel| compiler.wait(kernel)).collect::<Result<Vec<_>>>()?;
         let failure = needed.iter().zip(&outcomes).find_map(|(kernel, outcome)| match outcome {
-            Compiled::Failed { error, .. } => Some((kernel, error)),
-            Compiled::Compiled { .. } => None,
+            Compiled::Failed { error, .. } => Some((kernel, error.clone())),
+            Compiled::Compiled { cubin, entry, .. } => {
+                let entry = entry.as_ref().unwrap_or(&kernel.entry);
+                Some((kernel, launches.get(kernel)?.check_cubin(cubin, entry).err()?))
+            }
         });
         if let Some((kernel, error)) = failure {
             counts.failed += 1;
-            if told.insert(kernel) && !quiet {
+            if told.insert(kernel) && !args.json {
                 note!("{}: {kernel}: {error}", plan.family);
             }
             continue;
@@ -146,4 +170,26 @@ fn compile_space(
         counts.spilling += usize::from(outcomes.iter().any(spills));
     }
     Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_holds_kernels_of_every_space_and_a_larger_one_holds_it() {
+        let kernel = |source, tile: usize| KernelSpec::shipped(source, "gemm", [("TILE", tile.to_string())]);
+        let few = (0..3).map(|tile| kernel("wgmma.cu", tile));
+        let kernels: Vec<KernelSpec> = (0..100).map(|tile| kernel("mma_sync.cu", tile)).chain(few).collect();
+        let all: BTreeSet<&KernelSpec> = kernels.iter().collect();
+        let of_few = |sample: &BTreeSet<KernelSpec>| {
+            sample.iter().filter(|kernel| kernel.code.to_string() == "wgmma.cu").count()
+        };
+        let [one, four, ten, every] = [1, 4, 10, usize::MAX].map(|most| sample(&all, most, 7));
+        assert_eq!([one.len(), four.len(), ten.len(), every.len()], [1, 4, 10, 103]);
+        assert_eq!((of_few(&four), of_few(&ten)), (2, 3), "as many of each space as it has");
+        assert!(one.is_subset(&four) && four.is_subset(&ten));
+        assert_eq!(ten, sample(&all, 10, 7));
+        assert_ne!(ten, sample(&all, 10, 8));
+    }
 }

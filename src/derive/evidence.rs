@@ -350,8 +350,9 @@ impl Evidence {
     }
 }
 
-/// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
-/// knobs on the same problem. Pruned configs have no kernel, and stay.
+/// The trials of a journal, in its order, without those of a kernel that a later one has replaced. A variant is the configs of a
+/// family that are compiled from the same knobs and so share a kernel; of each variant only the trials of the kernel that it had
+/// last on a problem count there. Pruned configs have no kernel, and stay.
 pub(crate) fn of_latest_kernels<'t>(trials: &[&'t Trial]) -> Vec<&'t Trial> {
     let mut variants: HashMap<(Family, Config), usize> = HashMap::new();
     let mut variant_of: HashMap<(Family, &Config), usize> = HashMap::new();

@@ -29,7 +29,8 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
     auto* out = reinterpret_cast<uint16_t*>(reinterpret_cast<uintptr_t>(memory.data()) + 31 & ~uintptr_t{31});
 
     const auto map = [&](Tensor& tensor, int seq, int rows) {
-        return model::Map{bytes(tensor), 2, {head_dim, seq, batch_heads}, {head_dim * 2, int64_t{seq} * head_dim * 2}, {64, rows, 1}, 128};
+        return model::Map{bytes(tensor), 2,  {head_dim, seq, batch_heads}, {head_dim * 2, int64_t{seq} * head_dim * 2},
+                          {64, rows, 1}, 128};
     };
     const model::Map q_map = map(q, q_seq, 128), k_map = map(k, kv_seq, BLOCK_KV), v_map = map(v, kv_seq, BLOCK_KV);
     const auto parameter = [](const model::Map& map) {
@@ -48,7 +49,8 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
 
     const unsigned tiles = batch_heads * q_tiles * splits;
     const int lines = divided(head_dim, 64), panels = BLOCK_Q / 128;
-    const unsigned shared = (BLOCK_Q + 2 * NUM_STAGES * BLOCK_KV) * lines * 128 + 8 * (BLOCK_Q + 4 * NUM_STAGES + 10 * panels + 1);
+    const unsigned shared =
+        (BLOCK_Q + 2 * NUM_STAGES * BLOCK_KV) * lines * 128 + 8 * (BLOCK_Q + 4 * NUM_STAGES + 10 * panels + 1);
     const model::Launch launch{std::min<unsigned>(programs, tiles), 1, (BLOCK_Q / 128 + 2) * 128, shared};
     model::run_grid(launch, seed, [&] {
         attention_tcgen05(parameter(q_map), parameter(k_map), parameter(v_map), out, reinterpret_cast<float*>(workspace.data()),
@@ -71,14 +73,16 @@ void compare(const Shape& shape, const Tensor& q, const Tensor& k, const Tensor&
             std::vector<double> weights(kv_seq);
             double maximum = -INFINITY, sum = 0, squares = 0;
             for (int key = 0; key < kv_seq; ++key) {
-                for (int i = 0; i < head_dim; ++i) weights[key] += element(q, row + i) * element(k, keys + static_cast<size_t>(key) * head_dim + i);
+                for (int i = 0; i < head_dim; ++i)
+                    weights[key] += element(q, row + i) * element(k, keys + static_cast<size_t>(key) * head_dim + i);
                 weights[key] /= std::sqrt(double(head_dim));
                 maximum = std::max(maximum, weights[key]);
             }
             for (double& weight : weights) weight = std::exp(weight - maximum), sum += weight, squares += weight * weight;
             for (int i = 0; i < head_dim; ++i) {
                 double exact = 0;
-                for (int key = 0; key < kv_seq; ++key) exact += weights[key] / sum * element(v, keys + static_cast<size_t>(key) * head_dim + i);
+                for (int key = 0; key < kv_seq; ++key)
+                    exact += weights[key] / sum * element(v, keys + static_cast<size_t>(key) * head_dim + i);
                 const double got = element(out, row + i), allowed = std::abs(exact) / 256 + std::sqrt(squares) / sum / 128;
                 if (!(std::abs(got - exact) <= allowed)) {
                     model::fail("out[%d, %d, %d] is %g, not %g (within %g)", head, query, i, got, exact, allowed);
@@ -98,7 +102,8 @@ int main(int, char** arguments) {
     const auto tensor = [&](int seq, double magnitude, double rising) {
         Tensor values(static_cast<size_t>(shape.batch_heads) * seq * shape.head_dim);
         for (size_t i = 0; i < values.size(); ++i) {
-            const double uniform = static_cast<int>(random() % 2001) / 1000.0 - 1, place = double(i / shape.head_dim % seq) / seq;
+            const double uniform = static_cast<int>(random() % 2001) / 1000.0 - 1,
+                         place = double(i / shape.head_dim % seq) / seq;
             values[i] = model::to_bf16(static_cast<float>(uniform * magnitude * (1 + rising * place)));
         }
         return values;

@@ -14,7 +14,8 @@ inline void make_barrier(u32 address, u32 arrivals) {
     if (&program != &self()) fail("mbarrier.init in another program's shared memory");
     if (address % 8 != 0 || arrivals == 0) fail("mbarrier.init at %u for %u arrivals", address & WINDOW, arrivals);
     thread_writes(address, 8);
-    auto [it, fresh] = program.barriers.emplace(std::piecewise_construct, std::forward_as_tuple(address & WINDOW), std::tuple<>());
+    auto [it, fresh] =
+        program.barriers.emplace(std::piecewise_construct, std::forward_as_tuple(address & WINDOW), std::tuple<>());
     if (!fresh) fail("mbarrier.init where there is a barrier: %s", place(address).c_str());
     it->second.id = program.cluster->new_id();
     it->second.arrivals = it->second.pending = static_cast<int>(arrivals);
@@ -39,9 +40,11 @@ inline Barrier& barrier_at(u32 address, bool by_engine) {
     Program& program = program_at(address);
     Barrier& barrier = barrier_in(program, address);
     const bool far = &program != &self();
-    if (!far && !current->now.memory.knows(barrier.made)) fail("a barrier whose initialization this thread may not see: %s", place(address).c_str());
+    if (!far && !current->now.memory.knows(barrier.made))
+        fail("a barrier whose initialization this thread may not see: %s", place(address).c_str());
     if ((far || by_engine) && (barrier.published.tick == 0 || !current->now.order.knows(barrier.published))) {
-        fail("a barrier whose initialization no fence has shown to the engines and the cluster (fence.mbarrier_init): %s", place(address).c_str());
+        fail("a barrier whose initialization no fence has shown to the engines and the cluster (fence.mbarrier_init): %s",
+             place(address).c_str());
     }
     return barrier;
 }
@@ -74,15 +77,14 @@ inline void arrive(u32 address, int count, int64_t bytes, Signal signal) {
     if (one_in(8)) yield();
 }
 
-inline void expect(u32 address, int64_t bytes) {
-    barrier_at(address, false).bytes += bytes;
-}
+inline void expect(u32 address, int64_t bytes) { barrier_at(address, false).bytes += bytes; }
 
 // An engine is done with so many bytes, or arrives with what `known` says. The phase it belongs to is that of its issue.
 inline void engine_arrives(Program& program, u32 address, unsigned phase, int count, int64_t bytes, const Knowledge* known) {
     if (program.has_left) fail("an engine signals a barrier of a program that has left: %s", place(address).c_str());
     Barrier& barrier = barrier_in(program, address);
-    if (bytes && barrier.phase != phase) fail("bytes are counted in a later phase than that in which their copy was issued: %s", place(address).c_str());
+    if (bytes && barrier.phase != phase)
+        fail("bytes are counted in a later phase than that in which their copy was issued: %s", place(address).c_str());
     barrier.must_be_seen = barrier.phase + 1;
     if (known) barrier.order.add(known->order), barrier.memory.add(known->memory);
     if (count > 0 && barrier.pending <= 0) fail("more arrivals at a barrier than it counts: %s", place(address).c_str());
@@ -162,7 +164,8 @@ inline void together(bool aligned, const char* what) {
     meet(warp.collective, 32, true, false, what);
     if (!aligned) return;
     for (int lane = 0; lane < 32; ++lane) {
-        if (warp.exchanged[lane] != trace) fail("an aligned instruction in a warp that is not together (__syncwarp before it): %s", what);
+        if (warp.exchanged[lane] != trace)
+            fail("an aligned instruction in a warp that is not together (__syncwarp before it): %s", what);
     }
     meet(warp.collective, 32, true, false, what);
 }

@@ -24,8 +24,9 @@ struct Stamp {
 
 // The sections of a clock, one entry a thread in each: what a thread did; what of it a proxy fence has shown to the copy
 // engine and the tensor cores; what a fence at the GPU's scope has shown to other programs; what of it no longer reads; its
-// loads and its stores of tensor memory that are done and that a tcgen05 fence let go before a signal. Beyond them come the entries of barriers
-// (phases that ended), of the multiplying threads (commits) and of the storing threads (groups of bulk stores).
+// loads and its stores of tensor memory that are done and that a tcgen05 fence let go before a signal. Beyond them come the
+// entries of barriers (phases that ended), of the multiplying threads (commits) and of the storing threads (groups of bulk
+// stores).
 enum Section : Id { DONE = 0, ASYNC = 1, GPU = 2, READS = 3, TENSOR_LOADS = 4, TENSOR_STORES = 5, SECTIONS = 6 };
 
 // Entries are numbered by cluster, so that a clock is as many pieces, most of them shared with others' clocks.

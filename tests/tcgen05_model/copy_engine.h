@@ -48,7 +48,8 @@ void each_element(const Map& map, u32 shared, const std::vector<int>& begin, Vis
 
 // Copies a tile to the same place of the shared memory of programs, whose barriers count the bytes: its own, or `far`, the
 // one that is named, of whichever program of a pair.
-inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vector<int>& begin, const std::vector<u32>& ranks, bool far) {
+inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vector<int>& begin, const std::vector<u32>& ranks,
+                 bool far) {
     check_map(map, shared);
     require_grid_wait();
     if (begin.size() != map.tile.size()) fail("a copy with other coordinates than its tensor has");
@@ -62,11 +63,13 @@ inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vec
         const unsigned phase = barrier.phase;
         Cell* cells = cells_at(program, to);
         for (int i = 0; i < map.tile_bytes() / 2; ++i) {
-            if (!current->now.memory.knows(is_thread(cells[i].write) ? Stamp{} : cells[i].write) || !cells[i].reads_known(left_to_copies)) {
+            if (!current->now.memory.knows(is_thread(cells[i].write) ? Stamp{} : cells[i].write) ||
+                !cells[i].reads_known(left_to_copies)) {
                 fail("the copy engine writes where others may still read or write: %s", place(to + 2 * i).c_str());
             }
             if (!seen_by_copies(cells[i].write)) {
-                fail("the copy engine writes over what %s: %s", why_not(cells[i].write, seen_by_thread(cells[i].write), true).c_str(), place(to + 2 * i).c_str());
+                fail("the copy engine writes over what %s: %s",
+                     why_not(cells[i].write, seen_by_thread(cells[i].write), true).c_str(), place(to + 2 * i).c_str());
             }
             cells[i].set_write({barrier.id, phase + 1});
         }
@@ -97,7 +100,8 @@ inline void store(const Map& map, u32 shared, const std::vector<int>& begin) {
     Cell* cells = cells_at(program, shared);
     for (int i = 0; i < map.tile_bytes() / 2; ++i) {
         if (!seen_by_copies(cells[i].write)) {
-            fail("the copy engine reads what %s: %s", why_not(cells[i].write, seen_by_thread(cells[i].write), true).c_str(), place(shared + 2 * i).c_str());
+            fail("the copy engine reads what %s: %s", why_not(cells[i].write, seen_by_thread(cells[i].write), true).c_str(),
+                 place(shared + 2 * i).c_str());
         }
         cells[i].add_read(stamp, seen_by_thread);
     }

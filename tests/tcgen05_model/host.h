@@ -14,14 +14,14 @@
 #define __launch_bounds__(...)
 
 // Vectors, whose stores to global memory are followed.
-#define MODEL_VECTOR(Name, Element, BYTES, ...)                     \
-    struct alignas(BYTES) Name {                                    \
-        Element __VA_ARGS__;                                        \
-        Name& operator=(const Name& other) {                        \
-            model::thread_writes_global(this, BYTES);               \
-            memcpy(static_cast<void*>(this), &other, BYTES);        \
-            return *this;                                           \
-        }                                                           \
+#define MODEL_VECTOR(Name, Element, BYTES, ...)                                                                                \
+    struct alignas(BYTES) Name {                                                                                               \
+        Element __VA_ARGS__;                                                                                                   \
+        Name& operator=(const Name& other) {                                                                                   \
+            model::thread_writes_global(this, BYTES);                                                                          \
+            memcpy(static_cast<void*>(this), &other, BYTES);                                                                   \
+            return *this;                                                                                                      \
+        }                                                                                                                      \
     }
 MODEL_VECTOR(uint2, unsigned, 8, x, y);
 MODEL_VECTOR(uint4, unsigned, 16, x, y, z, w);

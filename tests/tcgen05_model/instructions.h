@@ -20,7 +20,7 @@ struct Operand {
 
 struct Call;
 struct Statement {
-    std::string name, guard;     // the whole opcode
+    std::string name, guard;  // the whole opcode
     bool guard_negated = false;
     int guard_index = -1;
     std::vector<std::string> parts;
@@ -78,7 +78,9 @@ struct Call {
         memcpy(&bits, &number, 4);
         set(index, bits);
     }
-    int group() const { return has("cta_group::2") ? 2 : has("cta_group::1") ? 1 : (fail("%s without a cta_group", statement.name.c_str()), 0); }
+    int group() const {
+        return has("cta_group::2") ? 2 : has("cta_group::1") ? 1 : (fail("%s without a cta_group", statement.name.c_str()), 0);
+    }
     // Bytes of one element of a load or store, by the type that ends its name.
     int element_bytes() const { return std::atoi(statement.parts.back().c_str() + 1) / 8; }
     int elements() const { return has("v8") ? 8 : has("v4") ? 4 : has("v2") ? 2 : 1; }
@@ -129,7 +131,8 @@ inline void move(Call& call) {
     } else if (from.kind == Operand::VECTOR) {
         Value value = 0;
         const int part = bits / static_cast<int>(from.parts.size());
-        for (size_t i = 0; i < from.parts.size(); ++i) value |= (call.value(from.parts[i]) & ((Value{1} << part) - 1)) << part * i;
+        for (size_t i = 0; i < from.parts.size(); ++i)
+            value |= (call.value(from.parts[i]) & ((Value{1} << part) - 1)) << part * i;
         call.set(to, value);
     } else {
         call.set(to, call.value(from));
@@ -152,7 +155,9 @@ inline void map_address(Call& call) { call.set(0, call.word(2) << RANK_SHIFT | (
 
 inline void compare(Call& call) {
     const u32 a = call.word(1), b = call.word(2);
-    const bool result = call.has("ne") ? a != b : call.has("eq") ? a == b : (fail("%s is not modelled", call.statement.name.c_str()), false);
+    const bool result = call.has("ne")   ? a != b
+                        : call.has("eq") ? a == b
+                                         : (fail("%s is not modelled", call.statement.name.c_str()), false);
     call.set(0, result);
 }
 inline void select(Call& call) { call.set(0, call.get(3) ? call.get(1) : call.get(2)); }
@@ -191,7 +196,8 @@ inline void load_matrices(Call& call) {
     for (int matrix = 0; matrix < 4; ++matrix) {
         u32 word = 0;
         for (int half = 0; half < 2; ++half) {
-            const int across = lane % 4 * 2 + half, row = call.has("trans") ? across : lane / 4, column = call.has("trans") ? lane / 4 : across;
+            const int across = lane % 4 * 2 + half, row = call.has("trans") ? across : lane / 4,
+                      column = call.has("trans") ? lane / 4 : across;
             const u32 from = static_cast<u32>(rows[matrix * 8 + row]);
             if (from % 16 != 0) fail("ldmatrix of a row at %u", from & WINDOW);
             thread_reads(from + column * 2, 2);
@@ -239,14 +245,17 @@ inline void barrier_arrive(Call& call) {
     const u32 address = call.address(1);
     const bool far = address >> RANK_SHIFT != self().rank, expects = call.has("expect_tx");
     const bool in_cluster = call.has("cluster");
-    const Signal signal = call.has("relaxed") ? Signal::RELAXED : far && !in_cluster ? Signal::RELEASE_TO_PROGRAM : Signal::RELEASE;
+    const Signal signal = call.has("relaxed")  ? Signal::RELAXED
+                          : far && !in_cluster ? Signal::RELEASE_TO_PROGRAM
+                                               : Signal::RELEASE;
     const bool counted = !expects && call.statement.operands.size() > 2;
     arrive(address, counted ? static_cast<int>(call.word(2)) : 1, expects ? call.word(2) : 0, signal);
 }
 inline void barrier_expect(Call& call) { expect(call.address(0), call.word(1)); }
 inline void barrier_wait(Call& call) {
     current->trace = current->trace * 31 + current->lane + 1;  // lanes may come out of it at different times
-    const bool ended = try_wait(call.address(1), call.word(2) & 1, !call.has("relaxed"), call.has("cluster"), call.has("test_wait"));
+    const bool ended =
+        try_wait(call.address(1), call.word(2) & 1, !call.has("relaxed"), call.has("cluster"), call.has("test_wait"));
     call.set(0, ended);
 }
 
@@ -343,7 +352,8 @@ inline void check_registers(Call& call, const Operand& registers) {
         if (part[0] == 'x') repeats = std::atoi(part.c_str() + 1);
     }
     const int each = shape == "16x256b" ? 4 : shape == "16x128b" ? 2 : 1;
-    if (static_cast<int>(registers.parts.size()) != repeats * each) fail("%s with %zu registers", call.statement.name.c_str(), registers.parts.size());
+    if (static_cast<int>(registers.parts.size()) != repeats * each)
+        fail("%s with %zu registers", call.statement.name.c_str(), registers.parts.size());
 }
 inline void tensor_ld(Call& call) {
     together(true, "tcgen05.ld");
@@ -371,8 +381,8 @@ inline void tensor_commit(Call& call) {
 inline void tensor_mma(Call& call) {
     if (!call.has("kind::f16")) fail("%s is not modelled", call.statement.name.c_str());
     const bool held = call.at(1).kind == Operand::ADDRESS;
-    multiply(call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held, static_cast<u64>(call.get(2)),
-             call.word(3), call.get(call.statement.operands.size() - 1) != 0);
+    multiply(call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held,
+             static_cast<u64>(call.get(2)), call.word(3), call.get(call.statement.operands.size() - 1) != 0);
 }
 
 // ---- The order of grids, and of their programs ----
@@ -381,7 +391,7 @@ inline void grid(Call& call) {
     if (call.has("wait")) {
         current->now.raise(self().cluster->grid_wait, 1);
     } else {
-        current->gave_dependents_leave = true;
+        self().let_next_grid_begin = true;
     }
 }
 
@@ -408,7 +418,8 @@ inline void try_cancel(Call& call) {
         const unsigned phase = signalled.phase;
         Cell* cells = cells_at(program, to);
         for (int i = 0; i < 8; ++i) {
-            if (!seen_by_copies(cells[i].write) || !cells[i].reads_known(left_to_copies)) fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
+            if (!seen_by_copies(cells[i].write) || !cells[i].reads_known(left_to_copies))
+                fail("clusterlaunchcontrol.try_cancel writes where others may still read or write: %s", place(to).c_str());
             cells[i].set_write({signalled.id, phase + 1});
         }
         ++program.in_flight;
@@ -474,9 +485,15 @@ void on_pairs(Call& call, Operation operation) {
     }
     call.set(0, result);
 }
-inline void add_floats(Call& call) { on_pairs(call, [](auto part) { return part(1) + part(2); }); }
-inline void multiply_floats(Call& call) { on_pairs(call, [](auto part) { return part(1) * part(2); }); }
-inline void fma_floats(Call& call) { on_pairs(call, [](auto part) { return std::fma(part(1), part(2), part(3)); }); }
+inline void add_floats(Call& call) {
+    on_pairs(call, [](auto part) { return part(1) + part(2); });
+}
+inline void multiply_floats(Call& call) {
+    on_pairs(call, [](auto part) { return part(1) * part(2); });
+}
+inline void fma_floats(Call& call) {
+    on_pairs(call, [](auto part) { return std::fma(part(1), part(2), part(3)); });
+}
 
 }  // namespace run
 
@@ -689,4 +706,3 @@ void Code::run(std::vector<Argument> arguments) const {
 }
 
 }  // namespace model
-

@@ -37,20 +37,25 @@ inline void thread_end() {
 // Nothing may still be done to the shared and the tensor memory of a program that leaves.
 inline void program_end(Program& program) {
     const auto done = [&](const Stamp& stamp) { return program.last.order.knows(stamp); };
-    if (program.in_flight > 0) fail("a program leaves while an engine still works on its shared memory or signals its barriers");
+    if (program.in_flight > 0)
+        fail("a program leaves while an engine still works on its shared memory or signals its barriers");
     if (program.tensor.columns) fail("a program leaves with tensor memory that it did not free (tcgen05.dealloc)");
-    if (program.tensor.was_allocated && program.tensor.has_permit) fail("a program leaves without giving the permit to allocate back (relinquish_alloc_permit)");
+    if (program.tensor.was_allocated && program.tensor.has_permit)
+        fail("a program leaves without giving the permit to allocate back (relinquish_alloc_permit)");
     for (auto& [address, barrier] : program.barriers) {
-        if (barrier.pending != barrier.arrivals || barrier.bytes != 0) fail("a program leaves in the midst of a phase of its barrier at %u", address);
+        if (barrier.pending != barrier.arrivals || barrier.bytes != 0)
+            fail("a program leaves in the midst of a phase of its barrier at %u", address);
         if (program.last.order[barrier.id] < barrier.must_be_seen) {
             fail("a program leaves without having waited for the last arrivals of engines at its barrier at %u", address);
         }
         for (const Stamp& stamp : barrier.from_afar) {
-            if (!done(stamp)) fail("a program leaves without knowing of the last arrivals of other programs at its barrier at %u", address);
+            if (!done(stamp))
+                fail("a program leaves without knowing of the last arrivals of other programs at its barrier at %u", address);
         }
     }
     for (const Cell& cell : program.cells) {
-        if (!done(cell.write) || !cell.reads_known(done)) fail("a program leaves while its shared memory may still be read or written");
+        if (!done(cell.write) || !cell.reads_known(done))
+            fail("a program leaves while its shared memory may still be read or written");
     }
     program.has_left = true;
     program.shared.assign(program.shared.size(), 0xAA);
@@ -58,13 +63,15 @@ inline void program_end(Program& program) {
 
 inline void describe(FILE* file) {
     if (current) {
-        fprintf(file, "  in thread %d of program %u of cluster %u, %s\n", current->index, self().rank, self().cluster->index, current->doing.c_str());
+        fprintf(file, "  in thread %d of program %u of cluster %u, %s\n", current->index, self().rank, self().cluster->index,
+                current->doing.c_str());
     }
 }
 
 void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& body) {
     random_bits.seed(seed);
-    if (launch.programs % launch.cluster != 0 || launch.threads % 32 != 0 || launch.shared_bytes > SHARED_BYTES) fail("a launch that no GPU takes");
+    if (launch.programs % launch.cluster != 0 || launch.threads % 32 != 0 || launch.shared_bytes > SHARED_BYTES)
+        fail("a launch that no GPU takes");
     threads_of_grid = launch.programs * launch.threads;
     threads_of_cluster = launch.cluster * launch.threads;
     needs_grid_wait = launch.after_a_grid;
@@ -112,7 +119,8 @@ void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& 
         for (auto& program : cluster->programs) {
             for (auto& thread : program->threads) {
                 if (cluster->is_cancelled || thread->finished || thread->lane != 0) continue;
-                stuck += "\n  program " + std::to_string(program->index) + " thread " + std::to_string(thread->index) + ": " + thread->waits_for;
+                stuck += "\n  program " + std::to_string(program->index) + " thread " + std::to_string(thread->index) + ": " +
+                         thread->waits_for;
             }
             if (!cluster->is_cancelled && !program->has_left && stuck.empty()) stuck = " (lanes beside the first)";
         }

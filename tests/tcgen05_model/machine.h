@@ -125,8 +125,8 @@ inline u32 to_bf16(float value) {
 }  // namespace model
 
 // What an `asm` statement becomes: its text, then its operands in their order, each `output(...)` or `input(...)`.
-#define MODEL_ASM(text, ...)                    \
-    do {                                        \
-        static const model::Code code(text);    \
-        code.run({__VA_ARGS__});                \
+#define MODEL_ASM(text, ...)                                                                                                   \
+    do {                                                                                                                       \
+        static const model::Code code(text);                                                                                   \
+        code.run({__VA_ARGS__});                                                                                               \
     } while (false)

@@ -57,13 +57,13 @@ struct Barrier {
     int arrivals = 0, pending = 0;
     int64_t bytes = 0;
     unsigned phase = 0;
-    Meeting order, memory, far;      // of the arrivals of this phase; `far`: releases of other programs, at the cluster's scope
-    Knowledge ended;                 // what the phases that ended have told
+    Meeting order, memory, far;  // of the arrivals of this phase; `far`: releases of other programs, at the cluster's scope
+    Knowledge ended;             // what the phases that ended have told
     View ended_far;
-    Stamp made;                      // its initialization
-    Stamp published;                 // the fence that shows it to the engines and the cluster
-    unsigned must_be_seen = 0;       // the last phase at which others than this program's threads arrived
-    std::vector<Stamp> from_afar;    // arrivals of threads of other programs
+    Stamp made;                    // its initialization
+    Stamp published;               // the fence that shows it to the engines and the cluster
+    unsigned must_be_seen = 0;     // the last phase at which others than this program's threads arrived
+    std::vector<Stamp> from_afar;  // arrivals of threads of other programs
     std::vector<Thread*> waiting;
 };
 
@@ -74,37 +74,38 @@ struct TensorMemory {
     u32 first_column = 0, columns = 0;  // allocated to the program
     int group = 0;                      // by one program or by a pair
     bool has_permit = true, was_allocated = false;
+    Stamp made;  // its allocation
 };
 
 struct Program {
     Cluster* cluster;
-    u32 rank, index;                             // in the cluster, in the grid
+    u32 rank, index;  // in the cluster, in the grid
     std::vector<std::unique_ptr<Thread>> threads;
     std::vector<std::unique_ptr<Warp>> warps;
-    std::map<int, Rendezvous> named;             // bar.sync
+    std::map<int, Rendezvous> named;  // bar.sync
     u32 shared_bytes;
     std::vector<uint8_t> shared;
-    std::vector<Cell> cells;                     // one for two bytes
+    std::vector<Cell> cells;  // one for two bytes
     std::map<u32, Barrier> barriers;
     TensorMemory tensor;
     std::deque<std::function<void()>> products;  // of its tensor cores, done in their order
     int in_flight = 0;                           // what the engines have still to do to its shared memory
     int left = 0;                                // threads that have ended
-    bool has_left = false;
-    Knowledge last;                              // of all that have ended
+    bool has_left = false, let_next_grid_begin = false;
+    Knowledge last;  // of all that have ended
 };
 
 struct Cluster {
     u32 index;
     std::vector<std::unique_ptr<Program>> programs;
-    Rendezvous arrived;       // barrier.cluster
+    Rendezvous arrived;  // barrier.cluster
     Knowledge passed;
     u64 generation = 0;
     std::map<Thread*, u64> arrivals;
-    u32 first_column = 0;     // where this cluster's tensor memory begins, in all of its programs
+    u32 first_column = 0;  // where this cluster's tensor memory begins, in all of its programs
     bool is_cancelled = false, was_told_none = false;
     Id next_id = SECTIONS * threads_of_cluster;  // of a clock's entries
-    Id grid_wait = 0;         // the entry of griddepcontrol.wait
+    Id grid_wait = 0;                            // the entry of griddepcontrol.wait
     Id new_id() { return index << CLUSTER_SHIFT | next_id++; }
 };
 
@@ -128,7 +129,9 @@ inline Program& program_at(u32 address, bool must_know = true) {
     if (must_know && &program != &self()) {
         bool known = false;
         for (const auto& thread : program.threads) known |= current->now.order[entry(DONE, thread->id)] > 0;
-        if (!known) fail("the shared memory of a program that may not have begun (a cluster sync at the start): %s", place(address).c_str());
+        if (!known)
+            fail("the shared memory of a program that may not have begun (a cluster sync at the start): %s",
+                 place(address).c_str());
     }
     return program;
 }
@@ -139,7 +142,8 @@ inline void check_range(const Program& program, u32 address, u32 bytes) {
         fail("beyond the program's shared memory of %u bytes: %s", program.shared_bytes, place(address).c_str());
     }
     const auto next = program.barriers.lower_bound(offset >= 8 ? offset - 7 : 0);
-    if (next != program.barriers.end() && next->first < offset + bytes) fail("a barrier is accessed as memory: %s", place(address).c_str());
+    if (next != program.barriers.end() && next->first < offset + bytes)
+        fail("a barrier is accessed as memory: %s", place(address).c_str());
 }
 
 inline uint8_t* bytes_at(Program& program, u32 address) { return &program.shared[(address & WINDOW) - SHARED_BEGIN]; }
@@ -154,7 +158,8 @@ inline bool seen_by_copies(const Stamp& stamp) {
 }
 // A read that the copy engine may write over: a thread's takes no proxy fence, but has to be known to be done.
 inline bool left_to_copies(const Stamp& stamp) {
-    return current->now.memory.knows(stamp) || (is_thread(stamp) && current->now.memory[in_section(READS, stamp.id)] >= stamp.tick);
+    return current->now.memory.knows(stamp) ||
+           (is_thread(stamp) && current->now.memory[in_section(READS, stamp.id)] >= stamp.tick);
 }
 // What it may have the tensor cores rely on: what it knew at its last fence::after_thread_sync, and its own.
 inline bool seen_by_products(const Stamp& stamp) {
@@ -184,7 +189,8 @@ inline void thread_reads(u32 address, u32 bytes) {
     const Stamp mine = stamp_of_thread();
     for (u32 i = 0; i < (bytes + 1) / 2; ++i) {
         if (!seen_by_thread(cells[i].write)) {
-            fail("a thread reads what may not be written yet: %s, %s", place(address).c_str(), why_not(cells[i].write, false, true).c_str());
+            fail("a thread reads what may not be written yet: %s, %s", place(address).c_str(),
+                 why_not(cells[i].write, false, true).c_str());
         }
         cells[i].add_read(mine, seen_by_thread);
     }
@@ -213,7 +219,9 @@ struct Global {
 inline std::vector<Global> globals;
 inline bool needs_grid_wait = false;
 
-void share(void* begin, size_t bytes) { globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / 16 + 1), {}}); }
+void share(void* begin, size_t bytes) {
+    globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / 16 + 1), {}});
+}
 
 inline Global* global_of(const void* pointer) {
     for (Global& it : globals) {
@@ -235,7 +243,8 @@ void thread_reads_global(const void* pointer, size_t bytes) {
     require_grid_wait();
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
     for (size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
-        if (!seen_by_thread(it->cells[i].write)) fail("a thread reads global memory that another program may not have written (fence and atomic)");
+        if (!seen_by_thread(it->cells[i].write))
+            fail("a thread reads global memory that another program may not have written (fence and atomic)");
         it->cells[i].add_read(stamp_of_thread(), seen_by_thread);
     }
 }

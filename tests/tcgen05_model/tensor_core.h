@@ -32,10 +32,10 @@ struct SharedOperand {
 
 struct Product {
     int group;
-    int m, n;              // of the whole instruction
+    int m, n;  // of the whole instruction
     u32 sums;
     bool a_in_tensor_memory;
-    u32 a_address;         // there
+    u32 a_address;                       // there
     std::vector<std::vector<u32>> a, b;  // addresses of each program's elements, index after index
     bool add;
 };
@@ -54,7 +54,9 @@ inline void read_by_product(Program& program, u32 address, Stamp stamp) {
     if (cell.read.id == stamp.id && cell.read.tick == stamp.tick && !cell.more_reads) return;
     if (!seen_by_products(cell.write)) {
         const bool synced = current->now.memory.knows(cell.write), fenced = seen_by_copies(cell.write);
-        fail("a product reads what %s: %s", fenced ? "was waited for, but no tcgen05.fence::after_thread_sync follows" : why_not(cell.write, synced, true).c_str(),
+        fail("a product reads what %s: %s",
+             fenced ? "was waited for, but no tcgen05.fence::after_thread_sync follows"
+                    : why_not(cell.write, synced, true).c_str(),
              place(full).c_str());
     }
     cell.add_read(stamp, seen_by_products);
@@ -69,7 +71,8 @@ inline void compute(const Product& product, const std::vector<Program*>& program
         return from_bf16(value);
     };
     for (int j = 0; j < product.n; ++j) {
-        for (int k = 0; k < 16; ++k) b[k * product.n + j] = element(*programs[j / b_rows], product.b[j / b_rows][j % b_rows * 16 + k]);
+        for (int k = 0; k < 16; ++k)
+            b[k * product.n + j] = element(*programs[j / b_rows], product.b[j / b_rows][j % b_rows * 16 + k]);
     }
     for (int i = 0; i < product.m; ++i) {
         Program& program = *programs[i / a_rows];
@@ -104,7 +107,8 @@ inline void issue(Program& program, std::function<void()> job) {
 inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b, u32 instruction, bool add) {
     const int m = (instruction >> 24 & 31) * 16, n = (instruction >> 17 & 63) * 8;
     const bool a_mn = instruction >> 15 & 1, b_mn = instruction >> 16 & 1;
-    if ((instruction & 0xE080'7FFF) != (1 << 4 | 1 << 7 | 1 << 10)) fail("an instruction descriptor %08x that is not of bf16 products with f32 sums", instruction);
+    if ((instruction & 0xE080'7FFF) != (1 << 4 | 1 << 7 | 1 << 10))
+        fail("an instruction descriptor %08x that is not of bf16 products with f32 sums", instruction);
     if (m != 128 * group) fail("a product of M = %d by %d programs is not modelled", m, group);
     const int step = 16 * group;
     if (n < step || n > 256 || n % step != 0) fail("a product of N = %d by %d programs", n, group);
@@ -122,12 +126,14 @@ inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b,
         TensorMemory& memory = program->tensor;
         if (program->has_left) fail("a product in a program that has left");
         check_columns(*program, sums & 0xFFFF, n);
-        if (memory.group != group) fail("a product by %d programs in tensor memory that was allocated for %d", group, memory.group);
+        if (memory.group != group)
+            fail("a product by %d programs in tensor memory that was allocated for %d", group, memory.group);
         if (a_in_tensor_memory) check_columns(*program, a & 0xFFFF, 8);
         for (int lane = 0; lane < a_rows; ++lane) {
             for (int column = 0; a_in_tensor_memory && column < 8; ++column) {
                 Cell& cell = memory.cells[lane * COLUMNS + (a & 0xFFFF) + column];
-                if (!seen_by_product_in_order(cell.write)) fail("a product reads tensor memory that is being written: %s", why_not_in_tensor_memory(cell.write));
+                if (!seen_by_product_in_order(cell.write))
+                    fail("a product reads tensor memory that is being written: %s", why_not_in_tensor_memory(cell.write));
                 cell.add_read(stamp, seen_by_product_in_order);
             }
             for (int column = 0; column < n; ++column) {
@@ -164,6 +170,8 @@ inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b,
 // Arrives at the barrier when the products before are done: at the named one, or at that place in the programs of `mask`.
 inline void commit(int group, u32 address, bool multicast, u32 mask) {
     check_pair(group, "tcgen05.commit");
+    if (self().tensor.group != group)
+        fail("tcgen05.commit by %d programs where tensor memory is allocated for %d", group, self().tensor.group);
     if (!current->commits) current->commits = self().cluster->new_id();
     Knowledge known = current->now;
     known.raise(current->commits, current->products);

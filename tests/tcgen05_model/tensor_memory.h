@@ -23,7 +23,8 @@ inline bool seen_by_product_in_order(const Stamp& stamp) {
 }
 
 inline const char* why_not_in_tensor_memory(const Stamp& stamp) {
-    if (stamp.id == entry_of_loads() || stamp.id == entry_of_stores()) return "this thread has not waited for its own access (tcgen05.wait)";
+    if (stamp.id == entry_of_loads() || stamp.id == entry_of_stores())
+        return "this thread has not waited for its own access (tcgen05.wait)";
     if (current->now.order.knows(stamp)) return "no tcgen05.fence::after_thread_sync follows the wait";
     return "it may not be done (a wait, tcgen05.wait, or tcgen05.fence::before_thread_sync before the signal)";
 }
@@ -31,6 +32,9 @@ inline const char* why_not_in_tensor_memory(const Stamp& stamp) {
 inline void check_columns(const Program& program, u32 column, u32 columns) {
     const TensorMemory& memory = program.tensor;
     if (memory.columns == 0) fail("tensor memory that is not allocated");
+    if (memory.made.id != entry(DONE, current->id) && !current->tensor.order.knows(memory.made)) {
+        fail("tensor memory whose allocation this thread may not rely on (a sync, then tcgen05.fence::after_thread_sync)");
+    }
     if (column < memory.first_column || column + columns > memory.first_column + memory.columns) {
         fail("columns %u to %u of tensor memory, of which %u to %u are allocated", column, column + columns - 1,
              memory.first_column, memory.first_column + memory.columns - 1);
@@ -46,7 +50,8 @@ inline void check_power_of_two(u32 columns) {
 // What touches both programs of a pair needs both to be there.
 inline void check_pair(int group, const char* what) {
     Cluster& cluster = *self().cluster;
-    if (group == 2 && cluster.programs.size() % 2 != 0) fail("%s for a pair in a cluster of %zu", what, cluster.programs.size());
+    if (group == 2 && cluster.programs.size() % 2 != 0)
+        fail("%s for a pair in a cluster of %zu", what, cluster.programs.size());
     if (group == 2) program_at((self().rank ^ 1) << RANK_SHIFT);
 }
 
@@ -57,9 +62,12 @@ inline void allocate(int group, u32 address, u32 columns) {
     check_pair(group, "tcgen05.alloc");
     if (!memory.has_permit) fail("tcgen05.alloc after relinquish_alloc_permit");
     if (memory.columns) fail("a second tcgen05.alloc is not modelled");
+    if (self().let_next_grid_begin)
+        fail("tcgen05.alloc after griddepcontrol.launch_dependents: the next grid may have it, and wait for this one");
     u32 first = self().cluster->first_column;
     if (first + columns > COLUMNS) first = COLUMNS - columns;
     memory.first_column = first, memory.columns = columns, memory.group = group, memory.was_allocated = true;
+    memory.made = stamp_of_thread();
     thread_writes(address, 4);
     memcpy(bytes_at(program_at(address), address), &first, 4);
 }
@@ -67,7 +75,8 @@ inline void allocate(int group, u32 address, u32 columns) {
 inline void relinquish(int group) {
     TensorMemory& memory = self().tensor;
     if (!memory.has_permit) fail("relinquish_alloc_permit twice");
-    if (memory.was_allocated && memory.group != group) fail("relinquish_alloc_permit for another cta_group than was allocated for");
+    if (memory.was_allocated && memory.group != group)
+        fail("relinquish_alloc_permit for another cta_group than was allocated for");
     memory.has_permit = false;
 }
 
@@ -76,13 +85,15 @@ inline void deallocate(int group, u32 address, u32 columns) {
     check_power_of_two(columns);
     if (memory.columns == 0) fail("tcgen05.dealloc of what is not allocated");
     if (address != memory.first_column || columns != memory.columns || group != memory.group) {
-        fail("tcgen05.dealloc of %u columns from %u, where %u from %u are allocated", columns, address, memory.columns, memory.first_column);
+        fail("tcgen05.dealloc of %u columns from %u, where %u from %u are allocated", columns, address, memory.columns,
+             memory.first_column);
     }
     for (u32 lane = 0; lane < LANES; ++lane) {
         for (u32 column = address; column < address + columns; ++column) {
             const Cell& cell = memory.cells[lane * COLUMNS + column];
             if (!seen_in_tensor_memory(cell.write) || !cell.reads_known(seen_in_tensor_memory)) {
-                fail("tcgen05.dealloc of what others may still use: %s", why_not_in_tensor_memory(seen_in_tensor_memory(cell.write) ? cell.read : cell.write));
+                fail("tcgen05.dealloc of what others may still use: %s",
+                     why_not_in_tensor_memory(seen_in_tensor_memory(cell.write) ? cell.read : cell.write));
             }
         }
     }
@@ -119,11 +130,13 @@ inline void tensor_load(const std::string& shape, u32 address, const std::vector
     for (u32 i = 0; i < places.size(); ++i) {
         u32* word;
         Cell& cell = cell_of_access(shape, address, i, &word);
-        if (!seen_in_tensor_memory(cell.write)) fail("tcgen05.ld of what is being written: %s", why_not_in_tensor_memory(cell.write));
+        if (!seen_in_tensor_memory(cell.write))
+            fail("tcgen05.ld of what is being written: %s", why_not_in_tensor_memory(cell.write));
         cell.add_read({entry_of_loads(), current->tensor_tick}, seen_in_tensor_memory);
         for (const PendingLoad& other : current->pending_loads) {
             for (const auto& [place, _] : other.values) {
-                if (place == places[i]) fail("tcgen05.ld into a register whose last load was not waited for (tcgen05.wait::ld)");
+                if (place == places[i])
+                    fail("tcgen05.ld into a register whose last load was not waited for (tcgen05.wait::ld)");
             }
         }
         load.values.emplace_back(places[i], *word);
@@ -145,7 +158,8 @@ inline void tensor_store(const std::string& shape, u32 address, const std::vecto
         u32* word;
         Cell& cell = cell_of_access(shape, address, i, &word);
         if (!seen_in_tensor_memory(cell.write) || !cell.reads_known(seen_in_tensor_memory)) {
-            fail("tcgen05.st where others may still read or write: %s", why_not_in_tensor_memory(seen_in_tensor_memory(cell.write) ? cell.read : cell.write));
+            fail("tcgen05.st where others may still read or write: %s",
+                 why_not_in_tensor_memory(seen_in_tensor_memory(cell.write) ? cell.read : cell.write));
         }
         cell.set_write({entry_of_stores(), current->tensor_tick});
         *word = values[i];

@@ -36,23 +36,21 @@ struct Thread {
     bool started = false, finished = false, runnable = true;
     std::string doing, waits_for;
 
-    Tick tick = 1;           // of what it does now
+    Tick tick = 1;  // of what it does now
     Knowledge now;
-    Knowledge tensor;        // what it knew at the last fence::after_thread_sync: what its tcgen05 instructions may rely on
-    u64 trace = 0;           // what it executed since its warp was together
+    Knowledge tensor;  // what it knew at the last fence::after_thread_sync: what its tcgen05 instructions may rely on
+    u64 trace = 0;     // what it executed since its warp was together
 
     // Tensor memory: the tick of its accesses, and up to which they are done.
     Tick tensor_tick = 1, loads_done = 0, stores_done = 0;
     std::vector<PendingLoad> pending_loads;
-    Id commits = 0;          // entry of its products; 0 before the first
-    Tick products = 1;       // tick of the products after its last commit
+    Id commits = 0;     // entry of its products; 0 before the first
+    Tick products = 1;  // tick of the products after its last commit
 
     // Bulk stores: its groups, of how many stores of each are not done.
     Id groups = 0;
     std::vector<int> unread;
     bool open_group = false, awaits_stores = false;
-    bool gave_dependents_leave = false;
-
 };
 
 // Threads that wait for each other.

@@ -123,15 +123,12 @@ pub(super) fn build(
         ("NUM_WARPS", tiling.warps),
         ("NUM_STAGES", tiling.stages),
     ];
-    let kernel = KernelSpec {
-        source: "attention.cu",
-        entry: "attention",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-    };
+    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let kernel = KernelSpec::shipped("attention.cu", "attention", macros);
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
-        threads: tiling.warps * WARP,
+        threads: [tiling.warps * WARP, 1, 1],
         dynamic_smem: tiling.smem(head),
         args: split.arguments([Arg::Input(0), Arg::Input(1), Arg::Input(2)], sizes, contiguous),
         workspace: split.workspace(sizes, head),

@@ -6,10 +6,10 @@ mod wgmma;
 
 use super::knobs;
 use super::{
-    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
 };
-use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem, Shape};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
 use std::sync::LazyLock;
 
 pub(super) struct Attention;
@@ -48,12 +48,8 @@ struct Dimensions {
 
 impl Dimensions {
     fn of(problem: &Problem) -> Self {
-        match problem.shape {
-            Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
-                Self { batch_heads: batch * heads, q_seq, kv_seq, head_dim }
-            }
-            _ => unreachable!("Problem::new gives attention its own shape"),
-        }
+        let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
+        Self { batch_heads: batch * heads, q_seq, kv_seq, head_dim }
     }
 
     /// The head in whole fragments, as kernels are compiled for it.
@@ -107,7 +103,7 @@ impl Split {
     fn arguments<const N: usize>(&self, sources: [Arg; N], sizes: &Dimensions, contiguous: bool) -> Vec<Arg> {
         let extents = [sizes.batch_heads, sizes.q_seq, sizes.kv_seq, sizes.head_dim, self.count];
         let extents = extents.map(|extent| Arg::I32(extent as i32));
-        let tensors = sources.into_iter().chain([Arg::Output, Arg::Workspace, Arg::Counters]);
+        let tensors = sources.into_iter().chain([Arg::Output(0), Arg::Workspace, Arg::Counters]);
         tensors.chain(extents).chain([scale_log2(sizes.head_dim), Arg::I32(i32::from(contiguous))]).collect()
     }
 
@@ -136,18 +132,13 @@ fn heads_map(input: Option<usize>, sizes: &Dimensions, seq: u64, rows: u32) -> A
 
 impl FamilySpec for Attention {
     fn tensors(&self, problem: &Problem) -> Tensors {
-        let Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } = problem.shape else {
-            unreachable!("Problem::new gives attention its own shape")
-        };
-        let tensor = |name, seq, magnitude| TensorSpec {
-            name,
-            element: Element::from(problem.dtype),
-            shape: vec![batch, heads, seq, head_dim],
-            fill: Fill::Uniform { magnitude },
+        let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
+        let tensor = |name, seq, magnitude| {
+            TensorSpec::new(name, problem.dtype, &[batch, heads, seq, head_dim], Fill::Uniform { magnitude })
         };
         Tensors {
             inputs: vec![tensor("Q", q_seq, 2.0), tensor("K", kv_seq, 2.0), tensor("V", kv_seq, 1.0)],
-            output: tensor("O", q_seq, 1.0),
+            outputs: vec![tensor("O", q_seq, 1.0).written()],
         }
     }
 
@@ -162,6 +153,10 @@ impl FamilySpec for Attention {
 
     fn launch_knobs(&self) -> &'static [&'static str] {
         &["num_sm_multiplier", "pid_type", "split_k"]
+    }
+
+    fn description(&self) -> Description {
+        super::description::attention()
     }
 
     fn family(&self) -> Family {
@@ -233,26 +228,23 @@ impl FamilySpec for Attention {
         Ok(())
     }
 
-    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         const QUERIES: u64 = 32;
         const MOST_BLOCKS_Y: u64 = 65_535;
         let sizes = Dimensions::of(problem);
-        let kernel = KernelSpec {
-            source: "attention_reference.cu",
-            entry: "attention_reference",
-            macros: vec![("HEAD_DIM", sizes.padded_head().to_string())],
-        };
+        let macros = [("HEAD_DIM", sizes.padded_head().to_string())];
+        let kernel = KernelSpec::shipped("attention_reference.cu", "attention_reference", macros);
         let launch = Launch {
             grid: [sizes.q_seq.div_ceil(QUERIES) as u32, sizes.batch_heads.min(MOST_BLOCKS_Y) as u32, 1],
             cluster: 1,
-            threads: 128,
+            threads: [128, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![
                 Arg::Input(0),
                 Arg::Input(1),
                 Arg::Input(2),
-                Arg::Output,
-                Arg::Allowed,
+                Arg::Output(0),
+                Arg::Allowed(0),
                 Arg::I32(sizes.batch_heads as i32),
                 Arg::I32(sizes.q_seq as i32),
                 Arg::I32(sizes.kv_seq as i32),
@@ -263,7 +255,7 @@ impl FamilySpec for Attention {
             workspace: Bytes(0),
             counters: 0,
         };
-        (kernel, launch)
+        Some((kernel, launch))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {

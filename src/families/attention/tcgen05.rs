@@ -115,11 +115,8 @@ pub(super) fn build(
     let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let kernel = KernelSpec {
-        source: "attention_tcgen05.cu",
-        entry: "attention_tcgen05",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-    };
+    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let kernel = KernelSpec::shipped("attention_tcgen05.cu", "attention_tcgen05", macros);
     let maps = [
         heads_map(Some(0), sizes, sizes.q_seq, PANEL),
         heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
@@ -128,7 +125,7 @@ pub(super) fn build(
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(head),
         args: split.arguments(maps, sizes, contiguous),
         workspace: split.workspace(sizes, head),
@@ -158,8 +155,8 @@ mod tests {
     #[test]
     fn a_warpgroup_takes_the_softmax_of_each_128_queries_beside_two_others() {
         let launch = |block_q| built(&config(block_q, 64, 2), &problem(2, 16, 4096, 4096, 64)).unwrap().1;
-        assert_eq!((launch(128).threads, launch(128).grid[0]), (384, 32 * 32));
-        assert_eq!((launch(256).threads, launch(256).grid[0]), (512, 32 * 16));
+        assert_eq!((launch(128).threads[0], launch(128).grid[0]), (384, 32 * 32));
+        assert_eq!((launch(256).threads[0], launch(256).grid[0]), (512, 32 * 16));
         let smem = (256 + 2 * 2 * 64) * 128 + 256 * 8 + (2 * 4 + 2 * 10) * 8 + 8;
         assert_eq!(launch(256).dynamic_smem, Bytes(smem));
     }
@@ -184,7 +181,7 @@ mod tests {
         for head_dim in (8..=256).step_by(8) {
             let (kernel, launch) = built(&config(128, 64, 2), &problem(2, 3, 100, 200, head_dim)).unwrap();
             let padded = head_dim.unsigned_abs().next_multiple_of(16).to_string();
-            assert_eq!(kernel.macros[0], ("HEAD_DIM", padded));
+            assert_eq!(kernel.macros[0], ("HEAD_DIM".to_owned(), padded));
             let Arg::TensorMap(keys) = &launch.args[1] else { panic!("{:?}", launch.args[1]) };
             assert_eq!((keys.input, keys.tile.as_slice()), (Some(1), [64, 64, 1].as_slice()));
             assert_eq!(keys.extents, [head_dim.unsigned_abs(), 200, 6]);

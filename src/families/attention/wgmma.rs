@@ -120,11 +120,8 @@ pub(super) fn build(
     let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let kernel = KernelSpec {
-        source: "attention_wgmma.cu",
-        entry: "attention_wgmma",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-    };
+    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
         heads_map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
         heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
@@ -134,7 +131,7 @@ pub(super) fn build(
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(head),
         args: split.arguments(maps, sizes, contiguous),
         workspace: split.workspace(sizes, head),
@@ -165,9 +162,9 @@ mod tests {
     #[test]
     fn a_warpgroup_streams_and_one_for_each_64_queries_multiplies() {
         let launch = |block_q| built(&config(block_q, 64, 2), &problem(2, 16, 4096, 4096, 64)).unwrap().1;
-        assert_eq!((launch(64).threads, launch(64).grid[0]), (256, 32 * 64));
-        assert_eq!((launch(128).threads, launch(128).grid[0]), (384, 32 * 32));
-        assert_eq!((launch(192).threads, launch(192).grid[0]), (512, 32 * 22));
+        assert_eq!((launch(64).threads[0], launch(64).grid[0]), (256, 32 * 64));
+        assert_eq!((launch(128).threads[0], launch(128).grid[0]), (384, 32 * 32));
+        assert_eq!((launch(192).threads[0], launch(192).grid[0]), (512, 32 * 22));
         assert_eq!(launch(128).dynamic_smem, Bytes((128 + 2 * 2 * 64) * 128 + (4 * 2 + 3) * 8));
     }
 

@@ -6,10 +6,10 @@ mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, legality, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
-use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem, Shape};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::LazyLock;
@@ -54,12 +54,15 @@ const REFERENCE_TILE: u64 = 64;
 /// Threads of such a program.
 const REFERENCE_THREADS: u32 = 256;
 
-/// By how much an element may differ before it is rounded, in units of its row's Euclidean norm in A times its column's largest
-/// weight. These are no less than the root of the sum of its terms' squares, six of which no partial sum of terms with random
-/// signs passes on a billion elements. Products are exact; each sum of 16 of them and what came before is cut off at the 24th
-/// place, always towards zero, so that over the sums, which grow like a random walk's, some three roundings of the root for
-/// each of the k / 16 steps come together at most; this is nearly three times as much, and 16 more for what is aligned to the
-/// largest term within a step.
+/// By how much an element of C may differ before it is rounded to bf16, in units of the Euclidean norm of its row of A times the
+/// largest weight of its column of B.
+///
+/// Why this unit: it is no less than the root of the sum of the squares of the element's k terms, and that root is what a sum of
+/// terms with random signs comes to. Of a billion elements none has a partial sum of more than six times as much.
+///
+/// Why so much: products are exact. A tensor core adds 16 of them to what came before and cuts the sum off after 24 bits, always
+/// towards zero. Since partial sums grow like a random walk, the k / 16 cuts come to at most some three roundings of the root each,
+/// 3 k / 16 in all; k / 2 is nearly three times that. The 16 are for what is lost where the terms of a step are aligned to the largest.
 fn allowed(k: u64) -> f64 {
     (16.0 + k as f64 / 2.0) * rounding::F32
 }
@@ -148,11 +151,8 @@ impl Product {
 impl Gemm {
     /// A with the activations, B with the weights and C with the sums.
     fn tensor(name: &'static str, element: Element, shape: [u64; 2]) -> TensorSpec {
-        let fill = match element {
-            Element::Bf16 | Element::F32 => Fill::Uniform { magnitude: 1.0 },
-            Element::I8 | Element::I16 => Fill::Bits,
-        };
-        TensorSpec { name, element, shape: shape.to_vec(), fill }
+        let fill = if element.is_float() { Fill::Uniform { magnitude: 1.0 } } else { Fill::Bits };
+        TensorSpec::new(name, element, &shape, fill)
     }
 }
 
@@ -164,7 +164,7 @@ impl FamilySpec for Gemm {
                 Self::tensor("A", Element::Bf16, [m, k]),
                 Self::tensor("B", self.weights.element(), [k / self.weights.per_element(), n]),
             ],
-            output: Self::tensor("C", Element::Bf16, [m, n]),
+            outputs: vec![Self::tensor("C", Element::Bf16, [m, n]).written()],
         }
     }
 
@@ -174,6 +174,11 @@ impl FamilySpec for Gemm {
 
     fn launch_knobs(&self) -> &'static [&'static str] {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
+    }
+
+    fn description(&self) -> Description {
+        let (bytes, packed) = (self.weights.element().size_bytes(), self.weights.per_element());
+        super::description::gemm(bytes, packed)
     }
 
     fn family(&self) -> Family {
@@ -255,24 +260,21 @@ impl FamilySpec for Gemm {
         Ok(())
     }
 
-    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         let [m, n, k] = dimensions(problem);
-        let kernel = KernelSpec {
-            source: "gemm_reference.cu",
-            entry: "gemm_reference",
-            macros: vec![("WEIGHTS", self.weights.name().to_string())],
-        };
+        let macros = [("WEIGHTS", self.weights.name().to_string())];
+        let kernel = KernelSpec::shipped("gemm_reference.cu", "gemm_reference", macros);
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
             cluster: 1,
-            threads: REFERENCE_THREADS,
+            threads: [REFERENCE_THREADS, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![
                 Arg::Input(0),
                 Arg::Input(1),
-                Arg::Output,
-                Arg::Allowed,
+                Arg::Output(0),
+                Arg::Allowed(0),
                 Arg::I32(m as i32),
                 Arg::I32(n as i32),
                 Arg::I32(k as i32),
@@ -281,7 +283,7 @@ impl FamilySpec for Gemm {
             workspace: Bytes(0),
             counters: 0,
         };
-        (kernel, launch)
+        Some((kernel, launch))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
@@ -311,10 +313,7 @@ impl FamilySpec for Gemm {
 
 /// The problem's [m, n, k].
 fn dimensions(problem: &Problem) -> [u64; 3] {
-    match problem.shape {
-        Shape::Gemm { m, n, k } => [m, n, k],
-        other => unreachable!("{other} is no matrix product"),
-    }
+    problem.shape.first()
 }
 
 /// What a product is cut along.
@@ -394,6 +393,7 @@ mod tests {
             pid_type: Some(PidType::Flat),
             reduction_loops: vec![],
             split_k: Some(1),
+            ..Config::default()
         }
     }
 
@@ -462,7 +462,7 @@ mod tests {
             let tensors = spec(family).tensors(&problem);
             let inputs: Vec<_> = tensors.inputs.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
             let c = spec(family).host_reference(&problem, &inputs).values;
-            assert_eq!(c.len() as u64, tensors.output.numel());
+            assert_eq!(c.len() as u64, tensors.outputs[0].numel());
             assert!(c.iter().all(|value| value.is_finite() && *value != 0.0), "{family}: {c:?}");
         }
         let bytes = |family| spec(family).bytes(&problem(family, 3, 5, 14)).0;

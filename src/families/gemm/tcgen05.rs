@@ -24,7 +24,7 @@ const SMEM_PER_MULTIPROCESSOR: Bytes = Bytes::kib(228);
 const RESERVED_SMEM: Bytes = Bytes::kib(1);
 /// Registers of such a multiprocessor, and how many gemm_tcgen05.cu leaves a thread where several programs share it.
 const REGISTERS_PER_MULTIPROCESSOR: u32 = 65536;
-const REGISTERS: u32 = 96;
+const REGISTERS: u32 = 104;
 
 /// The compile-time half of a config.
 struct Tiling {
@@ -332,13 +332,13 @@ pub(super) fn build(
     let launch = Launch {
         grid: [(programs * ctas) as u32, 1, 1],
         cluster: ctas as u32,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(),
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(workspace),
         counters: counters as u32,
     };
-    Ok((KernelSpec { source: "gemm_tcgen05.cu", entry: "gemm_tcgen05", macros: tiling.macros() }, launch))
+    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", tiling.macros()), launch))
 }
 
 #[cfg(test)]
@@ -421,10 +421,9 @@ mod tests {
         // 7 x 20 KiB leave three.
         assert_eq!(room(Family::MatmulInt4, &stages(4, int4([128, 128, 32]))), (4, 2));
         assert_eq!(room(Family::MatmulInt4, &stages(7, int4([128, 128, 32]))), (3, 2));
-        // One program has all columns: 64 of sums, 64 a buffer. Two programs, of fewer threads, have half of them each.
+        // 64 columns of sums, 64 a buffer.
         assert_eq!(room(Family::MatmulInt4, &stages(12, held([16, 128, 64]))), (7, 2));
-        let two = Config { num_warps: Some(10), ..held([16, 128, 64]) };
-        assert_eq!(room(Family::MatmulInt4, &stages(6, two)), (3, 2));
+        assert_eq!(room(Family::MatmulInt4, &stages(6, held([16, 128, 64]))), (6, 2));
         // 256 columns of sums, once.
         assert_eq!(room(Family::MatmulInt4, &stages(8, held([256, 256, 32]))), (8, 1));
         assert_eq!(room(Family::Matmul, &bf16([512, 256, 64])), (0, 1));
@@ -528,7 +527,7 @@ mod tests {
         let problem = problem(Family::Matmul, 4096, 4096, 1024); // 16 x 16 tiles
         let launch = |config| spec(Family::Matmul).launch(&config, &problem, &b200()).unwrap();
         let pair = launch(bf16([256, 256, 64]));
-        assert_eq!((pair.grid, pair.cluster, pair.threads), ([2 * 256, 1, 1], 2, 192));
+        assert_eq!((pair.grid, pair.cluster, pair.threads[0]), ([2 * 256, 1, 1], 2, 192));
         let persistent = Config {
             pid_type: Some(PidType::PersistentInterleaved),
             num_sm_multiplier: Some(1),
