@@ -62,7 +62,7 @@ struct Model {
 
 impl Model {
     /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
-    fn new(main: &str, macros: &[(&str, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
+    fn new(main: &str, macros: &[(impl AsRef<str>, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
         for from in ["kernels", "kernels/include"] {
@@ -84,7 +84,7 @@ impl Model {
                 .arg(&model)
                 .arg("-I")
                 .arg(folder.path())
-                .args(macros.iter().map(|(name, value)| format!("-D{name}={value}")))
+                .args(macros.iter().map(|(name, value)| format!("-D{}={value}", name.as_ref())))
                 .arg(model.join(main))
                 .arg(machine)
                 .arg("-o")
@@ -243,7 +243,7 @@ fn weights_in_tensor_memory() {
 fn described(launch: &Launch) -> String {
     let mut text = format!(
         "grid {} cluster {} threads {} shared {}\n",
-        launch.grid[0], launch.cluster, launch.threads, launch.dynamic_smem.0
+        launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
     );
     for arg in &launch.args {
         let Arg::TensorMap(map) = arg else { continue };
@@ -545,6 +545,7 @@ fn missing_tcgen05_fences_are_refused() {
 
 #[test]
 fn missing_proxy_fences_are_refused() {
+    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
     let decoded_weights = Change(
         KERNEL,
         "buffer.index * OPERAND_BYTES, thread);\n                    ptx::fence_async_shared();",
@@ -572,7 +573,6 @@ fn missing_proxy_fences_are_refused() {
     );
     decoded().refuses(&[unmet], &["a product reads what"]);
     // Nor is what a thread wrote told by a signal that promises nothing of it.
-    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
     let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
     for case in [decoded(), decoded_pair()] {
         case.refuses(&[relaxed], &["a product reads what"]);

@@ -2,7 +2,7 @@
 //! and the dynamic shared memory a name of the model's.
 
 /// The source with its `asm` statements and its shared memory replaced.
-pub fn for_the_host(source: &str) -> String {
+pub(crate) fn for_the_host(source: &str) -> String {
     let mut out = String::new();
     let mut rest = source;
     while let Some(at) = next_statement(rest) {
