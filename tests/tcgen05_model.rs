@@ -298,8 +298,8 @@ fn the_crate_launches_what_the_model_runs() {
             let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
             let order = match config.pid_type {
                 Some(PidType::ClusterLaunchControl) => DEALT_OUT,
-                Some(PidType::PersistentBlocked) => RUNS,
-                _ => STRIDES,
+                Some(PidType::PersistentInterleaved) => STRIDES,
+                _ => RUNS,
             };
             let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
             let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
