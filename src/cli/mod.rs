@@ -106,7 +106,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Completions(args)) => shell::completions(&args, Cli::command()).map(|()| Outcome::Done),
-        Some(Command::Man(args)) => shell::man(&args, Cli::command()).map(|()| Outcome::Done),
+        Some(Command::Man(args)) => shell::man(&args, Cli::command().name("sweep")).map(|()| Outcome::Done),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Write a commented manifest, kernel and reference to start from
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:
-  sweep new kernels/scale && sweep compile --gpu h200 --family kernels/scale.toml")]
+  sweep new my/scale && sweep compile --gpu h200 --family my/scale.toml")]
 pub(super) struct NewArgs {
     /// Where the manifest goes; its file name is the family's, and the kernels stand beside it
     #[arg(value_name = "PATH")]

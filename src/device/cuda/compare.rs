@@ -1,7 +1,8 @@
 //! Comparing an output with its reference on the device, and altering tensors as a mutant has it.
 
 use super::memory::Buffer;
-use super::{Contents, Current, Gpu, Support};
+use super::module::Support;
+use super::{Contents, Current, Gpu};
 use crate::device::mutants::{Alteration, Change, Place};
 use crate::device::{Deviation, Fault, LEAST_ALLOWED};
 use crate::families::{Element, Task};

@@ -4,6 +4,7 @@ mod clocks;
 mod compare;
 mod driver;
 mod memory;
+mod module;
 mod nvrtc;
 mod tensor_map;
 
@@ -12,7 +13,7 @@ pub use nvrtc::serve_compiles;
 
 use super::mutants::Alteration;
 use super::{Deviation, Device, Fault, Program};
-use crate::families::{Arg, Element, Fill, FillParameters, Launch, Reference, Task, TensorSpec, Tolerance};
+use crate::families::{Arg, Fill, FillParameters, Launch, Reference, Task, TensorSpec, Tolerance};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, Micros};
 use clocks::Clocks;
@@ -22,8 +23,9 @@ use cudarc::driver::{result, sys};
 use driver::{missing_symbols, pci_bus_id};
 use half::bf16;
 use memory::{Buffer, Mailbox};
+use module::{Support, check_parameters, get_function, load_module};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -90,19 +92,6 @@ pub enum Flush {
     ReadThrice,
     /// Foreign lines that were written, and go back to memory at the cost of the kernel that evicts them.
     Written,
-}
-
-/// The harness's own kernels.
-struct Support {
-    /// By type.
-    fill: HashMap<Element, sys::CUfunction>,
-    compare: HashMap<Element, sys::CUfunction>,
-    /// By the reference's type.
-    allow: HashMap<Element, sys::CUfunction>,
-    read_lines: sys::CUfunction,
-    alter: sys::CUfunction,
-    block_stream: sys::CUfunction,
-    say_when: sys::CUfunction,
 }
 
 /// Blocks, threads and shared memory of a launch.
@@ -566,75 +555,4 @@ impl Gpu {
         };
         (0..times).try_for_each(|_| self.launch_support(self.support.read_lines, &words))
     }
-}
-
-impl Support {
-    /// One of its kernels for a type.
-    fn of(kernels: &HashMap<Element, sys::CUfunction>, element: Element) -> Result<sys::CUfunction, Fault> {
-        kernels.get(&element).copied().ok_or_else(|| Fault::Refused(format!("no support kernel for {element}")))
-    }
-
-    fn load(cubin: &Path) -> Result<Self, Fault> {
-        let module = load_module(cubin)?;
-        let get = |name: &str| get_function(module, name);
-        let of_types = |what: &str, elements: &[Element]| -> Result<HashMap<Element, sys::CUfunction>, Fault> {
-            elements.iter().map(|element| Ok((*element, get(&format!("{what}_{element}"))?))).collect()
-        };
-        let references: Vec<Element> =
-            Element::ALL.into_iter().filter(|element| element.reference() == *element).collect();
-        Ok(Self {
-            fill: of_types("fill", &Element::ALL)?,
-            compare: of_types("compare", &Element::ALL)?,
-            allow: of_types("allow", &references)?,
-            read_lines: get("read_lines")?,
-            alter: get("alter")?,
-            block_stream: get("block_stream")?,
-            say_when: get("say_when")?,
-        })
-    }
-}
-
-/// Refuses a launch whose arguments are not the function's parameters, as far as the driver tells them: their number and sizes.
-fn check_parameters(function: sys::CUfunction, launch: &Launch) -> Result<(), Fault> {
-    use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, CU_FUNC_ATTRIBUTE_NUM_REGS};
-    let mut sizes = Vec::new();
-    let end = loop {
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: the function's module is loaded, and the driver writes the two numbers.
-        match unsafe { sys::cuFuncGetParamInfo(function, sizes.len(), &raw mut offset, &raw mut size) } {
-            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
-            end => break end,
-        }
-    };
-    // Past the last one it says that there is no such parameter; anything else tells nothing of them.
-    if end == sys::CUresult::CUDA_ERROR_INVALID_VALUE {
-        launch.check_parameters(&sizes).map_err(Fault::Refused)?;
-    }
-    let attribute = |which| {
-        // SAFETY: the function's module is loaded.
-        unsafe { result::function::get_function_attribute(function, which) }.map(i32::unsigned_abs)
-    };
-    let threads: u32 = launch.threads.iter().product();
-    let most = attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
-    if threads > most {
-        let registers = attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
-        return Err(Fault::Refused(format!(
-            "a block of {threads} threads: with its {registers} registers a thread the kernel runs with {most} at most"
-        )));
-    }
-    Ok(())
-}
-
-/// Loads a cubin. One that was altered since it was made says nothing of the kernel: it is compiled anew by the next run.
-fn load_module(cubin: &Path) -> Result<sys::CUmodule, Fault> {
-    let image = crate::compile::read_cubin(cubin).map_err(|error| Fault::Trouble(error.to_string()))?;
-    // SAFETY: the image is an ELF the driver checks, and it copies what it needs.
-    Ok(unsafe { result::module::load_data(image.as_ptr().cast()) }?)
-}
-
-fn get_function(module: sys::CUmodule, name: &str) -> Result<sys::CUfunction, Fault> {
-    let c_name = CString::new(name).map_err(|_| Fault::Refused(format!("'{name}' is no function name")))?;
-    // SAFETY: the module is loaded and the name ends in a zero.
-    unsafe { result::module::get_function(module, c_name) }
-        .map_err(|_| Fault::Refused(format!("the cubin has no function '{name}'")))
 }
