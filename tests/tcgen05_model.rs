@@ -239,8 +239,11 @@ fn weights_in_tensor_memory() {
 
 // ---- The launch ----
 
-/// A launch of the crate in the words of `gemm.cpp`.
-fn described(launch: &Launch) -> String {
+/// A launch of the crate in the words of `gemm.cpp` and `attention.cpp`, with those of its numbers.
+fn described(launch: &Launch, places: &[usize]) -> String {
+    fn joined<T: ToString>(numbers: &[T], between: &str) -> String {
+        numbers.iter().map(T::to_string).collect::<Vec<_>>().join(between)
+    }
     let mut text = format!(
         "grid {} cluster {} threads {} shared {}\n",
         launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
@@ -255,20 +258,18 @@ fn described(launch: &Launch) -> String {
         };
         writeln!(
             text,
-            "map of {} bytes, {} x {}, rows of {}, tiles {} x {}, swizzle {swizzle_bytes}",
+            "map of {} bytes, {}, rows of {}, tiles {}, swizzle {swizzle_bytes}",
             map.element.size_bytes(),
-            map.extents[0],
-            map.extents[1],
-            map.strides_bytes[0],
-            map.tile[0],
-            map.tile[1]
+            joined(&map.extents, " x "),
+            joined(&map.strides_bytes, " and "),
+            joined(&map.tile, " x ")
         )
         .unwrap();
     }
     writeln!(text, "workspace {} counters {}", launch.workspace.0, launch.counters).unwrap();
     let numbers = numbers(launch);
-    let arguments: Vec<String> = [0, 1, 2, 4, 5, 6].map(|place: usize| numbers[place].to_string()).to_vec();
-    writeln!(text, "arguments {}", arguments.join(" ")).unwrap();
+    let arguments: Vec<i32> = places.iter().map(|place| numbers[*place]).collect();
+    writeln!(text, "arguments {}", joined(&arguments, " ")).unwrap();
     text
 }
 
@@ -306,7 +307,7 @@ fn the_crate_launches_what_the_model_runs() {
             let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster, order].map(|it| it.to_string());
             let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
             assert!(output.status.success());
-            assert_eq!(described(&launch), String::from_utf8_lossy(&output.stdout), "{config:?}");
+            assert_eq!(described(&launch, &[0, 1, 2, 4, 5, 6]), String::from_utf8_lossy(&output.stdout), "{config:?}");
         }
     }
 }
@@ -753,6 +754,35 @@ fn attention_of_few_queries_with_splits() {
     attention(96, [128, 96], 3, &[rising]).passes();
     let of_large_heads = Attention { splits: 2, programs: 3, ..Attention::of([2, 130, 150, 256]) };
     attention(256, [128, 64], 2, &[of_large_heads]).passes();
+}
+
+/// What the crate launches is what the kernel's contract says of the shapes, by `attention.cpp`, which is what the model runs: for
+/// some configs of the space, evenly spread.
+#[test]
+fn the_crate_launches_the_attention_that_the_model_runs() {
+    const CONFIGS: usize = 5;
+    let profile = GpuProfile::by_name("b200").unwrap();
+    for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 520, 72]] {
+        let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
+        let problem = Problem::new(Family::Attention, &dims, Dtype::ALL[0]).unwrap();
+        let plan = Plan::load(Family::Attention, None).unwrap();
+        let legal = plan.legal_configs(&problem, &profile);
+        let configs: Vec<_> = legal.into_iter().filter(|config| config.mma == Some(Mma::Tcgen05)).collect();
+        assert!(configs.len() >= CONFIGS, "{problem}: {}", configs.len());
+        for place in 0..CONFIGS {
+            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
+            let (kernel, launch) = spec(Family::Attention).build(config, &problem, &profile).unwrap();
+            let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
+            let Some(model) = Model::new("attention.cpp", &kernel.macros, |_, text| text) else { return };
+            let splits = i64::from(config.split_k.unwrap());
+            let arguments = [6, q_seq, kv_seq, head_dim, splits, launch.grid[0].into(), contiguous.into(), 0];
+            let arguments = arguments.map(|number: i64| number.to_string());
+            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+            assert!(output.status.success());
+            let all = [0, 1, 2, 3, 4, 5];
+            assert_eq!(described(&launch, &all), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        }
+    }
 }
 
 /// What each of these lines is there for: without it the model refuses the kernel.

@@ -1,7 +1,8 @@
 // Runs attention_tcgen05.cu on the model for one problem and compares with sums in f64:
 //   batch_heads q_seq kv_seq head_dim splits programs contiguous rising seed
-// Where `rising` is not 0, keys are the larger the later they come, so that maxima rise. The launch is made here from the
-// shapes and the macros by the kernel's contract, and from nothing that the kernel or the crate works out.
+// Where `rising` is not 0, keys are the larger the later they come, so that maxima rise. With `describe` for the seed it writes
+// what it would launch. The launch is made here from the shapes and the macros by the kernel's contract, and from nothing that
+// the kernel or the crate works out.
 #include <random>
 
 #include "host.h"
@@ -21,6 +22,47 @@ using Tensor = std::vector<uint16_t>;
 uint8_t* bytes(Tensor& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); }
 double element(const Tensor& tensor, size_t index) { return model::from_bf16(tensor[index]); }
 
+// What a problem is launched with: tensor maps, the grid, and what programs share.
+struct Launched {
+    model::Map q, k, v;
+    model::Launch grid;
+    long long workspace_floats;
+    int counters;
+};
+
+Launched launch(const Shape& shape, uint8_t* q, uint8_t* k, uint8_t* v, int splits, int programs) {
+    const auto [batch_heads, q_seq, kv_seq, head_dim] = shape;
+    const auto map = [&](uint8_t* tensor, int seq, int rows) {
+        return model::Map{tensor, 2, {head_dim, seq, batch_heads}, {head_dim * 2, int64_t{seq} * head_dim * 2}, {64, rows, 1}, 128};
+    };
+    const int padded = divided(head_dim, 16) * 16, q_tiles = divided(q_seq, BLOCK_Q);
+    const int lines = divided(head_dim, 64), panels = BLOCK_Q / 128;
+    Launched it;
+    it.q = map(q, q_seq, 128), it.k = map(k, kv_seq, BLOCK_KV), it.v = map(v, kv_seq, BLOCK_KV);
+    it.grid.programs = std::min(programs, batch_heads * q_tiles * splits), it.grid.cluster = 1;
+    it.grid.threads = (panels + 2) * 128;
+    it.grid.shared_bytes =
+        (BLOCK_Q + 2 * NUM_STAGES * BLOCK_KV) * lines * 128 + 8 * (BLOCK_Q + 4 * NUM_STAGES + 10 * panels + 1);
+    it.workspace_floats = splits > 1 ? 1ll * splits * batch_heads * q_seq * (padded + 2) : 0;
+    it.counters = splits > 1 ? batch_heads * q_tiles : 0;
+    return it;
+}
+
+// A line a thing, in words that the crate's launch is put into as well.
+void describe(const Launched& it, const Shape& shape, int splits, bool contiguous) {
+    printf("grid %u cluster %u threads %u shared %u\n", it.grid.programs, it.grid.cluster, it.grid.threads,
+           it.grid.shared_bytes);
+    for (const model::Map* map : {&it.q, &it.k, &it.v}) {
+        const auto number = [](int64_t number) { return static_cast<long long>(number); };
+        printf("map of %d bytes, %lld x %lld x %lld, rows of %lld and %lld, tiles %d x %d x %d, swizzle %d\n",
+               map->element_bytes, number(map->extents[0]), number(map->extents[1]), number(map->extents[2]),
+               number(map->strides_bytes[0]), number(map->strides_bytes[1]), map->tile[0], map->tile[1], map->tile[2],
+               map->swizzle_bytes);
+    }
+    printf("workspace %lld counters %d\n", 4 * it.workspace_floats, it.counters);
+    printf("arguments %d %d %d %d %d %d\n", shape.batch_heads, shape.q_seq, shape.kv_seq, shape.head_dim, splits, contiguous);
+}
+
 // The result, which begins as NaN.
 Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int programs, bool contiguous, unsigned seed) {
     const auto [batch_heads, q_seq, kv_seq, head_dim] = shape;
@@ -28,32 +70,19 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
     std::vector<uint4> memory(count / 8 + 4, uint4{0x7FC07FC0, 0x7FC07FC0, 0x7FC07FC0, 0x7FC07FC0});
     auto* out = reinterpret_cast<uint16_t*>(reinterpret_cast<uintptr_t>(memory.data()) + 31 & ~uintptr_t{31});
 
-    const auto map = [&](Tensor& tensor, int seq, int rows) {
-        return model::Map{bytes(tensor), 2,  {head_dim, seq, batch_heads}, {head_dim * 2, int64_t{seq} * head_dim * 2},
-                          {64, rows, 1}, 128};
-    };
-    const model::Map q_map = map(q, q_seq, 128), k_map = map(k, kv_seq, BLOCK_KV), v_map = map(v, kv_seq, BLOCK_KV);
+    const Launched it = launch(shape, bytes(q), bytes(k), bytes(v), splits, programs);
     const auto parameter = [](const model::Map& map) {
         ptx::TensorMap words{};
         const model::Map* pointer = &map;
         memcpy(&words, &pointer, sizeof pointer);
         return words;
     };
-
-    const int padded = divided(head_dim, 16) * 16, q_tiles = divided(q_seq, BLOCK_Q);
-    const size_t rows = static_cast<size_t>(batch_heads) * q_seq;
-    std::vector<float4> workspace(splits > 1 ? splits * rows * (padded + 2) / 4 + 1 : 1, float4{NAN, NAN, NAN, NAN});
-    std::vector<unsigned> counters(batch_heads * q_tiles, 0);
+    std::vector<float4> workspace(it.workspace_floats / 4 + 1, float4{NAN, NAN, NAN, NAN});
+    std::vector<unsigned> counters(it.counters + 1, 0);
     model::share(workspace.data(), workspace.size() * sizeof(float4));
     model::share(counters.data(), counters.size() * sizeof(unsigned));
-
-    const unsigned tiles = batch_heads * q_tiles * splits;
-    const int lines = divided(head_dim, 64), panels = BLOCK_Q / 128;
-    const unsigned shared =
-        (BLOCK_Q + 2 * NUM_STAGES * BLOCK_KV) * lines * 128 + 8 * (BLOCK_Q + 4 * NUM_STAGES + 10 * panels + 1);
-    const model::Launch launch{std::min<unsigned>(programs, tiles), 1, (BLOCK_Q / 128 + 2) * 128, shared};
-    model::run_grid(launch, seed, [&] {
-        attention_tcgen05(parameter(q_map), parameter(k_map), parameter(v_map), out, reinterpret_cast<float*>(workspace.data()),
+    model::run_grid(it.grid, seed, [&] {
+        attention_tcgen05(parameter(it.q), parameter(it.k), parameter(it.v), out, reinterpret_cast<float*>(workspace.data()),
                           counters.data(), batch_heads, q_seq, kv_seq, head_dim, splits,
                           static_cast<float>(1.4426950408889634 / std::sqrt(double(head_dim))), contiguous);
     });
@@ -97,6 +126,10 @@ void compare(const Shape& shape, const Tensor& q, const Tensor& k, const Tensor&
 int main(int, char** arguments) {
     const auto number = [&](int index) { return atoi(arguments[index]); };
     const Shape shape{number(1), number(2), number(3), number(4)};
+    if (std::string(arguments[9]) == "describe") {
+        describe(launch(shape, nullptr, nullptr, nullptr, number(5), number(6)), shape, number(5), number(7) != 0);
+        return 0;
+    }
     const double rising = number(8);
     std::mt19937 random(1);
     const auto tensor = [&](int seq, double magnitude, double rising) {

@@ -170,7 +170,7 @@ mod tests {
         assert_eq!([40, 64, 96, 128].map(|head| most(256, head)), [Some(128); 4]);
         assert_eq!(
             [144, 192, 200, 224, 232, 256].map(|head| most(256, head)),
-            [Some(96), Some(64), Some(32), Some(32), None, None]
+            [Some(64), Some(64), Some(32), Some(32), None, None]
         );
         assert_eq!([128, 192, 256].map(|head| most(128, head)), [Some(128), Some(96), Some(64)]);
         assert!(refused(&config(256, 64, 2), &problem(1, 1, 300, 300, 256)).contains("tensor memory"));
