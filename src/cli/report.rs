@@ -1,7 +1,7 @@
 //! `sweep report`: one page about a GPU.
 
 use super::Outcome;
-use super::arguments::OutputArgs;
+use super::arguments::{Families, OutputArgs, families, known_by_files};
 use super::derive::profile;
 use super::output::note;
 use crate::error::{Context, Error, Result};
@@ -39,6 +39,9 @@ pub(super) struct ReportArgs {
     /// The page, which is replaced
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     out: PathBuf,
+    /// Families of your own, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -56,6 +59,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
     };
     // A document alone has a page too.
     let files = folder.recorded()?;
+    let own = known_by_files(&files, args.family.as_ref())?;
     let journals = files.par_iter().map(read).collect::<Result<Vec<_>>>()?;
     for warning in journals.iter().flat_map(|(_, contents)| &contents.warnings) {
         note!("{warning}");
@@ -75,7 +79,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
     let inputs = Inputs {
         gpu: args.gpu.clone(),
         profile: profile(&args.gpu, &journals)?,
-        plans: plan::load_all(&Family::ALL, None)?,
+        plans: plan::load_all(&Family::ALL.into_iter().chain(own).collect::<Vec<_>>(), None)?,
         document,
         against,
         journals,
