@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-use kernel_sweep::heuristics::{Document, Heuristics, Source, Template, builtin_document, builtin_names};
+use kernel_sweep::families::Legality;
+use kernel_sweep::heuristics::{Document, FittedModel, Heuristics, Source, Template, builtin_document, builtin_names};
 use kernel_sweep::model::{Config, Family, GpuProfile, Problem};
 use kernel_sweep::plan;
 use serde_json::{Map, Value};
@@ -77,4 +78,35 @@ fn exact_shapes_are_answered_what_was_measured_on_them_and_runs_there() {
         }
     }
     assert_none(&illegal);
+}
+
+/// What derive would write anew of a model, but for what is fitted to times.
+#[test]
+fn models_are_in_the_expressions_that_families_describe_today() {
+    for gpu in ["h200", "h100"] {
+        let profile = GpuProfile::by_name(gpu).unwrap();
+        let document = Document::from_bytes(builtin_document(gpu).unwrap().as_bytes()).unwrap();
+        for family in Family::ALL {
+            let model: FittedModel = serde_json::from_value(document.models[family.name()].clone()).unwrap();
+            let configs: Vec<Config> = model
+                .configs
+                .iter()
+                .map(|config| serde_json::from_value(config.template.clone().into()).unwrap())
+                .collect();
+            let described = Legality::new(family, &profile, &configs).description();
+            assert_eq!(model.dims, described.dims, "{family}");
+            assert_eq!(model.dtypes, described.dtypes, "{family}");
+            // Fitting adds its own of families that learn of each other.
+            let has = |(name, value): (&String, &i64)| model.constants.get(name) == Some(value);
+            assert!(described.constants.iter().all(has), "{family}: {:?}", model.constants);
+            assert_eq!(model.definitions, described.all_definitions(), "{family}");
+            // Operands whose rows are alike make one feature.
+            let mut features = described.all_features();
+            let mut seen = BTreeSet::new();
+            features.retain(|feature| seen.insert(feature.clone()));
+            assert_eq!(model.features[..features.len()], features, "{family}");
+            assert_eq!((&model.floor.bytes, &model.floor.flops), (&described.bytes, &described.flops), "{family}");
+            assert_eq!((model.aligned, model.legal), (described.aligned(), described.legal), "{family}");
+        }
+    }
 }

@@ -17,8 +17,9 @@ use std::time::Duration;
 /// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
 #[derive(clap::Args, Debug)]
 pub(super) struct MeasureArgs {
-    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, or all
-    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, all of them, or your own by
+    /// their manifests
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Plan in place of the family's own
     #[arg(long, value_name = "PATH")]

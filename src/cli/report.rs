@@ -1,6 +1,6 @@
 //! `sweep report`: one page about a GPU.
 
-use super::arguments::OutputArgs;
+use super::arguments::{Families, OutputArgs, families, known_by_files};
 use super::derive::profile;
 use super::outcome::Outcome;
 use super::output::note;
@@ -40,6 +40,9 @@ pub(super) struct ReportArgs {
     /// The page, which is replaced
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     out: PathBuf,
+    /// Families of your own, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -57,6 +60,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
     };
     // A document alone has a page too.
     let files = folder.recorded()?;
+    let own = known_by_files(&files, args.family.as_ref())?;
     let journals = files.par_iter().map(read).collect::<Result<Vec<_>>>()?;
     for warning in journals.iter().flat_map(|(_, contents)| &contents.warnings) {
         note!("{warning}");
@@ -76,7 +80,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
     let inputs = Inputs {
         gpu: args.gpu.clone(),
         profile: profile(&args.gpu, &journals)?,
-        plans: plan::load_all(&Family::ALL, None)?,
+        plans: plan::load_all(&Family::ALL.into_iter().chain(own).collect::<Vec<_>>(), None)?,
         document,
         against,
         journals,

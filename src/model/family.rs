@@ -133,6 +133,14 @@ impl Family {
         named.push(self);
     }
 
+    /// Every family that is known by its name: those that ship, then the others by their names.
+    pub fn known() -> Vec<Self> {
+        let mut known: Vec<Self> = NAMED.read().unwrap_or_else(PoisonError::into_inner).clone();
+        known.extend(Self::ALL);
+        known.sort_unstable();
+        known
+    }
+
     /// The family of that name: one that ships, or one that was made known.
     pub fn by_name(name: &str) -> Option<Self> {
         let shipped = Self::ALL.into_iter().find(|family| family.name() == name);
@@ -227,9 +235,11 @@ impl std::str::FromStr for Family {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::by_name(name).ok_or_else(|| {
-            let named = NAMED.read().unwrap_or_else(PoisonError::into_inner);
-            let known: Vec<_> = Self::ALL.iter().chain(&*named).map(|known| known.name()).collect();
-            Error::usage(format!("'{name}' is not one of {}", known.join(", ")))
+            let known: Vec<_> = Self::known().into_iter().map(Self::name).collect();
+            Error::usage(format!(
+                "'{name}' is not one of {}, and no manifest of it was read (--family PATH.toml)",
+                known.join(", ")
+            ))
         })
     }
 }

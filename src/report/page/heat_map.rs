@@ -44,7 +44,7 @@ pub(super) fn section(document: &Document, own: &Markup) -> Section {
     let rules = document.rules.iter().map(|rule| rule.kernel_class.as_str());
     let classes: BTreeSet<&str> = rules.chain(document.fallbacks.keys().map(String::as_str)).collect();
     // Families in the order of the documentation, then what else a document holds.
-    let place = |class: &&str| Family::ALL.iter().position(|family| family.name() == *class).unwrap_or(usize::MAX);
+    let place = |class: &&str| Family::known().iter().position(|family| family.name() == *class).unwrap_or(usize::MAX);
     let mut classes: Vec<&str> = classes.into_iter().collect();
     classes.sort_by_key(place);
     Section {

@@ -152,7 +152,7 @@ fn swept<'i>(inputs: &'i Inputs, sources: &mut Sources) -> Vec<Swept<'i>> {
         });
         Some(Swept { family, trials, by_problem, winners, source })
     };
-    Family::ALL.into_iter().filter_map(of_family).collect()
+    Family::known().into_iter().filter_map(of_family).collect()
 }
 
 /// The device's full name, as far as anything tells it.

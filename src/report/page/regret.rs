@@ -49,7 +49,7 @@ fn evaluated(inputs: &Inputs, evaluation: &Evaluation, source: &Markup) -> Marku
             evaluation.problems.iter().filter(|problem| family.is_none_or(|family| problem.family == family));
         sorted(problems.filter_map(|problem| problem.regret_of(answering)))
     };
-    let families: Vec<&str> = Family::ALL
+    let families: Vec<&str> = Family::known()
         .into_iter()
         .map(Family::name)
         .filter(|family| evaluation.problems.iter().any(|problem| problem.family == *family))

@@ -34,7 +34,7 @@ fn trend(first: &Night, nights: &[Night], source: &Markup) -> Result<Markup> {
     let of_class = |class: &str| -> Vec<Option<&ClassShift>> {
         by_night.iter().map(|night| night.iter().find(|shift| shift.class == class)).collect()
     };
-    let families: Vec<&str> = Family::ALL
+    let families: Vec<&str> = Family::known()
         .into_iter()
         .map(Family::name)
         .filter(|class| of_class(class).iter().flatten().count() > 1)
