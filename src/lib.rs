@@ -13,23 +13,20 @@
 pub mod error;
 pub mod model;
 pub mod heuristics;
-#[cfg(feature = "c")]
-pub mod c;
-#[cfg(feature = "python")]
-mod python;
-
 #[cfg(feature = "harness")]
 pub mod process;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod families;
 #[cfg(feature = "harness")]
 pub mod measure;
 #[cfg(feature = "harness")]
 pub mod plan;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod compile;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod device;
+#[cfg(feature = "run")]
+pub mod run;
 #[cfg(feature = "harness")]
 pub mod worker;
 #[cfg(feature = "harness")]
@@ -52,3 +49,8 @@ pub mod nightly;
 pub mod report;
 #[cfg(feature = "harness")]
 pub mod cli;
+
+#[cfg(feature = "c")]
+pub mod c;
+#[cfg(feature = "python")]
+mod python;

@@ -1,39 +1,15 @@
 //! The compile service: requests go in, worker processes compile them on all cores, outcomes are waited for.
 
 use super::cache::{Entry, Found};
-use super::source::Sources;
+use super::recipe::{self, Job, Recipes, Reply};
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
 use crate::families::KernelSpec;
 use crate::process::{self, Killer, LineProcess, Silence};
-use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-
-/// What a compile worker is asked, one JSON a line.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Job {
-    /// The name messages use.
-    pub name: String,
-    /// The whole source.
-    pub source: String,
-    /// The compiler's options.
-    pub options: Vec<String>,
-}
-
-/// What it answers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Answer {
-    /// The cubin, where there is one.
-    pub cubin: Option<Vec<u8>>,
-    /// The compiler's whole log.
-    pub log: String,
-}
-
-/// The whole reply: an answer, or what kept the compiler from one, which says nothing of the kernel: a full disk, say.
-pub type Reply = Result<Answer, String>;
 
 /// What became of a kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,8 +90,7 @@ pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 struct Shared {
     settings: Settings,
     notice: Notice,
-    version: String,
-    sources: Sources,
+    recipes: Recipes,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -134,12 +109,12 @@ impl Compiler {
     pub fn start(settings: Settings, notice: Notice) -> Result<Self> {
         let workers = settings.workers.max(1);
         let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
-        let sources = Sources::find();
-        if let Some(folder) = sources.folder() {
+        let recipes = Recipes::found(&settings.arch, version);
+        if let Some(folder) = recipes.folder() {
             notice(&format!("the kernels are those in {}", folder.display()));
         }
         let shared =
-            Arc::new(Shared { settings, notice, version, sources, state: Mutex::default(), changed: Condvar::new() });
+            Arc::new(Shared { settings, notice, recipes, state: Mutex::default(), changed: Condvar::new() });
         // Where one does not start, those before it end with this.
         let mut compiler = Self { shared, threads: Vec::new() };
         for _ in 0..workers {
@@ -152,7 +127,7 @@ impl Compiler {
 
     /// The compiler's full version, part of every kernel's identity.
     pub fn version(&self) -> &str {
-        &self.shared.version
+        self.shared.recipes.version()
     }
 
     /// A kernel's identity; nothing is compiled.
@@ -163,7 +138,7 @@ impl Compiler {
         if let Some(key) = self.shared.state().keys.get(spec) {
             return Ok(key.clone());
         }
-        let key = self.shared.key(spec)?;
+        let key = self.shared.recipes.key(spec)?;
         self.shared.state().keys.insert(spec.clone(), key.clone());
         Ok(key)
     }
@@ -262,25 +237,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn options(&self, spec: &KernelSpec) -> Vec<String> {
-        let fixed =
-            [format!("--gpu-architecture={}", self.settings.arch), "--std=c++17".into(), "--ptxas-options=-v".into()];
-        fixed.into_iter().chain(spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"))).collect()
-    }
-
-    fn key(&self, spec: &KernelSpec) -> Result<Key> {
-        let source = self.sources.assemble(spec.source)?;
-        let options = self.options(spec).join(" ");
-        Ok(Key::of(&[&source.code.0, &options, &self.version]))
-    }
-
     fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
         if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
             return Outcome::Compiled { key: key.clone(), cubin, resources: entry.resources };
         }
-        let first_error = entry.log.lines().find(|line| line.contains("error"));
-        let error = first_error.unwrap_or("the compiler failed without a message").trim().to_string();
+        let error = entry.first_error().to_string();
         Outcome::Failed { key: key.clone(), timed_out: false, error }
     }
 
@@ -323,11 +285,7 @@ impl Shared {
     /// A compiler that ends without an answer, or says that the machine fails it, is tried again: only one that dies of itself
     /// each time condemns the kernel. What was killed from outside, or got no memory, says nothing of it.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
-        let job = Job {
-            name: spec.source.to_string(),
-            source: self.sources.assemble(spec.source)?.text.to_string(),
-            options: self.options(spec),
-        };
+        let job = self.recipes.job(spec)?;
         let mut answer = self.ask(process, &job)?;
         for _ in 1..ATTEMPTS {
             if matches!(answer, Ok(Ok(_)) | Err(Silence::Timeout(_))) {
@@ -360,22 +318,11 @@ impl Shared {
     }
 }
 
-/// The compiler's full version, such as `13.0.88`. Its interface tells major and minor alone; a cubin's tool note has it
-/// whole.
+/// The compiler's full version.
 fn version(settings: &Settings) -> Result<String> {
-    let job = Job {
-        name: "version.cu".into(),
-        source: "extern \"C\" __global__ void version() {}".into(),
-        options: vec![format!("--gpu-architecture={}", settings.arch)],
-    };
+    let job = recipe::version_job(&settings.arch);
     let reply: Result<Reply, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
-    let answer = reply.map_err(Error::failure)?.map_err(Error::failure)?;
-    let cubin = answer.cubin.ok_or_else(|| Error::failure(answer.log.trim()))?;
-    let text = String::from_utf8_lossy(&cubin);
-    let versions = text.split(", V").skip(1).map(|rest| {
-        rest.chars().take_while(|character| character.is_ascii_digit() || *character == '.').collect::<String>()
-    });
-    versions.into_iter().find(|version| !version.is_empty()).ok_or_else(|| Error::failure("its cubins name no version"))
+    recipe::version_of(reply.map_err(Error::failure)?.map_err(Error::failure)?)
 }
 
 fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {

@@ -1,10 +1,14 @@
 //! Source assembly: a kernel file with its includes put in place, so that one text is the whole input of a compile.
 
 use super::cache::Key;
-use crate::error::{Context, Error, Result};
+#[cfg(feature = "harness")]
+use crate::error::Context;
+use crate::error::{Error, Result};
+#[cfg(feature = "harness")]
 use crate::plan::read_text;
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "harness")]
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +17,7 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 /// The kernel sources: a folder `kernels/` in the working directory, else those built into the binary.
 #[derive(Debug)]
 pub(super) struct Sources {
+    #[cfg(feature = "harness")]
     folder: Option<PathBuf>,
     assembled: Mutex<BTreeMap<&'static str, Source>>,
 }
@@ -27,6 +32,16 @@ pub(super) struct Source {
 }
 
 impl Sources {
+    /// Those built in alone.
+    pub(super) fn built_in() -> Self {
+        Self {
+            #[cfg(feature = "harness")]
+            folder: None,
+            assembled: Mutex::default(),
+        }
+    }
+
+    #[cfg(feature = "harness")]
     pub(super) fn find() -> Self {
         let local = Path::new("kernels");
         let here = local.is_dir().then(|| std::path::absolute(local).unwrap_or_else(|_| local.to_path_buf()));
@@ -34,6 +49,7 @@ impl Sources {
     }
 
     /// The folder they are from, where that is not the binary.
+    #[cfg(feature = "harness")]
     pub(super) fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
@@ -76,6 +92,7 @@ impl Sources {
     }
 
     fn read(&self, name: &str) -> Result<String> {
+        #[cfg(feature = "harness")]
         if let Some(folder) = &self.folder {
             let path = folder.join(name);
             return read_text(&path).context(|| format!("kernel source {}", path.display()));

@@ -38,7 +38,7 @@ mod resolve;
 mod save;
 mod scan;
 mod terms;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 mod write;
 
 pub use batch::{AnswerRecord, answer_batch_line, answer_batch_line_checked, refusal};
@@ -62,5 +62,7 @@ pub use model::{
     Candidates, Choice, CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model,
     ModelConfig, Regret,
 };
+#[cfg(feature = "run")]
+pub(crate) use write::{clear_leftovers, new_file};
 #[cfg(feature = "harness")]
-pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};
+pub(crate) use write::{new_folder, replace};

@@ -1,7 +1,6 @@
 //! Comparing an output with its reference on the device, and altering tensors as a mutant has it.
 
-use super::memory::Buffer;
-use super::{Current, Gpu, Task};
+use super::{Buffer, Current, Gpu, POISON, Task};
 use crate::device::mutants::{Alteration, Change, Place};
 use crate::device::{Deviation, Fault, LEAST_ALLOWED};
 use crate::families::Element;
@@ -65,7 +64,7 @@ impl Gpu {
         comparison: &Comparison,
     ) -> Result<(), Fault> {
         let output = &task.tensors.output;
-        output.fill(super::POISON, self.stream)?;
+        output.fill(POISON, self.stream)?;
         self.run(current.function, &current.program, task, &task.tensors, output)?;
         for alteration in alterations.iter().filter(|alteration| alteration.place == Place::Output) {
             self.alter(output, task.output_element, alteration.change)?;

@@ -1,0 +1,543 @@
+//! A GPU as the harness has it: with a problem's tensors on it, and the kernels that fill, compare, flush and hold the stream.
+
+mod clocks;
+mod compare;
+mod mailbox;
+
+use super::driver::{self, describe_error};
+use super::launch::{Addresses, Function, GridShape, Parameter, Ready, get_function, launch, load_module};
+use super::memory::Buffer;
+use crate::compile;
+use crate::device::mutants::Alteration;
+use crate::device::{Address, Deviation, Device, Fault, Found, Program};
+use crate::families::{self, Element, FillParameters, Reference, TensorSpec, Tensors};
+use crate::measure::Sample;
+use crate::model::{Bytes, Config, Micros, Problem};
+use clocks::Clocks;
+use compare::Comparison;
+use cudarc::driver::{DriverError, result, sys};
+use half::bf16;
+use mailbox::Mailbox;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// How long a gate holds the stream when the host forgets it, in nanoseconds.
+const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
+/// Each byte of an output before a kernel writes it: bf16 and f32 of all ones are NaNs that arithmetic never makes.
+const POISON: u8 = 0xff;
+/// The support kernels stride over any size.
+const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: 1, threads: 256, smem_bytes: 0 };
+/// The flush buffer is this many times L2: once might leave lines behind, since what lies where in L2 is the hardware's secret.
+const FLUSH_FACTOR: u64 = 2;
+/// Sets of tensors that samples take in turn, as far as memory allows. Where tensors lie makes kernels that read through the copy
+/// engine up to half a microsecond slower: of a product of 1024³ on an H200 two to four in ten places, others in each process.
+/// The rounds of a race are multiples of the most, so that each set has its share.
+const PLACEMENTS: RangeInclusive<u64> = 4..=30;
+/// What all sets together may take, but for the fewest.
+const PLACEMENT_BYTES: u64 = 4 << 30;
+/// One thread holds the stream, and one says when it came to an end.
+const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: 1, smem_bytes: 0 };
+/// Runs of the canary a look. The host waits for each, so that another program has its turn between two.
+const CANARY_RUNS: usize = 16;
+/// Cubins kept loaded; past that all are unloaded at once.
+const LOADED_KERNELS: usize = 512;
+
+/// All of the driver that is called here. A missing one would end the process at its first call.
+const CALLED: [&str; 32] = [
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceGetPCIBusId",
+    "cuDeviceGetUuid_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuInit",
+    "cuLaunchKernelEx",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemHostGetDevicePointer_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamCreate",
+    "cuStreamSynchronize",
+    "cuTensorMapEncodeTiled",
+];
+
+/// The CUDA GPUs here that can be used; none where there is no driver.
+pub fn discover() -> Vec<Found> {
+    survey().0
+}
+
+/// What keeps the driver that is here, or one of its GPUs, from being used, in one line.
+pub fn trouble() -> Option<String> {
+    survey().1
+}
+
+/// The GPUs that can be used, and why there are not more.
+fn survey() -> (Vec<Found>, Option<String>) {
+    if !driver::is_present() {
+        return (Vec::new(), None);
+    }
+    if let Some(trouble) = driver::missing_symbols(&CALLED) {
+        return (Vec::new(), Some(trouble));
+    }
+    let fails = |what: String| move |error| format!("{what}: {}", describe_error(error));
+    if let Err(trouble) = result::init().map_err(fails("the CUDA driver does not start: cuInit".into())) {
+        return (Vec::new(), Some(trouble));
+    }
+    let count = match result::device::get_count() {
+        Ok(count) => count,
+        Err(error) => return (Vec::new(), Some(fails("the CUDA driver does not count its GPUs".into())(error))),
+    };
+    let (mut found, mut trouble) = (Vec::new(), None);
+    for ordinal in 0..count {
+        match describe(ordinal).map_err(fails(format!("the CUDA driver does not tell of GPU {ordinal}"))) {
+            Ok(device) => found.push(device),
+            Err(why) => trouble = trouble.or(Some(why)),
+        }
+    }
+    (found, trouble)
+}
+
+fn describe(ordinal: i32) -> Result<Found, DriverError> {
+    let device = result::device::get(ordinal)?;
+    let profile = driver::profile_of(device)?;
+    let unit = Some(unit(result::device::get_uuid(device)?));
+    // SAFETY: `device` is a handle the driver just gave.
+    let memory = Some(Bytes(unsafe { result::device::total_mem(device) }? as u64));
+    let (address, driver) = (Address::Cuda(ordinal.unsigned_abs()), clocks::driver_version());
+    Ok(Found { address, name: profile.device_name.clone(), driver, unit, memory, profile })
+}
+
+/// Tells this physical GPU from others of its kind, without telling anybody which it is.
+fn unit(uuid: sys::CUuuid) -> String {
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(uuid.bytes.map(|byte| byte as u8)).into();
+    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
+}
+
+/// What others do on a GPU that nothing of ours runs on yet: how many processes compute, and for how many per cent of the last
+/// moments it was busy. Nothing where the driver does not tell.
+pub fn work_under_way(ordinal: u32) -> Option<(usize, u32)> {
+    let device = result::device::get(ordinal as i32).ok()?;
+    clocks::work_under_way(&pci_bus_id(device).ok()?)
+}
+
+/// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
+fn pci_bus_id(device: sys::CUdevice) -> Result<String, Fault> {
+    let mut text = [0; 32];
+    // SAFETY: the driver writes at most as many characters as it is told there is room for, and ends them with a zero.
+    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }.result()?;
+    let bytes: Vec<u8> = text.iter().map(|character: &std::ffi::c_char| *character as u8).collect();
+    let id = CStr::from_bytes_until_nul(&bytes).map_err(|_| Fault::Dead("a PCI bus id without an end".into()))?;
+    Ok(id.to_string_lossy().into_owned())
+}
+
+/// A GPU with its context, current on the thread that opened it.
+pub struct Gpu {
+    stream: sys::CUstream,
+    start: sys::CUevent,
+    end: sys::CUevent,
+    mailbox: Mailbox,
+    clocks: Clocks,
+    flush: Buffer,
+    /// Of each input set.
+    comparisons: [Comparison; 2],
+    support: Support,
+    loaded: HashMap<(PathBuf, String), Function>,
+    /// What is timed and verified, and what is verified only.
+    tasks: Option<[Task; 2]>,
+    /// The timed task's tensors once more, elsewhere in memory.
+    placements: Vec<Placement>,
+    current: Option<Current>,
+    workspace: Buffer,
+    counters: Buffer,
+}
+
+/// A task's tensors.
+struct Placement {
+    inputs: Vec<Buffer>,
+    output: Buffer,
+}
+
+/// What L2 holds when a kernel starts. Samples are taken after [`Flush::Read`]; the others are there to show what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// What ran before.
+    Nothing,
+    /// Foreign lines that were read, and are clean.
+    Read,
+    /// The same, read three times over.
+    ReadThrice,
+    /// Foreign lines that were written, and go back to memory at the cost of the kernel that evicts them.
+    Written,
+}
+
+/// The harness's own kernels.
+struct Support {
+    fill_bf16: sys::CUfunction,
+    fill_f32: sys::CUfunction,
+    fill_i8: sys::CUfunction,
+    fill_i16: sys::CUfunction,
+    compare_bf16: sys::CUfunction,
+    compare_f32: sys::CUfunction,
+    read_lines: sys::CUfunction,
+    alter: sys::CUfunction,
+    block_stream: sys::CUfunction,
+    say_when: sys::CUfunction,
+}
+
+/// A problem's tensors, with one set of contents.
+struct Task {
+    tensors: Placement,
+    input_elements: Vec<Element>,
+    output_element: Element,
+    reference: Buffer,
+    /// By how much each element of the output may differ from it, in bf16.
+    allowed: Buffer,
+    numel: u64,
+}
+
+/// The kernel that runs next.
+struct Current {
+    function: Function,
+    program: Program,
+}
+
+impl Gpu {
+    /// Opens the GPU and loads the support kernels from their cubin.
+    ///
+    /// # Errors
+    /// Where the driver refuses.
+    pub fn open(ordinal: u32, support: &Path) -> Result<Self, Fault> {
+        if let Some(trouble) = driver::missing_symbols(&CALLED) {
+            return Err(Fault::Trouble(trouble));
+        }
+        result::init()?;
+        let device = result::device::get(ordinal as i32)?;
+        // SAFETY: the handles are the driver's own; the context stays retained and current for this process's life.
+        let (stream, l2) = unsafe {
+            let context = result::primary_ctx::retain(device)?;
+            result::ctx::set_current(context)?;
+            let l2 =
+                result::device::get_attribute(device, sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+            (result::stream::create(result::stream::StreamKind::NonBlocking)?, l2.unsigned_abs())
+        };
+        let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        let flush = Buffer::new(FLUSH_FACTOR * u64::from(l2))?;
+        flush.fill(0, stream)?;
+        Ok(Self {
+            stream,
+            start: result::event::create(timed)?,
+            end: result::event::create(timed)?,
+            mailbox: Mailbox::new()?,
+            clocks: Clocks::watch(pci_bus_id(device)?),
+            flush,
+            comparisons: [Comparison::new()?, Comparison::new()?],
+            support: Support::load(support)?,
+            loaded: HashMap::new(),
+            tasks: None,
+            placements: Vec::new(),
+            current: None,
+            workspace: Buffer::new(0)?,
+            counters: Buffer::new(0)?,
+        })
+    }
+
+    /// What the reference kernel says of the prepared problem's plain and awkward inputs: what its own test looks at.
+    ///
+    /// # Errors
+    /// Where no problem is prepared or the driver refuses.
+    pub fn references(&self) -> Result<[Reference; 2], Fault> {
+        let [plain, awkward] = self.tasks.as_ref().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
+        let read = |task: &Task| -> Result<Reference, Fault> {
+            let mut values = vec![0.0f32; task.numel as usize];
+            task.reference.read(&mut values)?;
+            let mut allowed = vec![0u16; task.numel as usize];
+            task.allowed.read(&mut allowed)?;
+            let allowed = allowed.into_iter().map(|bits| bf16::from_bits(bits).to_f64());
+            Ok(values.into_iter().map(f64::from).zip(allowed).collect())
+        };
+        Ok([read(plain)?, read(awkward)?])
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        // SAFETY: the stream lives as long as this.
+        Ok(unsafe { result::stream::synchronize(self.stream) }?)
+    }
+
+    fn launch_support(&self, function: sys::CUfunction, words: &[u64]) -> Result<(), Fault> {
+        let mut parameters: Vec<_> = words.iter().copied().map(Parameter).collect();
+        launch(function, &SUPPORT_SHAPE, self.stream, &mut parameters)
+    }
+
+    fn fill(&self, tensor: &TensorSpec, seed: u64) -> Result<Buffer, Fault> {
+        let buffer = Buffer::new(tensor.bytes().0)?;
+        let function = match tensor.element {
+            Element::Bf16 => self.support.fill_bf16,
+            Element::F32 => self.support.fill_f32,
+            Element::I8 => self.support.fill_i8,
+            Element::I16 => self.support.fill_i16,
+        };
+        let FillParameters { fill, floats: [first, second], rows } = tensor.fill.parameters();
+        let parameters = [fill, first.to_bits(), second.to_bits()].map(u64::from);
+        let words = [&[buffer.address(), tensor.numel(), seed], &parameters[..], &[tensor.cols()], &rows];
+        self.launch_support(function, &words.concat())?;
+        Ok(buffer)
+    }
+
+    /// Loads a function, or finds it loaded, and grants it the shared memory it asks for.
+    fn function(&mut self, program: &Program) -> Result<Function, Fault> {
+        let name = (program.cubin.clone(), program.entry.clone());
+        if !self.loaded.contains_key(&name) {
+            if self.loaded.len() >= LOADED_KERNELS {
+                self.synchronize()?;
+                for (_, function) in self.loaded.drain() {
+                    // SAFETY: nothing of it runs any more, and the map was its only owner.
+                    unsafe { function.unload() }?;
+                }
+            }
+            self.loaded.insert(name.clone(), Function::load(&read_cubin(&program.cubin)?, &program.entry)?);
+        }
+        let function = self.loaded[&name];
+        function.grant(&program.launch)?;
+        Ok(function)
+    }
+
+    /// Makes room for what a launch needs beside the tensors.
+    fn make_scratch(&mut self, program: &Program) -> Result<(), Fault> {
+        let launch = &program.launch;
+        if self.workspace.bytes() < launch.workspace.0 {
+            self.synchronize()?;
+            self.workspace = Buffer::new(launch.workspace.0)?;
+        }
+        let counter_bytes = 4 * u64::from(launch.counters);
+        if self.counters.bytes() < counter_bytes {
+            self.synchronize()?;
+            self.counters = Buffer::new(counter_bytes)?;
+        }
+        self.counters.fill(0, self.stream)
+    }
+
+    fn run(
+        &self,
+        function: Function,
+        program: &Program,
+        task: &Task,
+        Placement { inputs, .. }: &Placement,
+        output: &Buffer,
+    ) -> Result<(), Fault> {
+        let inputs: Vec<u64> = inputs.iter().map(Buffer::address).collect();
+        let addresses = Addresses {
+            inputs: &inputs,
+            output: output.address(),
+            allowed: task.allowed.address(),
+            workspace: self.workspace.address(),
+            counters: self.counters.address(),
+        };
+        // Encoded for these very tensors.
+        Ready::new(function, &program.launch, &addresses)?.launch(self.stream, &addresses)
+    }
+
+    /// Makes a problem's tensors with these inputs and computes their reference.
+    fn task(
+        &mut self,
+        inputs: &[TensorSpec],
+        output: &TensorSpec,
+        seed: u64,
+        reference: &Program,
+    ) -> Result<Task, Fault> {
+        let numel = output.numel();
+        let input_elements = inputs.iter().map(|tensor| tensor.element).collect();
+        let inputs = (seed..).zip(inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
+        let task = Task {
+            tensors: Placement { inputs, output: Buffer::new(output.bytes().0)? },
+            input_elements,
+            output_element: output.element,
+            reference: Buffer::new(4 * numel)?,
+            allowed: Buffer::new(2 * numel)?,
+            numel,
+        };
+        let function = self.function(reference)?;
+        self.make_scratch(reference)?;
+        self.run(function, reference, &task, &task.tensors, &task.reference)?;
+        self.synchronize()?;
+        Ok(task)
+    }
+
+    fn prepared(&self) -> Result<(&[Task; 2], &Current), Fault> {
+        match (&self.tasks, &self.current) {
+            (Some(tasks), Some(current)) => Ok((tasks, current)),
+            _ => Err(Fault::Refused("nothing is loaded".into())),
+        }
+    }
+}
+
+impl Device for Gpu {
+    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
+        self.synchronize()?;
+        (self.tasks, self.current) = (None, None); // frees the last problem's memory first
+        self.placements.clear();
+        let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
+        let Tensors { inputs, output } = families::spec(problem.family).tensors(problem);
+        let bytes = families::spec(problem.family).bytes(problem).0;
+        let sets = (PLACEMENT_BYTES / bytes.max(1)).clamp(*PLACEMENTS.start(), *PLACEMENTS.end());
+        // The sets and one with awkward contents, and twice the reference in f32 with what is allowed in bf16.
+        let needed = Bytes((sets + 1) * bytes + 12 * output.numel());
+        let (free, total) = result::mem_get_info()?;
+        if needed > Bytes(free as u64) {
+            let [free, total] = [free, total].map(|bytes| Bytes(bytes as u64));
+            return Err(Fault::Trouble(format!(
+                "{problem} needs {needed} of the GPU's memory, {free} of {total} are free"
+            )));
+        }
+        let plain = self.task(&inputs, &output, seed, reference)?;
+        let awkward = self.task(&families::awkward(problem.family, &inputs), &output, seed, reference)?;
+        self.placements = (1..sets).map(|_| self.another(&plain.tensors)).collect::<Result<_, _>>()?;
+        self.synchronize()?;
+        self.tasks = Some([plain, awkward]);
+        Ok(())
+    }
+
+    fn load(&mut self, _config: &Config, program: Option<&Program>) -> Result<(), Fault> {
+        let program = program.ok_or_else(|| Fault::Refused("a GPU needs a compiled kernel".into()))?;
+        let function = self.function(program)?;
+        self.make_scratch(program)?;
+        self.current = Some(Current { function, program: program.clone() });
+        Ok(())
+    }
+
+    fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
+        self.compare(alterations)
+    }
+
+    /// A read of twice L2, timed behind another one, which keeps the stream busy while it is queued.
+    fn canary(&mut self) -> Result<Vec<Vec<f64>>, Fault> {
+        let mut times_us = Vec::with_capacity(CANARY_RUNS);
+        for _ in 0..CANARY_RUNS {
+            self.flush(Flush::Read)?;
+            // SAFETY: the events and the stream live as long as this.
+            unsafe { result::event::record(self.start, self.stream) }?;
+            self.flush(Flush::Read)?;
+            // SAFETY: as above.
+            unsafe { result::event::record(self.end, self.stream) }?;
+            self.synchronize()?;
+            // SAFETY: both events were recorded on this stream just now.
+            let milliseconds = unsafe { result::event::elapsed(self.start, self.end) }?;
+            times_us.push(f64::from(milliseconds) * 1e3);
+        }
+        Ok(vec![times_us])
+    }
+
+    fn sample(&mut self, round: u32) -> Result<Sample, Fault> {
+        self.sample_after(Flush::Read, round)
+    }
+}
+
+impl Gpu {
+    /// Times one run of the loaded kernel after another flush than samples have.
+    ///
+    /// # Errors
+    /// Where nothing is loaded or the driver refuses.
+    pub fn sample_after(&mut self, flush: Flush, round: u32) -> Result<Sample, Fault> {
+        loop {
+            if let Some(sample) = self.gated_sample(flush, round)? {
+                return Ok(sample);
+            }
+        }
+    }
+
+    /// The same tensors elsewhere in memory.
+    fn another(&self, tensors: &Placement) -> Result<Placement, Fault> {
+        let inputs = tensors.inputs.iter().map(|input| input.copy(self.stream)).collect::<Result<_, _>>()?;
+        Ok(Placement { inputs, output: Buffer::new(tensors.output.bytes())? })
+    }
+
+    /// The tensors of a round: every set in turn.
+    fn placement<'a>(&'a self, task: &'a Task, round: u32) -> &'a Placement {
+        let turn = round as usize % (self.placements.len() + 1);
+        self.placements.get(turn).unwrap_or(&task.tensors)
+    }
+
+    /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed. The flush runs
+    /// before it, while the host is still queueing. Nothing where the host took so long that the gate gave up.
+    fn gated_sample(&self, flush: Flush, round: u32) -> Result<Option<Sample>, Fault> {
+        let ([task, _], current) = self.prepared()?;
+        let tensors = self.placement(task, round);
+        self.flush(flush)?;
+        self.mailbox.close();
+        let mut gate = [self.mailbox.address(), GATE_TIMEOUT_NS].map(Parameter);
+        launch(self.support.block_stream, &GATE_SHAPE, self.stream, &mut gate)?;
+        let queued = || -> Result<(), Fault> {
+            // SAFETY: the events and the stream live as long as this.
+            unsafe { result::event::record(self.start, self.stream) }?;
+            self.run(current.function, &current.program, task, tensors, &tensors.output)?;
+            // SAFETY: as above.
+            unsafe { result::event::record(self.end, self.stream) }?;
+            let mut letter = [Parameter(self.mailbox.address())];
+            launch(self.support.say_when, &GATE_SHAPE, self.stream, &mut letter)
+        };
+        let queued = queued();
+        let waited = self.mailbox.open();
+        queued?;
+        self.synchronize()?;
+        // SAFETY: both events were recorded on this stream just now.
+        let milliseconds = unsafe { result::event::elapsed(self.start, self.end) }?;
+        let (nvml_mhz, throttled) = self.clocks.now();
+        let sm_mhz = self.mailbox.mhz().or(nvml_mhz);
+        Ok(waited.then_some(Sample { time: Micros(f64::from(milliseconds) * 1e3), sm_mhz, throttled }))
+    }
+
+    /// Leaves L2 full of lines that no kernel knows.
+    fn flush(&self, flush: Flush) -> Result<(), Fault> {
+        let words = [self.flush.address(), self.flush.bytes() / 16, self.flush.address()];
+        let times = match flush {
+            Flush::Nothing => 0,
+            Flush::Read => 1,
+            Flush::ReadThrice => 3,
+            Flush::Written => return self.flush.fill(0, self.stream),
+        };
+        (0..times).try_for_each(|_| self.launch_support(self.support.read_lines, &words))
+    }
+}
+
+impl Support {
+    fn load(cubin: &Path) -> Result<Self, Fault> {
+        let module = load_module(&read_cubin(cubin)?)?;
+        let get = |name| get_function(module, name);
+        Ok(Self {
+            fill_bf16: get("fill_bf16")?,
+            fill_f32: get("fill_f32")?,
+            fill_i8: get("fill_i8")?,
+            fill_i16: get("fill_i16")?,
+            compare_bf16: get("compare_bf16")?,
+            compare_f32: get("compare_f32")?,
+            read_lines: get("read_lines")?,
+            alter: get("alter")?,
+            block_stream: get("block_stream")?,
+            say_when: get("say_when")?,
+        })
+    }
+}
+
+
+fn read_cubin(path: &Path) -> Result<Vec<u8>, Fault> {
+    compile::read_cubin(path).map_err(|error| Fault::Refused(error.to_string()))
+}

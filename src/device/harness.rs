@@ -1,0 +1,169 @@
+//! What the harness asks of a device.
+
+use super::mutants::Alteration;
+use super::{Fault, cpu, cuda};
+use crate::families::Launch;
+use crate::measure::Sample;
+use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where a device is on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Address {
+    /// The host.
+    Cpu,
+    /// A CUDA GPU by its ordinal.
+    Cuda(u32),
+}
+
+/// A device that is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Where it is.
+    pub address: Address,
+    /// What its driver calls it.
+    pub name: String,
+    /// The driver's version.
+    pub driver: String,
+    /// Eight hex digits that tell it from other devices of its kind: of a hash of its UUID. The host has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Its memory, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// What it offers kernels.
+    pub profile: GpuProfile,
+}
+
+impl Found {
+    /// What tells it from devices whose times are not its own.
+    pub fn identity(&self) -> Identity {
+        Identity { name: self.name.clone(), multiprocessors: Some(self.profile.multiprocessors), memory: self.memory }
+    }
+}
+
+/// A compiled kernel and how to launch it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The cubin file.
+    pub cubin: PathBuf,
+    /// The function in it.
+    pub entry: String,
+    /// Geometry and arguments.
+    pub launch: Launch,
+}
+
+/// The least that any element may differ by, beside what its reference allows: results below the least normal f32 may be
+/// flushed to zero.
+pub(crate) const LEAST_ALLOWED: f32 = 2.0 * f32::MIN_POSITIVE;
+
+/// How far an output is from the reference. An element's error is the distance of its reference from the nearest number that
+/// rounds to it, so that the rounding of the output counts for nothing; what an element may err by is the reference's to say
+/// ([`crate::families::Reference`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Deviation {
+    /// ‖out − reference‖ / ‖reference‖, rounding and all.
+    pub relative: f64,
+    /// The largest of the elements' errors, each over what is allowed there.
+    pub worst: f64,
+    /// Elements that err by more than is allowed.
+    pub beyond: u64,
+    /// Elements that still hold the poison, or are not finite where the reference is, or the other way round.
+    pub poisoned: u64,
+    /// The index of the first element that is beyond or poisoned.
+    pub first: Option<u64>,
+}
+
+impl Deviation {
+    /// ‖out − reference‖ / ‖reference‖ from the sums of the squares.
+    pub(crate) fn relative_of(squared_difference: f64, squared_reference: f64) -> f64 {
+        if squared_difference == 0.0 { 0.0 } else { (squared_difference / squared_reference).sqrt() }
+    }
+
+    /// Two outputs of one kernel as one: the larger distances, and all that is wrong.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        Self {
+            relative: self.relative.max(other.relative),
+            worst: self.worst.max(other.worst),
+            beyond: self.beyond + other.beyond,
+            poisoned: self.poisoned + other.poisoned,
+            first: self.first.or(other.first),
+        }
+    }
+
+    /// Whether the output may be called right.
+    pub fn is_right(&self) -> bool {
+        self.beyond == 0 && self.poisoned == 0
+    }
+
+    /// What is wrong with an output whose rows have `cols` elements, in one line.
+    pub fn complaint(&self, cols: u64) -> String {
+        let place = self.first.map(|index| format!(", the first at row {}, column {}", index / cols, index % cols));
+        let place = place.unwrap_or_default();
+        let Self { relative, worst, beyond, poisoned, .. } = self;
+        if *poisoned > 0 {
+            return format!("{poisoned} elements are not finite or were never written{place}");
+        }
+        format!(
+            "{beyond} elements err by more than is allowed, up to {worst:.3e} times{place}; relative error {relative:.2e}"
+        )
+    }
+}
+
+/// A device with one problem's tensors on it and one kernel loaded.
+pub trait Device {
+    /// Makes the problem's inputs from `seed`, plain and awkward ones, and their reference outputs. `reference` is the
+    /// reference kernel, where the device runs compiled kernels.
+    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
+
+    /// Makes a config's kernel the one that runs next.
+    fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault>;
+
+    /// Poisons the output, runs the loaded kernel and compares its output with the reference: on the plain inputs and on the
+    /// awkward ones ([`crate::families::awkward`]).
+    fn verify(&mut self) -> Result<Deviation, Fault> {
+        self.verify_altered(&[])
+    }
+
+    /// The same with the alterations of a mutant, made to copies of the inputs and to the output before it is compared.
+    fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault>;
+
+    /// Times a kernel that is always the same and known to be good, some times over in each of the device's places: its cores, say.
+    /// Where it fails the device does; where it is slow the device has other work.
+    fn canary(&mut self) -> Result<Vec<Vec<f64>>, Fault>;
+
+    /// Times one run of the loaded kernel on the plain inputs, caches cold and clean. A device that holds them more than once takes
+    /// another set each `round`, so that no config owes its time to where they lie.
+    fn sample(&mut self, round: u32) -> Result<Sample, Fault>;
+}
+
+/// The name and version of the sampling protocol, part of every journal: what a sample is must not change under it.
+pub const PROTOCOL: &str = "cold-l2/2";
+
+/// Every device here, GPUs first.
+pub fn discover() -> Vec<Found> {
+    let mut found = cuda::discover();
+    found.push(cpu::discover());
+    found
+}
+
+/// What keeps the CUDA driver that is here from being used, in one line: its error, or what it lacks. Nothing where all is well
+/// or there is no driver.
+pub fn driver_trouble() -> Option<String> {
+    cuda::trouble()
+}
+
+/// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.
+///
+/// # Errors
+/// Where the device cannot be opened.
+pub fn open(address: Address, support: Option<&PathBuf>) -> Result<Box<dyn Device>, Fault> {
+    match (address, support) {
+        (Address::Cpu, _) => Ok(Box::new(cpu::Cpu::open())),
+        (Address::Cuda(ordinal), Some(support)) => Ok(Box::new(cuda::Gpu::open(ordinal, support)?)),
+        (Address::Cuda(_), None) => Err(Fault::Trouble("a GPU needs the cubin of the support kernels".into())),
+    }
+}
