@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where device 0's memory begins, by the stand-in.
 const MEMORY: u64 = 16 << 40;
@@ -564,5 +565,42 @@ fn a_bundle_of_other_sources_is_refused_by_their_name() {
         let error = runtime.prepare(&problem).unwrap_err().to_string();
         assert!(error.contains("made of another elementwise.cu than this version's"), "{error}");
         assert!(error.contains("sweep bundle"), "{error}");
+    });
+}
+
+#[test]
+fn a_c_program_prepares_and_launches() {
+    with_standin("a_c_program_prepares_and_launches", &[], &[], |folder| {
+        let problem = problem(Family::MatmulInt4, &[16, 4096, 4096], Dtype::Bf16);
+        let bundle = bundle_of(folder, &[problem]);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c-run");
+        let done = |command: &mut Command| {
+            let output = command.output().unwrap();
+            let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            assert!(output.status.success(), "{command:?}: {text}");
+            text
+        };
+        let library = ["rustc", "--lib", "--crate-type", "cdylib", "--no-default-features", "--features", "c,run"];
+        done(Command::new(env!("CARGO")).current_dir(root).args(library).arg("--target-dir").arg(&target));
+        let (library, program) = (target.join("debug"), folder.join("run"));
+        done(Command::new("cc")
+            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+            .args([root.join("tests/c/run.c").as_os_str(), "-I".as_ref(), root.join("src").as_os_str()])
+            .arg("-o")
+            .arg(&program)
+            .arg("-L")
+            .arg(&library)
+            .arg("-lkernel_sweep"));
+        calls(folder);
+        let both = std::env::join_paths([&library, folder]).unwrap();
+        let said = done(Command::new(&program).env("LD_LIBRARY_PATH", both).arg(&bundle));
+        assert_eq!(said, "ok\n");
+        let calls = calls(folder);
+        let launched: Vec<_> = calls.iter().filter(|call| call["call"] == "cuLaunchKernelEx").collect();
+        assert_eq!(launched.iter().map(|launch| &launch["stream"]).collect::<Vec<_>>(), [&json!(5), &json!(0)]);
+        let maps = launched[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
+        assert_eq!(maps.collect::<Vec<_>>(), [1, 2, 3].map(|place| MEMORY + place * APART));
+        assert_eq!(left(&calls), [0; 4]);
     });
 }

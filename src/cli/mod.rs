@@ -1,6 +1,7 @@
 //! The command line: clap types to validated options, one file a subcommand, and the exit codes.
 
 mod archive;
+mod bundle;
 mod compile;
 mod derive;
 mod devices;
@@ -80,6 +81,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Nightly(nightly::NightlyArgs),
     Archive(archive::ArchiveArgs),
+    Bundle(bundle::BundleArgs),
     Devices(devices::DevicesArgs),
     /// The measuring process
     #[command(hide = true)]
@@ -97,7 +99,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
     let stdio = || (std::io::stdin().lock(), std::io::stdout().lock());
     match cli.command {
         Some(Command::Worker | Command::CompileWorker) => {} // they end with whoever started them
-        None | Some(Command::Compile(_) | Command::Evaluate(_) | Command::Nightly(_)) => {
+        None | Some(Command::Compile(_) | Command::Bundle(_) | Command::Evaluate(_) | Command::Nightly(_)) => {
             process::start_threads()?;
             interrupt::end_within(interrupt::GRACE)?;
         }
@@ -119,6 +121,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Evaluate(args)) => evaluate::run(&args),
         Some(Command::Nightly(args)) => nightly::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
+        Some(Command::Bundle(args)) => bundle::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();

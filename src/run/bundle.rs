@@ -189,6 +189,12 @@ impl Bundle {
         Self::read(path).context(|| format!("bundle {}", path.display()))
     }
 
+    /// Whether a file begins as a bundle does.
+    pub fn is_one(path: &Path) -> bool {
+        let mut magic = [0; MAGIC.len()];
+        File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
+    }
+
     fn read(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::usage)?;
         let is_file = file.metadata()?.is_file();

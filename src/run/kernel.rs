@@ -1,6 +1,6 @@
 //! A kernel prepared for one problem, and the checks before each launch.
 
-use crate::device::cuda::{Served, Stream, Tensor};
+use crate::device::cuda::{Context, Served, Stream, Tensor};
 use crate::error::{Error, Result};
 use crate::families::{Element, TensorSpec, Tensors};
 use crate::model::{Bytes, Config, Problem};
@@ -63,6 +63,11 @@ impl Kernel {
         &self.config
     }
 
+    /// The context it was prepared in.
+    pub fn context(&self) -> &Context {
+        self.served.context()
+    }
+
     /// Bytes of device memory that a launch needs beside its tensors, for programs that share a tile. Most kernels need none.
     pub fn scratch_bytes(&self) -> Bytes {
         self.served.scratch_bytes()
@@ -80,7 +85,7 @@ impl Kernel {
     pub fn launch(&self, stream: Stream, inputs: &[Tensor<'_>], output: &Tensor<'_>) -> Result<()> {
         let addresses = self.checked(inputs, output)?;
         let launched = self.served.launch(stream, &addresses[..inputs.len()], output.address());
-        launched.map_err(|fault| self.refused(fault))
+        launched.map_err(|fault| self.failed(fault))
     }
 
     /// The same with scratch of the caller's: at least [`Kernel::scratch_bytes`] of bytes that no other launch uses meanwhile.
@@ -101,7 +106,7 @@ impl Kernel {
         }
         self.check_place("scratch", scratch)?;
         let launched = self.served.launch_in(stream, &addresses[..inputs.len()], output.address(), scratch.address());
-        launched.map_err(|fault| self.refused(fault))
+        launched.map_err(|fault| self.failed(fault))
     }
 
     /// The inputs' addresses, where all tensors are the problem's.
@@ -150,7 +155,12 @@ impl Kernel {
 
     #[cold]
     fn refused(&self, why: impl fmt::Display) -> Error {
-        Error::usage(why).context(format!("launching {}", self.problem))
+        self.failed(Error::usage(why))
+    }
+
+    #[cold]
+    fn failed(&self, why: impl Into<Error>) -> Error {
+        why.into().context(format!("launching {}", self.problem))
     }
 }
 

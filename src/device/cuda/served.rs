@@ -4,6 +4,7 @@ use super::driver::{self, describe_error};
 use super::launch::{Addresses, Function, Ready};
 use super::memory::Buffer;
 use crate::device::Fault;
+use crate::error::{self, Error};
 use crate::families::{Element, Launch};
 use crate::model::{Bytes, GpuProfile};
 use cudarc::driver::{result, sys};
@@ -146,7 +147,7 @@ impl Context {
     ///
     /// # Errors
     /// Where the address is in no GPU's own memory.
-    pub fn tensor<'a>(&self, address: u64, element: Element, shape: &'a [u64]) -> Result<Tensor<'a>, Fault> {
+    pub fn tensor<'a>(&self, address: u64, element: Element, shape: &'a [u64]) -> error::Result<Tensor<'a>> {
         use sys::CUpointer_attribute_enum::{
             CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL as ORDINAL, CU_POINTER_ATTRIBUTE_IS_MANAGED as MANAGED,
             CU_POINTER_ATTRIBUTE_MEMORY_TYPE as KIND,
@@ -165,10 +166,11 @@ impl Context {
         unsafe {
             sys::cuPointerGetAttributes(which.len() as u32, which.as_mut_ptr(), values.as_mut_ptr(), address)
         }
-        .result()?;
+        .result()
+        .map_err(Fault::from)?;
         match (kind, is_managed, u32::try_from(ordinal)) {
             (DEVICE_MEMORY, 0, Ok(device)) => Ok(Tensor { address, element, shape, device }),
-            _ => Err(Fault::Refused(format!("address {address:#x} is in no GPU's own memory"))),
+            _ => Err(Error::usage(format!("address {address:#x} is in no GPU's own memory"))),
         }
     }
 
