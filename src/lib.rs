@@ -7,8 +7,9 @@
 //! sweeps/<family>.toml ─ plan ─ compile ─ screen ─ refine ─ final ─ cross ─ journal ─ derive ─ document ─ lookup
 //! ```
 //!
-//! Modules are listed in the order the data goes; none imports from one after it. The first three are the served part
-//! and all that is left without the `harness` feature.
+//! Modules are listed in the order the data goes, each after all that it imports from. The first three are the served part
+//! and, with `c` and `python`, all that is left without features; `run` has what it takes to launch what is served, up to that
+//! module, and `harness` the rest.
 
 pub mod error;
 pub mod model;
@@ -18,11 +19,13 @@ pub mod process;
 #[cfg(feature = "run")]
 pub mod families;
 #[cfg(feature = "harness")]
-pub mod measure;
-#[cfg(feature = "harness")]
 pub mod plan;
 #[cfg(feature = "run")]
+pub mod paths;
+#[cfg(feature = "run")]
 pub mod compile;
+#[cfg(feature = "harness")]
+pub mod measure;
 #[cfg(feature = "run")]
 pub mod device;
 #[cfg(feature = "run")]
@@ -39,6 +42,8 @@ pub mod search;
 pub mod derive;
 #[cfg(feature = "harness")]
 pub mod diff;
+#[cfg(feature = "harness")]
+pub mod site;
 #[cfg(feature = "harness")]
 pub mod sweep;
 #[cfg(feature = "harness")]

@@ -385,6 +385,75 @@ fn tables_name_what_changed() {
     insta::assert_json_snapshot!("json", diff);
 }
 
+/// A night on which each of `rules` buckets got slower by its own share, under another driver.
+fn slower_night(rules: u32) -> Diff {
+    let of = |slower: bool| {
+        let rule = |at: u32| {
+            let us = 10.0 * (1.0 + if slower { 0.05 + f64::from(at) / 100.0 } else { 0.0 });
+            rule(
+                &format!("<={at}"),
+                16,
+                &(0..4).map(|of| problem(&format!("p{at}.{of}"), us, 0.01)).collect::<Vec<_>>(),
+            )
+        };
+        (0..rules).map(rule).collect::<Vec<_>>()
+    };
+    diff(&document(&of(false), None, "580.1"), &document(&of(true), None, "590.2"))
+}
+
+#[test]
+fn a_comment_opens_with_the_verdict_and_shows_ten_rows_with_the_rest_folded() {
+    let diff = slower_night(14);
+    let markdown = diff.to_markdown();
+    assert!(markdown.starts_with("**Regression**: "), "{markdown}");
+    let worst = diff.by_weight()[0];
+    let first_line = markdown.lines().next().unwrap();
+    assert!(first_line.contains("slower") && first_line.contains(&format!("{} at ", worst.name())), "{first_line}");
+    assert!(markdown.contains("matmul: driver changed: 580.1 → 590.2"));
+    let (shown, folded) = markdown.split_once("<details>").unwrap();
+    let rows = |text: &str| text.lines().filter(|line| line.contains("m_bin <=")).count();
+    let changed = diff.entries.iter().filter(|entry| entry.status != Status::Same).count();
+    // The verdict names the worst once more.
+    assert_eq!((rows(shown), rows(folded)), (10 + 1, changed - 10), "{markdown}");
+    assert_eq!(folded.matches("</details>").count(), markdown.matches("<details>").count());
+}
+
+#[test]
+fn a_comment_stays_short_enough_to_be_posted_whatever_changed() {
+    let markdown = slower_night(2_000).to_markdown();
+    assert!(markdown.len() < 65_536, "{} bytes", markdown.len());
+    assert!(markdown.contains("which `sweep diff` lists") && markdown.trim_end().ends_with("</details>"));
+}
+
+#[test]
+fn what_a_document_is_called_does_nothing_to_a_comment() {
+    let of = |us: f64| {
+        let name = "<img src=x> | @everyone [a](b)\n# loud";
+        document(
+            &[rule(name, 16, &(0..4).map(|at| problem(&format!("p{at}"), us, 0.01)).collect::<Vec<_>>())],
+            None,
+            "1",
+        )
+    };
+    let markdown = diff(&of(10.0), &of(13.0)).to_markdown();
+    for raw in ["<img", "@everyone", " | @", "[a](b)", "\n# loud"] {
+        assert!(!markdown.contains(raw), "{raw}: {markdown}");
+    }
+}
+
+#[test]
+fn a_comment_without_a_regression_says_so_first() {
+    let (same, faster) = (one(16, &[problem("a", 10.0, 0.01)]), one(16, &[problem("a", 7.0, 0.01)]));
+    assert!(diff(&same, &same).to_markdown().starts_with("**No regression**: 1 the same\n"));
+    assert!(diff(&same, &faster).to_markdown().starts_with("**No regression**: 1 faster\n"));
+    let gone = diff(&same, &one(16, &[]));
+    assert!(
+        gone.to_markdown().starts_with("**Regression**: 1 of the problems covered no more"),
+        "{}",
+        gone.to_markdown()
+    );
+}
+
 /// Nights made up from recorded noise, to see how often a diff is wrong. A simulation: no time in it was measured.
 mod simulation {
     use super::*;

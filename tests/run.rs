@@ -150,7 +150,7 @@ fn what_is_served_is_launched_as_it_was_measured() {
     with_standin("what_is_served_is_launched_as_it_was_measured", &[], &[], |folder| {
         let problems = problems();
         let runtime = runtime(folder, &problems);
-        let cache = Cache::in_folder(&compile::cache_folder().unwrap()).unwrap();
+        let cache = Cache::in_folder(&kernel_sweep::paths::cache_folder().unwrap()).unwrap();
         let recipes = recipes();
         let compiled = |kernel: &KernelSpec| -> PathBuf {
             let cubin = Some(cubin_of(&kernel.to_string()));

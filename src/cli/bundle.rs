@@ -1,15 +1,16 @@
 //! `sweep bundle`: a document with the cubins of what it answers, for where nothing is to be compiled.
 
+use super::arguments::{Families, OutputArgs, families};
+use super::outcome::Outcome;
 use super::output::{self, note};
-use super::{Families, Outcome, OutputArgs, families};
-use crate::compile::{Compiler, Outcome as Compiled, Recipes, read_cubin};
+use crate::compile::{Compiler, Outcome as Compiled, Recipes, Settings, read_cubin};
 use crate::error::{Context, Error, Result};
 use crate::families::KernelSpec;
 use crate::heuristics::{self, Document, Heuristics, builtin_document};
 use crate::model::{Bytes, GpuProfile, Problem};
 use crate::plan::read_shapes;
 use crate::run::{Contents, Inventory, answerable, answered};
-use crate::sweep::{self, Progress};
+use crate::site::{self, Progress};
 use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
@@ -77,7 +78,7 @@ pub(super) fn run(args: &BundleArgs) -> Result<Outcome> {
     let mut report = Report { gpu, arch, kernels: kernels.len(), failed: 0, cubin_bytes: None, bundle_bytes: None };
     if let (Some(path), false) = (&args.o, args.count) {
         let progress = Progress::new(args.json, false);
-        let compiler = sweep::compiler(&profile, &progress)?;
+        let compiler = site::compiler(Settings::DEADLINE, &profile, &progress)?;
         let recipes = Recipes::built_in(&profile.arch, compiler.version().to_owned());
         let compiled = compile(&compiler, &recipes, &kernels)?;
         progress.finish();
@@ -106,7 +107,7 @@ pub(super) fn run(args: &BundleArgs) -> Result<Outcome> {
 
 /// The text of the document to pack.
 fn document(args: &BundleArgs) -> Result<String> {
-    let own = sweep::document_path(&args.documents.output, &args.gpu);
+    let own = args.documents.of_gpu(&args.gpu)?.document();
     let path = args.heuristics.as_deref().or(own.exists().then_some(own.as_path()));
     match path {
         Some(path) => fs::read_to_string(path).context(|| format!("heuristics document {}", path.display())),

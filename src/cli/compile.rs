@@ -1,14 +1,16 @@
 //! `sweep compile`: the whole space for a GPU's architecture, without the GPU.
 
+use super::arguments::{Families, families};
 use super::measure::Time;
+use super::outcome::Outcome;
 use super::output::{self, note};
-use super::{Families, Outcome, families};
 use crate::compile::{Compiler, Outcome as Compiled, Settings};
+use crate::device::support_kernel;
 use crate::error::Result;
 use crate::families::{self as family_specs, KernelSpec};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
-use crate::sweep::{self, Progress};
+use crate::site::{self, Progress};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,10 +58,10 @@ struct Counts {
 pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let profile = GpuProfile::by_name(&args.gpu)?;
     let progress = Progress::new(args.json, false);
-    let compiler = sweep::compiler_within(args.compile_deadline.0, &profile, &progress)?;
+    let compiler = site::compiler(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
     progress.plans(&plans);
-    sweep::needed_cubin(&compiler, &sweep::support_kernel())?;
+    compiler.needed(&support_kernel())?;
     let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
     for plan in &plans {
         let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
@@ -116,7 +118,7 @@ fn compile_space(
         all.iter().step_by(all.len().div_ceil(most_kernels).max(1)).copied().cloned().collect();
     sample.iter().try_for_each(|kernel| compiler.request(kernel).map(|_| ()))?;
     for reference in &references {
-        sweep::needed_cubin(compiler, reference)?;
+        compiler.needed(reference)?;
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     for needed in kernels.values_mut() {

@@ -11,7 +11,7 @@ mod report;
 mod source;
 
 pub(crate) use cache::sha256;
-pub use cache::{Cache, Key, cache_folder, read_cubin};
+pub use cache::{Cache, Key, read_cubin};
 pub use here::cubin;
 pub use nvrtc::Nvrtc;
 #[cfg(feature = "harness")]

@@ -2,12 +2,12 @@
 //!
 //! No file of the working directory has a say in it: programs and folders are known by absolute paths, and Python runs isolated.
 
-use super::cache::{cache_folder, private};
 #[cfg(feature = "harness")]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 #[cfg(feature = "harness")]
 use crate::heuristics;
+use crate::paths::{cache_folder, make_private};
 #[cfg(feature = "harness")]
 use crate::process;
 use std::ffi::OsStr;
@@ -72,7 +72,7 @@ impl Nvrtc {
         }
         let cached = cache_folder()?.join("nvrtc");
         if cached.symlink_metadata().is_ok() {
-            private(&cached, &[])?;
+            make_private(&cached, &[])?;
         }
         let folders = toolkits().chain(wheels()).chain([wheel_library(&cached)]);
         Ok(folders.into_iter().find_map(|folder| Self::in_folder(&folder)))
@@ -174,5 +174,5 @@ fn fetch(cache: &Path, target: &Path) -> Result<()> {
         fs::remove_dir_all(target)?;
     }
     fs::rename(place("site"), target)?;
-    private(target, &[])
+    make_private(target, &[])
 }

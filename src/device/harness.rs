@@ -1,8 +1,8 @@
 //! What the harness asks of a device.
 
 use super::mutants::Alteration;
-use super::{Fault, cpu, cuda};
-use crate::families::Launch;
+use super::Fault;
+use crate::families::{KernelSpec, Launch};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
 use serde::{Deserialize, Serialize};
@@ -143,27 +143,7 @@ pub trait Device {
 /// The name and version of the sampling protocol, part of every journal: what a sample is must not change under it.
 pub const PROTOCOL: &str = "cold-l2/2";
 
-/// Every device here, GPUs first.
-pub fn discover() -> Vec<Found> {
-    let mut found = cuda::discover();
-    found.push(cpu::discover());
-    found
-}
-
-/// What keeps the CUDA driver that is here from being used, in one line: its error, or what it lacks. Nothing where all is well
-/// or there is no driver.
-pub fn driver_trouble() -> Option<String> {
-    cuda::trouble()
-}
-
-/// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.
-///
-/// # Errors
-/// Where the device cannot be opened.
-pub fn open(address: Address, support: Option<&PathBuf>) -> Result<Box<dyn Device>, Fault> {
-    match (address, support) {
-        (Address::Cpu, _) => Ok(Box::new(cpu::Cpu::open())),
-        (Address::Cuda(ordinal), Some(support)) => Ok(Box::new(cuda::Gpu::open(ordinal, support)?)),
-        (Address::Cuda(_), None) => Err(Fault::Trouble("a GPU needs the cubin of the support kernels".into())),
-    }
+/// The kernels of the harness itself: they fill tensors, read L2 full and compare outputs. One source holds them all.
+pub fn support_kernel() -> KernelSpec {
+    KernelSpec { source: "support.cu", entry: "fill_bf16", macros: Vec::new() }
 }

@@ -14,4 +14,34 @@ pub use fault::Fault;
 #[cfg(feature = "harness")]
 pub(crate) use harness::LEAST_ALLOWED;
 #[cfg(feature = "harness")]
-pub use harness::{Address, Deviation, Device, Found, PROTOCOL, Program, discover, driver_trouble, open};
+pub use harness::{Address, Deviation, Device, Found, PROTOCOL, Program, support_kernel};
+#[cfg(feature = "harness")]
+use std::path::PathBuf;
+
+/// Every device here, GPUs first.
+#[cfg(feature = "harness")]
+pub fn discover() -> Vec<Found> {
+    let mut found = cuda::discover();
+    found.push(cpu::discover());
+    found
+}
+
+/// What keeps the CUDA driver that is here from being used, in one line: its error, or what it lacks. Nothing where all is well
+/// or there is no driver.
+#[cfg(feature = "harness")]
+pub fn driver_trouble() -> Option<String> {
+    cuda::trouble()
+}
+
+/// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.
+///
+/// # Errors
+/// Where the device cannot be opened.
+#[cfg(feature = "harness")]
+pub fn open(address: Address, support: Option<&PathBuf>) -> Result<Box<dyn Device>, Fault> {
+    match (address, support) {
+        (Address::Cpu, _) => Ok(Box::new(cpu::Cpu::open())),
+        (Address::Cuda(ordinal), Some(support)) => Ok(Box::new(cuda::Gpu::open(ordinal, support)?)),
+        (Address::Cuda(_), None) => Err(Fault::Trouble("a GPU needs the cubin of the support kernels".into())),
+    }
+}

@@ -2,12 +2,13 @@
 
 use super::bundle::Bundle;
 use super::kernel::{Kernel, MOST_INPUTS};
-use crate::compile::{self, Cache, Key, Nvrtc, Recipes, cache_folder, version_job, version_of};
+use crate::compile::{self, Cache, Key, Nvrtc, Recipes, version_job, version_of};
 use crate::device::cuda::{Context, LoadedNvrtc, Module, Served};
 use crate::error::{Context as _, Error, Result};
 use crate::families::{self, KernelSpec, Launch};
 use crate::heuristics::{Heuristics, Query};
 use crate::model::{Config, GpuProfile, Problem};
+use crate::paths::cache_folder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
