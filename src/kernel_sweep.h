@@ -1,8 +1,10 @@
 /* Which config should this kernel run with, on this shape, on this GPU?
  *
- * Loads a document of observed heuristics and answers queries from it. Build the library with
+ * Loads a document of observed heuristics and answers queries from it, and launches what it answers. Build the library with
  *
  *     cargo rustc --release --lib --crate-type cdylib --no-default-features --features c
+ *
+ * and with --features c,run for the functions that launch.
  *
  * Loaded heuristics may be asked from many threads at once. Functions that can fail say so in what they return, and
  * kernel_sweep_error() then says why. */

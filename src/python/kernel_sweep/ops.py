@@ -15,6 +15,8 @@ Objects that are not torch's need ``out=``, and run on ``stream=`` (a handle, or
 on the stream that their ``__cuda_array_interface__`` names, else on the default one.
 """
 
+from typing import Any
+
 from . import _native
 
 try:
@@ -25,7 +27,7 @@ except ImportError:  # torch is optional
 __all__ = ["add", "attention", "matmul", "matmul_fp4", "matmul_int16", "matmul_int4", "row_softmax", "use"]
 
 
-def use(path):
+def use(path: Any) -> None:
     """Takes answers from another document, or from a bundle of ``sweep bundle``, with which nothing is compiled any more; with
     ``None`` from the documents built in again, each for its GPU.
 
@@ -34,37 +36,37 @@ def use(path):
     _native.use_file(path)
 
 
-def matmul(a, b, *, out=None, stream=None):
+def matmul(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
     """A · B in bf16: A [..., k], B [k, n]."""
     return _call("matmul", "matmul", (a, b), out, stream)
 
 
-def matmul_int4(a, b, *, out=None, stream=None):
+def matmul_int4(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
     """A · B, where a byte of B [k / 2, n] is two signed 4-bit weights along k, the low nibble first; A bf16 [..., k]."""
     return _call("matmul_int4", "matmul_int4", (a, b), out, stream)
 
 
-def matmul_fp4(a, b, *, out=None, stream=None):
+def matmul_fp4(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
     """A · B, where a byte of B [k / 2, n] is two E2M1 weights along k, the low nibble first; A bf16 [..., k]."""
     return _call("matmul_fp4", "matmul_fp4", (a, b), out, stream)
 
 
-def matmul_int16(a, b, *, out=None, stream=None):
+def matmul_int16(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
     """A · B, where B [k, n] is 16-bit integers, rounded to bf16; A bf16 [..., k]."""
     return _call("matmul_int16", "matmul_int16", (a, b), out, stream)
 
 
-def attention(q, k, v, *, out=None, stream=None):
+def attention(q: Any, k: Any, v: Any, *, out: Any = None, stream: Any = None) -> Any:
     """softmax(Q Kᵀ / √head_dim) V in bf16, not causal: [batch, heads, sequence, head_dim]."""
     return _call("attention", "attention", (q, k, v), out, stream)
 
 
-def row_softmax(x, *, out=None, stream=None):
+def row_softmax(x: Any, *, out: Any = None, stream: Any = None) -> Any:
     """Softmax over the last axis, of bf16 or f32."""
     return _call("row_softmax", "row_softmax", (x,), out, stream)
 
 
-def add(x, y, *, out=None, stream=None):
+def add(x: Any, y: Any, *, out: Any = None, stream: Any = None) -> Any:
     """X + Y of one shape, bf16 or f32."""
     return _call("add", "elementwise", (x, y), out, stream)
 
