@@ -10,9 +10,9 @@ use kernel_sweep::compile::{self, Answer, Cache, Recipes};
 use kernel_sweep::device::cuda::Gpu;
 use kernel_sweep::device::{Device, Program};
 use kernel_sweep::families::{self, KernelSpec, TensorSpec};
-use kernel_sweep::heuristics::{Heuristics, builtin_document};
+use kernel_sweep::heuristics::{Document, Heuristics, builtin_document};
 use kernel_sweep::model::{Bytes, Dtype, Family, GpuProfile, Problem};
-use kernel_sweep::run::{Bundle, Contents, Context, Element, Kernel, Runtime, Stream, Tensor, answered};
+use kernel_sweep::run::{Bundle, Contents, Context, Element, Kernel, Runtime, Stream, Tensor, answerable, answered};
 use serde_json::{Value, json};
 use standin::{calls, names, with_standin};
 use std::collections::BTreeMap;
@@ -306,7 +306,9 @@ fn threads_share_a_kernel_and_its_scratch_is_one_launchs_at_a_time() {
                         kernels.iter().for_each(|kernel| launch(kernel, stream(thread)));
                         if turn == 25 {
                             // Preparing goes on beside it, and a thread without a context can launch.
-                            problems.iter().for_each(|problem| launch(&runtime.prepare(problem).unwrap(), stream(thread)));
+                            problems
+                                .iter()
+                                .for_each(|problem| launch(&runtime.prepare(problem).unwrap(), stream(thread)));
                         }
                     }
                 });
@@ -338,7 +340,8 @@ fn scratch_of_the_callers_serves_graphs() {
         assert!(needed > Bytes(0) && needed == none.scratch_bytes());
         let given = Given::of(&problem);
         let (inputs, output) = given.tensors();
-        let refused = |kernel: &Kernel, handle| kernel.launch(stream(handle), &inputs, &output).unwrap_err().to_string();
+        let refused =
+            |kernel: &Kernel, handle| kernel.launch(stream(handle), &inputs, &output).unwrap_err().to_string();
         assert!(refused(&own, 9).contains("a graph's launches need scratch"), "{}", refused(&own, 9));
         assert!(refused(&none, 5).contains("prepared without"), "{}", refused(&none, 5));
         calls(folder);
@@ -373,7 +376,11 @@ fn tensors_that_are_not_the_problems_are_refused_before_anything_is_launched() {
         let good_c = tensor(c, Element::Bf16, &c_shape[..], 0);
         let cases: [(&[Tensor<'_>], Tensor<'_>, &str); 12] = [
             (&[good_a], good_c, "1 input tensors where there are 2"),
-            (&[tensor(a, Element::Bf16, &[17, 512], 0), good_b], good_c, "A bf16 [16, 512], and this is bf16 [17, 512]"),
+            (
+                &[tensor(a, Element::Bf16, &[17, 512], 0), good_b],
+                good_c,
+                "A bf16 [16, 512], and this is bf16 [17, 512]",
+            ),
             (&[tensor(a, Element::F32, &a_shape, 0), good_b], good_c, "A bf16 [16, 512], and this is f32 [16, 512]"),
             (&[tensor(a, Element::Bf16, &[16, 512, 1], 0), good_b], good_c, "[16, 512, 1]"),
             (&[good_a, tensor(b, Element::I16, &b_shape, 0)], good_c, "B i8 [256, 4096], and this is i16"),
@@ -456,7 +463,10 @@ fn a_driver_that_does_not_start_or_is_too_old_is_told() {
 fn a_driver_that_fails_to_start_is_told_with_its_error() {
     with_standin("a_driver_that_fails_to_start_is_told_with_its_error", &[], &[("STANDIN_INIT", "803")], |_| {
         let error = Runtime::open(0).map(drop).unwrap_err().to_string();
-        assert!(error.contains("the CUDA driver does not start: cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"), "{error}");
+        assert!(
+            error.contains("the CUDA driver does not start: cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"),
+            "{error}"
+        );
     });
 }
 
@@ -474,7 +484,8 @@ fn without_a_driver_nothing_is_opened() {
 #[test]
 fn without_nvrtc_and_bundle_the_way_on_is_told() {
     let test = "without_nvrtc_and_bundle_the_way_on_is_told";
-    let environment = [("PATH", "/nowhere"), ("CUDA_HOME", "/nowhere"), ("CUDA_PATH", "/nowhere"), ("HOME", "/nowhere")];
+    let environment =
+        [("PATH", "/nowhere"), ("CUDA_HOME", "/nowhere"), ("CUDA_PATH", "/nowhere"), ("HOME", "/nowhere")];
     with_standin(test, &[], &environment, |_| {
         if Path::new("/usr/local/cuda").exists() {
             return; // a toolkit is found where it always lies
@@ -508,7 +519,8 @@ fn a_bundle_is_whole_or_refused() {
                 refused += 1;
                 continue;
             };
-            let cubins = kernels.iter().map(|kernel| bundle.cubin(kernel).map(|cubin| cubin == cubin_of(&kernel.to_string())));
+            let cubins =
+                kernels.iter().map(|kernel| bundle.cubin(kernel).map(|cubin| cubin == cubin_of(&kernel.to_string())));
             let cubins: Vec<_> = cubins.collect();
             assert!(cubins.iter().all(|cubin| !matches!(cubin, Ok(false))), "byte {place}");
             refused += usize::from(cubins.iter().any(Result::is_err));
@@ -577,21 +589,24 @@ fn a_c_program_prepares_and_launches() {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c-run");
         let done = |command: &mut Command| {
             let output = command.output().unwrap();
-            let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            let text =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
             assert!(output.status.success(), "{command:?}: {text}");
             text
         };
         let library = ["rustc", "--lib", "--crate-type", "cdylib", "--no-default-features", "--features", "c,run"];
         done(Command::new(env!("CARGO")).current_dir(root).args(library).arg("--target-dir").arg(&target));
         let (library, program) = (target.join("debug"), folder.join("run"));
-        done(Command::new("cc")
-            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
-            .args([root.join("tests/c/run.c").as_os_str(), "-I".as_ref(), root.join("src").as_os_str()])
-            .arg("-o")
-            .arg(&program)
-            .arg("-L")
-            .arg(&library)
-            .arg("-lkernel_sweep"));
+        done(
+            Command::new("cc")
+                .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+                .args([root.join("tests/c/run.c").as_os_str(), "-I".as_ref(), root.join("src").as_os_str()])
+                .arg("-o")
+                .arg(&program)
+                .arg("-L")
+                .arg(&library)
+                .arg("-lkernel_sweep"),
+        );
         calls(folder);
         let both = std::env::join_paths([&library, folder]).unwrap();
         let said = done(Command::new(&program).env("LD_LIBRARY_PATH", both).arg(&bundle));
@@ -599,8 +614,48 @@ fn a_c_program_prepares_and_launches() {
         let calls = calls(folder);
         let launched: Vec<_> = calls.iter().filter(|call| call["call"] == "cuLaunchKernelEx").collect();
         assert_eq!(launched.iter().map(|launch| &launch["stream"]).collect::<Vec<_>>(), [&json!(5), &json!(0)]);
-        let maps = launched[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
+        let maps =
+            launched[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
         assert_eq!(maps.collect::<Vec<_>>(), [1, 2, 3].map(|place| MEMORY + place * APART));
         assert_eq!(left(&calls), [0; 4]);
     });
+}
+
+/// The tool packs what the library counts, by the compiler that is here.
+#[test]
+fn the_tool_packs_what_a_document_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let tool = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
+        let output = command.current_dir(folder.path()).arg("bundle").args(arguments).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let document = Document::from_bytes(builtin_document("h200").unwrap().as_bytes()).unwrap();
+    let counted = answerable(&document, Family::Elementwise, &h200(), false).unwrap().len();
+    let elementwise = ["--gpu", "h200", "--family", "elementwise"];
+    assert_eq!(tool(&[&elementwise[..], &["--count"]].concat()), (Some(0), format!("{counted}\n")));
+    for (wrong, told) in [
+        (&["--gpu", "b200", "--count"][..], "no document for b200"),
+        (&["--gpu", "h200", "--count", "--shapes", "one.toml"], "is one family's file"),
+        (&["--gpu", "h200"], "-o"),
+    ] {
+        let (status, text) = tool(wrong);
+        assert!(status == Some(2) && text.contains(told), "{text}");
+    }
+    let cached = kernel_sweep::paths::cache_folder().unwrap().join("nvrtc");
+    if !cached.exists() && std::env::var_os("SWEEP_NVRTC").is_none() {
+        eprintln!("skipped: no NVRTC at hand");
+        return;
+    }
+    fs::write(folder.path().join("one.toml"), "[[problem]]\nnumel = 4096\n").unwrap();
+    let (status, text) = tool(&[&elementwise[..], &["--shapes", "one.toml", "-o", "one.bundle", "--json"]].concat());
+    assert_eq!(status, Some(0), "{text}");
+    let bundle = Bundle::open(&folder.path().join("one.bundle")).unwrap();
+    assert_eq!((bundle.gpu(), bundle.arch(), bundle.kernels()), ("h200", "sm_90a", 1));
+    let heuristics = Heuristics::builtin("h200").unwrap();
+    let kernels = answered(&heuristics, &[problem(Family::Elementwise, &[4096], Dtype::Bf16)], &h200()).unwrap();
+    assert!(bundle.cubin(kernels.first().unwrap()).unwrap().starts_with(b"\x7fELF"));
 }

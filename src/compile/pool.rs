@@ -113,8 +113,7 @@ impl Compiler {
         if let Some(folder) = recipes.folder() {
             notice(&format!("the kernels are those in {}", folder.display()));
         }
-        let shared =
-            Arc::new(Shared { settings, notice, recipes, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared { settings, notice, recipes, state: Mutex::default(), changed: Condvar::new() });
         // Where one does not start, those before it end with this.
         let mut compiler = Self { shared, threads: Vec::new() };
         for _ in 0..workers {

@@ -1,7 +1,7 @@
 //! What the harness asks of a device.
 
-use super::mutants::Alteration;
 use super::Fault;
+use super::mutants::Alteration;
 use crate::families::{KernelSpec, Launch};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};

@@ -20,11 +20,11 @@ impl From<crate::error::Error> for PyErr {
 
 #[pymodule]
 mod _native {
-    #[pymodule_export]
-    use super::{Answer, Heuristics, builtins};
     #[cfg(feature = "run")]
     #[pymodule_export]
     use super::ops::{launch_arrays, launch_torch, use_file};
+    #[pymodule_export]
+    use super::{Answer, Heuristics, builtins};
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");

@@ -102,14 +102,15 @@ impl Call {
                 let m = rows(leading);
                 Ok(of(&[m, *n, *k], &[&[m, *k], &[*b_rows, *n]], &[m, *n], &[leading, &[*n]].concat()))
             }
-            (["batch", "heads", "q_seq", "kv_seq", "head_dim"], [q @ [batch, heads, q_seq, head_dim], keys, values]) => {
-                match keys {
-                    [b, h, kv_seq, d] if [b, h, d] == [batch, heads, head_dim] && keys == values => {
-                        Ok(of(&[*batch, *heads, *q_seq, *kv_seq, *head_dim], &[q, keys, values], q, q))
-                    }
-                    _ => wrong("Q [batch, heads, q_seq, head_dim], K and V [batch, heads, kv_seq, head_dim]"),
+            (
+                ["batch", "heads", "q_seq", "kv_seq", "head_dim"],
+                [q @ [batch, heads, q_seq, head_dim], keys, values],
+            ) => match keys {
+                [b, h, kv_seq, d] if [b, h, d] == [batch, heads, head_dim] && keys == values => {
+                    Ok(of(&[*batch, *heads, *q_seq, *kv_seq, *head_dim], &[q, keys, values], q, q))
                 }
-            }
+                _ => wrong("Q [batch, heads, q_seq, head_dim], K and V [batch, heads, kv_seq, head_dim]"),
+            },
             (["rows", "cols"], [whole @ [leading @ .., cols]]) => {
                 let flat = [rows(leading), *cols];
                 Ok(of(&flat, &[&flat], &flat, whole))
@@ -165,9 +166,8 @@ struct Devices {
 static DEVICES: RwLock<Devices> = RwLock::new(Devices { served: None, open: Vec::new(), retired: Vec::new() });
 
 fn device(ordinal: u32) -> Result<Arc<Device>> {
-    let find = |devices: &Devices| {
-        devices.open.iter().find(|device| device.runtime.context().ordinal() == ordinal).cloned()
-    };
+    let find =
+        |devices: &Devices| devices.open.iter().find(|device| device.runtime.context().ordinal() == ordinal).cloned();
     if let Some(found) = find(&DEVICES.read().unwrap_or_else(PoisonError::into_inner)) {
         return Ok(found);
     }
@@ -187,7 +187,15 @@ fn device(ordinal: u32) -> Result<Arc<Device>> {
 }
 
 impl Device {
-    fn kernel(&self, family: Family, call: &Call, owns_scratch: bool, stream: Stream) -> Result<Arc<Kernel>> {
+    /// The kernel of a call, prepared now or before. Python goes on while one is prepared.
+    fn kernel(
+        &self,
+        py: Python<'_>,
+        family: Family,
+        call: &Call,
+        owns_scratch: bool,
+        stream: Stream,
+    ) -> Result<Arc<Kernel>> {
         let name = (family, call.dtype, call.problem, owns_scratch);
         if let Some(kernel) = self.kernels.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
             return Ok(Arc::clone(kernel));
@@ -198,11 +206,9 @@ impl Device {
                 "{problem} is new, and nothing can be prepared while a graph is captured: call it once before"
             )));
         }
-        let kernel = if owns_scratch {
-            self.runtime.prepare(&problem)?
-        } else {
-            self.runtime.prepare_without_scratch(&problem)?
-        };
+        let kernel = py.detach(|| {
+            if owns_scratch { self.runtime.prepare(&problem) } else { self.runtime.prepare_without_scratch(&problem) }
+        })?;
         let mut kernels = self.kernels.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(kernels.entry(name).or_insert_with(|| Arc::new(kernel))))
     }
@@ -255,7 +261,7 @@ pub(super) fn launch_torch(
     let launch = Launch::new(family, inputs, out, of_torch)?;
     let device = self::device(device).map_err(raised)?;
     let stream = vouched_stream(stream);
-    let kernel = device.kernel(launch.family, &launch.call, false, stream).map_err(raised)?;
+    let kernel = device.kernel(inputs.py(), launch.family, &launch.call, false, stream).map_err(raised)?;
     let Bytes(scratch_bytes) = kernel.scratch_bytes();
     let scratch = match scratch_bytes {
         0 => None,
@@ -278,10 +284,11 @@ pub(super) fn launch_arrays(
         return Err(PyValueError::new_err("out is read-only"));
     }
     let first = device(0).map_err(raised)?;
-    let place = first.runtime.context().tensor(launch.given[0].address, launch.given[0].element, &[]).map_err(raised)?;
+    let place =
+        first.runtime.context().tensor(launch.given[0].address, launch.given[0].element, &[]).map_err(raised)?;
     let device = device(place.device()).map_err(raised)?;
     let stream = vouched_stream(stream);
-    let kernel = device.kernel(launch.family, &launch.call, true, stream).map_err(raised)?;
+    let kernel = device.kernel(inputs.py(), launch.family, &launch.call, true, stream).map_err(raised)?;
     launch.run(&device, &kernel, stream, None)
 }
 
@@ -378,9 +385,8 @@ fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Given> {
     let get = |name: &str| -> PyResult<Option<Bound<'_, PyAny>>> {
         Ok(interface.get_item(name)?.filter(|value| !value.is_none()))
     };
-    let need = |name: &str| {
-        get(name)?.ok_or_else(|| PyValueError::new_err(format!("__cuda_array_interface__ has no {name}")))
-    };
+    let need =
+        |name: &str| get(name)?.ok_or_else(|| PyValueError::new_err(format!("__cuda_array_interface__ has no {name}")));
     let shape = extents(&need("shape")?)?;
     let (address, _): (u64, bool) = need("data")?.extract()?;
     let typestr: String = need("typestr")?.extract()?;
@@ -407,9 +413,9 @@ fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Given> {
 
 fn interface<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
     let py = object.py();
-    let interface = object.getattr_opt(intern!(py, "__cuda_array_interface__"))?.ok_or_else(|| {
-        PyTypeError::new_err(format!("{} has no __cuda_array_interface__", object.get_type()))
-    })?;
+    let interface = object
+        .getattr_opt(intern!(py, "__cuda_array_interface__"))?
+        .ok_or_else(|| PyTypeError::new_err(format!("{} has no __cuda_array_interface__", object.get_type())))?;
     Ok(interface.cast_into::<PyDict>()?)
 }
 

@@ -144,7 +144,9 @@ impl Kernel {
         let own = self.served.context().ordinal();
         if tensor.device() != own {
             let place = tensor.device();
-            return Err(self.refused(format!("{name} is in the memory of GPU {place}, and it was prepared on GPU {own}")));
+            return Err(
+                self.refused(format!("{name} is in the memory of GPU {place}, and it was prepared on GPU {own}"))
+            );
         }
         if tensor.address() == 0 || !tensor.address().is_multiple_of(ALIGNMENT) {
             let place = tensor.address();

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! A launch checks shapes, types, alignment and device, allocates nothing and waits for nothing. Runtimes and kernels may be used
-//! from many threads and on many streams at once.
+//! from many threads and on many streams at once. A graph that holds a kernel's launches is not to outlive the kernel.
 
 mod bundle;
 mod inventory;
@@ -30,6 +30,6 @@ mod runtime;
 pub use crate::device::cuda::{Context, Stream, Tensor};
 pub use crate::families::Element;
 pub use bundle::{Bundle, Contents, Packed};
-pub use inventory::{Inventory, answered, answerable};
+pub use inventory::{Inventory, answerable, answered};
 pub use kernel::Kernel;
 pub use runtime::Runtime;

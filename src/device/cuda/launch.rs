@@ -31,12 +31,7 @@ impl GridShape {
     }
 
     /// Launches with parameters that lie where the pointers say.
-    fn launch(
-        &self,
-        function: sys::CUfunction,
-        stream: sys::CUstream,
-        parameters: &mut Pointers,
-    ) -> Result<(), Fault> {
+    fn launch(&self, function: sys::CUfunction, stream: sys::CUstream, parameters: &mut Pointers) -> Result<(), Fault> {
         let mut cluster = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
             pad: [0; 4],

@@ -84,7 +84,9 @@ impl Context {
         start()?;
         let count = result::device::get_count()?;
         if i32::try_from(ordinal).map_or(true, |ordinal| ordinal >= count) {
-            return Err(Fault::Refused(format!("there is no GPU {ordinal}: the CUDA driver shows this process {count}")));
+            return Err(Fault::Refused(format!(
+                "there is no GPU {ordinal}: the CUDA driver shows this process {count}"
+            )));
         }
         let device = result::device::get(ordinal as i32)?;
         // SAFETY: the device is one the driver just gave; what is retained is released when this is dropped.
@@ -163,11 +165,9 @@ impl Context {
         ];
         // SAFETY: the lists are as long as is said, and each place as wide as its attribute; an address the driver does not know
         // gives zeros.
-        unsafe {
-            sys::cuPointerGetAttributes(which.len() as u32, which.as_mut_ptr(), values.as_mut_ptr(), address)
-        }
-        .result()
-        .map_err(Fault::from)?;
+        unsafe { sys::cuPointerGetAttributes(which.len() as u32, which.as_mut_ptr(), values.as_mut_ptr(), address) }
+            .result()
+            .map_err(Fault::from)?;
         match (kind, is_managed, u32::try_from(ordinal)) {
             (DEVICE_MEMORY, 0, Ok(device)) => Ok(Tensor { address, element, shape, device }),
             _ => Err(Error::usage(format!("address {address:#x} is in no GPU's own memory"))),
@@ -369,18 +369,12 @@ const SCRATCH_ALIGNMENT: u64 = 16;
 
 impl Served {
     /// Makes a loaded kernel's launch ready; with scratch of its own, where it needs any, if that is wanted.
-    pub(crate) fn new(
-        module: &Arc<Module>,
-        launch: &Launch,
-        inputs: usize,
-        owns_scratch: bool,
-    ) -> Result<Self, Fault> {
+    pub(crate) fn new(module: &Arc<Module>, launch: &Launch, inputs: usize, owns_scratch: bool) -> Result<Self, Fault> {
         let _entered = enter(module.context.raw)?;
         module.function.grant(launch)?;
         let anchor = module.anchor.address();
         let anchors = vec![anchor; inputs];
-        let addresses =
-            Addresses { inputs: &anchors, output: anchor, allowed: 0, workspace: anchor, counters: anchor };
+        let addresses = Addresses { inputs: &anchors, output: anchor, allowed: 0, workspace: anchor, counters: anchor };
         let ready = Ready::new(module.function, launch, &addresses)?;
         let (workspace, counters) = (launch.workspace, Bytes(4 * u64::from(launch.counters)));
         let mut served = Self { module: Arc::clone(module), ready, workspace, counters, scratch: None };

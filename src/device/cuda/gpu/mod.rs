@@ -433,7 +433,6 @@ impl Support {
     }
 }
 
-
 /// Reads a cubin. One that was altered since it was made says nothing of the kernel: it is compiled anew by the next run.
 fn read_cubin(path: &Path) -> Result<Vec<u8>, Fault> {
     compile::read_cubin(path).map_err(|error| Fault::Trouble(error.to_string()))
