@@ -262,7 +262,11 @@ fn mistakes_in_plans_are_named_with_their_line() {
     refused_plan("matmul_fp4", &plan("m = -3\nn = 4\nk = 8"), "wrong.toml:1: dimension m = -3");
     refused_plan("matmul_fp4", &plan("m = 1\nn = 4"), "wrong.toml:1: matmul_fp4 needs dimension 'k'");
     refused_plan("elementwise", &plan("rows = 1"), "wrong.toml:1: elementwise has no dimension 'rows'");
-    refused_plan("elementwise", &plan("numel = 9\ndtype = \"f16\""), "wrong.toml:1: 'f16' is not one of bf16, f32");
+    refused_plan(
+        "elementwise",
+        &plan("numel = 9\ndtype = \"f16\""),
+        "wrong.toml:1: elementwise comes in bf16 and f32 only, not f16",
+    );
     refused_plan("elementwise", "[[problem]]\nnumel = 9\n[space.gpu]\n", "wrong.toml:3");
     refused_plan(
         "elementwise",

@@ -98,7 +98,7 @@ struct Given(Vec<(u64, TensorSpec)>);
 impl Given {
     fn of(problem: &Problem) -> Self {
         let tensors = families::spec(problem.family).tensors(problem);
-        let all = tensors.inputs.into_iter().chain([tensors.output]);
+        let all = tensors.inputs.into_iter().chain(tensors.outputs);
         Self((1..).zip(all).map(|(place, spec)| (MEMORY + place * APART, spec)).collect())
     }
 
@@ -154,20 +154,21 @@ fn what_is_served_is_launched_as_it_was_measured() {
         let recipes = recipes();
         let compiled = |kernel: &KernelSpec| -> PathBuf {
             let cubin = Some(cubin_of(&kernel.to_string()));
-            compile::cubin(&recipes, &cache, kernel, |_| Ok(Answer { cubin, log: String::new() })).unwrap();
+            compile::cubin(&recipes, &cache, kernel, |_| Ok(Answer { cubin, entry: None, log: String::new() }))
+                .unwrap();
             cache.cubin(&recipes.key(kernel).unwrap())
         };
-        let support = KernelSpec { source: "support.cu", entry: "fill_bf16", macros: vec![] };
+        let support = KernelSpec::shipped("support.cu", "fill_bf16", []);
         let (mut with_maps, mut with_scratch) = (0, 0);
         for problem in &problems {
             let kernel = runtime.prepare(problem).unwrap();
             let spec = families::spec(problem.family);
             let program = |(kernel, launch): (KernelSpec, families::Launch)| {
-                let (cubin, entry) = (compiled(&kernel), kernel.entry.to_string());
+                let (cubin, entry) = (compiled(&kernel), kernel.entry.clone());
                 Program { cubin, entry, launch }
             };
             let mut gpu = Gpu::open(0, &compiled(&support)).unwrap();
-            gpu.prepare(problem, 7, Some(&program(spec.reference(problem)))).unwrap();
+            gpu.prepare(&spec.task(problem), 7, Some(&program(spec.reference(problem)))).unwrap();
             let measured = program(spec.program(kernel.config(), problem, &h200()).unwrap());
             gpu.load(kernel.config(), Some(&measured)).unwrap();
             calls(folder);

@@ -152,7 +152,7 @@ fn compile(compiler: &Compiler, recipes: &Recipes, kernels: &Inventory) -> Resul
             return Err(Error::usage(format!(
                 "kernels/{} is another than the one built in, which is what a bundle is asked for: build anew, or run this \
                  elsewhere",
-                kernel.source
+                kernel.code
             )));
         }
     }

@@ -5,9 +5,9 @@ use super::measure::Time;
 use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::compile::{Compiler, Outcome as Compiled, Settings};
-use crate::device::support_kernel;
+use crate::device::{Program, support_kernel};
 use crate::error::Result;
-use crate::families::{self as family_specs, KernelSpec};
+use crate::families::{self as family_specs, KernelSpec, Launch};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
 use crate::site::{self, Progress};
@@ -22,8 +22,8 @@ pub(super) struct CompileArgs {
     /// GPU to compile for: b200, h200, h100, a100, …
     #[arg(long, value_name = "NAME")]
     gpu: String,
-    /// Families, or all
-    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    /// Families by name or by their manifests, or all of ours
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Compile no more than so many kernels of a family, spread over its space
     #[arg(long, value_name = "COUNT")]
@@ -95,15 +95,18 @@ fn compile_space(
     quiet: bool,
 ) -> Result<Counts> {
     let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
+    let mut launches: BTreeMap<KernelSpec, Launch> = BTreeMap::new();
     let mut rejected: BTreeSet<Config> = BTreeSet::new();
-    let mut references = BTreeSet::new();
+    let mut references = BTreeMap::new();
     for planned in plan.problems(profile)? {
-        let reference = family_specs::spec(plan.family).reference(&planned.problem).0;
-        compiler.request(&reference)?;
-        references.insert(reference);
+        if let Some((reference, launch)) = family_specs::spec(plan.family).reference(&planned.problem) {
+            compiler.request(&reference)?;
+            references.entry(reference).or_insert(launch);
+        }
         for candidate in plan.candidates(&planned.problem, profile) {
             match candidate.program {
-                Ok(Some((kernel, _))) => {
+                Ok(Some((kernel, launch))) => {
+                    launches.entry(kernel.clone()).or_insert(launch);
                     kernels.entry(candidate.config).or_default().insert(kernel);
                 }
                 Ok(None) => {}
@@ -117,8 +120,8 @@ fn compile_space(
     let sample: BTreeSet<KernelSpec> =
         all.iter().step_by(all.len().div_ceil(most_kernels).max(1)).copied().cloned().collect();
     sample.iter().try_for_each(|kernel| compiler.request(kernel).map(|_| ()))?;
-    for reference in &references {
-        compiler.needed(reference)?;
+    for (reference, launch) in references {
+        Program::needed(compiler, &reference, &launch)?;
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     for needed in kernels.values_mut() {
@@ -130,8 +133,11 @@ fn compile_space(
     for needed in kernels.values() {
         let outcomes = needed.iter().map(|kernel| compiler.wait(kernel)).collect::<Result<Vec<_>>>()?;
         let failure = needed.iter().zip(&outcomes).find_map(|(kernel, outcome)| match outcome {
-            Compiled::Failed { error, .. } => Some((kernel, error)),
-            Compiled::Compiled { .. } => None,
+            Compiled::Failed { error, .. } => Some((kernel, error.clone())),
+            Compiled::Compiled { cubin, entry, .. } => {
+                let entry = entry.as_ref().unwrap_or(&kernel.entry);
+                Some((kernel, launches.get(kernel)?.check_cubin(cubin, entry).err()?))
+            }
         });
         if let Some((kernel, error)) = failure {
             counts.failed += 1;

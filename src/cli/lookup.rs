@@ -136,7 +136,8 @@ fn question<'a>(heuristics: &Heuristics, args: &'a LookupArgs) -> Result<Query<'
 fn unknown_family(heuristics: &Heuristics, name: &str) -> Error {
     let known = CLASSES.into_iter().chain(heuristics.classes());
     let nearest = known.max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-    let families: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+    let own = heuristics.classes().filter(|class| !CLASSES.contains(class));
+    let families: Vec<_> = Family::ALL.iter().map(|family| family.name()).chain(own).collect();
     Error::usage(format!(
         "'{name}' is no family; did you mean '{}'? The families are {}",
         nearest.unwrap_or_default(),

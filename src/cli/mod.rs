@@ -11,6 +11,7 @@ mod evaluate;
 mod interrupt;
 mod lookup;
 mod measure;
+mod new;
 mod nightly;
 mod outcome;
 mod output;
@@ -61,6 +62,7 @@ enum Command {
     Archive(archive::ArchiveArgs),
     Bundle(bundle::BundleArgs),
     Devices(devices::DevicesArgs),
+    New(new::NewArgs),
     /// The measuring process
     #[command(hide = true)]
     Worker,
@@ -102,6 +104,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Bundle(args)) => bundle::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
+        Some(Command::New(args)) => new::run(&args),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)

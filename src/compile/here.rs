@@ -5,7 +5,7 @@ use super::{Answer, Cache, Job, Recipes, read_cubin};
 use crate::error::{Error, Result};
 use crate::families::KernelSpec;
 
-/// A kernel's cubin: out of the cache, else compiled by `compile` and put there.
+/// A kernel's cubin and its function's name in it: out of the cache, else compiled by `compile` and put there.
 ///
 /// # Errors
 /// Where its source is missing, the compiler refuses it or does not run, or the cache cannot be written.
@@ -14,15 +14,19 @@ pub fn cubin(
     cache: &Cache,
     spec: &KernelSpec,
     compile: impl FnOnce(&Job) -> Result<Answer>,
-) -> Result<Vec<u8>> {
+) -> Result<(Vec<u8>, String)> {
+    if let Some(bytes) = recipes.loaded(spec)? {
+        return Ok((bytes.to_vec(), spec.entry.clone()));
+    }
     let key = recipes.key(spec)?;
-    if let Found::Entry(Entry { cubin: Some(_), .. }) = cache.get(&key)
+    if let Found::Entry(Entry { cubin: Some(_), entry, .. }) = cache.get(&key)
         && let Ok(cubin) = read_cubin(&cache.cubin(&key))
     {
-        return Ok(cubin);
+        return Ok((cubin, entry.unwrap_or_else(|| spec.entry.clone())));
     }
-    let Answer { cubin, log } = compile(&recipes.job(spec)?)?;
-    let entry = Entry::new(cubin.as_deref(), log);
+    let Answer { cubin, entry, log } = compile(&recipes.job(spec)?)?;
+    let entry = Entry { entry, ..Entry::new(cubin.as_deref(), log) };
     cache.put(&key, cubin.as_deref(), &entry)?;
-    cubin.ok_or_else(|| Error::failure(entry.first_error()))
+    let cubin = cubin.ok_or_else(|| Error::failure(entry.first_error()))?;
+    Ok((cubin, entry.entry.unwrap_or_else(|| spec.entry.clone())))
 }

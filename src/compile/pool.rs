@@ -20,6 +20,8 @@ pub enum Outcome {
         key: Key,
         /// The cubin file.
         cubin: PathBuf,
+        /// The function's name in it, where that is not the kernel's own.
+        entry: Option<String>,
         /// What ptxas said.
         resources: Resources,
     },
@@ -152,6 +154,7 @@ impl Compiler {
             return Ok(key.clone());
         }
         let key = self.key(spec)?;
+        shared.take_in(spec, &key)?;
         let cached = match shared.settings.cache.get(&key) {
             Found::Entry(entry) => Some(shared.outcome(&key, &entry)),
             Found::Nothing => None,
@@ -173,10 +176,14 @@ impl Compiler {
         Ok(key)
     }
 
-    /// The cubin of a kernel by its identity, where it is cached: also of one that today's sources no longer make.
-    pub fn cached(&self, key: &Key) -> Option<PathBuf> {
+    /// The cubin of a kernel by its identity, with the function's name in it where that is not the kernel's own, where it is cached:
+    /// also of one that today's sources no longer make.
+    pub fn cached(&self, key: &Key) -> Option<(PathBuf, Option<String>)> {
         let cache = &self.shared.settings.cache;
-        matches!(cache.get(key), Found::Entry(Entry { cubin: Some(_), .. })).then(|| cache.cubin(key))
+        match cache.get(key) {
+            Found::Entry(Entry { cubin: Some(_), entry, .. }) => Some((cache.cubin(key), entry)),
+            _ => None,
+        }
     }
 
     /// Waits until a kernel is done; it jumps the queue if it still stands there.
@@ -247,10 +254,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Puts into the cache what needs no compiling, so that what was measured is what is loaded, whatever becomes of the file.
+    fn take_in(&self, spec: &KernelSpec, key: &Key) -> Result<()> {
+        let Some(bytes) = self.recipes.loaded(spec)? else { return Ok(()) };
+        if matches!(self.settings.cache.get(key), Found::Entry(_)) {
+            return Ok(());
+        }
+        self.settings.cache.put(key, Some(&bytes), &Entry::new(Some(&bytes), String::new()))
+    }
+
     fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
         if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
-            return Outcome::Compiled { key: key.clone(), cubin, resources: entry.resources };
+            let Entry { entry, resources, .. } = entry.clone();
+            return Outcome::Compiled { key: key.clone(), cubin, entry, resources };
         }
         let error = entry.first_error().to_string();
         Outcome::Failed { key: key.clone(), timed_out: false, error }
@@ -312,7 +329,7 @@ impl Shared {
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
             }
         };
-        let entry = Entry::new(answer.cubin.as_deref(), answer.log);
+        let entry = Entry { entry: answer.entry, ..Entry::new(answer.cubin.as_deref(), answer.log) };
         self.settings.cache.put(key, answer.cubin.as_deref(), &entry)?;
         Ok(self.outcome(key, &entry))
     }

@@ -3,10 +3,11 @@
 use super::Key;
 use super::source::Sources;
 use crate::error::{Error, Result};
-use crate::families::KernelSpec;
+use crate::families::{Code, KernelSpec};
 use serde::{Deserialize, Serialize};
 #[cfg(feature = "harness")]
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a compiler is asked; a compile worker, one JSON a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Job {
     pub source: String,
     /// The compiler's options.
     pub options: Vec<String>,
+    /// The function by an expression of C++, `scale<4, float>`, whose name in the cubin is to be told.
+    #[serde(default)]
+    pub expression: Option<String>,
 }
 
 /// What it answers.
@@ -24,6 +28,9 @@ pub struct Job {
 pub struct Answer {
     /// The cubin, where there is one.
     pub cubin: Option<Vec<u8>>,
+    /// The function's name in it, where the job has an expression.
+    #[serde(default)]
+    pub entry: Option<String>,
     /// The compiler's whole log.
     pub log: String,
 }
@@ -70,7 +77,9 @@ impl Recipes {
 
     fn options(&self, spec: &KernelSpec) -> Vec<String> {
         let fixed = [format!("--gpu-architecture={}", self.arch), "--std=c++17".into(), "--ptxas-options=-v".into()];
-        fixed.into_iter().chain(spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"))).collect()
+        let own = if let Code::Cuda { options, .. } = &spec.code { &options[..] } else { &[] };
+        let macros = spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"));
+        fixed.into_iter().chain(own.iter().cloned()).chain(macros).collect()
     }
 
     /// A kernel's identity.
@@ -78,16 +87,34 @@ impl Recipes {
     /// # Errors
     /// Where its source is missing.
     pub fn key(&self, spec: &KernelSpec) -> Result<Key> {
-        let source = self.sources.assemble(spec.source)?;
+        let source = self.sources.assemble(&spec.code)?;
         let options = self.options(spec).join(" ");
-        Ok(Key::of(&[&source.code.0, &options, &self.version]))
+        let expression = if spec.is_named_by_expression() { spec.entry.as_str() } else { "" };
+        let parts = match &spec.code {
+            // What the driver loads no compiler of ours has touched.
+            Code::Ptx(_) | Code::Cubin(_) => vec![&source.code.0, &spec.entry, &self.arch],
+            Code::Shipped(_) | Code::Cuda { .. } => vec![&source.code.0, &options, &self.version],
+        };
+        let others = [expression, &spec.salt].into_iter().filter(|other| !other.is_empty());
+        Ok(Key::of(&parts.into_iter().map(String::as_str).chain(others).collect::<Vec<_>>()))
+    }
+
+    /// What needs no compiling: the bytes that the driver loads.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub(super) fn loaded(&self, spec: &KernelSpec) -> Result<Option<Arc<[u8]>>> {
+        match spec.code {
+            Code::Ptx(_) | Code::Cubin(_) => self.sources.assemble(&spec.code).map(|source| Some(source.bytes)),
+            Code::Shipped(_) | Code::Cuda { .. } => Ok(None),
+        }
     }
 
     /// The hash of a source's code, with its includes and without its comments.
     ///
     /// # Errors
     /// Where the source is missing.
-    pub fn code(&self, source: &'static str) -> Result<Key> {
+    pub fn code(&self, source: &Code) -> Result<Key> {
         self.sources.assemble(source).map(|source| source.code)
     }
 
@@ -96,8 +123,14 @@ impl Recipes {
     /// # Errors
     /// Where its source is missing.
     pub fn job(&self, spec: &KernelSpec) -> Result<Job> {
-        let source = self.sources.assemble(spec.source)?.text.to_string();
-        Ok(Job { name: spec.source.to_string(), source, options: self.options(spec) })
+        let source = self.sources.assemble(&spec.code)?;
+        let include = source.include.iter().map(|folder| format!("--include-path={}", folder.display()));
+        Ok(Job {
+            name: spec.code.to_string(),
+            source: source.text.to_string(),
+            options: self.options(spec).into_iter().chain(include).collect(),
+            expression: spec.is_named_by_expression().then(|| spec.entry.clone()),
+        })
     }
 }
 
@@ -107,6 +140,7 @@ pub fn version_job(arch: &str) -> Job {
         name: "version.cu".into(),
         source: "extern \"C\" __global__ void version() {}".into(),
         options: vec![format!("--gpu-architecture={arch}")],
+        expression: None,
     }
 }
 

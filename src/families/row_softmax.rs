@@ -2,10 +2,10 @@
 
 use super::knobs::{self, Programs, WARP};
 use super::{
-    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, legality, require, rounding,
+    Arg, Axis, Condition, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
-use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem, Shape};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem};
 use std::sync::LazyLock;
 
 pub(super) struct RowSoftmax;
@@ -30,10 +30,7 @@ const FURTHEST: f64 = 128.0;
 const MOST_PROGRAMS: u32 = 8;
 
 fn dimensions(problem: &Problem) -> (u64, u64) {
-    match problem.shape {
-        Shape::Rows { rows, cols } => (rows, cols),
-        _ => unreachable!("Problem::new gives softmax its own shape"),
-    }
+    problem.shape.first::<2>().into()
 }
 
 fn vector_width(dtype: Dtype) -> u64 {
@@ -179,10 +176,10 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let tiles = rows.div_ceil(tile_rows.into());
     let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors / split);
 
-    let kernel = KernelSpec {
-        source: "row_softmax.cu",
-        entry: "row_softmax",
-        macros: vec![
+    let kernel = KernelSpec::shipped(
+        "row_softmax.cu",
+        "row_softmax",
+        vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
             ("ALIGNED", u8::from(cols.is_multiple_of(width)).to_string()),
             ("ROWS", tile_rows.to_string()),
@@ -191,16 +188,16 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
             ("NUM_STAGES", stages.to_string()),
             ("SPLIT", split.to_string()),
         ],
-    };
+    );
     let window = window_vectors(cols, width);
     let launch = Launch {
         grid: [count * split, 1, 1],
         cluster: split,
-        threads: warps * WARP,
+        threads: [warps * WARP, 1, 1],
         dynamic_smem: smem,
         args: vec![
             Arg::Input(0),
-            Arg::Output,
+            Arg::Output(0),
             Arg::I64(rows as i64),
             Arg::I32(cols as i32),
             Arg::I32(share as i32),
@@ -216,13 +213,8 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
 impl FamilySpec for RowSoftmax {
     fn tensors(&self, problem: &Problem) -> Tensors {
         let (rows, cols) = dimensions(problem);
-        let tensor = |name| TensorSpec {
-            name,
-            element: problem.dtype.into(),
-            shape: vec![rows, cols],
-            fill: Fill::Uniform { magnitude: 4.0 },
-        };
-        Tensors { inputs: vec![tensor("X")], output: tensor("Y") }
+        let tensor = |name| TensorSpec::new(name, problem.dtype, &[rows, cols], Fill::Uniform { magnitude: 4.0 });
+        Tensors { inputs: vec![tensor("X")], outputs: vec![tensor("Y").written()] }
     }
 
     /// An element is compared, subtracted, exponentiated, summed and divided.
@@ -235,8 +227,16 @@ impl FamilySpec for RowSoftmax {
         &["num_sm_multiplier", "pid_type"]
     }
 
+    fn description(&self) -> Description {
+        super::description::row_softmax()
+    }
+
     fn family(&self) -> Family {
         Family::RowSoftmax
+    }
+
+    fn domain(&self) -> Option<&'static [Extent]> {
+        Some(&[Extent { least: 1, most: 262_144, multiple: 1 }, Extent { least: 16, most: 262_144, multiple: 8 }])
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
@@ -296,23 +296,23 @@ impl FamilySpec for RowSoftmax {
         Ok(())
     }
 
-    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         const MOST_BLOCKS: u64 = 1 << 20;
         let (rows, cols) = dimensions(problem);
-        let kernel = KernelSpec {
-            source: "row_softmax_reference.cu",
-            entry: "row_softmax_reference",
-            macros: vec![("DTYPE", knobs::c_type(problem.dtype))],
-        };
+        let kernel = KernelSpec::shipped(
+            "row_softmax_reference.cu",
+            "row_softmax_reference",
+            vec![("DTYPE", knobs::c_type(problem.dtype))],
+        );
         let launch = Launch {
             grid: [rows.min(MOST_BLOCKS) as u32, 1, 1],
             cluster: 1,
-            threads: WARP,
+            threads: [WARP, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![
                 Arg::Input(0),
-                Arg::Output,
-                Arg::Allowed,
+                Arg::Output(0),
+                Arg::Allowed(0),
                 Arg::I64(rows as i64),
                 Arg::I32(cols as i32),
                 Arg::F32(ALLOWED as f32),
@@ -321,7 +321,7 @@ impl FamilySpec for RowSoftmax {
             workspace: Bytes(0),
             counters: 0,
         };
-        (kernel, launch)
+        Some((kernel, launch))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
@@ -455,7 +455,7 @@ mod tests {
         let mut verdicts = [0, 0];
         for cols in (1..200_000).step_by(977) {
             for (rows, warps, split) in [(1, 32, 1), (1, 8, 4), (4, 4, 1), (16, 4, 1), (1, 16, 8), (2, 32, 1)] {
-                for dtype in Dtype::ALL {
+                for dtype in [Dtype::Bf16, Dtype::F32] {
                     let config = Config { split_k: Some(split), ..whole_row(rows, warps) };
                     let knobs = Knobs::new(&config).unwrap();
                     let place = knobs.place(&problem(64, cols, dtype));

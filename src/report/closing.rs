@@ -85,12 +85,13 @@ fn rate(family: Family, winner: &Winner) -> String {
     let problem = winner.trial.problem();
     let seconds = winner.trial.time().unwrap_or_default().0 / 1e6;
     let spec = families::spec(family);
-    match family {
-        Family::RowSoftmax | Family::Elementwise => {
-            format!("{:.1} GB/s", spec.bytes(&problem).0 as f64 / seconds / 1e9)
-        }
-        _ => format!("{:.1} GFLOP/s", spec.flops(&problem) / seconds / 1e9),
+    /// A kernel that does more for each byte it moves is not told by its bytes; sums, softmaxes and the like do less.
+    const FLOPS_A_BYTE: f64 = 4.0;
+    let (bytes, flops) = (spec.bytes(&problem).0 as f64, spec.flops(&problem));
+    if spec.domain().is_none() || flops > FLOPS_A_BYTE * bytes {
+        return format!("{:.1} GFLOP/s", flops / seconds / 1e9);
     }
+    format!("{:.1} GB/s", bytes / seconds / 1e9)
 }
 
 #[cfg(test)]

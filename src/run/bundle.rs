@@ -10,7 +10,7 @@
 
 use crate::compile::{Key, Recipes, sha256};
 use crate::error::{Context, Error, Result};
-use crate::families::KernelSpec;
+use crate::families::{Code, KernelSpec};
 use crate::heuristics::Heuristics;
 use crate::model::Bytes;
 use serde::{Deserialize, Serialize};
@@ -112,10 +112,13 @@ impl Contents<'_> {
         let dictionary_part = parts.add(&dictionary, &[])?;
         let (mut kernels, mut sources) = (BTreeMap::new(), BTreeMap::new());
         for (spec, path) in &self.kernels {
+            let Code::Shipped(source) = &spec.code else {
+                return Err(Error::usage(format!("{spec}: only kernels that are built in can be packed")));
+            };
             let cubin = read(path)?;
             cubins += cubin.len() as u64;
             kernels.insert(self.recipes.key(spec)?, parts.add(&cubin, &dictionary)?);
-            sources.insert(spec.source.to_string(), self.recipes.code(spec.source)?);
+            sources.insert(source.clone(), self.recipes.code(&spec.code)?);
         }
         let index = Index {
             sweep: env!("CARGO_PKG_VERSION").into(),
@@ -257,11 +260,11 @@ impl Bundle {
             if let Some(part) = self.index.kernels.get(&key) {
                 return unpack(&self.file, self.parts_at, part, &self.dictionary);
             }
-            let own = self.recipes.code(kernel.source)?;
-            match self.index.sources.get(kernel.source) {
+            let own = self.recipes.code(&kernel.code)?;
+            match self.index.sources.get(&kernel.code.to_string()) {
                 Some(packed) if *packed != own => Err(Error::usage(format!(
                     "it was made of another {} than this version's (code {}, here {}): make it again by this version's `sweep bundle`",
-                    kernel.source, packed.0, own.0
+                    kernel.code, packed.0, own.0
                 ))),
                 _ => Err(Error::usage(
                     "it holds no such kernel, and nothing is compiled beside it: make one that holds this problem's",

@@ -2,7 +2,7 @@
 
 use crate::device::cuda::{Context, Served, Stream, Tensor};
 use crate::error::{Error, Result};
-use crate::families::{Element, TensorSpec, Tensors};
+use crate::families::{Element, TensorSpec};
 use crate::model::{Bytes, Config, Problem};
 use std::fmt;
 
@@ -14,14 +14,14 @@ const ALIGNMENT: u64 = 16;
 /// What a tensor of the problem must be.
 #[derive(Debug)]
 struct Operand {
-    name: &'static str,
+    name: String,
     element: Element,
     shape: Vec<u64>,
 }
 
 impl Operand {
     fn of(spec: &TensorSpec) -> Self {
-        Self { name: spec.name, element: spec.element, shape: spec.shape.clone() }
+        Self { name: spec.name.clone(), element: spec.element, shape: spec.shape.clone() }
     }
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Operand {
 
 /// The short name of a type.
 fn name(element: Element) -> String {
-    format!("{element:?}").to_ascii_lowercase()
+    element.to_string()
 }
 
 /// The kernel that runs one problem, ready to be launched.
@@ -48,9 +48,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn new(problem: Problem, config: Config, tensors: &Tensors, served: Served) -> Self {
-        let inputs = tensors.inputs.iter().map(Operand::of).collect();
-        Self { problem, config, inputs, output: Operand::of(&tensors.output), served }
+    pub(super) fn new(
+        problem: Problem,
+        config: Config,
+        inputs: &[TensorSpec],
+        output: &TensorSpec,
+        served: Served,
+    ) -> Self {
+        let inputs = inputs.iter().map(Operand::of).collect();
+        Self { problem, config, inputs, output: Operand::of(output), served }
     }
 
     /// What it computes.
@@ -136,7 +142,7 @@ impl Kernel {
             let found = format!("{} {:?}", name(tensor.element()), tensor.shape());
             return Err(self.refused(format!("it was prepared for {operand}, and this is {found}")));
         }
-        self.check_place(operand.name, tensor)
+        self.check_place(&operand.name, tensor)
     }
 
     #[inline]

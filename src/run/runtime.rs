@@ -109,24 +109,33 @@ impl Runtime {
                 return Err(Error::failure(format!("{} inputs are more than {MOST_INPUTS}", tensors.inputs.len())));
             }
             let module = self.module(&kernel).context(|| kernel.to_string())?;
+            let [output] = &tensors.outputs[..] else {
+                return Err(Error::usage(format!(
+                    "it writes {} tensors, and one is what is launched",
+                    tensors.outputs.len()
+                )));
+            };
             let served = Served::new(&module, &launch, tensors.inputs.len(), owns_scratch)?;
-            Ok(Kernel::new(*problem, config, &tensors, served))
+            Ok(Kernel::new(*problem, config, &tensors.inputs, output, served))
         };
         prepared().context(|| format!("preparing {problem} on {}", self.context.profile().device_name))
     }
 
     /// A kernel's module, loaded now or before.
     fn module(&self, kernel: &KernelSpec) -> Result<Arc<Module>> {
-        let loaded = |key: Key, image: &dyn Fn() -> Result<Vec<u8>>| -> Result<Arc<Module>> {
+        let loaded = |key: Key, image: &dyn Fn() -> Result<(Vec<u8>, String)>| -> Result<Arc<Module>> {
             if let Some(module) = locked(&self.modules).get(&key) {
                 return Ok(Arc::clone(module));
             }
-            let module = Arc::new(Module::load(&self.context, &image()?, kernel.entry)?);
+            let (image, entry) = image()?;
+            let module = Arc::new(Module::load(&self.context, &image, &entry)?);
             // Another thread may have been faster.
             Ok(Arc::clone(locked(&self.modules).entry(key).or_insert(module)))
         };
         match &self.kernels {
-            Kernels::Packed(bundle) => loaded(bundle.key(kernel)?, &|| bundle.cubin(kernel)),
+            Kernels::Packed(bundle) => {
+                loaded(bundle.key(kernel)?, &|| Ok((bundle.cubin(kernel)?, kernel.entry.clone())))
+            }
             Kernels::Compiled(workshop) => {
                 let mut workshop = locked(workshop);
                 let Workshop { nvrtc, recipes, cache } = match &mut *workshop {

@@ -402,7 +402,7 @@ mod tests {
         fn record(&self, candidate: &Candidate, stage: Stage) -> Trial {
             let time = (self.time)(&candidate.config).map(Micros);
             let problem =
-                Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 };
+                Problem { family: Family::Matmul, shape: Shape::of(Family::Matmul, &[1, 1, 1]), dtype: Dtype::Bf16 };
             let status = if time.is_some() { Status::Ok } else { Status::Wrong };
             let blank = Trial::untimed(&problem, candidate.config.clone(), stage, status);
             Trial { time_us: time, median_us: time, q1_us: time, q3_us: time, min_us: time, samples: Some(3), ..blank }
@@ -472,7 +472,7 @@ mod tests {
     }
 
     fn problem() -> Problem {
-        Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 }
+        Problem { family: Family::Matmul, shape: Shape::of(Family::Matmul, &[1, 1, 1]), dtype: Dtype::Bf16 }
     }
 
     fn candidate(config: &Config) -> Candidate {

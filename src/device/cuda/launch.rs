@@ -20,7 +20,7 @@ const MOST_MAPS: usize = 8;
 pub(super) struct GridShape {
     pub(super) grid: [u32; 3],
     pub(super) cluster: u32,
-    pub(super) threads: u32,
+    pub(super) threads: [u32; 3],
     pub(super) smem_bytes: u32,
 }
 
@@ -43,9 +43,9 @@ impl GridShape {
             gridDimX: x,
             gridDimY: y,
             gridDimZ: z,
-            blockDimX: self.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
+            blockDimX: self.threads[0],
+            blockDimY: self.threads[1],
+            blockDimZ: self.threads[2],
             sharedMemBytes: self.smem_bytes,
             hStream: stream,
             attrs: &raw mut cluster,
@@ -109,6 +109,38 @@ impl Function {
         }
     }
 
+    /// Refuses a launch whose arguments are not the function's parameters, as far as the driver tells them: their number and sizes;
+    /// and blocks of more threads than its registers leave room for.
+    pub(super) fn check(self, launch: &Launch) -> Result<(), Fault> {
+        use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, CU_FUNC_ATTRIBUTE_NUM_REGS};
+        let mut sizes = Vec::new();
+        let end = loop {
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: the function's module is loaded, and the driver writes the two numbers.
+            match unsafe { sys::cuFuncGetParamInfo(self.function, sizes.len(), &raw mut offset, &raw mut size) } {
+                sys::CUresult::CUDA_SUCCESS => sizes.push(size),
+                end => break end,
+            }
+        };
+        // Past the last one it says that there is no such parameter; anything else tells nothing of them.
+        if end == sys::CUresult::CUDA_ERROR_INVALID_VALUE {
+            launch.check_parameters(&sizes).map_err(Fault::Refused)?;
+        }
+        let attribute = |which| {
+            // SAFETY: the function's module is loaded.
+            unsafe { result::function::get_function_attribute(self.function, which) }.map(i32::unsigned_abs)
+        };
+        let threads: u32 = launch.threads.iter().product();
+        let most = attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+        if threads > most {
+            let registers = attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
+            return Err(Fault::Refused(format!(
+                "a block of {threads} threads: with its {registers} registers a thread the kernel runs with {most} at most"
+            )));
+        }
+        Ok(())
+    }
+
     /// Lets it have the shared memory and the cluster that a launch asks for.
     pub(super) fn grant(self, launch: &Launch) -> Result<(), Fault> {
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -158,18 +190,24 @@ pub(super) fn get_function(module: sys::CUmodule, name: &str) -> Result<sys::CUf
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses<'a> {
     pub(super) inputs: &'a [u64],
-    pub(super) output: u64,
-    pub(super) allowed: u64,
+    pub(super) outputs: &'a [u64],
+    pub(super) allowed: &'a [u64],
     pub(super) workspace: u64,
     pub(super) counters: u64,
+}
+
+impl Addresses<'_> {
+    fn counts(&self) -> [usize; 3] {
+        [self.inputs.len(), self.outputs.len(), self.allowed.len()]
+    }
 }
 
 /// A tensor by its part in a launch.
 #[derive(Clone, Copy, Debug)]
 enum Role {
     Input(usize),
-    Output,
-    Allowed,
+    Output(usize),
+    Allowed(usize),
     Workspace,
     Counters,
 }
@@ -178,8 +216,8 @@ impl Role {
     fn address(self, addresses: &Addresses<'_>) -> u64 {
         match self {
             Self::Input(index) => addresses.inputs[index],
-            Self::Output => addresses.output,
-            Self::Allowed => addresses.allowed,
+            Self::Output(index) => addresses.outputs[index],
+            Self::Allowed(index) => addresses.allowed[index],
             Self::Workspace => addresses.workspace,
             Self::Counters => addresses.counters,
         }
@@ -200,7 +238,8 @@ enum Slot {
 pub(super) struct Ready {
     function: Function,
     shape: GridShape,
-    inputs: usize,
+    /// How many inputs, outputs and allowances it was made with.
+    counts: [usize; 3],
     slots: Vec<Slot>,
     maps: Vec<Map>,
 }
@@ -221,23 +260,27 @@ impl Ready {
     /// map.
     pub(super) fn new(function: Function, launch: &Launch, addresses: &Addresses<'_>) -> Result<Self, Fault> {
         let mut maps = Vec::new();
-        let input = |index: usize| {
-            let there = addresses.inputs.len();
-            let missing = || Fault::Refused(format!("a parameter is input {index}, of {there}"));
-            if index < there { Ok(Role::Input(index)) } else { Err(missing()) }
+        let there = |role: Role, index: usize, of: &[u64]| {
+            let missing = || Fault::Refused(format!("the launch asks for tensor {index} of {}", of.len()));
+            if index < of.len() { Ok(role) } else { Err(missing()) }
         };
+        let input = |index: usize| there(Role::Input(index), index, addresses.inputs);
+        let output = |index: usize| there(Role::Output(index), index, addresses.outputs);
+        let allowed = |index: usize| there(Role::Allowed(index), index, addresses.allowed);
         let mut slot = |arg: &Arg| -> Result<Slot, Fault> {
             Ok(match arg {
                 Arg::Input(index) => Slot::Address(input(*index)?),
-                Arg::Output => Slot::Address(Role::Output),
-                Arg::Allowed => Slot::Address(Role::Allowed),
+                Arg::Output(index) => Slot::Address(output(*index)?),
+                Arg::Allowed(index) => Slot::Address(allowed(*index)?),
+                Arg::Null => Slot::Word(0),
+                Arg::F64(value) => Slot::Word(value.to_bits()),
                 Arg::Workspace => Slot::Address(Role::Workspace),
                 Arg::Counters => Slot::Address(Role::Counters),
                 Arg::I32(value) => Slot::Word(u64::from(*value as u32)),
                 Arg::I64(value) => Slot::Word(*value as u64),
                 Arg::F32(value) => Slot::Word(u64::from(value.to_bits())),
                 Arg::TensorMap(map) => {
-                    let role = map.input.map_or(Ok(Role::Output), input)?;
+                    let role = map.input.map_or_else(|| output(0), input)?;
                     let address = role.address(addresses);
                     maps.push(Map { encoded: tensor_map::encode(map, address)?, role, address });
                     Slot::Map(maps.len() - 1)
@@ -252,7 +295,7 @@ impl Ready {
                 maps.len()
             )));
         }
-        Ok(Self { function, shape: GridShape::of(launch), inputs: addresses.inputs.len(), slots, maps })
+        Ok(Self { function, shape: GridShape::of(launch), counts: addresses.counts(), slots, maps })
     }
 
     /// Launches it on these tensors, as many as it was made with.
@@ -260,8 +303,9 @@ impl Ready {
     /// # Errors
     /// Where the driver refuses.
     pub(super) fn launch(&self, stream: sys::CUstream, addresses: &Addresses<'_>) -> Result<(), Fault> {
-        if addresses.inputs.len() != self.inputs {
-            return Err(Fault::Refused(format!("{} inputs where there are {}", addresses.inputs.len(), self.inputs)));
+        if addresses.counts() != self.counts {
+            let (given, wanted) = (addresses.counts(), self.counts);
+            return Err(Fault::Refused(format!("{given:?} inputs, outputs and allowances where there are {wanted:?}")));
         }
         let mut words = [0u64; MOST_PARAMETERS];
         let mut maps = [sys::CUtensorMap { opaque: [0; 16] }; MOST_MAPS];

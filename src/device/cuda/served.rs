@@ -13,7 +13,7 @@ use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// All of the driver that is called here. A missing one would end the process at its first call.
-const CALLED: [&str; 32] = [
+const CALLED: [&str; 34] = [
     "cuCtxGetCurrent",
     "cuCtxGetDevice",
     "cuCtxPopCurrent_v2",
@@ -28,6 +28,8 @@ const CALLED: [&str; 32] = [
     "cuEventCreate",
     "cuEventDestroy_v2",
     "cuEventRecord",
+    "cuFuncGetAttribute",
+    "cuFuncGetParamInfo",
     "cuFuncLoad",
     "cuFuncSetAttribute",
     "cuGetErrorName",
@@ -371,10 +373,12 @@ impl Served {
     /// Makes a loaded kernel's launch ready; with scratch of its own, where it needs any, if that is wanted.
     pub(crate) fn new(module: &Arc<Module>, launch: &Launch, inputs: usize, owns_scratch: bool) -> Result<Self, Fault> {
         let _entered = enter(module.context.raw)?;
+        module.function.check(launch)?;
         module.function.grant(launch)?;
         let anchor = module.anchor.address();
         let anchors = vec![anchor; inputs];
-        let addresses = Addresses { inputs: &anchors, output: anchor, allowed: 0, workspace: anchor, counters: anchor };
+        let addresses =
+            Addresses { inputs: &anchors, outputs: &[anchor], allowed: &[], workspace: anchor, counters: anchor };
         let ready = Ready::new(module.function, launch, &addresses)?;
         let (workspace, counters) = (launch.workspace, Bytes(4 * u64::from(launch.counters)));
         let mut served = Self { module: Arc::clone(module), ready, workspace, counters, scratch: None };
@@ -452,7 +456,7 @@ impl Served {
         output: u64,
         [counters, workspace]: [u64; 2],
     ) -> Result<(), Fault> {
-        self.ready.launch(stream.0, &Addresses { inputs, output, allowed: 0, workspace, counters })
+        self.ready.launch(stream.0, &Addresses { inputs, outputs: &[output], allowed: &[], workspace, counters })
     }
 }
 

@@ -4,6 +4,9 @@
 use super::Buffer;
 use crate::device::Fault;
 use cudarc::driver::{result, sys};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 /// Types of which any bits are a value.
 pub(super) trait Number {}
@@ -11,14 +14,46 @@ impl Number for u16 {}
 impl Number for f32 {}
 impl Number for u64 {}
 
+/// A file is copied to the device in pieces of so many bytes.
+const PIECE_BYTES: usize = 1 << 20;
+
 impl Buffer {
+    /// With the contents of a file of so many bytes, no more and no fewer.
+    pub(super) fn read_file(self, path: &Path, bytes: u64) -> Result<Self, Fault> {
+        let refused = |why: &dyn std::fmt::Display| Fault::Refused(format!("{}: {why}", path.display()));
+        let mut file = File::open(path).map_err(|error| refused(&error))?;
+        let length = file.metadata().map_err(|error| refused(&error))?.len();
+        if length != bytes {
+            return Err(refused(&format!("it has {length} bytes, and the tensor {bytes}")));
+        }
+        let mut piece = vec![0u8; PIECE_BYTES];
+        let mut at = 0;
+        while at < bytes {
+            let count = file.read(&mut piece).map_err(|error| refused(&error))?.min((bytes - at) as usize);
+            if count == 0 {
+                return Err(refused(&"it became shorter while it was read"));
+            }
+            // SAFETY: the allocation has room for `bytes`, and `at + count` is no more.
+            unsafe { result::memcpy_htod_sync(self.address() + at, &piece[..count]) }?;
+            at += count as u64;
+        }
+        Ok(self)
+    }
+
+    /// Copies its contents to another of the same size, in stream order.
+    pub(super) fn copy_to(&self, other: &Self, stream: sys::CUstream) -> Result<(), Fault> {
+        let bytes = self.bytes().min(other.bytes());
+        if bytes > 0 {
+            // SAFETY: both ranges are allocations of at least that length.
+            unsafe { result::memcpy_dtod_async(other.address(), self.address(), bytes as usize, stream) }?;
+        }
+        Ok(())
+    }
+
     /// Another of the same contents, in stream order.
     pub(super) fn copy(&self, stream: sys::CUstream) -> Result<Self, Fault> {
-        let copy = Self::new(self.bytes())?;
-        if self.bytes() > 0 {
-            // SAFETY: both ranges are allocations of that length.
-            unsafe { result::memcpy_dtod_async(copy.address(), self.address(), self.bytes() as usize, stream) }?;
-        }
+        let copy = Self::at_offset(self.offset(), self.bytes())?;
+        self.copy_to(&copy, stream)?;
         Ok(copy)
     }
 

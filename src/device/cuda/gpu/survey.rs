@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::ffi::CStr;
 
 /// All of the driver that is called here. A missing one would end the process at its first call.
-pub(super) const CALLED: [&str; 32] = [
+pub(super) const CALLED: [&str; 35] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -23,6 +23,8 @@ pub(super) const CALLED: [&str; 32] = [
     "cuEventCreate",
     "cuEventElapsedTime_v2",
     "cuEventRecord",
+    "cuFuncGetAttribute",
+    "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
@@ -35,6 +37,7 @@ pub(super) const CALLED: [&str; 32] = [
     "cuMemHostGetDevicePointer_v2",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoD_v2",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
