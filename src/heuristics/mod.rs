@@ -65,7 +65,7 @@ pub use expression::Formula;
 pub use extents::Extents;
 pub use fitted::{CrossValidation, FittedModel, Floor, MODEL_FORM, MeasuredProblem, ModelConfig, Regret};
 pub use groups::{class_groups, group_of, groups};
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options};
 pub use materialize::{Knob, Space, materialize};
