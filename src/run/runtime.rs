@@ -25,7 +25,7 @@ pub struct Runtime {
 enum Kernels {
     /// NVRTC, once it is needed, and the cache of what it made.
     Compiled(Mutex<Option<Workshop>>),
-    Packed(Bundle),
+    Packed(Box<Bundle>),
 }
 
 /// What compiles.
@@ -70,7 +70,7 @@ impl Runtime {
             return Err(Error::usage(format!("the bundle is for {its}, and {device_name} is {arch}: make one for it")));
         }
         self.document = Ok(bundle.document());
-        self.kernels = Kernels::Packed(bundle);
+        self.kernels = Kernels::Packed(Box::new(bundle));
         Ok(self)
     }
 
