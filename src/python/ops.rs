@@ -29,7 +29,9 @@ struct Extents {
 impl Extents {
     fn of(list: &[u64]) -> Self {
         let mut extents = Self::default();
-        list.iter().for_each(|extent| extents.push(*extent));
+        for extent in list {
+            extents.push(*extent);
+        }
         extents
     }
 
@@ -215,6 +217,7 @@ impl Device {
 }
 
 /// A mistake in the arguments is a ValueError; what the machine does not do is a RuntimeError.
+#[allow(clippy::needless_pass_by_value)] // it is what errors are mapped by
 fn raised(error: Error) -> PyErr {
     match error.kind() {
         ErrorKind::Usage => PyValueError::new_err(error.to_string()),
