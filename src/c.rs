@@ -376,3 +376,216 @@ fn knobs(config: &Template) -> Knobs {
         mma: position("mma", &Mma::ALL.map(Mma::name)),
     }
 }
+
+/// Opening a GPU, preparing a kernel and launching it, for C.
+#[cfg(feature = "run")]
+pub mod run {
+    use super::{Dimension, items, path_of, report, text};
+    use crate::error::{Error, Result};
+    use crate::heuristics::{DtypeName, Heuristics};
+    use crate::model::{Dtype, Family, Problem};
+    use crate::run::{Bundle, Context, Element, Kernel, Runtime, Stream, Tensor};
+    use std::ffi::{CStr, c_char, c_int, c_void};
+    use std::ptr;
+
+    /// A tensor in a GPU's memory, contiguous in row-major order.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug)]
+    pub struct Given {
+        /// Its first element.
+        pub data: *mut c_void,
+        /// Its type: 1 bf16, 2 f32, 3 bytes, 4 16-bit integers.
+        pub element: u32,
+        /// Extents that `shape` points to.
+        pub rank: usize,
+        /// Its extents, slowest first.
+        pub shape: *const u64,
+    }
+
+    /// Tensors that a kernel has at most.
+    const MOST_TENSORS: usize = 8;
+
+    /// Opens a GPU by its ordinal; null where that fails.
+    ///
+    /// # Safety
+    /// The strings are null or end in a zero.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_open(
+        ordinal: u32,
+        document: *const c_char,
+        bundle: *const c_char,
+    ) -> *mut Runtime {
+        let opened = || -> Result<Runtime> {
+            let runtime = Runtime::open(ordinal)?;
+            // SAFETY: as the caller says.
+            unsafe { served_by(runtime, document, bundle) }
+        };
+        boxed(opened())
+    }
+
+    /// Adopts a context of the caller's, or the one that is current where it is null; null where that fails.
+    ///
+    /// # Safety
+    /// `context` is null or a context of the driver's, and outlives the runtime and its kernels, as the current one does; the strings
+    /// are null or end in a zero.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_adopt(
+        context: *mut c_void,
+        document: *const c_char,
+        bundle: *const c_char,
+    ) -> *mut Runtime {
+        let adopted = || -> Result<Runtime> {
+            // SAFETY: as the caller says.
+            let context = unsafe { if context.is_null() { Context::current() } else { Context::adopt(context) } }?;
+            // SAFETY: as the caller says.
+            unsafe { served_by(Runtime::on(context), document, bundle) }
+        };
+        boxed(adopted())
+    }
+
+    /// # Safety
+    /// The strings are null or end in a zero.
+    unsafe fn served_by(mut runtime: Runtime, document: *const c_char, bundle: *const c_char) -> Result<Runtime> {
+        if !bundle.is_null() {
+            // SAFETY: not null, and the caller says that it ends in a zero.
+            runtime = runtime.with_bundle(Bundle::open(path_of(unsafe { CStr::from_ptr(bundle) })?)?)?;
+        }
+        if !document.is_null() {
+            // SAFETY: as above.
+            runtime = runtime.with_document(Heuristics::load(path_of(unsafe { CStr::from_ptr(document) })?)?);
+        }
+        Ok(runtime)
+    }
+
+    /// Closes what was opened or adopted; null is fine.
+    ///
+    /// # Safety
+    /// `runtime` is null or comes from an open, and is not used again. Its kernels may be.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_close(runtime: *mut Runtime) {
+        if !runtime.is_null() {
+            // SAFETY: it comes from `Box::into_raw` and is the caller's to give back.
+            drop(unsafe { Box::from_raw(runtime) });
+        }
+    }
+
+    /// Prepares the kernel of a problem; null where that fails.
+    ///
+    /// # Safety
+    /// `runtime` is null or comes from an open; strings are null or end in a zero; `dimensions` is null or points to `dimension_count`
+    /// items.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_prepare(
+        runtime: *const Runtime,
+        family: *const c_char,
+        dimensions: *const Dimension,
+        dimension_count: usize,
+        dtype: *const c_char,
+    ) -> *mut Kernel {
+        let prepared = || -> Result<Kernel> {
+            // SAFETY: as the caller says.
+            let runtime = unsafe { runtime.as_ref() }.ok_or_else(|| Error::usage("runtime is a null pointer"))?;
+            // SAFETY: as the caller says.
+            let (family, dimensions) =
+                unsafe { (text(family, "family")?, items(dimensions, dimension_count, "dimensions")?) };
+            let named: Result<Vec<_>> = dimensions
+                .iter()
+                // SAFETY: as the caller says.
+                .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
+                .collect();
+            // SAFETY: as the caller says.
+            let dtype = if dtype.is_null() { "bf16" } else { unsafe { text(dtype, "dtype") }? };
+            let dtype: Dtype = DtypeName::parse(dtype)?.name().parse()?;
+            runtime.prepare(&Problem::new(family.parse::<Family>()?, &named?, dtype)?)
+        };
+        boxed(prepared())
+    }
+
+    /// Bytes of scratch that a launch of the kernel needs; 0 for most, and for null.
+    ///
+    /// # Safety
+    /// `kernel` is null or comes from a prepare.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_scratch_bytes(kernel: *const Kernel) -> u64 {
+        // SAFETY: as the caller says.
+        unsafe { kernel.as_ref() }.map_or(0, |kernel| kernel.scratch_bytes().0)
+    }
+
+    /// Launches a kernel on a stream; -1 where that fails, else 0. With scratch of its own where `scratch` is null.
+    ///
+    /// # Safety
+    /// `kernel` is null or comes from a prepare; `stream` is a stream of its context, or null for the default one; `inputs` is null or
+    /// points to `input_count` tensors, `output` is null or points to one, and the shapes of all of them to as many extents as they
+    /// say. What they lie in is there, and `scratch_bytes` of scratch, until the launch is done.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_launch(
+        kernel: *const Kernel,
+        stream: *mut c_void,
+        inputs: *const Given,
+        input_count: usize,
+        output: *const Given,
+        scratch: *mut c_void,
+        scratch_bytes: u64,
+    ) -> c_int {
+        let launched = || -> Result<c_int> {
+            // SAFETY: as the caller says.
+            let kernel = unsafe { kernel.as_ref() }.ok_or_else(|| Error::usage("kernel is a null pointer"))?;
+            // SAFETY: as the caller says.
+            let (given, output) = unsafe { (items(inputs, input_count, "inputs")?, output.as_ref()) };
+            let output = output.ok_or_else(|| Error::usage("output is a null pointer"))?;
+            if given.len() > MOST_TENSORS {
+                return Err(Error::usage(format!("{input_count} inputs are more than any kernel has")));
+            }
+            // SAFETY: as the caller says.
+            let output = unsafe { tensor(kernel, output, "output") }?;
+            let mut inputs = [output; MOST_TENSORS];
+            for (tensor_of, given) in inputs.iter_mut().zip(given) {
+                // SAFETY: as the caller says.
+                *tensor_of = unsafe { tensor(kernel, given, "an input") }?;
+            }
+            let inputs = &inputs[..given.len()];
+            // SAFETY: as the caller says.
+            let stream = unsafe { Stream::from_raw(stream) };
+            if scratch.is_null() {
+                kernel.launch(stream, inputs, &output)?;
+            } else {
+                let bytes = [scratch_bytes];
+                let scratch = kernel.context().tensor(scratch.addr() as u64, Element::I8, &bytes)?;
+                kernel.launch_in(stream, &scratch, inputs, &output)?;
+            }
+            Ok(0)
+        };
+        report(launched(), -1)
+    }
+
+    /// # Safety
+    /// Its shape is null or points to as many extents as it says.
+    unsafe fn tensor<'a>(kernel: &Kernel, given: &Given, name: &str) -> Result<Tensor<'a>> {
+        let element = match given.element {
+            1 => Element::Bf16,
+            2 => Element::F32,
+            3 => Element::I8,
+            4 => Element::I16,
+            other => return Err(Error::usage(format!("{name}: there is no type {other}"))),
+        };
+        // SAFETY: as the caller says.
+        let shape = unsafe { items(given.shape, given.rank, "a shape") }?;
+        kernel.context().tensor(given.data.addr() as u64, element, shape)
+    }
+
+    /// Gives a kernel back; null is fine.
+    ///
+    /// # Safety
+    /// `kernel` is null or comes from a prepare, and is not used again, by a graph neither.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn kernel_sweep_release(kernel: *mut Kernel) {
+        if !kernel.is_null() {
+            // SAFETY: it comes from `Box::into_raw` and is the caller's to give back.
+            drop(unsafe { Box::from_raw(kernel) });
+        }
+    }
+
+    fn boxed<T>(made: Result<T>) -> *mut T {
+        report(made.map(|made| Box::into_raw(Box::new(made))), ptr::null_mut())
+    }
+}

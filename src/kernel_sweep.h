@@ -1,8 +1,10 @@
 /* Which config should this kernel run with, on this shape, on this GPU?
  *
- * Loads a document of observed heuristics and answers queries from it. Build the library with
+ * Loads a document of observed heuristics and answers queries from it, and launches what it answers. Build the library with
  *
  *     cargo rustc --release --lib --crate-type cdylib --no-default-features --features c
+ *
+ * and with --features c,run for the functions that launch.
  *
  * Loaded heuristics may be asked from many threads at once. Functions that can fail say so in what they return, and
  * kernel_sweep_error() then says why. */
@@ -107,6 +109,56 @@ size_t kernel_sweep_lookup_json_checked(const kernel_sweep_heuristics *heuristic
 size_t kernel_sweep_explain_json(const kernel_sweep_heuristics *heuristics, const char *family,
                                  const kernel_sweep_dimension *dimensions, size_t dimension_count, const char *dtype,
                                  char *buffer, size_t capacity);
+
+/* Running what is served. These are there where the library was built with --features c,run.
+ *
+ * A runtime is a GPU with a document and the kernels loaded on it; a kernel is prepared for one problem. Both may be used from many
+ * threads and on many streams at once. What needs time or memory is done by kernel_sweep_prepare(): a launch checks its tensors,
+ * allocates nothing and waits for nothing. */
+typedef struct kernel_sweep_runtime kernel_sweep_runtime;
+typedef struct kernel_sweep_kernel kernel_sweep_kernel;
+
+/* Types of elements. Two 4-bit weights are a byte; signed or not is the same. */
+enum {
+    KERNEL_SWEEP_BF16 = 1,
+    KERNEL_SWEEP_F32 = 2,
+    KERNEL_SWEEP_BYTE = 3,
+    KERNEL_SWEEP_INT16 = 4
+};
+
+/* A tensor in the GPU's memory, contiguous in row-major order, aligned to 16 bytes. */
+typedef struct {
+    void *data;            /* a device pointer (CUdeviceptr) */
+    uint32_t element;      /* KERNEL_SWEEP_BF16, ... */
+    size_t rank;           /* extents */
+    const uint64_t *shape; /* slowest first */
+} kernel_sweep_tensor;
+
+/* Open a GPU by its ordinal, as CUDA counts those it shows the process, in its primary context (the CUDA runtime's); or adopt a
+ * CUcontext, or the current one where it is NULL. Answers come from the document file, else from the bundle's document, else from
+ * the one built in for the GPU. With a bundle (`sweep bundle`) nothing is compiled; without, NVRTC is looked for when a kernel is
+ * prepared that is not cached. Either file may be NULL. NULL where that fails. Close it with kernel_sweep_close(); kernels may
+ * outlive it. */
+kernel_sweep_runtime *kernel_sweep_open(uint32_t ordinal, const char *document, const char *bundle);
+kernel_sweep_runtime *kernel_sweep_adopt(void *context, const char *document, const char *bundle);
+void kernel_sweep_close(kernel_sweep_runtime *runtime);
+
+/* Looks a problem up, compiles its kernel or takes it from cache or bundle, and loads it. NULL where that fails. Give it back with
+ * kernel_sweep_release(), which waits for what runs, once no launch and no graph needs it. */
+kernel_sweep_kernel *kernel_sweep_prepare(const kernel_sweep_runtime *runtime, const char *family,
+                                          const kernel_sweep_dimension *dimensions, size_t dimension_count,
+                                          const char *dtype);
+void kernel_sweep_release(kernel_sweep_kernel *kernel);
+
+/* Bytes of GPU memory that a launch needs beside its tensors; 0 for most kernels. */
+uint64_t kernel_sweep_scratch_bytes(const kernel_sweep_kernel *kernel);
+
+/* Launches a kernel on a stream (CUstream or cudaStream_t; NULL is the default one) and returns at once: 0, or -1 where a tensor is
+ * not the problem's, or the driver refuses. Inputs in the family's order: A B; Q K V; X; X Y. `scratch` may be NULL: a kernel that
+ * needs some then uses its own, one launch after the other on the GPU, and in no graph; else it is as many bytes, aligned to 16, that
+ * nothing else uses meanwhile. */
+int kernel_sweep_launch(const kernel_sweep_kernel *kernel, void *stream, const kernel_sweep_tensor *inputs,
+                        size_t input_count, const kernel_sweep_tensor *output, void *scratch, uint64_t scratch_bytes);
 
 /* What went wrong in this thread's last call, in one line; empty where nothing did. Valid until this thread's next call. */
 const char *kernel_sweep_error(void);

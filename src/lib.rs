@@ -7,31 +7,29 @@
 //! sweeps/<family>.toml ─ plan ─ compile ─ screen ─ refine ─ final ─ cross ─ journal ─ derive ─ document ─ lookup
 //! ```
 //!
-//! Modules are listed in the order the data goes, each after all that it imports from. Those up to `python` are the served
-//! part, and all that is left without the `harness` feature.
+//! Modules are listed in the order the data goes, each after all that it imports from. The first three are the served part
+//! and, with `c` and `python`, all that is left without features; `run` has what it takes to launch what is served, up to that
+//! module, and `harness` the rest.
 
 pub mod error;
 pub mod model;
 pub mod heuristics;
-#[cfg(feature = "c")]
-pub mod c;
-#[cfg(feature = "python")]
-mod python;
-
 #[cfg(feature = "harness")]
 pub mod process;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod families;
 #[cfg(feature = "harness")]
 pub mod plan;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod paths;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod compile;
 #[cfg(feature = "harness")]
 pub mod measure;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub mod device;
+#[cfg(feature = "run")]
+pub mod run;
 #[cfg(feature = "harness")]
 pub mod worker;
 #[cfg(feature = "harness")]
@@ -56,3 +54,8 @@ pub mod nightly;
 pub mod report;
 #[cfg(feature = "harness")]
 pub mod cli;
+
+#[cfg(feature = "c")]
+pub mod c;
+#[cfg(feature = "python")]
+mod python;

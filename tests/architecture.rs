@@ -211,7 +211,7 @@ fn in_circles(edges: &BTreeSet<(String, String)>) -> BTreeSet<String> {
 const INTERFACES: [&str; 8] = [
     "device",
     "device/cpu/kernels",
-    "device/cuda",
+    "device/cuda/gpu",
     "families",
     "families/attention",
     "families/gemm",

@@ -2,6 +2,7 @@
 
 mod archive;
 mod arguments;
+mod bundle;
 mod compile;
 mod derive;
 mod devices;
@@ -60,6 +61,7 @@ enum Command {
     Nightly(nightly::NightlyArgs),
     Report(report::ReportArgs),
     Archive(archive::ArchiveArgs),
+    Bundle(bundle::BundleArgs),
     Devices(devices::DevicesArgs),
     New(new::NewArgs),
     Completions(shell::CompletionsArgs),
@@ -80,7 +82,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
     let stdio = || (std::io::stdin().lock(), std::io::stdout().lock());
     match cli.command {
         Some(Command::Worker | Command::CompileWorker) => {} // they end with whoever started them
-        None | Some(Command::Compile(_) | Command::Evaluate(_) | Command::Nightly(_)) => {
+        None | Some(Command::Bundle(_) | Command::Compile(_) | Command::Evaluate(_) | Command::Nightly(_)) => {
             process::start_threads()?;
             interrupt::end_within(interrupt::GRACE)?;
         }
@@ -103,6 +105,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Nightly(args)) => nightly::run(&args),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
+        Some(Command::Bundle(args)) => bundle::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::New(args)) => new::run(&args),
         Some(Command::Completions(args)) => shell::completions(&args, Cli::command()).map(|()| Outcome::Done),

@@ -58,6 +58,12 @@ impl Entry {
     pub(super) fn new(cubin: Option<&[u8]>, log: String) -> Self {
         Self { cubin: cubin.map(sha256), resources: Resources::of_log(&log), log, function: None }
     }
+
+    /// Why the compiler refused, in one line.
+    pub(super) fn first_error(&self) -> &str {
+        let error = self.log.lines().find(|line| line.contains("error"));
+        error.unwrap_or("the compiler failed without a message").trim()
+    }
 }
 
 /// An entry as it is written, with a hash of its own.
@@ -69,7 +75,8 @@ struct Sealed {
     seal: String,
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The SHA-256 of bytes in hex digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 

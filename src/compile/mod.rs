@@ -2,12 +2,21 @@
 //! device: what runs in the workers is [`crate::device`]'s.
 
 mod cache;
+mod here;
 mod nvrtc;
+#[cfg(feature = "harness")]
 mod pool;
+mod recipe;
 mod report;
 mod source;
 
+pub(crate) use cache::sha256;
 pub use cache::{Cache, Key, read_cubin};
+pub use here::cubin;
 pub use nvrtc::Nvrtc;
-pub use pool::{Answer, Compiler, Job, Notice, Outcome, Reply, Settings};
+#[cfg(feature = "harness")]
+pub use pool::{Compiler, Notice, Outcome, Settings};
+#[cfg(feature = "harness")]
+pub use recipe::Reply;
+pub use recipe::{Answer, Job, Recipes, version_job, version_of};
 pub use report::Resources;

@@ -2,20 +2,24 @@
 //!
 //! No file of the working directory has a say in it: programs and folders are known by absolute paths, and Python runs isolated.
 
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "harness")]
+use crate::error::ErrorKind;
+use crate::error::{Error, Result};
+#[cfg(feature = "harness")]
 use crate::heuristics;
 use crate::paths::{cache_folder, make_private};
+#[cfg(feature = "harness")]
 use crate::process;
 use std::ffi::OsStr;
+#[cfg(feature = "harness")]
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The library's file name; its major version is the one the bindings are made for.
 const LIBRARY: &str = "libnvrtc.so.13";
-/// The wheel on the Python package index, of the version that everything here was measured with.
-const WHEEL: &str = "nvidia-cuda-nvrtc==13.0.88";
 /// SHA-256 of its files, for Linux on aarch64 and on x86-64: what else comes under that name is refused.
+#[cfg(feature = "harness")]
 const WHEEL_HASHES: [&str; 2] = [
     "d27f20a0ca67a4bb34268a5e951033496c5b74870b868bacd046b1b8e0c3267b",
     "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
@@ -31,34 +35,47 @@ pub struct Nvrtc {
 impl Nvrtc {
     /// The variable that names it.
     pub const VARIABLE: &'static str = "SWEEP_NVRTC";
+    /// The wheel on the Python package index, of the version that everything here was measured with.
+    pub const WHEEL: &'static str = "nvidia-cuda-nvrtc==13.0.88";
 
     /// Finds NVRTC: `$SWEEP_NVRTC` (the library, or its folder), the CUDA toolkit, installed wheels, the tool's cache; else
     /// fetches the wheel into the cache with pip, calling `notice` before.
     ///
     /// # Errors
     /// Where none is found and none can be fetched; the message says what to do.
+    #[cfg(feature = "harness")]
     pub fn find(notice: &dyn Fn(&str)) -> Result<Self> {
-        if let Some(named) = std::env::var_os(Self::VARIABLE) {
-            return Self::named(Path::new(&named));
+        if let Some(found) = Self::here()? {
+            return Ok(found);
         }
         let cache = cache_folder()?;
         let cached = cache.join("nvrtc");
-        if cached.symlink_metadata().is_ok() {
-            make_private(&cached, &[])?;
-        }
-        let folders = toolkits().chain(wheels()).chain([wheel_library(&cached)]);
-        if let Some(found) = folders.into_iter().find_map(|folder| Self::in_folder(&folder)) {
-            return Ok(found);
-        }
-        notice(&format!("fetching {WHEEL} into {}", cached.display()));
+        notice(&format!("fetching {} into {}", Self::WHEEL, cached.display()));
         fetch(&cache, &cached).map_err(|error| match error.kind() {
             ErrorKind::Interrupted => error,
             _ => error.context(format!(
-                "no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{WHEEL}'`, or set SWEEP_NVRTC"
+                "no NVRTC here, and fetching it failed; install the CUDA 13 toolkit or `pip install '{}'`, or set SWEEP_NVRTC",
+                Self::WHEEL
             )),
         })?;
         Self::in_folder(&wheel_library(&cached))
             .ok_or_else(|| Error::failure(format!("the fetched wheel in {} holds no {LIBRARY}", cached.display())))
+    }
+
+    /// Finds NVRTC in the same places, and fetches nothing.
+    ///
+    /// # Errors
+    /// Where what is named is none, or the cache is not to be trusted.
+    pub fn here() -> Result<Option<Self>> {
+        if let Some(named) = std::env::var_os(Self::VARIABLE) {
+            return Self::named(Path::new(&named)).map(Some);
+        }
+        let cached = cache_folder()?.join("nvrtc");
+        if cached.symlink_metadata().is_ok() {
+            make_private(&cached, &[])?;
+        }
+        let folders = toolkits().chain(wheels()).chain([wheel_library(&cached)]);
+        Ok(folders.into_iter().find_map(|folder| Self::in_folder(&folder)))
     }
 
     fn named(path: &Path) -> Result<Self> {
@@ -133,11 +150,12 @@ fn python() -> Result<Command> {
 }
 
 /// Installs the wheel into a folder in the making first, which a kill leaves to the next run to take away.
+#[cfg(feature = "harness")]
 fn fetch(cache: &Path, target: &Path) -> Result<()> {
     let (temporary, _lock) = heuristics::new_folder(cache)?;
     let place = |name: &str| temporary.path().join(name);
     let hashes = WHEEL_HASHES.map(|hash| format!("--hash=sha256:{hash}")).join(" ");
-    fs::write(place("wanted"), format!("{WHEEL} {hashes}\n"))?;
+    fs::write(place("wanted"), format!("{} {hashes}\n", Nvrtc::WHEEL))?;
     fs::create_dir(place("unpacking"))?;
     let mut pip = python()?;
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])

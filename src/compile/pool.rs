@@ -1,45 +1,15 @@
 //! The compile service: requests go in, worker processes compile them on all cores, outcomes are waited for.
 
 use super::cache::{Entry, Found};
-use super::source::Sources;
+use super::recipe::{self, Job, Recipes, Reply};
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
-use crate::families::{Code, KernelSpec};
+use crate::families::KernelSpec;
 use crate::process::{self, Killer, LineProcess, Silence};
-use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-
-/// What a compile worker is asked, one JSON a line.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Job {
-    /// The name messages use.
-    pub name: String,
-    /// The whole source.
-    pub source: String,
-    /// The compiler's options.
-    pub options: Vec<String>,
-    /// The function by an expression of C++, `scale<4, float>`, whose name in the cubin is to be told.
-    #[serde(default)]
-    pub expression: Option<String>,
-}
-
-/// What it answers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Answer {
-    /// The cubin, where there is one.
-    pub cubin: Option<Vec<u8>>,
-    /// The function's name in it, where the job has an expression.
-    #[serde(default)]
-    pub entry: Option<String>,
-    /// The compiler's whole log.
-    pub log: String,
-}
-
-/// The whole reply: an answer, or what kept the compiler from one, which says nothing of the kernel: a full disk, say.
-pub type Reply = Result<Answer, String>;
 
 /// What became of a kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,8 +92,7 @@ pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 struct Shared {
     settings: Settings,
     notice: Notice,
-    version: String,
-    sources: Sources,
+    recipes: Recipes,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -142,12 +111,11 @@ impl Compiler {
     pub fn start(settings: Settings, notice: Notice) -> Result<Self> {
         let workers = settings.workers.max(1);
         let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
-        let sources = Sources::find();
-        if let Some(folder) = sources.folder() {
+        let recipes = Recipes::found(&settings.arch, version);
+        if let Some(folder) = recipes.folder() {
             notice(&format!("the kernels are those in {}", folder.display()));
         }
-        let shared =
-            Arc::new(Shared { settings, notice, version, sources, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared { settings, notice, recipes, state: Mutex::default(), changed: Condvar::new() });
         // Where one does not start, those before it end with this.
         let mut compiler = Self { shared, threads: Vec::new() };
         for _ in 0..workers {
@@ -160,7 +128,7 @@ impl Compiler {
 
     /// The compiler's full version, part of every kernel's identity.
     pub fn version(&self) -> &str {
-        &self.shared.version
+        self.shared.recipes.version()
     }
 
     /// A kernel's identity; nothing is compiled.
@@ -171,7 +139,7 @@ impl Compiler {
         if let Some(key) = self.shared.state().keys.get(spec) {
             return Ok(key.clone());
         }
-        let key = self.shared.key(spec)?;
+        let key = self.shared.recipes.key(spec)?;
         self.shared.state().keys.insert(spec.clone(), key.clone());
         Ok(key)
     }
@@ -186,9 +154,7 @@ impl Compiler {
             return Ok(key.clone());
         }
         let key = self.key(spec)?;
-        if matches!(spec.code, Code::Ptx(_) | Code::Cubin(_)) {
-            shared.take_in(spec, &key)?;
-        }
+        shared.take_in(spec, &key)?;
         let cached = match shared.settings.cache.get(&key) {
             Found::Entry(entry) => Some(shared.outcome(&key, &entry)),
             Found::Nothing => None,
@@ -210,7 +176,8 @@ impl Compiler {
         Ok(key)
     }
 
-    /// The cubin of a kernel by its identity, with the function's name in it where that is not the kernel's own, where it is cached: also of one that today's sources no longer make.
+    /// The cubin of a kernel by its identity, with the function's name in it where that is not the kernel's own, where it is cached:
+    /// also of one that today's sources no longer make.
     pub fn cached(&self, key: &Key) -> Option<(PathBuf, Option<String>)> {
         let cache = &self.shared.settings.cache;
         match cache.get(key) {
@@ -287,33 +254,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn options(&self, spec: &KernelSpec) -> Vec<String> {
-        let fixed =
-            [format!("--gpu-architecture={}", self.settings.arch), "--std=c++17".into(), "--ptxas-options=-v".into()];
-        let own = if let Code::Cuda { options, .. } = &spec.code { &options[..] } else { &[] };
-        let macros = spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"));
-        fixed.into_iter().chain(own.iter().cloned()).chain(macros).collect()
-    }
-
-    fn key(&self, spec: &KernelSpec) -> Result<Key> {
-        let source = self.sources.assemble(&spec.code)?;
-        let options = self.options(spec).join(" ");
-        let expression = if spec.is_named_by_expression() { spec.entry.as_str() } else { "" };
-        let parts = match &spec.code {
-            // What the driver loads no compiler of ours has touched.
-            Code::Ptx(_) | Code::Cubin(_) => vec![&source.code.0, &spec.entry, &self.settings.arch],
-            Code::Shipped(_) | Code::Cuda { .. } => vec![&source.code.0, &options, &self.version],
-        };
-        let others = [expression, &spec.salt].into_iter().filter(|other| !other.is_empty());
-        Ok(Key::of(&parts.into_iter().map(String::as_str).chain(others).collect::<Vec<_>>()))
-    }
-
     /// Puts into the cache what needs no compiling, so that what was measured is what is loaded, whatever becomes of the file.
     fn take_in(&self, spec: &KernelSpec, key: &Key) -> Result<()> {
+        let Some(bytes) = self.recipes.loaded(spec)? else { return Ok(()) };
         if matches!(self.settings.cache.get(key), Found::Entry(_)) {
             return Ok(());
         }
-        let bytes = self.sources.assemble(&spec.code)?.bytes;
         self.settings.cache.put(key, Some(&bytes), &Entry::new(Some(&bytes), String::new()))
     }
 
@@ -323,8 +269,7 @@ impl Shared {
             let Entry { function, resources, .. } = entry.clone();
             return Outcome::Compiled { key: key.clone(), cubin, entry: function, resources };
         }
-        let first_error = entry.log.lines().find(|line| line.contains("error"));
-        let error = first_error.unwrap_or("the compiler failed without a message").trim().to_string();
+        let error = entry.first_error().to_string();
         Outcome::Failed { key: key.clone(), timed_out: false, error }
     }
 
@@ -367,14 +312,7 @@ impl Shared {
     /// A compiler that ends without an answer, or says that the machine fails it, is tried again: only one that dies of itself
     /// each time condemns the kernel. What was killed from outside, or got no memory, says nothing of it.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
-        let source = self.sources.assemble(&spec.code)?;
-        let include = source.include.iter().map(|folder| format!("--include-path={}", folder.display()));
-        let job = Job {
-            name: spec.code.to_string(),
-            source: source.text.to_string(),
-            options: self.options(spec).into_iter().chain(include).collect(),
-            expression: spec.is_named_by_expression().then(|| spec.entry.clone()),
-        };
+        let job = self.recipes.job(spec)?;
         let mut answer = self.ask(process, &job)?;
         for _ in 1..ATTEMPTS {
             if matches!(answer, Ok(Ok(_)) | Err(Silence::Timeout(_))) {
@@ -407,23 +345,11 @@ impl Shared {
     }
 }
 
-/// The compiler's full version, such as `13.0.88`. Its interface tells major and minor alone; a cubin's tool note has it
-/// whole.
+/// The compiler's full version.
 fn version(settings: &Settings) -> Result<String> {
-    let job = Job {
-        name: "version.cu".into(),
-        source: "extern \"C\" __global__ void version() {}".into(),
-        options: vec![format!("--gpu-architecture={}", settings.arch)],
-        expression: None,
-    };
+    let job = recipe::version_job(&settings.arch);
     let reply: Result<Reply, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
-    let answer = reply.map_err(Error::failure)?.map_err(Error::failure)?;
-    let cubin = answer.cubin.ok_or_else(|| Error::failure(answer.log.trim()))?;
-    let text = String::from_utf8_lossy(&cubin);
-    let versions = text.split(", V").skip(1).map(|rest| {
-        rest.chars().take_while(|character| character.is_ascii_digit() || *character == '.').collect::<String>()
-    });
-    versions.into_iter().find(|version| !version.is_empty()).ok_or_else(|| Error::failure("its cubins name no version"))
+    recipe::version_of(reply.map_err(Error::failure)?.map_err(Error::failure)?)
 }
 
 fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {

@@ -14,6 +14,7 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 /// The kernel sources: a folder `kernels/` in the working directory, else those built into the binary.
 #[derive(Debug)]
 pub(super) struct Sources {
+    #[cfg(feature = "harness")]
     folder: Option<PathBuf>,
     assembled: Mutex<BTreeMap<Code, Source>>,
 }
@@ -32,6 +33,16 @@ pub(super) struct Source {
 }
 
 impl Sources {
+    /// Those built in alone.
+    pub(super) fn built_in() -> Self {
+        Self {
+            #[cfg(feature = "harness")]
+            folder: None,
+            assembled: Mutex::default(),
+        }
+    }
+
+    #[cfg(feature = "harness")]
     pub(super) fn find() -> Self {
         let local = Path::new("kernels");
         let here = local.is_dir().then(|| std::path::absolute(local).unwrap_or_else(|_| local.to_path_buf()));
@@ -39,6 +50,7 @@ impl Sources {
     }
 
     /// The folder they are from, where that is not the binary.
+    #[cfg(feature = "harness")]
     pub(super) fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
@@ -92,6 +104,7 @@ impl Sources {
     }
 
     fn read(&self, name: &str) -> Result<String> {
+        #[cfg(feature = "harness")]
         if let Some(folder) = &self.folder {
             let path = folder.join(name);
             return read_text(&path).context(|| format!("kernel source {}", path.display()));

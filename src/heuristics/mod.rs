@@ -47,7 +47,7 @@ mod scope;
 mod steps;
 mod template;
 mod terms;
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 mod write;
 
 pub use batch::{AnswerRecord, answer_batch_line, answer_batch_line_checked, refusal};
@@ -65,7 +65,7 @@ pub use expression::Formula;
 pub use extents::Extents;
 pub use fitted::{CrossValidation, FittedModel, Floor, MODEL_FORM, MeasuredProblem, ModelConfig, Regret};
 pub use groups::{class_groups, group_of, groups};
-#[cfg(feature = "harness")]
+#[cfg(feature = "run")]
 pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options};
 pub use materialize::{Knob, Space, materialize};
@@ -76,5 +76,7 @@ pub use query::Query;
 #[cfg(feature = "harness")]
 pub(crate) use scope::nearest;
 pub use template::Template;
+#[cfg(feature = "run")]
+pub(crate) use write::{clear_leftovers, new_file};
 #[cfg(feature = "harness")]
-pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};
+pub(crate) use write::{new_folder, replace};

@@ -6,7 +6,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
+#[cfg(feature = "harness")]
+use tempfile::TempDir;
 
 impl Document {
     /// Writes the canonical text to a temporary file beside `path`, flushes it to the disk and renames it over `path`.
@@ -50,6 +52,7 @@ pub(crate) fn new_file(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
 }
 
 /// A folder in the making, likewise, with the lock that is to be kept as long.
+#[cfg(feature = "harness")]
 pub(crate) fn new_folder(parent: &Path) -> io::Result<(TempDir, File)> {
     loop {
         let folder = tempfile::Builder::new().prefix(IN_THE_MAKING).tempdir_in(parent)?;

@@ -1,12 +1,18 @@
 //! Where files lie: what a GPU's folder below `output/` holds, and the folders that are the user's alone.
 
+#[cfg(feature = "harness")]
 pub(crate) mod lossy;
 mod private;
 
 pub use private::cache_folder;
-pub(crate) use private::{device_lock, make_private};
+#[cfg(feature = "harness")]
+pub(crate) use private::device_lock;
+pub(crate) use private::make_private;
 
-use crate::error::{Context, Error, Result};
+#[cfg(feature = "harness")]
+use crate::error::Error;
+use crate::error::{Context, Result};
+#[cfg(feature = "harness")]
 use crate::heuristics;
 use crate::model::Family;
 use std::path::{Path, PathBuf};
@@ -129,6 +135,7 @@ fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// Where one cannot.
+#[cfg(feature = "harness")]
 pub(crate) fn check_outputs(replaced: Option<&Path>, appended: &[PathBuf]) -> Result<()> {
     let check = |path: &Path, is_appended: bool| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -73,6 +73,7 @@ pub(crate) fn make_private(folder: &Path, expected: &[&str]) -> Result<()> {
 ///
 /// # Errors
 /// Where its folder cannot be made, or is not this user's alone.
+#[cfg(feature = "harness")]
 pub(crate) fn device_lock(unit: &str) -> Result<PathBuf> {
     let folder = PathBuf::from(format!("/tmp/kernel_sweep-{}", rustix::process::geteuid().as_raw()));
     let what = || format!("folder of device locks {}", folder.display());

@@ -1,5 +1,8 @@
 //! The Python module's native half. What it offers is documented in `kernel_sweep/__init__.pyi`, beside its types.
 
+#[cfg(feature = "run")]
+mod ops;
+
 use crate::heuristics::{self, AnswerRecord, DtypeName, Query, Signature, Tensor, builtin_names};
 use crate::model::Dtype;
 use pyo3::exceptions::PyValueError;
@@ -17,6 +20,9 @@ impl From<crate::error::Error> for PyErr {
 
 #[pymodule]
 mod _native {
+    #[cfg(feature = "run")]
+    #[pymodule_export]
+    use super::ops::{launch_arrays, launch_torch, use_file};
     #[pymodule_export]
     use super::{Answer, Heuristics, builtins};
     #[pymodule_export]

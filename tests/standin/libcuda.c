@@ -14,9 +14,15 @@
  *   STANDIN_PARAMETERS=8,8,4     sizes of any kernel's parameters
  *   STANDIN_FAULT=FUNCTION:CODE  this function fails with this code: cuMemAlloc_v2, cuLaunchKernelEx, cuModuleLoadData, …
  *   STANDIN_FAULT_AFTER=N        but for its first N calls in a process
- * Built with -DTOO_OLD it lacks cuEventElapsedTime_v2, as drivers before 12.8 do.
+ *   STANDIN_RECORD=FILE          what is called is added to this file, one JSON object a line: launches with their parameters
+ *   STANDIN_CAPTURING=N          the stream with this handle goes into a graph
+ *
+ * Device N's memory begins at (16 + N) << 40, whether or not it was allocated. Built with -DTOO_OLD it lacks
+ * cuEventElapsedTime_v2, as drivers before 12.8 do, and cuFuncLoad.
  */
-#define _DEFAULT_SOURCE
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +45,24 @@ static Result fault(const char *function, long *calls) {
     return ++*calls > number("STANDIN_FAULT_AFTER", 0) ? atoi(wanted + length + 1) : 0;
 }
 
+/* Adds a line to the record. */
+static void record(const char *format, ...) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static FILE *file;
+    const char *name = getenv("STANDIN_RECORD");
+    if (!name) return;
+    pthread_mutex_lock(&lock);
+    if (!file) file = fopen(name, "a");
+    va_list values;
+    va_start(values, format);
+    vfprintf(file, format, values);
+    va_end(values);
+    fflush(file);
+    pthread_mutex_unlock(&lock);
+}
+
+#define RECORD record("{\"call\":\"%s\"}\n", __func__)
+
 #define FAULTS                                                                                                                  \
     do {                                                                                                                        \
         static long calls;                                                                                                      \
@@ -52,6 +76,8 @@ static const struct {
 } ERRORS[] = {
     {1, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
     {2, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {200, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
+    {201, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {34, "CUDA_ERROR_STUB_LIBRARY", "CUDA driver is a stub library"},
     {100, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
     {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
@@ -136,14 +162,54 @@ Result cuDeviceGetAttribute(int *value, int attribute, int device) {
     return 0;
 }
 
+/* Contexts are numbered by their devices. */
+static __thread void *current[16];
+static __thread int depth;
+
 Result cuDevicePrimaryCtxRetain(void **context, int device) {
     FAULTS;
-    (void)device;
-    *context = (void *)1;
+    RECORD;
+    *context = (void *)(intptr_t)(device + 1);
     return 0;
 }
 
-Result cuCtxSetCurrent(void *context) { return (void)context, 0; }
+Result cuDevicePrimaryCtxRelease_v2(int device) {
+    RECORD;
+    return (void)device, 0;
+}
+
+Result cuCtxSetCurrent(void *context) {
+    current[depth] = context;
+    return 0;
+}
+
+Result cuCtxGetCurrent(void **context) {
+    *context = current[depth];
+    return 0;
+}
+
+Result cuCtxPushCurrent_v2(void *context) {
+    if (depth == 15) return 1;
+    current[++depth] = context;
+    return 0;
+}
+
+Result cuCtxPopCurrent_v2(void **context) {
+    if (depth == 0) return 201;
+    *context = current[depth--];
+    return 0;
+}
+
+Result cuCtxGetDevice(int *device) {
+    if (!current[depth]) return 201;
+    *device = (int)(intptr_t)current[depth] - 1;
+    return 0;
+}
+
+Result cuCtxSynchronize(void) {
+    RECORD;
+    return current[depth] ? 0 : 201;
+}
 
 Result cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
     *total = (size_t)141 << 30;
@@ -154,13 +220,30 @@ Result cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
 /* Addresses of nothing. */
 Result cuMemAlloc_v2(Address *address, size_t bytes) {
     FAULTS;
-    static Address next = (Address)1 << 40;
-    *address = next;
-    next += (bytes + 0xffff) & ~(Address)0xffff;
+    static Address next;
+    if (!current[depth]) return 201;
+    *address = ((Address)(15 + (intptr_t)current[depth]) << 40) + __atomic_fetch_add(&next, (bytes + 0xffff) & ~(Address)0xffff, 0);
+    record("{\"call\":\"cuMemAlloc_v2\",\"address\":%llu,\"bytes\":%zu}\n", (unsigned long long)*address, bytes);
     return 0;
 }
 
-Result cuMemFree_v2(Address address) { return (void)address, 0; }
+Result cuMemFree_v2(Address address) {
+    record("{\"call\":\"cuMemFree_v2\",\"address\":%llu}\n", (unsigned long long)address);
+    return current[depth] ? 0 : 201;
+}
+
+/* Of the attributes, by their numbers: 2 the kind of memory, 8 whether the host has it too, 9 the device. */
+Result cuPointerGetAttributes(unsigned count, const int *attributes, void **values, Address address) {
+    FAULTS;
+    int device = (int)(address >> 40) - 16;
+    int is_known = device >= 0 && device < number("STANDIN_COUNT", 1);
+    for (unsigned at = 0; at < count; at++) switch (attributes[at]) {
+            case 2: *(unsigned *)values[at] = is_known ? 2 : 0; break;
+            case 9: *(int *)values[at] = is_known ? device : -2; break;
+            default: *(unsigned *)values[at] = 0;
+        }
+    return 0;
+}
 
 Result cuMemHostAlloc(void **host, size_t bytes, unsigned flags) {
     (void)flags;
@@ -190,25 +273,65 @@ Result cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) {
 }
 
 Result cuMemsetD8Async(Address address, unsigned char byte, size_t bytes, void *stream) {
-    return (void)address, (void)byte, (void)bytes, (void)stream, 0;
+    record("{\"call\":\"cuMemsetD8Async\",\"address\":%llu,\"byte\":%d,\"bytes\":%zu,\"stream\":%llu}\n", (unsigned long long)address,
+           byte, bytes, (unsigned long long)(uintptr_t)stream);
+    return 0;
+}
+
+/* A module is the hash of its image. */
+typedef struct {
+    uint64_t hash;
+} Module;
+
+typedef struct {
+    Module *module;
+    char name[64];
+} Function;
+
+/* The bytes of a 64-bit ELF, whose last part is the table of its sections or of its segments. */
+static size_t elf_bytes(const unsigned char *image) {
+    uint64_t sections, segments;
+    uint16_t section_bytes, section_count, segment_bytes, segment_count;
+    memcpy(&segments, image + 32, 8), memcpy(&sections, image + 40, 8);
+    memcpy(&segment_bytes, image + 54, 2), memcpy(&segment_count, image + 56, 2);
+    memcpy(&section_bytes, image + 58, 2), memcpy(&section_count, image + 60, 2);
+    sections += (uint64_t)section_bytes * section_count, segments += (uint64_t)segment_bytes * segment_count;
+    return sections > segments ? sections : segments;
 }
 
 Result cuModuleLoadData(void **module, const void *image) {
     FAULTS;
-    (void)image;
-    *module = (void *)1;
+    if (!current[depth]) return 201;
+    if (memcmp(image, "\177ELF", 4) != 0) return 200;
+    Module *loaded = malloc(sizeof *loaded);
+    loaded->hash = 14695981039346656037u;
+    const unsigned char *bytes = image;
+    for (size_t left = elf_bytes(bytes); left; left--) loaded->hash = (loaded->hash ^ *bytes++) * 1099511628211u;
+    record("{\"call\":\"cuModuleLoadData\",\"image\":\"%016llx\"}\n", (unsigned long long)loaded->hash);
+    *module = loaded;
     return 0;
 }
 
-Result cuModuleUnload(void *module) { return (void)module, 0; }
+Result cuModuleUnload(void *module) {
+    RECORD;
+    return (void)module, current[depth] ? 0 : 201;
+}
 
+/* Functions are never given back: a driver's go with their module. */
 Result cuModuleGetFunction(void **function, void *module, const char *name) {
-    (void)module, (void)name;
-    *function = (void *)1;
+    Function *found = malloc(sizeof *found);
+    found->module = module;
+    snprintf(found->name, sizeof found->name, "%s", name);
+    *function = found;
     return 0;
 }
+
+#ifndef TOO_OLD
+Result cuFuncLoad(void *function) { return (void)function, 0; }
+#endif
 
 Result cuFuncSetAttribute(void *function, int attribute, int value) {
+    FAULTS;
     return (void)function, (void)attribute, (void)value, 0;
 }
 
@@ -235,12 +358,68 @@ Result cuFuncGetParamInfo(void *function, size_t index, size_t *offset, size_t *
     return 0;
 }
 
-Result cuLaunchKernelEx(const void *config, void *function, void **parameters, void **extra) {
+/* What a map holds in its 128 bytes, by words: this, the address, rank and types, then a hash of all the rest. */
+static const uint64_t MAP = 0x70616d5f65646f63;
+
+Result cuTensorMapEncodeTiled(uint64_t *map, int type, unsigned rank, void *address, const uint64_t *extents,
+                              const uint64_t *strides, const unsigned *box, const unsigned *element_strides, int interleave,
+                              int swizzle, int promotion, int fill) {
     FAULTS;
-    return (void)config, (void)function, (void)parameters, (void)extra, 0;
+    if ((uintptr_t)address % 16 || !address) return 1;
+    uint64_t hash = 14695981039346656037u;
+    for (unsigned at = 0; at < rank; at++) {
+        uint64_t stride = at + 1 < rank ? strides[at] : 0;
+        uint64_t values[] = {extents[at], stride, box[at], element_strides[at]};
+        for (int part = 0; part < 4; part++) hash = (hash ^ values[part]) * 1099511628211u;
+    }
+    memset(map, 0, 128);
+    map[0] = MAP, map[1] = (uintptr_t)address, map[2] = rank + 16 * type, map[3] = hash;
+    map[4] = (uint64_t)(interleave + 16 * swizzle + 256 * promotion + 4096 * fill);
+    return 0;
 }
 
-Result cuTensorMapEncodeTiled(void) { return 0; }
+Result cuTensorMapReplaceAddress(uint64_t *map, void *address) {
+    FAULTS;
+    if (map[0] != MAP || (uintptr_t)address % 16) return 1;
+    map[1] = (uintptr_t)address;
+    return 0;
+}
+
+typedef struct {
+    unsigned grid[3], block[3], smem_bytes;
+    void *stream;
+    const struct {
+        int kind, padding;
+        unsigned cluster[3], rest[13];
+    } *attributes;
+    unsigned attribute_count;
+} LaunchConfig;
+
+/* Parameters end in a null pointer. Each is a word or a map. */
+Result cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **parameters, void **extra) {
+    FAULTS;
+    (void)extra;
+    if (!current[depth]) return 201;
+    if (!getenv("STANDIN_RECORD")) return 0;
+    char text[4096];
+    int length = 0;
+#define ADD(...) length += snprintf(text + length, sizeof text - (size_t)length, __VA_ARGS__)
+    for (void **parameter = parameters; *parameter; parameter++) {
+        const uint64_t *words = *parameter;
+        ADD("%s", parameter == parameters ? "" : ",");
+        if (words[0] == MAP)
+            ADD("{\"map\":%llu,\"of\":\"%llx %llx %llx\"}", (unsigned long long)words[1], (unsigned long long)words[2],
+                (unsigned long long)words[3], (unsigned long long)words[4]);
+        else
+            ADD("%llu", (unsigned long long)words[0]);
+    }
+    unsigned cluster = config->attribute_count ? config->attributes[0].cluster[0] : 1;
+    record("{\"call\":\"cuLaunchKernelEx\",\"function\":\"%s\",\"image\":\"%016llx\",\"grid\":[%u,%u,%u],\"cluster\":%u,"
+           "\"threads\":%u,\"smem_bytes\":%u,\"stream\":%llu,\"parameters\":[%s]}\n",
+           function->name, (unsigned long long)function->module->hash, config->grid[0], config->grid[1], config->grid[2],
+           cluster, config->block[0], config->smem_bytes, (unsigned long long)(uintptr_t)config->stream, text);
+    return 0;
+}
 
 Result cuStreamCreate(void **stream, unsigned flags) {
     (void)flags;
@@ -248,20 +427,43 @@ Result cuStreamCreate(void **stream, unsigned flags) {
     return 0;
 }
 
+/* 1 where it does. */
+Result cuStreamIsCapturing(void *stream, int *status) {
+    *status = getenv("STANDIN_CAPTURING") && number("STANDIN_CAPTURING", 0) == (long)(intptr_t)stream;
+    return 0;
+}
+
+Result cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    (void)event, (void)flags;
+    record("{\"call\":\"cuStreamWaitEvent\",\"stream\":%llu}\n", (unsigned long long)(uintptr_t)stream);
+    return 0;
+}
+
 Result cuStreamSynchronize(void *stream) {
     FAULTS;
+    RECORD;
     (void)stream;
     usleep((useconds_t)number("STANDIN_PAUSE_US", 0));
     return 0;
 }
 
 Result cuEventCreate(void **event, unsigned flags) {
+    FAULTS;
+    RECORD;
     (void)flags;
     *event = (void *)1;
     return 0;
 }
 
-Result cuEventRecord(void *event, void *stream) { return (void)event, (void)stream, 0; }
+Result cuEventDestroy_v2(void *event) {
+    RECORD;
+    return (void)event, 0;
+}
+
+Result cuEventRecord(void *event, void *stream) {
+    record("{\"call\":\"cuEventRecord\",\"stream\":%llu}\n", (unsigned long long)(uintptr_t)stream);
+    return (void)event, 0;
+}
 
 #ifndef TOO_OLD
 /* About 20 µs, never twice the same. */

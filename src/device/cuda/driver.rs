@@ -1,52 +1,42 @@
-//! The driver: whether it is here and new enough, which GPUs it has, and what its errors say.
+//! The driver: whether it is here and new enough, what its errors mean, and what it tells of a device.
 
-use super::clocks;
-use crate::device::{Address, Fault, Found};
+use crate::device::Fault;
 use crate::model::{Bytes, GpuProfile, Mma};
 use cudarc::driver::{DriverError, result, sys};
-use sha2::{Digest, Sha256};
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 
-/// All of the driver that is called. A missing one would end the process at its first call.
-const CALLED: [&str; 35] = [
-    "cuCtxSetCurrent",
-    "cuDeviceGet",
-    "cuDeviceGetAttribute",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetPCIBusId",
-    "cuDeviceGetUuid_v2",
-    "cuDevicePrimaryCtxRetain",
-    "cuDeviceTotalMem_v2",
-    "cuDriverGetVersion",
-    "cuEventCreate",
-    "cuEventElapsedTime_v2",
-    "cuEventRecord",
-    "cuFuncGetAttribute",
-    "cuFuncGetParamInfo",
-    "cuFuncSetAttribute",
-    "cuGetErrorName",
-    "cuGetErrorString",
-    "cuInit",
-    "cuLaunchKernelEx",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemGetInfo_v2",
-    "cuMemHostAlloc",
-    "cuMemHostGetDevicePointer_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemcpyDtoH_v2",
-    "cuMemcpyHtoD_v2",
-    "cuMemsetD8Async",
-    "cuModuleGetFunction",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuStreamCreate",
-    "cuStreamSynchronize",
-    "cuTensorMapEncodeTiled",
-];
-/// The first driver with all of these.
+/// The first driver that has all that is called.
 const LEAST_DRIVER: &str = "CUDA 12.8";
+
+/// Whether there is a driver's library at all.
+pub(super) fn is_present() -> bool {
+    // SAFETY: asks the dynamic loader only.
+    unsafe { sys::is_culib_present() }
+}
+
+/// What the driver is too old for, where it is.
+pub(super) fn missing_symbols(called: &[&str]) -> Option<String> {
+    type GetVersion = unsafe extern "C" fn(*mut c_int) -> c_int;
+    // SAFETY: the library is there, as was just asked; a symbol is looked up and not called.
+    let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_ok();
+    let missing: Vec<&str> = called.iter().filter(|name| !has(name)).copied().collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let mut version: c_int = 0;
+    // SAFETY: what the driver has under that name takes a pointer to an integer, at any time.
+    if let Ok(get_version) = unsafe { sys::culib().get::<GetVersion>(b"cuDriverGetVersion") } {
+        unsafe { get_version(&raw mut version) };
+    }
+    let version = match version {
+        0 => String::new(),
+        version => format!(", which is for CUDA {}.{},", version / 1000, version % 1000 / 10),
+    };
+    Some(format!(
+        "the CUDA driver{version} lacks {}: a driver for {LEAST_DRIVER} or newer is needed",
+        missing.join(", ")
+    ))
+}
 
 /// What an error says of the device: most errors of the driver stick to the context, so that only a new process helps.
 impl From<DriverError> for Fault {
@@ -85,76 +75,15 @@ impl From<DriverError> for Fault {
 }
 
 /// `CUDA_ERROR_NO_DEVICE (100): no CUDA-capable device is detected`
-fn describe_error(error: DriverError) -> String {
+pub(super) fn describe_error(error: DriverError) -> String {
     let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
     let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{name} ({}): {text}", error.0 as i32)
 }
 
-/// The CUDA GPUs here that can be used; none where there is no driver.
-pub fn discover() -> Vec<Found> {
-    survey().0
-}
-
-/// What keeps the driver that is here, or one of its GPUs, from being used, in one line.
-pub fn trouble() -> Option<String> {
-    survey().1
-}
-
-/// The GPUs that can be used, and why there are not more.
-fn survey() -> (Vec<Found>, Option<String>) {
-    // SAFETY: asks the dynamic loader only.
-    if !unsafe { sys::is_culib_present() } {
-        return (Vec::new(), None);
-    }
-    if let Some(trouble) = missing_symbols() {
-        return (Vec::new(), Some(trouble));
-    }
-    let fails = |what: String| move |error| format!("{what}: {}", describe_error(error));
-    if let Err(trouble) = result::init().map_err(fails("the CUDA driver does not start: cuInit".into())) {
-        return (Vec::new(), Some(trouble));
-    }
-    let count = match result::device::get_count() {
-        Ok(count) => count,
-        Err(error) => return (Vec::new(), Some(fails("the CUDA driver does not count its GPUs".into())(error))),
-    };
-    let (mut found, mut trouble) = (Vec::new(), None);
-    for ordinal in 0..count {
-        match describe(ordinal).map_err(fails(format!("the CUDA driver does not tell of GPU {ordinal}"))) {
-            Ok(device) => found.push(device),
-            Err(why) => trouble = trouble.or(Some(why)),
-        }
-    }
-    (found, trouble)
-}
-
-/// What the driver is too old for, where it is.
-pub(super) fn missing_symbols() -> Option<String> {
-    type GetVersion = unsafe extern "C" fn(*mut c_int) -> c_int;
-    // SAFETY: the library is there, as was just asked; a symbol is looked up and not called.
-    let has = |name: &&str| unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_ok();
-    let missing: Vec<&str> = CALLED.iter().filter(|name| !has(name)).copied().collect();
-    if missing.is_empty() {
-        return None;
-    }
-    let mut version: c_int = 0;
-    // SAFETY: what the driver has under that name takes a pointer to an integer, at any time.
-    if let Ok(get_version) = unsafe { sys::culib().get::<GetVersion>(b"cuDriverGetVersion") } {
-        unsafe { get_version(&raw mut version) };
-    }
-    let version = match version {
-        0 => String::new(),
-        version => format!(", which is for CUDA {}.{},", version / 1000, version % 1000 / 10),
-    };
-    Some(format!(
-        "the CUDA driver{version} lacks {}: a driver for {LEAST_DRIVER} or newer is needed",
-        missing.join(", ")
-    ))
-}
-
-fn describe(ordinal: i32) -> Result<Found, DriverError> {
+/// What a device offers kernels, as its driver tells.
+pub(super) fn profile_of(device: sys::CUdevice) -> Result<GpuProfile, DriverError> {
     use sys::CUdevice_attribute_enum as Attribute;
-    let device = result::device::get(ordinal)?;
     let name = result::device::get_name(device)?;
     // SAFETY: `device` is a handle the driver just gave.
     let attribute = |which| unsafe { result::device::get_attribute(device, which) };
@@ -163,9 +92,9 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
     let arch = format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" });
     let bytes = |which| attribute(which).map(|value| Bytes(value.unsigned_abs().into()));
     let count = |which| attribute(which).map(i32::unsigned_abs);
-    let profile = GpuProfile {
+    Ok(GpuProfile {
         name: GpuProfile::short_name(&name),
-        device_name: name.clone(),
+        device_name: name,
         multiprocessors: count(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         smem_per_block: bytes(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         smem_per_multiprocessor: bytes(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
@@ -174,33 +103,5 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
         l2: bytes(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
         mma: Mma::of_arch(&arch),
         arch,
-    };
-    let unit = Some(unit(result::device::get_uuid(device)?));
-    // SAFETY: as above.
-    let memory = Some(Bytes(unsafe { result::device::total_mem(device) }? as u64));
-    let (address, driver) = (Address::Cuda(ordinal.unsigned_abs()), clocks::driver_version());
-    Ok(Found { address, name, driver, unit, memory, profile })
-}
-
-/// Tells this physical GPU from others of its kind, without telling anybody which it is.
-fn unit(uuid: sys::CUuuid) -> String {
-    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(uuid.bytes.map(|byte| byte as u8)).into();
-    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
-}
-
-/// What others do on a GPU that nothing of ours runs on yet: how many processes compute, and for how many per cent of the last
-/// moments it was busy. Nothing where the driver does not tell.
-pub fn work_under_way(ordinal: u32) -> Option<(usize, u32)> {
-    let device = result::device::get(ordinal as i32).ok()?;
-    clocks::work_under_way(&pci_bus_id(device).ok()?)
-}
-
-/// Where the GPU is on the PCI bus: `00000000:3B:00.0`.
-pub(super) fn pci_bus_id(device: sys::CUdevice) -> Result<String, Fault> {
-    let mut text = [0; 32];
-    // SAFETY: the driver writes at most as many characters as it is told there is room for, and ends them with a zero.
-    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }.result()?;
-    let bytes: Vec<u8> = text.iter().map(|character: &std::ffi::c_char| *character as u8).collect();
-    let id = CStr::from_bytes_until_nul(&bytes).map_err(|_| Fault::Dead("a PCI bus id without an end".into()))?;
-    Ok(id.to_string_lossy().into_owned())
+    })
 }

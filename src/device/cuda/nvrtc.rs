@@ -1,11 +1,15 @@
-//! The compile worker's inside: NVRTC, one job at a time.
+//! NVRTC in this process, one job at a time: the compile worker's inside, and what compiles where a kernel is to run at once.
 
-use crate::compile::{Answer, Job, Nvrtc, Reply};
+#[cfg(feature = "harness")]
+use crate::compile::Reply;
+use crate::compile::{Answer, Job, Nvrtc};
 use crate::error::{Context, Error, Result};
+#[cfg(feature = "harness")]
 use crate::process;
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use libloading::{Library, Symbol};
 use std::ffi::{CStr, CString, c_char, c_int};
+#[cfg(feature = "harness")]
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,9 +21,10 @@ const MAJOR: c_int = 13;
 ///
 /// # Errors
 /// Where the pipes break.
+#[cfg(feature = "harness")]
 pub fn serve_compiles(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
-    let path = PathBuf::from(std::env::var_os(Nvrtc::VARIABLE).unwrap_or_default());
-    let compiler = Loaded::open(&path);
+    let library = PathBuf::from(std::env::var_os(Nvrtc::VARIABLE).unwrap_or_default());
+    let compiler = LoadedNvrtc::open(&Nvrtc { library });
     process::answer_lines(input, output, |job: Job| {
         let answer = compiler.as_ref().map_err(Clone::clone).and_then(|compiler| compiler.compile(&job));
         let reply: Reply = answer.map_err(|trouble| trouble.to_string());
@@ -31,14 +36,19 @@ pub fn serve_compiles(input: &mut dyn BufRead, output: &mut dyn Write) -> Result
 type Status = c_int;
 
 /// NVRTC, loaded from one path, whatever else of that name the loader knows.
-struct Loaded {
+pub struct LoadedNvrtc {
     library: Library,
     /// It would be looked for by its name; being there already, it is the one of the same folder.
     _builtins: Library,
 }
 
-impl Loaded {
-    fn open(path: &Path) -> Result<Self> {
+impl LoadedNvrtc {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// Where it cannot be loaded, or is another version than this is written for.
+    pub fn open(nvrtc: &Nvrtc) -> Result<Self> {
+        let path = nvrtc.library.as_path();
         if !path.is_absolute() {
             return Err(Error::usage(format!("{} is no absolute path", path.display())));
         }
@@ -59,8 +69,11 @@ impl Loaded {
         Ok(Self { library, _builtins: builtins })
     }
 
-    /// What the compiler says; an error is this machine's.
-    fn compile(&self, job: &Job) -> Result<Answer> {
+    /// What the compiler says of a kernel.
+    ///
+    /// # Errors
+    /// Where the machine keeps it from saying anything.
+    pub fn compile(&self, job: &Job) -> Result<Answer> {
         let (source, name) = (c_string(&job.source)?, c_string(&job.name)?);
         let options = job.options.iter().map(|option| c_string(option)).collect::<Result<Vec<_>>>()?;
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();

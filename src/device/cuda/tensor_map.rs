@@ -59,3 +59,12 @@ pub(super) fn encode(map: &TensorMap, address: u64) -> Result<sys::CUtensorMap, 
         Ok(encoded.assume_init())
     }
 }
+
+/// Turns an encoded map to a tensor of the same extents elsewhere.
+///
+/// # Errors
+/// Where the driver refuses the address.
+pub(super) fn retarget(map: &mut sys::CUtensorMap, address: u64) -> Result<(), Fault> {
+    // SAFETY: the driver made the map.
+    Ok(unsafe { sys::cuTensorMapReplaceAddress(map, address as *mut c_void) }.result()?)
+}

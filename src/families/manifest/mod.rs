@@ -230,6 +230,7 @@ pub fn load_named(name: &str) -> Result<Option<Family>> {
 ///
 /// # Errors
 /// Where it cannot, with its line; `name` is what messages call it.
+#[cfg(feature = "harness")]
 pub(crate) fn check_shipped(family: Family, text: &str, name: &str) -> Result<()> {
     if !SHIPPED.contains(&family) || !read::has_family(text) {
         return Ok(());
@@ -243,6 +244,7 @@ pub fn path_of(family: Family) -> Option<PathBuf> {
 }
 
 /// The JSON Schema of manifests, for editors.
+#[cfg(feature = "harness")]
 pub fn schema() -> schemars::Schema {
     schemars::schema_for!(raw::RawManifest)
 }

@@ -3,11 +3,15 @@
     heuristics = kernel_sweep.Heuristics.builtin("h200")
     answer = heuristics.lookup("matmul_fp4", m=16, n=4096, k=4096)
     config = helion.Config(**answer.best)
+
+kernel_sweep.ops runs what is served.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, Literal, final, overload
+
+from . import ops as ops
 
 __version__: str
 

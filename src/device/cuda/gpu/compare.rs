@@ -1,8 +1,6 @@
 //! Comparing an output with its reference on the device, and altering tensors as a mutant has it.
 
-use super::memory::Buffer;
-use super::module::Support;
-use super::{Contents, Current, Gpu};
+use super::{Buffer, Contents, Current, Gpu, POISON, Support};
 use crate::device::mutants::{Alteration, Change, Place};
 use crate::device::{Deviation, Fault, LEAST_ALLOWED};
 use crate::families::{Element, Task};
@@ -72,7 +70,7 @@ impl Gpu {
         comparisons: &[Comparison],
     ) -> Result<(), Fault> {
         let Contents { tensors, references, allowed, .. } = contents;
-        tensors.outputs.iter().try_for_each(|output| output.fill(super::POISON, self.stream))?;
+        tensors.outputs.iter().try_for_each(|output| output.fill(POISON, self.stream))?;
         self.restore(contents, &tensors.outputs)?;
         self.run(current.function, &current.program, &tensors.inputs, &tensors.outputs, allowed)?;
         for (index, comparison) in comparisons.iter().enumerate() {

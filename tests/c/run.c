@@ -1,0 +1,70 @@
+/* Prepares and launches a kernel as a C program would, on the stand-in for the driver. Says which expectation fails; says "ok" where
+ * none does. */
+#include "kernel_sweep.h"
+#include <stdio.h>
+#include <string.h>
+
+#define EXPECT(condition)                                                                                              \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            printf("line %d: not so: %s (last error: %s)\n", __LINE__, #condition, kernel_sweep_error());              \
+            return 1;                                                                                                  \
+        }                                                                                                              \
+    } while (0)
+
+#define SAYS(text) (strstr(kernel_sweep_error(), text) != NULL)
+
+/* Where the stand-in's device 0 has its memory. */
+static void *at(int place) { return (void *)(uintptr_t)(((uint64_t)16 << 40) + ((uint64_t)place << 32)); }
+
+int main(int count, char **arguments) {
+    if (count != 2)
+        return 2;
+    const char *bundle = arguments[1];
+    EXPECT(kernel_sweep_open(7, NULL, bundle) == NULL && SAYS("there is no GPU 7"));
+    EXPECT(kernel_sweep_open(0, NULL, "/nowhere") == NULL && SAYS("/nowhere"));
+    EXPECT(kernel_sweep_open(0, "/nowhere", bundle) == NULL && SAYS("/nowhere"));
+    EXPECT(kernel_sweep_adopt(NULL, NULL, bundle) == NULL && SAYS("no CUDA context is current"));
+    kernel_sweep_runtime *runtime = kernel_sweep_open(0, NULL, bundle);
+    EXPECT(runtime != NULL && strcmp(kernel_sweep_error(), "") == 0);
+
+    kernel_sweep_dimension shape[] = {{"m", 16}, {"n", 4096}, {"k", 4096}};
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_int4", shape, 2, NULL) == NULL && SAYS("needs dimension 'k'"));
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_int5", shape, 3, NULL) == NULL && SAYS("matmul_int5"));
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, "f32") == NULL && SAYS("comes in bf16 only"));
+    EXPECT(kernel_sweep_prepare(NULL, "matmul_int4", shape, 3, NULL) == NULL && SAYS("runtime is a null pointer"));
+    shape[0].value = 17;
+    shape[2].value = 66;
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, NULL) == NULL && SAYS("holds no such kernel"));
+    shape[0].value = 16;
+    shape[2].value = 4096;
+    kernel_sweep_kernel *kernel = kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, "torch.bfloat16");
+    EXPECT(kernel != NULL && kernel_sweep_scratch_bytes(kernel) == 0);
+    kernel_sweep_close(runtime); /* kernels may outlive it */
+
+    uint64_t a_shape[] = {16, 4096}, b_shape[] = {2048, 4096}, c_shape[] = {16, 4096};
+    kernel_sweep_tensor inputs[] = {{at(1), KERNEL_SWEEP_BF16, 2, a_shape}, {at(2), KERNEL_SWEEP_BYTE, 2, b_shape}};
+    kernel_sweep_tensor output = {at(3), KERNEL_SWEEP_BF16, 2, c_shape};
+    EXPECT(kernel_sweep_launch(kernel, (void *)5, inputs, 2, &output, NULL, 0) == 0);
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, &output, at(4), 64) == 0);
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 1, &output, NULL, 0) == -1 && SAYS("1 input tensors where there are 2"));
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, NULL, NULL, 0) == -1 && SAYS("output is a null pointer"));
+    EXPECT(kernel_sweep_launch(NULL, NULL, inputs, 2, &output, NULL, 0) == -1 && SAYS("kernel is a null pointer"));
+    b_shape[0] = 2047;
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, &output, NULL, 0) == -1 && SAYS("B i8 [2048, 4096]"));
+    b_shape[0] = 2048;
+    inputs[1].element = KERNEL_SWEEP_F32;
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, &output, NULL, 0) == -1 && SAYS("this is f32"));
+    inputs[1].element = 9;
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, &output, NULL, 0) == -1 && SAYS("there is no type 9"));
+    inputs[1].element = KERNEL_SWEEP_BYTE;
+    inputs[0].data = a_shape;
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, &output, NULL, 0) == -1 && SAYS("in no GPU's own memory"));
+    inputs[0].data = output.data;
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 2, &output, NULL, 0) == -1 && SAYS("C lies over A"));
+    kernel_sweep_release(kernel);
+    kernel_sweep_release(NULL);
+    kernel_sweep_close(NULL);
+    printf("ok\n");
+    return 0;
+}

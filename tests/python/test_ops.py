@@ -1,0 +1,324 @@
+"""What is served, launched from Python, with a stand-in for the driver (`tests/standin/libcuda.c`). Each test's body runs in a process
+of its own, whose loader finds the stand-in."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+# What the bodies begin with: tensors that are addresses of nothing, and what was recorded.
+PRELUDE = """
+import json, os
+import kernel_sweep
+from kernel_sweep import ops
+
+MEMORY = 16 << 40
+SIZES = {"<V2": 2, "<f4": 4, "|i1": 1, "|u1": 1, "<i2": 2}
+
+class Array:
+    def __init__(self, shape, typestr="<V2", place=1, address=None, strides=None, read_only=False, **more):
+        address = MEMORY + (place << 32) if address is None else address
+        self.__cuda_array_interface__ = {
+            "shape": tuple(shape), "typestr": typestr, "data": (address, read_only), "strides": strides, "version": 3, **more,
+        }
+
+def calls():
+    path = os.environ["STANDIN_RECORD"]
+    lines = open(path).read().splitlines() if os.path.exists(path) else []
+    open(path, "w").close()
+    return [json.loads(line) for line in lines]
+
+def launches():
+    return [call for call in calls() if call["call"] == "cuLaunchKernelEx"]
+
+def refused(kind, told, call, *arguments, **keywords):
+    try:
+        call(*arguments, **keywords)
+    except kind as error:
+        assert told in str(error), f"'{error}' does not say '{told}'"
+        assert "\\n" not in str(error)
+    else:
+        raise AssertionError(f"nothing was raised that says '{told}'")
+"""
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("standin")
+    compiler = ["cc", "-shared", "-fPIC", "-O1", "-o", folder / "libcuda.so", ROOT / "tests/standin/libcuda.c"]
+    try:
+        subprocess.run(compiler, check=True)
+    except FileNotFoundError:
+        pytest.skip("no cc here to build the stand-in driver with")
+    return folder
+
+
+def run(body, folder, tmp_path, **environment):
+    environment = {
+        **os.environ,
+        **({"LD_LIBRARY_PATH": str(folder)} if folder else {}),
+        "STANDIN_RECORD": str(tmp_path / "record.jsonl"),
+        **environment,
+    }
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(body)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if "there is no NVRTC here" in done.stderr:
+        pytest.skip("no NVRTC at hand")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_operator_launches_its_kernel_and_nothing_else_the_second_time(driver, tmp_path):
+    body = """
+    bf16, byte, int16 = "<V2", "|i1", "<i2"
+    cases = [
+        (ops.matmul, [([16, 512], bf16), ([512, 256], bf16)], ([16, 256], bf16), "gemm"),
+        (ops.matmul_int4, [([2, 8, 512], bf16), ([256, 256], byte)], ([2, 8, 256], bf16), "gemm"),
+        (ops.matmul_fp4, [([512], bf16), ([256, 256], "|u1")], ([256], bf16), "gemm"),
+        (ops.matmul_int16, [([16, 512], bf16), ([512, 256], int16)], ([16, 256], bf16), "gemm"),
+        (ops.attention, [([1, 8, 64, 64], bf16)] + 2 * [([1, 8, 128, 64], bf16)], ([1, 8, 64, 64], bf16), "attention"),
+        (ops.row_softmax, [([4, 2, 300], "<f4")], ([4, 2, 300], "<f4"), "row_softmax"),
+        (ops.add, 2 * [([3, 1000], bf16)], ([3, 1000], bf16), "elementwise"),
+    ]
+    for operator, inputs, (shape, kind), function in cases:
+        given = [Array(shape, kind, place) for place, (shape, kind) in enumerate(inputs, 1)]
+        out = Array(shape, kind, 9)
+        assert operator(*given, out=out) is out
+        first = launches()
+        assert operator(*given, out=out, stream=7) is out
+        second = calls()
+        assert [call["call"] for call in second] == ["cuLaunchKernelEx"], second
+        assert first[0]["function"].startswith(function), first
+        assert (first[0]["stream"], second[0]["stream"]) == (0, 7)
+        addresses = {word["map"] if isinstance(word, dict) else word for word in second[0]["parameters"]}
+        for tensor in [*given, out]:
+            assert tensor.__cuda_array_interface__["data"][0] in addresses, (operator, second)
+        assert first[0]["parameters"] == second[0]["parameters"] and first[0]["grid"] == second[0]["grid"]
+    """
+    run(body, driver, tmp_path)
+
+
+def test_tensors_that_fit_no_kernel_are_refused(driver, tmp_path):
+    body = """
+    a, b, c = Array([16, 512], place=1), Array([512, 256], place=2), Array([16, 256], place=3)
+    refused(TypeError, "need out=", ops.matmul, a, b)
+    refused(ValueError, "A [..., k] and B [k, n]", ops.matmul, a, Array([500, 256]), out=c)
+    refused(ValueError, "A [..., k] and B [k / 2, n]", ops.matmul_int4, a, Array([512, 256], "|i1"), out=c)
+    refused(ValueError, "out must be Bf16 [16, 256]", ops.matmul, a, b, out=Array([16, 255], place=3))
+    refused(ValueError, "out must be Bf16 [16, 256]", ops.matmul, a, b, out=Array([16, 256], "<f4", place=3))
+    refused(ValueError, "bfloat16 or float32", ops.matmul, Array([16, 512], "<i2"), b, out=c)
+    refused(ValueError, "matmul comes in bf16 only", ops.matmul, Array([16, 512], "<f4"), b, out=Array([16, 256], "<f4", 3))
+    refused(ValueError, "no kernel takes an array of <f8", ops.matmul, Array([16, 512], "<f8"), b, out=c)
+    refused(ValueError, "not contiguous", ops.matmul, a, Array([512, 256], strides=(2, 1024)), out=c)
+    refused(ValueError, "in no GPU's own memory", ops.matmul, Array([16, 512], address=0x1000), b, out=c)
+    refused(ValueError, "dimension m = 0", ops.matmul, Array([0, 512]), b, out=Array([0, 256]))
+    refused(ValueError, "read-only", ops.matmul, a, b, out=Array([16, 256], place=3, read_only=True))
+    refused(ValueError, "Q, K and V of four dimensions", ops.attention, a, a, a, out=c)
+    refused(ValueError, "which are the same", ops.add, a, b, out=c)
+    refused(ValueError, "none of a kernel's", ops.row_softmax, Array([1] * 9), out=Array([1] * 9))
+    refused(TypeError, "neither __cuda_array_interface__ nor __dlpack__", ops.matmul, 1, b, out=c)
+    assert launches() == []
+    ops.matmul(a, b, out=c)
+    refused(ValueError, "is not aligned to 16 bytes", ops.matmul, Array([16, 512], address=MEMORY + 2), b, out=c)
+    refused(ValueError, "C lies over A", ops.matmul, a, b, out=Array([16, 256], place=1))
+    refused(ValueError, "B is in the memory of GPU 1", ops.matmul, a, Array([512, 256], address=17 << 40), out=c)
+    refused(ValueError, "B i8", ops.matmul_int4, a, Array([256, 256], "<i2", place=2), out=c)
+    assert len(launches()) == 1
+    # Strides that say nothing else than the shape are fine, and so is a read-only input.
+    ops.matmul(Array([16, 512], strides=(1024, 2), read_only=True), b, out=c)
+    """
+    run(body, driver, tmp_path, STANDIN_COUNT="2")
+
+
+def test_a_launch_is_on_the_stream_that_is_given_or_said(driver, tmp_path):
+    body = """
+    class Stream:
+        ptr = 11
+
+    out = Array([1000], place=3)
+    for stream, said, wanted in [(None, {}, 0), (None, {"stream": 5}, 5), (None, {"stream": None}, 0), (Stream(), {"stream": 5}, 11), (7, {}, 7)]:
+        ops.add(Array([1000], place=1, **said), Array([1000], place=2), out=out, stream=stream)
+        assert launches()[-1]["stream"] == wanted
+    """
+    run(body, driver, tmp_path)
+
+
+def test_a_dlpack_capsule_is_as_good(driver, tmp_path):
+    body = """
+    import ctypes
+    from kernel_sweep._dlpack import _Tensor
+
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+    class Exported:
+        def __init__(self, shape, place, code=4, bits=16, device=2, strides=None):
+            self.shape = (ctypes.c_int64 * len(shape))(*shape)
+            self.strides = strides and (ctypes.c_int64 * len(shape))(*strides)
+            self.tensor = _Tensor(data=MEMORY + (place << 32), device_type=device, ndim=len(shape), shape=self.shape, byte_offset=64)
+            if strides:
+                self.tensor.strides = self.strides
+            self.tensor.dtype.code, self.tensor.dtype.bits, self.tensor.dtype.lanes = code, bits, 1
+            self.device = device
+            self.streams = []
+
+        def __dlpack_device__(self):
+            return (self.device, 0)
+
+        def __dlpack__(self, stream=None):
+            self.streams.append(stream)
+            return new(ctypes.addressof(self.tensor), b"dltensor", None)
+
+    x, y, out = Exported([2, 500], 1), Exported([2, 500], 2, strides=[500, 1]), Exported([2, 500], 3)
+    ops.add(x, y, out=out, stream=9)
+    (launch,) = launches()
+    assert launch["parameters"][:3] == [MEMORY + (place << 32) + 64 for place in (1, 2, 3)]
+    assert x.streams == [9] and launch["stream"] == 9
+    refused(ValueError, "not contiguous", ops.add, Exported([2, 500], 1, strides=[1, 2]), y, out=out)
+    refused(ValueError, "of 64 bits", ops.add, Exported([2, 500], 1, code=2, bits=64), y, out=out)
+    refused(ValueError, "run on a CUDA GPU", ops.add, Exported([2, 500], 1, device=1), y, out=out)
+    """
+    run(body, driver, tmp_path)
+
+
+def test_another_document_is_taken_and_what_is_none_refused(driver, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "broken.bundle").write_bytes(b"kernel_sweep bundle 1\n" + bytes(100))
+    only = {"block_sizes": [2048], "mma": "simt", "num_warps": 4, "pid_type": "flat"}
+    fallbacks = {"elementwise": {group: {"template": only} for group in ("tiny", "mid", "huge")}}
+    (tmp_path / "own.json").write_text(json.dumps({"schema_version": 2, "rules": [], "fallbacks": fallbacks}))
+    body = """
+    x, y, out = (Array([100_000], place=place) for place in (1, 2, 3))
+    refused(OSError, "nothing.json", ops.use, "nothing.json")
+    refused(ValueError, "broken.json", ops.use, "broken.json")
+    refused(ValueError, "a hash does not fit", ops.use, "broken.bundle")
+    ops.use("own.json")
+    ops.add(x, y, out=out)
+    assert launches()[0]["grid"] == [49, 1, 1], "blocks of 2048"
+    refused(ValueError, "it answers nothing", ops.row_softmax, Array([16, 64]), out=Array([16, 64], place=2))
+    ops.use(None)
+    ops.row_softmax(Array([16, 64]), out=Array([16, 64], place=2))
+    assert len(launches()) == 1
+    """
+    run(body, driver, tmp_path)
+
+
+def test_what_the_machine_lacks_is_told(driver, tmp_path):
+    body = """
+    x, y, out = (Array([1000], place=place) for place in (1, 2, 3))
+    refused(KIND, TOLD, ops.add, x, y, out=out)
+    """
+
+    def told(kind, text, folder=driver, **environment):
+        run(f"KIND, TOLD = {kind}, {text!r}\n" + textwrap.dedent(body), folder, tmp_path, **environment)
+
+    told("ValueError", "no built-in heuristics for 'NVIDIA L4'", STANDIN_NAME="NVIDIA L4")
+    told("RuntimeError", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)", STANDIN_INIT="803")
+    told("ValueError", "SWEEP_NVRTC", SWEEP_NVRTC="/nowhere")
+    told("RuntimeError", "CUDA_ERROR_ILLEGAL_ADDRESS (700)", STANDIN_FAULT="cuLaunchKernelEx:700")
+    if not any(Path(place).exists() for place in ("/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1")):
+        told("RuntimeError", "there is no CUDA driver here", folder=None)
+
+
+def test_a_new_shape_is_refused_while_a_graph_is_captured(driver, tmp_path):
+    body = """
+    x, y, out = (Array([1000], place=place) for place in (1, 2, 3))
+    refused(RuntimeError, "call it once before", ops.add, x, y, out=out, stream=9)
+    assert launches() == []
+    ops.add(x, y, out=out)
+    ops.add(x, y, out=out, stream=9)
+    assert [call["stream"] for call in launches()] == [0, 9]
+    """
+    run(body, driver, tmp_path, STANDIN_CAPTURING="9")
+
+
+def test_threads_and_many_calls_leave_nothing_behind(driver, tmp_path):
+    body = """
+    import threading, tracemalloc
+
+    x, y, out = (Array([1000], place=place) for place in (1, 2, 3))
+    ops.add(x, y, out=out)
+    del os.environ["STANDIN_RECORD"]
+
+    def many(count):
+        for _ in range(count):
+            ops.add(x, y, out=out)
+
+    threads = [threading.Thread(target=many, args=(10_000,)) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    tracemalloc.start()
+    many(100)
+    before = tracemalloc.get_traced_memory()[0]
+    many(60_000)
+    assert tracemalloc.get_traced_memory()[0] - before < 4096
+    """
+    run(body, driver, tmp_path)
+
+
+TORCH = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+bf16 = torch.bfloat16
+"""
+
+
+def test_torch_knows_what_the_operators_make(tmp_path):
+    pytest.importorskip("torch")
+    body = TORCH + """
+with FakeTensorMode():
+    def on_gpu(*shape, dtype=bf16):
+        return torch.empty(shape, dtype=dtype, device="cuda")
+
+    a, b = on_gpu(2, 8, 512), on_gpu(256, 384, dtype=torch.int8)
+    for operator in (ops.matmul_int4, torch.ops.kernel_sweep.matmul_int4, ops.matmul_fp4):
+        c = operator(a, b)
+        assert (tuple(c.shape), c.dtype, c.device.type) == ((2, 8, 384), bf16, "cuda")
+    out = on_gpu(2, 8, 384)
+    assert ops.matmul_int4(a, b, out=out) is out
+    assert tuple(ops.matmul(a, on_gpu(512, 16)).shape) == (2, 8, 16)
+    assert tuple(ops.matmul_int16(a, on_gpu(512, 16, dtype=torch.int16)).shape) == (2, 8, 16)
+    q, k = on_gpu(1, 8, 64, 128), on_gpu(1, 8, 300, 128)
+    assert ops.attention(q, k, k).shape == q.shape
+    assert ops.row_softmax(on_gpu(3, 4, dtype=torch.float32)).dtype == torch.float32
+    assert ops.add(a, a).shape == a.shape
+    refused(RuntimeError, "a has rows of 512", ops.matmul, a, b.to(bf16))
+    refused(RuntimeError, "b must be torch.int8", ops.matmul_int4, a, b.to(bf16))
+    refused(RuntimeError, "k and v differ", ops.attention, q, k, q)
+    refused(RuntimeError, "out must be", ops.matmul_int4, a, b, out=on_gpu(2, 8, 385))
+    refused(RuntimeError, "one shape", ops.add, a, on_gpu(2, 8, 511))
+refused(ValueError, "a tensor is on cpu", ops.add, torch.zeros(8), torch.zeros(8))
+refused(RuntimeError, "has no gradient", ops.add, torch.zeros(8, requires_grad=True), torch.zeros(8))
+refused(TypeError, "torch.cuda.stream", ops.add, torch.zeros(8), torch.zeros(8), stream=3)
+"""
+    run(body, None, tmp_path)
+
+
+def test_torch_compiles_a_function_with_them_into_one_graph(tmp_path):
+    pytest.importorskip("torch")
+    body = TORCH + """
+graphs = []
+
+def backend(graph, example_inputs):
+    graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+    return graph
+
+@torch.compile(fullgraph=True, backend=backend, dynamic=True)
+def layer(a, b, c):
+    x = ops.matmul_int4(a, b)
+    ops.add(x, x, out=c)
+    return ops.row_softmax(c)
+
+a, b = torch.empty(16, 512, dtype=bf16, device="meta"), torch.empty(256, 384, dtype=torch.int8, device="meta")
+c = torch.empty(16, 384, dtype=bf16, device="meta")
+assert tuple(layer(a, b, c).shape) == (16, 384)
+assert graphs == [["kernel_sweep.matmul_int4", "kernel_sweep.add_out", "kernel_sweep.row_softmax"]], graphs
+"""
+    run(body, None, tmp_path)
