@@ -1,8 +1,10 @@
 //! Reading manifests, with the line of whatever is wrong.
 
 use super::expand::Definitions;
+use super::parts::{
+    Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value, forever, forever_text,
+};
 use super::raw::{RawArg, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role};
-use super::{Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value};
 use crate::error::{Error, Result};
 use crate::families::legality::{Condition, MOST_OWN_KNOBS, is_of_knobs, names_of};
 use crate::families::{Description, Extent, Tolerance, knobs};
@@ -115,14 +117,14 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     Ok(Manifest {
         family: known,
         knobs: reader.knobs.clone(),
-        own_knobs: super::forever(reader.own_knobs.iter().map(|name| super::forever_text(name)).collect()),
-        launch_knobs: super::forever(family.launch_knobs.iter().map(|name| super::forever_text(name)).collect()),
-        domain: super::forever(extents.collect::<Result<_>>()?),
+        own_knobs: forever(reader.own_knobs.iter().map(|name| forever_text(name)).collect()),
+        launch_knobs: forever(family.launch_knobs.iter().map(|name| forever_text(name)).collect()),
+        domain: forever(extents.collect::<Result<_>>()?),
         flops: reader.formula(&family.flops)?,
         bytes: family.bytes.as_ref().map(|bytes| reader.formula(bytes)).transpose()?,
         c_types: reader.c_types(&family.c_types, family.dims.span().start)?,
         description: reader.description(&raw)?,
-        axes: super::forever(reader.axes(&raw)?),
+        axes: forever(reader.axes(&raw)?),
         registers: raw.model.registers,
         stage_bytes: raw.model.stage_bytes.as_ref().map(|text| reader.formula_at(0, text)).transpose()?,
         tensors,
@@ -454,7 +456,7 @@ impl Reader<'_> {
         Ok(Kernel {
             when: when.transpose()?,
             of_knobs,
-            conditions: super::forever(conditions),
+            conditions: forever(conditions),
             run: Run {
                 source: self.template(raw.source.span().start, raw.source.get_ref())?,
                 folder: self.folder.map(Path::to_path_buf),
@@ -494,7 +496,7 @@ impl Reader<'_> {
     fn requirements(&self, raw: &[Spanned<super::raw::RawRequirement>]) -> Result<Vec<Condition>> {
         let read = |raw: &Spanned<super::raw::RawRequirement>| {
             let expression = self.formula_at(raw.span().start, &raw.get_ref().holds)?;
-            Ok(Condition { expression, reason: super::forever_text(&raw.get_ref().reason) })
+            Ok(Condition { expression, reason: forever_text(&raw.get_ref().reason) })
         };
         raw.iter().map(read).collect()
     }
