@@ -4,6 +4,7 @@
 mod cubin;
 mod expand;
 mod host;
+mod models;
 mod parts;
 mod raw;
 mod read;
