@@ -7,6 +7,7 @@ use super::Bucket;
 use super::classes::Kind;
 use super::dtypes::DtypeClass;
 use super::extents::Extents;
+use super::fields::Field;
 use crate::model::Problem;
 
 impl Kind {
@@ -23,81 +24,6 @@ impl Kind {
     }
 }
 
-/// One field of a bucket with its labels, in the order of their indices.
-#[derive(Debug)]
-pub(super) struct Field {
-    pub(super) name: &'static str,
-    /// Its place: among the fields of all kinds of ours, which are sorted by name, or among those of somebody's own family.
-    pub(super) position: u32,
-    /// Upper bounds, inclusive; empty for a field that is no bin.
-    pub(super) bounds: &'static [i64],
-    pub(super) labels: &'static [&'static str],
-}
-
-/// The bins up to each bound, past the last, and of an unknown value.
-macro_rules! bins {
-    ($position:literal, $name:literal: $($bound:literal)*, $last:literal) => {
-        Field {
-            name: $name,
-            position: $position,
-            bounds: &[$($bound,)* $last],
-            labels: &[$(concat!("<=", $bound),)* concat!("<=", $last), concat!(">", $last), "unknown"],
-        }
-    };
-}
-
-impl Field {
-    const ASPECT: Self = Self { name: "aspect", position: 0, bounds: &[], labels: Aspect::LABELS };
-    pub(super) const DTYPE: Self = Self { name: "dtype", position: 3, bounds: &[], labels: DtypeClass::LABELS };
-    const M: Self = bins!(7, "m_bin": 4 8 16 64 128 256 512 1024, 4096);
-    const N: Self = bins!(8, "n_bin": 64 128 256 512 1024, 4096);
-    const K: Self = bins!(5, "k_bin": 64 128 256 512 1024 4096, 32768);
-    const ROWS: Self = bins!(10, "rows_bin": 512 2048 4096 16384 65536, 262_144);
-    const COLS: Self = bins!(2, "cols_bin": 512 1024 2048 4096 8192 16384, 32768);
-    const BATCH_HEADS: Self = bins!(1, "batch_heads_bin": 32 64 128, 256);
-    const HEAD_DIM: Self = bins!(4, "head_dim_bin": 64 128, 256);
-    const SEQ: Self = bins!(11, "seq_bin": 1 16 1024 2048 4096 8192, 16384);
-    const KV_SEQ: Self = bins!(6, "kv_seq_bin": 1024 2048 4096 8192, 16384);
-    const NUMEL: Self = bins!(9, "numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
-
-    /// The fields of all kinds.
-    const ALL: [Self; 12] = [
-        Self::ASPECT,
-        Self::BATCH_HEADS,
-        Self::COLS,
-        Self::DTYPE,
-        Self::HEAD_DIM,
-        Self::K,
-        Self::KV_SEQ,
-        Self::M,
-        Self::N,
-        Self::NUMEL,
-        Self::ROWS,
-        Self::SEQ,
-    ];
-
-    /// The most bounds of a field: with what is past the last and what is unknown, its labels are counted in four bits.
-    pub(super) const MOST_BOUNDS: usize = 12;
-
-    /// In place of a label's index, for a field that a bucket does not have.
-    const ABSENT: u64 = 0xF;
-
-    /// In place of a label's index, for a label that is none of the field's.
-    const FOREIGN: u64 = 0xE;
-
-    fn index(&self, value: Option<i64>) -> u64 {
-        match value {
-            // Counting them all takes no branch, which is faster than stopping at the first.
-            Some(value) => self.bounds.iter().filter(|bound| **bound < value).count() as u64,
-            None => self.bounds.len() as u64 + 1,
-        }
-    }
-
-    fn index_of_label(&self, label: &str) -> u64 {
-        self.labels.iter().position(|known| *known == label).map_or(Self::FOREIGN, |index| index as u64)
-    }
-}
-
 /// Which dimension of a matrix product is small beside the largest.
 #[derive(Clone, Copy)]
 enum Aspect {
@@ -109,8 +35,6 @@ enum Aspect {
 }
 
 impl Aspect {
-    const LABELS: &'static [&'static str] = &["balanced", "skinny_m", "skinny_n", "skinny_k", "unknown"];
-
     fn of(m: Option<i64>, n: Option<i64>, k: Option<i64>) -> Self {
         let (Some(m @ 1..), Some(n @ 1..), Some(k @ 1..)) = (m, n, k) else { return Self::Unknown };
         let least = m.min(n).min(k);

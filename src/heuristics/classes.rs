@@ -3,24 +3,6 @@
 use super::own::OwnKind;
 use crate::model::Family;
 
-/// The classes that classification knows: the families and their kin of other tools.
-pub const CLASSES: [&str; 14] = [
-    "matmul",
-    "matmul_int4",
-    "matmul_int16",
-    "matmul_fp4",
-    "matmul_fp8",
-    "grouped_matmul",
-    "batched_matmul",
-    "split_k_matmul",
-    "attention",
-    "row_softmax",
-    "row_norm_rms",
-    "row_norm_layer",
-    "row_cross_entropy",
-    "elementwise",
-];
-
 /// The family whose dimensions a class goes by: `matmul` for `matmul_fp8`. None for a class whose buckets have no bins.
 pub fn family_of_shape(class: &str) -> Option<Family> {
     Family::by_name(class).or(match Kind::of_class(class) {
@@ -54,11 +36,6 @@ impl Kind {
     pub(super) fn of_family(family: Family) -> Self {
         let own = || OwnKind::of(family).map_or(Self::Unbinned, Self::Own);
         Self::shipped(family.name()).unwrap_or_else(own)
-    }
-
-    /// Whether a class is one of ours, or one that classification knows.
-    pub(super) fn is_shipped(class: &str) -> bool {
-        Self::shipped(class).is_some() || CLASSES.contains(&class)
     }
 
     fn shipped(class: &str) -> Option<Self> {

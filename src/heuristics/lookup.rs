@@ -2,7 +2,7 @@
 //! a model and the shape is a new one.
 
 use super::bins::PackedBucket;
-use super::classes::{CLASSES, Kind, family_of_shape};
+use super::classes::{Kind, family_of_shape};
 use super::classification::Signature;
 use super::document::{Bucket, Document};
 use super::dtypes::DtypeName;
@@ -17,6 +17,7 @@ use super::own::families_of;
 use super::query::Query;
 use super::resolve::{Picks, Resolver};
 use super::scan::scan;
+use super::shipped::CLASSES;
 use super::template::Template;
 use super::terms::Terms;
 use crate::error::{Context, Error, Result};

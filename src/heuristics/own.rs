@@ -1,8 +1,9 @@
 //! Families that somebody brought: what a document's `policy` says of them, so that it is asked like one of ours.
 
-use super::bins::Field;
 use super::dtypes::DtypeClass;
 use super::expression::Formula;
+use super::fields::Field;
+use super::shipped::is_shipped;
 use crate::error::{Context, Error, Result};
 use crate::model::{Bin, Dtype, Family, FamilyProfile, Group, MOST_DIMENSIONS};
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ impl DescribedFamily {
     /// Where the name is none that a family may have, or one of ours; where there are no dimensions or too many, a type is unknown,
     /// an expression cannot be read or names what is no dimension, or bounds do not rise. The message says which.
     pub fn family(&self, name: &str) -> Result<Family> {
-        let own_or_class = super::classes::Kind::is_shipped(name);
+        let own_or_class = is_shipped(name);
         if own_or_class {
             return Err(Error::usage(format!("'{name}' is a class that is known already: choose another name")));
         }

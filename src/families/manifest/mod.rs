@@ -4,6 +4,8 @@
 mod cubin;
 mod expand;
 mod host;
+mod models;
+mod parts;
 mod raw;
 mod read;
 
@@ -18,6 +20,7 @@ use crate::error::{Context, Error, Result};
 use crate::heuristics::{self, Formula};
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use include_dir::{Dir, include_dir};
+use parts::{Argument, Contents, Kernel, Manifest, Run, Scalar, Template, TensorOf, Value};
 use raw::Role;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -27,129 +30,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
-
-/// A family as its manifest has it.
-pub(super) struct Manifest {
-    family: Family,
-    knobs: Vec<String>,
-    own_knobs: &'static [&'static str],
-    launch_knobs: &'static [&'static str],
-    domain: &'static [Extent],
-    flops: Formula,
-    bytes: Option<Formula>,
-    c_types: BTreeMap<Dtype, String>,
-    description: Description,
-    axes: &'static [Axis],
-    registers: Option<u32>,
-    stage_bytes: Option<Formula>,
-    tensors: Vec<TensorOf>,
-    reference: Option<Reference>,
-    kernels: Vec<Kernel>,
-}
-
-/// A tensor.
-struct TensorOf {
-    name: String,
-    role: Role,
-    /// Its place among the inputs, or among the outputs.
-    place: usize,
-    /// The problem's type where there is none.
-    element: Option<Dtype>,
-    shape: Vec<Formula>,
-    fill: Option<Contents>,
-    awkward: Option<Contents>,
-    file: Option<(PathBuf, Template)>,
-    alignment: Option<Formula>,
-    tolerance: Option<Tolerance>,
-    right: Option<(PathBuf, Template)>,
-}
-
-/// What a tensor is filled with.
-enum Contents {
-    Uniform(Formula),
-    Logits(Formula),
-    Whole(Formula, Formula),
-    Wide(Formula, Formula),
-    Bits,
-    Extremes,
-}
-
-/// The plain kernel that others are compared with.
-struct Reference {
-    run: Run,
-}
-
-/// A kernel, and which configs run it.
-struct Kernel {
-    when: Option<Formula>,
-    /// What must hold of a config on any problem.
-    of_knobs: Vec<Condition>,
-    conditions: &'static [Condition],
-    run: Run,
-}
-
-/// How a kernel is compiled and launched.
-struct Run {
-    source: Template,
-    /// Where its files are; none where they are built in.
-    folder: Option<PathBuf>,
-    include: Vec<PathBuf>,
-    options: Vec<String>,
-    entry: Template,
-    macros: Vec<(String, Value)>,
-    grid: [Formula; 3],
-    threads: [Formula; 3],
-    cluster: Option<Formula>,
-    smem: Option<Formula>,
-    scratch: Option<Formula>,
-    counters: Option<Formula>,
-    args: Vec<Argument>,
-}
-
-/// A text with values in it: each after its text, none after the last.
-#[derive(Debug)]
-struct Template(Vec<(String, Option<Value>)>);
-
-/// What a macro or a template has.
-#[derive(Debug)]
-enum Value {
-    CType,
-    Dtype,
-    /// As the config has it.
-    Knob(String),
-    Number(Formula),
-}
-
-/// An argument.
-#[derive(Debug, PartialEq)]
-enum Argument {
-    Input(usize),
-    Output(usize),
-    Allowed(usize),
-    Null,
-    Scratch,
-    Counters,
-    I32(Formula),
-    I64(Formula),
-    F32(Scalar),
-    F64(Scalar),
-}
-
-/// A float.
-#[derive(Debug, PartialEq)]
-enum Scalar {
-    Value(f64),
-    Number(Formula),
-}
-
-/// A list that lives as long as the process: manifests are few, and read once.
-fn forever<T>(list: Vec<T>) -> &'static [T] {
-    Box::leak(list.into_boxed_slice())
-}
-
-fn forever_text(text: &str) -> &'static str {
-    Box::leak(text.into())
-}
 
 /// The families of ours that a manifest describes.
 const SHIPPED: [Family; 1] = [Family::Elementwise];

@@ -1,11 +1,13 @@
 //! Reading manifests, with the line of whatever is wrong.
 
 use super::expand::Definitions;
+use super::parts::{
+    Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value, forever, forever_text,
+};
 use super::raw::{RawArg, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role};
-use super::{Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value};
 use crate::error::{Error, Result};
 use crate::families::legality::{Condition, MOST_OWN_KNOBS, is_of_knobs, names_of};
-use crate::families::{Description, Extent, Tolerance, knobs};
+use crate::families::{Extent, Tolerance, knobs};
 use crate::heuristics::{DescribedFamily, DescribedGroup, Formula};
 use crate::model::{Config, Dtype, Family};
 use std::collections::BTreeMap;
@@ -14,15 +16,15 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// The text being read, what to call it, and what its expressions may name.
-struct Reader<'a> {
-    name: &'a str,
-    text: &'a str,
+pub(super) struct Reader<'a> {
+    pub(super) name: &'a str,
+    pub(super) text: &'a str,
     /// Where its files are; none where they are built in.
-    folder: Option<&'a Path>,
-    definitions: Definitions,
-    dims: Vec<String>,
-    knobs: Vec<String>,
-    own_knobs: Vec<String>,
+    pub(super) folder: Option<&'a Path>,
+    pub(super) definitions: Definitions,
+    pub(super) dims: Vec<String>,
+    pub(super) knobs: Vec<String>,
+    pub(super) own_knobs: Vec<String>,
 }
 
 /// Whether a text has a manifest, and not only the problems and spaces of a family that is known elsewhere.
@@ -115,14 +117,14 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     Ok(Manifest {
         family: known,
         knobs: reader.knobs.clone(),
-        own_knobs: super::forever(reader.own_knobs.iter().map(|name| super::forever_text(name)).collect()),
-        launch_knobs: super::forever(family.launch_knobs.iter().map(|name| super::forever_text(name)).collect()),
-        domain: super::forever(extents.collect::<Result<_>>()?),
+        own_knobs: forever(reader.own_knobs.iter().map(|name| forever_text(name)).collect()),
+        launch_knobs: forever(family.launch_knobs.iter().map(|name| forever_text(name)).collect()),
+        domain: forever(extents.collect::<Result<_>>()?),
         flops: reader.formula(&family.flops)?,
         bytes: family.bytes.as_ref().map(|bytes| reader.formula(bytes)).transpose()?,
         c_types: reader.c_types(&family.c_types, family.dims.span().start)?,
         description: reader.description(&raw)?,
-        axes: super::forever(reader.axes(&raw)?),
+        axes: forever(reader.axes(&raw)?),
         registers: raw.model.registers,
         stage_bytes: raw.model.stage_bytes.as_ref().map(|text| reader.formula_at(0, text)).transpose()?,
         tensors,
@@ -133,7 +135,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
 
 impl Reader<'_> {
     /// `message`, at the line of byte `offset`.
-    fn error(&self, offset: usize, message: impl Display) -> Error {
+    pub(super) fn error(&self, offset: usize, message: impl Display) -> Error {
         let line = 1 + self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
         Error::usage(format!("{}:{line}: {message}", self.name))
     }
@@ -159,7 +161,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn scope(&self) -> Vec<&str> {
+    pub(super) fn scope(&self) -> Vec<&str> {
         let dims: Vec<&str> = self.dims.iter().map(String::as_str).collect();
         let own: Vec<&str> = self.own_knobs.iter().map(String::as_str).collect();
         names_of(&dims, &own).to_vec()
@@ -169,7 +171,7 @@ impl Reader<'_> {
         self.formula_at(raw.span().start, &raw.get_ref().text())
     }
 
-    fn formula_at(&self, at: usize, text: &str) -> Result<Formula> {
+    pub(super) fn formula_at(&self, at: usize, text: &str) -> Result<Formula> {
         let read = || Formula::parse(&self.definitions.expand(text)?, &self.scope());
         read().map_err(|error| self.error(at, error))
     }
@@ -454,7 +456,7 @@ impl Reader<'_> {
         Ok(Kernel {
             when: when.transpose()?,
             of_knobs,
-            conditions: super::forever(conditions),
+            conditions: forever(conditions),
             run: Run {
                 source: self.template(raw.source.span().start, raw.source.get_ref())?,
                 folder: self.folder.map(Path::to_path_buf),
@@ -494,68 +496,9 @@ impl Reader<'_> {
     fn requirements(&self, raw: &[Spanned<super::raw::RawRequirement>]) -> Result<Vec<Condition>> {
         let read = |raw: &Spanned<super::raw::RawRequirement>| {
             let expression = self.formula_at(raw.span().start, &raw.get_ref().holds)?;
-            Ok(Condition { expression, reason: super::forever_text(&raw.get_ref().reason) })
+            Ok(Condition { expression, reason: forever_text(&raw.get_ref().reason) })
         };
         raw.iter().map(read).collect()
-    }
-
-    /// What a model of the times looks at.
-    fn description(&self, raw: &RawManifest) -> Result<Description> {
-        let model = &raw.model;
-        let in_model = |raw: &Spanned<RawExpression>| {
-            let expanded = self.definitions.expand(&raw.get_ref().text());
-            expanded
-                .map(|text| text.replace("element_bytes", "dtype_bytes"))
-                .map_err(|error| self.error(raw.span().start, error))
-        };
-        let of_tensors = || {
-            let tensors = raw.tensor.iter().map(|tensor| {
-                let tensor = tensor.get_ref();
-                let extents = tensor.shape.iter().map(in_model).collect::<Result<Vec<_>>>()?;
-                let size = tensor
-                    .dtype
-                    .parse::<Dtype>()
-                    .map_or("dtype_bytes".to_owned(), |dtype| dtype.size_bytes().to_string());
-                let factors = extents.iter().map(|extent| format!("({extent})")).chain([size]);
-                Ok(factors.collect::<Vec<_>>().join(" * "))
-            });
-            Ok(tensors.collect::<Result<Vec<_>>>()?.join(" + "))
-        };
-        let dtypes = raw.family.dtypes.get_ref().iter().map(|name| {
-            let dtype: Dtype = name.parse().map_err(|error| self.error(raw.family.dtypes.span().start, error))?;
-            Ok((name.clone(), dtype.size_bytes() as i64))
-        });
-        let alone = || self.dims.iter().map(|dim| vec![dim.clone()]).collect();
-        Ok(Description {
-            dtypes: dtypes.collect::<Result<_>>()?,
-            knobs: self.knobs.clone(),
-            bytes: raw.family.bytes.as_ref().map_or_else(of_tensors, in_model)?,
-            flops: in_model(&raw.family.flops)?,
-            rows: model.rows.clone(),
-            instances: model.instances.clone(),
-            tiles: model.tiles.clone(),
-            steps: model.steps.clone(),
-            parts: model.parts.clone(),
-            step_bytes: model.step_bytes.clone(),
-            resident: model.resident.clone(),
-            definitions: model.definitions.clone(),
-            features: model.features.clone(),
-            kin: if model.kin.is_empty() { alone() } else { model.kin.clone() },
-            ..Description::default()
-        })
-    }
-
-    /// What the work is cut along: the tiles, and the steps of each.
-    fn axes(&self, raw: &RawManifest) -> Result<Vec<crate::families::Axis>> {
-        let axis = |(dim, block): (&String, &String), is_reduced| {
-            // Where it is not an expression of ours, as one that names the model's own definitions, a model alone can tell.
-            let block = Formula::parse(block, &self.scope()).ok()?;
-            let extent = self.formula_at(0, dim);
-            Some(extent.map(|extent| crate::families::Axis { extent, block, is_reduced }))
-        };
-        let tiles = raw.model.tiles.iter().filter_map(|tile| axis(tile, false));
-        let steps = raw.model.steps.iter().filter_map(|step| axis(step, true));
-        tiles.chain(steps).collect()
     }
 }
 

@@ -1,0 +1,24 @@
+//! The classes that are known without a document.
+
+/// The classes that classification knows: the families and their kin of other tools.
+pub const CLASSES: [&str; 14] = [
+    "matmul",
+    "matmul_int4",
+    "matmul_int16",
+    "matmul_fp4",
+    "matmul_fp8",
+    "grouped_matmul",
+    "batched_matmul",
+    "split_k_matmul",
+    "attention",
+    "row_softmax",
+    "row_norm_rms",
+    "row_norm_layer",
+    "row_cross_entropy",
+    "elementwise",
+];
+
+/// Whether a class is one of ours, or one that classification knows; those of rows go by rows whatever follows.
+pub(super) fn is_shipped(class: &str) -> bool {
+    CLASSES.contains(&class) || class.starts_with("row_")
+}
