@@ -47,7 +47,7 @@ pub struct Knobs {
     pub reduction_loop: u32,
     /// 1 flat, 2 `persistent_blocked`, 3 `persistent_interleaved`.
     pub pid_type: u32,
-    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`.
+    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`, 6 `simt_wide`.
     pub mma: u32,
 }
 

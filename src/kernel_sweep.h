@@ -48,7 +48,8 @@ enum {
     KERNEL_SWEEP_MMA_SYNC = 2,
     KERNEL_SWEEP_MMA_WGMMA = 3,
     KERNEL_SWEEP_MMA_TCGEN05 = 4,
-    KERNEL_SWEEP_MMA_SYNC_TMA = 5 /* mma.sync on tiles that the copy engine loads */
+    KERNEL_SWEEP_MMA_SYNC_TMA = 5, /* mma.sync on tiles that the copy engine loads */
+    KERNEL_SWEEP_MMA_SIMT_WIDE = 6 /* simt with vectors of 32 bytes */
 };
 
 /* The knobs of a config. A knob that the config does not have is zero. kernel_sweep_lookup_json() gives the whole config,

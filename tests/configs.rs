@@ -8,6 +8,7 @@ use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Probl
 use kernel_sweep::plan::Plan;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use std::collections::BTreeMap;
 
 /// Extents from one to a few thousand, every second one near a power of two, where blocks end.
 fn extent(most_log2: u32) -> impl Strategy<Value = i64> {
@@ -108,7 +109,8 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
     let multiprocessors = u64::from(profile.multiprocessors);
     match problem.family {
         Family::Elementwise => {
-            assert_eq!((running.kernel.source, config.mma), ("elementwise.cu", Some(Mma::Simt)));
+            let sources = BTreeMap::from([(Mma::Simt, "elementwise.cu"), (Mma::SimtWide, "elementwise_wide.cu")]);
+            assert_eq!(Some(&running.kernel.source), config.mma.and_then(|mma| sources.get(&mma)));
             assert_eq!((running.value("BLOCK"), Some(running.value("NUM_WARPS"))), (block(0), warps));
             let tiles = extents[0].div_ceil(block(0));
             assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
@@ -116,7 +118,8 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
         Family::RowSoftmax => {
-            assert_eq!((running.kernel.source, config.mma), ("row_softmax.cu", Some(Mma::Simt)));
+            let sources = BTreeMap::from([(Mma::Simt, "row_softmax.cu"), (Mma::SimtWide, "row_softmax_wide.cu")]);
+            assert_eq!(Some(&running.kernel.source), config.mma.and_then(|mma| sources.get(&mma)));
             assert_eq!((running.value("ROWS"), Some(running.value("NUM_WARPS"))), (block(0), warps));
             assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster.into())), (split, split));
             let tiles = extents[0].div_ceil(block(0));
@@ -127,7 +130,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     let share = running.nth_last(2);
                     assert_eq!(share * 16, u64::from(columns) * problem.dtype.size_bytes());
                 }
-                _ => assert_eq!(running.value("NUM_STAGES"), 0),
+                _ => assert_eq!(running.value("NUM_STAGES"), config.num_stages.map_or(0, u64::from)),
             }
             assert_eq!(running.nth_last(0), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
@@ -175,7 +178,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!(u64::from(running.launch.cluster), pair);
                     ("gemm_tcgen05.cu", runs(config, all * split, multiprocessors / pair), pair)
                 }
-                Mma::Simt => panic!("no matrix product is simt"),
+                Mma::Simt | Mma::SimtWide => panic!("no matrix product is simt"),
             };
             assert_eq!((running.kernel.source, running.blocks()), (source, programs * blocks_each));
             // tiles_m, tiles_n, k_steps, group_m, split_k, stride and span are the last.

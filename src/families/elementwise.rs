@@ -12,6 +12,8 @@ pub(super) struct Elementwise;
 
 const WORDS: (&str, &str) =
     ("block_sizes[0] * element_bytes >= num_warps * 128", "a thread's share of a tile is less than 4 bytes");
+const WIDE_WORDS: (&str, &str) =
+    ("block_sizes[0] * element_bytes >= num_warps * 1024", "a thread's share of a tile is less than 32 bytes");
 const TILES: (&str, &str) =
     ("ceil_div(numel, block_sizes[0]) < 1073741824", "tiles are counted in 32 bits, larger block_sizes make fewer");
 
@@ -33,7 +35,7 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let tiles = numel.div_ceil(u64::from(block));
     let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors);
     let kernel = KernelSpec {
-        source: "elementwise.cu",
+        source: if config.mma == Some(Mma::SimtWide) { "elementwise_wide.cu" } else { "elementwise.cu" },
         entry: "elementwise",
         macros: vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
@@ -78,8 +80,8 @@ impl FamilySpec for Elementwise {
         Family::Elementwise
     }
 
-    fn check(&self, config: &Config, _profile: &GpuProfile) -> Result<(), Rejection> {
-        knobs::mma(config, Mma::Simt)?;
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::lanes(config, profile)?;
         knobs::only(config, &["mma", "num_sm_multiplier", "num_warps", "pid_type"])?;
         knobs::order(config)?;
         knobs::num_warps(config)?;
@@ -88,10 +90,12 @@ impl FamilySpec for Elementwise {
         Ok(())
     }
 
-    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        static CONDITIONS: LazyLock<Vec<Condition>> =
+    fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        static PLAIN: LazyLock<Vec<Condition>> =
             LazyLock::new(|| legality::conditions(Family::Elementwise, [WORDS, TILES]));
-        &CONDITIONS
+        static WIDE: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::Elementwise, [WIDE_WORDS, TILES]));
+        if config.mma == Some(Mma::SimtWide) { &WIDE } else { &PLAIN }
     }
 
     fn axes(&self) -> &'static [Axis] {
@@ -101,12 +105,13 @@ impl FamilySpec for Elementwise {
     }
 
     fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
-        /// As many as leave a multiprocessor all its threads.
+        /// As many as leave a multiprocessor all its threads; the wide kernel takes half as many more.
         const REGISTERS: u32 = 32;
+        const WIDE_REGISTERS: u32 = 48;
         let [block] = knobs::block_sizes(config)?;
         Ok(Footprint {
             threads: knobs::num_warps(config)? * WARP,
-            registers: REGISTERS,
+            registers: if config.mma == Some(Mma::SimtWide) { WIDE_REGISTERS } else { REGISTERS },
             smem: Bytes(0),
             stage_bytes: Bytes(2 * u64::from(block) * problem.dtype.size_bytes()),
         })
@@ -223,6 +228,24 @@ mod tests {
         assert!(kernel(256, Dtype::Bf16).is_ok());
         assert!(kernel(128, Dtype::Bf16).unwrap_err().0.contains("less than 4 bytes"));
         assert!(kernel(128, Dtype::F32).is_ok());
+    }
+
+    #[test]
+    fn wide_vectors_are_a_kernel_of_their_own_where_the_gpu_has_them() {
+        let wide = |block, warps| Config { mma: Some(Mma::SimtWide), ..config(block, warps) };
+        let kernel = |config: &Config, dtype, gpu| {
+            let profile = GpuProfile::by_name(gpu).unwrap();
+            Elementwise.kernel(config, &problem(1 << 20, dtype), &profile).map(|kernel| kernel.source)
+        };
+        for gpu in ["b200", "b300", "rtx5090"] {
+            assert_eq!(kernel(&wide(4096, 8), Dtype::Bf16, gpu), Ok("elementwise_wide.cu"));
+            assert_eq!(kernel(&config(4096, 8), Dtype::Bf16, gpu), Ok("elementwise.cu"));
+        }
+        for gpu in ["h200", "a100"] {
+            assert!(kernel(&wide(4096, 8), Dtype::Bf16, gpu).unwrap_err().0.contains("no simt_wide"));
+        }
+        assert!(kernel(&wide(2048, 8), Dtype::Bf16, "b200").unwrap_err().0.contains("less than 32 bytes"));
+        assert!(kernel(&wide(2048, 8), Dtype::F32, "b200").is_ok());
     }
 
     #[test]

@@ -50,11 +50,14 @@ pub enum Mma {
     Tcgen05,
     /// Warp-wide `mma.sync` on tiles that Hopper's copy engine (TMA) loads.
     MmaSyncTma,
+    /// Plain lanes that load and store 32 bytes an instruction, as lanes do from Blackwell on.
+    SimtWide,
 }
 
 impl Mma {
     /// Every kind; the C interface counts them in this order.
-    pub const ALL: [Self; 5] = [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma];
+    pub const ALL: [Self; 6] =
+        [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma, Self::SimtWide];
 
     /// The name in configs and the kind's table in a plan.
     pub const fn name(self) -> &'static str {
@@ -64,6 +67,7 @@ impl Mma {
             Self::Wgmma => "wgmma",
             Self::Tcgen05 => "tcgen05",
             Self::MmaSyncTma => "mma_sync_tma",
+            Self::SimtWide => "simt_wide",
         }
     }
 
@@ -71,7 +75,8 @@ impl Mma {
     pub fn of_arch(arch: &str) -> Vec<Self> {
         let own: &[Self] = match arch {
             "sm_90a" => &[Self::MmaSyncTma, Self::Wgmma],
-            "sm_100a" | "sm_103a" => &[Self::Tcgen05],
+            "sm_100a" | "sm_103a" => &[Self::SimtWide, Self::Tcgen05],
+            "sm_120a" => &[Self::SimtWide],
             _ => &[],
         };
         [Self::Simt, Self::MmaSync].iter().chain(own).copied().collect()

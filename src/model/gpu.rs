@@ -35,7 +35,8 @@ pub struct GpuProfile {
 /// counts and caches from the vendor's datasheets. A live device's own figures take their place.
 #[rustfmt::skip]
 #[allow(clippy::type_complexity)] // one row of a table
-const KNOWN: [(&str, &str, &str, u32, u64, u64, u32, u64); 7] = [
+const KNOWN: [(&str, &str, &str, u32, u64, u64, u32, u64); 8] = [
+    ("b300", "B300", "sm_103a", 148, 227, 228, 2048, 126),
     ("b200", "B200", "sm_100a", 148, 227, 228, 2048, 126),
     ("h200", "H200", "sm_90a", 132, 227, 228, 2048, 60),
     ("h100", "H100", "sm_90a", 132, 227, 228, 2048, 50),

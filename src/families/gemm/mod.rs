@@ -192,7 +192,7 @@ impl FamilySpec for Gemm {
         )?;
         let mma = config
             .mma
-            .filter(|mma| *mma != Mma::Simt)
+            .filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide))
             .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma or tcgen05".into()))?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         require!(
@@ -205,7 +205,7 @@ impl FamilySpec for Gemm {
         match mma {
             Mma::Tcgen05 => tcgen05::check(config, self.weights, profile),
             Mma::Wgmma | Mma::MmaSyncTma => wgmma::check(config, self.weights, profile),
-            Mma::MmaSync | Mma::Simt => mma_sync::check(config, self.weights, profile),
+            Mma::MmaSync | Mma::Simt | Mma::SimtWide => mma_sync::check(config, self.weights, profile),
         }
     }
 
@@ -213,7 +213,7 @@ impl FamilySpec for Gemm {
         match config.mma {
             Some(Mma::Tcgen05) => tcgen05::conditions(self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
-            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::conditions(),
+            Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::conditions(),
         }
     }
 
@@ -227,7 +227,7 @@ impl FamilySpec for Gemm {
         match config.mma {
             Some(Mma::Tcgen05) => tcgen05::footprint(config, self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, self.weights),
-            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::footprint(config, self.weights, profile),
+            Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::footprint(config, self.weights, profile),
         }
     }
 
@@ -242,7 +242,7 @@ impl FamilySpec for Gemm {
         match config.mma {
             Some(Mma::Tcgen05) => tcgen05::build(config, &product, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
-            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::build(config, &product, profile),
+            Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::build(config, &product, profile),
         }
     }
 
