@@ -2,12 +2,14 @@
 //! device: what runs in the workers is [`crate::device`]'s.
 
 mod cache;
+mod coverage;
 mod nvrtc;
 mod pool;
 mod report;
 mod source;
 
 pub use cache::{Cache, Key, cache_folder, read_cubin};
+pub use coverage::{Coverage, Recorded};
 pub use nvrtc::Nvrtc;
 pub use pool::{Answer, Compiler, Job, Notice, Outcome, Reply, Settings};
 pub use report::Resources;
