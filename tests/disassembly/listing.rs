@@ -76,6 +76,8 @@ pub struct Block {
 pub struct Kernel {
     pub name: String,
     pub blocks: Vec<Block>,
+    /// Labels that instructions go to and no line has.
+    pub unknown_labels: BTreeSet<String>,
 }
 
 /// A natural loop: what lies on a way from its head back to it.
@@ -128,7 +130,10 @@ impl Kernel {
             }
             block.successors = successors.into_iter().collect();
         }
-        Self { name: name.to_owned(), blocks }
+        let named = blocks.iter().flat_map(|block| block.instructions.last()).filter(|last| last.is_jump());
+        let unknown = named.flat_map(Instruction::labels).filter(|label| !places.contains_key(*label));
+        let unknown_labels = unknown.map(str::to_owned).collect();
+        Self { name: name.to_owned(), blocks, unknown_labels }
     }
 
     pub fn instructions(&self) -> impl Iterator<Item = &Instruction> {
