@@ -8,7 +8,7 @@ mod units;
 
 pub use config::{Config, Mma, PidType};
 pub use family::Family;
-pub use gpu::{GpuProfile, Identity, Likeness};
+pub use gpu::{GpuProfile, Identity, Likeness, Peaks};
 pub use problem::{Dtype, Problem, Shape, parse_dimensions};
 pub use units::{Bytes, Micros};
 

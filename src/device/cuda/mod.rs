@@ -211,6 +211,8 @@ fn describe(ordinal: i32) -> Result<Found, DriverError> {
         threads_per_multiprocessor: count(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
         l2: bytes(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
         mma: Mma::of_arch(&arch),
+        // A slice of a GPU has a share of them that nobody tells.
+        peaks: GpuProfile::by_device_name(&name).and_then(|known| known.peaks),
         arch,
     };
     let unit = Some(unit(result::device::get_uuid(device)?));
