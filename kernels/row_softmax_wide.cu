@@ -48,6 +48,9 @@ constexpr int LANES = NUM_WARPS * 32 / ROWS;         // threads of a row in a pr
 constexpr int WARP_LANES = LANES < 32 ? LANES : 32;  // those of them in one warp
 constexpr int WARPS_PER_ROW = LANES / WARP_LANES;    // in one program
 constexpr int PARTS = WARPS_PER_ROW * SPLIT;         // warps of a row in all
+// Programs that a multiprocessor is to hold: with so many registers a lane, for its elements in f32, the row on its way and the rest.
+constexpr int REGISTERS = 32 + VECTORS * (WIDTH + 8 * (NUM_STAGES - 1));
+constexpr int RESIDENT = 65536 / (REGISTERS * NUM_WARPS * 32) > 0 ? 65536 / (REGISTERS * NUM_WARPS * 32) : 1;
 constexpr float LOG2_E = 1.44269504f;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
 constexpr unsigned NOTHING = sizeof(DTYPE) == 2 ? 0xff80ff80u : 0xff800000u;  // -inf
@@ -95,7 +98,7 @@ __device__ __forceinline__ void request(Pack (&packs)[VECTORS], const DTYPE* x, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
+extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32, RESIDENT)
 row_softmax(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int contiguous) {
     __shared__ Exchange shared;
     if constexpr (SPLIT > 1) {

@@ -7,8 +7,8 @@
 //! sweeps/<family>.toml ─ plan ─ compile ─ screen ─ refine ─ final ─ cross ─ journal ─ derive ─ document ─ lookup
 //! ```
 //!
-//! Modules are listed in the order the data goes; none imports from one after it. The first three are the served part
-//! and all that is left without the `harness` feature.
+//! Modules are listed in the order the data goes, each after all that it imports from. Those up to `python` are the served
+//! part, and all that is left without the `harness` feature.
 
 pub mod error;
 pub mod model;
@@ -23,11 +23,13 @@ pub mod process;
 #[cfg(feature = "harness")]
 pub mod families;
 #[cfg(feature = "harness")]
-pub mod measure;
-#[cfg(feature = "harness")]
 pub mod plan;
 #[cfg(feature = "harness")]
+pub mod paths;
+#[cfg(feature = "harness")]
 pub mod compile;
+#[cfg(feature = "harness")]
+pub mod measure;
 #[cfg(feature = "harness")]
 pub mod device;
 #[cfg(feature = "harness")]
@@ -42,6 +44,8 @@ pub mod search;
 pub mod derive;
 #[cfg(feature = "harness")]
 pub mod diff;
+#[cfg(feature = "harness")]
+pub mod site;
 #[cfg(feature = "harness")]
 pub mod sweep;
 #[cfg(feature = "harness")]

@@ -104,7 +104,9 @@ pub fn answer_lines<Q: DeserializeOwned, A: Serialize>(
     mut answer: impl FnMut(Q) -> Result<(A, bool)>,
 ) -> Result<()> {
     for line in input.lines() {
-        let (answer, last) = answer(serde_json::from_str(&line?)?)?;
+        // Whoever asks is this tool, so that a user can mend nothing.
+        let question = serde_json::from_str(&line?).map_err(|error| Error::failure(format!("no question: {error}")))?;
+        let (answer, last) = answer(question)?;
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
         match output.write_all(&text).and_then(|()| output.flush()) {

@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::float_cmp, clippy::panic, clippy::unwrap_used)] // figures are exact; a panic fails a test
 
 use kernel_sweep::derive::config_key;
-use kernel_sweep::diff::{self, Diff, Entry, Status, UnlikeProtocols};
+use kernel_sweep::diff::{self, Diff, Entry, IncomparableTimes, Status};
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::heuristics::Document;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn anchored(name: &str, served_us: f64, anchors: &[(&str, f64)]) -> Value {
 }
 
 fn diff(old: &Document, new: &Document) -> Diff {
-    diff::diff(old, new, UnlikeProtocols::Refuse).unwrap()
+    diff::diff(old, new, IncomparableTimes::Refuse).unwrap()
 }
 
 fn rule(m_bin: &str, block_size: u32, problems: &[Value]) -> Value {
@@ -207,20 +207,25 @@ fn a_bucket_that_a_fallback_serves_is_found_among_the_others() {
 }
 
 #[test]
-fn unlike_protocols_are_refused_and_name_the_way_on() {
-    let by = |protocol: &str, us: f64| {
+fn unlike_protocols_and_devices_are_refused_and_name_the_way_on() {
+    let with = |word: &str, other: &str, us: f64| {
         let text = serde_json::to_string(&one(16, &[problem("a", us, 0.01)])).unwrap();
-        Document::from_value(serde_json::from_str(&text.replace("cold-l2/1", protocol)).unwrap()).unwrap()
+        Document::from_value(serde_json::from_str(&text.replace(word, other)).unwrap()).unwrap()
     };
-    let (old, new) = (by("cold-l2/1", 10.0), by("cold-l2/2", 20.0));
-    let error = diff::diff(&old, &new, UnlikeProtocols::Refuse).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Usage);
-    for part in ["matmul", "cold-l2/1 in the old", "cold-l2/2 in the new", "--fresh"] {
-        assert!(error.to_string().contains(part), "{error}");
+    let old = one(16, &[problem("a", 10.0, 0.01)]);
+    for (word, other, way_on) in
+        [("cold-l2/1", "cold-l2/2", "--fresh"), ("NVIDIA H200", "NVIDIA H200 MIG 1g.18gb", "documents of one device")]
+    {
+        let new = with(word, other, 20.0);
+        let error = diff::diff(&old, &new, IncomparableTimes::Refuse).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        for part in ["matmul", &format!("{word} in the old"), &format!("{other} in the new"), way_on] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let coverage = diff::diff(&old, &new, IncomparableTimes::LeaveOut).unwrap();
+        assert!(only(&coverage).times.is_none() && !coverage.regression);
     }
-    let coverage = diff::diff(&old, &new, UnlikeProtocols::LeaveTimesOut).unwrap();
-    assert!(only(&coverage).times.is_none() && !coverage.regression);
-    let lost = diff::diff(&old, &document(&[rule("<=4", 16, &[])], None, "1"), UnlikeProtocols::Refuse).unwrap();
+    let lost = diff::diff(&old, &document(&[rule("<=4", 16, &[])], None, "1"), IncomparableTimes::Refuse).unwrap();
     assert!(lost.regression, "coverage counts under any protocol");
 }
 
@@ -378,6 +383,75 @@ fn tables_name_what_changed() {
     insta::assert_snapshot!("table", diff.to_table());
     insta::assert_snapshot!("markdown", diff.to_markdown());
     insta::assert_json_snapshot!("json", diff);
+}
+
+/// A night on which each of `rules` buckets got slower by its own share, under another driver.
+fn slower_night(rules: u32) -> Diff {
+    let of = |slower: bool| {
+        let rule = |at: u32| {
+            let us = 10.0 * (1.0 + if slower { 0.05 + f64::from(at) / 100.0 } else { 0.0 });
+            rule(
+                &format!("<={at}"),
+                16,
+                &(0..4).map(|of| problem(&format!("p{at}.{of}"), us, 0.01)).collect::<Vec<_>>(),
+            )
+        };
+        (0..rules).map(rule).collect::<Vec<_>>()
+    };
+    diff(&document(&of(false), None, "580.1"), &document(&of(true), None, "590.2"))
+}
+
+#[test]
+fn a_comment_opens_with_the_verdict_and_shows_ten_rows_with_the_rest_folded() {
+    let diff = slower_night(14);
+    let markdown = diff.to_markdown();
+    assert!(markdown.starts_with("**Regression**: "), "{markdown}");
+    let worst = diff.by_weight()[0];
+    let first_line = markdown.lines().next().unwrap();
+    assert!(first_line.contains("slower") && first_line.contains(&format!("{} at ", worst.name())), "{first_line}");
+    assert!(markdown.contains("matmul: driver changed: 580.1 → 590.2"));
+    let (shown, folded) = markdown.split_once("<details>").unwrap();
+    let rows = |text: &str| text.lines().filter(|line| line.contains("m_bin <=")).count();
+    let changed = diff.entries.iter().filter(|entry| entry.status != Status::Same).count();
+    // The verdict names the worst once more.
+    assert_eq!((rows(shown), rows(folded)), (10 + 1, changed - 10), "{markdown}");
+    assert_eq!(folded.matches("</details>").count(), markdown.matches("<details>").count());
+}
+
+#[test]
+fn a_comment_stays_short_enough_to_be_posted_whatever_changed() {
+    let markdown = slower_night(2_000).to_markdown();
+    assert!(markdown.len() < 65_536, "{} bytes", markdown.len());
+    assert!(markdown.contains("which `sweep diff` lists") && markdown.trim_end().ends_with("</details>"));
+}
+
+#[test]
+fn what_a_document_is_called_does_nothing_to_a_comment() {
+    let of = |us: f64| {
+        let name = "<img src=x> | @everyone [a](b)\n# loud";
+        document(
+            &[rule(name, 16, &(0..4).map(|at| problem(&format!("p{at}"), us, 0.01)).collect::<Vec<_>>())],
+            None,
+            "1",
+        )
+    };
+    let markdown = diff(&of(10.0), &of(13.0)).to_markdown();
+    for raw in ["<img", "@everyone", " | @", "[a](b)", "\n# loud"] {
+        assert!(!markdown.contains(raw), "{raw}: {markdown}");
+    }
+}
+
+#[test]
+fn a_comment_without_a_regression_says_so_first() {
+    let (same, faster) = (one(16, &[problem("a", 10.0, 0.01)]), one(16, &[problem("a", 7.0, 0.01)]));
+    assert!(diff(&same, &same).to_markdown().starts_with("**No regression**: 1 the same\n"));
+    assert!(diff(&same, &faster).to_markdown().starts_with("**No regression**: 1 faster\n"));
+    let gone = diff(&same, &one(16, &[]));
+    assert!(
+        gone.to_markdown().starts_with("**Regression**: 1 of the problems covered no more"),
+        "{}",
+        gone.to_markdown()
+    );
 }
 
 /// Nights made up from recorded noise, to see how often a diff is wrong. A simulation: no time in it was measured.

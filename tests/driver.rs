@@ -116,7 +116,7 @@ fn the_devices_of_a_driver_are_listed() {
 
 /// Whether kernels can be compiled here, without fetching a compiler.
 fn has_compiler() -> bool {
-    let cached = kernel_sweep::compile::cache_folder().unwrap().join("nvrtc");
+    let cached = kernel_sweep::paths::cache_folder().unwrap().join("nvrtc");
     let has = cached.exists()
         || ["SWEEP_NVRTC", "CUDA_HOME", "CUDA_PATH"].iter().any(|name| std::env::var_os(name).is_some());
     if !has {

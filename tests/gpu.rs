@@ -13,7 +13,7 @@ use kernel_sweep::families::{self, Arg, FamilySpec, HostTensor, KernelSpec, Laun
 use kernel_sweep::measure::{RacePlan, Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Candidate, Plan, Space};
-use kernel_sweep::sweep::{self, Progress};
+use kernel_sweep::site::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -48,7 +48,7 @@ fn machine() -> Option<Machine> {
         eprintln!("set SWEEP_PROGRAM to the sweep binary");
         return None;
     }
-    let compiler = sweep::compiler_within(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
+    let compiler = site::compiler(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
     let support = cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
     Some(Machine { found, compiler, support })
 }
@@ -273,7 +273,7 @@ const REPEATS: usize = 20;
 #[ignore = "compiles some hundred kernels"]
 fn fill_the_cache_for_an_h200() {
     let h200 = GpuProfile::by_name("h200").unwrap();
-    let compiler = sweep::compiler_within(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
+    let compiler = site::compiler(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
     cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
     let samples = Family::ALL
         .into_iter()

@@ -1,13 +1,14 @@
 //! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
+use super::arguments::OutputArgs;
+use super::outcome::Outcome;
 use super::output::note;
-use super::{Outcome, OutputArgs};
 use crate::derive::Evidence;
 use crate::error::{Context, Error, Result};
 use crate::journal::{self, Contents, Lock};
 use crate::model::{Bytes, Family};
-use crate::sweep;
-use std::path::{Path, PathBuf};
+use crate::paths::GpuFolder;
+use std::path::PathBuf;
 
 /// Pack journals for committing, one archive a family
 #[derive(clap::Args, Debug)]
@@ -33,18 +34,14 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     if args.unpack { unpack(args, &folder) } else { pack(args, &folder) }
 }
 
-fn archive_path(folder: &Path, family: Family) -> PathBuf {
-    folder.join("archive").join(format!("{family}.jsonl.zst"))
-}
-
-fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
+fn pack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
     let mut packed = 0;
     for family in Family::ALL {
-        let journals = sweep::journals(&args.output.output, &args.gpu, family)?;
+        let journals = folder.journals_of(family)?;
         if journals.is_empty() {
             continue;
         }
-        let archive = archive_path(folder, family);
+        let archive = folder.archive(family);
         let contents = together(&journals, &args.gpu).context(|| format!("packing the journals of {family}"))?;
         let size = Bytes(journal::pack(contents, &archive)?);
         note!("{}: {size}", archive.display());
@@ -57,7 +54,11 @@ fn pack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         packed += 1;
     }
     if packed == 0 {
-        return Err(Error::usage(format!("no journal in {}: run sweep --gpu {} first", folder.display(), args.gpu)));
+        return Err(Error::usage(format!(
+            "no journal in {}: run sweep --gpu {} first",
+            folder.path().display(),
+            args.gpu
+        )));
     }
     Ok(Outcome::Done)
 }
@@ -78,18 +79,18 @@ fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
     Ok(all)
 }
 
-fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
+fn unpack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
     let archives: Vec<(Family, PathBuf)> = Family::ALL
         .into_iter()
-        .map(|family| (family, archive_path(folder, family)))
+        .map(|family| (family, folder.archive(family)))
         .filter(|(_, path)| path.is_file())
         .collect();
     if archives.is_empty() {
-        return Err(Error::usage(format!("no archive in {}", folder.join("archive").display())));
+        return Err(Error::usage(format!("no archive in {}", folder.archives().display())));
     }
-    let _lock = Lock::take(&folder.join(sweep::LOCK))?;
+    let _lock = Lock::take(&folder.lock((0, 1)))?;
     for (family, _) in &archives {
-        if let Some(journal) = sweep::journals(&args.output.output, &args.gpu, *family)?.first() {
+        if let Some(journal) = folder.journals_of(*family)?.first() {
             return Err(Error::usage(format!(
                 "{} is there already: move it away to unpack the archive",
                 journal.display()
@@ -97,7 +98,7 @@ fn unpack(args: &ArchiveArgs, folder: &Path) -> Result<Outcome> {
         }
     }
     for (family, archive) in archives {
-        let journal = sweep::journal_path(&args.output.output, &args.gpu, family, (0, 1));
+        let journal = folder.journal(family, (0, 1));
         journal::replace(&journal, together(std::slice::from_ref(&archive), &args.gpu)?)?;
         note!("{}", journal.display());
     }

@@ -1,14 +1,16 @@
 //! `sweep compile`: the whole space for a GPU's architecture, or a sample of it, without the GPU.
 
+use super::arguments::{Families, families};
 use super::measure::Time;
+use super::outcome::Outcome;
 use super::output::{self, note};
-use super::{Families, Outcome, families};
 use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
+use crate::device::support_kernel;
 use crate::error::{Context, Result};
 use crate::families::{self as family_specs, KernelSpec};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
-use crate::sweep::{self, Progress};
+use crate::site::{self, Progress};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -89,10 +91,10 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let progress = Progress::new(args.json, false);
     let list = args.list.as_ref().map(|path| File::create(path).context(|| path.display().to_string())).transpose()?;
     let mut listing = list.as_ref().map(BufWriter::new);
-    let compiler = sweep::compiler_within(args.compile_deadline.0, &profile, &progress)?;
+    let compiler = site::compiler(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
     progress.plans(&plans);
-    sweep::needed_cubin(&compiler, &sweep::support_kernel())?;
+    compiler.needed(&support_kernel())?;
     let (arch, nvrtc) = (profile.arch.clone(), compiler.version().to_owned());
     let mut report = Report { gpu: profile.name.clone(), arch, nvrtc, families: BTreeMap::new() };
     let sample = args.kernels.map(|most| (most.get(), args.seed));
@@ -156,7 +158,7 @@ impl Asked<'_> {
         let tried = sample.map_or_else(|| all.clone(), |(most, seed)| sample_of(&all, most, seed));
         let keys: BTreeSet<Key> = tried.iter().map(|kernel| compiler.request(kernel)).collect::<Result<_>>()?;
         for reference in &references {
-            sweep::needed_cubin(compiler, reference)?;
+            compiler.needed(reference)?;
         }
         let mut coverage = Coverage::new(all.len(), &keys);
         let mut outcomes: BTreeMap<&KernelSpec, Compiled> = BTreeMap::new();

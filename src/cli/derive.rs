@@ -1,12 +1,14 @@
 //! `sweep derive`: journals, or a Helion measurements file, to the document.
 
+use super::arguments::OutputArgs;
+use super::outcome::Outcome;
 use super::output::{self, note};
-use super::{Outcome, OutputArgs};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
 use crate::journal::{self, Contents, Header, Trial};
 use crate::model::{Bytes, Family, GpuProfile, Mma};
+use crate::paths::{self, GpuFolder};
 use crate::plan::{self, Plan};
 use crate::report;
 use clap::Args;
@@ -67,8 +69,8 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     }
     let profile = profile(&args.gpu, &journals)?;
     let plans = plans(args, &journals)?;
-    let path = crate::sweep::document_path(&args.output.output, &args.gpu);
-    crate::sweep::check_outputs(Some(&path), &[])?;
+    let path = folder.document();
+    paths::check_outputs(Some(&path), &[])?;
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile: &profile,
@@ -111,7 +113,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
 
 /// The GPU's profile, with as many multiprocessors as its journals tell; of one the tool does not know, as far as the
 /// architecture in them tells.
-fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
+pub(super) fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuProfile> {
     let headers = || journals.iter().flat_map(|(_, contents)| &contents.headers);
     let profile = known_profile(gpu, headers().next())?;
     let multiprocessors = headers().find_map(|header| header.multiprocessors).unwrap_or(profile.multiprocessors);
@@ -145,32 +147,16 @@ fn defaults(plans: &[Plan], profile: &GpuProfile) -> Defaults {
 }
 
 /// The GPU's journals, or its archive where there are none.
-fn recorded_files(folder: &Path, gpu: &str) -> Result<Vec<PathBuf>> {
-    for (place, ending) in [("journal", ".jsonl"), ("archive", ".jsonl.zst")] {
-        let files = files_ending(&folder.join(place), ending)?;
-        if !files.is_empty() {
-            return Ok(files);
-        }
+fn recorded_files(folder: &GpuFolder, gpu: &str) -> Result<Vec<PathBuf>> {
+    let files = folder.recorded()?;
+    if files.is_empty() {
+        let (journals, archives) = (folder.journals(), folder.archives());
+        return Err(Error::usage(format!(
+            "no journal in {} and no archive in {}: run sweep --gpu {gpu} first",
+            journals.display(),
+            archives.display()
+        )));
     }
-    let folder = folder.display();
-    Err(Error::usage(format!(
-        "no journal in {folder}/journal and no archive in {folder}/archive: run sweep --gpu {gpu} first"
-    )))
-}
-
-/// The files of a folder by the end of their names, sorted; none where there is no such folder.
-fn files_ending(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut files = Vec::new();
-    for entry in folder.read_dir().context(|| format!("reading {}", folder.display()))? {
-        let path = entry.context(|| format!("reading {}", folder.display()))?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(ending)) {
-            files.push(path);
-        }
-    }
-    files.sort();
     Ok(files)
 }
 
@@ -187,7 +173,7 @@ impl Recorded {
         match ending.as_deref() {
             Some("jsonl" | "zst") => Ok(Self::Journal(journal::read(path)?)),
             Some("csv") => Ok(Self::Measurements(
-                File::open(path).map_err(Error::usage).context(|| format!("opening {}", name()))?,
+                File::open(path).map_err(Error::of_named_file).context(|| format!("opening {}", name()))?,
             )),
             _ => {
                 Err(Error::usage(format!("{}: neither a journal (.jsonl, .jsonl.zst) nor measurements (.csv)", name())))

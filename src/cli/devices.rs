@@ -1,6 +1,6 @@
 //! `sweep devices`: what is here.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::device::{self, Address};
 use crate::error::Result;

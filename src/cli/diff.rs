@@ -1,7 +1,7 @@
 //! `sweep diff`: what changed from one document to the next.
 
 use super::output;
-use crate::diff::{UnlikeProtocols, diff};
+use crate::diff::{IncomparableTimes, diff};
 use crate::error::Result;
 use crate::heuristics::Document;
 use clap::Args;
@@ -37,7 +37,7 @@ pub(super) struct DiffArgs {
 
 /// Prints the differences; returns whether there is a regression.
 pub(super) fn run(args: &DiffArgs) -> Result<bool> {
-    let diff = diff(&Document::load(&args.old)?, &Document::load(&args.new)?, UnlikeProtocols::Refuse)?;
+    let diff = diff(&Document::load(&args.old)?, &Document::load(&args.new)?, IncomparableTimes::Refuse)?;
     if args.json {
         output::result(&(serde_json::to_string_pretty(&diff)? + "\n"))?;
     } else if args.markdown {

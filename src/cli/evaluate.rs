@@ -1,9 +1,11 @@
 //! `sweep evaluate`: how good the document is on shapes it was not made from.
 
 use super::measure::MeasureArgs;
-use super::{Outcome, output};
+use super::outcome::Outcome;
+use super::output;
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Shapes};
+use crate::paths::GpuFolder;
 use crate::plan::MOST_RANDOM_PROBLEMS;
 use crate::sweep::Options;
 use clap::ArgGroup;
@@ -17,6 +19,8 @@ use std::path::PathBuf;
 interleaved rounds. Half of the rounds choose the best and the other half tells how far the pick is
 behind, and the other way round. Regret is the pick's time over the best's, under 1 where the pick
 came out ahead; intervals hold it with 95 %. Where the budget ended, the same command goes on.
+What --json prints is written to output/<gpu>/evaluation.json too, in place of what was there, for
+sweep report to draw.
 
 Examples:
   sweep evaluate --gpu h200 --family matmul --shapes shapes.toml
@@ -47,6 +51,7 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     let options = Options { fresh: args.fresh, journal_only: true, ..args.measure.options(&args.gpu)? };
     let shapes = shapes(args, options.families.len())?;
     let report = evaluate::run(&options, &shapes)?;
+    report.write_atomically(&GpuFolder::new(&options.site.output, &report.gpu).evaluation_report())?;
     if args.measure.json {
         output::json(&report)?;
     } else {

@@ -1,7 +1,7 @@
 //! What an interrupt (SIGINT, SIGTERM) does: it ends a command wherever it is.
 
 use super::output::note;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::process::{self, INTERRUPTION};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -35,5 +35,7 @@ pub(super) fn end_within(grace: Duration) -> Result<()> {
             std::process::exit(EXIT_CODE.into());
         });
     };
-    ctrlc::set_handler(handler).map_err(Error::failure).context(|| "interrupt handler")
+    ctrlc::set_handler(handler)
+        .map_err(|error| Error::from_source(ErrorKind::Failure, error))
+        .context(|| "interrupt handler")
 }

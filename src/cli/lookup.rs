@@ -1,12 +1,14 @@
 //! `sweep lookup`: which config for this shape, or for each line of a batch.
 
-use super::{OutputArgs, output};
+use super::arguments::OutputArgs;
+use super::output;
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
     Answer, Bucket, CLASSES, Considered, DtypeName, Explanation, Heuristics, Nearest, Query, Source, answer_batch_line,
     answer_batch_line_checked, device_of, refusal,
 };
 use crate::model::{Family, GpuProfile, parse_dimensions};
+use crate::paths::GpuFolder;
 use clap::{ArgGroup, Args};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -87,7 +89,7 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
         return Heuristics::load(path);
     }
     let asked = args.gpu.as_deref().unwrap_or_default();
-    let is_folder = || args.output.of_gpu(asked).is_ok_and(|folder| folder.is_dir());
+    let is_folder = || args.output.of_gpu(asked).is_ok_and(|folder| folder.path().is_dir());
     let (gpu, device) = match GpuProfile::by_name(asked).ok().or_else(|| GpuProfile::by_model(asked)) {
         Some(profile) => (profile.name, None),
         // One the tool has no profile of was swept all the same.
@@ -96,7 +98,7 @@ fn open(args: &LookupArgs) -> Result<Heuristics> {
         None if asked.contains(' ') => (GpuProfile::short_name(asked), Some(asked)),
         None => (GpuProfile::by_name(asked)?.name, None),
     };
-    let path = crate::sweep::document_path(&args.output.output, &gpu);
+    let path = GpuFolder::new(&args.output.output, &gpu).document();
     let is_its_own = |text: &str| device.is_none_or(|device| device_of(text).as_deref() == Some(device));
     if path.exists() && (device.is_none() || is_its_own(&fs::read_to_string(&path).unwrap_or_default())) {
         return Heuristics::load(&path);
@@ -119,7 +121,7 @@ fn open_queries(path: &Path) -> Result<Box<dyn Read>> {
     if path.is_dir() {
         return Err(Error::usage("a folder, not a file of JSON lines").context(what()));
     }
-    Ok(Box::new(File::open(path).map_err(Error::usage).context(what)?))
+    Ok(Box::new(File::open(path).map_err(Error::of_named_file).context(what)?))
 }
 
 fn question<'a>(heuristics: &Heuristics, args: &'a LookupArgs) -> Result<Query<'a>> {

@@ -1,10 +1,11 @@
 //! What the commands that measure have in common.
 
-use super::{Families, OutputArgs, families};
+use super::arguments::{Families, OutputArgs, families};
 use crate::compile::Settings;
 use crate::error::{Error, Result};
 use crate::model::GpuProfile;
-use crate::sweep::{Choice, Options};
+use crate::site::{self, Choice, Wanted};
+use crate::sweep::Options;
 use crate::worker::Deadlines;
 use jiff::fmt::friendly::SpanParser;
 use std::collections::BTreeSet;
@@ -53,22 +54,22 @@ impl MeasureArgs {
     pub(super) fn options(&self, gpu: &str) -> Result<Options> {
         let (ordinals, all_devices) = devices(self.devices.as_deref())?;
         Ok(Options {
-            choice: choice(gpu)?,
-            ordinals,
-            all_devices,
+            site: site::Options {
+                devices: Wanted { choice: choice(gpu)?, ordinals, all_devices },
+                output: self.output.output.clone(),
+                shard: (0, 1),
+                compile_deadline: self.compile_deadline.0,
+                accept_driver: self.accept_driver,
+                quiet: self.json,
+                verbose: false,
+            },
             families: self.family.0.clone(),
             plan: self.plan.clone(),
-            output: self.output.output.clone(),
             budget: self.budget.map(|budget| budget.0),
             trial_deadline: self.trial_deadline.0,
-            compile_deadline: self.compile_deadline.0,
-            shard: (0, 1),
             fresh: false,
-            accept_driver: self.accept_driver,
             exhaustive: false,
             seed: self.seed,
-            quiet: self.json,
-            verbose: false,
             journal_only: false,
         })
     }

@@ -1,6 +1,7 @@
 //! The command line: clap types to validated options, one file a subcommand, and the exit codes.
 
 mod archive;
+mod arguments;
 mod compile;
 mod derive;
 mod devices;
@@ -10,41 +11,17 @@ mod interrupt;
 mod lookup;
 mod measure;
 mod nightly;
+mod outcome;
 mod output;
+mod report;
 mod sweep;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::model::Family;
+pub use outcome::{Outcome, exit_code};
+
+use crate::error::Result;
 use crate::process;
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// What a command that did not fail came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All well: exit 0.
-    Done,
-    /// Some problem has no working config: exit 4.
-    Unworkable,
-    /// Something got slower: exit 5.
-    Regression,
-}
-
-/// The exit code of a command.
-pub fn exit_code(outcome: &Result<Outcome>) -> u8 {
-    match outcome {
-        Ok(Outcome::Done) => 0,
-        Ok(Outcome::Unworkable) => 4,
-        Ok(Outcome::Regression) => 5,
-        Err(error) => match error.kind() {
-            ErrorKind::Usage => 2,
-            ErrorKind::DeviceAbsent => 3,
-            ErrorKind::Interrupted => interrupt::EXIT_CODE,
-            _ => 1,
-        },
-    }
-}
 
 /// Which config should this kernel run with, on this shape, on this GPU?
 ///
@@ -79,6 +56,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Evaluate(evaluate::EvaluateArgs),
     Nightly(nightly::NightlyArgs),
+    Report(report::ReportArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
     /// The measuring process
@@ -101,7 +79,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             process::start_threads()?;
             interrupt::end_within(interrupt::GRACE)?;
         }
-        Some(Command::Derive(_)) => {
+        Some(Command::Derive(_) | Command::Report(_)) => {
             process::start_threads()?;
             drop(interrupt::end_within(Duration::ZERO));
         }
@@ -118,6 +96,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         }
         Some(Command::Evaluate(args)) => evaluate::run(&args),
         Some(Command::Nightly(args)) => nightly::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
         Some(Command::Worker) => {
@@ -129,52 +108,5 @@ pub fn run(cli: Cli) -> Result<Outcome> {
             let (mut input, mut output) = stdio();
             crate::device::cuda::serve_compiles(&mut input, &mut output).map(|()| Outcome::Done)
         }
-    }
-}
-
-/// One or more families, or all of them.
-#[derive(Clone, Debug)]
-struct Families(Vec<Family>);
-
-/// Reads `NAME[,NAME…]` or `all`.
-fn families(text: &str) -> Result<Families> {
-    if text == "all" {
-        return Ok(Families(Family::ALL.to_vec()));
-    }
-    let mut families = Vec::new();
-    for name in text.split(',').map(str::trim) {
-        let family = family(name)?;
-        if !families.contains(&family) {
-            families.push(family);
-        }
-    }
-    Ok(Families(families))
-}
-
-/// Reads a family's name; a wrong one is answered with the nearest.
-fn family(name: &str) -> Result<Family> {
-    name.parse().map_err(|_| {
-        let known = Family::ALL.map(Family::name);
-        let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
-        let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
-        Error::usage(format!("no family '{name}'; did you mean '{nearest}'? There are {}", known.join(", ")))
-    })
-}
-
-/// Where documents, journals and archives are.
-#[derive(clap::Args, Clone, Debug)]
-struct OutputArgs {
-    /// Folder that holds a folder for each GPU
-    #[arg(long, value_name = "DIR", default_value = "output")]
-    output: PathBuf,
-}
-
-impl OutputArgs {
-    /// The folder of a GPU, whose name is as the user gave it.
-    fn of_gpu(&self, gpu: &str) -> Result<PathBuf> {
-        if gpu.is_empty() || !gpu.chars().all(|character| character.is_ascii_alphanumeric() || character == '_') {
-            return Err(Error::usage(format!("--gpu '{gpu}' is no GPU's short name, such as h200 or cpu")));
-        }
-        Ok(crate::sweep::gpu_folder(&self.output, gpu))
     }
 }

@@ -1,7 +1,7 @@
 //! `sweep nightly`: regenerate everything, compare, replace.
 
-use super::Outcome;
 use super::measure::MeasureArgs;
+use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::error::Result;
 use crate::nightly::{self, Event, Report, Verdict};

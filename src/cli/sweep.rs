@@ -1,10 +1,11 @@
 //! `sweep`: the main job.
 
-use super::Outcome;
 use super::measure::MeasureArgs;
+use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::error::{Error, Result};
 use crate::report;
+use crate::site;
 use crate::sweep::{self, Options};
 
 #[derive(clap::Args, Debug)]
@@ -44,14 +45,9 @@ fn shard(text: &str) -> Result<(usize, usize)> {
 const MOST_SHARDS: usize = 1000;
 
 pub(super) fn run(args: &SweepArgs) -> Result<Outcome> {
-    let options = Options {
-        shard: args.shard,
-        fresh: args.fresh,
-        exhaustive: args.exhaustive,
-        quiet: args.quiet,
-        verbose: args.verbose,
-        ..args.measure.options(&args.gpu)?
-    };
+    let options = args.measure.options(&args.gpu)?;
+    let site = site::Options { shard: args.shard, quiet: args.quiet, verbose: args.verbose, ..options.site };
+    let options = Options { site, fresh: args.fresh, exhaustive: args.exhaustive, ..options };
     let summary = sweep::run(&options)?;
     if args.measure.json {
         output::json(&summary)?;

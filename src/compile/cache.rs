@@ -4,11 +4,12 @@
 use super::Resources;
 use crate::error::{Context, Error, Result};
 use crate::heuristics;
+use crate::paths::make_private;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A kernel's identity: hash of its code with includes and without comments, options, compiler version and architecture.
@@ -71,78 +72,6 @@ pub(super) enum Found {
     Damaged,
 }
 
-/// The tool's cache folder: `$SWEEP_CACHE`, else `kernel_sweep` in the user's cache folder. It is made where it is missing, for
-/// this user alone.
-///
-/// # Errors
-/// Where there is neither, it cannot be made, or others can write to it.
-pub fn cache_folder() -> Result<PathBuf> {
-    use etcetera::BaseStrategy;
-    let folder = match std::env::var_os("SWEEP_CACHE") {
-        Some(folder) if folder.is_empty() => {
-            return Err(Error::usage("SWEEP_CACHE is empty: name a folder, or unset it"));
-        }
-        Some(folder) => PathBuf::from(folder),
-        None => etcetera::choose_base_strategy()
-            .map_err(|error| Error::usage(format!("no cache folder: {error}; set SWEEP_CACHE to one")))?
-            .cache_dir()
-            .join("kernel_sweep"),
-    };
-    let folder = std::path::absolute(folder)?;
-    if folder.to_str().is_none() {
-        let what = format!("cache folder {}: its name is not UTF-8; set SWEEP_CACHE to one whose is", folder.display());
-        return Err(Error::usage(what));
-    }
-    if let Some(parent) = folder.parent() {
-        let made = fs::create_dir_all(parent).map_err(|error| unusable(&error));
-        made.context(|| format!("cache folder {}", folder.display()))?;
-    }
-    private(&folder, &["cubin", "nvrtc"])?;
-    heuristics::clear_leftovers(&folder);
-    Ok(folder)
-}
-
-fn unusable(error: &std::io::Error) -> Error {
-    Error::usage(format!("{error}; set SWEEP_CACHE to a folder that can be written"))
-}
-
-/// Makes a folder that is this user's alone, or takes one that is. One with other things in it than are `expected` there is not
-/// the tool's to close to others, but must be safe from them.
-pub(super) fn private(folder: &Path, expected: &[&str]) -> Result<()> {
-    let what = || format!("cache folder {}", folder.display());
-    let refused = |why: &str| {
-        Err(Error::usage(format!("{why}; take it away, or set SWEEP_CACHE to another folder")).context(what()))
-    };
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(unusable(&error).context(what())),
-        _ => {}
-    }
-    let found = fs::symlink_metadata(folder).map_err(|error| unusable(&error)).context(what)?;
-    if found.is_symlink() {
-        return refused("it is a symbolic link");
-    }
-    if !found.is_dir() {
-        return refused("it is no folder");
-    }
-    let user = fs::metadata("/proc/self").context(|| "/proc/self tells who runs this")?.uid();
-    if found.uid() != user {
-        return refused(&format!("it belongs to another user (uid {}, and this is {user})", found.uid()));
-    }
-    let mode = found.mode() & 0o777;
-    if mode.trailing_zeros() >= 6 {
-        return Ok(());
-    }
-    let mut inside = fs::read_dir(folder).map_err(|error| unusable(&error)).context(what)?.flatten().peekable();
-    if mode & 0o022 != 0 && inside.peek().is_some() {
-        return refused(&format!("others can write to it (mode {mode:o}), and may have put something into it"));
-    }
-    if expected.is_empty() || inside.all(|entry| expected.iter().any(|name| entry.file_name() == *name)) {
-        let closed = fs::set_permissions(folder, Permissions::from_mode(0o700));
-        closed.map_err(|error| unusable(&error)).context(what)?;
-    }
-    Ok(())
-}
-
 /// Cubins on disk.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -156,7 +85,7 @@ impl Cache {
     /// Where that cannot be made, or is not this user's alone.
     pub fn in_folder(folder: &Path) -> Result<Self> {
         let folder = std::path::absolute(folder.join("cubin"))?;
-        private(&folder, &[])?;
+        make_private(&folder, &[])?;
         heuristics::clear_leftovers(&folder);
         Ok(Self { folder })
     }
@@ -245,7 +174,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o777
@@ -285,42 +215,6 @@ mod tests {
             assert!(!matches!(cache.get(&key), Found::Entry(_)), "a link");
             restore();
             assert_eq!((cache.get(&key), fs::read(&elsewhere).unwrap()), (Found::Entry(entry.clone()), whole));
-        }
-    }
-
-    #[test]
-    fn the_folder_is_this_user_s_alone_or_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        let with_mode = |name: &str, mode: u32| {
-            fs::create_dir(place(name)).unwrap();
-            fs::set_permissions(place(name), Permissions::from_mode(mode)).unwrap();
-            place(name)
-        };
-        let refused = |path: &Path, why: &str| {
-            let error = private(path, &["cubin"]).unwrap_err().to_string();
-            assert!(error.contains(why) && error.contains("SWEEP_CACHE"), "{error}");
-        };
-        private(&place("new"), &["cubin"]).unwrap();
-        assert_eq!(mode(&place("new")), 0o700);
-        let (empty, own, open) = (with_mode("empty", 0o777), with_mode("own", 0o755), with_mode("open", 0o777));
-        private(&empty, &["cubin"]).unwrap();
-        fs::create_dir(own.join("cubin")).unwrap();
-        private(&own, &["cubin"]).unwrap();
-        assert_eq!((mode(&empty), mode(&own)), (0o700, 0o700));
-        fs::create_dir(open.join("cubin")).unwrap();
-        refused(&open, "others can write to it (mode 777)");
-        // A home that somebody named is left as it is.
-        let home = with_mode("home", 0o755);
-        fs::write(home.join("letter"), "").unwrap();
-        private(&home, &["cubin"]).unwrap();
-        assert_eq!(mode(&home), 0o755);
-        symlink(&home, place("link")).unwrap();
-        refused(&place("link"), "it is a symbolic link");
-        fs::write(place("file"), "").unwrap();
-        refused(&place("file"), "it is no folder");
-        if fs::metadata("/proc/self").unwrap().uid() != 0 {
-            refused(Path::new("/usr"), "it belongs to another user (uid 0");
         }
     }
 }

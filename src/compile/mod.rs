@@ -8,7 +8,7 @@ mod pool;
 mod report;
 mod source;
 
-pub use cache::{Cache, Key, cache_folder, read_cubin};
+pub use cache::{Cache, Key, read_cubin};
 pub use coverage::{Coverage, Recorded};
 pub use nvrtc::Nvrtc;
 pub use pool::{Answer, Compiler, Job, Notice, Outcome, Reply, Settings};

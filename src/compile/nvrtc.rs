@@ -2,9 +2,9 @@
 //!
 //! No file of the working directory has a say in it: programs and folders are known by absolute paths, and Python runs isolated.
 
-use super::cache::{cache_folder, private};
 use crate::error::{Error, ErrorKind, Result};
 use crate::heuristics;
+use crate::paths::{cache_folder, make_private};
 use crate::process;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -44,7 +44,7 @@ impl Nvrtc {
         let cache = cache_folder()?;
         let cached = cache.join("nvrtc");
         if cached.symlink_metadata().is_ok() {
-            private(&cached, &[])?;
+            make_private(&cached, &[])?;
         }
         let folders = toolkits().chain(wheels()).chain([wheel_library(&cached)]);
         if let Some(found) = folders.into_iter().find_map(|folder| Self::in_folder(&folder)) {
@@ -156,5 +156,5 @@ fn fetch(cache: &Path, target: &Path) -> Result<()> {
         fs::remove_dir_all(target)?;
     }
     fs::rename(place("site"), target)?;
-    private(target, &[])
+    make_private(target, &[])
 }

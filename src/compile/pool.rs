@@ -244,6 +244,17 @@ impl Compiler {
         }
     }
 
+    /// The cubin of a kernel that nothing works without.
+    ///
+    /// # Errors
+    /// Where it does not compile.
+    pub fn needed(&self, spec: &KernelSpec) -> Result<PathBuf> {
+        match self.wait(spec)? {
+            Outcome::Compiled { cubin, .. } => Ok(cubin),
+            Outcome::Failed { error, .. } => Err(Error::failure(format!("{spec} does not compile: {error}"))),
+        }
+    }
+
     /// Seconds of worker time spent compiling so far.
     pub fn compile_s(&self) -> f64 {
         self.shared.state().compile_s

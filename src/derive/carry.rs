@@ -1,10 +1,10 @@
 //! What the document before holds of a class and was not measured anew: it stays, with its source, as long as it was measured on
 //! this device, by this protocol and with today's kernels. So a document never gets poorer by a run that measured less.
 
-use super::ModelReport;
-use super::class::ClassResult;
+use super::derived_class::ClassResult;
 use super::evidence::{Environment, problem};
 use super::merge::environments_of;
+use super::report::ModelReport;
 use super::table::Table;
 use super::validation::Source;
 use crate::error::Result;

@@ -1,16 +1,13 @@
-//! One class's rules and fallbacks, and its model.
+//! One class's choices: what each bucket's rule and each group's fallback serves, and why.
 
 use super::choose::{Bar, choose, complement, geomean_slowdown, keeps_up_with_defaults, leave_one_out, ties};
 use super::compare::Comparison;
 use super::incumbent::{Incumbents, unless_beaten};
-use super::model;
-use super::shapes::{Known, Place, Places};
+use super::shapes::{Place, Places};
 use super::table::{Cell, Row, Table, kernels_of, program_key, repeat_noise, text_key};
 use super::validation::{Compared, Exemplar, ProblemSource, Source, Ties, Validation};
-use super::{ClassReport, ModelReport};
-use crate::heuristics::{Bucket, Document, Fallback, FittedModel, Rule, Template, class_groups};
+use crate::heuristics::{Bucket, Fallback, Rule, Template, class_groups};
 use crate::measure::{quantile, sorted};
-use crate::model::GpuProfile;
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,87 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most programs of a problem that a document names for others to compare with.
 const MOST_ANCHORS: usize = 6;
 
-/// What a document says of one class, and what became of its evidence.
-pub(super) struct ClassResult {
-    pub(super) rules: Vec<Rule>,
-    pub(super) fallbacks: BTreeMap<String, Fallback>,
-    pub(super) model: Option<FittedModel>,
-    pub(super) report: ClassReport,
-}
-
-/// Derives what a document says of one class. Of a `sister`, whose kernels are alike, its model learns too.
-pub(super) fn derive_class(
-    table: &Table,
-    sister: Option<&Table>,
-    before: Option<&Document>,
-    profile: &GpuProfile,
-) -> ClassResult {
-    let known = Known::of(table, profile);
-    let known_sister = sister.and_then(|sister| Some((sister, Known::of(sister, profile)?)));
-    let incumbents = before.map_or_else(Incumbents::default, |before| Incumbents::of(before, table));
-    let class = Class::new(table, Places::of(table, known.as_ref()), incumbents);
-    let mut report = ClassReport {
-        class: table.class.to_owned(),
-        trials: table.trials,
-        problems: table.rows.len(),
-        unworkable: table.unworkable.iter().map(|facts| facts.name.clone()).collect(),
-        ..ClassReport::default()
-    };
-    let Some(best_single) = class.best_single else {
-        return ClassResult { rules: Vec::new(), fallbacks: BTreeMap::new(), model: None, report };
-    };
-
-    let mut buckets: BTreeMap<&Bucket, Vec<&Row>> = BTreeMap::new();
-    for row in &table.rows {
-        buckets.entry(&row.facts.bucket).or_default().push(row);
-    }
-    report.buckets = buckets.len();
-    let mut rules = Vec::new();
-    for (bucket, rows) in buckets {
-        match class.rule(bucket, &rows, best_single) {
-            Promotion::Rule(rule) => rules.push(*rule),
-            Promotion::LeftToFallback => report.left_to_fallback += 1,
-            Promotion::SlowerThanDefault => report.slower_than_default += 1,
-        }
-    }
-    report.rules = rules.len();
-
-    let ruled: BTreeSet<&Bucket> = rules.iter().map(|rule| &rule.shape_bucket).collect();
-    let fallbacks: BTreeMap<String, Fallback> = class_groups(table.class)
-        .iter()
-        .map(|group| ((*group).to_owned(), class.fallback(group, best_single, &ruled)))
-        .collect();
-    let covered: BTreeSet<&str> = table.rows.iter().filter_map(|row| row.facts.group).collect();
-    report.borrowed_fallbacks =
-        class_groups(table.class).iter().copied().filter(|group| !covered.contains(group)).collect();
-    report.fallbacks = fallbacks.len();
-
-    let served: Vec<&Template> = rules
-        .iter()
-        .flat_map(|rule| rule.templates.iter().map(|ranked| &ranked.template))
-        .chain(fallbacks.values().map(|fallback| &fallback.template))
-        .collect();
-    let model = match model::fit(
-        &class,
-        known.as_ref(),
-        known_sister.as_ref().map(|(table, known)| (*table, known)),
-        &served,
-    ) {
-        Ok(model) => {
-            report.model = Some(ModelReport::of(&model));
-            Some(model)
-        }
-        Err(error) => {
-            report.no_model = Some(error.to_string());
-            None
-        }
-    };
-    ClassResult { rules, fallbacks, model, report }
-}
-
-enum Promotion {
+/// Whether a bucket gets a rule.
+pub(super) enum Promotion {
+    /// It does.
     Rule(Box<Rule>),
+    /// No choice beats the fallback beyond noise.
     LeftToFallback,
+    /// No config keeps up with the defaults on every problem.
     SlowerThanDefault,
 }
 
@@ -106,7 +29,7 @@ enum Promotion {
 pub(super) struct Class<'t> {
     pub(super) table: &'t Table<'t>,
     templates: Vec<Template>,
-    best_single: Option<usize>,
+    pub(super) best_single: Option<usize>,
     /// The choice of each group that holds a problem.
     groups: BTreeMap<&'static str, usize>,
     incumbents: Incumbents,
@@ -115,7 +38,7 @@ pub(super) struct Class<'t> {
 }
 
 impl<'t> Class<'t> {
-    fn new(table: &'t Table<'t>, places: Places, incumbents: Incumbents) -> Self {
+    pub(super) fn new(table: &'t Table<'t>, places: Places, incumbents: Incumbents) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
         let configs = table.configs.len();
         let best_single = choose(&all, &[], configs, Bar::None, |config| places.class.allows(config));
@@ -149,7 +72,7 @@ impl<'t> Class<'t> {
         choose(rows, others, self.configs(), Bar::KeepsUpWithDefaults, |config| place.allows(config))
     }
 
-    fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
+    pub(super) fn rule(&self, bucket: &Bucket, rows: &[&Row], best_single: usize) -> Promotion {
         let groups: BTreeSet<&str> = rows.iter().filter_map(|row| row.facts.group).collect();
         let others: Vec<&Row> = groups.iter().flat_map(|group| rows_of(self.table, group)).collect();
         let place = &self.places.buckets[bucket];
@@ -197,7 +120,7 @@ impl<'t> Class<'t> {
     }
 
     /// The entry of a group. Of problems in buckets that have a rule it tells no anchors: the rule does.
-    fn fallback(&self, group: &str, best_single: usize, ruled: &BTreeSet<&Bucket>) -> Fallback {
+    pub(super) fn fallback(&self, group: &str, best_single: usize, ruled: &BTreeSet<&Bucket>) -> Fallback {
         let rows = rows_of(self.table, group);
         let place = &self.places.groups[group];
         let borrowed = !self.groups.contains_key(group);

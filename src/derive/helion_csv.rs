@@ -1,7 +1,7 @@
 //! Helion's ahead-of-time measurements: a CSV with one row for each kernel, shape and config.
 
 use super::evidence::{Evidence, ProblemFacts, Record, Timing};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::heuristics::{Signature, Template, Tensor};
 use crate::journal::Stage;
 use csv::StringRecord;
@@ -69,13 +69,19 @@ fn class_of(kernel_name: &str) -> Option<&'static str> {
     })
 }
 
+/// What is broken in a file is for its owner to mend; that it cannot be read further is not.
+fn unreadable(error: csv::Error) -> Error {
+    let kind = if error.is_io_error() { ErrorKind::Failure } else { ErrorKind::Usage };
+    Error::from_source(kind, error)
+}
+
 /// Adds the rows of a measurements file to `evidence`. Rows that cannot be used are named in the report.
 ///
 /// # Errors
 /// Where the file cannot be read, lacks a column, or holds more than can be derived from. `name` is what errors call it.
 pub fn read(evidence: &mut Evidence, reader: impl Read, name: &str) -> Result<Report> {
     let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(reader.take(MOST_BYTES));
-    let columns = Columns::find(csv.headers().map_err(Error::usage).context(|| name)?).context(|| name)?;
+    let columns = Columns::find(csv.headers().map_err(unreadable).context(|| name)?).context(|| name)?;
     let mut report = Report::default();
     let mut seen = Seen::default();
     let mut record = StringRecord::new();
@@ -88,7 +94,7 @@ pub fn read(evidence: &mut Evidence, reader: impl Read, name: &str) -> Result<Re
                 Ok(false) => report.failed += 1,
                 Err(reason) => report.add_bad(record.position(), reason),
             },
-            Err(error) if error.is_io_error() => return Err(Error::failure(error).context(name)),
+            Err(error) if error.is_io_error() => return Err(unreadable(error).context(name)),
             Err(error) => report.add_bad(error.position(), error.to_string()),
         }
         for (what, count, most) in

@@ -29,35 +29,39 @@ mod carry;
 mod class;
 mod choose;
 mod compare;
+mod derived_class;
 mod evidence;
 pub mod helion_csv;
 mod incumbent;
 mod merge;
 mod model;
 mod noise;
+mod pair;
 mod race;
+mod report;
 mod shapes;
 mod table;
 mod validation;
 
-pub(crate) use compare::{ASSUMED_NOISE, NOISE_FLOOR, half_width, pair};
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
 pub(crate) use evidence::{config_text, of_latest_kernels, problem, timing_of};
 pub use merge::merge;
 pub(crate) use merge::{ENVIRONMENT_FIELDS, environments_of, refuse_other_device};
+pub(crate) use noise::{ASSUMED_NOISE, NOISE_FLOOR, half_width};
+pub(crate) use pair::pair;
+pub use report::{ClassReport, ModelReport};
 pub use table::config_key;
 pub(crate) use table::text_key;
 pub use validation::{Compared, Exemplar, LeaveOneOut, ProblemSource, Source, Ties, Validation};
 
 use crate::error::{Context, Result};
-use crate::heuristics::{Document, FittedModel, SCHEMA_VERSION};
+use crate::heuristics::{Document, SCHEMA_VERSION};
 use crate::journal::{Contents, Trial};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use carry::Earlier;
 use choose::GROUP_WEIGHT;
-use class::{ClassResult, derive_class};
+use derived_class::{ClassResult, derive_class};
 use rayon::prelude::*;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use table::{MISSING_SLOWDOWN, Table};
@@ -76,58 +80,6 @@ pub struct Derived {
     pub unusable_trials: usize,
     /// Trials called `ok` that err so much more than others of their problem that they were taken for wrong.
     pub stray_trials: usize,
-}
-
-/// What became of one class.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct ClassReport {
-    /// The class.
-    pub class: String,
-    /// Trials there were.
-    pub trials: usize,
-    /// Problems with a working config.
-    pub problems: usize,
-    /// Problems whose trials all failed.
-    pub unworkable: Vec<String>,
-    /// Buckets that hold a problem.
-    pub buckets: usize,
-    /// Buckets that got a rule.
-    pub rules: usize,
-    /// Buckets left to the fallback, since no choice beats it beyond noise.
-    pub left_to_fallback: usize,
-    /// Buckets without a config that keeps up with the defaults on every problem.
-    pub slower_than_default: usize,
-    /// Groups that got a fallback.
-    pub fallbacks: usize,
-    /// Groups without a problem, given the family's best config.
-    pub borrowed_fallbacks: Vec<&'static str>,
-    /// What came of its model.
-    pub model: Option<ModelReport>,
-    /// Why it has no model, where it has none.
-    pub no_model: Option<String>,
-    /// Rules, fallbacks and models of the document before that stay: not all they were measured on was measured anew.
-    pub carried_over: usize,
-}
-
-/// What came of a class's model.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct ModelReport {
-    /// Configs that it may choose from.
-    pub configs: usize,
-    /// Geometric mean slowdown on problems left out, of `model`, `rule` and `fallback`.
-    pub regret: BTreeMap<String, f64>,
-}
-
-impl ModelReport {
-    fn of(model: &FittedModel) -> Self {
-        let regret = |source: &String| {
-            let all = model.cross_validation.regret[source]
-                .iter()
-                .find(|cell| cell.group.is_none() && cell.aligned.is_none());
-            Some((source.clone(), all?.geomean))
-        };
-        Self { configs: model.configs.len(), regret: model.cross_validation.regret.keys().filter_map(regret).collect() }
-    }
 }
 
 /// All that a document follows from.

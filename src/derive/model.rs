@@ -25,7 +25,7 @@ pub(super) fn fit(
     sister: Option<(&Table, &Known)>,
     served: &[&Template],
 ) -> Result<FittedModel> {
-    let known = known.ok_or_else(|| Error::usage("models are of families that ship, on a GPU"))?;
+    let known = known.ok_or_else(|| Error::failure("models are of families that ship, on a GPU"))?;
     let configs = known.configs.iter().chain(sister.iter().flat_map(|(_, sister)| &sister.configs));
     let legality = Legality::new(known.family, known.profile, configs.flatten());
     let description = legality.description();
@@ -44,7 +44,7 @@ pub(super) fn fit(
         |row: &&Row| row.facts.problem.is_some_and(|problem| known.is_legal(row.winner, &problem) == Some(true));
     let unknown = rows.iter().filter(|row| !is_known(row)).count();
     if unknown as f64 > MOST_UNKNOWN * rows.len() as f64 {
-        return Err(Error::usage(format!(
+        return Err(Error::failure(format!(
             "configs that this version does not take won {unknown} of {} problems: measure them again",
             rows.len()
         )));
@@ -83,7 +83,7 @@ fn add(
 ) -> Result<()> {
     for row in rows {
         let problem =
-            row.facts.problem.ok_or_else(|| Error::usage("other tools measured it, by shapes of their own"))?;
+            row.facts.problem.ok_or_else(|| Error::failure("other tools measured it, by shapes of their own"))?;
         let place = trials.problems.len();
         let dims = problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect();
         let group = row.facts.group.unwrap_or_default().to_owned();

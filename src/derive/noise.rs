@@ -2,9 +2,27 @@
 //! null arms there are, from one occasion to another from the configs that raced on both. One draw would say little: a second
 //! one exceeds it in every third case.
 
-use super::compare::{ASSUMED_NOISE, NOISE_FLOOR, half_width};
 use crate::measure::{DurationClass, median, quantile, sorted};
 use std::collections::BTreeMap;
+
+/// No two medians are told apart below this: sampling stops where stdev/mean falls under 0.5 %, so nothing is known
+/// better.
+pub(crate) const NOISE_FLOOR: f64 = 0.005;
+
+/// What a lone time without quartiles, rounds or a null arm may be off by. An assumption: such a time says nothing of
+/// its own noise.
+pub(crate) const ASSUMED_NOISE: f64 = 0.02;
+
+/// Half the width of a 95 % interval in standard errors.
+pub(super) const Z_95: f64 = 1.96;
+
+/// Standard deviations in a median absolute deviation, for normal samples.
+pub(super) const MAD_SIGMAS: f64 = 1.4826;
+
+/// Half the width of a 95 % interval, from the median of distances to its middle.
+pub(crate) fn half_width(median_distance: f64) -> f64 {
+    Z_95 * MAD_SIGMAS * median_distance
+}
 
 /// The share of null arms that lie within the noise.
 const COVERAGE: f64 = 0.95;
@@ -94,6 +112,12 @@ impl Noise {
     pub(super) fn level(&self, duration: DurationClass) -> Level {
         self.0.get(&duration).copied().unwrap_or(Level { ratio: ASSUMED_NOISE, rounds: 0.0, repeat: 0.0 })
     }
+}
+
+/// What the mean of as many ratios as there are rows may be off by chance, by the noise of each.
+pub(super) fn joint(noises: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = noises.len().max(1) as f64;
+    noises.map(|noise| noise.powi(2)).sum::<f64>().sqrt() / count
 }
 
 /// How far from 1 a ratio is, whichever way round.

@@ -1,8 +1,8 @@
 //! Races: arms that ran in the same interleaved rounds, and who won them.
 
-use super::compare::raced;
 use super::evidence::Timing;
 use super::noise::Draw;
+use super::pair::raced;
 use crate::journal::Stage;
 use crate::measure::{DurationClass, location_us, mean, sorted};
 use crate::model::Micros;

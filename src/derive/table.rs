@@ -1,9 +1,9 @@
 //! One class's measurements as a table of problems by configs: how much longer each takes than the winner of the problem's last
 //! final, and noise.
 
-use super::compare::{ASSUMED_NOISE, Pair, joint, lone_noise, raced};
 use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing, config_text};
-use super::noise::{Draw, Level, Noise};
+use super::noise::{ASSUMED_NOISE, Draw, Level, Noise, joint};
+use super::pair::{Pair, lone_noise, raced};
 use super::race::{Arm, Race};
 use crate::heuristics::Template;
 use crate::journal::Stage;

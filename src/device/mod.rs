@@ -5,7 +5,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod mutants;
 
-use crate::families::Launch;
+use crate::families::{KernelSpec, Launch};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
 use mutants::Alteration;
@@ -179,6 +179,11 @@ pub fn discover() -> Vec<Found> {
 /// or there is no driver.
 pub fn driver_trouble() -> Option<String> {
     cuda::trouble()
+}
+
+/// The kernels of the harness itself: they fill tensors, read L2 full and compare outputs. One source holds them all.
+pub fn support_kernel() -> KernelSpec {
+    KernelSpec { source: "support.cu", entry: "fill_bf16", macros: Vec::new() }
 }
 
 /// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.

@@ -5,10 +5,21 @@
 //! so Student's distribution with four degrees of freedom is mixed in, which the recorded ones follow. A problem counts once,
 //! whether a rule, a fallback or both list it, and for at most [`MOST`] standard deviations: one stray is no slowdown.
 
-use super::Calibration;
 use crate::measure::{quantile, sorted};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+/// What telling a change from chance took.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Calibration {
+    /// How many deviations an entry must stand out by: in 99 of 100 nights without changes none does.
+    pub threshold: f64,
+    /// Nights made from this one by giving the change of each problem a sign at random: of a night without changes, others like it.
+    pub sign_flips: usize,
+    /// The share of them in which something would have been SLOW.
+    pub false_alarms: f64,
+}
 
 /// Problems that are judged together.
 pub(super) struct Set {

@@ -1,6 +1,6 @@
 //! How far the time of each problem shifted, and how much of that sweeps alone do.
 
-use super::{Place, Served, Side, Time};
+use super::side::{Place, Served, Side, Time};
 use crate::derive::half_width;
 use crate::measure::{DurationClass, mean, median};
 use crate::model::Micros;

@@ -2,7 +2,8 @@
 
 use super::night::{Set, TOLD_APART};
 use super::shift::{Judge, Shift, Z_95};
-use super::{Side, problem};
+use super::side::Side;
+use crate::derive::problem;
 use crate::heuristics::{Bucket, bucket_of};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! An evaluation in figures: overall, by source and by family.
 
-use super::{Evaluated, Skipped};
+use super::evaluated::{Evaluated, Skipped};
 use crate::measure::{
     CrossFit, Interval, geomean, interval_of_largest, interval_of_mean, interval_of_quantile, mean, quantile, sorted,
 };
@@ -103,6 +103,8 @@ pub struct Report {
     pub gpu: String,
     /// The document that was evaluated.
     pub document: String,
+    /// [Its fingerprint](super::fingerprint).
+    pub document_sha256: String,
     /// All problems.
     pub overall: Figures,
     /// By where the pick came from.
@@ -125,6 +127,7 @@ impl Report {
         Self {
             gpu: gpu.to_string(),
             document: document.to_string(),
+            document_sha256: String::new(),
             overall: Figures::of(&problems, seed),
             by_source: by(&problems, seed, |problem| problem.source),
             by_family: by(&problems, seed, |problem| problem.family.clone()),

@@ -7,97 +7,33 @@
 //! The best three of the search race the pick, the default and the fallback, in interleaved rounds of their own. Half of the
 //! rounds choose the best of the three and the other half tells how far the pick is behind, then the other way round: so the
 //! best is not favoured by the luck that made it the best, and a pick as good as the best comes out ahead of it as often as
-//! behind.
+//! behind. What the model, the rule and the fallback would each have served alone races along, so that their regrets can be told
+//! apart.
 
+mod evaluated;
 mod figures;
 mod noise;
+mod recorded;
 
+pub use evaluated::{Answered, Evaluated, Skipped};
 pub use figures::{Figures, Intervals, Report, Transfer};
+pub use recorded::{Answer, Evaluation, JudgedProblem, fingerprint};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::heuristics::{Document, Heuristics, Source, Template, builtin_document, group_of};
 use crate::journal::Trial;
-use crate::measure::{CrossFit, Interval, RacePlan, cross_fit};
+use crate::measure::{CrossFit, RacePlan, cross_fit};
 use crate::model::{Config, Family, GpuProfile, Problem};
+use crate::paths::{self, GpuFolder};
 use crate::plan::{self, Alignment, Candidate, Limits, Plan, PlannedProblem, Purpose};
 use crate::search::{Guide, RaceOutcome, Racer, Width};
-use crate::sweep::{self, Ahead, DeviceBench, Lab, Options, Site};
+use crate::site::Site;
+use crate::sweep::{self, Ahead, DeviceBench, Lab, Options};
 use noise::NullArm;
-use serde::Serialize;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-
-/// What became of one problem.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Evaluated {
-    /// Its family.
-    pub family: String,
-    /// Its dimensions and type.
-    pub problem: String,
-    /// The model and layer it is taken from.
-    pub from: Option<String>,
-    /// Its fallback group.
-    pub group: &'static str,
-    /// Whether its rows are aligned.
-    pub alignment: Alignment,
-    /// Where the pick came from: `rule`, `fallback`, or `default` where neither has a config that can run.
-    pub source: &'static str,
-    /// The config that is served.
-    pub pick: Option<Config>,
-    /// What would have been served before it, but cannot run on this problem.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub skipped: Vec<Skipped>,
-    /// The best that the search found.
-    pub best: Option<Config>,
-    /// Times of the race.
-    pub pick_us: Option<f64>,
-    /// Likewise.
-    pub best_us: Option<f64>,
-    /// Likewise; of the fastest default, where there are several.
-    pub default_us: Option<f64>,
-    /// Logarithm of the pick's time over that of the best of the search's best three, cross-fitted. Negative where the pick came
-    /// out ahead.
-    pub ln_regret: Option<f64>,
-    /// Where it may be, with 95 %.
-    pub ln_regret_interval: Option<Interval>,
-    /// The same as a ratio of times.
-    pub regret: Option<f64>,
-    /// Time of the pick over that of the best default, cross-fitted where there are several.
-    pub over_default: Option<f64>,
-    /// The pick is slower than the default by more than noise.
-    pub slower_than_default: bool,
-    /// For a rule's pick: its time over that of the fallback it stands in for.
-    pub over_fallback: Option<f64>,
-    /// The rule's pick is slower than that fallback by more than noise.
-    pub slower_than_fallback: bool,
-    /// Ratios closer to 1 than this mean nothing here: how far from its own duplicate a config comes out, of problems that take
-    /// about as long.
-    pub noise: Option<f64>,
-    /// Why there is no regret.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The budget ran out before there was one.
-    pub unfinished: bool,
-    /// The regret with what its rounds say of it.
-    #[serde(skip)]
-    fit: Option<CrossFit>,
-    /// The best beside its duplicate.
-    #[serde(skip)]
-    null_arm: Option<NullArm>,
-}
-
-/// A template that cannot run on a problem of its bucket or group.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Skipped {
-    /// `rule` or `fallback`.
-    pub source: &'static str,
-    /// The template.
-    pub template: Template,
-    /// Why it cannot run.
-    pub reason: String,
-}
 
 /// Which problems to evaluate on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +59,7 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     // What a file says wrong is said before a device is asked for.
     let read: Vec<Option<Vec<PlannedProblem>>> =
         plans.iter().map(|plan| shapes.read(plan.family)).collect::<Result<_>>()?;
-    let site = Site::open(options)?;
+    let site = Site::open(&options.site)?;
     let profile = &site.found().profile;
     let gpu = &profile.name;
     let asked = plans.iter().zip(read).map(|(plan, read)| {
@@ -136,21 +72,22 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
         Ok((plan, problems))
     });
     let asked: Vec<(&Plan, Vec<PlannedProblem>)> = asked.collect::<Result<_>>()?;
-    let (document, name) = document(&options.output, gpu)?;
-    let journals: Vec<PathBuf> = plans.iter().map(|plan| journal_path(&options.output, gpu, plan.family)).collect();
-    sweep::check_outputs(None, &journals)?;
+    let (document, name) = document(&site.folder, gpu)?;
+    let journals: Vec<PathBuf> = plans.iter().map(|plan| site.folder.evaluation(plan.family)).collect();
+    paths::check_outputs(None, &journals)?;
     site.progress.plans(&plans);
     let started = Instant::now();
     let mut problems = Vec::new();
     for (index, (plan, shapes)) in asked.iter().enumerate() {
         let left = (asked.len() - index) as u32;
         let deadline = options.budget.map(|budget| Instant::now() + budget.saturating_sub(started.elapsed()) / left);
-        let evaluation = Evaluation { site: &site, options, plan, document: &document };
+        let evaluation = OneFamily { site: &site, options, plan, document: &document };
         problems.extend(evaluation.run(shapes, deadline).context(|| format!("family {}", plan.family))?);
     }
     site.progress.finish();
-    noise::judge(&mut problems);
-    Ok(Report::new(gpu, &name, options.seed, problems))
+    evaluated::judge(&mut problems);
+    let report = Report::new(gpu, &name, options.seed, problems);
+    Ok(Report { document_sha256: fingerprint(&document), ..report })
 }
 
 impl Shapes {
@@ -199,8 +136,8 @@ impl Shapes {
 }
 
 /// The GPU's document in the output folder, else the one built in, with what to call it.
-fn document(output: &Path, gpu: &str) -> Result<(Document, String)> {
-    let path = sweep::document_path(output, gpu);
+fn document(folder: &GpuFolder, gpu: &str) -> Result<(Document, String)> {
+    let path = folder.document();
     if path.is_file() {
         return Ok((Document::load(&path)?, path.display().to_string()));
     }
@@ -210,11 +147,6 @@ fn document(output: &Path, gpu: &str) -> Result<(Document, String)> {
     Ok((Document::from_bytes(text.as_bytes())?, format!("built in for {gpu}")))
 }
 
-/// `output/<gpu>/evaluate/<family>.jsonl`: apart from the sweep's journals, since the document must not learn from it.
-fn journal_path(output: &Path, gpu: &str, family: Family) -> PathBuf {
-    sweep::gpu_folder(output, gpu).join("evaluate").join(format!("{family}.jsonl"))
-}
-
 /// A problem, what is served for it, and what would be if there were no rule.
 struct Question {
     planned: PlannedProblem,
@@ -222,22 +154,27 @@ struct Question {
     pick: Option<Config>,
     skipped: Vec<Skipped>,
     fallback: Option<Config>,
+    /// What the model, the rule and the fallback would each serve alone.
+    alone: BTreeMap<&'static str, Config>,
 }
 
+/// Those that may answer, as they are called, in the order of asking where nothing is known of their regret.
+const ANSWERING: [&str; 3] = ["model", "rule", "fallback"];
+
 /// One family's evaluation.
-struct Evaluation<'a> {
+struct OneFamily<'a> {
     site: &'a Site,
     options: &'a Options,
     plan: &'a Plan,
     document: &'a Document,
 }
 
-impl Evaluation<'_> {
+impl OneFamily<'_> {
     fn run(&self, shapes: &[PlannedProblem], deadline: Option<Instant>) -> Result<Vec<Evaluated>> {
         let profile = &self.site.found().profile;
         let heuristics = Heuristics::new(self.document.clone());
         let questions: Vec<Question> = shapes.iter().map(|planned| self.question(&heuristics, planned)).collect();
-        let path = journal_path(&self.options.output, &profile.name, self.plan.family);
+        let path = self.site.folder.evaluation(self.plan.family);
         let journal = self.site.journal(&path, self.options.fresh)?;
         let defenders =
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
@@ -294,14 +231,15 @@ impl Evaluation<'_> {
             Some((source, config)) => (source, Some(config)),
             None => ("default", default),
         };
-        let fallback = fallback.filter(|_| source == "rule").and_then(|template| runs(template).ok());
-        Question { planned: planned.clone(), source, pick, skipped, fallback }
+        let of_rule = fallback.filter(|_| source == "rule").and_then(|template| runs(template).ok());
+        let alone = alone(heuristics, &planned.problem, fallback, runs);
+        Question { planned: planned.clone(), source, pick, skipped, fallback: of_rule, alone }
     }
 
     /// What races whatever it costs: the defaults, and what is served.
     fn must_race(&self, question: &Question) -> Vec<Config> {
         let mut must_race = self.plan.defaults(&self.site.found().profile);
-        for config in question.pick.iter().chain(&question.fallback) {
+        for config in question.pick.iter().chain(&question.fallback).chain(question.alone.values()) {
             if !must_race.contains(config) {
                 must_race.push(config.clone());
             }
@@ -348,6 +286,26 @@ fn runnable(template: &Template, problem: &Problem, profile: &GpuProfile) -> Res
         Candidate { config, program: Ok(_) } => Ok(config),
         Candidate { program: Err(rejection), .. } => Err(rejection.to_string()),
     }
+}
+
+/// What the model, the rule and the fallback would each serve of a problem if there were no other, as far as it runs.
+fn alone(
+    heuristics: &Heuristics,
+    problem: &Problem,
+    fallback: Option<&Template>,
+    runs: impl Fn(&Template) -> Result<Config, String>,
+) -> BTreeMap<&'static str, Config> {
+    let query = problem.into();
+    let considered = heuristics.explain(&query).map(|explanation| explanation.considered).unwrap_or_default();
+    // A class without a model answers by a rule, or else a fallback.
+    let answer = heuristics.lookup(&query);
+    let templates = |source: &'static str| {
+        let told = considered.iter().filter(|other| other.source == source).flat_map(|other| other.templates.clone());
+        let answered = answer.configs().filter(|_| answer.source.name() == source);
+        told.chain(answered).chain(fallback.filter(|_| source == "fallback")).collect::<Vec<_>>()
+    };
+    let first = |source| Some((source, templates(source).into_iter().find_map(|template| runs(template).ok())?));
+    ANSWERING.into_iter().filter_map(first).collect()
 }
 
 /// The first template that runs, with its source, and those before it.
@@ -398,6 +356,7 @@ impl Question {
             ln_regret_interval: None,
             regret: None,
             over_default: None,
+            answers: BTreeMap::new(),
             slower_than_default: false,
             over_fallback: None,
             slower_than_fallback: false,
@@ -409,7 +368,7 @@ impl Question {
         }
     }
 
-    /// Reads the race's rounds. What is slower by more than noise, [`noise::judge`] tells when all have raced.
+    /// Reads the race's rounds. What is slower by more than noise, [`evaluated::judge`] tells when all have raced.
     fn judged(&self, raced: &[Trial], contenders: &[Config], defaults: &[Config], seed: u64) -> Evaluated {
         let arm = |config: &Config| {
             raced.iter().find(|trial| trial.config == *config && !trial.null_arm && !trial.rounds_us.is_empty())
@@ -421,9 +380,25 @@ impl Question {
             return self.unanswered("the best configs failed in the race", best_of_search);
         };
         let default = fastest(&defaults);
+        let against = |arm: &Trial, rivals: &[&Trial]| {
+            let rounds: Vec<&[f64]> = rivals.iter().map(|rival| rival.rounds_us.as_slice()).collect();
+            cross_fit(&arm.rounds_us, &rounds, seed)
+        };
+        let ratio = |fit: CrossFit| fit.ln_ratio.exp();
+        let answered = |config: &Config| {
+            let trial = arm(config);
+            Answered {
+                config: config.clone(),
+                time_us: trial.and_then(time_us),
+                regret: trial.and_then(|trial| against(trial, &contenders)).map(ratio),
+            }
+        };
+        let alone = self.alone.iter().map(|(source, config)| (*source, config));
+        let answers = alone.chain(default.map(|trial| ("default", &trial.config)));
         let known = Evaluated {
             best_us: time_us(best),
             default_us: default.and_then(time_us),
+            answers: answers.map(|(source, config)| (source, answered(config))).collect(),
             null_arm: NullArm::of(raced),
             ..self.unanswered("", Some(&best.config))
         };
@@ -437,22 +412,17 @@ impl Question {
                 ..known
             };
         };
-        let against = |rivals: &[&Trial]| {
-            let rounds: Vec<&[f64]> = rivals.iter().map(|rival| rival.rounds_us.as_slice()).collect();
-            cross_fit(&picked.rounds_us, &rounds, seed)
-        };
-        let Some(fit) = against(&contenders) else {
+        let Some(fit) = against(picked, &contenders) else {
             return Evaluated { error: Some("the race has too few rounds".into()), ..known };
         };
-        let ratio = |fit: CrossFit| fit.ln_ratio.exp();
         let fallback = self.fallback.as_ref().filter(|fallback| *fallback != pick).and_then(arm);
         Evaluated {
             pick_us: time_us(picked),
             ln_regret: Some(fit.ln_ratio),
             ln_regret_interval: Some(fit.interval()),
             regret: Some(fit.ln_ratio.exp()),
-            over_default: against(&defaults).map(ratio),
-            over_fallback: fallback.and_then(|fallback| against(&[fallback])).map(ratio),
+            over_default: against(picked, &defaults).map(ratio),
+            over_fallback: fallback.and_then(|fallback| against(picked, &[fallback])).map(ratio),
             error: None,
             fit: Some(fit),
             ..known

@@ -1,11 +1,9 @@
 //! What differs by chance: the best of each race ran twice, and how far it came out from itself is pooled over problems that take
 //! about as long. One draw alone says little.
 
-use super::Evaluated;
 use crate::derive::{NOISE_FLOOR, half_width};
 use crate::journal::Trial;
 use crate::measure::{DurationClass, log_ratio, median};
-use crate::model::Micros;
 
 /// Fewer duplicates than this of one class are no pool: all classes' are taken together then.
 const FEWEST: usize = 8;
@@ -29,21 +27,8 @@ impl NullArm {
     }
 }
 
-/// Says of each problem what its noise is, and what is slower by more than that.
-pub(super) fn judge(problems: &mut [Evaluated]) {
-    let null_arms: Vec<NullArm> = problems.iter().filter_map(|problem| problem.null_arm).collect();
-    for problem in problems {
-        let Some(best_us) = problem.best_us else { continue };
-        let noise = pooled(&null_arms, DurationClass::of(Micros(best_us)));
-        let is_slower = |ratio: Option<f64>| ratio.is_some_and(|ratio| ratio > 1.0 + noise);
-        problem.noise = Some(noise);
-        problem.slower_than_default |= is_slower(problem.over_default);
-        problem.slower_than_fallback = is_slower(problem.over_fallback);
-    }
-}
-
 /// How far from 1 a ratio must be to mean anything, with 95 %, where kernels take so long.
-fn pooled(null_arms: &[NullArm], class: DurationClass) -> f64 {
+pub(super) fn pooled(null_arms: &[NullArm], class: DurationClass) -> f64 {
     let own: Vec<f64> = null_arms.iter().filter(|null| null.class == class).map(|null| null.ln_ratio.abs()).collect();
     let pool = if own.len() >= FEWEST { own } else { null_arms.iter().map(|null| null.ln_ratio.abs()).collect() };
     median(pool).map_or(0.0, half_width).exp_m1().max(NOISE_FLOOR)

@@ -21,7 +21,7 @@ fn arm(config: &Config, rounds_us: &[f64], null_arm: bool) -> Trial {
 /// What becomes of a question, where its race alone tells the noise.
 fn judged(question: &Question, raced: &[Trial], contenders: &[Config], defaults: &[Config]) -> Evaluated {
     let mut judged = vec![question.judged(raced, contenders, defaults, 0)];
-    noise::judge(&mut judged);
+    evaluated::judge(&mut judged);
     judged.remove(0)
 }
 
@@ -32,6 +32,7 @@ fn question(pick: Option<u32>, fallback: Option<u32>) -> Question {
         pick: pick.map(config),
         skipped: Vec::new(),
         fallback: fallback.map(config),
+        alone: fallback.map(|block| ("fallback", config(block))).into_iter().collect(),
     }
 }
 
@@ -119,6 +120,63 @@ fn a_rule_is_compared_with_the_fallback_it_stands_in_for() {
     let behind = judged(Some(1), Some(4));
     assert!(near(behind.over_fallback, 1.25) && behind.slower_than_fallback);
     assert_eq!(judged(Some(1), Some(1)).over_fallback, None);
+}
+
+#[test]
+fn each_that_may_answer_is_judged_alone_beside_the_default() {
+    let (best, pick, rule, fallback, default) = (config(1), config(2), config(4), config(5), config(3));
+    let broken =
+        Trial { status: Status::Wrong, time_us: None, rounds_us: Vec::new(), ..arm(&fallback, &[1.0; 10], false) };
+    let raced = [
+        arm(&best, &[10.0; 10], false),
+        arm(&pick, &[11.0; 10], false),
+        arm(&rule, &[12.0; 10], false),
+        broken,
+        arm(&default, &[20.0; 10], false),
+        arm(&best, &[10.0; 10], true),
+    ];
+    let alone = [("model", pick.clone()), ("rule", rule), ("fallback", fallback)].into_iter().collect();
+    let question = Question { source: "model", alone, ..question(Some(2), None) };
+    let answers = judged(&question, &raced, &[best], &[default]).answers;
+    let regret = |source: &str| answers[source].regret;
+    assert!(near(regret("model"), 1.1) && near(regret("rule"), 1.2) && near(regret("default"), 2.0), "{answers:?}");
+    assert_eq!((regret("fallback"), answers["fallback"].time_us), (None, None), "it does not work here");
+    assert!(near(answers["model"].time_us, 11.0) && answers["model"].config == pick);
+}
+
+#[test]
+fn what_answers_alone_is_the_first_of_its_own_that_runs() {
+    let document = |models: bool| {
+        let mut document = Document::from_bytes(builtin_document("h200").unwrap().as_bytes()).unwrap();
+        if !models {
+            document.models.clear();
+        }
+        document
+    };
+    let h200 = GpuProfile::by_name("h200").unwrap();
+    let problem = Problem::parse(Family::Matmul, PROBLEM, Dtype::Bf16).unwrap();
+    let names = |document: &Document| {
+        let fallback = document.fallbacks["matmul"]["small_m"].config();
+        let heuristics = Heuristics::new(document.clone());
+        let alone = alone(&heuristics, &problem, fallback, |template| runnable(template, &problem, &h200));
+        assert_eq!(
+            Some(&alone["fallback"]),
+            fallback.and_then(|template| runnable(template, &problem, &h200).ok()).as_ref()
+        );
+        alone.into_keys().collect::<Vec<_>>()
+    };
+    let has_rule = document(true)
+        .rules
+        .iter()
+        .any(|rule| rule.kernel_class == "matmul" && rule.shape_bucket == crate::heuristics::bucket_of(&problem));
+    let with = |others: &[&'static str]| {
+        let rule = has_rule.then_some("rule");
+        let mut all: Vec<&str> = others.iter().copied().chain(rule).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(names(&document(true)), with(&["fallback", "model"]));
+    assert_eq!(names(&document(false)), with(&["fallback"]));
 }
 
 #[test]

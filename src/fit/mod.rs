@@ -311,7 +311,7 @@ fn unfitted(description: &Description, trials: &Trials, times: &BTreeMap<(usize,
     }
     let launch_us = best.values().copied().fold(f64::INFINITY, f64::min);
     if !launch_us.is_finite() {
-        return Err(Error::usage("no trial has a time, so there is nothing to fit"));
+        return Err(Error::failure("no trial has a time, so there is nothing to fit"));
     }
     // As a document holds them.
     fitted.floor.launch_us = (launch_us * 1e3).round().max(1.0) / 1e3;
@@ -383,7 +383,7 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
         rows.slowdown.push(slowdown);
     }
     if rows.target.is_empty() {
-        return Err(Error::usage("no trial is of a shape and type that the description knows"));
+        return Err(Error::failure("no trial is of a shape and type that the description knows"));
     }
     rows.bins = Bins::new(&columns);
     Ok(rows)

@@ -4,7 +4,7 @@
 use super::classes::Kind;
 use super::classification::Signature;
 use super::dtypes::{DtypeClass, DtypeName};
-use super::lookup::Query;
+use super::query::Query;
 use super::terms::elements;
 use crate::error::{Context, Error, Result};
 

@@ -1,9 +1,11 @@
 //! Batch queries: one JSON a line in, one out, in the same order.
 
 use super::classification::Signature;
-use super::document::{Bucket, Template};
+use super::document::Bucket;
 use super::load::without_mark;
-use super::lookup::{Answer, Heuristics, Query};
+use super::lookup::{Answer, Heuristics};
+use super::query::Query;
+use super::template::Template;
 use crate::error::{Error, Result};
 use serde::Serialize;
 

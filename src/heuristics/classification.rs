@@ -3,7 +3,7 @@
 use super::classes::Kind;
 use super::dtypes::{DtypeClass, DtypeName};
 use super::extents::Extents;
-use super::lookup::Query;
+use super::query::Query;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::fmt;

@@ -3,6 +3,7 @@
 //! Documents of other tools are read as they come. A field that is not known, or whose value is of no use, is kept in
 //! `extra`: it does not change what is served, and saving writes it back.
 
+use super::template::Template;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -12,9 +13,6 @@ pub const SCHEMA_VERSION: u32 = 2;
 
 /// A shape bucket: label by field, such as `m_bin: "<=16"`. Compared as a whole.
 pub type Bucket = BTreeMap<String, String>;
-
-/// A config as the document holds it: any keys, since a document may come from another tool.
-pub type Template = Map<String, Value>;
 
 /// A document of observed heuristics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -36,7 +34,7 @@ pub struct Document {
     pub fallbacks: BTreeMap<String, BTreeMap<String, Fallback>>,
     /// `models[class]`: a [`FittedModel`](super::FittedModel), or one of a form that this version does not know.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, super::model::FittedModel>", default))]
+    #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, super::fitted::FittedModel>", default))]
     pub models: BTreeMap<String, Value>,
     /// Fields this version does not know, kept for a round trip.
     #[serde(flatten)]

@@ -1,8 +1,9 @@
 //! What is served of one rule or fallback: its configs, ranked, and its evidence. It stays JSON text until someone asks,
 //! so that a document loads as fast as it can be checked.
 
-use super::document::{RankedTemplate, Template};
+use super::document::RankedTemplate;
 use super::load::read_template;
+use super::template::Template;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::cmp::Ordering;

@@ -1,10 +1,14 @@
 //! Why an answer is what it is: what each that may answer would have said, and how it did on problems left out.
 
 use super::batch::AnswerRecord;
-use super::document::{Bucket, Template};
-use super::lookup::{Class, Found, Heuristics, Query, Source};
-use super::model::{Model, Regret};
+use super::document::Bucket;
+use super::entries::{Entries, Found, Source};
+use super::fitted::Regret;
+use super::lookup::Heuristics;
+use super::model::Model;
+use super::query::Query;
 use super::resolve::Exact;
+use super::template::Template;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -82,7 +86,7 @@ impl Heuristics {
             Ok(model) => model,
             Err(error) => return unasked(format!("the model is not asked, since it is broken: {error}")),
         };
-        let Some(exact) = exact(class, model, self.text(), query) else {
+        let Some(exact) = exact(&class.entries, model, self.text(), query) else {
             let names = |names: Vec<&str>| names.join(", ");
             return unasked(format!(
                 "the model is not asked: it knows {} of {}",
@@ -90,8 +94,9 @@ impl Heuristics {
                 names(model.fitted().dtypes.keys().map(String::as_str).collect())
             ));
         };
-        let mut considered = vec![exact.consider(class, Found::Measured, None)];
-        considered.extend(exact.by_regret().into_iter().map(|(found, regret)| exact.consider(class, found, regret)));
+        let mut considered = vec![exact.consider(&class.entries, Found::Measured, None)];
+        considered
+            .extend(exact.by_regret().into_iter().map(|(found, regret)| exact.consider(&class.entries, found, regret)));
         let why = why(&considered, self.lookup(query).source);
         Some(Explanation { aligned: Some(exact.is_aligned()), considered, why })
     }
@@ -115,14 +120,14 @@ impl Heuristics {
 }
 
 /// The query's shape and type, if the model knows both.
-fn exact<'a>(class: &'a Class, model: &'a Model, text: &'a str, query: &Query<'a>) -> Option<Exact<'a>> {
+fn exact<'a>(entries: &'a Entries, model: &'a Model, text: &'a str, query: &Query<'a>) -> Option<Exact<'a>> {
     let knows_type = model.fitted().dtypes.contains_key(query.dtype.name());
-    Exact::new(class, model, text, query).filter(|_| knows_type)
+    Exact::new(entries, model, text, query).filter(|_| knows_type)
 }
 
 impl<'a> Exact<'a> {
-    fn consider(&self, class: &'a Class, found: Found, regret: Option<&'a Regret>) -> Considered<'a> {
-        let source = class.source(found);
+    fn consider(&self, entries: &'a Entries, found: Found, regret: Option<&'a Regret>) -> Considered<'a> {
+        let source = entries.source(found);
         let picks = self.picks(found);
         Considered {
             source: source.name(),

@@ -127,7 +127,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(Error::usage)?;
+        .map_err(Error::of_named_file)?;
     Ok(bytes)
 }
 

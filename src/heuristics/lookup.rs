@@ -4,53 +4,26 @@
 use super::bins::PackedBucket;
 use super::classes::{CLASSES, Kind, family_of_shape};
 use super::classification::Signature;
-use super::document::{Bucket, Document, Template};
+use super::document::{Bucket, Document};
 use super::dtypes::DtypeName;
+use super::entries::{Found, Source};
 use super::entry::Entry;
 use super::extents::Extents;
-use super::groups::group_index;
+use super::fitted::ModelConfig;
+use super::index::{self, Class, Index};
 use super::load::{MAX_DOCUMENT_BYTES, read_file, without_mark};
-use super::model::{Model, ModelConfig};
+use super::model::Model;
+use super::query::Query;
 use super::resolve::{Picks, Resolver};
 use super::scan::scan;
+use super::template::Template;
 use super::terms::Terms;
 use crate::error::{Context, Error, Result};
 use crate::model::{Dtype, Family, Problem};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::Path;
-
-/// A question: which configs for this class at these dimensions?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Query<'a> {
-    /// The class: a family's name, or another one that a document may hold.
-    pub class: &'a str,
-    /// The dimensions that class goes by, exactly.
-    pub extents: Extents,
-    /// The type of the first argument, exactly.
-    pub dtype: DtypeName<'a>,
-}
-
-impl Query<'_> {
-    /// Its bucket, spelled out.
-    pub fn bucket(&self) -> Bucket {
-        PackedBucket::of(Kind::of_class(self.class), &self.extents, self.dtype.class()).spell_out()
-    }
-
-    /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
-    pub fn group(&self) -> Option<&'static str> {
-        let kind = Kind::of_class(self.class);
-        group_index(kind, &self.extents).map(|index| kind.groups()[index])
-    }
-}
-
-impl From<&Problem> for Query<'static> {
-    fn from(problem: &Problem) -> Self {
-        Self { class: problem.family.name(), extents: problem.shape.into(), dtype: problem.dtype.into() }
-    }
-}
 
 /// What a caller may switch off or cap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,39 +36,6 @@ pub struct Options {
     pub disabled_models: bool,
     /// The most configs to serve; none for all.
     pub max_configs: Option<usize>,
-}
-
-/// Where an answer came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// What was measured for this very shape and type.
-    Measured,
-    /// The rule with that index in the document, whose bucket is equal to the query's.
-    Rule(usize),
-    /// The class's fitted model.
-    Model,
-    /// The fallback of that group.
-    Fallback(&'static str),
-    /// Nothing in the document.
-    None,
-}
-
-impl Source {
-    /// `measured`, `rule`, `model`, `fallback` or `none`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Measured => "measured",
-            Self::Rule(_) => "rule",
-            Self::Model => "model",
-            Self::Fallback(_) => "fallback",
-            Self::None => "none",
-        }
-    }
-
-    /// The rule's index in the document.
-    pub const fn rule_index(self) -> Option<usize> {
-        if let Self::Rule(index) = self { Some(index) } else { None }
-    }
 }
 
 /// An answer: ranked configs, borrowed from the document.
@@ -189,89 +129,10 @@ impl<'a> Answer<'a> {
 pub struct Heuristics {
     /// The document, where entries are still to be read from it.
     text: Cow<'static, str>,
-    /// Sorted by [`order_of_class`].
+    /// As [`index::find`] takes them.
     classes: Vec<Class>,
     models: bool,
     max_configs: usize,
-}
-
-/// All that a document holds for one class.
-#[derive(Clone, Debug)]
-pub(super) struct Class {
-    name: String,
-    kind: Kind,
-    terms: Terms,
-    enabled: bool,
-    /// Sorted by bucket.
-    rules: Vec<Rule>,
-    /// By position of the group.
-    fallbacks: Vec<Option<Entry>>,
-    /// There where the document has a model.
-    resolver: Option<Box<Resolver>>,
-}
-
-/// What of a class answers: a rule by its place among the class's, a fallback by the position of its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    Measured,
-    Rule(usize),
-    Model,
-    Fallback(usize),
-    Nothing,
-}
-
-/// A rule with its position in the document.
-#[derive(Clone, Debug)]
-struct Rule {
-    bucket: PackedBucket,
-    position: usize,
-    entry: Entry,
-}
-
-impl Class {
-    fn new(name: &str) -> Self {
-        let kind = Kind::of_class(name);
-        let fallbacks = vec![None; kind.groups().len()];
-        let terms = Terms::of_class(name);
-        Self { name: name.to_owned(), kind, terms, enabled: true, rules: Vec::new(), fallbacks, resolver: None }
-    }
-
-    /// The rule whose bucket is equal to the query's.
-    pub(super) fn rule(&self, query: &Query) -> Option<Found> {
-        let bucket = PackedBucket::of(self.kind, &query.extents, query.dtype.class());
-        self.rules.binary_search_by_key(&bucket, |rule| rule.bucket).ok().map(Found::Rule)
-    }
-
-    /// The fallback of the query's group.
-    pub(super) fn fallback(&self, query: &Query) -> Option<Found> {
-        let group = group_index(self.kind, &query.extents)?;
-        self.fallbacks[group].is_some().then_some(Found::Fallback(group))
-    }
-
-    /// The entry that holds the configs of a rule or fallback.
-    pub(super) fn entry(&self, found: Found) -> Option<&Entry> {
-        match found {
-            Found::Rule(place) => Some(&self.rules.get(place)?.entry),
-            Found::Fallback(group) => self.fallbacks.get(group)?.as_ref(),
-            Found::Measured | Found::Model | Found::Nothing => None,
-        }
-    }
-
-    /// The same, as callers know it.
-    pub(super) fn source(&self, found: Found) -> Source {
-        match found {
-            Found::Measured => Source::Measured,
-            Found::Rule(place) => Source::Rule(self.rules[place].position),
-            Found::Model => Source::Model,
-            Found::Fallback(group) => Source::Fallback(self.kind.groups()[group]),
-            Found::Nothing => Source::None,
-        }
-    }
-
-    /// Its model with what was resolved by it, if it has one.
-    pub(super) fn resolver(&self) -> Option<&Resolver> {
-        self.resolver.as_deref()
-    }
 }
 
 impl Heuristics {
@@ -293,7 +154,12 @@ impl Heuristics {
         for (class, model) in document.models {
             index.add_model(&class, Resolver::of_value(model));
         }
-        index.finish(Cow::default())
+        Self::of(Cow::default(), index)
+    }
+
+    /// What is indexed of that text, with everything switched on.
+    fn of(text: Cow<'static, str>, index: Index) -> Self {
+        Self { text, classes: index.classes(), models: true, max_configs: usize::MAX }
     }
 
     /// Loads a document from a file, with everything switched on.
@@ -329,7 +195,10 @@ impl Heuristics {
     }
 
     pub(super) fn from_text(text: Cow<'static, str>) -> Result<Self> {
-        scan(text).or_else(|text| Document::from_bytes(text.as_bytes()).map(Self::new))
+        match scan(&text) {
+            Some(index) => Ok(Self::of(text, index)),
+            None => Document::from_bytes(text.as_bytes()).map(Self::new),
+        }
     }
 
     /// The same document, answering as `options` say.
@@ -463,23 +332,24 @@ impl Heuristics {
             return Answer::NOTHING;
         }
         if let Some(resolver) = self.resolver_of(class)
-            && let Some(resolution) = resolver.resolve(class, &self.text, query)
+            && let Some(resolution) = resolver.resolve(&class.entries, &self.text, query)
         {
             return self.answer(class, resolution.found, Some(resolution.picks));
         }
-        self.answer(class, class.rule(query).or_else(|| class.fallback(query)).unwrap_or(Found::Nothing), None)
+        let entries = &class.entries;
+        self.answer(class, entries.rule(query).or_else(|| entries.fallback(query)).unwrap_or(Found::Nothing), None)
     }
 
     fn answer<'a>(&'a self, class: &'a Class, found: Found, picks: Option<Picks>) -> Answer<'a> {
-        let of_entry = || class.entry(found).map(|entry| Held::Entry(entry, &self.text, picks));
-        let of_model = || Some(Held::Model(class.resolver()?.model(&self.text).ok()?, picks?));
+        let of_entry = || class.entries.entry(found).map(|entry| Held::Entry(entry, &self.text, picks));
+        let of_model = || Some(Held::Model(class.resolver.as_deref()?.model(&self.text).ok()?, picks?));
         let held = of_entry().or_else(of_model).unwrap_or(Held::Nothing);
-        Answer { source: class.source(found), held, max_configs: self.max_configs }
+        Answer { source: class.entries.source(found), held, max_configs: self.max_configs }
     }
 
     /// The model of a class, with what was resolved by it, if it has one that is not switched off.
     pub(super) fn resolver_of<'a>(&self, class: &'a Class) -> Option<&'a Resolver> {
-        class.resolver().filter(|_| self.models)
+        class.resolver.as_deref().filter(|_| self.models)
     }
 
     /// The document's text, where entries and models are still to be read from it.
@@ -503,10 +373,7 @@ impl Heuristics {
     /// The rule of the query's class whose bucket is nearest, by its index in the document, and that bucket: equal in the
     /// most fields, then the fewest bins away.
     pub fn nearest(&self, query: &Query) -> Option<(usize, Bucket)> {
-        let class = self.class(query.class)?;
-        let bucket = PackedBucket::of(class.kind, &query.extents, query.dtype.class());
-        let nearest = class.rules.iter().min_by_key(|rule| (rule.bucket.distance(bucket), rule.position))?;
-        Some((nearest.position, nearest.bucket.spell_out()))
+        self.class(query.class)?.entries.nearest(query)
     }
 
     /// The classes that the document holds rules, fallbacks or a model for.
@@ -515,69 +382,6 @@ impl Heuristics {
     }
 
     pub(super) fn class(&self, name: &str) -> Option<&Class> {
-        let found =
-            self.classes.binary_search_by(|class| order_of_class(&class.name).cmp(&order_of_class(name))).ok()?;
-        self.classes.get(found)
+        index::find(&self.classes, name)
     }
-}
-
-/// Gathers what a document serves.
-#[derive(Default)]
-pub(super) struct Index {
-    classes: Vec<Class>,
-    /// Where each is among them.
-    places: HashMap<String, usize>,
-    rules: usize,
-}
-
-impl Index {
-    /// Adds the next rule in document order. One without a bucket that a query can have serves nothing.
-    pub(super) fn add_rule(&mut self, class: &str, bucket: Option<PackedBucket>, entry: Entry) {
-        let position = self.rules;
-        self.rules += 1;
-        let class = self.add_class(class);
-        if let Some(bucket) = bucket {
-            class.terms.learn(bucket);
-            class.rules.push(Rule { bucket, position, entry });
-        }
-    }
-
-    /// Adds a fallback. One of a group its class does not have serves nothing.
-    pub(super) fn add_fallback(&mut self, class: &str, group: &str, entry: Entry) {
-        let class = self.add_class(class);
-        if let Some(position) = class.kind.groups().iter().position(|known| *known == group) {
-            class.fallbacks[position] = Some(entry);
-        }
-    }
-
-    /// Adds a class's model.
-    pub(super) fn add_model(&mut self, class: &str, resolver: Resolver) {
-        self.add_class(class).resolver = Some(Box::new(resolver));
-    }
-
-    /// The class of that name, which may be new.
-    pub(super) fn add_class(&mut self, name: &str) -> &mut Class {
-        let place = self.places.get(name).copied().unwrap_or_else(|| {
-            self.places.insert(name.to_owned(), self.classes.len());
-            self.classes.push(Class::new(name));
-            self.classes.len() - 1
-        });
-        &mut self.classes[place]
-    }
-
-    /// The index of that text with everything switched on; of two rules for one bucket, the later one.
-    pub(super) fn finish(self, text: Cow<'static, str>) -> Heuristics {
-        let mut classes = self.classes;
-        classes.sort_unstable_by(|one, other| order_of_class(&one.name).cmp(&order_of_class(&other.name)));
-        for class in &mut classes {
-            class.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
-            class.rules.dedup_by_key(|rule| rule.bucket);
-        }
-        Heuristics { text, classes, models: true, max_configs: usize::MAX }
-    }
-}
-
-/// Shorter names first: lengths mostly differ, and are compared faster than names.
-fn order_of_class(name: &str) -> (usize, &str) {
-    (name.len(), name)
 }

@@ -1,6 +1,6 @@
 //! From a template to a config that a caller's config space accepts.
 
-use super::document::Template;
+use super::template::Template;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;

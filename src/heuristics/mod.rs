@@ -25,18 +25,26 @@ mod classes;
 mod classification;
 mod document;
 mod dtypes;
+mod entries;
 mod entry;
 mod explain;
 mod expression;
 mod extents;
+mod fitted;
 mod groups;
+mod index;
 mod load;
 mod lookup;
 mod materialize;
 mod model;
+mod parser;
+mod query;
 mod resolve;
 mod save;
 mod scan;
+mod scope;
+mod steps;
+mod template;
 mod terms;
 #[cfg(feature = "harness")]
 mod write;
@@ -46,21 +54,23 @@ pub use bins::bucket_of;
 pub use builtin::{builtin_document, builtin_names, device_of};
 pub use classes::{CLASSES, family_of_shape};
 pub use classification::{Signature, Tensor};
-pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION, Template};
+pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION};
 pub use dtypes::{DtypeClass, DtypeName};
+pub use entries::Source;
 #[cfg(feature = "harness")]
 pub(crate) use entry::by_rank;
 pub use explain::{Considered, ExplainedRecord, Explanation, Nearest};
-pub use expression::{FUNCTIONS as EXPRESSION_FUNCTIONS, Formula};
+pub use expression::Formula;
 pub use extents::Extents;
+pub use fitted::{CrossValidation, FittedModel, Floor, MODEL_FORM, MeasuredProblem, ModelConfig, Regret};
 pub use groups::{class_groups, group_of, groups};
 #[cfg(feature = "harness")]
 pub(crate) use load::without_mark;
-pub use lookup::{Answer, Heuristics, Options, Query, Source};
+pub use lookup::{Answer, Heuristics, Options};
 pub use materialize::{Knob, Space, materialize};
-pub use model::{
-    Candidates, Choice, CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model,
-    ModelConfig, Regret,
-};
+pub use model::{Candidates, Choice, LEAF_UNIT, Model};
+pub use parser::FUNCTIONS as EXPRESSION_FUNCTIONS;
+pub use query::Query;
+pub use template::Template;
 #[cfg(feature = "harness")]
 pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};

@@ -7,10 +7,12 @@
 //! whoever proposes them; who is left with none is passed over too.
 
 use super::cache::Cache;
-use super::document::Template;
+use super::entries::{Entries, Found};
 use super::extents::Extents;
-use super::lookup::{Class, Found, Query};
-use super::model::{Candidates, Model, ModelConfig, Regret};
+use super::fitted::{ModelConfig, Regret};
+use super::model::{Candidates, Model};
+use super::query::Query;
+use super::template::Template;
 use serde_json::Value;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -93,14 +95,14 @@ impl Resolver {
     }
 
     /// What answers a query, if the model knows its type and dimensions. A shape that was resolved before is remembered.
-    pub(super) fn resolve(&self, class: &Class, text: &str, query: &Query) -> Option<Resolution> {
+    pub(super) fn resolve(&self, entries: &Entries, text: &str, query: &Query) -> Option<Resolution> {
         let model = self.model(text).ok()?;
         let dtype = model.fitted().dtypes.keys().position(|known| known == query.dtype.name())?;
         let key = (query.extents, dtype);
         if let Some(resolution) = self.resolved.get(&key) {
             return Some(resolution);
         }
-        let resolution = Exact::new(class, model, text, query)?.resolve();
+        let resolution = Exact::new(entries, model, text, query)?.resolve();
         self.resolved.insert(key, resolution);
         Some(resolution)
     }
@@ -109,7 +111,7 @@ impl Resolver {
 /// A shape that a model knows, with all that may answer it.
 pub(super) struct Exact<'a> {
     model: &'a Model,
-    class: &'a Class,
+    class: &'a Entries,
     text: &'a str,
     /// In the model's order.
     dims: Vec<i64>,
@@ -122,7 +124,7 @@ pub(super) struct Exact<'a> {
 
 impl<'a> Exact<'a> {
     /// The query's shape, if the model knows its dimensions; its type is known.
-    pub(super) fn new(class: &'a Class, model: &'a Model, text: &'a str, query: &Query<'a>) -> Option<Self> {
+    pub(super) fn new(class: &'a Entries, model: &'a Model, text: &'a str, query: &Query<'a>) -> Option<Self> {
         let positive = |name: &String| query.extents.dimension(name).filter(|extent| *extent > 0);
         let dims = model.fitted().dims.iter().map(positive).collect::<Option<Vec<_>>>()?;
         let dtype = query.dtype.name();

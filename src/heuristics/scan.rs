@@ -6,8 +6,8 @@ use super::bins::PackedBucket;
 use super::classes::Kind;
 use super::document::SCHEMA_VERSION;
 use super::entry::Entry;
+use super::index::Index;
 use super::load::{MOST_MODELS, check_size};
-use super::lookup::{Heuristics, Index};
 use super::resolve::Resolver;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -103,14 +103,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
 }
 
 /// The index of a text that is a document of the usual form.
-pub(super) fn scan(text: Cow<'static, str>) -> Result<Heuristics, Cow<'static, str>> {
-    match index(&text) {
-        Some(index) => Ok(index.finish(text)),
-        None => Err(text),
-    }
-}
-
-fn index(text: &str) -> Option<Index> {
+pub(super) fn scan(text: &str) -> Option<Index> {
     // Serde would take an array for the fields in order.
     if check_size(text.as_bytes()).is_err() || !text.trim_start().starts_with('{') {
         return None;

@@ -295,7 +295,7 @@ fn most_unpacked(packed_bytes: u64) -> u64 {
 pub fn read(path: &Path) -> Result<Contents> {
     let what = || format!("journal {}", path.display());
     regular(path).context(what)?;
-    let file = File::open(path).map_err(Error::usage).context(what)?;
+    let file = File::open(path).map_err(Error::of_named_file).context(what)?;
     let is_archive = path.extension().is_some_and(|extension| extension == "zst");
     let parsed = if is_archive {
         let most = most_unpacked(file.metadata().context(what)?.len());

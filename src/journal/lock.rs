@@ -1,6 +1,6 @@
 //! One sweep an output folder: a locked file that says who holds it.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -92,15 +92,14 @@ impl Lock {
 
 /// A folder that cannot be one, or may not be written, was the wrong one to name.
 fn unusable(error: std::io::Error) -> Error {
-    use std::io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    match error.kind() {
-        _ if error.raw_os_error() == Some(libc::ELOOP) => {
-            Error::usage("it is a symbolic link; take it away, or name another folder with --output")
+    if error.raw_os_error() == Some(libc::ELOOP) {
+        return Error::usage("it is a symbolic link; take it away, or name another folder with --output");
+    }
+    match Error::of_named_file(error) {
+        wrong if wrong.kind() == ErrorKind::Usage => {
+            Error::usage(format!("{wrong}; name a folder that can be written with --output"))
         }
-        AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
-            Error::usage(format!("{error}; name a folder that can be written with --output"))
-        }
-        _ => error.into(),
+        other => other,
     }
 }
 

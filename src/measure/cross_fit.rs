@@ -4,8 +4,8 @@
 //! tells, then the other way round, and the mean counts. Rounds take turns in the halves, so that a drifting clock favours
 //! neither.
 
-use super::interval::{Interval, Z_95};
-use super::statistics::{DurationClass, mean, median};
+use super::interval::{Interval, TAIL, Z_95};
+use super::statistics::{DurationClass, mean, median, quantile, sorted};
 use crate::model::Micros;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -117,6 +117,22 @@ fn mean_of_fastest_half(mut times_us: Vec<f64>) -> f64 {
         times_us.select_nth_unstable_by(half, f64::total_cmp);
     }
     mean(&times_us[..half]).unwrap_or(f64::NAN)
+}
+
+/// The interval of the largest of these very ratios, as it would be without noise. Where several could be it, the largest is in part the
+/// luckiest: the lower bound allows for the luck of them all.
+pub fn interval_of_largest(fits: &[CrossFit]) -> Interval {
+    let largest = fits.iter().map(|fit| fit.ln_ratio).fold(f64::NEG_INFINITY, f64::max);
+    let high = fits.iter().map(|fit| fit.ln_ratio + Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
+    let surely = fits.iter().map(|fit| fit.ln_ratio - Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
+    let contenders: Vec<&CrossFit> = fits.iter().filter(|fit| fit.ln_ratio + Z_95 * fit.error() >= surely).collect();
+    let resamples = contenders.iter().map(|fit| fit.deviations().len()).min().unwrap_or(0);
+    let luck = sorted(
+        (0..resamples)
+            .map(|resample| contenders.iter().map(|fit| fit.deviations()[resample]).fold(f64::NEG_INFINITY, f64::max)),
+    );
+    let most = quantile(&luck, 1.0 - TAIL).unwrap_or(f64::NAN);
+    Interval::between(largest - most, high)
 }
 
 #[cfg(test)]

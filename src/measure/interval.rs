@@ -3,14 +3,13 @@
 //! Problems are taken for independent draws from what users may come with. What the rounds of each are off by is part of how
 //! they spread, so it needs no resampling of its own, but where the problems stand fixed: in the largest of them.
 
-use super::cross_fit::CrossFit;
 use super::statistics::{mean, sorted};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The share of an interval's cases that either of its sides may miss.
-const TAIL: f64 = 0.025;
+pub(super) const TAIL: f64 = 0.025;
 /// Half the width of the interval in standard errors, of a normal distribution.
 pub(super) const Z_95: f64 = 1.96;
 /// Resamples of the problems.
@@ -113,25 +112,10 @@ fn binomial_quantile(count: usize, probability: f64, tail: f64) -> f64 {
     (count + 1) as f64
 }
 
-/// Of the largest of these very ratios, as it would be without noise. Where several could be it, the largest is in part the
-/// luckiest: the lower bound allows for the luck of them all.
-pub fn interval_of_largest(fits: &[CrossFit]) -> Interval {
-    let largest = fits.iter().map(|fit| fit.ln_ratio).fold(f64::NEG_INFINITY, f64::max);
-    let high = fits.iter().map(|fit| fit.ln_ratio + Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
-    let surely = fits.iter().map(|fit| fit.ln_ratio - Z_95 * fit.error()).fold(f64::NEG_INFINITY, f64::max);
-    let contenders: Vec<&CrossFit> = fits.iter().filter(|fit| fit.ln_ratio + Z_95 * fit.error() >= surely).collect();
-    let resamples = contenders.iter().map(|fit| fit.deviations().len()).min().unwrap_or(0);
-    let luck = sorted(
-        (0..resamples)
-            .map(|resample| contenders.iter().map(|fit| fit.deviations()[resample]).fold(f64::NEG_INFINITY, f64::max)),
-    );
-    let most = super::quantile(&luck, 1.0 - TAIL).unwrap_or(f64::NAN);
-    Interval::between(largest - most, high)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::cross_fit::interval_of_largest;
     use super::*;
     use proptest::prelude::*;
 

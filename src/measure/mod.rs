@@ -10,8 +10,8 @@ mod warmup;
 
 pub use canary::Watch;
 pub use criterion::{Noise, StoppingCriterion};
-pub use cross_fit::{CrossFit, cross_fit, log_ratio};
-pub use interval::{Interval, interval_of_largest, interval_of_mean, interval_of_quantile};
+pub use cross_fit::{CrossFit, cross_fit, interval_of_largest, log_ratio};
+pub use interval::{Interval, interval_of_mean, interval_of_quantile};
 pub use race::{RacePlan, Raced, Rounds, race};
 pub use statistics::{DurationClass, Summary, geomean, location_us, mean, median, quantile, sorted};
 pub use warmup::{WarmUp, warm_up};

@@ -1,15 +1,17 @@
 //! The nouns everything else speaks in: families, problems, configs and GPU profiles. No I/O.
 
 mod config;
+mod dtype;
 mod family;
 mod gpu;
 mod problem;
 mod units;
 
 pub use config::{Config, Mma, PidType};
+pub use dtype::Dtype;
 pub use family::Family;
 pub use gpu::{GpuProfile, Identity, Likeness, Peaks};
-pub use problem::{Dtype, Problem, Shape, parse_dimensions};
+pub use problem::{Problem, Shape, parse_dimensions};
 pub use units::{Bytes, Micros};
 
 /// Serializes a fieldless enum by its `name()` and reads it back through `FromStr`.

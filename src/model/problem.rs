@@ -1,42 +1,9 @@
 //! Problems: a family with concrete dimensions and a data type.
 
-use super::{Family, serde_by_name};
+use super::{Dtype, Family};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// The type of a problem's first tensor (and of its output).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Dtype {
-    /// bfloat16, the default everywhere.
-    #[default]
-    Bf16,
-    /// IEEE single precision; only for the families without a matrix product.
-    F32,
-}
-
-impl Dtype {
-    /// Every type.
-    pub const ALL: [Self; 2] = [Self::Bf16, Self::F32];
-
-    /// The name in plans, journals and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
-        }
-    }
-
-    /// Bytes of one element.
-    pub const fn size_bytes(self) -> u64 {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
-
-serde_by_name!(Dtype);
 
 /// The dimensions of a problem, by kind of family. In JSON an object of its dimensions: `{"m":16,"n":4096,"k":4096}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -177,6 +144,12 @@ impl Problem {
             Err(_) => Err(Error::usage(format!("dimension {name} = {extent} is larger than any"))),
         });
         Self::new(self.family, &dimensions.collect::<Result<Vec<_>>>()?, self.dtype).map(drop)
+    }
+
+    /// What tells it from others of its family: `m=16,n=4096,k=4096`, with the type where the family comes in several.
+    pub fn label(&self) -> String {
+        let dtype = if self.family.dtypes().len() > 1 { format!(" {}", self.dtype) } else { String::new() };
+        format!("{}{dtype}", self.shape)
     }
 
     /// A problem from text such as `m=16,n=4096,k=4096`.

@@ -237,7 +237,7 @@ impl Raced {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::diff::{UnlikeProtocols, diff};
+    use crate::diff::{IncomparableTimes, diff};
     use crate::heuristics::Document;
     use serde_json::json;
 
@@ -260,7 +260,7 @@ mod tests {
 
     /// What became of a rule that takes `us` in place of 10 µs, when each duel is `outcome`.
     fn after(us: f64, outcome: impl Fn(u64) -> Duel) -> (bool, Vec<Confirmation>) {
-        let mut diff = diff(&document(10.0), &document(us), UnlikeProtocols::Refuse).unwrap();
+        let mut diff = diff(&document(10.0), &document(us), IncomparableTimes::Refuse).unwrap();
         let confirmations = confirm(&mut diff, &mut |_, pass| Ok(outcome(pass))).unwrap();
         assert_eq!(diff.regression, diff.entries.iter().any(|entry| entry.regression));
         (diff.regression, confirmations)
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn what_is_ambiguous_is_raced_too() {
-        let ambiguous = diff(&document(10.0), &document(10.22), UnlikeProtocols::Refuse).unwrap();
+        let ambiguous = diff(&document(10.0), &document(10.22), IncomparableTimes::Refuse).unwrap();
         assert!(!ambiguous.regression && ambiguous.entries[0].is_suspect(), "{ambiguous:?}");
         assert!(after(10.22, |_| raced(1.04)).0);
         assert!(after(10.1, |_| raced(1.04)).1.is_empty(), "within 2 % nothing is");

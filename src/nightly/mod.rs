@@ -9,24 +9,27 @@
 mod check;
 mod confirm;
 mod night;
+mod report;
 mod rounds;
 
 pub use check::{Check, Checked};
 pub use confirm::{Confirmation, Finding};
+pub use night::{Kept, kept};
+pub use report::{Event, Report, State, Verdict};
 
 use crate::derive::{self, Evidence, Inputs};
-use crate::diff::{self, Contest, Diff, UnlikeProtocols};
+use crate::diff::{self, Contest, Diff, IncomparableTimes};
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{Document, Template, class_groups};
 use crate::journal::{self, Contents, Journal};
 use crate::model::{Config, Family, Problem};
+use crate::paths;
 use crate::plan::{self, Plan};
-use crate::sweep::{self, DeviceBench, Lab, Site, Summary, Turn};
+use crate::site::Site;
+use crate::sweep::{self, DeviceBench, Lab, Turn};
 use confirm::{Duel, confirm};
 use night::Night;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -42,142 +45,18 @@ pub struct Options {
     pub keep: usize,
 }
 
-/// Why a family is, or is not, measured again.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum State {
-    /// There is no journal yet.
-    New,
-    /// Environment, kernels and, on the problems checked, times are those of the journal.
-    Unchanged {
-        /// What was checked.
-        check: Check,
-    },
-    /// Some problems' kernels changed; they are measured again, and the rest holds.
-    KernelsChanged {
-        /// How many problems.
-        problems: usize,
-        /// What was checked of the rest.
-        check: Check,
-    },
-    /// Other work disturbed the device while the times were checked: whether they still hold cannot be told, and they stand until
-    /// a quiet night.
-    Loaded {
-        /// What was checked.
-        check: Check,
-    },
-    /// Times changed by more than noise: all is measured again.
-    Drifted {
-        /// What was checked.
-        check: Check,
-    },
-    /// Measured with something else: all is measured again.
-    EnvironmentChanged {
-        /// What changed: `driver 580.1 → 590.2`.
-        changes: Vec<String>,
-    },
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let times = |check: &Check| match (check.ratio, check.beside_anchors) {
-            (Some(ratio), beside) => {
-                let beside = beside.map(|beside| format!(", {beside:.3} beside what raced along")).unwrap_or_default();
-                format!("{ratio:.3} of the recorded time on {} problems{beside}", check.problems.len())
-            }
-            (None, _) => "no finals to check".to_string(),
-        };
-        match self {
-            Self::New => out.write_str("no journal yet: a full run"),
-            Self::Unchanged { check } => write!(out, "unchanged ({})", times(check)),
-            Self::KernelsChanged { problems, check } => {
-                write!(out, "kernels changed: {problems} problems are measured again ({} on the rest)", times(check))
-            }
-            Self::Loaded { check } => {
-                write!(out, "not checked, since the device has other work: what was measured stands ({})", times(check))
-            }
-            Self::Drifted { check } => {
-                write!(out, "drifted beyond noise of {:.1} %: a full run ({})", check.noise * 100.0, times(check))
-            }
-            Self::EnvironmentChanged { changes } => {
-                let changes = changes.join(", ");
-                write!(out, "environment changed: the journal is set aside, and all is measured anew ({changes})")
-            }
-        }
-    }
-}
-
-/// What became of the document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// The new one is in its place.
-    Replaced,
-    /// Both are the same.
-    Same,
-    /// Both are the same, but the device had other work: whether it still holds could not be told.
-    Unchecked,
-    /// The new one has a regression; the old one is in place.
-    Kept,
-}
-
-/// A line for the log.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// A family was checked.
-    Checked {
-        /// Which.
-        family: Family,
-        /// What was found.
-        #[serde(flatten)]
-        state: State,
-    },
-    /// All was measured.
-    Swept(Box<Summary>),
-    /// The night is over.
-    Done(Box<Report>),
-}
-
-/// What the night came to.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The GPU's short name.
-    pub gpu: String,
-    /// What became of the document.
-    pub verdict: Verdict,
-    /// The new document is slower somewhere, or covers less.
-    pub regression: bool,
-    /// The budget ran out before the plan did.
-    pub cut_short: bool,
-    /// Some problem has no working config.
-    pub unworkable: bool,
-    /// The document.
-    #[serde(serialize_with = "sweep::lossy::path")]
-    pub document: PathBuf,
-    /// Tonight's folder: the document before, the new one, the journals.
-    #[serde(serialize_with = "sweep::lossy::path")]
-    pub night: PathBuf,
-    /// What changed; none where there was no document.
-    pub diff: Option<Diff>,
-    /// What looked slower, and what racing it came to.
-    pub confirmations: Vec<Confirmation>,
-    /// What the document before serves and this version cannot run, so that it did not defend its place, with the reason.
-    pub undefended: Vec<String>,
-}
-
 /// Runs the night; each step's outcome goes to `tell`.
 ///
 /// # Errors
 /// As a sweep, and where the new document is not whole; the old one is then in place.
 pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Report> {
     let started = Instant::now();
-    let site = Site::open(&options.sweep)?;
+    let site = Site::open(&options.sweep.site)?;
     let gpu = site.found().profile.name.clone();
     let plans = plan::load_all(&options.sweep.families, options.sweep.plan.as_deref())?;
-    let night = Night::begin(&sweep::gpu_folder(&options.sweep.output, &gpu))?;
-    let document = sweep::document_path(&options.sweep.output, &gpu);
-    sweep::check_outputs(Some(&document), &[])?;
+    let night = Night::begin(site.folder.nights())?;
+    let document = site.folder.document();
+    paths::check_outputs(Some(&document), &[])?;
     let before = if document.is_file() { Some(Document::load(&document)?) } else { None };
     if let Some(before) = &before {
         let is_ours = derive::refuse_other_device(before, &site.found().identity());
@@ -209,8 +88,7 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
         journal::pack(journal::read(journal)?, &night.folder().join(format!("journal/{name}.zst")))?;
     }
-    let mut diff =
-        before.as_ref().map(|before| diff::diff(before, &after, UnlikeProtocols::LeaveTimesOut)).transpose()?;
+    let mut diff = before.as_ref().map(|before| diff::diff(before, &after, IncomparableTimes::LeaveOut)).transpose()?;
     let confirmations = match &mut diff {
         Some(diff) if diff.has_suspects() => Races::of(&site, options, &night, &summary.journals)?.confirm(diff)?,
         _ => Vec::new(),
@@ -258,8 +136,7 @@ struct Tonight<'a> {
 impl Tonight<'_> {
     /// Leaves in the journal what holds, so that the sweep measures the rest.
     fn prepare(&self) -> Result<State> {
-        let gpu = &self.site.found().profile.name;
-        let path = sweep::journal_path(&self.options.sweep.output, gpu, self.plan.family, (0, 1));
+        let path = self.site.folder.journal(self.plan.family, (0, 1));
         if !path.is_file() {
             return Ok(State::New);
         }
@@ -414,7 +291,7 @@ fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Optio
     let profile = &site.found().profile;
     let mut journals = Vec::new();
     for plan in plans {
-        let path = sweep::journal_path(&options.sweep.output, &profile.name, plan.family, (0, 1));
+        let path = site.folder.journal(plan.family, (0, 1));
         journals.push((path.display().to_string(), journal::read(&path)?));
     }
     let derived = derive::run(Inputs {
@@ -423,7 +300,7 @@ fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Optio
         measurements: Evidence::default(),
         defaults: &plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect(),
         before,
-        accept_driver: options.sweep.accept_driver,
+        accept_driver: options.sweep.site.accept_driver,
         is_current: &|_| Ok(true),
     })?;
     Ok(derived.document)

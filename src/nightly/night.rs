@@ -1,9 +1,10 @@
 //! The folder of one night: what was there before, what was measured, what came of it. The last good nights' are kept.
 
-use super::{Report, Verdict};
+use super::report::{Report, Verdict};
 use crate::error::{Context, Result};
 use crate::heuristics;
 use crate::journal;
+use crate::paths::GpuFolder;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +19,7 @@ pub(super) struct Night {
 
 impl Night {
     /// Makes tonight's folder. A clock that was set back does not overwrite an earlier night.
-    pub(super) fn begin(gpu_folder: &Path) -> Result<Self> {
-        let nights = gpu_folder.join("nights");
+    pub(super) fn begin(nights: PathBuf) -> Result<Self> {
         let what = || format!("folder {}", nights.display());
         fs::create_dir_all(&nights).context(what)?;
         let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H%M%SZ").to_string();
@@ -53,19 +53,7 @@ impl Night {
     }
 
     fn remove_old(&self, keep: usize) -> Result<()> {
-        let mut others = Vec::new();
-        for entry in self.nights.read_dir()? {
-            let path = entry?.path();
-            // Whatever else lies here is not ours to remove.
-            let is_night = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
-                name.split('-').next().is_some_and(|year| year.len() == 4 && year.parse::<u16>().is_ok())
-                    && name.contains('T')
-            });
-            if is_night && path.is_dir() && path != self.folder {
-                others.push(path);
-            }
-        }
-        others.sort();
+        let others: Vec<PathBuf> = folders(&self.nights)?.into_iter().filter(|path| *path != self.folder).collect();
         // Tonight is the last good one, whatever the others are called.
         let most = keep.max(1) - 1;
         let goods: Vec<&PathBuf> = others.iter().rev().filter(|folder| is_good(folder)).take(most).collect();
@@ -111,16 +99,75 @@ impl Night {
     }
 }
 
+/// A night that came to a document, as it lies there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// When it began: the name of its folder.
+    pub when: String,
+    /// What became of its document, as its report says: `replaced`, `same`, `unchecked`, `kept`; empty where there is none.
+    pub verdict: String,
+    /// The document it made.
+    pub document: PathBuf,
+}
+
+/// The nights of a GPU that came to a document, oldest first.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn kept(gpu_folder: &GpuFolder) -> Result<Vec<Kept>> {
+    let nights = gpu_folder.nights();
+    if !nights.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut kept = Vec::new();
+    for folder in folders(&nights).context(|| format!("folder {}", nights.display()))? {
+        if let Some(document) = document_of(&folder) {
+            let when = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let verdict = verdict(&folder).flatten().unwrap_or_default();
+            kept.push(Kept { when, verdict, document });
+        }
+    }
+    Ok(kept)
+}
+
+/// The folders of nights, oldest first. Whatever else lies there is not ours.
+fn folders(nights: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for entry in nights.read_dir()? {
+        let path = entry?.path();
+        let is_night = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+            name.split('-').next().is_some_and(|year| year.len() == 4 && year.parse::<u16>().is_ok())
+                && name.contains('T')
+        });
+        if is_night && path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// The document in a night's folder.
+fn document_of(night: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(night).into_iter().flatten().flatten();
+    files
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("observed_heuristics_"))
+        .map(|entry| entry.path())
+        .min()
+}
+
+/// What a night's report says became of its document; nothing where there is no report.
+fn verdict(night: &Path) -> Option<Option<String>> {
+    let report = fs::read(night.join(REPORT)).ok()?;
+    let report = serde_json::from_slice::<serde_json::Value>(&report).unwrap_or_default();
+    Some(report["verdict"].as_str().map(str::to_owned))
+}
+
 /// Whether a night came to a document that was fit to be served. One of a version that wrote no reports was, where it holds one.
 fn is_good(night: &Path) -> bool {
-    let report = fs::read(night.join(REPORT)).ok();
-    let verdict = report.map(|report| serde_json::from_slice::<serde_json::Value>(&report).unwrap_or_default());
-    match verdict {
-        Some(report) => ["replaced", "same", "unchecked"].iter().any(|good| report["verdict"] == *good),
-        None => fs::read_dir(night).into_iter().flatten().flatten().any(|entry| {
-            let name = entry.file_name();
-            name.to_string_lossy().starts_with("observed_heuristics_")
-        }),
+    match verdict(night) {
+        Some(verdict) => verdict.is_some_and(|verdict| ["replaced", "same", "unchecked"].contains(&verdict.as_str())),
+        None => document_of(night).is_some(),
     }
 }
 
@@ -141,7 +188,7 @@ mod tests {
 
     /// Tonight, and what it came to, if it did not fail.
     fn tonight(folder: &Path, keep: usize, verdict: Option<Verdict>) -> String {
-        let night = Night::begin(folder).unwrap();
+        let night = Night::begin(folder.join("nights")).unwrap();
         if let Some(verdict) = verdict {
             let report = Report {
                 gpu: "cpu".into(),

@@ -4,7 +4,7 @@
 //! shuffled decks, so that any run of draws has them as nearly as its length allows, and a problem over the limits is drawn
 //! again within its share.
 
-use super::PlannedProblem;
+use super::problem::PlannedProblem;
 use crate::families;
 use crate::model::{Bytes, Dtype, Family, GpuProfile, Problem, Shape};
 use rand::seq::SliceRandom;

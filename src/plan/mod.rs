@@ -2,12 +2,14 @@
 //! and the pruned ones with their reason.
 
 mod domain;
+mod problem;
 mod read;
 mod space;
 
 pub use domain::{Alignment, Limits, Purpose, draw};
+pub use problem::PlannedProblem;
 pub(crate) use read::read_text;
-pub use read::{MOST_RANDOM_PROBLEMS, PlannedProblem, read_shapes};
+pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;
 
 use crate::error::{Context, Error, Result};
@@ -62,13 +64,19 @@ impl Plan {
         let local = Path::new("sweeps").join(&name);
         if let Some(path) = path.or_else(|| local.is_file().then_some(local.as_path())) {
             let text = read::read_text(path).context(|| format!("plan {}", path.display()))?;
-            let plan = read::parse_plan(family, &text, &path.display().to_string())?;
+            let plan = Self::parse(family, &text, &path.display().to_string())?;
             return Ok(Self { file: Some(std::path::absolute(path)?), ..plan });
         }
         let file = EMBEDDED.get_file(&name).and_then(|file| file.contents_utf8());
         let text =
             file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
-        read::parse_plan(family, text, &format!("sweeps/{name} (built in)"))
+        Self::parse(family, text, &format!("sweeps/{name} (built in)"))
+    }
+
+    /// Parses a plan; `name` is what messages call it.
+    fn parse(family: Family, text: &str, name: &str) -> Result<Self> {
+        let read::Contents { problems, spaces } = read::parse(family, text, name)?;
+        Ok(Self { family, problems, spaces, file: None })
     }
 
     /// The file it was read from; none where it is built in.
@@ -218,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_an_exclusion_says_of_knobs_holds_everywhere_and_what_it_says_of_dimensions_on_those_problems() {
-        let plan = read::parse_plan(Family::Elementwise, HALVES, "plan").unwrap();
+        let plan = Plan::parse(Family::Elementwise, HALVES, "plan").unwrap();
         let h200 = GpuProfile::by_name("h200").unwrap();
         let configs = |numel| {
             let problem = Problem::parse(Family::Elementwise, &format!("numel={numel}"), Dtype::Bf16).unwrap();
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_exclusion_that_cannot_be_read_is_named_with_its_line() {
-        let error = read::parse_plan(Family::Elementwise, &HALVES.replace("numel", "rows"), "plan").unwrap_err();
+        let error = Plan::parse(Family::Elementwise, &HALVES.replace("numel", "rows"), "plan").unwrap_err();
         assert!(error.to_string().contains("plan:8") && error.to_string().contains("rows"), "{error}");
     }
 
@@ -243,7 +251,7 @@ mod tests {
     fn a_random_design_stands_beside_the_problems_that_are_written() {
         let read = |random: &str| {
             let written = "[[problem]]\nnumel = 5000\nfrom = 'a model'\n";
-            read::parse_plan(Family::Elementwise, &format!("{written}[random]\n{random}\n"), "plan")
+            Plan::parse(Family::Elementwise, &format!("{written}[random]\n{random}\n"), "plan")
         };
         let problems = read("problems = 10\nseed = 3").unwrap().problems;
         assert_eq!((problems.len(), problems[0].from.as_deref()), (11, Some("a model")));
@@ -263,7 +271,7 @@ mod tests {
     #[test]
     fn what_supersedes_a_space_must_be_known() {
         let text = "[space.mma_sync]\nsuperseded_by = 'hgmma'\ndefault = { block_sizes = [16, 32, 64] }\naxes = { block_sizes = [[16], [32], [64]] }";
-        let error = read::parse_plan(Family::Matmul, text, "plan").unwrap_err().to_string();
+        let error = Plan::parse(Family::Matmul, text, "plan").unwrap_err().to_string();
         assert!(error.contains("plan:2") && error.contains("hgmma"), "{error}");
     }
 }

@@ -1,12 +1,12 @@
 //! Reading plans and shapes files, with the line of whatever is wrong.
 
 use super::domain::{self, Limits, Purpose};
-use super::space::Exclusion;
-use super::{Plan, Space, space};
+use super::problem::PlannedProblem;
+use super::space::{self, Exclusion, Space};
 use crate::error::{Context, Error, Result};
 use crate::families;
 use crate::heuristics::{self, Formula};
-use crate::model::{Config, Dtype, Family, Problem};
+use crate::model::{Dtype, Family, Problem};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -15,15 +15,6 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use toml::Spanned;
-
-/// A problem with where it comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedProblem {
-    /// The problem.
-    pub problem: Problem,
-    /// The model and layer it is taken from.
-    pub from: Option<String>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,12 +152,12 @@ const MOST_BYTES: u64 = 16 << 20;
 /// # Errors
 /// Where it cannot be read, is no file (a pipe would be waited for), is too large, or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::usage)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::of_named_file)?;
     if !file.metadata()?.is_file() {
         return Err(Error::usage("it is no file; name one"));
     }
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Error::usage)?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Error::usage(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
     }
@@ -179,8 +170,16 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// Problems that anybody draws at random: many times what a GPU measures in a day.
 pub const MOST_RANDOM_PROBLEMS: usize = 100_000;
 
+/// What a plan's text says.
+pub(super) struct Contents {
+    /// The problems of every space that brings none of its own.
+    pub(super) problems: Vec<PlannedProblem>,
+    /// The spaces by kind.
+    pub(super) spaces: BTreeMap<String, Space>,
+}
+
 /// Parses a plan; `name` is what messages call it.
-pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan> {
+pub(super) fn parse(family: Family, text: &str, name: &str) -> Result<Contents> {
     let source = Source { name, text };
     let raw: RawPlan = source.parse()?;
     let mut problems = source.problems(family, &raw.problem)?;
@@ -197,7 +196,7 @@ pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan>
         .iter()
         .map(|(kind, raw)| Ok((kind.clone(), source.space(family, kind, raw)?)))
         .collect::<Result<_>>()?;
-    Ok(Plan { family, problems, spaces, file: None })
+    Ok(Contents { problems, spaces })
 }
 
 /// Reads a shapes file: the problems of a plan without its spaces.
@@ -207,23 +206,9 @@ pub(super) fn parse_plan(family: Family, text: &str, name: &str) -> Result<Plan>
 pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
     let name = path.display().to_string();
     let text = read_text(path).context(|| format!("shapes file {name}"))?;
-    let plan = parse_plan(family, &text, &name)?;
+    let plan = parse(family, &text, &name)?;
     if plan.problems.is_empty() {
         return Err(Error::usage(format!("shapes file {name}: it has no [[problem]]")));
     }
     Ok(plan.problems)
-}
-
-/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
-pub(super) fn without_words(value: &Value) -> Value {
-    match value {
-        Value::String(text) if text == "whole" => Value::Null,
-        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
-        other => other.clone(),
-    }
-}
-
-/// A config from JSON, with an error that names the field.
-pub(super) fn config_from(fields: Map<String, Value>) -> Result<Config> {
-    serde_json::from_value(Value::Object(fields)).map_err(|error| Error::usage(format!("config: {error}")))
 }

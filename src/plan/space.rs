@@ -1,7 +1,6 @@
 //! Config spaces: the product of the axes, less what is excluded, with idle knobs dropped.
 
-use super::PlannedProblem;
-use super::read::{config_from, without_words};
+use super::problem::PlannedProblem;
 use crate::error::{Error, Result};
 use crate::families::{self, Values};
 use crate::heuristics::Formula;
@@ -250,6 +249,20 @@ fn drop_idle_knobs(mut config: Config) -> Config {
         config.num_stages = None;
     }
     config
+}
+
+/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
+fn without_words(value: &Value) -> Value {
+    match value {
+        Value::String(text) if text == "whole" => Value::Null,
+        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
+        other => other.clone(),
+    }
+}
+
+/// A config from JSON, with an error that names the field.
+fn config_from(fields: Map<String, Value>) -> Result<Config> {
+    serde_json::from_value(Value::Object(fields)).map_err(|error| Error::usage(format!("config: {error}")))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Is a config space wide enough? How often the best config of a problem has the first or the last value of an axis.
 
+use super::winners::{time_us, timed_by_problem, winner};
 use crate::derive::ASSUMED_NOISE;
-use crate::journal::{Stage, Trial};
-use crate::model::{Config, Family, Problem};
+use crate::journal::Trial;
+use crate::model::{Config, Family};
 use crate::plan::Space;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -59,11 +60,8 @@ fn knobs(config: &Config) -> BTreeMap<String, Value> {
 }
 
 /// The axes of a family's spaces, of those that have more than one value, with where the best config of each problem lies.
-pub fn edges(family: Family, spaces: &[&Space], trials: &[Trial]) -> Vec<Axis> {
-    let mut by_problem: BTreeMap<Problem, Vec<&Trial>> = BTreeMap::new();
-    for trial in trials.iter().filter(|trial| trial.family == family && trial.time().is_some() && !trial.null_arm) {
-        by_problem.entry(trial.problem()).or_default().push(trial);
-    }
+pub fn edges<'t>(family: Family, spaces: &[&Space], trials: impl IntoIterator<Item = &'t Trial>) -> Vec<Axis> {
+    let by_problem = timed_by_problem(trials.into_iter().filter(|trial| trial.family == family));
     let races: Vec<Race> = by_problem.values().filter_map(|trials| Race::new(trials)).collect();
     spaces.iter().flat_map(|space| axes_of(family, space, &races)).collect()
 }
@@ -76,16 +74,10 @@ struct Race {
 }
 
 impl Race {
-    /// The best of the last final, or of all where there was none.
     fn new(trials: &[&Trial]) -> Option<Self> {
-        let time = |trial: &Trial| trial.time().map_or(f64::INFINITY, |time| time.0);
-        let finals = || trials.iter().copied().filter(|trial| trial.stage == Stage::Final);
-        let last = finals().map(|trial| trial.race).max();
-        let finalists = finals().filter(|trial| Some(trial.race) == last);
-        let fastest = |one: &&Trial, other: &&Trial| time(one).total_cmp(&time(other));
-        let best = finalists.min_by(fastest).or_else(|| trials.iter().copied().min_by(fastest))?;
-        let configs = trials.iter().map(|trial| (knobs(&trial.config), time(trial))).collect();
-        Some(Self { configs, best: best.config.clone(), best_us: time(best) })
+        let best = winner(trials)?;
+        let configs = trials.iter().map(|trial| (knobs(&trial.config), time_us(trial))).collect();
+        Some(Self { configs, best: best.config.clone(), best_us: time_us(best) })
     }
 
     /// No config without this value on the axis comes near the best.
@@ -166,8 +158,8 @@ pub fn edges_table(axes: &[Axis]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Status;
-    use crate::model::{Dtype, Micros, Mma};
+    use crate::journal::{Stage, Status};
+    use crate::model::{Dtype, Micros, Mma, Problem};
 
     fn config(block: u32, warps: u32, step: Option<u32>) -> Config {
         Config {

@@ -2,8 +2,7 @@
 //! host is the device nothing goes on beside it, since that would take its time: the model learns between two problems.
 
 use super::bench::DeviceBench;
-use super::lab::Lab;
-use super::problem_seed;
+use super::lab::{Lab, problem_seed};
 use crate::error::{Error, Result};
 use crate::families;
 use crate::model::{Config, Problem};

@@ -2,20 +2,21 @@
 
 use super::ahead::Ahead;
 use super::bench::{DeviceBench, Turn};
-use super::lab::{Kernels, Lab};
+use super::lab::{Counts, Kernels, Lab, problem_seed};
+use super::options::Options;
 use super::schedule::{self, Stages};
-use super::{
-    Counts, FamilySummary, Options, Previous, Progress, Site, Winner, document_path, journal_path, problem_seed,
-};
+use super::summary::{FamilySummary, Winner};
 use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, ErrorKind, Result};
-use crate::heuristics::{Document, group_of};
+use crate::heuristics::{Document, Heuristics, group_of};
 use crate::journal::{Stage, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
+use crate::paths::GpuFolder;
 use crate::plan::{self, Plan};
 use crate::process;
 use crate::search::{self, Guide, RaceOutcome, Width};
+use crate::site::{Progress, Site};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -39,7 +40,7 @@ pub(super) fn sweep_family<'a>(
     let started = Instant::now();
     let (profile, progress) = (&site.found().profile, &site.progress);
     let problems = ordered_problems(options, plan, profile)?;
-    let path = journal_path(&options.output, &profile.name, plan.family, options.shard);
+    let path = site.folder.journal(plan.family, options.site.shard);
     let journal = site.journal(&path, options.fresh)?;
     let defaults = plan.defaults(profile);
     let mut defenders = served_configs(previous, &problems);
@@ -76,6 +77,21 @@ pub(super) fn sweep_family<'a>(
     }
     summary.left = left.into_iter().map(|(problem, why)| format!("{problem}: {why}")).collect();
     Ok(Swept { summary, counts, kernels })
+}
+
+/// The document before the sweep.
+pub(super) struct Previous {
+    /// What it serves.
+    heuristics: Heuristics,
+    /// Its models by class.
+    models: BTreeMap<String, serde_json::Value>,
+}
+
+impl Previous {
+    pub(super) fn new(document: Document) -> Self {
+        let models = document.models.clone();
+        Self { heuristics: Heuristics::new(document), models }
+    }
 }
 
 /// So many problems one after the other that the machine kept from being measured end the sweep.
@@ -164,7 +180,7 @@ impl Stages for FamilySweep<'_, '_> {
 
     fn cross(&mut self, until: Option<Duration>) -> Result<()> {
         self.lab.set_deadline(until.map(|until| self.started + until));
-        let others = finals_of_other_shards(self.options, &self.site.found().profile.name, self.plan.family)?;
+        let others = finals_of_other_shards(&self.site.folder, self.options.site.shard, self.plan.family)?;
         let all = self.finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone()));
         let crossings = search::crossings(&all.collect());
         // A journal that was whole before stays as it is.
@@ -252,7 +268,7 @@ impl FamilySweep<'_, '_> {
 
 /// The problems of this shard, so ordered that a run cut short has met every fallback group.
 fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Result<Vec<Problem>> {
-    let (index, count) = options.shard;
+    let (index, count) = options.site.shard;
     let mut seen = BTreeSet::new();
     let problems = plan.problems(profile)?.iter().map(|planned| planned.problem);
     let distinct = problems.filter(|problem| seen.insert(*problem));
@@ -286,7 +302,7 @@ pub(super) fn derive_family(
     let profile = &site.found().profile;
     let (mut journals, mut defaults) = (Vec::new(), Defaults::from([(plan.family, plan.defaults(profile))]));
     for family in [Some(plan.family), plan.family.sister()].into_iter().flatten() {
-        let journal = journal_path(&options.output, &profile.name, family, options.shard);
+        let journal = site.folder.journal(family, options.site.shard);
         if !journal.is_file() {
             continue;
         }
@@ -301,7 +317,7 @@ pub(super) fn derive_family(
         }
         journals.push((journal.display().to_string(), contents));
     }
-    let path = document_path(&options.output, &profile.name);
+    let path = site.folder.document();
     let before = if path.is_file() { Some(Document::load(&path)?) } else { None };
     let derived = derive::run(Inputs {
         profile,
@@ -309,7 +325,7 @@ pub(super) fn derive_family(
         measurements: Evidence::default(),
         defaults: &defaults,
         before: before.as_ref(),
-        accept_driver: options.accept_driver,
+        accept_driver: options.site.accept_driver,
         is_current: &|trial| kernels.are_those_of(trial),
     })?;
     let document = derived.document;
@@ -321,11 +337,14 @@ pub(super) fn derive_family(
 
 /// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done
 /// crosses its problems with all finalists there are.
-fn finals_of_other_shards(options: &Options, gpu: &str, family: Family) -> Result<BTreeMap<Problem, Vec<Trial>>> {
-    let (own, count) = options.shard;
+fn finals_of_other_shards(
+    folder: &GpuFolder,
+    (own, count): (usize, usize),
+    family: Family,
+) -> Result<BTreeMap<Problem, Vec<Trial>>> {
     let mut finals: BTreeMap<Problem, Vec<Trial>> = BTreeMap::new();
     for index in (0..count).filter(|index| *index != own) {
-        let path = journal_path(&options.output, gpu, family, (index, count));
+        let path = folder.journal(family, (index, count));
         if path.is_file() {
             let trials = crate::journal::read(&path)?.trials.into_iter();
             for trial in trials.filter(|trial| trial.stage == Stage::Final && trial.time().is_some()) {

@@ -1,6 +1,5 @@
 //! What the devices of a family's sweep share: the journal as memory of what is known, the compiler, the clock.
 
-use super::{Progress, Site};
 use crate::compile::{Compiler, Key, Outcome};
 use crate::device::{Address, Found, Program, cpu};
 use crate::error::{Error, Result};
@@ -10,7 +9,9 @@ use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
 use crate::process;
 use crate::search::{Lesson, sort_by_time};
+use crate::site::{Progress, Site};
 use crate::worker::{Deadlines, Worker};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -380,4 +381,10 @@ fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Compile
         Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
         Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),
     }
+}
+
+/// Inputs differ from problem to problem, and are the same in every run with one seed.
+pub(crate) fn problem_seed(seed: u64, problem: &Problem) -> u64 {
+    let digest = Sha256::digest(format!("{seed} {problem}"));
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }

@@ -1,6 +1,6 @@
 //! The measuring process from outside: requests with deadlines, and a new process where one was lost.
 
-use super::{Arm, RaceResults, Reply, Request, Verdict};
+use super::{Arm, Failure, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
 use crate::measure::{RacePlan, Sampling};
 use crate::model::Problem;
@@ -44,42 +44,6 @@ impl Deadlines {
     pub fn within(self, left: Option<Duration>, arms: usize) -> Self {
         let Some(left) = left.map(|left| left + LAST) else { return self };
         Self { prepare: self.prepare.min(left), trial: self.trial.min(left / arms.max(1) as u32) }
-    }
-}
-
-/// Why a request has no answer, or one that says no. Where it has none the process is given up, and the next request has a new one.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Failure {
-    /// What was asked broke the device or the process.
-    Crashed(String),
-    /// The process ended by itself, nobody knows why.
-    Ended(String),
-    /// It ran past the deadline and was killed.
-    Timeout(String),
-    /// The driver refused it.
-    Refused(String),
-    /// The output is not the reference's.
-    Wrong {
-        /// Its distance from the reference; none where it is not finite.
-        rel_err: Option<f64>,
-        /// What is wrong with it.
-        error: String,
-    },
-    /// The machine's doing, which says nothing of what was asked: the process was killed or did not start, the device does not
-    /// open, the problem was not prepared, there is no memory.
-    Trouble(String),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Crashed(why)
-            | Self::Ended(why)
-            | Self::Timeout(why)
-            | Self::Refused(why)
-            | Self::Wrong { error: why, .. }
-            | Self::Trouble(why) => out.write_str(why),
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::listing::{Instruction, Kernel, Loop};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that is wrong with a kernel, one line each.
-pub fn faults(kernel: &Kernel) -> Vec<String> {
+pub(crate) fn faults(kernel: &Kernel) -> Vec<String> {
     let spills = kernel.instructions().filter(|one| one.is("LDL") || one.is("STL"));
     let mut faults: Vec<String> = spills.map(|one| format!("spills to local memory: {}", one.text)).collect();
     faults.extend(kernel.unknown_labels.iter().map(|label| format!("{label} is a label of no line")));

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// One machine instruction.
 #[derive(Clone, Debug)]
-pub struct Instruction {
+pub(crate) struct Instruction {
     /// Its line, without address and surrounding blanks: `@!P0 MEMBAR.ALL.GPU`.
-    pub text: String,
+    pub(crate) text: String,
     /// The predicate without its sign, `P0` or `UP0`; none where it always runs.
-    pub predicate: Option<String>,
+    pub(crate) predicate: Option<String>,
     /// `MEMBAR.ALL.GPU`.
-    pub opcode: String,
+    pub(crate) opcode: String,
     /// What follows it.
-    pub operands: String,
+    pub(crate) operands: String,
 }
 
 impl Instruction {
@@ -31,7 +31,7 @@ impl Instruction {
     }
 
     /// Whether the opcode is this one, with or without modifiers.
-    pub fn is(&self, opcode: &str) -> bool {
+    pub(crate) fn is(&self, opcode: &str) -> bool {
         self.opcode.strip_prefix(opcode).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
@@ -42,7 +42,7 @@ impl Instruction {
     }
 
     /// The barrier register of a `BSSY` or `BSYNC`: `B0`.
-    pub fn convergence_barrier(&self) -> Option<&str> {
+    pub(crate) fn convergence_barrier(&self) -> Option<&str> {
         self.operands.split([',', ' ']).find(|word| word.starts_with('B'))
     }
 
@@ -51,7 +51,7 @@ impl Instruction {
     }
 
     /// A way on that not all of a warp's lanes need take together.
-    pub fn may_diverge(&self) -> bool {
+    pub(crate) fn may_diverge(&self) -> bool {
         let is_told_apart = self.predicate.as_ref().is_some_and(|predicate| !predicate.starts_with('U'));
         let is_uniform = self.opcode.split('.').any(|modifier| ["U", "DIV", "CONV"].contains(&modifier));
         !is_uniform && (self.is("BRX") || (self.is_jump() && is_told_apart))
@@ -66,31 +66,31 @@ impl Instruction {
 
 /// Instructions that run one after the other.
 #[derive(Clone, Debug, Default)]
-pub struct Block {
-    pub instructions: Vec<Instruction>,
-    pub successors: Vec<usize>,
+pub(crate) struct Block {
+    pub(crate) instructions: Vec<Instruction>,
+    pub(crate) successors: Vec<usize>,
 }
 
 /// A kernel's blocks in the order of the listing; it starts in the first.
 #[derive(Clone, Debug, Default)]
-pub struct Kernel {
-    pub name: String,
-    pub blocks: Vec<Block>,
+pub(crate) struct Kernel {
+    pub(crate) name: String,
+    pub(crate) blocks: Vec<Block>,
     /// Labels that instructions go to and no line has.
-    pub unknown_labels: BTreeSet<String>,
+    pub(crate) unknown_labels: BTreeSet<String>,
 }
 
 /// A natural loop: what lies on a way from its head back to it.
 #[derive(Clone, Debug)]
-pub struct Loop {
-    pub head: usize,
-    pub blocks: BTreeSet<usize>,
+pub(crate) struct Loop {
+    pub(crate) head: usize,
+    pub(crate) blocks: BTreeSet<usize>,
     /// The blocks that go back to the head.
-    pub latches: BTreeSet<usize>,
+    pub(crate) latches: BTreeSet<usize>,
 }
 
 /// The kernels of a listing.
-pub fn kernels(listing: &str) -> Vec<Kernel> {
+pub(crate) fn kernels(listing: &str) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for section in listing.split(".section\t.text.").skip(1) {
         let name = section.split([',', '\n']).next().unwrap_or_default();
@@ -136,7 +136,7 @@ impl Kernel {
         Self { name: name.to_owned(), blocks, unknown_labels }
     }
 
-    pub fn instructions(&self) -> impl Iterator<Item = &Instruction> {
+    pub(crate) fn instructions(&self) -> impl Iterator<Item = &Instruction> {
         self.blocks.iter().flat_map(|block| &block.instructions)
     }
 
@@ -149,7 +149,7 @@ impl Kernel {
     }
 
     /// For each block, those that every way from the start to it goes through; none of a block that there is no way to.
-    pub fn dominators(&self) -> Vec<BTreeSet<usize>> {
+    pub(crate) fn dominators(&self) -> Vec<BTreeSet<usize>> {
         let predecessors = self.predecessors();
         let mut dominators: Vec<Option<BTreeSet<usize>>> = vec![None; self.blocks.len()];
         dominators[0] = Some(BTreeSet::from([0]));
@@ -171,7 +171,7 @@ impl Kernel {
     }
 
     /// The loops, those of one head taken together.
-    pub fn loops(&self, dominators: &[BTreeSet<usize>]) -> Vec<Loop> {
+    pub(crate) fn loops(&self, dominators: &[BTreeSet<usize>]) -> Vec<Loop> {
         let predecessors = self.predecessors();
         let mut by_head: BTreeMap<usize, Loop> = BTreeMap::new();
         for (index, block) in self.blocks.iter().enumerate() {

@@ -156,7 +156,8 @@ fn lanes_that_come_to_tensor_memory_one_by_one_are_found() {
         let found = |kernel: &Kernel| faults(kernel).iter().any(|fault| fault.contains("lanes may come apart"));
         assert!(!found(&kernel), "{}", kernel.name);
         for block in &mut kernel.blocks {
-            let is_sync = |opcode: &str| ["WARPSYNC", "BAR", "BSYNC", "UCGABAR_WAIT"].iter().any(|sync| opcode.starts_with(sync));
+            let is_sync =
+                |opcode: &str| ["WARPSYNC", "BAR", "BSYNC", "UCGABAR_WAIT"].iter().any(|sync| opcode.starts_with(sync));
             block.instructions.retain(|instruction| !is_sync(&instruction.opcode));
         }
         assert!(found(&kernel), "{}", kernel.name);

@@ -23,7 +23,7 @@ const UNREACHED: [&str; 6] = [
 ];
 
 /// The disassembler; nothing where neither it nor the package index is here, which is said.
-pub fn nvdisasm() -> Option<&'static Path> {
+pub(crate) fn nvdisasm() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOUND.get_or_init(|| find().map_err(|why| eprintln!("skipped: {why}")).ok()).as_deref()
 }
@@ -59,7 +59,7 @@ fn find() -> Result<PathBuf, String> {
 }
 
 /// The listing of a cubin.
-pub fn disassemble(nvdisasm: &Path, cubin: &Path) -> String {
+pub(crate) fn disassemble(nvdisasm: &Path, cubin: &Path) -> String {
     let output = Command::new(nvdisasm).arg("-c").arg(cubin).output().unwrap();
     assert!(output.status.success(), "{}: {}", cubin.display(), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -68,25 +68,25 @@ impl Progress {
         self.with(|state| *state = State { trials: 0, since: Instant::now(), best: String::new() });
     }
 
-    pub(super) fn trial(&self, trial: &Trial) {
+    pub(crate) fn trial(&self, trial: &Trial) {
         if self.verbose && trial.status != Status::Ok {
             let reason = trial.error.as_deref().unwrap_or("no reason given");
-            self.say(&format!("{:?} {} {}: {reason}", trial.status, trial.problem, trial.config));
+            self.say(&format!("{:?} {} {}: {reason}", trial.status, trial.problem().label(), trial.config));
         }
         self.with(|state| state.trials += 1);
     }
 
     pub(crate) fn best(&self, trial: &Trial) {
         let Some(time) = trial.time() else { return };
-        self.with(|state| state.best = format!("{time} at {}", trial.problem));
+        self.with(|state| state.best = format!("{time} at {}", trial.problem().label()));
     }
 
-    pub(super) fn step(&self) {
+    pub(crate) fn step(&self) {
         self.bar.inc(1);
     }
 
     /// So many more steps.
-    pub(super) fn more(&self, steps: usize) {
+    pub(crate) fn more(&self, steps: usize) {
         self.bar.inc_length(steps as u64);
     }
 

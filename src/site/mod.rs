@@ -1,23 +1,47 @@
 //! A machine ready to measure: its devices, their compiler, and the output folder that no other sweep may write meanwhile.
 
-use super::{Choice, Options, Progress, choose_devices, compiler_within, gpu_folder};
+mod compiler;
+mod devices;
+mod progress;
+
+pub use compiler::compiler;
+pub use devices::{Choice, Wanted};
+pub use progress::Progress;
+
 use crate::compile::Compiler;
 use crate::device::{self, Address, Found, PROTOCOL};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::journal::{Change, Header, Journal, Line, Lock, Trial};
+use crate::paths::GpuFolder;
+use devices::{choose_devices, lock_devices};
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File};
-use std::io::ErrorKind::AlreadyExists;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// The file in a GPU's output folder that whoever writes its journals holds.
-pub(crate) const LOCK: &str = "sweep.lock";
+use std::time::Duration;
 
 /// A GPU that was busy for more of the last moments has other work: a sweep that just ended leaves less.
 const BUSY_PERCENT: u32 = 20;
+
+/// Where to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// On which devices.
+    pub devices: Wanted,
+    /// The folder above `<gpu>/`.
+    pub output: PathBuf,
+    /// This shard of so many.
+    pub shard: (usize, usize),
+    /// How long one kernel may compile.
+    pub compile_deadline: Duration,
+    /// Take over what was measured under another driver, or one that is not known.
+    pub accept_driver: bool,
+    /// No progress bar.
+    pub quiet: bool,
+    /// Name the configs that fail.
+    pub verbose: bool,
+}
 
 /// Where a sweep runs.
 pub struct Site {
@@ -27,6 +51,8 @@ pub struct Site {
     pub compiler: Option<Compiler>,
     /// What people watch.
     pub progress: Progress,
+    /// What is measured here lies here.
+    pub folder: GpuFolder,
     accept_driver: bool,
     /// When it was opened: what has this in its header is of this run.
     started: String,
@@ -45,19 +71,16 @@ impl Site {
     /// Where what was asked for is not here, or another sweep holds the folder.
     pub fn open(options: &Options) -> Result<Self> {
         let trouble = device::driver_trouble();
-        let devices = choose_devices(options, &device::discover(), trouble.as_deref())?;
+        let devices = choose_devices(&options.devices, &device::discover(), trouble.as_deref())?;
         let profile = &devices[0].profile;
-        let lock = match options.shard {
-            (_, 1) => LOCK.to_string(),
-            (index, count) => format!("sweep.shard-{index}-of-{count}.lock"),
-        };
-        let lock = Lock::take(&gpu_folder(&options.output, &profile.name).join(lock))?;
+        let folder = GpuFolder::new(&options.output, &profile.name);
+        let lock = Lock::take(&folder.lock(options.shard))?;
         let locks = lock_devices(&devices)?;
         let progress = Progress::new(options.quiet, options.verbose);
-        if let Some(trouble) = trouble.filter(|_| profile.is_cpu() && options.choice == Choice::Auto) {
+        if let Some(trouble) = trouble.filter(|_| profile.is_cpu() && options.devices.choice == Choice::Auto) {
             progress.warn(&format!("no GPU can be used: {trouble}"));
         }
-        progress.say(&announcement(options, &devices));
+        progress.say(&announcement(&options.devices, &devices));
         for found in &devices {
             if let Address::Cuda(ordinal) = found.address
                 && let Some((processes, busy)) = device::cuda::work_under_way(ordinal)
@@ -71,11 +94,12 @@ impl Site {
             }
         }
         let compiler =
-            if profile.is_cpu() { None } else { Some(compiler_within(options.compile_deadline, profile, &progress)?) };
+            if profile.is_cpu() { None } else { Some(compiler(options.compile_deadline, profile, &progress)?) };
         Ok(Self {
             devices,
             compiler,
             progress,
+            folder,
             accept_driver: options.accept_driver,
             started: now(),
             _lock: lock,
@@ -205,9 +229,9 @@ fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-fn announcement(options: &Options, devices: &[Found]) -> String {
+fn announcement(wanted: &Wanted, devices: &[Found]) -> String {
     let found = &devices[0];
-    let reason = match (&options.choice, found.profile.is_cpu()) {
+    let reason = match (&wanted.choice, found.profile.is_cpu()) {
         (Choice::Auto, true) => "no CUDA device here: using the cpu device",
         (_, true) => "using the cpu device",
         (_, false) => "using",
@@ -216,41 +240,12 @@ fn announcement(options: &Options, devices: &[Found]) -> String {
     format!("{reason} {count}{} ({})", found.name, found.profile.name)
 }
 
-/// Takes hold of the GPUs, each physical one of which measures for one sweep at a time, whichever folder that writes to.
-fn lock_devices(devices: &[Found]) -> Result<Vec<(Address, Lock)>> {
-    let mut locks = Vec::new();
-    for found in devices {
-        if let Some(unit) = &found.unit {
-            let lock = Lock::take_device(&lock_folder()?.join(format!("gpu-{unit}.lock")));
-            locks.push((found.address, lock.context(|| format!("{} ({})", found.name, found.profile.name))?));
-        }
-    }
-    Ok(locks)
-}
-
-/// The user's folder of device locks, made where it is not there. Its place depends on nothing that the environment may say, so
-/// that no two sweeps of one user look for them in different ones.
-fn lock_folder() -> Result<PathBuf> {
-    let user = rustix::process::geteuid().as_raw();
-    let folder = PathBuf::from(format!("/tmp/kernel_sweep-{user}"));
-    let what = || format!("folder of device locks {}", folder.display());
-    match DirBuilder::new().mode(0o700).create(&folder) {
-        Err(error) if error.kind() != AlreadyExists => return Err(Error::from(error).context(what())),
-        _ => {}
-    }
-    let found = fs::symlink_metadata(&folder).context(what)?;
-    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
-        return Err(Error::failure("it is not a folder of yours alone; take it away").context(what()));
-    }
-    Ok(folder)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::journal::{Stage, Status};
-    use crate::model::{Config, Dtype, Family, Problem};
+    use crate::model::{Config, Dtype, Family, GpuProfile, Problem};
 
     fn site(folder: &Path, driver: &str, started: &str) -> Site {
         let found = Found { driver: driver.into(), ..device::cpu::discover() };
@@ -258,9 +253,10 @@ mod tests {
             devices: vec![found],
             compiler: None,
             progress: Progress::new(true, false),
+            folder: GpuFolder::new(folder, GpuProfile::CPU),
             accept_driver: false,
             started: started.into(),
-            _lock: Lock::take(&folder.join(LOCK)).unwrap(),
+            _lock: Lock::take(&folder.join("sweep.lock")).unwrap(),
             locks: Vec::new(),
             told_of_load: AtomicBool::new(false),
         }

@@ -1,0 +1,142 @@
+//! A fitted model as a document holds it, and how its choices did; [`super::Model`] says what its fields mean to a lookup.
+
+use super::template::Template;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// The form of model that this crate reads and writes.
+pub const MODEL_FORM: &str = "trees/1";
+
+/// A model as the document holds it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct FittedModel {
+    /// Name and version of the form: [`MODEL_FORM`].
+    pub form: String,
+    /// The dimensions' names, in the order that shapes are given in.
+    pub dims: Vec<String>,
+    /// The types it was fitted on, each with the bytes of an element, which is `dtype_bytes` in expressions.
+    pub dtypes: BTreeMap<String, i64>,
+    /// What is known of the GPU, by name: `multiprocessors`.
+    #[serde(default)]
+    pub constants: BTreeMap<String, i64>,
+    /// The knobs' names.
+    #[serde(default)]
+    pub knobs: Vec<String>,
+    /// The names of what is known of each config beside its knobs: `registers`.
+    #[serde(default)]
+    pub config_constants: Vec<String>,
+    /// `name = expression`; each may use those before it.
+    #[serde(default)]
+    pub definitions: Vec<String>,
+    /// The expressions that the trees look at, by their place.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Conditions that hold for every config that may run a shape.
+    #[serde(default)]
+    pub legal: Vec<String>,
+    /// Whether every row of the operands is aligned for the widest copies; by this, too, cross-validation is told apart.
+    pub aligned: String,
+    /// The time that no config is expected to beat.
+    pub floor: Floor,
+    /// The trees: splits as `feature<threshold`, then the tree below it, then the other; leaves as whole numbers.
+    pub trees: Vec<String>,
+    /// The configs it may choose from.
+    pub configs: Vec<ModelConfig>,
+    /// What was measured for exact shapes.
+    #[serde(default)]
+    pub problems: Vec<MeasuredProblem>,
+    /// How the choices did on problems left out.
+    #[serde(default)]
+    pub cross_validation: CrossValidation,
+    /// Fields this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// `launch_us + max(bytes / bytes_per_us, flops / flops_per_us)`, with the rates that were reached on this GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct Floor {
+    /// The fewest bytes moved, over the dimensions, `dtype_bytes` and the constants.
+    pub bytes: String,
+    /// The operations done, likewise.
+    pub flops: String,
+    /// The shortest time that was measured, in microseconds.
+    pub launch_us: f64,
+    /// Bytes a microsecond.
+    pub bytes_per_us: f64,
+    /// Operations a microsecond.
+    pub flops_per_us: f64,
+}
+
+/// A config that a model may choose.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct ModelConfig {
+    /// What is known of it beside its knobs, by name: registers of a thread, bytes of shared memory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, i64>,
+    /// The config.
+    pub template: Template,
+}
+
+/// A problem that was measured, with its fastest configs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct MeasuredProblem {
+    /// Its dimensions, in the model's order.
+    pub dims: Vec<i64>,
+    /// Its type.
+    pub dtype: String,
+    /// The fastest configs, best first: their place among the model's, and their medians in microseconds.
+    pub winners: Vec<(usize, f64)>,
+}
+
+/// How choices did on problems that were left out of fitting, in folds that share none of certain dimensions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct CrossValidation {
+    /// The sets of dimensions that no two folds have a problem each of alike: `n,k`.
+    pub apart: Vec<String>,
+    /// Folds of a division.
+    pub folds: usize,
+    /// Divisions, each by a seed of its own.
+    pub seeds: usize,
+    /// By what chose, such as `model`, for groups and alignments and all of them together.
+    pub regret: BTreeMap<String, Vec<Regret>>,
+}
+
+/// How much longer chosen configs took than the best measured, over some problems left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+pub struct Regret {
+    /// The fallback group; null for all.
+    pub group: Option<String>,
+    /// Whether rows are aligned; null for both.
+    pub aligned: Option<bool>,
+    /// Problems.
+    pub problems: usize,
+    /// Geometric mean of the choice's time over the best's.
+    pub geomean: f64,
+    /// 90th percentile of the same.
+    pub p90: f64,
+    /// The worst.
+    pub max: f64,
+}
+
+impl CrossValidation {
+    /// The regret of a source, such as `model`, as closely as it is known: in the group at that alignment, else in the
+    /// group, else at that alignment, else over all.
+    pub fn regret(&self, source: &str, group: Option<&str>, aligned: bool) -> Option<&Regret> {
+        let cells = [(group, Some(aligned)), (group, None), (None, Some(aligned)), (None, None)];
+        cells.into_iter().find_map(|(group, aligned)| self.cell(source, group, aligned))
+    }
+
+    /// The regret of a source in exactly that group, or in all, at exactly that alignment, or at both.
+    pub fn cell(&self, source: &str, group: Option<&str>, aligned: Option<bool>) -> Option<&Regret> {
+        let cells = self.regret.get(source)?;
+        cells.iter().find(|cell| cell.group.as_deref() == group && cell.aligned == aligned)
+    }
+}

@@ -1,0 +1,39 @@
+//! What the lookup is asked.
+
+use super::bins::PackedBucket;
+use super::classes::Kind;
+use super::document::Bucket;
+use super::dtypes::DtypeName;
+use super::extents::Extents;
+use super::groups::group_index;
+use crate::model::Problem;
+
+/// A question: which configs for this class at these dimensions?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query<'a> {
+    /// The class: a family's name, or another one that a document may hold.
+    pub class: &'a str,
+    /// The dimensions that class goes by, exactly.
+    pub extents: Extents,
+    /// The type of the first argument, exactly.
+    pub dtype: DtypeName<'a>,
+}
+
+impl Query<'_> {
+    /// Its bucket, spelled out.
+    pub fn bucket(&self) -> Bucket {
+        PackedBucket::of(Kind::of_class(self.class), &self.extents, self.dtype.class()).spell_out()
+    }
+
+    /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
+    pub fn group(&self) -> Option<&'static str> {
+        let kind = Kind::of_class(self.class);
+        group_index(kind, &self.extents).map(|index| kind.groups()[index])
+    }
+}
+
+impl From<&Problem> for Query<'static> {
+    fn from(problem: &Problem) -> Self {
+        Self { class: problem.family.name(), extents: problem.shape.into(), dtype: problem.dtype.into() }
+    }
+}
