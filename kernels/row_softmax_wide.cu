@@ -48,9 +48,12 @@ constexpr int LANES = NUM_WARPS * 32 / ROWS;         // threads of a row in a pr
 constexpr int WARP_LANES = LANES < 32 ? LANES : 32;  // those of them in one warp
 constexpr int WARPS_PER_ROW = LANES / WARP_LANES;    // in one program
 constexpr int PARTS = WARPS_PER_ROW * SPLIT;         // warps of a row in all
-// Programs that a multiprocessor is to hold: with so many registers a lane, for its elements in f32, the row on its way and the rest.
+// Programs that a multiprocessor is to hold: with so many registers a lane, for its elements in f32, the row on its way and the
+// rest. Each of its four quarters has 16384, and it holds no more than 32 programs.
 constexpr int REGISTERS = 32 + VECTORS * (WIDTH + 8 * (NUM_STAGES - 1));
-constexpr int RESIDENT = 65536 / (REGISTERS * NUM_WARPS * 32) > 0 ? 65536 / (REGISTERS * NUM_WARPS * 32) : 1;
+constexpr int RESIDENT_WARPS = 4 * (16384 / (REGISTERS * 32));
+constexpr int BY_REGISTERS = RESIDENT_WARPS > NUM_WARPS ? RESIDENT_WARPS / NUM_WARPS : 1;
+constexpr int RESIDENT = BY_REGISTERS < 32 ? BY_REGISTERS : 32;
 constexpr float LOG2_E = 1.44269504f;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
 constexpr unsigned NOTHING = sizeof(DTYPE) == 2 ? 0xff80ff80u : 0xff800000u;  // -inf
