@@ -61,11 +61,13 @@ fn fences_in_loops(kernel: &Kernel) -> Vec<String> {
     faults
 }
 
-/// Whether a warp's lanes are known to run together, and whether they did where each convergence barrier was set.
+/// Whether a warp's lanes are known to run together, whether they did where each convergence barrier was set, and the predicates
+/// that are the same in all lanes, since they were voted on.
 #[derive(Clone, Debug, PartialEq)]
 struct Convergence {
     is_together: bool,
     barriers: BTreeMap<String, bool>,
+    voted: BTreeSet<String>,
 }
 
 impl Convergence {
@@ -76,10 +78,19 @@ impl Convergence {
         Self {
             is_together: self.is_together && other.is_together,
             barriers: names.into_iter().filter_map(common).collect(),
+            voted: &self.voted & &other.voted,
         }
     }
 
     fn after(&mut self, instruction: &Instruction) {
+        // Whatever names a predicate may set it; a vote of all lanes sets its first operand alike in all of them.
+        self.voted.retain(|voted| instruction.predicates().all(|predicate| predicate != voted));
+        let is_vote = instruction.is("VOTE") && self.is_together && instruction.predicate.is_none();
+        if let Some(voted) = instruction.predicates().next().filter(|first| instruction.operands.starts_with(*first))
+            && is_vote
+        {
+            self.voted.insert(voted.to_owned());
+        }
         if instruction.is("WARPSYNC") || instruction.is("BAR") || instruction.is("UCGABAR_WAIT") {
             self.is_together = true;
         } else if let Some(barrier) = instruction.convergence_barrier() {
@@ -95,15 +106,17 @@ impl Convergence {
 /// Instructions on tensor memory that all lanes of a warp must come to together, and may not.
 fn unsynchronized(kernel: &Kernel) -> Vec<String> {
     let mut before: Vec<Option<Convergence>> = vec![None; kernel.blocks.len()];
-    before[0] = Some(Convergence { is_together: true, barriers: BTreeMap::new() });
+    before[0] = Some(Convergence { is_together: true, barriers: BTreeMap::new(), voted: BTreeSet::new() });
     let mut open = BTreeSet::from([0]);
     let mut faults = BTreeSet::new();
-    // Twice over the blocks: what holds of each, then what is wrong with it.
     while let Some(index) = open.pop_first() {
         let Some(mut state) = before[index].clone() else { continue };
         let block = &kernel.blocks[index];
         block.instructions.iter().for_each(|instruction| state.after(instruction));
-        if block.instructions.last().is_some_and(Instruction::may_diverge) {
+        let is_apart = |last: &Instruction| {
+            last.may_diverge() && !last.predicate.as_ref().is_some_and(|predicate| state.voted.contains(predicate))
+        };
+        if block.instructions.last().is_some_and(is_apart) {
             state.is_together = false;
         }
         for &next in &block.successors {

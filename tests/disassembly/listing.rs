@@ -46,6 +46,14 @@ impl Instruction {
         self.operands.split([',', ' ']).find(|word| word.starts_with('B'))
     }
 
+    /// The predicates among its operands, in their order: `P0`.
+    pub(crate) fn predicates(&self) -> impl Iterator<Item = &str> {
+        let words = self.operands.split(", ").map(|word| word.trim_start_matches('!'));
+        words.filter(|word| {
+            word.len() == 2 && word.starts_with('P') && word.ends_with(|digit: char| digit.is_ascii_digit())
+        })
+    }
+
     fn is_jump(&self) -> bool {
         ["BRA", "BRX", "BRXU", "JMP", "JMX"].iter().any(|jump| self.is(jump))
     }

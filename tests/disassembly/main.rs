@@ -204,6 +204,20 @@ fn a_listing_is_read_as_it_is_written() {
         let text = format!("a fence in a main loop: {fence}");
         assert_eq!(found(fence), if is_one { vec![text, apart.clone()] } else { vec![apart.clone()] });
     }
+    // What all lanes voted on takes all of them the same way, and what was set since does not.
+    let voted = |vote: &str| {
+        let slot = format!(
+            "SLOT ;\n        /*0058*/ WARPSYNC.ALL ;\n        /*005a*/ {vote} ;\n        /*005c*/ @P4 BRA `(.L_x_2)"
+        );
+        let listing = LISTING.replace("SLOT", &slot).replace("SLOT", "NOP");
+        // The other ways to the instruction are taken away.
+        let [kernel] = <[Kernel; 1]>::try_from(kernels(&listing.replace("@P1 BRA `(.L_x_2)", "NOP"))).unwrap();
+        faults(&kernel)
+    };
+    assert_eq!(voted("VOTE.ANY P4, P4"), [""; 0]);
+    for vote in ["VOTE.ANY R9, PT, P4", "VOTE.ANY P4, P4 ;\n        /*005b*/ ISETP.NE.AND P4, PT, R4, RZ, PT", "NOP"] {
+        assert_eq!(voted(vote), [apart.clone()], "{vote}");
+    }
     assert_eq!(found("STL [R1], R2"), ["spills to local memory: STL [R1], R2".to_owned(), apart.clone()]);
     let [kernel] = <[Kernel; 1]>::try_from(kernels(&LISTING.replace("(.L_x_0)", "(.L_x_9)"))).unwrap();
     assert!(faults(&kernel).contains(&".L_x_9 is a label of no line".to_owned()));
