@@ -309,7 +309,7 @@ mod tests {
     fn without_a_model_tiles_come_in_turn_and_all_that_is_legal_comes() {
         let h200 = GpuProfile::by_name("h200").unwrap();
         let plan = Plan::load(Family::Matmul, None).unwrap();
-        let guide = Guide::new(&plan, &h200, None);
+        let guide = Guide { borrowed: None, ..Guide::new(&plan, &h200, None) };
         let problem = problem(512, 4096, 4096);
         let order = guide.order(&problem);
         assert!(!order.is_predicted);

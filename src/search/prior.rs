@@ -251,8 +251,10 @@ mod tests {
         }
         let prior = Prior::new(Family::Matmul, &b200);
         let config = |mma| Config { block_sizes: vec![64, 64, 64], mma: Some(mma), ..Config::default() };
-        assert_eq!(prior.as_there(&config(Mma::MmaSync)), Some(config(Mma::MmaSyncTma)));
+        assert_eq!(prior.as_there(&config(Mma::MmaSync)), Some(config(Mma::MmaSync)));
         assert_eq!(prior.as_there(&config(Mma::Tcgen05)), None);
+        let copied = BTreeSet::from([Some(Mma::Wgmma), Some(Mma::MmaSyncTma)]);
+        assert_eq!(like(Mma::MmaSync, &copied), Some(Mma::MmaSyncTma), "however its tiles are loaded");
     }
 
     #[test]
