@@ -11,26 +11,40 @@
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C, columns of C and elements of k
-//                               BLOCK_M 128: its rows are the instruction's M; BLOCK_N 64, 128 or 256
-//                               BLOCK_M 256: the same with a pair of programs, each with 128 rows and half the columns of B;
-//                               BLOCK_N 128 or 256
-//                               BLOCK_M 16, 32, 64: the weights' columns are the instruction's M, the rows its N; BLOCK_N 128
+//                               BLOCK_M 128: its rows are the instruction's M; BLOCK_N a multiple of 16 up to 256
+//                               BLOCK_M 256, 512: the same with a pair of programs, each with half the rows and half the
+//                               columns of B; BLOCK_N a multiple of 32 up to 256
+//                               BLOCK_M a multiple of 16 below 128: the weights' columns are the instruction's M, the rows its
+//                               N; BLOCK_N 128
+//                               TENSOR_WEIGHTS: likewise, with BLOCK_M a multiple of 16 up to 256; or with a pair of programs
+//                               BLOCK_N 256, each half the columns and half the rows of A, and BLOCK_M a multiple of 32
 //                               BLOCK_K 64 or 128
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
-//   DECODE_WARPS                warps that decode weights; 0 for Bf16
+//   TENSOR_WEIGHTS              1: decoded weights go to tensor memory, where they are the instruction's first operand; else 0
+//   DECODE_WARPS                warps that decode weights; 0 for Bf16; 4 or 8 for TENSOR_WEIGHTS
+//   BUFFERS                     steps of decoded weights at once, 2 ... NUM_STAGES; 0 for Bf16
+//   SUM_TILES                   tiles whose sums are in tensor memory at once: 2, so that one is multiplied while the other is
+//                               stored, or 1
+// Sums, two columns of 32 bits for each four of decoded weights, and what a power of two adds must fit 512 columns.
 //
-// Launch: 32 * (6 + DECODE_WARPS) threads along x, SMEM_BYTES of dynamic shared memory, programs (for BLOCK_M 256 pairs, in
-// clusters of 2) along x. Tensor maps: A in tiles of A_ROWS x 64, swizzled by 128 bytes; B in tiles of BLOCK_K x 64, swizzled
-// likewise, or undecoded, of all of a program's rows of bytes and columns, not swizzled; C in tiles of 32 x 64, swizzled by
-// 128 bytes, or, for BLOCK_M below 128, of BLOCK_M x 32, not swizzled. The work and its order (scheduler.cuh) are arguments:
+// Launch: 32 * (6 + DECODE_WARPS) threads along x, SMEM_BYTES of dynamic shared memory, programs (pairs in clusters of 2) along
+// x. A line is 64, 32 or 16 columns, the widest that the columns in question are a multiple of; it is swizzled by its bytes.
+// Tensor maps: A in tiles of A_ROWS x 64, swizzled by 128 bytes; B in tiles of BLOCK_K x a line of a program's columns; undecoded,
+// of all of a program's rows of bytes and columns, not swizzled, or for TENSOR_WEIGHTS of 128 bytes of columns, swizzled; C in
+// tiles of 32 x a line of BLOCK_N, or, where the weights come first, of a line of BLOCK_M, in rows, x 32, not swizzled. The work
+// and its order (scheduler.cuh) are arguments:
 //   partials                    split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k
 //   arrivals                    split_k > 1: one zero for each tile and program of it; zero again at the end
-//   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm.cu; a pair counts as one program
+//   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm.cu; a pair counts as one program. A stride of 0:
+//                               there are as many programs as parts of tiles, and `span` is as many; those that run take the
+//                               work of those that have not begun (cluster launch control)
+// It may be launched so that it begins before the grid before it has ended (programmatic stream serialization): until that has
+// ended it prepares and reads nothing, and it lets the next grid begin likewise.
 //
-// Who does what: warps 0 ... 3 take sums from tensor memory to C, each its 32 lanes; warp 4 copies; warp 5 owns the tensor
-// memory and multiplies, in a pair the first program's for both; the others decode. The sums of two tiles have room in tensor
-// memory, so that one is multiplied while the other is stored.
+// Who does what: warps 0 ... 3 take sums from tensor memory to C, each its 32 lanes; warp 4 copies, and asks for the next tile
+// where the hardware deals them out; warp 5 owns the tensor memory and multiplies, in a pair the first program's for both; the
+// others decode.
 //
 // Barriers (arrivals a phase; each wait is for the phase of that step or tile, unless said otherwise):
 //   full[stage]     1 and the bytes of A (and of bf16 B) of the whole pair, at the pair's first program; awaited to multiply
@@ -38,13 +52,39 @@
 //   ready[buffer]   one for each decoding warp of the pair, at its first program; awaited to multiply
 //   empty[stage]    1, by commit, at both programs, when a step's products are done; awaited to copy over the stage (the phase
 //                   before), and to decode over the buffer (the step BUFFERS earlier)
-//   summed[half]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
-//   stored[half]    one for each storing thread of the pair, at its first program; awaited to begin the next tile but one
+//   summed[tile]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
+//   stored[tile]    one for each storing warp of the pair, at its first program, when it has read the sums; awaited to begin
+//                   the next tile but SUM_TILES - 1
+//   answered[i]     1 and the 16 bytes of an answer, at each program; awaited to begin the next tile
+//   taken[i]        one for each that reads an answer, of both programs, at the first; awaited to ask again
 // The multiplying thread waits for full and ready both: those who decode know nothing of A. A stage is never two phases ahead
 // of those who wait for it, since NUM_STAGES is at least BUFFERS. Nobody leaves before every phase of its
 // barriers has ended and all programs of the pair have come to the end.
+// Signals between the programs of a pair never release at the cluster's scope: what they stand for is the tensor core's and the
+// copy engine's to use, past proxy fences, or was read from tensor memory. One thread a tile has a fence of the whole GPU, with
+// split_k > 1.
 //
-// Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. Nothing is known of what it reaches or what bounds it.
+// Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. On paper, and never measured: 2.25 PFLOP/s, 8 TB/s and 148
+// multiprocessors at 1.85 GHz are 4096 multiply-adds and 29 bytes of memory a cycle of one; shared memory moves 128 bytes, and
+// tensor memory is taken to move a column of 128 lanes. Cycles for 64 of k, of one program, whose pair reads half of B for both:
+//   tile                         products   shared memory: copied, decoded, read    tensor memory   weights from HBM
+//   128 x 256                        512      384             384  =  768
+//   256 x 256, pair                  512      256             256  =  512
+//   512 x 256, pair                 1024      384             512  =  896
+//   256 x 192, pair                  384      224             224  =  448
+//   256 x  64, pair                  128      160             160  =  320
+//    16 x 128, bf16                   32      144             144  =  288                             565
+//    16 x 128, 4 bits, shared         32       48  32 + 128   144  =  352                             141
+//    16 x 128, 4 bits, tensor         32       48  32          16  =   96         32 + 32             141
+//   256 x 256, 4 bits, shared        512      160  32 + 128   256  =  576
+//   256 x 256, 4 bits, tensor        512      160  32         128  =  320         32 + 32
+// So 4-bit weights through shared memory reach 40 % of the memory's rate at few rows, and through tensor memory nearly all of it:
+// decoding takes a warp some 20 issue cycles for 256 weights, 160 cycles a step on four schedulers where memory takes 141. Storing
+// reads each column of sums once and hides behind the next tile's products with SUM_TILES 2; with 512 x 256 it does not, some
+// 1000 cycles a tile, which 64 steps outweigh from k = 4096 on. 4096 ** 3 on 74 pairs: 256 x 256 and 512 x 256 take 131,000 cycles,
+// 71 us (4 and 2 rounds, the last not full), 256 x 192 takes 5 rounds, 77 us by shared memory and 66 by products. 1024 ** 3: 64
+// pairs of 256 x 64, 16 steps, 2.8 us beside start and end. A multiprocessor takes 64 bytes a cycle from L2 for 256 x 256, 48 for
+// 512 x 256: 17 and 13 TB/s for all of them, which L2 may not give.
 
 #include "decode.cuh"
 #include "gemm_macros.cuh"
@@ -53,8 +93,11 @@
 #include "streaming.cuh"
 #include "tcgen05.cuh"
 
-#if !defined(DECODE_WARPS)
-#error "DECODE_WARPS must be defined: warps that decode weights"
+#if !defined(DECODE_WARPS) || !defined(BUFFERS)
+#error "DECODE_WARPS and BUFFERS must be defined: warps that decode weights, and steps of weights decoded at once"
+#endif
+#if !defined(TENSOR_WEIGHTS) || !defined(SUM_TILES)
+#error "TENSOR_WEIGHTS and SUM_TILES must be defined: whether decoded weights go to tensor memory, and tiles of sums there"
 #endif
 
 namespace {
@@ -67,63 +110,91 @@ using i64 = long long;
 using Weights = decode::WEIGHTS;
 
 constexpr bool DECODED = Weights::DECODED;
-constexpr bool SWAPPED = BLOCK_M < 128;  // the weights are the instruction's first operand
-constexpr int CTAS = BLOCK_M > 128 ? 2 : 1;
+constexpr bool HELD = TENSOR_WEIGHTS;               // decoded weights go to tensor memory
+constexpr bool SWAPPED = HELD || BLOCK_M < 128;     // the weights are the instruction's first operand
+constexpr int CTAS = HELD ? BLOCK_N / 128 : BLOCK_M > 128 ? 2 : 1;
+constexpr int ROW_BLOCKS = SWAPPED ? 1 : BLOCK_M / (128 * CTAS);  // instructions below each other
+constexpr int INSTRUCTION_N = SWAPPED ? BLOCK_M : BLOCK_N;
 
-static_assert(BLOCK_M == 16 || BLOCK_M == 32 || BLOCK_M == 64 || BLOCK_M == 128 || BLOCK_M == 256, "BLOCK_M: 16 ... 256");
-static_assert(SWAPPED ? BLOCK_N == 128 : BLOCK_N == 64 * CTAS || BLOCK_N == 128 || BLOCK_N == 256, "BLOCK_N: 64 ... 256");
+static_assert(SWAPPED ? BLOCK_N == 128 * CTAS && CTAS <= 2 : BLOCK_M == 128 || BLOCK_M == 256 || BLOCK_M == 512,
+              "BLOCK_M: 128, 256 or 512, or the weights' columns are the instruction's rows: BLOCK_N 128, of a pair 256");
+static_assert(INSTRUCTION_N % (16 * CTAS) == 0 && INSTRUCTION_N >= 16 && INSTRUCTION_N <= 256,
+              "the instruction's columns: a multiple of 16, of a pair of 32, up to 256");
 static_assert(BLOCK_K == 64 || BLOCK_K == 128, "BLOCK_K: 64 or 128");
-static_assert((DECODE_WARPS > 0) == DECODED, "DECODE_WARPS: 0 for bf16 weights alone");
-static_assert(NUM_STAGES >= 2, "NUM_STAGES must be at least 2");
+static_assert((DECODE_WARPS > 0) == DECODED && (BUFFERS > 0) == DECODED, "DECODE_WARPS, BUFFERS: 0 for bf16 weights alone");
+static_assert(DECODED || !HELD, "TENSOR_WEIGHTS: weights that need no decoding are read where they lie");
+static_assert(!HELD || DECODE_WARPS % 4 == 0, "DECODE_WARPS: as many for each 32 lanes of the tensor memory");
+static_assert(NUM_STAGES >= 2 && NUM_STAGES >= BUFFERS && BUFFERS != 1, "NUM_STAGES: 2, and no fewer than BUFFERS; BUFFERS: 2");
 
 // One program's part of the tile.
 constexpr int A_ROWS = BLOCK_M / CTAS;
 constexpr int COLUMNS = BLOCK_N / CTAS;
 
-// Operand tiles are panels as wide as the swizzle, 64 elements, one after the other: A's hold A_ROWS rows each, B's BLOCK_K.
-constexpr int PANEL_BYTES = 128;
-constexpr int A_PANEL_BYTES = A_ROWS * PANEL_BYTES;
-constexpr int A_BYTES = BLOCK_K / 64 * A_PANEL_BYTES;
-constexpr int B_PANEL_BYTES = BLOCK_K * PANEL_BYTES;
-constexpr int OPERAND_BYTES = COLUMNS / 64 * B_PANEL_BYTES;  // of B, as bf16
-constexpr int RAW_ROWS = BLOCK_K / Weights::K_PER_ROW;
-constexpr int RAW_ROW_BYTES = COLUMNS * Weights::COLUMN_BYTES;
-constexpr int B_BYTES = DECODED ? RAW_ROWS * RAW_ROW_BYTES : OPERAND_BYTES;
-constexpr int BUFFERS = DECODED ? 2 : 0;  // of decoded weights
+// The widest line of bf16 that a swizzle takes and so many columns are a multiple of, in elements.
+__device__ constexpr int widest_line(int columns) { return columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16; }
 
-// A storing warp writes this many columns of sums at a time, one box of C: 32 rows x 64 columns, or BLOCK_M rows x 32.
-constexpr int INSTRUCTION_N = SWAPPED ? BLOCK_M : BLOCK_N;
-constexpr int CHUNK = scheduler::smaller(INSTRUCTION_N, 64);
+// Operand tiles are panels one line wide, one after the other: A's hold A_ROWS rows of 64 of k each, B's BLOCK_K of its columns.
+constexpr int A_LINE_BYTES = 128;
+constexpr int A_PANEL_BYTES = A_ROWS * A_LINE_BYTES;
+constexpr int A_BYTES = BLOCK_K / 64 * A_PANEL_BYTES;
+constexpr int B_LINE = widest_line(COLUMNS), B_LINE_BYTES = 2 * B_LINE;
+constexpr int B_PANEL_BYTES = BLOCK_K * B_LINE_BYTES;
+constexpr int OPERAND_BYTES = COLUMNS / B_LINE * B_PANEL_BYTES;  // of B, as bf16 in shared memory
+// Undecoded weights: a line is a row of the tile, or for matrix loads 128 bytes, panel after panel.
+constexpr int RAW_ROWS = BLOCK_K / Weights::K_PER_ROW;
+constexpr int RAW_LINE = HELD ? 128 / Weights::COLUMN_BYTES : COLUMNS;
+constexpr int RAW_PANEL_BYTES = RAW_ROWS * RAW_LINE * Weights::COLUMN_BYTES;
+constexpr int B_BYTES = DECODED ? COLUMNS / RAW_LINE * RAW_PANEL_BYTES : OPERAND_BYTES;
+
+// A storing warp writes this many of the instruction's columns at a time, one box of C: 32 rows x CHUNK columns, or CHUNK rows
+// x 32 columns.
+constexpr int CHUNK = widest_line(INSTRUCTION_N);
 constexpr int STORING_THREADS = 128;
 constexpr int STORING_BARRIER = 1;  // 0 is __syncthreads'
 constexpr int BOX_BYTES = 32 * CHUNK * 2;
 
+// Columns of tensor memory: sums, then decoded weights.
+constexpr int SUM_COLUMNS = ROW_BLOCKS * INSTRUCTION_N;
+constexpr int SUM_STRIDE = (SUM_COLUMNS + 31) / 32 * 32;
+constexpr int WEIGHT_COLUMNS = BLOCK_K / 2;
+constexpr int ALL_WEIGHT_COLUMNS = HELD ? BUFFERS * WEIGHT_COLUMNS : 0;
+constexpr int WEIGHTS_AT = SUM_TILES * SUM_STRIDE;
+__device__ constexpr int power_of_two_from(int least, int value) { return value <= least ? least : power_of_two_from(2 * least, value); }
+constexpr int TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);
+
+// Tiles that the copying thread may be ahead of those who store, where the hardware deals them out, and one.
+constexpr int ANSWERS = 4;
+
 constexpr int A_STAGES = 0;
-constexpr int B_STAGES = A_STAGES + NUM_STAGES * A_BYTES;
-constexpr int OPERANDS = B_STAGES + NUM_STAGES * B_BYTES;
-constexpr int BOXES = OPERANDS + BUFFERS * OPERAND_BYTES;  // two for each storing warp
-constexpr int FULL = BOXES + 4 * 2 * BOX_BYTES;
+constexpr int OPERANDS = A_STAGES + NUM_STAGES * A_BYTES;
+constexpr int BOXES = OPERANDS + (HELD ? 0 : BUFFERS * OPERAND_BYTES);  // two for each storing warp
+constexpr int B_STAGES = BOXES + 4 * 2 * BOX_BYTES;
+constexpr int ANSWER = B_STAGES + NUM_STAGES * B_BYTES;  // what the hardware was asked for: which block comes next
+constexpr int FULL = ANSWER + 16 * ANSWERS;
 constexpr int EMPTY = FULL + 8 * NUM_STAGES;
 constexpr int RAW = EMPTY + 8 * NUM_STAGES;
 constexpr int READY = RAW + (DECODED ? 8 * NUM_STAGES : 0);
 constexpr int SUMMED = READY + 8 * BUFFERS;
 constexpr int STORED = SUMMED + 8 * 2;
-constexpr int TENSOR_MEMORY = STORED + 8 * 2;  // its address
-constexpr int IS_LAST = TENSOR_MEMORY + 4;     // whether this program adds up the tile's parts
+constexpr int ANSWERED = STORED + 8 * 2;
+constexpr int TAKEN = ANSWERED + 8 * ANSWERS;
+constexpr int TENSOR_MEMORY = TAKEN + 8 * ANSWERS;  // its address
+constexpr int IS_LAST = TENSOR_MEMORY + 4;          // whether this program adds up the tile's parts
 constexpr int SMEM_BYTES = IS_LAST + 4;
 
-constexpr int TMEM_COLUMNS = 2 * INSTRUCTION_N;
 constexpr int COPYING_WARP = 4, MULTIPLYING_WARP = 5, FIRST_DECODING_WARP = 6;
 constexpr int THREADS = 32 * (FIRST_DECODING_WARP + DECODE_WARPS);
 
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
-// but no more than leave each thread 96 registers.
+// but no more than leave each thread 104 registers, which those that store 64 columns at a time need.
 constexpr int BY_SMEM = 228 * 1024 / (SMEM_BYTES + 1024);
-constexpr int BY_REGISTERS = 65536 / (THREADS * 96);
+constexpr int BY_REGISTERS = 65536 / (THREADS * 104);
 constexpr int RESIDENT = scheduler::smaller(BY_SMEM, BY_REGISTERS);
 
-static_assert(A_BYTES % 1024 == 0 && B_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && BOX_BYTES % 1024 == 0,
-              "the swizzle repeats every 1024 bytes");
+static_assert(A_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && BOX_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
+static_assert(B_BYTES % (DECODED && !HELD ? 128 : 1024) == 0, "undecoded tiles begin at a multiple of 128, swizzled ones of 1024");
+static_assert(SUM_TILES == 1 || SUM_TILES == 2, "SUM_TILES: 1 or 2");
+static_assert(TMEM_COLUMNS <= 512, "sums and decoded weights exceed the tensor memory");
 static_assert(SMEM_BYTES <= 227 * 1024, "the stages exceed the shared memory of a program");
 static_assert(THREADS <= 512, "DECODE_WARPS: at most 10, for more leave a thread too few registers");
 
@@ -143,7 +214,16 @@ struct Place {
 };
 
 using Stage = Place<NUM_STAGES>;
-using Half = Place<2>;  // of the tensor memory, or of the decoded weights
+using Buffer = Place<(BUFFERS > 0 ? BUFFERS : 1)>;
+using Sums = Place<SUM_TILES>;
+using Box = Place<2>;
+using Answer = Place<ANSWERS>;
+
+enum class Role {
+    Copying,      // one thread of each program
+    Multiplying,  // one thread of the first
+    Warp,         // a whole warp
+};
 
 // The work of one program, or of a pair.
 struct Program {
@@ -152,15 +232,43 @@ struct Program {
     scheduler::Schedule schedule;
     int first, end, stride;
 
-    template <typename Body>
+    // Works on each tile of this program. With a stride, their numbers are known. Without, a program begins with its own, and what
+    // comes after is dealt out by the hardware (cluster launch control): the copying threads ask for a block that has not begun
+    // when they begin a tile, and everyone takes the answer when done with that tile.
+    template <Role ROLE, typename Body>
     __device__ __forceinline__ void each_tile(Body body) const {
-        for (int index = first; index < end; index += stride) body(schedule.at(index));
+        Answer answer;
+        for (int index = first; index < end;) {
+            if (ROLE == Role::Copying && stride == 0) ask(answer);
+            body(schedule.at(index));
+            index = stride > 0 ? index + stride : take<ROLE>(answer);
+        }
+    }
+
+    __device__ __forceinline__ void ask(const Answer& answer) const {
+        const u32 answered = answer.of(base + ANSWERED);
+        if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);
+        ptx::mbarrier_arrive_expect(answered, 16);
+        if (rank == 0) ptx::cancel_block<CTAS>(base + ANSWER + 16 * answer.index, answered);
+    }
+
+    // The number of the next tile, or the end.
+    template <Role ROLE>
+    __device__ __forceinline__ int take(Answer& answer) const {
+        ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);
+        if (ROLE == Role::Warp) __syncwarp();
+        const int block = ptx::canceled_block(base + ANSWER + 16 * answer.index);
+        ptx::fence_async_shared();  // the next answer is written by the asynchronous proxy
+        if (ROLE == Role::Warp) __syncwarp();
+        if (ROLE != Role::Warp || threadIdx.x % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(answer.of(base + TAKEN));
+        answer.advance();
+        return block < 0 ? end : block / CTAS;
     }
 
     // Copies the operands of every step; one thread.
     __device__ __forceinline__ void copy(const ptx::TensorMap& a, const ptx::TensorMap& b) const {
         Stage stage;
-        each_tile([&](const scheduler::Work& work) {
+        each_tile<Role::Copying>([&](const scheduler::Work& work) {
             const int row = work.tile_m * BLOCK_M + rank * A_ROWS;
             const int column = work.tile_n * BLOCK_N + rank * COLUMNS;
             for (int step = work.begin; step < work.end; ++step, stage.advance()) {
@@ -182,35 +290,105 @@ struct Program {
         }
         if constexpr (DECODED) {
             ptx::mbarrier_arrive_expect(raw, B_BYTES);
-            ptx::tma_load(b_tile, b, raw, column, k / Weights::K_PER_ROW);
+#pragma unroll
+            for (int panel = 0; panel < COLUMNS / RAW_LINE; ++panel) {
+                ptx::tma_load(b_tile + panel * RAW_PANEL_BYTES, b, raw, column + RAW_LINE * panel, k / Weights::K_PER_ROW);
+            }
         } else {
 #pragma unroll
-            for (int panel = 0; panel < COLUMNS / 64; ++panel) {
-                ptx::tma_load_first<CTAS>(b_tile + panel * B_PANEL_BYTES, b, full, column + 64 * panel, k);
+            for (int panel = 0; panel < COLUMNS / B_LINE; ++panel) {
+                ptx::tma_load_first<CTAS>(b_tile + panel * B_PANEL_BYTES, b, full, column + B_LINE * panel, k);
             }
         }
     }
 
     // Decodes the weights of every step; all decoding warps.
-    __device__ __forceinline__ void decode_all(int thread) const {
+    __device__ __forceinline__ void decode_all(u32 tensor_memory, int thread) const {
         Stage stage, reused;
-        Half buffer;
+        Buffer buffer;
         int steps = 0;
-        each_tile([&](const scheduler::Work& work) {
+        each_tile<Role::Warp>([&](const scheduler::Work& work) {
             for (int step = work.begin; step < work.end; ++step, ++steps) {
                 if (steps >= BUFFERS) {
                     ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);
                     reused.advance();
                 }
                 ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);
-                decode_step(base + B_STAGES + stage.index * B_BYTES, base + OPERANDS + buffer.index * OPERAND_BYTES, thread);
-                ptx::fence_async_shared();
+                const u32 raw_tile = base + B_STAGES + stage.index * B_BYTES;
+                if constexpr (HELD) {
+                    __syncwarp();
+                    ptx::tcgen05_after_signal();
+                    hold_step<Weights>(raw_tile, tensor_memory + WEIGHTS_AT + buffer.index * WEIGHT_COLUMNS, thread);
+                    ptx::tmem_wait_stores();
+                    ptx::tcgen05_before_signal();
+                } else {
+                    decode_step(raw_tile, base + OPERANDS + buffer.index * OPERAND_BYTES, thread);
+                    ptx::fence_async_shared();
+                }
                 __syncwarp();
                 if (thread % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));
                 stage.advance();
                 buffer.advance();
             }
         });
+    }
+
+    // Decodes a step into tensor memory. A warp has 32 of the tile's columns, those of the lanes it reaches, and a share of its
+    // rows. Transposing matrix loads leave neighbours along k in one register, as the tensor core wants them.
+    template <typename Format>
+    __device__ __forceinline__ static void hold_step(u32 raw_tile, u32 weights, int thread) {
+        constexpr int SHARES = HELD ? DECODE_WARPS / 4 : 1;
+        const int lane = thread % 32, warp = thread / 32;
+        const int quarter = (FIRST_DECODING_WARP + warp) % 4, share = warp / 4;
+        weights += quarter << 21;  // 32 lanes, in the upper half of the address
+#pragma unroll
+        for (int i = 0; i < RAW_ROWS / 16 / SHARES + (RAW_ROWS / 16 % SHARES != 0); ++i) {
+            const int block = i * SHARES + share;  // of 16 rows
+            if (RAW_ROWS / 16 % SHARES == 0 || block < RAW_ROWS / 16) hold_block<Format>(raw_tile, weights, quarter, block, lane);
+        }
+    }
+
+    // Sixteen rows of bytes. Of 4-bit weights, 16 columns are 16 bytes of a row: read as 8 pairs of columns and transposed, lane l
+    // gets rows 2t and 2t + 1 (t = l % 4) of columns 2 (l / 4) and the next. Their tensor memory lanes are l / 4 and 8 below
+    // (held_column), a row is a column there. Of 16-bit weights, 8 columns are 16 bytes.
+    template <typename Format>
+    __device__ __forceinline__ static void hold_block(u32 raw_tile, u32 weights, int quarter, int block, int lane) {
+        u32 raw[2][4];
+        const int row = 16 * block + lane % 8, matrix = lane / 8;
+        if constexpr (Format::K_PER_ROW == 2) {
+            const u32 at = layout::swizzled<128, 16>(row + matrix / 2 * 8, 32 * quarter + matrix % 2 * 16);
+            ptx::ldmatrix_x4_trans(raw[0], raw_tile + at);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                u32 words[8];
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    bf16x2 pairs[4];  // of the first column and the second, then in the next row
+                    Format::unpack(pairs, raw[0][2 * i + half]);
+                    words[4 * i] = pairs[0], words[4 * i + 1] = pairs[2], words[4 * i + 2] = pairs[1], words[4 * i + 3] = pairs[3];
+                }
+                ptx::tmem_store_16x256b(weights + (half << 20) + 16 * block, words);
+            }
+        } else {
+            const u32 panel = raw_tile + quarter / 2 * RAW_PANEL_BYTES;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const u32 at = layout::swizzled<128, 16>(row + 8 * i, quarter % 2 * 64 + 16 * matrix);
+                ptx::ldmatrix_x4_trans(raw[i], panel + at);
+            }
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                u32 words[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) words[i] = Format::round_pair(raw[i / 2][2 * half + i % 2]);
+                ptx::tmem_store_16x128b(weights + (half << 20) + 8 * block, words);
+            }
+        }
+    }
+
+    // Which of its warp's 32 columns of the tile a lane of the tensor memory holds.
+    __device__ __forceinline__ static int held_column(int lane) {
+        return HELD && Weights::K_PER_ROW == 2 ? lane / 16 * 16 + lane % 8 * 2 + lane / 8 % 2 : lane;
     }
 
     // A thread decodes eight columns of a row of bytes at a time: 16 bytes of each row of bf16 they stand for. It loads several
@@ -240,8 +418,9 @@ struct Program {
         Weights::decode_rows(rows, raw);
 #pragma unroll
         for (int i = 0; i < Weights::K_PER_ROW; ++i) {
-            const u32 offset = layout::swizzled<PANEL_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % 8 * 16);
-            store_words(operand + piece / 8 * B_PANEL_BYTES + offset, rows[i]);
+            constexpr u32 LINE_PIECES = B_LINE / 8;
+            const u32 offset = layout::swizzled<B_LINE_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % LINE_PIECES * 16);
+            store_words(operand + piece / LINE_PIECES * B_PANEL_BYTES + offset, rows[i]);
         }
     }
 
@@ -260,40 +439,53 @@ struct Program {
         ptx::store_shared(address, make_uint4(words[0], words[1], words[2], words[3]));
     }
 
-    // Multiplies every step of every tile into the half of the tensor memory whose turn it is; one thread of the first program.
+    // Multiplies every step of every tile into the sums whose turn it is; one thread of the first program.
     __device__ __forceinline__ void multiply(u32 tensor_memory) const {
         Stage stage;
-        Half half, buffer;
-        each_tile([&](const scheduler::Work& work) {
-            ptx::mbarrier_wait_among<CTAS>(half.of(base + STORED), half.parity ^ 1);
+        Sums sums;
+        Buffer buffer;
+        const u64 a = ptx::tcgen05_operand<A_LINE_BYTES>(base + A_STAGES, 0, 8 * A_LINE_BYTES);
+        const u64 b = ptx::tcgen05_operand<B_LINE_BYTES>(base + (DECODED ? OPERANDS : B_STAGES), B_PANEL_BYTES, 8 * B_LINE_BYTES);
+        each_tile<Role::Multiplying>([&](const scheduler::Work& work) {
+            ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
             ptx::tcgen05_after_signal();
-            const u32 sums = tensor_memory + half.index * INSTRUCTION_N;
             for (int step = work.begin; step < work.end; ++step) {
                 ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);
-                if constexpr (DECODED) ptx::mbarrier_wait_among<CTAS>(buffer.of(base + READY), buffer.parity);
+                if constexpr (DECODED) ptx::mbarrier_wait(buffer.of(base + READY), buffer.parity);
                 ptx::tcgen05_after_signal();
-                const u32 b = DECODED ? OPERANDS + buffer.index * OPERAND_BYTES : B_STAGES + stage.index * B_BYTES;
-                multiply_step(sums, base + A_STAGES + stage.index * A_BYTES, base + b, step > work.begin);
+                multiply_step(tensor_memory + sums.index * SUM_STRIDE, ptx::tcgen05_advance(a, stage.index * A_BYTES),
+                              ptx::tcgen05_advance(b, DECODED ? buffer.index * OPERAND_BYTES : stage.index * B_BYTES),
+                              tensor_memory + WEIGHTS_AT + buffer.index * WEIGHT_COLUMNS, step > work.begin);
                 ptx::tcgen05_commit<CTAS>(stage.of(base + EMPTY));
                 stage.advance();
                 if constexpr (DECODED) buffer.advance();
             }
-            ptx::tcgen05_commit<CTAS>(half.of(base + SUMMED));
-            half.advance();
+            ptx::tcgen05_commit<CTAS>(sums.of(base + SUMMED));
+            sums.advance();
         });
-        for (int i = 0; i < 2; ++i, half.advance()) {
-            ptx::mbarrier_wait_among<CTAS>(half.of(base + STORED), half.parity ^ 1);
-        }
+        for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
     }
 
-    __device__ __forceinline__ static void multiply_step(u32 sums, u32 a_tile, u32 b_tile, bool add) {
-        constexpr u32 INSTRUCTION = SWAPPED ? ptx::tcgen05_instruction(128, INSTRUCTION_N, Major::MN, Major::K)
-                                            : ptx::tcgen05_instruction(128 * CTAS, INSTRUCTION_N, Major::K, Major::MN);
+    // One step: A from shared memory, the weights from there too, or from tensor memory.
+    __device__ __forceinline__ static void multiply_step(u32 sums, u64 a, u64 b, u32 held, bool add) {
+        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(128 * CTAS, INSTRUCTION_N, SWAPPED && !HELD ? Major::MN : Major::K,
+                                                             SWAPPED ? Major::K : Major::MN);
 #pragma unroll
         for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
-            const u64 a = ptx::tcgen05_operand(a_tile + k16 / 4 * A_PANEL_BYTES + k16 % 4 * 32, 0, 8 * PANEL_BYTES);
-            const u64 b = ptx::tcgen05_operand(b_tile + k16 * 16 * PANEL_BYTES, B_PANEL_BYTES, 8 * PANEL_BYTES);
-            ptx::tcgen05_multiply<CTAS>(sums, SWAPPED ? b : a, SWAPPED ? a : b, INSTRUCTION, add || k16 > 0);
+            const u64 a_k = ptx::tcgen05_advance(a, k16 / 4 * A_PANEL_BYTES + k16 % 4 * 32);
+            const u64 b_k = ptx::tcgen05_advance(b, k16 * 16 * B_LINE_BYTES);
+            const bool add_k = add || k16 > 0;
+            if constexpr (HELD) {
+                ptx::tcgen05_multiply_held<CTAS>(sums, held + 8 * k16, a_k, INSTRUCTION, add_k);
+            } else if constexpr (SWAPPED) {
+                ptx::tcgen05_multiply<CTAS>(sums, b_k, a_k, INSTRUCTION, add_k);
+            } else {
+#pragma unroll
+                for (int block = 0; block < ROW_BLOCKS; ++block) {
+                    const u64 rows = ptx::tcgen05_advance(a_k, block * 128 * A_LINE_BYTES);
+                    ptx::tcgen05_multiply<CTAS>(sums + block * INSTRUCTION_N, rows, b_k, INSTRUCTION, add_k);
+                }
+            }
         }
     }
 
@@ -301,33 +493,38 @@ struct Program {
     __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, float* partials, u32* arrivals,
                                           int thread) const {
         const u32 lanes = tensor_memory + (thread / 32 << 21);  // 32 lanes a warp, in the upper half of the address
-        Half half, box;
-        each_tile([&](const scheduler::Work& work) {
-            ptx::mbarrier_wait(half.of(base + SUMMED), half.parity);
+        Sums sums;
+        Box box;
+        each_tile<Role::Warp>([&](const scheduler::Work& work) {
+            ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);
             ptx::tcgen05_after_signal();
-            const u32 sums = lanes + half.index * INSTRUCTION_N;
+            const u32 tile = lanes + sums.index * SUM_STRIDE;
             const bool whole = schedule.split_k == 1;
             float* parts = partials + static_cast<i64>(work.tile) * schedule.split_k * (BLOCK_M * BLOCK_N);
             float4* mine = part_of(parts, work.part, thread);
 #pragma unroll 1
-            for (int column = 0; column < INSTRUCTION_N; column += CHUNK) {
+            for (int column = 0; column < SUM_COLUMNS; column += CHUNK) {
                 float values[CHUNK / 16][16];
+                __syncwarp();  // the lanes may leave the wait, and the copy's issue, one by one
 #pragma unroll
-                for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], sums + column + 16 * i);
+                for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], tile + column + 16 * i);
                 ptx::tmem_wait(values);
+                if (column == SUM_COLUMNS - CHUNK) {  // the next tile need not wait for these to be stored
+                    ptx::tcgen05_before_signal();
+                    __syncwarp();
+                    if (thread % 32 == 0) ptx::mbarrier_arrive_first_relaxed<CTAS>(sums.of(base + STORED));
+                }
                 if (whole) {
                     store_box(values, c, box, work, column, thread);
                 } else {
                     save_part(values, mine, column);
                 }
             }
-            ptx::tcgen05_before_signal();
-            ptx::mbarrier_arrive_first<CTAS>(half.of(base + STORED));
-            half.advance();
+            sums.advance();
             if (whole || !is_last(arrivals + work.tile * CTAS + rank, thread)) return;
 
 #pragma unroll 1
-            for (int column = 0; column < INSTRUCTION_N; column += CHUNK) {
+            for (int column = 0; column < SUM_COLUMNS; column += CHUNK) {
                 float values[CHUNK / 16][16] = {};
 #pragma unroll 1
                 for (int part = 0; part < schedule.split_k; ++part) {
@@ -341,17 +538,18 @@ struct Program {
     }
 
     // Rounds a chunk of columns of sums, puts it together in shared memory and has it copied to C.
-    __device__ __forceinline__ void store_box(const float (&values)[CHUNK / 16][16], const ptx::TensorMap& c, Half& box,
+    __device__ __forceinline__ void store_box(const float (&values)[CHUNK / 16][16], const ptx::TensorMap& c, Box& box,
                                               const scheduler::Work& work, int column, int thread) const {
         const int warp = thread / 32, lane = thread % 32;
         const u32 shared = base + BOXES + (2 * warp + box.index) * BOX_BYTES;
+        constexpr float SCALE = HELD ? Weights::SCALE : 1;  // what unpacked weights fall short of their values
         box.advance();
         if (lane == 0) ptx::tma_store_wait_read<1>();
         __syncwarp();
         if constexpr (SWAPPED) {
 #pragma unroll
             for (int row = 0; row < CHUNK; ++row) {
-                ptx::store_shared(shared + row * 64 + lane * 2, ptx::to_bf16(values[row / 16][row % 16]));
+                ptx::store_shared(shared + row * 64 + held_column(lane) * 2, ptx::to_bf16(SCALE * values[row / 16][row % 16]));
             }
         } else {
 #pragma unroll
@@ -362,14 +560,15 @@ struct Program {
                     const float* pair = values[piece / 2] + piece % 2 * 8 + 2 * i;
                     columns[i] = ptx::pack_bf16(pair[0], pair[1]);
                 }
-                store_words(shared + layout::swizzled<PANEL_BYTES, 16>(lane, 16 * piece), columns);
+                store_words(shared + layout::swizzled<2 * CHUNK, 16>(lane, 16 * piece), columns);
             }
         }
         ptx::fence_async_shared();
         __syncwarp();
         if (lane == 0) {
-            const int x = work.tile_n * BLOCK_N + (SWAPPED ? 32 * warp : column);
-            const int y = work.tile_m * BLOCK_M + (SWAPPED ? column : rank * A_ROWS + 32 * warp);
+            const int block_row = column / INSTRUCTION_N * 128 + 32 * warp;
+            const int x = work.tile_n * BLOCK_N + (SWAPPED ? rank * COLUMNS + 32 * warp : column % INSTRUCTION_N);
+            const int y = work.tile_m * BLOCK_M + (SWAPPED ? column : rank * A_ROWS + block_row);
             ptx::tma_store(c, shared, x, y);
             ptx::tma_store_commit();
         }
@@ -377,7 +576,7 @@ struct Program {
 
     // This thread's vectors of a part: its lane's sums, four columns each, a vector of every thread after the other.
     __device__ __forceinline__ float4* part_of(float* parts, int part, int thread) const {
-        constexpr int PROGRAM_VECTORS = STORING_THREADS * INSTRUCTION_N / 4;
+        constexpr int PROGRAM_VECTORS = STORING_THREADS * SUM_COLUMNS / 4;
         return reinterpret_cast<float4*>(parts) + static_cast<i64>(part * CTAS + rank) * PROGRAM_VECTORS + thread;
     }
 
@@ -399,19 +598,17 @@ struct Program {
     }
 
     // Whether this program is the last to have saved its part of the tile, so that it finds them all; they are added in the
-    // parts' order, so that every run gives the same bits. The storing warps.
+    // parts' order, so that every run gives the same bits. The storing warps; one thread's release and acquire order
+    // what all of them wrote and will read, past the barriers on both sides.
     __device__ __forceinline__ bool is_last(u32* arrivals, int thread) const {
-        __threadfence();
         ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
         if (thread == 0) {
-            const bool last = atomicAdd(arrivals, 1u) == schedule.split_k - 1u;
+            const bool last = ptx::count_acquire_release(arrivals) == schedule.split_k - 1u;
             if (last) *arrivals = 0;
             ptx::store_shared(base + IS_LAST, static_cast<u32>(last));
         }
         ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
-        const bool last = ptx::load_shared(base + IS_LAST) != 0;
-        if (last) __threadfence();
-        return last;
+        return ptx::load_shared(base + IS_LAST) != 0;
     }
 };
 
@@ -422,19 +619,24 @@ __device__ __forceinline__ void init_barriers(u32 base) {
         if (DECODED) ptx::mbarrier_init(base + RAW + 8 * stage, 1);
     }
     for (int buffer = 0; buffer < BUFFERS; ++buffer) ptx::mbarrier_init(base + READY + 8 * buffer, CTAS * DECODE_WARPS);
-    for (int half = 0; half < 2; ++half) {
-        ptx::mbarrier_init(base + SUMMED + 8 * half, 1);
-        ptx::mbarrier_init(base + STORED + 8 * half, CTAS * STORING_THREADS);
+    for (int tile = 0; tile < SUM_TILES; ++tile) {
+        ptx::mbarrier_init(base + SUMMED + 8 * tile, 1);
+        ptx::mbarrier_init(base + STORED + 8 * tile, CTAS * STORING_THREADS / 32);
+    }
+    for (int answer = 0; answer < ANSWERS; ++answer) {
+        ptx::mbarrier_init(base + ANSWERED + 8 * answer, 1);
+        ptx::mbarrier_init(base + TAKEN + 8 * answer, 1 + CTAS * (1 + STORING_THREADS / 32 + DECODE_WARPS));
     }
     ptx::fence_mbarrier_init();
 }
 
-// All threads of the program, or of the pair.
+// All threads of the program, or of the pair. What the programs of a pair write for each other at the start, their barriers,
+// has a fence of its own, so that their meeting promises nothing: it would flush and invalidate as for the whole GPU.
 __device__ __forceinline__ void sync_all() {
-    if constexpr (CTAS == 1) {
-        __syncthreads();
-    } else {
-        ptx::cluster_sync();
+    __syncthreads();
+    if constexpr (CTAS == 2) {
+        ptx::cluster_arrive_relaxed();
+        ptx::cluster_wait();
     }
 }
 
@@ -459,12 +661,15 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
         ptx::prefetch_map(c);
         init_barriers(base);
     }
+    __syncwarp();
     if (warp == MULTIPLYING_WARP) ptx::tmem_allocate<CTAS, TMEM_COLUMNS>(base + TENSOR_MEMORY);
     __syncwarp();
     ptx::tcgen05_before_signal();
     sync_all();
     ptx::tcgen05_after_signal();
     const u32 tensor_memory = ptx::load_shared(base + TENSOR_MEMORY);
+    ptx::let_next_grid_begin();  // not before this program has its tensor memory: the next grid's might take it and wait for us
+    ptx::wait_for_last_grid();
 
     if (warp < COPYING_WARP) {
         program.store(tensor_memory, c, partials, arrivals, thread);
@@ -473,7 +678,7 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     } else if (warp == MULTIPLYING_WARP) {
         if (rank == 0 && ptx::elect_one()) program.multiply(tensor_memory);
     } else if constexpr (DECODED) {
-        program.decode_all(thread - 32 * FIRST_DECODING_WARP);
+        program.decode_all(tensor_memory, thread - 32 * FIRST_DECODING_WARP);
     }
     __syncwarp();
     ptx::tcgen05_before_signal();

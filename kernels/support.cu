@@ -6,6 +6,73 @@
 
 #include "numeric.cuh"
 
+// IEEE half precision.
+struct f16 {
+    unsigned short bits;
+};
+
+// E4M3: a sign, four bits of exponent, three of mantissa; all ones beside the sign are a NaN, and there is no infinity.
+struct fp8 {
+    unsigned char bits;
+};
+
+__device__ float to_float(f16 value) {
+    const unsigned sign = (value.bits & 0x8000u) << 16, code = value.bits & 0x7fffu;
+    const unsigned exponent = code >> 10, mantissa = code & 0x3ffu;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
+    const float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 5.9604644775390625e-8f
+                                          : static_cast<float>(mantissa + 1024) * __uint_as_float((exponent + 102) << 23);
+    return __uint_as_float(sign | __float_as_uint(magnitude));
+}
+
+__device__ float to_float(fp8 value) {
+    const unsigned code = value.bits & 0x7f;
+    if (code == 0x7f) return __builtin_bit_cast(float, 0x7fffffff);
+    const int exponent = static_cast<int>(code >> 3);
+    const float mantissa = static_cast<float>(code & 7);
+    const float magnitude = exponent == 0 ? mantissa * 0.001953125f
+                                          : (8 + mantissa) * __uint_as_float((exponent + 117u) << 23);
+    return value.bits & 0x80 ? -magnitude : magnitude;
+}
+
+template <>
+__device__ __forceinline__ f16 from_float<f16>(float value) {
+    const float magnitude = fabsf(value);
+    unsigned code;
+    if (value != value) {
+        code = 0x7fff;
+    } else if (magnitude >= 65520.0f) {
+        code = 0x7c00;
+    } else if (magnitude < 6.103515625e-5f) {
+        code = static_cast<unsigned>(rintf(magnitude * 16777216));
+    } else {
+        const unsigned exponent = (__float_as_uint(magnitude) >> 23) - 127 + 15;
+        const float scaled = magnitude * __uint_as_float((127 + 25 - exponent) << 23);
+        code = exponent * 1024 + static_cast<unsigned>(rintf(scaled)) - 1024;
+    }
+    return {static_cast<unsigned short>(code | (value < 0 ? 0x8000u : 0u))};
+}
+
+// The nearest, ties to even; the largest for what is larger.
+template <>
+__device__ __forceinline__ fp8 from_float<fp8>(float value) {
+    const float magnitude = fminf(fabsf(value), 448.0f);
+    unsigned code;
+    if (magnitude < 0.015625f) {
+        code = static_cast<unsigned>(rintf(magnitude * 512));
+    } else {
+        const unsigned exponent = (__float_as_uint(magnitude) >> 23) - 127 + 7;
+        const float scaled = magnitude * __uint_as_float((127 + 10 - exponent) << 23);
+        code = exponent * 8 + static_cast<unsigned>(rintf(scaled)) - 8;
+    }
+    return {static_cast<unsigned char>(code | (value < 0 ? 0x80 : 0))};
+}
+
+template <>
+__device__ __forceinline__ double from_float<double>(float value) {
+    return value;
+}
+
 // The same function as `random_bits` of src/families/inputs.rs: splitmix64's output over a Weyl sequence.
 __device__ unsigned long long random_bits(unsigned long long seed, unsigned long long index) {
     unsigned long long word = seed + (index + 1) * 0x9E3779B97F4A7C15ull;
@@ -23,13 +90,18 @@ __device__ long long first_index() { return static_cast<long long>(blockIdx.x) *
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
 // The same as `Fill` of src/families/inputs.rs and its constants.
-enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5 };
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6 };
 constexpr long long LANDMARK_SPACING = 64;
 constexpr int LANDMARK_ABOVE = 4;
 constexpr float LOUD = 32.0f, ATTENTION = 2.0f, OUTSTANDING = 4.0f, LARGEST = 3.3895314e38f;
 
 __device__ unsigned choice_of(unsigned long long seed, long long index) {
     return static_cast<unsigned>(random_bits(seed, index) >> 8) & 0xffff;
+}
+
+// Whole numbers from `least` on, of which there are `count`.
+__device__ long long whole_at(unsigned long long seed, long long index, long long least, long long count) {
+    return least + static_cast<long long>((random_bits(seed, index) >> 16) % static_cast<unsigned long long>(count));
 }
 
 // What a fill depends on: the tensor's stream and the length of its rows; a magnitude, or the least exponent and the
@@ -75,6 +147,7 @@ __device__ float logit_at(const Stream& stream, long long row, long long column,
 __device__ float value_at(const Stream& stream, long long index) {
     const float value = unit(stream.seed, index);
     if (stream.fill == UNIFORM) return stream.first * value;
+    if (stream.fill == WHOLE) return static_cast<float>(whole_at(stream.seed, index, stream.q_seq, stream.kv_seq));
     const unsigned choice = choice_of(stream.seed, index);
     const long long row = index / stream.cols, column = index - row * stream.cols;
     if (stream.fill == QUERIES) return query_at(stream, row, column, value);
@@ -92,12 +165,18 @@ __device__ void fill_floats(Element* out, long long numel, const Stream& stream)
 }
 
 template <typename Element>
-__device__ void fill_bits(Element* out, long long numel, unsigned long long seed, unsigned fill) {
-    constexpr unsigned SIGN = 1u << (8 * sizeof(Element) - 1);
+__device__ void fill_bits(Element* out, long long numel, const Stream& stream) {
+    constexpr Element SIGN = static_cast<Element>(1) << (8 * sizeof(Element) - 1);
+    const unsigned long long seed = stream.seed;
+    const unsigned fill = stream.fill;
     for (long long i = first_index(); i < numel; i += index_stride()) {
+        if (fill == WHOLE) {
+            out[i] = static_cast<Element>(whole_at(seed, i, stream.q_seq, stream.kv_seq));
+            continue;
+        }
         const unsigned choice = fill == EXTREMES ? choice_of(seed, i) % 16 : 1;
         const unsigned long long bits = random_bits(seed, i) >> (64 - 8 * sizeof(Element));
-        out[i] = static_cast<Element>(choice == 0 ? SIGN : choice == 8 ? SIGN - 1 : bits);
+        out[i] = choice == 0 ? SIGN : choice == 8 ? static_cast<Element>(SIGN - 1) : static_cast<Element>(bits);
     }
 }
 
@@ -112,15 +191,20 @@ extern "C" __global__ void fill_f32(float* out, long long numel, unsigned long l
     fill_floats(out, numel, {fill, first, second, seed, cols, q_seq, kv_seq});
 }
 
-extern "C" __global__ void fill_i8(unsigned char* out, long long numel, unsigned long long seed, unsigned fill, float,
-                                   float, long long, long long, long long) {
-    fill_bits(out, numel, seed, fill);
-}
-
-extern "C" __global__ void fill_i16(unsigned short* out, long long numel, unsigned long long seed, unsigned fill,
-                                    float, float, long long, long long, long long) {
-    fill_bits(out, numel, seed, fill);
-}
+#define FILL(NAME, ELEMENT, HOW)                                                                                         \
+    extern "C" __global__ void fill_##NAME(ELEMENT* out, long long numel, unsigned long long seed, unsigned fill,        \
+                                           float first, float second, long long cols, long long q_seq,                   \
+                                           long long kv_seq) {                                                            \
+        HOW(out, numel, {fill, first, second, seed, cols, q_seq, kv_seq});                                               \
+    }
+FILL(f16, f16, fill_floats)
+FILL(f64, double, fill_floats)
+FILL(fp8, fp8, fill_floats)
+FILL(i8, unsigned char, fill_bits)
+FILL(u8, unsigned char, fill_bits)
+FILL(i16, unsigned short, fill_bits)
+FILL(i32, unsigned, fill_bits)
+FILL(i64, unsigned long long, fill_bits)
 
 __device__ bool is_poison(float value) { return __float_as_uint(value) == 0xffffffffu; }
 __device__ bool is_poison(bf16 value) { return value == 0xffffu; }
@@ -138,6 +222,14 @@ __device__ float neighbour_of(float value, bool upwards) {
 }
 
 __device__ float neighbour_of(bf16 value, bool upwards) { return to_float(neighbour(value, upwards)); }
+
+__device__ double neighbour_of(double value, bool upwards) {
+    const unsigned long long bits = neighbour(static_cast<unsigned long long>(__double_as_longlong(value)), upwards);
+    return __longlong_as_double(static_cast<long long>(bits));
+}
+
+__device__ float neighbour_of(f16 value, bool upwards) { return to_float(f16{neighbour(value.bits, upwards)}); }
+__device__ float neighbour_of(fp8 value, bool upwards) { return to_float(fp8{neighbour(value.bits, upwards)}); }
 
 // How far `expected` is from the nearest number that rounds to `out`: what the rounding of the output leaves unexplained.
 template <typename Element>
@@ -218,6 +310,100 @@ extern "C" __global__ void compare_f32(const float* out, const float* reference,
                                        float least, Comparison* comparison) {
     compare(out, reference, allowed, numel, least, comparison);
 }
+
+__device__ bool is_poison(f16 value) { return value.bits == 0xffffu; }
+__device__ bool is_poison(fp8 value) { return value.bits == 0xffu; }
+__device__ bool is_poison(double value) { return __double_as_longlong(value) == -1; }
+__device__ double to_number(f16 value) { return to_float(value); }
+__device__ double to_number(fp8 value) { return to_float(value); }
+__device__ double to_number(double value) { return value; }
+
+// The same for the other floats, whose rounding is explained by half the way to the neighbour alone.
+template <typename Element, typename Number>
+__device__ void compare_others(const Element* out, const Number* reference, const bf16* allowed, long long numel,
+                               float least, Comparison* comparison) {
+    for (long long i = first_index(); i < numel; i += index_stride()) {
+        const Element element = out[i];
+        const double value = to_number(element), expected = reference[i];
+        const bool both_nan = value != value && expected != expected;
+        const bool same_infinity = value == expected && expected - expected != 0;
+        const bool is_poisoned = is_poison(element);
+        if (!is_poisoned && (both_nan || same_infinity)) continue;
+        const double difference = value - expected;
+        const bool is_off = is_poisoned || difference - difference != 0;
+        bool is_beyond = false;
+        if (!is_off) {
+            atomicAdd(&comparison->squared_difference, difference * difference);
+            atomicAdd(&comparison->squared_reference, expected * expected);
+            const double half_gap = fabs(static_cast<double>(neighbour_of(element, expected > value)) - value) / 2;
+            const double ratio = fmax(0.0, fabs(difference) - half_gap) / fmaxf(to_float(allowed[i]), least);
+            if (ratio > 0) atomicMax(&comparison->worst, static_cast<unsigned long long>(__double_as_longlong(ratio)));
+            is_beyond = ratio > 1;
+        }
+        if (is_off) atomicAdd(&comparison->poisoned, 1ull);
+        if (is_beyond) atomicAdd(&comparison->beyond, 1ull);
+        if (is_off || is_beyond) atomicMax(&comparison->from_first, static_cast<unsigned long long>(numel - i));
+    }
+}
+
+// The same for integers, whose poison is a number like any other: what was never written differs from the reference.
+template <typename Element>
+__device__ void compare_integers(const Element* out, const Element* reference, const bf16* allowed, long long numel,
+                                 Comparison* comparison) {
+    for (long long i = first_index(); i < numel; i += index_stride()) {
+        const double expected = static_cast<double>(reference[i]);
+        if (expected != 0) atomicAdd(&comparison->squared_reference, expected * expected);
+        if (out[i] == reference[i]) continue;
+        const double difference = fabs(static_cast<double>(out[i]) - expected);
+        atomicAdd(&comparison->squared_difference, difference * difference);
+        // Differences that a double does not see are of one at least.
+        const double ratio = fmax(difference, 1.0) / fmaxf(to_float(allowed[i]), 0.5f);
+        atomicMax(&comparison->worst, static_cast<unsigned long long>(__double_as_longlong(ratio)));
+        if (ratio <= 1) continue;
+        atomicAdd(&comparison->beyond, 1ull);
+        atomicMax(&comparison->from_first, static_cast<unsigned long long>(numel - i));
+    }
+}
+
+#define COMPARE_FLOATS(NAME, ELEMENT, NUMBER)                                                                            \
+    extern "C" __global__ void compare_##NAME(const ELEMENT* out, const NUMBER* reference, const bf16* allowed,          \
+                                              long long numel, float least, Comparison* comparison) {                    \
+        compare_others(out, reference, allowed, numel, least, comparison);                                               \
+    }
+#define COMPARE_INTEGERS(NAME, ELEMENT)                                                                                  \
+    extern "C" __global__ void compare_##NAME(const ELEMENT* out, const ELEMENT* reference, const bf16* allowed,         \
+                                              long long numel, float, Comparison* comparison) {                          \
+        compare_integers(out, reference, allowed, numel, comparison);                                                    \
+    }
+COMPARE_FLOATS(f16, f16, float)
+COMPARE_FLOATS(fp8, fp8, float)
+COMPARE_FLOATS(f64, double, double)
+COMPARE_INTEGERS(i8, signed char)
+COMPARE_INTEGERS(u8, unsigned char)
+COMPARE_INTEGERS(i16, short)
+COMPARE_INTEGERS(i32, int)
+COMPARE_INTEGERS(i64, long long)
+
+// By how much each element may differ: a share of its reference, and so much in any case.
+template <typename Number>
+__device__ void allow(const Number* reference, bf16* allowed, long long numel, float relative, float absolute) {
+    for (long long i = first_index(); i < numel; i += index_stride()) {
+        allowed[i] = from_float<bf16>(relative * fabsf(static_cast<float>(reference[i])) + absolute);
+    }
+}
+
+#define ALLOW(NAME, NUMBER)                                                                                              \
+    extern "C" __global__ void allow_##NAME(const NUMBER* reference, bf16* allowed, long long numel, float relative,     \
+                                            float absolute) {                                                            \
+        allow(reference, allowed, numel, relative, absolute);                                                            \
+    }
+ALLOW(f32, float)
+ALLOW(f64, double)
+ALLOW(i8, signed char)
+ALLOW(u8, unsigned char)
+ALLOW(i16, short)
+ALLOW(i32, int)
+ALLOW(i64, long long)
 
 // Makes a change of src/device/mutants.rs to `rows` rows of `columns` bytes, `pitch` apart: zeros at `first` (0), what is at
 // `first` to `second` (1), or each to the other's place (2).

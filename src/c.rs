@@ -45,9 +45,10 @@ pub struct Knobs {
     pub split_k: u32,
     /// Columns of one step of a row reduction; zero for the whole row, too.
     pub reduction_loop: u32,
-    /// 1 flat, 2 `persistent_blocked`, 3 `persistent_interleaved`.
+    /// 1 flat, 2 `persistent_blocked`, 3 `persistent_interleaved`, 4 `cluster_launch_control`.
     pub pid_type: u32,
-    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`, 6 `simt_wide`.
+    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`, 6 `tcgen05_tmem`,
+    /// 7 `simt_wide`.
     pub mma: u32,
 }
 

@@ -103,8 +103,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self.cause.as_ref()? {
-            Cause::Within(cause) => Some(cause),
-            Cause::Told(source) => Some(source),
+            Cause::Within(cause) => Some(cause.as_ref()),
+            Cause::Told(source) => Some(source.as_ref()),
         }
     }
 }
@@ -146,7 +146,10 @@ mod tests {
         let lost = io::Error::new(io::ErrorKind::NotFound, "no such file");
         let error = Error::from(lost).context("reading a plan").context("family matmul");
         assert_eq!(error.to_string(), "family matmul: reading a plan: no such file");
-        let root = error.source().and_then(|error| error.source()?.source());
+        let mut root = error.source();
+        while let Some(deeper) = root.and_then(|root| root.source()) {
+            root = Some(deeper);
+        }
         let root = root.and_then(|root| root.downcast_ref::<io::Error>());
         assert_eq!(root.map(io::Error::kind), Some(io::ErrorKind::NotFound));
     }

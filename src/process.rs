@@ -11,10 +11,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -252,19 +253,29 @@ impl From<ExitStatus> for Silence {
     }
 }
 
+/// The tool, where this is another program.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where the tool is, to a program that uses the crate and is not it: measuring and compiling processes are the tool's. What
+/// was said first holds.
+pub fn use_program(tool: &Path) {
+    let _ = PROGRAM.set(tool.to_path_buf());
+}
+
 /// How long a process that closed its pipe is given to end.
 const ENDING: Duration = Duration::from_secs(2);
 
 impl LineProcess {
     /// Starts `sweep SUBCOMMAND` with the given additions to its environment, in a process group of its own, so that an
-    /// interrupt at the terminal reaches the parent alone. `$SWEEP_PROGRAM` names the program where the crate is used from
-    /// another one. The process holds `held` open as long as it lives: a lock, say.
+    /// interrupt at the terminal reaches the parent alone. Where the crate is used from another program, `$SWEEP_PROGRAM` or
+    /// [`use_program`] names the tool. The process holds `held` open as long as it lives: a lock, say.
     ///
     /// # Errors
     /// Where the process cannot be started.
     pub fn start(subcommand: &str, environment: &[(&str, &std::ffi::OsStr)], held: Option<Arc<File>>) -> Result<Self> {
         let what = || format!("process '{subcommand}'");
-        let program = std::env::var_os("SWEEP_PROGRAM").map(std::path::PathBuf::from);
+        let program = std::env::var_os("SWEEP_PROGRAM").map(PathBuf::from);
+        let program = program.or_else(|| PROGRAM.get().cloned());
         let program = program.map_or_else(std::env::current_exe, Ok).context(what)?;
         let mut command = Command::new(program);
         command.arg(subcommand).envs(environment.iter().copied()).process_group(0);

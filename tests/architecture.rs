@@ -1,6 +1,6 @@
 //! The rules of the source tree, asserted.
 
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -293,4 +293,24 @@ fn no_file_has_more_than_500_lines_of_code() {
 fn main_reads_as_the_program() {
     let lines = fs::read_to_string(root().join("src/main.rs")).unwrap().lines().count();
     assert!(lines <= 60, "src/main.rs has {lines} lines");
+}
+
+/// The words of the glossary, each with the files that it names.
+#[test]
+fn the_glossary_names_files_that_speak_of_its_words() {
+    let design = fs::read_to_string(root().join("DESIGN.md")).unwrap();
+    let (_, glossary) = design.split_once("## Glossary").unwrap();
+    let rows = glossary.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")).skip(1);
+    let mut words = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let [word, sentence, files] = cells[..] else { panic!("{row}") };
+        assert!(sentence.len() > 20 && words.insert(word), "{row}");
+        for file in files.split(", ") {
+            let text = fs::read_to_string(root().join(file.trim_matches('`'))).unwrap_or_default().to_lowercase();
+            assert!(text.contains(&word.replace(' ', "_")) || text.contains(word), "{file} says nothing of '{word}'");
+        }
+    }
+    let wanted = "arm anchor bench candidate cross final group incumbent journal lab night problem program refine screen site variant";
+    assert!(wanted.split(' ').chain(["null arm", "tie class"]).all(|word| words.contains(word)), "{words:?}");
 }

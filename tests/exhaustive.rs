@@ -8,7 +8,6 @@ mod common;
 
 use common::{TINY, folder_with_plan, sweep, trials};
 use include_dir::{Dir, include_dir};
-use kernel_sweep::device::cuda;
 use kernel_sweep::journal::Trial;
 use kernel_sweep::measure::median;
 use kernel_sweep::model::Family;
@@ -69,10 +68,7 @@ fn paired(one: &Value, other: &Value) -> f64 {
 
 /// Runs both searches and prints a line a problem; true where all ends of the guided one are near the best.
 fn compare(family: Family) {
-    let Some(found) = cuda::discover().into_iter().next() else {
-        eprintln!("no GPU here: nothing to test");
-        return;
-    };
+    let Some(found) = common::gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("plan.toml"), toml::to_string(&plan_of(family)).unwrap()).unwrap();
     let arguments = ["--family", family.name(), "--plan", "plan.toml"];

@@ -1,23 +1,26 @@
 //! What only a GPU can show: the reference kernels against f64 on the host, random configs of every plan against the
 //! reference kernels on random awkward shapes and inputs, mutants against the check, configs against themselves, and what a
-//! sample reads. Each test passes with a message where there is no GPU.
+//! sample reads. Each test passes with a message where there is no GPU, and fails where there is one that cannot be used.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
+mod common;
+
 use kernel_sweep::compile::{Compiler, Outcome};
-use kernel_sweep::device::cuda::{self, Flush, Gpu};
+use kernel_sweep::device::cuda::{Flush, Gpu};
 use kernel_sweep::device::mutants::mutants;
 use kernel_sweep::device::{Address, Device, Found, Program, cpu};
 use kernel_sweep::error::{Error, Result};
-use kernel_sweep::families::{self, Arg, FamilySpec, HostTensor, KernelSpec, Launch};
+use kernel_sweep::families::{self, Arg, Code, FamilySpec, HostTensor, KernelSpec, Launch};
 use kernel_sweep::measure::{RacePlan, Sample as Timed, Sampling, Timer, WarmUp, median, warm_up};
 use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::{self, Candidate, Plan, Space};
+use kernel_sweep::process;
 use kernel_sweep::site::{self, Progress};
 use kernel_sweep::worker::{Arm, Deadlines, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Shapes of each family that are checked.
@@ -40,25 +43,23 @@ struct Machine {
 
 /// The first GPU; nothing where there is none.
 fn machine() -> Option<Machine> {
-    let Some(found) = cuda::discover().into_iter().next() else {
-        eprintln!("no GPU here: nothing to test");
-        return None;
-    };
-    if std::env::var_os("SWEEP_PROGRAM").is_none() {
-        eprintln!("set SWEEP_PROGRAM to the sweep binary");
-        return None;
-    }
+    let found = common::gpu()?;
+    process::use_program(Path::new(env!("CARGO_BIN_EXE_sweep")));
     let compiler = site::compiler(COMPILE_DEADLINE, &found.profile, &Progress::new(true, false)).unwrap();
-    let support = cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
+    let support = cubin(&compiler, &KernelSpec::shipped("support.cu", "empty", []));
     Some(Machine { found, compiler, support })
 }
 
 /// The same, opened in this process.
 fn bench() -> Option<Bench> {
     let machine = machine()?;
-    let Address::Cuda(ordinal) = machine.found.address else { return None };
+    let Address::Cuda(ordinal) = machine.found.address else { panic!("{} is no GPU", machine.found.name) };
     let gpu = Gpu::open(ordinal, &machine.support).unwrap();
     Some(Bench { machine, gpu, prepared: None })
+}
+
+fn task(problem: &Problem) -> families::Task {
+    families::spec(problem.family).task(problem)
 }
 
 fn cubin(compiler: &Compiler, kernel: &KernelSpec) -> PathBuf {
@@ -70,8 +71,8 @@ fn cubin(compiler: &Compiler, kernel: &KernelSpec) -> PathBuf {
 
 impl Machine {
     fn reference(&self, problem: &Problem) -> Program {
-        let (kernel, launch) = families::spec(problem.family).reference(problem);
-        Program { cubin: cubin(&self.compiler, &kernel), entry: kernel.entry.into(), launch }
+        let (kernel, launch) = families::spec(problem.family).reference(problem).unwrap();
+        Program { cubin: cubin(&self.compiler, &kernel), entry: kernel.entry, launch }
     }
 }
 
@@ -80,7 +81,7 @@ impl Bench {
     fn prepare(&mut self, problem: &Problem, seed: u64) {
         if self.prepared.replace(*problem) != Some(*problem) {
             let reference = self.machine.reference(problem);
-            self.gpu.prepare(problem, seed, Some(&reference)).unwrap();
+            self.gpu.prepare(&task(problem), seed, Some(&reference)).unwrap();
         }
     }
 }
@@ -124,11 +125,11 @@ impl Random {
                 dimensions[4].1 = dimensions[4].1.min(256);
             }
             Family::RowSoftmax => {
-                dtype = *self.pick(&Dtype::ALL);
+                dtype = *self.pick(&[Dtype::Bf16, Dtype::F32]);
                 dimensions[1].1 = self.extent(&LENGTHS);
             }
-            Family::Elementwise => {
-                dtype = *self.pick(&Dtype::ALL);
+            _ => {
+                dtype = *self.pick(&[Dtype::Bf16, Dtype::F32]);
                 let any = 1 + self.below(200_000) as i64;
                 dimensions[0].1 = self.extent(&[any]);
                 if self.below(2) == 0 {
@@ -147,7 +148,7 @@ fn shapes(family: Family, count: usize) -> Vec<Problem> {
 
 /// The same of those that are like this.
 fn shapes_like(family: Family, count: usize, like: fn(&Problem) -> bool) -> Vec<Problem> {
-    let mut random = Random(family as u64);
+    let mut random = Random(family.place() as u64);
     let least = |name: &'static str| (name, if name == "k" { 2 } else { 1 });
     let smallest: Vec<_> = family.dimensions().iter().copied().map(least).collect();
     let smallest = Problem::new(family, &smallest, Dtype::Bf16).unwrap();
@@ -204,7 +205,7 @@ fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
     }
     let kernels_per_alignment = sample.kernels.div_ceil(by_alignment.len()).max(2);
 
-    let mut random = Random(1000 + family as u64);
+    let mut random = Random(1000 + family.place() as u64);
     let mut cases = Vec::new();
     for problems in by_alignment.values() {
         let fits = |variant: &&Vec<Config>| spec.kernel(&variant[0], &problems[0], profile).is_ok();
@@ -233,12 +234,12 @@ fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
 fn compiled(compiler: &Compiler, cases: Vec<Case>) -> Vec<(Case, Program)> {
     for case in &cases {
         compiler.request(&case.kernel).unwrap();
-        compiler.request(&families::spec(case.problem.family).reference(&case.problem).0).unwrap();
+        compiler.request(&families::spec(case.problem.family).reference(&case.problem).unwrap().0).unwrap();
     }
     let compiled = cases.into_iter().filter_map(|case| match compiler.wait(&case.kernel).unwrap() {
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => None,
         Outcome::Compiled { cubin, .. } => {
-            let program = Program { cubin, entry: case.kernel.entry.into(), launch: case.launch.clone() };
+            let program = Program { cubin, entry: case.kernel.entry.clone(), launch: case.launch.clone() };
             Some((case, program))
         }
         Outcome::Failed { error, .. } => panic!("{}: {error}", case.config),
@@ -274,7 +275,7 @@ const REPEATS: usize = 20;
 fn fill_the_cache_for_an_h200() {
     let h200 = GpuProfile::by_name("h200").unwrap();
     let compiler = site::compiler(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
-    cubin(&compiler, &KernelSpec { source: "support.cu", entry: "empty", macros: Vec::new() });
+    cubin(&compiler, &KernelSpec::shipped("support.cu", "empty", []));
     let samples = Family::ALL
         .into_iter()
         .flat_map(|family| [cases(family, &h200, &ALL), sanitizer_cases(family, &h200), planned_cases(family, &h200)])
@@ -283,7 +284,7 @@ fn fill_the_cache_for_an_h200() {
     println!("{} cases", compiled(&compiler, samples.flatten().collect()).len());
     for family in Family::ALL {
         for problem in shapes(family, SHAPES) {
-            cubin(&compiler, &families::spec(family).reference(&problem).0);
+            cubin(&compiler, &families::spec(family).reference(&problem).unwrap().0);
         }
     }
 }
@@ -292,7 +293,7 @@ fn fill_the_cache_for_an_h200() {
 fn planned_cases(family: Family, profile: &GpuProfile) -> Vec<Case> {
     let plan = Plan::load(family, None).unwrap();
     let problems = plan.problems(profile).unwrap();
-    let mut random = Random(2000 + family as u64);
+    let mut random = Random(2000 + family.place() as u64);
     let every = problems.len().div_ceil(REPEATED_PROBLEMS);
     let cases = problems.iter().step_by(every).flat_map(|planned| {
         let mut candidates = plan.candidates(&planned.problem, profile);
@@ -310,8 +311,8 @@ fn planned_cases(family: Family, profile: &GpuProfile) -> Vec<Case> {
 /// read looks like a race. So all lanes arrive here, which changes nothing else.
 fn sanitizer_cases(family: Family, profile: &GpuProfile) -> Vec<Case> {
     let mut cases: Vec<Case> = FEW.iter().flat_map(|sample| cases(family, profile, sample)).collect();
-    for case in cases.iter_mut().filter(|case| case.kernel.source == "gemm_wgmma.cu") {
-        case.kernel.macros.push(("EVERY_LANE_ARRIVES", "1".into()));
+    for case in cases.iter_mut().filter(|case| case.kernel.code == Code::Shipped("gemm_wgmma.cu".into())) {
+        case.kernel.macros.push(("EVERY_LANE_ARRIVES".into(), "1".into()));
     }
     cases
 }
@@ -375,7 +376,7 @@ fn every_family_is_right_on_random_shapes() {
             if prepared != Some(case.problem) {
                 prepared = Some(case.problem);
                 let reference = machine.reference(&case.problem);
-                if let Err(failure) = worker.prepare(&case.problem, seed, Some(reference)) {
+                if let Err(failure) = worker.prepare(task(&case.problem), seed, Some(reference)) {
                     tally.note(&case, &program, Err(format!("preparing: {failure}")));
                     prepared = None;
                     continue;
@@ -637,7 +638,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     let launch = Launch {
         grid: [1, 1, 1],
         cluster: 1,
-        threads: 32,
+        threads: [32, 1, 1],
         dynamic_smem: Bytes(0),
         args: Vec::new(),
         workspace: Bytes(0),
@@ -677,7 +678,7 @@ fn reading(bench: &Bench, bytes: u64) -> Program {
     let launch = Launch {
         grid: [1024, 1, 1],
         cluster: 1,
-        threads: 256,
+        threads: [256, 1, 1],
         dynamic_smem: Bytes(0),
         args: vec![Arg::Input(0), Arg::I64((bytes / 16) as i64), Arg::Workspace],
         workspace: Bytes(16),
@@ -755,7 +756,7 @@ fn a_race_comes_to_the_same_in_every_process() {
     for process in 0..PROCESSES {
         let mut worker = Worker::new(machine.found.address, Some(machine.support.clone()), Deadlines::default());
         for ((case, program), times) in cases.iter().zip(&mut times) {
-            worker.prepare(&case.problem, 1, Some(machine.reference(&case.problem))).unwrap();
+            worker.prepare(task(&case.problem), 1, Some(machine.reference(&case.problem))).unwrap();
             let arm = Arm { config: case.config.clone(), program: Some(program.clone()), anchor: false };
             let results = worker.race(vec![arm], RacePlan::FINAL, process as u64).unwrap();
             let Verdict::Timed { measurement, rounds_us, .. } = &results.verdicts[0] else { panic!("{results:?}") };

@@ -14,6 +14,7 @@ use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Probl
 use kernel_sweep::plan;
 use proptest::prelude::*;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -257,6 +258,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 pid_type,
                 reduction_loops,
                 split_k,
+                own: BTreeMap::new(),
             }
         },
     )

@@ -1,40 +1,40 @@
-//! Kernels of every plan, compiled for Hopper and the Blackwell GPUs: a sample, for all of them take hours, and what is recorded of
-//! all. Needs no GPU; NVRTC is found or fetched.
+//! Kernels of every plan, compiled for Hopper and Blackwell: of each space a sample, which `$SWEEP_KERNELS` makes larger and
+//! `$SWEEP_KERNELS_SEED` another, for all of them take hours (`sweep compile --gpu b200 --family all`). Needs no GPU; NVRTC is
+//! found or fetched.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-use assert_cmd::Command;
+mod common;
+
+use common::sweep;
 use kernel_sweep::compile::Recorded;
 use kernel_sweep::model::{Family, GpuProfile};
 use serde_json::Value;
 use std::path::Path;
 
-/// Compiles so many kernels of each family.
-fn compile_sample(gpu: &str, arch: &str, kernels: u64) {
+/// Kernels of each family: some half a second each on one core.
+const KERNELS: u64 = 8;
+
+fn setting(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap())
+}
+
+fn compile_sample(gpu: &str, arch: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::cargo_bin("sweep").unwrap();
-    command.current_dir(folder.path()).args([
-        "compile",
-        "--gpu",
-        gpu,
-        "--family",
-        "all",
-        "--kernels",
-        &kernels.to_string(),
-        "--seed",
-        "11",
-        "--json",
-    ]);
+    let (kernels, seed) = (setting("SWEEP_KERNELS", KERNELS), setting("SWEEP_KERNELS_SEED", 0));
+    println!("{kernels} kernels of each family by seed {seed}");
+    let mut command = sweep(folder.path());
+    command.args(["compile", "--gpu", gpu, "--family", "all", "--json"]);
+    command.args(["--kernels", &kernels.to_string(), "--seed", &seed.to_string()]);
     command.args(["--compile-deadline", "10m"]); // on a busy machine the usual one is too short
     let output = command.assert().success();
     let report: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!((&report["gpu"], &report["arch"]), (&gpu.into(), &arch.into()));
     for family in Family::ALL {
         let counts = &report["families"][family.name()];
-        let count = |name: &str| counts["kernels"][name].as_u64().unwrap();
-        assert!((1..=kernels).contains(&count("compiled")), "{family}: {counts}");
-        assert!(count("compiled") == kernels || count("compiled") == count("space"), "{family}: {counts}");
-        assert!(counts["compiled"].as_u64().unwrap() >= count("compiled").min(100), "{family}: {counts}");
+        let sampled = counts["kernels"].as_u64().unwrap();
+        assert!((kernels.min(KERNELS)..=kernels).contains(&sampled), "{family}: {counts}");
+        assert!(counts["compiled"].as_u64().unwrap() > 0, "{family}: {counts}");
         assert_eq!((counts["failed"].as_u64(), counts["spilling"].as_u64()), (Some(0), Some(0)), "{family}: {counts}");
         assert_eq!(
             counts["configs"].as_u64().unwrap(),
@@ -46,18 +46,18 @@ fn compile_sample(gpu: &str, arch: &str, kernels: u64) {
 
 #[test]
 fn kernels_compile_for_hopper_without_spilling() {
-    compile_sample("h200", "sm_90a", 120);
+    compile_sample("h200", "sm_90a");
 }
 
 #[test]
 fn kernels_compile_for_blackwell_without_spilling() {
-    compile_sample("b200", "sm_100a", 120);
+    compile_sample("b200", "sm_100a");
 }
 
 #[test]
 fn kernels_compile_for_other_blackwell_gpus() {
-    compile_sample("b300", "sm_103a", 8);
-    compile_sample("rtx5090", "sm_120a", 8);
+    compile_sample("b300", "sm_103a");
+    compile_sample("rtx5090", "sm_120a");
 }
 
 /// The records that `sweep compile --record` made and that are committed: of whole spaces, and of those of the GPU that they name.
@@ -72,7 +72,6 @@ fn what_is_recorded_as_compiled_is_every_kernel_of_the_space() {
         let record = Recorded::read(&path).unwrap();
         let profile = GpuProfile::by_name(&record.gpu).unwrap();
         assert_eq!((path.parent().unwrap().file_name().unwrap(), &record.arch), (profile.name.as_ref(), &profile.arch));
-        assert_eq!(record.families.len(), Family::ALL.len());
         for (family, coverage) in &record.families {
             assert!(coverage.is_whole() && coverage.failed == 0 && coverage.spilling == 0, "{family}: {coverage}");
         }

@@ -267,8 +267,8 @@ fn nights_are_a_trend_from_the_second_on_and_one_that_got_slower_stands_out() {
     let night = |when: &str, factor: f64, verdict: &str| {
         let mut of_night = document(10.0 * factor, "1");
         for rule in of_night["rules"].as_array_mut().unwrap() {
+            let us = if rule["shape_bucket"]["m_bin"] == "<=4" { 10.0 } else { 20.0 };
             for problem in rule["source"]["problems"].as_array_mut().unwrap() {
-                let us = if rule["shape_bucket"]["m_bin"] == "<=4" { 10.0 } else { 20.0 };
                 problem["served_us"] = json!(us * factor);
             }
         }

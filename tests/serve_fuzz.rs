@@ -288,7 +288,7 @@ fn fitting_args() -> impl Strategy<Value = (&'static str, Vec<Arg>)> {
                     (vec![one, two, four, five], BF16),
                 ],
                 Family::RowSoftmax => vec![(vec![one, two, three], BF16), (vec![one, two, three], BF16)],
-                Family::Elementwise => vec![(vec![one, two], "torch.float32"), (vec![one, two], "torch.float32")],
+                _ => vec![(vec![one, two], "torch.float32"), (vec![one, two], "torch.float32")],
             };
             (family.name(), args)
         },

@@ -65,7 +65,7 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
     let mut tensors = Vec::new();
     let mut questions = String::new();
     for (seed, (name, element, fill)) in (77..).zip(floats.chain(integers)) {
-        let tensor = TensorSpec { name: "X", element, shape: vec![35, 300], fill };
+        let tensor = TensorSpec::new("X", element, &[35, 300], fill);
         let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
         let numel = tensor.numel();
         writeln!(questions, "fill {name} {numel} {seed} {fill} {first} {second} 300 {q_seq} {kv_seq}").unwrap();
@@ -75,6 +75,82 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
     assert_eq!(answers.len(), tensors.len());
     for (found, (tensor, seed)) in answers.iter().zip(&tensors) {
         assert!(*found == bits(&fill(tensor, *seed)), "{tensor:?}");
+    }
+}
+
+/// The E4M3 number of some bits.
+fn e4m3(bits: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let magnitude = if exponent == 0 { mantissa * 2f32.powi(-9) } else { (8.0 + mantissa) * 2f32.powi(exponent - 10) };
+    if bits < 128 { magnitude } else { -magnitude }
+}
+
+#[test]
+fn tensors_of_other_types_hold_what_f32_rounds_to_and_whole_numbers_of_their_range() {
+    let float = |fill| TensorSpec::new("X", Element::F32, &[3, 500], fill);
+    let fills =
+        [Fill::Uniform { magnitude: 3.0 }, Fill::Wide { least: -20, most: 14 }, Fill::Whole { least: -90, most: 90 }];
+    let mut questions = String::new();
+    for (fill, name) in
+        fills.iter().flat_map(|fill| ["f16", "f64", "fp8", "i32", "i64", "u8"].map(|name| (*fill, name)))
+    {
+        let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
+        let q_seq = q_seq.cast_signed(); // the least whole number may be less than 0
+        writeln!(questions, "fill {name} 1500 5 {fill} {first} {second} 500 {q_seq} {kv_seq}").unwrap();
+    }
+    let Some(answers) = answers(&questions) else { return };
+    for (fill_with, found) in fills.into_iter().zip(answers.chunks(6)) {
+        let HostTensor::F32(values) = fill(&float(fill_with), 5) else { panic!("f32") };
+        for (place, value) in values.into_iter().enumerate() {
+            let at = |kind: usize| found[kind][place];
+            assert_eq!(at(0), u64::from(half::f16::from_f32(value).to_bits()), "f16 of {value}");
+            assert_eq!(f64::from_bits(at(1)), f64::from(value));
+            let distance = |bits: u8| (e4m3(bits) - value).abs();
+            let bits = at(2) as u8;
+            let nearest = (0..=255).filter(|bits| bits & 127 != 127).map(distance).fold(f32::INFINITY, f32::min);
+            assert!(bits & 127 != 127 && distance(bits) <= nearest, "{bits:#x} is not the nearest of {value}");
+            if fill_with == (Fill::Whole { least: -90, most: 90 }) {
+                assert_eq!((at(3) as i32, at(4) as i64, at(5) as i8), (value as i32, value as i64, value as i8));
+                assert!((-90.0..=90.0).contains(&value) && value.fract() == 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn elements_of_other_types_are_judged_by_their_own_rounding() {
+    let f16 = |value: f32| u64::from(half::f16::from_f32(value).to_bits());
+    let f32 = |value: f32| u64::from(value.to_bits());
+    let nothing = bf16::from_f32(0.0).to_bits();
+    let some = bf16::from_f32(2.0).to_bits();
+    let big = (1u64 << 60) + 1;
+    let cases = [
+        ("f16", f16(1.0), f32(1.0), nothing, [0, 0]),
+        ("f16", f16(1.0), f32(1.0004), nothing, [0, 0]), // what 1.0004 rounds to
+        ("f16", f16(1.0), f32(1.002), nothing, [0, 1]),
+        ("f16", f16(1.0), f32(2.5), some, [0, 0]),
+        ("f16", 0xffff, f32(f32::NAN), some, [1, 0]),
+        ("f16", f16(f32::NAN), f32(f32::NAN), nothing, [0, 0]),
+        ("f16", f16(f32::INFINITY), f32(1.0), some, [1, 0]),
+        ("fp8", 0x38, f32(1.0), nothing, [0, 0]),
+        ("fp8", 0x38, f32(1.06), nothing, [0, 0]),
+        ("fp8", 0x38, f32(1.2), nothing, [0, 1]),
+        ("fp8", 0xff, f32(1.0), some, [1, 0]),
+        ("f64", 1f64.to_bits(), 1f64.to_bits(), nothing, [0, 0]),
+        ("f64", 1f64.to_bits(), (1.0 + 1e-12f64).to_bits(), nothing, [0, 1]),
+        ("f64", u64::MAX, 1f64.to_bits(), some, [1, 0]),
+        ("i64", big, big, nothing, [0, 0]),
+        ("i64", big, big - 1, nothing, [0, 1]), // a double sees no difference
+        ("i64", 7, 9, some, [0, 0]),
+        ("i64", u64::MAX, u64::MAX, nothing, [0, 0]), // -1 is a number like any other
+    ];
+    let questions: String = cases
+        .iter()
+        .map(|(name, out, reference, allowed, _)| format!("compare_other {name} {out} {reference} {allowed}\n"))
+        .collect();
+    let Some(answers) = answers(&questions) else { return };
+    for (found, (name, out, reference, allowed, wanted)) in answers.iter().zip(cases) {
+        assert_eq!(*found, wanted, "{name} {out:#x} beside {reference:#x}, {allowed:#x} allowed");
     }
 }
 

@@ -1,71 +1,801 @@
-//! The tcgen05 kernel on a model of the hardware, `tests/tcgen05_model/`: its arithmetic of addresses against the layouts
-//! that the tensor cores and the copy engine define, and its barriers, which must neither hang nor let a buffer be reused.
-//! Where there is no such GPU this is the only run it gets.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+//! The tcgen05 kernels on a model of the hardware, `tests/tcgen05_model/`: their arithmetic of addresses against the layouts
+//! that the tensor cores and the copy engine define, and their order of things, in which no access may depend on luck. Where
+//! there is no such GPU this is the only run they get.
+#![cfg(all(unix, feature = "harness"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "tcgen05_model/source.rs"]
+mod source;
+
+use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::plan::Plan;
+use rayon::prelude::*;
+use std::fmt;
+use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-/// Headers that are plain C++; the model takes the place of the others.
-const HEADERS: [&str; 5] = ["decode.cuh", "gemm_macros.cuh", "layout.cuh", "scheduler.cuh", "tcgen05_operands.cuh"];
-const MODELLED: [&str; 3] = ["ptx.cuh", "streaming.cuh", "tcgen05.cuh"];
+const FLAGS: [&str; 5] = ["-std=c++17", "-O1", "-ftree-vectorize", "-w", "-U_FORTIFY_SOURCE"];
 
-/// Compiles the kernel with the model and runs it on [m, n, k] products with a split along k, programs and their order.
-fn check(weights: &str, block: [u32; 3], stages: u32, decode_warps: u32, runs: &[[u32; 6]]) {
-    if Command::new("c++").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no C++ compiler `c++` here");
-        return;
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn compile(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The machine, compiled once for all tests; nothing where there is no compiler.
+fn machine() -> Option<&'static Path> {
+    static MACHINE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let object = MACHINE.get_or_init(|| {
+        if Command::new("c++").arg("--version").output().is_err() {
+            eprintln!("skipped: there is no C++ compiler `c++` here");
+            return None;
+        }
+        let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tcgen05_machine_{}.o", std::process::id()));
+        compile(
+            Command::new("c++")
+                .args(FLAGS)
+                .arg("-c")
+                .arg(root().join("tests/tcgen05_model/machine.cpp"))
+                .arg("-o")
+                .arg(&object),
+        );
+        Some(object)
+    });
+    object.as_deref()
+}
+
+/// What is changed in a kernel or a header: this text in that file, wherever it stands, to another.
+#[derive(Clone, Copy)]
+struct Change(&'static str, &'static str, &'static str);
+
+/// A kernel compiled with the model.
+struct Model {
+    _folder: tempfile::TempDir,
+    program: PathBuf,
+}
+
+impl Model {
+    /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
+    fn new<N: fmt::Display>(
+        main: &str,
+        macros: &[(N, String)],
+        changed: impl Fn(&str, String) -> String,
+    ) -> Option<Self> {
+        let machine = machine()?;
+        let folder = tempfile::tempdir().unwrap();
+        for from in ["kernels", "kernels/include"] {
+            for entry in fs::read_dir(root().join(from)).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                if path.extension().is_some_and(|it| it == "cu" || it == "cuh") {
+                    let text = changed(name, fs::read_to_string(&path).unwrap());
+                    fs::write(folder.path().join(name), source::for_the_host(&text)).unwrap();
+                }
+            }
+        }
+        let program = folder.path().join("main");
+        let model = root().join("tests/tcgen05_model");
+        compile(
+            Command::new("c++")
+                .args(FLAGS)
+                .arg("-I")
+                .arg(&model)
+                .arg("-I")
+                .arg(folder.path())
+                .args(macros.iter().map(|(name, value)| format!("-D{name}={value}")))
+                .arg(model.join(main))
+                .arg(machine)
+                .arg("-o")
+                .arg(&program),
+        );
+        Some(Self { _folder: folder, program })
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = tempfile::tempdir().unwrap();
-    let copy = |from: &str, name: &str| fs::copy(root.join(from).join(name), folder.path().join(name)).unwrap();
-    copy("kernels", "gemm_tcgen05.cu");
-    for name in HEADERS {
-        copy("kernels/include", name);
+
+    /// Runs it; what it is refused for, if it is. The last argument is the seed of the order of things.
+    fn run(&self, arguments: &[u32]) -> Result<(), String> {
+        let output = Command::new(&self.program).args(arguments.iter().map(u32::to_string)).output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
-    for name in ["model.h", "main.cpp"] {
-        copy("tests/tcgen05_model", name);
+}
+
+/// How many orders of things each run is had in.
+const SEEDS: u32 = 3;
+
+/// The arguments and a seed.
+fn seeded(arguments: &[u32], seed: u32) -> Vec<u32> {
+    arguments.iter().copied().chain([seed]).collect()
+}
+
+/// A kernel's `main` with its macros, and what it is to run.
+struct Case {
+    main: &'static str,
+    macros: Vec<(&'static str, String)>,
+    runs: Vec<Vec<u32>>,
+}
+
+impl Case {
+    /// It must come out right in every order.
+    fn passes(&self) {
+        let Some(model) = Model::new(self.main, &self.macros, |_, text| text) else { return };
+        for arguments in &self.runs {
+            for seed in 0..SEEDS {
+                if let Err(refusal) = model.run(&seeded(arguments, seed)) {
+                    panic!("{:?} {arguments:?}, seed {seed}: {refusal}", self.macros);
+                }
+            }
+        }
     }
-    for name in MODELLED {
-        fs::write(folder.path().join(name), "#include \"model.h\"\n#include \"tcgen05_operands.cuh\"\n").unwrap();
+
+    /// Changed so, it must be refused in every order, in one of these words.
+    fn refuses(&self, changes: &[Change], words: &[&str]) {
+        let change = |name: &str, text: String| {
+            changes.iter().filter(|change| change.0 == name).fold(text, |text, Change(_, old, new)| {
+                assert!(text.contains(old), "{name} has no such text to change: {old}");
+                text.replace(old, new)
+            })
+        };
+        let Some(model) = Model::new(self.main, &self.macros, change) else { return };
+        let what: Vec<&str> = changes.iter().map(|change| change.1).collect();
+        for seed in 0..SEEDS {
+            let Err(refusal) = model.run(&seeded(&self.runs[0], seed)) else {
+                panic!("{:?}, seed {seed}: not refused without {what:?}", self.macros)
+            };
+            let is_known = refusal.starts_with("refused: ") && words.iter().any(|word| refusal.contains(word));
+            assert!(is_known, "{:?}, seed {seed}: refused without {what:?}, but for: {refusal}", self.macros);
+        }
     }
+}
+
+// ---- The GEMM ----
+
+/// Where decoded weights go, so many steps of them at once.
+#[derive(Clone, Copy)]
+enum Decoded {
+    Nowhere,
+    Shared { warps: u32, buffers: u32 },
+    Tensor { warps: u32, buffers: u32 },
+}
+
+/// Orders of the programs.
+const STRIDES: u32 = 0;
+const RUNS: u32 = 1;
+const DEALT_OUT: u32 = 2;
+
+const BF16: Decoded = Decoded::Nowhere;
+
+/// A config of the GEMM on [m, n, k] products with a split along k, programs and their order.
+fn gemm(weights: &str, block: [u32; 3], stages: u32, sum_tiles: u32, decoded: Decoded, runs: &[[u32; 6]]) -> Case {
     let [m, n, k] = block;
-    let macros =
-        [("BLOCK_M", m), ("BLOCK_N", n), ("BLOCK_K", k), ("NUM_STAGES", stages), ("DECODE_WARPS", decode_warps)];
-    let program = folder.path().join("main");
-    let run = |command: &mut Command| {
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let (decode_warps, buffers, tensor_weights) = match decoded {
+        Decoded::Nowhere => (0, 0, 0),
+        Decoded::Shared { warps, buffers } => (warps, buffers, 0),
+        Decoded::Tensor { warps, buffers } => (warps, buffers, 1),
     };
-    run(Command::new("c++")
-        .args(["-std=c++17", "-O1", "-pthread", "-w"])
-        .args(macros.map(|(name, value)| format!("-D{name}={value}")))
-        .arg(format!("-DWEIGHTS={weights}"))
-        .arg(folder.path().join("main.cpp"))
-        .arg("-o")
-        .arg(&program));
-    for arguments in runs {
-        run(Command::new(&program).args(arguments.map(|argument| argument.to_string())));
+    let numbers = [
+        ("BLOCK_M", m),
+        ("BLOCK_N", n),
+        ("BLOCK_K", k),
+        ("NUM_STAGES", stages),
+        ("DECODE_WARPS", decode_warps),
+        ("BUFFERS", buffers),
+        ("SUM_TILES", sum_tiles),
+        ("TENSOR_WEIGHTS", tensor_weights),
+    ];
+    let weights = [("WEIGHTS", weights.to_string())];
+    let numbers = numbers.into_iter().map(|(name, value)| (name, value.to_string()));
+    Case {
+        main: "gemm.cpp",
+        macros: weights.into_iter().chain(numbers).collect(),
+        runs: runs.iter().map(|run| run.to_vec()).collect(),
     }
 }
 
 #[test]
 fn tiles_of_128_rows() {
-    check("Bf16", [128, 256, 64], 3, 0, &[[130, 520, 200, 1, 2, 0]]);
-    check("Fp4", [128, 128, 64], 4, 2, &[[130, 272, 264, 2, 3, 1]]);
-    check("Int16", [128, 64, 64], 4, 2, &[[130, 136, 136, 1, 1, 0]]);
+    gemm("Bf16", [128, 256, 64], 3, 2, BF16, &[[130, 520, 200, 1, 2, STRIDES]]).passes();
+    let shared = Decoded::Shared { warps: 2, buffers: 2 };
+    gemm("Fp4", [128, 128, 64], 4, 2, shared, &[[130, 272, 264, 2, 3, RUNS]]).passes();
+    let shared = Decoded::Shared { warps: 2, buffers: 3 };
+    gemm("Int16", [128, 64, 64], 4, 1, shared, &[[130, 136, 136, 1, 1, STRIDES]]).passes();
 }
 
 #[test]
 fn tiles_of_few_rows() {
-    check("Bf16", [64, 128, 64], 6, 0, &[[70, 136, 520, 4, 5, 0], [1, 128, 64, 1, 1, 0]]);
-    check("Int4", [16, 128, 128], 4, 10, &[[9, 272, 520, 2, 3, 1]]);
+    let runs = [[70, 136, 520, 4, 5, STRIDES], [1, 128, 64, 1, 1, STRIDES]];
+    gemm("Bf16", [64, 128, 64], 6, 2, BF16, &runs).passes();
+    gemm("Bf16", [48, 128, 128], 3, 2, BF16, &[[100, 136, 264, 1, 2, DEALT_OUT]]).passes();
+    let shared = Decoded::Shared { warps: 10, buffers: 4 };
+    gemm("Int4", [16, 128, 128], 4, 2, shared, &[[9, 272, 520, 2, 3, RUNS]]).passes();
+}
+
+#[test]
+fn columns_in_steps_of_sixteen() {
+    gemm("Bf16", [128, 208, 64], 3, 2, BF16, &[[130, 424, 136, 2, 2, RUNS]]).passes();
+    gemm("Bf16", [256, 96, 64], 3, 2, BF16, &[[300, 200, 136, 1, 1, DEALT_OUT]]).passes();
+    let shared = Decoded::Shared { warps: 10, buffers: 3 };
+    gemm("Int4", [256, 224, 64], 4, 2, shared, &[[300, 464, 136, 1, 1, STRIDES]]).passes();
 }
 
 #[test]
 fn pairs() {
-    check("Bf16", [256, 256, 64], 3, 0, &[[300, 520, 200, 2, 3, 1]]);
-    check("Int4", [256, 128, 64], 4, 2, &[[300, 272, 200, 1, 1, 0]]);
+    gemm("Bf16", [256, 256, 64], 3, 2, BF16, &[[300, 520, 200, 2, 3, RUNS]]).passes();
+    gemm("Bf16", [256, 64, 128], 3, 2, BF16, &[[300, 136, 264, 1, 2, STRIDES]]).passes();
+    let runs = [[530, 264, 136, 1, 1, STRIDES], [1030, 264, 136, 2, 1, DEALT_OUT]];
+    gemm("Bf16", [512, 256, 64], 2, 1, BF16, &runs).passes();
+    let shared = Decoded::Shared { warps: 2, buffers: 2 };
+    gemm("Int4", [256, 128, 64], 4, 2, shared, &[[300, 272, 200, 1, 1, STRIDES]]).passes();
+}
+
+#[test]
+fn weights_in_tensor_memory() {
+    let tensor = |warps, buffers| Decoded::Tensor { warps, buffers };
+    gemm("Int4", [16, 128, 128], 4, 2, tensor(8, 4), &[[9, 272, 520, 2, 3, RUNS]]).passes();
+    gemm("Int16", [80, 128, 64], 4, 2, tensor(4, 3), &[[90, 264, 264, 1, 2, DEALT_OUT]]).passes();
+    gemm("Fp4", [96, 256, 64], 4, 2, tensor(4, 2), &[[100, 528, 264, 2, 2, DEALT_OUT]]).passes();
+    gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes();
+}
+
+// ---- The launch ----
+
+/// A launch of the crate in the words of `gemm.cpp`.
+fn described(launch: &Launch) -> String {
+    let mut text = format!(
+        "grid {} cluster {} threads {} shared {}\n",
+        launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
+    );
+    for arg in &launch.args {
+        let Arg::TensorMap(map) = arg else { continue };
+        let swizzle_bytes = match map.swizzle {
+            Swizzle::None => 0,
+            Swizzle::Bytes32 => 32,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        };
+        writeln!(
+            text,
+            "map of {} bytes, {} x {}, rows of {}, tiles {} x {}, swizzle {swizzle_bytes}",
+            map.element.size_bytes(),
+            map.extents[0],
+            map.extents[1],
+            map.strides_bytes[0],
+            map.tile[0],
+            map.tile[1]
+        )
+        .unwrap();
+    }
+    writeln!(text, "workspace {} counters {}", launch.workspace.0, launch.counters).unwrap();
+    let numbers = numbers(launch);
+    let arguments: Vec<String> = [0, 1, 2, 4, 5, 6].map(|place: usize| numbers[place].to_string()).to_vec();
+    writeln!(text, "arguments {}", arguments.join(" ")).unwrap();
+    text
+}
+
+/// Tiles along m and n, steps of k, tile rows of a group, parts of k, stride and span.
+fn numbers(launch: &Launch) -> Vec<i32> {
+    launch.args.iter().filter_map(|arg| if let Arg::I32(number) = arg { Some(*number) } else { None }).collect()
+}
+
+/// What the crate launches, tensor maps above all, is what the kernel's contract says of the shapes, by `gemm.cpp`, which is what
+/// the model runs: for some configs of each product's space, evenly spread.
+#[test]
+fn the_crate_launches_what_the_model_runs() {
+    const CONFIGS: usize = 4;
+    let profile = GpuProfile::by_name("b200").unwrap();
+    for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
+        let problem = Problem::new(family, &[("m", 700), ("n", 1040), ("k", 1056)], Dtype::ALL[0]).unwrap();
+        let [m, n, k] = [700, 1040, 1056];
+        let plan = Plan::load(family, None).unwrap();
+        let configs: Vec<_> = plan
+            .legal_configs(&problem, &profile)
+            .into_iter()
+            .filter(|config| matches!(config.mma, Some(Mma::Tcgen05 | Mma::Tcgen05Tmem)))
+            .collect();
+        assert!(configs.len() >= CONFIGS, "{family:?}");
+        for place in 0..CONFIGS {
+            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
+            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
+            let order = match config.pid_type {
+                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
+                Some(PidType::PersistentBlocked) => RUNS,
+                _ => STRIDES,
+            };
+            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
+            let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
+            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster, order].map(|it| it.to_string());
+            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+            assert!(output.status.success());
+            assert_eq!(described(&launch), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        }
+    }
+}
+
+// ---- What the model must refuse: the GEMM with something left out ----
+
+const KERNEL: &str = "gemm_tcgen05.cu";
+const TCGEN05: &str = "tcgen05.cuh";
+
+fn bf16() -> Case {
+    gemm("Bf16", [64, 128, 64], 2, 2, BF16, &[[150, 136, 264, 1, 1, STRIDES]])
+}
+fn split() -> Case {
+    gemm("Bf16", [64, 128, 64], 2, 2, BF16, &[[70, 136, 264, 2, 3, STRIDES]])
+}
+fn decoded() -> Case {
+    let shared = Decoded::Shared { warps: 2, buffers: 2 };
+    gemm("Int4", [16, 128, 64], 3, 2, shared, &[[40, 144, 264, 1, 1, STRIDES]])
+}
+fn held() -> Case {
+    let tensor = Decoded::Tensor { warps: 4, buffers: 2 };
+    gemm("Int4", [16, 128, 64], 3, 2, tensor, &[[40, 144, 264, 1, 1, STRIDES]])
+}
+fn pair() -> Case {
+    gemm("Bf16", [256, 64, 64], 2, 2, BF16, &[[600, 72, 264, 1, 1, STRIDES]])
+}
+fn decoded_pair() -> Case {
+    let shared = Decoded::Shared { warps: 2, buffers: 2 };
+    gemm("Int4", [256, 128, 64], 3, 2, shared, &[[300, 144, 264, 1, 1, STRIDES]])
+}
+fn dealt_out() -> Case {
+    gemm("Bf16", [256, 64, 64], 2, 2, BF16, &[[1500, 136, 72, 1, 1, DEALT_OUT]])
+}
+
+/// Without this text of the kernel.
+const fn without(text: &'static str) -> Change {
+    Change(KERNEL, text, "")
+}
+
+// Whoever comes first finds that the order is missing: those who use what was not waited for, or those who use it next.
+const COPIES: &str = "the copy engine writes where others may still read or write";
+const SUMS: [&str; 2] =
+    ["a product writes tensor memory that others may still use", "tcgen05.ld of what is being written"];
+const STORED_DRAIN: &str =
+    "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);";
+const EMPTY_DRAIN: &str = "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);";
+
+#[test]
+fn a_missing_wait_is_refused() {
+    let full = without("ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);");
+    for case in [bf16(), decoded(), held(), pair(), decoded_pair()] {
+        case.refuses(&[full], &["a product reads what", COPIES]);
+    }
+    let ready = without("if constexpr (DECODED) ptx::mbarrier_wait(buffer.of(base + READY), buffer.parity);");
+    decoded().refuses(&[ready], &["a product reads what"]);
+    decoded_pair().refuses(&[ready], &["a product reads what"]);
+    held().refuses(&[ready], &["a product reads tensor memory that is being written", COPIES]);
+    let raw = without("ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);");
+    decoded().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
+    held().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
+    let empty = Change(
+        KERNEL,
+        "ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);\n                copy_step",
+        "copy_step",
+    );
+    for case in [bf16(), decoded(), held(), pair()] {
+        case.refuses(&[empty], &[COPIES, "more arrivals"]);
+    }
+    let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
+    decoded().refuses(
+        &[reused],
+        &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
+    );
+    held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
+    let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
+    for case in [bf16(), pair()] {
+        case.refuses(&[drained], &SUMS);
+    }
+    let summed = without("ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);");
+    for case in [bf16(), pair()] {
+        case.refuses(&[summed], &SUMS);
+    }
+    let taken = without("if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);");
+    dealt_out().refuses(
+        &[taken],
+        &["clusterlaunchcontrol.try_cancel writes where", "more arrivals", "in the midst of a phase"],
+    );
+    let answered = without("ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);");
+    dealt_out().refuses(
+        &[answered],
+        &["a thread reads what may not be written yet", "clusterlaunchcontrol.try_cancel writes where"],
+    );
+    let read = without("if (lane == 0) ptx::tma_store_wait_read<1>();");
+    bf16().refuses(&[read], &["a thread writes where others may still read or write"]);
+    let grid = without("ptx::wait_for_last_grid();");
+    bf16().refuses(&[grid], &["griddepcontrol.wait"]);
+}
+
+#[test]
+fn a_missing_signal_hangs() {
+    for (case, change) in [
+        (bf16(), without("ptx::tcgen05_commit<CTAS>(stage.of(base + EMPTY));")),
+        (pair(), without("ptx::tcgen05_commit<CTAS>(sums.of(base + SUMMED));")),
+        (pair(), Change(TCGEN05, "\"h\"(static_cast<u16>(3))", "\"h\"(static_cast<u16>(1))")),
+        (decoded(), without("if (thread % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));")),
+        (bf16(), Change(KERNEL, "CTAS * (A_BYTES + (DECODED ? 0 : B_BYTES))", "CTAS * (A_BYTES + B_BYTES) + 16")),
+    ] {
+        case.refuses(&[change], &["the grid hangs"]);
+    }
+}
+
+#[test]
+fn tensor_memory_ends_where_it_was_allocated() {
+    let words = ["of tensor memory, of which"];
+    let anywhere = Change(KERNEL, "multiply_step(tensor_memory + sums.index", "multiply_step(sums.index");
+    bf16().refuses(&[anywhere], &words);
+    pair().refuses(&[anywhere], &words);
+    let from_zero = Change(KERNEL, "const u32 lanes = tensor_memory + (thread", "const u32 lanes = (thread");
+    bf16().refuses(&[from_zero], &words);
+    let weights = Change(KERNEL, "tensor_memory + WEIGHTS_AT + buffer.index", "WEIGHTS_AT + buffer.index");
+    held().refuses(&[weights], &["of tensor memory, of which", "tcgen05.st where others may still read or write"]);
+    let half = Change(
+        KERNEL,
+        "TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);",
+        "TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS) / 2;",
+    );
+    bf16().refuses(&[half], &words);
+    held().refuses(&[half], &words);
+    let lanes = Change(KERNEL, "(thread / 32 << 21)", "(thread / 32 << 20)");
+    bf16().refuses(&[lanes], &["reaches lanes from"]);
+}
+
+#[test]
+fn tensor_memory_is_allocated_and_freed_once() {
+    const ALLOCATE: &str = "asm volatile(\"tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%0], %1;\" :: \"r\"(shared), \"n\"(COLUMNS) : \"memory\");";
+    const RELINQUISH: &str =
+        "asm volatile(\"tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;\" ::: \"memory\");";
+    const FREE: &str = "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);";
+    bf16().refuses(&[Change(TCGEN05, RELINQUISH, "")], &["without giving the permit to allocate back"]);
+    let early = [
+        Change(TCGEN05, RELINQUISH, ""),
+        Change(
+            TCGEN05,
+            ALLOCATE,
+            concat!(
+                "asm volatile(\"tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;\" ::: \"memory\"); ",
+                "asm volatile(\"tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%0], %1;\" :: \"r\"(shared), \"n\"(COLUMNS) : \"memory\");"
+            ),
+        ),
+    ];
+    bf16().refuses(&early, &["tcgen05.alloc after relinquish_alloc_permit"]);
+    for case in [bf16(), pair()] {
+        case.refuses(&[without(FREE)], &["tensor memory that it did not free"]);
+        let twice = Change(
+            KERNEL,
+            FREE,
+            concat!(
+                "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);",
+                "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);"
+            ),
+        );
+        case.refuses(&[twice], &["tcgen05.dealloc of what is not allocated"]);
+        let part = Change(
+            KERNEL,
+            FREE,
+            "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS / 2>(tensor_memory);",
+        );
+        case.refuses(&[part], &["tcgen05.dealloc of"]);
+    }
+    let assertion = "static_assert(COLUMNS >= 32 && COLUMNS <= 512 && (COLUMNS & (COLUMNS - 1)) == 0, \"TMEM columns: 32 ... 512\");";
+    for (columns, seen) in [("48 + TMEM_COLUMNS", "176 columns"), ("16", "16 columns")] {
+        let odd: &'static str = Box::leak(format!("ptx::tmem_allocate<CTAS, {columns}>").into_boxed_str());
+        let changes = [Change(TCGEN05, assertion, ""), Change(KERNEL, "ptx::tmem_allocate<CTAS, TMEM_COLUMNS>", odd)];
+        bf16().refuses(&changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
+    }
+    let early = Change(
+        KERNEL,
+        "if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+        "ptx::let_next_grid_begin(); if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
+    );
+    bf16().refuses(&[early], &["tcgen05.alloc after griddepcontrol.launch_dependents"]);
+    let alone = Change(KERNEL, "ptx::tcgen05_commit<CTAS>(stage", "ptx::tcgen05_commit<1>(stage");
+    pair().refuses(&[alone], &["tcgen05.commit by 1 programs"]);
+}
+
+#[test]
+fn loads_of_tensor_memory_give_nothing_before_their_wait() {
+    const WAIT: &str = "ptx::tmem_wait(values);";
+    for case in [bf16(), split(), pair()] {
+        case.refuses(&[without(WAIT)], &["tcgen05.wait::ld"]);
+    }
+    bf16().refuses(
+        &[Change(TCGEN05, "asm volatile(\"tcgen05.wait::ld.sync.aligned;\" ::: \"memory\");", "")],
+        &["tcgen05.wait::ld"],
+    );
+    let early = Change(KERNEL, WAIT, "const float early = values[0][3]; ptx::tmem_wait(values); values[0][3] = early;");
+    bf16().refuses(&[early], &["is nan, not"]);
+    held().refuses(&[without("ptx::tmem_wait_stores();")], &["a product reads tensor memory that is being written"]);
+}
+
+#[test]
+fn missing_tcgen05_fences_are_refused() {
+    let before_drained =
+        Change(KERNEL, "ptx::tcgen05_before_signal();\n                    __syncwarp();", "__syncwarp();");
+    for case in [bf16(), pair()] {
+        case.refuses(&[before_drained], &["a product writes tensor memory that others may still use"]);
+    }
+    let before_ready = Change(KERNEL, "ptx::tcgen05_before_signal();\n                } else", "} else");
+    held().refuses(&[before_ready], &["a product reads tensor memory that is being written"]);
+    let before_end = Change(
+        KERNEL,
+        "ptx::tcgen05_before_signal();\n    sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+    );
+    let after_end =
+        Change(KERNEL, "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp", "sync_all();\n    if (warp");
+    for case in [bf16(), pair()] {
+        case.refuses(
+            &[before_end, before_drained],
+            &["tcgen05.dealloc of what others", "a product writes tensor memory"],
+        );
+        case.refuses(
+            &[after_end],
+            &["tcgen05.dealloc of what others may still use: no tcgen05.fence::after_thread_sync"],
+        );
+    }
+    let after_full = Change(KERNEL, "ptx::tcgen05_after_signal();\n                multiply_step", "multiply_step");
+    for case in [bf16(), decoded(), held(), pair()] {
+        case.refuses(&[after_full], &["no tcgen05.fence::after_thread_sync follows"]);
+    }
+    let after_summed = Change(KERNEL, "ptx::tcgen05_after_signal();\n            const u32 tile", "const u32 tile");
+    bf16().refuses(&[after_summed], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+    let after_raw = Change(KERNEL, "ptx::tcgen05_after_signal();\n                    hold_step", "hold_step");
+    held().refuses(&[after_raw], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+}
+
+#[test]
+fn missing_proxy_fences_are_refused() {
+    let decoded_weights = Change(
+        KERNEL,
+        "buffer.index * OPERAND_BYTES, thread);\n                    ptx::fence_async_shared();",
+        "buffer.index * OPERAND_BYTES, thread);",
+    );
+    for case in [decoded(), decoded_pair()] {
+        case.refuses(&[decoded_weights], &["no fence shows it", "may not be done"]);
+    }
+    let box_of_c = Change(
+        KERNEL,
+        "ptx::fence_async_shared();\n        __syncwarp();\n        if (lane",
+        "__syncwarp();\n        if (lane",
+    );
+    for case in [bf16(), split(), pair()] {
+        case.refuses(
+            &[box_of_c],
+            &["the copy engine reads what a write by a thread is known of, but no fence shows it"],
+        );
+    }
+    // The lanes' fences come before they meet the one that signals.
+    let unmet = Change(
+        KERNEL,
+        "__syncwarp();\n                if (thread % 32 == 0) ptx::mbarrier_arrive_first",
+        "if (thread % 32 == 0) ptx::mbarrier_arrive_first",
+    );
+    decoded().refuses(&[unmet], &["a product reads what"]);
+    // Nor is what a thread wrote told by a signal that promises nothing of it.
+    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
+    let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
+    for case in [decoded(), decoded_pair()] {
+        case.refuses(&[relaxed], &["a product reads what"]);
+    }
+}
+
+#[test]
+fn barriers_are_initialized_where_all_see_it() {
+    let words = ["a barrier whose initialization", "no barrier was initialized"];
+    for case in [bf16(), decoded(), pair()] {
+        case.refuses(&[without("ptx::fence_mbarrier_init();")], &words);
+    }
+    let unmet = Change(
+        KERNEL,
+        "ptx::tcgen05_before_signal();\n    sync_all();\n    ptx::tcgen05_after_signal();\n    const u32",
+        "const u32",
+    );
+    bf16().refuses(
+        &[unmet],
+        &["a barrier whose initialization", "no barrier was initialized", "a thread reads what may not be written yet"],
+    );
+    // Each program by itself is not enough for the other's barriers.
+    let alone = Change(
+        KERNEL,
+        "ptx::tcgen05_before_signal();\n    sync_all();\n    ptx::tcgen05_after_signal();\n    const u32",
+        "ptx::tcgen05_before_signal();\n    __syncthreads();\n    ptx::tcgen05_after_signal();\n    const u32",
+    );
+    pair().refuses(&[alone], &words);
+}
+
+#[test]
+fn programs_of_a_pair_wait_for_each_other() {
+    let start = without("if (CTAS > 1) sync_all();");
+    pair().refuses(&[start], &["a program that may not have begun"]);
+    let end = Change(
+        KERNEL,
+        "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "__syncthreads();\n    ptx::tcgen05_after_signal();\n    if (warp",
+    );
+    let drain = without(EMPTY_DRAIN);
+    let stored = without(STORED_DRAIN);
+    pair().refuses(&[end, drain, stored], &["a program leaves", "a program that has left"]);
+    pair().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
+    dealt_out().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
+}
+
+#[test]
+fn nobody_leaves_what_is_under_way() {
+    let drain = without(EMPTY_DRAIN);
+    for case in [bf16(), decoded(), pair()] {
+        case.refuses(&[drain], &["a program leaves"]);
+    }
+    let boxes = without("if (thread % 32 == 0) ptx::tma_store_wait_read<0>();");
+    for case in [bf16(), pair()] {
+        case.refuses(&[boxes], &["a program leaves"]);
+    }
+    let end = Change(
+        KERNEL,
+        "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "ptx::tcgen05_after_signal();\n    if (warp",
+    );
+    let stored = without(STORED_DRAIN);
+    bf16().refuses(&[end, stored], &["tcgen05.dealloc of what others may still use"]);
+}
+
+#[test]
+fn lanes_come_together_before_aligned_instructions() {
+    let words = ["an aligned instruction in a warp that is not together"];
+    let load =
+        Change(KERNEL, "float values[CHUNK / 16][16];\n                __syncwarp();", "float values[CHUNK / 16][16];");
+    for case in [bf16(), pair()] {
+        case.refuses(&[load], &words);
+    }
+    let hold = Change(KERNEL, "if constexpr (HELD) {\n                    __syncwarp();", "if constexpr (HELD) {");
+    held().refuses(&[hold], &words);
+}
+
+#[test]
+fn parts_of_k_are_added_by_whoever_is_last() {
+    let words = [
+        "global memory that another program may not have written",
+        "global memory that others may still read or write",
+    ];
+    let relaxed = Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.relaxed.gpu");
+    split().refuses(&[relaxed], &words);
+    split().refuses(&[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.release.gpu")], &words);
+    split().refuses(&[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.acquire.gpu")], &words);
+    let before = Change(
+        KERNEL,
+        "ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);\n        if (thread == 0) {",
+        "if (thread == 0) {",
+    );
+    split().refuses(&[before], &["global memory", "shared memory"]);
+    // Programs run at once: whoever takes himself for the last before the others have come finds their parts missing.
+    let hasty = Change(
+        KERNEL,
+        "ptx::count_acquire_release(arrivals) == schedule.split_k - 1u",
+        "ptx::count_acquire_release(arrivals) == 0",
+    );
+    split().refuses(&[hasty], &["global memory", "is nan", "a count of arrivals is left"]);
+}
+
+#[test]
+fn shared_memory_ends_where_the_launch_says() {
+    bf16().refuses(
+        &[Change(KERNEL, "constexpr int SMEM_BYTES = IS_LAST + 4;", "constexpr int SMEM_BYTES = TENSOR_MEMORY;")],
+        &["beyond the program's shared memory"],
+    );
+}
+
+// ---- Attention ----
+
+/// A problem of attention, how it is shared, and how much larger than the first keys the last are.
+#[derive(Clone, Copy)]
+struct Attention {
+    batch_heads: u32,
+    q_seq: u32,
+    kv_seq: u32,
+    head_dim: u32,
+    splits: u32,
+    programs: u32,
+    contiguous: bool,
+    rising: u32,
+}
+
+impl Attention {
+    /// Without splits, by one program.
+    fn of([batch_heads, q_seq, kv_seq, head_dim]: [u32; 4]) -> Self {
+        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+    }
+
+    fn arguments(&self) -> Vec<u32> {
+        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
+        vec![batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising]
+    }
+}
+
+/// A config of attention with heads of that many elements, padded, on problems.
+fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[Attention]) -> Case {
+    let macros = [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)];
+    Case {
+        main: "attention.cpp",
+        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
+        runs: problems.iter().map(Attention::arguments).collect(),
+    }
+}
+
+#[test]
+fn attention_whose_weights_take_the_place_of_scores() {
+    let problems = [
+        Attention { programs: 2, ..Attention::of([1, 300, 200, 128]) },
+        Attention { rising: 40, ..Attention::of([1, 130, 300, 120]) },
+    ];
+    attention(128, [256, 128], 2, &problems).passes();
+    attention(192, [256, 64], 2, &[Attention::of([2, 140, 150, 192])]).passes();
+}
+
+#[test]
+fn attention_whose_weights_lie_apart() {
+    let problems = [
+        Attention { contiguous: true, programs: 2, ..Attention::of([3, 40, 257, 64]) },
+        Attention { rising: 40, ..Attention::of([2, 260, 300, 64]) },
+    ];
+    attention(64, [256, 128], 3, &problems).passes();
+    let of_splits = Attention { splits: 2, programs: 3, ..Attention::of([2, 150, 200, 40]) };
+    attention(48, [256, 96], 2, &[of_splits]).passes();
+    attention(128, [256, 64], 2, &[Attention { rising: 40, ..Attention::of([1, 256, 128, 128]) }]).passes();
+}
+
+#[test]
+fn attention_of_few_queries_with_splits() {
+    let problems = [
+        Attention { splits: 3, programs: 4, ..Attention::of([3, 1, 600, 128]) },
+        Attention { splits: 4, programs: 2, contiguous: true, ..Attention::of([2, 1, 129, 128]) },
+    ];
+    attention(128, [128, 128], 2, &problems).passes();
+    let rising = Attention { splits: 2, programs: 2, rising: 30, ..Attention::of([1, 33, 300, 96]) };
+    attention(96, [128, 96], 3, &[rising]).passes();
+    let of_large_heads = Attention { splits: 2, programs: 3, ..Attention::of([2, 130, 150, 256]) };
+    attention(256, [128, 64], 2, &[of_large_heads]).passes();
+}
+
+/// What each of these lines is there for: without it the model refuses the kernel.
+#[test]
+fn attention_that_leaves_something_out_is_refused() {
+    let rising = Attention { rising: 40, ..Attention::of([2, 130, 330, 64]) };
+    let of_one_block = Attention::of([3, 130, 100, 64]);
+    // Of several lines, which name the place, the first is left out.
+    let without: [(Attention, &str, &[&str]); 13] = [
+        (rising, "ptx::tmem_wait(values);\n        if", &["tcgen05.wait::ld"]),
+        (rising, "ptx::tmem_wait_stores();\n            signal", &["that is being written"]),
+        (rising, "ptx::tcgen05_before_signal();\n    __syncwarp();\n    if", &["may not be done"]),
+        (
+            rising,
+            "if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);",
+            &["may still use", "may not be done", "hangs"],
+        ),
+        (rising, "await(barriers.weights_read, phases.next(WEIGHTS_READ) ^ 1);", &["may not be done"]),
+        (
+            rising,
+            "if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);",
+            &["may still use"],
+        ),
+        (rising, "await(barriers.sums_full, phase);", &["may not be done"]),
+        (rising, "if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);", &["may not be done"]),
+        (rising, "wait_empty(panel);\n                ptx::mbarrier_arrive_expect", &["may not be done", "may still"]),
+        (rising, "ptx::mbarrier_wait(values.empty(), values.phase ^ 1);", &["without having waited"]),
+        (rising, "if (any_raised) rescale_sums(rescale);", &["out["]),
+        (of_one_block, "if (keys < BLOCK_KV) mask(values, keys);", &["out["]),
+        (
+            of_one_block,
+            "ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);",
+            &["may still read or write"],
+        ),
+    ];
+    without.into_par_iter().for_each(|(problem, line, words)| {
+        let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
+        let case = attention(64, [256, 128], 2, &[problem]);
+        case.refuses(&[Change("attention_tcgen05.cu", line, rest)], words);
+    });
 }

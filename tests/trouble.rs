@@ -331,7 +331,7 @@ fn what_timed_out_is_tried_again_by_the_next_run_and_what_crashed_is_not() {
             echo '{"reply":"dead","error":"an illegal address"}'; exit ;;
 "#;
     let tool = common::tool_with_faults(place.path(), cases);
-    let mut sweep = place.tool(&["--plan", "plan.toml", "-q", "--output", "hangs", "--trial-deadline", "5s"]);
+    let mut sweep = place.tool(&["--plan", "plan.toml", "-q", "--output", "hangs", "--trial-deadline", "3s"]);
     assert!(sweep.env("SWEEP_PROGRAM", tool).status().unwrap().success());
     let trials = place.trials("hangs");
     let statuses: Vec<_> = failures(&trials).iter().map(|trial| trial["status"].as_str().unwrap().to_owned()).collect();

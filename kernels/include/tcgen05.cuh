@@ -57,6 +57,25 @@ __device__ __forceinline__ void tmem_wait(float (&values)[GROUPS][16]) {
     }
 }
 
+// Eight columns of 16 lanes, four registers a thread; the address names the first lane, the warp's first or its 16th (shape
+// 16x256b twice, 9.7.16.2.3.1.4). Registers 0 and 1 are columns 2t and 2t + 1 (t = lane % 4) of the lane / 4-th of these
+// lanes, 2 and 3 the same of the one 8 below, 4 to 7 the same 8 columns on. All lanes call it; see tmem_wait_stores.
+__device__ __forceinline__ void tmem_store_16x256b(u32 address, const u32 (&words)[8]) {
+    asm volatile("tcgen05.st.sync.aligned.16x256b.x2.b32 [%0], {%1, %2, %3, %4, %5, %6, %7, %8};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(words[4]), "r"(words[5]),
+                    "r"(words[6]), "r"(words[7]) : "memory");
+}
+
+// Eight columns of 16 lanes likewise (shape 16x128b twice, 9.7.16.2.3.1.3). Register 0 is column t of the lane / 4-th of these
+// lanes, 1 the same of the one 8 below, 2 and 3 the same 4 columns on.
+__device__ __forceinline__ void tmem_store_16x128b(u32 address, const u32 (&words)[4]) {
+    asm volatile("tcgen05.st.sync.aligned.16x128b.x2.b32 [%0], {%1, %2, %3, %4};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
+// Waits until this thread's stores to tensor memory are done.
+__device__ __forceinline__ void tmem_wait_stores() { asm volatile("tcgen05.wait::st.sync.aligned;" ::: "memory"); }
+
 // ---- Order between threads: before one signals another, and after it was signalled (9.7.16.6.4) ----
 
 __device__ __forceinline__ void tcgen05_before_signal() { asm volatile("tcgen05.fence::before_thread_sync;" ::: "memory"); }
@@ -74,29 +93,35 @@ __device__ __forceinline__ void tcgen05_commit(u32 barrier) {
     }
 }
 
-// mbarrier_wait where the other program of a pair may have arrived.
-template <int CTAS>
-__device__ __forceinline__ void mbarrier_wait_among(u32 barrier, u32 parity) {
-    if constexpr (CTAS == 1) {
-        mbarrier_wait(barrier, parity);
-    } else {
-        u32 ended;
-        do {
-            asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-                         "selp.u32 %0, 1, 0, p;\n}"
-                         : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
-        } while (ended == 0);
-    }
-}
-
-// Arrives at the barrier of the pair's first program.
+// Arrives at the barrier of the pair's first program. What the others wait for with it is the tensor core's to read, of its
+// own program's shared memory and past a proxy fence: the default scope is enough, and that of the cluster would make every
+// arrival flush and invalidate as for the whole GPU.
 template <int CTAS>
 __device__ __forceinline__ void mbarrier_arrive_first(u32 barrier) {
     if constexpr (CTAS == 1) {
         mbarrier_arrive(barrier);
     } else {
-        mbarrier_arrive_cluster(barrier, 0);
+        asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(cluster_address(barrier, 0)) : "memory");
     }
+}
+
+// The same and promises nothing of what this thread stored: what it has read from tensor memory may be overwritten.
+template <int CTAS>
+__device__ __forceinline__ void mbarrier_arrive_first_relaxed(u32 barrier) {
+    if constexpr (CTAS == 1) {
+        asm volatile("mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
+    } else {
+        asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];"
+                     :: "r"(cluster_address(barrier, 0)) : "memory");
+    }
+}
+
+// Adds one to a counter in global memory and returns what it was. What this thread wrote before, and what others wrote that
+// it met at a barrier, is there for whoever counts later; what those before did is there for this thread and whom it meets.
+__device__ __forceinline__ u32 count_acquire_release(u32* counter) {
+    u32 before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
 }
 
 // tma_load into this program's shared memory; the barrier of the pair's first program counts the bytes.
@@ -111,6 +136,39 @@ __device__ __forceinline__ void tma_load_first(u32 shared, const TensorMap& map,
     }
 }
 
+// ---- Grids ----
+
+// Asks the hardware for a block of this grid that has not begun, in a pair for two that belong together: they never begin then.
+// The answer, 16 bytes, is written to this place, in a pair of both programs, and counted by the barrier next to it. One thread,
+// of the pair's first program; none asks again who was told that there is none.
+template <int CTAS>
+__device__ __forceinline__ void cancel_block(u32 answer, u32 barrier) {
+    if constexpr (CTAS == 1) {
+        asm volatile("clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.b128 [%0], [%1];"
+                     :: "r"(answer), "r"(barrier) : "memory");
+    } else {
+        asm volatile("clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.multicast::cluster::all.b128 "
+                     "[%0], [%1];" :: "r"(answer), "r"(barrier) : "memory");
+    }
+}
+
+// The block of an answer, of a pair the first, or -1 where there was none.
+__device__ __forceinline__ int canceled_block(u32 answer) {
+    int block;
+    asm volatile("{\n.reg .b128 answer;\n.reg .pred canceled;\nld.shared.b128 answer, [%1];\n"
+                 "clusterlaunchcontrol.query_cancel.is_canceled.pred.b128 canceled, answer;\nmov.b32 %0, -1;\n"
+                 "@canceled clusterlaunchcontrol.query_cancel.get_first_ctaid::x.b32.b128 %0, answer;\n}"
+                 : "=r"(block) : "r"(answer) : "memory");
+    return block;
+}
+
+// Where both grids are launched for it (programmatic stream serialization), the next grid may begin once all programs of this
+// one have come here or left. Otherwise these two do nothing.
+__device__ __forceinline__ void let_next_grid_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// Waits until the grid before has ended and what it wrote is there.
+__device__ __forceinline__ void wait_for_last_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // ---- Products ----
 
 // sums += a * b over 16 of k, or a * b where `add` is 0. One thread, in a pair of the first program: both programs' operands
@@ -123,6 +181,19 @@ __device__ __forceinline__ void tcgen05_multiply(u32 sums, u64 a, u64 b, u32 ins
     } else {
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::2.kind::f16 [%0], %1, %2, %3, p;\n}"
                      :: "r"(sums), "l"(a), "l"(b), "r"(instruction), "r"(add) : "memory");
+    }
+}
+
+// The same with `a` in tensor memory, in a pair at that address in both programs: lane i is row i of a program's M, each column
+// two neighbours along k, the first in its lower half.
+template <int CTAS>
+__device__ __forceinline__ void tcgen05_multiply_held(u32 sums, u32 a, u64 b, u32 instruction, u32 add) {
+    if constexpr (CTAS == 1) {
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::1.kind::f16 [%0], [%1], %2, %3, p;\n}"
+                     :: "r"(sums), "r"(a), "l"(b), "r"(instruction), "r"(add) : "memory");
+    } else {
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::2.kind::f16 [%0], [%1], %2, %3, p;\n}"
+                     :: "r"(sums), "r"(a), "l"(b), "r"(instruction), "r"(add) : "memory");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `sweep archive`: journals packed for committing, and unpacked for a sweep to go on from.
 
-use super::arguments::OutputArgs;
+use super::arguments::{Families, OutputArgs, families, known_by_files};
 use super::outcome::Outcome;
 use super::output::note;
 use crate::derive::Evidence;
@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::journal::{self, Contents, Lock};
 use crate::model::{Bytes, Family};
 use crate::paths::GpuFolder;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Pack journals for committing, one archive a family
 #[derive(clap::Args, Debug)]
@@ -22,6 +22,9 @@ pub(super) struct ArchiveArgs {
     /// Make journals of the archives instead, so that a sweep on another machine goes on where they end
     #[arg(long)]
     unpack: bool,
+    /// Families of your own, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -34,9 +37,16 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     if args.unpack { unpack(args, &folder) } else { pack(args, &folder) }
 }
 
+/// What a folder holds; nothing where it cannot be read.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 fn pack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
     let mut packed = 0;
-    for family in Family::ALL {
+    let own = known_by_files(&files_in(&folder.journals()), args.family.as_ref())?;
+    for family in Family::ALL.into_iter().chain(own) {
         let journals = folder.journals_of(family)?;
         if journals.is_empty() {
             continue;
@@ -80,8 +90,10 @@ fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
 }
 
 fn unpack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
+    let own = known_by_files(&files_in(&folder.archives()), args.family.as_ref())?;
     let archives: Vec<(Family, PathBuf)> = Family::ALL
         .into_iter()
+        .chain(own)
         .map(|family| (family, folder.archive(family)))
         .filter(|(_, path)| path.is_file())
         .collect();

@@ -1,9 +1,10 @@
 //! Arguments that several commands take.
 
 use crate::error::{Error, Result};
+use crate::families::manifest;
 use crate::model::Family;
 use crate::paths::GpuFolder;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One or more families, or all of them.
 #[derive(Clone, Debug)]
@@ -24,14 +25,41 @@ pub(super) fn families(text: &str) -> Result<Families> {
     Ok(Families(families))
 }
 
-/// Reads a family's name; a wrong one is answered with the nearest.
+/// Reads a family's name, or the manifest that a path ending in `.toml` names; a wrong name is answered with the nearest.
 pub(super) fn family(name: &str) -> Result<Family> {
-    name.parse().map_err(|_| {
+    let is_path = Path::new(name).extension().is_some_and(|ending| ending == "toml");
+    if is_path {
+        return manifest::load(Path::new(name));
+    }
+    if let Some(known) = Family::by_name(name) {
+        return Ok(known);
+    }
+    manifest::load_named(name)?.ok_or_else(|| {
         let known = Family::ALL.map(Family::name);
         let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
         let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
-        Error::usage(format!("no family '{name}'; did you mean '{nearest}'? There are {}", known.join(", ")))
+        Error::usage(format!(
+            "no family '{name}'; did you mean '{nearest}'? There are {}, and manifests by their paths",
+            known.join(", ")
+        ))
     })
+}
+
+/// The families that do not ship among those whose journals or archives these files are: the ones that are named, and those that the
+/// working directory's `sweeps/` describes under the file's name.
+pub(super) fn known_by_files(files: &[PathBuf], named: Option<&Families>) -> Result<Vec<Family>> {
+    let mut own: Vec<Family> = named.map(|named| named.0.clone()).unwrap_or_default();
+    for file in files {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some((family, _)) = name.split_once('.').filter(|(_, rest)| rest.contains("jsonl")) else { continue };
+        if Family::by_name(family).is_none() {
+            own.extend(manifest::load_named(family)?);
+        }
+    }
+    own.retain(|family| !family.ships());
+    own.sort();
+    own.dedup();
+    Ok(own)
 }
 
 /// Where documents, journals and archives are.

@@ -1,42 +1,44 @@
-//! `sweep compile`: the whole space for a GPU's architecture, or a sample of it, without the GPU.
+//! `sweep compile`: the whole space for a GPU's architecture, without the GPU.
 
 use super::arguments::{Families, families};
 use super::measure::Time;
 use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
-use crate::device::support_kernel;
+use crate::device::{Program, support_kernel};
 use crate::error::{Context, Result};
-use crate::families::{self as family_specs, KernelSpec};
+use crate::families::{self as family_specs, KernelSpec, Launch};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
 use crate::site::{self, Progress};
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   sweep compile --gpu b200 --record                 the whole space, recorded in output/b200/
-  sweep compile --gpu b300 --kernels 20 --seed 7    some of it")]
+  sweep compile --gpu b200 --family elementwise --kernels 4
+  sweep compile --gpu h200 --family row_softmax --kernels 2 --json")]
 pub(super) struct CompileArgs {
     /// GPU to compile for: b200, h200, h100, a100, …
     #[arg(long, value_name = "NAME")]
     gpu: String,
-    /// Families, or all
-    #[arg(long, value_name = "NAME[,NAME…]", default_value = "all", value_parser = families)]
+    /// Families by name or by their manifests, or all of ours
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
     family: Families,
-    /// Compile no more than so many kernels of a family, as many of each source, spread over its space
+    /// Compile no more than so many kernels of a family: as many of each of its spaces, drawn by --seed
     #[arg(long, value_name = "COUNT")]
     kernels: Option<std::num::NonZeroUsize>,
-    /// Which ones these are: another number, another sample
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "kernels")]
+    /// Seed of that draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Write a line of JSON for each kernel here: its source and macros, its cubin and what ptxas said
     #[arg(long, value_name = "FILE")]
@@ -65,59 +67,47 @@ struct Report {
 /// all the kernels it needs there compiled.
 #[derive(Default, Serialize)]
 struct Counts {
+    kernels: usize,
     configs: usize,
     compiled: usize,
     failed: usize,
     spilling: usize,
     pruned: usize,
-    /// The kernels of these configs, of how many in the space.
-    kernels: Coverage,
+    /// Of the kernels alone, and of how many in the space.
+    coverage: Coverage,
 }
-
-/// What is asked of every family.
-struct Asked<'a> {
-    profile: &'a GpuProfile,
-    compiler: &'a Compiler,
-    /// Kernels, and the sample's seed; none for all.
-    sample: Option<(usize, u64)>,
-    quiet: bool,
-}
-
-/// The kernels that were compiled, in the order of their specs.
-type Listing<'a> = Option<BufWriter<&'a File>>;
 
 pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let profile = GpuProfile::by_name(&args.gpu)?;
     let progress = Progress::new(args.json, false);
-    let list = args.list.as_ref().map(|path| File::create(path).context(|| path.display().to_string())).transpose()?;
-    let mut listing = list.as_ref().map(BufWriter::new);
     let compiler = site::compiler(args.compile_deadline.0, &profile, &progress)?;
     let plans = plan::load_all(&args.family.0, None)?;
     progress.plans(&plans);
     compiler.needed(&support_kernel())?;
+    let list = args.list.as_ref().map(|path| File::create(path).context(|| path.display().to_string())).transpose()?;
     let (arch, nvrtc) = (profile.arch.clone(), compiler.version().to_owned());
     let mut report = Report { gpu: profile.name.clone(), arch, nvrtc, families: BTreeMap::new() };
-    let sample = args.kernels.map(|most| (most.get(), args.seed));
-    let asked = Asked { profile: &profile, compiler: &compiler, sample, quiet: args.json };
     for plan in &plans {
-        let counts = asked.compile_space(plan, &mut listing)?;
+        let counts = compile_space(plan, &profile, &compiler, list.as_ref(), args)?;
         if !args.json {
-            let Counts { configs, compiled, failed, spilling, pruned, kernels } = &counts;
             note!(
-                "{}: {kernels}; {configs} configs, {compiled} compiled, {failed} failed, {spilling} spilling, {pruned} pruned",
-                plan.family
+                "{}: {}; {} configs, {} compiled, {} failed, {} spilling, {} pruned",
+                plan.family,
+                counts.coverage,
+                counts.configs,
+                counts.compiled,
+                counts.failed,
+                counts.spilling,
+                counts.pruned
             );
         }
         report.families.insert(plan.family.name(), counts);
     }
-    if let Some(mut listing) = listing {
-        listing.flush()?;
-    }
     progress.finish();
-    let all = report.families.values().fold(Coverage::default(), |all, counts| all.with(&counts.kernels));
+    let all = report.families.values().fold(Coverage::default(), |all, counts| all.with(&counts.coverage));
     if let Some(folder) = &args.record {
         let path = folder.join(&profile.name).join("compiled.json");
-        let families = report.families.iter().map(|(name, counts)| ((*name).to_owned(), counts.kernels.clone()));
+        let families = report.families.iter().map(|(name, counts)| ((*name).to_owned(), counts.coverage.clone()));
         let environment = [&report.gpu, &report.arch, &report.nvrtc].map(String::clone);
         Recorded::update(&path, environment, families.collect())?;
         if !args.json {
@@ -132,124 +122,132 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if all.failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
-impl Asked<'_> {
-    fn compile_space(&self, plan: &Plan, listing: &mut Listing) -> Result<Counts> {
-        let Self { profile, compiler, sample, quiet } = *self;
-        let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
-        let mut rejected: BTreeSet<Config> = BTreeSet::new();
-        let mut references = BTreeSet::new();
-        for planned in plan.problems(profile)? {
-            let reference = family_specs::spec(plan.family).reference(&planned.problem).0;
+/// Up to so many kernels. Those of one source and entry are of one space: of each, one after the other is drawn in turn, as long
+/// as it has some left. A larger sample holds a smaller one of the same seed.
+fn sample(all: &BTreeSet<&KernelSpec>, most: usize, seed: u64) -> BTreeSet<KernelSpec> {
+    let mut spaces: BTreeMap<_, Vec<&KernelSpec>> = BTreeMap::new();
+    for kernel in all {
+        spaces.entry((&kernel.code, &kernel.entry)).or_default().push(kernel);
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn: Vec<(usize, &KernelSpec)> = Vec::new();
+    for kernels in spaces.values_mut() {
+        kernels.shuffle(&mut random);
+        drawn.extend(kernels.iter().copied().enumerate());
+    }
+    drawn.sort_by_key(|(turn, _)| *turn);
+    drawn.into_iter().take(most).map(|(_, kernel)| kernel.clone()).collect()
+}
+
+fn compile_space(
+    plan: &Plan,
+    profile: &GpuProfile,
+    compiler: &Compiler,
+    list: Option<&File>,
+    args: &CompileArgs,
+) -> Result<Counts> {
+    let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
+    let mut launches: BTreeMap<KernelSpec, Launch> = BTreeMap::new();
+    let mut rejected: BTreeSet<Config> = BTreeSet::new();
+    let mut references = BTreeMap::new();
+    for planned in plan.problems(profile)? {
+        if let Some((reference, launch)) = family_specs::spec(plan.family).reference(&planned.problem) {
             compiler.request(&reference)?;
-            references.insert(reference);
-            for candidate in plan.candidates(&planned.problem, profile) {
-                match candidate.program {
-                    Ok(Some((kernel, _))) => {
-                        kernels.entry(candidate.config).or_default().insert(kernel);
-                    }
-                    Ok(None) => {}
-                    Err(_) => {
-                        rejected.insert(candidate.config);
-                    }
+            references.entry(reference).or_insert(launch);
+        }
+        for candidate in plan.candidates(&planned.problem, profile) {
+            match candidate.program {
+                Ok(Some((kernel, launch))) => {
+                    launches.entry(kernel.clone()).or_insert(launch);
+                    kernels.entry(candidate.config).or_default().insert(kernel);
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    rejected.insert(candidate.config);
                 }
             }
         }
-        let all: BTreeSet<KernelSpec> = kernels.values().flatten().cloned().collect();
-        let tried = sample.map_or_else(|| all.clone(), |(most, seed)| sample_of(&all, most, seed));
-        let keys: BTreeSet<Key> = tried.iter().map(|kernel| compiler.request(kernel)).collect::<Result<_>>()?;
-        for reference in &references {
-            compiler.needed(reference)?;
+    }
+    let all: BTreeSet<&KernelSpec> = kernels.values().flatten().collect();
+    let space = all.len();
+    let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
+    let sample = sample(&all, most, args.seed);
+    let keys: BTreeSet<Key> = sample.iter().map(|kernel| compiler.request(kernel)).collect::<Result<_>>()?;
+    for (reference, launch) in references {
+        Program::needed(compiler, &reference, &launch)?;
+    }
+    let mut coverage = Coverage::new(space, &keys);
+    let (mut failed, mut spilling) = (BTreeSet::new(), BTreeSet::new());
+    for kernel in &sample {
+        let outcome = compiler.wait(kernel)?;
+        let error = match &outcome {
+            Compiled::Failed { error, .. } => Some(error.clone()),
+            Compiled::Compiled { cubin, entry, .. } => {
+                let entry = entry.as_ref().unwrap_or(&kernel.entry);
+                launches.get(kernel).and_then(|launch| launch.check_cubin(cubin, entry).err())
+            }
+        };
+        coverage.count(error.is_none(), outcome.spills());
+        if outcome.spills() {
+            spilling.insert(kernel);
         }
-        let mut coverage = Coverage::new(all.len(), &keys);
-        let mut outcomes: BTreeMap<&KernelSpec, Compiled> = BTreeMap::new();
-        for kernel in &tried {
-            let outcome = compiler.wait(kernel)?;
-            coverage.count(&outcome);
-            if let Compiled::Failed { error, .. } = &outcome
-                && !quiet
-            {
+        if let Some(list) = list {
+            writeln!(&*list, "{}", line_of(plan, kernel, &outcome))?;
+        }
+        if let Some(error) = error {
+            failed.insert(kernel);
+            if !args.json {
                 note!("{}: {kernel}: {error}", plan.family);
             }
-            if let Some(listing) = listing {
-                writeln!(listing, "{}", line_of(plan, kernel, &outcome))?;
-            }
-            outcomes.insert(kernel, outcome);
         }
-        let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
-        for needed in kernels.values_mut() {
-            needed.retain(|kernel| tried.contains(kernel));
-        }
-        kernels.retain(|_, needed| !needed.is_empty());
-        let mut counts = Counts { configs: kernels.len() + pruned, pruned, kernels: coverage, ..Counts::default() };
-        for needed in kernels.values() {
-            let any = |holds: fn(&Compiled) -> bool| needed.iter().any(|kernel| holds(&outcomes[kernel]));
-            let has_failed = any(|outcome| matches!(outcome, Compiled::Failed { .. }));
-            counts.failed += usize::from(has_failed);
-            counts.compiled += usize::from(!has_failed);
-            counts.spilling += usize::from(!has_failed && any(Compiled::spills));
-        }
-        Ok(counts)
     }
+    let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
+    for needed in kernels.values_mut() {
+        needed.retain(|kernel| sample.contains(kernel));
+    }
+    kernels.retain(|_, needed| !needed.is_empty());
+    let configs = kernels.len() + pruned;
+    let mut counts = Counts { kernels: sample.len(), configs, pruned, coverage, ..Counts::default() };
+    for needed in kernels.values() {
+        let has_failed = needed.iter().any(|kernel| failed.contains(kernel));
+        counts.failed += usize::from(has_failed);
+        counts.compiled += usize::from(!has_failed);
+        counts.spilling += usize::from(!has_failed && needed.iter().any(|kernel| spilling.contains(kernel)));
+    }
+    Ok(counts)
 }
 
 /// A kernel of the list.
 fn line_of(plan: &Plan, kernel: &KernelSpec, outcome: &Compiled) -> serde_json::Value {
-    let kernel = kernel.to_string();
+    let (family, kernel) = (plan.family.name(), kernel.to_string());
     match outcome {
-        Compiled::Compiled { key, cubin, resources } => {
-            json!({"family": plan.family.name(), "kernel": kernel, "key": key, "cubin": cubin, "resources": resources})
+        Compiled::Compiled { key, cubin, resources, .. } => {
+            json!({"family": family, "kernel": kernel, "key": key, "cubin": cubin, "resources": resources})
         }
         Compiled::Failed { key, error, .. } => {
-            json!({"family": plan.family.name(), "kernel": kernel, "key": key, "error": error})
+            json!({"family": family, "kernel": kernel, "key": key, "error": error})
         }
     }
-}
-
-/// `most` of the kernels at most: of each source as many, as far as it has them, at even distances in the order of their macros.
-/// Where the first stands follows from the seed.
-fn sample_of(all: &BTreeSet<KernelSpec>, most: usize, seed: u64) -> BTreeSet<KernelSpec> {
-    let mut by_source: BTreeMap<&str, Vec<&KernelSpec>> = BTreeMap::new();
-    for kernel in all {
-        by_source.entry(kernel.source).or_default().push(kernel);
-    }
-    let mut sources: Vec<Vec<&KernelSpec>> = by_source.into_values().collect();
-    sources.sort_by_key(Vec::len); // what the small ones leave, the large ones take
-    let (mut random, mut left, mut sample) = (ChaCha8Rng::seed_from_u64(seed), most, BTreeSet::new());
-    for (place, kernels) in sources.iter().enumerate() {
-        let share = (left / (sources.len() - place)).max(1).min(kernels.len());
-        let start = random.random_range(0..kernels.len());
-        sample.extend((0..share).map(|step| kernels[(start + step * kernels.len()) / share].clone()));
-        left = left.saturating_sub(share);
-    }
-    sample
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn kernel(source: &'static str, stages: usize) -> KernelSpec {
-        KernelSpec { source, entry: "kernel", macros: vec![("NUM_STAGES", format!("{stages:05}"))] }
-    }
-
     #[test]
-    fn a_sample_has_kernels_of_every_source_spread_over_each_and_is_the_seeds() {
-        let many = (0..1000).map(|stages| kernel("many.cu", stages));
-        let all: BTreeSet<KernelSpec> = many.chain((0..5).map(|stages| kernel("few.cu", stages))).collect();
-        for seed in 0..50 {
-            let sample = sample_of(&all, 50, seed);
-            let of = |source| sample.iter().filter(move |kernel| kernel.source == source).collect::<Vec<_>>();
-            assert_eq!((of("few.cu").len(), of("many.cu").len()), (5, 45), "{seed}");
-            let stages = |kernel: &KernelSpec| kernel.macros[0].1.parse::<usize>().unwrap_or_default();
-            let places: Vec<usize> = of("many.cu").into_iter().map(stages).collect();
-            assert!(
-                places[0] < 23 && places.windows(2).all(|pair| (22..=23).contains(&(pair[1] - pair[0]))),
-                "{places:?}"
-            );
-            assert_eq!(sample, sample_of(&all, 50, seed));
-        }
-        assert_ne!(sample_of(&all, 50, 1), sample_of(&all, 50, 2));
-        assert_eq!(sample_of(&all, 5000, 1), all);
-        assert_eq!(sample_of(&all, 1, 1).len(), 2, "one of each source at least");
+    fn a_sample_holds_kernels_of_every_space_and_a_larger_one_holds_it() {
+        let kernel = |source, tile: usize| KernelSpec::shipped(source, "gemm", [("TILE", tile.to_string())]);
+        let few = (0..3).map(|tile| kernel("wgmma.cu", tile));
+        let kernels: Vec<KernelSpec> = (0..100).map(|tile| kernel("mma_sync.cu", tile)).chain(few).collect();
+        let all: BTreeSet<&KernelSpec> = kernels.iter().collect();
+        let of_few = |sample: &BTreeSet<KernelSpec>| {
+            sample.iter().filter(|kernel| kernel.code.to_string() == "wgmma.cu").count()
+        };
+        let [one, four, ten, every] = [1, 4, 10, usize::MAX].map(|most| sample(&all, most, 7));
+        assert_eq!([one.len(), four.len(), ten.len(), every.len()], [1, 4, 10, 103]);
+        assert_eq!((of_few(&four), of_few(&ten)), (2, 3), "as many of each space as it has");
+        assert!(one.is_subset(&four) && four.is_subset(&ten));
+        assert_eq!(ten, sample(&all, 10, 7));
+        assert_ne!(ten, sample(&all, 10, 8));
     }
 }

@@ -1,6 +1,6 @@
 //! `sweep derive`: journals, or a Helion measurements file, to the document.
 
-use super::arguments::OutputArgs;
+use super::arguments::{Families, OutputArgs, families, known_by_files};
 use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
@@ -36,6 +36,9 @@ pub(super) struct DeriveArgs {
     /// Take together what was measured under unlike drivers, or under one that nobody told
     #[arg(long)]
     accept_driver: bool,
+    /// Families of your own that the files hold trials of, by their manifests; those in sweeps/ are found by their names
+    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    family: Option<Families>,
     /// The plan that the journals, of one family, were filled by, where it is not the family's own
     #[arg(long, value_name = "PATH")]
     plan: Option<PathBuf>,
@@ -53,6 +56,7 @@ pub(super) struct DeriveArgs {
 pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
     let files = if args.from.is_empty() { recorded_files(&folder, &args.gpu)? } else { args.from.clone() };
+    let own = known_by_files(&files, args.family.as_ref())?;
     let (mut journals, mut measurements) = (Vec::new(), Evidence::default());
     let read: Vec<Result<Recorded>> = files.par_iter().map(|path| Recorded::read(path)).collect();
     for (path, recorded) in files.iter().zip(read) {
@@ -68,7 +72,7 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
         }
     }
     let profile = profile(&args.gpu, &journals)?;
-    let plans = plans(args, &journals)?;
+    let plans = plans(args, &own, &journals)?;
     let path = folder.document();
     paths::check_outputs(Some(&path), &[])?;
     let before = if path.exists() { Some(Document::load(&path)?) } else { None };
@@ -133,9 +137,9 @@ fn known_profile(gpu: &str, header: Option<&Header>) -> Result<GpuProfile> {
 }
 
 /// Every family's plan, or the one that the journals of one family were filled by.
-fn plans(args: &DeriveArgs, journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
+fn plans(args: &DeriveArgs, own: &[Family], journals: &[(String, Contents)]) -> Result<Vec<Plan>> {
     let families: BTreeSet<Family> = match args.plan {
-        None => Family::ALL.into(),
+        None => Family::ALL.iter().chain(own).copied().collect(),
         Some(_) => journals.iter().flat_map(|(_, contents)| &contents.trials).map(|trial| trial.family).collect(),
     };
     plan::load_all(&families.into_iter().collect::<Vec<_>>(), args.plan.as_deref())

@@ -7,6 +7,8 @@ use crate::error::Result;
 
 /// List the devices that are here and the profile each matches
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Example:
+  sweep devices --json")]
 pub(super) struct DevicesArgs {
     /// Print the list as JSON on stdout
     #[arg(long)]

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 /// Compare two documents: what is faster, slower, new or gone, beyond noise.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "The times of one problem shift by some per cent from sweep to sweep, so they are compared beside the
-programs that did not change. SLOW and FAST are beyond 2 %, and stand out by more than anything
-does in 99 of 100 nights without change; what is beyond 2 % and not sure is AMBIGUOUS. Exits with
-5 where something is SLOW, a class is slower as a whole by more than 4 %, or covered no more, and
-with 2 where a class was measured by unlike protocols.
+    after_help = "The times of one problem shift by some per cent from sweep to sweep, so they are compared beside the programs \
+that did not change. SLOW and FAST are beyond 2 %, and stand out by more than anything does in 99 of 100 nights \
+without change; what is beyond 2 % and not sure is AMBIGUOUS. Exits with 5 where something is SLOW, a class is \
+slower as a whole by more than 4 %, or covered no more, and with 2 where a class was measured by unlike \
+protocols.
 
 Examples:
   sweep diff old.json output/h200/observed_heuristics_h200.json

@@ -15,12 +15,11 @@ use std::path::PathBuf;
 #[derive(clap::Args, Debug)]
 #[command(
     group = ArgGroup::new("problems").required(true).args(["shapes", "random"]),
-    after_help = "Each problem's space is searched; then the pick, the default and the search's best three race in
-interleaved rounds. Half of the rounds choose the best and the other half tells how far the pick is
-behind, and the other way round. Regret is the pick's time over the best's, under 1 where the pick
-came out ahead; intervals hold it with 95 %. Where the budget ended, the same command goes on.
-What --json prints is written to output/<gpu>/evaluation.json too, in place of what was there, for
-sweep report to draw.
+    after_help = "Each problem's space is searched; then the pick, the default and the search's best three race in interleaved \
+rounds. Half of the rounds choose the best and the other half tells how far the pick is behind, and the other \
+way round. Regret is the pick's time over the best's, under 1 where the pick came out ahead; intervals hold it \
+with 95 %. Where the budget ended, the same command goes on. \
+What --json prints is written to output/<gpu>/evaluation.json too, in place of what was there, for sweep report to draw.
 
 Examples:
   sweep evaluate --gpu h200 --family matmul --shapes shapes.toml

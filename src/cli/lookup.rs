@@ -17,7 +17,12 @@ use std::path::{Path, PathBuf};
 
 /// The config that a document serves for a shape.
 #[derive(Args, Clone, Debug)]
-#[command(group = ArgGroup::new("document").required(true).args(["gpu", "heuristics"]))]
+#[command(
+    group = ArgGroup::new("document").required(true).args(["gpu", "heuristics"]),
+    after_help = "Examples:
+  sweep lookup --gpu h200 --family elementwise --shape numel=4096 --explain
+  sweep lookup --heuristics old.json --batch queries.jsonl --check"
+)]
 pub(super) struct LookupArgs {
     /// GPU whose document to ask: the one under --output, else the one built in
     #[arg(long, value_name = "NAME")]
@@ -136,7 +141,8 @@ fn question<'a>(heuristics: &Heuristics, args: &'a LookupArgs) -> Result<Query<'
 fn unknown_family(heuristics: &Heuristics, name: &str) -> Error {
     let known = CLASSES.into_iter().chain(heuristics.classes());
     let nearest = known.max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-    let families: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+    let own = heuristics.classes().filter(|class| !CLASSES.contains(class));
+    let families: Vec<_> = Family::ALL.iter().map(|family| family.name()).chain(own).collect();
     Error::usage(format!(
         "'{name}' is no family; did you mean '{}'? The families are {}",
         nearest.unwrap_or_default(),

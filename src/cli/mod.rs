@@ -10,17 +10,19 @@ mod evaluate;
 mod interrupt;
 mod lookup;
 mod measure;
+mod new;
 mod nightly;
 mod outcome;
 mod output;
 mod report;
+mod shell;
 mod sweep;
 
 pub use outcome::{Outcome, exit_code};
 
 use crate::error::Result;
 use crate::process;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::time::Duration;
 
 /// Which config should this kernel run with, on this shape, on this GPU?
@@ -33,13 +35,13 @@ use std::time::Duration;
     about,
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
-  sweep --family matmul_fp4                    on the GPU that is here, else on the cpu
-  sweep --gpu h200 --family all --budget 30m   everything, in half an hour
+  sweep --family elementwise --budget 10s
+  sweep --gpu h200 --family all --budget 30m
   sweep lookup --gpu h200 --family matmul_fp4 --shape m=16,n=4096,k=4096
-  sweep compile --gpu b200 --family all        check the kernels of a GPU that is not here
+  sweep compile --gpu b200 --family elementwise --kernels 4
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 the device is not here, 4 some problem has no working config,
-5 a regression, 130 interrupted (everything measured is kept)"
+Exit codes: 0 done, 1 failed, 2 usage, 3 the device is not here, 4 some problem has no working config, 5 a regression, \
+130 interrupted (everything measured is kept)"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -59,6 +61,9 @@ enum Command {
     Report(report::ReportArgs),
     Archive(archive::ArchiveArgs),
     Devices(devices::DevicesArgs),
+    New(new::NewArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
     /// The measuring process
     #[command(hide = true)]
     Worker,
@@ -99,6 +104,9 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
+        Some(Command::New(args)) => new::run(&args),
+        Some(Command::Completions(args)) => shell::completions(&args, Cli::command()).map(|()| Outcome::Done),
+        Some(Command::Man(args)) => shell::man(&args, Cli::command()).map(|()| Outcome::Done),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
             crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)

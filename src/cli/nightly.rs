@@ -10,11 +10,11 @@ use crate::sweep;
 /// Regenerate everything, compare with the document that is there, replace it where nothing got slower
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "What did not change (kernels, compiler, driver, GPU, protocol) is spot-checked; a drift beyond noise
-measures the family again, and so does another environment or protocol: the journal is then set
-aside. What looks slower than in the document before races it, the old program in the same rounds
-as the new one, and only what that confirms is a regression. Whatever fails or is cut leaves the
-old document in place. Exits with 5 where the new one has a regression, unless that is accepted.
+    after_help = "What did not change (kernels, compiler, driver, GPU, protocol) is spot-checked; a drift beyond noise measures \
+the family again, and so does another environment or protocol: the journal is then set aside. What looks slower \
+than in the document before races it, the old program in the same rounds as the new one, and only what that \
+confirms is a regression. Whatever fails or is cut leaves the old document in place. Exits with 5 where the new \
+one has a regression, unless that is accepted.
 
 Examples:
   sweep nightly --gpu h200 --budget 2h

@@ -1,8 +1,8 @@
 //! `sweep report`: one page about a GPU.
 
-use super::Outcome;
 use super::arguments::OutputArgs;
 use super::derive::profile;
+use super::outcome::Outcome;
 use super::output::note;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::Evaluation;
@@ -19,11 +19,11 @@ use std::path::PathBuf;
 /// Make one page about a GPU: what changed, what is served, how near it comes to the best
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "The page is one file that needs no server and no network: whether anything regressed, what is served where
-and how far behind the best that is, a roofline of every problem's winner, which knobs matter,
-where time went, what failed, and how nights compare. It is made of what lies in the GPU's folder:
-the document, the journals or else the archives, evaluation.json of sweep evaluate, and nights of
-sweep nightly. What is not there is left out, and the page says how to make it.
+    after_help = "The page is one file that needs no server and no network: whether anything regressed, what is served where and \
+how far behind the best that is, a roofline of every problem's winner, which knobs matter, where time went, what \
+failed, and how nights compare. It is made of what lies in the GPU's folder: the document, the journals or else \
+the archives, evaluation.json of sweep evaluate, and nights of sweep nightly. What is not there is left out, and \
+the page says how to make it.
 
 Examples:
   sweep report --gpu h200 -o report.html

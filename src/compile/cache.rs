@@ -25,6 +25,15 @@ impl Key {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
+        Self::shortened(hash)
+    }
+
+    /// The hash of a file.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        Self::shortened(Sha256::new_with_prefix(bytes))
+    }
+
+    fn shortened(hash: Sha256) -> Self {
         let short = hash.finalize().iter().take(8).fold(0u64, |word, byte| word << 8 | u64::from(*byte));
         Self(format!("{short:016x}"))
     }
@@ -39,12 +48,15 @@ pub(super) struct Entry {
     pub(super) log: String,
     /// What ptxas said.
     pub(super) resources: Resources,
+    /// The function's name in the cubin, where the kernel is known by an expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) function: Option<String>,
 }
 
 impl Entry {
     /// What a compile came to.
     pub(super) fn new(cubin: Option<&[u8]>, log: String) -> Self {
-        Self { cubin: cubin.map(sha256), resources: Resources::of_log(&log), log }
+        Self { cubin: cubin.map(sha256), resources: Resources::of_log(&log), log, function: None }
     }
 }
 

@@ -4,7 +4,7 @@ use super::cache::{Entry, Found};
 use super::source::Sources;
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
-use crate::families::KernelSpec;
+use crate::families::{Code, KernelSpec};
 use crate::process::{self, Killer, LineProcess, Silence};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +21,9 @@ pub struct Job {
     pub source: String,
     /// The compiler's options.
     pub options: Vec<String>,
+    /// The function by an expression of C++, `scale<4, float>`, whose name in the cubin is to be told.
+    #[serde(default)]
+    pub expression: Option<String>,
 }
 
 /// What it answers.
@@ -28,6 +31,9 @@ pub struct Job {
 pub struct Answer {
     /// The cubin, where there is one.
     pub cubin: Option<Vec<u8>>,
+    /// The function's name in it, where the job has an expression.
+    #[serde(default)]
+    pub entry: Option<String>,
     /// The compiler's whole log.
     pub log: String,
 }
@@ -44,6 +50,8 @@ pub enum Outcome {
         key: Key,
         /// The cubin file.
         cubin: PathBuf,
+        /// The function's name in it, where that is not the kernel's own.
+        entry: Option<String>,
         /// What ptxas said.
         resources: Resources,
     },
@@ -185,6 +193,9 @@ impl Compiler {
             return Ok(key.clone());
         }
         let key = self.key(spec)?;
+        if matches!(spec.code, Code::Ptx(_) | Code::Cubin(_)) {
+            shared.take_in(spec, &key)?;
+        }
         let cached = match shared.settings.cache.get(&key) {
             Found::Entry(entry) => Some(shared.outcome(&key, &entry)),
             Found::Nothing => None,
@@ -206,10 +217,13 @@ impl Compiler {
         Ok(key)
     }
 
-    /// The cubin of a kernel by its identity, where it is cached: also of one that today's sources no longer make.
-    pub fn cached(&self, key: &Key) -> Option<PathBuf> {
+    /// The cubin of a kernel by its identity, with the function's name in it where that is not the kernel's own, where it is cached: also of one that today's sources no longer make.
+    pub fn cached(&self, key: &Key) -> Option<(PathBuf, Option<String>)> {
         let cache = &self.shared.settings.cache;
-        matches!(cache.get(key), Found::Entry(Entry { cubin: Some(_), .. })).then(|| cache.cubin(key))
+        match cache.get(key) {
+            Found::Entry(Entry { cubin: Some(_), function, .. }) => Some((cache.cubin(key), function)),
+            _ => None,
+        }
     }
 
     /// Waits until a kernel is done; it jumps the queue if it still stands there.
@@ -283,19 +297,38 @@ impl Shared {
     fn options(&self, spec: &KernelSpec) -> Vec<String> {
         let fixed =
             [format!("--gpu-architecture={}", self.settings.arch), "--std=c++17".into(), "--ptxas-options=-v".into()];
-        fixed.into_iter().chain(spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"))).collect()
+        let own = if let Code::Cuda { options, .. } = &spec.code { &options[..] } else { &[] };
+        let macros = spec.macros.iter().map(|(name, value)| format!("-D{name}={value}"));
+        fixed.into_iter().chain(own.iter().cloned()).chain(macros).collect()
     }
 
     fn key(&self, spec: &KernelSpec) -> Result<Key> {
-        let source = self.sources.assemble(spec.source)?;
+        let source = self.sources.assemble(&spec.code)?;
         let options = self.options(spec).join(" ");
-        Ok(Key::of(&[&source.code.0, &options, &self.version]))
+        let expression = if spec.is_named_by_expression() { spec.entry.as_str() } else { "" };
+        let parts = match &spec.code {
+            // What the driver loads no compiler of ours has touched.
+            Code::Ptx(_) | Code::Cubin(_) => vec![&source.code.0, &spec.entry, &self.settings.arch],
+            Code::Shipped(_) | Code::Cuda { .. } => vec![&source.code.0, &options, &self.version],
+        };
+        let others = [expression, &spec.salt].into_iter().filter(|other| !other.is_empty());
+        Ok(Key::of(&parts.into_iter().map(String::as_str).chain(others).collect::<Vec<_>>()))
+    }
+
+    /// Puts into the cache what needs no compiling, so that what was measured is what is loaded, whatever becomes of the file.
+    fn take_in(&self, spec: &KernelSpec, key: &Key) -> Result<()> {
+        if matches!(self.settings.cache.get(key), Found::Entry(_)) {
+            return Ok(());
+        }
+        let bytes = self.sources.assemble(&spec.code)?.bytes;
+        self.settings.cache.put(key, Some(&bytes), &Entry::new(Some(&bytes), String::new()))
     }
 
     fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
         if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
-            return Outcome::Compiled { key: key.clone(), cubin, resources: entry.resources };
+            let Entry { function, resources, .. } = entry.clone();
+            return Outcome::Compiled { key: key.clone(), cubin, entry: function, resources };
         }
         let first_error = entry.log.lines().find(|line| line.contains("error"));
         let error = first_error.unwrap_or("the compiler failed without a message").trim().to_string();
@@ -341,10 +374,13 @@ impl Shared {
     /// A compiler that ends without an answer, or says that the machine fails it, is tried again: only one that dies of itself
     /// each time condemns the kernel. What was killed from outside, or got no memory, says nothing of it.
     fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
+        let source = self.sources.assemble(&spec.code)?;
+        let include = source.include.iter().map(|folder| format!("--include-path={}", folder.display()));
         let job = Job {
-            name: spec.source.to_string(),
-            source: self.sources.assemble(spec.source)?.text.to_string(),
-            options: self.options(spec),
+            name: spec.code.to_string(),
+            source: source.text.to_string(),
+            options: self.options(spec).into_iter().chain(include).collect(),
+            expression: spec.is_named_by_expression().then(|| spec.entry.clone()),
         };
         let mut answer = self.ask(process, &job)?;
         for _ in 1..ATTEMPTS {
@@ -362,7 +398,7 @@ impl Shared {
                 return Ok(Outcome::Failed { key: key.clone(), timed_out, error: format!("compiler: {silence}") });
             }
         };
-        let entry = Entry::new(answer.cubin.as_deref(), answer.log);
+        let entry = Entry { function: answer.entry, ..Entry::new(answer.cubin.as_deref(), answer.log) };
         self.settings.cache.put(key, answer.cubin.as_deref(), &entry)?;
         Ok(self.outcome(key, &entry))
     }
@@ -385,6 +421,7 @@ fn version(settings: &Settings) -> Result<String> {
         name: "version.cu".into(),
         source: "extern \"C\" __global__ void version() {}".into(),
         options: vec![format!("--gpu-architecture={}", settings.arch)],
+        expression: None,
     };
     let reply: Result<Reply, _> = start_process(&settings.nvrtc)?.ask(&job, settings.deadline);
     let answer = reply.map_err(Error::failure)?.map_err(Error::failure)?;

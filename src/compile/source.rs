@@ -2,7 +2,8 @@
 
 use super::cache::Key;
 use crate::error::{Context, Error, Result};
-use crate::plan::read_text;
+use crate::families::Code;
+use crate::families::manifest::read_text;
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,14 +15,18 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 #[derive(Debug)]
 pub(super) struct Sources {
     folder: Option<PathBuf>,
-    assembled: Mutex<BTreeMap<&'static str, Source>>,
+    assembled: Mutex<BTreeMap<Code, Source>>,
 }
 
-/// The text of a compile.
+/// What a compile, or the driver, reads.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
-    /// What the compiler reads.
+    /// The text that the compiler reads.
     pub(super) text: Arc<str>,
+    /// Where it looks for what that includes.
+    pub(super) include: Vec<PathBuf>,
+    /// What the driver reads as it is.
+    pub(super) bytes: Arc<[u8]>,
     /// The hash of the code in it. A comment changes no kernel, so it costs no night's measurements.
     pub(super) code: Key,
 }
@@ -38,18 +43,29 @@ impl Sources {
         self.folder.as_deref()
     }
 
-    /// The text of `name` with every `#include "…"` replaced by that file, each once. `#line` keeps the compiler's
-    /// messages pointing at the files.
-    pub(super) fn assemble(&self, name: &'static str) -> Result<Source> {
+    /// What is read for a kernel's code, the same for as long as the program runs.
+    pub(super) fn assemble(&self, code: &Code) -> Result<Source> {
         let mut assembled = self.assembled.lock().map_err(Error::failure)?;
-        if let Some(source) = assembled.get(name) {
+        if let Some(source) = assembled.get(code) {
             return Ok(source.clone());
         }
+        let source = match code {
+            Code::Shipped(name) => self.shipped(name)?,
+            Code::Cuda { file, include, .. } => foreign(file, include)?,
+            Code::Ptx(file) => loaded(file, b"\0")?, // the driver takes a text that ends
+            Code::Cubin(file) => loaded(file, b"")?,
+        };
+        assembled.insert(code.clone(), source.clone());
+        Ok(source)
+    }
+
+    /// The text of `name` with every `#include "…"` replaced by that file, each once. `#line` keeps the compiler's
+    /// messages pointing at the files.
+    fn shipped(&self, name: &str) -> Result<Source> {
         let mut text = String::new();
         self.append(name, &mut BTreeSet::new(), &mut text)?;
-        let source = Source { code: Key::of(&[&code_of(&text)]), text: text.into() };
-        assembled.insert(name, source.clone());
-        Ok(source)
+        let code = Key::of(&[&code_of(&text)]);
+        Ok(Source { code, text: text.into(), include: Vec::new(), bytes: Arc::default() })
     }
 
     fn append(&self, name: &str, seen: &mut BTreeSet<String>, text: &mut String) -> Result<()> {
@@ -83,6 +99,49 @@ impl Sources {
         let text = EMBEDDED.get_file(name).and_then(|file| file.contents_utf8());
         text.map(str::to_owned).ok_or_else(|| Error::failure(format!("kernel source {name} is not built in")))
     }
+}
+
+/// Somebody else's CUDA C++: the compiler finds what it includes in the file's own folder and those of `include`, and what it finds
+/// there is part of the code.
+fn foreign(file: &Path, include: &[PathBuf]) -> Result<Source> {
+    let own = file.parent().unwrap_or(Path::new(".")).to_path_buf();
+    let include: Vec<PathBuf> = std::iter::once(own).chain(include.iter().cloned()).collect();
+    let text = read_text(file).context(|| format!("kernel source {}", file.display()))?;
+    let mut codes = vec![code_of(&text)];
+    let mut seen = BTreeSet::from([file.to_path_buf()]);
+    let mut to_read = vec![(file.to_path_buf(), text.clone())];
+    while let Some((from, text)) = to_read.pop() {
+        for name in text.lines().filter_map(included) {
+            let beside = from.parent().map(|folder| folder.join(name));
+            let places = beside.into_iter().chain(include.iter().map(|folder| folder.join(name)));
+            let Some(found) = places.into_iter().find(|place| place.is_file()) else { continue };
+            if seen.insert(found.clone()) {
+                let text = read_text(&found).context(|| format!("included by {}", from.display()))?;
+                codes.push(code_of(&text));
+                to_read.push((found, text));
+            }
+        }
+    }
+    let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+    Ok(Source { code: Key::of(&codes), text: text.into(), include, bytes: Arc::default() })
+}
+
+/// What a line includes, quoted or in angle brackets.
+fn included(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
+    let quoted = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
+    let bracketed = || rest.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+    Some(quoted.or_else(bracketed)?.0)
+}
+
+/// What the driver loads as it is, with what it must end in.
+fn loaded(file: &Path, end: &[u8]) -> Result<Source> {
+    let mut bytes = std::fs::read(file).map_err(Error::usage).context(|| format!("kernel {}", file.display()))?;
+    let code = Key::of_bytes(&bytes);
+    if !bytes.ends_with(end) {
+        bytes.extend(end);
+    }
+    Ok(Source { code, text: Arc::from(""), include: Vec::new(), bytes: bytes.into() })
 }
 
 /// A text without its comments, `#line`s and blank lines. Quoted text stays as it is.

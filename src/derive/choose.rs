@@ -26,10 +26,24 @@ pub(super) enum Bar {
     KeepsUpWithDefaults,
 }
 
-/// The config with the least weighted geometric mean slowdown over `rows` and `others`, beside what is already `taken`, in
-/// logarithms by row. A problem without a time counts as [`Row::ln_missing`] says. Among the `eligible`, those that fail on
-/// the fewest of `rows` come first; those within the noise of the best are one tie class, of which the first in the table's
-/// order is chosen. All others together weigh the group's weight.
+/// The config to serve on the problems `rows`, by its place in the table; nothing where none qualifies.
+///
+/// A config's slowdown on a problem is its time over that of the problem's winner. The config with the least geometric mean
+/// slowdown is the best, so logarithms are added up:
+///
+/// ```text
+/// gain(config) = Σ over rows of min(ln slowdown, taken) − taken  +  weight · Σ over others of ln slowdown − ln missing
+/// ```
+///
+/// - `taken`, a logarithm for each row, is what a reader of the configs chosen before gets there: a further one only helps
+///   where it is faster. With none chosen before it is what a missing time counts as ([`Row::ln_missing`], at least a factor 2), so
+///   that a config which was never timed on a problem gains nothing there.
+/// - `others` are the problems of the rows' groups. All together they weigh as much as [`GROUP_WEIGHT`] of one row: where two
+///   configs differ by luck on a few rows, the group decides.
+/// - Only configs that raced on some row, are `eligible` (they run on all shapes that are answered for) and meet the `bar` may
+///   be chosen, and of these only those that failed on the fewest rows.
+/// - What lies within the noise of the best is one tie class. Its first config in the table's order, simpler launches before others,
+///   is chosen, so that the next sweep, with other luck, chooses it too.
 fn choose_beside(
     rows: &[&Row],
     others: &[&Row],
@@ -40,6 +54,7 @@ fn choose_beside(
 ) -> Option<usize> {
     let weight = GROUP_WEIGHT / others.len().max(1) as f64;
     let all = rows.len() as f64 + weight * others.len() as f64;
+    // By config. Negative is faster than what is there.
     let mut gains = vec![0.0; configs];
     let mut failures = vec![0_usize; configs];
     let mut raced = vec![false; configs];
@@ -64,6 +79,7 @@ fn choose_beside(
     let fewest = candidates.iter().map(|config| failures[*config]).min()?;
     let candidates = candidates.into_iter().filter(|config| failures[*config] == fewest);
     let best = candidates.clone().map(|config| gains[config]).min_by(f64::total_cmp)?;
+    // The noise of a mean over the rows, as a sum over all.
     let tie = tie_width(rows).ln_1p() * all;
     candidates.into_iter().find(|config| gains[*config] <= best + tie)
 }

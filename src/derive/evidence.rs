@@ -58,13 +58,13 @@ pub(super) struct ConfigFacts {
 
 impl ConfigFacts {
     /// The fixed order that breaks ties: what is likelier to do well on shapes that were not measured comes first. A program a
-    /// tile, then programs that stride over the tiles, then those with a run of tiles each, which a few tiles too many leave waiting
+    /// tile, then programs that stride over the tiles or take them as they come, then those with a run of tiles each, which a few tiles too many leave waiting
     /// for one; fewer programs; the text.
     pub(super) fn order(&self) -> impl Ord {
         let pid_type = self.template.get("pid_type").and_then(Value::as_str);
         let program_order = match pid_type {
             None | Some("flat") => 0,
-            Some("persistent_interleaved") => 1,
+            Some("persistent_interleaved" | "cluster_launch_control") => 1,
             Some(_) => 2,
         };
         let multiplier = self.template.get("num_sm_multiplier").and_then(Value::as_u64);
@@ -350,8 +350,9 @@ impl Evidence {
     }
 }
 
-/// The trials of a journal, in its order, without those of a kernel that a later one has replaced: of the same compile-time
-/// knobs on the same problem. Pruned configs have no kernel, and stay.
+/// The trials of a journal, in its order, without those of a kernel that a later one has replaced. A variant is the configs of a
+/// family that are compiled from the same knobs and so share a kernel; of each variant only the trials of the kernel that it had
+/// last on a problem count there. Pruned configs have no kernel, and stay.
 pub(crate) fn of_latest_kernels<'t>(trials: &[&'t Trial]) -> Vec<&'t Trial> {
     let mut variants: HashMap<(Family, Config), usize> = HashMap::new();
     let mut variant_of: HashMap<(Family, &Config), usize> = HashMap::new();

@@ -2,7 +2,7 @@
 
 use super::evidence::Environment;
 use crate::error::{Error, Result};
-use crate::heuristics::Document;
+use crate::heuristics::{Document, FAMILIES};
 use crate::model::{Identity, Likeness};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,13 @@ pub fn merge(existing: Document, new: Document, classes: &BTreeSet<String>) -> D
     merged.fallbacks.extend(existing.fallbacks.into_iter().filter(|(class, _)| !classes.contains(class)));
     merged.models.retain(|class, _| classes.contains(class));
     merged.models.extend(existing.models.into_iter().filter(|(class, _)| !classes.contains(class)));
+    let described =
+        |policy: &Map<String, Value>| policy.get(FAMILIES).and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut families = described(&existing.policy);
+    families.extend(described(&merged.policy).into_iter().filter(|(family, _)| classes.contains(family)));
+    if !families.is_empty() {
+        merged.policy.insert(FAMILIES.to_owned(), families.into());
+    }
     set_environments(&mut merged.policy, &environments);
     merged
 }

@@ -55,7 +55,7 @@ pub(crate) use table::text_key;
 pub use validation::{Compared, Exemplar, LeaveOneOut, ProblemSource, Source, Ties, Validation};
 
 use crate::error::{Context, Result};
-use crate::heuristics::{Document, SCHEMA_VERSION};
+use crate::heuristics::{DescribedFamily, Document, FAMILIES, SCHEMA_VERSION};
 use crate::journal::{Contents, Trial};
 use crate::model::{Config, Family, GpuProfile, Mma};
 use carry::Earlier;
@@ -258,6 +258,12 @@ fn policy(profile: &GpuProfile, environments: &BTreeMap<String, BTreeSet<Environ
     let is_ours = environments.values().any(|environments| !environments.is_empty());
     if is_ours && profile.mma.contains(&Mma::Tcgen05) {
         policy.insert("tcgen05".to_owned(), json!(UNPROVEN));
+    }
+    let described = environments.keys().filter_map(|class| Family::by_name(class).filter(|family| !family.ships()));
+    let described: Map<String, Value> =
+        described.map(|family| (family.name().to_owned(), json!(DescribedFamily::of(family)))).collect();
+    if !described.is_empty() {
+        policy.insert(FAMILIES.to_owned(), described.into());
     }
     merge::set_environments(&mut policy, environments);
     policy

@@ -5,9 +5,11 @@ pub mod cpu;
 pub mod cuda;
 pub mod mutants;
 
-use crate::families::{KernelSpec, Launch};
+use crate::compile::{Compiler, Outcome};
+use crate::error::Error;
+use crate::families::{KernelSpec, Launch, Task};
 use crate::measure::Sample;
-use crate::model::{Bytes, Config, GpuProfile, Identity, Problem};
+use crate::model::{Bytes, Config, GpuProfile, Identity};
 use mutants::Alteration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -60,6 +62,31 @@ pub struct Program {
     pub launch: Launch,
 }
 
+impl Program {
+    /// What a kernel came to, ready to be launched so.
+    ///
+    /// # Errors
+    /// Where the launch's arguments are not the kernel's parameters.
+    pub fn new(cubin: PathBuf, entry: Option<String>, kernel: &KernelSpec, launch: &Launch) -> Result<Self, String> {
+        let entry = entry.unwrap_or_else(|| kernel.entry.clone());
+        launch.check_cubin(&cubin, &entry)?;
+        Ok(Self { cubin, entry, launch: launch.clone() })
+    }
+
+    /// The program of a kernel that nothing works without.
+    ///
+    /// # Errors
+    /// Where it does not compile, or has other parameters.
+    pub fn needed(compiler: &Compiler, kernel: &KernelSpec, launch: &Launch) -> crate::error::Result<Self> {
+        match compiler.wait(kernel)? {
+            Outcome::Compiled { cubin, entry, .. } => {
+                Self::new(cubin, entry, kernel, launch).map_err(|error| Error::usage(format!("{kernel}: {error}")))
+            }
+            Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
+        }
+    }
+}
+
 /// Why a device could not do something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -97,7 +124,9 @@ pub struct Deviation {
     pub beyond: u64,
     /// Elements that still hold the poison, or are not finite where the reference is, or the other way round.
     pub poisoned: u64,
-    /// The index of the first element that is beyond or poisoned.
+    /// The output that the first element is of that is beyond or poisoned.
+    pub output: usize,
+    /// Its index there.
     pub first: Option<u64>,
 }
 
@@ -115,6 +144,7 @@ impl Deviation {
             worst: self.worst.max(other.worst),
             beyond: self.beyond + other.beyond,
             poisoned: self.poisoned + other.poisoned,
+            output: if self.first.is_some() { self.output } else { other.output },
             first: self.first.or(other.first),
         }
     }
@@ -124,9 +154,11 @@ impl Deviation {
         self.beyond == 0 && self.poisoned == 0
     }
 
-    /// What is wrong with an output whose rows have `cols` elements, in one line.
-    pub fn complaint(&self, cols: u64) -> String {
-        let place = self.first.map(|index| format!(", the first at row {}, column {}", index / cols, index % cols));
+    /// What is wrong with outputs whose rows have so many elements, in one line.
+    pub fn complaint(&self, columns: &[u64]) -> String {
+        let cols = columns.get(self.output).copied().unwrap_or(1).max(1);
+        let of = if columns.len() > 1 { format!(" of output {}", self.output) } else { String::new() };
+        let place = self.first.map(|index| format!(", the first at row {}, column {}{of}", index / cols, index % cols));
         let place = place.unwrap_or_default();
         let Self { relative, worst, beyond, poisoned, .. } = self;
         if *poisoned > 0 {
@@ -140,9 +172,9 @@ impl Deviation {
 
 /// A device with one problem's tensors on it and one kernel loaded.
 pub trait Device {
-    /// Makes the problem's inputs from `seed`, plain and awkward ones, and their reference outputs. `reference` is the
-    /// reference kernel, where the device runs compiled kernels.
-    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
+    /// Makes a task's inputs from `seed`, plain and awkward ones, and their reference outputs. `reference` is the reference
+    /// kernel, where the device runs compiled kernels and there is one.
+    fn prepare(&mut self, task: &Task, seed: u64, reference: Option<&Program>) -> Result<(), Fault>;
 
     /// Makes a config's kernel the one that runs next.
     fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault>;
@@ -183,7 +215,7 @@ pub fn driver_trouble() -> Option<String> {
 
 /// The kernels of the harness itself: they fill tensors, read L2 full and compare outputs. One source holds them all.
 pub fn support_kernel() -> KernelSpec {
-    KernelSpec { source: "support.cu", entry: "fill_bf16", macros: Vec::new() }
+    KernelSpec::shipped("support.cu", "fill_bf16", [])
 }
 
 /// Opens a device. `support` is the cubin of the harness's own kernels, where the device runs compiled kernels.

@@ -2,7 +2,7 @@
 //! what a wrong one would leave. The check against the reference must catch each; tests on the host and on a GPU see to it.
 
 use crate::families::HostTensor;
-use crate::model::{Problem, Shape};
+use crate::model::Problem;
 
 /// A rectangle of a tensor seen as rows of so many elements, as they lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,19 +96,28 @@ impl Change {
     }
 }
 
-/// The mistakes that can be made on a problem. Those that its extents have no room for are left out.
+/// The mistakes that can be made on a problem of a family that ships. Those that its extents have no room for are left out.
 pub fn mutants(problem: &Problem) -> Vec<Mutant> {
-    match problem.shape {
-        Shape::Gemm { m, n, k } => {
-            let weights_per_element = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
-            of_sums([m, n, k], weights_per_element).into_iter().chain(of_output(m, n)).collect()
-        }
-        Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
+    match (problem.family.name(), problem.family.dimensions()) {
+        ("attention", _) => {
+            let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
             let rows = batch * heads * q_seq;
             of_keys([batch * heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
         }
-        Shape::Rows { rows, cols } => of_columns(rows, cols).into_iter().chain(of_output(rows, cols)).collect(),
-        Shape::Elements { numel } => of_elements(numel).into_iter().chain(of_output(1, numel)).collect(),
+        (_, ["m", "n", "k"]) => {
+            let [m, n, k] = problem.shape.first();
+            let weights_per_element = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
+            of_sums([m, n, k], weights_per_element).into_iter().chain(of_output(m, n)).collect()
+        }
+        (_, ["rows", "cols"]) => {
+            let [rows, cols] = problem.shape.first();
+            of_columns(rows, cols).into_iter().chain(of_output(rows, cols)).collect()
+        }
+        (_, ["numel"]) => {
+            let [numel] = problem.shape.first();
+            of_elements(numel).into_iter().chain(of_output(1, numel)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -68,13 +68,7 @@ const CACHE_LINE: u32 = 128;
 impl Description {
     /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality).
     pub fn of(family: Family, profile: &GpuProfile) -> Self {
-        let described = match family {
-            Family::Matmul | Family::MatmulInt16 => gemm(2, 1),
-            Family::MatmulInt4 | Family::MatmulFp4 => gemm(1, 2),
-            Family::Attention => attention(),
-            Family::RowSoftmax => row_softmax(),
-            Family::Elementwise => elementwise(),
-        };
+        let described = super::spec(family).description();
         let constants = [
             ("multiprocessors", i64::from(profile.multiprocessors)),
             ("registers_per_multiprocessor", i64::from(profile.registers_per_multiprocessor)),
@@ -183,7 +177,7 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
 }
 
 /// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
-fn gemm(weight_bytes: u64, packed: u64) -> Description {
+pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
     // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
     let copies = |tile: &str, row: &str| {
@@ -236,7 +230,7 @@ fn gemm(weight_bytes: u64, packed: u64) -> Description {
     }
 }
 
-fn attention() -> Description {
+pub(super) fn attention() -> Description {
     Description {
         dtypes: dtypes(&[Dtype::Bf16]),
         knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"]),
@@ -256,11 +250,11 @@ fn attention() -> Description {
     }
 }
 
-fn row_softmax() -> Description {
+pub(super) fn row_softmax() -> Description {
     /// Vectors of 16 bytes that a thread has of its row.
     const VECTORS: &str = "ceil_div(cols * dtype_bytes, 16 * row_threads * split_k)";
     Description {
-        dtypes: dtypes(&Dtype::ALL),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F32]),
         knobs: texts(&[
             "block_sizes",
             "mma",
@@ -286,23 +280,6 @@ fn row_softmax() -> Description {
             "per_mille(programs * num_warps, multiprocessors)",
         ]),
         kin: vec![texts(&["cols"]), texts(&["rows"])],
-        ..Description::default()
-    }
-}
-
-fn elementwise() -> Description {
-    Description {
-        dtypes: dtypes(&Dtype::ALL),
-        knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_warps", "pid_type"]),
-        bytes: "3 * numel * dtype_bytes".to_owned(),
-        flops: "numel".to_owned(),
-        rows: named([("x", "numel * dtype_bytes")]),
-        tiles: named([("numel", "block_sizes[0]")]),
-        features: texts(&[
-            "block_sizes[0] * dtype_bytes / num_warps",
-            "per_mille(programs * num_warps, multiprocessors)",
-        ]),
-        kin: vec![texts(&["numel"])],
         ..Description::default()
     }
 }

@@ -1,49 +1,28 @@
 //! Tensors and their random contents: a counter-based generator, so that the host and a GPU kernel fill a tensor alike.
 
-use crate::model::{Bytes, Dtype, Family};
+use crate::model::{Bytes, Family};
 use half::bf16;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
-/// The type of a tensor's elements in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Element {
-    /// bfloat16.
-    Bf16,
-    /// IEEE single precision.
-    F32,
-    /// A byte: two packed 4-bit weights.
-    I8,
-    /// A 16-bit integer weight.
-    I16,
-}
-
-impl Element {
-    /// Bytes of one element.
-    pub const fn size_bytes(self) -> u64 {
-        match self {
-            Self::I8 => 1,
-            Self::Bf16 | Self::I16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
-
-impl From<Dtype> for Element {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::Bf16 => Self::Bf16,
-            Dtype::F32 => Self::F32,
-        }
-    }
-}
+pub use crate::model::Dtype as Element;
 
 /// What an input tensor is filled with. `kernels/support.cu` fills alike, value for value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Fill {
     /// Uniform in [-magnitude, magnitude), rounded to the element type. For floats.
     Uniform {
         /// Half the width of the range.
         magnitude: f32,
+    },
+    /// Nothing: of an output, which is poisoned before a kernel writes it.
+    Nothing,
+    /// Whole numbers in [least, most], each as likely.
+    Whole {
+        /// The least.
+        least: i32,
+        /// The largest.
+        most: i32,
     },
     /// Every bit random, so that every code and both extremes turn up. For integers.
     Bits,
@@ -106,17 +85,17 @@ impl Fill {
     /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
     /// finite in bf16.
     fn awkward(self, family: Family, index: usize, inputs: &[TensorSpec]) -> Self {
-        match (self, family, index) {
-            (Self::Uniform { magnitude }, Family::Attention, 0) => {
+        match (self, family.name(), index) {
+            (Self::Uniform { magnitude }, "attention", 0) => {
                 Self::Queries { magnitude, q_seq: inputs[0].rows(), kv_seq: inputs[1].rows() }
             }
-            (keys_and_values @ Self::Uniform { .. }, Family::Attention, _) => keys_and_values,
-            (Self::Uniform { magnitude }, Family::RowSoftmax, _) => Self::Logits { magnitude },
-            (Self::Uniform { .. }, Family::Elementwise, _) => Self::Wide { least: -100, most: 100 },
+            (keys_and_values @ Self::Uniform { .. }, "attention", _) => keys_and_values,
+            (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
+            (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
             // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
             (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },
-            (Self::Bits, Family::MatmulInt16, _) => Self::Extremes,
+            (Self::Bits, "matmul_int16", _) => Self::Extremes,
             (other, ..) => other,
         }
     }
@@ -126,7 +105,10 @@ impl Fill {
         let of = |fill, floats, rows| FillParameters { fill, floats, rows };
         match self {
             Self::Uniform { magnitude } => of(0, [magnitude, 0.0], [0; 2]),
-            Self::Bits => of(0, [0.0; 2], [0; 2]),
+            Self::Bits | Self::Nothing => of(0, [0.0; 2], [0; 2]),
+            Self::Whole { least, most } => {
+                of(6, [0.0; 2], [i64::from(least) as u64, (i64::from(most) - i64::from(least) + 1) as u64])
+            }
             Self::Wide { least, most } => of(1, [least as f32, most as f32], [0; 2]),
             Self::Queries { magnitude, q_seq, kv_seq } => of(2, [magnitude, 0.0], [q_seq, kv_seq]),
             Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
@@ -153,7 +135,11 @@ impl Fill {
         // The row's word is of another stream than any element's.
         let word = || random_bits(!seed, row);
         match self {
-            Self::Bits | Self::Extremes => value,
+            Self::Bits | Self::Extremes | Self::Nothing => value,
+            Self::Whole { least, most } => {
+                let values = (i64::from(most) - i64::from(least) + 1) as u64;
+                (i64::from(least) + (random_bits(seed, index) >> 16) as i64 % values as i64) as f32
+            }
             Self::Uniform { magnitude } => magnitude * value,
             Self::Wide { least, most } => wide(any_of(least, most)),
             Self::Landmarks { least, most } => {
@@ -213,19 +199,34 @@ pub fn awkward(family: Family, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
 }
 
 /// One tensor of a problem, contiguous in row-major order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorSpec {
     /// Its name in the design: `A`, `B`, `Q`.
-    pub name: &'static str,
+    pub name: String,
     /// The type of its elements.
     pub element: Element,
     /// Its extents, slowest first.
     pub shape: Vec<u64>,
-    /// Its random contents (ignored for outputs).
+    /// Its contents before a kernel runs: of an output [`Fill::Nothing`], unless the kernel updates it.
     pub fill: Fill,
+    /// The file that has its contents in place of these, as they lie in memory.
+    pub file: Option<PathBuf>,
+    /// Bytes past a multiple of 256 that it begins at.
+    pub offset_bytes: u64,
 }
 
 impl TensorSpec {
+    /// A tensor that begins where memory does.
+    pub fn new(name: &str, element: Element, shape: &[u64], fill: Fill) -> Self {
+        Self { name: name.to_owned(), element, shape: shape.to_vec(), fill, file: None, offset_bytes: 0 }
+    }
+
+    /// The same as an output that a kernel writes.
+    #[must_use]
+    pub fn written(self) -> Self {
+        Self { fill: Fill::Nothing, ..self }
+    }
+
     /// Elements in all.
     pub fn numel(&self) -> u64 {
         self.shape.iter().fold(1, |numel, extent| numel.saturating_mul(*extent))
@@ -306,6 +307,7 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
         Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
+        other => unreachable!("no family with host kernels has tensors of {other}"),
     }
 }
 
@@ -316,7 +318,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn tensor(element: Element, shape: [u64; 2], fill: Fill) -> TensorSpec {
-        TensorSpec { name: "X", element, shape: shape.to_vec(), fill }
+        TensorSpec::new("X", element, &shape, fill)
     }
 
     #[test]

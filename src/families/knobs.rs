@@ -11,6 +11,14 @@ pub(super) fn c_type(dtype: Dtype) -> String {
     match dtype {
         Dtype::Bf16 => "bf16",
         Dtype::F32 => "float",
+        Dtype::F16 => "f16",
+        Dtype::F64 => "double",
+        Dtype::Fp8 => "fp8",
+        Dtype::I8 => "signed char",
+        Dtype::I16 => "short",
+        Dtype::I32 => "int",
+        Dtype::I64 => "long long",
+        Dtype::U8 => "unsigned char",
     }
     .into()
 }
@@ -28,7 +36,9 @@ pub(super) fn only(config: &Config, known: &[&str]) -> Result<(), Rejection> {
         ("split_k", config.split_k.is_some()),
     ];
     let idle = set.iter().find(|(name, is_set)| *is_set && !known.contains(name));
-    idle.map_or(Ok(()), |(name, _)| Err(Rejection(format!("{name} has no effect on this kernel"))))
+    let own = config.own.keys().map(String::as_str).find(|name| !known.contains(name));
+    let idle = idle.map(|(name, _)| *name).or(own);
+    idle.map_or(Ok(()), |name| Err(Rejection(format!("{name} has no effect on this kernel"))))
 }
 
 /// The value of a knob the kernel cannot do without; positive.
@@ -65,11 +75,6 @@ pub(super) fn lanes(config: &Config, profile: &GpuProfile) -> Result<Mma, Reject
     }
 }
 
-/// Bytes that a lane loads or stores at once, at most.
-pub(super) fn vector_bytes(config: &Config) -> u64 {
-    if config.mma == Some(Mma::SimtWide) { 32 } else { 16 }
-}
-
 /// The thread blocks that share the tiles of a problem. `kernels/include/programs.cuh` deals them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Programs {
@@ -79,8 +84,19 @@ pub(super) struct Programs {
     pub(super) contiguous: bool,
 }
 
-/// Refuses a program order that is missing or has a multiplier which does nothing.
+/// Refuses a program order that is missing, that only a kernel which asks the hardware has, or that has a multiplier which does
+/// nothing.
 pub(super) fn order(config: &Config) -> Result<(), Rejection> {
+    require!(
+        config.pid_type != Some(PidType::ClusterLaunchControl),
+        "pid_type {}: this kernel does not ask for its tiles",
+        PidType::ClusterLaunchControl
+    );
+    any_order(config)
+}
+
+/// The same for a kernel that has every order.
+pub(super) fn any_order(config: &Config) -> Result<(), Rejection> {
     let pid_type = config.pid_type.ok_or_else(|| Rejection("pid_type is missing".into()))?;
     match config.num_sm_multiplier {
         multiplier if pid_type.is_persistent() => needed("num_sm_multiplier", multiplier).map(|_| ()),

@@ -2,7 +2,7 @@
 
 use super::{Description, Rejection, spec};
 use crate::heuristics::{Formula, ModelConfig};
-use crate::model::{Config, Family, GpuProfile, Problem, Shape};
+use crate::model::{Config, Family, GpuProfile, KnobValue, MOST_DIMENSIONS, Mma, PidType, Problem};
 
 /// A condition on the problem, and what it means that it does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,47 +31,61 @@ const NAMES: [&str; 14] = [
     "registers_per_multiprocessor",
     "threads_per_multiprocessor",
 ];
+/// Knobs whose values are words, which come after these.
+const WORDS: [&str; 2] = ["mma", "pid_type"];
+/// The most knobs of a family's own, which come last.
+pub(super) const MOST_OWN_KNOBS: usize = 16;
 /// Places that are dimensions, in the family's order.
-const DIMENSIONS: usize = 5;
-/// Places of the knobs.
+const DIMENSIONS: usize = MOST_DIMENSIONS;
+/// Places of the knobs that are numbers.
 const KNOBS: std::ops::Range<usize> = DIMENSIONS + 1..DIMENSIONS + 10;
+/// Places of the GPU's figures.
+const FIGURES: std::ops::Range<usize> = KNOBS.end..DIMENSIONS + NAMES.len();
+/// Places of the words, and of the knobs of a family's own.
+const OTHERS: std::ops::Range<usize> = FIGURES.end..FIGURES.end + WORDS.len() + MOST_OWN_KNOBS;
 
 /// The values that expressions read.
-pub type Values = [i64; DIMENSIONS + NAMES.len()];
+pub type Values = [i64; OTHERS.end];
+
+fn is_knob(place: usize) -> bool {
+    KNOBS.contains(&place) || OTHERS.contains(&place)
+}
 
 /// Dimensions that a family does not have: no expression can name them.
 const NO_DIMENSION: &str = "";
 
 /// The names that expressions of a family may use, in the order of [`values`].
-pub fn names(family: Family) -> [&'static str; DIMENSIONS + NAMES.len()] {
-    let mut names = [NO_DIMENSION; DIMENSIONS + NAMES.len()];
-    names[..family.dimensions().len()].copy_from_slice(family.dimensions());
-    names[DIMENSIONS..].copy_from_slice(&NAMES);
+pub fn names(family: Family) -> [&'static str; OTHERS.end] {
+    names_of(family.dimensions(), spec(family).own_knobs())
+}
+
+/// The same of a family with these dimensions and knobs of its own.
+pub(super) fn names_of<'n>(dimensions: &[&'n str], own_knobs: &[&'n str]) -> [&'n str; OTHERS.end] {
+    let mut names = [NO_DIMENSION; OTHERS.end];
+    names[..dimensions.len()].copy_from_slice(dimensions);
+    names[DIMENSIONS..FIGURES.end].copy_from_slice(&NAMES);
+    names[OTHERS][..WORDS.len()].copy_from_slice(&WORDS);
+    names[OTHERS][WORDS.len()..][..own_knobs.len()].copy_from_slice(own_knobs);
     names
 }
 
 /// Whether an expression reads nothing but knobs, so that it holds for a config whatever the problem and the GPU.
 pub fn is_of_knobs(expression: &Formula) -> bool {
-    expression.places().iter().all(|place| KNOBS.contains(place))
+    expression.places().into_iter().all(is_knob)
 }
 
-/// The fields of a config that an expression reads, with repetitions.
-pub fn knobs_of(expression: &Formula) -> Vec<&'static str> {
-    let knobs = expression.places().into_iter().filter(|place| KNOBS.contains(place));
-    knobs.map(|place| NAMES[place - DIMENSIONS].trim_end_matches(|end| "[]012".contains(end))).collect()
+/// The fields of a config of the family that an expression reads, with repetitions.
+pub fn knobs_of(expression: &Formula, family: Family) -> Vec<&'static str> {
+    let names = names(family);
+    let knobs = expression.places().into_iter().filter(|place| is_knob(*place));
+    knobs.map(|place| names[place].split('[').next().unwrap_or(names[place])).collect()
 }
 
 /// What expressions read of a config on a problem.
 pub fn values(config: &Config, problem: &Problem, profile: &GpuProfile) -> Values {
-    let mut values = knob_values(config);
-    let dimensions: [u64; DIMENSIONS] = match problem.shape {
-        Shape::Gemm { m, n, k } => [m, n, k, 0, 0],
-        Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => [batch, heads, q_seq, kv_seq, head_dim],
-        Shape::Rows { rows, cols } => [rows, cols, 0, 0, 0],
-        Shape::Elements { numel } => [numel, 0, 0, 0, 0],
-    };
-    for (value, extent) in values.iter_mut().zip(dimensions) {
-        *value = extent as i64;
+    let mut values = knob_values(config, problem.family);
+    for (value, extent) in values.iter_mut().zip(problem.shape.extents()) {
+        *value = *extent as i64;
     }
     values[DIMENSIONS] = problem.dtype.size_bytes() as i64;
     let figures = [
@@ -80,12 +94,12 @@ pub fn values(config: &Config, problem: &Problem, profile: &GpuProfile) -> Value
         profile.registers_per_multiprocessor.into(),
         profile.threads_per_multiprocessor.into(),
     ];
-    values[KNOBS.end..].copy_from_slice(&figures);
+    values[FIGURES].copy_from_slice(&figures);
     values
 }
 
 /// The same with all but the knobs left at 0.
-pub fn knob_values(config: &Config) -> Values {
+pub fn knob_values(config: &Config, family: Family) -> Values {
     let at = |list: &[u32], place: usize| list.get(place).copied().unwrap_or(0);
     let knobs = [
         at(&config.block_sizes, 0),
@@ -98,9 +112,20 @@ pub fn knob_values(config: &Config) -> Values {
         config.reduction_loops.first().copied().flatten().unwrap_or(0),
         config.split_k.unwrap_or(0),
     ];
-    let mut values = [0; DIMENSIONS + NAMES.len()];
+    let mut values = [0; OTHERS.end];
     for (value, knob) in values[KNOBS].iter_mut().zip(knobs) {
         *value = knob.into();
+    }
+    let words = [config.mma.map(Mma::name), config.pid_type.map(PidType::name)];
+    let words = words.into_iter().map(|word| word.map_or(0, Formula::word));
+    let own = spec(family).own_knobs().iter().map(|name| match config.own.get(*name) {
+        Some(KnobValue::Integer(number)) => *number,
+        Some(KnobValue::Boolean(yes)) => i64::from(*yes),
+        Some(KnobValue::Word(word)) => Formula::word(word),
+        None => 0,
+    });
+    for (value, knob) in values[OTHERS].iter_mut().zip(words.chain(own)) {
+        *value = knob;
     }
     values
 }
@@ -118,8 +143,8 @@ pub(super) fn conditions<const N: usize>(family: Family, texts: [(&str, &'static
 pub(super) fn check(family: Family, conditions: &[Condition], values: &Values) -> Result<(), Rejection> {
     let Some(failed) = conditions.iter().find(|condition| !condition.expression.holds(values)) else { return Ok(()) };
     let names = names(family);
-    let read: Vec<_> =
-        failed.expression.places().into_iter().map(|place| format!("{} = {}", names[place], values[place])).collect();
+    let numbers = failed.expression.places().into_iter().filter(|place| values[*place].abs() < 1 << 60);
+    let read: Vec<_> = numbers.map(|place| format!("{} = {}", names[place], values[place])).collect();
     Err(Rejection(format!("{}: not {} with {}", failed.reason, failed.expression.text(), read.join(", "))))
 }
 
@@ -169,22 +194,33 @@ impl Legality {
         }
         let is_common = |condition: &Condition| self.lists.iter().all(|list| list.contains(condition));
         let first = self.lists.first().copied().unwrap_or_default();
-        described.legal.extend(first.iter().filter(|condition| is_common(condition)).map(in_a_model));
+        described.legal.extend(
+            first.iter().filter(|condition| is_common(condition)).map(|condition| in_a_model(condition, self.family)),
+        );
         for (number, list) in self.lists.iter().enumerate() {
             let own = list.iter().filter(|condition| !is_common(condition));
-            described.legal.extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own))));
+            described
+                .legal
+                .extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own, self.family))));
         }
         described
     }
 }
 
 /// A condition's text in a model's names, where a knob that is missing or null has no value.
-fn in_a_model(condition: &Condition) -> String {
+fn in_a_model(condition: &Condition, family: Family) -> String {
+    let own_knobs = spec(family).own_knobs();
     let mut rest = condition.expression.text();
     let mut text = String::new();
     while let Some(letter) = rest.chars().next() {
         let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
         let word = rest.find(|letter| !is_part(letter)).unwrap_or(rest.len());
+        if letter == '"' {
+            let end = rest[1..].find('"').map_or(rest.len(), |end| end + 2);
+            text.push_str(&rest[..end]);
+            rest = &rest[end..];
+            continue;
+        }
         if word == 0 {
             text.push(letter);
             rest = &rest[letter.len_utf8()..];
@@ -193,7 +229,9 @@ fn in_a_model(condition: &Condition) -> String {
         let entry = rest[word..].strip_prefix('[').and_then(|entry| entry.find(']')).map_or(0, |close| close + 2);
         let (name, after) = rest.split_at(word + entry);
         rest = after;
-        let is_knob = NAMES[KNOBS.start - DIMENSIONS..KNOBS.end - DIMENSIONS].contains(&name);
+        let is_knob = NAMES[KNOBS.start - DIMENSIONS..KNOBS.end - DIMENSIONS].contains(&name)
+            || WORDS.contains(&name)
+            || own_knobs.contains(&name);
         let parts = match name {
             "element_bytes" => ["", "dtype_bytes", ""],
             // Every config has tiles.

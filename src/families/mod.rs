@@ -4,11 +4,11 @@
 
 mod attention;
 mod description;
-mod elementwise;
 mod gemm;
 mod inputs;
 mod knobs;
 mod legality;
+pub mod manifest;
 mod rounding;
 mod row_softmax;
 mod work;
@@ -22,6 +22,7 @@ pub use work::{Axis, Footprint, Work};
 use crate::model::{Bytes, Config, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Why a config cannot run, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,18 +47,70 @@ use require;
 /// A kernel to compile: one source file of `kernels/` and its macros. Its identity, with the sources and the compiler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelSpec {
-    /// File in `kernels/`: `gemm.cu`.
-    pub source: &'static str,
-    /// The `extern "C"` function to launch.
-    pub entry: &'static str,
+    /// What is compiled, or loaded as it is.
+    pub code: Code,
+    /// The function to launch: an `extern "C"` one by its name, any other of CUDA C++ by a name expression, `scale<4, float>`.
+    pub entry: String,
     /// `-D` macros, in a fixed order.
-    pub macros: Vec<(&'static str, String)>,
+    pub macros: Vec<(String, String)>,
+    /// What else makes it another kernel though its code is the same: how it is launched, where only a manifest says so.
+    pub salt: String,
+}
+
+/// Where a kernel's code is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// A file of `kernels/`, by its name there: `gemm.cu`. Built in, unless the working directory has a folder of that name.
+    Shipped(String),
+    /// CUDA C++ of somebody else, with the folders that its includes are looked for in and the compiler's options.
+    Cuda {
+        /// The file.
+        file: PathBuf,
+        /// Folders, beside the file's own.
+        include: Vec<PathBuf>,
+        /// Options of NVRTC.
+        options: Vec<String>,
+    },
+    /// A file of PTX, which the driver compiles.
+    Ptx(PathBuf),
+    /// A cubin, which is loaded as it is.
+    Cubin(PathBuf),
+}
+
+/// The file's name.
+impl fmt::Display for Code {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shipped(name) => out.write_str(name),
+            Self::Cuda { file, .. } | Self::Ptx(file) | Self::Cubin(file) => write!(out, "{}", file.display()),
+        }
+    }
+}
+
+impl KernelSpec {
+    /// A kernel of a file of `kernels/`.
+    pub fn shipped<'m>(source: &str, entry: &str, macros: impl IntoIterator<Item = (&'m str, String)>) -> Self {
+        Self {
+            code: Code::Shipped(source.to_owned()),
+            entry: entry.to_owned(),
+            macros: macros.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            salt: String::new(),
+        }
+    }
+
+    /// Whether its function is known by an expression of C++, such as an instance of a template, and has another name in the cubin.
+    pub fn is_named_by_expression(&self) -> bool {
+        !self.entry.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '$')
+    }
 }
 
 /// As a compiler would be asked: `gemm.cu -DBLOCK_M=16 …`.
 impl fmt::Display for KernelSpec {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.source)?;
+        write!(out, "{}", self.code)?;
+        if self.is_named_by_expression() {
+            write!(out, " {}", self.entry)?;
+        }
         self.macros.iter().try_for_each(|(name, value)| write!(out, " -D{name}={value}"))
     }
 }
@@ -119,10 +172,16 @@ pub enum Swizzle {
 pub enum Arg {
     /// Device pointer to an input tensor, by its index in [`Tensors::inputs`].
     Input(usize),
-    /// Device pointer to the output tensor (to the f32 reference output, when the reference is launched).
-    Output,
-    /// Device pointer to what each element may differ by ([`Reference::allowed`]), in bf16, when the reference is launched.
-    Allowed,
+    /// Device pointer to an output tensor, by its index in [`Tensors::outputs`]; to its reference, in
+    /// [`Element::reference`]'s type, when the reference is launched.
+    Output(usize),
+    /// Device pointer to what each element of that output may differ by ([`Reference::allowed`]), in bf16, when the reference is
+    /// launched.
+    Allowed(usize),
+    /// A device pointer to nothing.
+    Null,
+    /// A 64-bit float.
+    F64(f64),
     /// Device pointer to [`Launch::workspace`] bytes of scratch, contents undefined.
     Workspace,
     /// Device pointer to [`Launch::counters`] 32-bit words that are zero at launch and that the kernel leaves zero.
@@ -144,8 +203,8 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Blocks along x that run together and see each other's shared memory; 1 for none. Divides `grid[0]`.
     pub cluster: u32,
-    /// Threads of a block.
-    pub threads: u32,
+    /// Threads of a block along x, y, z.
+    pub threads: [u32; 3],
     /// Dynamic shared memory of a block.
     pub dynamic_smem: Bytes,
     /// The kernel's parameters.
@@ -156,13 +215,122 @@ pub struct Launch {
     pub counters: u32,
 }
 
+/// The most blocks along x, and along y and z (CUDA C++ Programming Guide, table of compute capabilities).
+const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, u16::MAX as u32, u16::MAX as u32];
+/// The most threads of a block along x, y and z, and in all.
+const MOST_THREADS: [u32; 3] = [1024, 1024, 64];
+/// Bytes of a tensor map.
+const TENSOR_MAP_BYTES: usize = 128;
+
+impl Launch {
+    /// Refuses a grid or a block that no GPU runs.
+    pub fn check_limits(&self) -> Result<(), Rejection> {
+        for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
+            for (what, count, most) in
+                [("grid", self.grid[axis], MOST_BLOCKS[axis]), ("threads", self.threads[axis], MOST_THREADS[axis])]
+            {
+                require!((1..=most).contains(&count), "{what} {name} = {count}: it must be 1 to {most}");
+            }
+        }
+        let threads: u32 = self.threads.iter().product();
+        require!(threads <= 1024, "threads {:?} are {threads}: a block has 1024 at most", self.threads);
+        require!(
+            self.cluster >= 1 && self.grid[0].is_multiple_of(self.cluster),
+            "cluster {} does not divide grid x = {}",
+            self.cluster,
+            self.grid[0]
+        );
+        Ok(())
+    }
+
+    /// Refuses arguments that are not the parameters of a function in a cubin, as far as that tells them.
+    pub fn check_cubin(&self, cubin: &Path, entry: &str) -> Result<(), String> {
+        manifest::parameters(cubin, entry).map_or(Ok(()), |sizes| self.check_parameters(&sizes))
+    }
+
+    /// Refuses arguments that are not parameters of these sizes in bytes.
+    pub fn check_parameters(&self, sizes: &[usize]) -> Result<(), String> {
+        let shown = |sizes: &[usize]| sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let own: Vec<usize> = self.args.iter().map(Arg::size_bytes).collect();
+        if own == sizes {
+            return Ok(());
+        }
+        let place = own.iter().zip(sizes).position(|(own, size)| own != size);
+        let first = place.map_or(String::new(), |place| format!(", the first that differs is number {}", place + 1));
+        Err(format!(
+            "{} arguments of {} bytes do not fit the kernel's {} parameters of {} bytes{first}",
+            own.len(),
+            shown(&own),
+            sizes.len(),
+            shown(sizes)
+        ))
+    }
+}
+
+impl Arg {
+    /// Bytes of the parameter.
+    const fn size_bytes(&self) -> usize {
+        match self {
+            Self::I32(_) | Self::F32(_) => 4,
+            Self::TensorMap(_) => TENSOR_MAP_BYTES,
+            _ => 8,
+        }
+    }
+}
+
 /// The tensors of a problem.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensors {
     /// What the kernel reads, contiguous in row-major order.
     pub inputs: Vec<TensorSpec>,
-    /// What it writes, likewise.
-    pub output: TensorSpec,
+    /// What it writes, likewise; those with a fill it updates.
+    pub outputs: Vec<TensorSpec>,
+}
+
+/// What a device is to run kernels on: tensors, and what is right of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// What messages call it.
+    pub name: String,
+    /// What kernels read.
+    pub inputs: Vec<TensorSpec>,
+    /// The same with the contents that kernels are verified with beside those, where there are any.
+    pub awkward: Option<Vec<TensorSpec>>,
+    /// What kernels write.
+    pub outputs: Vec<TensorSpec>,
+    /// What is right of each output.
+    pub wanted: Vec<Wanted>,
+    /// The problem, for a device with kernels of its own.
+    pub host: Option<Problem>,
+}
+
+/// What is right of an output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The file that has it, in [`Element::reference`]'s type; else the reference kernel writes it.
+    pub file: Option<PathBuf>,
+    /// By how much an element may differ before it is rounded; else the reference kernel writes that too.
+    pub tolerance: Option<Tolerance>,
+}
+
+/// By how much an element may differ from its reference before it is rounded to the output's type.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tolerance {
+    /// As a share of the reference.
+    pub relative: f32,
+    /// In any case.
+    pub absolute: f32,
+}
+
+/// What sizes a dimension has in a family's domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The least.
+    pub least: u64,
+    /// The largest.
+    pub most: u64,
+    /// What it is a multiple of, but in a quarter of the draws.
+    pub multiple: u64,
 }
 
 /// More memory than any device has for some years to come.
@@ -179,7 +347,7 @@ pub trait FamilySpec: Sync {
     /// The fewest bytes the problem moves: each input read once, the output written once.
     fn bytes(&self, problem: &Problem) -> Bytes {
         let tensors = self.tensors(problem);
-        let all = tensors.inputs.iter().chain([&tensors.output]);
+        let all = tensors.inputs.iter().chain(&tensors.outputs);
         Bytes(all.fold(0, |bytes, tensor| bytes.saturating_add(tensor.bytes().0)))
     }
 
@@ -193,6 +361,27 @@ pub trait FamilySpec: Sync {
     /// The knobs that are launch arguments, so that changing them costs no compile.
     fn launch_knobs(&self) -> &'static [&'static str];
 
+    /// What a model of its times needs to know, but for the dimensions, the GPU and where configs may run.
+    fn description(&self) -> Description;
+
+    /// The names of the knobs that are its own, in an order that stays.
+    fn own_knobs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The inputs that kernels are verified with beside those they are timed with, if there are any.
+    fn awkward(&self, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+        Some(awkward(self.family(), inputs))
+    }
+
+    /// What devices run kernels on for a problem.
+    fn task(&self, problem: &Problem) -> Task {
+        let Tensors { inputs, outputs } = self.tensors(problem);
+        let wanted = outputs.iter().map(|_| Wanted { file: None, tolerance: None }).collect();
+        let awkward = self.awkward(&inputs);
+        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem) }
+    }
+
     /// The compile-time half of a config: on one problem, configs that share it share a kernel.
     fn compiled_half(&self, config: &Config) -> Config {
         config.without(self.launch_knobs())
@@ -203,6 +392,11 @@ pub trait FamilySpec: Sync {
 
     /// Refuses a config that runs on no problem on that GPU.
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection>;
+
+    /// What sizes users may come with, dimension by dimension; none where that is not all there is to say.
+    fn domain(&self) -> Option<&'static [Extent]> {
+        None
+    }
 
     /// On which problems a config that passes [`check`](Self::check) runs: where all of these hold.
     fn conditions(&self, config: &Config, profile: &GpuProfile) -> &'static [Condition];
@@ -262,11 +456,17 @@ pub trait FamilySpec: Sync {
         self.program(config, problem, profile).map(|(_, launch)| launch)
     }
 
+    /// Whether the cpu device has kernels of it.
+    fn has_host_kernels(&self) -> bool {
+        true
+    }
+
     /// Whether the host kernel of the cpu device runs `config` on `problem`, or why not.
     fn check_host(&self, config: &Config, problem: &Problem) -> Result<(), Rejection>;
 
-    /// The plain kernel a candidate's output is compared with. It writes f32, and [`Reference::allowed`] in bf16.
-    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch);
+    /// The plain kernel whose outputs a candidate's are compared with, unless files have them. It writes them in
+    /// [`Element::reference`]'s type, and [`Reference::allowed`] in bf16.
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)>;
 
     /// The same computed on the host in f64: what the cpu device and the reference kernel's own test compare with.
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference;
@@ -281,6 +481,6 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulFp4 => &gemm::MATMUL_FP4,
         Family::Attention => &attention::Attention,
         Family::RowSoftmax => &row_softmax::RowSoftmax,
-        Family::Elementwise => &elementwise::Elementwise,
+        described => manifest::spec(described),
     }
 }

@@ -2,10 +2,10 @@
 
 use super::knobs::{self, Programs, WARP};
 use super::{
-    Arg, Axis, Condition, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, legality, require, rounding,
+    Arg, Axis, Condition, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
-use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem, Shape};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem};
 use std::sync::LazyLock;
 
 pub(super) struct RowSoftmax;
@@ -28,10 +28,7 @@ const FURTHEST: f64 = 128.0;
 const MOST_PROGRAMS: u32 = 8;
 
 fn dimensions(problem: &Problem) -> (u64, u64) {
-    match problem.shape {
-        Shape::Rows { rows, cols } => (rows, cols),
-        _ => unreachable!("Problem::new gives softmax its own shape"),
-    }
+    problem.shape.first::<2>().into()
 }
 
 /// Vectors that hold any part of a row, for the row that lies worst. Rows whose length is a multiple of the vector's are
@@ -135,7 +132,8 @@ impl Knobs {
         );
         let may_share = tile_rows == 1 && looped.is_none();
         require!(split == 1 || may_share, "split_k {split}: programs share one row at a time, and the whole of it");
-        Ok(Self { tile_rows, warps, split, looped, wide, vector_bytes: knobs::vector_bytes(config) })
+        let vector_bytes = if is_wide { 32 } else { 16 };
+        Ok(Self { tile_rows, warps, split, looped, wide, vector_bytes })
     }
 
     /// Elements of a vector.
@@ -210,10 +208,10 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let tiles = rows.div_ceil(tile_rows.into());
     let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors / split);
 
-    let kernel = KernelSpec {
-        source: if knobs.wide.is_some() { "row_softmax_wide.cu" } else { "row_softmax.cu" },
-        entry: "row_softmax",
-        macros: vec![
+    let kernel = KernelSpec::shipped(
+        if knobs.wide.is_some() { "row_softmax_wide.cu" } else { "row_softmax.cu" },
+        "row_softmax",
+        vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
             ("ALIGNED", u8::from(cols.is_multiple_of(width)).to_string()),
             ("ROWS", tile_rows.to_string()),
@@ -222,15 +220,15 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
             ("NUM_STAGES", stages.to_string()),
             ("SPLIT", split.to_string()),
         ],
-    };
+    );
     let window = window_vectors(cols, width);
     let steps = knobs.wide.is_none().then(|| Arg::I32(window.div_ceil(share) as i32));
     let launch = Launch {
         grid: [count * split, 1, 1],
         cluster: split,
-        threads: warps * WARP,
+        threads: [warps * WARP, 1, 1],
         dynamic_smem: smem,
-        args: [Arg::Input(0), Arg::Output, Arg::I64(rows as i64), Arg::I32(cols as i32), Arg::I32(share as i32)]
+        args: [Arg::Input(0), Arg::Output(0), Arg::I64(rows as i64), Arg::I32(cols as i32), Arg::I32(share as i32)]
             .into_iter()
             .chain(steps)
             .chain([Arg::I32(i32::from(contiguous))])
@@ -244,13 +242,8 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
 impl FamilySpec for RowSoftmax {
     fn tensors(&self, problem: &Problem) -> Tensors {
         let (rows, cols) = dimensions(problem);
-        let tensor = |name| TensorSpec {
-            name,
-            element: problem.dtype.into(),
-            shape: vec![rows, cols],
-            fill: Fill::Uniform { magnitude: 4.0 },
-        };
-        Tensors { inputs: vec![tensor("X")], output: tensor("Y") }
+        let tensor = |name| TensorSpec::new(name, problem.dtype, &[rows, cols], Fill::Uniform { magnitude: 4.0 });
+        Tensors { inputs: vec![tensor("X")], outputs: vec![tensor("Y").written()] }
     }
 
     /// An element is compared, subtracted, exponentiated, summed and divided.
@@ -263,8 +256,16 @@ impl FamilySpec for RowSoftmax {
         &["num_sm_multiplier", "pid_type"]
     }
 
+    fn description(&self) -> Description {
+        super::description::row_softmax()
+    }
+
     fn family(&self) -> Family {
         Family::RowSoftmax
+    }
+
+    fn domain(&self) -> Option<&'static [Extent]> {
+        Some(&[Extent { least: 1, most: 262_144, multiple: 1 }, Extent { least: 16, most: 262_144, multiple: 8 }])
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
@@ -333,23 +334,23 @@ impl FamilySpec for RowSoftmax {
         Ok(())
     }
 
-    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         const MOST_BLOCKS: u64 = 1 << 20;
         let (rows, cols) = dimensions(problem);
-        let kernel = KernelSpec {
-            source: "row_softmax_reference.cu",
-            entry: "row_softmax_reference",
-            macros: vec![("DTYPE", knobs::c_type(problem.dtype))],
-        };
+        let kernel = KernelSpec::shipped(
+            "row_softmax_reference.cu",
+            "row_softmax_reference",
+            vec![("DTYPE", knobs::c_type(problem.dtype))],
+        );
         let launch = Launch {
             grid: [rows.min(MOST_BLOCKS) as u32, 1, 1],
             cluster: 1,
-            threads: WARP,
+            threads: [WARP, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![
                 Arg::Input(0),
-                Arg::Output,
-                Arg::Allowed,
+                Arg::Output(0),
+                Arg::Allowed(0),
                 Arg::I64(rows as i64),
                 Arg::I32(cols as i32),
                 Arg::F32(ALLOWED as f32),
@@ -358,7 +359,7 @@ impl FamilySpec for RowSoftmax {
             workspace: Bytes(0),
             counters: 0,
         };
-        (kernel, launch)
+        Some((kernel, launch))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
@@ -492,7 +493,7 @@ mod tests {
         let mut verdicts = [0, 0];
         for cols in (1..200_000).step_by(977) {
             for (rows, warps, split) in [(1, 32, 1), (1, 8, 4), (4, 4, 1), (16, 4, 1), (1, 16, 8), (2, 32, 1)] {
-                for dtype in Dtype::ALL {
+                for dtype in [Dtype::Bf16, Dtype::F32] {
                     let config = Config { split_k: Some(split), ..whole_row(rows, warps) };
                     let knobs = Knobs::new(&config).unwrap();
                     let place = knobs.place(&problem(64, cols, dtype));
@@ -557,7 +558,10 @@ mod tests {
                     let value = |name| kernel.macros.iter().find(|(known, _)| *known == name).unwrap().1.clone();
                     let vectors: u64 = value("VECTORS").parse().unwrap();
                     assert!((1..=4).contains(&vectors) && vectors * lanes >= share && (vectors - 1) * lanes < share);
-                    assert_eq!((kernel.source, value("NUM_STAGES").as_str()), ("row_softmax_wide.cu", "2"));
+                    assert_eq!(
+                        (kernel.code.to_string().split(' ').next(), value("NUM_STAGES").as_str()),
+                        (Some("row_softmax_wide.cu"), "2")
+                    );
                     assert_eq!(value("ALIGNED") == "1", (cols as u64).is_multiple_of(width));
                     assert_eq!(launch.args[4..], [Arg::I32(share as i32), Arg::I32(0)]);
                     assert_eq!(launch.dynamic_smem, Bytes(0));

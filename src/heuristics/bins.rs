@@ -11,25 +11,27 @@ use crate::model::Problem;
 
 impl Kind {
     /// The fields of its buckets.
-    const fn fields(self) -> &'static [Field] {
+    fn fields(self) -> &'static [Field] {
         match self {
             Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N],
             Self::Attention => &[Field::BATCH_HEADS, Field::DTYPE, Field::HEAD_DIM, Field::KV_SEQ, Field::SEQ],
             Self::Rows => &[Field::COLS, Field::DTYPE, Field::ROWS],
             Self::Elements => &[Field::DTYPE, Field::NUMEL],
             Self::Unbinned => &[Field::DTYPE],
+            Self::Own(own) => &own.fields,
         }
     }
 }
 
 /// One field of a bucket with its labels, in the order of their indices.
-struct Field {
-    name: &'static str,
-    /// Its place among the fields of all kinds, which are sorted by name.
-    position: u32,
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    /// Its place: among the fields of all kinds of ours, which are sorted by name, or among those of somebody's own family.
+    pub(super) position: u32,
     /// Upper bounds, inclusive; empty for a field that is no bin.
-    bounds: &'static [i64],
-    labels: &'static [&'static str],
+    pub(super) bounds: &'static [i64],
+    pub(super) labels: &'static [&'static str],
 }
 
 /// The bins up to each bound, past the last, and of an unknown value.
@@ -46,7 +48,7 @@ macro_rules! bins {
 
 impl Field {
     const ASPECT: Self = Self { name: "aspect", position: 0, bounds: &[], labels: Aspect::LABELS };
-    const DTYPE: Self = Self { name: "dtype", position: 3, bounds: &[], labels: DtypeClass::LABELS };
+    pub(super) const DTYPE: Self = Self { name: "dtype", position: 3, bounds: &[], labels: DtypeClass::LABELS };
     const M: Self = bins!(7, "m_bin": 4 8 16 64 128 256 512 1024, 4096);
     const N: Self = bins!(8, "n_bin": 64 128 256 512 1024, 4096);
     const K: Self = bins!(5, "k_bin": 64 128 256 512 1024 4096, 32768);
@@ -73,6 +75,9 @@ impl Field {
         Self::ROWS,
         Self::SEQ,
     ];
+
+    /// The most bounds of a field: with what is past the last and what is unknown, its labels are counted in four bits.
+    pub(super) const MOST_BOUNDS: usize = 12;
 
     /// In place of a label's index, for a field that a bucket does not have.
     const ABSENT: u64 = 0xF;
@@ -126,6 +131,9 @@ impl Aspect {
 pub(super) struct PackedBucket(u64);
 
 impl PackedBucket {
+    /// The places for fields. The last is for what is no field.
+    const PLACES: u32 = 16;
+
     /// The bucket without a field.
     pub(super) const EMPTY: Self = Self(u64::MAX);
 
@@ -168,21 +176,33 @@ impl PackedBucket {
                 typed.with_bin(&Field::NUMEL, numel)
             }
             Kind::Unbinned => typed,
+            Kind::Own(own) => {
+                let extents = if let Extents::Own(_, extents) = extents { &extents[..] } else { &[] };
+                own.bins(extents).fold(typed, |packed, (field, value)| packed.with_bin(field, value))
+            }
         }
     }
 
     /// A document's bucket packed; `None` for one that no query of that kind can have, such as a bin of other bounds.
     pub(super) fn read(kind: Kind, bucket: &Bucket) -> Option<Self> {
         let labels = bucket.iter();
-        labels.fold(Self::EMPTY, |packed, (name, label)| packed.with_label(name, label)).fitting(kind)
+        let with = |packed: Self, (name, label): (&String, &String)| match kind {
+            Kind::Own(own) => packed.with_label_of(&own.fields, name, label),
+            _ => packed.with_label(name, label),
+        };
+        labels.fold(Self::EMPTY, with).fitting(kind)
     }
 
     /// The bucket with one more of a document's labels, or another in its place.
     pub(super) fn with_label(self, name: &str, label: &str) -> Self {
-        match Field::ALL.iter().find(|field| field.name == name) {
+        self.with_label_of(&Field::ALL, name, label)
+    }
+
+    fn with_label_of(self, fields: &[Field], name: &str, label: &str) -> Self {
+        match fields.iter().find(|field| field.name == name) {
             Some(field) => self.with(field, field.index_of_label(label)),
             // No field of any kind is here, so no query's bucket is equal.
-            None => self.with_index(Field::ALL.len() as u32, Field::FOREIGN),
+            None => self.with_index(Self::PLACES - 1, Field::FOREIGN),
         }
     }
 
@@ -191,7 +211,7 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let optional = field.position == Field::KV_SEQ.position;
+            let optional = kind == Kind::Attention && field.position == Field::KV_SEQ.position;
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }
@@ -222,16 +242,16 @@ impl PackedBucket {
         DtypeClass::ALL.get(self.index(Field::DTYPE.position) as usize).copied()
     }
 
-    /// The bucket with its labels.
-    pub(super) fn spell_out(self) -> Bucket {
+    /// The bucket of a kind with its labels.
+    pub(super) fn spell_out(self, kind: Kind) -> Bucket {
         let label = |field: &Field| field.labels.get(self.index(field.position) as usize).copied();
-        let labels = Field::ALL.iter().filter_map(|field| Some((field.name.to_owned(), label(field)?.to_owned())));
+        let labels = kind.fields().iter().filter_map(|field| Some((field.name.to_owned(), label(field)?.to_owned())));
         labels.collect()
     }
 
     /// In how many fields two buckets differ, and by how many labels in all.
     pub(super) fn distance(self, other: Self) -> (u64, u64) {
-        (0..Field::ALL.len() as u32)
+        (0..Self::PLACES)
             .map(|position| self.index(position).abs_diff(other.index(position)))
             .filter(|steps| *steps > 0)
             .fold((0, 0), |(fields, steps), step| (fields + 1, steps + step))
@@ -240,8 +260,9 @@ impl PackedBucket {
 
 /// The bucket of a problem of one of the families.
 pub fn bucket_of(problem: &Problem) -> Bucket {
-    let kind = Kind::of_class(problem.family.name());
-    PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into()).spell_out()
+    let extents = Extents::of(problem);
+    let kind = extents.kind_of_class(problem.family.name());
+    PackedBucket::of(kind, &extents, problem.dtype.into()).spell_out(kind)
 }
 
 #[cfg(test)]
@@ -324,7 +345,7 @@ pub(super) mod tests {
     fn aspect_of_what_is_not_positive_is_unknown() {
         for (m, expected) in [(Some(0), "<=4"), (Some(-5), "<=4"), (None, "unknown")] {
             let extents = Extents::Gemm { m, n: Some(64), k: Some(64) };
-            let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out();
+            let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out(Kind::Gemm);
             assert_eq!(bucket["aspect"], "unknown");
             assert_eq!(bucket["m_bin"], expected);
         }
@@ -357,7 +378,7 @@ pub(super) mod tests {
         #[test]
         fn a_bucket_survives_being_spelled_out(problem in any_problem()) {
             let kind = Kind::of_class(problem.family.name());
-            let packed = PackedBucket::of(kind, &problem.shape.into(), problem.dtype.into());
+            let packed = PackedBucket::of(kind, &Extents::of(&problem), problem.dtype.into());
             prop_assert_eq!(PackedBucket::read(kind, &bucket_of(&problem)), Some(packed));
         }
     }

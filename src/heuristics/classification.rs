@@ -212,7 +212,8 @@ impl Signature {
                 _ => Extents::Rows { rows: None, cols: None },
             },
             Kind::Elements => Extents::Elements { numel: first.map(product) },
-            Kind::Unbinned => Extents::Unbinned,
+            // Which of its arguments has which of its dimensions, a family of somebody's own does not say.
+            Kind::Unbinned | Kind::Own(_) => Extents::Unbinned,
         }
     }
 

@@ -50,8 +50,11 @@ impl DtypeClass {
 impl From<Dtype> for DtypeClass {
     fn from(dtype: Dtype) -> Self {
         match dtype {
-            Dtype::Bf16 => Self::Fp16Bf16,
+            Dtype::Bf16 | Dtype::F16 => Self::Fp16Bf16,
             Dtype::F32 => Self::Fp32,
+            Dtype::F64 => Self::Other,
+            Dtype::Fp8 => Self::Fp8,
+            Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64 | Dtype::U8 => Self::Int,
         }
     }
 }

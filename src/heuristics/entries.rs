@@ -75,6 +75,11 @@ impl Entries {
         Self { kind, rules: Vec::new(), fallbacks: vec![None; kind.groups().len()] }
     }
 
+    /// What the class computes.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Adds the rule of a bucket, at that position of the document.
     pub(super) fn add_rule(&mut self, bucket: PackedBucket, position: usize, entry: Entry) {
         self.rules.push(Rule { bucket, position, entry });
@@ -130,6 +135,6 @@ impl Entries {
     pub(super) fn nearest(&self, query: &Query) -> Option<(usize, Bucket)> {
         let bucket = PackedBucket::of(self.kind, &query.extents, query.dtype.class());
         let nearest = self.rules.iter().min_by_key(|rule| (rule.bucket.distance(bucket), rule.position))?;
-        Some((nearest.position, nearest.bucket.spell_out()))
+        Some((nearest.position, nearest.bucket.spell_out(self.kind)))
     }
 }

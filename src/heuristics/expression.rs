@@ -10,7 +10,7 @@
 //! and the functions of [`super::EXPRESSION_FUNCTIONS`]. A knob that is missing or null is a fault too, except to `given` and `default`.
 
 use super::parser::{MOST_VALUES, steps_of};
-use super::scope::{Scope, Variable};
+use super::scope::{FIRST_WORD, Scope, Variable};
 use super::steps::{Fault, MISSING, Step};
 use crate::error::{Error, Result};
 
@@ -21,6 +21,18 @@ pub(super) struct Expression {
 }
 
 impl Expression {
+    /// The same, with its texts by the numbers that they have in every expression.
+    fn with_words_of_all(self, scope: &Scope) -> Self {
+        let renumbered = |step: &Step| match *step {
+            Step::Push(value) => {
+                let word = scope.words.iter().find(|word| scope.word(word) == value);
+                Step::Push(word.map_or(value, |word| Formula::word(word)))
+            }
+            other => other,
+        };
+        Self { steps: self.steps.iter().map(renumbered).collect() }
+    }
+
     /// Reads an expression, giving a slot to each knob that it is the first to ask for.
     ///
     /// # Errors
@@ -144,7 +156,7 @@ impl Formula {
         }
         let expression = Expression::parse(text, &mut scope)?;
         match scope.variables.get(names.len()) {
-            None => Ok(Self { text: text.to_owned(), expression }),
+            None => Ok(Self { text: text.to_owned(), expression: expression.with_words_of_all(&scope) }),
             Some(Variable { name, .. }) => Err(Error::usage(format!(
                 "expression '{text}': there is no such entry of '{name}'; there are {}",
                 names.join(", ")
@@ -168,6 +180,25 @@ impl Formula {
     /// Its value; nothing where it has none, as of a division by zero.
     pub fn value(&self, values: &[i64]) -> Option<i64> {
         self.expression.evaluate(values).ok()
+    }
+
+    /// The same, over values of these names.
+    ///
+    /// # Errors
+    /// Where it has none, with the expression and why.
+    pub fn evaluate(&self, values: &[i64], names: &[&str]) -> Result<i64> {
+        self.expression.evaluate(values).map_err(|fault| {
+            let mut scope = Scope::default();
+            scope.variables.extend(names.iter().map(|name| Variable { name: (*name).to_owned(), entry: None }));
+            Error::usage(format!("expression '{}': {}", self.text, fault.explain(&scope)))
+        })
+    }
+
+    /// The value that a text has in every expression: texts are compared by it.
+    pub fn word(text: &str) -> i64 {
+        // FNV-1a (Fowler, Noll, Vo), of 32 bits.
+        let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        FIRST_WORD + 1 + i64::from(hash)
     }
 
     /// Whether it has a value, and is true.
@@ -278,7 +309,7 @@ mod tests {
             ("(1", 3, "expected ')'"),
             ("1 2", 3, "expected an operator"),
             ("m < n < 3", 7, "expected an operator"),
-            ("bloc_sizes[0]", 1, "unknown name 'bloc_sizes'; there are block_sizes, huge, m"),
+            ("bloc_sizes[0]", 1, "unknown name 'bloc_sizes', perhaps 'block_sizes'; there are block_sizes, huge, m"),
             ("m[0]", 1, "'m' is no knob"),
             ("1 + root(4)", 5, "unknown function 'root'; there are abs, align"),
             ("99999999999999999999", 1, "64 bits"),

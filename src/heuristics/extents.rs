@@ -1,6 +1,8 @@
 //! The dimensions that a class of kernels is asked about.
 
-use crate::model::Shape;
+use super::classes::Kind;
+use super::own::OwnKind;
+use crate::model::{MOST_DIMENSIONS, Problem};
 
 /// The dimensions of a query; `None` where one is not known. They may be zero or negative, as a tensor library's may; one
 /// too large for 64 bits stops at the largest.
@@ -40,6 +42,8 @@ pub enum Extents {
         /// Elements.
         numel: Option<i64>,
     },
+    /// The dimensions of a family that somebody brought, in its order; 0 where one is not known.
+    Own(&'static OwnKind, [i64; MOST_DIMENSIONS]),
     /// A class whose buckets know only the data type.
     Unbinned,
 }
@@ -59,6 +63,10 @@ impl Extents {
             | (Self::Rows { rows: extent, .. }, "rows")
             | (Self::Rows { cols: extent, .. }, "cols")
             | (Self::Elements { numel: extent }, "numel") => extent,
+            (Self::Own(own, extents), name) => {
+                let place = own.family.dimensions().iter().position(|dimension| *dimension == name)?;
+                Some(extents[place]).filter(|extent| *extent != 0)
+            }
             _ => None,
         }
     }
@@ -78,25 +86,35 @@ impl Extents {
             },
             Self::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
             Self::Elements { numel } => Self::Elements { numel: known(numel) },
+            Self::Own(own, extents) => Self::Own(own, extents.map(|extent| if extent == unknown { 0 } else { extent })),
             Self::Unbinned => Self::Unbinned,
         }
     }
 }
 
-impl From<Shape> for Extents {
-    fn from(shape: Shape) -> Self {
-        let known = |value: u64| Some(i64::try_from(value).unwrap_or(i64::MAX));
-        match shape {
-            Shape::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
-            Shape::Attention { batch, heads, q_seq, kv_seq, head_dim } => Self::Attention {
-                batch: known(batch),
-                heads: known(heads),
-                q_seq: known(q_seq),
-                kv_seq: known(kv_seq),
-                head_dim: known(head_dim),
-            },
-            Shape::Rows { rows, cols } => Self::Rows { rows: known(rows), cols: known(cols) },
-            Shape::Elements { numel } => Self::Elements { numel: known(numel) },
+impl Extents {
+    /// Those of a problem.
+    pub fn of(problem: &Problem) -> Self {
+        let known = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let extents = problem.shape.first::<MOST_DIMENSIONS>().map(known);
+        let [first, second, third, fourth, fifth, ..] = extents.map(Some);
+        match Kind::of_family(problem.family) {
+            Kind::Gemm => Self::Gemm { m: first, n: second, k: third },
+            Kind::Attention => {
+                Self::Attention { batch: first, heads: second, q_seq: third, kv_seq: fourth, head_dim: fifth }
+            }
+            Kind::Rows => Self::Rows { rows: first, cols: second },
+            Kind::Elements => Self::Elements { numel: first },
+            Kind::Own(own) => Self::Own(own, extents),
+            Kind::Unbinned => Self::Unbinned,
+        }
+    }
+
+    /// What a class of that name computes, which dimensions of somebody's own family tell by themselves.
+    pub(super) fn kind_of_class(&self, class: &str) -> Kind {
+        match self {
+            Self::Own(own, _) => Kind::Own(own),
+            _ => Kind::of_class(class),
         }
     }
 }

@@ -6,13 +6,14 @@ use crate::model::{Family, Problem};
 
 impl Kind {
     /// Its fallback groups, in the order of the documentation.
-    pub(super) const fn groups(self) -> &'static [&'static str] {
+    pub(super) fn groups(self) -> &'static [&'static str] {
         match self {
             Self::Gemm => &["small_m", "small_n", "small_k", "balanced", "rect"],
             Self::Attention => &["short_seq", "small_head", "mid_seq", "long_seq"],
             Self::Rows => &["short", "narrow", "square", "wide"],
             Self::Elements => &["tiny", "mid", "huge"],
             Self::Unbinned => &[],
+            Self::Own(own) => &own.groups,
         }
     }
 }
@@ -46,20 +47,21 @@ pub(super) fn group_index(kind: Kind, extents: &Extents) -> Option<usize> {
             65_537..=1_048_576 => 1,
             _ => 2,
         }),
+        (Kind::Own(own), Extents::Own(_, extents)) => own.group(&extents),
         _ => None,
     }
 }
 
 /// The fallback group of a problem of one of the families.
 pub fn group_of(problem: &Problem) -> &'static str {
-    let kind = Kind::of_class(problem.family.name());
-    // Every family has groups and every dimension of a problem is known, unless its shape is another family's.
-    group_index(kind, &problem.shape.into()).map_or("none", |index| kind.groups()[index])
+    let kind = Kind::of_family(problem.family);
+    // Every family of ours has groups and every dimension of a problem is known.
+    group_index(kind, &Extents::of(problem)).map_or("none", |index| kind.groups()[index])
 }
 
 /// The fallback groups of a family's class.
 pub fn groups(family: Family) -> &'static [&'static str] {
-    class_groups(family.name())
+    Kind::of_family(family).groups()
 }
 
 /// The fallback groups of any class.

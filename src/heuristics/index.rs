@@ -4,8 +4,10 @@ use super::bins::PackedBucket;
 use super::classes::Kind;
 use super::entries::Entries;
 use super::entry::Entry;
+use super::own::OwnKind;
 use super::resolve::Resolver;
 use super::terms::Terms;
+use crate::model::Family;
 use std::collections::HashMap;
 
 /// All that a document holds for one class.
@@ -22,8 +24,10 @@ pub(super) struct Class {
 }
 
 impl Class {
-    fn new(name: &str) -> Self {
-        let (terms, entries) = (Terms::of_class(name), Entries::new(Kind::of_class(name)));
+    fn new(name: &str, own: Option<&'static OwnKind>) -> Self {
+        let kind = own.map_or_else(|| Kind::of_class(name), Kind::Own);
+        let terms = own.map_or_else(|| Terms::of_class(name), Terms::of_own);
+        let entries = Entries::new(kind);
         Self { name: name.to_owned(), terms, enabled: true, entries, resolver: None }
     }
 }
@@ -63,10 +67,17 @@ impl Index {
     pub(super) fn add_class(&mut self, name: &str) -> &mut Class {
         let place = self.places.get(name).copied().unwrap_or_else(|| {
             self.places.insert(name.to_owned(), self.classes.len());
-            self.classes.push(Class::new(name));
+            self.classes.push(Class::new(name, None));
             self.classes.len() - 1
         });
         &mut self.classes[place]
+    }
+
+    /// Notes what a document says of a family before anything of it is added.
+    pub(super) fn describe(&mut self, name: &str, family: Family) {
+        let Ok(own) = OwnKind::of(family) else { return };
+        self.places.insert(name.to_owned(), self.classes.len());
+        self.classes.push(Class::new(name, Some(own)));
     }
 
     /// All that was added, for [`find`].

@@ -13,13 +13,14 @@ use super::fitted::ModelConfig;
 use super::index::{self, Class, Index};
 use super::load::{MAX_DOCUMENT_BYTES, read_file, without_mark};
 use super::model::Model;
+use super::own::families_of;
 use super::query::Query;
 use super::resolve::{Picks, Resolver};
 use super::scan::scan;
 use super::template::Template;
 use super::terms::Terms;
 use crate::error::{Context, Error, Result};
-use crate::model::{Dtype, Family, Problem};
+use crate::model::{Family, Problem};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -139,8 +140,12 @@ impl Heuristics {
     /// Indexes a document, with everything switched on.
     pub fn new(document: Document) -> Self {
         let mut index = Index::default();
+        for (name, family) in families_of(&document.policy) {
+            index.describe(&name, family);
+        }
         for rule in document.rules {
-            let bucket = PackedBucket::read(Kind::of_class(&rule.kernel_class), &rule.shape_bucket);
+            let kind = index.add_class(&rule.kernel_class).entries.kind();
+            let bucket = PackedBucket::read(kind, &rule.shape_bucket);
             index.add_rule(&rule.kernel_class, bucket, Entry::of_templates(rule.templates, rule.validation));
         }
         for (class, groups) in document.fallbacks {
@@ -223,9 +228,12 @@ impl Heuristics {
         dtype: impl Into<DtypeName<'a>>,
     ) -> Result<Query<'a>> {
         self.check_class(class)?;
-        let extents = match (family_of_shape(class), dimensions) {
+        let own = self
+            .class(class)
+            .and_then(|class| if let Kind::Own(own) = class.entries.kind() { Some(own.family) } else { None });
+        let extents = match (own.or_else(|| family_of_shape(class)), dimensions) {
             // A document may hold any type for any class, so the type is the query's own.
-            (Some(family), _) => Problem::new(family, dimensions, Dtype::Bf16)?.shape.into(),
+            (Some(family), _) => Extents::of(&Problem::new(family, dimensions, family.dtypes()[0])?),
             (None, []) => Extents::Unbinned,
             (None, [(name, _), ..]) => {
                 return Err(Error::usage(format!("{class} has no dimension '{name}': it goes by its type alone")));
@@ -257,8 +265,10 @@ impl Heuristics {
             return Ok(());
         }
         let shown: String = class.chars().take(60).collect();
-        let families = Family::ALL.map(Family::name).join(", ");
-        Err(Error::usage(format!("'{shown}' is no family; the families are {families}")))
+        let own =
+            self.classes.iter().filter(|class| matches!(class.entries.kind(), Kind::Own(_))).map(|class| &*class.name);
+        let families: Vec<&str> = Family::ALL.iter().map(|family| family.name()).chain(own).collect();
+        Err(Error::usage(format!("'{shown}' is no family; the families are {}", families.join(", "))))
     }
 
     /// Whether kernels of the query's class can have its dimensions and run its type. What runs is what the family's kernels come in,

@@ -37,6 +37,7 @@ mod load;
 mod lookup;
 mod materialize;
 mod model;
+mod own;
 mod parser;
 mod query;
 mod resolve;
@@ -69,8 +70,11 @@ pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options};
 pub use materialize::{Knob, Space, materialize};
 pub use model::{Candidates, Choice, LEAF_UNIT, Model};
+pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, families_of};
 pub use parser::FUNCTIONS as EXPRESSION_FUNCTIONS;
 pub use query::Query;
+#[cfg(feature = "harness")]
+pub(crate) use scope::nearest;
 pub use template::Template;
 #[cfg(feature = "harness")]
 pub(crate) use write::{clear_leftovers, new_file, new_folder, replace};

@@ -1,7 +1,6 @@
 //! What the lookup is asked.
 
 use super::bins::PackedBucket;
-use super::classes::Kind;
 use super::document::Bucket;
 use super::dtypes::DtypeName;
 use super::extents::Extents;
@@ -22,18 +21,19 @@ pub struct Query<'a> {
 impl Query<'_> {
     /// Its bucket, spelled out.
     pub fn bucket(&self) -> Bucket {
-        PackedBucket::of(Kind::of_class(self.class), &self.extents, self.dtype.class()).spell_out()
+        let kind = self.extents.kind_of_class(self.class);
+        PackedBucket::of(kind, &self.extents, self.dtype.class()).spell_out(kind)
     }
 
     /// Its fallback group, if its class has groups and no dimension it takes to tell is missing.
     pub fn group(&self) -> Option<&'static str> {
-        let kind = Kind::of_class(self.class);
+        let kind = self.extents.kind_of_class(self.class);
         group_index(kind, &self.extents).map(|index| kind.groups()[index])
     }
 }
 
 impl From<&Problem> for Query<'static> {
     fn from(problem: &Problem) -> Self {
-        Self { class: problem.family.name(), extents: problem.shape.into(), dtype: problem.dtype.into() }
+        Self { class: problem.family.name(), extents: Extents::of(problem), dtype: problem.dtype.into() }
     }
 }

@@ -8,6 +8,7 @@ use super::document::SCHEMA_VERSION;
 use super::entry::Entry;
 use super::index::Index;
 use super::load::{MOST_MODELS, check_size};
+use super::own::FAMILIES;
 use super::resolve::Resolver;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -26,6 +27,39 @@ struct Outline<'a> {
     fallbacks: BTreeMap<Text<'a>, BTreeMap<Text<'a>, Part<'a>>>,
     #[serde(borrow, default)]
     models: BTreeMap<Text<'a>, &'a RawValue>,
+    #[serde(default)]
+    policy: Policy,
+}
+
+/// Whether families are described, which makes buckets and groups of another kind than ours: rare enough to be read in full.
+#[derive(Default)]
+struct Policy {
+    has_families: bool,
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Policy;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Policy, A::Error> {
+                let mut policy = Policy::default();
+                while let Some(Text(name)) = fields.next_key()? {
+                    policy.has_families |= name == FAMILIES;
+                    fields.next_value::<IgnoredAny>()?;
+                }
+                Ok(policy)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 /// What is served of a rule or a fallback.
@@ -109,7 +143,7 @@ pub(super) fn scan(text: &str) -> Option<Index> {
         return None;
     }
     let outline: Outline = serde_json::from_str(text).ok()?;
-    if outline.schema_version != SCHEMA_VERSION || outline.models.len() > MOST_MODELS {
+    if outline.schema_version != SCHEMA_VERSION || outline.models.len() > MOST_MODELS || outline.policy.has_families {
         return None;
     }
     let mut index = Index::default();

@@ -4,14 +4,14 @@ use crate::error::{Error, Result};
 use std::fmt;
 
 /// Texts are numbers this far from any that is meant as one.
-const FIRST_WORD: i64 = i64::MIN / 2;
+pub(super) const FIRST_WORD: i64 = i64::MIN / 2;
 /// The names that expressions may use, each with the slot its value is in, and the texts they compare with.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
     /// By slot.
     pub(super) variables: Vec<Variable>,
     pub(super) knobs: Vec<String>,
-    words: Vec<String>,
+    pub(super) words: Vec<String>,
 }
 
 /// A value by its name; of a knob's list, by its place there.
@@ -97,14 +97,36 @@ impl Scope {
                 return Err(format!("'{name}' is no knob, so it has no entries"));
             }
             None => {
-                let mut names: Vec<_> = self.names().collect();
+                let mut names: Vec<_> = self.names().filter(|name| !name.is_empty()).collect();
                 names.sort_unstable();
                 names.dedup();
-                return Err(format!("unknown name '{name}'; there are {}", names.join(", ")));
+                let perhaps = nearest(name, &names).map(|near| format!(", perhaps '{near}'")).unwrap_or_default();
+                return Err(format!("unknown name '{name}'{perhaps}; there are {}", names.join(", ")));
             }
         };
         u16::try_from(slot).map_err(|_| "too many names".to_owned())
     }
+}
+
+/// The name that is nearest to one that is not there, where few letters tell them apart.
+pub(crate) fn nearest<'n>(unknown: &str, names: &[&'n str]) -> Option<&'n str> {
+    let near = names.iter().map(|name| (distance(unknown, name), *name));
+    let (letters, name) = near.min_by_key(|(letters, _)| *letters)?;
+    (letters <= unknown.len().max(3) / 3).then_some(name)
+}
+
+/// Letters to be put in, taken out or changed that make one name of another (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (place, letter) in one.bytes().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], place + 1);
+        for (column, its) in other.bytes().enumerate() {
+            let above = row[column + 1];
+            row[column + 1] = (corner + usize::from(letter != its)).min(above + 1).min(row[column] + 1);
+            corner = above;
+        }
+    }
+    row[other.len()]
 }
 
 impl fmt::Display for Variable {

@@ -4,6 +4,7 @@ use super::bins::PackedBucket;
 use super::classes::Kind;
 use super::dtypes::{DtypeClass, DtypeName};
 use super::extents::Extents;
+use super::own::OwnKind;
 use crate::model::Family;
 use std::fmt;
 
@@ -55,7 +56,7 @@ impl fmt::Display for Fault {
 impl Terms {
     /// What is known of a class by its name: the types that the kernels of a family come in, each with those of its bucket.
     pub(super) fn of_class(name: &str) -> Self {
-        let family = Family::ALL.into_iter().find(|family| family.name() == name);
+        let family = Family::by_name(name);
         let dtypes = family.map_or(&[][..], Family::dtypes);
         let types = dtypes.iter().fold(0, |types, dtype| types | Types::of((*dtype).into()).0);
         Self {
@@ -63,6 +64,12 @@ impl Terms {
             packs_two_weights: family.is_some_and(Family::packs_two_weights_a_byte),
             types: Types(types),
         }
+    }
+
+    /// What a document says of a family that it describes.
+    pub(super) fn of_own(own: &'static OwnKind) -> Self {
+        let types = own.types().fold(0, |types, class| types | Types::of(class).0);
+        Self { kind: Kind::Own(own), packs_two_weights: false, types: Types(types) }
     }
 
     /// Learns of a rule: what its bucket holds was measured, so it runs.
@@ -101,6 +108,10 @@ impl Terms {
                 check([("rows", rows), ("cols", cols)], |[rows, cols]| uncountable([&[rows, cols]]))
             }
             (Kind::Elements, Extents::Elements { numel }) => check([("numel", numel)], |_| None),
+            (Kind::Own(own), Extents::Own(its, extents)) if own == its => {
+                let wrong = own.family.dimensions().iter().zip(extents).find(|(_, extent)| *extent <= 0)?;
+                Some(if wrong.1 == 0 { Fault::Missing(wrong.0) } else { Fault::NotPositive(wrong.0, wrong.1) })
+            }
             (Kind::Unbinned, _) => None,
             _ => Some(Fault::Foreign),
         }

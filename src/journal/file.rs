@@ -355,7 +355,11 @@ mod tests {
     }
 
     fn trial(numel: u64) -> Line {
-        let problem = Problem { family: Family::Elementwise, shape: Shape::Elements { numel }, dtype: Dtype::Bf16 };
+        let problem = Problem {
+            family: Family::Elementwise,
+            shape: Shape::of(Family::Elementwise, &[numel]),
+            dtype: Dtype::Bf16,
+        };
         let config = Config { block_sizes: vec![1024], num_warps: Some(4), ..Config::default() };
         let blank = Trial::untimed(&problem, config, Stage::Screen, Status::Wrong);
         Line::Trial(Box::new(Trial { error: Some("relative error 0.5".into()), kernel: "abc".into(), ..blank }))
@@ -548,8 +552,11 @@ mod tests {
             (|trial| trial.rel_err = Some(1.5), "line 2: rel_err is 1.5"),
             (|trial| trial.sm_mhz = Some(0), "line 2: sm_mhz is 0"),
             (|trial| trial.status = Status::Wrong, "line 2: it failed and has times"),
-            (|trial| trial.problem = Shape::Rows { rows: 1, cols: 2 }, "line 2: elementwise has no dimension 'rows'"),
-            (|trial| trial.problem = Shape::Elements { numel: 0 }, "line 2: dimension numel = 0"),
+            (
+                |trial| trial.problem = Shape::of(Family::RowSoftmax, &[1, 2]),
+                "line 2: elementwise has no dimension 'rows'",
+            ),
+            (|trial| trial.problem = Shape::of(Family::Elementwise, &[0]), "line 2: dimension numel = 0"),
         ];
         for (change, expected) in cases {
             std::fs::write(&path, timed(change)).unwrap();

@@ -343,7 +343,7 @@ impl Trial {
 
     /// The problem that was tried.
     pub fn problem(&self) -> Problem {
-        Problem { family: self.family, shape: self.problem, dtype: self.dtype }
+        Problem { family: self.family, shape: self.problem.in_order_of(self.family), dtype: self.dtype }
     }
 }
 

@@ -218,6 +218,47 @@ mod tests {
         assert_eq!(screened.null_arm, None);
     }
 
+    /// A kernel of each duration class, in microseconds.
+    const OF_EACH_CLASS: [f64; DurationClass::ALL.len()] = [11.0, 19.0, 21.0, 60.0, 300.0];
+
+    /// The rounds that choose and those that report, of a race whose arms take so long each.
+    fn choosing_and_reporting(plan: &RacePlan) -> [(usize, usize); DurationClass::ALL.len()] {
+        OF_EACH_CLASS.map(|us| {
+            // The second is too far behind to report.
+            let raced = run(&[true, false], plan, |arm, _| us * [1.0, 1.5][arm]);
+            (raced.arms[1].len(), raced.arms[0].len() - raced.arms[1].len())
+        })
+    }
+
+    #[test]
+    fn a_final_tells_more_than_a_crossing_and_both_report_more_than_they_choose() {
+        let finals = choosing_and_reporting(&RacePlan::FINAL);
+        let crossings = choosing_and_reporting(&RacePlan::CROSS);
+        assert_eq!(finals, [(30, 90), (30, 60), (16, 32), (8, 12), (4, 8)]);
+        assert_eq!(crossings, [(8, 32), (8, 32), (8, 16), (6, 8), (3, 4)]);
+        for ((choosing, reporting), (fewer, less)) in finals.into_iter().zip(crossings) {
+            assert!(reporting > choosing && less > fewer && choosing + reporting > fewer + less && less > 3);
+        }
+    }
+
+    #[test]
+    fn a_recheck_has_as_many_rounds_as_a_final_in_all_and_for_all() {
+        for us in OF_EACH_CLASS {
+            let rechecked = rounds(&run(&[false; 2], &RacePlan::RECHECK, |arm, _| us * [1.0, 5.0][arm]));
+            let finished = rounds(&run(&[false], &RacePlan::FINAL, |_, _| us))[0];
+            assert_eq!(rechecked, [finished; 2], "at {us} µs");
+        }
+    }
+
+    #[test]
+    fn a_longer_race_has_so_many_times_the_rounds_that_choose_and_that_report() {
+        let once = choosing_and_reporting(&RacePlan::FINAL);
+        for factor in [1, 3, 4] {
+            let longer = choosing_and_reporting(&RacePlan::FINAL.longer(factor as u32));
+            assert_eq!(longer, once.map(|(choosing, reporting)| (factor * choosing, factor * reporting)));
+        }
+    }
+
     #[test]
     fn the_duplicate_is_the_winners_and_runs_in_the_rounds_that_report_alone() {
         // The third is the luckiest while choosing, and no better than the others after.

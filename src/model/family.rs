@@ -1,28 +1,109 @@
 //! The kernel families.
 
-use super::{Dtype, serde_by_name};
+use super::{Dtype, serde_by_name_alone};
+use crate::error::{Error, Result};
+use std::hash::{Hash, Hasher};
+use std::sync::{PoisonError, RwLock};
 
-/// A kernel family: one operation with fixed tensor formats. Its name is also its class in the document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
+/// The most dimensions that a family's problems have.
+pub const MOST_DIMENSIONS: usize = 8;
+
+/// A kernel family: an operation's name, with a description behind it. Its name is also its class in the document.
+///
+/// A few ship, and anyone may describe more ([`Family::described`]). Descriptions live as long as the process, each once, so
+/// that families are as cheap to copy as numbers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Family(&'static FamilyProfile);
+
+/// What is to be known of a family without its kernels: what its problems are, and how a document sorts them. All that the served
+/// part needs to answer for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyProfile {
+    /// The name on the command line, in plans and journals, and the class in documents.
+    pub name: &'static str,
+    /// The names of a problem's dimensions, in order.
+    pub dimensions: &'static [&'static str],
+    /// The types of the first tensor that its kernels come in.
+    pub dtypes: &'static [Dtype],
+    /// Whether two weights share a byte along k, so that k must be even.
+    pub packs_two_weights_a_byte: bool,
+    /// The name of the family that differs in how weights of as many bits are decoded, and in nothing else: what is fast for one
+    /// teaches of the other.
+    pub sister: Option<&'static str>,
+    /// The bucket's bins; of a family that ships, the class says them.
+    pub bins: &'static [Bin],
+    /// The fallback groups, the first whose condition holds; likewise.
+    pub groups: &'static [Group],
+}
+
+/// One field of a bucket: where a value falls between bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bin {
+    /// The field's name: `tokens_bin`.
+    pub name: &'static str,
+    /// The value, as an expression of the dimensions.
+    pub of: &'static str,
+    /// The bins' upper bounds, inclusive, rising.
+    pub bounds: &'static [i64],
+}
+
+/// A part of a class that a document always has a config for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// Its name: `short`.
+    pub name: &'static str,
+    /// Which problems are in it, as an expression of the dimensions; all that are in no group before it where there is none.
+    pub when: Option<&'static str>,
+}
+
+/// The matrix products' dimensions.
+const GEMM: &[&str] = &["m", "n", "k"];
+
+impl FamilyProfile {
+    const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
+        Self { name, dimensions, dtypes, packs_two_weights_a_byte: false, sister: None, bins: &[], groups: &[] }
+    }
+
+    const fn product(name: &'static str, sister: &'static str, packs_two_weights_a_byte: bool) -> Self {
+        Self { packs_two_weights_a_byte, sister: Some(sister), ..Self::shipped(name, GEMM, &[Dtype::Bf16]) }
+    }
+}
+
+static MATMUL: FamilyProfile = FamilyProfile::product("matmul", "matmul_int16", false);
+static MATMUL_INT4: FamilyProfile = FamilyProfile::product("matmul_int4", "matmul_fp4", true);
+static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "matmul", false);
+static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
+static ATTENTION: FamilyProfile =
+    FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
+static ROW_SOFTMAX: FamilyProfile =
+    FamilyProfile::shipped("row_softmax", &["rows", "cols"], &[Dtype::Bf16, Dtype::F32]);
+static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], &[Dtype::Bf16, Dtype::F32]);
+
+/// Every description that somebody brought.
+static DESCRIBED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
+/// Those of them that are known by name, the latest last.
+static NAMED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
+
+#[allow(non_upper_case_globals)] // they read as the names of kinds do
+impl Family {
     /// C = A·B, all bf16.
-    Matmul,
+    pub const Matmul: Self = Self(&MATMUL);
     /// C = A·B, B packed signed int4.
-    MatmulInt4,
+    pub const MatmulInt4: Self = Self(&MATMUL_INT4);
     /// C = A·B, B int16 rounded to bf16.
-    MatmulInt16,
+    pub const MatmulInt16: Self = Self(&MATMUL_INT16);
     /// C = A·B, B packed E2M1.
-    MatmulFp4,
+    pub const MatmulFp4: Self = Self(&MATMUL_FP4);
     /// softmax(QKᵀ/√d)V, not causal.
-    Attention,
+    pub const Attention: Self = Self(&ATTENTION);
     /// Softmax over the last axis.
-    RowSoftmax,
+    pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
-    Elementwise,
+    pub const Elementwise: Self = Self(&ELEMENTWISE);
 }
 
 impl Family {
-    /// Every family, in the order of the documentation.
+    /// Every family that ships, in the order of the documentation.
     pub const ALL: [Self; 7] = [
         Self::Matmul,
         Self::MatmulInt4,
@@ -33,53 +114,124 @@ impl Family {
         Self::Elementwise,
     ];
 
+    /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see
+    /// [`Family::make_known`].
+    pub fn described(is_it: impl Fn(Self) -> bool, profile: impl FnOnce() -> FamilyProfile) -> Self {
+        let mut described = DESCRIBED.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = described.iter().find(|known| is_it(**known)) {
+            return *known;
+        }
+        let family = Self(Box::leak(Box::new(profile())));
+        described.push(family);
+        family
+    }
+
+    /// From now on the family is what its name stands for, in journals too.
+    pub fn make_known(self) {
+        let mut named = NAMED.write().unwrap_or_else(PoisonError::into_inner);
+        named.retain(|known| known.name() != self.name());
+        named.push(self);
+    }
+
+    /// The family of that name: one that ships, or one that was made known.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let shipped = Self::ALL.into_iter().find(|family| family.name() == name);
+        let named =
+            || NAMED.read().unwrap_or_else(PoisonError::into_inner).iter().find(|own| own.name() == name).copied();
+        shipped.or_else(named)
+    }
+
+    /// The dimensions, in their order, of the family that has exactly these.
+    pub(super) fn order_of_dimensions(names: &[&str]) -> Option<&'static [&'static str]> {
+        let has_these = |family: &Self| {
+            let own = family.dimensions();
+            own.len() == names.len() && own.iter().all(|dimension| names.contains(dimension))
+        };
+        let described = || DESCRIBED.read().unwrap_or_else(PoisonError::into_inner).iter().copied().find(has_these);
+        Some(Self::ALL.into_iter().find(has_these).or_else(described)?.dimensions())
+    }
+
     /// The name on the command line, in plans and journals, and the class in documents.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Matmul => "matmul",
-            Self::MatmulInt4 => "matmul_int4",
-            Self::MatmulInt16 => "matmul_int16",
-            Self::MatmulFp4 => "matmul_fp4",
-            Self::Attention => "attention",
-            Self::RowSoftmax => "row_softmax",
-            Self::Elementwise => "elementwise",
-        }
+        self.0.name
+    }
+
+    /// What is to be known of it without its kernels.
+    pub const fn profile(self) -> &'static FamilyProfile {
+        self.0
+    }
+
+    /// Whether it is one of those that ship.
+    pub fn ships(self) -> bool {
+        self.place() < Self::ALL.len()
+    }
+
+    /// Its place in the order of the documentation; what does not ship comes last.
+    pub fn place(self) -> usize {
+        Self::ALL.iter().position(|family| *family == self).unwrap_or(Self::ALL.len())
     }
 
     /// The names of a problem's dimensions, in order.
     pub const fn dimensions(self) -> &'static [&'static str] {
-        match self {
-            Self::Matmul | Self::MatmulInt4 | Self::MatmulInt16 | Self::MatmulFp4 => &["m", "n", "k"],
-            Self::Attention => &["batch", "heads", "q_seq", "kv_seq", "head_dim"],
-            Self::RowSoftmax => &["rows", "cols"],
-            Self::Elementwise => &["numel"],
-        }
+        self.0.dimensions
     }
 
     /// The types of the first tensor that its kernels come in.
     pub const fn dtypes(self) -> &'static [Dtype] {
-        match self {
-            Self::Matmul | Self::MatmulInt4 | Self::MatmulInt16 | Self::MatmulFp4 | Self::Attention => &[Dtype::Bf16],
-            Self::RowSoftmax | Self::Elementwise => &Dtype::ALL,
-        }
+        self.0.dtypes
     }
 
     /// Whether two weights share a byte along k, so that k must be even.
     pub const fn packs_two_weights_a_byte(self) -> bool {
-        matches!(self, Self::MatmulInt4 | Self::MatmulFp4)
+        self.0.packs_two_weights_a_byte
     }
 
     /// The family that differs in how weights of as many bits are decoded, and in nothing else: what is fast for one teaches of the
     /// other.
-    pub const fn sister(self) -> Option<Self> {
-        match self {
-            Self::Matmul => Some(Self::MatmulInt16),
-            Self::MatmulInt16 => Some(Self::Matmul),
-            Self::MatmulInt4 => Some(Self::MatmulFp4),
-            Self::MatmulFp4 => Some(Self::MatmulInt4),
-            Self::Attention | Self::RowSoftmax | Self::Elementwise => None,
-        }
+    pub fn sister(self) -> Option<Self> {
+        self.0.sister.and_then(Self::by_name)
     }
 }
 
-serde_by_name!(Family);
+impl Hash for Family {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
+/// The order of the documentation, then by name.
+impl Ord for Family {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let order = |family: &Self| {
+            (family.place(), family.name(), family.dimensions(), family.dtypes(), family.0.bins, family.0.groups)
+        };
+        order(self).cmp(&order(other))
+    }
+}
+
+impl PartialOrd for Family {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Its name.
+impl std::fmt::Debug for Family {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Family {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::by_name(name).ok_or_else(|| {
+            let named = NAMED.read().unwrap_or_else(PoisonError::into_inner);
+            let known: Vec<_> = Self::ALL.iter().chain(&*named).map(|known| known.name()).collect();
+            Error::usage(format!("'{name}' is not one of {}", known.join(", ")))
+        })
+    }
+}
+
+serde_by_name_alone!(Family);

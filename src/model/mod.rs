@@ -7,15 +7,15 @@ mod gpu;
 mod problem;
 mod units;
 
-pub use config::{Config, Mma, PidType};
+pub use config::{Config, KnobValue, Mma, PidType};
 pub use dtype::Dtype;
-pub use family::Family;
+pub use family::{Bin, Family, FamilyProfile, Group, MOST_DIMENSIONS};
 pub use gpu::{GpuProfile, Identity, Likeness, Peaks};
 pub use problem::{Problem, Shape, parse_dimensions};
 pub use units::{Bytes, Micros};
 
-/// Serializes a fieldless enum by its `name()` and reads it back through `FromStr`.
-macro_rules! serde_by_name {
+/// Serializes by `name()` and reads back through `FromStr`.
+macro_rules! serde_by_name_alone {
     ($type:ty) => {
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -35,6 +35,14 @@ macro_rules! serde_by_name {
                 out.pad(self.name())
             }
         }
+    };
+}
+use serde_by_name_alone;
+
+/// The same of a fieldless enum, which is read back as the one of `ALL` that has the name.
+macro_rules! serde_by_name {
+    ($type:ty) => {
+        crate::model::serde_by_name_alone!($type);
 
         impl std::str::FromStr for $type {
             type Err = crate::error::Error;

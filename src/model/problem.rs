@@ -1,61 +1,102 @@
 //! Problems: a family with concrete dimensions and a data type.
 
-use super::{Dtype, Family};
+use super::{Dtype, Family, MOST_DIMENSIONS};
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
-/// The dimensions of a problem, by kind of family. In JSON an object of its dimensions: `{"m":16,"n":4096,"k":4096}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
-pub enum Shape {
-    /// A matrix product [m,k]·[k,n].
-    Gemm {
-        /// Rows of A and C.
-        m: u64,
-        /// Columns of B and C.
-        n: u64,
-        /// The dimension summed over, in unpacked elements.
-        k: u64,
-    },
-    /// Attention over [batch, heads, seq, head_dim].
-    Attention {
-        /// Sequences.
-        batch: u64,
-        /// Heads of each sequence.
-        heads: u64,
-        /// Query positions.
-        q_seq: u64,
-        /// Key and value positions.
-        kv_seq: u64,
-        /// Elements of one head.
-        head_dim: u64,
-    },
-    /// A reduction over the rows of [rows, cols].
-    Rows {
-        /// Rows.
-        rows: u64,
-        /// Elements of a row.
-        cols: u64,
-    },
-    /// A map over so many elements.
-    Elements {
-        /// Elements.
-        numel: u64,
-    },
+/// The dimensions of a problem, in its family's order. In JSON an object of them: `{"m":16,"n":4096,"k":4096}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shape {
+    names: &'static [&'static str],
+    /// 0 beyond the last.
+    extents: [u64; MOST_DIMENSIONS],
 }
 
 impl Shape {
+    /// The dimensions of a family's problem, in its order.
+    pub fn of(family: Family, extents: &[u64]) -> Self {
+        let mut all = [0; MOST_DIMENSIONS];
+        for (place, extent) in all.iter_mut().zip(extents).take(family.dimensions().len()) {
+            *place = *extent;
+        }
+        Self { names: family.dimensions(), extents: all }
+    }
+
+    /// The same dimensions in the order of a family that has them; as they are where it has others.
+    #[must_use]
+    pub fn in_order_of(self, family: Family) -> Self {
+        let wanted = family.dimensions();
+        if self.names == wanted || self.names.len() != wanted.len() {
+            return self;
+        }
+        let place = |name: &&str| self.names.iter().position(|own| own == name);
+        let extents: Option<Vec<u64>> = wanted.iter().map(|name| Some(self.extents[place(name)?])).collect();
+        extents.map_or(self, |extents| Self::of(family, &extents))
+    }
+
     /// The dimensions with their names, in the family's order.
     pub fn dimensions(&self) -> Vec<(&'static str, u64)> {
-        match *self {
-            Self::Gemm { m, n, k } => vec![("m", m), ("n", n), ("k", k)],
-            Self::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
-                vec![("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)]
+        self.names.iter().copied().zip(self.extents).collect()
+    }
+
+    /// The dimensions alone, in the family's order.
+    pub fn extents(&self) -> &[u64] {
+        &self.extents[..self.names.len()]
+    }
+
+    /// The first dimensions; 0 where there are fewer.
+    pub fn first<const N: usize>(&self) -> [u64; N] {
+        std::array::from_fn(|place| self.extents.get(place).copied().unwrap_or(0))
+    }
+}
+
+/// What differs in its dimensions' names alone is rare.
+impl Hash for Shape {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.extents().hash(state);
+    }
+}
+
+impl Serialize for Shape {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.dimensions())
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Dimensions;
+
+        impl<'de> Visitor<'de> for Dimensions {
+            type Value = Shape;
+
+            fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+                out.write_str("an object of a family's dimensions")
             }
-            Self::Rows { rows, cols } => vec![("rows", rows), ("cols", cols)],
-            Self::Elements { numel } => vec![("numel", numel)],
+
+            fn visit_map<A: MapAccess<'de>>(self, mut dimensions: A) -> Result<Shape, A::Error> {
+                let mut named: Vec<(String, u64)> = Vec::new();
+                while let Some((name, extent)) = dimensions.next_entry::<String, u64>()? {
+                    if named.len() == MOST_DIMENSIONS || named.iter().any(|(earlier, _)| *earlier == name) {
+                        return Err(serde::de::Error::custom(format!("dimension '{name}' is one too many")));
+                    }
+                    named.push((name, extent));
+                }
+                let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+                let unknown = || serde::de::Error::custom(format!("no family has the dimensions {}", names.join(", ")));
+                let names = Family::order_of_dimensions(&names).ok_or_else(unknown)?;
+                let mut extents = [0; MOST_DIMENSIONS];
+                for (place, wanted) in extents.iter_mut().zip(names) {
+                    *place = named.iter().find(|(name, _)| name == wanted).map_or(0, |(_, extent)| *extent);
+                }
+                Ok(Shape { names, extents })
+            }
         }
+
+        deserializer.deserialize_map(Dimensions)
     }
 }
 
@@ -105,22 +146,9 @@ impl Problem {
                 || Error::usage(format!("{family} needs dimension '{wanted}' ({})", family.dimensions().join(", "))),
             )
         };
-        let shape = match family {
-            Family::Attention => Shape::Attention {
-                batch: get("batch")?,
-                heads: get("heads")?,
-                q_seq: get("q_seq")?,
-                kv_seq: get("kv_seq")?,
-                head_dim: get("head_dim")?,
-            },
-            Family::RowSoftmax => Shape::Rows { rows: get("rows")?, cols: get("cols")? },
-            Family::Elementwise => Shape::Elements { numel: get("numel")? },
-            Family::Matmul | Family::MatmulInt4 | Family::MatmulInt16 | Family::MatmulFp4 => {
-                Shape::Gemm { m: get("m")?, n: get("n")?, k: get("k")? }
-            }
-        };
-        if let Shape::Gemm { k, .. } = shape
-            && family.packs_two_weights_a_byte()
+        let extents = wanted.iter().map(|name| get(name)).collect::<Result<Vec<_>>>()?;
+        if family.packs_two_weights_a_byte()
+            && let Some(k) = wanted.iter().position(|name| *name == "k").map(|place| extents[place])
             && k % 2 != 0
         {
             return Err(Error::usage(format!(
@@ -131,7 +159,7 @@ impl Problem {
             let names: Vec<_> = family.dtypes().iter().map(|dtype| dtype.name()).collect();
             return Err(Error::usage(format!("{family} comes in {} only, not {dtype}", names.join(" and "))));
         }
-        Ok(Self { family, shape, dtype })
+        Ok(Self { family, shape: Shape::of(family, &extents), dtype })
     }
 
     /// Whether it is one: whoever reads dimensions, family and type one by one may come by what is none.

@@ -5,8 +5,9 @@
 //! again within its share.
 
 use super::problem::PlannedProblem;
-use crate::families;
-use crate::model::{Bytes, Dtype, Family, GpuProfile, Problem, Shape};
+use crate::families::{self, Extent};
+use crate::heuristics::Formula;
+use crate::model::{Bytes, Family, GpuProfile, Problem, Shape};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -63,13 +64,17 @@ pub enum Alignment {
 impl Alignment {
     /// The stratum of a problem.
     pub fn of(problem: &Problem) -> Self {
-        let is_aligned = match problem.shape {
-            Shape::Gemm { n, k, .. } => n.is_multiple_of(8) && k.is_multiple_of(8),
-            Shape::Attention { q_seq, kv_seq, .. } => {
+        let multiple_of = |(extent, domain): (&u64, &Extent)| extent.is_multiple_of(domain.multiple);
+        let is_aligned = match (families::spec(problem.family).domain(), problem.family == Family::Attention) {
+            (Some(domain), _) => problem.shape.extents().iter().zip(domain).all(multiple_of),
+            (None, true) => {
+                let [_, _, q_seq, kv_seq] = problem.shape.first();
                 [q_seq, kv_seq].into_iter().all(|length| length <= SHORT || length.is_multiple_of(SEQ_STEP))
             }
-            Shape::Rows { cols, .. } => cols.is_multiple_of(8),
-            Shape::Elements { numel } => numel.is_multiple_of(8),
+            (None, false) => {
+                let [_, n, k] = problem.shape.first();
+                n.is_multiple_of(8) && k.is_multiple_of(8)
+            }
         };
         if is_aligned { Self::Aligned } else { Self::Unaligned }
     }
@@ -101,19 +106,25 @@ pub fn draw(
     taken: impl IntoIterator<Item = Problem>,
 ) -> impl Iterator<Item = PlannedProblem> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(2 * family as u64 + purpose as u64);
+    random.set_stream(2 * stream_of(family) + purpose as u64);
     let mut taken: BTreeSet<Problem> = taken.into_iter().collect();
     let mut decks = Decks::default();
     std::iter::from_fn(move || {
         let shares = decks.deal(&mut random);
         for _ in 0..MOST_MISSES {
-            let problem = Problem { family, shape: shares.shape(family, &mut random), dtype: Dtype::default() };
+            let problem = Problem { family, shape: shares.shape(family, &mut random), dtype: family.dtypes()[0] };
             if limits.allow(&problem) && taken.insert(problem) {
                 return Some(PlannedProblem { problem, from: Some(format!("random, seed {seed}")) });
             }
         }
         None
     })
+}
+
+/// The number of a family among the streams: those that ship have the first.
+fn stream_of(family: Family) -> u64 {
+    let others = || Formula::word(family.name()).abs_diff(i64::MIN) % (1 << 32) + Family::ALL.len() as u64;
+    if family.ships() { family.place() as u64 } else { others() }
 }
 
 /// Which lengths of an attention problem belong together.
@@ -204,48 +215,41 @@ struct Shares {
 impl Shares {
     fn shape(self, family: Family, random: &mut ChaCha8Rng) -> Shape {
         let step_if_aligned = |step| if self.any_value.is_some() { 1 } else { step };
-        match family {
-            Family::Matmul | Family::MatmulInt4 | Family::MatmulInt16 | Family::MatmulFp4 => {
-                let (any_n, any_k) = match self.any_value {
-                    None => (false, false),
-                    Some(Sides::N) => (true, false),
-                    Some(Sides::K) => (false, true),
-                    Some(Sides::Both) => (true, true),
-                };
-                let least_k = if family.packs_two_weights_a_byte() { 2 } else { 1 };
-                Shape::Gemm {
-                    m: log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1),
-                    n: log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple }),
-                    k: log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple }),
-                }
-            }
-            Family::Attention => {
-                let step = step_if_aligned(SEQ_STEP);
-                let (q_seq, kv_seq) = match self.lengths {
-                    Lengths::Same => {
-                        let length = log_uniform(random, 64..=16_384, step);
-                        (length, length)
-                    }
-                    Lengths::Decode => (log_uniform(random, 1..=SHORT, 1), log_uniform(random, 128..=65_536, step)),
-                    Lengths::Free => {
-                        let q_seq = log_uniform(random, 1..=16_384, 1);
-                        let q_seq = if q_seq > SHORT { q_seq.next_multiple_of(step) } else { q_seq };
-                        (q_seq, log_uniform(random, 64..=65_536, step))
-                    }
-                };
-                let head_dim =
-                    if self.any_head_dim { 8 * random.random_range(1..=32) } else { 64 << random.random_range(0..=1) };
-                let (batch, heads) = (log_uniform(random, 1..=64, 1), log_uniform(random, 1..=128, 1));
-                Shape::Attention { batch, heads, q_seq, kv_seq, head_dim }
-            }
-            Family::RowSoftmax => Shape::Rows {
-                rows: log_uniform(random, 1..=262_144, 1),
-                cols: log_uniform(random, 16..=262_144, step_if_aligned(8)),
-            },
-            Family::Elementwise => {
-                Shape::Elements { numel: log_uniform(random, 1000..=1_000_000_000, step_if_aligned(8)) }
-            }
+        if let Some(domain) = families::spec(family).domain() {
+            let draw =
+                |extent: &Extent| log_uniform(random, extent.least..=extent.most, step_if_aligned(extent.multiple));
+            return Shape::of(family, &domain.iter().map(draw).collect::<Vec<_>>());
         }
+        if family == Family::Attention {
+            let step = step_if_aligned(SEQ_STEP);
+            let (q_seq, kv_seq) = match self.lengths {
+                Lengths::Same => {
+                    let length = log_uniform(random, 64..=16_384, step);
+                    (length, length)
+                }
+                Lengths::Decode => (log_uniform(random, 1..=SHORT, 1), log_uniform(random, 128..=65_536, step)),
+                Lengths::Free => {
+                    let q_seq = log_uniform(random, 1..=16_384, 1);
+                    let q_seq = if q_seq > SHORT { q_seq.next_multiple_of(step) } else { q_seq };
+                    (q_seq, log_uniform(random, 64..=65_536, step))
+                }
+            };
+            let head_dim =
+                if self.any_head_dim { 8 * random.random_range(1..=32) } else { 64 << random.random_range(0..=1) };
+            let (batch, heads) = (log_uniform(random, 1..=64, 1), log_uniform(random, 1..=128, 1));
+            return Shape::of(family, &[batch, heads, q_seq, kv_seq, head_dim]);
+        }
+        let (any_n, any_k) = match self.any_value {
+            None => (false, false),
+            Some(Sides::N) => (true, false),
+            Some(Sides::K) => (false, true),
+            Some(Sides::Both) => (true, true),
+        };
+        let least_k = if family.packs_two_weights_a_byte() { 2 } else { 1 };
+        let m = log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1);
+        let n = log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple });
+        let k = log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple });
+        Shape::of(family, &[m, n, k])
     }
 }
 

@@ -8,19 +8,15 @@ mod space;
 
 pub use domain::{Alignment, Limits, Purpose, draw};
 pub use problem::PlannedProblem;
-pub(crate) use read::read_text;
 pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;
 
 use crate::error::{Context, Error, Result};
-use crate::families::{self, KernelSpec, Launch, Rejection};
+use crate::families::{self, KernelSpec, Launch, Rejection, manifest};
 use crate::model::{Config, Family, GpuProfile, Problem};
-use include_dir::{Dir, include_dir};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-
-static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
 
 /// A family's plan.
 #[derive(Clone, Debug)]
@@ -61,15 +57,14 @@ impl Plan {
     /// Where the file cannot be read or says something impossible; the message names file and line.
     pub fn load(family: Family, path: Option<&Path>) -> Result<Self> {
         let name = format!("{family}.toml");
-        let local = Path::new("sweeps").join(&name);
-        if let Some(path) = path.or_else(|| local.is_file().then_some(local.as_path())) {
-            let text = read::read_text(path).context(|| format!("plan {}", path.display()))?;
+        let own = manifest::path_of(family).or_else(|| manifest::local_path(family.name()));
+        if let Some(path) = path.or(own.as_deref()) {
+            let text = manifest::read_text(path).context(|| format!("plan {}", path.display()))?;
             let plan = Self::parse(family, &text, &path.display().to_string())?;
             return Ok(Self { file: Some(std::path::absolute(path)?), ..plan });
         }
-        let file = EMBEDDED.get_file(&name).and_then(|file| file.contents_utf8());
-        let text =
-            file.ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
+        let text = manifest::embedded(&name)
+            .ok_or_else(|| Error::failure(format!("no plan for {family} is built in; give one with --plan")))?;
         Self::parse(family, text, &format!("sweeps/{name} (built in)"))
     }
 
@@ -89,8 +84,12 @@ impl Plan {
         if profile.is_cpu() {
             return self.spaces.get(GpuProfile::CPU).into_iter().collect();
         }
-        let own = profile.mma.iter().filter_map(|mma| self.spaces.get(mma.name()));
-        own.filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma))).collect()
+        let of_gpu = [Space::ANY_GPU, &profile.arch, &profile.name].into_iter();
+        let kinds = of_gpu.chain(profile.mma.iter().map(|mma| mma.name()));
+        kinds
+            .filter_map(|kind| self.spaces.get(kind))
+            .filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma)))
+            .collect()
     }
 
     /// The problems to sweep on this GPU, in the plan's order.
@@ -98,6 +97,12 @@ impl Plan {
     /// # Errors
     /// Where the plan has no space for this GPU, or no problem.
     pub fn problems(&self, profile: &GpuProfile) -> Result<&[PlannedProblem]> {
+        if profile.is_cpu() && !families::spec(self.family).has_host_kernels() {
+            return Err(Error::usage(format!(
+                "{} has no kernel for the host: sweep it on a GPU, or compile it for one with sweep compile",
+                self.family
+            )));
+        }
         let spaces = self.spaces(profile);
         if spaces.is_empty() {
             let kinds: Vec<_> = self.spaces.keys().map(String::as_str).collect();
@@ -111,7 +116,31 @@ impl Plan {
         if problems.is_empty() {
             return Err(Error::usage(format!("the plan of {} has no [[problem]]", self.family)));
         }
+        if !self.family.ships() {
+            self.check_some_run(problems, profile)?;
+        }
         Ok(problems)
+    }
+
+    /// Refuses a plan none of whose configs runs on any of its problems, with what each of the first is refused for.
+    fn check_some_run(&self, problems: &[PlannedProblem], profile: &GpuProfile) -> Result<()> {
+        let mut reasons = BTreeSet::new();
+        for planned in problems {
+            for candidate in self.candidates(&planned.problem, profile) {
+                match candidate.program {
+                    Ok(_) => return Ok(()),
+                    Err(Rejection(reason)) if reasons.len() < MOST_REASONS => drop(reasons.insert(reason)),
+                    Err(_) => {}
+                }
+            }
+        }
+        let reasons: Vec<String> = reasons.into_iter().collect();
+        let file = self.file.as_deref().unwrap_or(Path::new("its plan")).display();
+        Err(Error::usage(format!(
+            "{file}: no config of {} runs on any of its problems: {}",
+            self.family,
+            reasons.join("; ")
+        )))
     }
 
     /// The default config of each space this GPU can run.
@@ -176,6 +205,9 @@ fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem,
     Candidate { config, program }
 }
 
+/// Reasons that are told of a plan that nothing of runs.
+const MOST_REASONS: usize = 3;
+
 /// The problems of one shard out of `count`: disjoint, and together all of them.
 pub fn shard<T>(problems: impl IntoIterator<Item = T>, index: usize, count: usize) -> Vec<T> {
     problems.into_iter().skip(index).step_by(count).collect()
@@ -208,7 +240,7 @@ mod tests {
             defaults.into_iter().map(|config| config.mma.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(kinds("h200"), [Mma::MmaSyncTma, Mma::Wgmma]);
-        assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05]);
+        assert_eq!(kinds("b200"), [Mma::MmaSync, Mma::Tcgen05, Mma::Tcgen05Tmem]);
         assert_eq!(kinds("a100"), [Mma::MmaSync]);
     }
 

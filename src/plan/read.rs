@@ -4,15 +4,13 @@ use super::domain::{self, Limits, Purpose};
 use super::problem::PlannedProblem;
 use super::space::{self, Exclusion, Space};
 use crate::error::{Context, Error, Result};
-use crate::families;
-use crate::heuristics::{self, Formula};
-use crate::model::{Dtype, Family, Problem};
+use crate::families::{self, manifest};
+use crate::heuristics::Formula;
+use crate::model::{Family, Problem};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use toml::Spanned;
 
@@ -24,6 +22,17 @@ struct RawPlan {
     random: Option<Spanned<RawRandom>>,
     #[serde(default)]
     space: BTreeMap<String, RawSpace>,
+    /// What the family is, which [`families::manifest`] reads.
+    #[serde(rename = "family")]
+    _family: Option<IgnoredAny>,
+    #[serde(rename = "tensor")]
+    _tensor: Option<IgnoredAny>,
+    #[serde(rename = "reference")]
+    _reference: Option<IgnoredAny>,
+    #[serde(rename = "kernel")]
+    _kernel: Option<IgnoredAny>,
+    #[serde(rename = "model")]
+    _model: Option<IgnoredAny>,
 }
 
 /// Dimensions come as they are named; which names a family has, [`Problem::new`] knows.
@@ -91,7 +100,7 @@ impl Source<'_> {
     fn problem(&self, family: Family, raw: &Spanned<RawProblem>) -> Result<PlannedProblem> {
         let fields = raw.get_ref();
         let dtype = match &fields.dtype {
-            None => Dtype::default(),
+            None => family.dtypes()[0],
             Some(name) => name.parse().map_err(|error| self.error(raw.span().start, error))?,
         };
         let dimensions = fields.dimensions.iter().map(|(name, value)| match value.as_integer() {
@@ -110,7 +119,7 @@ impl Source<'_> {
     fn space(&self, family: Family, kind: &str, raw: &RawSpace) -> Result<Space> {
         let kind_field = space::kind_field(kind)
             .map_err(|error| self.error(self.text.find(&format!("[space.{kind}")).unwrap_or(0), error))?;
-        let default = space::config(raw.default.get_ref(), &kind_field)
+        let default = space::config(raw.default.get_ref(), &kind_field, family)
             .map_err(|error| self.error(raw.default.span().start, error))?;
         let (of_knobs, of_problems): (Vec<Formula>, Vec<Formula>) =
             self.conditions(family, &raw.exclude)?.into_iter().partition(families::is_of_knobs);
@@ -120,10 +129,10 @@ impl Source<'_> {
         });
         let mut exclusions: Vec<_> = of_knobs.iter().map(Exclusion::Condition).collect();
         for (at, fields) in patterns {
-            space::check_fields(fields).map_err(|error| self.error(at, error))?;
+            space::check_fields(fields, family).map_err(|error| self.error(at, error))?;
             exclusions.push(Exclusion::Pattern(fields));
         }
-        let configs = space::expand(raw.axes.get_ref(), &exclusions, &kind_field)
+        let configs = space::expand(raw.axes.get_ref(), &exclusions, &kind_field, family)
             .map_err(|error| self.error(raw.axes.span().start, error))?;
         let problems = raw.problem.as_deref().map(|raw| self.problems(family, raw)).transpose()?;
         let mma = |name: &Spanned<String>| name.get_ref().parse().map_err(|error| self.error(name.span().start, error));
@@ -144,29 +153,6 @@ impl Source<'_> {
     }
 }
 
-/// No plan, shapes file or kernel comes near; what is larger is something else, and must not fill memory.
-const MOST_BYTES: u64 = 16 << 20;
-
-/// The text of a file that people write.
-///
-/// # Errors
-/// Where it cannot be read, is no file (a pipe would be waited for), is too large, or is not UTF-8.
-pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::of_named_file)?;
-    if !file.metadata()?.is_file() {
-        return Err(Error::usage("it is no file; name one"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(Error::usage(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
-    }
-    let text = heuristics::without_mark(&bytes).to_vec();
-    String::from_utf8(text).map_err(|error| {
-        Error::usage(format!("it is no text in UTF-8: see its byte {}", error.utf8_error().valid_up_to()))
-    })
-}
-
 /// Problems that anybody draws at random: many times what a GPU measures in a day.
 pub const MOST_RANDOM_PROBLEMS: usize = 100_000;
 
@@ -181,6 +167,7 @@ pub(super) struct Contents {
 /// Parses a plan; `name` is what messages call it.
 pub(super) fn parse(family: Family, text: &str, name: &str) -> Result<Contents> {
     let source = Source { name, text };
+    manifest::check_shipped(family, text, name)?;
     let raw: RawPlan = source.parse()?;
     let mut problems = source.problems(family, &raw.problem)?;
     if let Some(random) = raw.random {
@@ -205,7 +192,7 @@ pub(super) fn parse(family: Family, text: &str, name: &str) -> Result<Contents> 
 /// Where the file cannot be read or holds something else; the message names file and line.
 pub fn read_shapes(family: Family, path: &Path) -> Result<Vec<PlannedProblem>> {
     let name = path.display().to_string();
-    let text = read_text(path).context(|| format!("shapes file {name}"))?;
+    let text = manifest::read_text(path).context(|| format!("shapes file {name}"))?;
     let plan = parse(family, &text, &name)?;
     if plan.problems.is_empty() {
         return Err(Error::usage(format!("shapes file {name}: it has no [[problem]]")));

@@ -3,8 +3,8 @@
 use super::problem::PlannedProblem;
 use crate::error::{Error, Result};
 use crate::families::{self, Values};
-use crate::heuristics::Formula;
-use crate::model::{Config, GpuProfile, Mma, PidType};
+use crate::heuristics::{self, Formula};
+use crate::model::{Config, Family, GpuProfile, Mma};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -24,6 +24,9 @@ pub struct Space {
 }
 
 impl Space {
+    /// The kind of a space that any GPU has.
+    pub const ANY_GPU: &'static str = "gpu";
+
     /// Whether a config with these values is worth trying on its problem.
     pub(super) fn suits(&self, values: &Values) -> bool {
         !self.exclusions.iter().any(|exclusion| exclusion.holds(values))
@@ -51,7 +54,7 @@ enum Test<'a> {
 }
 
 impl<'a> Ready<'a> {
-    fn new(exclusion: &Exclusion<'a>) -> Result<Self> {
+    fn new(exclusion: &Exclusion<'a>, family: Family) -> Result<Self> {
         match *exclusion {
             Exclusion::Pattern(when) => {
                 let alternatives = |(name, values): (&String, &Value)| {
@@ -60,44 +63,56 @@ impl<'a> Ready<'a> {
                 let test = Test::Pattern(when.iter().map(alternatives).collect::<Result<_>>()?);
                 Ok(Self { fields: when.keys().map(String::as_str).collect(), test })
             }
-            Exclusion::Condition(when) => Ok(Self { fields: families::knobs_of(when), test: Test::Condition(when) }),
+            Exclusion::Condition(when) => {
+                Ok(Self { fields: families::knobs_of(when, family), test: Test::Condition(when) })
+            }
         }
     }
 
-    fn excludes(&self, config: &Config) -> bool {
+    fn excludes(&self, config: &Config, family: Family) -> bool {
         match &self.test {
             Test::Pattern(alternatives) => {
                 let mut fields = self.fields.iter().zip(alternatives);
                 fields.all(|(name, values)| values.iter().any(|value| alike(value, config, name)))
             }
-            Test::Condition(expression) => expression.holds(&families::knob_values(config)),
+            Test::Condition(expression) => expression.holds(&families::knob_values(config, family)),
         }
     }
 }
 
-/// The fields that a space's kind puts into each of its configs: `mma`, but for the cpu.
+/// The fields that a space's kind puts into each of its configs: `mma`, where it is one.
 pub(super) fn kind_field(kind: &str) -> Result<Map<String, Value>> {
     let mut fields = Map::new();
-    if kind != GpuProfile::CPU {
-        let mma: Mma = kind
-            .parse()
-            .map_err(|error: Error| error.context(format!("[space.{kind}] is neither cpu nor a kind of mma")))?;
+    let is_of_gpu = kind == Space::ANY_GPU || kind.starts_with("sm_") || GpuProfile::by_name(kind).is_ok();
+    if kind != GpuProfile::CPU && !is_of_gpu {
+        let mma: Mma = kind.parse().map_err(|error: Error| {
+            error.context(format!(
+                "[space.{kind}] is neither cpu, {}, a GPU, an architecture nor a kind of mma",
+                Space::ANY_GPU
+            ))
+        })?;
         fields.insert("mma".into(), mma.name().into());
     }
     Ok(fields)
 }
 
-/// Refuses fields that no config has.
-pub(super) fn check_fields(fields: &Map<String, Value>) -> Result<()> {
-    match fields.keys().find(|name| !Config::FIELDS.contains(&name.as_str())) {
+/// Refuses fields that no config of the family has.
+pub(super) fn check_fields(fields: &Map<String, Value>, family: Family) -> Result<()> {
+    let own = families::spec(family).own_knobs();
+    let known: Vec<&str> = Config::FIELDS.into_iter().chain(own.iter().copied()).collect();
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => Err(Error::usage(format!("unknown field '{name}'; a config has {}", Config::FIELDS.join(", ")))),
+        Some(name) => {
+            let perhaps =
+                heuristics::nearest(name, &known).map(|near| format!(", perhaps '{near}'")).unwrap_or_default();
+            Err(Error::usage(format!("unknown field '{name}'{perhaps}; a config has {}", known.join(", "))))
+        }
     }
 }
 
 /// A single config of a space.
-pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value>) -> Result<Config> {
-    check_fields(fields)?;
+pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value>, family: Family) -> Result<Config> {
+    check_fields(fields, family)?;
     let mut all = kind_field.clone();
     all.extend(fields.iter().map(|(name, value)| (name.clone(), without_words(value))));
     all.retain(|_, value| !value.is_null());
@@ -126,14 +141,18 @@ pub(super) fn expand(
     axes: &Map<String, Value>,
     exclusions: &[Exclusion],
     kind_field: &Map<String, Value>,
+    family: Family,
 ) -> Result<Vec<Config>> {
-    check_fields(axes)?;
-    let mut pending = exclusions.iter().map(Ready::new).collect::<Result<Vec<_>>>()?;
-    let mut configs = vec![config(&Map::from_iter([("block_sizes".into(), Value::Array(vec![]))]), kind_field)?];
-    let mut known: Vec<&str> = Config::FIELDS.into_iter().filter(|field| !axes.contains_key(*field)).collect();
-    let compiled = ["block_sizes", "num_warps", "num_stages", "reduction_loops", "pid_type"];
-    let others = Config::FIELDS.into_iter().filter(|field| !compiled.contains(field));
-    for name in compiled.into_iter().chain(others) {
+    check_fields(axes, family)?;
+    let mut pending = exclusions.iter().map(|exclusion| Ready::new(exclusion, family)).collect::<Result<Vec<_>>>()?;
+    let mut configs = vec![config(&Map::new(), kind_field, family)?];
+    let own = families::spec(family).own_knobs();
+    let all = || Config::FIELDS.into_iter().chain(own.iter().copied());
+    let mut known: Vec<&str> = all().filter(|field| !axes.contains_key(*field)).collect();
+    let first = ["block_sizes", "num_warps", "num_stages", "reduction_loops"];
+    let compiled = first.into_iter().chain(own.iter().copied()).chain(["pid_type"]);
+    let others = all().filter(|field| !first.contains(field) && *field != "pid_type" && !own.contains(field));
+    for name in compiled.chain(others) {
         let Some(candidates) = axes.get(name) else { continue };
         let values = list(name, candidates)?;
         let values = if name == "block_sizes" { positions(values)? } else { values.clone() };
@@ -150,10 +169,10 @@ pub(super) fn expand(
                 drop_idle_knobs(config)
             })
         });
-        configs = extended.filter(|config| !ready.iter().any(|when| when.excludes(config))).collect();
+        configs = extended.filter(|config| !ready.iter().any(|when| when.excludes(config, family))).collect();
         configs.dedup();
     }
-    if !axes.contains_key("block_sizes") {
+    if family.ships() && !axes.contains_key("block_sizes") {
         return Err(Error::usage("axis 'block_sizes' is missing"));
     }
     let mut seen = BTreeSet::new();
@@ -163,7 +182,7 @@ pub(super) fn expand(
 
 /// A config with this field alone.
 fn only(name: &str, value: &Value) -> Result<Config> {
-    let mut fields = Map::from_iter([("block_sizes".into(), Value::Array(vec![]))]);
+    let mut fields = Map::new();
     fields.insert(name.into(), without_words(value));
     fields.retain(|_, value| !value.is_null());
     config_from(fields)
@@ -181,7 +200,10 @@ fn set(config: &mut Config, from: &Config, name: &str) {
         "pid_type" => config.pid_type = from.pid_type,
         "reduction_loops" => config.reduction_loops.clone_from(&from.reduction_loops),
         "split_k" => config.split_k = from.split_k,
-        _ => {}
+        own => match from.own.get(own) {
+            Some(value) => drop(config.own.insert(own.to_owned(), value.clone())),
+            None => drop(config.own.remove(own)),
+        },
     }
 }
 
@@ -235,13 +257,13 @@ fn alike(pattern: &Config, config: &Config, name: &str) -> bool {
         "pid_type" => pattern.pid_type == config.pid_type,
         "reduction_loops" => pattern.reduction_loops == config.reduction_loops,
         "split_k" => pattern.split_k == config.split_k,
-        _ => false,
+        own => pattern.own.get(own) == config.own.get(own),
     }
 }
 
 /// Drops the knobs that change nothing in this config, so that no template carries decoration.
 fn drop_idle_knobs(mut config: Config) -> Config {
-    if config.pid_type == Some(PidType::Flat) {
+    if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
     // A row that is taken whole has no steps in flight; wide lanes may have the next row.
@@ -273,7 +295,7 @@ mod tests {
         let axes: Map<String, Value> = toml::from_str(axes).unwrap();
         let when: Map<String, Value> = toml::from_str(exclude).unwrap();
         let exclusions: Vec<_> = if when.is_empty() { vec![] } else { vec![Exclusion::Pattern(&when)] };
-        expand(&axes, &exclusions, &kind_field("mma_sync").unwrap())
+        expand(&axes, &exclusions, &kind_field("mma_sync").unwrap(), Family::Matmul)
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The closing table of a sweep.
 
 use crate::families;
-use crate::model::Family;
+use crate::model::{Dtype, Family};
 use crate::sweep::{Summary, Winner};
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Rows of the closing table for each family; the document has the rest.
 const ROWS: usize = 8;
@@ -37,10 +38,24 @@ pub fn sweep(summary: &Summary) -> String {
             writeln!(text, "{} trials were measured while the device had other work, and are flagged", summary.loaded);
     }
     let _ = match &summary.document {
-        Some(document) => write!(text, "wrote {}", document.display()),
+        Some(document) => write!(text, "wrote {}{}", document.display(), next(summary, document)),
         None => write!(text, "filled the journal alone; sweep derive --gpu {} merges what there is", summary.gpu),
     };
     text
+}
+
+/// What to do with a document that was just made: ask it of a problem that was measured, and look at all of it.
+fn next(summary: &Summary, document: &Path) -> String {
+    let measured = summary.families.iter().find_map(|(family, outcome)| Some((family, outcome.winners.first()?)));
+    let Some((family, Winner { trial, .. })) = measured else { return String::new() };
+    let output = document.parent().and_then(Path::parent).filter(|output| *output != Path::new("output"));
+    let output = output.map_or_else(String::new, |output| format!(" --output {}", output.display()));
+    let (gpu, shape) = (&summary.gpu, trial.problem);
+    let dtype = if trial.dtype == Dtype::default() { String::new() } else { format!(" --dtype {}", trial.dtype) };
+    format!(
+        "\nnext: sweep lookup --gpu {gpu} --family {family} --shape {shape}{dtype}{output} --explain\n      \
+         sweep report --gpu {gpu}{output} -o report.html"
+    )
 }
 
 fn counts(outcome: &crate::sweep::FamilySummary) -> String {
@@ -82,22 +97,23 @@ fn table(family: Family, winners: &[&Winner]) -> Table {
 
 /// Arithmetic for the families of matrix products, memory traffic for the others.
 fn rate(family: Family, winner: &Winner) -> String {
+    /// A kernel that does more for each byte it moves is not told by its bytes; sums, softmaxes and the like do less.
+    const FLOPS_A_BYTE: f64 = 4.0;
     let problem = winner.trial.problem();
     let seconds = winner.trial.time().unwrap_or_default().0 / 1e6;
     let spec = families::spec(family);
-    match family {
-        Family::RowSoftmax | Family::Elementwise => {
-            format!("{:.1} GB/s", spec.bytes(&problem).0 as f64 / seconds / 1e9)
-        }
-        _ => format!("{:.1} GFLOP/s", spec.flops(&problem) / seconds / 1e9),
+    let (bytes, flops) = (spec.bytes(&problem).0 as f64, spec.flops(&problem));
+    if spec.domain().is_none() || flops > FLOPS_A_BYTE * bytes {
+        return format!("{:.1} GFLOP/s", flops / seconds / 1e9);
     }
+    format!("{:.1} GB/s", bytes / seconds / 1e9)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::{Stage, Status, Trial};
-    use crate::model::{Config, Dtype, Micros, Problem};
+    use crate::model::{Config, Micros, Problem};
 
     fn winner(family: Family, shape: &str, dtype: Dtype) -> Winner {
         let problem = Problem::parse(family, shape, dtype).unwrap();

@@ -392,18 +392,28 @@ mod tests {
         raced: Vec<(Config, bool)>,
         /// Configs of each batch that raced with an incumbent, which comes first.
         screened: Vec<Vec<Config>>,
+        /// How long its last race was to be.
+        race_plan: Option<RacePlan>,
         pruned: usize,
     }
 
     impl Formula {
         fn new(time: fn(&Config) -> Option<f64>) -> Self {
-            Self { time, trials: 0, queued: VecDeque::new(), raced: Vec::new(), screened: Vec::new(), pruned: 0 }
+            Self {
+                time,
+                trials: 0,
+                queued: VecDeque::new(),
+                raced: Vec::new(),
+                race_plan: None,
+                screened: Vec::new(),
+                pruned: 0,
+            }
         }
 
         fn record(&self, candidate: &Candidate, stage: Stage) -> Trial {
             let time = (self.time)(&candidate.config).map(Micros);
             let problem =
-                Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 };
+                Problem { family: Family::Matmul, shape: Shape::of(Family::Matmul, &[1, 1, 1]), dtype: Dtype::Bf16 };
             let status = if time.is_some() { Status::Ok } else { Status::Wrong };
             let blank = Trial::untimed(&problem, candidate.config.clone(), stage, status);
             Trial { time_us: time, median_us: time, q1_us: time, q3_us: time, min_us: time, samples: Some(3), ..blank }
@@ -436,7 +446,8 @@ mod tests {
             Ok(Some(all().map(record).collect()))
         }
 
-        fn race(&mut self, racers: &[Racer], _: &RacePlan) -> Result<RaceOutcome> {
+        fn race(&mut self, racers: &[Racer], plan: &RacePlan) -> Result<RaceOutcome> {
+            self.race_plan = Some(*plan);
             self.raced = racers.iter().map(|racer| (racer.candidate.config.clone(), racer.anchor)).collect();
             let mut trials: Vec<Trial> =
                 racers.iter().map(|racer| self.record(racer.candidate, Stage::Final)).collect();
@@ -473,7 +484,7 @@ mod tests {
     }
 
     fn problem() -> Problem {
-        Problem { family: Family::Matmul, shape: Shape::Gemm { m: 1, n: 1, k: 1 }, dtype: Dtype::Bf16 }
+        Problem { family: Family::Matmul, shape: Shape::of(Family::Matmul, &[1, 1, 1]), dtype: Dtype::Bf16 }
     }
 
     fn candidate(config: &Config) -> Candidate {
@@ -558,6 +569,30 @@ mod tests {
         let best = finalists(exhaust(&mut bench, Family::Matmul, &candidates, &[], &Width::GUIDED));
         assert_eq!(best[0].time(), Some(Micros(10.0)));
         assert_eq!(bench.trials, candidates.len() + EXHAUSTIVE_SURVIVORS);
+        assert_eq!(bench.race_plan, Some(RacePlan::FINAL.longer(4)), "the best of many is in part the luckiest");
+    }
+
+    #[test]
+    fn a_search_ends_in_a_whole_final_of_as_many_as_it_is_wide() {
+        for finalists in [1, 2, 8] {
+            let width = Width { finalists, siblings: usize::MAX, ..Width::WIDE };
+            let mut bench = Formula::new(bowl);
+            search(&mut bench, &problem(), &roughly(by_tile), &[], (&width, 7), &candidate).unwrap();
+            assert_eq!((bench.raced.len(), bench.race_plan), (finalists, Some(RacePlan::FINAL)));
+            // The best of them all is an anchor, as the best of its kind.
+            assert_eq!(bench.raced.iter().filter(|(_, anchor)| *anchor).count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_near_the_best_is_tried_as_often_as_the_width_says() {
+        let tried = |neighbours| {
+            let width = Width { neighbours, random: 0, ..Width::GUIDED };
+            let mut bench = Formula::new(bowl);
+            search(&mut bench, &problem(), &roughly(by_tile), &[], (&width, 7), &candidate).unwrap();
+            bench.trials
+        };
+        assert_eq!([0, 1, 6].map(tried), [0, 1, 6].map(|neighbours| Width::GUIDED.promising + neighbours));
     }
 
     #[test]

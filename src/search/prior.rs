@@ -147,7 +147,7 @@ fn like(mma: Mma, known: &BTreeSet<Option<Mma>>) -> Option<Mma> {
         Mma::Simt => &[Mma::Simt],
         Mma::Wgmma => &[Mma::Wgmma],
         // Known to no other GPU so far, and unlike what is.
-        Mma::Tcgen05 | Mma::SimtWide => &[],
+        Mma::Tcgen05 | Mma::Tcgen05Tmem | Mma::SimtWide => &[],
     };
     alike.iter().copied().find(|mma| known.contains(&Some(*mma)))
 }

@@ -139,7 +139,9 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
             }
             let order = self.guide.order(problem);
             if let Some(compiler) = self.lab.kernels.compiler {
-                compiler.request(&families::spec(problem.family).reference(problem).0)?;
+                if let Some((reference, _)) = families::spec(problem.family).reference(problem) {
+                    compiler.request(&reference)?;
+                }
                 let first = (self.width)(&order).first(order.configs.len(), problem_seed(self.lab.seed, problem));
                 let first = first.into_iter().map(|place| order.configs[place].clone());
                 self.lab.compile_ahead(problem, (self.must_race)(problem).into_iter().chain(first))?;

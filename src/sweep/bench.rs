@@ -275,17 +275,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             return Ok(Ok(()));
         }
         let problem = self.problem()?;
-        let reference = match self.lab.kernels.compiler {
-            None => None,
-            Some(compiler) => {
-                let (kernel, launch) = families::spec(problem.family).reference(&problem);
-                Some(Program { cubin: compiler.needed(&kernel)?, entry: kernel.entry.into(), launch })
-            }
+        let spec = families::spec(problem.family);
+        let reference = match (self.lab.kernels.compiler, spec.reference(&problem)) {
+            (Some(compiler), Some((kernel, launch))) => Some(Program::needed(compiler, &kernel, &launch)?),
+            _ => None,
         };
+        let task = spec.task(&problem);
         let seed = problem_seed(self.lab.seed, &problem);
         let prepared = self.insist(CONVICTING, |bench| {
             bench.limit_to_time_left(1);
-            bench.worker.prepare(&problem, seed, reference.clone())
+            bench.worker.prepare(task.clone(), seed, reference.clone())
         })?;
         match prepared {
             Err(failure) if !self.is_time_up()? => Err(Error::new(ErrorKind::Trouble, failure)),

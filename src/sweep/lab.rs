@@ -375,8 +375,9 @@ fn program_of(outcome: Outcome, kernel: &KernelSpec, launch: &Launch) -> Compile
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => {
             Err((Status::Pruned, format!("spills {} bytes of registers", resources.spill_bytes)))
         }
-        Outcome::Compiled { cubin, .. } => {
-            Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() }))
+        Outcome::Compiled { cubin, entry, .. } => {
+            let program = Program::new(cubin, entry, kernel, launch);
+            program.map(Some).map_err(|error| (Status::CompileFailed, error))
         }
         Outcome::Failed { timed_out: true, error, .. } => Err((Status::CompileTimeout, error)),
         Outcome::Failed { error, .. } => Err((Status::CompileFailed, error)),

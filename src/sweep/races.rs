@@ -111,8 +111,9 @@ impl DeviceBench<'_, '_> {
             earlier.filter(|key| self.lab.kernels.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
         let (key, program) = match (earlier, program, self.lab.kernels.compiler) {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
-                let cubin = compiler.cached(&key).unwrap_or_default();
-                (key, Ok(Some(Program { cubin, entry: kernel.entry.into(), launch: launch.clone() })))
+                let (cubin, entry) = compiler.cached(&key).unwrap_or_default();
+                let entry = entry.unwrap_or_else(|| kernel.entry.clone());
+                (key, Ok(Some(Program { cubin, entry, launch: launch.clone() })))
             }
             _ => match self.lab.program(program)? {
                 Some(compiled) => (self.lab.key(program)?, compiled),

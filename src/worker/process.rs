@@ -2,8 +2,8 @@
 
 use super::{Arm, Failure, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
+use crate::families::Task;
 use crate::measure::{RacePlan, Sampling};
-use crate::model::Problem;
 use crate::process::{LineProcess, Silence};
 use std::collections::VecDeque;
 use std::fmt;
@@ -114,7 +114,7 @@ impl Worker {
     ///
     /// # Errors
     /// Where that fails, for whatever reason: trouble, since no config has run.
-    pub fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
+    pub fn prepare(&mut self, task: Task, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
         let deadline = self.deadlines.trial;
         while let Some(running) = self.running.as_mut().filter(|running| running.sent > 0) {
             running.sent -= 1;
@@ -122,7 +122,7 @@ impl Worker {
                 self.running = None;
             }
         }
-        self.prepared = Some(Request::Prepare { problem: *problem, seed, reference });
+        self.prepared = Some(Request::Prepare { task: Box::new(task), seed, reference });
         if let Some(running) = &mut self.running {
             running.prepared = false;
         }

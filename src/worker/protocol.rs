@@ -2,8 +2,9 @@
 
 use super::Failure;
 use crate::device::{Address, Program};
+use crate::families::Task;
 use crate::measure::{Measurement, RacePlan, Sampling};
-use crate::model::{Config, Problem};
+use crate::model::Config;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -34,10 +35,10 @@ pub enum Request {
         /// That config.
         known_good: Option<Arm>,
     },
-    /// Make a problem's inputs and reference.
+    /// Make a task's inputs and reference.
     Prepare {
-        /// The problem.
-        problem: Problem,
+        /// The tensors, and what is right of them.
+        task: Box<Task>,
         /// Seed of the inputs.
         seed: u64,
         /// The reference kernel.

@@ -3,9 +3,8 @@
 use super::{Arm, RaceResults, Reply, Request, Verdict};
 use crate::device::{self, Address, Deviation, Device, Fault};
 use crate::error::{Error, Result};
-use crate::families;
+use crate::families::TensorSpec;
 use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp, Watch};
-use crate::model::Problem;
 use crate::process;
 use rand::SeedableRng;
 use std::io::{BufRead, Write};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
     let mut session = Session {
         device: None,
-        problem: None,
+        columns: None,
         cold: false,
         throttling: Throttling::default(),
         watch: Watch::default(),
@@ -37,7 +36,8 @@ pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
 
 struct Session {
     device: Option<Box<dyn Device>>,
-    problem: Option<Problem>,
+    /// Columns of the outputs of what is prepared.
+    columns: Option<Vec<u64>>,
     /// A GPU that has had no load yet. The host is never cold: its cores change clocks faster than a kernel runs.
     cold: bool,
     throttling: Throttling,
@@ -94,10 +94,10 @@ impl Session {
                 }
                 Ok(Reply::Sound)
             }
-            Request::Prepare { problem, seed, reference } => {
-                self.problem = None;
-                self.device()?.prepare(&problem, seed, reference.as_ref())?;
-                self.problem = Some(problem);
+            Request::Prepare { task, seed, reference } => {
+                self.columns = None;
+                self.device()?.prepare(&task, seed, reference.as_ref())?;
+                self.columns = Some(task.outputs.iter().map(TensorSpec::cols).collect());
                 Ok(Reply::Prepared { busy_s: busy_s() })
             }
             Request::Trial { arm, sampling } => {
@@ -117,7 +117,7 @@ impl Session {
 
     /// Loads and verifies: how far the output is from the reference where it is right, else the verdict.
     fn verify(&mut self, arm: &Arm) -> Result<Result<Deviation, Verdict>, Fault> {
-        let problem = self.problem.ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
+        let columns = self.columns.clone().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
         let device = self.device()?;
         device.load(&arm.config, arm.program.as_ref())?;
         let deviation = device.verify()?;
@@ -125,8 +125,7 @@ impl Session {
             return Ok(Ok(deviation));
         }
         let rel_err = Some(deviation.relative).filter(|rel_err| rel_err.is_finite());
-        let cols = families::spec(problem.family).tensors(&problem).output.cols();
-        Ok(Err(Verdict::Wrong { rel_err, error: deviation.complaint(cols) }))
+        Ok(Err(Verdict::Wrong { rel_err, error: deviation.complaint(&columns) }))
     }
 
     fn trial(&mut self, arm: &Arm, sampling: &Sampling) -> Result<Verdict, Fault> {

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses a part; one that cannot go on may stop
 
 use assert_cmd::Command;
+use kernel_sweep::device::{Found, cuda};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -82,6 +83,20 @@ done
     fs::write(&text, script.replace("TOOL", &tool).replace("CASES", cases)).unwrap();
     install(&text, &path);
     path
+}
+
+/// The first GPU; nothing, and a word, where there is none.
+///
+/// # Panics
+/// Where there is one that cannot be used: a test that passes without it would say nothing.
+pub fn gpu() -> Option<Found> {
+    let found = cuda::discover().into_iter().next();
+    if found.is_none() {
+        let is_there = Path::new("/dev/nvidia0").exists() || Path::new("/dev/dxg").exists();
+        assert!(!is_there, "a GPU is here and cannot be used: {:?}", cuda::trouble());
+        eprintln!("no GPU here: nothing to test");
+    }
+    found
 }
 
 /// Waits until something holds, with the patience that a machine busy with other things needs.

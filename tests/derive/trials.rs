@@ -53,7 +53,7 @@ pub(crate) fn arm(
     (joined, chosen_by): (u32, u32),
     rounds_us: &[f64],
 ) -> Trial {
-    let reported = rounds_us.get((chosen_by - joined) as usize..).filter(|rounds| !rounds.is_empty());
+    let reported = rounds_us.get(chosen_by.saturating_sub(joined) as usize..).filter(|rounds| !rounds.is_empty());
     let time = |rounds: &[f64]| Some(Micros(location_us(&sorted(rounds.iter().copied()))));
     Trial {
         time_us: time(reported.unwrap_or(rounds_us)),

@@ -10,6 +10,8 @@
  *   STANDIN_VERSION=N            the CUDA version the driver is for; 13000
  *   STANDIN_FREE_MIB=N           memory that is free, of 141 GiB
  *   STANDIN_PAUSE_US=N           how long the device is waited for, each time
+ *   STANDIN_MOST_THREADS=N       threads that a block of any kernel may have; 1024
+ *   STANDIN_PARAMETERS=8,8,4     sizes of any kernel's parameters
  *   STANDIN_FAULT=FUNCTION:CODE  this function fails with this code: cuMemAlloc_v2, cuLaunchKernelEx, cuModuleLoadData, …
  *   STANDIN_FAULT_AFTER=N        but for its first N calls in a process
  * Built with -DTOO_OLD it lacks cuEventElapsedTime_v2, as drivers before 12.8 do.
@@ -182,6 +184,11 @@ Result cuMemcpyDtoH_v2(void *to, Address from, size_t bytes) {
     return 0;
 }
 
+Result cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) {
+    FAULTS;
+    return (void)to, (void)from, (void)bytes, 0;
+}
+
 Result cuMemsetD8Async(Address address, unsigned char byte, size_t bytes, void *stream) {
     return (void)address, (void)byte, (void)bytes, (void)stream, 0;
 }
@@ -203,6 +210,29 @@ Result cuModuleGetFunction(void **function, void *module, const char *name) {
 
 Result cuFuncSetAttribute(void *function, int attribute, int value) {
     return (void)function, (void)attribute, (void)value, 0;
+}
+
+/* By the numbers of CUfunction_attribute: what a kernel of 32 registers has. */
+Result cuFuncGetAttribute(int *value, int attribute, void *function) {
+    FAULTS;
+    (void)function;
+    *value = attribute == 0 ? (int)number("STANDIN_MOST_THREADS", 1024) : attribute == 4 ? 32 : 0;
+    return 0;
+}
+
+/* The parameters' sizes, such as 8,8,8,4; it does not tell where there are none. */
+Result cuFuncGetParamInfo(void *function, size_t index, size_t *offset, size_t *size) {
+    FAULTS;
+    (void)function;
+    const char *sizes = getenv("STANDIN_PARAMETERS");
+    if (!sizes) return 801;
+    *offset = 8 * index;
+    for (; index > 0; index--) {
+        sizes = strchr(sizes, ',');
+        if (!sizes++) return 1;
+    }
+    *size = (size_t)atol(sizes);
+    return 0;
 }
 
 Result cuLaunchKernelEx(const void *config, void *function, void **parameters, void **extra) {

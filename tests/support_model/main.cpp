@@ -1,7 +1,8 @@
 // The support kernels on the host, with one thread in all: fills and comparisons asked for line by line on standard input.
 //
-//   fill bf16|f32|i8|i16 NUMEL SEED FILL FIRST SECOND COLS Q_SEQ KV_SEQ   -> the elements' bits
+//   fill TYPE NUMEL SEED FILL FIRST SECOND COLS Q_SEQ KV_SEQ   -> the elements' bits
 //   compare bf16|f32 OUT_BITS REFERENCE_BITS ALLOWED_BITS                 -> poisoned beyond worst from_first
+//   compare_other f16|fp8|f64|i64, as compare                             -> poisoned beyond
 //   alter NUMEL FIRST SECOND PITCH COLUMNS ROWS CHANGE                    -> the bytes, which were 1, 2, 3, ... before
 
 #include <cmath>
@@ -25,6 +26,7 @@ To bits_of(From from) {
 unsigned __float_as_uint(float value) { return bits_of<unsigned>(value); }
 float __uint_as_float(unsigned bits) { return bits_of<float>(bits); }
 long long __double_as_longlong(double value) { return bits_of<long long>(value); }
+double __longlong_as_double(long long bits) { return bits_of<double>(bits); }
 
 // What every lane but the first has seen.
 template <typename Value>
@@ -70,7 +72,7 @@ void fill(Kernel kernel) {
     std::vector<Element> out(numel);
     kernel(out.data(), numel, seed, which, first, second, cols, q_seq, kv_seq);
     for (const Element element : out) {
-        unsigned bits = 0;
+        unsigned long long bits = 0;
         std::memcpy(&bits, &element, sizeof(element));
         std::cout << bits << ' ';
     }
@@ -92,6 +94,36 @@ int main() {
             if (type == "f32") fill<float>(fill_f32);
             if (type == "i8") fill<unsigned char>(fill_i8);
             if (type == "i16") fill<unsigned short>(fill_i16);
+            if (type == "f16") fill<f16>(fill_f16);
+            if (type == "f64") fill<double>(fill_f64);
+            if (type == "fp8") fill<fp8>(fill_fp8);
+            if (type == "u8") fill<unsigned char>(fill_u8);
+            if (type == "i32") fill<unsigned>(fill_i32);
+            if (type == "i64") fill<unsigned long long>(fill_i64);
+        } else if (what == "compare_other") {
+            unsigned long long out, reference;
+            unsigned allowed;
+            std::cin >> out >> reference >> allowed;
+            const bf16 limit = static_cast<bf16>(allowed);
+            Comparison comparison{};
+            const float expected = __uint_as_float(static_cast<unsigned>(reference));
+            if (type == "f16") {
+                const f16 value{static_cast<unsigned short>(out)};
+                compare_f16(&value, &expected, &limit, 1, 0x1p-125f, &comparison);
+            }
+            if (type == "fp8") {
+                const fp8 value{static_cast<unsigned char>(out)};
+                compare_fp8(&value, &expected, &limit, 1, 0x1p-125f, &comparison);
+            }
+            if (type == "f64") {
+                const double value = bits_of<double>(out), right = bits_of<double>(reference);
+                compare_f64(&value, &right, &limit, 1, 0x1p-125f, &comparison);
+            }
+            if (type == "i64") {
+                const long long value = out, right = reference;
+                compare_i64(&value, &right, &limit, 1, 0, &comparison);
+            }
+            std::cout << comparison.poisoned << ' ' << comparison.beyond;
         } else {
             unsigned out, reference, allowed;
             std::cin >> out >> reference >> allowed;

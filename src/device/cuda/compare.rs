@@ -1,10 +1,10 @@
 //! Comparing an output with its reference on the device, and altering tensors as a mutant has it.
 
 use super::memory::Buffer;
-use super::{Current, Gpu, Task};
+use super::{Contents, Current, Gpu, Support};
 use crate::device::mutants::{Alteration, Change, Place};
 use crate::device::{Deviation, Fault, LEAST_ALLOWED};
-use crate::families::Element;
+use crate::families::{Element, Task};
 
 /// Words of `Comparison` in `kernels/support.cu`.
 const WORDS: usize = 6;
@@ -27,6 +27,7 @@ impl Comparison {
         Ok(Deviation {
             relative: Deviation::relative_of(squared_difference, squared_reference),
             worst,
+            output: 0,
             beyond,
             poisoned,
             first: numel.checked_sub(from_first).filter(|_| from_first > 0),
@@ -38,46 +39,54 @@ impl Gpu {
     /// Runs the loaded kernel on both sets of inputs, over poisoned outputs, and compares, with the alterations of a mutant.
     pub(super) fn compare(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
         let originals = self.alter_inputs(alterations)?;
-        let deviation = self.compare_on_both(alterations);
-        if let Some(tasks) = &mut self.tasks {
-            for (set, index, original) in originals {
-                tasks[set].tensors.inputs[index] = original;
-            }
+        let deviation = self.compare_all(alterations);
+        for (set, index, original) in originals {
+            self.contents[set].tensors.inputs[index] = original;
         }
         deviation
     }
 
-    fn compare_on_both(&self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
-        let (tasks, current) = self.prepared()?;
-        for (task, comparison) in tasks.iter().zip(&self.comparisons) {
-            self.queue_comparison(task, current, alterations, comparison)?;
+    fn compare_all(&self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
+        let (contents, current) = self.prepared()?;
+        let task = self.task.as_ref().ok_or_else(|| Fault::Refused("nothing is prepared".into()))?;
+        for (contents, comparisons) in contents.iter().zip(&self.comparisons) {
+            self.queue_comparisons(task, contents, current, alterations, comparisons)?;
         }
         self.synchronize()?;
-        let [plain, awkward] = &self.comparisons;
-        Ok(plain.deviation(tasks[0].numel)?.worse(awkward.deviation(tasks[1].numel)?))
+        let mut all = Vec::new();
+        for comparisons in self.comparisons.iter().take(contents.len()) {
+            for (index, comparison) in comparisons.iter().enumerate() {
+                all.push(Deviation { output: index, ..comparison.deviation(task.outputs[index].numel())? });
+            }
+        }
+        Ok(all.into_iter().reduce(Deviation::worse).unwrap_or_default())
     }
 
-    fn queue_comparison(
+    fn queue_comparisons(
         &self,
         task: &Task,
+        contents: &Contents,
         current: &Current,
         alterations: &[Alteration],
-        comparison: &Comparison,
+        comparisons: &[Comparison],
     ) -> Result<(), Fault> {
-        let output = &task.tensors.output;
-        output.fill(super::POISON, self.stream)?;
-        self.run(current.function, &current.program, task, &task.tensors, output)?;
-        for alteration in alterations.iter().filter(|alteration| alteration.place == Place::Output) {
-            self.alter(output, task.output_element, alteration.change)?;
+        let Contents { tensors, references, allowed, .. } = contents;
+        tensors.outputs.iter().try_for_each(|output| output.fill(super::POISON, self.stream))?;
+        self.restore(contents, &tensors.outputs)?;
+        self.run(current.function, &current.program, &tensors.inputs, &tensors.outputs, allowed)?;
+        for (index, comparison) in comparisons.iter().enumerate() {
+            let (output, tensor) = (&tensors.outputs[index], &task.outputs[index]);
+            for alteration in alterations.iter().filter(|alteration| alteration.place == Place::Output && index == 0) {
+                self.alter(output, tensor.element, alteration.change)?;
+            }
+            comparison.0.fill(0, self.stream)?;
+            let compare = Support::of(&self.support.compare, tensor.element)?;
+            let buffers = [output, &references[index], &allowed[index]].map(Buffer::address);
+            let least = u64::from(LEAST_ALLOWED.to_bits());
+            let words = [tensor.numel(), least, comparison.0.address()];
+            self.launch_support(compare, &[&buffers[..], &words].concat())?;
         }
-        comparison.0.fill(0, self.stream)?;
-        let compare = match task.output_element {
-            Element::F32 => self.support.compare_f32,
-            _ => self.support.compare_bf16,
-        };
-        let tensors = [output, &task.reference, &task.allowed].map(Buffer::address);
-        let least = u64::from(LEAST_ALLOWED.to_bits());
-        self.launch_support(compare, &[&tensors[..], &[task.numel, least, comparison.0.address()]].concat())
+        Ok(())
     }
 
     /// Puts altered copies in the place of the inputs that a mutant alters. Returns the originals: of which set, which input.
@@ -85,15 +94,17 @@ impl Gpu {
         let mut originals: Vec<(usize, usize, Buffer)> = Vec::new();
         for alteration in alterations {
             let Place::Input(index) = alteration.place else { continue };
-            for set in 0..2 {
-                let Some(tasks) = &mut self.tasks else { continue };
+            let Some(element) = self.task.as_ref().and_then(|task| task.inputs.get(index)).map(|input| input.element)
+            else {
+                continue;
+            };
+            for set in 0..self.contents.len() {
                 if !originals.iter().any(|(of_set, input, _)| (*of_set, *input) == (set, index)) {
-                    let copy = tasks[set].tensors.inputs[index].copy(self.stream)?;
-                    originals.push((set, index, std::mem::replace(&mut tasks[set].tensors.inputs[index], copy)));
+                    let copy = self.contents[set].tensors.inputs[index].copy(self.stream)?;
+                    let input = &mut self.contents[set].tensors.inputs[index];
+                    originals.push((set, index, std::mem::replace(input, copy)));
                 }
-                if let Some(tasks) = &self.tasks {
-                    self.alter(&tasks[set].tensors.inputs[index], tasks[set].input_elements[index], alteration.change)?;
-                }
+                self.alter(&self.contents[set].tensors.inputs[index], element, alteration.change)?;
             }
         }
         Ok(originals)

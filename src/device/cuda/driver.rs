@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::ffi::{CStr, c_int, c_void};
 
 /// All of the driver that is called. A missing one would end the process at its first call.
-const CALLED: [&str; 32] = [
+const CALLED: [&str; 35] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -22,6 +22,8 @@ const CALLED: [&str; 32] = [
     "cuEventCreate",
     "cuEventElapsedTime_v2",
     "cuEventRecord",
+    "cuFuncGetAttribute",
+    "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
@@ -34,6 +36,7 @@ const CALLED: [&str; 32] = [
     "cuMemHostGetDevicePointer_v2",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoD_v2",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",

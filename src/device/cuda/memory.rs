@@ -2,6 +2,9 @@
 
 use crate::device::Fault;
 use cudarc::driver::{result, sys};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 /// Types of which any bits are a value.
 pub(super) trait Number {}
@@ -13,24 +16,63 @@ impl Number for u64 {}
 pub(super) struct Buffer {
     address: sys::CUdeviceptr,
     bytes: u64,
+    /// What it lies behind in its allocation, which is `offset` longer.
+    offset: u64,
 }
+
+/// A file is copied to the device in pieces of so many bytes.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Buffer {
     /// Allocates up to the next 32 bytes, which a vector copy's last access may touch; no bytes are no allocation.
     pub(super) fn new(bytes: u64) -> Result<Self, Fault> {
+        Self::at_offset(0, bytes)
+    }
+
+    /// The same, so many bytes past where an allocation begins.
+    pub(super) fn at_offset(offset: u64, bytes: u64) -> Result<Self, Fault> {
         let bytes = bytes.next_multiple_of(32);
         // SAFETY: a context is current on this thread.
-        let address = if bytes == 0 { 0 } else { unsafe { result::malloc_sync(bytes as usize) }? };
-        Ok(Self { address, bytes })
+        let address = if bytes == 0 { 0 } else { unsafe { result::malloc_sync((bytes + offset) as usize) }? + offset };
+        Ok(Self { address, bytes, offset })
+    }
+
+    /// With the contents of a file of so many bytes, no more and no fewer.
+    pub(super) fn read_file(self, path: &Path, bytes: u64) -> Result<Self, Fault> {
+        let refused = |why: &dyn std::fmt::Display| Fault::Refused(format!("{}: {why}", path.display()));
+        let mut file = File::open(path).map_err(|error| refused(&error))?;
+        let length = file.metadata().map_err(|error| refused(&error))?.len();
+        if length != bytes {
+            return Err(refused(&format!("it has {length} bytes, and the tensor {bytes}")));
+        }
+        let mut piece = vec![0u8; PIECE_BYTES];
+        let mut at = 0;
+        while at < bytes {
+            let count = file.read(&mut piece).map_err(|error| refused(&error))?.min((bytes - at) as usize);
+            if count == 0 {
+                return Err(refused(&"it became shorter while it was read"));
+            }
+            // SAFETY: the allocation has room for `bytes`, and `at + count` is no more.
+            unsafe { result::memcpy_htod_sync(self.address + at, &piece[..count]) }?;
+            at += count as u64;
+        }
+        Ok(self)
+    }
+
+    /// Copies its contents to another of the same size, in stream order.
+    pub(super) fn copy_to(&self, other: &Self, stream: sys::CUstream) -> Result<(), Fault> {
+        let bytes = self.bytes.min(other.bytes);
+        if bytes > 0 {
+            // SAFETY: both ranges are allocations of at least that length.
+            unsafe { result::memcpy_dtod_async(other.address, self.address, bytes as usize, stream) }?;
+        }
+        Ok(())
     }
 
     /// Another of the same contents, in stream order.
     pub(super) fn copy(&self, stream: sys::CUstream) -> Result<Self, Fault> {
-        let copy = Self::new(self.bytes)?;
-        if self.bytes > 0 {
-            // SAFETY: both ranges are allocations of that length.
-            unsafe { result::memcpy_dtod_async(copy.address, self.address, self.bytes as usize, stream) }?;
-        }
+        let copy = Self::at_offset(self.offset, self.bytes)?;
+        self.copy_to(&copy, stream)?;
         Ok(copy)
     }
 
@@ -65,7 +107,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.address != 0 {
             // SAFETY: allocated here and freed once. On a dead context freeing fails, and nothing is left to free.
-            let _ = unsafe { result::free_sync(self.address) };
+            let _ = unsafe { result::free_sync(self.address - self.offset) };
         }
     }
 }

@@ -12,9 +12,9 @@ pub use nvrtc::serve_compiles;
 
 use super::mutants::Alteration;
 use super::{Deviation, Device, Fault, Program};
-use crate::families::{self, Arg, Element, FillParameters, Launch, Reference, TensorSpec, Tensors};
+use crate::families::{Arg, Element, Fill, FillParameters, Launch, Reference, Task, TensorSpec, Tolerance};
 use crate::measure::Sample;
-use crate::model::{Bytes, Config, Micros, Problem};
+use crate::model::{Bytes, Config, Micros};
 use clocks::Clocks;
 use compare::Comparison;
 use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim;
@@ -32,7 +32,7 @@ const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
 /// Each byte of an output before a kernel writes it: bf16 and f32 of all ones are NaNs that arithmetic never makes.
 const POISON: u8 = 0xff;
 /// The support kernels stride over any size.
-const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: 1, threads: 256, smem_bytes: 0 };
+const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: 1, threads: [256, 1, 1], smem_bytes: 0 };
 /// The flush buffer is this many times L2: once might leave lines behind, since what lies where in L2 is the hardware's secret.
 const FLUSH_FACTOR: u64 = 2;
 /// Sets of tensors that samples take in turn, as far as memory allows. Where tensors lie makes kernels that read through the copy
@@ -42,7 +42,7 @@ const PLACEMENTS: RangeInclusive<u64> = 4..=30;
 /// What all sets together may take, but for the fewest.
 const PLACEMENT_BYTES: u64 = 4 << 30;
 /// One thread holds the stream, and one says when it came to an end.
-const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: 1, smem_bytes: 0 };
+const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: 1, threads: [1, 1, 1], smem_bytes: 0 };
 /// The largest cluster that every GPU with clusters runs; larger ones must be asked for.
 const PORTABLE_CLUSTER: u32 = 8;
 /// Runs of the canary a look. The host waits for each, so that another program has its turn between two.
@@ -58,12 +58,14 @@ pub struct Gpu {
     mailbox: Mailbox,
     clocks: Clocks,
     flush: Buffer,
-    /// Of each input set.
-    comparisons: [Comparison; 2],
+    /// Of each output with each input set.
+    comparisons: [Vec<Comparison>; 2],
     support: Support,
     loaded: HashMap<(PathBuf, String), Function>,
+    /// The tensors that are prepared.
+    task: Option<Task>,
     /// What is timed and verified, and what is verified only.
-    tasks: Option<[Task; 2]>,
+    contents: Vec<Contents>,
     /// The timed task's tensors once more, elsewhere in memory.
     placements: Vec<Placement>,
     current: Option<Current>,
@@ -74,7 +76,7 @@ pub struct Gpu {
 /// A task's tensors.
 struct Placement {
     inputs: Vec<Buffer>,
-    output: Buffer,
+    outputs: Vec<Buffer>,
 }
 
 /// What L2 holds when a kernel starts. Samples are taken after [`Flush::Read`]; the others are there to show what it is worth.
@@ -92,12 +94,11 @@ pub enum Flush {
 
 /// The harness's own kernels.
 struct Support {
-    fill_bf16: sys::CUfunction,
-    fill_f32: sys::CUfunction,
-    fill_i8: sys::CUfunction,
-    fill_i16: sys::CUfunction,
-    compare_bf16: sys::CUfunction,
-    compare_f32: sys::CUfunction,
+    /// By type.
+    fill: HashMap<Element, sys::CUfunction>,
+    compare: HashMap<Element, sys::CUfunction>,
+    /// By the reference's type.
+    allow: HashMap<Element, sys::CUfunction>,
     read_lines: sys::CUfunction,
     alter: sys::CUfunction,
     block_stream: sys::CUfunction,
@@ -108,7 +109,7 @@ struct Support {
 struct GridShape {
     grid: [u32; 3],
     cluster: u32,
-    threads: u32,
+    threads: [u32; 3],
     smem_bytes: u32,
 }
 
@@ -140,15 +141,14 @@ struct Function {
     function: sys::CUfunction,
 }
 
-/// A problem's tensors, with one set of contents.
-struct Task {
+/// A task's tensors, with one set of contents. All lists but the inputs' are by output.
+struct Contents {
     tensors: Placement,
-    input_elements: Vec<Element>,
-    output_element: Element,
-    reference: Buffer,
-    /// By how much each element of the output may differ from it, in bf16.
-    allowed: Buffer,
-    numel: u64,
+    references: Vec<Buffer>,
+    /// By how much each element may differ from them, in bf16.
+    allowed: Vec<Buffer>,
+    /// What is there before a kernel runs, where it is updated.
+    initial: Vec<Option<Buffer>>,
 }
 
 /// The kernel that runs next.
@@ -186,10 +186,11 @@ impl Gpu {
             mailbox: Mailbox::new()?,
             clocks: Clocks::watch(pci_bus_id(device)?),
             flush,
-            comparisons: [Comparison::new()?, Comparison::new()?],
+            comparisons: [Vec::new(), Vec::new()],
             support: Support::load(support)?,
             loaded: HashMap::new(),
-            tasks: None,
+            task: None,
+            contents: Vec::new(),
             placements: Vec::new(),
             current: None,
             workspace: Buffer::new(0)?,
@@ -197,17 +198,21 @@ impl Gpu {
         })
     }
 
-    /// What the reference kernel says of the prepared problem's plain and awkward inputs: what its own test looks at.
+    /// What the reference kernel says of the first output, which is kept in f32, on the plain and awkward inputs: what its own
+    /// test looks at.
     ///
     /// # Errors
-    /// Where no problem is prepared or the driver refuses.
+    /// Where no such problem is prepared or the driver refuses.
     pub fn references(&self) -> Result<[Reference; 2], Fault> {
-        let [plain, awkward] = self.tasks.as_ref().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
-        let read = |task: &Task| -> Result<Reference, Fault> {
-            let mut values = vec![0.0f32; task.numel as usize];
-            task.reference.read(&mut values)?;
-            let mut allowed = vec![0u16; task.numel as usize];
-            task.allowed.read(&mut allowed)?;
+        let ([plain, awkward], Some(task)) = (self.contents.as_slice(), &self.task) else {
+            return Err(Fault::Refused("no problem with two sets of inputs is prepared".into()));
+        };
+        let numel = task.outputs[0].numel() as usize;
+        let read = |contents: &Contents| -> Result<Reference, Fault> {
+            let mut values = vec![0.0f32; numel];
+            contents.references[0].read(&mut values)?;
+            let mut allowed = vec![0u16; numel];
+            contents.allowed[0].read(&mut allowed)?;
             let allowed = allowed.into_iter().map(|bits| bf16::from_bits(bits).to_f64());
             Ok(values.into_iter().map(f64::from).zip(allowed).collect())
         };
@@ -233,9 +238,9 @@ impl Gpu {
             gridDimX: x,
             gridDimY: y,
             gridDimZ: z,
-            blockDimX: shape.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
+            blockDimX: shape.threads[0],
+            blockDimY: shape.threads[1],
+            blockDimZ: shape.threads[2],
             sharedMemBytes: shape.smem_bytes,
             hStream: self.stream,
             attrs: &raw mut cluster,
@@ -255,13 +260,14 @@ impl Gpu {
     }
 
     fn fill(&self, tensor: &TensorSpec, seed: u64) -> Result<Buffer, Fault> {
-        let buffer = Buffer::new(tensor.bytes().0)?;
-        let function = match tensor.element {
-            Element::Bf16 => self.support.fill_bf16,
-            Element::F32 => self.support.fill_f32,
-            Element::I8 => self.support.fill_i8,
-            Element::I16 => self.support.fill_i16,
-        };
+        let buffer = Buffer::at_offset(tensor.offset_bytes, tensor.bytes().0)?;
+        if let Some(file) = &tensor.file {
+            return buffer.read_file(file, tensor.bytes().0);
+        }
+        if tensor.fill == Fill::Nothing {
+            return Ok(buffer);
+        }
+        let function = Support::of(&self.support.fill, tensor.element)?;
         let FillParameters { fill, floats: [first, second], rows } = tensor.fill.parameters();
         let parameters = [fill, first.to_bits(), second.to_bits()].map(u64::from);
         let words = [&[buffer.address(), tensor.numel(), seed], &parameters[..], &[tensor.cols()], &rows];
@@ -282,6 +288,7 @@ impl Gpu {
             }
             let module = load_module(&program.cubin)?;
             let function = get_function(module, &program.entry)?;
+            check_parameters(function, &program.launch)?;
             self.loaded.insert(name.clone(), Function { module, function });
         }
         let function = self.loaded[&name].function;
@@ -320,24 +327,30 @@ impl Gpu {
         &self,
         function: sys::CUfunction,
         program: &Program,
-        task: &Task,
-        Placement { inputs, .. }: &Placement,
-        output: &Buffer,
+        inputs: &[Buffer],
+        outputs: &[Buffer],
+        allowed: &[Buffer],
     ) -> Result<(), Fault> {
         let launch = &program.launch;
+        let address = |buffers: &[Buffer], index: usize| {
+            let missing = || Fault::Refused(format!("the launch asks for tensor {index} of {}", buffers.len()));
+            buffers.get(index).map(Buffer::address).ok_or_else(missing)
+        };
         let parameter = |arg: &Arg| -> Result<Parameter, Fault> {
             Ok(Parameter::Word(match arg {
-                Arg::Input(index) => inputs[*index].address(),
-                Arg::Output => output.address(),
-                Arg::Allowed => task.allowed.address(),
+                Arg::Input(index) => address(inputs, *index)?,
+                Arg::Output(index) => address(outputs, *index)?,
+                Arg::Allowed(index) => address(allowed, *index)?,
+                Arg::Null => 0,
+                Arg::F64(value) => value.to_bits(),
                 Arg::Workspace => self.workspace.address(),
                 Arg::Counters => self.counters.address(),
                 Arg::I32(value) => u64::from(*value as u32),
                 Arg::I64(value) => *value as u64,
                 Arg::F32(value) => u64::from(value.to_bits()),
                 Arg::TensorMap(map) => {
-                    let buffer = map.input.map_or(output, |index| &inputs[index]);
-                    return Ok(Parameter::Map(tensor_map::encode(map, buffer.address())?));
+                    let address = map.input.map_or(address(outputs, 0), |index| address(inputs, index))?;
+                    return Ok(Parameter::Map(tensor_map::encode(map, address)?));
                 }
             }))
         };
@@ -345,63 +358,109 @@ impl Gpu {
         self.launch(function, &GridShape::of(launch), &mut parameters)
     }
 
-    /// Makes a problem's tensors with these inputs and computes their reference.
-    fn task(
+    /// Makes a task's tensors with these inputs, and what is right of them.
+    fn make_contents(
         &mut self,
+        task: &Task,
         inputs: &[TensorSpec],
-        output: &TensorSpec,
         seed: u64,
-        reference: &Program,
-    ) -> Result<Task, Fault> {
-        let numel = output.numel();
-        let input_elements = inputs.iter().map(|tensor| tensor.element).collect();
-        let inputs = (seed..).zip(inputs).map(|(seed, tensor)| self.fill(tensor, seed)).collect::<Result<_, _>>()?;
-        let task = Task {
-            tensors: Placement { inputs, output: Buffer::new(output.bytes().0)? },
-            input_elements,
-            output_element: output.element,
-            reference: Buffer::new(4 * numel)?,
-            allowed: Buffer::new(2 * numel)?,
-            numel,
+        reference: Option<&Program>,
+    ) -> Result<Contents, Fault> {
+        let fill = |(seed, tensor): (u64, &TensorSpec)| self.fill(tensor, seed);
+        let all = (seed..).zip(inputs.iter().chain(&task.outputs)).map(fill).collect::<Result<Vec<_>, _>>()?;
+        let mut inputs_and_outputs = all.into_iter();
+        let inputs: Vec<Buffer> = inputs_and_outputs.by_ref().take(inputs.len()).collect();
+        let outputs: Vec<Buffer> = inputs_and_outputs.collect();
+        let is_updated = |tensor: &TensorSpec| tensor.fill != Fill::Nothing || tensor.file.is_some();
+        let initial = task.outputs.iter().zip(&outputs);
+        let initial = initial.map(|(spec, output)| is_updated(spec).then(|| output.copy(self.stream)).transpose());
+        let initial = initial.collect::<Result<Vec<_>, _>>()?;
+        let bytes = |tensor: &TensorSpec| tensor.numel() * tensor.element.reference().size_bytes();
+        let new = |tensor: &TensorSpec| Buffer::new(bytes(tensor));
+        let mut contents = Contents {
+            tensors: Placement { inputs, outputs },
+            references: task.outputs.iter().map(new).collect::<Result<_, _>>()?,
+            allowed: task.outputs.iter().map(|tensor| Buffer::new(2 * tensor.numel())).collect::<Result<_, _>>()?,
+            initial,
         };
-        let function = self.function(reference)?;
-        self.make_scratch(reference)?;
-        self.run(function, reference, &task, &task.tensors, &task.reference)?;
+        if let Some(reference) = reference {
+            for (index, initial) in contents.initial.iter().enumerate() {
+                // It updates what the kernel updates, in the type that it computes in.
+                if initial.is_some() {
+                    let tensor =
+                        TensorSpec { element: task.outputs[index].element.reference(), ..task.outputs[index].clone() };
+                    contents.references[index] = self.fill(&tensor, seed + (task.inputs.len() + index) as u64)?;
+                }
+            }
+            let function = self.function(reference)?;
+            self.make_scratch(reference)?;
+            let Contents { tensors, references, allowed, .. } = &contents;
+            self.run(function, reference, &tensors.inputs, references, allowed)?;
+        }
+        for (index, wanted) in task.wanted.iter().enumerate() {
+            let tensor = &task.outputs[index];
+            if let Some(file) = &wanted.file {
+                contents.references[index] = Buffer::new(bytes(tensor))?.read_file(file, bytes(tensor))?;
+            }
+            if let Some(Tolerance { relative, absolute }) = wanted.tolerance {
+                let allow = Support::of(&self.support.allow, tensor.element.reference())?;
+                let [reference, allowed] = [&contents.references[index], &contents.allowed[index]].map(Buffer::address);
+                let shares = [relative, absolute].map(|share| u64::from(share.to_bits()));
+                self.launch_support(allow, &[&[reference, allowed, tensor.numel()][..], &shares].concat())?;
+            }
+        }
         self.synchronize()?;
-        Ok(task)
+        Ok(contents)
     }
 
-    fn prepared(&self) -> Result<(&[Task; 2], &Current), Fault> {
-        match (&self.tasks, &self.current) {
-            (Some(tasks), Some(current)) => Ok((tasks, current)),
+    /// The contents, of which there are one or two, and what is loaded.
+    fn prepared(&self) -> Result<(&[Contents], &Current), Fault> {
+        match &self.current {
+            Some(current) if !self.contents.is_empty() => Ok((&self.contents, current)),
             _ => Err(Fault::Refused("nothing is loaded".into())),
         }
+    }
+
+    /// Makes outputs what they are before a kernel runs: what it updates as it was, in stream order.
+    fn restore(&self, contents: &Contents, outputs: &[Buffer]) -> Result<(), Fault> {
+        let updated =
+            contents.initial.iter().zip(outputs).filter_map(|(initial, output)| Some((initial.as_ref()?, output)));
+        updated.into_iter().try_for_each(|(initial, output)| initial.copy_to(output, self.stream))
     }
 }
 
 impl Device for Gpu {
-    fn prepare(&mut self, problem: &Problem, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
+    fn prepare(&mut self, task: &Task, seed: u64, reference: Option<&Program>) -> Result<(), Fault> {
         self.synchronize()?;
-        (self.tasks, self.current) = (None, None); // frees the last problem's memory first
+        (self.task, self.current) = (None, None); // frees the last problem's memory first
+        self.contents.clear();
         self.placements.clear();
-        let reference = reference.ok_or_else(|| Fault::Refused("a GPU needs the reference kernel".into()))?;
-        let Tensors { inputs, output } = families::spec(problem.family).tensors(problem);
-        let bytes = families::spec(problem.family).bytes(problem).0;
+        if reference.is_none() && task.wanted.iter().any(|wanted| wanted.file.is_none()) {
+            return Err(Fault::Refused("a GPU needs the reference kernel".into()));
+        }
+        let bytes: u64 = task.inputs.iter().chain(&task.outputs).map(|tensor| tensor.bytes().0).sum();
         let sets = (PLACEMENT_BYTES / bytes.max(1)).clamp(*PLACEMENTS.start(), *PLACEMENTS.end());
-        // The sets and one with awkward contents, and twice the reference in f32 with what is allowed in bf16.
-        let needed = Bytes((sets + 1) * bytes + 12 * output.numel());
+        // The sets and one with awkward contents, and twice the references with what is allowed in bf16.
+        let of_output = |tensor: &TensorSpec| 2 * (tensor.element.reference().size_bytes() + 2) * tensor.numel();
+        let needed = Bytes((sets + 1) * bytes + task.outputs.iter().map(of_output).sum::<u64>());
         let (free, total) = result::mem_get_info()?;
         if needed > Bytes(free as u64) {
             let [free, total] = [free, total].map(|bytes| Bytes(bytes as u64));
             return Err(Fault::Trouble(format!(
-                "{problem} needs {needed} of the GPU's memory, {free} of {total} are free"
+                "{} needs {needed} of the GPU's memory, {free} of {total} are free",
+                task.name
             )));
         }
-        let plain = self.task(&inputs, &output, seed, reference)?;
-        let awkward = self.task(&families::awkward(problem.family, &inputs), &output, seed, reference)?;
-        self.placements = (1..sets).map(|_| self.another(&plain.tensors)).collect::<Result<_, _>>()?;
+        for inputs in std::iter::once(&task.inputs).chain(&task.awkward) {
+            let contents = self.make_contents(task, inputs, seed, reference)?;
+            self.contents.push(contents);
+        }
+        self.placements = (1..sets).map(|_| self.another(&self.contents[0].tensors)).collect::<Result<_, _>>()?;
         self.synchronize()?;
-        self.tasks = Some([plain, awkward]);
+        for comparisons in &mut self.comparisons {
+            *comparisons = task.outputs.iter().map(|_| Comparison::new()).collect::<Result<_, _>>()?;
+        }
+        self.task = Some(task.clone());
         Ok(())
     }
 
@@ -456,20 +515,23 @@ impl Gpu {
     /// The same tensors elsewhere in memory.
     fn another(&self, tensors: &Placement) -> Result<Placement, Fault> {
         let inputs = tensors.inputs.iter().map(|input| input.copy(self.stream)).collect::<Result<_, _>>()?;
-        Ok(Placement { inputs, output: Buffer::new(tensors.output.bytes())? })
+        let outputs = tensors.outputs.iter().map(|output| output.copy(self.stream)).collect::<Result<_, _>>()?;
+        Ok(Placement { inputs, outputs })
     }
 
     /// The tensors of a round: every set in turn.
-    fn placement<'a>(&'a self, task: &'a Task, round: u32) -> &'a Placement {
+    fn placement<'a>(&'a self, contents: &'a Contents, round: u32) -> &'a Placement {
         let turn = round as usize % (self.placements.len() + 1);
-        self.placements.get(turn).unwrap_or(&task.tensors)
+        self.placements.get(turn).unwrap_or(&contents.tensors)
     }
 
     /// The gate holds the stream until everything is queued, so that neither launch gaps nor host jitter are timed. The flush runs
     /// before it, while the host is still queueing. Nothing where the host took so long that the gate gave up.
     fn gated_sample(&self, flush: Flush, round: u32) -> Result<Option<Sample>, Fault> {
-        let ([task, _], current) = self.prepared()?;
-        let tensors = self.placement(task, round);
+        let (contents, current) = self.prepared()?;
+        let contents = &contents[0];
+        let tensors = self.placement(contents, round);
+        self.restore(contents, &tensors.outputs)?;
         self.flush(flush)?;
         self.mailbox.close();
         let mut gate = [self.mailbox.address(), GATE_TIMEOUT_NS].map(Parameter::Word);
@@ -477,7 +539,7 @@ impl Gpu {
         let queued = || -> Result<(), Fault> {
             // SAFETY: the events and the stream live as long as this.
             unsafe { result::event::record(self.start, self.stream) }?;
-            self.run(current.function, &current.program, task, tensors, &tensors.output)?;
+            self.run(current.function, &current.program, &tensors.inputs, &tensors.outputs, &contents.allowed)?;
             // SAFETY: as above.
             unsafe { result::event::record(self.end, self.stream) }?;
             self.launch(self.support.say_when, &GATE_SHAPE, &mut [Parameter::Word(self.mailbox.address())])
@@ -507,22 +569,60 @@ impl Gpu {
 }
 
 impl Support {
+    /// One of its kernels for a type.
+    fn of(kernels: &HashMap<Element, sys::CUfunction>, element: Element) -> Result<sys::CUfunction, Fault> {
+        kernels.get(&element).copied().ok_or_else(|| Fault::Refused(format!("no support kernel for {element}")))
+    }
+
     fn load(cubin: &Path) -> Result<Self, Fault> {
         let module = load_module(cubin)?;
-        let get = |name| get_function(module, name);
+        let get = |name: &str| get_function(module, name);
+        let of_types = |what: &str, elements: &[Element]| -> Result<HashMap<Element, sys::CUfunction>, Fault> {
+            elements.iter().map(|element| Ok((*element, get(&format!("{what}_{element}"))?))).collect()
+        };
+        let references: Vec<Element> =
+            Element::ALL.into_iter().filter(|element| element.reference() == *element).collect();
         Ok(Self {
-            fill_bf16: get("fill_bf16")?,
-            fill_f32: get("fill_f32")?,
-            fill_i8: get("fill_i8")?,
-            fill_i16: get("fill_i16")?,
-            compare_bf16: get("compare_bf16")?,
-            compare_f32: get("compare_f32")?,
+            fill: of_types("fill", &Element::ALL)?,
+            compare: of_types("compare", &Element::ALL)?,
+            allow: of_types("allow", &references)?,
             read_lines: get("read_lines")?,
             alter: get("alter")?,
             block_stream: get("block_stream")?,
             say_when: get("say_when")?,
         })
     }
+}
+
+/// Refuses a launch whose arguments are not the function's parameters, as far as the driver tells them: their number and sizes.
+fn check_parameters(function: sys::CUfunction, launch: &Launch) -> Result<(), Fault> {
+    use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, CU_FUNC_ATTRIBUTE_NUM_REGS};
+    let mut sizes = Vec::new();
+    let end = loop {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: the function's module is loaded, and the driver writes the two numbers.
+        match unsafe { sys::cuFuncGetParamInfo(function, sizes.len(), &raw mut offset, &raw mut size) } {
+            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
+            end => break end,
+        }
+    };
+    // Past the last one it says that there is no such parameter; anything else tells nothing of them.
+    if end == sys::CUresult::CUDA_ERROR_INVALID_VALUE {
+        launch.check_parameters(&sizes).map_err(Fault::Refused)?;
+    }
+    let attribute = |which| {
+        // SAFETY: the function's module is loaded.
+        unsafe { result::function::get_function_attribute(function, which) }.map(i32::unsigned_abs)
+    };
+    let threads: u32 = launch.threads.iter().product();
+    let most = attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+    if threads > most {
+        let registers = attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
+        return Err(Fault::Refused(format!(
+            "a block of {threads} threads: with its {registers} registers a thread the kernel runs with {most} at most"
+        )));
+    }
+    Ok(())
 }
 
 /// Loads a cubin. One that was altered since it was made says nothing of the kernel: it is compiled anew by the next run.

@@ -83,15 +83,38 @@ impl Loaded {
                 symbol(&self.library, "nvrtcDestroyProgram")?;
             let none = std::ptr::null();
             self.done(create(&raw mut program, source.as_ptr(), name.as_ptr(), 0, none, none))?;
+            let expression = job.expression.as_deref().map(c_string).transpose()?;
+            if let Some(expression) = &expression {
+                let add: Symbol<unsafe extern "C" fn(nvrtcProgram, *const c_char) -> Status> =
+                    symbol(&self.library, "nvrtcAddNameExpression")?;
+                self.done(add(program, expression.as_ptr()))?;
+            }
             let compiled = compile(program, options.len() as c_int, options.as_ptr());
             let log = self.bytes(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").map(|log| text(&log));
             let log = log.unwrap_or_default();
             let cubin = (compiled == 0).then(|| self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")).transpose();
+            let entry =
+                expression.filter(|_| compiled == 0).map(|expression| self.lowered(program, &expression)).transpose();
             self.done(destroy(&raw mut program))?;
             if !is_of_the_kernel(compiled) || lacks_memory(&log) {
                 self.done(compiled).context(|| format!("NVRTC {}", log.trim()))?;
             }
-            Ok(Answer { cubin: cubin?, log })
+            Ok(Answer { cubin: cubin?, entry: entry?, log })
+        }
+    }
+
+    /// The name in the cubin of what an expression names.
+    ///
+    /// # Safety
+    /// `program` must be compiled with that expression, and not be destroyed yet.
+    unsafe fn lowered(&self, program: nvrtcProgram, expression: &CStr) -> Result<String> {
+        let mut name = std::ptr::null();
+        // SAFETY: by this function's contract; the text lives as long as the program.
+        unsafe {
+            let get: Symbol<unsafe extern "C" fn(nvrtcProgram, *const c_char, *mut *const c_char) -> Status> =
+                symbol(&self.library, "nvrtcGetLoweredName")?;
+            self.done(get(program, expression.as_ptr(), &raw mut name))?;
+            Ok(CStr::from_ptr(name).to_string_lossy().into_owned())
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::knobs::{self, Programs, WARP};
 use super::super::{Arg, Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
-use super::{Dimensions, FRAGMENT, HEAD, POSITIONS, Split, TILES};
+use super::{Dimensions, FRAGMENT, HEAD, PARTIAL_RESULTS, POSITIONS, Split, TILES};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
 
@@ -84,8 +84,6 @@ const REGISTERS_OF_BLACKWELL: &str = "max(1, block_sizes[1] / 16 / num_warps) \
 const SMEM: &str = "max((block_sizes[1] + num_stages * 2 * block_sizes[2]) * (ceil_div(head_dim, 16) * 16 + 8) * 2, \
     num_warps / min(block_sizes[1] / 16, num_warps) * block_sizes[1] * ((ceil_div(head_dim, 16) * 16 + 8) * 4 + 8)) + 16 \
     <= smem_per_block";
-const PARTIAL_RESULTS: &str =
-    "split_k == 1 || split_k * batch * heads * q_seq * (ceil_div(head_dim, 16) * 16 + 2) <= 268435456";
 
 /// Where a config runs.
 pub(super) fn conditions(profile: &GpuProfile) -> &'static [Condition] {
@@ -98,7 +96,7 @@ pub(super) fn conditions(profile: &GpuProfile) -> &'static [Condition] {
                 (registers, "too few registers a thread for its output and scores"),
                 (SMEM, "too little shared memory"),
                 TILES,
-                (PARTIAL_RESULTS, "partial results of more than 1 GiB would crowd out the problem"),
+                PARTIAL_RESULTS,
             ],
         )
     }
@@ -125,15 +123,12 @@ pub(super) fn build(
         ("NUM_WARPS", tiling.warps),
         ("NUM_STAGES", tiling.stages),
     ];
-    let kernel = KernelSpec {
-        source: "attention.cu",
-        entry: "attention",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-    };
+    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let kernel = KernelSpec::shipped("attention.cu", "attention", macros);
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
-        threads: tiling.warps * WARP,
+        threads: [tiling.warps * WARP, 1, 1],
         dynamic_smem: tiling.smem(head),
         args: split.arguments([Arg::Input(0), Arg::Input(1), Arg::Input(2)], sizes, contiguous),
         workspace: split.workspace(sizes, head),

@@ -1,10 +1,8 @@
 //! Attention by Hopper's warpgroup products: `kernels/attention_wgmma.cu`.
 
 use super::super::knobs::{self, Programs, WARP};
-use super::super::{
-    Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, legality, require,
-};
-use super::{Dimensions, HEAD, POSITIONS, Split, TILES};
+use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
+use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, Split, TILES, TOO_MANY_PARTS, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
 
@@ -14,8 +12,6 @@ const GROUP_WARPS: u32 = 4;
 const GROUP_ROWS: u32 = 64;
 /// Warpgroups that multiply; one more streams.
 const MOST_CONSUMERS: u32 = 3;
-/// Elements of the head in one swizzled line of shared memory.
-const LINE: u32 = 64;
 /// Columns a product can have, of those that `kernels/include/wgmma.cuh` defines: the heads and blocks of keys.
 const COLUMNS: [u32; 13] = [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256];
 /// Columns of the largest head after 192, which blocks of keys do without.
@@ -95,11 +91,11 @@ pub(super) fn conditions() -> &'static [Condition] {
             [
                 HEAD,
                 POSITIONS,
-                ("head_dim % 8 == 0", "the copy engine needs rows of a multiple of 16 bytes"),
+                ROWS,
                 (REGISTERS, "too few registers a thread for its output and scores"),
                 (SMEM, "too little shared memory"),
                 TILES,
-                (PARTIAL_RESULTS, "partial results of more than 1 GiB would crowd out the problem"),
+                (PARTIAL_RESULTS, TOO_MANY_PARTS),
             ],
         )
     });
@@ -110,18 +106,6 @@ pub(super) fn conditions() -> &'static [Condition] {
 fn padded_head(head_dim: u64) -> u32 {
     let widths = COLUMNS.into_iter().chain([WIDE_HEAD]).filter(|&columns| u64::from(columns) >= head_dim);
     widths.min().unwrap_or(WIDE_HEAD)
-}
-
-/// A tensor of heads as the copy engine sees it: `rows` of one line at a time, never past the end of a head.
-fn map(input: Option<usize>, sizes: &Dimensions, seq: u64, rows: u32) -> Arg {
-    Arg::TensorMap(TensorMap {
-        input,
-        element: Element::Bf16,
-        extents: vec![sizes.head_dim, seq, sizes.batch_heads],
-        strides_bytes: vec![sizes.head_dim * 2, seq * sizes.head_dim * 2],
-        tile: vec![LINE, rows, 1],
-        swizzle: Swizzle::Bytes128,
-    })
 }
 
 /// The kernel of a legal config and its launch.
@@ -136,21 +120,18 @@ pub(super) fn build(
     let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let kernel = KernelSpec {
-        source: "attention_wgmma.cu",
-        entry: "attention_wgmma",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-    };
+    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
-        map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
-        map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-        map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
-        map(None, sizes, sizes.q_seq, GROUP_ROWS),
+        heads_map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
+        heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(None, sizes, sizes.q_seq, GROUP_ROWS),
     ];
     let launch = Launch {
         grid: [count, 1, 1],
         cluster: 1,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(head),
         args: split.arguments(maps, sizes, contiguous),
         workspace: split.workspace(sizes, head),
@@ -163,6 +144,7 @@ pub(super) fn build(
 mod tests {
     use super::super::tests::{built, problem, refused};
     use super::*;
+    use crate::families::Arg;
     use crate::model::{Mma, PidType};
 
     fn config(block_q: u32, block_kv: u32, stages: u32) -> Config {
@@ -180,9 +162,9 @@ mod tests {
     #[test]
     fn a_warpgroup_streams_and_one_for_each_64_queries_multiplies() {
         let launch = |block_q| built(&config(block_q, 64, 2), &problem(2, 16, 4096, 4096, 64)).unwrap().1;
-        assert_eq!((launch(64).threads, launch(64).grid[0]), (256, 32 * 64));
-        assert_eq!((launch(128).threads, launch(128).grid[0]), (384, 32 * 32));
-        assert_eq!((launch(192).threads, launch(192).grid[0]), (512, 32 * 22));
+        assert_eq!((launch(64).threads[0], launch(64).grid[0]), (256, 32 * 64));
+        assert_eq!((launch(128).threads[0], launch(128).grid[0]), (384, 32 * 32));
+        assert_eq!((launch(192).threads[0], launch(192).grid[0]), (512, 32 * 22));
         assert_eq!(launch(128).dynamic_smem, Bytes((128 + 2 * 2 * 64) * 128 + (4 * 2 + 3) * 8));
     }
 

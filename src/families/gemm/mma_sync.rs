@@ -118,17 +118,17 @@ pub(super) fn build(
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
     };
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
-    let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Workspace, Arg::Counters];
+    let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output(0), Arg::Workspace, Arg::Counters];
     let launch = Launch {
         grid: [programs as u32, 1, 1],
         cluster: 1,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(weights),
         args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(workspace),
         counters,
     };
-    Ok((KernelSpec { source: "gemm.cu", entry: "gemm", macros }, launch))
+    Ok((KernelSpec::shipped("gemm.cu", "gemm", macros), launch))
 }
 
 #[cfg(test)]
@@ -153,8 +153,8 @@ mod tests {
     fn odd_rows_are_copied_element_by_element() {
         for (family, b_vector) in [(Family::Matmul, "2"), (Family::MatmulInt16, "2"), (Family::MatmulFp4, "1")] {
             let kernel = spec(family).kernel(&config(), &problem(family, 8, 77, 66), &h200()).unwrap();
-            assert!(kernel.macros.contains(&("A_VECTOR_BYTES", "4".into())), "{family}: {kernel:?}");
-            assert!(kernel.macros.contains(&("B_VECTOR_BYTES", b_vector.into())), "{family}: {kernel:?}");
+            assert!(kernel.macros.contains(&("A_VECTOR_BYTES".into(), "4".into())), "{family}: {kernel:?}");
+            assert!(kernel.macros.contains(&("B_VECTOR_BYTES".into(), b_vector.into())), "{family}: {kernel:?}");
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(launch.counters, 4);
         assert_eq!(launch.workspace, Bytes(2 * 2 * 4 * 64 * 128 * 4));
         assert_eq!(launch.dynamic_smem, Bytes(3 * (64 * 128 * 2 + 64 * 128)));
-        assert_eq!(launch.threads, 128);
+        assert_eq!(launch.threads, [128, 1, 1]);
     }
 
     #[test]

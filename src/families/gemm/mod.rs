@@ -6,10 +6,10 @@ mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference, Rejection,
-    TensorSpec, Tensors, legality, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
-use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem, Shape};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::LazyLock;
@@ -54,12 +54,15 @@ const REFERENCE_TILE: u64 = 64;
 /// Threads of such a program.
 const REFERENCE_THREADS: u32 = 256;
 
-/// By how much an element may differ before it is rounded, in units of its row's Euclidean norm in A times its column's largest
-/// weight. These are no less than the root of the sum of its terms' squares, six of which no partial sum of terms with random
-/// signs passes on a billion elements. Products are exact; each sum of 16 of them and what came before is cut off at the 24th
-/// place, always towards zero, so that over the sums, which grow like a random walk's, some three roundings of the root for
-/// each of the k / 16 steps come together at most; this is nearly three times as much, and 16 more for what is aligned to the
-/// largest term within a step.
+/// By how much an element of C may differ before it is rounded to bf16, in units of the Euclidean norm of its row of A times the
+/// largest weight of its column of B.
+///
+/// Why this unit: it is no less than the root of the sum of the squares of the element's k terms, and that root is what a sum of
+/// terms with random signs comes to. Of a billion elements none has a partial sum of more than six times as much.
+///
+/// Why so much: products are exact. A tensor core adds 16 of them to what came before and cuts the sum off after 24 bits, always
+/// towards zero. Since partial sums grow like a random walk, the k / 16 cuts come to at most some three roundings of the root each,
+/// 3 k / 16 in all; k / 2 is nearly three times that. The 16 are for what is lost where the terms of a step are aligned to the largest.
 fn allowed(k: u64) -> f64 {
     (16.0 + k as f64 / 2.0) * rounding::F32
 }
@@ -148,11 +151,8 @@ impl Product {
 impl Gemm {
     /// A with the activations, B with the weights and C with the sums.
     fn tensor(name: &'static str, element: Element, shape: [u64; 2]) -> TensorSpec {
-        let fill = match element {
-            Element::Bf16 | Element::F32 => Fill::Uniform { magnitude: 1.0 },
-            Element::I8 | Element::I16 => Fill::Bits,
-        };
-        TensorSpec { name, element, shape: shape.to_vec(), fill }
+        let fill = if element.is_float() { Fill::Uniform { magnitude: 1.0 } } else { Fill::Bits };
+        TensorSpec::new(name, element, &shape, fill)
     }
 }
 
@@ -164,7 +164,7 @@ impl FamilySpec for Gemm {
                 Self::tensor("A", Element::Bf16, [m, k]),
                 Self::tensor("B", self.weights.element(), [k / self.weights.per_element(), n]),
             ],
-            output: Self::tensor("C", Element::Bf16, [m, n]),
+            outputs: vec![Self::tensor("C", Element::Bf16, [m, n]).written()],
         }
     }
 
@@ -174,6 +174,11 @@ impl FamilySpec for Gemm {
 
     fn launch_knobs(&self) -> &'static [&'static str] {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
+    }
+
+    fn description(&self) -> Description {
+        let (bytes, packed) = (self.weights.element().size_bytes(), self.weights.per_element());
+        super::description::gemm(bytes, packed)
     }
 
     fn family(&self) -> Family {
@@ -190,10 +195,9 @@ impl FamilySpec for Gemm {
             config,
             &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
         )?;
-        let mma = config
-            .mma
-            .filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide))
-            .ok_or_else(|| Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma or tcgen05".into()))?;
+        let mma = config.mma.filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide)).ok_or_else(|| {
+            Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
+        })?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         require!(
             matches!(config.l2_groupings[..], [rows] if rows > 0),
@@ -201,9 +205,12 @@ impl FamilySpec for Gemm {
             config.l2_groupings
         );
         knobs::needed("split_k", config.split_k)?;
-        knobs::order(config)?;
         match mma {
-            Mma::Tcgen05 => tcgen05::check(config, self.weights, profile),
+            Mma::Tcgen05 | Mma::Tcgen05Tmem => knobs::any_order(config)?,
+            _ => knobs::order(config)?,
+        }
+        match mma {
+            Mma::Tcgen05 | Mma::Tcgen05Tmem => tcgen05::check(config, self.weights, profile),
             Mma::Wgmma | Mma::MmaSyncTma => wgmma::check(config, self.weights, profile),
             Mma::MmaSync | Mma::Simt | Mma::SimtWide => mma_sync::check(config, self.weights, profile),
         }
@@ -211,7 +218,7 @@ impl FamilySpec for Gemm {
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
         match config.mma {
-            Some(Mma::Tcgen05) => tcgen05::conditions(self.weights),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::conditions(self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::conditions(),
         }
@@ -225,7 +232,7 @@ impl FamilySpec for Gemm {
 
     fn footprint(&self, config: &Config, _problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection> {
         match config.mma {
-            Some(Mma::Tcgen05) => tcgen05::footprint(config, self.weights),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::footprint(config, self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, self.weights),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::footprint(config, self.weights, profile),
         }
@@ -240,7 +247,7 @@ impl FamilySpec for Gemm {
         let [m, n, k] = dimensions(problem);
         let product = Product { weights: self.weights, m, n, k };
         match config.mma {
-            Some(Mma::Tcgen05) => tcgen05::build(config, &product, profile),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::build(config, &product, profile),
         }
@@ -253,24 +260,21 @@ impl FamilySpec for Gemm {
         Ok(())
     }
 
-    fn reference(&self, problem: &Problem) -> (KernelSpec, Launch) {
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         let [m, n, k] = dimensions(problem);
-        let kernel = KernelSpec {
-            source: "gemm_reference.cu",
-            entry: "gemm_reference",
-            macros: vec![("WEIGHTS", self.weights.name().to_string())],
-        };
+        let macros = [("WEIGHTS", self.weights.name().to_string())];
+        let kernel = KernelSpec::shipped("gemm_reference.cu", "gemm_reference", macros);
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
             cluster: 1,
-            threads: REFERENCE_THREADS,
+            threads: [REFERENCE_THREADS, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![
                 Arg::Input(0),
                 Arg::Input(1),
-                Arg::Output,
-                Arg::Allowed,
+                Arg::Output(0),
+                Arg::Allowed(0),
                 Arg::I32(m as i32),
                 Arg::I32(n as i32),
                 Arg::I32(k as i32),
@@ -279,7 +283,7 @@ impl FamilySpec for Gemm {
             workspace: Bytes(0),
             counters: 0,
         };
-        (kernel, launch)
+        Some((kernel, launch))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
@@ -309,10 +313,7 @@ impl FamilySpec for Gemm {
 
 /// The problem's [m, n, k].
 fn dimensions(problem: &Problem) -> [u64; 3] {
-    match problem.shape {
-        Shape::Gemm { m, n, k } => [m, n, k],
-        other => unreachable!("{other} is no matrix product"),
-    }
+    problem.shape.first()
 }
 
 /// What a product is cut along.
@@ -343,7 +344,7 @@ const fn vector_bytes(row_bytes: u64) -> u64 {
 }
 
 /// How many programs run, and which numbers of the work each takes: `span` consecutive ones where `stride` is 1, else
-/// every `stride`-th of all `span`.
+/// every `stride`-th of all `span`; the hardware deals them out where it is 0.
 struct ProgramOrder {
     programs: u64,
     stride: u64,
@@ -353,6 +354,9 @@ struct ProgramOrder {
 fn program_order(config: &Config, work: u64, multiprocessors: u32) -> ProgramOrder {
     let Programs { count, .. } = knobs::programs(config, work, multiprocessors);
     let programs = u64::from(count);
+    if config.pid_type == Some(PidType::ClusterLaunchControl) {
+        return ProgramOrder { programs, stride: 0, span: work };
+    }
     if config.pid_type == Some(PidType::PersistentInterleaved) {
         return ProgramOrder { programs, stride: programs, span: work };
     }
@@ -389,6 +393,7 @@ mod tests {
             pid_type: Some(PidType::Flat),
             reduction_loops: vec![],
             split_k: Some(1),
+            ..Config::default()
         }
     }
 
@@ -457,7 +462,7 @@ mod tests {
             let tensors = spec(family).tensors(&problem);
             let inputs: Vec<_> = tensors.inputs.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
             let c = spec(family).host_reference(&problem, &inputs).values;
-            assert_eq!(c.len() as u64, tensors.output.numel());
+            assert_eq!(c.len() as u64, tensors.outputs[0].numel());
             assert!(c.iter().all(|value| value.is_finite() && *value != 0.0), "{family}: {c:?}");
         }
         let bytes = |family| spec(family).bytes(&problem(family, 3, 5, 14)).0;
@@ -512,7 +517,7 @@ mod tests {
             m in 1i64..5000, n in 1i64..5000, half_k in 128i64..2500,
             group in 1u32..64, split in 1u32..3, pid in 0usize..3, multiplier in 1u32..4,
         ) {
-            let pid_type = PidType::ALL[pid];
+            let pid_type = PidType::ALL[pid]; // those that mma_sync has
             let changed = Config {
                 l2_groupings: vec![group],
                 split_k: Some(split),
@@ -528,13 +533,17 @@ mod tests {
         }
 
         #[test]
-        fn programs_share_all_the_work(work in 1u64..5000, pid in 0usize..3, multiplier in 1u32..4) {
+        fn programs_share_all_the_work(work in 1u64..5000, pid in 0usize..4, multiplier in 1u32..4) {
             let pid_type = PidType::ALL[pid];
             let multiplier = pid_type.is_persistent().then_some(multiplier);
             let config = Config { pid_type: Some(pid_type), num_sm_multiplier: multiplier, ..config() };
             let order = program_order(&config, work, 132);
             let mut takers = vec![0; work as usize];
             for program in 0..order.programs {
+                if order.stride == 0 {
+                    takers[program as usize] += 1; // whoever is told of it
+                    continue;
+                }
                 let first = if order.stride == 1 { program * order.span } else { program };
                 prop_assert!(first < work, "program {} of {} has nothing to do", program, order.programs);
                 for number in (first..work.min(first + order.span)).step_by(order.stride as usize) {

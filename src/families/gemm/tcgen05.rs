@@ -3,17 +3,28 @@
 use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k};
 use crate::families::knobs::{self, WARP};
 use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
-use crate::model::{Bytes, Config, GpuProfile};
+use crate::model::{Bytes, Config, GpuProfile, Mma};
 use std::sync::LazyLock;
 
 /// Warps that do not decode: four that store, one that copies, one that multiplies.
 const OTHER_WARPS: u32 = 6;
-/// Rows of the instruction's first operand in one program.
+/// Rows of the instruction's first operand in one program, lanes of tensor memory.
 const INSTRUCTION_M: u64 = 128;
 /// Columns of tensor memory of a multiprocessor.
 const TMEM_COLUMNS: u64 = 512;
-/// Elements of bf16 that a swizzled line holds.
-const LINE: u64 = 64;
+/// The least that can be allocated; the next are twice as much each.
+const LEAST_TMEM_COLUMNS: u64 = 32;
+/// Answers of the hardware, which block comes next, that a program keeps at once.
+const ANSWERS: u64 = 4;
+/// Elements of bf16 of the swizzled lines that panels are wide, the widest first.
+const LINES: [(u64, Swizzle); 3] = [(64, Swizzle::Bytes128), (32, Swizzle::Bytes64), (16, Swizzle::Bytes32)];
+/// Shared memory of every multiprocessor with tcgen05 (compute capability 10), of which each program on it costs one KiB more
+/// than it has. What fits is part of the kernel, so that a config names one kernel whichever such GPU it is for.
+const SMEM_PER_MULTIPROCESSOR: Bytes = Bytes::kib(228);
+const RESERVED_SMEM: Bytes = Bytes::kib(1);
+/// Registers of such a multiprocessor, and how many gemm_tcgen05.cu leaves a thread where several programs share it.
+const REGISTERS_PER_MULTIPROCESSOR: u32 = 65536;
+const REGISTERS: u32 = 104;
 
 /// The compile-time half of a config.
 struct Tiling {
@@ -26,6 +37,19 @@ struct Tiling {
     k: u64,
     stages: u64,
     decode_warps: u32,
+    /// Whether decoded weights go to tensor memory, where they are the instruction's first operand.
+    is_held: bool,
+    /// What there is room for.
+    room: Room,
+}
+
+/// How much of a multiprocessor's memories a program takes beside its stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    /// Steps of decoded weights at once: the most, up to one a stage, that leave as many programs a multiprocessor as two would.
+    buffers: u64,
+    /// Tiles whose sums are in tensor memory at once: two, or one where two have no room.
+    sum_tiles: u64,
 }
 
 impl Tiling {
@@ -34,45 +58,115 @@ impl Tiling {
         let [m, n, depth] = knobs::block_sizes(config)?.map(u64::from);
         let k = depth * weights.per_element();
         let stages = u64::from(knobs::needed("num_stages", config.num_stages)?);
-        let columns: &[u64] = match m {
-            16 | 32 | 64 => &[128],
-            128 => &[64, 128, 256],
-            256 => &[128, 256],
-            _ => return Err(Rejection(format!("block of {m} along m: it must be 16, 32, 64, 128 or 256"))),
-        };
-        require!(columns.contains(&n), "block of {n} along n: beside {m} along m it must be one of {columns:?}");
+        let is_held = config.mma == Some(Mma::Tcgen05Tmem);
+        require!(
+            !is_held || weights != Weights::Bf16,
+            "mma {}: bf16 weights are multiplied from where they are copied to",
+            Mma::Tcgen05Tmem
+        );
+        if is_held {
+            require!(n == 128 || n == 256, "block of {n} along n: with {} it must be 128 or 256", Mma::Tcgen05Tmem);
+            let unit = n / 8;
+            require!(
+                m.is_multiple_of(unit) && (unit..=256).contains(&m),
+                "block of {m} along m: beside {n} along n it must be a multiple of {unit} up to 256"
+            );
+        } else if m < INSTRUCTION_M {
+            require!(m.is_multiple_of(16) && m > 0, "block of {m} along m: below 128 it must be a multiple of 16");
+            require!(n == 128, "block of {n} along n: beside {m} along m it must be 128");
+        } else {
+            require!(
+                matches!(m, 128 | 256 | 512),
+                "block of {m} along m: it must be a multiple of 16 below 128, or 128, 256 or 512"
+            );
+            let unit = if m == 128 { 16 } else { 32 };
+            require!(
+                n.is_multiple_of(unit) && (unit..=256).contains(&n),
+                "block of {n} along n: beside {m} along m it must be a multiple of {unit} up to 256"
+            );
+        }
         require!(k == 64 || k == 128, "block of {k} along k: it must be 64 or 128");
         require!(stages >= 2, "num_stages {stages}: the load pipeline needs 2");
-        let decode_warps = match (weights, config.num_warps) {
-            (Weights::Bf16, None) => 0,
-            (Weights::Bf16, Some(warps)) => {
-                return Err(Rejection(format!("num_warps {warps} has no effect: bf16 weights need no decoding warps")));
-            }
-            (_, _) => {
-                let warps = knobs::num_warps(config)?;
-                require!(
-                    warps == 8 || warps == 16,
-                    "num_warps {warps}: it must be 8 or 16, {OTHER_WARPS} do not decode"
-                );
-                warps - OTHER_WARPS
-            }
+        let decode_warps = Self::decode_warps(config, weights, is_held)?;
+        let room = Room { buffers: 0, sum_tiles: 1 };
+        let mut tiling = Self { weights, m, n, k, stages, decode_warps, is_held, room };
+        tiling.room = tiling.find_room()?;
+        Ok(tiling)
+    }
+
+    fn decode_warps(config: &Config, weights: Weights, is_held: bool) -> Result<u32, Rejection> {
+        if weights == Weights::Bf16 {
+            let idle = config.num_warps.map(|warps| {
+                Rejection(format!("num_warps {warps} has no effect: bf16 weights need no decoding warps"))
+            });
+            return idle.map_or(Ok(0), Err);
+        }
+        let warps = knobs::needed("num_warps", config.num_warps)?;
+        // Tensor memory is reached by quarters, so that four warps or eight share a tile of weights.
+        let known = if is_held { [10, 14] } else { [8, 16] };
+        require!(
+            known.contains(&warps),
+            "num_warps {warps}: it must be {} or {}, {OTHER_WARPS} do not decode",
+            known[0],
+            known[1]
+        );
+        Ok(warps - OTHER_WARPS)
+    }
+
+    /// The most that has room.
+    fn find_room(&self) -> Result<Room, Rejection> {
+        let least = if self.is_decoded() { 2 } else { 0 };
+        let resident = self.resident_with(least).max(1);
+        let most = if self.is_decoded() { self.stages } else { 0 };
+        let share = TMEM_COLUMNS / resident.next_power_of_two();
+        let rooms = [2, 1]
+            .into_iter()
+            .flat_map(|sum_tiles| (least..=most).rev().map(move |buffers| Room { buffers, sum_tiles }));
+        let fits = |room: &Room| {
+            let as_many = room.buffers == least || self.resident_with(room.buffers) >= resident;
+            as_many && self.tmem_columns(*room) <= share
         };
-        Ok(Self { weights, m, n, k, stages, decode_warps })
+        rooms.into_iter().find(fits).ok_or_else(|| {
+            let columns = self.tmem_columns(Room { buffers: least, sum_tiles: 1 });
+            Rejection(format!(
+                "{resident} programs fit a multiprocessor, {columns} columns of tensor memory for each do not"
+            ))
+        })
+    }
+
+    /// Programs that a multiprocessor holds at once by shared memory and registers: `RESIDENT` of the kernel. Each must find its
+    /// tensor memory, where it would wait for another's.
+    fn resident_with(&self, buffers: u64) -> u64 {
+        let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (self.smem_with(buffers).0 + RESERVED_SMEM.0);
+        by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (self.threads() * REGISTERS)))
+    }
+
+    fn resident(&self) -> u64 {
+        self.resident_with(self.room.buffers).max(1)
     }
 
     /// Programs that share a tile: a pair has twice the instruction's rows.
     fn ctas(&self) -> u64 {
-        self.m.div_ceil(INSTRUCTION_M)
+        let rows = if self.is_held { self.n } else { self.m };
+        if rows > INSTRUCTION_M { 2 } else { 1 }
     }
 
-    /// Whether the weights are the instruction's first operand, for the rows of A are too few.
+    /// Whether the weights are the instruction's first operand.
     fn is_swapped(&self) -> bool {
-        self.m < INSTRUCTION_M
+        self.is_held || self.m < INSTRUCTION_M
     }
 
-    /// Columns of one program's sums in tensor memory.
-    fn sum_columns(&self) -> u64 {
+    /// Columns of the instruction.
+    fn instruction_n(&self) -> u64 {
         if self.is_swapped() { self.m } else { self.n }
+    }
+
+    /// Columns of tensor memory that a program takes.
+    fn tmem_columns(&self, room: Room) -> u64 {
+        let instructions = if self.is_swapped() { 1 } else { self.m / (INSTRUCTION_M * self.ctas()) };
+        let sums = (instructions * self.instruction_n()).next_multiple_of(LEAST_TMEM_COLUMNS);
+        let weights = if self.is_held { room.buffers * self.k / 2 } else { 0 };
+        (room.sum_tiles * sums + weights).next_power_of_two()
     }
 
     fn is_decoded(&self) -> bool {
@@ -104,24 +198,18 @@ impl Tiling {
     }
 
     /// Shared memory of one program: `SMEM_BYTES` of the kernel.
-    fn smem(&self) -> Bytes {
+    fn smem_with(&self, buffers: u64) -> Bytes {
         let bf16 = Element::Bf16.size_bytes();
-        let decoded = if self.is_decoded() { 2 * self.b_columns() * self.k * bf16 } else { 0 };
-        let boxes = 4 * 2 * u64::from(WARP) * self.sum_columns().min(LINE) * bf16;
-        let barriers = if self.is_decoded() { 3 * self.stages + 2 + 4 } else { 2 * self.stages + 4 };
-        Bytes(self.stages * self.stage_bytes().0 + decoded + boxes + 8 * barriers + 8)
+        let decoded = if self.is_held { 0 } else { buffers * self.b_columns() * self.k * bf16 };
+        let boxes = 4 * 2 * u64::from(WARP) * widest_line(self.instruction_n()).0 * bf16;
+        // Those of sums as if there were two, so that what has room does not hang on them.
+        let barriers = if self.is_decoded() { 3 * self.stages + buffers + 4 } else { 2 * self.stages + 4 };
+        let answers = ANSWERS * (16 + 2 * 8);
+        Bytes(self.stages * self.stage_bytes().0 + decoded + boxes + answers + 8 * barriers + 8)
     }
 
-    /// Programs that a multiprocessor holds at once. Each must find its tensor memory, where the next would wait for it.
-    fn resident(&self, profile: &GpuProfile) -> Result<u64, Rejection> {
-        let by_threads = u64::from(profile.threads_per_multiprocessor / self.threads());
-        let resident = knobs::resident_by_smem(self.smem(), profile).min(by_threads).max(1);
-        let columns = 2 * self.sum_columns();
-        require!(
-            resident * columns <= TMEM_COLUMNS,
-            "{resident} programs fit a multiprocessor, {columns} columns of tensor memory for each do not"
-        );
-        Ok(resident)
+    fn smem(&self) -> Bytes {
+        self.smem_with(self.room.buffers)
     }
 
     fn macros(&self) -> Vec<(&'static str, String)> {
@@ -132,6 +220,9 @@ impl Tiling {
             ("BLOCK_K", self.k.to_string()),
             ("NUM_STAGES", self.stages.to_string()),
             ("DECODE_WARPS", self.decode_warps.to_string()),
+            ("BUFFERS", self.room.buffers.to_string()),
+            ("SUM_TILES", self.room.sum_tiles.to_string()),
+            ("TENSOR_WEIGHTS", u8::from(self.is_held).to_string()),
         ]
     }
 
@@ -143,28 +234,37 @@ impl Tiling {
         let &Product { weights, m, n, k } = product;
         let bf16 = Element::Bf16;
         let b_shape = [k / weights.per_element(), n];
-        let (b_tile, b_swizzle) = if self.is_decoded() {
-            ([self.b_rows(), self.b_columns()], Swizzle::None)
+        let (a_line, a_swizzle) = LINES[0];
+        let (b_line, b_swizzle) = if self.is_held {
+            (a_line * bf16.size_bytes() / weights.element().size_bytes(), a_swizzle)
+        } else if self.is_decoded() {
+            (self.b_columns(), Swizzle::None)
         } else {
-            ([self.k, LINE], Swizzle::Bytes128)
+            widest_line(self.b_columns())
         };
+        let (chunk, chunk_swizzle) = widest_line(self.instruction_n());
         let (c_tile, c_swizzle) = if self.is_swapped() {
-            ([self.m, u64::from(WARP)], Swizzle::None)
+            ([chunk, u64::from(WARP)], Swizzle::None)
         } else {
-            ([u64::from(WARP), LINE], Swizzle::Bytes128)
+            ([u64::from(WARP), chunk], chunk_swizzle)
         };
         [
-            map(Some(0), bf16, [m, k], [self.a_rows(), LINE], Swizzle::Bytes128),
-            map(Some(1), weights.element(), b_shape, b_tile, b_swizzle),
+            map(Some(0), bf16, [m, k], [self.a_rows(), a_line], a_swizzle),
+            map(Some(1), weights.element(), b_shape, [self.b_rows(), b_line], b_swizzle),
             map(None, bf16, [m, n], c_tile, c_swizzle),
         ]
     }
 }
 
+/// The widest swizzled line that so many columns, a multiple of 16, are a multiple of.
+fn widest_line(columns: u64) -> (u64, Swizzle) {
+    LINES.into_iter().find(|(line, _)| columns.is_multiple_of(*line)).unwrap_or(LINES[2])
+}
+
 pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
     let tiling = Tiling::new(config, weights)?;
     knobs::fits_smem(tiling.smem(), profile)?;
-    let resident = tiling.resident(profile)?;
+    let resident = tiling.resident();
     if let Some(multiplier) = config.num_sm_multiplier {
         require!(
             u64::from(multiplier) <= resident,
@@ -195,8 +295,6 @@ pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
 }
 
 pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, Rejection> {
-    /// As many as gemm_tcgen05.cu leaves a thread where several programs share a multiprocessor.
-    const REGISTERS: u32 = 96;
     let tiling = Tiling::new(config, weights)?;
     Ok(Footprint {
         threads: tiling.threads(),
@@ -234,18 +332,19 @@ pub(super) fn build(
     let launch = Launch {
         grid: [(programs * ctas) as u32, 1, 1],
         cluster: ctas as u32,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(),
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(workspace),
         counters: counters as u32,
     };
-    Ok((KernelSpec { source: "gemm_tcgen05.cu", entry: "gemm_tcgen05", macros: tiling.macros() }, launch))
+    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", tiling.macros()), launch))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::{Tiling, Weights};
     use crate::families::gemm::tests::{config, h200, problem};
     use crate::families::{Arg, Swizzle, TensorMap, spec};
     use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
@@ -260,6 +359,11 @@ mod tests {
     /// A legal config of bf16 weights.
     fn bf16(block_sizes: [u32; 3]) -> Config {
         Config { block_sizes: block_sizes.into(), mma: Some(Mma::Tcgen05), num_warps: None, ..config() }
+    }
+
+    /// A legal config of decoded weights in tensor memory.
+    fn held(block_sizes: [u32; 3]) -> Config {
+        Config { mma: Some(Mma::Tcgen05Tmem), num_warps: Some(14), ..bf16(block_sizes) }
     }
 
     /// A legal config of 4-bit weights.
@@ -285,28 +389,64 @@ mod tests {
         };
         assert_eq!(
             kernel(Family::Matmul, &bf16([256, 256, 64])),
-            "WEIGHTS=Bf16 BLOCK_M=256 BLOCK_N=256 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=0"
+            "WEIGHTS=Bf16 BLOCK_M=256 BLOCK_N=256 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=0 BUFFERS=0 SUM_TILES=2 \
+             TENSOR_WEIGHTS=0"
         );
         assert_eq!(
             kernel(Family::MatmulFp4, &int4([16, 128, 64])),
-            "WEIGHTS=Fp4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=128 NUM_STAGES=3 DECODE_WARPS=10"
+            "WEIGHTS=Fp4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=128 NUM_STAGES=3 DECODE_WARPS=10 BUFFERS=3 SUM_TILES=2 \
+             TENSOR_WEIGHTS=0"
         );
+        assert_eq!(
+            kernel(Family::MatmulInt4, &held([16, 128, 32])),
+            "WEIGHTS=Int4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=8 BUFFERS=3 SUM_TILES=2 TENSOR_WEIGHTS=1"
+        );
+    }
+
+    /// What has room: buffers of decoded weights, tiles of sums.
+    fn room(family: Family, config: &Config) -> (u64, u64) {
+        let weights = match family {
+            Family::Matmul => Weights::Bf16,
+            Family::MatmulInt16 => Weights::Int16,
+            _ => Weights::Int4,
+        };
+        let room = Tiling::new(config, weights).unwrap().room;
+        (room.buffers, room.sum_tiles)
+    }
+
+    #[test]
+    fn memory_that_stages_leave_goes_to_decoded_weights_and_sums() {
+        let stages = |num_stages, config: Config| Config { num_stages: Some(num_stages), ..config };
+        // 4 x 20 KiB and 32 KiB of boxes leave room for seven buffers of 16 KiB, of which no stage has use for a second one;
+        // 7 x 20 KiB leave three.
+        assert_eq!(room(Family::MatmulInt4, &stages(4, int4([128, 128, 32]))), (4, 2));
+        assert_eq!(room(Family::MatmulInt4, &stages(7, int4([128, 128, 32]))), (3, 2));
+        // 64 columns of sums, 64 a buffer.
+        assert_eq!(room(Family::MatmulInt4, &stages(12, held([16, 128, 64]))), (7, 2));
+        assert_eq!(room(Family::MatmulInt4, &stages(6, held([16, 128, 64]))), (6, 2));
+        // 256 columns of sums, once.
+        assert_eq!(room(Family::MatmulInt4, &stages(8, held([256, 256, 32]))), (8, 1));
+        assert_eq!(room(Family::Matmul, &bf16([512, 256, 64])), (0, 1));
+        // Two programs share the columns, each has 160 of 256.
+        assert_eq!(room(Family::Matmul, &stages(2, bf16([128, 160, 64]))), (0, 1));
     }
 
     #[test]
     fn illegal_configs_are_rejected_with_their_values() {
         let problem = problem(Family::Matmul, 512, 512, 256);
         let legal = || bf16([128, 128, 64]);
-        let cases: [(Config, &str); 15] = [
+        let cases: [(Config, &str); 17] = [
             (bf16([8, 128, 64]), "8 along m"),
-            (bf16([512, 128, 64]), "512 along m"),
-            (bf16([16, 64, 64]), "64 along n: beside 16 along m it must be one of [128]"),
-            (bf16([256, 64, 64]), "64 along n"),
+            (bf16([1024, 128, 64]), "1024 along m"),
+            (bf16([16, 64, 64]), "64 along n: beside 16 along m it must be 128"),
+            (bf16([128, 120, 64]), "120 along n: beside 128 along m it must be a multiple of 16"),
+            (bf16([256, 80, 64]), "80 along n: beside 256 along m it must be a multiple of 32"),
+            (bf16([128, 272, 64]), "272 along n"),
             (bf16([128, 128, 32]), "32 along k"),
             (Config { num_stages: Some(1), ..legal() }, "num_stages 1"),
             (Config { num_stages: None, ..legal() }, "num_stages is missing"),
             (Config { num_stages: Some(8), ..legal() }, "of shared memory"),
-            (Config { num_stages: Some(2), ..bf16([256, 256, 64]) }, "2 programs fit"),
+            (Config { mma: Some(Mma::Tcgen05Tmem), ..legal() }, "bf16 weights are multiplied from where"),
             (Config { num_warps: Some(8), ..legal() }, "num_warps 8 has no effect"),
             (Config { split_k: Some(5), ..legal() }, "split_k = 5"),
             (Config { split_k: None, ..legal() }, "split_k is missing"),
@@ -340,6 +480,35 @@ mod tests {
     }
 
     #[test]
+    fn weights_in_tensor_memory_are_decoded_by_quarters() {
+        for family in DECODED {
+            let depth = if family == Family::MatmulInt16 { 64 } else { 32 };
+            let legal = |m, n, num_warps| {
+                let config = Config { num_warps: Some(num_warps), ..held([m, n, depth]) };
+                spec(family).kernel(&config, &problem(family, 512, 512, 256), &b200()).is_ok()
+            };
+            assert!(legal(16, 128, 10) && legal(256, 128, 14) && legal(48, 128, 14) && legal(224, 256, 14), "{family}");
+            assert!(!legal(16, 128, 8) && !legal(16, 128, 16), "{family}");
+            assert!(
+                !legal(48, 256, 14) && !legal(24, 128, 14) && !legal(64, 64, 14) && !legal(512, 128, 14),
+                "{family}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_hardware_deals_tiles_out_to_a_grid_of_all_of_them() {
+        let problem = problem(Family::Matmul, 4096, 4096, 1024); // 16 x 16 tiles
+        let dealt = Config { pid_type: Some(PidType::ClusterLaunchControl), ..bf16([256, 256, 64]) };
+        let launch = spec(Family::Matmul).launch(&dealt, &problem, &b200()).unwrap();
+        assert_eq!((launch.grid, launch.cluster), ([2 * 256, 1, 1], 2));
+        assert_eq!(launch.args[launch.args.len() - 2..], [Arg::I32(0), Arg::I32(256)]);
+        let other = Config { mma: Some(Mma::MmaSync), num_warps: Some(4), ..dealt };
+        let rejection = spec(Family::Matmul).launch(&other, &problem, &b200()).unwrap_err();
+        assert!(rejection.0.contains("cluster_launch_control"), "{rejection}");
+    }
+
+    #[test]
     fn rows_the_copy_engine_cannot_take_are_rejected() {
         let reject = |family: Family, config: &Config, n, k| {
             spec(family).launch(config, &problem(family, 64, n, k), &b200()).map_err(|rejection| rejection.0)
@@ -358,7 +527,7 @@ mod tests {
         let problem = problem(Family::Matmul, 4096, 4096, 1024); // 16 x 16 tiles
         let launch = |config| spec(Family::Matmul).launch(&config, &problem, &b200()).unwrap();
         let pair = launch(bf16([256, 256, 64]));
-        assert_eq!((pair.grid, pair.cluster, pair.threads), ([2 * 256, 1, 1], 2, 192));
+        assert_eq!((pair.grid, pair.cluster, pair.threads[0]), ([2 * 256, 1, 1], 2, 192));
         let persistent = Config {
             pid_type: Some(PidType::PersistentInterleaved),
             num_sm_multiplier: Some(1),
@@ -389,21 +558,34 @@ mod tests {
             tiles(Family::MatmulInt4, int4([256, 256, 32])),
             [(vec![64, 128], swizzled), (vec![128, 32], plain), (vec![64, 32], swizzled)]
         );
+        assert_eq!(
+            tiles(Family::Matmul, bf16([256, 96, 64])),
+            [(vec![64, 128], swizzled), (vec![16, 64], Swizzle::Bytes32), (vec![32, 32], Swizzle::Bytes64)]
+        );
+        assert_eq!(
+            tiles(Family::MatmulInt16, held([96, 256, 64])),
+            [(vec![64, 48], swizzled), (vec![64, 64], swizzled), (vec![32, 32], plain)]
+        );
+        assert_eq!(
+            tiles(Family::MatmulInt4, held([16, 128, 64])),
+            [(vec![64, 16], swizzled), (vec![128, 64], swizzled), (vec![32, 16], plain)]
+        );
     }
 
     proptest! {
         /// What the driver asks of a tensor map: at most 256 elements a side, and no swizzled line beyond 128 bytes.
         #[test]
         fn every_legal_config_has_legal_maps(
-            m in 4u32..9, n in 6u32..9, k in 6u32..8, stages in 2u32..9, warps in 3u32..5, family in 0usize..4,
+            m in 1u32..33, n in 1u32..17, k in 6u32..8, stages in 2u32..13, warps in 0usize..4, family in 0usize..4,
+            is_held: bool,
         ) {
             let family = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4][family];
             let packed = matches!(family, Family::MatmulInt4 | Family::MatmulFp4);
             let depth = if packed { 1 << (k - 1) } else { 1 << k };
             let config = Config {
                 num_stages: Some(stages),
-                num_warps: (family != Family::Matmul).then_some(1 << warps),
-                ..bf16([1 << m, 1 << n, depth])
+                num_warps: (family != Family::Matmul).then_some([8, 10, 14, 16][warps]),
+                ..if is_held { held([16 * m, 16 * n, depth]) } else { bf16([16 * m, 16 * n, depth]) }
             };
             let launch = spec(family).launch(&config, &problem(family, 300, 640, 1000), &b200());
             if let Ok(launch) = launch {
@@ -413,7 +595,13 @@ mod tests {
                     let line_bytes = u64::from(map.tile[0]) * map.element.size_bytes();
                     prop_assert!(map.tile.iter().all(|extent| *extent <= 256));
                     prop_assert_eq!(line_bytes % 16, 0);
-                    prop_assert!(map.swizzle == Swizzle::None || line_bytes == 128);
+                    let swizzled_bytes = match map.swizzle {
+                        Swizzle::None => line_bytes,
+                        Swizzle::Bytes32 => 32,
+                        Swizzle::Bytes64 => 64,
+                        Swizzle::Bytes128 => 128,
+                    };
+                    prop_assert_eq!(line_bytes, swizzled_bytes);
                     prop_assert!(map.strides_bytes.iter().all(|stride| stride % 16 == 0));
                 }
             }

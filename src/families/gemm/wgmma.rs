@@ -154,7 +154,7 @@ impl Tiling {
         [
             if vector_bytes(product.a_row_bytes()) == 16 { a } else { Arg::Input(0) },
             if vector_bytes(product.b_row_bytes()) == 16 { b } else { Arg::Input(1) },
-            if vector_bytes(product.c_row_bytes()) == 16 { c } else { Arg::Output },
+            if vector_bytes(product.c_row_bytes()) == 16 { c } else { Arg::Output(0) },
         ]
     }
 }
@@ -217,17 +217,17 @@ pub(super) fn build(
         ("C_VECTOR_BYTES", vector_bytes(product.c_row_bytes()).to_string()),
     ];
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
-    let args = tiling.operands(product).into_iter().chain([Arg::Output]);
+    let args = tiling.operands(product).into_iter().chain([Arg::Output(0)]);
     let launch = Launch {
         grid: [(programs * split_k) as u32, 1, 1],
         cluster: split_k as u32,
-        threads: tiling.threads(),
+        threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(split_k),
         args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(0),
         counters: 0,
     };
-    Ok((KernelSpec { source: "gemm_wgmma.cu", entry: "gemm_wgmma", macros }, launch))
+    Ok((KernelSpec::shipped("gemm_wgmma.cu", "gemm_wgmma", macros), launch))
 }
 
 #[allow(clippy::unwrap_used)]
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn rows_the_copy_engine_cannot_take_are_copied_by_a_warp() {
         let (kernel, launch) = program(Family::Matmul, &config(), [5, 77, 66]);
-        assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output, Arg::Output]);
+        assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output(0), Arg::Output(0)]);
         let vectors: Vec<_> = kernel.macros[7..].iter().map(|(_, bytes)| bytes.as_str()).collect();
         assert_eq!(vectors, ["4", "2", "2"]);
     }
@@ -311,8 +311,8 @@ mod tests {
     #[test]
     fn large_tiles_bring_a_whole_group_of_warps_to_load() {
         let shape = [4096, 4096, 4096];
-        assert_eq!(launch(Family::Matmul, &large(), shape).threads, 256 + 128);
-        assert_eq!(launch(Family::Matmul, &config(), shape).threads, 128 + 32);
+        assert_eq!(launch(Family::Matmul, &large(), shape).threads[0], 256 + 128);
+        assert_eq!(launch(Family::Matmul, &config(), shape).threads[0], 128 + 32);
     }
 
     #[test]

@@ -5,13 +5,13 @@ use super::panel::{LANES, Panel, ROWS, Sums};
 use super::row_softmax::Running;
 use super::{Float, blocks};
 use crate::families::HostTensor;
-use crate::model::{Config, Problem, Shape};
+use crate::model::{Config, Problem};
 use half::bf16;
 use rayon::prelude::*;
 
 /// `None` where the config or the tensors are not this family's.
 pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], output: &mut HostTensor) -> Option<()> {
-    let Shape::Attention { q_seq, kv_seq, head_dim, .. } = problem.shape else { return None };
+    let [_, _, q_seq, kv_seq, head_dim] = problem.shape.first();
     let ([HostTensor::Bf16(q), HostTensor::Bf16(k), HostTensor::Bf16(v)], HostTensor::Bf16(o)) = (inputs, output)
     else {
         return None;

@@ -4,7 +4,7 @@
 use super::panel::{LANES, Panel, ROWS, Sums};
 use super::{Float, blocks};
 use crate::families::HostTensor;
-use crate::model::{Config, Family, Problem, Shape};
+use crate::model::{Config, Problem};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -15,17 +15,15 @@ const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.
 
 /// `None` where the config or the tensors are not this family's.
 pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], output: &mut HostTensor) -> Option<()> {
-    let (Shape::Gemm { n, k, .. }, [HostTensor::Bf16(a), b], HostTensor::Bf16(c)) = (problem.shape, inputs, output)
-    else {
-        return None;
-    };
+    let ([HostTensor::Bf16(a), b], HostTensor::Bf16(c)) = (inputs, output) else { return None };
+    let [_, n, k] = problem.shape.first();
     let [block_m, block_n, block_k] = blocks(config)?;
     let product = Product { a, n: n as usize, k: k as usize, block_m, block_n, block_k };
-    match (problem.family, b) {
-        (Family::Matmul, HostTensor::Bf16(b)) => product.compute(b, |weight| [weight.load()], c),
-        (Family::MatmulInt16, HostTensor::I16(b)) => product.compute(b, |weight| [round_to_bf16(weight)], c),
-        (Family::MatmulInt4, HostTensor::I8(b)) => product.compute(b, |byte| decode_nibbles(byte, &INT4), c),
-        (Family::MatmulFp4, HostTensor::I8(b)) => product.compute(b, |byte| decode_nibbles(byte, &E2M1), c),
+    match (problem.family.name(), b) {
+        ("matmul", HostTensor::Bf16(b)) => product.compute(b, |weight| [weight.load()], c),
+        ("matmul_int16", HostTensor::I16(b)) => product.compute(b, |weight| [round_to_bf16(weight)], c),
+        ("matmul_int4", HostTensor::I8(b)) => product.compute(b, |byte| decode_nibbles(byte, &INT4), c),
+        ("matmul_fp4", HostTensor::I8(b)) => product.compute(b, |byte| decode_nibbles(byte, &E2M1), c),
         _ => return None,
     }
     Some(())

@@ -12,7 +12,7 @@ mod tests;
 
 use crate::error::{Error, Result};
 use crate::families::HostTensor;
-use crate::model::{Config, Problem, Shape};
+use crate::model::{Config, Problem};
 use half::bf16;
 use rayon::ThreadPool;
 
@@ -43,11 +43,11 @@ pub(crate) fn run(
     output: &mut HostTensor,
     threads: &ThreadPool,
 ) -> Result<()> {
-    let done = threads.install(|| match problem.shape {
-        Shape::Gemm { .. } => gemm::run(problem, config, inputs, output),
-        Shape::Attention { .. } => attention::run(problem, config, inputs, output),
-        Shape::Rows { .. } => row_softmax::run(problem, config, inputs, output),
-        Shape::Elements { .. } => elementwise::run(config, inputs, output),
+    let done = threads.install(|| match problem.family.name() {
+        "attention" => attention::run(problem, config, inputs, output),
+        "row_softmax" => row_softmax::run(problem, config, inputs, output),
+        "elementwise" => elementwise::run(config, inputs, output),
+        _ => gemm::run(problem, config, inputs, output),
     });
     done.ok_or_else(|| {
         Error::failure(format!("the host kernel for {problem} has no use for config {config} with these tensors"))

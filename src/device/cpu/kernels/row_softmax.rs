@@ -3,13 +3,12 @@
 
 use super::{Float, blocks};
 use crate::families::HostTensor;
-use crate::model::{Config, Problem, Shape};
+use crate::model::{Config, Problem};
 use rayon::prelude::*;
 
 /// `None` where the config or the tensors are not this family's.
 pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], output: &mut HostTensor) -> Option<()> {
-    let Shape::Rows { cols, .. } = problem.shape else { return None };
-    let cols = cols as usize;
+    let cols = problem.shape.first::<2>()[1] as usize;
     let [block_rows] = blocks(config)?;
     let step = match config.reduction_loops[..] {
         [None] => cols,

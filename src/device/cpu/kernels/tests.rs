@@ -22,18 +22,18 @@ fn config(block_sizes: &[u32], num_warps: u32) -> Config {
 }
 
 fn floats(numel: usize, magnitude: f32, dtype: Dtype, seed: u64) -> HostTensor {
-    tensor(numel, dtype.into(), Fill::Uniform { magnitude }, seed)
+    tensor(numel, dtype, Fill::Uniform { magnitude }, seed)
 }
 
 fn tensor(numel: usize, element: Element, fill_with: Fill, seed: u64) -> HostTensor {
-    fill(&TensorSpec { name: "", element, shape: vec![numel as u64], fill: fill_with }, seed)
+    fill(&TensorSpec::new("", element, &[numel as u64], fill_with), seed)
 }
 
 /// Runs the kernel on an output full of NaN.
 fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: usize) -> Vec<f64> {
     let mut output = match problem.dtype {
         Dtype::Bf16 => HostTensor::Bf16(vec![bf16::NAN; numel]),
-        Dtype::F32 => HostTensor::F32(vec![f32::NAN; numel]),
+        _ => HostTensor::F32(vec![f32::NAN; numel]),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config)).build().unwrap();
     run(problem, config, inputs, &mut output, &pool).unwrap();
@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn softmax_matches_plain_loops(
         (rows, cols) in (1..20usize, 1..300usize),
-        dtype in prop::sample::select(Dtype::ALL.to_vec()),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F32]),
         step in prop::option::of(1..400u32),
         block_rows in 1..8u32,
         magnitude in prop::sample::select(vec![1e-3f32, 1.0, 30.0, 1e30]),
@@ -184,7 +184,7 @@ proptest! {
     #[test]
     fn sums_match_plain_loops(
         numel in 1..5000usize,
-        dtype in prop::sample::select(Dtype::ALL.to_vec()),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F32]),
         block in 1..6000u32,
         num_warps in 1..4u32,
         seed in 0..1000u64,

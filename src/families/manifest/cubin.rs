@@ -1,0 +1,131 @@
+//! What a cubin says of itself, without a GPU: its functions, their parameters and the architecture it is for. A cubin is an ELF
+//! file of 64 bits; its `.nv.info.<function>` sections list a function's parameters.
+
+use crate::families::{Launch, Rejection, require};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+/// A cubin's functions with the sizes of their parameters in bytes, where it tells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Contents {
+    /// `sm_90` for what runs on 9.0, with or without what it alone has.
+    arch: Option<String>,
+    functions: BTreeMap<String, Option<Vec<usize>>>,
+}
+
+/// ELF's number of NVIDIA's GPUs.
+const MACHINE: u16 = 190;
+/// The attribute of `.nv.info` that describes one parameter (`EIATTR_KPARAM_INFO`), and the form of attributes that have a size.
+const PARAMETER: u8 = 0x17;
+const SIZED: u8 = 0x04;
+
+fn bytes<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
+    data.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+fn word(data: &[u8], at: usize) -> Option<usize> {
+    Some(u32::from_le_bytes(bytes(data, at)?) as usize)
+}
+
+fn long(data: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u64::from_le_bytes(bytes(data, at)?)).ok()
+}
+
+impl Contents {
+    /// Reads a cubin; nothing where it is none.
+    fn read(data: &[u8]) -> Option<Self> {
+        let is_ours = data.starts_with(b"\x7fELF\x02") && u16::from_le_bytes(bytes(data, 18)?) == MACHINE;
+        if !is_ours {
+            return None;
+        }
+        let flags = word(data, 48)?;
+        let sections = long(data, 40)?;
+        let [entry_size, count, names] = [58, 60, 62].map(|at| bytes(data, at).map(u16::from_le_bytes));
+        let (entry_size, count, names) = (usize::from(entry_size?), usize::from(count?), usize::from(names?));
+        let header = |index: usize| sections.checked_add(index.checked_mul(entry_size)?);
+        let section = |index: usize| -> Option<(usize, &[u8])> {
+            let at = header(index)?;
+            let (start, size) = (long(data, at + 24)?, long(data, at + 32)?);
+            Some((word(data, at)?, data.get(start..start.checked_add(size)?).unwrap_or(&[])))
+        };
+        let (_, all_names) = section(names)?;
+        let mut contents = Self { arch: arch_of(flags, data.get(7..9)?), functions: BTreeMap::new() };
+        for index in 0..count {
+            let Some((name, body)) = section(index) else { continue };
+            let rest = all_names.get(name..).unwrap_or(&[]);
+            let name = String::from_utf8_lossy(rest.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+            if let Some(function) = name.strip_prefix(".text.") {
+                contents.functions.entry(function.to_owned()).or_default();
+            }
+            if let Some(function) = name.strip_prefix(".nv.info.") {
+                contents.functions.insert(function.to_owned(), parameter_sizes(body));
+            }
+        }
+        Some(contents)
+    }
+}
+
+/// The architecture by the ELF header's flags: their lowest byte in older files, the next one in those of a newer interface.
+fn arch_of(flags: usize, abi: &[u8]) -> Option<String> {
+    /// The version of the interface since which flags lie a byte higher.
+    const NEWER: u8 = 8;
+    let version = if abi.get(1).is_some_and(|version| *version >= NEWER) { flags >> 8 } else { flags };
+    Some(version & 0xff).filter(|version| *version >= 50).map(|version| format!("sm_{version}"))
+}
+
+/// The sizes of a function's parameters in order, from the attributes of its section.
+fn parameter_sizes(mut attributes: &[u8]) -> Option<Vec<usize>> {
+    let mut sizes: BTreeMap<u16, usize> = BTreeMap::new();
+    while let Some([form, kind, low, high]) = bytes(attributes, 0) {
+        let size = if form == SIZED { usize::from(u16::from_le_bytes([low, high])) } else { 0 };
+        let body = attributes.get(4..4 + size)?;
+        if form == SIZED && kind == PARAMETER && size == 12 {
+            // An index, the ordinal and the offset, then a word whose upper bits are the size.
+            sizes.insert(u16::from_le_bytes(bytes(body, 4)?), word(body, 8)? >> 18);
+        }
+        attributes = &attributes[4 + size..];
+    }
+    Some(sizes.into_values().collect())
+}
+
+/// What a cubin's file has, read anew where it changed.
+fn contents(file: &Path) -> Result<Arc<Contents>, Rejection> {
+    type Known = BTreeMap<PathBuf, (Option<SystemTime>, Arc<Contents>)>;
+    static KNOWN: RwLock<Known> = RwLock::new(BTreeMap::new());
+    let changed = file.metadata().and_then(|metadata| metadata.modified()).ok();
+    if let Some((then, contents)) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(file)
+        && *then == changed
+    {
+        return Ok(Arc::clone(contents));
+    }
+    let data = std::fs::read(file).map_err(|error| Rejection(format!("{}: {error}", file.display())))?;
+    let contents = Contents::read(&data).ok_or_else(|| Rejection(format!("{} is no cubin", file.display())))?;
+    let contents = Arc::new(contents);
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    known.insert(file.to_path_buf(), (changed, Arc::clone(&contents)));
+    Ok(contents)
+}
+
+/// Refuses a launch of a function that the cubin lacks, whose parameters are others, or that another architecture is needed for.
+pub(super) fn check(file: &Path, entry: &str, launch: &Launch, arch: &str) -> Result<(), Rejection> {
+    let contents = contents(file)?;
+    if let Some(own) = &contents.arch {
+        let digits = |arch: &str| arch.chars().filter(char::is_ascii_digit).collect::<String>();
+        require!(digits(own) == digits(arch), "{} is for {own}, not for {arch}", file.display());
+    }
+    let names: Vec<&str> = contents.functions.keys().map(String::as_str).collect();
+    let known = contents.functions.get(entry);
+    let parameters = known
+        .ok_or_else(|| Rejection(format!("{} has no entry '{entry}'; it has {}", file.display(), names.join(", "))))?;
+    match parameters {
+        Some(sizes) => launch.check_parameters(sizes).map_err(|why| Rejection(format!("{entry}: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// The sizes of the parameters of a function in a cubin, where it tells them.
+pub(crate) fn parameters(cubin: &Path, entry: &str) -> Option<Vec<usize>> {
+    contents(cubin).ok()?.functions.get(entry)?.clone()
+}

@@ -1,0 +1,724 @@
+//! Families that a manifest describes: what their kernels are compiled and launched with, as expressions over dimensions and knobs.
+//! Anybody may bring one; those of ours that need no more than that are described by it too.
+
+mod cubin;
+mod expand;
+mod host;
+mod raw;
+mod read;
+
+pub(crate) use cubin::parameters;
+
+use super::legality::{self, Condition, Values, names, values};
+use super::{
+    Arg, Axis, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch,
+    Reference as Right, Rejection, Task, TensorSpec, Tensors, Tolerance, Wanted, knobs, require,
+};
+use crate::error::{Context, Error, Result};
+use crate::heuristics::{self, Formula};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use include_dir::{Dir, include_dir};
+use raw::Role;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, PoisonError, RwLock};
+
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
+
+/// A family as its manifest has it.
+pub(super) struct Manifest {
+    family: Family,
+    knobs: Vec<String>,
+    own_knobs: &'static [&'static str],
+    launch_knobs: &'static [&'static str],
+    domain: &'static [Extent],
+    flops: Formula,
+    bytes: Option<Formula>,
+    c_types: BTreeMap<Dtype, String>,
+    description: Description,
+    axes: &'static [Axis],
+    registers: Option<u32>,
+    stage_bytes: Option<Formula>,
+    tensors: Vec<TensorOf>,
+    reference: Option<Reference>,
+    kernels: Vec<Kernel>,
+}
+
+/// A tensor.
+struct TensorOf {
+    name: String,
+    role: Role,
+    /// Its place among the inputs, or among the outputs.
+    place: usize,
+    /// The problem's type where there is none.
+    element: Option<Dtype>,
+    shape: Vec<Formula>,
+    fill: Option<Contents>,
+    awkward: Option<Contents>,
+    file: Option<(PathBuf, Template)>,
+    alignment: Option<Formula>,
+    tolerance: Option<Tolerance>,
+    right: Option<(PathBuf, Template)>,
+}
+
+/// What a tensor is filled with.
+enum Contents {
+    Uniform(Formula),
+    Logits(Formula),
+    Whole(Formula, Formula),
+    Wide(Formula, Formula),
+    Bits,
+    Extremes,
+}
+
+/// The plain kernel that others are compared with.
+struct Reference {
+    run: Run,
+}
+
+/// A kernel, and which configs run it.
+struct Kernel {
+    when: Option<Formula>,
+    /// What must hold of a config on any problem.
+    of_knobs: Vec<Condition>,
+    conditions: &'static [Condition],
+    run: Run,
+}
+
+/// How a kernel is compiled and launched.
+struct Run {
+    source: Template,
+    /// Where its files are; none where they are built in.
+    folder: Option<PathBuf>,
+    include: Vec<PathBuf>,
+    options: Vec<String>,
+    entry: Template,
+    macros: Vec<(String, Value)>,
+    grid: [Formula; 3],
+    threads: [Formula; 3],
+    cluster: Option<Formula>,
+    smem: Option<Formula>,
+    scratch: Option<Formula>,
+    counters: Option<Formula>,
+    args: Vec<Argument>,
+}
+
+/// A text with values in it: each after its text, none after the last.
+#[derive(Debug)]
+struct Template(Vec<(String, Option<Value>)>);
+
+/// What a macro or a template has.
+#[derive(Debug)]
+enum Value {
+    CType,
+    Dtype,
+    /// As the config has it.
+    Knob(String),
+    Number(Formula),
+}
+
+/// An argument.
+#[derive(Debug, PartialEq)]
+enum Argument {
+    Input(usize),
+    Output(usize),
+    Allowed(usize),
+    Null,
+    Scratch,
+    Counters,
+    I32(Formula),
+    I64(Formula),
+    F32(Scalar),
+    F64(Scalar),
+}
+
+/// A float.
+#[derive(Debug, PartialEq)]
+enum Scalar {
+    Value(f64),
+    Number(Formula),
+}
+
+/// A list that lives as long as the process: manifests are few, and read once.
+fn forever<T>(list: Vec<T>) -> &'static [T] {
+    Box::leak(list.into_boxed_slice())
+}
+
+fn forever_text(text: &str) -> &'static str {
+    Box::leak(text.into())
+}
+
+/// The families of ours that a manifest describes.
+const SHIPPED: [Family; 1] = [Family::Elementwise];
+
+/// What was read by now.
+static READ: RwLock<BTreeMap<Family, (&'static Manifest, PathBuf)>> = RwLock::new(BTreeMap::new());
+
+/// The description of a family that is not in code.
+pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
+    static OURS: LazyLock<BTreeMap<Family, &'static Manifest>> =
+        LazyLock::new(|| SHIPPED.into_iter().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect());
+    if let Some(manifest) = OURS.get(&family) {
+        return *manifest;
+    }
+    match READ.read().unwrap_or_else(PoisonError::into_inner).get(&family) {
+        Some((manifest, _)) => *manifest,
+        None => &NOT_READ,
+    }
+}
+
+/// The manifest of a family of ours: that of the working directory's `sweeps/`, if it has one that can be read, else the one that
+/// is built in.
+fn shipped(family: Family) -> Manifest {
+    let local = local_path(family.name());
+    let local = local.and_then(|path| {
+        let text = read_text(&path).ok().filter(|text| read::has_family(text))?;
+        read::read(&text, &path.display().to_string(), Some(&path), Some(family)).ok()
+    });
+    let built_in = || {
+        let name = format!("{family}.toml");
+        let text = embedded(&name).unwrap_or_default();
+        match read::read(text, &name, None, Some(family)) {
+            Ok(manifest) => manifest,
+            Err(error) => unreachable!("a manifest of ours: {error}"),
+        }
+    };
+    local.unwrap_or_else(built_in)
+}
+
+/// The text of a file of `sweeps/` that is built in.
+pub(crate) fn embedded(name: &str) -> Option<&'static str> {
+    EMBEDDED.get_file(name)?.contents_utf8()
+}
+
+/// The file of the working directory that has a family's problems and spaces, and maybe its description.
+pub(crate) fn local_path(family: &str) -> Option<PathBuf> {
+    let path = Path::new("sweeps").join(format!("{family}.toml"));
+    path.is_file().then_some(path)
+}
+
+/// Reads a manifest, and makes its family known by its name.
+///
+/// # Errors
+/// Where the file cannot be read or says something impossible; the message names file and line.
+pub fn load(path: &Path) -> Result<Family> {
+    let path = std::path::absolute(path)?;
+    let what = || format!("manifest {}", path.display());
+    let text = read_text(&path).context(what)?;
+    let manifest = read::read(&text, &path.display().to_string(), Some(&path), None)?;
+    let family = manifest.family;
+    READ.write().unwrap_or_else(PoisonError::into_inner).insert(family, (Box::leak(Box::new(manifest)), path));
+    family.make_known();
+    Ok(family)
+}
+
+/// The family of that name that the working directory's `sweeps/` describes, if it does.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_named(name: &str) -> Result<Option<Family>> {
+    let is_name = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    let Some(path) = local_path(name).filter(|_| is_name) else { return Ok(None) };
+    let describes = read_text(&path).is_ok_and(|text| read::has_family(&text));
+    if describes { load(&path).map(Some) } else { Ok(None) }
+}
+
+/// Refuses a text whose description of a family of ours cannot be read; one without any is fine.
+///
+/// # Errors
+/// Where it cannot, with its line; `name` is what messages call it.
+pub(crate) fn check_shipped(family: Family, text: &str, name: &str) -> Result<()> {
+    if !SHIPPED.contains(&family) || !read::has_family(text) {
+        return Ok(());
+    }
+    read::read(text, name, None, Some(family)).map(drop)
+}
+
+/// The file that a family's manifest was read from.
+pub fn path_of(family: Family) -> Option<PathBuf> {
+    READ.read().unwrap_or_else(PoisonError::into_inner).get(&family).map(|(_, path)| path.clone())
+}
+
+/// The JSON Schema of manifests, for editors.
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(raw::RawManifest)
+}
+
+/// No plan, manifest, shapes file or kernel comes near; what is larger is something else, and must not fill memory.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// The text of a file that people write.
+///
+/// # Errors
+/// Where it cannot be read, is no file (a pipe would be waited for), is too large, or is not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Error::of_named_file)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::usage("it is no file; name one"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Error::usage(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
+    }
+    let text = heuristics::without_mark(&bytes).to_vec();
+    String::from_utf8(text).map_err(|error| {
+        Error::usage(format!("it is no text in UTF-8: see its byte {}", error.utf8_error().valid_up_to()))
+    })
+}
+
+/// What expressions read.
+struct Scope<'a> {
+    manifest: &'a Manifest,
+    config: &'a Config,
+    problem: &'a Problem,
+    values: Values,
+}
+
+impl<'a> Scope<'a> {
+    fn new(manifest: &'a Manifest, config: &'a Config, problem: &'a Problem, profile: &GpuProfile) -> Self {
+        Self { manifest, config, problem, values: values(config, problem, profile) }
+    }
+
+    /// Of what no knob has a say in.
+    fn of_problem(manifest: &'a Manifest, problem: &'a Problem) -> Self {
+        static NO_KNOBS: LazyLock<Config> = LazyLock::new(Config::default);
+        static NO_GPU: LazyLock<GpuProfile> = LazyLock::new(|| GpuProfile::cpu(1, Bytes(0)));
+        Self::new(manifest, &NO_KNOBS, problem, &NO_GPU)
+    }
+
+    fn number(&self, formula: &Formula) -> Result<i64, Rejection> {
+        let value = formula.evaluate(&self.values, &names(self.manifest.family));
+        value.map_err(|error| Rejection(error.to_string()))
+    }
+
+    fn natural<T: TryFrom<i64>>(&self, what: &str, formula: &Formula) -> Result<T, Rejection> {
+        let value = self.number(formula)?;
+        T::try_from(value).map_err(|_| Rejection(format!("{what} = {value} ({}) is out of range", formula.text())))
+    }
+
+    fn optional<T: TryFrom<i64> + Default>(&self, what: &str, formula: Option<&Formula>) -> Result<T, Rejection> {
+        formula.map_or_else(|| Ok(T::default()), |formula| self.natural(what, formula))
+    }
+
+    fn text(&self, value: &Value) -> Result<String, Rejection> {
+        let dtype = self.problem.dtype;
+        Ok(match value {
+            Value::CType => self.manifest.c_types.get(&dtype).cloned().unwrap_or_else(|| knobs::c_type(dtype)),
+            Value::Dtype => dtype.name().to_owned(),
+            Value::Number(formula) => self.number(formula)?.to_string(),
+            Value::Knob(name) => match (name.as_str(), self.config.own.get(name)) {
+                ("mma", _) => self.config.mma.map_or("", Mma::name).to_owned(),
+                ("pid_type", _) => self.config.pid_type.map_or("", PidType::name).to_owned(),
+                (_, Some(knob)) => knob.to_string(),
+                (_, None) => return Err(Rejection(format!("{name} is missing"))),
+            },
+        })
+    }
+
+    fn fill_in(&self, Template(pieces): &Template) -> Result<String, Rejection> {
+        let mut text = String::new();
+        for (before, value) in pieces {
+            text.push_str(before);
+            if let Some(value) = value {
+                text.push_str(&self.text(value)?);
+            }
+        }
+        Ok(text)
+    }
+
+    fn file(&self, (folder, name): &(PathBuf, Template)) -> Result<PathBuf, Rejection> {
+        Ok(folder.join(self.fill_in(name)?))
+    }
+
+    fn axes(&self, what: &str, axes: &[Formula; 3]) -> Result<[u32; 3], Rejection> {
+        let [x, y, z] = axes;
+        Ok([self.natural(what, x)?, self.natural(what, y)?, self.natural(what, z)?])
+    }
+
+    fn fill(&self, contents: &Contents) -> Result<Fill, Rejection> {
+        let number = |formula| self.natural::<i32>("fill", formula);
+        Ok(match contents {
+            Contents::Uniform(magnitude) => Fill::Uniform { magnitude: number(magnitude)? as f32 },
+            Contents::Logits(magnitude) => Fill::Logits { magnitude: number(magnitude)? as f32 },
+            Contents::Whole(least, most) => {
+                let (least, most) = (number(least)?, number(most)?);
+                require!(least <= most, "fill whole({least}, {most}) holds nothing");
+                Fill::Whole { least, most }
+            }
+            Contents::Wide(least, most) => {
+                let (least, most) = (number(least)?, number(most)?);
+                require!(
+                    -126 <= least && least < most && most <= 127,
+                    "fill wide({least}, {most}): exponents rise, from -126 to 127"
+                );
+                Fill::Wide { least, most }
+            }
+            Contents::Bits => Fill::Bits,
+            Contents::Extremes => Fill::Extremes,
+        })
+    }
+
+    fn tensor(&self, tensor: &TensorOf) -> Result<TensorSpec, Rejection> {
+        /// What every allocation is aligned to.
+        const USUAL: u64 = 256;
+        let element = tensor.element(self.problem.dtype);
+        let extent = |formula| {
+            let extent: u64 = self.natural(&tensor.name, formula)?;
+            require!(extent > 0, "tensor {} has an extent of 0 ({})", tensor.name, Formula::text(formula));
+            Ok(extent)
+        };
+        let shape = tensor.shape.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
+        let usual = if element.is_float() { Fill::Uniform { magnitude: 1.0 } } else { Fill::Bits };
+        let fill = tensor.fill.as_ref().map_or(Ok(usual), |contents| self.fill(contents))?;
+        let alignment = tensor.alignment.as_ref().map_or(Ok(USUAL), |formula| self.natural("alignment", formula))?;
+        require!(
+            alignment.is_power_of_two() && (element.size_bytes()..=USUAL).contains(&alignment),
+            "tensor {}: alignment {alignment} is no power of two from {} to {USUAL}",
+            tensor.name,
+            element.size_bytes()
+        );
+        Ok(TensorSpec {
+            name: tensor.name.clone(),
+            element,
+            shape,
+            fill: if tensor.role == Role::Out { Fill::Nothing } else { fill },
+            file: tensor.file.as_ref().map(|file| self.file(file)).transpose()?,
+            offset_bytes: alignment % USUAL,
+        })
+    }
+
+    fn arg(&self, argument: &Argument) -> Result<Arg, Rejection> {
+        let float = |scalar: &Scalar| match scalar {
+            Scalar::Value(value) => Ok(*value),
+            Scalar::Number(formula) => self.number(formula).map(|number| number as f64),
+        };
+        Ok(match argument {
+            Argument::Input(place) => Arg::Input(*place),
+            Argument::Output(place) => Arg::Output(*place),
+            Argument::Allowed(place) => Arg::Allowed(*place),
+            Argument::Null => Arg::Null,
+            Argument::Scratch => Arg::Workspace,
+            Argument::Counters => Arg::Counters,
+            Argument::I32(formula) => Arg::I32(self.natural("an i32 argument", formula)?),
+            Argument::I64(formula) => Arg::I64(self.number(formula)?),
+            Argument::F32(scalar) => Arg::F32(float(scalar)? as f32),
+            Argument::F64(scalar) => Arg::F64(float(scalar)?),
+        })
+    }
+
+    /// The kernel and its launch.
+    fn build(&self, run: &Run) -> Result<(KernelSpec, Launch), Rejection> {
+        let source = self.fill_in(&run.source)?;
+        let macros = run.macros.iter().map(|(name, value)| Ok((name.clone(), self.text(value)?)));
+        let mut kernel = KernelSpec {
+            code: run.code(&source)?,
+            entry: self.fill_in(&run.entry)?,
+            macros: macros.collect::<Result<_, Rejection>>()?,
+            salt: String::new(),
+        };
+        let launch = Launch {
+            grid: self.axes("grid", &run.grid)?,
+            cluster: run.cluster.as_ref().map_or(Ok(1), |cluster| self.natural("cluster", cluster))?,
+            threads: self.axes("threads", &run.threads)?,
+            dynamic_smem: Bytes(u64::from(self.optional::<u32>("smem", run.smem.as_ref())?)),
+            args: run.args.iter().map(|argument| self.arg(argument)).collect::<Result<_, _>>()?,
+            workspace: Bytes(self.optional("scratch", run.scratch.as_ref())?),
+            counters: self.optional("counters", run.counters.as_ref())?,
+        };
+        launch.check_limits()?;
+        if run.folder.is_some() {
+            kernel.salt = run.launch_text();
+        }
+        Ok((kernel, launch))
+    }
+}
+
+impl TensorOf {
+    fn element(&self, dtype: Dtype) -> Dtype {
+        self.element.unwrap_or(dtype)
+    }
+}
+
+impl Run {
+    fn code(&self, source: &str) -> Result<Code, Rejection> {
+        let Some(folder) = &self.folder else { return Ok(Code::Shipped(source.to_owned())) };
+        let file = folder.join(source);
+        require!(file.is_file(), "there is no file {}", file.display());
+        Ok(match file.extension().and_then(|ending| ending.to_str()) {
+            Some("ptx") => Code::Ptx(file),
+            Some("cubin") => Code::Cubin(file),
+            _ => Code::Cuda { file, include: self.include.clone(), options: self.options.clone() },
+        })
+    }
+
+    /// How it is launched, in words: a manifest that says otherwise describes another kernel.
+    fn launch_text(&self) -> String {
+        let texts = |formulas: &[Formula]| formulas.iter().map(Formula::text).collect::<Vec<_>>().join(", ");
+        let optional = |formula: &Option<Formula>| formula.as_ref().map_or("", |formula| formula.text()).to_owned();
+        let args: Vec<String> = self.args.iter().map(|argument| format!("{argument:?}")).collect();
+        let parts = [&self.cluster, &self.smem, &self.scratch, &self.counters].map(optional);
+        format!("{} / {} / {} / {}", texts(&self.grid), texts(&self.threads), parts.join(" / "), args.join(", "))
+    }
+}
+
+impl Manifest {
+    /// The kernel that a config runs.
+    fn kernel_of(&self, config: &Config) -> Result<&Kernel, Rejection> {
+        let values = legality::knob_values(config, self.family);
+        let runs = |kernel: &&Kernel| kernel.when.as_ref().is_none_or(|when| when.holds(&values));
+        self.kernels.iter().find(runs).ok_or_else(|| Rejection(format!("no kernel of {} runs {config}", self.family)))
+    }
+
+    /// The tensors, or which of them cannot be.
+    fn all_tensors(&self, problem: &Problem) -> Result<Tensors, Rejection> {
+        let scope = Scope::of_problem(self, problem);
+        let of = |is_input: bool| {
+            let tensors = self.tensors.iter().filter(move |tensor| (tensor.role == Role::In) == is_input);
+            tensors.map(|tensor| scope.tensor(tensor)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Tensors { inputs: of(true)?, outputs: of(false)? })
+    }
+
+    fn check_own_knobs(&self, config: &Config) -> Result<(), Rejection> {
+        let known: Vec<&str> = self.knobs.iter().map(String::as_str).collect();
+        knobs::only(config, &known)?;
+        require!(
+            known.contains(&"block_sizes") || config.block_sizes.is_empty(),
+            "block_sizes has no effect on this kernel"
+        );
+        let is_idle = |knob: &str| match knob {
+            "num_sm_multiplier" => !config.pid_type.is_some_and(PidType::is_persistent),
+            "num_stages" => config.reduction_loops == [None],
+            _ => false,
+        };
+        let given = config.names();
+        let missing = known.iter().find(|knob| !given.contains(*knob) && !is_idle(knob));
+        match missing {
+            Some(knob) => Err(Rejection(format!("{knob} is missing"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FamilySpec for Manifest {
+    fn tensors(&self, problem: &Problem) -> Tensors {
+        // What cannot be is refused before it is asked for: see `fits_memory`.
+        self.all_tensors(problem).unwrap_or(Tensors { inputs: Vec::new(), outputs: Vec::new() })
+    }
+
+    fn flops(&self, problem: &Problem) -> f64 {
+        Scope::of_problem(self, problem).number(&self.flops).map_or(f64::INFINITY, |flops| flops as f64)
+    }
+
+    fn bytes(&self, problem: &Problem) -> Bytes {
+        let of_tensors = || {
+            let Tensors { inputs, outputs } = self.tensors(problem);
+            Bytes(inputs.iter().chain(&outputs).fold(0, |bytes, tensor| bytes.saturating_add(tensor.bytes().0)))
+        };
+        let scope = Scope::of_problem(self, problem);
+        self.bytes.as_ref().map_or_else(of_tensors, |bytes| Bytes(scope.natural("bytes", bytes).unwrap_or(u64::MAX)))
+    }
+
+    fn fits_memory(&self, problem: &Problem) -> Result<(), Rejection> {
+        let Tensors { inputs, outputs } = self.all_tensors(problem)?;
+        for tensor in inputs.iter().chain(&outputs) {
+            let needs = tensor.bytes();
+            require!(
+                needs <= super::MOST_MEMORY,
+                "tensor {} needs {needs}, more than {}",
+                tensor.name,
+                super::MOST_MEMORY
+            );
+        }
+        Scope::of_problem(self, problem).number(&self.flops)?;
+        let needs = inputs.iter().chain(&outputs).fold(0u64, |bytes, tensor| bytes.saturating_add(tensor.bytes().0));
+        require!(
+            Bytes(needs) <= super::MOST_MEMORY,
+            "the tensors need {}, more than {}",
+            Bytes(needs),
+            super::MOST_MEMORY
+        );
+        Ok(())
+    }
+
+    fn launch_knobs(&self) -> &'static [&'static str] {
+        self.launch_knobs
+    }
+
+    fn own_knobs(&self) -> &'static [&'static str] {
+        self.own_knobs
+    }
+
+    fn description(&self) -> Description {
+        self.description.clone()
+    }
+
+    fn task(&self, problem: &Problem) -> Task {
+        let Tensors { inputs, outputs } = self.tensors(problem);
+        let scope = Scope::of_problem(self, problem);
+        let written = self.tensors.iter().filter(|tensor| tensor.role != Role::In);
+        let exact = Tolerance { relative: 0.0, absolute: 0.0 };
+        let wanted = written.map(|tensor| Wanted {
+            file: tensor.right.as_ref().and_then(|file| scope.file(file).ok()),
+            tolerance: tensor.tolerance.or_else(|| (!tensor.element(problem.dtype).is_float()).then_some(exact)),
+        });
+        let read = self.tensors.iter().filter(|tensor| tensor.role == Role::In);
+        let awkward = read.clone().zip(&inputs).map(|(tensor, spec)| {
+            let fill = tensor.awkward.as_ref().and_then(|contents| scope.fill(contents).ok());
+            TensorSpec { fill: fill.unwrap_or(spec.fill), ..spec.clone() }
+        });
+        // Other contents have no file with what is right of them.
+        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && self.reference.is_some();
+        let awkward = has_awkward.then(|| awkward.collect());
+        let host = host::of(self.family).map(|_| *problem);
+        Task { name: problem.to_string(), wanted: wanted.collect(), inputs, awkward, outputs, host }
+    }
+
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn domain(&self) -> Option<&'static [Extent]> {
+        Some(self.domain)
+    }
+
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        self.check_own_knobs(config)?;
+        if self.knobs.iter().any(|knob| knob == "pid_type") {
+            knobs::order(config)?;
+        }
+        if let Some(mma) = config.mma {
+            require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
+        }
+        let kernel = self.kernel_of(config)?;
+        legality::check(self.family, &kernel.of_knobs, &legality::knob_values(config, self.family))
+    }
+
+    fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        self.kernel_of(config).map_or(&[], |kernel| kernel.conditions)
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        self.axes
+    }
+
+    fn footprint(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        /// As many as leave a multiprocessor all its threads.
+        const REGISTERS: u32 = 32;
+        let scope = Scope::new(self, config, problem, profile);
+        let run = &self.kernel_of(config)?.run;
+        Ok(Footprint {
+            threads: scope.axes("threads", &run.threads)?.iter().product(),
+            registers: self.registers.unwrap_or(REGISTERS),
+            smem: Bytes(scope.optional("smem", run.smem.as_ref())?),
+            stage_bytes: Bytes(scope.optional("stage_bytes", self.stage_bytes.as_ref())?),
+        })
+    }
+
+    fn build(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        let (kernel, launch) = Scope::new(self, config, problem, profile).build(&self.kernel_of(config)?.run)?;
+        if let Code::Cubin(file) = &kernel.code {
+            cubin::check(file, &kernel.entry, &launch, &profile.arch)?;
+        }
+        Ok((kernel, launch))
+    }
+
+    fn check_host(&self, config: &Config, problem: &Problem) -> Result<(), Rejection> {
+        match host::of(self.family) {
+            Some(host) => (host.check)(config, problem),
+            None => Err(Rejection(format!("{} has no kernel for the host", self.family))),
+        }
+    }
+
+    fn has_host_kernels(&self) -> bool {
+        host::of(self.family).is_some()
+    }
+
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+        let run = &self.reference.as_ref()?.run;
+        Scope::of_problem(self, problem).build(run).ok()
+    }
+
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Right {
+        host::of(self.family).map_or_else(Right::default, |host| (host.reference)(problem, inputs))
+    }
+}
+
+/// In place of a family whose manifest was not read, as one that only a document knows: it has no kernel.
+static NOT_READ: NotRead = NotRead;
+
+struct NotRead;
+
+impl NotRead {
+    fn refused<T>() -> Result<T, Rejection> {
+        Err(Rejection("its manifest was not read: name it with --family".into()))
+    }
+}
+
+impl FamilySpec for NotRead {
+    fn tensors(&self, _problem: &Problem) -> Tensors {
+        Tensors { inputs: Vec::new(), outputs: Vec::new() }
+    }
+
+    fn flops(&self, _problem: &Problem) -> f64 {
+        0.0
+    }
+
+    fn launch_knobs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn description(&self) -> Description {
+        Description { bytes: "0".into(), flops: "0".into(), ..Description::default() }
+    }
+
+    fn family(&self) -> Family {
+        Family::Elementwise
+    }
+
+    fn check(&self, _config: &Config, _profile: &GpuProfile) -> Result<(), Rejection> {
+        Self::refused()
+    }
+
+    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        &[]
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        &[]
+    }
+
+    fn footprint(&self, _config: &Config, _problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        Self::refused()
+    }
+
+    fn build(
+        &self,
+        _config: &Config,
+        _problem: &Problem,
+        _profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        Self::refused()
+    }
+
+    fn check_host(&self, _config: &Config, _problem: &Problem) -> Result<(), Rejection> {
+        Self::refused()
+    }
+
+    fn reference(&self, _problem: &Problem) -> Option<(KernelSpec, Launch)> {
+        None
+    }
+
+    fn host_reference(&self, _problem: &Problem, _inputs: &[HostTensor]) -> Right {
+        Right::default()
+    }
+}

@@ -1,0 +1,585 @@
+//! Reading manifests, with the line of whatever is wrong.
+
+use super::expand::Definitions;
+use super::raw::{RawArg, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role};
+use super::{Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value};
+use crate::error::{Error, Result};
+use crate::families::legality::{Condition, MOST_OWN_KNOBS, is_of_knobs, names_of};
+use crate::families::{Description, Extent, Tolerance, knobs};
+use crate::heuristics::{DescribedFamily, DescribedGroup, Formula};
+use crate::model::{Config, Dtype, Family};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// The text being read, what to call it, and what its expressions may name.
+struct Reader<'a> {
+    name: &'a str,
+    text: &'a str,
+    /// Where its files are; none where they are built in.
+    folder: Option<&'a Path>,
+    definitions: Definitions,
+    dims: Vec<String>,
+    knobs: Vec<String>,
+    own_knobs: Vec<String>,
+}
+
+/// Whether a text has a manifest, and not only the problems and spaces of a family that is known elsewhere.
+pub(super) fn has_family(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "[family]")
+}
+
+/// Reads a manifest; `name` is what messages call it. One that `ships` is the description of a family of ours, whose files are built
+/// in.
+pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<Family>) -> Result<Manifest> {
+    let folder = path.map(|path| path.parent().unwrap_or(Path::new(".")));
+    let mut reader = Reader {
+        name,
+        text,
+        folder: folder.filter(|_| shipped.is_none()),
+        definitions: Definitions::default(),
+        dims: Vec::new(),
+        knobs: Vec::new(),
+        own_knobs: Vec::new(),
+    };
+    let raw: RawManifest = toml::from_str(text).map_err(|error| {
+        reader.error(error.span().map_or(0, |span| span.start), error.message().replace('\n', "; "))
+    })?;
+    let family = &raw.family;
+    reader.dims.clone_from(family.dims.get_ref());
+    if let Some(knobs) = &family.knobs {
+        reader.take_knobs(knobs)?;
+    }
+    reader.definitions = Definitions::expecting(family.define.iter().map(|text| text.get_ref().clone()));
+    for definition in &family.define {
+        let at = definition.span().start;
+        let defined = reader.definitions.add(definition.get_ref()).map_err(|error| reader.error(at, error))?;
+        if reader.scope().contains(&defined.as_str()) {
+            return Err(reader.error(at, format!("'{defined}' is the name of something else already")));
+        }
+        reader.formula_at(at, &defined)?;
+    }
+    let known = match shipped {
+        Some(family) => family,
+        None => reader.describe(&raw, path)?,
+    };
+    let mut tensors = raw.tensor.iter().map(|tensor| reader.tensor(tensor)).collect::<Result<Vec<_>>>()?;
+    let (mut inputs, mut outputs) = (0.., 0..);
+    for tensor in &mut tensors {
+        let places = if tensor.role == Role::In { &mut inputs } else { &mut outputs };
+        tensor.place = places.next().unwrap_or_default();
+    }
+    reader.check_tensors(&raw.tensor)?;
+    let is_given = |tensor: &TensorOf| tensor.role == Role::In || tensor.right.is_some();
+    let reference = raw.reference.as_ref().map(|reference| reader.reference(reference, &tensors)).transpose()?;
+    if reference.is_none() && !tensors.iter().all(is_given) {
+        return Err(reader.error(0, "there is no [reference], and an output has no file with what is right of it"));
+    }
+    for (tensor, raw) in tensors.iter().zip(&raw.tensor) {
+        let allows = |reference: &Reference| reference.run.args.contains(&Argument::Allowed(tensor.place));
+        let is_judged = tensor.tolerance.is_some() || !tensor.element(Dtype::Bf16).is_float();
+        if tensor.role != Role::In && !is_judged && !reference.as_ref().is_some_and(allows) {
+            return Err(reader.error(
+                raw.span().start,
+                format!("output '{0}' has no tolerance, and the reference takes no allowed({0})", tensor.name),
+            ));
+        }
+    }
+    if raw.kernel.is_empty() {
+        return Err(reader.error(0, "there is no [[kernel]]"));
+    }
+    let common = reader.requirements(&family.require)?;
+    let kernels = raw.kernel.iter().map(|kernel| reader.kernel(kernel, &tensors, &common));
+    let kernels = kernels.collect::<Result<Vec<_>>>()?;
+    let domain = family.domain.get_ref();
+    let unknown = domain.keys().find(|name| !reader.dims.contains(name));
+    let missing = reader.dims.iter().find(|name| !domain.contains_key(*name));
+    if let Some(name) = unknown.or(missing) {
+        let what = if unknown.is_some() { "there is no such dimension" } else { "it is missing" };
+        return Err(reader.error(family.domain.span().start, format!("domain of '{name}': {what}")));
+    }
+    let extents = reader.dims.iter().map(|name| (name, domain[name]));
+    let extents = extents.map(|(name, raw)| {
+        let extent = Extent { least: raw.least, most: raw.most, multiple: raw.multiple };
+        let has_any = extent.multiple > 0
+            && extent.least > 0
+            && extent.most / extent.multiple.max(1) * extent.multiple >= extent.least;
+        has_any.then_some(extent).ok_or_else(|| {
+            reader.error(
+                family.domain.span().start,
+                format!("domain of '{name}': it holds no positive multiple of {}", extent.multiple),
+            )
+        })
+    });
+    Ok(Manifest {
+        family: known,
+        knobs: reader.knobs.clone(),
+        own_knobs: super::forever(reader.own_knobs.iter().map(|name| super::forever_text(name)).collect()),
+        launch_knobs: super::forever(family.launch_knobs.iter().map(|name| super::forever_text(name)).collect()),
+        domain: super::forever(extents.collect::<Result<_>>()?),
+        flops: reader.formula(&family.flops)?,
+        bytes: family.bytes.as_ref().map(|bytes| reader.formula(bytes)).transpose()?,
+        c_types: reader.c_types(&family.c_types, family.dims.span().start)?,
+        description: reader.description(&raw)?,
+        axes: super::forever(reader.axes(&raw)?),
+        registers: raw.model.registers,
+        stage_bytes: raw.model.stage_bytes.as_ref().map(|text| reader.formula_at(0, text)).transpose()?,
+        tensors,
+        reference,
+        kernels,
+    })
+}
+
+impl Reader<'_> {
+    /// `message`, at the line of byte `offset`.
+    fn error(&self, offset: usize, message: impl Display) -> Error {
+        let line = 1 + self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+        Error::usage(format!("{}:{line}: {message}", self.name))
+    }
+
+    fn take_knobs(&mut self, raw: &Spanned<Vec<String>>) -> Result<()> {
+        self.knobs.clone_from(raw.get_ref());
+        self.own_knobs = self.knobs.iter().filter(|knob| !Config::FIELDS.contains(&knob.as_str())).cloned().collect();
+        let at = raw.span().start;
+        if self.own_knobs.len() > MOST_OWN_KNOBS {
+            return Err(self.error(at, format!("more than {MOST_OWN_KNOBS} knobs that Helion does not have")));
+        }
+        let dims: Vec<&str> = self.dims.iter().map(String::as_str).collect();
+        for (place, knob) in self.own_knobs.iter().enumerate() {
+            let is_taken = names_of(&dims, &[]).contains(&knob.as_str()) || self.own_knobs[..place].contains(knob);
+            let is_name = knob.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+                && knob.starts_with(|letter: char| letter.is_ascii_alphabetic());
+            if is_taken || !is_name {
+                return Err(
+                    self.error(at, format!("knob '{knob}': a name of letters, digits and _ that is nothing else's"))
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn scope(&self) -> Vec<&str> {
+        let dims: Vec<&str> = self.dims.iter().map(String::as_str).collect();
+        let own: Vec<&str> = self.own_knobs.iter().map(String::as_str).collect();
+        names_of(&dims, &own).to_vec()
+    }
+
+    fn formula(&self, raw: &Spanned<RawExpression>) -> Result<Formula> {
+        self.formula_at(raw.span().start, &raw.get_ref().text())
+    }
+
+    fn formula_at(&self, at: usize, text: &str) -> Result<Formula> {
+        let read = || Formula::parse(&self.definitions.expand(text)?, &self.scope());
+        read().map_err(|error| self.error(at, error))
+    }
+
+    /// The family's description for documents.
+    fn describe(&self, raw: &RawManifest, path: Option<&Path>) -> Result<Family> {
+        let stem = path.and_then(Path::file_stem).and_then(|stem| stem.to_str()).unwrap_or_default();
+        let (at, name) = match &raw.family.name {
+            Some(name) => (name.span().start, name.get_ref().as_str()),
+            None => (0, stem),
+        };
+        let all = || vec![DescribedGroup { name: "all".to_owned(), when: None }];
+        let described = DescribedFamily {
+            dims: self.dims.clone(),
+            dtypes: raw.family.dtypes.get_ref().clone(),
+            bins: raw.family.bins.as_ref().map(|bins| bins.get_ref().clone()).unwrap_or_default(),
+            groups: raw.family.groups.as_ref().map_or_else(all, |groups| groups.get_ref().clone()),
+        };
+        described.family(name).map_err(|error| {
+            let text = error.to_string();
+            let spans = [
+                ("bin '", raw.family.bins.as_ref().map(Spanned::span)),
+                ("group '", raw.family.groups.as_ref().map(Spanned::span)),
+            ];
+            let of_part = spans.into_iter().find(|(start, _)| text.starts_with(start)).and_then(|(_, span)| span);
+            self.error(of_part.map_or(at, |span| span.start), error)
+        })
+    }
+
+    fn c_types(&self, raw: &BTreeMap<String, String>, at: usize) -> Result<BTreeMap<Dtype, String>> {
+        let mut names: BTreeMap<Dtype, String> =
+            Dtype::ALL.into_iter().map(|dtype| (dtype, knobs::c_type(dtype))).collect();
+        for (dtype, name) in raw {
+            let dtype = dtype.parse().map_err(|error| self.error(at, format!("c_types: {error}")))?;
+            names.insert(dtype, name.clone());
+        }
+        Ok(names)
+    }
+
+    fn tensor(&self, raw: &Spanned<RawTensor>) -> Result<TensorOf> {
+        let (at, raw) = (raw.span().start, raw.get_ref());
+        let element = if raw.dtype == "dtype" {
+            None
+        } else {
+            let unknown = |_| {
+                format!(
+                    "tensor '{}': dtype '{}' is none of dtype and {}",
+                    raw.name,
+                    raw.dtype,
+                    names(&Dtype::ALL.map(Dtype::name))
+                )
+            };
+            Some(raw.dtype.parse().map_err(|error: Error| self.error(at, unknown(error)))?)
+        };
+        if raw.shape.len() > 8 {
+            return Err(self.error(at, format!("tensor '{}' has more than 8 extents", raw.name)));
+        }
+        let contents = |text: &Option<Spanned<String>>| {
+            text.as_ref().map(|text| self.contents(text.span().start, text.get_ref())).transpose()
+        };
+        let template = |text: &Option<Spanned<String>>| {
+            text.as_ref().map(|text| self.template(text.span().start, text.get_ref())).transpose()
+        };
+        let is_output = raw.role != Role::In;
+        for (given, field) in [(raw.tolerance.is_some(), "tolerance"), (raw.reference.is_some(), "reference")] {
+            if given && !is_output {
+                return Err(self.error(at, format!("tensor '{}' is read alone, so it has no {field}", raw.name)));
+            }
+        }
+        if raw.role == Role::Out && (raw.fill.is_some() || raw.file.is_some() || raw.awkward.is_some()) {
+            return Err(
+                self.error(at, format!("tensor '{}' is written alone, so it has no fill, awkward or file", raw.name))
+            );
+        }
+        Ok(TensorOf {
+            name: raw.name.clone(),
+            role: raw.role,
+            place: 0,
+            element,
+            shape: raw.shape.iter().map(|extent| self.formula(extent)).collect::<Result<_>>()?,
+            fill: contents(&raw.fill)?,
+            awkward: contents(&raw.awkward)?,
+            file: template(&raw.file)?.map(|file| self.place_of(file)),
+            alignment: raw.alignment.as_ref().map(|alignment| self.formula(alignment)).transpose()?,
+            tolerance: raw
+                .tolerance
+                .map(|tolerance| Tolerance { relative: tolerance.relative, absolute: tolerance.absolute }),
+            right: template(&raw.reference)?.map(|file| self.place_of(file)),
+        })
+    }
+
+    /// A template of a path, from the manifest's folder.
+    fn place_of(&self, file: Template) -> (PathBuf, Template) {
+        (self.folder.unwrap_or(Path::new(".")).to_path_buf(), file)
+    }
+
+    fn check_tensors(&self, raw: &[Spanned<RawTensor>]) -> Result<()> {
+        for (place, tensor) in raw.iter().enumerate() {
+            let name = &tensor.get_ref().name;
+            if raw[..place].iter().any(|earlier| earlier.get_ref().name == *name) {
+                return Err(self.error(tensor.span().start, format!("tensor '{name}' is there twice")));
+            }
+        }
+        if raw.iter().all(|tensor| tensor.get_ref().role == Role::In) {
+            return Err(self.error(0, "no [[tensor]] is an output: one must have role = \"out\" or \"inout\""));
+        }
+        Ok(())
+    }
+
+    /// `uniform(2)`, `whole(-3, n)`, …
+    fn contents(&self, at: usize, text: &str) -> Result<Contents> {
+        let wrong = || {
+            self.error(
+                at,
+                format!("fill '{text}' is none of uniform(m), whole(a, b), wide(a, b), logits(m), extremes and bits"),
+            )
+        };
+        let (name, arguments) = match text.split_once('(') {
+            Some((name, rest)) => (name.trim(), Some(rest.trim_end().strip_suffix(')').ok_or_else(wrong)?)),
+            None => (text.trim(), None),
+        };
+        let arguments = arguments.map(split_arguments).unwrap_or_default();
+        let arguments = arguments.iter().map(|argument| self.formula_at(at, argument)).collect::<Result<Vec<_>>>()?;
+        let mut arguments = arguments.into_iter();
+        let contents = match (name, arguments.next(), arguments.next()) {
+            ("uniform", Some(magnitude), None) => Contents::Uniform(magnitude),
+            ("logits", Some(magnitude), None) => Contents::Logits(magnitude),
+            ("whole", Some(least), Some(most)) => Contents::Whole(least, most),
+            ("wide", Some(least), Some(most)) => Contents::Wide(least, most),
+            ("bits", None, None) => Contents::Bits,
+            ("extremes", None, None) => Contents::Extremes,
+            _ => return Err(wrong()),
+        };
+        if arguments.next().is_some() { Err(wrong()) } else { Ok(contents) }
+    }
+
+    /// A text with `{values}` in it.
+    fn template(&self, at: usize, text: &str) -> Result<Template> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (value, after) =
+                after.split_once('}').ok_or_else(|| self.error(at, format!("'{text}': a {{ without its }}")))?;
+            pieces.push((before.to_owned(), Some(self.value(at, value)?)));
+            rest = after;
+        }
+        pieces.push((rest.to_owned(), None));
+        Ok(Template(pieces))
+    }
+
+    /// What macros and templates have: an expression, a type's name, or a knob as it stands.
+    fn value(&self, at: usize, text: &str) -> Result<Value> {
+        let text = text.trim();
+        Ok(match text {
+            "c_type" => Value::CType,
+            "dtype" => Value::Dtype,
+            "mma" | "pid_type" => Value::Knob(text.to_owned()),
+            own if self.own_knobs.iter().any(|knob| knob == own) => Value::Knob(text.to_owned()),
+            expression => Value::Number(self.formula_at(at, expression)?),
+        })
+    }
+
+    fn macros(&self, raw: &[Spanned<String>]) -> Result<Vec<(String, Value)>> {
+        let read = |raw: &Spanned<String>| {
+            let (at, text) = (raw.span().start, raw.get_ref());
+            let (name, value) =
+                text.split_once('=').ok_or_else(|| self.error(at, format!("macro '{text}': write NAME = value")))?;
+            Ok((name.trim().to_owned(), self.value(at, value)?))
+        };
+        raw.iter().map(read).collect()
+    }
+
+    fn axes_of(&self, what: &str, at: usize, raw: &[Spanned<RawExpression>]) -> Result<[Formula; 3]> {
+        if raw.is_empty() || raw.len() > 3 {
+            return Err(self.error(at, format!("{what} has {} axes: it must be 1 to 3", raw.len())));
+        }
+        let mut formulas = raw.iter().map(|axis| self.formula(axis)).collect::<Result<Vec<_>>>()?;
+        formulas.resize(3, self.formula_at(at, "1")?);
+        let [x, y, z]: [Formula; 3] =
+            formulas.try_into().map_err(|_| self.error(at, format!("{what}: it must be 1 to 3 axes")))?;
+        Ok([x, y, z])
+    }
+
+    fn args(&self, raw: &[Spanned<RawArg>], tensors: &[TensorOf], is_reference: bool) -> Result<Vec<Argument>> {
+        raw.iter().map(|arg| self.arg(arg.span().start, arg.get_ref(), tensors, is_reference)).collect()
+    }
+
+    fn arg(&self, at: usize, raw: &RawArg, tensors: &[TensorOf], is_reference: bool) -> Result<Argument> {
+        let scalar = |text: &RawExpression| self.formula_at(at, &text.text());
+        let float = |number: &RawNumber| match number {
+            RawNumber::Float(value) => Ok(Scalar::Value(*value)),
+            RawNumber::Text(text) => self.formula_at(at, text).map(Scalar::Number),
+        };
+        let name = match raw {
+            RawArg::Scalar(RawScalar::I32(value)) => return Ok(Argument::I32(scalar(value)?)),
+            RawArg::Scalar(RawScalar::I64(value)) => return Ok(Argument::I64(scalar(value)?)),
+            RawArg::Scalar(RawScalar::F32(value)) => return Ok(Argument::F32(float(value)?)),
+            RawArg::Scalar(RawScalar::F64(value)) => return Ok(Argument::F64(float(value)?)),
+            RawArg::Pointer(name) => name.as_str(),
+        };
+        let tensor = |name: &str| {
+            let tensor = tensors.iter().find(|tensor| tensor.name == name);
+            tensor.ok_or_else(|| {
+                let known: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+                self.error(
+                    at,
+                    format!(
+                        "argument '{name}' is no tensor ({}), null, scratch, counters or scalar {{ i32 = … }}",
+                        names(&known)
+                    ),
+                )
+            })
+        };
+        if let Some(allowed) = name.strip_prefix("allowed(").and_then(|rest| rest.strip_suffix(')')) {
+            let tensor = tensor(allowed)?;
+            if is_reference && tensor.role != Role::In {
+                return Ok(Argument::Allowed(tensor.place));
+            }
+            return Err(self.error(at, format!("'{name}': only a reference has it, of an output")));
+        }
+        Ok(match name {
+            "null" => Argument::Null,
+            "scratch" if !is_reference => Argument::Scratch,
+            "counters" if !is_reference => Argument::Counters,
+            name => match tensor(name)? {
+                TensorOf { role: Role::In, place, .. } => Argument::Input(*place),
+                TensorOf { place, .. } => Argument::Output(*place),
+            },
+        })
+    }
+
+    fn reference(&self, raw: &Spanned<RawReference>, tensors: &[TensorOf]) -> Result<Reference> {
+        let (at, raw) = (raw.span().start, raw.get_ref());
+        let reference = Reference {
+            run: Run {
+                source: self.template(raw.source.span().start, raw.source.get_ref())?,
+                folder: self.folder.map(Path::to_path_buf),
+                include: self.folders(&raw.include),
+                options: raw.options.clone(),
+                entry: self.template(raw.entry.span().start, raw.entry.get_ref())?,
+                macros: self.macros(&raw.macros)?,
+                grid: self.axes_of("grid", at, &raw.grid)?,
+                threads: self.axes_of("threads", at, &raw.threads)?,
+                cluster: None,
+                smem: raw.smem.as_ref().map(|smem| self.formula(smem)).transpose()?,
+                scratch: None,
+                counters: None,
+                args: self.args(&raw.args, tensors, true)?,
+            },
+        };
+        self.check_file(&raw.source)?;
+        Ok(reference)
+    }
+
+    fn kernel(&self, raw: &Spanned<RawKernel>, tensors: &[TensorOf], common: &[Condition]) -> Result<Kernel> {
+        let (at, raw) = (raw.span().start, raw.get_ref());
+        let optional = |raw: &Option<Spanned<RawExpression>>| raw.as_ref().map(|raw| self.formula(raw)).transpose();
+        let when = raw.when.as_ref().map(|when| {
+            let condition = self.formula_at(when.span().start, when.get_ref())?;
+            if is_of_knobs(&condition) {
+                return Ok(condition);
+            }
+            Err(self.error(when.span().start, format!("when '{}': it may name knobs alone", when.get_ref())))
+        });
+        self.check_file(&raw.source)?;
+        let (of_knobs, conditions): (Vec<Condition>, Vec<Condition>) = common
+            .iter()
+            .cloned()
+            .chain(self.requirements(&raw.require)?)
+            .partition(|condition| is_of_knobs(&condition.expression));
+        let args = self.args(&raw.args, tensors, false)?;
+        let needs = |argument, given: bool, name: &str| {
+            if args.contains(&argument) == given {
+                return Ok(());
+            }
+            let what =
+                if given { "is given, and no argument takes it" } else { "is an argument, and its size is not given" };
+            Err(self.error(at, format!("'{name}' {what}")))
+        };
+        needs(Argument::Scratch, raw.scratch.is_some(), "scratch")?;
+        needs(Argument::Counters, raw.counters.is_some(), "counters")?;
+        Ok(Kernel {
+            when: when.transpose()?,
+            of_knobs,
+            conditions: super::forever(conditions),
+            run: Run {
+                source: self.template(raw.source.span().start, raw.source.get_ref())?,
+                folder: self.folder.map(Path::to_path_buf),
+                include: self.folders(&raw.include),
+                options: raw.options.clone(),
+                entry: self.template(raw.entry.span().start, raw.entry.get_ref())?,
+                macros: self.macros(&raw.macros)?,
+                grid: self.axes_of("grid", at, &raw.grid)?,
+                threads: self.axes_of("threads", at, &raw.threads)?,
+                cluster: optional(&raw.cluster)?,
+                smem: optional(&raw.smem)?,
+                scratch: optional(&raw.scratch)?,
+                counters: optional(&raw.counters)?,
+                args,
+            },
+        })
+    }
+
+    fn folders(&self, include: &[String]) -> Vec<PathBuf> {
+        include.iter().map(|folder| self.folder.unwrap_or(Path::new(".")).join(folder)).collect()
+    }
+
+    /// Whether a kernel's file is of a kind that can be, and there, if its name is the same for all configs.
+    fn check_file(&self, source: &Spanned<String>) -> Result<()> {
+        let (at, name) = (source.span().start, source.get_ref());
+        if ![".cu", ".ptx", ".cubin"].iter().any(|ending| name.ends_with(ending)) {
+            return Err(self.error(at, format!("source '{name}': it must end in .cu, .ptx or .cubin")));
+        }
+        match self.folder.map(|folder| folder.join(name)) {
+            Some(path) if !name.contains('{') && !path.is_file() => {
+                Err(self.error(at, format!("source '{name}': there is no file {}", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn requirements(&self, raw: &[Spanned<super::raw::RawRequirement>]) -> Result<Vec<Condition>> {
+        let read = |raw: &Spanned<super::raw::RawRequirement>| {
+            let expression = self.formula_at(raw.span().start, &raw.get_ref().holds)?;
+            Ok(Condition { expression, reason: super::forever_text(&raw.get_ref().reason) })
+        };
+        raw.iter().map(read).collect()
+    }
+
+    /// What a model of the times looks at.
+    fn description(&self, raw: &RawManifest) -> Result<Description> {
+        let model = &raw.model;
+        let in_model = |raw: &Spanned<RawExpression>| {
+            let expanded = self.definitions.expand(&raw.get_ref().text());
+            expanded
+                .map(|text| text.replace("element_bytes", "dtype_bytes"))
+                .map_err(|error| self.error(raw.span().start, error))
+        };
+        let of_tensors = || {
+            let tensors = raw.tensor.iter().map(|tensor| {
+                let tensor = tensor.get_ref();
+                let extents = tensor.shape.iter().map(in_model).collect::<Result<Vec<_>>>()?;
+                let size = tensor
+                    .dtype
+                    .parse::<Dtype>()
+                    .map_or("dtype_bytes".to_owned(), |dtype| dtype.size_bytes().to_string());
+                let factors = extents.iter().map(|extent| format!("({extent})")).chain([size]);
+                Ok(factors.collect::<Vec<_>>().join(" * "))
+            });
+            Ok(tensors.collect::<Result<Vec<_>>>()?.join(" + "))
+        };
+        let dtypes = raw.family.dtypes.get_ref().iter().map(|name| {
+            let dtype: Dtype = name.parse().map_err(|error| self.error(raw.family.dtypes.span().start, error))?;
+            Ok((name.clone(), dtype.size_bytes() as i64))
+        });
+        let alone = || self.dims.iter().map(|dim| vec![dim.clone()]).collect();
+        Ok(Description {
+            dtypes: dtypes.collect::<Result<_>>()?,
+            knobs: self.knobs.clone(),
+            bytes: raw.family.bytes.as_ref().map_or_else(of_tensors, in_model)?,
+            flops: in_model(&raw.family.flops)?,
+            rows: model.rows.clone(),
+            instances: model.instances.clone(),
+            tiles: model.tiles.clone(),
+            steps: model.steps.clone(),
+            parts: model.parts.clone(),
+            step_bytes: model.step_bytes.clone(),
+            resident: model.resident.clone(),
+            definitions: model.definitions.clone(),
+            features: model.features.clone(),
+            kin: if model.kin.is_empty() { alone() } else { model.kin.clone() },
+            ..Description::default()
+        })
+    }
+
+    /// What the work is cut along: the tiles, and the steps of each.
+    fn axes(&self, raw: &RawManifest) -> Result<Vec<crate::families::Axis>> {
+        let axis = |(dim, block): (&String, &String), is_reduced| {
+            // Where it is not an expression of ours, as one that names the model's own definitions, a model alone can tell.
+            let block = Formula::parse(block, &self.scope()).ok()?;
+            let extent = self.formula_at(0, dim);
+            Some(extent.map(|extent| crate::families::Axis { extent, block, is_reduced }))
+        };
+        let tiles = raw.model.tiles.iter().filter_map(|tile| axis(tile, false));
+        let steps = raw.model.steps.iter().filter_map(|step| axis(step, true));
+        tiles.chain(steps).collect()
+    }
+}
+
+fn names(names: &[&str]) -> String {
+    names.join(", ")
+}
+
+/// The arguments of a call, at the commas that are in no parentheses.
+fn split_arguments(text: &str) -> Vec<String> {
+    let mut arguments = vec![String::new()];
+    let mut depth = 0;
+    for letter in text.chars() {
+        match letter {
+            ',' if depth == 0 => {
+                arguments.push(String::new());
+                continue;
+            }
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if let Some(last) = arguments.last_mut() {
+            last.push(letter);
+        }
+    }
+    arguments
+}

@@ -1,0 +1,392 @@
+//! Families of a manifest, up to the launch: good ones of every kind, and what is said of those that cannot be.
+#![cfg(feature = "harness")]
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+mod common;
+
+use common::sweep;
+use kernel_sweep::error::ErrorKind;
+use kernel_sweep::families::{Arg, Code, KernelSpec, Launch, manifest, spec};
+use kernel_sweep::heuristics::{DescribedFamily, Document, Heuristics, Source};
+use kernel_sweep::model::{Bytes, Config, Dtype, Family, GpuProfile, Problem};
+use kernel_sweep::plan::Plan;
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifest")
+}
+
+fn load(name: &str) -> Family {
+    manifest::load(&data().join(name)).unwrap()
+}
+
+fn h200() -> GpuProfile {
+    GpuProfile::by_name("h200").unwrap()
+}
+
+fn config(text: &str) -> Config {
+    serde_json::from_str(text).unwrap()
+}
+
+fn program(family: Family, config_text: &str, shape: &str) -> Result<(KernelSpec, Launch), String> {
+    let problem = Problem::parse(family, shape, family.dtypes()[0]).unwrap();
+    spec(family).program(&config(config_text), &problem, &h200()).map_err(|rejection| rejection.0)
+}
+
+#[test]
+fn every_kind_of_kernel_has_a_plan_whose_configs_run_on_each_problem() {
+    for (name, configs) in
+        [("vector_add", 5), ("stencil", 32), ("convolution", 32), ("reduction", 16), ("product", 24), ("from_cubin", 2)]
+    {
+        let family = load(&format!("{name}.toml"));
+        assert_eq!((family.name(), family.ships()), (name, false));
+        assert_eq!(name.parse::<Family>().unwrap(), family, "it is known by its name");
+        let plan = Plan::load(family, None).unwrap();
+        let problems = plan.problems(&h200()).unwrap();
+        for planned in problems {
+            let candidates = plan.candidates(&planned.problem, &h200());
+            assert!(candidates.len() <= configs, "{name}: {}", candidates.len());
+            assert!(candidates[0].program.is_ok(), "{name}: the default runs: {:?}", candidates[0].program);
+            let task = spec(family).task(&planned.problem);
+            assert_eq!(task.wanted.len(), task.outputs.len());
+            assert!(task.host.is_none() && spec(family).reference(&planned.problem).is_some());
+        }
+        let error = plan.problems(&GpuProfile::cpu(2, Bytes::mib(1))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("no kernel for the host"), "{error}");
+    }
+}
+
+#[test]
+fn a_template_has_its_arguments_of_the_config_and_the_type() {
+    let family = load("convolution.toml");
+    let (kernel, launch) =
+        program(family, r#"{"block_sizes":[8,64],"border":"clamp","pixels":2}"#, "height=100,width=300,size=5")
+            .unwrap();
+    assert_eq!(kernel.entry, "convolution<clamp, 2>");
+    let Code::Cuda { file, include, options } = &kernel.code else { panic!("{:?}", kernel.code) };
+    assert_eq!(
+        (file, &include[..], &options[..]),
+        (&data().join("convolution.cu"), &[data().join("include")][..], &["--use_fast_math".to_owned()][..])
+    );
+    assert_eq!((launch.grid, launch.threads), ([3, 13, 1], [64, 8, 1]));
+    let zero = r#"{"block_sizes":[8,64],"border":"zero","pixels":2}"#;
+    assert!(program(family, zero, "height=100,width=300,size=5").unwrap_err().contains("the reference clamps"));
+    let even = program(family, r#"{"block_sizes":[8,64],"border":"clamp","pixels":2}"#, "height=100,width=300,size=4");
+    assert_eq!(even.unwrap_err(), "a filter has a middle: not size % 2 == 1 with size = 4");
+    assert!(
+        program(family, r#"{"block_sizes":[8,64],"pixels":2}"#, "height=9,width=9,size=3")
+            .unwrap_err()
+            .contains("border is missing")
+    );
+    let unknown = r#"{"block_sizes":[8,64],"border":"clamp","pixels":2,"fuse":1}"#;
+    assert!(program(family, unknown, "height=9,width=9,size=3").unwrap_err().contains("fuse has no effect"));
+}
+
+#[test]
+fn scratch_counters_null_and_scalars_come_in_the_order_of_the_arguments() {
+    let family = load("reduction.toml");
+    let (kernel, launch) = program(family, r#"{"num_warps":4,"programs":2}"#, "n=1000000").unwrap();
+    assert_eq!(kernel.macros, [("THREADS".to_owned(), "128".to_owned())]);
+    assert_eq!((launch.grid, launch.workspace, launch.counters), ([264, 1, 1], Bytes(16 * 264), 1));
+    let wanted =
+        [Arg::Input(0), Arg::Output(0), Arg::Output(1), Arg::Workspace, Arg::Counters, Arg::Null, Arg::I64(1_000_000)];
+    assert_eq!(launch.args, wanted);
+    let task = spec(family).task(&Problem::parse(family, "n=7", Dtype::I32).unwrap());
+    let exact = task.wanted.iter().all(|wanted| wanted.tolerance.is_some_and(|allowed| allowed.absolute == 0.0));
+    assert!(exact && task.awkward.is_none(), "integers must be equal");
+}
+
+#[test]
+fn a_tensor_may_be_updated_in_place_and_begin_where_it_says() {
+    let family = load("product.toml");
+    let (_, launch) = program(family, r#"{"block_sizes":[16,32,16],"unroll":4}"#, "m=100,n=200,k=300").unwrap();
+    assert_eq!(launch.args[6], Arg::F32(1.0));
+    let tensors = spec(family).tensors(&Problem::parse(family, "m=3,n=40,k=50", Dtype::F32).unwrap());
+    assert_eq!(tensors.inputs.iter().map(|tensor| tensor.offset_bytes).collect::<Vec<_>>(), [64, 0]);
+    assert_ne!(tensors.outputs[0].fill, kernel_sweep::families::Fill::Nothing, "it is read too");
+}
+
+#[test]
+fn a_launch_that_says_otherwise_is_another_kernel() {
+    let folder = copies(&["vector_add.cu"]);
+    let kernel = |text: &str, name: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        let family = manifest::load(&folder.path().join(name)).unwrap();
+        program(family, r#"{"block":128}"#, "n=1000").unwrap().0
+    };
+    let text = fs::read_to_string(data().join("vector_add.toml")).unwrap();
+    let same = kernel(&text, "adding.toml");
+    assert_eq!(same, kernel(&text.replace("1_000_000", "2_000_000"), "adding.toml"), "other problems change nothing");
+    assert_ne!(same, kernel(&text.replace("ceil_div(n, block)", "ceil_div(n, block) + 1"), "adding.toml"));
+}
+
+fn copies(names: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        fs::copy(data().join(name), folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+/// What is said of a manifest with these changes, and that it is bad input.
+fn refused(name: &str, changes: &[(&str, &str)]) -> String {
+    let folder = copies(&["vector_add.cu", "stencil.cu", "reduction.cu", "product.cu", "plainly_sm_90.cubin"]);
+    let mut text = fs::read_to_string(data().join(name)).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let path = folder.path().join("broken.toml");
+    fs::write(&path, text).unwrap();
+    let ran = manifest::load(&path).and_then(|family| Plan::load(family, None)?.problems(&h200()).map(drop));
+    let Err(error) = ran else { panic!("{changes:?} are nothing to refuse") };
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+    let message = error.to_string();
+    assert!(!message.contains('\n') && message.contains("broken.toml"), "{message}");
+    message
+}
+
+#[test]
+fn what_cannot_be_is_said_in_one_line_with_its_place() {
+    let line = |message: &str| message.contains("broken.toml:");
+    for (name, changes, wanted) in [
+        // Names that are not there, with the nearest.
+        ("vector_add.toml", &[("ceil_div(n, block)", "ceil_div(n, blok)")][..], &["'blok', perhaps 'block'"][..]),
+        ("vector_add.toml", &[("{ i32 = \"n\" }", "{ i32 = \"m\" }")], &["unknown name 'm'"]),
+        ("vector_add.toml", &[("shape = [\"n\"]", "shape = [\"rows\"]")], &["unknown name 'rows'"]),
+        ("vector_add.toml", &[("block = [64", "blocks = [64")], &["unknown field 'blocks', perhaps 'block'"]),
+        (
+            "vector_add.toml",
+            &[("[\"z\", \"x\", \"y\"", "[\"z\", \"w\", \"y\"")],
+            &["argument 'w' is no tensor (x, y, z)"],
+        ),
+        ("vector_add.toml", &[("threads = [\"block\"]", "treads = [\"block\"]")], &["treads"]),
+        ("vector_add.toml", &[("dtypes = [\"f32\", \"i32\"]", "dtypes = [\"f31\"]")], &["'f31'"]),
+        ("vector_add.toml", &[("dtype = \"dtype\"", "dtype = \"float\"")], &["dtype 'float'", "bf16"]),
+        // Expressions without an end or a value.
+        ("stencil.toml", &[("define = [", "define = [\"a = b\", \"b = a\", ")], &["'b' is defined by itself"]),
+        ("stencil.toml", &[("define = [", "define = [\"a = a + 1\", ")], &["'a' is defined by itself"]),
+        ("vector_add.toml", &[("ceil_div(n, block)", "ceil_div(n, (block")], &["expression", "column"]),
+        ("vector_add.toml", &[("ceil_div(n, block)", "n / (block - block)")], &["no config", "division by zero"]),
+        ("vector_add.toml", &[("ceil_div(n, block)", "n * 4611686018427387904")], &["more than 64 bits"]),
+        // Files.
+        ("vector_add.toml", &[("source = \"vector_add.cu\"", "source = \"vector_ad.cu\"")], &["there is no file"]),
+        (
+            "vector_add.toml",
+            &[("source = \"vector_add.cu\"", "source = \"vector_add.cc\"")],
+            &["must end in .cu, .ptx or .cubin"],
+        ),
+        // Grids and blocks that no problem has.
+        ("vector_add.toml", &[("ceil_div(n, block)", "n * 0")], &["no config", "grid x = 0"]),
+        ("vector_add.toml", &[("ceil_div(n, block)\"]", "1\", \"n * 100\"]")], &["no config", "grid y ="]),
+        ("vector_add.toml", &[("threads = [\"block\"]", "threads = [\"block * 64\"]")], &["no config", "threads x ="]),
+        ("vector_add.toml", &[("grid = [\"ceil_div(n, block)\"]", "grid = []")], &["grid has 0 axes"]),
+        // Tensors beyond memory.
+        (
+            "vector_add.toml",
+            &[("shape = [\"n\"]", "shape = [\"n\", \"n\", \"n\", \"n\"]")],
+            &["no config", "more than"],
+        ),
+        ("vector_add.toml", &[("shape = [\"n\"]", "shape = [\"n - n\"]")], &["no config", "extent of 0"]),
+        // A description that says too little.
+        ("vector_add.toml", &[("tolerance = { absolute = 0.0 }", "")], &["output 'z' has no tolerance"]),
+        ("vector_add.toml", &[("role = \"out\"", "role = \"in\"")], &["tolerance"]),
+        ("vector_add.toml", &[("domain = { n =", "domain = { m =")], &["domain of 'm'"]),
+        ("reduction.toml", &[("scratch = \"16 * blocks\"", "")], &["'scratch' is an argument"]),
+        ("reduction.toml", &[("\"counters\", \"null\"", "\"null\", \"null\"")], &["'counters' is given"]),
+        ("reduction.toml", &[("dims = [\"n\"]", "dims = [\"n\", \"n\"]")], &["dims"]),
+        ("product.toml", &[("bounds = [64, 1024] }, n_bin", "bounds = [64, 64] }, n_bin")], &["bin 'm_bin'", "rising"]),
+        (
+            "product.toml",
+            &[("when = \"m <= 64\"", "when = \"rows <= 64\"")],
+            &["group 'few_rows'", "unknown name 'rows'"],
+        ),
+        (
+            "product.toml",
+            &[("[family]", "[family]\nname = \"matmul\"")],
+            &["'matmul' is a class that is known already"],
+        ),
+        ("product.toml", &[("[family]", "[family]\nname = \"a product\"")], &["'a product' is no name"]),
+        ("product.toml", &[("fill = \"whole(-9, 9)\"", "fill = \"whole(9, -9)\"")], &["no config", "holds nothing"]),
+        ("product.toml", &[("fill = \"whole(-9, 9)\"", "fill = \"normal(1)\"")], &["fill 'normal(1)' is none of"]),
+        ("product.toml", &[("alignment = 64", "alignment = 3")], &["no config", "alignment 3"]),
+        // Cubins.
+        (
+            "from_cubin.toml",
+            &[(
+                "entry = \"plainly\"\ngrid = [1]\nthreads = [1]\nargs = [\"values\", \"sum\", \"largest\", { i64 = \"n\" }]\n\n[space",
+                "entry = \"summing\"\ngrid = [1]\nthreads = [1]\nargs = [\"values\", \"sum\", \"largest\", { i64 = \"n\" }]\n\n[space",
+            )],
+            &["no entry 'summing'; it has plainly"],
+        ),
+        (
+            "from_cubin.toml",
+            &[("{ i64 = \"n\" }]\n\n[space", "{ i32 = \"n\" }]\n\n[space")],
+            &["do not fit", "number 4"],
+        ),
+        (
+            "from_cubin.toml",
+            &[("\"largest\", { i64 = \"n\" }]\n\n[space", "\"largest\"]\n\n[space")],
+            &["3 arguments", "4 parameters"],
+        ),
+        (
+            "from_cubin.toml",
+            &[("plainly_sm_{arch}.cubin", "plainly_sm_9{arch}.cubin")],
+            &["no config", "there is no file"],
+        ),
+    ] {
+        let message = refused(name, changes);
+        for part in wanted {
+            assert!(message.contains(part), "{changes:?}: {message}");
+        }
+        assert!(line(&message) || message.contains("no config"), "{message}");
+    }
+}
+
+#[test]
+fn a_cubin_for_another_architecture_is_refused_with_both() {
+    let family = load("from_cubin.toml");
+    let problem = Problem::parse(family, "n=10", Dtype::I32).unwrap();
+    let a100 = GpuProfile::by_name("a100").unwrap();
+    let refused = spec(family).program(&config(r#"{"arch":90}"#), &problem, &a100).unwrap_err().0;
+    assert!(refused.contains("is for sm_90, not for sm_80"), "{refused}");
+    assert!(spec(family).program(&config(r#"{"arch":90}"#), &problem, &h200()).is_ok());
+}
+
+#[test]
+fn what_cannot_be_on_some_problems_is_left_out_there_with_the_reason() {
+    let folder = copies(&["vector_add.cu"]);
+    let text = fs::read_to_string(data().join("vector_add.toml")).unwrap();
+    let path = folder.path().join("some.toml");
+    fs::write(&path, text.replace("ceil_div(n, block)\"]", "n / block - 8\"]")).unwrap();
+    let family = manifest::load(&path).unwrap();
+    let plan = Plan::load(family, None).unwrap();
+    let problems = plan.problems(&h200()).unwrap();
+    let reasons = |place: usize| -> Vec<String> {
+        let candidates = plan.candidates(&problems[place].problem, &h200());
+        candidates.into_iter().filter_map(|candidate| candidate.program.err()).map(|rejection| rejection.0).collect()
+    };
+    assert!(reasons(0).is_empty());
+    assert!(reasons(1).iter().any(|reason| reason == "grid x = 0: it must be 1 to 2147483647"), "{:?}", reasons(1));
+}
+
+/// A document of a family that nothing else is known of, beside one of ours.
+fn document() -> Document {
+    let described = json!({
+        "dims": ["tokens", "dim"], "dtypes": ["bf16", "f32"],
+        "bins": { "tokens_bin": { "of": "tokens", "bounds": [16, 256] }, "area_bin": { "of": "tokens * dim", "bounds": [4096] } },
+        "groups": [{ "name": "few", "when": "tokens <= 16" }, { "name": "many" }],
+    });
+    let template = |knob: u32| json!({ "unroll": knob, "fuse": true });
+    serde_json::from_value(json!({
+        "schema_version": 2,
+        "policy": { "families": { "served_rope": described } },
+        "rules": [{
+            "kernel_class": "served_rope", "match_exact_only": true,
+            "shape_bucket": { "dtype": "fp16_bf16", "tokens_bin": "<=256", "area_bin": ">4096" },
+            "templates": [{ "template": template(8) }],
+        }],
+        "fallbacks": {
+            "served_rope": { "few": { "template": template(1) }, "many": { "template": template(2) } },
+            "elementwise": { "tiny": { "template": { "num_warps": 4 } } },
+        },
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_family_that_only_a_document_knows_is_asked_by_name_and_dimensions() {
+    let text = serde_json::to_string(&document()).unwrap();
+    for heuristics in [Heuristics::new(document()), Heuristics::from_bytes(text.as_bytes()).unwrap()] {
+        let ask = |tokens: i64, dim: i64| {
+            let query = heuristics.query("served_rope", &[("dim", dim), ("tokens", tokens)], Dtype::Bf16).unwrap();
+            let answer = heuristics.lookup(&query);
+            (answer.source, answer.best().map(|config| config["unroll"].clone()), query.bucket(), query.group())
+        };
+        let (source, unroll, bucket, group) = ask(200, 128);
+        assert_eq!((source, unroll, group), (Source::Rule(0), Some(json!(8)), Some("many")));
+        assert_eq!(json!(bucket), json!({ "area_bin": ">4096", "dtype": "fp16_bf16", "tokens_bin": "<=256" }));
+        assert_eq!(ask(200, 8).0, Source::Fallback("many"));
+        assert_eq!((ask(16, 128).0, ask(16, 128).1), (Source::Fallback("few"), Some(json!(1))));
+        let elements = heuristics.query("elementwise", &[("numel", 100)], Dtype::Bf16).unwrap();
+        assert_eq!(heuristics.lookup(&elements).source, Source::Fallback("tiny"), "ours stands beside it");
+        let refused = |dimensions: &[(&str, i64)], dtype: Dtype| {
+            heuristics.query("served_rope", dimensions, dtype).unwrap_err().to_string()
+        };
+        assert!(refused(&[("tokens", 1)], Dtype::Bf16).contains("needs dimension 'dim' (tokens, dim)"));
+        assert!(refused(&[("tokens", 1), ("dim", 0)], Dtype::Bf16).contains("must be positive"));
+        assert!(refused(&[("tokens", 1), ("rows", 2)], Dtype::Bf16).contains("no dimension 'rows'"));
+        assert!(refused(&[("tokens", 1), ("dim", 2)], Dtype::I32).contains("does not run i32"));
+        let unknown = heuristics.query("rope", &[], Dtype::Bf16).unwrap_err().to_string();
+        assert!(unknown.contains("served_rope"), "{unknown}");
+    }
+    assert!("served_rope".parse::<Family>().is_err(), "a document makes no family known");
+}
+
+#[test]
+fn a_description_that_says_something_impossible_makes_a_class_without_bins() {
+    for (from, to) in [("\"tokens * dim\"", "\"rows\""), ("[16,256]", "[256,16]"), ("\"bf16\",\"f32\"", "\"b16\"")] {
+        let text = serde_json::to_string(&document()).unwrap();
+        assert!(text.contains(from), "{text}");
+        let heuristics = Heuristics::from_bytes(text.replace(from, to).as_bytes()).unwrap();
+        assert!(heuristics.query("served_rope", &[("tokens", 1), ("dim", 1)], Dtype::Bf16).is_err());
+    }
+    let described =
+        DescribedFamily { dims: vec!["n".into()], dtypes: vec!["f32".into()], ..DescribedFamily::default() };
+    assert!(described.family("row_own").unwrap_err().to_string().contains("known already"));
+    assert_eq!(described.family("twice").unwrap(), described.family("twice").unwrap(), "the same each time");
+}
+
+#[test]
+fn what_new_writes_is_a_family_that_works_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    sweep(folder.path()).args(["new", "own/rope"]).assert().success();
+    let family = manifest::load(&folder.path().join("own/rope.toml")).unwrap();
+    assert_eq!(family.name(), "rope");
+    let plan = Plan::load(family, None).unwrap();
+    let problems = plan.problems(&h200()).unwrap();
+    assert_eq!(problems.len(), 15);
+    for planned in problems {
+        assert!(!plan.legal_configs(&planned.problem, &h200()).is_empty(), "{}", planned.problem);
+    }
+    let again = sweep(folder.path()).args(["new", "own/rope"]).assert().code(2);
+    assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("is there already"));
+    let taken = sweep(folder.path()).args(["new", "matmul.toml"]).assert().code(2);
+    assert!(String::from_utf8_lossy(&taken.get_output().stderr).contains("known already"));
+    let on_cpu = sweep(folder.path()).args(["--gpu", "cpu", "--family", "own/rope.toml"]).assert().code(2);
+    let said = String::from_utf8_lossy(&on_cpu.get_output().stderr).into_owned();
+    assert!(said.contains("rope has no kernel for the host"), "{said}");
+    fs::write(folder.path().join("own/rope.toml"), "[family]\ndims = 3\n").unwrap();
+    let broken = sweep(folder.path()).args(["compile", "--gpu", "h200", "--family", "own/rope.toml"]).assert().code(2);
+    assert!(String::from_utf8_lossy(&broken.get_output().stderr).contains("rope.toml:2"));
+}
+
+#[test]
+fn the_schema_of_manifests_is_the_committed_one_and_knows_good_from_bad() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/manifest.schema.json");
+    let made = format!("{:#}\n", serde_json::to_value(manifest::schema()).unwrap());
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        fs::write(&path, &made).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), made, "set UPDATE_SCHEMA to write it anew");
+    let schema = jsonschema::validator_for(&serde_json::from_str(&made).unwrap()).unwrap();
+    let manifests = fs::read_dir(data()).unwrap().map(|entry| entry.unwrap().path());
+    let manifests = manifests.filter(|path| path.extension().is_some_and(|ending| ending == "toml"));
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/elementwise.toml");
+    for path in manifests.chain([shipped]) {
+        let value: serde_json::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert!(
+            schema.is_valid(&value),
+            "{}: {:?}",
+            path.display(),
+            schema.iter_errors(&value).next().map(|error| error.to_string())
+        );
+        let mut bad = value;
+        bad["family"]["dimensions"] = json!(["n"]);
+        assert!(!schema.is_valid(&bad));
+    }
+}

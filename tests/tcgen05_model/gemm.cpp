@@ -1,0 +1,170 @@
+// Runs gemm_tcgen05.cu on the model for one product and compares with plain sums:
+//   m n k split_k programs order seed
+// The order is 0 for strides, 1 for runs, 2 where the hardware deals the tiles out (so many `programs` at once).
+// With `describe` for the seed it writes what it would launch. The launch is made here from the shapes and the macros by the
+// kernel's contract, and from nothing that the kernel or the crate works out, but for the bytes of shared memory, which the
+// contract takes from the kernel.
+#include <random>
+
+#include "host.h"
+
+#include "gemm_tcgen05.cu"
+
+namespace {
+
+int divided(int a, int b) { return (a + b - 1) / b; }
+
+// A code of B's format from random bits, and the weight it stands for.
+float weight(const std::string& format, unsigned bits, uint16_t& code) {
+    static constexpr float E2M1[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    if (format == "Bf16") {
+        const float value = static_cast<int>(bits % 9) - 4;
+        code = model::to_bf16(value);
+        return value;
+    }
+    if (format == "Int16") {
+        code = static_cast<uint16_t>(bits);
+        return model::from_bf16(model::to_bf16(static_cast<int16_t>(code)));
+    }
+    code = bits % 16;
+    if (format == "Int4") return code < 8 ? code : code - 16;
+    return code < 8 ? E2M1[code] : -E2M1[code - 8];
+}
+
+#define NAME_OF(macro) #macro
+#define NAME(macro) NAME_OF(macro)
+const std::string FORMAT = NAME(WEIGHTS);
+const int WEIGHTS_A_ROW = FORMAT == "Int4" || FORMAT == "Fp4" ? 2 : 1;  // of k, in a row of B's bytes
+const int WEIGHT_BYTES = WEIGHTS_A_ROW == 2 ? 1 : 2;
+const bool CODED = FORMAT != "Bf16";
+const bool IN_TENSOR_MEMORY = TENSOR_WEIGHTS;                            // decoded weights
+const bool WEIGHTS_FIRST = IN_TENSOR_MEMORY || BLOCK_M < 128;            // the instruction's rows are columns of C
+const int TOGETHER = (WEIGHTS_FIRST ? BLOCK_N : BLOCK_M) > 128 ? 2 : 1;  // programs of a tile
+
+// The widest swizzled line of bf16 that divides so many.
+int line_of(int extent) { return extent % 64 == 0 ? 64 : extent % 32 == 0 ? 32 : 16; }
+
+struct Problem {
+    int m, n, k, split_k, programs;
+    int order;
+    unsigned seed;
+};
+
+// What a product is launched with: tensor maps of A, B and C, the grid, and the last arguments.
+struct Launched {
+    model::Map a, b, c;
+    model::Launch grid;
+    int tiles, tiles_m, tiles_n, k_steps, split_k, stride, span;
+};
+
+Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c) {
+    const auto [m, n, k, split_k, asked_programs, order, seed] = problem;
+    const int columns = BLOCK_N / TOGETHER;
+    const int b_line = line_of(columns), coded_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : columns;
+    const int c_line = line_of(WEIGHTS_FIRST ? BLOCK_M : BLOCK_N);
+    Launched it;
+    it.a = {a, 2, {k, m}, {2 * k}, {64, BLOCK_M / TOGETHER}, 128};
+    it.b = {b,
+            WEIGHT_BYTES,
+            {n, k / WEIGHTS_A_ROW},
+            {n * WEIGHT_BYTES},
+            {coded_line, BLOCK_K / WEIGHTS_A_ROW},
+            IN_TENSOR_MEMORY ? 128 : 0};
+    if (!CODED) it.b = {b, 2, {n, k}, {2 * n}, {b_line, BLOCK_K}, 2 * b_line};
+    it.c = {c, 2, {n, m}, {2 * n}, {c_line, 32}, 2 * c_line};
+    if (WEIGHTS_FIRST) it.c = {c, 2, {n, m}, {2 * n}, {32, c_line}, 0};
+
+    it.tiles_m = divided(m, BLOCK_M), it.tiles_n = divided(n, BLOCK_N), it.tiles = it.tiles_m * it.tiles_n;
+    it.k_steps = divided(k, BLOCK_K), it.split_k = split_k;
+    const int work = it.tiles * split_k, programs = order == 2 ? work : std::min(asked_programs, work);
+    it.stride = order == 2 ? 0 : order == 1 ? 1 : programs, it.span = order == 1 ? divided(work, programs) : work;
+    it.grid.programs = programs * TOGETHER, it.grid.cluster = TOGETHER, it.grid.threads = 32 * (6 + DECODE_WARPS);
+    it.grid.shared_bytes = SMEM_BYTES, it.grid.after_a_grid = true;
+    if (order == 2) it.grid.at_once = asked_programs;
+    return it;
+}
+
+// A line a thing, in words that the crate's launch is put into as well.
+void describe(const Launched& it) {
+    printf("grid %u cluster %u threads %u shared %u\n", it.grid.programs, it.grid.cluster, it.grid.threads,
+           it.grid.shared_bytes);
+    for (const model::Map* map : {&it.a, &it.b, &it.c}) {
+        printf("map of %d bytes, %lld x %lld, rows of %lld, tiles %d x %d, swizzle %d\n", map->element_bytes,
+               static_cast<long long>(map->extents[0]), static_cast<long long>(map->extents[1]),
+               static_cast<long long>(map->strides_bytes[0]), map->tile[0], map->tile[1], map->swizzle_bytes);
+    }
+    const int parts = it.split_k > 1 ? it.split_k : 0;
+    printf("workspace %lld counters %d\n", 4ll * it.tiles * parts * BLOCK_M * BLOCK_N, parts ? it.tiles * TOGETHER : 0);
+    printf("arguments %d %d %d %d %d %d\n", it.tiles_m, it.tiles_n, it.k_steps, it.split_k, it.stride, it.span);
+}
+
+// C, which begins as NaN, from A and from B's bytes.
+std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, const Problem& problem) {
+    std::vector<uint16_t> c(static_cast<size_t>(problem.m) * problem.n, 0x7FC0);
+    const auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
+    const Launched it = launch(problem, bytes(a), b.data(), bytes(c));
+    const size_t sums = problem.split_k > 1 ? static_cast<size_t>(it.tiles) * problem.split_k * BLOCK_M * BLOCK_N : 0;
+    std::vector<float4> partials(sums / 4 + 1, float4{NAN, NAN, NAN, NAN});
+    std::vector<unsigned> arrivals(it.tiles * TOGETHER, 0);
+    model::share(partials.data(), partials.size() * sizeof(float4));
+    model::share(arrivals.data(), arrivals.size() * sizeof(unsigned));
+    const auto parameter = [](const model::Map& map) {
+        ptx::TensorMap words{};
+        const model::Map* pointer = &map;
+        memcpy(&words, &pointer, sizeof pointer);
+        return words;
+    };
+    model::run_grid(it.grid, problem.seed, [&] {
+        gemm_tcgen05(parameter(it.a), parameter(it.b), parameter(it.c), reinterpret_cast<float*>(partials.data()),
+                     arrivals.data(), it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span);
+    });
+    for (const unsigned count : arrivals) {
+        if (count != 0) model::fail("a count of arrivals is left at %u", count);
+    }
+    return c;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+    const auto number = [&](int index) { return atoi(arguments[index]); };
+    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), static_cast<unsigned>(number(7))};
+    const auto [m, n, k, split_k, programs, order, seed] = problem;
+    if (std::string(arguments[7]) == "describe") {
+        describe(launch(problem, nullptr, nullptr, nullptr));
+        return 0;
+    }
+    std::mt19937 random(1);
+    std::vector<uint16_t> a(static_cast<size_t>(m) * k);
+    for (auto& value : a) value = model::to_bf16(static_cast<int>(random() % 9) - 4);
+    std::vector<float> weights(static_cast<size_t>(k) * n);
+    std::vector<uint8_t> b(static_cast<size_t>(k) / WEIGHTS_A_ROW * n * WEIGHT_BYTES);
+    for (int row = 0; row < k; ++row) {
+        for (int column = 0; column < n; ++column) {
+            uint16_t code;
+            weights[row * n + column] = weight(FORMAT, random(), code);
+            const size_t place = (static_cast<size_t>(row / WEIGHTS_A_ROW) * n + column) * WEIGHT_BYTES;
+            if (WEIGHTS_A_ROW == 2) {
+                b[place] |= code << 4 * (row % 2);
+            } else {
+                memcpy(&b[place], &code, 2);
+            }
+        }
+    }
+
+    const auto c = run(a, b, problem);
+    for (int row = 0; row < m; ++row) {
+        std::vector<double> sums(n);
+        for (int i = 0; i < k; ++i) {
+            const double left = model::from_bf16(a[row * k + i]);
+            for (int column = 0; column < n; ++column) sums[column] += left * weights[i * n + column];
+        }
+        for (int column = 0; column < n; ++column) {
+            const double got = model::from_bf16(c[row * n + column]), sum = sums[column];
+            if (!(std::abs(got - sum) <= std::abs(sum) / 200 + 1e-3)) {
+                model::fail("C[%d, %d] is %g, not %g", row, column, got, sum);
+            }
+        }
+    }
+    return 0;
+}
