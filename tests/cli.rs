@@ -68,6 +68,28 @@ fn a_sweep_writes_journal_and_document_and_lookup_answers_from_it() {
 }
 
 #[test]
+fn a_page_shows_what_a_sweep_left_behind() {
+    let folder = folder_with_plan();
+    sweep(folder.path()).args(TINY).assert().success();
+    let report = || {
+        sweep(folder.path()).args(["report", "--gpu", "cpu", "-o", "page.html"]).assert().success();
+        fs::read_to_string(folder.path().join("page.html")).unwrap()
+    };
+    let page = report();
+    assert_eq!(page.matches("class=\"point\"").count(), 2, "the winners of both problems");
+    assert!(
+        page.contains("rows=256,cols=300 bf16\n") && page.contains("rows=600,cols=300 f32\n"),
+        "a family of two types"
+    );
+    assert!(page.contains("<h4>block_sizes</h4>") && page.contains("<h4>reduction_loops</h4>"));
+    assert!(page.contains(" in 1 run, the devices busy") && page.contains("trials were verified and timed"));
+    sweep(folder.path()).args(TINY).assert().success();
+    assert!(report().contains(" in 2 runs, the devices busy"));
+    sweep(folder.path()).args(TINY).arg("--fresh").assert().success();
+    assert!(report().contains(" in 1 run, the devices busy"));
+}
+
+#[test]
 fn a_finished_sweep_run_again_measures_nothing_and_leaves_the_document_as_it_is() {
     let folder = folder_with_plan();
     sweep(folder.path()).args(TINY).assert().success();

@@ -69,6 +69,21 @@ fn an_evaluation_measures_regret_and_leaves_journal_and_document_alone() {
     assert_eq!(report["by_family"]["row_softmax"], *overall);
     assert_eq!(report["by_alignment"]["unaligned"], *overall, "290 and 1025 columns");
 
+    // What is printed is left behind for others to draw, with what each that may answer comes to alone.
+    let left: Value = serde_json::from_slice(&fs::read(output.join("evaluation.json")).unwrap()).unwrap();
+    assert_eq!(left, report);
+    assert_eq!(report["document_sha256"].as_str().unwrap().len(), 64);
+    for problem in problems {
+        let answers = problem["answers"].as_object().unwrap();
+        assert!(answers.contains_key("fallback") && answers["default"]["regret"].as_f64().unwrap() > 0.0, "{problem}");
+    }
+    sweep(folder.path()).args(["report", "--gpu", "cpu", "-o", "page.html"]).assert().success();
+    let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
+    for drawn in ["served", "fallback", "default"] {
+        assert!(page.contains(&format!("data-t=\"{drawn}: ")), "{drawn}");
+    }
+    assert!(!page.contains("may be of an earlier one"), "it is of this very document");
+
     // Its journal holds the race of each problem, in interleaved rounds.
     let journal = fs::read_to_string(output.join("evaluate/row_softmax.jsonl")).unwrap();
     let lines: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "",
     "compile",
     "derive",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 12] = [
     "report",
     "archive",
     "devices",
+    "new",
     "completions",
     "man",
 ];

@@ -9,15 +9,27 @@ use common::sweep;
 use predicates::str::contains;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tempfile::TempDir;
 
 const COMMITTED: [&str; 2] = ["h200", "h100"];
 /// What a page may weigh, so that it can be sent and opened anywhere.
 const MOST_BYTES: usize = 3_000_000;
 
-fn committed_output() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("output")
+/// An output folder that holds what is committed of each GPU, and nothing that somebody measured here.
+fn committed_output() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Path::new(env!("CARGO_MANIFEST_DIR")).join("output");
+    for gpu in COMMITTED {
+        fs::create_dir(folder.path().join(gpu)).unwrap();
+        for name in [format!("observed_heuristics_{gpu}.json"), "archive".into(), "evaluation.json".into()] {
+            let (committed, here) = (output.join(gpu).join(&name), folder.path().join(gpu).join(&name));
+            if committed.exists() {
+                std::os::unix::fs::symlink(committed, here).unwrap();
+            }
+        }
+    }
+    folder
 }
 
 /// The page of a GPU whose folder lies in `output`, with more arguments.
@@ -75,8 +87,9 @@ fn attributes<'p>(page: &'p str, name: &str) -> Vec<&'p str> {
 
 #[test]
 fn the_committed_pages_are_whole_small_and_need_nothing_from_elsewhere() {
+    let output = committed_output();
     for gpu in COMMITTED {
-        let page = page(&committed_output(), gpu, &[]);
+        let page = page(output.path(), gpu, &[]);
         assert!(page.len() < MOST_BYTES, "{gpu}: {} bytes", page.len());
         assert_eq!(misnested(&page), None, "{gpu}");
         let outside = ["http://", "https://", "//cdn", "@import", " src=", "fetch(", "XMLHttpRequest", "import("];
@@ -101,23 +114,17 @@ fn the_committed_pages_are_whole_small_and_need_nothing_from_elsewhere() {
     }
 }
 
+/// The verdict depends on the document that is compared with, and the knobs on what spaces are by now.
 #[test]
 fn the_page_of_the_readme_is_that_of_the_committed_files() {
-    let committed = fs::read_to_string(committed_output().join("h200/report.html")).unwrap();
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("output/h200/report.html");
+    let committed = fs::read_to_string(committed).unwrap();
     assert!(committed.len() < MOST_BYTES && misnested(&committed).is_none());
-    let made = page(&committed_output(), "h200", &[]);
-    // What is compared with is another document, so the verdict is left out.
-    let served = |page: &str| {
-        page.split("<section id=\"buckets\">")
-            .nth(1)
-            .unwrap()
-            .split("<section id=\"nights\">")
-            .next()
-            .unwrap()
-            .to_owned()
-    };
-    let of_files = |page: &str| served(page).replace(&committed_output().display().to_string(), "output");
-    assert!(of_files(&made) == of_files(&committed), "make output/h200/report.html again, as the README says");
+    let made = page(committed_output().path(), "h200", &[]);
+    for id in ["buckets", "roofline", "regret"] {
+        let same = section(&made, id) == section(&committed, id);
+        assert!(same, "{id}: make output/h200/report.html again, as README.md says");
+    }
 }
 
 fn problem(name: &str, served_us: f64) -> Value {
@@ -266,8 +273,7 @@ fn nights_are_a_trend_from_the_second_on_and_one_that_got_slower_stands_out() {
     let folder = with_document(&document(10.0, "1"));
     let night = |when: &str, factor: f64, verdict: &str| {
         let mut of_night = document(10.0 * factor, "1");
-        for rule in of_night["rules"].as_array_mut().unwrap() {
-            let us = if rule["shape_bucket"]["m_bin"] == "<=4" { 10.0 } else { 20.0 };
+        for (rule, us) in of_night["rules"].as_array_mut().unwrap().iter_mut().zip([10.0, 20.0]) {
             for problem in rule["source"]["problems"].as_array_mut().unwrap() {
                 problem["served_us"] = json!(us * factor);
             }
@@ -282,10 +288,7 @@ fn nights_are_a_trend_from_the_second_on_and_one_that_got_slower_stands_out() {
     night("2026-11-03T020000Z", 1.2, "kept");
     let page = page(folder.path(), "h200", &[]);
     let nights = section(&page, "nights");
-    assert!(
-        nights.contains("class=\"band\"") && nights.contains("2026-11-01") && nights.contains("2026-11-03"),
-        "{nights}"
-    );
+    assert!(nights.contains("class=\"band\"") && nights.contains(">11-01<") && nights.contains(">11-03<"), "{nights}");
     assert_eq!(
         (nights.matches("<g class=\"sf\"").count(), nights.matches("<g class=\"ss\"").count()),
         (2, 1),

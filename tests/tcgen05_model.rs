@@ -11,7 +11,6 @@ use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use rayon::prelude::*;
-use std::fmt;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,11 +62,7 @@ struct Model {
 
 impl Model {
     /// Compiles a `main` with the kernels; nothing where there is no compiler. `changed` may change a source by its name.
-    fn new<N: fmt::Display>(
-        main: &str,
-        macros: &[(N, String)],
-        changed: impl Fn(&str, String) -> String,
-    ) -> Option<Self> {
+    fn new(main: &str, macros: &[(impl AsRef<str>, String)], changed: impl Fn(&str, String) -> String) -> Option<Self> {
         let machine = machine()?;
         let folder = tempfile::tempdir().unwrap();
         for from in ["kernels", "kernels/include"] {
@@ -89,7 +84,7 @@ impl Model {
                 .arg(&model)
                 .arg("-I")
                 .arg(folder.path())
-                .args(macros.iter().map(|(name, value)| format!("-D{name}={value}")))
+                .args(macros.iter().map(|(name, value)| format!("-D{}={value}", name.as_ref())))
                 .arg(model.join(main))
                 .arg(machine)
                 .arg("-o")
@@ -550,6 +545,7 @@ fn missing_tcgen05_fences_are_refused() {
 
 #[test]
 fn missing_proxy_fences_are_refused() {
+    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
     let decoded_weights = Change(
         KERNEL,
         "buffer.index * OPERAND_BYTES, thread);\n                    ptx::fence_async_shared();",
@@ -577,7 +573,6 @@ fn missing_proxy_fences_are_refused() {
     );
     decoded().refuses(&[unmet], &["a product reads what"]);
     // Nor is what a thread wrote told by a signal that promises nothing of it.
-    const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
     let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
     for case in [decoded(), decoded_pair()] {
         case.refuses(&[relaxed], &["a product reads what"]);

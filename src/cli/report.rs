@@ -12,6 +12,7 @@ use crate::model::{Bytes, Family};
 use crate::nightly;
 use crate::plan;
 use crate::report::{Inputs, Night, page};
+use crate::sweep::Effort;
 use clap::Args;
 use rayon::prelude::*;
 use std::path::PathBuf;
@@ -79,6 +80,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Outcome> {
         document,
         against,
         journals,
+        effort: Effort::load(&folder),
         evaluation,
         nights,
     };

@@ -3,7 +3,7 @@
 
 use super::compare::Comparison;
 use super::evidence::config_text;
-use super::table::{Row, Table};
+use super::table::{Row, Table, repeat_noise};
 use crate::heuristics::{Bucket, Document, Template, by_rank};
 use std::collections::{BTreeMap, HashMap};
 
@@ -44,10 +44,10 @@ impl Incumbents {
     }
 }
 
-/// `chosen`, or the incumbent that it does not beat beyond noise on `rows`.
+/// `chosen`, or the incumbent that it does not beat on `rows` beyond the noise of this occasion, or only by what two occasions
+/// differ by: configs of one tie class do not take turns.
 pub(super) fn unless_beaten(rows: &[&Row], incumbent: Option<usize>, chosen: usize) -> usize {
-    match incumbent {
-        Some(incumbent) if !Comparison::over(rows, chosen, |_| Some(incumbent)).is_faster() => incumbent,
-        _ => chosen,
-    }
+    let Some(incumbent) = incumbent else { return chosen };
+    let comparison = Comparison::over(rows, chosen, |_| Some(incumbent));
+    if comparison.is_faster() && !comparison.is_tie(repeat_noise(rows)) { chosen } else { incumbent }
 }

@@ -123,7 +123,7 @@ pub fn kept(gpu_folder: &GpuFolder) -> Result<Vec<Kept>> {
     for folder in folders(&nights).context(|| format!("folder {}", nights.display()))? {
         if let Some(document) = document_of(&folder) {
             let when = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let verdict = verdict(&folder).flatten().unwrap_or_default();
+            let verdict = verdict(&folder).unwrap_or_default();
             kept.push(Kept { when, verdict, document });
         }
     }
@@ -156,17 +156,17 @@ fn document_of(night: &Path) -> Option<PathBuf> {
         .min()
 }
 
-/// What a night's report says became of its document; nothing where there is no report.
-fn verdict(night: &Path) -> Option<Option<String>> {
+/// What a night's report says became of its document, empty where it does not say; nothing where there is no report.
+fn verdict(night: &Path) -> Option<String> {
     let report = fs::read(night.join(REPORT)).ok()?;
     let report = serde_json::from_slice::<serde_json::Value>(&report).unwrap_or_default();
-    Some(report["verdict"].as_str().map(str::to_owned))
+    Some(report["verdict"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Whether a night came to a document that was fit to be served. One of a version that wrote no reports was, where it holds one.
 fn is_good(night: &Path) -> bool {
     match verdict(night) {
-        Some(verdict) => verdict.is_some_and(|verdict| ["replaced", "same", "unchecked"].contains(&verdict.as_str())),
+        Some(verdict) => ["replaced", "same", "unchecked"].contains(&verdict.as_str()),
         None => document_of(night).is_some(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod bench;
+mod effort;
 mod family;
 mod lab;
 mod options;
@@ -11,6 +12,7 @@ mod summary;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use bench::{DeviceBench, Turn};
+pub use effort::Effort;
 pub(crate) use family::on_all_devices;
 pub use lab::Counts;
 pub(crate) use lab::Lab;
@@ -83,6 +85,7 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     summary.gpu_busy = busy_s / summary.wall_s / site.devices.len() as f64;
     summary.verified_per_s = summary.statuses.get("ok").copied().unwrap_or(0) as f64 / summary.wall_s;
     progress.finish();
+    Effort::add(&site.folder, &summary, options, busy_s)?;
     Ok(summary)
 }
 

@@ -37,8 +37,6 @@ inline float __uint_as_float(unsigned bits) { return model::float_of(bits); }
 inline unsigned __float_as_uint(float value) { return model::bits_of(value); }
 inline float __int_as_float(int bits) { return model::float_of(static_cast<unsigned>(bits)); }
 inline int __float_as_int(float value) { return static_cast<int>(model::bits_of(value)); }
-inline float fmaxf(float a, float b) { return std::fmax(a, b); }
-inline float fminf(float a, float b) { return std::fmin(a, b); }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 

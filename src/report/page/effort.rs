@@ -1,5 +1,6 @@
 //! Where time went, and what failed.
 
+use super::sources::Sources;
 use super::svg::{Scale, at, grouped, significant};
 use super::{Inputs, Section, Swept, no_trials, short};
 use crate::journal::{Stage, Status, Trial};
@@ -17,13 +18,38 @@ const STAGES: [(Stage, &str, &str); 4] = [
 /// The kinds of reasons that are shown of each status.
 const MOST_REASONS: usize = 8;
 
-pub(super) fn section(inputs: &Inputs, swept: &[Swept]) -> Section {
+pub(super) fn section(inputs: &Inputs, swept: &[Swept], sources: &mut Sources) -> Section {
     let body = if swept.is_empty() {
         no_trials(inputs)
     } else {
-        html! { (time(swept)) h3 { "What failed" } (failures(swept)) }
+        html! { (runs(inputs, sources)) (time(swept)) h3 { "What failed" } (failures(swept)) }
     };
     Section { id: "effort", title: "Where time went, and what failed", body }
+}
+
+/// What the runs took as a whole.
+fn runs(inputs: &Inputs, sources: &mut Sources) -> Markup {
+    let Some(effort) = inputs.effort.as_ref().filter(|effort| effort.wall_s > 0.0) else {
+        return html! { p class="note" {
+            "How long the runs took as a whole, and how long they compiled, is not known here: a sweep leaves that "
+            "beside its journals, and archives do not keep it."
+        } };
+    };
+    let source = sources.cite(&html! { "effort.json beside the journals, to which each run adds what it took" });
+    html! { p {
+        b { (duration(effort.wall_s)) } " in " (effort.runs) @if effort.runs == 1 { " run" } @else { " runs" }
+        ", the devices busy with trials for " b { (duration(effort.busy_s)) } " of it; "
+        b { (duration(effort.compile_s)) } " of compile workers' time beside that." (source)
+    } }
+}
+
+/// Seconds for people.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        _ if seconds >= 3600.0 => format!("{} h", significant(seconds / 3600.0)),
+        _ if seconds >= 60.0 => format!("{} min", significant(seconds / 60.0)),
+        _ => format!("{} s", significant(seconds)),
+    }
 }
 
 /// Seconds in timed launches: samples times their median.
@@ -37,32 +63,44 @@ fn time(swept: &[Swept]) -> Markup {
     let of_stage = |swept: &Swept, stage: Stage| -> f64 {
         swept.trials.iter().filter(|trial| trial.stage == stage).map(|trial| timed_s(trial)).sum()
     };
+    let bars = |swept: &Swept| {
+        let mut from = 0.0;
+        STAGES.map(|(stage, color, name)| {
+            let seconds = of_stage(swept, stage);
+            from += seconds;
+            (seconds, from - seconds, color, name)
+        })
+    };
     let total = |swept: &Swept| STAGES.iter().map(|(stage, ..)| of_stage(swept, *stage)).sum::<f64>();
     let most = swept.iter().map(total).fold(f64::MIN_POSITIVE, f64::max);
     let x = Scale::linear([0.0, most], [0.0, WIDTH]);
     html! {
         p {
-            "Seconds that the timed launches took, samples times their median, as far as journals and archives keep them. Verifying, flushing caches, waiting for kernels to be "
-            "compiled and the rounds that archives leave out come on top, and are not told by trials: the summary of a sweep has them."
+            "Seconds that the timed launches took, samples times their median, as far as journals and archives keep them: "
+            "verifying, flushing caches, waiting for kernels to be compiled and the rounds that archives leave out come on top."
         }
         div class="legend" {
-            @for (_, color, name) in STAGES { span { svg width="14" height="12" { rect class={ "f" (color) } width="14" height="12" rx="2" {} } (name) } }
+            @for (_, color, name) in STAGES {
+                span { svg width="14" height="12" { rect class={ "f" (color) } width="14" height="12" rx="2" {} } (name) }
+            }
         }
         div class="scroll" { table {
-            thead { tr { th { "Family" } th { "timed launches" } th class="n" { "seconds" } th class="n" { "trials" } th class="n" { "a problem" } th class="n" { "throttled" } th class="n" { "loaded" } } }
+            thead { tr { th { "Family" } th { "timed launches" } th class="n" { "seconds" }
+                th class="n" { "trials" } th class="n" { "a problem" } th class="n" { "throttled" }
+                    th class="n" { "loaded" } } }
             tbody { @for swept in swept {
                 @let flagged = |is: fn(&Trial) -> bool| swept.trials.iter().filter(|trial| is(trial)).count();
                 tr {
                     td { (swept.family) (swept.source) }
-                    td { svg viewBox={ "0 0 " (WIDTH) " 14" } width=(WIDTH) height="14" role="img" aria-label="Seconds by stage" {
-                        @let mut from = 0.0;
-                        @for (stage, color, name) in STAGES {
-                            @let seconds = of_stage(swept, stage);
-                            rect class={ "f" (color) } x=(at(x.place(from))) y="1" width=(at(x.place(from + seconds) - x.place(from))) height="12"
-                                data-t={ (swept.family) ", " (name) ": " (significant(seconds)) " s" } {}
-                            @let _ = { from += seconds; };
+                    td {
+                        svg viewBox={ "0 0 " (WIDTH) " 14" } width=(WIDTH) height="14" role="img" aria-label="Seconds by stage" {
+                            @for (seconds, from, color, name) in bars(swept) {
+                                @let (left, right) = (x.place(from), x.place(from + seconds));
+                                rect class={ "f" (color) } x=(at(left)) y="1" width=(at(right - left)) height="12"
+                                    data-t={ (swept.family) ", " (name) ": " (significant(seconds)) " s" } {}
+                            }
                         }
-                    } }
+                    }
                     td class="n" { (significant(total(swept))) }
                     td class="n" { (grouped(swept.trials.len())) }
                     td class="n" { (grouped(swept.trials.len() / swept.by_problem.len().max(1))) }
@@ -71,7 +109,8 @@ fn time(swept: &[Swept]) -> Markup {
                 }
             } }
         } }
-        p class="note" { "Throttled: the GPU held its clocks back while it ran. Loaded: other work disturbed the device, as a canary kernel showed." }
+        p class="note" { "Throttled: the GPU held its clocks back while it ran. Loaded: other work disturbed the "
+        "device, as a canary kernel showed." }
     }
 }
 
@@ -95,7 +134,8 @@ fn failures(swept: &[Swept]) -> Markup {
         }
         @if clean.len() < statuses.len() {
             div class="scroll" { table class="sortable" {
-                thead { tr { th { "Status" } th { "Family" } th class="n" { "trials" } th { "Reason" } th { "For one" } } }
+                thead { tr { th { "Status" } th { "Family" } th class="n" { "trials" } th { "Reason" }
+                    th { "For one" } } }
                 tbody { @for status in statuses { @for (family, reason, trials) in reasons(swept, status) {
                     tr {
                         td class="status" { (word(status)) } td { (family) }

@@ -18,6 +18,11 @@ const FAR: f64 = 1.1;
 /// A cell's size.
 const CELL: [f64; 2] = [32.0, 22.0];
 
+/// Where a bucket lies along a field, and what that is called.
+type Label = (u64, String);
+/// What is served in a bucket, with its row in the table.
+type Numbered<'s, 'd> = (usize, &'s Served<'d>);
+
 /// What is served in one bucket.
 struct Served<'d> {
     bucket: Bucket,
@@ -47,8 +52,10 @@ pub(super) fn section(document: &Document, own: &Markup) -> Section {
         title: "What is served where",
         body: html! {
             p {
-                "Each cell is a bucket of shapes that was measured; its number is the regret of the config served there: by how many per cent that is behind the best config "
-                "of each problem, as a geometric mean." (own) " This is what rules and fallbacks serve; where a family has a model, the lookup asks that about exact shapes, and it "
+                "Each cell is a bucket of shapes that was measured; its number is the regret of the config served "
+                "there: by how many per cent that is behind the best config "
+                "of each problem, as a geometric mean." (own) " This is what rules and fallbacks serve; where a "
+                "family has a model, the lookup asks that about exact shapes, and it "
                 "mostly does better. Point at a cell, or follow it to its row."
             }
             (legend(document))
@@ -97,7 +104,7 @@ fn served<'d>(document: &'d Document, class: &str) -> Vec<Served<'d>> {
             });
         }
     }
-    all.sort_by(|one, other| order_of(&one.bucket).cmp(&order_of(&other.bucket)));
+    all.sort_by_key(|served| order_of(&served.bucket));
     all
 }
 
@@ -115,7 +122,10 @@ fn legend(document: &Document) -> Markup {
             @for mma in used {
                 span { (swatch(&palette::of_config(Some(mma), 0.45, 0, 1).fill)) (mma) }
             }
-            span { svg width="26" height="14" { rect class="cell fallback" width="26" height="14" {} } "grey: left to the fallback" }
+            span {
+                svg width="26" height="14" { rect class="cell fallback" width="26" height="14" {} }
+                "grey: left to the fallback"
+            }
             span {
                 svg width="26" height="14" {
                     (hatch())
@@ -124,7 +134,10 @@ fn legend(document: &Document) -> Markup {
                 }
                 "hatched: another config ties with it"
             }
-            span { svg width="26" height="14" { rect class="far" x="1" y="1" width="24" height="12" {} } "framed: more than 10 % behind" }
+            span {
+                svg width="26" height="14" { rect class="far" x="1" y="1" width="24" height="12" {} }
+                "framed: more than 10 % behind"
+            }
         }
     }
 }
@@ -162,12 +175,18 @@ impl Layout {
         }
         Self { y: first, x: fields.next(), others: fields.collect() }
     }
+
+    /// What the buckets of one map have in common.
+    fn title(&self, labels: &[Label]) -> String {
+        let common = self.others.iter().zip(labels).map(|(field, (_, label))| format!("{} {label}", name_of(field)));
+        common.collect::<Vec<_>>().join(", ")
+    }
 }
 
 fn family(class: &str, served: &[Served]) -> Markup {
     let layout = Layout::of(served);
     let paints = paints(served);
-    let mut maps: BTreeMap<Vec<(u64, String)>, Vec<(usize, &Served)>> = BTreeMap::new();
+    let mut maps: BTreeMap<Vec<Label>, Vec<Numbered>> = BTreeMap::new();
     for (row, of_bucket) in served.iter().enumerate() {
         let key = layout.others.iter().map(|field| key_of(field, &of_bucket.bucket)).collect();
         maps.entry(key).or_default().push((row, of_bucket));
@@ -180,29 +199,30 @@ fn family(class: &str, served: &[Served]) -> Markup {
     };
     html! {
         h3 { (class) " " span class="count" {
-            (rules) " buckets with a rule" @if let Some(regret) = regrets(true) { " (" (percent(regret)) " on average)" }
-            ", " (served.len() - rules) " left to fallbacks" @if let Some(regret) = regrets(false) { " (" (percent(regret)) ")" }
+            (rules) " buckets with a rule" @if let Some(regret) = regrets(true) {
+            " (" (percent(regret)) " on average)" }
+            ", " (served.len() - rules) " left to fallbacks" @if let Some(regret) = regrets(false) {
+            " (" (percent(regret)) ")" }
         } }
         div class="row" {
             @for (key, cells) in &maps {
-                @let title: Vec<String> = layout.others.iter().zip(key).map(|(field, (_, label))| format!("{} {label}", name_of(field))).collect();
-                (map(class, &layout, &title.join(", "), cells, &paints))
+                (map(class, &layout, &layout.title(key), cells, &paints))
             }
         }
         details { summary { "All " (served.len()) " buckets of " (class) " as a table" } (table(class, served)) }
     }
 }
 
-fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], paints: &[Paint]) -> Markup {
+fn map(class: &str, layout: &Layout, title: &str, cells: &[Numbered], paints: &[Paint]) -> Markup {
     let label_of =
         |field: Option<&String>, bucket: &Bucket| field.map_or((0, String::new()), |field| key_of(field, bucket));
-    let labels = |field: Option<&String>| -> Vec<(u64, String)> {
+    let labels = |field: Option<&String>| -> Vec<Label> {
         cells.iter().map(|(_, served)| label_of(field, &served.bucket)).collect::<BTreeSet<_>>().into_iter().collect()
     };
     let (columns, rows) = (labels(layout.x.as_ref()), labels(layout.y.as_ref()));
-    let mut by_place: BTreeMap<(usize, usize), Vec<(usize, &Served)>> = BTreeMap::new();
+    let mut by_place: BTreeMap<(usize, usize), Vec<Numbered>> = BTreeMap::new();
     for (row, served) in cells {
-        let place = |labels: &[(u64, String)], field: Option<&String>| {
+        let place = |labels: &[Label], field: Option<&String>| {
             let label = label_of(field, &served.bucket);
             labels.iter().position(|known| *known == label).unwrap_or_default()
         };
@@ -213,7 +233,7 @@ fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], pa
     }
     let longest = rows.iter().map(|(_, label)| label.chars().count()).max().unwrap_or_default() as f64;
     let (left, top) = (longest.max(4.0) * 6.0 + 8.0, 16.0);
-    let width = left + columns.len() as f64 * CELL[0] + 4.0;
+    let width = (left + columns.len() as f64 * CELL[0] + 4.0).max(70.0);
     let height = top + rows.len() as f64 * CELL[1] + 18.0;
     let name = |field: Option<&String>| field.map(|field| name_of(field)).unwrap_or_default();
     let place_of = |(row, column): (usize, usize), nth: usize, count: usize| {
@@ -229,9 +249,10 @@ fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], pa
     html! {
         div class="map" {
             @if !title.is_empty() { b { (title) } }
-            svg viewBox={ "0 0 " (at(width.max(70.0))) " " (at(height)) } width=(at(width.max(70.0))) role="img" aria-label={ (class) " " (title) } {
+            svg viewBox={ "0 0 " (at(width)) " " (at(height)) } width=(at(width)) role="img" aria-label={ (class) " " (title) } {
                 text class="axis" x="0" y=(at(top - 6.0)) {
-                    @if layout.y.is_some() { (name(layout.y.as_ref())) " ↓ " } @if layout.x.is_some() { (name(layout.x.as_ref())) " →" }
+                    @if layout.y.is_some() { (name(layout.y.as_ref())) " ↓ " } @if layout.x.is_some() {
+                    (name(layout.x.as_ref())) " →" }
                 }
                 @for (row, (_, label)) in rows.iter().enumerate() {
                     text x=(at(left - 5.0)) y=(at(top + (row as f64 + 0.5) * CELL[1] + 3.5)) text-anchor="end" { (label) }
@@ -241,7 +262,8 @@ fn map(class: &str, layout: &Layout, title: &str, cells: &[(usize, &Served)], pa
                 }
                 @for (index, served, place) in &cells { (cell(class, *index, served, &paints[*index], place)) }
                 @for (_, _, place) in cells.iter().filter(|(_, served, _)| served.is_far()) {
-                    rect class={ "far" @if place.width < CELL[0] { " thin" } } x=(at(place.x + 1.0)) y=(at(place.y + 1.0)) width=(at(place.width - 2.0)) height=(at(CELL[1] - 2.0)) {}
+                    rect class={ "far" @if place.width < CELL[0] { " thin" } } x=(at(place.x + 1.0)) y=(at(place.y + 1.0))
+                        width=(at(place.width - 2.0)) height=(at(CELL[1] - 2.0)) {}
                 }
             }
         }
@@ -292,14 +314,16 @@ fn table(class: &str, served: &[Served]) -> Markup {
     html! {
         div class="scroll" { table class="sortable" {
             thead { tr {
-                th { "Bucket" } th { "By" } th { "Config" } th class="n" { "regret" } th class="n" { "problems" } th class="n" { "ties" }
+                th { "Bucket" } th { "By" } th { "Config" } th class="n" { "regret" } th class="n" { "problems" }
+                    th class="n" { "ties" }
             } }
             tbody { @for (index, served) in served.iter().enumerate() {
                 tr id={ (class) "-" (index) } {
                     td { (spelled(&served.bucket)) }
                     td { @if served.is_rule { "rule" } @else { "fallback" } }
                     td { (config_of(served.template)) }
-                    td class="n" data-v=(served.regret.unwrap_or(f64::MAX)) { (served.regret.map_or_else(|| "?".to_owned(), percent)) }
+                    td class="n" data-v=(served.regret.unwrap_or(f64::MAX)) { (served.regret.map_or_else(||
+                    "?".to_owned(), percent)) }
                     td class="n" data-v=(served.problems) { (served.problems) }
                     td class="n" data-v=(served.ties) { (served.ties) }
                 }
@@ -365,7 +389,7 @@ fn tight(bound: u64) -> String {
 }
 
 /// Where a bucket lies along a field, with its label.
-fn key_of(field: &str, bucket: &Bucket) -> (u64, String) {
+fn key_of(field: &str, bucket: &Bucket) -> Label {
     let Some(label) = bucket.get(field) else {
         // Attention's buckets name the keys' length only where it is not the queries'.
         return (0, if field == "kv_seq_bin" { "= seq" } else { "none" }.to_owned());

@@ -23,12 +23,16 @@ pub(super) fn section(inputs: &Inputs, swept: &[Swept]) -> Section {
     } else {
         html! {
             p {
-                "How much slower the best config gets if one knob is held at one value: the geometric mean, over the problems where that value was tried, of the best time with it over the "
-                "best time of all. A knob whose columns are all low hardly matters. The search tries what is promising, so a value that was tried on few problems was tried where it had a chance."
+                "How much slower the best config gets if one knob is held at one value: the geometric mean, over the "
+                "problems where that value was tried, of the best time with it over the "
+                "best time of all. A knob whose columns are all low hardly matters. The search tries what is "
+                "promising, so a value that was tried on few problems was tried where it had a chance."
             }
             p class="note" {
-                "Knobs are in the order of what their worst value costs. A column's height is up to +100 %. ⚑ winners at an edge: for more than 5 % of an instruction's winners the best config has the first "
-                "or the last value of its space, and none with another comes within 2 %, so that a wider space may hold better ones."
+                "Knobs are in the order of what their worst value costs. A column's height is up to +100 %. ⚑ "
+                "winners at an edge: for more than 5 % of an instruction's winners the best config has the first "
+                "or the last value of its space, and none with another comes within 2 %, so that a wider space may "
+                "hold better ones."
             }
             @for swept in swept { (family(inputs, swept)) }
         }
@@ -117,14 +121,15 @@ fn card(knob: &str, held: &[Held], cost: f64, axes: &[Axis]) -> Markup {
         div class="card" {
             h4 { (knob) }
             p { "worst value: " (percent(cost)) }
-            svg viewBox={ "0 0 " (at(width)) " 90" } width=(at(width)) role="img" aria-label={ (knob) ": what each value costs" } {
+            svg viewBox={ "0 0 " (at(width)) " 90" } width=(at(width)) role="img" aria-label={ "What values of " (knob) " cost" } {
                 line class="base" x1="0" x2=(at(width)) y1=(at(bottom)) y2=(at(bottom)) {}
                 @for (place, held) in held.iter().enumerate() {
                     @let middle = 3.0 + (place as f64 + 0.5) * step;
                     @let height = (bottom - y.place(held.slowdown)).max(1.0);
                     g data-t={ (knob) " " (held.value) ": " (percent(held.slowdown)) " on " (held.problems) " problems" } {
                         rect x=(at(middle - step / 2.0)) y="0" width=(at(step)) height="90" fill="transparent" {}
-                        rect class="fa" x=(at(middle - 6.0)) y=(at(bottom - height)) width="12" height=(at(height)) rx="1.5" {}
+                        rect class="fa" x=(at(middle - 6.0)) y=(at(bottom - height))
+                        width="12" height=(at(height)) rx="1.5" {}
                         @if held.slowdown > HIGHEST { text x=(at(middle)) y=(at(top - 3.0)) text-anchor="middle" { "↑" } }
                         text x=(at(middle)) y="86" text-anchor="middle" { (held.value) }
                     }

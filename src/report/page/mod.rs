@@ -23,6 +23,7 @@ use crate::heuristics::Document;
 use crate::journal::{Contents, Header, Trial};
 use crate::model::{Config, Family, GpuProfile, Problem};
 use crate::plan::Plan;
+use crate::sweep::Effort;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use sources::Sources;
@@ -42,6 +43,8 @@ pub struct Inputs {
     pub plans: Vec<Plan>,
     /// Journals or archives; none where there are none.
     pub journals: Vec<(String, Contents)>,
+    /// What the runs took that filled the journals, where that is known.
+    pub effort: Option<Effort>,
     /// What `sweep evaluate` wrote.
     pub evaluation: Option<(String, Evaluation)>,
     /// The nights that came to a document, oldest first.
@@ -92,7 +95,7 @@ pub fn page(inputs: &Inputs) -> Result<String> {
         roofline::section(&swept),
         regret::section(inputs, &own, &mut sources),
         knobs::section(inputs, &swept),
-        effort::section(inputs, &swept),
+        effort::section(inputs, &swept, &mut sources),
         trend::section(inputs, &mut sources)?,
     ];
     let device = device(inputs);
@@ -111,7 +114,8 @@ pub fn page(inputs: &Inputs) -> Result<String> {
                 header {
                     h1 { (device) }
                     p class="sub" { (about(inputs, &swept)) }
-                    nav { @for section in &sections { a href={ "#" (section.id) } { (section.title) } } a href="#sources" { "Sources" } }
+                    nav { @for section in &sections { a href={ "#" (section.id) } { (section.title) } } a
+                    href="#sources" { "Sources" } }
                 }
                 main {
                     @for section in &sections {
@@ -170,7 +174,9 @@ fn about(inputs: &Inputs, swept: &[Swept]) -> Markup {
     html! {
         "Which config each kernel runs with on this GPU, and how good it is. "
         @if trials > 0 {
-            b { (svg::grouped(problems)) } " problems of " b { (swept.len()) } " families, " b { (svg::grouped(trials)) } " trials"
+            b { (svg::grouped(problems)) } " problems of "
+            b { (swept.len()) } @if swept.len() == 1 { " family, " } @else { " families, " }
+            b { (svg::grouped(trials)) } " trials"
             @if let (Some(first), Some(last)) = (first, last) { ", " (first) @if last != first { " to " (last) } }
             "."
         } @else { "No journals and no archives are here, so charts that need trials are left out." }
@@ -186,7 +192,8 @@ fn file(name: &str) -> Markup {
 fn no_trials(inputs: &Inputs) -> Markup {
     html! { p class="none" {
         "There are no journals and no archives of " (inputs.gpu) " here. They are made by "
-        code { "sweep --gpu " (inputs.gpu) } " on a machine that has one, and packed by " code { "sweep archive --gpu " (inputs.gpu) } "."
+        code { "sweep --gpu " (inputs.gpu) } " on a machine that has one, and packed by "
+        code { "sweep archive --gpu " (inputs.gpu) } "."
     } }
 }
 

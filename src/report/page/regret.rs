@@ -9,6 +9,7 @@ use crate::measure::{geomean, quantile, sorted};
 use crate::model::Family;
 use maud::{Markup, html};
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 /// Who may answer: the name, the class of its line and of its letters, and its dashes, which tell lines apart in print.
 const ANSWERING: [(&str, &str, &str); 5] = [
@@ -20,18 +21,24 @@ const ANSWERING: [(&str, &str, &str); 5] = [
 ];
 
 pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> Section {
-    let body = match &inputs.evaluation {
-        Some((name, evaluation)) => {
-            let source = sources.cite(&html! { (file(name)) ": an evaluation of " (file(&evaluation.document)) " on " (evaluation.problems.len()) " problems" });
-            evaluated(inputs, evaluation, &source)
-        }
-        None => html! {
+    let body = if let Some((name, evaluation)) = &inputs.evaluation {
+        let count = evaluation.problems.len();
+        let source = sources.cite(&html! {
+            (file(name)) ": an evaluation of " (file(&evaluation.document)) " on " (count) " problems"
+        });
+        evaluated(inputs, evaluation, &source)
+    } else {
+        html! {
             p class="none" {
-                "There is no evaluation.json of " (inputs.gpu) " here, which would show the regret on shapes that nobody planned, as a curve for what is served and for model, rule, fallback and "
-                "default each alone. On a machine with the GPU, " code { "sweep evaluate --gpu " (inputs.gpu) " --family all --random 40 --seed 7" } " measures and writes it."
+                "There is no evaluation.json of " (inputs.gpu) " here, which would show the regret on shapes that "
+                "nobody "
+                "planned, as a curve for what is served and for model, rule, fallback and default each alone. On a "
+                "machine "
+                "with the GPU, " code { "sweep evaluate --gpu " (inputs.gpu) " --family all --random 40 --seed 7" }
+                " measures and writes it."
             }
             (left_out(&inputs.document.1, own))
-        },
+        }
     };
     Section { id: "regret", title: "How far behind the best", body }
 }
@@ -50,17 +57,20 @@ fn evaluated(inputs: &Inputs, evaluation: &Evaluation, source: &Markup) -> Marku
     let unfinished = evaluation.problems.iter().filter(|problem| problem.unfinished).count();
     html! {
         p {
-            "Regret on problems that were measured for this alone: the time of what each would serve, over the best that a search of the problem's space found, in one race."
+            "Regret on problems that were measured for this alone: the time of what each would serve, over the best "
+            "that a search of the problem's space found, in one race."
             (source) " A curve that climbs sooner is better; it ends below 100 % where no config of its works."
             @if unfinished > 0 { " The budget ran out before " (unfinished) " more were judged." }
         }
         @if !evaluation.is_of(&inputs.document.1) {
-            p class="note" { "The evaluation does not say that it judged this very document: it may be of an earlier one." }
+            p class="note" { "The evaluation does not say that it judged this very document: it may be of an earlier "
+            "one." }
         }
         div class="charts" {
             (curves("all", &|answering| regrets(None, answering), evaluation.problems.len() - unfinished))
             @for family in &families {
-                @let judged = evaluation.problems.iter().filter(|problem| problem.family == *family && !problem.unfinished).count();
+                @let of_family = evaluation.problems.iter().filter(|problem| problem.family == *family);
+                @let judged = of_family.filter(|problem| !problem.unfinished).count();
                 (curves(family, &|answering| regrets(Some(family), answering), judged))
             }
         }
@@ -90,15 +100,18 @@ fn curves(title: &str, regrets: &dyn Fn(&str) -> Vec<f64>, judged: usize) -> Mar
             h3 { (title) " " span class="count" { (judged) " problems" } }
             div class="legend" {
                 @for ((name, color, dashes), regrets) in ANSWERING.iter().zip(&of).filter(|(_, regrets)| !regrets.is_empty()) {
-                    span { svg width="26" height="10" { line class={ "line l" (color) } stroke-dasharray=(dashes) x1="0" x2="26" y1="5" y2="5" {} } (name) @if regrets.len() < judged { " (" (regrets.len()) ")" } }
+                    span { svg width="26" height="10" { line class={ "line l" (color) } stroke-dasharray=(dashes)
+                    x1="0" x2="26" y1="5" y2="5" {} } (name) @if regrets.len() < judged { " (" (regrets.len()) ")" } }
                 }
             }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ "Cumulative regret, " (title) } {
                 (frame.draw())
                 line class="base" x1=(at(x.place(1.0))) x2=(at(x.place(1.0))) y1="22" y2=(at(HEIGHT - 36.0)) {}
                 @for ((name, color, dashes), regrets) in ANSWERING.iter().zip(&of).filter(|(_, regrets)| !regrets.is_empty()) {
-                    path class={ "line l" (color) } stroke-dasharray=(dashes) d=(steps(regrets, judged.max(regrets.len()), &x, &y))
-                        data-t={ (name) ": " (percent(geomean(regrets).unwrap_or(1.0))) " on average over " (regrets.len()) " problems" } {}
+                    path class={ "line l" (color) } stroke-dasharray=(dashes)
+                        d=(steps(regrets, judged.max(regrets.len()), &x, &y))
+                        data-t={ (name) ": " (percent(geomean(regrets).unwrap_or(1.0)))
+                        " on average over " (regrets.len()) " problems" } {}
                 }
             }
         }
@@ -110,7 +123,8 @@ fn steps(regrets: &[f64], judged: usize, x: &Scale, y: &Scale) -> String {
     let mut path = format!("M{} {}", at(x.place(0.0)), at(y.place(0.0)));
     for (before, regret) in regrets.iter().enumerate() {
         let share = |count: usize| at(y.place(count as f64 / judged.max(1) as f64));
-        path.push_str(&format!("H{}V{}", at(x.place(*regret)), share(before + 1)));
+        // Writing to a string cannot fail.
+        let _ = write!(path, "H{}V{}", at(x.place(*regret)), share(before + 1));
     }
     path
 }
@@ -118,13 +132,15 @@ fn steps(regrets: &[f64], judged: usize, x: &Scale, y: &Scale) -> String {
 fn table(families: &[&str], regrets: &dyn Fn(Option<&str>, &str) -> Vec<f64>) -> Markup {
     html! {
         div class="scroll" { table class="sortable" {
-            thead { tr { th { "Family" } th { "Answering" } th class="n" { "problems" } th class="n" { "average" } th class="n" { "p90" } th class="n" { "p99" } th class="n" { "worst" } } }
+            thead { tr { th { "Family" } th { "Answering" } th class="n" { "problems" } th class="n" { "average" }
+                th class="n" { "p90" } th class="n" { "p99" } th class="n" { "worst" } } }
             tbody { @for family in std::iter::once(None).chain(families.iter().map(|family| Some(*family))) {
                 @for (name, ..) in ANSWERING {
                     @let regrets = regrets(family, name);
                     @if !regrets.is_empty() { tr {
                         td { (family.unwrap_or("all")) } td { (name) } td class="n" data-v=(regrets.len()) { (regrets.len()) }
-                        @for figure in [geomean(&regrets), quantile(&regrets, 0.9), quantile(&regrets, 0.99), regrets.last().copied()] {
+                        @let quantiles = [0.9, 0.99, 1.0].map(|share| quantile(&regrets, share));
+                        @for figure in [geomean(&regrets)].into_iter().chain(quantiles) {
                             td class="n" data-v=(figure.unwrap_or_default()) { (figure.map(percent).unwrap_or_default()) }
                         }
                     } }
@@ -150,11 +166,13 @@ fn left_out(document: &Document, own: &Markup) -> Markup {
     html! {
         h3 { "What the document says of itself" (own) }
         p class="note" {
-            "Regret on planned problems that were left out, in turn, while the rest was fitted to: no problem left out shares a pair of dimensions with one fitted to, so that it is on the careful side. "
+            "Regret on planned problems that were left out, in turn, while the rest was fitted to: no problem left "
+            "out shares a pair of dimensions with one fitted to, so that it is on the careful side. "
             "The best here is the best measured config of the problem. An evaluation on random shapes says more."
         }
         div class="scroll" { table class="sortable" {
-            thead { tr { th { "Family" } th { "Answering" } th class="n" { "problems" } th class="n" { "average" } th { "" } th class="n" { "p90" } th class="n" { "worst" } } }
+            thead { tr { th { "Family" } th { "Answering" } th class="n" { "problems" } th class="n" { "average" }
+                th { "" } th class="n" { "p90" } th class="n" { "worst" } } }
             tbody { @for (class, judged) in &classes { @for (name, color, _) in ANSWERING {
                 @if let Some(regret) = overall(judged, name) { tr {
                     td { (class) } td { (name) }

@@ -73,10 +73,14 @@ pub(super) fn section(swept: &[Swept]) -> Section {
     let body = match (highest(&|point| point.bytes_per_s()), highest(&|point| point.flops_per_s())) {
         (Some((memory_of, memory)), Some((arithmetic_of, arithmetic))) => html! {
             p {
-                "Every problem's winner, and above it the ceilings: the highest rates that the winners themselves reached, and no datasheet's. Memory: "
-                b { (si(memory.bytes_per_s())) "B/s" } ", by " (memory_of.family) " " (memory.problem.label()) (memory_of.source) ". Arithmetic: "
-                b { (si(arithmetic.flops_per_s())) "FLOP/s" } ", by " (arithmetic_of.family) " " (arithmetic.problem.label()) (arithmetic_of.source)
-                ". Bytes are the fewest a problem can move: each input read once, the output written once. What lies far below both ceilings is small, and takes what a launch takes."
+                "Every problem's winner, and above it the ceilings: the highest rates that the winners themselves "
+                "reached, and no datasheet's. Memory: "
+                b { (si(memory.bytes_per_s())) "B/s" } ", by " (memory_of.family) " " (memory.problem.label())
+                (memory_of.source) ". Arithmetic: "
+                b { (si(arithmetic.flops_per_s())) "FLOP/s" } ", by " (arithmetic_of.family) " "
+                (arithmetic.problem.label()) (arithmetic_of.source)
+                ". Bytes are the fewest a problem can move: each input read once, the output written once. What lies "
+                "far below both ceilings is small, and takes what a launch takes."
             }
             (legend(&families))
             div class="charts" {
@@ -153,7 +157,8 @@ fn chart(family: Family, points: &[Point], most_bytes: f64, most_flops: f64) -> 
         (frame.draw())
         @for point in points { (dot(x.place(point.intensity()), y.place(point.flops_per_s()), point)) }
         path class="ceiling" d=(path) {}
-        text class="axis" x=(at(right - 2.0)) y=(at(y.place(most_flops) - 5.0)) text-anchor="end" { (si(most_flops)) "FLOP/s" }
+        text class="axis" x=(at(right - 2.0)) y=(at(y.place(most_flops) - 5.0))
+        text-anchor="end" { (si(most_flops)) "FLOP/s" }
         text class="axis" x=(at(x.place(start) + 4.0)) y=(at(top + 2.0)) { (si(most_bytes)) "B/s slope" }
     } }
 }
@@ -181,5 +186,6 @@ fn by_size(family: Family, points: &[Point], [least, most]: [f64; 2], slowest: f
 }
 
 fn dot(x: f64, y: f64, point: &Point) -> Markup {
-    html! { circle class="point" cx=(at(x)) cy=(at(y)) r="2" fill=(palette::of_mma(point.trial.config.mma)) data-t=(point.tip()) {} }
+    let color = palette::of_mma(point.trial.config.mma);
+    html! { circle class="point" cx=(at(x)) cy=(at(y)) r="2" fill=(color) data-t=(point.tip()) {} }
 }

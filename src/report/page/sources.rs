@@ -30,7 +30,8 @@ impl Sources {
                     }
                 }
                 p class="note" {
-                    "A time is what one launch takes with a cold L2, as the sampling protocol in the documents says. A regret or slowdown is one config's time over "
+                    "A time is what one launch takes with a cold L2, as the sampling protocol in the documents says. "
+                    "A regret or slowdown is one config's time over "
                     "the best one's, so that +5 % means 1.05 times as long. ± is half of a 95 % interval."
                 }
             }

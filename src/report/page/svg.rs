@@ -30,7 +30,7 @@ impl Scale {
         self.range[0] + share.clamp(0.0, 1.0) * (self.range[1] - self.range[0])
     }
 
-    /// Some five round values within the domain; of a log scale powers of ten, with their halves where these are few.
+    /// Some five round values within the domain; of a log scale powers of ten, with some between where these are few.
     pub(super) fn ticks(&self) -> Vec<f64> {
         let [start, end] = self.domain;
         if !(end > start && start.is_finite() && end.is_finite()) {
@@ -38,7 +38,11 @@ impl Scale {
         }
         if self.is_log {
             let (first, last) = (start.log10().floor() as i32, end.log10().ceil() as i32);
-            let steps: &[f64] = if end / start > 150.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+            let steps: &[f64] = match end / start {
+                ratio if ratio > 150.0 => &[1.0],
+                ratio if ratio > 8.0 => &[1.0, 2.0, 5.0],
+                _ => &[1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0],
+            };
             let every = ((last - first) / 6).max(1);
             let powers = (first..=last).filter(|power| (power - first) % every == 0);
             let ticks = powers.flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
@@ -86,7 +90,7 @@ pub(super) fn grouped(count: usize) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push('\u{202f}');
         }
         text.push(digit);
@@ -130,7 +134,8 @@ impl Frame<'_> {
                     text x=(at(left - 5.0)) y=(at(self.y.place(tick) + 3.5)) text-anchor="end" { ((self.y_tick)(tick)) }
                 }
             }
-            text class="axis" x=(at(f64::midpoint(left, right))) y=(at(bottom + 29.0)) text-anchor="middle" { (self.x_name) }
+            text class="axis" x=(at(f64::midpoint(left, right))) y=(at(bottom + 29.0))
+            text-anchor="middle" { (self.x_name) }
             text class="axis" x=(at(left - 36.0)) y=(at(top - 8.0)) { (self.y_name) }
         }
     }
@@ -142,9 +147,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_within_the_domain() {
-        assert_eq!(Scale::linear([0.0, 1.0], [0.0, 100.0]).ticks(), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(Scale::linear([0.0, 50.0], [0.0, 100.0]).ticks(), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]);
         assert_eq!(Scale::log([3.0, 4e4], [0.0, 1.0]).ticks(), [10.0, 100.0, 1000.0, 10000.0]);
-        assert_eq!(Scale::log([1.0, 4.0], [0.0, 1.0]).ticks(), [1.0, 2.0]);
+        assert_eq!(Scale::log([1.0, 4.0], [0.0, 1.0]).ticks(), [1.0, 1.2, 1.5, 2.0, 3.0]);
+        assert_eq!(Scale::log([1.0, 40.0], [0.0, 1.0]).ticks(), [1.0, 2.0, 5.0, 10.0, 20.0]);
         assert_eq!(Scale::linear([1.0, 1.0], [0.0, 1.0]).ticks(), [1.0], "a domain of one value");
     }
 

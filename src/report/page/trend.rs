@@ -10,14 +10,15 @@ use maud::{Markup, html};
 
 pub(super) fn section(inputs: &Inputs, sources: &mut Sources) -> Result<Section> {
     let body = match &inputs.nights[..] {
-        [first, _, ..] => {
+        [first, .., last] => {
             let source = sources.cite(&html! {
-                "the documents of " (inputs.nights.len()) " nights, " (file(&first.when)) " to " (file(&inputs.nights[inputs.nights.len() - 1].when))
+                "the documents of " (inputs.nights.len()) " nights, " (file(&first.when)) " to " (file(&last.when))
             });
             trend(first, &inputs.nights, &source)?
         }
         few => html! { p class="none" {
-            @if few.is_empty() { "No night is kept here. " } @else { "One night is kept here, " code { (few[0].when) } ", and a trend needs two. " }
+            @if let [only] = few { "One night is kept here, " code { (only.when) } ", and a trend needs two. " }
+            @else { "No night is kept here. " }
             "Each " code { "sweep nightly --gpu " (inputs.gpu) } " keeps what it measured in " code { "nights/" } "; from the second on, this shows how each family's times change from night to night, "
             "within the band that nights without a change differ by."
         } },
@@ -40,8 +41,10 @@ fn trend(first: &Night, nights: &[Night], source: &Markup) -> Result<Markup> {
         .collect();
     Ok(html! {
         p {
-            "Each point is a night: the geometric mean of its times over those of the first night, on the problems that both have, with its 95 % interval." (source)
-            " The band is the " (format!("±{:.1} %", SAME_CLASS * 100.0)) " that nights without a change differ by; a point beyond it is worth a look. "
+            "Each point is a night: the geometric mean of its times over those of the first night, on the problems "
+            "that both have, with its 95 % interval." (source)
+            " The band is the " (format!("±{:.1} %", SAME_CLASS * 100.0)) " that nights without a change differ by; "
+            "a point beyond it is worth a look. "
             "A ring is a night whose document was kept out for a regression."
         }
         div class="charts" { @for family in &families { (chart(family, &of_class(family), nights)) } }
@@ -57,7 +60,11 @@ fn chart(class: &str, shifts: &[Option<&ClassShift>], nights: &[Night]) -> Marku
     let furthest = shifts.iter().flatten().map(reach).fold(1.0 + 2.0 * SAME_CLASS, f64::max);
     let x = Scale::linear([0.0, (nights.len() - 1) as f64], [56.0, WIDTH - 16.0]);
     let y = Scale::linear([1.0 / furthest, furthest], [HEIGHT - 36.0, 22.0]);
-    let day = |night: &Night| night.when.split('T').next().unwrap_or(&night.when).to_owned();
+    // Month and day: the year would not fit.
+    let day = |night: &Night| {
+        let day = night.when.split('T').next().unwrap_or(&night.when);
+        day.split_once('-').map_or(day, |(_, day)| day).to_owned()
+    };
     let every = nights.len().div_ceil(5);
     let frame = Frame {
         // Nights have names in place of figures.
@@ -92,12 +99,19 @@ fn chart(class: &str, shifts: &[Option<&ClassShift>], nights: &[Night]) -> Marku
                 @for (night, shift) in &points {
                     @let is_out = (shift.ratio - 1.0).abs() > SAME_CLASS + shift.noise;
                     @let (middle, kept) = (at(x.place(*night as f64)), nights[*night].verdict == "kept");
-                    g class=(if is_out { "ss" } else { "sf" }) data-t={ (nights[*night].when) "\n" (percent(shift.ratio)) " ± " (format!("{:.2} %", shift.noise * 100.0)) " on " (shift.problems) " problems" @if !nights[*night].verdict.is_empty() { "\ndocument: " (nights[*night].verdict) } } {
-                        line x1=(middle) x2=(middle) y1=(at(y.place(shift.ratio * (1.0 - shift.noise)))) y2=(at(y.place(shift.ratio * (1.0 + shift.noise)))) stroke-width="1.5" {}
+                    @let ends = [1.0 - shift.noise, 1.0 + shift.noise].map(|end| at(y.place(shift.ratio * end)));
+                    g class=(if is_out { "ss" } else { "sf" }) data-t=(tip(&nights[*night], shift)) {
+                        line x1=(middle) x2=(middle) y1=(ends[0]) y2=(ends[1]) stroke-width="1.5" {}
                         circle cx=(middle) cy=(at(y.place(shift.ratio))) r="4" fill-opacity=(if kept { "0.15" } else { "1" }) {}
                     }
                 }
             }
         }
     }
+}
+
+fn tip(night: &Night, shift: &ClassShift) -> String {
+    let (change, noise) = (percent(shift.ratio), shift.noise * 100.0);
+    let verdict = if night.verdict.is_empty() { String::new() } else { format!("\ndocument: {}", night.verdict) };
+    format!("{}\n{change} ± {noise:.2} % on {} problems{verdict}", night.when, shift.problems)
 }

@@ -9,6 +9,8 @@ use crate::heuristics::Document;
 use maud::{Markup, html};
 use serde_json::Value;
 
+/// What is counted first.
+const TOLD: [Status; 4] = [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same];
 /// Entries that are shown before the rest is folded.
 const MOST_ROWS: usize = 10;
 /// Ratios of entries beyond this, either way, are drawn as arrows.
@@ -30,7 +32,8 @@ pub(super) fn section(inputs: &Inputs, own: &Markup, sources: &mut Sources) -> R
         },
         Some((name, old)) => {
             let diff = diff(old, document, IncomparableTimes::LeaveOut)?;
-            let theirs = sources.cite(&html! { (file(name)) ", the document compared with; all that compares two times is from this one and the other" });
+            let theirs = sources.cite(&html! { (file(name)) ", the document compared with; all that compares two "
+            "times is from this one and the other" });
             html! {
                 (told(&diff, name, &theirs, !document.models.is_empty()))
                 (families(&diff, &theirs))
@@ -57,7 +60,7 @@ fn told(diff: &Diff, against: &str, theirs: &Markup, has_models: bool) -> Markup
             p class="what" { @if !what.is_empty() { (what) ". " } "Compared with " code { (against) } (theirs) "." }
         }
         div class="tiles" {
-            @for status in [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same] {
+            @for status in TOLD {
                 div class={ "tile " (look(status).0) } {
                     b { (grouped(count(status))) }
                     span { (look(status).1) " " (look(status).2) }
@@ -71,12 +74,16 @@ fn told(diff: &Diff, against: &str, theirs: &Markup, has_models: bool) -> Markup
             }
         }
         p class="note" {
-            "An entry is a rule's bucket or a fallback's group. SLOWER and FASTER are beyond 2 % and stand out by more than anything does in 99 of 100 nights without change; AMBIGUOUS is beyond 2 % "
-            "and not sure. Had each problem's change had its sign by the toss of a coin, something would have been SLOWER in "
-            (format!("{:.1} %", diff.calibration.false_alarms * 100.0)) " of cases: the more, the less one such entry alone proves."
+            "An entry is a rule's bucket or a fallback's group. SLOWER and FASTER are beyond 2 % and stand out by "
+            "more than anything does in 99 of 100 nights without change; AMBIGUOUS is beyond 2 % "
+            "and not sure. Had each problem's change had its sign by the toss of a coin, something would have been "
+            "SLOWER in "
+            (format!("{:.1} %", diff.calibration.false_alarms * 100.0))
+            " of cases: the more, the less one such entry alone proves."
         }
         @if has_models {
-            p class="note" { "Compared is what rules and fallbacks serve. Where a family has a model, the lookup asks that first about exact shapes." }
+            p class="note" { "Compared is what rules and fallbacks serve. Where a family has a model, the lookup "
+            "asks that first about exact shapes." }
         }
     }
 }
@@ -120,26 +127,30 @@ fn families(diff: &Diff, theirs: &Markup) -> Markup {
             div class="scroll" { table {
                 thead { tr {
                     th { "Family" } th { "All its times, new over old" (theirs) } th class="n" { "change" }
-                    @for status in [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same] { th class="n wide" { (look(status).2) } }
+                    @for status in TOLD { th class="n wide" { (look(status).2) } }
                     th class="n wide" { "problems" }
                 } }
                 tbody { @for class in &diff.classes {
-                    @let status = if class.regression { Status::Slow } else if class.suspect { Status::Ambiguous } else { Status::Same };
+                    @let sure = if class.regression { Status::Slow } else { Status::Ambiguous };
+                    @let status = if class.suspect { sure } else { Status::Same };
                     tr {
                         td { (class.class) }
                         td { (interval(class.ratio, class.noise, status, SAME_CLASS, reach)) }
                         td class="n" { (percent(class.ratio)) " ± " (format!("{:.2} %", class.noise * 100.0)) }
-                        @for status in [Status::Slow, Status::Fast, Status::Ambiguous, Status::Same] {
+                        @for status in TOLD {
                             @let count = count(&class.class, status);
-                            td class={ "n wide" @if count > 0 && status != Status::Same { " " (look(status).0) } } { (count) }
+                            td class={ "n wide" @if count > 0 && status != Status::Same {
+                            " " (look(status).0) } } { (count) }
                         }
                         td class="n wide" { (class.problems) }
                     }
                 } }
             } }
             figcaption {
-                "The dot is the geometric mean of new over old times of the problems that both documents have, the line its 95 % interval, the band the "
-                (format!("±{:.1} %", SAME_CLASS * 100.0)) " that nights without change differ by. Right of the middle is slower."
+                "The dot is the geometric mean of new over old times of the problems that both documents have, the "
+                "line its 95 % interval, the band the "
+                (format!("±{:.1} %", SAME_CLASS * 100.0)) " that nights without change differ by. Right of the "
+                "middle is slower."
             }
         }
     }
@@ -156,7 +167,8 @@ fn changed(diff: &Diff, theirs: &Markup) -> Markup {
         h3 { "What changed most " span class="count" { (shown.len()) " of " (entries.len()) } }
         figure {
             (rows(shown, theirs))
-            figcaption { "The band is ±2 %, within which nothing is told apart. Lines end at an arrow where they go on." }
+            figcaption { "The band is ±2 %, within which nothing is told apart. Lines end at an arrow where they go "
+            "on." }
         }
         @if !folded.is_empty() {
             details { summary { (folded.len()) " more" } (rows(folded, theirs)) }
@@ -168,7 +180,8 @@ fn rows(entries: &[&Entry], theirs: &Markup) -> Markup {
     html! {
         div class="scroll" { table class="sortable stack" {
             thead { tr {
-                th { "Became" } th { "Family" } th { "Where" } th { "New over old" (theirs) } th class="n" { "change" } th class="n" { "problems" }
+                th { "Became" } th { "Family" } th { "Where" } th { "New over old" (theirs) }
+                    th class="n" { "change" } th class="n" { "problems" }
             } }
             tbody { @for entry in entries {
                 @let (class, sign, word) = look(entry.status);
@@ -178,7 +191,8 @@ fn rows(entries: &[&Entry], theirs: &Markup) -> Markup {
                     td class="where" { (where_of(entry)) @if entry.config_changed { " (another config)" } }
                     @if let Some(times) = &entry.times {
                         td data-v=(times.ratio) { (interval(times.ratio, times.noise, entry.status, 0.02, FURTHEST)) }
-                        td class="n" data-v=(times.ratio) { (percent(times.ratio)) " ± " (format!("{:.1} %", times.noise * 100.0)) }
+                        td class="n" data-v=(times.ratio) { (percent(times.ratio))
+                        " ± " (format!("{:.1} %", times.noise * 100.0)) }
                         td class="n" data-v=(times.problems) { (times.problems) }
                     } @else {
                         td data-v="0" { "not measured in both" } td class="n" data-v="0" {} td class="n" data-v="0" {}
@@ -232,7 +246,8 @@ fn interval(ratio: f64, noise: f64, status: Status, band: f64, furthest: f64) ->
 fn environment(diff: &Diff, theirs: &Markup) -> Markup {
     let notes = diff.environment_notes();
     html! {
-        @if notes.is_empty() { p { "Driver, compiler, protocol and the kernels that both serve are the same in both." (theirs) } }
+        @if notes.is_empty() { p { "Driver, compiler, protocol and the kernels that both serve are the same in "
+        "both." (theirs) } }
         @else { ul { @for note in notes { li { (note) (theirs) } } } }
     }
 }
