@@ -541,7 +541,7 @@ mod tests {
         let mut verdicts = [0, 0];
         for cols in (1..200_000).step_by(977) {
             for (rows, warps, split) in [(1, 32, 1), (1, 8, 4), (4, 4, 1), (16, 4, 1), (1, 16, 8), (2, 32, 1)] {
-                for dtype in Dtype::ALL {
+                for dtype in [Dtype::Bf16, Dtype::F32] {
                     let config = Config { split_k: Some(split), ..wide(rows, warps, 2) };
                     let program = RowSoftmax.program(&config, &problem(64, cols, dtype), &b200);
                     verdicts[usize::from(program.is_ok())] += 1;
