@@ -24,7 +24,6 @@ use std::path::PathBuf;
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  sweep compile --gpu b200 --record                 the whole space, recorded in output/b200/
   sweep compile --gpu b200 --family elementwise --kernels 4
   sweep compile --gpu h200 --family row_softmax --kernels 2 --json")]
 pub(super) struct CompileArgs {
