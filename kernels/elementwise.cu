@@ -34,33 +34,7 @@ constexpr int BATCH = VECTORS < LARGEST_BATCH ? VECTORS : LARGEST_BATCH;
 static_assert((BLOCK & (BLOCK - 1)) == 0, "BLOCK must be a power of two");
 static_assert(BLOCK % THREADS == 0 && THREAD_BYTES >= 4, "a thread needs at least 4 bytes of a tile");
 
-using Pack = Vector<DTYPE, VECTOR_BYTES>;
-
-__device__ __forceinline__ Pack add(const Pack& x, const Pack& y) {
-    float sums[Pack::WIDTH], terms[Pack::WIDTH];
-    x.unpack(sums);
-    y.unpack(terms);
-#pragma unroll
-    for (int i = 0; i < Pack::WIDTH; ++i) sums[i] += terms[i];
-    Pack out;
-    out.pack(sums);
-    return out;
-}
-
-// No `__restrict__`: a store that may alias the inputs keeps the compiler from moving loads of the batch behind it.
-__device__ __forceinline__ void add_whole_tile(const Pack* x, const Pack* y, Pack* out) {
-#pragma unroll 1
-    for (int batch = 0; batch < VECTORS; batch += BATCH) {
-        Pack xs[BATCH], ys[BATCH];
-#pragma unroll
-        for (int i = 0; i < BATCH; ++i) {
-            xs[i] = x[(batch + i) * THREADS + threadIdx.x];
-            ys[i] = y[(batch + i) * THREADS + threadIdx.x];
-        }
-#pragma unroll
-        for (int i = 0; i < BATCH; ++i) out[(batch + i) * THREADS + threadIdx.x] = add(xs[i], ys[i]);
-    }
-}
+#include "elementwise_tiles.cuh"
 
 __device__ __forceinline__ void add_tile(const DTYPE* x, const DTYPE* y, DTYPE* out, long long numel, long long tile) {
     const long long first = tile * BLOCK;

@@ -47,7 +47,8 @@ pub struct Knobs {
     pub reduction_loop: u32,
     /// 1 flat, 2 `persistent_blocked`, 3 `persistent_interleaved`, 4 `cluster_launch_control`.
     pub pid_type: u32,
-    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`, 6 `tcgen05_tmem`.
+    /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`, 6 `tcgen05_tmem`,
+    /// 7 `simt_wide`.
     pub mma: u32,
 }
 

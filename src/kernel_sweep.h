@@ -52,7 +52,8 @@ enum {
     KERNEL_SWEEP_MMA_WGMMA = 3,
     KERNEL_SWEEP_MMA_TCGEN05 = 4,
     KERNEL_SWEEP_MMA_SYNC_TMA = 5,    /* mma.sync on tiles that the copy engine loads */
-    KERNEL_SWEEP_MMA_TCGEN05_TMEM = 6 /* tcgen05 on decoded weights in tensor memory */
+    KERNEL_SWEEP_MMA_TCGEN05_TMEM = 6, /* tcgen05 on decoded weights in tensor memory */
+    KERNEL_SWEEP_MMA_SIMT_WIDE = 7     /* simt with vectors of 32 bytes */
 };
 
 /* The knobs of a config. A knob that the config does not have is zero. kernel_sweep_lookup_json() gives the whole config,

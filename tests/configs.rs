@@ -72,9 +72,10 @@ fn parameters(source: &str, entry: &str) -> Vec<String> {
     let names = known.entry(format!("{source} {entry}")).or_insert_with(|| {
         let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
         let headers = fs::read_dir(kernels.join("include")).unwrap().map(|entry| entry.unwrap().path());
-        let texts = std::iter::once(kernels.join(source)).chain(headers).map(|path| fs::read_to_string(path).unwrap());
+        let mut texts =
+            std::iter::once(kernels.join(source)).chain(headers).map(|path| fs::read_to_string(path).unwrap());
         let list = |text: String| Some(text.split_once(&format!("\n{entry}("))?.1.split_once(") {")?.0.to_owned());
-        let list = texts.filter_map(list).next().unwrap();
+        let list = texts.find_map(list).unwrap();
         let name = |parameter: &str| {
             let start = parameter.rfind(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap();
             parameter[start + 1..].to_owned()
@@ -142,7 +143,9 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
     let multiprocessors = u64::from(profile.multiprocessors);
     match problem.family {
         Family::Elementwise => {
-            assert_eq!((running.source(), config.mma), ("elementwise.cu", Some(Mma::Simt)));
+            let is_wide = config.mma == Some(Mma::SimtWide);
+            assert!(is_wide || config.mma == Some(Mma::Simt));
+            assert_eq!(running.source(), if is_wide { "elementwise_wide.cu" } else { "elementwise.cu" });
             assert_eq!((running.value("BLOCK"), Some(running.value("NUM_WARPS"))), (block(0), warps));
             let tiles = extents[0].div_ceil(block(0));
             assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
@@ -150,7 +153,9 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             assert_eq!(running.argument("contiguous"), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
         Family::RowSoftmax => {
-            assert_eq!((running.source(), config.mma), ("row_softmax.cu", Some(Mma::Simt)));
+            let is_wide = config.mma == Some(Mma::SimtWide);
+            assert!(is_wide || config.mma == Some(Mma::Simt));
+            assert_eq!(running.source(), if is_wide { "row_softmax_wide.cu" } else { "row_softmax.cu" });
             assert_eq!((running.value("ROWS"), Some(running.value("NUM_WARPS"))), (block(0), warps));
             assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster.into())), (split, split));
             let tiles = extents[0].div_ceil(block(0));
@@ -161,7 +166,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     let share = running.argument("share");
                     assert_eq!(share * 16, u64::from(columns) * problem.dtype.size_bytes());
                 }
-                _ => assert_eq!(running.value("NUM_STAGES"), 0),
+                _ => assert_eq!(running.value("NUM_STAGES"), config.num_stages.map_or(0, u64::from)),
             }
             assert_eq!(running.argument("contiguous"), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
@@ -217,7 +222,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!(u64::from(running.launch.cluster), pair);
                     ("gemm_tcgen05.cu", runs(config, all * split, multiprocessors / pair), pair)
                 }
-                Mma::Simt => panic!("no matrix product is simt"),
+                Mma::Simt | Mma::SimtWide => panic!("no matrix product is simt"),
             };
             assert_eq!((running.source(), running.blocks()), (source, programs * blocks_each));
             let [group, parts, stride] = ["group_m", "split_k", "stride"].map(|name| running.argument(name));

@@ -658,7 +658,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     let spec = families::spec(Family::Elementwise);
     let kernel = spec.kernel(&config, &problem, &bench.machine.found.profile).unwrap();
     let launch = spec.launch(&config, &problem, &bench.machine.found.profile).unwrap();
-    let add = Program { cubin: cubin(&bench.machine.compiler, &kernel), entry: kernel.entry.into(), launch };
+    let add = Program { cubin: cubin(&bench.machine.compiler, &kernel), entry: kernel.entry, launch };
     bench.gpu.load(&config, Some(&add)).unwrap();
     // As the worker does before it times: a GPU that was idle has slower clocks.
     let started = Instant::now();

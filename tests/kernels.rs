@@ -7,8 +7,10 @@
 mod common;
 
 use common::sweep;
-use kernel_sweep::model::Family;
+use kernel_sweep::compile::Recorded;
+use kernel_sweep::model::{Family, GpuProfile};
 use serde_json::Value;
+use std::path::Path;
 
 /// Kernels of each family: some half a second each on one core.
 const KERNELS: u64 = 8;
@@ -50,4 +52,28 @@ fn kernels_compile_for_hopper_without_spilling() {
 #[test]
 fn kernels_compile_for_blackwell_without_spilling() {
     compile_sample("b200", "sm_100a");
+}
+
+#[test]
+fn kernels_compile_for_other_blackwell_gpus() {
+    compile_sample("b300", "sm_103a");
+    compile_sample("rtx5090", "sm_120a");
+}
+
+/// The records that `sweep compile --record` made and that are committed: of whole spaces, and of those of the GPU that they name.
+#[test]
+fn what_is_recorded_as_compiled_is_every_kernel_of_the_space() {
+    let output = Path::new(env!("CARGO_MANIFEST_DIR")).join("output");
+    for folder in output.read_dir().unwrap() {
+        let path = folder.unwrap().path().join("compiled.json");
+        if !path.is_file() {
+            continue;
+        }
+        let record = Recorded::read(&path).unwrap();
+        let profile = GpuProfile::by_name(&record.gpu).unwrap();
+        assert_eq!((path.parent().unwrap().file_name().unwrap(), &record.arch), (profile.name.as_ref(), &profile.arch));
+        for (family, coverage) in &record.families {
+            assert!(coverage.is_whole() && coverage.failed == 0 && coverage.spilling == 0, "{family}: {coverage}");
+        }
+    }
 }

@@ -211,7 +211,9 @@ fn a_hundred_thousand_launches_allocate_nothing_and_wait_for_nothing() {
         assert_eq!((allocated.count_total, allocated.bytes_max), (0, 0));
         let calls = calls(folder);
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        names(&calls).into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
+        for name in names(&calls) {
+            *counts.entry(name).or_default() += 1;
+        }
         assert_eq!(counts.remove("cuLaunchKernelEx"), Some(each * kernels.len()));
         let scratch = kernels.iter().filter(|kernel| kernel.scratch_bytes() > Bytes(0)).count();
         assert_eq!(counts, BTreeMap::from([("cuEventRecord", each * scratch), ("cuStreamWaitEvent", each * scratch)]));
@@ -243,9 +245,13 @@ fn what_is_prepared_is_given_back() {
         let problems = problems();
         let first = runtime(folder, &problems);
         let kernels: Vec<_> = problems.iter().map(|problem| first.prepare(problem).unwrap()).collect();
-        kernels.iter().for_each(|kernel| launch(kernel, stream(5)));
+        for kernel in &kernels {
+            launch(kernel, stream(5));
+        }
         drop(first); // kernels outlive their runtime
-        kernels.iter().for_each(|kernel| launch(kernel, stream(5)));
+        for kernel in &kernels {
+            launch(kernel, stream(5));
+        }
         drop(kernels);
         let first = calls(folder);
         assert_eq!(left(&first), [0; 4]);
@@ -304,12 +310,14 @@ fn threads_share_a_kernel_and_its_scratch_is_one_launchs_at_a_time() {
                 let (kernels, runtime, problems) = (&kernels, &runtime, &problems);
                 scope.spawn(move || {
                     for turn in 0..50 {
-                        kernels.iter().for_each(|kernel| launch(kernel, stream(thread)));
+                        for kernel in kernels {
+                            launch(kernel, stream(thread));
+                        }
                         if turn == 25 {
                             // Preparing goes on beside it, and a thread without a context can launch.
-                            problems
-                                .iter()
-                                .for_each(|problem| launch(&runtime.prepare(problem).unwrap(), stream(thread)));
+                            for problem in problems {
+                                launch(&runtime.prepare(problem).unwrap(), stream(thread));
+                            }
                         }
                     }
                 });

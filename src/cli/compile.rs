@@ -4,9 +4,9 @@ use super::arguments::{Families, families};
 use super::measure::Time;
 use super::outcome::Outcome;
 use super::output::{self, note};
-use crate::compile::{Compiler, Outcome as Compiled, Settings};
+use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
 use crate::device::{Program, support_kernel};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::families::{self as family_specs, KernelSpec, Launch};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
@@ -15,7 +15,11 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
@@ -35,6 +39,12 @@ pub(super) struct CompileArgs {
     /// Seed of that draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Write a line of JSON for each kernel here: its source and macros, its cubin and what ptxas said
+    #[arg(long, value_name = "FILE")]
+    list: Option<PathBuf>,
+    /// Record how much of the space compiled, with what tells these kernels from others, in FOLDER/<gpu>/compiled.json
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "output", conflicts_with = "kernels")]
+    record: Option<PathBuf>,
     /// Give up on a kernel that compiles for longer than this
     #[arg(long, value_name = "TIME", default_value_t = Time(Settings::DEADLINE))]
     compile_deadline: Time,
@@ -48,6 +58,7 @@ pub(super) struct CompileArgs {
 struct Report {
     gpu: String,
     arch: String,
+    nvrtc: String,
     families: BTreeMap<&'static str, Counts>,
 }
 
@@ -61,6 +72,8 @@ struct Counts {
     failed: usize,
     spilling: usize,
     pruned: usize,
+    /// Of the kernels alone, and of how many in the space.
+    coverage: Coverage,
 }
 
 pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
@@ -70,13 +83,16 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let plans = plan::load_all(&args.family.0, None)?;
     progress.plans(&plans);
     compiler.needed(&support_kernel())?;
-    let mut report = Report { gpu: profile.name.clone(), arch: profile.arch.clone(), families: BTreeMap::new() };
+    let list = args.list.as_ref().map(|path| File::create(path).context(|| path.display().to_string())).transpose()?;
+    let (arch, nvrtc) = (profile.arch.clone(), compiler.version().to_owned());
+    let mut report = Report { gpu: profile.name.clone(), arch, nvrtc, families: BTreeMap::new() };
     for plan in &plans {
-        let counts = compile_space(plan, &profile, &compiler, args)?;
+        let counts = compile_space(plan, &profile, &compiler, list.as_ref(), args)?;
         if !args.json {
             note!(
-                "{}: {} configs, {} compiled, {} failed, {} spilling, {} pruned",
+                "{}: {}; {} configs, {} compiled, {} failed, {} spilling, {} pruned",
                 plan.family,
+                counts.coverage,
                 counts.configs,
                 counts.compiled,
                 counts.failed,
@@ -87,11 +103,22 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
         report.families.insert(plan.family.name(), counts);
     }
     progress.finish();
+    let all = report.families.values().fold(Coverage::default(), |all, counts| all.with(&counts.coverage));
+    if let Some(folder) = &args.record {
+        let path = folder.join(&profile.name).join("compiled.json");
+        let families = report.families.iter().map(|(name, counts)| ((*name).to_owned(), counts.coverage.clone()));
+        let environment = [&report.gpu, &report.arch, &report.nvrtc].map(String::clone);
+        Recorded::update(&path, environment, families.collect())?;
+        if !args.json {
+            note!("recorded in {}", path.display());
+        }
+    }
     if args.json {
         output::json(&report)?;
+    } else {
+        note!("{}: {all}, for {} with NVRTC {}", profile.name, report.arch, report.nvrtc);
     }
-    let failed: usize = report.families.values().map(|counts| counts.failed).sum();
-    Ok(if failed == 0 { Outcome::Done } else { Outcome::Unworkable })
+    Ok(if all.failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
 /// Up to so many kernels. Those of one source and entry are of one space: of each, one after the other is drawn in turn, as long
@@ -111,7 +138,13 @@ fn sample(all: &BTreeSet<&KernelSpec>, most: usize, seed: u64) -> BTreeSet<Kerne
     drawn.into_iter().take(most).map(|(_, kernel)| kernel.clone()).collect()
 }
 
-fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, args: &CompileArgs) -> Result<Counts> {
+fn compile_space(
+    plan: &Plan,
+    profile: &GpuProfile,
+    compiler: &Compiler,
+    list: Option<&File>,
+    args: &CompileArgs,
+) -> Result<Counts> {
     let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
     let mut launches: BTreeMap<KernelSpec, Launch> = BTreeMap::new();
     let mut rejected: BTreeSet<Config> = BTreeSet::new();
@@ -135,41 +168,65 @@ fn compile_space(plan: &Plan, profile: &GpuProfile, compiler: &Compiler, args: &
         }
     }
     let all: BTreeSet<&KernelSpec> = kernels.values().flatten().collect();
+    let space = all.len();
     let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
     let sample = sample(&all, most, args.seed);
-    sample.iter().try_for_each(|kernel| compiler.request(kernel).map(|_| ()))?;
+    let keys: BTreeSet<Key> = sample.iter().map(|kernel| compiler.request(kernel)).collect::<Result<_>>()?;
     for (reference, launch) in references {
         Program::needed(compiler, &reference, &launch)?;
+    }
+    let mut coverage = Coverage::new(space, &keys);
+    let (mut failed, mut spilling) = (BTreeSet::new(), BTreeSet::new());
+    for kernel in &sample {
+        let outcome = compiler.wait(kernel)?;
+        let error = match &outcome {
+            Compiled::Failed { error, .. } => Some(error.clone()),
+            Compiled::Compiled { cubin, entry, .. } => {
+                let entry = entry.as_ref().unwrap_or(&kernel.entry);
+                launches.get(kernel).and_then(|launch| launch.check_cubin(cubin, entry).err())
+            }
+        };
+        coverage.count(error.is_none(), outcome.spills());
+        if outcome.spills() {
+            spilling.insert(kernel);
+        }
+        if let Some(list) = list {
+            writeln!(&*list, "{}", line_of(plan, kernel, &outcome))?;
+        }
+        if let Some(error) = error {
+            failed.insert(kernel);
+            if !args.json {
+                note!("{}: {kernel}: {error}", plan.family);
+            }
+        }
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     for needed in kernels.values_mut() {
         needed.retain(|kernel| sample.contains(kernel));
     }
     kernels.retain(|_, needed| !needed.is_empty());
-    let mut counts = Counts { kernels: sample.len(), configs: kernels.len() + pruned, pruned, ..Counts::default() };
-    let mut told = BTreeSet::new();
+    let configs = kernels.len() + pruned;
+    let mut counts = Counts { kernels: sample.len(), configs, pruned, coverage, ..Counts::default() };
     for needed in kernels.values() {
-        let outcomes = needed.iter().map(|kernel| compiler.wait(kernel)).collect::<Result<Vec<_>>>()?;
-        let failure = needed.iter().zip(&outcomes).find_map(|(kernel, outcome)| match outcome {
-            Compiled::Failed { error, .. } => Some((kernel, error.clone())),
-            Compiled::Compiled { cubin, entry, .. } => {
-                let entry = entry.as_ref().unwrap_or(&kernel.entry);
-                Some((kernel, launches.get(kernel)?.check_cubin(cubin, entry).err()?))
-            }
-        });
-        if let Some((kernel, error)) = failure {
-            counts.failed += 1;
-            if told.insert(kernel) && !args.json {
-                note!("{}: {kernel}: {error}", plan.family);
-            }
-            continue;
-        }
-        counts.compiled += 1;
-        let spills =
-            |outcome: &Compiled| matches!(outcome, Compiled::Compiled { resources, .. } if resources.spill_bytes > 0);
-        counts.spilling += usize::from(outcomes.iter().any(spills));
+        let has_failed = needed.iter().any(|kernel| failed.contains(kernel));
+        counts.failed += usize::from(has_failed);
+        counts.compiled += usize::from(!has_failed);
+        counts.spilling += usize::from(!has_failed && needed.iter().any(|kernel| spilling.contains(kernel)));
     }
     Ok(counts)
+}
+
+/// A kernel of the list.
+fn line_of(plan: &Plan, kernel: &KernelSpec, outcome: &Compiled) -> serde_json::Value {
+    let (family, kernel) = (plan.family.name(), kernel.to_string());
+    match outcome {
+        Compiled::Compiled { key, cubin, resources, .. } => {
+            json!({"family": family, "kernel": kernel, "key": key, "cubin": cubin, "resources": resources})
+        }
+        Compiled::Failed { key, error, .. } => {
+            json!({"family": family, "kernel": kernel, "key": key, "error": error})
+        }
+    }
 }
 
 #[cfg(test)]

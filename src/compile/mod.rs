@@ -2,6 +2,8 @@
 //! device: what runs in the workers is [`crate::device`]'s.
 
 mod cache;
+#[cfg(feature = "harness")]
+mod coverage;
 mod here;
 mod nvrtc;
 #[cfg(feature = "harness")]
@@ -12,6 +14,8 @@ mod source;
 
 pub(crate) use cache::sha256;
 pub use cache::{Cache, Key, read_cubin};
+#[cfg(feature = "harness")]
+pub use coverage::{Coverage, Recorded};
 pub use here::cubin;
 pub use nvrtc::Nvrtc;
 #[cfg(feature = "harness")]

@@ -36,6 +36,13 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Whether a kernel compiled that keeps values in memory because registers ran out.
+    pub fn spills(&self) -> bool {
+        matches!(self, Self::Compiled { resources, .. } if resources.spill_bytes > 0)
+    }
+}
+
 /// How to compile.
 #[derive(Clone, Debug)]
 pub struct Settings {

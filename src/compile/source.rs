@@ -14,7 +14,6 @@ static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 /// The kernel sources: a folder `kernels/` in the working directory, else those built into the binary.
 #[derive(Debug)]
 pub(super) struct Sources {
-    #[cfg(feature = "harness")]
     folder: Option<PathBuf>,
     assembled: Mutex<BTreeMap<Code, Source>>,
 }
@@ -35,11 +34,7 @@ pub(super) struct Source {
 impl Sources {
     /// Those built in alone.
     pub(super) fn built_in() -> Self {
-        Self {
-            #[cfg(feature = "harness")]
-            folder: None,
-            assembled: Mutex::default(),
-        }
+        Self { folder: None, assembled: Mutex::default() }
     }
 
     #[cfg(feature = "harness")]
@@ -104,7 +99,6 @@ impl Sources {
     }
 
     fn read(&self, name: &str) -> Result<String> {
-        #[cfg(feature = "harness")]
         if let Some(folder) = &self.folder {
             let path = folder.join(name);
             return read_text(&path).context(|| format!("kernel source {}", path.display()));

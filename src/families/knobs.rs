@@ -64,12 +64,14 @@ pub(super) fn num_warps(config: &Config) -> Result<u32, Rejection> {
     Ok(warps)
 }
 
-/// The kernel's instructions must be the ones it has.
-pub(super) fn mma(config: &Config, wanted: Mma) -> Result<(), Rejection> {
+/// The config's instructions, of a family without matrix products: plain lanes, or wide ones where the GPU has them.
+pub(super) fn lanes(config: &Config, profile: &GpuProfile) -> Result<Mma, Rejection> {
     match config.mma {
-        Some(mma) if mma == wanted => Ok(()),
-        Some(mma) => Err(Rejection(format!("mma {mma}: this kernel is {wanted}"))),
-        None => Err(Rejection(format!("mma is missing: this kernel is {wanted}"))),
+        Some(Mma::Simt) => Ok(Mma::Simt),
+        Some(Mma::SimtWide) if profile.mma.contains(&Mma::SimtWide) => Ok(Mma::SimtWide),
+        Some(Mma::SimtWide) => Err(Rejection(format!("{} has no simt_wide", profile.name))),
+        Some(mma) => Err(Rejection(format!("mma {mma}: these kernels are simt or simt_wide"))),
+        None => Err(Rejection("mma is missing: simt or simt_wide".into())),
     }
 }
 

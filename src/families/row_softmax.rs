@@ -10,8 +10,6 @@ use std::sync::LazyLock;
 
 pub(super) struct RowSoftmax;
 
-/// Bytes of the vectors that rows are copied in.
-const VECTOR_BYTES: u64 = 16;
 /// Static shared memory of a warp of a row: its statistics, in two buffers.
 const STATISTICS_BYTES: u64 = 16;
 /// By what share of itself an element may differ before it is rounded. The exponentials of the element and of the sum err by up
@@ -31,10 +29,6 @@ const MOST_PROGRAMS: u32 = 8;
 
 fn dimensions(problem: &Problem) -> (u64, u64) {
     problem.shape.first::<2>().into()
-}
-
-fn vector_width(dtype: Dtype) -> u64 {
-    VECTOR_BYTES / dtype.size_bytes()
 }
 
 /// Vectors that hold any part of a row, for the row that lies worst. Rows whose length is a multiple of the vector's are
@@ -70,11 +64,18 @@ fn vectors_in_registers(share: u64, lanes: u64, width: u64, warps: u32) -> Optio
     [1, 2, 3, 4, 6, 8].into_iter().find(enough)
 }
 
+/// The same of the wide kernel, which keeps up to two rows: 4 vectors at most, or what leaves 32 warps room for 16 elements in f32
+/// twice.
+fn wide_vectors(share: u64, lanes: u64, dtype: Dtype, warps: u32) -> Option<u64> {
+    let most = if warps == 32 { dtype.size_bytes() / 2 } else { 4 };
+    (1..=most).find(|vectors| vectors * lanes >= share)
+}
+
 /// Where a row is kept while it is worked on, which follows from its length.
 struct Place {
     /// Vectors a lane has in registers, or 0.
     vectors: u64,
-    /// Slots of the ring that steps go through, or 0.
+    /// Slots of the ring that steps go through, or 0; of the wide kernel, rows that a lane has in registers.
     stages: u32,
     /// Vectors of a row that a program holds at a time.
     share: u64,
@@ -89,6 +90,10 @@ struct Knobs {
     split: u32,
     /// Columns of a step where the row is looped over, and slots of the ring that steps go through.
     looped: Option<[u32; 2]>,
+    /// Of the wide kernel: rows that a lane has in registers, the second on its way.
+    wide: Option<u32>,
+    /// Bytes of the vectors that rows are copied in.
+    vector_bytes: u64,
 }
 
 impl Knobs {
@@ -102,11 +107,21 @@ impl Knobs {
             "block_sizes [{tile_rows}] gives {} threads more rows than one each",
             warps * WARP
         );
-        let looped = match (reduction_loop(config)?, config.num_stages) {
-            (Some(chunk), stages) => Some([chunk, knobs::needed("num_stages", stages)?]),
+        let is_wide = config.mma == Some(Mma::SimtWide);
+        let (looped, wide) = match (reduction_loop(config)?, config.num_stages) {
+            (Some(chunk), _) if is_wide => {
+                return Err(Rejection(format!("reduction_loops [{chunk}]: simt_wide takes whole rows")));
+            }
+            (None, stages) if is_wide => (None, Some(knobs::needed("num_stages", stages)?)),
+            (Some(chunk), stages) => (Some([chunk, knobs::needed("num_stages", stages)?]), None),
             (None, Some(stages)) => return Err(Rejection(format!("num_stages {stages} has no effect on a whole row"))),
-            (None, None) => None,
+            (None, None) => (None, None),
         };
+        require!(
+            wide.is_none_or(|stages| stages <= 2),
+            "num_stages {}: simt_wide has a row in registers, or 2 with the next on its way",
+            wide.unwrap_or_default()
+        );
         require!(
             looped.is_none() || tile_rows <= warps,
             "block_sizes [{tile_rows}] with {warps} warps: rows that are looped over need a warp each"
@@ -117,19 +132,30 @@ impl Knobs {
         );
         let may_share = tile_rows == 1 && looped.is_none();
         require!(split == 1 || may_share, "split_k {split}: programs share one row at a time, and the whole of it");
-        Ok(Self { tile_rows, warps, split, looped })
+        let vector_bytes = if is_wide { 32 } else { 16 };
+        Ok(Self { tile_rows, warps, split, looped, wide, vector_bytes })
+    }
+
+    /// Elements of a vector.
+    fn width(&self, dtype: Dtype) -> u64 {
+        self.vector_bytes / dtype.size_bytes()
     }
 
     fn place(&self, problem: &Problem) -> Place {
         let (_, cols) = dimensions(problem);
-        let width = vector_width(problem.dtype);
+        let width = self.width(problem.dtype);
         let lanes = u64::from(self.warps * WARP / self.tile_rows);
-        let slots = |count: u32, share| Bytes(u64::from(self.tile_rows) * u64::from(count) * share * VECTOR_BYTES);
+        let slots = |count: u32, share| Bytes(u64::from(self.tile_rows) * u64::from(count) * share * self.vector_bytes);
         if let Some([chunk, stages]) = self.looped {
             let share = u64::from(chunk) / width;
             return Place { vectors: 0, stages, share, smem: slots(stages, share) };
         }
         let share = window_vectors(cols, width).div_ceil(self.split.into());
+        if let Some(stages) = self.wide {
+            // A legal config has room for the row.
+            let vectors = wide_vectors(share, lanes, problem.dtype, self.warps).unwrap_or_default();
+            return Place { vectors, stages, share, smem: Bytes(0) };
+        }
         match vectors_in_registers(share, lanes, width, self.warps) {
             Some(vectors) => Place { vectors, stages: 0, share, smem: Bytes(0) },
             None => Place { vectors: 0, stages: 0, share, smem: slots(1, share) },
@@ -156,6 +182,12 @@ const RING: (&str, &str) = (
     "block_sizes[0] * num_stages * reduction_loops[0] * element_bytes + num_warps * 16 <= smem_per_block",
     "the ring needs more shared memory than a program has",
 );
+/// As [`wide_vectors`] has it.
+const WIDE_ROWS: (&str, &str) = (
+    "ceil_div(ceil_div(cols + (32 / element_bytes - 1) * (cols * element_bytes % 32 != 0), 32 / element_bytes), split_k) \
+     <= num_warps * 32 / block_sizes[0] * (4 - (num_warps == 32) * (4 - element_bytes / 2))",
+    "rows do not fit the registers",
+);
 /// In registers, 32 values of a lane at most, or 24 of a lane of 32 warps; else in shared memory.
 const WHOLE_ROWS: (&str, &str) = (
     "ceil_div(ceil_div(cols + (16 / element_bytes - 1) * (cols * element_bytes % 16 != 0), 16 / element_bytes), split_k) \
@@ -172,12 +204,12 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
     let Place { vectors, stages, share, smem } = knobs.place(problem);
     let Knobs { tile_rows, warps, split, .. } = knobs;
     let (rows, cols) = dimensions(problem);
-    let width = vector_width(problem.dtype);
+    let width = knobs.width(problem.dtype);
     let tiles = rows.div_ceil(tile_rows.into());
     let Programs { count, contiguous } = knobs::programs(config, tiles, profile.multiprocessors / split);
 
     let kernel = KernelSpec::shipped(
-        "row_softmax.cu",
+        if knobs.wide.is_some() { "row_softmax_wide.cu" } else { "row_softmax.cu" },
         "row_softmax",
         vec![
             ("DTYPE", knobs::c_type(problem.dtype)),
@@ -190,20 +222,17 @@ fn build(config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<(Ke
         ],
     );
     let window = window_vectors(cols, width);
+    let steps = knobs.wide.is_none().then(|| Arg::I32(window.div_ceil(share) as i32));
     let launch = Launch {
         grid: [count * split, 1, 1],
         cluster: split,
         threads: [warps * WARP, 1, 1],
         dynamic_smem: smem,
-        args: vec![
-            Arg::Input(0),
-            Arg::Output(0),
-            Arg::I64(rows as i64),
-            Arg::I32(cols as i32),
-            Arg::I32(share as i32),
-            Arg::I32(window.div_ceil(share) as i32),
-            Arg::I32(i32::from(contiguous)),
-        ],
+        args: [Arg::Input(0), Arg::Output(0), Arg::I64(rows as i64), Arg::I32(cols as i32), Arg::I32(share as i32)]
+            .into_iter()
+            .chain(steps)
+            .chain([Arg::I32(i32::from(contiguous))])
+            .collect(),
         workspace: Bytes(0),
         counters: 0,
     };
@@ -240,7 +269,7 @@ impl FamilySpec for RowSoftmax {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        knobs::mma(config, Mma::Simt)?;
+        knobs::lanes(config, profile)?;
         let known = ["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "reduction_loops", "split_k"];
         knobs::only(config, &known)?;
         knobs::order(config)?;
@@ -254,7 +283,13 @@ impl FamilySpec for RowSoftmax {
             LazyLock::new(|| legality::conditions(Family::RowSoftmax, [COLUMNS, TILES, WHOLE_ROWS]));
         static LOOPED: LazyLock<Vec<Condition>> =
             LazyLock::new(|| legality::conditions(Family::RowSoftmax, [COLUMNS, TILES, WHOLE_VECTORS, RING]));
-        if config.reduction_loops == [None] { &WHOLE } else { &LOOPED }
+        static WIDE: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::RowSoftmax, [COLUMNS, TILES, WIDE_ROWS]));
+        match config.mma {
+            Some(Mma::SimtWide) => &WIDE,
+            _ if config.reduction_loops == [None] => &WHOLE,
+            _ => &LOOPED,
+        }
     }
 
     fn axes(&self) -> &'static [Axis] {
@@ -269,13 +304,16 @@ impl FamilySpec for RowSoftmax {
     fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
         /// As many as leave room for 32 warps a multiprocessor, which rows in registers are held to.
         const REGISTERS: u32 = 64;
+        /// What the wide kernel takes beside its elements in f32 and the row that is on its way.
+        const WIDE_REGISTERS: u64 = 32;
         let knobs = Knobs::new(config)?;
-        let Place { share, smem, .. } = knobs.place(problem);
+        let Place { vectors, stages, share, smem } = knobs.place(problem);
+        let wide = || WIDE_REGISTERS + vectors * (knobs.width(problem.dtype) + 8 * u64::from(stages - 1));
         Ok(Footprint {
             threads: knobs.warps * WARP,
-            registers: REGISTERS,
+            registers: if knobs.wide.is_some() { wide() as u32 } else { REGISTERS },
             smem: Bytes(smem.0 + knobs.statistics().0),
-            stage_bytes: Bytes(u64::from(knobs.tile_rows) * share * VECTOR_BYTES),
+            stage_bytes: Bytes(u64::from(knobs.tile_rows) * share * knobs.vector_bytes),
         })
     }
 
@@ -490,6 +528,55 @@ mod tests {
         let four_rows = Config { block_sizes: vec![4], ..looped(4096, 2, 2) };
         assert!(refused(four_rows).contains("a warp each"));
         assert!(refused(whole_row(3, 4)).contains("[3]"));
+    }
+
+    fn wide(rows: u32, warps: u32, stages: u32) -> Config {
+        Config { mma: Some(Mma::SimtWide), num_stages: Some(stages), ..whole_row(rows, warps) }
+    }
+
+    /// What the macros of the wide kernel must hold for it to take whole rows.
+    #[test]
+    fn a_wide_lane_has_room_for_its_share_wherever_the_config_is_legal() {
+        let b200 = GpuProfile::by_name("b200").unwrap();
+        let mut verdicts = [0, 0];
+        for cols in (1..200_000).step_by(977) {
+            for (rows, warps, split) in [(1, 32, 1), (1, 8, 4), (4, 4, 1), (16, 4, 1), (1, 16, 8), (2, 32, 1)] {
+                for dtype in [Dtype::Bf16, Dtype::F32] {
+                    let config = Config { split_k: Some(split), ..wide(rows, warps, 2) };
+                    let program = RowSoftmax.program(&config, &problem(64, cols, dtype), &b200);
+                    verdicts[usize::from(program.is_ok())] += 1;
+                    let width = 32 / dtype.size_bytes();
+                    let share = window_vectors(cols as u64, width).div_ceil(split.into());
+                    let lanes = u64::from(warps * WARP / rows);
+                    let Ok((kernel, launch)) = program else {
+                        assert!(
+                            share > lanes * if warps == 32 { dtype.size_bytes() / 2 } else { 4 },
+                            "{config} {cols}"
+                        );
+                        continue;
+                    };
+                    let value = |name| kernel.macros.iter().find(|(known, _)| *known == name).unwrap().1.clone();
+                    let vectors: u64 = value("VECTORS").parse().unwrap();
+                    assert!((1..=4).contains(&vectors) && vectors * lanes >= share && (vectors - 1) * lanes < share);
+                    assert_eq!(
+                        (kernel.code.to_string().split(' ').next(), value("NUM_STAGES").as_str()),
+                        (Some("row_softmax_wide.cu"), "2")
+                    );
+                    assert_eq!(value("ALIGNED") == "1", (cols as u64).is_multiple_of(width));
+                    assert_eq!(launch.args[4..], [Arg::I32(share as i32), Arg::I32(0)]);
+                    assert_eq!(launch.dynamic_smem, Bytes(0));
+                }
+            }
+        }
+        assert!(verdicts.iter().all(|count| *count > 100), "{verdicts:?}");
+        let refused = |config: &Config, gpu| {
+            let profile = GpuProfile::by_name(gpu).unwrap();
+            RowSoftmax.program(config, &problem(64, 1024, Dtype::Bf16), &profile).unwrap_err().0
+        };
+        assert!(refused(&wide(1, 8, 1), "h200").contains("no simt_wide"));
+        assert!(refused(&wide(1, 8, 3), "b200").contains("num_stages 3"));
+        assert!(refused(&Config { num_stages: None, ..wide(1, 8, 1) }, "b200").contains("num_stages is missing"));
+        assert!(refused(&Config { mma: Some(Mma::SimtWide), ..looped(4096, 8, 2) }, "b200").contains("whole rows"));
     }
 
     #[test]

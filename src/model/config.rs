@@ -58,12 +58,14 @@ pub enum Mma {
     MmaSyncTma,
     /// Blackwell's `tcgen05` with its first operand, decoded weights, in tensor memory (TMEM).
     Tcgen05Tmem,
+    /// Plain lanes that load and store 32 bytes an instruction, as lanes do from Blackwell on.
+    SimtWide,
 }
 
 impl Mma {
     /// Every kind; the C interface counts them in this order.
-    pub const ALL: [Self; 6] =
-        [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma, Self::Tcgen05Tmem];
+    pub const ALL: [Self; 7] =
+        [Self::Simt, Self::MmaSync, Self::Wgmma, Self::Tcgen05, Self::MmaSyncTma, Self::Tcgen05Tmem, Self::SimtWide];
 
     /// The name in configs and the kind's table in a plan.
     pub const fn name(self) -> &'static str {
@@ -74,6 +76,7 @@ impl Mma {
             Self::Tcgen05 => "tcgen05",
             Self::MmaSyncTma => "mma_sync_tma",
             Self::Tcgen05Tmem => "tcgen05_tmem",
+            Self::SimtWide => "simt_wide",
         }
     }
 
@@ -81,7 +84,8 @@ impl Mma {
     pub fn of_arch(arch: &str) -> Vec<Self> {
         let own: &[Self] = match arch {
             "sm_90a" => &[Self::MmaSyncTma, Self::Wgmma],
-            "sm_100a" | "sm_103a" => &[Self::Tcgen05, Self::Tcgen05Tmem],
+            "sm_100a" | "sm_103a" => &[Self::SimtWide, Self::Tcgen05, Self::Tcgen05Tmem],
+            "sm_120a" => &[Self::SimtWide],
             _ => &[],
         };
         [Self::Simt, Self::MmaSync].iter().chain(own).copied().collect()

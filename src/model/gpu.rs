@@ -28,21 +28,36 @@ pub struct GpuProfile {
     pub l2: Bytes,
     /// The matrix instructions it has, each a space of its own in a plan.
     pub mma: Vec<Mma>,
+    /// What its maker says it reaches, where the tool knows.
+    #[serde(default)]
+    pub peaks: Option<Peaks>,
+}
+
+/// The highest rates that the maker of a GPU names. They order what to try first where nothing was measured, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peaks {
+    /// Of memory, in 10^9 bytes a second.
+    pub memory_gb_per_s: u32,
+    /// Of dense products of bf16 with sums in f32, in 10^12 operations a second.
+    pub bf16_tflops: u32,
 }
 
 /// Name, part of the driver's name, architecture, multiprocessors, shared memory in KiB a block and a multiprocessor,
-/// threads a multiprocessor, L2 in MiB. Limits are from the CUDA programming guide's table of compute capabilities;
-/// counts and caches from the vendor's datasheets. A live device's own figures take their place.
+/// threads a multiprocessor, L2 in MiB, memory in GB/s, dense bf16 in TFLOP/s. Limits are from the CUDA programming guide's table
+/// of compute capabilities; counts, caches and rates from the vendor's datasheets (HGX B200 and B300, H200, H100 SXM, A100 80GB,
+/// L40S) and the whitepapers of the Ada and Blackwell GeForce GPUs, with sums in f32. A live device's own figures take their
+/// place, but for the rates.
 #[rustfmt::skip]
 #[allow(clippy::type_complexity)] // one row of a table
-const KNOWN: [(&str, &str, &str, u32, u64, u64, u32, u64); 7] = [
-    ("b200", "B200", "sm_100a", 148, 227, 228, 2048, 126),
-    ("h200", "H200", "sm_90a", 132, 227, 228, 2048, 60),
-    ("h100", "H100", "sm_90a", 132, 227, 228, 2048, 50),
-    ("a100", "A100", "sm_80", 108, 163, 164, 2048, 40),
-    ("l40s", "L40S", "sm_89", 142, 99, 100, 1536, 96),
-    ("rtx4090", "RTX 4090", "sm_89", 128, 99, 100, 1536, 72),
-    ("rtx5090", "RTX 5090", "sm_120a", 170, 99, 100, 1536, 96),
+const KNOWN: [(&str, &str, &str, u32, u64, u64, u32, u64, [u32; 2]); 8] = [
+    ("b300", "B300", "sm_103a", 148, 227, 228, 2048, 126, [8000, 2250]),
+    ("b200", "B200", "sm_100a", 148, 227, 228, 2048, 126, [8000, 2250]),
+    ("h200", "H200", "sm_90a", 132, 227, 228, 2048, 60, [4800, 989]),
+    ("h100", "H100", "sm_90a", 132, 227, 228, 2048, 50, [3350, 989]),
+    ("a100", "A100", "sm_80", 108, 163, 164, 2048, 40, [2039, 312]),
+    ("l40s", "L40S", "sm_89", 142, 99, 100, 1536, 96, [864, 362]),
+    ("rtx4090", "RTX 4090", "sm_89", 128, 99, 100, 1536, 72, [1008, 165]),
+    ("rtx5090", "RTX 5090", "sm_120a", 170, 99, 100, 1536, 96, [1792, 209]),
 ];
 
 impl GpuProfile {
@@ -53,7 +68,7 @@ impl GpuProfile {
     pub fn known() -> Vec<Self> {
         KNOWN
             .iter()
-            .map(|&(name, device_name, arch, multiprocessors, block_kib, smem_kib, threads, l2_mib)| Self {
+            .map(|&(name, device_name, arch, multiprocessors, block_kib, smem_kib, threads, l2_mib, rates)| Self {
                 name: name.into(),
                 device_name: device_name.into(),
                 arch: arch.into(),
@@ -64,6 +79,7 @@ impl GpuProfile {
                 threads_per_multiprocessor: threads,
                 l2: Bytes::mib(l2_mib),
                 mma: Mma::of_arch(arch),
+                peaks: Some(Peaks { memory_gb_per_s: rates[0], bf16_tflops: rates[1] }),
             })
             .collect()
     }
@@ -124,6 +140,7 @@ impl GpuProfile {
             threads_per_multiprocessor: 1,
             l2,
             mma: Vec::new(),
+            peaks: None,
         }
     }
 

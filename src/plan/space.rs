@@ -266,7 +266,8 @@ fn drop_idle_knobs(mut config: Config) -> Config {
     if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
-    if config.reduction_loops == [None] {
+    // A row that is taken whole has no steps in flight; wide lanes may have the next row.
+    if config.reduction_loops == [None] && config.mma != Some(Mma::SimtWide) {
         config.num_stages = None;
     }
     config

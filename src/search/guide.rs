@@ -1,7 +1,8 @@
-//! Which config next: by the time that a model expects of it, once there is one; before, by what its programs load.
+//! Which config next: by the time that a model expects of it, once there is one; before, by its [`Prior`].
 
+use super::prior::Prior;
 use crate::error::Result;
-use crate::families::{self, Description, Work};
+use crate::families::Description;
 use crate::fit::{self, Time, Trials};
 use crate::heuristics::{Candidates, FittedModel, Model, ModelConfig, group_of};
 use crate::journal::Stage;
@@ -35,6 +36,10 @@ pub struct Guide<'p> {
     places: HashMap<&'p Config, usize>,
     earlier: Option<Arc<Ready>>,
     own: RwLock<Option<Arc<Ready>>>,
+    /// What orders as long as nothing was measured.
+    prior: Prior,
+    /// The other GPU's model of the prior, with the configs that it may know of.
+    borrowed: Option<Ready>,
 }
 
 /// A model with the plan's configs made ready for it.
@@ -69,7 +74,7 @@ const CHOICES: usize = 2;
 const ALIKE: usize = 2;
 
 impl<'p> Guide<'p> {
-    /// A guide that knows nothing yet but what a model of an earlier day does, where there is one.
+    /// A guide that knows nothing yet but what a model of an earlier day does, where there is one, and before it [`Prior`].
     pub fn new(plan: &'p Plan, profile: &GpuProfile, earlier: Option<&Value>) -> Self {
         let spaces = plan.spaces(profile);
         let mut configs: Vec<&Config> = Vec::new();
@@ -82,16 +87,48 @@ impl<'p> Guide<'p> {
         }
         let description = Description::of(plan.family, profile);
         let own = RwLock::new(None);
-        let mut guide = Self { plan, profile: profile.clone(), description, configs, places, earlier: None, own };
         // One of another form, or of other knobs, is of no use; there will be another soon.
-        guide.earlier = earlier.and_then(|model| ordering(model).ok()).map(|model| guide.ready(model));
+        let earlier = earlier.and_then(|model| ordering(model).ok());
+        let prior = if earlier.is_some() { Prior::floors(profile) } else { Prior::new(plan.family, profile) };
+        let mut guide = Self {
+            plan,
+            profile: profile.clone(),
+            description,
+            configs,
+            places,
+            earlier: None,
+            own,
+            prior,
+            borrowed: None,
+        };
+        guide.earlier = earlier.map(|model| Arc::new(guide.ready(model)));
+        guide.borrow_model();
         guide
     }
 
-    fn ready(&self, model: Model) -> Arc<Ready> {
+    fn ready(&self, model: Model) -> Ready {
         let configs: Vec<ModelConfig> = self.configs.iter().map(|config| model_config(config)).collect();
         let candidates = model.candidates(&configs);
-        Arc::new(Ready { model, candidates })
+        Ready { model, candidates }
+    }
+
+    /// Makes the other GPU's model ready for the configs that it knows the like of.
+    fn borrow_model(&mut self) {
+        let Some(model) = self.prior.model(&self.description) else { return };
+        let as_there = |config: &&'p Config| ModelConfig {
+            template: self.prior.as_there(config).map(|config| config.to_template()).unwrap_or_default(),
+            ..ModelConfig::default()
+        };
+        let configs: Vec<ModelConfig> = self.configs.iter().map(as_there).collect();
+        let candidates = model.candidates(&configs);
+        self.borrowed = Some(Ready { model, candidates });
+    }
+
+    /// What the order comes from as long as nothing was measured on this GPU, in one line; nothing once something was, or where
+    /// there is no more to it than what programs load.
+    pub fn prior(&self) -> Option<String> {
+        let is_fitted = self.own.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        (self.earlier.is_none() && !is_fitted).then(|| self.prior.said(self.borrowed.is_some())).flatten()
     }
 
     /// Fits a model to what was measured by now, and orders by it; by an earlier day's as well for as long as that has seen more.
@@ -104,7 +141,7 @@ impl<'p> Guide<'p> {
             return Ok(());
         }
         let ready = self.ready(Model::new(fit::train(&self.description, &trials)?)?);
-        *self.own.write().unwrap_or_else(PoisonError::into_inner) = Some(ready);
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(ready));
         Ok(())
     }
 
@@ -164,9 +201,17 @@ impl<'p> Guide<'p> {
             }
         }
         if orders.is_empty() {
-            return Order { configs: self.by_loads(problem, &legal), is_predicted };
+            orders.push(self.by_floors(problem, &legal));
+            orders.extend(self.by_the_others_model(problem, &legal));
         }
         Order { configs: in_turn(orders), is_predicted }
+    }
+
+    /// The configs that the other GPU's model knows the like of, in its order.
+    fn by_the_others_model(&self, problem: &Problem, legal: &[&Config]) -> Option<Vec<Config>> {
+        let known: Vec<&Config> =
+            legal.iter().copied().filter(|config| self.prior.as_there(config).is_some()).collect();
+        self.predicted(self.borrowed.as_ref()?, problem, &known)
     }
 
     /// Nothing where the model does not know the problem's type.
@@ -181,20 +226,14 @@ impl<'p> Guide<'p> {
         (!configs.is_empty()).then_some(configs)
     }
 
-    /// By the bytes that the GPU loads while the longest program runs; a few of each tile first, since tiles decide most.
-    fn by_loads(&self, problem: &Problem, legal: &[&Config]) -> Vec<Config> {
-        let spec = families::spec(problem.family);
-        let loads = |config: &Config| {
-            if self.profile.is_cpu() {
-                return 0.0;
-            }
-            spec.work(config, problem, &self.profile).map_or(f64::INFINITY, |work| loaded_bytes(&work, &self.profile))
-        };
-        let mut by_loads: Vec<(f64, &Config)> = legal.iter().map(|config| (loads(config), *config)).collect();
-        by_loads.sort_by(|one, other| one.0.total_cmp(&other.0));
+    /// By the prior's floors; a few of each tile first, since tiles decide most.
+    fn by_floors(&self, problem: &Problem, legal: &[&Config]) -> Vec<Config> {
+        let mut by_floor: Vec<(f64, &Config)> =
+            legal.iter().map(|config| (self.prior.floor(config, problem, &self.profile), *config)).collect();
+        by_floor.sort_by(|one, other| one.0.total_cmp(&other.0));
         let mut alike: HashMap<(&[u32], _), usize> = HashMap::new();
         let mut turns: Vec<(usize, usize, &Config)> = Vec::new();
-        for (place, (_, config)) in by_loads.iter().enumerate() {
+        for (place, (_, config)) in by_floor.iter().enumerate() {
             let earlier = alike.entry((&config.block_sizes, config.mma)).or_default();
             turns.push((*earlier / ALIKE, place, config));
             *earlier += 1;
@@ -220,15 +259,6 @@ fn in_turn(mut lists: Vec<Vec<Config>>) -> Vec<Config> {
     let longest = lists.iter().map(Vec::len).max().unwrap_or_default();
     let all = (0..longest).flat_map(|place| lists.iter().filter_map(move |list| list.get(place)));
     all.filter(|config| taken.insert(*config)).cloned().collect()
-}
-
-/// What all multiprocessors together load in as many steps as the longest row of programs takes.
-fn loaded_bytes(work: &Work, profile: &GpuProfile) -> f64 {
-    let steps = work.waves as f64 * work.tiles_a_program as f64 * work.steps_a_tile as f64;
-    let programs_at_once = (f64::from(profile.multiprocessors) * work.resident as f64).min(work.programs as f64);
-    // A multiprocessor that has nothing to do loads nothing, but its share of the bandwidth is lost all the same.
-    let share = programs_at_once.max(f64::from(profile.multiprocessors));
-    steps * share * work.stage_bytes.0.max(1) as f64
 }
 
 fn dims(problem: &Problem) -> Vec<i64> {
@@ -279,7 +309,7 @@ mod tests {
     fn without_a_model_tiles_come_in_turn_and_all_that_is_legal_comes() {
         let h200 = GpuProfile::by_name("h200").unwrap();
         let plan = Plan::load(Family::Matmul, None).unwrap();
-        let guide = Guide::new(&plan, &h200, None);
+        let guide = Guide { borrowed: None, ..Guide::new(&plan, &h200, None) };
         let problem = problem(512, 4096, 4096);
         let order = guide.order(&problem);
         assert!(!order.is_predicted);
@@ -364,6 +394,44 @@ mod tests {
             assert!(order.is_predicted, "{problem}");
             assert_eq!(order.configs.len(), plan.legal_configs(&problem, &h200).len(), "{problem}");
         }
+    }
+
+    /// The same lessons make the same order, whatever the search began from.
+    #[test]
+    fn a_prior_is_said_and_forgotten_with_the_first_lesson() {
+        let b200 = GpuProfile::by_name("b200").unwrap();
+        let plan = Plan::load(Family::Attention, None).unwrap();
+        let guide = Guide::new(&plan, &b200, None);
+        let said = guide.prior().unwrap();
+        for part in ["8000 GB/s", "2250 TFLOP/s", "148 multiprocessors", "mma_sync", "h200", "none of that is served"] {
+            assert!(said.contains(part), "{said}");
+        }
+        let named = [("batch", 2), ("heads", 16), ("q_seq", 2048), ("kv_seq", 2048), ("head_dim", 128)];
+        let problem = Problem::new(Family::Attention, &named, Dtype::Bf16).unwrap();
+        let order = guide.order(&problem);
+        assert!(!order.is_predicted, "nothing here is to be relied on");
+        assert_eq!(order.configs.len(), plan.legal_configs(&problem, &b200).len());
+
+        let unaided = Guide { borrowed: None, prior: Prior::floors(&b200), ..Guide::new(&plan, &b200, None) };
+        let lesson = |(place, config): (usize, &Config)| {
+            let time = Micros(9.0 + place as f64);
+            Lesson { problem, config: config.clone(), stage: Stage::Screen, time }
+        };
+        let lessons: Vec<Lesson> = order.configs.iter().rev().take(150).enumerate().map(lesson).collect();
+        let other =
+            Problem::new(Family::Attention, &[named[0], named[1], named[2], ("kv_seq", 4096), named[4]], Dtype::Bf16);
+        let other = other.unwrap();
+        assert_ne!(guide.order(&other), unaided.order(&other), "what another GPU learnt has a say");
+        guide.learn(&lessons).unwrap();
+        unaided.learn(&lessons).unwrap();
+        assert_eq!(guide.order(&other), unaided.order(&other));
+        assert_eq!(guide.prior(), None);
+
+        let text = crate::heuristics::builtin_document("h200").unwrap();
+        let document: Value = serde_json::from_str(text).unwrap();
+        let h200 = GpuProfile::by_name("h200").unwrap();
+        assert_eq!(Guide::new(&plan, &h200, Some(&document["models"]["attention"])).prior(), None);
+        assert_eq!(Guide::new(&plan, &GpuProfile::cpu(2, crate::model::Bytes(0)), None).prior(), None);
     }
 
     /// What few problems taught does not take the place of what many did.

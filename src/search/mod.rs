@@ -4,6 +4,7 @@
 
 mod cross;
 mod guide;
+mod prior;
 
 pub use cross::crossings;
 pub use guide::{Guide, Lesson, Order};

@@ -56,6 +56,9 @@ pub(super) fn sweep_family<'a>(
     sweep.take_over_finals()?;
     if !sweep.open.is_empty() {
         guide.learn(&lab.lessons())?;
+        if let Some(prior) = guide.prior() {
+            progress.say(&format!("{} on {}: {prior}", plan.family, profile.name));
+        }
     }
     schedule::run(&mut sweep, budget)?;
 

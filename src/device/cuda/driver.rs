@@ -94,6 +94,7 @@ pub(super) fn profile_of(device: sys::CUdevice) -> Result<GpuProfile, DriverErro
     let count = |which| attribute(which).map(i32::unsigned_abs);
     Ok(GpuProfile {
         name: GpuProfile::short_name(&name),
+        peaks: GpuProfile::by_device_name(&name).and_then(|known| known.peaks),
         device_name: name,
         multiprocessors: count(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         smem_per_block: bytes(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
@@ -102,6 +103,7 @@ pub(super) fn profile_of(device: sys::CUdevice) -> Result<GpuProfile, DriverErro
         threads_per_multiprocessor: count(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
         l2: bytes(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
         mma: Mma::of_arch(&arch),
+        // A slice of a GPU has a share of them that nobody tells.
         arch,
     })
 }

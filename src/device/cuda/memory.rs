@@ -13,14 +13,14 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Allocates up to the next 16 bytes, which a vector copy's last access may touch; no bytes are no allocation.
+    /// Allocates up to the next 32 bytes, which a vector copy's last access may touch; no bytes are no allocation.
     pub(super) fn new(bytes: u64) -> Result<Self, Fault> {
         Self::at_offset(0, bytes)
     }
 
     /// The same, so many bytes past where an allocation begins.
     pub(super) fn at_offset(offset: u64, bytes: u64) -> Result<Self, Fault> {
-        let bytes = bytes.next_multiple_of(16);
+        let bytes = bytes.next_multiple_of(32);
         // SAFETY: a context is current on this thread.
         let address = if bytes == 0 { 0 } else { unsafe { result::malloc_sync((bytes + offset) as usize) }? + offset };
         Ok(Self { address, bytes, offset })

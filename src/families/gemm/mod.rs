@@ -195,7 +195,7 @@ impl FamilySpec for Gemm {
             config,
             &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
         )?;
-        let mma = config.mma.filter(|mma| *mma != Mma::Simt).ok_or_else(|| {
+        let mma = config.mma.filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide)).ok_or_else(|| {
             Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
         })?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
@@ -212,7 +212,7 @@ impl FamilySpec for Gemm {
         match mma {
             Mma::Tcgen05 | Mma::Tcgen05Tmem => tcgen05::check(config, self.weights, profile),
             Mma::Wgmma | Mma::MmaSyncTma => wgmma::check(config, self.weights, profile),
-            Mma::MmaSync | Mma::Simt => mma_sync::check(config, self.weights, profile),
+            Mma::MmaSync | Mma::Simt | Mma::SimtWide => mma_sync::check(config, self.weights, profile),
         }
     }
 
@@ -220,7 +220,7 @@ impl FamilySpec for Gemm {
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::conditions(self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
-            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::conditions(),
+            Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::conditions(),
         }
     }
 
@@ -234,7 +234,7 @@ impl FamilySpec for Gemm {
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::footprint(config, self.weights),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, self.weights),
-            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::footprint(config, self.weights, profile),
+            Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::footprint(config, self.weights, profile),
         }
     }
 
@@ -249,7 +249,7 @@ impl FamilySpec for Gemm {
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
-            Some(Mma::MmaSync | Mma::Simt) | None => mma_sync::build(config, &product, profile),
+            Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::build(config, &product, profile),
         }
     }
 

@@ -1,0 +1,228 @@
+//! What ptxas made of the kernels: a sample of every plan is disassembled, and searched for what costs a main loop dear (fences
+//! beyond the program, thrown-away caches, registers in memory) or is undefined (lanes of a warp that come to tensor memory one
+//! by one). Each of these is put into a kernel on purpose, and must be found. Needs no GPU; NVRTC and the disassembler are found or
+//! fetched.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checks;
+mod listing;
+mod tool;
+
+use checks::faults;
+use listing::{Kernel, kernels};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A kernel that was compiled: what of, and its instructions.
+struct Compiled {
+    spec: String,
+    kernel: Kernel,
+}
+
+/// So many kernels of each of these families, compiled in a folder; nothing where there is no disassembler.
+fn compiled(folder: &Path, gpu: &str, families: &str, count: u32, seed: u64) -> Option<Vec<Compiled>> {
+    let nvdisasm = tool::nvdisasm()?;
+    let list = folder.join("kernels.jsonl");
+    let mut command = common::sweep(folder);
+    command.args(["compile", "--gpu", gpu, "--family", families, "--compile-deadline", "10m"]);
+    command.args(["--kernels", &count.to_string(), "--seed", &seed.to_string(), "--list"]).arg(&list);
+    command.assert().success();
+    let listed = fs::read_to_string(list).unwrap();
+    let compiled = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let listing = tool::disassemble(nvdisasm, Path::new(line["cubin"].as_str().unwrap()));
+        let [kernel] = <[Kernel; 1]>::try_from(kernels(&listing)).unwrap();
+        Compiled { spec: line["kernel"].as_str().unwrap().to_owned(), kernel }
+    };
+    Some(listed.lines().map(compiled).collect())
+}
+
+/// Hopper's row softmax of several programs meets at the cluster's barrier once a row, which is a fence. All that was measured of
+/// that kernel is of this text; the wide one does without.
+fn is_known(spec: &str, fault: &str) -> bool {
+    spec.starts_with("row_softmax.cu ") && !spec.ends_with("-DSPLIT=1") && fault.starts_with("a fence ")
+}
+
+/// What is wrong with any of a sample, and the opcodes that the sample has.
+fn check_sample(gpu: &str, count: u32, seed: u64, opcodes: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(all) = compiled(folder.path(), gpu, "all", count, seed) else { return };
+    let mut found = Vec::new();
+    for Compiled { spec, kernel } in &all {
+        let faults = faults(kernel).into_iter().filter(|fault| !is_known(spec, fault));
+        found.extend(faults.map(|fault| format!("{spec}: {fault}")));
+    }
+    assert!(found.is_empty(), "{gpu}, seed {seed}: {} faults:\n{}", found.len(), found.join("\n"));
+    for opcode in opcodes {
+        let has_it = |one: &Compiled| one.kernel.instructions().any(|instruction| instruction.is(opcode));
+        assert!(all.iter().any(has_it), "{gpu}, seed {seed}: no {opcode} in {} kernels", all.len());
+    }
+}
+
+#[test]
+fn blackwells_kernels_have_no_fence_in_a_loop_no_spill_and_no_lane_left_behind() {
+    check_sample("b200", 16, 20, &["UTCHMMA", "LDTM", "HMMA", "UTMALDG", "LDG.E.ENL2.256"]);
+}
+
+#[test]
+fn hoppers_kernels_have_no_fence_in_a_loop_and_no_spill() {
+    check_sample("h200", 8, 21, &["HGMMA", "HMMA", "UTMALDG", "LDGSTS", "LDG"]);
+}
+
+#[test]
+fn kernels_of_other_blackwell_gpus_have_neither() {
+    check_sample("b300", 4, 22, &["UTCHMMA", "LDTM"]);
+    check_sample("rtx5090", 4, 23, &["HMMA", "LDG.E.ENL2.256"]);
+}
+
+/// A folder with the kernels, of which this one is changed.
+fn mutated(file: &str, change: impl Fn(&str) -> String) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let mut places = vec![PathBuf::new()];
+    while let Some(place) = places.pop() {
+        fs::create_dir_all(folder.path().join("kernels").join(&place)).unwrap();
+        for entry in fs::read_dir(original.join(&place)).unwrap() {
+            let entry = entry.unwrap();
+            let place = place.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                places.push(place);
+            } else {
+                fs::copy(entry.path(), folder.path().join("kernels").join(&place)).unwrap();
+            }
+        }
+    }
+    let path = folder.path().join("kernels").join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    let changed = change(&text);
+    assert_ne!(text, changed, "{file} has no such place to change");
+    fs::write(path, changed).unwrap();
+    folder
+}
+
+/// Which sources have a fault of this kind.
+fn sources_with(all: &[Compiled], kind: &str) -> Vec<String> {
+    let has_it = |one: &&Compiled| faults(&one.kernel).iter().any(|fault| fault.contains(kind));
+    let mut sources: Vec<String> =
+        all.iter().filter(has_it).map(|one| one.spec.split(' ').next().unwrap().to_owned()).collect();
+    sources.dedup();
+    sources
+}
+
+#[test]
+fn a_fence_in_a_main_loop_is_found() {
+    const FENCE: &str = "asm volatile(\"fence.acq_rel.SCOPE;\" ::: \"memory\");";
+    // Beside each product of `mma.sync`.
+    let folder = mutated("include/ptx.cuh", |text| {
+        let product = "    asm(\"mma.sync.aligned.m16n8k16";
+        text.replace(product, &format!("    {}\n{product}", FENCE.replace("SCOPE", "gpu")))
+    });
+    let Some(all) = compiled(folder.path(), "rtx5090", "matmul,attention", 1, 1) else { return };
+    assert_eq!(sources_with(&all, "a fence in"), ["gemm.cu", "attention.cu"]);
+    // After each wait for a barrier, which every loop that the copy engine feeds has: a fence of the cluster is one of the GPU.
+    let folder = mutated("include/tma.cuh", |text| {
+        let wait = "    while (!mbarrier_try_wait(barrier, parity)) {}\n";
+        text.replace(wait, &format!("{wait}    {}\n", FENCE.replace("SCOPE", "cluster")))
+    });
+    for (gpu, source) in [("h200", "gemm_wgmma.cu"), ("b200", "gemm_tcgen05.cu")] {
+        let all = compiled(folder.path(), gpu, "matmul", 2, 1).unwrap();
+        assert!(sources_with(&all, "a fence in").contains(&source.to_owned()), "{gpu}");
+    }
+}
+
+#[test]
+fn registers_in_memory_are_found() {
+    let folder = mutated("row_softmax_wide.cu", |text| {
+        text.replace("__launch_bounds__(NUM_WARPS * 32, RESIDENT)", "__launch_bounds__(1024, 2)")
+    });
+    let Some(all) = compiled(folder.path(), "b200", "row_softmax", 24, 1) else { return };
+    assert_eq!(sources_with(&all, "spills to local memory"), ["row_softmax_wide.cu"]);
+}
+
+/// ptxas sees to it itself that lanes come together before such an instruction, so this is taken out of what it made.
+#[test]
+fn lanes_that_come_to_tensor_memory_one_by_one_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(all) = compiled(folder.path(), "b200", "matmul", 4, 2) else { return };
+    let mut kernels: Vec<Kernel> = all.into_iter().map(|one| one.kernel).collect();
+    kernels.retain(|kernel| kernel.instructions().any(|instruction| instruction.is("LDTM")));
+    assert!(!kernels.is_empty());
+    for mut kernel in kernels {
+        let found = |kernel: &Kernel| faults(kernel).iter().any(|fault| fault.contains("lanes may come apart"));
+        assert!(!found(&kernel), "{}", kernel.name);
+        for block in &mut kernel.blocks {
+            let is_sync =
+                |opcode: &str| ["WARPSYNC", "BAR", "BSYNC", "UCGABAR_WAIT"].iter().any(|sync| opcode.starts_with(sync));
+            block.instructions.retain(|instruction| !is_sync(&instruction.opcode));
+        }
+        assert!(found(&kernel), "{}", kernel.name);
+    }
+}
+
+const LISTING: &str = "\t.section\t.text.kernel,\"ax\"
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/                   LDG.E R2, desc[UR4][R2.64] ;
+.L_x_1:
+        /*0020*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R0], R3 ;
+        /*0030*/              @!P0 BRA `(.L_x_1) ;
+        /*0040*/               @P1 BRA `(.L_x_2) ;
+        /*0050*/                   SLOT ;
+.L_x_2:
+        /*0060*/                   LDTM.x16 R4, tmem[UR5] ;
+        /*0070*/               @P2 BRA `(.L_x_0) ;
+        /*0080*/                   EXIT ;
+.L_x_3:
+        /*0090*/                   BRA `(.L_x_3);
+";
+
+/// What is found of one instruction in a loop that waits, works and comes round.
+fn found(slot: &str) -> Vec<String> {
+    let [kernel] = <[Kernel; 1]>::try_from(kernels(&LISTING.replace("SLOT", slot))).unwrap();
+    faults(&kernel)
+}
+
+#[test]
+fn a_listing_is_read_as_it_is_written() {
+    let apart = "lanes may come apart to LDTM.x16 R4, tmem[UR5]".to_owned();
+    assert_eq!(found("NOP"), std::slice::from_ref(&apart));
+    for (fence, is_one) in [
+        ("MEMBAR.ALL.GPU", true),
+        ("@!P3 MEMBAR.SC.SYS", true),
+        ("ERRBAR", true),
+        ("CCTL.IVALL", true),
+        ("MEMBAR.ALL.CTA", false),
+        ("FENCE.VIEW.ASYNC.S", false),
+        ("CCTL.PF1", false),
+    ] {
+        // A way that not every round takes, in the innermost loop.
+        let text = format!("a fence in a main loop: {fence}");
+        assert_eq!(found(fence), if is_one { vec![text, apart.clone()] } else { vec![apart.clone()] });
+    }
+    // What all lanes voted on takes all of them the same way, and what was set since does not.
+    let voted = |vote: &str| {
+        let slot = format!(
+            "SLOT ;\n        /*0058*/ WARPSYNC.ALL ;\n        /*005a*/ {vote} ;\n        /*005c*/ @P4 BRA `(.L_x_2)"
+        );
+        let listing = LISTING.replace("SLOT", &slot).replace("SLOT", "NOP");
+        // The other ways to the instruction are taken away.
+        let [kernel] = <[Kernel; 1]>::try_from(kernels(&listing.replace("@P1 BRA `(.L_x_2)", "NOP"))).unwrap();
+        faults(&kernel)
+    };
+    assert_eq!(voted("VOTE.ANY P4, P4"), [""; 0]);
+    for vote in ["VOTE.ANY R9, PT, P4", "VOTE.ANY P4, P4 ;\n        /*005b*/ ISETP.NE.AND P4, PT, R4, RZ, PT", "NOP"] {
+        assert_eq!(voted(vote), std::slice::from_ref(&apart), "{vote}");
+    }
+    assert_eq!(found("STL [R1], R2"), ["spills to local memory: STL [R1], R2".to_owned(), apart.clone()]);
+    let [kernel] = <[Kernel; 1]>::try_from(kernels(&LISTING.replace("(.L_x_0)", "(.L_x_9)"))).unwrap();
+    assert!(faults(&kernel).contains(&".L_x_9 is a label of no line".to_owned()));
+    let together = LISTING.replace("        /*0060*/", "        /*0058*/ WARPSYNC.ALL ;\n        /*0060*/");
+    let [kernel] = <[Kernel; 1]>::try_from(kernels(&together)).unwrap();
+    assert_eq!(faults(&kernel), [""; 0]);
+    assert_eq!(kernel.loops(&kernel.dominators()).len(), 2);
+}
