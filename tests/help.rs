@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "",
     "compile",
     "derive",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 13] = [
     "diff",
     "report",
     "archive",
+    "bundle",
     "devices",
     "new",
     "completions",

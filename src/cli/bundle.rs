@@ -17,17 +17,17 @@ use std::path::PathBuf;
 
 /// Pack a document with the kernels of all that it answers, so that nothing is compiled where it is served
 #[derive(clap::Args, Debug)]
-#[command(
-    after_help = "What a bundle holds, kernel_sweep::run, the C interface and kernel_sweep.ops launch without a compiler. All that a
-document can answer are thousands of kernels, most of them for rows that the widest copies are not aligned
-for: --aligned leaves these out, --shapes takes some problems alone, and --count only counts. Kernels that
-sweeps have compiled come out of their cache. Needs no GPU.
+#[command(after_help = "What a bundle holds, kernel_sweep::run, the C interface and kernel_sweep.ops
+launch without a compiler. All that a document can answer are thousands of
+kernels, most of them for rows that the widest copies are not aligned for:
+--aligned leaves these out, --shapes takes some problems alone, and --count
+only counts. Kernels that sweeps have compiled come out of their cache. Needs
+no GPU.
 
 Examples:
-  sweep bundle --gpu h200 --family matmul_int4,attention --aligned -o h200.bundle
-  sweep bundle --gpu h200 --family all --shapes tests/shapes -o served.bundle
-  sweep bundle --gpu h200 --count"
-)]
+  sweep bundle --gpu h200 --family elementwise --aligned -o h200.bundle
+  sweep bundle --gpu h200 --family row_softmax --shapes tests/shapes -o b
+  sweep bundle --gpu h200 --count")]
 pub(super) struct BundleArgs {
     /// GPU to make it for: h200, h100, …
     #[arg(long, value_name = "NAME")]

@@ -96,6 +96,11 @@ impl GpuFolder {
         self.folder.join("evaluation.json")
     }
 
+    /// `effort.json`: the time that the runs behind the journals took.
+    pub fn effort(&self) -> PathBuf {
+        self.folder.join("effort.json")
+    }
+
     /// `nights/`, which holds a folder for each.
     pub fn nights(&self) -> PathBuf {
         self.folder.join("nights")

@@ -5,9 +5,8 @@ use crate::error::{Context, Result};
 use crate::heuristics;
 use crate::paths::GpuFolder;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
-/// The time that runs took, together: `output/<gpu>/journal/effort.json`.
+/// The time that runs took, together: [`GpuFolder::effort`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Effort {
@@ -22,14 +21,9 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// Where it lies.
-    fn path(folder: &GpuFolder) -> PathBuf {
-        folder.journals().join("effort.json")
-    }
-
     /// What is known of a GPU's runs; nothing where no file of theirs can be read.
     pub fn load(folder: &GpuFolder) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(Self::path(folder)).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(folder.effort()).ok()?).ok()
     }
 
     /// Adds a run that ended. A shard's folder is for all of them, and says nothing of one.
@@ -44,7 +38,7 @@ impl Effort {
             busy_s: before.busy_s + busy_s,
             compile_s: before.compile_s + summary.compile_s,
         };
-        let path = Self::path(folder);
+        let path = folder.effort();
         heuristics::replace(&path, |file| {
             serde_json::to_writer_pretty(&mut *file, &effort)?;
             Ok(writeln!(file)?)

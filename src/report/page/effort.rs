@@ -35,7 +35,7 @@ fn runs(inputs: &Inputs, sources: &mut Sources) -> Markup {
             "beside its journals, and archives do not keep it."
         } };
     };
-    let source = sources.cite(&html! { "effort.json beside the journals, to which each run adds what it took" });
+    let source = sources.cite(&html! { "effort.json, to which each run adds what it took" });
     html! { p {
         b { (duration(effort.wall_s)) } " in " (effort.runs) @if effort.runs == 1 { " run" } @else { " runs" }
         ", the devices busy with trials for " b { (duration(effort.busy_s)) } " of it; "
