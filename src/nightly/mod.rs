@@ -20,6 +20,7 @@ pub use report::{Event, Report, State, Verdict};
 use crate::derive::{self, Evidence, Inputs};
 use crate::diff::{self, Contest, Diff, IncomparableTimes};
 use crate::error::{Context, Error, Result};
+use crate::families;
 use crate::heuristics::{Document, Template, class_groups};
 use crate::journal::{self, Contents, Journal};
 use crate::model::{Config, Family, Problem};
@@ -219,7 +220,7 @@ impl<'a> Races<'a> {
         let Some(problem) = derive::problem(&contest.class, &contest.problem) else {
             return Ok(Duel::Failed("no problem that this version knows".into()));
         };
-        let (old, new) = match (config_of(&contest.old.0), config_of(&contest.new.0)) {
+        let (old, new) = match (config_of(problem.family, &contest.old.0), config_of(problem.family, &contest.new.0)) {
             (Ok(old), Ok(new)) => (old, new),
             (Err(why), _) | (_, Err(why)) => return Ok(Duel::Failed(why)),
         };
@@ -259,26 +260,34 @@ impl<'a> Races<'a> {
 }
 
 /// A template as a config that this version can run, or why it is none.
-fn config_of(template: &Template) -> Result<Config, String> {
-    serde_json::from_value(template.clone().into()).map_err(|error| format!("not a config of this version: {error}"))
+fn config_of(family: Family, template: &Template) -> Result<Config, String> {
+    let none = |why: String| format!("not a config of this version: {why}");
+    let config: Config = serde_json::from_value(template.clone().into()).map_err(|error| none(error.to_string()))?;
+    let own = families::spec(family).own_knobs();
+    match config.own.keys().find(|knob| !own.contains(&knob.as_str())) {
+        Some(unknown) => Err(none(format!("{family} has no knob '{unknown}'"))),
+        None => Ok(config),
+    }
 }
 
 /// What a document serves first in these families that this version cannot run.
 fn undefended(before: &Document, families: &[Family]) -> Vec<String> {
-    let is_ours = |class: &str| families.iter().any(|family| family.name() == class);
-    let rules = before.rules.iter().filter(|rule| is_ours(&rule.kernel_class)).filter_map(|rule| {
+    let of_class = |class: &str| families.iter().copied().find(|family| family.name() == class);
+    let rules = before.rules.iter().filter_map(|rule| {
+        let family = of_class(&rule.kernel_class)?;
         let place = rule.shape_bucket.iter().map(|(field, label)| format!("{field} {label}")).collect::<Vec<_>>();
-        Some((
-            format!("{} {}", rule.kernel_class, place.join(", ")),
-            rule.templates.iter().find_map(|ranked| ranked.config())?,
-        ))
+        let served = rule.templates.iter().find_map(|ranked| ranked.config())?;
+        Some((family, format!("{family} {}", place.join(", ")), served))
     });
-    let fallbacks = before.fallbacks.iter().filter(|(class, _)| is_ours(class)).flat_map(|(class, groups)| {
-        groups
-            .iter()
-            .filter_map(move |(group, fallback)| Some((format!("{class} fallback {group}"), fallback.config()?)))
+    let fallbacks = before.fallbacks.iter().filter_map(|(class, groups)| Some((of_class(class)?, groups)));
+    let fallbacks = fallbacks.flat_map(|(family, groups)| {
+        groups.iter().filter_map(move |(group, fallback)| {
+            Some((family, format!("{family} fallback {group}"), fallback.config()?))
+        })
     });
-    let unknown = |(place, template): (String, &Template)| Some(format!("{place}: {}", config_of(template).err()?));
+    let unknown = |(family, place, template): (Family, String, &Template)| {
+        Some(format!("{place}: {}", config_of(family, template).err()?))
+    };
     rules.chain(fallbacks).filter_map(unknown).collect()
 }
 
