@@ -19,7 +19,8 @@ fn setting(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
 
-fn compile_sample(gpu: &str, arch: &str) {
+/// Compiles a sample of each family; of a GPU whose spaces were made for it, nothing spills.
+fn compile_sample(gpu: &str, arch: &str, may_spill: bool) {
     let folder = tempfile::tempdir().unwrap();
     let (kernels, seed) = (setting("SWEEP_KERNELS", KERNELS), setting("SWEEP_KERNELS_SEED", 0));
     println!("{kernels} kernels of each family by seed {seed}");
@@ -35,7 +36,8 @@ fn compile_sample(gpu: &str, arch: &str) {
         let sampled = counts["kernels"].as_u64().unwrap();
         assert!((kernels.min(KERNELS)..=kernels).contains(&sampled), "{family}: {counts}");
         assert!(counts["compiled"].as_u64().unwrap() > 0, "{family}: {counts}");
-        assert_eq!((counts["failed"].as_u64(), counts["spilling"].as_u64()), (Some(0), Some(0)), "{family}: {counts}");
+        assert_eq!(counts["failed"].as_u64(), Some(0), "{family}: {counts}");
+        assert!(may_spill || counts["spilling"].as_u64() == Some(0), "{family}: {counts}");
         assert_eq!(
             counts["configs"].as_u64().unwrap(),
             counts["compiled"].as_u64().unwrap() + counts["pruned"].as_u64().unwrap(),
@@ -46,18 +48,19 @@ fn compile_sample(gpu: &str, arch: &str) {
 
 #[test]
 fn kernels_compile_for_hopper_without_spilling() {
-    compile_sample("h200", "sm_90a");
+    compile_sample("h200", "sm_90a", false);
 }
 
 #[test]
 fn kernels_compile_for_blackwell_without_spilling() {
-    compile_sample("b200", "sm_100a");
+    compile_sample("b200", "sm_100a", false);
 }
 
 #[test]
 fn kernels_compile_for_other_blackwell_gpus() {
-    compile_sample("b300", "sm_103a");
-    compile_sample("rtx5090", "sm_120a");
+    compile_sample("b300", "sm_103a", false);
+    // The large tiles of the data-centre GPUs take more registers there than ptxas gives; the clock tells what that costs.
+    compile_sample("rtx5090", "sm_120a", true);
 }
 
 /// The records that `sweep compile --record` made and that are committed: of whole spaces, and of those of the GPU that they name.
