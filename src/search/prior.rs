@@ -7,13 +7,14 @@ use crate::model::{Config, Family, GpuProfile, Mma, Peaks, Problem};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// How long a trip to memory is taken to be under load, in microseconds. Public measurements of Hopper and Blackwell are between
-/// 0.6 and 1.
+// These are assumptions of round numbers, fitted to nothing: all they decide is what is tried first, and how near that comes to what a
+// model of measurements would try is tested below.
+
+/// How long a trip to memory is taken to be under load, in microseconds.
 const TRIP_US: f64 = 0.8;
-/// How many times memory's rate L2 is taken to give; public measurements are about 2 from Ampere to Blackwell.
+/// How many times memory's rate L2 is taken to give.
 const L2_RATE: f64 = 2.0;
-/// The share of the tensor cores' rate that `mma.sync` is taken to reach beside newer instructions: six tenths is what public
-/// measurements have on Hopper, and on Blackwell no more is to be expected.
+/// The share of the tensor cores' rate that `mma.sync` is taken to reach beside newer instructions.
 const MMA_SYNC_SHARE: f64 = 0.5;
 /// What takes less time than the longest of copying, loading and multiplying is hidden behind it, but for so much.
 const UNHIDDEN: f64 = 0.1;
