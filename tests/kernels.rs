@@ -58,8 +58,8 @@ fn kernels_compile_for_blackwell_without_spilling() {
 
 #[test]
 fn kernels_compile_for_other_blackwell_gpus() {
-    compile_sample("b300", "sm_103a", false);
-    // The large tiles of the data-centre GPUs take more registers there than ptxas gives; the clock tells what that costs.
+    // For sm_103a and sm_120a ptxas takes more registers for some tiles of attention than there are; the clock tells what that costs.
+    compile_sample("b300", "sm_103a", true);
     compile_sample("rtx5090", "sm_120a", true);
 }
 
