@@ -1,6 +1,6 @@
 //! Attention by warp-wide products, for any tensor-core GPU: `kernels/attention.cu`.
 
-use super::super::knobs::{self, Programs, WARP};
+use super::super::knobs::{self, WARP};
 use super::super::{Arg, Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
 use super::{Dimensions, FRAGMENT, HEAD, PARTIAL_RESULTS, POSITIONS, Split, TILES};
 use crate::model::{Bytes, Config, Family, GpuProfile};
@@ -114,7 +114,7 @@ pub(super) fn build(
     let tiling = Tiling::new(config)?;
     let head = sizes.padded_head();
     let split = Split::new(config, sizes, tiling.block_q);
-    let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile.multiprocessors);
+    let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros = [
         ("HEAD_DIM", head),
         ("VECTOR_BYTES", sizes.vector_bytes()),
@@ -125,16 +125,9 @@ pub(super) fn build(
     ];
     let macros = macros.map(|(name, value)| (name, value.to_string()));
     let kernel = KernelSpec::shipped("attention.cu", "attention", macros);
-    let launch = Launch {
-        grid: [count, 1, 1],
-        cluster: 1,
-        threads: [tiling.warps * WARP, 1, 1],
-        dynamic_smem: tiling.smem(head),
-        args: split.arguments([Arg::Input(0), Arg::Input(1), Arg::Input(2)], sizes, contiguous),
-        workspace: split.workspace(sizes, head),
-        counters: split.counters(),
-    };
-    Ok((kernel, launch))
+    let sources = [Arg::Input(0), Arg::Input(1), Arg::Input(2)];
+    let threads = tiling.warps * WARP;
+    Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), sources)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod mma_sync;
 mod tcgen05;
 mod wgmma;
 
-use super::knobs;
+use super::knobs::{self, Programs};
 use super::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
     Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
@@ -110,6 +110,28 @@ impl Split {
     /// One counter a tile of queries.
     fn counters(&self) -> u32 {
         if self.count > 1 { self.q_tiles as u32 } else { 0 }
+    }
+
+    /// The launch of `programs`, each of so many threads and so much dynamic shared memory: of a kernel that reads from `sources`, its
+    /// head padded to so many columns.
+    fn launch<const N: usize>(
+        &self,
+        sizes: &Dimensions,
+        padded_head: u32,
+        programs: Programs,
+        threads: u32,
+        dynamic_smem: Bytes,
+        sources: [Arg; N],
+    ) -> Launch {
+        Launch {
+            grid: [programs.count, 1, 1],
+            cluster: 1,
+            threads: [threads, 1, 1],
+            dynamic_smem,
+            args: self.arguments(sources, sizes, programs.contiguous),
+            workspace: self.workspace(sizes, padded_head),
+            counters: self.counters(),
+        }
     }
 }
 

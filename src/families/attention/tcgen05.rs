@@ -1,6 +1,6 @@
 //! Attention by Blackwell's tensor cores: `kernels/attention_tcgen05.cu`.
 
-use super::super::knobs::{self, Programs, WARP};
+use super::super::knobs::{self, WARP};
 use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
 use super::{Dimensions, HEAD, LINE, PARTIAL_RESULTS, POSITIONS, ROWS, Split, TILES, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
@@ -112,7 +112,7 @@ pub(super) fn build(
     let tiling = Tiling::new(config)?;
     let head = sizes.padded_head();
     let split = Split::new(config, sizes, tiling.block_q);
-    let Programs { count, contiguous } = knobs::programs(config, split.tiles(), profile.multiprocessors);
+    let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
     let macros = macros.map(|(name, value)| (name, value.to_string()));
@@ -122,16 +122,8 @@ pub(super) fn build(
         heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
         heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
     ];
-    let launch = Launch {
-        grid: [count, 1, 1],
-        cluster: 1,
-        threads: [tiling.threads(), 1, 1],
-        dynamic_smem: tiling.smem(head),
-        args: split.arguments(maps, sizes, contiguous),
-        workspace: split.workspace(sizes, head),
-        counters: split.counters(),
-    };
-    Ok((kernel, launch))
+    let threads = tiling.threads();
+    Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), maps)))
 }
 
 #[cfg(test)]
