@@ -6,24 +6,10 @@
 
 #include "numeric.cuh"
 
-// IEEE half precision.
-struct f16 {
-    unsigned short bits;
-};
-
 // E4M3: a sign, four bits of exponent, three of mantissa; all ones beside the sign are a NaN, and there is no infinity.
 struct fp8 {
     unsigned char bits;
 };
-
-__device__ float to_float(f16 value) {
-    const unsigned sign = (value.bits & 0x8000u) << 16, code = value.bits & 0x7fffu;
-    const unsigned exponent = code >> 10, mantissa = code & 0x3ffu;
-    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
-    const float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 5.9604644775390625e-8f
-                                          : static_cast<float>(mantissa + 1024) * __uint_as_float((exponent + 102) << 23);
-    return __uint_as_float(sign | __float_as_uint(magnitude));
-}
 
 __device__ float to_float(fp8 value) {
     const unsigned code = value.bits & 0x7f;
@@ -33,24 +19,6 @@ __device__ float to_float(fp8 value) {
     const float magnitude = exponent == 0 ? mantissa * 0.001953125f
                                           : (8 + mantissa) * __uint_as_float((exponent + 117u) << 23);
     return value.bits & 0x80 ? -magnitude : magnitude;
-}
-
-template <>
-__device__ __forceinline__ f16 from_float<f16>(float value) {
-    const float magnitude = fabsf(value);
-    unsigned code;
-    if (value != value) {
-        code = 0x7fff;
-    } else if (magnitude >= 65520.0f) {
-        code = 0x7c00;
-    } else if (magnitude < 6.103515625e-5f) {
-        code = static_cast<unsigned>(rintf(magnitude * 16777216));
-    } else {
-        const unsigned exponent = (__float_as_uint(magnitude) >> 23) - 127 + 15;
-        const float scaled = magnitude * __uint_as_float((127 + 25 - exponent) << 23);
-        code = exponent * 1024 + static_cast<unsigned>(rintf(scaled)) - 1024;
-    }
-    return {static_cast<unsigned short>(code | (value < 0 ? 0x8000u : 0u))};
 }
 
 // The nearest, ties to even; the largest for what is larger.
