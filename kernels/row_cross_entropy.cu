@@ -44,6 +44,10 @@ static_assert(TARGET_BYTES == 4 || TARGET_BYTES == 8, "TARGET_BYTES: 4 or 8");
 static_assert(VECTORS >= 1 && VECTORS <= 8, "VECTORS: 1 to 8");
 static_assert(NUM_STAGES == 1 || NUM_STAGES == 2, "NUM_STAGES: 1 or 2");
 
+// Programs that a multiprocessor is to hold, of 65536 registers: with those of a lane's vectors and what else it needs.
+constexpr int REGISTERS = 48 + 4 * NUM_STAGES * VECTORS;
+constexpr int RESIDENT = 65536 / (REGISTERS * NUM_WARPS * 32);
+
 #if TARGET_BYTES == 4
 using Target = int;
 #else
@@ -99,7 +103,7 @@ __device__ __forceinline__ void accumulate(Statistics& seen, Pack (&packs)[VECTO
     seen = {maximum, sum};
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
+extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32, RESIDENT < 1 ? 1 : RESIDENT < 32 ? RESIDENT : 32)
 row_cross_entropy(const DTYPE* x, const Target* targets, float* loss, long long rows, int cols, int share, int steps,
                   int contiguous) {
     constexpr int STEP = VECTORS * LANES;

@@ -49,6 +49,13 @@ constexpr int VECTOR_BYTES = 16;
 static_assert(VECTORS >= 1 && VECTORS <= 8, "VECTORS: 1 to 8");
 static_assert(NUM_STAGES == 1 || NUM_STAGES == 2, "NUM_STAGES: 1 or 2");
 
+// Weights and bias of a lane stay in registers from row to row where there is room for them beside x.
+constexpr int KEPT_VECTORS = (NUM_STAGES + 1 + CENTERED) * VECTORS;
+constexpr bool KEPT = ALIGNED && !LOOPED && KEPT_VECTORS <= (NUM_WARPS == 32 ? 4 : 8);
+// Programs that a multiprocessor is to hold, of 65536 registers: with those of a lane's vectors and what else it needs.
+constexpr int REGISTERS = 40 + 4 * (KEPT ? KEPT_VECTORS : NUM_STAGES * VECTORS + 1 + CENTERED);
+constexpr int RESIDENT = 65536 / (REGISTERS * NUM_WARPS * 32);
+
 // What has been seen of a row: how many elements, their sum, and the sum of their squared distances from their mean; or of an RMS
 // norm the sum of their squares alone.
 #if CENTERED
@@ -268,7 +275,7 @@ __device__ __forceinline__ void keep_packed(Pack (&packs)[VECTORS]) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32)
+extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32, RESIDENT < 1 ? 1 : RESIDENT < 32 ? RESIDENT : 32)
 row_norm(const DTYPE* x, const DTYPE* weight,
 #if CENTERED
          const DTYPE* bias,
@@ -320,8 +327,6 @@ row_norm(const DTYPE* x, const DTYPE* weight,
         }
     }
 #else
-    // Weights and bias of a lane stay in registers from row to row where there is room for them beside x.
-    constexpr bool KEPT = ALIGNED && (NUM_STAGES + 1 + CENTERED) * VECTORS <= 8;
     Window window = window_of(tiles.first);
     Pack packs[VECTORS], weights[VECTORS], biases[VECTORS];
     request<true>(packs, x, window, lane, last_use);
