@@ -47,6 +47,7 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
 fn bits(tensor: &HostTensor) -> Vec<u64> {
     match tensor {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        HostTensor::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
         HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
@@ -62,7 +63,7 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9 },
         Fill::Logits { magnitude: 4.0 },
     ];
-    let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f32", Element::F32, fill)]);
+    let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f16", Element::F16, fill), ("f32", Element::F32, fill)]);
     let integers =
         [("i8", Element::I8, Fill::Bits), ("i16", Element::I16, Fill::Bits), ("i16", Element::I16, Fill::Extremes)];
     let mut tensors = Vec::new();

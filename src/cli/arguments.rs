@@ -1,7 +1,7 @@
 //! Arguments that several commands take.
 
 use crate::error::{Error, Result};
-use crate::families::manifest;
+use crate::families::{manifest, spec};
 use crate::model::Family;
 use crate::paths::GpuFolder;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,14 @@ use std::path::{Path, PathBuf};
 /// One or more families, or all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Families(pub(super) Vec<Family>);
+
+impl Families {
+    /// Those to sweep on the host: of all, the ones that it has kernels of; what is named is taken at its word.
+    pub(super) fn of_host(&self) -> Vec<Family> {
+        let is_all = self.0 == Family::ALL;
+        self.0.iter().copied().filter(|family| !is_all || spec(*family).has_host_kernels()).collect()
+    }
+}
 
 /// Reads `NAME[,NAME…]` or `all`.
 pub(super) fn families(text: &str) -> Result<Families> {

@@ -58,6 +58,9 @@ pub struct Group {
 
 /// The matrix products' dimensions.
 const GEMM: &[&str] = &["m", "n", "k"];
+/// The dimensions of what is done to rows, and the types that their elements come in.
+const ROWS: &[&str] = &["rows", "cols"];
+const FLOATS: &[Dtype] = &[Dtype::Bf16, Dtype::F16, Dtype::F32];
 
 impl FamilyProfile {
     const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
@@ -75,9 +78,11 @@ static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "mat
 static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
 static ATTENTION: FamilyProfile =
     FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
-static ROW_SOFTMAX: FamilyProfile =
-    FamilyProfile::shipped("row_softmax", &["rows", "cols"], &[Dtype::Bf16, Dtype::F32]);
-static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], &[Dtype::Bf16, Dtype::F32]);
+static ROW_SOFTMAX: FamilyProfile = FamilyProfile::shipped("row_softmax", ROWS, FLOATS);
+static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], FLOATS);
+static ROW_NORM_RMS: FamilyProfile = FamilyProfile::shipped("row_norm_rms", ROWS, FLOATS);
+static ROW_NORM_LAYER: FamilyProfile = FamilyProfile::shipped("row_norm_layer", ROWS, FLOATS);
+static ROW_CROSS_ENTROPY: FamilyProfile = FamilyProfile::shipped("row_cross_entropy", ROWS, FLOATS);
 
 /// Every description that somebody brought.
 static DESCRIBED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
@@ -100,11 +105,17 @@ impl Family {
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
     pub const Elementwise: Self = Self(&ELEMENTWISE);
+    /// x / sqrt(mean(x²) + ε) * weight, over the last axis.
+    pub const RowNormRms: Self = Self(&ROW_NORM_RMS);
+    /// (x - mean) / sqrt(variance + ε) * weight + bias, over the last axis.
+    pub const RowNormLayer: Self = Self(&ROW_NORM_LAYER);
+    /// log(sum(exp(x))) - x\[target\], over the last axis.
+    pub const RowCrossEntropy: Self = Self(&ROW_CROSS_ENTROPY);
 }
 
 impl Family {
     /// Every family that ships, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Matmul,
         Self::MatmulInt4,
         Self::MatmulInt16,
@@ -112,6 +123,9 @@ impl Family {
         Self::Attention,
         Self::RowSoftmax,
         Self::Elementwise,
+        Self::RowNormRms,
+        Self::RowNormLayer,
+        Self::RowCrossEntropy,
     ];
 
     /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see

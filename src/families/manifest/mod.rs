@@ -31,16 +31,13 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
 
-/// The families of ours that a manifest describes.
-const SHIPPED: [Family; 1] = [Family::Elementwise];
-
 /// What was read by now.
 static READ: RwLock<BTreeMap<Family, (&'static Manifest, PathBuf)>> = RwLock::new(BTreeMap::new());
 
 /// The description of a family that is not in code.
 pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
     static OURS: LazyLock<BTreeMap<Family, &'static Manifest>> =
-        LazyLock::new(|| SHIPPED.into_iter().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect());
+        LazyLock::new(|| described().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect());
     if let Some(manifest) = OURS.get(&family) {
         return *manifest;
     }
@@ -48,6 +45,12 @@ pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
         Some((manifest, _)) => *manifest,
         None => &NOT_READ,
     }
+}
+
+/// The families of ours that a manifest describes: those whose plan has one.
+fn described() -> impl Iterator<Item = Family> {
+    let has_family = |family: &Family| embedded(&format!("{family}.toml")).is_some_and(read::has_family);
+    Family::ALL.into_iter().filter(has_family)
 }
 
 /// The manifest of a family of ours: that of the working directory's `sweeps/`, if it has one that can be read, else the one that
@@ -112,7 +115,7 @@ pub fn load_named(name: &str) -> Result<Option<Family>> {
 /// Where it cannot, with its line; `name` is what messages call it.
 #[cfg(feature = "harness")]
 pub(crate) fn check_shipped(family: Family, text: &str, name: &str) -> Result<()> {
-    if !SHIPPED.contains(&family) || !read::has_family(text) {
+    if !described().any(|ours| ours == family) || !read::has_family(text) {
         return Ok(());
     }
     read::read(text, name, None, Some(family)).map(drop)
@@ -241,6 +244,14 @@ impl<'a> Scope<'a> {
             }
             Contents::Bits => Fill::Bits,
             Contents::Extremes => Fill::Extremes,
+            Contents::Landmarks(least, most) => {
+                let (least, most) = (number(least)?, number(most)?);
+                require!(
+                    -126 <= least && least < most && most <= 123,
+                    "fill landmarks({least}, {most}): exponents rise, from -126 to 123"
+                );
+                Fill::Landmarks { least, most }
+            }
         })
     }
 

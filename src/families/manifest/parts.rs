@@ -50,6 +50,7 @@ pub(super) enum Contents {
     Logits(Formula),
     Whole(Formula, Formula),
     Wide(Formula, Formula),
+    Landmarks(Formula, Formula),
     Bits,
     Extremes,
 }

@@ -165,7 +165,9 @@ pub(super) struct RawTensor {
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
     pub(super) shape: Vec<Spanned<RawExpression>>,
     /// What it is filled with: `uniform(m)`, in [-m, m); `whole(a, b)`, whole numbers of that range; `wide(a, b)`, of either sign with
-    /// exponents of two from a to b; `logits(m)`; or `bits`, the usual for integers. For floats the usual is `uniform(1)`.
+    /// exponents of two from a to b; `landmarks(a, b)`, the same, but a row's last column and those on either side of the multiples of
+    /// 64 larger than all others by four powers of two; `logits(m)`; `extremes`, of integers: one in eight is the least or the largest;
+    /// or `bits`, the usual for integers. For floats the usual is `uniform(1)`.
     #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
     pub(super) fill: Option<Spanned<String>>,
     /// What it is filled with beside that, for checking alone.

@@ -286,7 +286,7 @@ impl Reader<'_> {
         let wrong = || {
             self.error(
                 at,
-                format!("fill '{text}' is none of uniform(m), whole(a, b), wide(a, b), logits(m), extremes and bits"),
+                format!("fill '{text}' is none of uniform(m), whole(a, b), wide(a, b), landmarks(a, b), logits(m), extremes and bits"),
             )
         };
         let (name, arguments) = match text.split_once('(') {
@@ -301,6 +301,7 @@ impl Reader<'_> {
             ("logits", Some(magnitude), None) => Contents::Logits(magnitude),
             ("whole", Some(least), Some(most)) => Contents::Whole(least, most),
             ("wide", Some(least), Some(most)) => Contents::Wide(least, most),
+            ("landmarks", Some(least), Some(most)) => Contents::Landmarks(least, most),
             ("bits", None, None) => Contents::Bits,
             ("extremes", None, None) => Contents::Extremes,
             _ => return Err(wrong()),
