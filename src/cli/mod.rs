@@ -112,7 +112,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Man(args)) => shell::man(&args, Cli::command().name("sweep")).map(|()| Outcome::Done),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
-            crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
+            crate::worker::serve(&mut input, &mut output, None).map(|()| Outcome::Done)
         }
         Some(Command::CompileWorker) => {
             process::end_with_parent()?;

@@ -13,6 +13,8 @@ pub enum Failure {
     Timeout(String),
     /// The driver refused it.
     Refused(String),
+    /// What was to build it refused.
+    Unbuilt(String),
     /// The output is not the reference's.
     Wrong {
         /// Its distance from the reference; none where it is not finite.
@@ -32,6 +34,7 @@ impl fmt::Display for Failure {
             | Self::Ended(why)
             | Self::Timeout(why)
             | Self::Refused(why)
+            | Self::Unbuilt(why)
             | Self::Wrong { error: why, .. }
             | Self::Trouble(why) => out.write_str(why),
         }
