@@ -233,14 +233,21 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         Err(Error::new(ErrorKind::Trouble, format!("{why} (so it ended {ATTEMPTS} times)")))
     }
 
+    /// Whether the problem's kernels are called, in another language.
+    fn is_called(&self) -> bool {
+        self.problem.is_some_and(|problem| families::spec(problem.family).callable().is_some())
+    }
+
     /// How much a failure says against what was asked. An output that is wrong, on a machine that is right otherwise, is so once and
     /// for all: what errs now and then is not to be served. That a process ended by itself says something only where others live.
     fn weight(&self, failure: &Failure) -> u32 {
         match failure {
             Failure::Wrong { .. } | Failure::Unbuilt(_) => CONVICTING,
             Failure::Crashed(_) | Failure::Timeout(_) | Failure::Refused(_) => 1,
+            // Whatever is called may do that, and it is asked for again in a process that ran nothing else.
+            Failure::Ended(_) | Failure::Killed(_) if self.is_called() => 1,
             Failure::Ended(_) => u32::from(self.known_good.is_some()),
-            Failure::Trouble(_) => 0,
+            Failure::Killed(_) | Failure::Trouble(_) => 0,
         }
     }
 
@@ -369,7 +376,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Failure::Timeout(_) => (Status::Timeout, None),
             Failure::Refused(_) => (Status::LaunchFailed, None),
             Failure::Unbuilt(_) => (Status::CompileFailed, None),
-            Failure::Crashed(_) | Failure::Ended(_) | Failure::Trouble(_) => (Status::Crashed, None),
+            Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => (Status::Crashed, None),
         };
         let blank = self.unmeasured(config, stage, status, Some(failure.to_string()), kernel)?;
         Ok(Trial { rel_err, ..blank })

@@ -317,7 +317,7 @@ fn lost(silence: &Silence) -> Failure {
     let why = silence.to_string();
     match silence {
         Silence::Timeout(_) => Failure::Timeout(why),
-        Silence::Killed(_) => Failure::Trouble(why),
+        Silence::Killed(_) => Failure::Killed(why),
         Silence::Crashed(_) => Failure::Crashed(why),
         Silence::Ended(_) => Failure::Ended(why),
     }

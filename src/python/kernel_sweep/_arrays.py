@@ -55,12 +55,16 @@ class Array:
         return _new_capsule(ctypes.addressof(self._managed), b"dltensor", None)
 
 
+# What torch's tensors are described by, which it looks at when it frees them, whenever that is. A process has a few hundred.
+_KEPT = []
+
+
 def for_torch(array):
     """An array as torch has it."""
     import torch
 
+    _KEPT.append(array)
     tensor = torch.from_dlpack(array)
-    tensor._kernel_sweep_array = array  # which the tensor's memory is described by
     return tensor.view(torch.float8_e4m3fn) if array.dtype == "fp8" else tensor
 
 
