@@ -21,6 +21,33 @@ pub struct Callable {
     /// Whether its configs can be compiled ahead, in processes that have no device.
     #[serde(default)]
     pub compiles: bool,
+    /// What the kernel is written in.
+    #[serde(default)]
+    pub language: Language,
+    /// The kernel's own name, where that is not the family's.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// The file that the kernel is in, where that is another one.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
+    /// The names of the tensors among the kernel's arguments, in order, with an empty one for each argument that is none; those of
+    /// the tensors that it reads where nothing is said.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+}
+
+/// What a callable's kernel is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// Whatever Python calls.
+    #[default]
+    Python,
+    /// Triton.
+    Triton,
+    /// Helion.
+    Helion,
 }
 
 /// A problem as a callable is asked about it.

@@ -14,7 +14,7 @@ mod rounding;
 mod row_softmax;
 mod work;
 
-pub use callable::{Call, Callable};
+pub use callable::{Call, Callable, Language};
 pub use description::Description;
 pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};

@@ -66,6 +66,15 @@ class HelionFamily(Family):
 
         return [inspect.getsource(self._kernel.fn)]
 
+    def _kernel_fields(self):
+        named = {tensor.name for tensor in self.tensors}
+        return {
+            "language": "helion",
+            "kernel": self._kernel.name,
+            "source": self._kernel.fn.__code__.co_filename,
+            "arguments": [one if one in named else "" for one in self._given],
+        }
+
     def _arguments_of(self, problem):
         """Example arguments: tensors of the problem's shapes, whose contents are nothing in particular."""
         import torch

@@ -70,6 +70,9 @@ class TritonFamily(Family):
     def _identities(self):
         return [self._kernel.cache_key]
 
+    def _kernel_fields(self):
+        return {"language": "triton", "kernel": self._kernel.fn.__name__}
+
     def _meta(self, config, problem):
         """The constexprs, and what the grid and expressions may name."""
         options = {name: config[name] for name in _OPTIONS if name in config}

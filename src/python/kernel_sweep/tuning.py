@@ -200,6 +200,10 @@ class Family:
         """What else than the family's own file makes it this kernel."""
         return []
 
+    def _kernel_fields(self):
+        """What is to be said of the kernel in the manifest: its language, name, file and arguments."""
+        return {}
+
     def identity(self):
         """Changes with whatever makes it another kernel: the code of its file and of ``sources``, and the versions of what compiles it."""
         parts = [_code_of(self._file), *(_code_of(Path(self._file).parent / source) for source in self.sources)]
@@ -221,7 +225,13 @@ class Family:
         """The family as a manifest."""
         callable_table = _table(
             "callable",
-            {"file": str(self._file), "name": self.place()[1], "identity": self.identity(), "compiles": self._compiles()},
+            {
+                "file": str(self._file),
+                "name": self.place()[1],
+                "identity": self.identity(),
+                "compiles": self._compiles(),
+                **self._kernel_fields(),
+            },
         )
         if self._toml is not None:
             return f"{self._toml['text']}\n\n{callable_table}"
