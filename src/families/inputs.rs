@@ -264,6 +264,16 @@ pub enum HostTensor {
 }
 
 impl HostTensor {
+    /// Where its elements begin, for what is called with it.
+    pub fn address(&mut self) -> u64 {
+        match self {
+            Self::Bf16(values) => values.as_mut_ptr() as u64,
+            Self::F32(values) => values.as_mut_ptr() as u64,
+            Self::I8(values) => values.as_mut_ptr() as u64,
+            Self::I16(values) => values.as_mut_ptr() as u64,
+        }
+    }
+
     /// Its elements, exact in f64.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {

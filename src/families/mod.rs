@@ -3,6 +3,7 @@
 //! GPU profile.
 
 mod attention;
+mod callable;
 mod description;
 mod gemm;
 mod inputs;
@@ -13,6 +14,7 @@ mod rounding;
 mod row_softmax;
 mod work;
 
+pub use callable::{Call, Callable, Language};
 pub use description::Description;
 pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
@@ -75,6 +77,8 @@ pub enum Code {
     Ptx(PathBuf),
     /// A cubin, which is loaded as it is.
     Cubin(PathBuf),
+    /// What another language calls.
+    Callable(Callable),
 }
 
 /// The file's name.
@@ -83,6 +87,7 @@ impl fmt::Display for Code {
         match self {
             Self::Shipped(name) => out.write_str(name),
             Self::Cuda { file, .. } | Self::Ptx(file) | Self::Cubin(file) => write!(out, "{}", file.display()),
+            Self::Callable(Callable { file, name, .. }) => write!(out, "{}:{name}", file.display()),
         }
     }
 }
@@ -307,6 +312,8 @@ pub struct Task {
     pub wanted: Vec<Wanted>,
     /// The problem, for a device with kernels of its own.
     pub host: Option<Problem>,
+    /// The problem, where its kernels are called.
+    pub call: Option<Call>,
 }
 
 /// What is right of an output.
@@ -384,7 +391,7 @@ pub trait FamilySpec: Sync {
         let Tensors { inputs, outputs } = self.tensors(problem);
         let wanted = outputs.iter().map(|_| Wanted { file: None, tolerance: None }).collect();
         let awkward = self.awkward(&inputs);
-        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem) }
+        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem), call: None }
     }
 
     /// The compile-time half of a config: on one problem, configs that share it share a kernel.
@@ -459,6 +466,11 @@ pub trait FamilySpec: Sync {
     /// The launch alone.
     fn launch(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Launch, Rejection> {
         self.program(config, problem, profile).map(|(_, launch)| launch)
+    }
+
+    /// What calls its kernels, on any device, where they are of another language.
+    fn callable(&self) -> Option<&Callable> {
+        None
     }
 
     /// Whether the cpu device has kernels of it.

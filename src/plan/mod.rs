@@ -167,9 +167,10 @@ impl Plan {
             return Vec::new();
         }
         let spec = families::spec(problem.family);
+        let is_own = runs_own_kernels(problem, profile);
         let runs = |config: &&Config| {
             let verdict =
-                if profile.is_cpu() { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
+                if is_own { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
             verdict.is_ok()
         };
         self.configs(problem, profile).into_par_iter().filter(runs).collect()
@@ -196,13 +197,18 @@ pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Can
 fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
     let spec = families::spec(problem.family);
     let program = fits.clone().and_then(|()| {
-        if profile.is_cpu() {
+        if runs_own_kernels(problem, profile) {
             spec.check_host(&config, problem).map(|()| None)
         } else {
             spec.program(&config, problem, profile).map(Some)
         }
     });
     Candidate { config, program }
+}
+
+/// Whether the device runs the problem by kernels of its own: the host does, but for those that are called.
+fn runs_own_kernels(problem: &Problem, profile: &GpuProfile) -> bool {
+    profile.is_cpu() && families::spec(problem.family).callable().is_none()
 }
 
 /// Reasons that are told of a plan that nothing of runs.

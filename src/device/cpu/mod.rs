@@ -1,8 +1,11 @@
 //! The host as a device: blocked kernels on threads, timed by the monotonic clock. What a newcomer without a GPU and
 //! every test runs; real measuring, of a slow machine.
 
+mod calling;
 mod canary;
 pub mod kernels;
+
+pub use calling::CallingCpu;
 
 use super::mutants::{Alteration, Place};
 use super::{Address, Deviation, Device, Fault, Found, LEAST_ALLOWED, Program};
@@ -78,8 +81,7 @@ struct Contents {
 impl Cpu {
     /// The host, nothing prepared.
     pub fn open() -> Self {
-        let flush_words = 2 * l2_size().0 as usize / size_of::<u64>();
-        Self { flush: (0..flush_words as u64).collect(), pools: BTreeMap::new(), task: None, config: Config::default() }
+        Self { flush: flush_buffer(), pools: BTreeMap::new(), task: None, config: Config::default() }
     }
 
     /// Runs the loaded config on one of the problem's contents; returns the task with its output, and how long the kernel
@@ -179,11 +181,21 @@ impl Device for Cpu {
     }
 
     fn sample(&mut self, _round: u32) -> Result<Sample, Fault> {
-        // Reads alone: what was written here would have to go back to memory at the kernel's cost.
-        std::hint::black_box(self.flush.iter().fold(0, |bits, word| bits | word));
+        flush(&self.flush);
         let (_, time) = self.run(PLAIN)?;
         Ok(Sample { time, sm_mhz: None, throttled: false })
     }
+}
+
+/// What a flush reads: twice L2.
+fn flush_buffer() -> Vec<u64> {
+    let words = 2 * l2_size().0 as usize / size_of::<u64>();
+    (0..words as u64).collect()
+}
+
+/// Leaves L2 full of foreign lines. Reads alone: what was written here would have to go back to memory at the kernel's cost.
+fn flush(buffer: &[u64]) {
+    std::hint::black_box(buffer.iter().fold(0, |bits, word| bits | word));
 }
 
 /// Makes every element a NaN of all ones, which arithmetic never makes.

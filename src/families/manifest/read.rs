@@ -2,7 +2,7 @@
 
 use super::expand::Definitions;
 use super::parts::{
-    Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value, forever, forever_text,
+    Argument, Contents, Kernel, Manifest, Reference, Run, Runs, Scalar, Template, TensorOf, Value, forever, forever_text,
 };
 use super::raw::{RawArg, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role};
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     reader.check_tensors(&raw.tensor)?;
     let is_given = |tensor: &TensorOf| tensor.role == Role::In || tensor.right.is_some();
     let reference = raw.reference.as_ref().map(|reference| reader.reference(reference, &tensors)).transpose()?;
-    if reference.is_none() && !tensors.iter().all(is_given) {
+    if reference.is_none() && raw.callable.is_none() && !tensors.iter().all(is_given) {
         return Err(reader.error(0, "there is no [reference], and an output has no file with what is right of it"));
     }
     for (tensor, raw) in tensors.iter().zip(&raw.tensor) {
@@ -88,12 +88,22 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
             ));
         }
     }
-    if raw.kernel.is_empty() {
-        return Err(reader.error(0, "there is no [[kernel]]"));
-    }
     let common = reader.requirements(&family.require)?;
-    let kernels = raw.kernel.iter().map(|kernel| reader.kernel(kernel, &tensors, &common));
-    let kernels = kernels.collect::<Result<Vec<_>>>()?;
+    let runs = match raw.callable.clone() {
+        Some(_) if !raw.kernel.is_empty() => {
+            return Err(reader.error(0, "there are a [callable] and a [[kernel]]: configs run one or the other"));
+        }
+        Some(callable) => {
+            let of_knobs = |condition: &Condition| is_of_knobs(&condition.expression);
+            let (of_knobs, conditions): (Vec<_>, Vec<_>) = common.into_iter().partition(of_knobs);
+            Runs::Called { callable, of_knobs, conditions: forever(conditions) }
+        }
+        None if raw.kernel.is_empty() => return Err(reader.error(0, "there is no [[kernel]]")),
+        None => {
+            let kernels = raw.kernel.iter().map(|kernel| reader.kernel(kernel, &tensors, &common));
+            Runs::Kernels(kernels.collect::<Result<Vec<_>>>()?)
+        }
+    };
     let domain = family.domain.get_ref();
     let unknown = domain.keys().find(|name| !reader.dims.contains(name));
     let missing = reader.dims.iter().find(|name| !domain.contains_key(*name));
@@ -129,7 +139,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
         stage_bytes: raw.model.stage_bytes.as_ref().map(|text| reader.formula_at(0, text)).transpose()?,
         tensors,
         reference,
-        kernels,
+        runs,
     })
 }
 
