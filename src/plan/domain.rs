@@ -37,7 +37,7 @@ impl Limits {
 
     fn allow(self, problem: &Problem) -> bool {
         let spec = families::spec(problem.family);
-        spec.flops(problem) <= self.flops && spec.bytes(problem) <= self.bytes
+        spec.flops(problem) <= self.flops && spec.tensor_bytes(problem) <= self.bytes
     }
 }
 

@@ -397,7 +397,7 @@ mod tests {
             let problem = Problem::parse(Family::RowSoftmax, "rows=4,cols=131072", dtype).unwrap();
             let spec = families::spec(problem.family);
             let plain = spec.tensors(&problem).inputs;
-            let deviations = [spec.awkward(&plain).unwrap(), plain].map(|tensors| {
+            let deviations = [spec.awkward(&problem, &plain).unwrap(), plain].map(|tensors| {
                 let inputs = [families::fill(&tensors[0], 3)];
                 let wrong = inputs[0].to_f64().chunks(COLS).flat_map(softmax).collect::<Vec<f64>>();
                 let output = match dtype {
