@@ -272,6 +272,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn variants_have_fields_of_their_own_and_plain_problems_none() {
+        let bucket = |shape: &str| {
+            let shape = format!("batch=2,q_seq=64,kv_seq=64,head_dim=128,{shape}");
+            let bucket = bucket_of(&problem(Family::Attention, &shape, Dtype::Bf16));
+            bucket.into_iter().map(|(name, label)| format!("{name} {label}")).collect::<Vec<_>>().join(", ")
+        };
+        let plain = "batch_heads_bin <=64, dtype fp16_bf16, head_dim_bin <=128, seq_bin <=1024";
+        for shape in ["heads=32", "heads=32,kv_heads=32", "heads=32,causal=0,window=0"] {
+            assert_eq!(bucket(shape), plain, "{shape}");
+        }
+        assert_eq!(
+            bucket("heads=32,kv_heads=8,causal=1,window=33"),
+            "batch_heads_bin <=64, causal yes, dtype fp16_bf16, head_dim_bin <=128, kv_group_bin <=4, seq_bin <=1024, \
+             window_bin <=128"
+        );
+        assert_eq!(bucket("heads=32,causal=1,window=64"), bucket("heads=32,causal=1"), "it sees all keys");
+        for (kv_heads, label) in [(16, "<=2"), (8, "<=4"), (4, "<=8"), (2, "<=16"), (1, ">16")] {
+            let shape = format!("batch=1,heads=32,q_seq=1,kv_seq=64,head_dim=8,kv_heads={kv_heads}");
+            assert_eq!(self::label(Family::Attention, &shape, "kv_group_bin").as_deref(), Some(label));
+        }
+        check_bins(Family::Attention, "window_bin", &[128, 512, 1024, 4096], |window| {
+            format!("batch=1,heads=1,q_seq=9,kv_seq=9000,head_dim=9,causal=1,window={window}")
+        });
+    }
+
+    #[test]
     fn only_unequal_sequences_have_a_kv_bin() {
         let with = |q_seq, kv_seq| format!("batch=2,heads=16,q_seq={q_seq},kv_seq={kv_seq},head_dim=64");
         assert_eq!(label(Family::Attention, &with(2048, 2048), "kv_seq_bin"), None);
