@@ -4,7 +4,7 @@
 // THIS KERNEL HAS NEVER RUN ON A GPU. It compiles, and it runs on a model of the hardware (tests/tcgen05_model/). That it is
 // right rests on the comparison with the reference before anything is timed.
 //
-// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, head_dim a multiple of 8.
+// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, head_dim a multiple of 8.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys. Its queries are one or two panels of 128, the
 // rows of a product and the lanes of tensor memory. Where `splits` > 1, parts are merged as in attention_parts.cuh.
 //
@@ -348,7 +348,7 @@ struct Multiplier {
 
     // A panel's scores of a step.
     __device__ __forceinline__ void multiply_keys(const Steps& step, int panel) {
-        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, BLOCK_KV, Major::K, Major::K);
+        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, BLOCK_KV, Major::K, Major::K, Half::IS_BF16);
         const PanelBarriers barriers(base, panel);
         if (step.is_first()) ptx::mbarrier_wait(barriers.queries_full, queries.next(panel));
         if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);
@@ -367,7 +367,7 @@ struct Multiplier {
 
     // Adds a panel's weighted values of a step.
     __device__ __forceinline__ void multiply_values(const Steps& step, int panel) {
-        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, HEAD_DIM, Major::K, Major::MN);
+        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, HEAD_DIM, Major::K, Major::MN, Half::IS_BF16);
         const PanelBarriers barriers(base, panel);
         if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);
         if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);
@@ -495,7 +495,7 @@ struct Softmax {
             const Pair weight = by_polynomial ? exp2_polynomial(exponents)
                                               : Pair{ptx::exp2_approx(exponents.low), ptx::exp2_approx(exponents.high)};
             total[pair % 2] = total[pair % 2] + weight;
-            words[pair] = ptx::pack_bf16(weight.low, weight.high);
+            words[pair] = Half::pack(weight.low, weight.high);
         }
         ptx::tmem_store(weights + index * (CHUNK / 2), words);
     }
@@ -594,28 +594,28 @@ constexpr int WRITTEN = 16;  // columns that a thread has in registers
 
 struct Writer {
     Work work;
-    bf16* out;
+    u16* out;
     Partials<HEAD_DIM> partials;
     unsigned* counters;
     int head_dim;
     u32 lanes;
     Phases phases;  // of each panel
 
-    __device__ __forceinline__ Writer(const Work& work, bf16* out, const Partials<HEAD_DIM>& partials, unsigned* counters,
+    __device__ __forceinline__ Writer(const Work& work, u16* out, const Partials<HEAD_DIM>& partials, unsigned* counters,
                                       int head_dim)
         : work(work), out(out), partials(partials), counters(counters), head_dim(head_dim), lanes(own_lanes(work.base)) {}
 
     // Some columns of a query of the result, a sector at a time where rows are whole sectors.
-    __device__ __forceinline__ void write(const float (&sums)[WRITTEN], float scale, bf16* row, int column) const {
+    __device__ __forceinline__ void write(const float (&sums)[WRITTEN], float scale, u16* row, int column) const {
         u32 words[WRITTEN / 16][8];
 #pragma unroll
         for (int i = 0; i < WRITTEN / 2; ++i) {
-            words[i / 8][i % 8] = ptx::pack_bf16(sums[2 * i] * scale, sums[2 * i + 1] * scale);
+            words[i / 8][i % 8] = Half::pack(sums[2 * i] * scale, sums[2 * i + 1] * scale);
         }
 #pragma unroll
         for (int i = 0; i < WRITTEN; i += 16) {
             const u32(&sector)[8] = words[i / 16];
-            bf16* const place = row + column + i;
+            u16* const place = row + column + i;
             if (head_dim % 16 == 0) {
                 if (column + i < head_dim) ptx::store_sector(place, sector);
             } else {
@@ -697,7 +697,7 @@ struct Writer {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_tcgen05(const __grid_constant__ ptx::TensorMap q_map, const __grid_constant__ ptx::TensorMap k_map,
-                  const __grid_constant__ ptx::TensorMap v_map, bf16* out, float* workspace, unsigned* counters,
+                  const __grid_constant__ ptx::TensorMap v_map, u16* out, float* workspace, unsigned* counters,
                   int batch_heads, int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous) {
     const int warp = threadIdx.x / 32;
     const u32 base = ptx::shared_address(smem);

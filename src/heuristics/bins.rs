@@ -15,7 +15,16 @@ impl Kind {
     fn fields(self) -> &'static [Field] {
         match self {
             Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N],
-            Self::Attention => &[Field::BATCH_HEADS, Field::DTYPE, Field::HEAD_DIM, Field::KV_SEQ, Field::SEQ],
+            Self::Attention => &[
+                Field::BATCH_HEADS,
+                Field::CAUSAL,
+                Field::DTYPE,
+                Field::HEAD_DIM,
+                Field::KV_GROUP,
+                Field::KV_SEQ,
+                Field::SEQ,
+                Field::WINDOW,
+            ],
             Self::Rows => &[Field::COLS, Field::DTYPE, Field::ROWS],
             Self::Elements => &[Field::DTYPE, Field::NUMEL],
             Self::Unbinned => &[Field::DTYPE],
@@ -74,16 +83,27 @@ impl PackedBucket {
                 typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n)
             }
             Kind::Attention => {
-                let (batch_heads, q_seq, kv_seq, head_dim) = match *extents {
-                    Extents::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
-                        let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
-                        (batch_heads, q_seq, kv_seq, head_dim)
-                    }
-                    _ => (None, None, None, None),
+                let unknown = Extents::attention([None; 5]);
+                let extents = if matches!(extents, Extents::Attention { .. }) { extents } else { &unknown };
+                let Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window } = *extents
+                else {
+                    return typed;
                 };
+                let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
                 let typed = typed.with_bin(&Field::BATCH_HEADS, batch_heads).with_bin(&Field::HEAD_DIM, head_dim);
-                let packed = typed.with_bin(&Field::SEQ, q_seq);
-                if kv_seq.is_none() || kv_seq == q_seq { packed } else { packed.with_bin(&Field::KV_SEQ, kv_seq) }
+                let mut packed = typed.with_bin(&Field::SEQ, q_seq);
+                if kv_seq.is_some() && kv_seq != q_seq {
+                    packed = packed.with_bin(&Field::KV_SEQ, kv_seq);
+                }
+                if kv_heads != heads
+                    && let Some((heads, kv_heads @ 1..)) = heads.zip(kv_heads)
+                {
+                    packed = packed.with_bin(&Field::KV_GROUP, Some(heads / kv_heads));
+                }
+                if causal.is_some_and(|causal| causal > 0) {
+                    packed = packed.with(&Field::CAUSAL, 0);
+                }
+                if window.is_some_and(|window| window > 0) { packed.with_bin(&Field::WINDOW, window) } else { packed }
             }
             Kind::Rows => {
                 let (rows, cols) = match *extents {
@@ -135,7 +155,7 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let optional = kind == Kind::Attention && field.position == Field::KV_SEQ.position;
+            let optional = kind == Kind::Attention && Field::OPTIONAL.iter().any(|own| own.position == field.position);
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }
@@ -159,6 +179,11 @@ impl PackedBucket {
 
     fn index(self, position: u32) -> u64 {
         self.0 >> (4 * position) & 0xF
+    }
+
+    /// Whether a bucket of ours has a field that tells a variant.
+    pub(super) fn is_variant(self) -> bool {
+        Field::VARIANTS.iter().any(|field| self.index(field.position) != Field::ABSENT)
     }
 
     /// The class of types that it is for.
@@ -243,6 +268,32 @@ pub(super) mod tests {
         });
         check_bins(attention, "kv_seq_bin", &[1024, 2048, 4096, 8192, 16384], |seq| {
             format!("batch=1,heads=1,q_seq=9,kv_seq={seq},head_dim=9")
+        });
+    }
+
+    #[test]
+    fn variants_have_fields_of_their_own_and_plain_problems_none() {
+        let bucket = |shape: &str| {
+            let shape = format!("batch=2,q_seq=64,kv_seq=64,head_dim=128,{shape}");
+            let bucket = bucket_of(&problem(Family::Attention, &shape, Dtype::Bf16));
+            bucket.into_iter().map(|(name, label)| format!("{name} {label}")).collect::<Vec<_>>().join(", ")
+        };
+        let plain = "batch_heads_bin <=64, dtype fp16_bf16, head_dim_bin <=128, seq_bin <=1024";
+        for shape in ["heads=32", "heads=32,kv_heads=32", "heads=32,causal=0,window=0"] {
+            assert_eq!(bucket(shape), plain, "{shape}");
+        }
+        assert_eq!(
+            bucket("heads=32,kv_heads=8,causal=1,window=33"),
+            "batch_heads_bin <=64, causal yes, dtype fp16_bf16, head_dim_bin <=128, kv_group_bin <=4, seq_bin <=1024, \
+             window_bin <=128"
+        );
+        assert_eq!(bucket("heads=32,causal=1,window=64"), bucket("heads=32,causal=1"), "it sees all keys");
+        for (kv_heads, label) in [(16, "<=2"), (8, "<=4"), (4, "<=8"), (2, "<=16"), (1, ">16")] {
+            let shape = format!("batch=1,heads=32,q_seq=1,kv_seq=64,head_dim=8,kv_heads={kv_heads}");
+            assert_eq!(self::label(Family::Attention, &shape, "kv_group_bin").as_deref(), Some(label));
+        }
+        check_bins(Family::Attention, "window_bin", &[128, 512, 1024, 4096], |window| {
+            format!("batch=1,heads=1,q_seq=9,kv_seq=9000,head_dim=9,causal=1,window={window}")
         });
     }
 

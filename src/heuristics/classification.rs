@@ -191,19 +191,23 @@ impl Signature {
             },
             Kind::Attention => match first {
                 Some(&[batch, heads, .., q_seq, head_dim]) => {
-                    let kv_seq = match second {
-                        Some(&[_, _, .., kv_seq, _]) => kv_seq,
-                        _ => q_seq,
+                    let (kv_heads, kv_seq) = match second {
+                        Some(&[_, kv_heads, .., kv_seq, _]) => (kv_heads, kv_seq),
+                        _ => (heads, q_seq),
                     };
+                    let shares = kv_heads > 0 && heads % kv_heads == 0;
                     Extents::Attention {
                         batch: Some(batch),
                         heads: Some(heads),
                         q_seq: Some(q_seq),
                         kv_seq: Some(kv_seq),
                         head_dim: Some(head_dim),
+                        kv_heads: Some(if shares { kv_heads } else { heads }),
+                        causal: Some(0),
+                        window: Some(0),
                     }
                 }
-                _ => Extents::Attention { batch: None, heads: None, q_seq: None, kv_seq: None, head_dim: None },
+                _ => Extents::attention([None; 5]),
             },
             Kind::Rows => match first {
                 Some([outer @ .., cols]) if !outer.is_empty() => {

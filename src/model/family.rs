@@ -23,6 +23,8 @@ pub struct FamilyProfile {
     pub name: &'static str,
     /// The names of a problem's dimensions, in order.
     pub dimensions: &'static [&'static str],
+    /// Dimensions beside these that a problem may have, in order: with them it has [`MOST_DIMENSIONS`] at most.
+    pub variants: &'static [Variant],
     /// The types of the first tensor that its kernels come in.
     pub dtypes: &'static [Dtype],
     /// Whether two weights share a byte along k, so that k must be even.
@@ -34,6 +36,34 @@ pub struct FamilyProfile {
     pub bins: &'static [Bin],
     /// The fallback groups, the first whose condition holds; likewise.
     pub groups: &'static [Group],
+}
+
+/// A dimension that only some of a family's problems need: a plain one goes without it, in every file and question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variant {
+    /// Its name: `kv_heads`.
+    pub name: &'static str,
+    /// What it is where it is not given, and then never written.
+    pub plain: Plain,
+}
+
+/// What a dimension is where a problem goes without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plain {
+    /// As much as another dimension, by its place, which is a multiple of it where it is given.
+    As(usize),
+    /// Nothing: 0.
+    Nothing,
+}
+
+impl Plain {
+    /// The value, of a problem with these dimensions.
+    pub fn value(self, extents: &[u64]) -> u64 {
+        match self {
+            Self::As(place) => extents.get(place).copied().unwrap_or(0),
+            Self::Nothing => 0,
+        }
+    }
 }
 
 /// One field of a bucket: where a value falls between bounds.
@@ -64,7 +94,16 @@ const FLOATS: &[Dtype] = &[Dtype::Bf16, Dtype::F16, Dtype::F32];
 
 impl FamilyProfile {
     const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
-        Self { name, dimensions, dtypes, packs_two_weights_a_byte: false, sister: None, bins: &[], groups: &[] }
+        Self {
+            name,
+            dimensions,
+            variants: &[],
+            dtypes,
+            packs_two_weights_a_byte: false,
+            sister: None,
+            bins: &[],
+            groups: &[],
+        }
     }
 
     const fn product(name: &'static str, sister: &'static str, packs_two_weights_a_byte: bool) -> Self {
@@ -76,8 +115,14 @@ static MATMUL: FamilyProfile = FamilyProfile::product("matmul", "matmul_int16", 
 static MATMUL_INT4: FamilyProfile = FamilyProfile::product("matmul_int4", "matmul_fp4", true);
 static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "matmul", false);
 static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
-static ATTENTION: FamilyProfile =
-    FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
+static ATTENTION: FamilyProfile = FamilyProfile {
+    variants: &[
+        Variant { name: "kv_heads", plain: Plain::As(1) },
+        Variant { name: "causal", plain: Plain::Nothing },
+        Variant { name: "window", plain: Plain::Nothing },
+    ],
+    ..FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16])
+};
 static ROW_SOFTMAX: FamilyProfile = FamilyProfile::shipped("row_softmax", ROWS, FLOATS);
 static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], FLOATS);
 static ROW_NORM_RMS: FamilyProfile = FamilyProfile::shipped("row_norm_rms", ROWS, FLOATS);
@@ -99,7 +144,8 @@ impl Family {
     pub const MatmulInt16: Self = Self(&MATMUL_INT16);
     /// C = A·B, B packed E2M1.
     pub const MatmulFp4: Self = Self(&MATMUL_FP4);
-    /// softmax(QKᵀ/√d)V, not causal.
+    /// softmax(QKᵀ/√d)V. Heads of queries may share `kv_heads` heads of keys; with `causal` query i sees the keys up to
+    /// i + kv_seq - q_seq, so that both end together, and of these with `window` that many, its own among them.
     pub const Attention: Self = Self(&ATTENTION);
     /// Softmax over the last axis.
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
@@ -163,14 +209,16 @@ impl Family {
         shipped.or_else(named)
     }
 
-    /// The dimensions, in their order, of the family that has exactly these.
-    pub(super) fn order_of_dimensions(names: &[&str]) -> Option<&'static [&'static str]> {
+    /// A family that has exactly these dimensions, in any order, and none but its variants beside them.
+    pub fn of_dimensions(names: &[&str]) -> Option<Self> {
         let has_these = |family: &Self| {
-            let own = family.dimensions();
-            own.len() == names.len() && own.iter().all(|dimension| names.contains(dimension))
+            let is_known = |name: &&str| {
+                family.dimensions().contains(name) || family.variants().iter().any(|variant| variant.name == *name)
+            };
+            family.dimensions().iter().all(|dimension| names.contains(dimension)) && names.iter().all(is_known)
         };
         let described = || DESCRIBED.read().unwrap_or_else(PoisonError::into_inner).iter().copied().find(has_these);
-        Some(Self::ALL.into_iter().find(has_these).or_else(described)?.dimensions())
+        Self::ALL.into_iter().find(has_these).or_else(described)
     }
 
     /// The name on the command line, in plans and journals, and the class in documents.
@@ -196,6 +244,16 @@ impl Family {
     /// The names of a problem's dimensions, in order.
     pub const fn dimensions(self) -> &'static [&'static str] {
         self.0.dimensions
+    }
+
+    /// Dimensions beside these that only some problems have.
+    pub const fn variants(self) -> &'static [Variant] {
+        self.0.variants
+    }
+
+    /// The names of all dimensions, the variants' last.
+    pub fn all_dimensions(self) -> impl Iterator<Item = &'static str> {
+        self.dimensions().iter().copied().chain(self.variants().iter().map(|variant| variant.name))
     }
 
     /// The types of the first tensor that its kernels come in.

@@ -42,6 +42,7 @@ from importlib import metadata
 from pathlib import Path
 
 SHAPES = Path(__file__).resolve().parent / "shapes"
+VARIANTS = ("kv_heads", "causal", "window")
 FAMILIES = ["matmul", "matmul_int4", "matmul_fp4", "matmul_int16", "attention", "row_softmax", "elementwise"]
 PROTOCOL = "cold-l2/2"
 SETS = 4
@@ -64,17 +65,31 @@ class Work:
     def __getitem__(self, name: str) -> int:
         return dict(self.dimensions)[name]
 
+    def variant(self, name: str, plain: int) -> int:
+        """A dimension that only some problems of the family have."""
+        return dict(self.dimensions).get(name, plain)
+
     @property
     def shape(self) -> str:
-        return "x".join(str(value) for _, value in self.dimensions)
+        """The sizes, of variants with their names."""
+        named = [str(value) for name, value in self.dimensions if name not in VARIANTS]
+        return " ".join(["x".join(named)] + [f"{name}={value}" for name, value in self.dimensions if name in VARIANTS])
 
     @property
     def is_decode(self) -> bool:
         return self.family == "attention" and self["q_seq"] != self["kv_seq"]
 
     @property
+    def is_shared_decode(self) -> bool:
+        """Few queries of heads that share keys: bound by reading keys and values once."""
+        return self.is_decode and self["q_seq"] <= 16 and self.variant("kv_heads", self["heads"]) < self["heads"]
+
+    @property
     def streamed_bytes(self) -> int:
-        """The fewest bytes that a work of the two families bound by memory moves."""
+        """The fewest bytes that a work bound by memory moves; of decoding those of keys and values alone."""
+        if self.family == "attention":
+            keys = min(self["kv_seq"], self.variant("window", self["kv_seq"]) + self["q_seq"] - 1)
+            return 4 * self["batch"] * self.variant("kv_heads", self["heads"]) * keys * self["head_dim"]
         elements = 2 * self["rows"] * self["cols"] if self.family == "row_softmax" else 3 * self["numel"]
         return elements * (4 if self.dtype == "f32" else 2)
 
@@ -200,7 +215,8 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         x = tensor(work["rows"], work["cols"])
         return {"torch.softmax": lambda: torch.softmax(x, -1), COPY: copy()}
     if work.family == "attention":
-        return attention_calls(torch, work, tensor)
+        calls = attention_calls(torch, work, tensor)
+        return calls | {COPY: copy()} if work.is_shared_decode else calls
     a, b = tensor(work["m"], work["k"]), tensor(work["k"], work["n"])
     out = tensor(work["m"], work["n"])
     return {"cuBLAS": lambda: torch.matmul(a, b, out=out)}
@@ -208,22 +224,36 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
 
 def attention_calls(torch, work: Work, tensor) -> dict[str, Callable[[], object]]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.bias import causal_lower_right
     from torch.nn.functional import scaled_dot_product_attention
 
-    heads = (work["batch"], work["heads"])
-    q = tensor(*heads, work["q_seq"], work["head_dim"])
-    k, v = (tensor(*heads, work["kv_seq"], work["head_dim"]) for _ in range(2))
+    kv_heads, q_seq, kv_seq = work.variant("kv_heads", work["heads"]), work["q_seq"], work["kv_seq"]
+    q = tensor(work["batch"], work["heads"], q_seq, work["head_dim"])
+    k, v = (tensor(work["batch"], kv_heads, kv_seq, work["head_dim"]) for _ in range(2))
+    options = {"enable_gqa": True} if kv_heads < work["heads"] else {}
+    if window := work.variant("window", 0):
+        keys = torch.arange(kv_seq, device="cuda")
+        ahead = torch.arange(kv_seq - q_seq, kv_seq, device="cuda")[:, None] - keys
+        options["attn_mask"] = (ahead >= 0) & (ahead < window)
+    elif work.variant("causal", 0):
+        if q_seq == kv_seq:
+            options["is_causal"] = True
+        else:  # is_causal would begin where the sequences do
+            options["attn_mask"] = causal_lower_right(q_seq, kv_seq)
+
+    def attention():
+        return scaled_dot_product_attention(q, k, v, **options)
 
     def with_backend(backend):
         def call():
             with sdpa_kernel(backend):
-                return scaled_dot_product_attention(q, k, v)
+                return attention()
 
         return call
 
     calls = {"cuDNN": with_backend(SDPBackend.CUDNN_ATTENTION), "flash": with_backend(SDPBackend.FLASH_ATTENTION)}
-    if work.is_decode:
-        calls["torch default"] = lambda: scaled_dot_product_attention(q, k, v)
+    if work.is_decode or window:
+        calls["torch default"] = attention
     return calls
 
 
@@ -307,6 +337,10 @@ def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
         return ("us", 8.5 if work["n"] == 4096 else 45.0)
     if work.family == "matmul_int16" and work["m"] == 16:
         return ("us", 17.0)
+    if work.is_shared_decode:
+        return ("us", work.streamed_bytes / (0.85 * copy_rate) / 1e6)
+    if work.family == "attention" and any(work.variant(name, 0) for name in VARIANTS):
+        return ("ratio", 1.0)
     if work.family == "row_softmax":
         return ("us", work.streamed_bytes / (0.9 * copy_rate) / 1e6) if work.streamed_bytes > 64e6 else None
     ratios = {"matmul": 0.85, "attention": 1.2 if work.is_decode else 0.95, "elementwise": 1.0}
@@ -355,11 +389,13 @@ def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate:
 
 
 def geomeans(rows: list[dict], of: str) -> dict[str, float]:
-    """Of the peer's time over ours, by family: `ratio` over the best of the space, `served_ratio` over what is served."""
+    """Of the peer's time over ours, by family and apart for variants: `ratio` over the best of the space, `served_ratio` over what
+    is served."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
         if row[of]:
-            ratios.setdefault(row["family"], []).append(row[of])
+            is_variant = any(name in row.get("problem", {}) for name in VARIANTS)
+            ratios.setdefault(row["family"] + " variants" * is_variant, []).append(row[of])
     return {family: math.exp(statistics.fmean(map(math.log, values))) for family, values in ratios.items()}
 
 
