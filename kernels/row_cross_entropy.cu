@@ -45,7 +45,7 @@ static_assert(VECTORS >= 1 && VECTORS <= 8, "VECTORS: 1 to 8");
 static_assert(NUM_STAGES == 1 || NUM_STAGES == 2, "NUM_STAGES: 1 or 2");
 
 // Programs that a multiprocessor is to hold, of 65536 registers: with those of a lane's vectors and what else it needs.
-constexpr int REGISTERS = 48 + 4 * NUM_STAGES * VECTORS;
+constexpr int REGISTERS = 64 + 8 * NUM_STAGES * VECTORS;
 constexpr int RESIDENT = 65536 / (REGISTERS * NUM_WARPS * 32);
 
 #if TARGET_BYTES == 4

@@ -25,7 +25,7 @@
 //   contiguous   see programs.cuh
 //
 //   DTYPE        bf16, f16 or float
-//   CENTERED     0 or 1, as above; without it there is no parameter `bias`
+//   CENTERED     0 or 1, as above; without it `bias` is not read
 //   ALIGNED      whether rows are multiples of 16 bytes: 0 or 1
 //   ROWS         rows of a tile, a power of two; 1 where SPLIT is not
 //   NUM_WARPS    warps of a program, a power of two up to 32
@@ -276,14 +276,8 @@ __device__ __forceinline__ void keep_packed(Pack (&packs)[VECTORS]) {
 }
 
 extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32, RESIDENT < 1 ? 1 : RESIDENT < 32 ? RESIDENT : 32)
-row_norm(const DTYPE* x, const DTYPE* weight,
-#if CENTERED
-         const DTYPE* bias,
-#endif
-         DTYPE* y, long long rows, int cols, int share, int steps, int contiguous, float epsilon) {
-#if !CENTERED
-    const DTYPE* bias = nullptr;
-#endif
+row_norm(const DTYPE* x, const DTYPE* weight, const DTYPE* bias, DTYPE* y, long long rows, int cols, int share, int steps,
+         int contiguous, float epsilon) {
     // A program's shared memory may be written to once it runs.
     if constexpr (SPLIT > 1) ptx::cluster_sync();
     const int group = ROWS > 1 ? threadIdx.x / LANES : 0;

@@ -1,8 +1,8 @@
 // Normalized rows in f64, one warp a row: what `row_norm.cu` is checked against; and by how much each element may differ before it is
 // rounded. The row's scale errs by `share` of itself, and so does each product; a mean errs by a part of the mean of |x|.
 //
-// x: [rows, cols], weight, bias: [cols], of DTYPE (bf16, f16 or float); y: [rows, cols] f32; allowed: [rows, cols] bf16. CENTERED as in
-// row_norm.cu. Launch: 32 threads, any number of blocks.
+// x: [rows, cols], weight, bias: [cols], of DTYPE (bf16, f16 or float); y: [rows, cols] f32; allowed: [rows, cols] bf16. CENTERED, and a `bias`
+// that is not read without it, as in row_norm.cu. Launch: 32 threads, any number of blocks.
 
 #include "numeric.cuh"
 
@@ -10,12 +10,8 @@
 #error "row_norm_reference.cu needs DTYPE and CENTERED"
 #endif
 
-extern "C" __global__ void row_norm_reference(const DTYPE* x, const DTYPE* weight,
-#if CENTERED
-                                              const DTYPE* bias,
-#endif
-                                              float* y, bf16* allowed, long long rows, int cols, float epsilon,
-                                              float share) {
+extern "C" __global__ void row_norm_reference(const DTYPE* x, const DTYPE* weight, const DTYPE* bias, float* y,
+                                              bf16* allowed, long long rows, int cols, float epsilon, float share) {
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const DTYPE* from = x + row * cols;
 
