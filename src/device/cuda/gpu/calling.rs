@@ -116,7 +116,7 @@ impl Gpu {
         for (contents, originals) in self.contents.iter().zip(&calling.originals) {
             for (index, (input, original)) in contents.tensors.inputs.iter().zip(originals).enumerate() {
                 let comparison = &self.comparisons[0][0];
-                let numel = task.inputs[index].bytes().0 / COMPARED_AS.size_bytes();
+                let numel = task.inputs[index].bytes().0.div_ceil(COMPARED_AS.size_bytes());
                 comparison.clear(self.stream)?;
                 let words = [input, original, &calling.nothing].map(Buffer::address);
                 self.launch_support(compare, &[&words[..], &[numel, 0, comparison.address()]].concat())?;
