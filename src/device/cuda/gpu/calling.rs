@@ -62,7 +62,10 @@ impl Gpu {
             if initial.is_some() && tensor.element.reference() == tensor.element {
                 contents.tensors.outputs[index].copy_to(&contents.references[index], self.stream)?;
             } else if initial.is_some() {
-                return Err(Fault::Refused(format!("{}: tensor {} is updated in place, and has no f32", task.name, tensor.name)));
+                return Err(Fault::Refused(format!(
+                    "{}: tensor {} is updated in place, and has no f32",
+                    task.name, tensor.name
+                )));
             }
         }
         self.caller()?.callee.reference(&inputs, &outputs)?;
@@ -71,7 +74,8 @@ impl Gpu {
 
     /// Remembers the inputs as they are.
     pub(super) fn keep_originals(&mut self) -> Result<(), Fault> {
-        let copies = |contents: &Contents| contents.tensors.inputs.iter().map(|input| input.copy(self.stream)).collect();
+        let copies =
+            |contents: &Contents| contents.tensors.inputs.iter().map(|input| input.copy(self.stream)).collect();
         let originals: Vec<Vec<Buffer>> = self.contents.iter().map(copies).collect::<Result<_, _>>()?;
         let largest = originals.iter().flatten().map(Buffer::bytes).max().unwrap_or(0);
         let nothing = Buffer::new(2 * largest / COMPARED_AS.size_bytes())?;
