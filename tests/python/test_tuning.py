@@ -208,3 +208,18 @@ def test_the_command_is_on_the_path():
     if command is None:
         pytest.skip("the package is not installed as a wheel here")
     assert "sweep" in subprocess.run([command, "--version"], capture_output=True, text=True).stdout
+
+
+def test_a_package_that_is_missing_or_too_old_is_told_in_one_line(sweep, tmp_path):
+    for package, family in (("triton", "TritonFamily(None, arguments=[], grid=[1])"), ("helion", "HelionFamily(None)")):
+        path = tmp_path / f"of_{package}.py"
+        path.write_text(f"import kernel_sweep as ks\nfamily = ks.{family}\n")
+        # A package of that name that cannot be imported, and one of long ago.
+        for version, wanted in ((None, f"pip install {package}"), ("0.1.0", "and this is 0.1.0")):
+            folder = tmp_path / f"{package}-{version}"
+            (folder / package).mkdir(parents=True)
+            (folder / package / "__init__.py").write_text("raise ImportError" if version is None else f"__version__ = '{version}'")
+            (folder / f"{package}-{version}.dist-info").mkdir()
+            (folder / f"{package}-{version}.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+            done = sweep("--family", path, "--gpu", "cpu", PYTHONPATH=os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+            assert done.returncode == 2 and "or later" in told(done) and wanted in told(done), done.stderr
