@@ -13,7 +13,8 @@ use std::path::PathBuf;
 
 /// Write what a document serves into the files that Helion and vLLM read
 #[derive(clap::Args, Debug)]
-#[command(after_help = "helion-aot   a folder for HELION_HEURISTIC_DIR: _helion_aot_<file>_cuda_<sm>.py with key_<kernel> and
+#[command(
+    after_help = "helion-aot   a folder for HELION_HEURISTIC_DIR: _helion_aot_<file>_cuda_<sm>.py with key_<kernel> and
              autotune_<kernel>, which kernels under @helion.experimental.aot_kernel ask
 helion-seeds <kernel>.json, a list of configs for autotune_seed_configs
 vllm-helion  <kernel>/nvidia_<gpu>.json, as vLLM has them in vllm/kernels/helion/configs
@@ -25,7 +26,8 @@ refuses is left out and counted.
 
 Examples:
   sweep export --gpu h200 --family kernels.py:softmax --to helion-aot -o aot
-  sweep export --gpu h200 --family matmul --to helion-seeds -o seeds")]
+  sweep export --gpu h200 --family matmul --to helion-seeds -o seeds"
+)]
 pub(super) struct ExportArgs {
     /// GPU whose document to export: the one under --output, else the one built in
     #[arg(long, value_name = "NAME")]
@@ -99,24 +101,21 @@ pub(super) fn run(args: &ExportArgs) -> Result<Outcome> {
 
 fn document(args: &ExportArgs) -> Result<Heuristics> {
     let own = args.documents.of_gpu(&args.gpu)?.document();
-    match args.heuristics.as_deref().or(own.is_file().then_some(own.as_path())) {
-        Some(path) => Heuristics::load(path),
-        None => {
-            let gpu = &args.gpu;
-            let none = || Error::usage(format!("no document for {gpu}: `sweep --gpu {gpu}` makes it, --heuristics names one"));
-            Heuristics::from_bytes(builtin_document(gpu).ok_or_else(none)?.as_bytes())
-        }
+    if let Some(path) = args.heuristics.as_deref().or(own.is_file().then_some(own.as_path())) {
+        return Heuristics::load(path);
     }
+    let gpu = &args.gpu;
+    let none = || Error::usage(format!("no document for {gpu}: `sweep --gpu {gpu}` makes it, --heuristics names one"));
+    Heuristics::from_bytes(builtin_document(gpu).ok_or_else(none)?.as_bytes())
 }
 
 fn problems(args: &ExportArgs, family: Family, profile: &GpuProfile) -> Result<Vec<Problem>> {
-    let planned = match &args.shapes {
-        Some(path) => read_shapes(family, path)?,
-        None => {
-            let plan = plan::load_all(&[family], None)?;
-            let problems = plan.iter().map(|plan| plan.problems(profile)).collect::<Result<Vec<_>>>();
-            problems.context(|| "naming problems with --shapes does without a plan")?.concat()
-        }
+    let planned = if let Some(path) = &args.shapes {
+        read_shapes(family, path)?
+    } else {
+        let plan = plan::load_all(&[family], None)?;
+        let problems = plan.iter().map(|plan| plan.problems(profile)).collect::<Result<Vec<_>>>();
+        problems.context(|| "naming problems with --shapes does without a plan")?.concat()
     };
     Ok(planned.into_iter().map(|planned| planned.problem).collect())
 }

@@ -5,9 +5,9 @@ use super::source::Sources;
 use crate::error::{Error, Result};
 use crate::families::{Callable, Code, KernelSpec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 #[cfg(feature = "harness")]
 use std::path::Path;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a compiler is asked; a compile worker, one JSON a line.

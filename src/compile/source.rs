@@ -2,8 +2,8 @@
 
 use super::cache::Key;
 use crate::error::{Context, Error, Result};
-use crate::families::{Callable, Code};
 use crate::families::manifest::read_text;
+use crate::families::{Callable, Code};
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

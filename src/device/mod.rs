@@ -13,7 +13,7 @@ mod harness;
 pub mod mutants;
 
 #[cfg(feature = "harness")]
-pub use callee::{Array, Callee, Called, Where};
+pub use callee::{Array, Called, Callee, Where};
 pub use fault::Fault;
 #[cfg(feature = "harness")]
 pub(crate) use harness::LEAST_ALLOWED;

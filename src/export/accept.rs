@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn what_helion_lacks_is_left_out_and_what_it_refuses_refused() {
-        let (config, left_out) = of(&json!({"block_sizes": [16, 64], "mma": "wgmma", "num_warps": 4, "split_k": 2})).unwrap();
+        let (config, left_out) =
+            of(&json!({"block_sizes": [16, 64], "mma": "wgmma", "num_warps": 4, "split_k": 2})).unwrap();
         assert_eq!(config, json!({"block_sizes": [16, 64], "num_warps": 4}));
         assert_eq!(left_out, ["mma", "split_k"]);
         let whole = json!({"indexing": ["pointer", "tensor_descriptor"], "reduction_loops": [null], "range_flattens": [null, true]});

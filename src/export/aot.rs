@@ -43,9 +43,13 @@ fn text(kernels: &[&Kernel], profile: &GpuProfile) -> Result<String> {
         let name = &kernel.name;
         let dims = dimensions(kernel.family)?;
         let written = |error: std::fmt::Error| Error::failure(error);
-        writeln!(out, "\n\n# The type of the first tensor, {}, and the config's place.", kernel.family.dimensions().join(", "))
-            .and_then(|()| writeln!(out, "_PROBLEMS_{name} = ["))
-            .map_err(written)?;
+        writeln!(
+            out,
+            "\n\n# The type of the first tensor, {}, and the config's place.",
+            kernel.family.dimensions().join(", ")
+        )
+        .and_then(|()| writeln!(out, "_PROBLEMS_{name} = ["))
+        .map_err(written)?;
         for (problem, place) in &kernel.problems {
             let extents: Vec<String> = problem.shape.extents().iter().map(ToString::to_string).collect();
             let dtype = torch_name(problem.dtype);
@@ -77,7 +81,14 @@ fn python(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::Array(items) => format!("[{}]", list(&mut items.iter().map(python))),
         Value::Object(fields) => {
-            format!("{{{}}}", list(&mut fields.iter().map(|(name, value)| format!("{}: {}", Value::from(name.as_str()), python(value)))))
+            format!(
+                "{{{}}}",
+                list(&mut fields.iter().map(|(name, value)| format!(
+                    "{}: {}",
+                    Value::from(name.as_str()),
+                    python(value)
+                )))
+            )
         }
         // Numbers and texts are written alike in both.
         other => other.to_string(),

@@ -31,7 +31,9 @@ pub(super) fn dimensions(family: Family) -> Result<Vec<String>> {
                 _ => format!("args[{argument}].shape[{axis}]"),
             });
         }
-        Err(Error::usage(format!("dimension {name} of {family} is no extent of an argument, so that no key can be made of it")))
+        Err(Error::usage(format!(
+            "dimension {name} of {family} is no extent of an argument, so that no key can be made of it"
+        )))
     };
     named.into_iter().map(of).collect()
 }
@@ -67,7 +69,10 @@ mod tests {
     #[test]
     fn every_dimension_of_a_family_shows_in_its_arguments() {
         let of = |family| dimensions(family).unwrap();
-        assert_eq!(of(Family::MatmulInt4), ["args[0].numel() // args[0].shape[-1]", "args[1].shape[-1]", "args[0].shape[-1]"]);
+        assert_eq!(
+            of(Family::MatmulInt4),
+            ["args[0].numel() // args[0].shape[-1]", "args[1].shape[-1]", "args[0].shape[-1]"]
+        );
         assert_eq!(of(Family::Elementwise), ["args[0].numel()"]);
         assert_eq!(of(Family::Attention)[3], "args[1].shape[2]");
         for family in Family::ALL {

@@ -83,7 +83,8 @@ pub fn export(
     let mut report = Report::default();
     let mut kernels = Vec::new();
     for (family, problems) in families {
-        let (kernel, exported) = collect(heuristics, target, *family, problems).context(|| format!("family {family}"))?;
+        let (kernel, exported) =
+            collect(heuristics, target, *family, problems).context(|| format!("family {family}"))?;
         if report.kernels.insert(kernel.name.clone(), exported).is_some() {
             return Err(Error::usage(format!("two families have a kernel {}: export one at a time", kernel.name)));
         }
@@ -96,14 +97,20 @@ pub fn export(
     };
     for (name, text) in files {
         let path = folder.join(name);
-        heuristics::replace(&path, |file| Ok(file.write_all(text.as_bytes())?)).context(|| path.display().to_string())?;
+        heuristics::replace(&path, |file| Ok(file.write_all(text.as_bytes())?))
+            .context(|| path.display().to_string())?;
         report.files.push(path);
     }
     Ok(report)
 }
 
 /// What is served for a family's problems, as far as the target takes it.
-fn collect(heuristics: &Heuristics, target: Target, family: Family, problems: &[Problem]) -> Result<(Kernel, Exported)> {
+fn collect(
+    heuristics: &Heuristics,
+    target: Target,
+    family: Family,
+    problems: &[Problem],
+) -> Result<(Kernel, Exported)> {
     let callable = families::spec(family).callable();
     let is_helions = callable.is_some_and(|callable| callable.language == Language::Helion);
     if target.takes_at_its_word() && !is_helions {
@@ -157,7 +164,11 @@ fn collect(heuristics: &Heuristics, target: Target, family: Family, problems: &[
     exported.configs = kernel.configs.len();
     if kernel.configs.is_empty() {
         let refused: Vec<&String> = exported.refused.keys().collect();
-        let why = if refused.is_empty() { "the document answers none of its problems".to_owned() } else { format!("{refused:?}") };
+        let why = if refused.is_empty() {
+            "the document answers none of its problems".to_owned()
+        } else {
+            format!("{refused:?}")
+        };
         return Err(Error::usage(format!("nothing of it can be exported: {why}")));
     }
     Ok((kernel, exported))

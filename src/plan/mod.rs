@@ -169,8 +169,7 @@ impl Plan {
         let spec = families::spec(problem.family);
         let is_own = runs_own_kernels(problem, profile);
         let runs = |config: &&Config| {
-            let verdict =
-                if is_own { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
+            let verdict = if is_own { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
             verdict.is_ok()
         };
         self.configs(problem, profile).into_par_iter().filter(runs).collect()

@@ -1,7 +1,7 @@
 //! The tool, and the measuring process of what Python calls: the native half of `kernel_sweep/_process.py`.
 
 use crate::cli::{self, Cli};
-use crate::device::{Array, Callee, Called, Fault, Where};
+use crate::device::{Array, Called, Callee, Fault, Where};
 use crate::families::Call;
 use crate::model::Config;
 use crate::process;

@@ -13,7 +13,8 @@ pub fn python_family(text: &str) -> Option<(&Path, &str)> {
         Some((stem, name)) => (&text[..stem.len() + ".py".len()], name),
         None => (text, ""),
     };
-    file.ends_with(".py").then(|| (Path::new(file), name))
+    let file = Path::new(file);
+    file.extension().is_some_and(|ending| ending == "py").then_some((file, name))
 }
 
 /// Has Python describe a family; returns the file of the manifest that it wrote, which is the same for the same description.
@@ -36,7 +37,9 @@ pub fn describe(file: &Path, name: &str) -> Result<PathBuf> {
         let told = String::from_utf8_lossy(&done.stderr).into_owned();
         let last = told.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it says nothing");
         let way = if last.contains("No module named kernel_sweep") || last.contains("No module named 'kernel_sweep") {
-            format!(": install the wheel for {interpreter} (pip install kernel-sweep), or set SWEEP_PYTHON to a Python that has it")
+            format!(
+                ": install the wheel for {interpreter} (pip install kernel-sweep), or set SWEEP_PYTHON to a Python that has it"
+            )
         } else {
             String::new()
         };

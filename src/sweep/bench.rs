@@ -376,7 +376,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Failure::Timeout(_) => (Status::Timeout, None),
             Failure::Refused(_) => (Status::LaunchFailed, None),
             Failure::Unbuilt(_) => (Status::CompileFailed, None),
-            Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => (Status::Crashed, None),
+            Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => {
+                (Status::Crashed, None)
+            }
         };
         let blank = self.unmeasured(config, stage, status, Some(failure.to_string()), kernel)?;
         Ok(Trial { rel_err, ..blank })

@@ -97,7 +97,17 @@ impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
         let queue = VecDeque::new();
-        Self { address, support, deadlines, held: None, callable: None, running: None, queue, prepared: None, busy_s: 0.0 }
+        Self {
+            address,
+            support,
+            deadlines,
+            held: None,
+            callable: None,
+            running: None,
+            queue,
+            prepared: None,
+            busy_s: 0.0,
+        }
     }
 
     /// The same, whose processes hold a file open as long as they live: the lock of its device.

@@ -2,7 +2,7 @@
 
 use super::{canary, deviation, flush, flush_buffer, memory_available, poison};
 use crate::device::mutants::Alteration;
-use crate::device::{Array, Callee, Called, Deviation, Device, Fault, Program, Where};
+use crate::device::{Array, Called, Callee, Deviation, Device, Fault, Program, Where};
 use crate::families::{self, Element, HostTensor, Reference, Task, TensorSpec, Tolerance};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, Micros};

@@ -2,7 +2,8 @@
 
 use super::expand::Definitions;
 use super::parts::{
-    Argument, Contents, Kernel, Manifest, Reference, Run, Runs, Scalar, Template, TensorOf, Value, forever, forever_text,
+    Argument, Contents, Kernel, Manifest, Reference, Run, Runs, Scalar, Template, TensorOf, Value, forever,
+    forever_text,
 };
 use super::raw::{RawArg, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role};
 use crate::error::{Error, Result};
@@ -88,22 +89,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
             ));
         }
     }
-    let common = reader.requirements(&family.require)?;
-    let runs = match raw.callable.clone() {
-        Some(_) if !raw.kernel.is_empty() => {
-            return Err(reader.error(0, "there are a [callable] and a [[kernel]]: configs run one or the other"));
-        }
-        Some(callable) => {
-            let of_knobs = |condition: &Condition| is_of_knobs(&condition.expression);
-            let (of_knobs, conditions): (Vec<_>, Vec<_>) = common.into_iter().partition(of_knobs);
-            Runs::Called { callable, of_knobs, conditions: forever(conditions) }
-        }
-        None if raw.kernel.is_empty() => return Err(reader.error(0, "there is no [[kernel]]")),
-        None => {
-            let kernels = raw.kernel.iter().map(|kernel| reader.kernel(kernel, &tensors, &common));
-            Runs::Kernels(kernels.collect::<Result<Vec<_>>>()?)
-        }
-    };
+    let runs = reader.runs(&raw, &tensors)?;
     let domain = family.domain.get_ref();
     let unknown = domain.keys().find(|name| !reader.dims.contains(name));
     let missing = reader.dims.iter().find(|name| !domain.contains_key(*name));
@@ -184,6 +170,26 @@ impl Reader<'_> {
     pub(super) fn formula_at(&self, at: usize, text: &str) -> Result<Formula> {
         let read = || Formula::parse(&self.definitions.expand(text)?, &self.scope());
         read().map_err(|error| self.error(at, error))
+    }
+
+    /// What configs run.
+    fn runs(&self, raw: &RawManifest, tensors: &[TensorOf]) -> Result<Runs> {
+        let common = self.requirements(&raw.family.require)?;
+        match raw.callable.clone() {
+            Some(_) if !raw.kernel.is_empty() => {
+                Err(self.error(0, "there are a [callable] and a [[kernel]]: configs run one or the other"))
+            }
+            Some(callable) => {
+                let of_knobs = |condition: &Condition| is_of_knobs(&condition.expression);
+                let (of_knobs, conditions): (Vec<_>, Vec<_>) = common.into_iter().partition(of_knobs);
+                Ok(Runs::Called { callable, of_knobs, conditions: forever(conditions) })
+            }
+            None if raw.kernel.is_empty() => Err(self.error(0, "there is no [[kernel]]")),
+            None => {
+                let kernels = raw.kernel.iter().map(|kernel| self.kernel(kernel, tensors, &common));
+                Ok(Runs::Kernels(kernels.collect::<Result<Vec<_>>>()?))
+            }
+        }
     }
 
     /// The family's description for documents.

@@ -4,7 +4,7 @@ import functools
 import random
 
 from ._expressions import is_expression, value_of
-from .tuning import Family, FamilyError, Problem
+from .tuning import Family, FamilyError, Problem, reads, writes
 
 _LEAST = (1, 0)
 _NEEDED = f"Helion {'.'.join(map(str, _LEAST))} or later"
@@ -45,9 +45,13 @@ class HelionFamily(Family):
     problem, so that each config is one that Helion calls legal there: its default, the seeds of its own heuristics, ``draws`` configs of block
     sizes, warps and stages about these, and as many of all its knobs at random. Everything else is ``Family``'s. A GPU is needed: without one Helion
     has no config spec.
+
+    In place of ``dims``, ``tensors`` and ``problems`` there may be ``examples``: a list of the kernel's arguments, each as it is called with, or a function
+    that makes it. Extents that are alike in every example are one dimension (``d0``, ``d1``, …), and each example is a problem. An element of what it
+    returns may then differ from the reference by ``relative`` and ``absolute``.
     """
 
-    def __init__(self, kernel, *, arguments=None, draws=400, seed=0, **family):
+    def __init__(self, kernel, *, arguments=None, examples=None, relative=1e-2, absolute=1e-2, draws=400, seed=0, **family):
         helion = _import_helion()
         if not isinstance(kernel, helion.Kernel):
             raise FamilyError(f"{kernel!r} is no @helion.kernel")
@@ -55,6 +59,14 @@ class HelionFamily(Family):
         self._bound = {}
         if "space" in family or "default" in family:
             raise FamilyError("a family of Helion has the space of Helion's config spec: leave space and default out")
+        self._returned = None
+        if examples is not None:
+            arguments, told = _of_examples(examples() if callable(examples) else examples)
+            twice = [name for name in told if name in family]
+            if twice:
+                raise FamilyError(f"{', '.join(twice)}: the examples say that already")
+            family |= told
+            self._returned = (relative, absolute)
         family.setdefault("name", kernel.name)
         super().__init__(build=self._compiled, compile=self._compile_ahead, returns=True, arrays="torch", space=[{}], **family)
         reads = [tensor.name for tensor in self.tensors if tensor.role != "out"]
@@ -107,7 +119,29 @@ class HelionFamily(Family):
 
     def manifest(self):
         self.default, self.space = self._drawn()
+        if self._returned is not None:
+            self.tensors = [tensor for tensor in self.tensors if tensor.role != "out"] + self._returns_of_examples()
         return super().manifest()
+
+    def _returns_of_examples(self):
+        """What the kernel returns, by its host's part alone: nothing is launched."""
+        shapes, dtypes = [], []
+        for problem in self.problems:
+            bound, arguments = self._bind(Problem(problem, self.dtypes[0]))
+            compiled = bound.compile_config(bound.config_spec.default_config(), allow_print=False)
+            returned = compiled(*arguments, _launcher=lambda *_, **__: None)
+            returned = list(returned) if isinstance(returned, (tuple, list)) else [returned]
+            shapes.append([tuple(one.shape) for one in returned])
+            dtypes = [_dtype_of(one) for one in returned]
+        known = {tuple(problem[name] for problem in self.problems): name for name in self.dims}
+        outputs = []
+        for place, dtype in enumerate(dtypes):
+            columns = zip(*(shape[place] for shape in shapes))
+            extents = [known.get(tuple(column), column[0] if len(set(column)) == 1 else None) for column in columns]
+            if None in extents:
+                raise FamilyError(f"{self.name}: an extent of result {place} is none of the arguments': say dims, tensors and problems in place of examples")
+            outputs.append(writes(f"result{place}", extents, dtype, relative=self._returned[0], absolute=self._returned[1]))
+        return outputs
 
     def _drawn(self):
         """Helion's default of the first problem, and the configs of every problem's spec, each once."""
@@ -128,7 +162,7 @@ class HelionFamily(Family):
     def _compiled(self, config, problem):
         helion = _import_helion()
         bound, arguments = self._bind(problem)
-        compiled = bound.compile_config(helion.Config(**_for_helion(config)), allow_print=False)
+        compiled = bound.compile_config(helion.Config(**config), allow_print=False)
         places = [place for place, one in enumerate(self._given) if any(tensor.name == one for tensor in self.tensors)]
         order = [tensor.name for tensor in self.tensors if tensor.role != "out"]
         constants = list(arguments)
@@ -146,7 +180,42 @@ class HelionFamily(Family):
     def _compile_ahead(self, config, problem, _arch):
         helion = _import_helion()
         bound, arguments = self._bind(problem)
-        _launched(bound.compile_config(helion.Config(**_for_helion(config)), allow_print=False), arguments, loads=False)
+        _launched(bound.compile_config(helion.Config(**config), allow_print=False), arguments, loads=False)
+
+
+def _dtype_of(tensor):
+    """Our name of a tensor's type."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    ours = next((ours for ours, theirs in _TYPES.items() if theirs == name), None)
+    if ours is None:
+        raise FamilyError(f"no family has tensors of {tensor.dtype}")
+    return ours
+
+
+def _of_examples(examples):
+    """The arguments, and what a family is told, of examples of them: extents that are alike in all examples are one dimension."""
+    examples = [tuple(example) for example in examples]
+    if not examples or len({len(example) for example in examples}) != 1:
+        raise FamilyError("examples are a list of one or more tuples of as many arguments each")
+    names, arguments, tensors = {}, [], []
+    for place, values in enumerate(zip(*examples)):
+        if not hasattr(values[0], "shape"):
+            if any(value != values[0] for value in values):
+                raise FamilyError(f"argument {place} is no tensor, and not the same in every example")
+            arguments.append(values[0])
+            continue
+        if len({len(value.shape) for value in values}) != 1 or len({value.dtype for value in values}) != 1:
+            raise FamilyError(f"argument {place} has other dimensions or another type in another example")
+        columns = zip(*(map(int, value.shape) for value in values))
+        shape = [names.setdefault(column, f"d{len(names)}") for column in columns]
+        tensors.append(reads(f"argument{place}", shape, _dtype_of(values[0])))
+        arguments.append(f"argument{place}")
+    if not tensors:
+        raise FamilyError("the examples have no tensor")
+    problems = [{name: column[place] for column, name in names.items()} for place in range(len(examples))]
+    # What it returns is told where a GPU tells it; until then it is as the first argument.
+    outputs = [writes("result0", tensors[0].shape, tensors[0].dtype)]
+    return arguments, {"dims": list(names.values()), "tensors": tensors + outputs, "problems": problems, "dtypes": [tensors[0].dtype]}
 
 
 def _launched(compiled, arguments, loads):
@@ -226,10 +295,6 @@ def _from_helion(config):
     return {name: plain(value) for name, value in config.items() if value is not None and value != []}
 
 
-def _for_helion(config):
-    return dict(config)
-
-
 def helion_config(config):
     """A served config as a ``helion.Config``."""
-    return _import_helion().Config(**_for_helion(config))
+    return _import_helion().Config(**config)

@@ -48,6 +48,9 @@ class Callee:
         self._built.clear()
         self._tensors.clear()
         self._current, self._last, self._poisoned = None, [], []
+        torch = sys.modules.get("torch")
+        if self._ordinal is not None and torch is not None:
+            torch.cuda.empty_cache()  # what the last problem took is the next one's
 
     def reference(self, inputs, outputs):
         """Writes what is right of each output."""

@@ -62,7 +62,10 @@ impl Gpu {
             if initial.is_some() && tensor.element.reference() == tensor.element {
                 contents.tensors.outputs[index].copy_to(&contents.references[index], self.stream)?;
             } else if initial.is_some() {
-                return Err(Fault::Refused(format!("{}: tensor {} is updated in place, and has no f32", task.name, tensor.name)));
+                return Err(Fault::Refused(format!(
+                    "{}: tensor {} is updated in place, and has no f32",
+                    task.name, tensor.name
+                )));
             }
         }
         self.caller()?.callee.reference(&inputs, &outputs)?;
@@ -71,7 +74,8 @@ impl Gpu {
 
     /// Remembers the inputs as they are.
     pub(super) fn keep_originals(&mut self) -> Result<(), Fault> {
-        let copies = |contents: &Contents| contents.tensors.inputs.iter().map(|input| input.copy(self.stream)).collect();
+        let copies =
+            |contents: &Contents| contents.tensors.inputs.iter().map(|input| input.copy(self.stream)).collect();
         let originals: Vec<Vec<Buffer>> = self.contents.iter().map(copies).collect::<Result<_, _>>()?;
         let largest = originals.iter().flatten().map(Buffer::bytes).max().unwrap_or(0);
         let nothing = Buffer::new(2 * largest / COMPARED_AS.size_bytes())?;
@@ -116,7 +120,7 @@ impl Gpu {
         for (contents, originals) in self.contents.iter().zip(&calling.originals) {
             for (index, (input, original)) in contents.tensors.inputs.iter().zip(originals).enumerate() {
                 let comparison = &self.comparisons[0][0];
-                let numel = task.inputs[index].bytes().0 / COMPARED_AS.size_bytes();
+                let numel = task.inputs[index].bytes().0.div_ceil(COMPARED_AS.size_bytes());
                 comparison.clear(self.stream)?;
                 let words = [input, original, &calling.nothing].map(Buffer::address);
                 self.launch_support(compare, &[&words[..], &[numel, 0, comparison.address()]].concat())?;
