@@ -274,6 +274,7 @@ impl HostTensor {
     pub fn address(&mut self) -> u64 {
         match self {
             Self::Bf16(values) => values.as_mut_ptr() as u64,
+            Self::F16(values) => values.as_mut_ptr() as u64,
             Self::F32(values) => values.as_mut_ptr() as u64,
             Self::I8(values) => values.as_mut_ptr() as u64,
             Self::I16(values) => values.as_mut_ptr() as u64,
