@@ -44,6 +44,7 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
 fn bits(tensor: &HostTensor) -> Vec<u64> {
     match tensor {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        HostTensor::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
         HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),

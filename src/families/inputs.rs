@@ -1,7 +1,7 @@
 //! Tensors and their random contents: a counter-based generator, so that the host and a GPU kernel fill a tensor alike.
 
 use crate::model::{Bytes, Family};
-use half::bf16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -259,6 +259,8 @@ impl TensorSpec {
 pub enum HostTensor {
     /// bfloat16.
     Bf16(Vec<bf16>),
+    /// IEEE half precision.
+    F16(Vec<f16>),
     /// IEEE single precision.
     F32(Vec<f32>),
     /// Bytes.
@@ -272,6 +274,7 @@ impl HostTensor {
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             Self::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+            Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
@@ -303,6 +306,12 @@ fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
+/// The nearest in half precision, where what is finite stays finite.
+fn nearest_f16(value: f32) -> f16 {
+    let most = f32::from(f16::MAX);
+    f16::from_f32(if value.is_finite() { value.clamp(-most, most) } else { value })
+}
+
 /// Fills a tensor on the host from stream `seed`.
 pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     let cols = tensor.cols();
@@ -310,6 +319,7 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     let indices = 0..tensor.numel();
     match tensor.element {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
+        Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
         Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
