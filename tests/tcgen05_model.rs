@@ -717,7 +717,8 @@ impl Attention {
 
     fn arguments(&self) -> Vec<u32> {
         let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising, mask } = self;
-        let mask = mask.map_or([0; 4], |Mask { queries, window, sharing, section }| [queries, window, sharing, section]);
+        let mask =
+            mask.map_or([0; 4], |Mask { queries, window, sharing, section }| [queries, window, sharing, section]);
         [&[batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising][..], &mask].concat()
     }
 }
@@ -803,7 +804,8 @@ fn the_crate_launches_the_attention_that_the_model_runs() {
             let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
             let Some(model) = Model::new("attention.cpp", &kernel.macros, |_, text| text) else { return };
             let splits = i64::from(config.split_k.unwrap());
-            let arguments = [6, q_seq, kv_seq, head_dim, splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
+            let arguments =
+                [6, q_seq, kv_seq, head_dim, splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
             let arguments = arguments.map(|number: i64| number.to_string());
             let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
             assert!(output.status.success());
