@@ -195,22 +195,8 @@ __device__ __forceinline__ void multiply_queries(Scores& scores, const Queries& 
     }
 }
 
-// Scores of keys past the last become -inf. `keys_left`: keys from this warp's first to the end.
-__device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
-#pragma unroll
-    for (int m = 0; m < M_TILES; ++m) {
-#pragma unroll
-        for (int n = 0; n < WARP_KEYS / 8; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (n * 8 + lane % 4 * 2 + i % 2 >= keys_left) scores[m][n][i] = -INFINITE;
-            }
-        }
-    }
-}
-
 #if CAUSAL
-// Those that the mask hides likewise, of the warp's keys from `key` on and its queries from `first_row` of the tile on.
+// Scores of keys that the mask hides become -inf, of the warp's keys from `key` on and its queries from `first_row` of the tile on.
 __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key, int lane) {
 #pragma unroll
     for (int m = 0; m < M_TILES; ++m) {
@@ -221,6 +207,20 @@ __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first
             for (int n = 0; n < WARP_KEYS / 8; ++n) {
                 if (tile.is_hidden(reach, n * 8)) scores[m][n][2 * half] = -INFINITE;
                 if (tile.is_hidden(reach, n * 8 + 1)) scores[m][n][2 * half + 1] = -INFINITE;
+            }
+        }
+    }
+}
+#else
+// Scores of keys past the last become -inf. `keys_left`: keys from this warp's first to the end.
+__device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m) {
+#pragma unroll
+        for (int n = 0; n < WARP_KEYS / 8; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if (n * 8 + lane % 4 * 2 + i % 2 >= keys_left) scores[m][n][i] = -INFINITE;
             }
         }
     }

@@ -249,17 +249,8 @@ struct Place {
     }
 };
 
-// Scores of keys past the last become -inf.
-__device__ __forceinline__ void mask(Scores& scores, int keys) {
-    const int first_column = threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < BLOCK_KV / 2; ++i) {
-        if (first_column + i / 4 * 8 + i % 2 >= keys) scores[i] = -INFINITE;
-    }
-}
-
 #if CAUSAL
-// Those that the mask hides likewise, of the keys from `key` on and the warpgroup's queries from `first_row` of the tile on.
+// Scores of keys that the mask hides become -inf, of the keys from `key` on and the warpgroup's queries from `first_row` of the tile on.
 __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key) {
     const Place place;
 #pragma unroll
@@ -270,6 +261,15 @@ __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first
             if (tile.is_hidden(reach, i / 4 * 8)) scores[i] = -INFINITE;
             if (tile.is_hidden(reach, i / 4 * 8 + 1)) scores[i + 1] = -INFINITE;
         }
+    }
+}
+#else
+// Scores of keys past the last become -inf.
+__device__ __forceinline__ void mask(Scores& scores, int keys) {
+    const int first_column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < BLOCK_KV / 2; ++i) {
+        if (first_column + i / 4 * 8 + i % 2 >= keys) scores[i] = -INFINITE;
     }
 }
 #endif

@@ -89,16 +89,19 @@ __device__ float with_exponent(float value, int exponent) {
 
 __device__ float query_at(const Stream& stream, long long row, long long column, float value) {
     const unsigned long long word = random_bits(~stream.seed, row);
-    const bool looks = row % 2 == 0 || word % 2 == 0;
+    const long long q_seq = stream.q_seq & 0xffffffff, sharing = stream.q_seq >> 32;
+    const long long kv_seq = stream.kv_seq & 0xffffffff, window = stream.kv_seq >> 32;
+    const bool is_last = window > 0 && (row + 1) % q_seq == 0;  // the last key of all is seen by one query
+    const bool looks = row % 2 == 0 || word % 2 == 0 || is_last;
     if (looks) {
-        const long long q_seq = stream.q_seq & 0xffffffff, sharing = stream.q_seq >> 32;
-        const long long kv_seq = stream.kv_seq & 0xffffffff, window = stream.kv_seq >> 32;
         const long long past = row % q_seq + 1 + kv_seq - q_seq;
         const long long end = window == 0 ? kv_seq : past > 0 ? past : 0;
         const long long first = window == 0 || end < window ? 0 : end - window;
         const long long count = end > first ? end - first : 1;
         long long key = first + static_cast<long long>((word >> 16) % static_cast<unsigned long long>(count));
-        if (row % 2 == 0) {
+        if (is_last) {
+            key = kv_seq - 1;
+        } else if (row % 2 == 0) {
             const int edge = window == 0 ? 0 : static_cast<int>(word >> 1) % 4;
             key = edge == 0 ? end - 1 : edge == 1 ? end : edge == 2 ? first : first - 1;
             if (key < 0 || key >= kv_seq) key = end > 0 ? end - 1 : 0;

@@ -96,7 +96,7 @@ fn models_are_in_the_expressions_that_families_describe_today() {
             let described =
                 Legality::new(family, &profile, model.dims.len() > family.dimensions().len(), &configs).description();
             assert_eq!(model.dims, described.dims, "{family}");
-            assert_eq!(model.dtypes, described.dtypes, "{family}");
+            assert!(model.dtypes.iter().all(|(name, bytes)| described.dtypes.get(name) == Some(bytes)), "{family}");
             // Fitting adds its own of families that learn of each other.
             let has = |(name, value): (&String, &i64)| model.constants.get(name) == Some(value);
             assert!(described.constants.iter().all(has), "{family}: {:?}", model.constants);

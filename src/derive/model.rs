@@ -30,7 +30,13 @@ pub(super) fn fit(
     let rows: Vec<&Row> = class.table.rows.iter().collect();
     let is_plain = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.shape.is_plain());
     let legality = Legality::new(known.family, known.profile, !rows.iter().all(is_plain), configs.flatten());
-    let description = legality.description();
+    let mut description = legality.description();
+    // Of a type that nothing was measured in there is nothing to tell.
+    let is_measured = |name: &String| {
+        let of_row = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.dtype.name() == name);
+        rows.iter().any(of_row)
+    };
+    description.dtypes.retain(|name, _| is_measured(name));
     let mut trials = Trials::default();
     let mut places = BTreeMap::new();
     add(&mut trials, &mut places, &rows, known, (&legality, &description))?;

@@ -2,7 +2,7 @@
 
 use crate::model::{Dtype, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A kernel, described for a model of its times. All texts but names are expressions of
 /// [`heuristics`](crate::heuristics::EXPRESSION_FUNCTIONS), over the dimensions, `dtype_bytes`, the constants and knobs.
@@ -133,7 +133,8 @@ impl Description {
     /// What a model looks at, apart from the knobs.
     pub fn all_features(&self) -> Vec<String> {
         let mut all = self.dims.clone();
-        if self.dtypes.len() > 1 {
+        // Types of as many bytes take as long.
+        if self.dtypes.values().collect::<BTreeSet<_>>().len() > 1 {
             all.push("dtype_bytes".to_owned());
         }
         all.push("floor_ns".to_owned());
@@ -257,7 +258,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
 
 pub(super) fn attention() -> Description {
     Description {
-        dtypes: dtypes(&[Dtype::Bf16]),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
         knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"]),
         bytes: "4 * batch * heads * (q_seq + kv_seq) * head_dim".to_owned(),
         flops: "4 * batch * heads * q_seq * kv_seq * head_dim".to_owned(),
@@ -354,6 +355,17 @@ mod tests {
                 let spec = crate::families::spec(family);
                 let [bytes, flops] = model.work(&dims, dtype.name()).unwrap();
                 assert_eq!((bytes as u64, flops as f64), (spec.bytes(&problem).0, spec.flops(&problem)), "{problem}");
+                // A model that knows variants says the same of the plain problem, and what it says of one.
+                let of_variants = Description::of(family, &h200, true);
+                for (kv_heads, causal, window) in [(10, 0, 0), (5, 0, 0), (2, 1, 0), (10, 1, 7)] {
+                    let extents = [&dims[..], &[kv_heads, causal, window]].concat();
+                    let pairs: Vec<_> = family.all_dimensions().zip(extents.iter().copied()).collect();
+                    let problem = crate::model::Problem::new(family, &pairs, dtype).unwrap();
+                    let dims = of_variants.dims_of(&problem);
+                    let [bytes, flops] = self::model(&of_variants).work(&dims, dtype.name()).unwrap();
+                    let expected = (spec.bytes(&problem).0, spec.flops(&problem));
+                    assert_eq!((bytes as u64, flops as f64), expected, "{problem}");
+                }
             }
         }
     }
@@ -375,11 +387,14 @@ mod tests {
         let config = ModelConfig { template: config.as_object().cloned().unwrap(), ..ModelConfig::default() };
         for family in Family::ALL {
             let model = model(&Description::of(family, &h200, false));
-            let candidates = model.candidates(std::slice::from_ref(&config));
-            let dims = [3, 1000, 700, 512, 64][..model.fitted().dims.len()].to_vec();
-            let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
-            for (feature, value) in model.fitted().features.iter().zip(features) {
-                assert_ne!(value, i64::MIN, "{family}: {feature}");
+            let variants = self::model(&Description::of(family, &h200, true));
+            for model in [model, variants] {
+                let candidates = model.candidates(std::slice::from_ref(&config));
+                let dims = [3, 1000, 700, 512, 64, 100, 1, 0][..model.fitted().dims.len()].to_vec();
+                let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
+                for (feature, value) in model.fitted().features.iter().zip(features) {
+                    assert_ne!(value, i64::MIN, "{family}: {feature}");
+                }
             }
         }
     }

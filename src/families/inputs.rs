@@ -47,8 +47,9 @@ pub enum Fill {
     /// Queries for uniform keys of the same magnitude, which are the tensor filled from the next seed. Every other row, and half
     /// of those between at random, is [`ATTENTION`] times one key of its head and so has nearly all its weight on it: the
     /// former on the last key, the latter on any that it sees. Under a mask the former look as often for the first key that they
-    /// see and for those on the other side of either edge, which no weight may come to. The rest is uniform. One row in eight is [`LOUD`] times as large as its key
-    /// or the uniform ones, so that its scores lie far beyond what an exponential without its maximum subtracted can hold.
+    /// see and for those on the other side of either edge, which no weight may come to, and a head's last query looks for the
+    /// last key. The rest is uniform. One row in eight is [`LOUD`] times as large as its key or the uniform ones, so that its
+    /// scores lie far beyond what an exponential without its maximum subtracted can hold.
     Queries {
         /// Half the width of the range of keys and uniform rows.
         magnitude: f32,
@@ -154,7 +155,10 @@ impl Fill {
                 let end = if window == 0 { kv_seq } else { (row % q_seq + 1 + kv_seq).saturating_sub(q_seq) };
                 let first = if window == 0 { 0 } else { end.saturating_sub(window) };
                 let is_key = |key: &u64| *key < kv_seq;
+                // The last key of all is seen by one query.
+                let is_last = window > 0 && (row + 1) % q_seq == 0;
                 let key = match (row % 2, word % 2) {
+                    _ if is_last => Some(kv_seq - 1),
                     (0, _) => {
                         let edges = [end.checked_sub(1), Some(end), Some(first), first.checked_sub(1)];
                         let edge = if window == 0 { 0 } else { (word >> 1) as usize % 4 };

@@ -121,7 +121,11 @@ static ATTENTION: FamilyProfile = FamilyProfile {
         Variant { name: "causal", plain: Plain::Nothing },
         Variant { name: "window", plain: Plain::Nothing },
     ],
-    ..FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16])
+    ..FamilyProfile::shipped(
+        "attention",
+        &["batch", "heads", "q_seq", "kv_seq", "head_dim"],
+        &[Dtype::Bf16, Dtype::F16],
+    )
 };
 static ROW_SOFTMAX: FamilyProfile = FamilyProfile::shipped("row_softmax", ROWS, FLOATS);
 static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], FLOATS);

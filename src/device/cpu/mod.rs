@@ -407,7 +407,7 @@ mod tests {
             if window > 0 {
                 others.extend([window - 1, window + 1, 0].map(|window| problem(masks(1, window))));
             } else {
-                others.push(problem(masks(1, kv_seq - 1)));
+                others.push(problem(masks(1, kv_seq / 2)));
             }
             let config = Config { block_sizes: vec![1, 16, 32], num_warps: Some(2), ..Config::default() };
             let spec = families::spec(right.family);

@@ -6,7 +6,7 @@ use super::row_softmax::exp;
 use super::{run, threads};
 use crate::families::{Element, Fill, HostTensor, TensorSpec, fill};
 use crate::model::{Config, Dtype, Family, Problem};
-use half::bf16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 const MATRIX_PRODUCTS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
@@ -32,6 +32,7 @@ fn tensor(numel: usize, element: Element, fill_with: Fill, seed: u64) -> HostTen
 fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: usize) -> Vec<f64> {
     let mut output = match problem.dtype {
         Dtype::Bf16 => HostTensor::Bf16(vec![bf16::NAN; numel]),
+        Dtype::F16 => HostTensor::F16(vec![f16::NAN; numel]),
         _ => HostTensor::F32(vec![f32::NAN; numel]),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config)).build().unwrap();
@@ -51,10 +52,15 @@ fn values(tensor: &HostTensor) -> Vec<f64> {
 
 /// Each element within the rounding of the output and of f32 sums of terms as large as `scale`. NaN meets only NaN.
 fn assert_close(output: &[f64], expected: &[f64], dtype: Dtype, scale: f64) {
-    let epsilon = if dtype == Dtype::Bf16 { 1.0 / 256.0 } else { 1e-6 };
+    // Of f16 small numbers are far apart.
+    let (epsilon, least) = match dtype {
+        Dtype::Bf16 => (1.0 / 256.0, 0.0),
+        Dtype::F16 => (1.0 / 2048.0, 2f64.powi(-25)),
+        _ => (1e-6, 0.0),
+    };
     assert_eq!(output.len(), expected.len());
     for (index, (output, expected)) in output.iter().zip(expected).enumerate() {
-        let close = (output - expected).abs() <= epsilon * expected.abs() + 2e-6 * scale;
+        let close = (output - expected).abs() <= epsilon * expected.abs() + least + 2e-6 * scale;
         assert!(
             close || output == expected || (output.is_nan() && expected.is_nan()),
             "at {index}: {output} for {expected}"
@@ -154,14 +160,15 @@ proptest! {
         (causal, window) in (0..2usize, 0..24usize),
         blocks in [1..9u32, 1..24u32],
         magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F16]),
         num_warps in 1..4u32,
         seed in 0..1000u64,
     ) {
         let heads = kv_heads * sharing;
         let tensors = [(heads * q_seq, 0), (kv_heads * kv_seq, 1), (kv_heads * kv_seq, 2)];
-        let [q, k, v] = tensors.map(|(rows, stream)| floats(batch * rows * head_dim, magnitude, Dtype::Bf16, seed + stream));
+        let [q, k, v] = tensors.map(|(rows, stream)| floats(batch * rows * head_dim, magnitude, dtype, seed + stream));
         let extents = [batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, causal * window];
-        let problem = problem(Family::Attention, &extents, Dtype::Bf16);
+        let problem = problem(Family::Attention, &extents, dtype);
         let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
         let expected = attention(&problem, [&q_values, &k_values, &v_values]);
         let config = config(&[1, blocks[0], blocks[1]], num_warps);
@@ -169,7 +176,7 @@ proptest! {
         let output = output_of(&problem, &config, &inputs, q_values.len());
         // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
         let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
-        assert_close(&output, &expected, Dtype::Bf16, scale);
+        assert_close(&output, &expected, dtype, scale);
 
         // What kernels are compared with says the same.
         let reference = crate::families::spec(problem.family).host_reference(&problem, &inputs);
