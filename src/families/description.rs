@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 pub struct Description {
     /// The dimensions' names, in the problem's order.
     pub dims: Vec<String>,
+    /// Those of them that a problem may leave out, and that are 0 then.
+    #[serde(default)]
+    pub variants: Vec<String>,
     /// The types it comes in, with the bytes of an element.
     pub dtypes: BTreeMap<String, i64>,
     /// What is known of the GPU: at least `multiprocessors`.
@@ -77,7 +80,8 @@ impl Description {
             ("threads_per_multiprocessor", i64::from(profile.threads_per_multiprocessor)),
         ];
         Self {
-            dims: texts(family.dimensions()),
+            dims: texts(&family.all_dimensions()),
+            variants: family.variants().iter().map(|variant| variant.name.to_owned()).collect(),
             constants: constants.map(|(name, value)| (name.to_owned(), value)).into(),
             ..described
         }
@@ -223,6 +227,54 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "tile_m * tile_n / num_warps",
             "a_copies",
             "b_copies",
+            "per_mille(rounds * steps * step_copies, floor_ns)",
+        ]),
+        kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
+        ..Description::default()
+    }
+}
+
+/// A product of E4M3 numbers, which the copy engine loads.
+pub(super) fn gemm_fp8() -> Description {
+    const SCALES: &str =
+        "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
+    let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
+    // Rows of A and B that are not aligned for the engine are copied by threads.
+    let copies = |tile: &str| {
+        format!("if(min(align(k), {WIDEST_COPY}) < {WIDEST_COPY}, {tile} / min(align(k), {WIDEST_COPY}), 0)")
+    };
+    Description {
+        dtypes: dtypes(&[Dtype::Fp8]),
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
+        bytes: format!("m * k + k * n + 2 * m * n + 4 * {SCALES}"),
+        flops: "2 * m * n * k".to_owned(),
+        rows: named([("a", "k"), ("c", "2 * n")]),
+        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
+        steps: named([("k", "block_sizes[2]")]),
+        parts: Some("split_k".to_owned()),
+        definitions: texts(&[
+            &format!("smem_bytes = num_stages * ({step_bytes})"),
+            "threads = 32 * num_warps",
+            &format!("step_copies = {}", copies(step_bytes)),
+        ]),
+        step_bytes: Some(step_bytes.to_owned()),
+        resident: Some(
+            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
+        ),
+        features: texts(&[
+            "smem_bytes",
+            "tile_m * tile_n",
+            "tile_m * tile_n / num_warps",
+            "step_copies",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],

@@ -36,7 +36,14 @@ pub enum Fill {
         /// One past the largest.
         most: i32,
     },
-    /// The same, but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
+    /// The same, but one in eight is zero and one in eight is two to the power of `most`. For scales.
+    Scales {
+        /// The least exponent of the others.
+        least: i32,
+        /// One past their largest.
+        most: i32,
+    },
+    /// As [`Fill::Wide`], but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
     /// exponent is [`LANDMARK_ABOVE`] more than `most`. Of a sum along such rows each landmark makes up a part that is seen.
     Landmarks {
         /// The least exponent of the other columns.
@@ -114,6 +121,7 @@ impl Fill {
             Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
             Self::Extremes => of(4, [0.0; 2], [0; 2]),
             Self::Landmarks { least, most } => of(5, [least as f32, most as f32], [0; 2]),
+            Self::Scales { least, most } => of(7, [least as f32, most as f32], [0; 2]),
         }
     }
 
@@ -142,6 +150,11 @@ impl Fill {
             }
             Self::Uniform { magnitude } => magnitude * value,
             Self::Wide { least, most } => wide(any_of(least, most)),
+            Self::Scales { least, most } => match random_bits(seed, index) % 8 {
+                0 => 0.0,
+                1 => power_of_two(most),
+                _ => wide(any_of(least, most)),
+            },
             Self::Landmarks { least, most } => {
                 let is_landmark = column + 1 == cols || (column + 1) % LANDMARK_SPACING <= 1;
                 wide(if is_landmark { most + LANDMARK_ABOVE } else { any_of(least, most) })
@@ -259,6 +272,8 @@ pub enum HostTensor {
     I8(Vec<i8>),
     /// 16-bit integers.
     I16(Vec<i16>),
+    /// The codes of E4M3 numbers.
+    Fp8(Vec<u8>),
 }
 
 impl HostTensor {
@@ -269,8 +284,30 @@ impl HostTensor {
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::Fp8(codes) => codes.iter().map(|code| decode_e4m3(*code).into()).collect(),
         }
     }
+}
+
+/// The number that an E4M3 code stands for: a sign, four bits of exponent, three of mantissa; a NaN for all ones beside the sign.
+pub fn decode_e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match code & 0x7f {
+        0x7f => f32::NAN,
+        0..8 => mantissa * power_of_two(-9),
+        _ => (8.0 + mantissa) * power_of_two(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// The code of the nearest E4M3 number, ties to even; of the largest for what is larger. `kernels/support.cu` rounds alike.
+fn encode_e4m3(value: f32) -> u8 {
+    let magnitude = value.abs().min(448.0);
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let eighths = (magnitude * power_of_two(3 - exponent)).round_ties_even() as u32;
+    // A carry out of the mantissa is one of the exponent.
+    let code = ((exponent + 6) as u32 * 8 + eighths) as u8;
+    if value < 0.0 { code | 0x80 } else { code }
 }
 
 /// The random word of element `index` in stream `seed`: splitmix64's output function over a Weyl sequence
@@ -305,6 +342,7 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     match tensor.element {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
+        Element::Fp8 => HostTensor::Fp8(indices.map(|index| encode_e4m3(float(index))).collect()),
         Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),

@@ -56,7 +56,7 @@ const NO_DIMENSION: &str = "";
 
 /// The names that expressions of a family may use, in the order of [`values`].
 pub fn names(family: Family) -> [&'static str; OTHERS.end] {
-    names_of(family.dimensions(), spec(family).own_knobs())
+    names_of(&family.all_dimensions(), spec(family).own_knobs())
 }
 
 /// The same of a family with these dimensions and knobs of its own.

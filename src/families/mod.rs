@@ -14,7 +14,7 @@ mod row_softmax;
 mod work;
 
 pub use description::Description;
-pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
+pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
@@ -479,6 +479,7 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulInt4 => &gemm::MATMUL_INT4,
         Family::MatmulInt16 => &gemm::MATMUL_INT16,
         Family::MatmulFp4 => &gemm::MATMUL_FP4,
+        Family::MatmulFp8 => &gemm::MATMUL_FP8,
         Family::Attention => &attention::Attention,
         Family::RowSoftmax => &row_softmax::RowSoftmax,
         described => manifest::spec(described),

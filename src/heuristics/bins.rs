@@ -14,7 +14,7 @@ impl Kind {
     /// The fields of its buckets.
     fn fields(self) -> &'static [Field] {
         match self {
-            Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N],
+            Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N, Field::SCALE_BLOCK],
             Self::Attention => &[Field::BATCH_HEADS, Field::DTYPE, Field::HEAD_DIM, Field::KV_SEQ, Field::SEQ],
             Self::Rows => &[Field::COLS, Field::DTYPE, Field::ROWS],
             Self::Elements => &[Field::DTYPE, Field::NUMEL],
@@ -66,12 +66,13 @@ impl PackedBucket {
         let typed = Self::EMPTY.with(&Field::DTYPE, dtype as u64);
         match kind {
             Kind::Gemm => {
-                let (m, n, k) = match *extents {
-                    Extents::Gemm { m, n, k } => (m, n, k),
-                    _ => (None, None, None),
-                };
+                let [m, n, k] = extents.of_product().unwrap_or_default();
                 let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
-                typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n)
+                let packed = typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n);
+                match *extents {
+                    Extents::ScaledGemm { scale_block, .. } => packed.with_bin(&Field::SCALE_BLOCK, Some(scale_block)),
+                    _ => packed,
+                }
             }
             Kind::Attention => {
                 let (batch_heads, q_seq, kv_seq, head_dim) = match *extents {
@@ -135,7 +136,7 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let optional = kind == Kind::Attention && field.position == Field::KV_SEQ.position;
+            let optional = [Field::KV_SEQ.position, Field::SCALE_BLOCK.position].contains(&field.position);
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }

@@ -102,6 +102,8 @@ pub struct Signature {
     pub has_split_k: bool,
     /// Its source, which tells int4 weights from fp4.
     pub kernel_source: Option<String>,
+    /// Of a product of scaled numbers, what shares a scale along k, as the family's problems say it; left out for one scale a tensor.
+    pub scale_block: Option<i64>,
 }
 
 impl Signature {
@@ -186,8 +188,8 @@ impl Signature {
         let second = shapes.next();
         match kind {
             Kind::Gemm => match (first, second) {
-                (Some(&[.., m, k]), Some(&[.., _, n])) => Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) },
-                _ => Extents::Gemm { m: None, n: None, k: None },
+                (Some(&[.., m, k]), Some(&[.., _, n])) => self.product([Some(m), Some(n), Some(k)]),
+                _ => self.product([None; 3]),
             },
             Kind::Attention => match first {
                 Some(&[batch, heads, .., q_seq, head_dim]) => {
@@ -214,6 +216,13 @@ impl Signature {
             Kind::Elements => Extents::Elements { numel: first.map(product) },
             // Which of its arguments has which of its dimensions, a family of somebody's own does not say.
             Kind::Unbinned | Kind::Own(_) => Extents::Unbinned,
+        }
+    }
+
+    fn product(&self, [m, n, k]: [Option<i64>; 3]) -> Extents {
+        match self.scale_block {
+            Some(scale_block) => Extents::ScaledGemm { m, n, k, scale_block },
+            None => Extents::Gemm { m, n, k },
         }
     }
 

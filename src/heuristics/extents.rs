@@ -17,6 +17,17 @@ pub enum Extents {
         /// The dimension summed over.
         k: Option<i64>,
     },
+    /// The same of numbers with scales, but for one scale a tensor: that is a plain product.
+    ScaledGemm {
+        /// Rows of the first matrix.
+        m: Option<i64>,
+        /// Columns of the second.
+        n: Option<i64>,
+        /// The dimension summed over.
+        k: Option<i64>,
+        /// Along k, what shares a scale: 1 for whole rows and columns, else so many.
+        scale_block: i64,
+    },
     /// Attention.
     Attention {
         /// Sequences.
@@ -49,12 +60,12 @@ pub enum Extents {
 }
 
 impl Extents {
-    /// The dimension of that name, where this kind of class has it and it is known.
+    /// The dimension of that name, where this kind of class has it and it is known; 0 for a variant that is left out.
     pub fn dimension(&self, name: &str) -> Option<i64> {
         match (*self, name) {
-            (Self::Gemm { m: extent, .. }, "m")
-            | (Self::Gemm { n: extent, .. }, "n")
-            | (Self::Gemm { k: extent, .. }, "k")
+            (Self::Gemm { m: extent, .. } | Self::ScaledGemm { m: extent, .. }, "m")
+            | (Self::Gemm { n: extent, .. } | Self::ScaledGemm { n: extent, .. }, "n")
+            | (Self::Gemm { k: extent, .. } | Self::ScaledGemm { k: extent, .. }, "k")
             | (Self::Attention { batch: extent, .. }, "batch")
             | (Self::Attention { heads: extent, .. }, "heads")
             | (Self::Attention { q_seq: extent, .. }, "q_seq")
@@ -63,6 +74,8 @@ impl Extents {
             | (Self::Rows { rows: extent, .. }, "rows")
             | (Self::Rows { cols: extent, .. }, "cols")
             | (Self::Elements { numel: extent }, "numel") => extent,
+            (Self::Gemm { .. }, "scale_block") => Some(0),
+            (Self::ScaledGemm { scale_block, .. }, "scale_block") => Some(scale_block),
             (Self::Own(own, extents), name) => {
                 let place = own.family.dimensions().iter().position(|dimension| *dimension == name)?;
                 Some(extents[place]).filter(|extent| *extent != 0)
@@ -77,6 +90,9 @@ impl Extents {
         let known = |extent: Option<i64>| extent.filter(|extent| *extent != unknown);
         match self {
             Self::Gemm { m, n, k } => Self::Gemm { m: known(m), n: known(n), k: known(k) },
+            Self::ScaledGemm { m, n, k, scale_block } => {
+                Self::ScaledGemm { m: known(m), n: known(n), k: known(k), scale_block }
+            }
             Self::Attention { batch, heads, q_seq, kv_seq, head_dim } => Self::Attention {
                 batch: known(batch),
                 heads: known(heads),
@@ -99,6 +115,9 @@ impl Extents {
         let extents = problem.shape.first::<MOST_DIMENSIONS>().map(known);
         let [first, second, third, fourth, fifth, ..] = extents.map(Some);
         match Kind::of_family(problem.family) {
+            Kind::Gemm if extents[3] != 0 => {
+                Self::ScaledGemm { m: first, n: second, k: third, scale_block: extents[3] }
+            }
             Kind::Gemm => Self::Gemm { m: first, n: second, k: third },
             Kind::Attention => {
                 Self::Attention { batch: first, heads: second, q_seq: third, kv_seq: fourth, head_dim: fifth }
@@ -107,6 +126,14 @@ impl Extents {
             Kind::Elements => Self::Elements { numel: first },
             Kind::Own(own) => Self::Own(own, extents),
             Kind::Unbinned => Self::Unbinned,
+        }
+    }
+
+    /// The dimensions of a matrix product, scaled or not.
+    pub(super) fn of_product(&self) -> Option<[Option<i64>; 3]> {
+        match *self {
+            Self::Gemm { m, n, k } | Self::ScaledGemm { m, n, k, .. } => Some([m, n, k]),
+            _ => None,
         }
     }
 

@@ -38,12 +38,13 @@ impl Field {
     pub(super) const COLS: Self = bins!(2, "cols_bin": 512 1024 2048 4096 8192 16384, 32768);
     pub(super) const BATCH_HEADS: Self = bins!(1, "batch_heads_bin": 32 64 128, 256);
     pub(super) const HEAD_DIM: Self = bins!(4, "head_dim_bin": 64 128, 256);
-    pub(super) const SEQ: Self = bins!(11, "seq_bin": 1 16 1024 2048 4096 8192, 16384);
+    pub(super) const SCALE_BLOCK: Self = bins!(11, "scale_block_bin": 1, 128);
+    pub(super) const SEQ: Self = bins!(12, "seq_bin": 1 16 1024 2048 4096 8192, 16384);
     pub(super) const KV_SEQ: Self = bins!(6, "kv_seq_bin": 1024 2048 4096 8192, 16384);
     pub(super) const NUMEL: Self = bins!(9, "numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
 
     /// The fields of all kinds.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::ASPECT,
         Self::BATCH_HEADS,
         Self::COLS,
@@ -55,6 +56,7 @@ impl Field {
         Self::N,
         Self::NUMEL,
         Self::ROWS,
+        Self::SCALE_BLOCK,
         Self::SEQ,
     ];
 

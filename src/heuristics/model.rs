@@ -310,7 +310,9 @@ impl Model {
     /// or type, or is beyond what can be counted.
     fn of_problem(&self, dims: &[i64], dtype: &str) -> Option<(Vec<i64>, f64)> {
         let dtype_bytes = *self.fitted.dtypes.get(dtype)?;
-        if dims.len() != self.fitted.dims.len() || dims.iter().any(|extent| *extent <= 0) {
+        let is_one =
+            |(extent, name): (&i64, &String)| *extent > 0 || *extent == 0 && self.fitted.variants.contains(name);
+        if dims.len() != self.fitted.dims.len() || !dims.iter().zip(&self.fitted.dims).all(is_one) {
             return None;
         }
         let mut row = self.row();

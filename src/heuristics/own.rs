@@ -125,6 +125,7 @@ impl DescribedFamily {
             dimensions: leaked(self.dims.iter().map(|dim| interned(dim)).collect()),
             dtypes: leaked(dtypes),
             packs_two_weights_a_byte: false,
+            variants: &[],
             sister: None,
             bins: leaked(
                 self.bins

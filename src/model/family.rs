@@ -21,8 +21,10 @@ pub struct Family(&'static FamilyProfile);
 pub struct FamilyProfile {
     /// The name on the command line, in plans and journals, and the class in documents.
     pub name: &'static str,
-    /// The names of a problem's dimensions, in order.
+    /// The names of the dimensions that every problem has, in order.
     pub dimensions: &'static [&'static str],
+    /// What else a problem may say, and then counts as a dimension; what it leaves out is the plain case, and 0.
+    pub variants: &'static [Variant],
     /// The types of the first tensor that its kernels come in.
     pub dtypes: &'static [Dtype],
     /// Whether two weights share a byte along k, so that k must be even.
@@ -34,6 +36,15 @@ pub struct FamilyProfile {
     pub bins: &'static [Bin],
     /// The fallback groups, the first whose condition holds; likewise.
     pub groups: &'static [Group],
+}
+
+/// A dimension that problems of the plain case do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variant {
+    /// Its name: `scale_block`.
+    pub name: &'static str,
+    /// What it may be, beside left out.
+    pub values: &'static [u64],
 }
 
 /// One field of a bucket: where a value falls between bounds.
@@ -61,7 +72,16 @@ const GEMM: &[&str] = &["m", "n", "k"];
 
 impl FamilyProfile {
     const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
-        Self { name, dimensions, dtypes, packs_two_weights_a_byte: false, sister: None, bins: &[], groups: &[] }
+        Self {
+            name,
+            dimensions,
+            variants: &[],
+            dtypes,
+            packs_two_weights_a_byte: false,
+            sister: None,
+            bins: &[],
+            groups: &[],
+        }
     }
 
     const fn product(name: &'static str, sister: &'static str, packs_two_weights_a_byte: bool) -> Self {
@@ -73,6 +93,11 @@ static MATMUL: FamilyProfile = FamilyProfile::product("matmul", "matmul_int16", 
 static MATMUL_INT4: FamilyProfile = FamilyProfile::product("matmul_int4", "matmul_fp4", true);
 static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "matmul", false);
 static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
+/// How E4M3 numbers are scaled: without it by one scale a tensor, 1 by one a row of A and one a column of B, 128 by one for 128 of
+/// k of a row of A and one for 128 columns by 128 of k of B.
+static SCALE_BLOCK: [Variant; 1] = [Variant { name: "scale_block", values: &[1, 128] }];
+static MATMUL_FP8: FamilyProfile =
+    FamilyProfile { variants: &SCALE_BLOCK, ..FamilyProfile::shipped("matmul_fp8", GEMM, &[Dtype::Fp8]) };
 static ATTENTION: FamilyProfile =
     FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
 static ROW_SOFTMAX: FamilyProfile =
@@ -100,11 +125,13 @@ impl Family {
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
     pub const Elementwise: Self = Self(&ELEMENTWISE);
+    /// C = A·B, both E4M3 with f32 scales.
+    pub const MatmulFp8: Self = Self(&MATMUL_FP8);
 }
 
 impl Family {
     /// Every family that ships, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Matmul,
         Self::MatmulInt4,
         Self::MatmulInt16,
@@ -112,6 +139,7 @@ impl Family {
         Self::Attention,
         Self::RowSoftmax,
         Self::Elementwise,
+        Self::MatmulFp8,
     ];
 
     /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see
@@ -149,14 +177,15 @@ impl Family {
         shipped.or_else(named)
     }
 
-    /// The dimensions, in their order, of the family that has exactly these.
-    pub(super) fn order_of_dimensions(names: &[&str]) -> Option<&'static [&'static str]> {
+    /// A family whose problems may have exactly these dimensions.
+    pub(super) fn of_dimensions(names: &[&str]) -> Option<Self> {
         let has_these = |family: &Self| {
-            let own = family.dimensions();
-            own.len() == names.len() && own.iter().all(|dimension| names.contains(dimension))
+            let own = family.all_dimensions();
+            names.iter().all(|name| own.contains(name))
+                && family.dimensions().iter().all(|dimension| names.contains(dimension))
         };
         let described = || DESCRIBED.read().unwrap_or_else(PoisonError::into_inner).iter().copied().find(has_these);
-        Some(Self::ALL.into_iter().find(has_these).or_else(described)?.dimensions())
+        Self::ALL.into_iter().find(has_these).or_else(described)
     }
 
     /// The name on the command line, in plans and journals, and the class in documents.
@@ -179,9 +208,19 @@ impl Family {
         Self::ALL.iter().position(|family| *family == self).unwrap_or(Self::ALL.len())
     }
 
-    /// The names of a problem's dimensions, in order.
+    /// The names of the dimensions that every problem has, in order.
     pub const fn dimensions(self) -> &'static [&'static str] {
         self.0.dimensions
+    }
+
+    /// What else a problem may say.
+    pub const fn variants(self) -> &'static [Variant] {
+        self.0.variants
+    }
+
+    /// The names of the dimensions that every problem has, then of those it may have.
+    pub fn all_dimensions(self) -> Vec<&'static str> {
+        self.dimensions().iter().copied().chain(self.variants().iter().map(|variant| variant.name)).collect()
     }
 
     /// The types of the first tensor that its kernels come in.

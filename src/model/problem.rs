@@ -1,6 +1,6 @@
 //! Problems: a family with concrete dimensions and a data type.
 
-use super::{Dtype, Family, MOST_DIMENSIONS};
+use super::{Dtype, Family, MOST_DIMENSIONS, Variant};
 use crate::error::{Error, Result};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,40 +11,58 @@ use std::hash::{Hash, Hasher};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shape {
     names: &'static [&'static str],
-    /// 0 beyond the last.
+    variants: &'static [Variant],
+    /// 0 beyond the last, and for a variant that is left out.
     extents: [u64; MOST_DIMENSIONS],
 }
 
 impl Shape {
-    /// The dimensions of a family's problem, in its order.
+    /// The dimensions of a family's problem, in its order, variants last; those that are not there are left out.
     pub fn of(family: Family, extents: &[u64]) -> Self {
-        let mut all = [0; MOST_DIMENSIONS];
-        for (place, extent) in all.iter_mut().zip(extents).take(family.dimensions().len()) {
+        let mut shape = Self { names: family.dimensions(), variants: family.variants(), extents: [0; MOST_DIMENSIONS] };
+        let count = shape.extents().len();
+        for (place, extent) in shape.extents.iter_mut().zip(extents).take(count) {
             *place = *extent;
         }
-        Self { names: family.dimensions(), extents: all }
+        shape
     }
 
     /// The same dimensions in the order of a family that has them; as they are where it has others.
     #[must_use]
     pub fn in_order_of(self, family: Family) -> Self {
-        let wanted = family.dimensions();
-        if self.names == wanted || self.names.len() != wanted.len() {
+        if (self.names, self.variants) == (family.dimensions(), family.variants()) {
             return self;
         }
-        let place = |name: &&str| self.names.iter().position(|own| own == name);
-        let extents: Option<Vec<u64>> = wanted.iter().map(|name| Some(self.extents[place(name)?])).collect();
-        extents.map_or(self, |extents| Self::of(family, &extents))
+        let wanted = family.all_dimensions();
+        let given = self.given();
+        let is_missing = |name: &&str| !given.iter().any(|(own, _)| own == name);
+        if family.dimensions().iter().any(is_missing) || given.iter().any(|(own, _)| !wanted.contains(own)) {
+            return self;
+        }
+        let extent = |name: &&str| given.iter().find(|(own, _)| own == name).map_or(0, |(_, extent)| *extent);
+        Self::of(family, &wanted.iter().map(extent).collect::<Vec<_>>())
     }
 
-    /// The dimensions with their names, in the family's order.
+    /// The dimensions with their names, in the family's order; variants that are left out are 0.
     pub fn dimensions(&self) -> Vec<(&'static str, u64)> {
-        self.names.iter().copied().zip(self.extents).collect()
+        let variants = self.variants.iter().map(|variant| variant.name);
+        self.names.iter().copied().chain(variants).zip(self.extents).collect()
     }
 
-    /// The dimensions alone, in the family's order.
+    /// The same without the variants that are left out.
+    pub fn given(&self) -> Vec<(&'static str, u64)> {
+        let mut given = self.dimensions();
+        let mut place = 0;
+        given.retain(|(_, extent)| {
+            place += 1;
+            place <= self.names.len() || *extent != 0
+        });
+        given
+    }
+
+    /// The dimensions alone, in the family's order; variants that are left out are 0.
     pub fn extents(&self) -> &[u64] {
-        &self.extents[..self.names.len()]
+        &self.extents[..self.names.len() + self.variants.len()]
     }
 
     /// The first dimensions; 0 where there are fewer.
@@ -62,7 +80,7 @@ impl Hash for Shape {
 
 impl Serialize for Shape {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.dimensions())
+        serializer.collect_map(self.given())
     }
 }
 
@@ -87,12 +105,10 @@ impl<'de> Deserialize<'de> for Shape {
                 }
                 let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
                 let unknown = || serde::de::Error::custom(format!("no family has the dimensions {}", names.join(", ")));
-                let names = Family::order_of_dimensions(&names).ok_or_else(unknown)?;
-                let mut extents = [0; MOST_DIMENSIONS];
-                for (place, wanted) in extents.iter_mut().zip(names) {
-                    *place = named.iter().find(|(name, _)| name == wanted).map_or(0, |(_, extent)| *extent);
-                }
-                Ok(Shape { names, extents })
+                let family = Family::of_dimensions(&names).ok_or_else(unknown)?;
+                let extent =
+                    |wanted: &str| named.iter().find(|(name, _)| name == wanted).map_or(0, |(_, extent)| *extent);
+                Ok(Shape::of(family, &family.all_dimensions().into_iter().map(extent).collect::<Vec<_>>()))
             }
         }
 
@@ -103,7 +119,7 @@ impl<'de> Deserialize<'de> for Shape {
 /// `m=16,n=4096,k=4096`, the form `--shape` reads.
 impl fmt::Display for Shape {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text: Vec<_> = self.dimensions().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let text: Vec<_> = self.given().iter().map(|(name, value)| format!("{name}={value}")).collect();
         out.pad(&text.join(","))
     }
 }
@@ -127,11 +143,12 @@ impl Problem {
     /// does not come in `dtype`.
     pub fn new(family: Family, dimensions: &[(&str, i64)], dtype: Dtype) -> Result<Self> {
         let wanted = family.dimensions();
+        let all = family.all_dimensions();
         for (index, (name, value)) in dimensions.iter().enumerate() {
-            if !wanted.contains(name) {
+            if !all.contains(name) {
                 return Err(Error::usage(format!(
                     "{family} has no dimension '{name}'; its dimensions are {}",
-                    wanted.join(", ")
+                    all.join(", ")
                 )));
             }
             if dimensions[..index].iter().any(|(earlier, _)| earlier == name) {
@@ -146,7 +163,18 @@ impl Problem {
                 || Error::usage(format!("{family} needs dimension '{wanted}' ({})", family.dimensions().join(", "))),
             )
         };
-        let extents = wanted.iter().map(|name| get(name)).collect::<Result<Vec<_>>>()?;
+        let mut extents = wanted.iter().map(|name| get(name)).collect::<Result<Vec<_>>>()?;
+        for Variant { name, values } in family.variants() {
+            let given = dimensions.iter().find(|(own, _)| own == name).map(|(_, value)| value.unsigned_abs());
+            if let Some(value) = given.filter(|value| !values.contains(value)) {
+                let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+                return Err(Error::usage(format!(
+                    "dimension {name} = {value}: {family} has {}, or none",
+                    values.join(", ")
+                )));
+            }
+            extents.push(given.unwrap_or(0));
+        }
         if family.packs_two_weights_a_byte()
             && let Some(k) = wanted.iter().position(|name| *name == "k").map(|place| extents[place])
             && k % 2 != 0
@@ -167,7 +195,7 @@ impl Problem {
     /// # Errors
     /// As [`Problem::new`].
     pub fn check(&self) -> Result<()> {
-        let dimensions = self.shape.dimensions().into_iter().map(|(name, extent)| match i64::try_from(extent) {
+        let dimensions = self.shape.given().into_iter().map(|(name, extent)| match i64::try_from(extent) {
             Ok(extent) => Ok((name, extent)),
             Err(_) => Err(Error::usage(format!("dimension {name} = {extent} is larger than any"))),
         });

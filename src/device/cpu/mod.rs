@@ -191,7 +191,7 @@ fn poison(output: &mut HostTensor) {
     match output {
         HostTensor::Bf16(values) => values.fill(bf16::from_bits(u16::MAX)),
         HostTensor::F32(values) => values.fill(f32::from_bits(u32::MAX)),
-        HostTensor::I8(_) | HostTensor::I16(_) => {}
+        HostTensor::I8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => {}
     }
 }
 
@@ -215,13 +215,13 @@ pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
     let is_poison = |index: usize| match output {
         HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
-        HostTensor::I8(_) | HostTensor::I16(_) => false,
+        HostTensor::I8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => false,
     };
     let neighbour = |index: usize, upwards: bool| match output {
         HostTensor::Bf16(values) => neighbour(values[index], upwards).to_f64(),
         HostTensor::F32(values) if upwards => values[index].next_up().into(),
         HostTensor::F32(values) => values[index].next_down().into(),
-        HostTensor::I8(_) | HostTensor::I16(_) => values[index],
+        HostTensor::I8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => values[index],
     };
     let (mut squared_difference, mut squared_reference) = (0.0, 0.0);
     let mut outcome = Deviation::default();

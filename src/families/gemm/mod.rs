@@ -1,5 +1,6 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
+mod fp8;
 mod mma_sync;
 mod tcgen05;
 mod wgmma;
@@ -13,6 +14,8 @@ use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::LazyLock;
+
+pub(super) use fp8::MATMUL_FP8;
 
 pub(super) static MATMUL: Gemm = Gemm { weights: Weights::Bf16 };
 pub(super) static MATMUL_INT4: Gemm = Gemm { weights: Weights::Int4 };

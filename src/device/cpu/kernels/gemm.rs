@@ -53,40 +53,52 @@ struct Product<'a> {
 }
 
 /// The part of C that is one task's: a slice of each of its rows.
-struct Block<'c> {
-    first_row: usize,
-    first_column: usize,
-    rows: Vec<&'c mut [bf16]>,
+pub(super) struct Block<'c> {
+    pub(super) first_row: usize,
+    pub(super) first_column: usize,
+    pub(super) rows: Vec<&'c mut [bf16]>,
+}
+
+/// All tasks of a C of `n` columns.
+pub(super) fn blocks_of(c: &mut [bf16], n: usize, block_m: usize, block_n: usize) -> Vec<Block<'_>> {
+    let mut blocks = Vec::new();
+    for (band_index, band) in c.chunks_mut(block_m.saturating_mul(n)).enumerate() {
+        let first_block = blocks.len();
+        blocks.extend((0..n).step_by(block_n).map(|first_column| Block {
+            first_row: band_index * block_m,
+            first_column,
+            rows: Vec::new(),
+        }));
+        for row in band.chunks_mut(n) {
+            for (block, part) in blocks[first_block..].iter_mut().zip(row.chunks_mut(block_n)) {
+                block.rows.push(part);
+            }
+        }
+    }
+    blocks
+}
+
+impl Block<'_> {
+    /// Rounds the sums to C.
+    pub(super) fn write<const R: usize>(self, sums: &Sums<R>) {
+        for (index, row) in self.rows.into_iter().enumerate() {
+            for (value, sum) in row.iter_mut().zip(sums.row(index)) {
+                *value = bf16::from_f32(sum);
+            }
+        }
+    }
 }
 
 impl Product<'_> {
     /// Computes C from B, each of whose elements decodes to the `P` weights it holds along k.
     fn compute<W: Copy + Sync, const P: usize>(&self, b: &[W], decode: impl Fn(W) -> [f32; P] + Sync, c: &mut [bf16]) {
-        self.blocks(c).into_par_iter().with_max_len(1).for_each(|block| {
+        blocks_of(c, self.n, self.block_m, self.block_n).into_par_iter().with_max_len(1).for_each(|block| {
             if block.rows.len() < ROWS {
                 self.compute_block::<_, P, 1>(b, &decode, block);
             } else {
                 self.compute_block::<_, P, ROWS>(b, &decode, block);
             }
         });
-    }
-
-    fn blocks<'c>(&self, c: &'c mut [bf16]) -> Vec<Block<'c>> {
-        let mut blocks = Vec::new();
-        for (band_index, band) in c.chunks_mut(self.block_m.saturating_mul(self.n)).enumerate() {
-            let first_block = blocks.len();
-            blocks.extend((0..self.n).step_by(self.block_n).map(|first_column| Block {
-                first_row: band_index * self.block_m,
-                first_column,
-                rows: Vec::new(),
-            }));
-            for row in band.chunks_mut(self.n) {
-                for (block, part) in blocks[first_block..].iter_mut().zip(row.chunks_mut(self.block_n)) {
-                    block.rows.push(part);
-                }
-            }
-        }
-        blocks
     }
 
     fn compute_block<W: Copy, const P: usize, const R: usize>(
@@ -113,10 +125,6 @@ impl Product<'_> {
             }
             sums.add_product(&left, &right);
         }
-        for (index, row) in block.rows.into_iter().enumerate() {
-            for (value, sum) in row.iter_mut().zip(sums.row(index)) {
-                *value = bf16::from_f32(sum);
-            }
-        }
+        block.write(&sums);
     }
 }

@@ -1,0 +1,443 @@
+//! `gemm_fp8.cu`: products of E4M3 numbers with scales, by Hopper's own `wgmma` for them.
+//!
+//! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
+
+use super::{EXTENTS, ProgramOrder, TILES, group_m, program_order, split_k, vector_bytes};
+use crate::families::knobs::{self, WARP};
+use crate::families::{
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
+    Rejection, Swizzle, TensorMap, TensorSpec, Tensors, decode_e4m3, legality, require, rounding,
+};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
+use rayon::prelude::*;
+use std::sync::LazyLock;
+
+pub(in crate::families) static MATMUL_FP8: Fp8 = Fp8;
+
+/// Products of E4M3 numbers.
+pub(in crate::families) struct Fp8;
+
+/// Of k that the tensor cores sum before it is added up in f32; also the edge of the blocks that have a scale each.
+const PROMOTED: u64 = 128;
+/// Columns of C in one product of a warpgroup.
+const TILE_COLUMNS: u64 = 64;
+/// Bytes of a swizzled row of A and B, and of C in shared memory.
+const PANEL_BYTES: u64 = 128;
+/// Barriers are in whole kibibytes, so that what follows is aligned.
+const BARRIER_UNIT: u64 = 1024;
+/// Rows of C in a tile: their sums twice, in the tensor cores' precision and in f32, are what registers hold.
+const MOST_ROWS: u64 = 192;
+/// Columns of C in a tile: rows of B that the copy engine takes at once.
+const MOST_COLUMNS: u64 = 256;
+/// Programs in the largest cluster.
+const MOST_PARTS: u64 = 16;
+/// Registers of a thread for addresses, counters and scales.
+const SPARE_REGISTERS: u64 = 40;
+/// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
+const MOST_REGISTERS_WITHOUT: u64 = 160;
+
+/// How much of what a tensor core adds may be cut off: it aligns the 32 products of an instruction and the sum so far to the
+/// largest of them and keeps 13 bits below its leading one, always towards zero. This is what those cuts of 128 of k come to, four
+/// instructions of 33 numbers each, in units of the norm that [`Reference::allowed`] goes by: cut off evenly between nothing and one
+/// unit of 2^-13, and of either sign as the numbers are, they come to √(132 / 3) = 6.6 units as a rule; of a billion sums none has six
+/// times as much. Sums of further blocks of 128 are as independent as their norms are.
+const NARROW: f64 = 40.0 / 8192.0;
+
+/// By how much an element of C may differ before it is rounded to bf16, in units of the norm of its terms: see [`norms`].
+fn allowed(k: u64) -> f64 {
+    NARROW + (16.0 + k.div_ceil(PROMOTED) as f64) * rounding::F32
+}
+
+/// What shares a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scaling {
+    /// Each tensor.
+    Tensor,
+    /// Each row of A and each column of B.
+    RowColumn,
+    /// 128 of k of a row of A, and 128 columns by 128 of k of B, as DeepSeek-V3 has them.
+    Block,
+}
+
+impl Scaling {
+    /// That of a problem, by its `scale_block`.
+    const fn of(scale_block: u64) -> Self {
+        match scale_block {
+            0 => Self::Tensor,
+            1 => Self::RowColumn,
+            _ => Self::Block,
+        }
+    }
+
+    /// The name in the kernels.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tensor => "Tensor",
+            Self::RowColumn => "RowColumn",
+            Self::Block => "Block",
+        }
+    }
+
+    /// Extents in memory of A's scales and of B's.
+    fn shapes(self, [m, n, k]: [u64; 3]) -> [Vec<u64>; 2] {
+        let blocks = |extent: u64| extent.div_ceil(PROMOTED);
+        match self {
+            Self::Tensor => [vec![1], vec![1]],
+            Self::RowColumn => [vec![m], vec![n]],
+            Self::Block => [vec![blocks(k), m], vec![blocks(n), blocks(k)]],
+        }
+    }
+
+    /// Where the scale of a row of A lies, along a block of k.
+    const fn of_row(self, row: usize, block: usize, m: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::RowColumn => row,
+            Self::Block => block * m + row,
+        }
+    }
+
+    /// Where the scale of a column of B lies, along a block of k of so many.
+    const fn of_column(self, column: usize, block: usize, blocks: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::RowColumn => column,
+            Self::Block => column / PROMOTED as usize * blocks + block,
+        }
+    }
+}
+
+/// A problem's [m, n, k] and its scaling.
+fn parts_of(problem: &Problem) -> ([u64; 3], Scaling) {
+    let [m, n, k, scale_block] = problem.shape.first();
+    ([m, n, k], Scaling::of(scale_block))
+}
+
+/// The compile-time half of a config, as the kernel works it out from its macros.
+#[derive(Clone, Copy)]
+struct Tiling {
+    /// Rows of C.
+    m: u64,
+    /// Columns of C.
+    n: u64,
+    /// Elements of k in one stage.
+    k: u64,
+    /// Groups of four warps that multiply.
+    groups: u64,
+    stages: u64,
+}
+
+impl Tiling {
+    /// The config's tiling, if a kernel with it can be compiled and run.
+    fn new(config: &Config) -> Result<Self, Rejection> {
+        let [m, n, k] = knobs::block_sizes(config)?.map(u64::from);
+        let warps = knobs::num_warps(config)?;
+        let stages = knobs::needed("num_stages", config.num_stages)?.into();
+        require!(
+            m <= MOST_ROWS && m.is_multiple_of(if m <= 64 { 8 } else { 16 }),
+            "block of {m} along m: it must be a multiple of 8 up to 64 or of 16 up to {MOST_ROWS}"
+        );
+        require!(k.is_multiple_of(PROMOTED), "block of {k} along k: it must be a multiple of {PROMOTED}");
+        require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
+        let groups = u64::from(warps / 4);
+        require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
+        require!(
+            n <= MOST_COLUMNS && n.is_multiple_of(groups) && [64, 128, 256].contains(&(n / groups)),
+            "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256, all of them {MOST_COLUMNS} at most"
+        );
+        let tiling = Self { m, n, k, groups, stages };
+        let (registers, limit) = (tiling.registers_used(), tiling.most_registers());
+        require!(registers <= limit, "{registers} registers a thread for sums and addresses exceed {limit}");
+        Ok(tiling)
+    }
+
+    /// Tiles of 64 columns in a group.
+    fn tiles(&self) -> u64 {
+        self.n / (TILE_COLUMNS * self.groups)
+    }
+
+    /// Sums a thread holds of one tile of 64 columns.
+    fn sums(&self) -> u64 {
+        self.m / 2
+    }
+
+    fn most_registers(&self) -> u64 {
+        if self.groups == 4 { 96 } else { 232 }
+    }
+
+    /// Registers that a thread needs: its sums in f32, and those of the tiles that are multiplied at once.
+    fn registers_used(&self) -> u64 {
+        let all_at_once = 2 * self.tiles() * self.sums() + SPARE_REGISTERS;
+        if all_at_once <= self.most_registers() {
+            all_at_once
+        } else {
+            (self.tiles() + 1) * self.sums() + SPARE_REGISTERS
+        }
+    }
+
+    /// Whether three idle warps come with the loading one, to hand their registers over.
+    fn hands_over(&self) -> bool {
+        self.groups == 2 && self.registers_used() > MOST_REGISTERS_WITHOUT
+    }
+
+    /// Threads of a program; rows that the copy engine does not take are copied by a whole group of warps.
+    fn threads(&self, by_engine: bool) -> u32 {
+        let loaders = if self.hands_over() || !by_engine { 4 * WARP } else { WARP };
+        self.groups as u32 * 4 * WARP + loaders
+    }
+
+    /// Rows of C that leave through shared memory at once.
+    fn staging_rows(&self) -> u64 {
+        (1 << self.m.trailing_zeros()).min(TILE_COLUMNS / self.tiles())
+    }
+
+    /// Bytes of A and B in one stage.
+    fn stage_bytes(&self) -> u64 {
+        (self.m + self.n) * self.k
+    }
+
+    /// Bytes of the barriers, and of the scales of blocks.
+    fn barrier_bytes(&self, scaling: Scaling) -> u64 {
+        let of_columns = self.n.div_ceil(PROMOTED).next_multiple_of(2);
+        let scales = if scaling == Scaling::Block { self.k / PROMOTED * (self.m + of_columns) * 4 } else { 0 };
+        (self.stages * (16 + scales) + 8).next_multiple_of(BARRIER_UNIT)
+    }
+
+    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
+    fn smem(&self, scaling: Scaling, split_k: u64) -> Bytes {
+        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
+        Bytes(self.stages * self.stage_bytes() + self.barrier_bytes(scaling) + staging.max(partials))
+    }
+
+    /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
+    fn operands(&self, [m, n, k]: [u64; 3]) -> [Arg; 3] {
+        let tiled = |input, element: Element, shape, rows: u64| {
+            let tile = [rows as u32, (PANEL_BYTES / element.size_bytes()) as u32];
+            Arg::TensorMap(TensorMap::of_matrix(input, element, shape, tile, Swizzle::Bytes128))
+        };
+        let [a, b] = if vector_bytes(k) == 16 {
+            [tiled(Some(0), Element::Fp8, [m, k], self.m), tiled(Some(1), Element::Fp8, [n, k], self.n)]
+        } else {
+            [Arg::Input(0), Arg::Input(1)]
+        };
+        let aligned = vector_bytes(c_row_bytes(n)) == 16;
+        let c = if aligned { tiled(None, Element::Bf16, [m, n], self.staging_rows()) } else { Arg::Output(0) };
+        [a, b, c]
+    }
+}
+
+fn c_row_bytes(n: u64) -> u64 {
+    n * Element::Bf16.size_bytes()
+}
+
+impl FamilySpec for Fp8 {
+    fn tensors(&self, problem: &Problem) -> Tensors {
+        let (extents, scaling) = parts_of(problem);
+        let [m, n, k] = extents;
+        let [of_a, of_b] = scaling.shapes(extents);
+        // Numbers fill the range of their format, and scales take them back to around one.
+        let numbers =
+            |name, shape: [u64; 2]| TensorSpec::new(name, Element::Fp8, &shape, Fill::Uniform { magnitude: 448.0 });
+        let scales =
+            |name, shape: &[u64]| TensorSpec::new(name, Element::F32, shape, Fill::Wide { least: -10, most: -7 });
+        Tensors {
+            inputs: vec![
+                numbers("A", [m, k]),
+                numbers("B", [n, k]),
+                scales("a_scales", &of_a),
+                scales("b_scales", &of_b),
+            ],
+            outputs: vec![TensorSpec::new("C", Element::Bf16, &[m, n], Fill::Nothing)],
+        }
+    }
+
+    fn flops(&self, problem: &Problem) -> f64 {
+        let ([m, n, k], _) = parts_of(problem);
+        2.0 * m as f64 * n as f64 * k as f64
+    }
+
+    fn launch_knobs(&self) -> &'static [&'static str] {
+        &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
+    }
+
+    fn description(&self) -> Description {
+        crate::families::description::gemm_fp8()
+    }
+
+    fn awkward(&self, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+        // Zeros, numbers too small to be normal, and the largest: 2^9 is rounded down to 448. Scales are of any size, some of them zero.
+        let fills = [
+            Fill::Landmarks { least: -11, most: 4 },
+            Fill::Wide { least: -11, most: 9 },
+            Fill::Scales { least: -40, most: 40 },
+            Fill::Scales { least: -40, most: 40 },
+        ];
+        Some(inputs.iter().zip(fills).map(|(input, fill)| TensorSpec { fill, ..input.clone() }).collect())
+    }
+
+    fn family(&self) -> Family {
+        Family::MatmulFp8
+    }
+
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::only(
+            config,
+            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+        )?;
+        require!(
+            profile.mma.contains(&Mma::Wgmma),
+            "{} has no wgmma, the only kind of tensor core that products of 8-bit floats have a kernel for",
+            profile.name
+        );
+        require!(config.mma == Some(Mma::Wgmma), "a product of 8-bit floats needs mma: wgmma");
+        require!(
+            matches!(config.l2_groupings[..], [rows] if rows > 0),
+            "l2_groupings {:?} must be one positive number",
+            config.l2_groupings
+        );
+        knobs::needed("split_k", config.split_k)?;
+        knobs::order(config)?;
+        let tiling = Tiling::new(config)?;
+        let split_k = split_k(config);
+        require!(
+            split_k.is_power_of_two() && split_k <= MOST_PARTS,
+            "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
+        );
+        require!(
+            split_k == 1 || config.pid_type == Some(PidType::Flat),
+            "split_k {split_k}: programs that share k have one tile each, so pid_type must be flat"
+        );
+        // What fits with the scales of blocks fits without.
+        knobs::fits_smem(tiling.smem(Scaling::Block, split_k), profile)
+    }
+
+    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        static CONDITIONS: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]));
+        &CONDITIONS
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        static AXES: LazyLock<[Axis; 3]> = LazyLock::new(|| super::axes("block_sizes[2]"));
+        AXES.as_slice()
+    }
+
+    fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        let tiling = Tiling::new(config)?;
+        let ([_, _, k], scaling) = parts_of(problem);
+        // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
+        let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
+        let registers = if alone { tiling.most_registers() } else { tiling.registers_used() };
+        Ok(Footprint {
+            threads: tiling.threads(vector_bytes(k) == 16),
+            registers: registers.next_multiple_of(8) as u32,
+            smem: tiling.smem(scaling, split_k(config)),
+            stage_bytes: Bytes(tiling.stage_bytes()),
+        })
+    }
+
+    fn build(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        let (extents, scaling) = parts_of(problem);
+        let [m, n, k] = extents;
+        let tiling = Tiling::new(config)?;
+        let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
+        let k_steps = k.div_ceil(tiling.k);
+        let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
+        let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
+        let macros = [
+            ("SCALING", scaling.name().to_string()),
+            ("BLOCK_M", tiling.m.to_string()),
+            ("BLOCK_N", tiling.n.to_string()),
+            ("BLOCK_K", tiling.k.to_string()),
+            ("NUM_WARPS", (4 * tiling.groups).to_string()),
+            ("NUM_STAGES", tiling.stages.to_string()),
+            ("K_VECTOR_BYTES", vector_bytes(k).to_string()),
+            ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
+        ];
+        let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
+        let args = tiling.operands(extents).into_iter().chain([Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
+        let launch = Launch {
+            grid: [(programs * split_k) as u32, 1, 1],
+            cluster: split_k as u32,
+            threads: [tiling.threads(vector_bytes(k) == 16), 1, 1],
+            dynamic_smem: tiling.smem(scaling, split_k),
+            args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+            workspace: Bytes(0),
+            counters: 0,
+        };
+        Ok((KernelSpec::shipped("gemm_fp8.cu", "gemm_fp8", macros), launch))
+    }
+
+    fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
+        knobs::only(config, &["num_warps"])?;
+        knobs::block_sizes::<3>(config)?;
+        knobs::needed("num_warps", config.num_warps)?;
+        Ok(())
+    }
+
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+        let ([m, n, k], scaling) = parts_of(problem);
+        let macros = [("SCALING", scaling.name().to_string())];
+        let kernel = KernelSpec::shipped("gemm_fp8_reference.cu", "gemm_fp8_reference", macros);
+        let tiles = m.div_ceil(super::REFERENCE_TILE) * n.div_ceil(super::REFERENCE_TILE);
+        let launch = Launch {
+            grid: [tiles as u32, 1, 1],
+            cluster: 1,
+            threads: [super::REFERENCE_THREADS, 1, 1],
+            dynamic_smem: Bytes(0),
+            args: vec![
+                Arg::Input(0),
+                Arg::Input(1),
+                Arg::Input(2),
+                Arg::Input(3),
+                Arg::Output(0),
+                Arg::Allowed(0),
+                Arg::I32(m as i32),
+                Arg::I32(n as i32),
+                Arg::I32(k as i32),
+                Arg::F32(allowed(k) as f32),
+            ],
+            workspace: Bytes(0),
+            counters: 0,
+        };
+        Some((kernel, launch))
+    }
+
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
+        let (extents, scaling) = parts_of(problem);
+        let [m, n, k] = extents.map(|extent| extent as usize);
+        let [HostTensor::Fp8(a), HostTensor::Fp8(b), HostTensor::F32(a_scales), HostTensor::F32(b_scales)] = inputs
+        else {
+            unreachable!("a product of 8-bit floats has two inputs of them, and their scales")
+        };
+        let decoded = |codes: &[u8]| codes.iter().map(|code| f64::from(decode_e4m3(*code))).collect::<Vec<_>>();
+        let (a, b) = (decoded(a), decoded(b));
+        let (share, block, blocks) = (allowed(extents[2]), PROMOTED as usize, k.div_ceil(PROMOTED as usize));
+        // Of the 128 of k that have a scale together, the norm of a row of A and the largest of a column of B.
+        let norm = |row: &[f64]| row.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let largest = |row: &[f64]| row.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let largest_of_b: Vec<f64> = b.chunks(k).flat_map(|row| row.chunks(block).map(largest)).collect();
+        let of_row = |row: usize| {
+            let a = &a[row * k..][..k];
+            let norms: Vec<f64> = a.chunks(block).map(norm).collect();
+            let (b, largest_of_b) = (&b, &largest_of_b);
+            (0..n).map(move |column| {
+                let (mut sum, mut squares) = (0.0, 0.0);
+                for (place, (a, b)) in a.chunks(block).zip(b[column * k..][..k].chunks(block)).enumerate() {
+                    let scale = f64::from(a_scales[scaling.of_row(row, place, m)])
+                        * f64::from(b_scales[scaling.of_column(column, place, blocks)]);
+                    sum += scale * a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+                    squares += (scale * norms[place] * largest_of_b[column * blocks + place]).powi(2);
+                }
+                (sum, share * squares.sqrt())
+            })
+        };
+        (0..m).into_par_iter().flat_map_iter(of_row).collect::<Vec<_>>().into_iter().collect()
+    }
+}
