@@ -26,7 +26,8 @@
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   SCALING                     Tensor, RowColumn or Block
-//   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8, 4, 2 or 1; divides k
+//   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8 or 4, which divide k, or less:
+//                               rows begin anywhere, and words are put together from two
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2; divides 2 n
 //   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
 //
@@ -146,9 +147,10 @@ static_assert(REGISTERS <= MOST_REGISTERS, "a thread has too few registers for i
 
 // Two groups and one warp have 168 registers a thread. Where that is too close, the loading warp brings three idle ones: a whole
 // group of warps, that hands its registers to the two that multiply. Rows that the copy engine does not take are copied by
-// as many.
+// as many; words that are put together from two take more registers.
 constexpr bool HANDS_OVER = GROUPS == 2 && REGISTERS > 160;
 constexpr int LOADERS = BY_ENGINE ? 32 : 128;
+constexpr int LEFT_REGISTERS = K_VECTOR_BYTES < 4 ? 72 : 40, TAKEN_REGISTERS = K_VECTOR_BYTES < 4 ? 216 : 232;
 constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : LOADERS);
 
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
@@ -207,19 +209,43 @@ struct Work {
 
 // ---- Loading ----
 
+// An aligned word of a matrix of so many bytes, of which those beyond its end are zero.
+__device__ __forceinline__ u32 word_at(const byte* matrix, i64 place, i64 end) {
+    if (place + 4 <= end) return *reinterpret_cast<const u32*>(matrix + place);
+    u32 word = 0;
+    for (int i = 0; place + i < end; ++i) word |= static_cast<u32>(matrix[place + i]) << 8 * i;
+    return word;
+}
+
+// Bytes of one row of a matrix of `rows` rows of k, as many as VECTOR has; those beyond the row are zero.
+template <typename Vector>
+__device__ __forceinline__ Vector load_vector(const byte* matrix, int rows, int k, int row, int column) {
+    if (row >= rows || column >= k) return {};
+    const i64 place = static_cast<i64>(row) * k + column;
+    if constexpr (K_VECTOR_BYTES >= 4) {
+        return *reinterpret_cast<const Vector*>(matrix + place);
+    } else {
+        const i64 end = static_cast<i64>(rows) * k, first = place & ~3ll;
+        const int skipped = static_cast<int>(place & 3), left = k - column;
+        const u32 low = word_at(matrix, first, end), high = skipped > 0 ? word_at(matrix, first + 4, end) : 0;
+        const u32 word = __funnelshift_r(low, high, 8 * skipped);
+        return left >= 4 ? word : word & (1u << 8 * left) - 1;
+    }
+}
+
 // LOADERS threads copy the tile that begins at (row, column) of a matrix, vector by vector; what lies outside becomes zero.
 template <int ROWS>
 __device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, int rows, int k, int row, int column,
                                           int thread) {
-    using Vector = typename ptx::Word<K_VECTOR_BYTES>::Type;
-    constexpr int ROW_VECTORS = BLOCK_K / K_VECTOR_BYTES;
-#pragma unroll 4
+    constexpr int BYTES = K_VECTOR_BYTES < 4 ? 4 : K_VECTOR_BYTES;
+    using Vector = typename ptx::Word<BYTES>::Type;
+    constexpr int ROW_VECTORS = BLOCK_K / BYTES;
+    constexpr int UNROLL = HANDS_OVER ? 1 : 4;
+#pragma unroll UNROLL
     for (int i = thread; i < ROWS * ROW_VECTORS; i += LOADERS) {
-        const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * K_VECTOR_BYTES;
-        const bool inside = row + y < rows && column + x < k;
-        const byte* source = matrix + static_cast<i64>(row + y) * k + (column + x);
+        const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * BYTES;
         const u32 target = shared + x / PROMOTED * ROWS * PROMOTED + layout::swizzled<PROMOTED, 16>(y, x % PROMOTED);
-        ptx::store_shared(target, inside ? *reinterpret_cast<const Vector*>(source) : Vector{});
+        ptx::store_shared(target, load_vector<Vector>(matrix, rows, k, row + y, column + x));
     }
 }
 
@@ -326,10 +352,11 @@ __device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layo
 #pragma unroll
         for (int s = 0; s < SUMS; ++s) sums[i][s] = 0;
     }
+    const int group = __shfl_sync(~0u, place.group, 0);  // the compiler sees that it is one for the warp
     for (int step = 0; step < steps; ++step, ring.advance()) {
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
         const ptx::Operand a = ptx::wgmma_operand(at.a(ring.stage), 16, 1024);
-        const ptx::Operand b = ptx::wgmma_operand(at.b(ring.stage) + place.group * TILES * 64 * PROMOTED, 16, 1024);
+        const ptx::Operand b = ptx::wgmma_operand(at.b(ring.stage) + group * TILES * 64 * PROMOTED, 16, 1024);
 #pragma unroll
         for (int panel = 0; panel < PANELS; ++panel) {
 #pragma unroll
@@ -543,7 +570,7 @@ gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, con
     Ring ring;
     if (loads) {
         if constexpr (HANDS_OVER) {
-            ptx::release_registers<40>();
+            ptx::release_registers<LEFT_REGISTERS>();
             if (thread >= 32 * NUM_WARPS + LOADERS) {
                 if (split_k > 1) ptx::cluster_wait();
                 return;
@@ -560,7 +587,7 @@ gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, con
         return;
     }
 
-    if constexpr (HANDS_OVER) ptx::take_registers<232>();
+    if constexpr (HANDS_OVER) ptx::take_registers<TAKEN_REGISTERS>();
     const LanePlace place(thread);
     int turn = 0;
     for (int index = work.first; index < work.end; index += work.stride) {

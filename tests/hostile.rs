@@ -271,7 +271,7 @@ fn any_problem() -> impl Strategy<Value = Problem> {
             let even = *name == "k" && family.packs_two_weights_a_byte();
             (*name, if even { extent.max(2) / 2 * 2 } else { extent })
         });
-        Problem::new(family, &names.collect::<Vec<_>>(), Dtype::Bf16).unwrap()
+        Problem::new(family, &names.collect::<Vec<_>>(), family.dtypes()[0]).unwrap()
     })
 }
 

@@ -155,12 +155,12 @@ struct Sample {
 impl Sample {
     fn add(&mut self, problem: Problem, most_drawn: usize) {
         let largest = self.largest.get_or_insert(problem);
-        let dimensions: Vec<(&str, i64)> = largest
-            .shape
-            .dimensions()
-            .into_iter()
-            .zip(problem.shape.dimensions())
-            .map(|((name, one), (_, other))| (name, one.max(other) as i64))
+        // Variants need no more than the plain problem of the same dimensions.
+        let names = problem.family.dimensions();
+        let dimensions: Vec<(&str, i64)> = names
+            .iter()
+            .zip(largest.shape.extents().iter().zip(problem.shape.extents()))
+            .map(|(name, (one, other))| (*name, *one.max(other) as i64))
             .collect();
         let dtype = largest.dtype.max(problem.dtype);
         if let Ok(corner) = Problem::new(problem.family, &dimensions, dtype) {

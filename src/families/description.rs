@@ -1,6 +1,6 @@
 //! What fitting a model needs to know of a kernel: which knob tiles which dimension, and little more.
 
-use crate::model::{Dtype, Family, GpuProfile};
+use crate::model::{Dtype, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -11,9 +11,6 @@ use std::collections::BTreeMap;
 pub struct Description {
     /// The dimensions' names, in the problem's order.
     pub dims: Vec<String>,
-    /// Those of them that a problem may leave out, and that are 0 then.
-    #[serde(default)]
-    pub variants: Vec<String>,
     /// The types it comes in, with the bytes of an element.
     pub dtypes: BTreeMap<String, i64>,
     /// What is known of the GPU: at least `multiprocessors`.
@@ -69,9 +66,13 @@ const WIDEST_COPY: u32 = 16;
 const CACHE_LINE: u32 = 128;
 
 impl Description {
-    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality).
-    pub fn of(family: Family, profile: &GpuProfile) -> Self {
-        let described = super::spec(family).description();
+    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality). With
+    /// `variants` that of all its problems, else that of the plain ones.
+    pub fn of(family: Family, profile: &GpuProfile, variants: bool) -> Self {
+        let of_variants = super::spec(family).description_of_variants().filter(|_| variants);
+        let has_variants = of_variants.is_some();
+        let described = of_variants.unwrap_or_else(|| super::spec(family).description());
+        let dims = family.all_dimensions().take(if has_variants { usize::MAX } else { family.dimensions().len() });
         let constants = [
             ("multiprocessors", i64::from(profile.multiprocessors)),
             ("registers_per_multiprocessor", i64::from(profile.registers_per_multiprocessor)),
@@ -80,11 +81,15 @@ impl Description {
             ("threads_per_multiprocessor", i64::from(profile.threads_per_multiprocessor)),
         ];
         Self {
-            dims: texts(&family.all_dimensions()),
-            variants: family.variants().iter().map(|variant| variant.name.to_owned()).collect(),
+            dims: dims.map(str::to_owned).collect(),
             constants: constants.map(|(name, value)| (name.to_owned(), value)).into(),
             ..described
         }
+    }
+
+    /// A problem's dimensions as these are.
+    pub fn dims_of(&self, problem: &Problem) -> Vec<i64> {
+        problem.shape.extents().iter().take(self.dims.len()).map(|extent| *extent as i64).collect()
     }
 
     /// Whether all operands' rows are aligned for the widest copy.
@@ -234,10 +239,11 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
     }
 }
 
-/// A product of E4M3 numbers, which the copy engine loads.
-pub(super) fn gemm_fp8() -> Description {
+/// A product of E4M3 numbers, which the copy engine loads; with `variants` of whatever scaling, else of a scale a tensor.
+pub(super) fn gemm_fp8(variants: bool) -> Description {
     const SCALES: &str =
         "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
+    let scales = if variants { SCALES } else { "2" };
     let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
     // Rows of A and B that are not aligned for the engine are copied by threads.
     let copies = |tile: &str| {
@@ -255,7 +261,7 @@ pub(super) fn gemm_fp8() -> Description {
             "pid_type",
             "split_k",
         ]),
-        bytes: format!("m * k + k * n + 2 * m * n + 4 * {SCALES}"),
+        bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
         flops: "2 * m * n * k".to_owned(),
         rows: named([("a", "k"), ("c", "2 * n")]),
         tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
@@ -372,7 +378,7 @@ mod tests {
     fn a_families_work_is_what_its_spec_says() {
         let h200 = GpuProfile::by_name("h200").unwrap();
         for family in Family::ALL {
-            let description = Description::of(family, &h200);
+            let description = Description::of(family, &h200, false);
             let model = model(&description);
             let dims = [6, 10, 96, 34, 72][..description.dims.len()].to_vec();
             let pairs: Vec<_> = description.dims.iter().map(String::as_str).zip(dims.iter().copied()).collect();
@@ -388,7 +394,7 @@ mod tests {
     #[test]
     fn alignment_is_that_of_every_operands_rows() {
         let h200 = GpuProfile::by_name("h200").unwrap();
-        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200)).is_aligned(dims, "bf16");
+        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200, false)).is_aligned(dims, "bf16");
         assert!(aligned(Family::Matmul, &[3, 4096, 64]) && !aligned(Family::Matmul, &[3, 4100, 64]));
         assert!(aligned(Family::MatmulFp4, &[3, 4096, 64]) && !aligned(Family::MatmulFp4, &[3, 4104, 64]));
         assert!(!aligned(Family::MatmulFp4, &[3, 4096, 66]) && !aligned(Family::RowSoftmax, &[8, 1001]));
@@ -401,10 +407,10 @@ mod tests {
             "num_stages": 4, "num_warps": 4, "pid_type": "flat", "reduction_loops": [null], "split_k": 2});
         let config = ModelConfig { template: config.as_object().cloned().unwrap(), ..ModelConfig::default() };
         for family in Family::ALL {
-            let model = model(&Description::of(family, &h200));
+            let model = model(&Description::of(family, &h200, false));
             let candidates = model.candidates(std::slice::from_ref(&config));
             let dims = [3, 1000, 700, 512, 64][..model.fitted().dims.len()].to_vec();
-            let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
+            let (features, _) = model.features_of(&dims, family.dtypes()[0].name(), &candidates, 0).unwrap();
             for (feature, value) in model.fitted().features.iter().zip(features) {
                 assert_ne!(value, i64::MIN, "{family}: {feature}");
             }

@@ -281,7 +281,6 @@ fn unfitted(description: &Description, trials: &Trials, times: &BTreeMap<(usize,
     let mut fitted = FittedModel {
         form: MODEL_FORM.to_owned(),
         dims: description.dims.clone(),
-        variants: description.variants.clone(),
         dtypes: description.dtypes.clone(),
         constants,
         knobs: knobs.into_iter().cloned().collect(),

@@ -132,17 +132,19 @@ fn fit_inner(b: &Operand, layout: &str, [rows, columns]: [i64; 2], wanted: i64, 
     Err(b.wrong(&format!("{layout}, here [{wanted}, n]{hint}")))
 }
 
-/// Q, K and V, each [batch, heads, seq, head_dim].
+/// Q, K and V, each [batch, heads, seq, head_dim]; several heads of Q may share one of K and V.
 fn fit_attention(operands: &[Operand]) -> Result<()> {
     let layout = "[batch, heads, seq, head_dim]";
     let (q, k) = (need(operands, 0, &format!("Q {layout}"))?, need(operands, 1, &format!("K {layout}"))?);
     let &[batch, heads, _, head_dim] = q.shape else { return Err(q.wrong(&format!("Q {layout}"))) };
     for (name, operand) in [("K", Some(k)), ("V", operands.get(2))] {
         let Some(operand) = operand else { continue };
-        let wanted = format!("{name} {layout}, here [{batch}, {heads}, kv_seq, {head_dim}]");
+        let wanted =
+            format!("{name} {layout}, here [{batch}, {heads}, kv_seq, {head_dim}] or fewer heads that divide these");
         let &[its_batch, its_heads, seq, its_head_dim] = operand.shape else { return Err(operand.wrong(&wanted)) };
-        if (its_batch, its_heads, its_head_dim) != (batch, heads, head_dim) {
-            let transposed = (its_batch, its_heads, seq) == (batch, heads, head_dim);
+        let shares = heads % its_heads == 0;
+        if (its_batch, shares, its_head_dim) != (batch, true, head_dim) {
+            let transposed = (its_batch, shares, seq) == (batch, true, head_dim);
             let hint = if transposed { "; it would fit transposed" } else { "" };
             return Err(operand.wrong(&(wanted + hint)));
         }

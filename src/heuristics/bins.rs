@@ -15,7 +15,16 @@ impl Kind {
     fn fields(self) -> &'static [Field] {
         match self {
             Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N, Field::SCALE_BLOCK],
-            Self::Attention => &[Field::BATCH_HEADS, Field::DTYPE, Field::HEAD_DIM, Field::KV_SEQ, Field::SEQ],
+            Self::Attention => &[
+                Field::BATCH_HEADS,
+                Field::CAUSAL,
+                Field::DTYPE,
+                Field::HEAD_DIM,
+                Field::KV_GROUP,
+                Field::KV_SEQ,
+                Field::SEQ,
+                Field::WINDOW,
+            ],
             Self::Rows => &[Field::COLS, Field::DTYPE, Field::ROWS],
             Self::Elements => &[Field::DTYPE, Field::NUMEL],
             Self::Unbinned => &[Field::DTYPE],
@@ -52,21 +61,24 @@ impl Aspect {
 
 /// A bucket as one integer: four bits a field, the first of [`Field::ALL`] lowest, each the index of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct PackedBucket(u64);
+pub(super) struct PackedBucket(u128);
 
 impl PackedBucket {
     /// The places for fields. The last is for what is no field.
-    const PLACES: u32 = 16;
+    const PLACES: u32 = 32;
 
     /// The bucket without a field.
-    pub(super) const EMPTY: Self = Self(u64::MAX);
+    pub(super) const EMPTY: Self = Self(u128::MAX);
 
     /// The bucket of those dimensions. Dimensions of another kind of class count as missing.
     pub(super) fn of(kind: Kind, extents: &Extents, dtype: DtypeClass) -> Self {
         let typed = Self::EMPTY.with(&Field::DTYPE, dtype as u64);
         match kind {
             Kind::Gemm => {
-                let [m, n, k] = extents.of_product().unwrap_or_default();
+                let (m, n, k) = match *extents {
+                    Extents::Gemm { m, n, k } | Extents::ScaledGemm { m, n, k, .. } => (m, n, k),
+                    _ => (None, None, None),
+                };
                 let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
                 let packed = typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n);
                 match *extents {
@@ -75,16 +87,27 @@ impl PackedBucket {
                 }
             }
             Kind::Attention => {
-                let (batch_heads, q_seq, kv_seq, head_dim) = match *extents {
-                    Extents::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
-                        let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
-                        (batch_heads, q_seq, kv_seq, head_dim)
-                    }
-                    _ => (None, None, None, None),
+                let unknown = Extents::attention([None; 5]);
+                let extents = if matches!(extents, Extents::Attention { .. }) { extents } else { &unknown };
+                let Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window } = *extents
+                else {
+                    return typed;
                 };
+                let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
                 let typed = typed.with_bin(&Field::BATCH_HEADS, batch_heads).with_bin(&Field::HEAD_DIM, head_dim);
-                let packed = typed.with_bin(&Field::SEQ, q_seq);
-                if kv_seq.is_none() || kv_seq == q_seq { packed } else { packed.with_bin(&Field::KV_SEQ, kv_seq) }
+                let mut packed = typed.with_bin(&Field::SEQ, q_seq);
+                if kv_seq.is_some() && kv_seq != q_seq {
+                    packed = packed.with_bin(&Field::KV_SEQ, kv_seq);
+                }
+                if kv_heads != heads
+                    && let Some((heads, kv_heads @ 1..)) = heads.zip(kv_heads)
+                {
+                    packed = packed.with_bin(&Field::KV_GROUP, Some(heads / kv_heads));
+                }
+                if causal.is_some_and(|causal| causal > 0) {
+                    packed = packed.with(&Field::CAUSAL, 0);
+                }
+                if window.is_some_and(|window| window > 0) { packed.with_bin(&Field::WINDOW, window) } else { packed }
             }
             Kind::Rows => {
                 let (rows, cols) = match *extents {
@@ -136,7 +159,8 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let optional = [Field::KV_SEQ.position, Field::SCALE_BLOCK.position].contains(&field.position);
+            let has_optional = matches!(kind, Kind::Attention | Kind::Gemm);
+            let optional = has_optional && Field::OPTIONAL.iter().any(|own| own.position == field.position);
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }
@@ -155,11 +179,16 @@ impl PackedBucket {
 
     fn with_index(self, position: u32, index: u64) -> Self {
         let shift = 4 * position;
-        Self(self.0 & !(0xF << shift) | index << shift)
+        Self(self.0 & !(0xF << shift) | u128::from(index) << shift)
     }
 
     fn index(self, position: u32) -> u64 {
-        self.0 >> (4 * position) & 0xF
+        (self.0 >> (4 * position) & 0xF) as u64
+    }
+
+    /// Whether a bucket of ours has a field that tells a variant.
+    pub(super) fn is_variant(self) -> bool {
+        Field::VARIANTS.iter().any(|field| self.index(field.position) != Field::ABSENT)
     }
 
     /// The class of types that it is for.
@@ -283,6 +312,18 @@ pub(super) mod tests {
         for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
             assert_eq!(fields(family, "m=2,n=2,k=2"), "aspect dtype k_bin m_bin n_bin");
         }
+        let scaled = |shape| {
+            bucket_of(&problem(Family::MatmulFp8, shape, Dtype::Fp8))
+                .into_iter()
+                .map(|(name, label)| name + label.as_str())
+        };
+        let plain: Vec<String> = scaled("m=2,n=2,k=2").collect();
+        assert_eq!(plain.join(" "), "aspectbalanced dtypefp8 k_bin<=64 m_bin<=4 n_bin<=64");
+        for (scale_block, bin) in [(1, "<=1"), (128, "<=128")] {
+            let with: Vec<String> = scaled(&format!("m=2,n=2,k=2,scale_block={scale_block}")).collect();
+            let own: Vec<&String> = with.iter().filter(|field| !plain.contains(field)).collect();
+            assert_eq!((own, with.len()), (vec![&format!("scale_block_bin{bin}")], plain.len() + 1));
+        }
         assert_eq!(fields(Family::RowSoftmax, "rows=2,cols=2"), "cols_bin dtype rows_bin");
         assert_eq!(fields(Family::Elementwise, "numel=2"), "dtype numel_bin");
         let self_attention = "batch=2,heads=2,q_seq=2,kv_seq=2,head_dim=2";
@@ -294,7 +335,7 @@ pub(super) mod tests {
         (proptest::sample::select(&Family::ALL[..]), proptest::collection::vec(dimension(), 5)).prop_map(
             |(family, values)| {
                 let named: Vec<_> = family.dimensions().iter().copied().zip(values).collect();
-                Problem::new(family, &named, Dtype::Bf16).unwrap()
+                Problem::new(family, &named, family.dtypes()[0]).unwrap()
             },
         )
     }

@@ -102,7 +102,8 @@ pub struct Signature {
     pub has_split_k: bool,
     /// Its source, which tells int4 weights from fp4.
     pub kernel_source: Option<String>,
-    /// Of a product of scaled numbers, what shares a scale along k, as the family's problems say it; left out for one scale a tensor.
+    /// Of a product of scaled numbers, what shares a scale, as the family's problems say it; left out where the arguments tell, or
+    /// for one scale a tensor.
     pub scale_block: Option<i64>,
 }
 
@@ -193,19 +194,23 @@ impl Signature {
             },
             Kind::Attention => match first {
                 Some(&[batch, heads, .., q_seq, head_dim]) => {
-                    let kv_seq = match second {
-                        Some(&[_, _, .., kv_seq, _]) => kv_seq,
-                        _ => q_seq,
+                    let (kv_heads, kv_seq) = match second {
+                        Some(&[_, kv_heads, .., kv_seq, _]) => (kv_heads, kv_seq),
+                        _ => (heads, q_seq),
                     };
+                    let shares = kv_heads > 0 && heads % kv_heads == 0;
                     Extents::Attention {
                         batch: Some(batch),
                         heads: Some(heads),
                         q_seq: Some(q_seq),
                         kv_seq: Some(kv_seq),
                         head_dim: Some(head_dim),
+                        kv_heads: Some(if shares { kv_heads } else { heads }),
+                        causal: Some(0),
+                        window: Some(0),
                     }
                 }
-                _ => Extents::Attention { batch: None, heads: None, q_seq: None, kv_seq: None, head_dim: None },
+                _ => Extents::attention([None; 5]),
             },
             Kind::Rows => match first {
                 Some([outer @ .., cols]) if !outer.is_empty() => {
@@ -220,9 +225,29 @@ impl Signature {
     }
 
     fn product(&self, [m, n, k]: [Option<i64>; 3]) -> Extents {
-        match self.scale_block {
+        let known = || self.scale_block_of_arguments([m?, n?, k?]);
+        match self.scale_block.or_else(known) {
             Some(scale_block) => Extents::ScaledGemm { m, n, k, scale_block },
             None => Extents::Gemm { m, n, k },
+        }
+    }
+
+    /// What shares a scale of two 8-bit floats that come with those of each after them: 1 for a row and a column, 128 for blocks.
+    fn scale_block_of_arguments(&self, [m, n, k]: [i64; 3]) -> Option<i64> {
+        let mut dtypes = self.dtypes();
+        let are_floats = dtypes.by_ref().take(2).all(|dtype| dtype.contains("float8"));
+        let have_scales = are_floats && dtypes.take(2).filter(|dtype| dtype.contains("float32")).count() == 2;
+        let mut scales = self.shapes().skip(2);
+        let (Some(of_a), Some(of_b), true) = (scales.next(), scales.next(), have_scales) else { return None };
+        let blocks = |extent: i64| extent / 128 + i64::from(extent % 128 != 0);
+        match (of_a, of_b) {
+            ([rows, 1], [1, columns]) if (*rows, *columns) == (m, n) && (m > 1 || n > 1) => Some(1),
+            ([rows, of_k], of_b)
+                if (*rows, *of_k) == (m, blocks(k)) && product(of_b) == product(&[blocks(n), blocks(k)]) =>
+            {
+                Some(128)
+            }
+            _ => None,
         }
     }
 

@@ -16,9 +16,6 @@ pub struct FittedModel {
     pub form: String,
     /// The dimensions' names, in the order that shapes are given in.
     pub dims: Vec<String>,
-    /// Those of them that a shape may leave out, and that are 0 then.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub variants: Vec<String>,
     /// The types it was fitted on, each with the bytes of an element, which is `dtype_bytes` in expressions.
     pub dtypes: BTreeMap<String, i64>,
     /// What is known of the GPU, by name: `multiprocessors`.

@@ -37,6 +37,7 @@ use super::fitted::{FittedModel, MODEL_FORM, MeasuredProblem, ModelConfig};
 use super::scope::Scope;
 use super::steps::MISSING;
 use crate::error::{Context, Error, Result};
+use crate::model::Family;
 use serde_json::Value;
 
 /// A leaf of so much is a factor e in time.
@@ -248,6 +249,12 @@ impl Model {
         &self.fitted
     }
 
+    /// Whether it knows variants of its family's problems, and not the plain ones alone.
+    pub(super) fn knows_variants(&self) -> bool {
+        let names: Vec<&str> = self.fitted.dims.iter().map(String::as_str).collect();
+        Family::of_dimensions(&names).is_some_and(|family| names.len() > family.dimensions().len())
+    }
+
     /// The configs it may choose from.
     pub fn configs(&self) -> &[ModelConfig] {
         &self.fitted.configs
@@ -310,9 +317,7 @@ impl Model {
     /// or type, or is beyond what can be counted.
     fn of_problem(&self, dims: &[i64], dtype: &str) -> Option<(Vec<i64>, f64)> {
         let dtype_bytes = *self.fitted.dtypes.get(dtype)?;
-        let is_one =
-            |(extent, name): (&i64, &String)| *extent > 0 || *extent == 0 && self.fitted.variants.contains(name);
-        if dims.len() != self.fitted.dims.len() || !dims.iter().zip(&self.fitted.dims).all(is_one) {
+        if dims.len() != self.fitted.dims.len() || dims.iter().any(|extent| *extent <= 0) {
             return None;
         }
         let mut row = self.row();

@@ -103,7 +103,8 @@ impl Terms {
                     uncountable([&[m, k], &[k, n], &[m, n]])
                 })
             }
-            (Kind::Attention, Extents::Attention { batch, heads, q_seq, kv_seq, head_dim }) => {
+            // Variants are there where they were asked for, and then fit: a problem or the arguments told them.
+            (Kind::Attention, Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, .. }) => {
                 let named =
                     [("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
                 check(named, |[batch, heads, q_seq, kv_seq, head_dim]| {

@@ -21,9 +21,9 @@ pub struct Family(&'static FamilyProfile);
 pub struct FamilyProfile {
     /// The name on the command line, in plans and journals, and the class in documents.
     pub name: &'static str,
-    /// The names of the dimensions that every problem has, in order.
+    /// The names of a problem's dimensions, in order.
     pub dimensions: &'static [&'static str],
-    /// What else a problem may say, and then counts as a dimension; what it leaves out is the plain case, and 0.
+    /// Dimensions beside these that a problem may have, in order: with them it has [`MOST_DIMENSIONS`] at most.
     pub variants: &'static [Variant],
     /// The types of the first tensor that its kernels come in.
     pub dtypes: &'static [Dtype],
@@ -38,13 +38,32 @@ pub struct FamilyProfile {
     pub groups: &'static [Group],
 }
 
-/// A dimension that problems of the plain case do not have.
+/// A dimension that only some of a family's problems need: a plain one goes without it, in every file and question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Variant {
-    /// Its name: `scale_block`.
+    /// Its name: `kv_heads`.
     pub name: &'static str,
-    /// What it may be, beside left out.
-    pub values: &'static [u64],
+    /// What it is where it is not given, and then never written.
+    pub plain: Plain,
+}
+
+/// What a dimension is where a problem goes without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plain {
+    /// As much as another dimension, by its place, which is a multiple of it where it is given.
+    As(usize),
+    /// Nothing: 0.
+    Nothing,
+}
+
+impl Plain {
+    /// The value, of a problem with these dimensions.
+    pub fn value(self, extents: &[u64]) -> u64 {
+        match self {
+            Self::As(place) => extents.get(place).copied().unwrap_or(0),
+            Self::Nothing => 0,
+        }
+    }
 }
 
 /// One field of a bucket: where a value falls between bounds.
@@ -93,13 +112,18 @@ static MATMUL: FamilyProfile = FamilyProfile::product("matmul", "matmul_int16", 
 static MATMUL_INT4: FamilyProfile = FamilyProfile::product("matmul_int4", "matmul_fp4", true);
 static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "matmul", false);
 static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
-/// How E4M3 numbers are scaled: without it by one scale a tensor, 1 by one a row of A and one a column of B, 128 by one for 128 of
-/// k of a row of A and one for 128 columns by 128 of k of B.
-static SCALE_BLOCK: [Variant; 1] = [Variant { name: "scale_block", values: &[1, 128] }];
-static MATMUL_FP8: FamilyProfile =
-    FamilyProfile { variants: &SCALE_BLOCK, ..FamilyProfile::shipped("matmul_fp8", GEMM, &[Dtype::Fp8]) };
-static ATTENTION: FamilyProfile =
-    FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
+static ATTENTION: FamilyProfile = FamilyProfile {
+    variants: &[
+        Variant { name: "kv_heads", plain: Plain::As(1) },
+        Variant { name: "causal", plain: Plain::Nothing },
+        Variant { name: "window", plain: Plain::Nothing },
+    ],
+    ..FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16])
+};
+static MATMUL_FP8: FamilyProfile = FamilyProfile {
+    variants: &[Variant { name: "scale_block", plain: Plain::Nothing }],
+    ..FamilyProfile::shipped("matmul_fp8", GEMM, &[Dtype::Fp8])
+};
 static ROW_SOFTMAX: FamilyProfile =
     FamilyProfile::shipped("row_softmax", &["rows", "cols"], &[Dtype::Bf16, Dtype::F32]);
 static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], &[Dtype::Bf16, Dtype::F32]);
@@ -119,13 +143,15 @@ impl Family {
     pub const MatmulInt16: Self = Self(&MATMUL_INT16);
     /// C = A·B, B packed E2M1.
     pub const MatmulFp4: Self = Self(&MATMUL_FP4);
-    /// softmax(QKᵀ/√d)V, not causal.
+    /// softmax(QKᵀ/√d)V. Heads of queries may share `kv_heads` heads of keys; with `causal` query i sees the keys up to
+    /// i + kv_seq - q_seq, so that both end together, and of these with `window` that many, its own among them.
     pub const Attention: Self = Self(&ATTENTION);
     /// Softmax over the last axis.
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
     pub const Elementwise: Self = Self(&ELEMENTWISE);
-    /// C = A·B, both E4M3 with f32 scales.
+    /// C = A·B, both E4M3 with f32 scales: one a tensor, or with `scale_block` 1 one a row of A and one a column of B, and with 128
+    /// one for 128 of k of a row of A and one for 128 columns by 128 of k of B.
     pub const MatmulFp8: Self = Self(&MATMUL_FP8);
 }
 
@@ -177,12 +203,13 @@ impl Family {
         shipped.or_else(named)
     }
 
-    /// A family whose problems may have exactly these dimensions.
-    pub(super) fn of_dimensions(names: &[&str]) -> Option<Self> {
+    /// A family that has exactly these dimensions, in any order, and none but its variants beside them.
+    pub fn of_dimensions(names: &[&str]) -> Option<Self> {
         let has_these = |family: &Self| {
-            let own = family.all_dimensions();
-            names.iter().all(|name| own.contains(name))
-                && family.dimensions().iter().all(|dimension| names.contains(dimension))
+            let is_known = |name: &&str| {
+                family.dimensions().contains(name) || family.variants().iter().any(|variant| variant.name == *name)
+            };
+            family.dimensions().iter().all(|dimension| names.contains(dimension)) && names.iter().all(is_known)
         };
         let described = || DESCRIBED.read().unwrap_or_else(PoisonError::into_inner).iter().copied().find(has_these);
         Self::ALL.into_iter().find(has_these).or_else(described)
@@ -208,19 +235,19 @@ impl Family {
         Self::ALL.iter().position(|family| *family == self).unwrap_or(Self::ALL.len())
     }
 
-    /// The names of the dimensions that every problem has, in order.
+    /// The names of a problem's dimensions, in order.
     pub const fn dimensions(self) -> &'static [&'static str] {
         self.0.dimensions
     }
 
-    /// What else a problem may say.
+    /// Dimensions beside these that only some problems have.
     pub const fn variants(self) -> &'static [Variant] {
         self.0.variants
     }
 
-    /// The names of the dimensions that every problem has, then of those it may have.
-    pub fn all_dimensions(self) -> Vec<&'static str> {
-        self.dimensions().iter().copied().chain(self.variants().iter().map(|variant| variant.name)).collect()
+    /// The names of all dimensions, the variants' last.
+    pub fn all_dimensions(self) -> impl Iterator<Item = &'static str> {
+        self.dimensions().iter().copied().chain(self.variants().iter().map(|variant| variant.name))
     }
 
     /// The types of the first tensor that its kernels come in.

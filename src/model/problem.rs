@@ -1,68 +1,67 @@
 //! Problems: a family with concrete dimensions and a data type.
 
-use super::{Dtype, Family, MOST_DIMENSIONS, Variant};
+use super::{Dtype, Family, MOST_DIMENSIONS, Plain, Variant};
 use crate::error::{Error, Result};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-/// The dimensions of a problem, in its family's order. In JSON an object of them: `{"m":16,"n":4096,"k":4096}`.
+/// The dimensions of a problem, in its family's order. In JSON an object of them: `{"m":16,"n":4096,"k":4096}`. Variants are
+/// told only where they are not plain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shape {
     names: &'static [&'static str],
     variants: &'static [Variant],
-    /// 0 beyond the last, and for a variant that is left out.
+    /// Those of the variants last; 0 beyond the last.
     extents: [u64; MOST_DIMENSIONS],
 }
 
 impl Shape {
-    /// The dimensions of a family's problem, in its order, variants last; those that are not there are left out.
+    /// The dimensions of a family's problem, in its order; variants are plain where there are no more extents.
     pub fn of(family: Family, extents: &[u64]) -> Self {
-        let mut shape = Self { names: family.dimensions(), variants: family.variants(), extents: [0; MOST_DIMENSIONS] };
-        let count = shape.extents().len();
-        for (place, extent) in shape.extents.iter_mut().zip(extents).take(count) {
+        let (names, variants) = (family.dimensions(), family.variants());
+        let mut all = [0; MOST_DIMENSIONS];
+        for (place, variant) in (names.len()..).zip(variants) {
+            all[place] = variant.plain.value(extents);
+        }
+        for (place, extent) in all.iter_mut().zip(extents).take(names.len() + variants.len()) {
             *place = *extent;
         }
-        shape
+        Self { names, variants, extents: all }
     }
 
     /// The same dimensions in the order of a family that has them; as they are where it has others.
     #[must_use]
     pub fn in_order_of(self, family: Family) -> Self {
-        if (self.names, self.variants) == (family.dimensions(), family.variants()) {
+        let wanted = family.dimensions();
+        if self.names == wanted || self.names.len() != wanted.len() {
             return self;
         }
-        let wanted = family.all_dimensions();
-        let given = self.given();
-        let is_missing = |name: &&str| !given.iter().any(|(own, _)| own == name);
-        if family.dimensions().iter().any(is_missing) || given.iter().any(|(own, _)| !wanted.contains(own)) {
-            return self;
-        }
-        let extent = |name: &&str| given.iter().find(|(own, _)| own == name).map_or(0, |(_, extent)| *extent);
-        Self::of(family, &wanted.iter().map(extent).collect::<Vec<_>>())
+        let place = |name: &&str| self.names.iter().position(|own| own == name);
+        let extents: Option<Vec<u64>> = wanted.iter().map(|name| Some(self.extents[place(name)?])).collect();
+        extents.map_or(self, |extents| Self::of(family, &extents))
     }
 
-    /// The dimensions with their names, in the family's order; variants that are left out are 0.
+    /// The dimensions with their names, in the family's order: of the variants those that are not plain.
     pub fn dimensions(&self) -> Vec<(&'static str, u64)> {
-        let variants = self.variants.iter().map(|variant| variant.name);
-        self.names.iter().copied().chain(variants).zip(self.extents).collect()
+        let variants = self.of_variants().filter(|(variant, extent)| *extent != variant.plain.value(&self.extents));
+        let variants = variants.map(|(variant, extent)| (variant.name, extent));
+        self.names.iter().copied().zip(self.extents).chain(variants).collect()
     }
 
-    /// The same without the variants that are left out.
-    pub fn given(&self) -> Vec<(&'static str, u64)> {
-        let mut given = self.dimensions();
-        let mut place = 0;
-        given.retain(|(_, extent)| {
-            place += 1;
-            place <= self.names.len() || *extent != 0
-        });
-        given
-    }
-
-    /// The dimensions alone, in the family's order; variants that are left out are 0.
+    /// The dimensions alone, in the family's order, and all variants.
     pub fn extents(&self) -> &[u64] {
         &self.extents[..self.names.len() + self.variants.len()]
+    }
+
+    /// Whether it has none of its family's variants.
+    pub fn is_plain(&self) -> bool {
+        self.of_variants().all(|(variant, extent)| extent == variant.plain.value(&self.extents))
+    }
+
+    fn of_variants(&self) -> impl Iterator<Item = (&'static Variant, u64)> {
+        self.variants.iter().zip(self.extents.into_iter().skip(self.names.len()))
     }
 
     /// The first dimensions; 0 where there are fewer.
@@ -80,7 +79,7 @@ impl Hash for Shape {
 
 impl Serialize for Shape {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.given())
+        serializer.collect_map(self.dimensions())
     }
 }
 
@@ -106,9 +105,14 @@ impl<'de> Deserialize<'de> for Shape {
                 let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
                 let unknown = || serde::de::Error::custom(format!("no family has the dimensions {}", names.join(", ")));
                 let family = Family::of_dimensions(&names).ok_or_else(unknown)?;
-                let extent =
-                    |wanted: &str| named.iter().find(|(name, _)| name == wanted).map_or(0, |(_, extent)| *extent);
-                Ok(Shape::of(family, &family.all_dimensions().into_iter().map(extent).collect::<Vec<_>>()))
+                let extent = |wanted: &str| named.iter().find(|(name, _)| name == wanted).map(|(_, extent)| *extent);
+                let extents: Vec<u64> =
+                    family.dimensions().iter().map(|wanted| extent(wanted).unwrap_or_default()).collect();
+                let mut shape = Shape::of(family, &extents);
+                for (place, variant) in (extents.len()..).zip(family.variants()) {
+                    shape.extents[place] = extent(variant.name).unwrap_or(shape.extents[place]);
+                }
+                Ok(shape)
             }
         }
 
@@ -119,7 +123,7 @@ impl<'de> Deserialize<'de> for Shape {
 /// `m=16,n=4096,k=4096`, the form `--shape` reads.
 impl fmt::Display for Shape {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text: Vec<_> = self.given().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let text: Vec<_> = self.dimensions().iter().map(|(name, value)| format!("{name}={value}")).collect();
         out.pad(&text.join(","))
     }
 }
@@ -139,13 +143,14 @@ impl Problem {
     /// A problem from named dimensions.
     ///
     /// # Errors
-    /// Where a dimension is missing, unknown, twice there or not positive, k is odd for packed weights, or the family
-    /// does not come in `dtype`.
+    /// Where a dimension is missing, unknown, twice there or not positive, k is odd for packed weights, a variant does not fit the
+    /// others, or the family does not come in `dtype`.
     pub fn new(family: Family, dimensions: &[(&str, i64)], dtype: Dtype) -> Result<Self> {
         let wanted = family.dimensions();
-        let all = family.all_dimensions();
         for (index, (name, value)) in dimensions.iter().enumerate() {
-            if !all.contains(name) {
+            let variant = family.variants().iter().find(|variant| variant.name == *name);
+            if variant.is_none() && !wanted.contains(name) {
+                let all: Vec<&str> = family.all_dimensions().collect();
                 return Err(Error::usage(format!(
                     "{family} has no dimension '{name}'; its dimensions are {}",
                     all.join(", ")
@@ -154,26 +159,40 @@ impl Problem {
             if dimensions[..index].iter().any(|(earlier, _)| earlier == name) {
                 return Err(Error::usage(format!("dimension '{name}' is given twice")));
             }
-            if *value <= 0 {
+            let may_be_nothing = variant.is_some_and(|variant| variant.plain == Plain::Nothing);
+            if *value < 0 || *value == 0 && !may_be_nothing {
                 return Err(Error::usage(format!("dimension {name} = {value}: it must be positive")));
             }
         }
+        let given =
+            |wanted: &str| dimensions.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.unsigned_abs());
         let get = |wanted: &str| {
-            dimensions.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.unsigned_abs()).ok_or_else(
-                || Error::usage(format!("{family} needs dimension '{wanted}' ({})", family.dimensions().join(", "))),
-            )
+            given(wanted).ok_or_else(|| {
+                Error::usage(format!("{family} needs dimension '{wanted}' ({})", family.dimensions().join(", ")))
+            })
         };
         let mut extents = wanted.iter().map(|name| get(name)).collect::<Result<Vec<_>>>()?;
-        for Variant { name, values } in family.variants() {
-            let given = dimensions.iter().find(|(own, _)| own == name).map(|(_, value)| value.unsigned_abs());
-            if let Some(value) = given.filter(|value| !values.contains(value)) {
-                let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+        for variant in family.variants() {
+            let extent = given(variant.name).unwrap_or_else(|| variant.plain.value(&extents));
+            if let Plain::As(place) = variant.plain
+                && !extents[place].is_multiple_of(extent.max(1))
+            {
                 return Err(Error::usage(format!(
-                    "dimension {name} = {value}: {family} has {}, or none",
-                    values.join(", ")
+                    "dimension {} = {extent}: {} = {} is no multiple of it",
+                    variant.name, wanted[place], extents[place]
                 )));
             }
-            extents.push(given.unwrap_or(0));
+            extents.push(extent);
+        }
+        if family == Family::Attention {
+            settle_mask(&mut extents)?;
+        }
+        if family == Family::MatmulFp8
+            && let Some(scale_block) = extents.last().filter(|scale_block| ![0, 1, 128].contains(*scale_block))
+        {
+            return Err(Error::usage(format!(
+                "dimension scale_block = {scale_block}: it is 1, for a scale a row and column, or 128, or left out for one a tensor"
+            )));
         }
         if family.packs_two_weights_a_byte()
             && let Some(k) = wanted.iter().position(|name| *name == "k").map(|place| extents[place])
@@ -195,7 +214,7 @@ impl Problem {
     /// # Errors
     /// As [`Problem::new`].
     pub fn check(&self) -> Result<()> {
-        let dimensions = self.shape.given().into_iter().map(|(name, extent)| match i64::try_from(extent) {
+        let dimensions = self.shape.dimensions().into_iter().map(|(name, extent)| match i64::try_from(extent) {
             Ok(extent) => Ok((name, extent)),
             Err(_) => Err(Error::usage(format!("dimension {name} = {extent} is larger than any"))),
         });
@@ -215,6 +234,24 @@ impl Problem {
     pub fn parse(family: Family, text: &str, dtype: Dtype) -> Result<Self> {
         Self::new(family, &parse_dimensions(text)?, dtype)
     }
+}
+
+/// Refuses a mask that is none, and takes away one that hides nothing: problems that ask for the same are the same.
+fn settle_mask(extents: &mut [u64]) -> Result<()> {
+    let [_, _, q_seq, kv_seq, _, _, causal, window] = extents else { return Ok(()) };
+    if *causal > 1 {
+        return Err(Error::usage(format!("dimension causal = {causal}: it is 1, or 0 where queries see all keys")));
+    }
+    if *window > 0 && *causal == 0 {
+        return Err(Error::usage(format!("dimension window = {window}: only with causal = 1 is there a window")));
+    }
+    if *window >= *kv_seq {
+        *window = 0;
+    }
+    if *q_seq == 1 && *window == 0 {
+        *causal = 0;
+    }
+    Ok(())
 }
 
 /// Named dimensions from text such as `m=16,n=4096,k=4096`.

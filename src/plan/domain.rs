@@ -37,7 +37,7 @@ impl Limits {
 
     fn allow(self, problem: &Problem) -> bool {
         let spec = families::spec(problem.family);
-        spec.flops(problem) <= self.flops && spec.bytes(problem) <= self.bytes
+        spec.flops(problem) <= self.flops && spec.tensor_bytes(problem) <= self.bytes
     }
 }
 
@@ -249,6 +249,10 @@ impl Shares {
         let m = log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1);
         let n = log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple });
         let k = log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple });
+        if family == Family::MatmulFp8 {
+            let scale_block = [0, 1, 128][random.random_range(0..3)];
+            return Shape::of(family, &[m, n, k, scale_block]);
+        }
         Shape::of(family, &[m, n, k])
     }
 }

@@ -262,12 +262,15 @@ mod tests {
             (Family::MatmulInt4, "m=3,n=17,k=66", vec![4, 16, 32]),
             (Family::MatmulInt16, "m=7,n=65,k=31", vec![4, 16, 32]),
             (Family::MatmulFp4, "m=1,n=1,k=2", vec![4, 16, 32]),
+            (Family::MatmulFp8, "m=5,n=33,k=130", vec![4, 16, 32]),
+            (Family::MatmulFp8, "m=7,n=65,k=300,scale_block=1", vec![4, 16, 200]),
+            (Family::MatmulFp8, "m=3,n=260,k=257,scale_block=128", vec![4, 48, 200]),
             (Family::Attention, "batch=1,heads=2,q_seq=33,kv_seq=65,head_dim=20", vec![1, 16, 16]),
             (Family::RowSoftmax, "rows=60,cols=37", vec![4]),
             (Family::Elementwise, "numel=1001", vec![64]),
         ];
         for (family, shape, block_sizes) in shapes {
-            for dtype in [Dtype::Bf16, Dtype::F32] {
+            for dtype in [Dtype::Bf16, Dtype::F32, Dtype::Fp8] {
                 let Ok(problem) = Problem::parse(family, shape, dtype) else { continue };
                 let reduction_loops = if family == Family::RowSoftmax { vec![Some(16)] } else { Vec::new() };
                 let config = Config {
@@ -330,7 +333,7 @@ mod tests {
     }
 
     /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
-    const LARGE: [(Family, &str, [u32; 3]); 14] = [
+    const LARGE: [(Family, &str, [u32; 3]); 18] = [
         (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
         (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
@@ -339,6 +342,10 @@ mod tests {
         (Family::MatmulInt4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulFp4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulInt16, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulFp8, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulFp8, "m=16,n=128,k=28672,scale_block=1", [16, 64, 512]),
+        (Family::MatmulFp8, "m=33,n=129,k=18432,scale_block=128", [16, 64, 512]),
+        (Family::MatmulFp8, "m=1,n=64,k=7168,scale_block=128", [1, 64, 512]),
         (Family::Attention, "batch=1,heads=8,q_seq=1,kv_seq=16384,head_dim=128", [1, 1, 128]),
         (Family::Attention, "batch=1,heads=2,q_seq=300,kv_seq=300,head_dim=64", [1, 64, 64]),
         (Family::Attention, "batch=2,heads=2,q_seq=5,kv_seq=2048,head_dim=64", [1, 64, 64]),
@@ -397,7 +404,7 @@ mod tests {
             let problem = Problem::parse(Family::RowSoftmax, "rows=4,cols=131072", dtype).unwrap();
             let spec = families::spec(problem.family);
             let plain = spec.tensors(&problem).inputs;
-            let deviations = [spec.awkward(&plain).unwrap(), plain].map(|tensors| {
+            let deviations = [spec.awkward(&problem, &plain).unwrap(), plain].map(|tensors| {
                 let inputs = [families::fill(&tensors[0], 3)];
                 let wrong = inputs[0].to_f64().chunks(COLS).flat_map(softmax).collect::<Vec<f64>>();
                 let output = match dtype {

@@ -227,6 +227,14 @@ impl Tiling {
     }
 }
 
+/// Bytes of one copy of a row of A or B: below words rows begin anywhere.
+const fn k_vector_bytes(k: u64) -> u64 {
+    match vector_bytes(k) {
+        2 => 1,
+        bytes => bytes,
+    }
+}
+
 fn c_row_bytes(n: u64) -> u64 {
     n * Element::Bf16.size_bytes()
 }
@@ -262,10 +270,14 @@ impl FamilySpec for Fp8 {
     }
 
     fn description(&self) -> Description {
-        crate::families::description::gemm_fp8()
+        crate::families::description::gemm_fp8(false)
     }
 
-    fn awkward(&self, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+    fn description_of_variants(&self) -> Option<Description> {
+        Some(crate::families::description::gemm_fp8(true))
+    }
+
+    fn awkward(&self, _problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
         // Zeros, numbers too small to be normal, and the largest: 2^9 is rounded down to 448. Scales are of any size, some of them zero.
         let fills = [
             Fill::Landmarks { least: -11, most: 4 },
@@ -357,7 +369,7 @@ impl FamilySpec for Fp8 {
             ("BLOCK_K", tiling.k.to_string()),
             ("NUM_WARPS", (4 * tiling.groups).to_string()),
             ("NUM_STAGES", tiling.stages.to_string()),
-            ("K_VECTOR_BYTES", vector_bytes(k).to_string()),
+            ("K_VECTOR_BYTES", k_vector_bytes(k).to_string()),
             ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
         ];
         let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
@@ -439,5 +451,228 @@ impl FamilySpec for Fp8 {
             })
         };
         (0..m).into_par_iter().flat_map_iter(of_row).collect::<Vec<_>>().into_iter().collect()
+    }
+}
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::{MATMUL_FP8, Scaling, Tiling};
+    use crate::families::{
+        Arg, Element, FamilySpec, HostTensor, KernelSpec, Launch, Swizzle, TensorMap, TensorSpec, fill, spec,
+    };
+    use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+    use proptest::prelude::*;
+
+    fn problem(shape: &str) -> Problem {
+        Problem::parse(Family::MatmulFp8, shape, Dtype::Fp8).unwrap()
+    }
+
+    fn h200() -> GpuProfile {
+        GpuProfile::by_name("h200").unwrap()
+    }
+
+    fn config() -> Config {
+        Config {
+            block_sizes: vec![24, 128, 128],
+            num_warps: Some(4),
+            num_stages: Some(3),
+            pid_type: Some(PidType::Flat),
+            l2_groupings: vec![1],
+            split_k: Some(1),
+            mma: Some(Mma::Wgmma),
+            ..Config::default()
+        }
+    }
+
+    fn large() -> Config {
+        Config { block_sizes: vec![128, 256, 128], num_warps: Some(8), num_stages: Some(4), ..config() }
+    }
+
+    fn program(config: &Config, shape: &str) -> (KernelSpec, Launch) {
+        spec(Family::MatmulFp8).program(config, &problem(shape), &h200()).unwrap()
+    }
+
+    fn macros<'k>(kernel: &'k KernelSpec, name: &str) -> &'k str {
+        &kernel.macros.iter().find(|(own, _)| own == name).unwrap().1
+    }
+
+    fn map(argument: &Arg) -> &TensorMap {
+        match argument {
+            Arg::TensorMap(map) => map,
+            other => panic!("{other:?} is no tensor map"),
+        }
+    }
+
+    #[test]
+    fn both_operands_lie_along_k_in_memory_with_the_scales_of_the_problem() {
+        let shapes = |shape: &str| -> Vec<Vec<u64>> {
+            let tensors = MATMUL_FP8.tensors(&problem(shape));
+            tensors.inputs.into_iter().chain(tensors.outputs).map(|tensor| tensor.shape).collect()
+        };
+        let own = |rest: [&[u64]; 2]| -> Vec<Vec<u64>> {
+            [&[6, 300], &[400, 300], rest[0], rest[1], &[6, 400]].map(<[u64]>::to_vec).into()
+        };
+        assert_eq!(shapes("m=6,n=400,k=300"), own([&[1], &[1]]));
+        assert_eq!(shapes("m=6,n=400,k=300,scale_block=1"), own([&[6], &[400]]));
+        assert_eq!(shapes("m=6,n=400,k=300,scale_block=128"), own([&[3, 6], &[4, 3]]));
+    }
+
+    #[test]
+    fn what_shares_a_scale_is_1_or_128_or_left_out() {
+        for (shape, wanted) in [
+            ("m=6,n=4,k=3", r#"{"m":6,"n":4,"k":3}"#),
+            ("m=6,n=4,k=3,scale_block=1", r#"{"m":6,"n":4,"k":3,"scale_block":1}"#),
+            ("scale_block=128,m=6,n=4,k=3", r#"{"m":6,"n":4,"k":3,"scale_block":128}"#),
+        ] {
+            let problem = problem(shape);
+            let json = serde_json::to_string(&problem.shape).unwrap();
+            assert_eq!(json, wanted);
+            let read: crate::model::Shape = serde_json::from_str(&json).unwrap();
+            assert_eq!(read.in_order_of(Family::MatmulFp8), problem.shape);
+        }
+        let refused = Problem::parse(Family::MatmulFp8, "m=6,n=4,k=3,scale_block=64", Dtype::Fp8).unwrap_err();
+        assert!(refused.to_string().contains("scale_block = 64"), "{refused}");
+        let refused = Problem::parse(Family::Matmul, "m=6,n=4,k=3,scale_block=128", Dtype::Bf16).unwrap_err();
+        assert!(refused.to_string().contains("no dimension 'scale_block'"), "{refused}");
+    }
+
+    #[test]
+    fn tiles_are_copied_in_panels_of_128_bytes_or_by_threads() {
+        let (kernel, launch) = program(&large(), "m=4096,n=4096,k=4096");
+        let [a, b, c] = [0, 1, 2].map(|place| map(&launch.args[place]));
+        assert_eq!((a.tile.as_slice(), a.swizzle, a.element), (&[128, 128][..], Swizzle::Bytes128, Element::Fp8));
+        assert_eq!((b.tile.as_slice(), b.extents.as_slice()), (&[128, 256][..], &[4096, 4096][..]));
+        assert_eq!((c.tile.as_slice(), c.input, c.element), (&[64, 32][..], None, Element::Bf16));
+        assert_eq!(launch.args[3..6], [Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
+        assert_eq!((launch.threads[0], macros(&kernel, "K_VECTOR_BYTES")), (256 + 128, "16"));
+        for (shape, vectors, threads) in [
+            ("m=5,n=77,k=66", ["1", "2"], 128 + 128),
+            ("m=5,n=78,k=68", ["4", "4"], 128 + 128),
+            ("m=5,n=80,k=33", ["1", "16"], 128 + 128),
+            ("m=5,n=80,k=16", ["16", "16"], 128 + 32),
+        ] {
+            let (kernel, launch) = program(&config(), shape);
+            assert_eq!(["K_VECTOR_BYTES", "C_VECTOR_BYTES"].map(|name| macros(&kernel, name)), vectors, "{shape}");
+            assert_eq!(launch.threads[0], threads, "{shape}");
+            assert_eq!(launch.args[0] == Arg::Input(0), vectors[0] != "16", "{shape}");
+        }
+    }
+
+    #[test]
+    fn scales_of_blocks_have_room_beside_the_barriers() {
+        let launch = |scaling: &str| program(&config(), &format!("m=20,n=300,k=4096{scaling}")).1;
+        let stages = 3 * (24 + 128) * 128 + 2 * 8 * 2 * 128;
+        assert_eq!(launch("").dynamic_smem, Bytes(stages + 1024));
+        assert_eq!(launch(",scale_block=128").dynamic_smem, Bytes(stages + 1024));
+        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4 };
+        assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 2)) + 8 bytes");
+        let names =
+            |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "SCALING").to_owned();
+        assert_eq!(["", ",scale_block=1", ",scale_block=128"].map(names), ["Tensor", "RowColumn", "Block"]);
+    }
+
+    #[test]
+    fn the_programs_that_share_a_tile_are_one_cluster() {
+        let launch = program(&Config { split_k: Some(4), ..config() }, "m=20,n=300,k=4096").1;
+        assert_eq!((launch.grid, launch.cluster), ([4 * 3, 1, 1], 4));
+        assert_eq!(launch.dynamic_smem, Bytes(3 * (24 + 128) * 128 + 1024 + 24 * 128 * 4));
+    }
+
+    #[test]
+    fn illegal_configs_are_rejected_with_their_values() {
+        let blocks = |sizes: [u32; 3]| Config { block_sizes: sizes.to_vec(), ..config() };
+        let persistent = Some(PidType::PersistentBlocked);
+        let cases = [
+            (blocks([72, 128, 128]), "72 along m"),
+            (blocks([208, 64, 128]), "208 along m"),
+            (blocks([16, 96, 128]), "96 along n"),
+            (blocks([16, 128, 64]), "64 along k"),
+            (blocks([144, 128, 128]), "256 registers"),
+            (Config { num_warps: Some(8), block_sizes: vec![16, 512, 128], ..config() }, "512 along n"),
+            (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
+            (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
+            (Config { num_stages: Some(16), ..config() }, "of shared memory"),
+            (Config { split_k: Some(3), ..config() }, "split_k 3"),
+            (Config { split_k: None, ..config() }, "split_k is missing"),
+            (Config { mma: Some(Mma::MmaSync), ..config() }, "needs mma: wgmma"),
+            (
+                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..config() },
+                "have one tile each",
+            ),
+        ];
+        let (problem, fp8) = (problem("m=512,n=512,k=512"), spec(Family::MatmulFp8));
+        for (config, reason) in cases {
+            let rejection = fp8.launch(&config, &problem, &h200()).unwrap_err();
+            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
+        }
+        for gpu in ["a100", "b200"] {
+            let other = GpuProfile::by_name(gpu).unwrap();
+            let refused = fp8.launch(&config(), &problem, &other).unwrap_err().0;
+            assert!(refused.contains(&format!("{gpu} has no wgmma")) && !refused.contains('\n'), "{refused}");
+        }
+        assert!(fp8.launch(&config(), &problem, &h200()).is_ok() && fp8.launch(&large(), &problem, &h200()).is_ok());
+    }
+
+    /// What a tensor core of Hopper makes of 32 products and the sum so far: each is cut off 13 bits below the leading one of the
+    /// largest, towards zero, and so is their sum.
+    fn narrow_step(sum: f64, terms: &[f64]) -> f64 {
+        let largest = terms.iter().fold(sum.abs(), |largest, term| largest.max(term.abs()));
+        if largest == 0.0 {
+            return 0.0;
+        }
+        let unit = |largest: f64| 2f64.powi(largest.log2().floor() as i32 - 13);
+        let cut = |value: f64, unit: f64| (value / unit).trunc() * unit;
+        let total = terms.iter().chain([&sum]).map(|value| cut(*value, unit(largest))).sum::<f64>();
+        if total == 0.0 { 0.0 } else { cut(total, unit(total.abs())) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Sums of 128 in that precision, added up in f32, stay well within what is allowed; without these additions they do not.
+        #[test]
+        fn the_bound_explains_narrow_sums_that_are_promoted(
+            shape in [1..6u64, 1..40u64, 1..6000u64], scale_block in prop::sample::select(vec!["", ",scale_block=1", ",scale_block=128"]),
+            seed in 0u64..1000, is_awkward in any::<bool>(),
+        ) {
+            let [m, n, k] = shape;
+            let problem = problem(&format!("m={m},n={n},k={k}{scale_block}"));
+            let scaling = super::parts_of(&problem).1;
+            let mut tensors = MATMUL_FP8.tensors(&problem).inputs;
+            if is_awkward {
+                tensors = MATMUL_FP8.awkward(&problem, &tensors).unwrap();
+            }
+            let inputs: Vec<HostTensor> = (seed..).zip(&tensors).map(|(seed, tensor)| fill(tensor, seed)).collect();
+            let reference = MATMUL_FP8.host_reference(&problem, &inputs);
+            let values: Vec<Vec<f64>> = inputs.iter().map(HostTensor::to_f64).collect();
+            let [m, n, k] = shape.map(|extent| extent as usize);
+            let blocks = k.div_ceil(128);
+            for (index, (wanted, allowed)) in reference.values.iter().zip(&reference.allowed).enumerate() {
+                let (row, column) = (index / n, index % n);
+                let terms: Vec<f64> = (0..k).map(|at| values[0][row * k + at] * values[1][column * k + at]).collect();
+                let mut total = 0f32;
+                for (block, terms) in terms.chunks(128).enumerate() {
+                    let part = terms.chunks(32).fold(0.0, narrow_step);
+                    let scale = values[2][scaling.of_row(row, block, m)] * values[3][scaling.of_column(column, block, blocks)];
+                    total += (part * scale) as f32;
+                }
+                let error = (f64::from(total) - wanted).abs();
+                prop_assert!(error <= 0.6 * allowed, "{problem} at {row}, {column}: {error} of {allowed}");
+            }
+        }
+    }
+
+    #[test]
+    fn awkward_inputs_hold_zeros_subnormals_and_the_largest() {
+        let problem = problem("m=16,n=128,k=256,scale_block=128");
+        let tensors = MATMUL_FP8.tensors(&problem).inputs;
+        let tensors = MATMUL_FP8.awkward(&problem, &tensors).unwrap();
+        let HostTensor::Fp8(b) = fill(&tensors[1], 3) else { panic!("B is of E4M3") };
+        let met = |codes: std::ops::Range<u8>| b.iter().filter(|code| codes.contains(&(*code & 0x7f))).count();
+        assert!(met(0..1) > 10 && met(1..8) > 10 && met(0x7e..0x7f) > 10, "zeros, subnormals and 448");
+        assert_eq!(met(0x7f..0x80), 0, "no NaN");
+        let scales = fill(&TensorSpec { shape: vec![64, 64], ..tensors[2].clone() }, 3).to_f64();
+        assert!(scales.contains(&0.0) && scales.contains(&2f64.powi(40)), "{scales:?}");
     }
 }
