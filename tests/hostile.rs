@@ -10,7 +10,7 @@ use assert_cmd::cargo::CommandCargoExt;
 use common::{folder_with_plan, wait_for};
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::journal;
-use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan;
 use proptest::prelude::*;
 use serde_json::Value;

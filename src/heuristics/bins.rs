@@ -312,15 +312,14 @@ pub(super) mod tests {
         for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
             assert_eq!(fields(family, "m=2,n=2,k=2"), "aspect dtype k_bin m_bin n_bin");
         }
-        let scaled = |shape| {
-            bucket_of(&problem(Family::MatmulFp8, shape, Dtype::Fp8))
-                .into_iter()
-                .map(|(name, label)| name + label.as_str())
+        let scaled = |shape: &str| -> Vec<String> {
+            let bucket = bucket_of(&problem(Family::MatmulFp8, shape, Dtype::Fp8));
+            bucket.into_iter().map(|(name, label)| name + &label).collect()
         };
-        let plain: Vec<String> = scaled("m=2,n=2,k=2").collect();
+        let plain = scaled("m=2,n=2,k=2");
         assert_eq!(plain.join(" "), "aspectbalanced dtypefp8 k_bin<=64 m_bin<=4 n_bin<=64");
         for (scale_block, bin) in [(1, "<=1"), (128, "<=128")] {
-            let with: Vec<String> = scaled(&format!("m=2,n=2,k=2,scale_block={scale_block}")).collect();
+            let with = scaled(&format!("m=2,n=2,k=2,scale_block={scale_block}"));
             let own: Vec<&String> = with.iter().filter(|field| !plain.contains(field)).collect();
             assert_eq!((own, with.len()), (vec![&format!("scale_block_bin{bin}")], plain.len() + 1));
         }
