@@ -107,7 +107,8 @@ using ptx::Major;
 using ptx::u32;
 using ptx::u64;
 using i64 = long long;
-using Weights = decode::WEIGHTS;
+using Element = halves::DTYPE;
+using Weights = decode::WEIGHTS<Element>;
 
 constexpr bool DECODED = Weights::DECODED;
 constexpr bool HELD = TENSOR_WEIGHTS;               // decoded weights go to tensor memory
