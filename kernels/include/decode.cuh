@@ -12,7 +12,7 @@
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
 //   load<ROW_BYTES>          Raw from there, `step` k16 steps further down;
 //   decode                   Raw to fragments b[tile][register] as ptx::mma_m16n8k16 takes them;
-//   decode_rows              eight adjacent columns of one row of bytes to the K_PER_ROW rows of bf16 they stand for.
+//   decode_rows              eight adjacent columns of one row of bytes to the K_PER_ROW rows of Element they stand for.
 // The next group's address is the last one's with its bits xored by 32 * COLUMN_BYTES * group.
 #pragma once
 
@@ -22,7 +22,6 @@
 
 namespace decode {
 
-using ptx::bf16x2;
 using ptx::u32;
 
 // What formats have in registers that have neither scales nor zero points.
@@ -234,11 +233,12 @@ struct Int4 : Packed<Int4<Element>> {
         }
     }
 
-    // The weights themselves, from codes in the low bits of both halves: 128 + (x + 8), with x + 8 in the low mantissa bits
-    // of 128; flipping bit 3 adds the 8.
-    __device__ static bf16x2 pair(u32 codes) {
-        constexpr bf16x2 ONE = 0x3F803F80u, MINUS_136 = 0xC308C308u;
-        return ptx::fma_bf16x2(ptx::and_xor(codes, 0x000F000Fu, 0x43084308u), ONE, MINUS_136);
+    // The weights themselves, from codes in the low bits of both halves: 128 or 1024 + (x + 8), with x + 8 in its last mantissa
+    // bits; flipping bit 3 adds the 8.
+    __device__ static u32 pair(u32 codes) {
+        constexpr u32 LARGE = Element::IS_BF16 ? 0x43084308u : 0x64086408u, ONE = Element::IS_BF16 ? 0x3F803F80u : 0x3C003C00u;
+        constexpr u32 MINUS_LARGE = Element::IS_BF16 ? 0xC308C308u : 0xE408E408u;  // with the 8
+        return Element::fma(ptx::and_xor(codes, 0x000F000Fu, LARGE), ONE, MINUS_LARGE);
     }
 };
 
@@ -352,9 +352,9 @@ struct Fp4 : Packed<Fp4<Element>> {
         }
     }
 
-    __device__ static bf16x2 pair(u32 codes) {
-        using Codes = E2m1Codes<halves::bf16>;
-        return halves::bf16::multiply(Codes::place(codes), Codes::FULL);
+    __device__ static u32 pair(u32 codes) {
+        using Codes = E2m1Codes<Element>;
+        return Element::multiply(Codes::place(codes), Codes::FULL);
     }
 };
 

@@ -1,5 +1,7 @@
 // The two floats of 16 bits that tensor cores multiply, by the kernels' DTYPE: their conversions, their arithmetic in pairs and
 // their product on a warp. Each type has
+//   to_float(bits)    one of memory, exactly;
+//   round(value)      a float rounded to nearest even;
 //   pack(low, high)   two floats rounded to nearest even, the first in the low half;
 //   fma(a, b, c)      a * b + c in both halves, rounded once; multiply(a, b), likewise a * b;
 //   mma_m16n8k16      as ptx::mma_m16n8k16.
@@ -15,6 +17,10 @@ using ptx::u32;
 struct bf16 {
     static constexpr bool IS_BF16 = true;
 
+    __device__ __forceinline__ static float to_float(ptx::u16 bits) { return ptx::to_float(bits); }
+
+    __device__ __forceinline__ static ptx::u16 round(float value) { return ptx::to_bf16(value); }
+
     __device__ __forceinline__ static u32 pack(float low, float high) { return ptx::pack_bf16(low, high); }
 
     __device__ __forceinline__ static u32 fma(u32 a, u32 b, u32 c) { return ptx::fma_bf16x2(a, b, c); }
@@ -29,6 +35,18 @@ struct bf16 {
 
 struct f16 {
     static constexpr bool IS_BF16 = false;
+
+    __device__ __forceinline__ static float to_float(ptx::u16 bits) {
+        float value;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+        return value;
+    }
+
+    __device__ __forceinline__ static ptx::u16 round(float value) {
+        ptx::u16 rounded;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+        return rounded;
+    }
 
     __device__ __forceinline__ static u32 pack(float low, float high) {
         u32 packed;

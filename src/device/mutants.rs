@@ -75,8 +75,10 @@ impl Change {
     pub fn apply(&self, tensor: &mut HostTensor) {
         match tensor {
             HostTensor::Bf16(values) => self.apply_to(values),
+            HostTensor::F16(values) => self.apply_to(values),
             HostTensor::F32(values) => self.apply_to(values),
             HostTensor::I8(values) => self.apply_to(values),
+            HostTensor::U8(values) => self.apply_to(values),
             HostTensor::I16(values) => self.apply_to(values),
         }
     }

@@ -1,7 +1,7 @@
 //! Tensors and their random contents: a counter-based generator, so that the host and a GPU kernel fill a tensor alike.
 
 use crate::model::{Bytes, Family};
-use half::bf16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -36,7 +36,14 @@ pub enum Fill {
         /// One past the largest.
         most: i32,
     },
-    /// The same, but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
+    /// The same, but one in eight is zero and one in eight is two to the power of `most`. For scales.
+    Scales {
+        /// The least exponent of the others.
+        least: i32,
+        /// One past their largest.
+        most: i32,
+    },
+    /// As [`Fill::Wide`], but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
     /// exponent is [`LANDMARK_ABOVE`] more than `most`. Of a sum along such rows each landmark makes up a part that is seen.
     Landmarks {
         /// The least exponent of the other columns.
@@ -92,8 +99,17 @@ impl Fill {
             (keys_and_values @ Self::Uniform { .. }, "attention", _) => keys_and_values,
             (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
             (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
-            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
+            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16, or come near it where they
+            // are summed up in it.
+            (Self::Uniform { magnitude }, _, 0) if inputs[0].element == Element::F16 => {
+                let most = magnitude.log2() as i32;
+                Self::Landmarks { least: most - 10, most }
+            }
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
+            (Self::Uniform { .. }, "matmul_int4_group", _) if inputs[0].element == Element::F16 => {
+                Self::Scales { least: -8, most: 0 }
+            }
+            (Self::Uniform { .. }, "matmul_int4_group", _) => Self::Scales { least: -4, most: 4 },
             (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },
             (Self::Bits, "matmul_int16", _) => Self::Extremes,
             (other, ..) => other,
@@ -114,6 +130,15 @@ impl Fill {
             Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
             Self::Extremes => of(4, [0.0; 2], [0; 2]),
             Self::Landmarks { least, most } => of(5, [least as f32, most as f32], [0; 2]),
+            Self::Scales { least, most } => of(7, [least as f32, most as f32], [0; 2]),
+        }
+    }
+
+    /// The byte at `index`.
+    fn byte(self, seed: u64, index: u64) -> u8 {
+        match self {
+            Self::Whole { least, most } => whole(seed, index, least, most) as u8,
+            _ => (random_bits(seed, index) >> 56) as u8,
         }
     }
 
@@ -136,12 +161,14 @@ impl Fill {
         let word = || random_bits(!seed, row);
         match self {
             Self::Bits | Self::Extremes | Self::Nothing => value,
-            Self::Whole { least, most } => {
-                let values = (i64::from(most) - i64::from(least) + 1) as u64;
-                (i64::from(least) + (random_bits(seed, index) >> 16) as i64 % values as i64) as f32
-            }
+            Self::Whole { least, most } => whole(seed, index, least, most) as f32,
             Self::Uniform { magnitude } => magnitude * value,
             Self::Wide { least, most } => wide(any_of(least, most)),
+            Self::Scales { least, most } => match random_bits(seed, index) % 8 {
+                0 => 0.0,
+                1 => power_of_two(most),
+                _ => wide(any_of(least, most)),
+            },
             Self::Landmarks { least, most } => {
                 let is_landmark = column + 1 == cols || (column + 1) % LANDMARK_SPACING <= 1;
                 wide(if is_landmark { most + LANDMARK_ABOVE } else { any_of(least, most) })
@@ -253,10 +280,14 @@ impl TensorSpec {
 pub enum HostTensor {
     /// bfloat16.
     Bf16(Vec<bf16>),
+    /// IEEE half precision.
+    F16(Vec<f16>),
     /// IEEE single precision.
     F32(Vec<f32>),
     /// Bytes.
     I8(Vec<i8>),
+    /// Unsigned bytes.
+    U8(Vec<u8>),
     /// 16-bit integers.
     I16(Vec<i16>),
 }
@@ -266,8 +297,10 @@ impl HostTensor {
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             Self::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+            Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::U8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
         }
     }
@@ -287,6 +320,12 @@ fn unit(seed: u64, index: u64) -> f32 {
     (random_bits(seed, index) >> 40) as f32 * (2.0 / (1u64 << 24) as f32) - 1.0
 }
 
+/// A whole number from `least` to `most`.
+fn whole(seed: u64, index: u64, least: i32, most: i32) -> i64 {
+    let count = (i64::from(most) - i64::from(least) + 1) as u64;
+    i64::from(least) + ((random_bits(seed, index) >> 16) % count) as i64
+}
+
 /// A random choice for element `index`, from bits that [`unit`] does not use.
 fn choice(seed: u64, index: u64) -> u32 {
     (random_bits(seed, index) >> 8) as u32 & 0xffff
@@ -297,6 +336,12 @@ fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
+/// The nearest in half precision, where what is finite stays finite.
+fn nearest_f16(value: f32) -> f16 {
+    let most = f32::from(f16::MAX);
+    f16::from_f32(if value.is_finite() { value.clamp(-most, most) } else { value })
+}
+
 /// Fills a tensor on the host from stream `seed`.
 pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     let cols = tensor.cols();
@@ -304,8 +349,10 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     let indices = 0..tensor.numel();
     match tensor.element {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
+        Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
-        Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
+        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.byte(seed, index).cast_signed()).collect()),
+        Element::U8 => HostTensor::U8(indices.map(|index| tensor.fill.byte(seed, index)).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),
     }

@@ -124,6 +124,7 @@ impl DescribedFamily {
             name: interned(name),
             dimensions: leaked(self.dims.iter().map(|dim| interned(dim)).collect()),
             dtypes: leaked(dtypes),
+            variants: &[],
             packs_two_weights_a_byte: false,
             sister: None,
             bins: leaked(

@@ -249,6 +249,11 @@ impl Shares {
         let m = log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1);
         let n = log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple });
         let k = log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple });
+        if family == Family::MatmulInt4Group {
+            // Half of them as most weights are shipped; the others each as likely.
+            let group = [128, 128, 128, 64, 32, 0][random.random_range(0..6)];
+            return Shape::of(family, &[m, n, k, group, u64::from(random.random_range(0..3) == 0)]);
+        }
         Shape::of(family, &[m, n, k])
     }
 }

@@ -9,7 +9,7 @@ use super::{Address, Deviation, Device, Fault, Found, LEAST_ALLOWED, Program};
 use crate::families::{self, HostTensor, Reference, TensorSpec};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Micros, Problem};
-use half::bf16;
+use half::{bf16, f16};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -190,43 +190,51 @@ impl Device for Cpu {
 fn poison(output: &mut HostTensor) {
     match output {
         HostTensor::Bf16(values) => values.fill(bf16::from_bits(u16::MAX)),
+        HostTensor::F16(values) => values.fill(f16::from_bits(u16::MAX)),
         HostTensor::F32(values) => values.fill(f32::from_bits(u32::MAX)),
-        HostTensor::I8(_) | HostTensor::I16(_) => {}
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => {}
     }
 }
 
-/// The representable number next to a finite one.
-fn neighbour(value: bf16, upwards: bool) -> bf16 {
+/// The bits of the representable number of 16 bits next to a finite one.
+fn neighbour(bits: u16, upwards: bool) -> u16 {
     const SIGN: u16 = 1 << 15;
-    let bits = value.to_bits();
-    bf16::from_bits(match (bits & !SIGN == 0, bits & SIGN == 0, upwards) {
+    match (bits & !SIGN == 0, bits & SIGN == 0, upwards) {
         (true, _, true) => 1,
         (true, _, false) => SIGN | 1,
         (false, positive, upwards) if positive == upwards => bits + 1,
         _ => bits - 1,
-    })
+    }
 }
 
-/// Compares an output with its reference. NaN for NaN, unless it is the poison, and an infinity for the same infinity are
-/// equal.
+/// Compares an output with its reference. NaN for NaN, unless it is the poison, and an infinity for what is the same infinity once it
+/// is rounded are equal.
 #[allow(clippy::float_cmp)] // infinities are equal or not
 pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
     let values = output.to_f64();
     let is_poison = |index: usize| match output {
         HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
+        HostTensor::F16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
-        HostTensor::I8(_) | HostTensor::I16(_) => false,
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => false,
     };
     let neighbour = |index: usize, upwards: bool| match output {
-        HostTensor::Bf16(values) => neighbour(values[index], upwards).to_f64(),
+        HostTensor::Bf16(values) => bf16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
+        HostTensor::F16(values) => f16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F32(values) if upwards => values[index].next_up().into(),
         HostTensor::F32(values) => values[index].next_down().into(),
-        HostTensor::I8(_) | HostTensor::I16(_) => values[index],
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => values[index],
+    };
+    let rounded = |wanted: f64| match output {
+        HostTensor::Bf16(_) => bf16::from_f64(wanted).to_f64(),
+        HostTensor::F16(_) => f16::from_f64(wanted).to_f64(),
+        HostTensor::F32(_) => (wanted as f32).into(),
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => wanted,
     };
     let (mut squared_difference, mut squared_reference) = (0.0, 0.0);
     let mut outcome = Deviation::default();
     for (index, (value, &wanted)) in values.iter().copied().zip(&reference.values).enumerate() {
-        if !is_poison(index) && (value.is_nan() && wanted.is_nan() || value == wanted && wanted.is_infinite()) {
+        if !is_poison(index) && (value.is_nan() && wanted.is_nan() || value.is_infinite() && rounded(wanted) == value) {
             continue;
         }
         let difference = (value - wanted).abs();

@@ -43,7 +43,9 @@ fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: u
 fn values(tensor: &HostTensor) -> Vec<f64> {
     match tensor {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+        HostTensor::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F32(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::U8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I16(values) => values.iter().copied().map(f64::from).collect(),
     }
