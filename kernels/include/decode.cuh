@@ -373,7 +373,7 @@ struct ScaledFp4 : Packed<ScaledFp4<Element, Byte>> {
             u32 words[(COLUMNS + 3) / 4];
             load_words<COLUMNS>(words, scales);
 #pragma unroll
-            for (int i = 0; i < COLUMNS; ++i) factor[i] = Byte::factor(words[i / 4], i % 4);
+            for (int i = 0; i < COLUMNS; i += 2) Byte::factors(factor[i], factor[i + 1], words[i / 4], i % 4);
         }
     };
 
@@ -395,15 +395,19 @@ struct E4m3Scale {
     static constexpr bool APART = false;
     static constexpr float SCALE = Element::IS_BF16 ? 512 : 128;
 
-    __device__ __forceinline__ static u32 factor(u32 word, int byte) {
-        const u32 twice = ptx::permute_bytes(word, 0, 0x8080 + 0x1111 * byte);  // the byte, its sign all over the one above
+    // Those of a byte and the next.
+    __device__ __forceinline__ static void factors(u32& first, u32& second, u32 word, int byte) {
+        const u32 codes = ptx::permute_bytes(word, 0, 0x9180 + 0x1111 * byte);  // in each half one, its sign all over the byte above
+        u32 both;
         if constexpr (Element::IS_BF16) {
             constexpr u32 TWO_TO_127 = 0x7F007F00u, TWO_TO_110 = 0x76807680u;
-            return Element::multiply(Element::multiply(twice * 16 & 0x87F087F0u, TWO_TO_127), TWO_TO_110);
+            both = Element::multiply(Element::multiply(codes * 16 & 0x87F087F0u, TWO_TO_127), TWO_TO_110);
         } else {
             constexpr u32 TWO_TO_15 = 0x78007800u;
-            return Element::multiply(twice * 128 & 0xBF80BF80u, TWO_TO_15);
+            both = Element::multiply(codes * 128 & 0xBF80BF80u, TWO_TO_15);
         }
+        first = ptx::permute_bytes(both, both, 0x1010);
+        second = ptx::permute_bytes(both, both, 0x3232);
     }
 };
 template <typename Element>
@@ -416,8 +420,12 @@ struct E8m0Scale {
     static constexpr bool APART = !Element::IS_BF16;
     static constexpr float SCALE = Element::IS_BF16 ? 0x1p60f : 1;
 
-    __device__ __forceinline__ static u32 factor(u32 word, int byte) {
-        const u32 code = ptx::permute_bytes(word, 0, 0x4440 + byte);
+    __device__ __forceinline__ static void factors(u32& first, u32& second, u32 word, int byte) {
+        first = factor(ptx::permute_bytes(word, 0, 0x4440 + byte));
+        second = factor(ptx::permute_bytes(word, 0, 0x4441 + byte));
+    }
+
+    __device__ __forceinline__ static u32 factor(u32 code) {
         if constexpr (Element::IS_BF16) {
             constexpr u32 LARGEST = 188, MORE = 66, BOTH = 0x00800080u;  // 2^61; 126 - 60
             return min(code, LARGEST) * BOTH + MORE * BOTH;
