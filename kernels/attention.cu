@@ -1,6 +1,8 @@
 // out = softmax(q kᵀ / sqrt(head_dim)) v, fused: scores live in registers, the softmax is taken online in f32.
 //
 // q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, 16-byte aligned as a whole.
+// Heads of queries that share their keys come as one, see attention_parts.cuh, so that a tile reads them once for all; under
+// a mask, where they are long, each as its own, `sharing` of them to a head of keys.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys. Its queries stay in shared memory; keys and
 // values stream through a ring of NUM_STAGES slots of BLOCK_KV each. Warps share out the queries, 16 or more each; where
 // there are more warps than that, several have the same queries and share out the keys of each slot. Whatever was shared
@@ -17,7 +19,9 @@
 //   workspace    where splits > 1: f32 [splits, batch_heads * q_seq, HEAD_DIM] sums, then [.., 2] maximum and sum
 //   counters     where splits > 1: one a tile of queries; zero before and after
 //   contiguous   see programs.cuh
+//   queries, window, sharing, section   where CAUSAL: see Mask
 //
+//   CAUSAL         see attention_parts.cuh
 //   HEAD_DIM       head_dim rounded up to a multiple of 16, up to 256; the rest is zeros
 //   VECTOR_BYTES   bytes that every row of head_dim elements is aligned to: 2, 4, 8 or 16
 //   BLOCK_Q        queries of a tile, a multiple of 16
@@ -74,9 +78,16 @@ struct Problem {
     unsigned* counters;
     int batch_heads, q_seq, kv_seq, head_dim, splits;
     float scale_log2;
+#if CAUSAL
+    Mask mask;
+#endif
 };
 
+#if CAUSAL
+using Tile = MaskedTileOf<BLOCK_Q, BLOCK_KV>;
+#else
 using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
+#endif
 
 // Starts copying `rows` rows of head_dim elements; zeros fill the tile of ROWS rows of HEAD_DIM. Neighbouring threads take
 // up to 128 bytes of a row.
@@ -198,6 +209,24 @@ __device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
     }
 }
 
+#if CAUSAL
+// Those that the mask hides likewise, of the warp's keys from `key` on and its queries from `first_row` of the tile on.
+__device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key, int lane) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int reach = tile.reach(first_row + m * 16 + half * 8 + lane / 4, key + lane % 4 * 2);
+#pragma unroll
+            for (int n = 0; n < WARP_KEYS / 8; ++n) {
+                if (tile.is_hidden(reach, n * 8)) scores[m][n][2 * half] = -INFINITE;
+                if (tile.is_hidden(reach, n * 8 + 1)) scores[m][n][2 * half + 1] = -INFINITE;
+            }
+        }
+    }
+}
+#endif
+
 // Takes the scores into the maximum of each row and rescales what was accumulated to it.
 __device__ __forceinline__ void raise_maximum(Accumulator& accumulator, const Scores& scores, float scale_log2) {
 #pragma unroll
@@ -278,7 +307,7 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& 
     const auto copy_block = [&] {
         if (copied_key < tile.end_key) {
             const int keys = tile.end_key - copied_key;
-            const long long row = static_cast<long long>(tile.head) * problem.kv_seq + copied_key;
+            const long long row = static_cast<long long>(tile.key_head) * problem.kv_seq + copied_key;
             copy_rows<BLOCK_KV>(copied_slot, problem.k + row * problem.head_dim, keys, problem.head_dim);
             copy_rows<BLOCK_KV>(copied_slot + KV_BYTES, problem.v + row * problem.head_dim, keys, problem.head_dim);
         }
@@ -310,8 +339,13 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& 
 
         Scores scores;
         multiply_queries(scores, queries, slot + key_row);
+#if CAUSAL
+        const int key_of_warp = key + first_key_of_warp;
+        if (tile.hides(key_of_warp, WARP_KEYS)) hide(scores, tile, q_warp * M_TILES * 16, key_of_warp, lane);
+#else
         const int keys_left = tile.end_key - key - first_key_of_warp;
         if (keys_left < WARP_KEYS) mask(scores, keys_left, lane);
+#endif
         raise_maximum(accumulator, scores, problem.scale_log2);
         multiply_values(accumulator, scores, slot + value_row, problem.scale_log2);
         slot = next_slot(slot);
@@ -397,13 +431,25 @@ __device__ __forceinline__ void finish(const Accumulator& accumulator, const Pro
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* workspace, unsigned* counters, int batch_heads,
-          int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous) {
+          int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous
+#if CAUSAL
+          , int queries, int window, int sharing, int section
+#endif
+) {
     extern __shared__ __align__(16) unsigned char shared[];
-    const Problem problem{q, k, v, out, workspace, counters, batch_heads, q_seq, kv_seq, head_dim, splits, scale_log2};
+    const Problem problem{q, k, v, out, workspace, counters, batch_heads, q_seq, kv_seq, head_dim, splits, scale_log2
+#if CAUSAL
+                          , Mask{queries, window, sharing, section, contiguous}
+#endif
+    };
     const int q_tiles = (q_seq + BLOCK_Q - 1) / BLOCK_Q;
     const Tiles tiles = tiles_of_program(q_tiles * splits * batch_heads, contiguous);
     for (int index = tiles.first; index < tiles.end; index += tiles.stride) {
+#if CAUSAL
+        const Tile tile(problem.mask, batch_heads, q_seq, kv_seq, splits, index);
+#else
         const Tile tile(q_seq, kv_seq, splits, index);
+#endif
         Accumulator accumulator;
         attend(accumulator, problem, tile, ptx::shared_address(shared));
         finish(accumulator, problem, tile, shared);

@@ -105,7 +105,8 @@ __device__ long long whole_at(unsigned long long seed, long long index, long lon
 }
 
 // What a fill depends on: the tensor's stream and the length of its rows; a magnitude, or the least exponent and the
-// exponent past the largest; and for queries the rows of a head, and those of its keys.
+// exponent past the largest; and for queries the rows of a head, and those of its keys, and in the upper halves the heads that
+// share their keys, and the keys that a query sees at most where a mask ends them at its own, else 0.
 struct Stream {
     unsigned fill;
     float first, second;
@@ -122,9 +123,19 @@ __device__ float query_at(const Stream& stream, long long row, long long column,
     const unsigned long long word = random_bits(~stream.seed, row);
     const bool looks = row % 2 == 0 || word % 2 == 0;
     if (looks) {
-        const long long any = static_cast<long long>((word >> 16) % static_cast<unsigned long long>(stream.kv_seq));
-        const long long key = row / stream.q_seq * stream.kv_seq + (row % 2 == 0 ? stream.kv_seq - 1 : any);
-        value = unit(stream.seed + 1, key * stream.cols + column);
+        const long long q_seq = stream.q_seq & 0xffffffff, sharing = stream.q_seq >> 32;
+        const long long kv_seq = stream.kv_seq & 0xffffffff, window = stream.kv_seq >> 32;
+        const long long past = row % q_seq + 1 + kv_seq - q_seq;
+        const long long end = window == 0 ? kv_seq : past > 0 ? past : 0;
+        const long long first = window == 0 || end < window ? 0 : end - window;
+        const long long count = end > first ? end - first : 1;
+        long long key = first + static_cast<long long>((word >> 16) % static_cast<unsigned long long>(count));
+        if (row % 2 == 0) {
+            const int edge = window == 0 ? 0 : static_cast<int>(word >> 1) % 4;
+            key = edge == 0 ? end - 1 : edge == 1 ? end : edge == 2 ? first : first - 1;
+            if (key < 0 || key >= kv_seq) key = end > 0 ? end - 1 : 0;
+        }
+        value = unit(stream.seed + 1, (row / q_seq / sharing * kv_seq + key) * stream.cols + column);
     }
     const float factor = (word >> 8) % 8 == 0 ? LOUD : looks ? ATTENTION : 1.0f;
     return factor * stream.first * value;

@@ -6,7 +6,8 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -94,9 +95,8 @@ fn rounded(dtype: &str, value: f64) -> f64 {
 fn words(scale: impl Strategy<Value = u32> + Clone, count: usize) -> Vec<Word> {
     let word = (prop::array::uniform4(scale), prop::array::uniform4(0u8..16), any::<u32>());
     let all = prop::collection::vec(word.prop_map(|(scales, zeros, codes)| Word { scales, zeros, codes }), count);
-    let mut runner = TestRunner::new_with_rng(Config::default(), prop::test_runner::TestRng::deterministic_rng(
-        prop::test_runner::RngAlgorithm::ChaCha,
-    ));
+    let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(Config::default(), random);
     all.new_tree(&mut runner).unwrap().current()
 }
 
@@ -162,7 +162,7 @@ fn mxfp4_is_exact_with_every_scale_that_weights_have() {
 fn formats_without_scales_are_exact() {
     let words = words(Just(0u32), 2000);
     for dtype in ["bf16", "f16"] {
-        check("Fp4", dtype, false, &words, |code, ..| e2m1(code));
-        check("Int4", dtype, false, &words, |code, ..| if code < 8 { f64::from(code) } else { f64::from(code) - 16.0 });
+        check("Fp4", dtype, false, &words, |code, _, _| e2m1(code));
+        check("Int4", dtype, false, &words, |code, _, _| if code < 8 { f64::from(code) } else { f64::from(code) - 16.0 });
     }
 }

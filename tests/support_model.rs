@@ -56,7 +56,9 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         Fill::Uniform { magnitude: 2.0 },
         Fill::Wide { least: -100, most: 100 },
         Fill::Landmarks { least: -12, most: 8 },
-        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9 },
+        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9, sharing: 1, window: 0 },
+        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 5, sharing: 5, window: 5 },
+        Fill::Queries { magnitude: 2.0, q_seq: 35, kv_seq: 50, sharing: 1, window: 9 },
         Fill::Logits { magnitude: 4.0 },
     ];
     let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f32", Element::F32, fill)]);

@@ -102,9 +102,9 @@ impl Change {
 pub fn mutants(problem: &Problem) -> Vec<Mutant> {
     match (problem.family.name(), problem.family.dimensions()) {
         ("attention", _) => {
-            let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
+            let [batch, heads, q_seq, kv_seq, head_dim, kv_heads] = problem.shape.first();
             let rows = batch * heads * q_seq;
-            of_keys([batch * heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
+            of_keys([batch * kv_heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
         }
         (_, ["m", "n", "k"]) => {
             let [m, n, k] = problem.shape.first();

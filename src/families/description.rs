@@ -1,6 +1,6 @@
 //! What fitting a model needs to know of a kernel: which knob tiles which dimension, and little more.
 
-use crate::model::{Dtype, Family, GpuProfile};
+use crate::model::{Dtype, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,9 +66,13 @@ const WIDEST_COPY: u32 = 16;
 const CACHE_LINE: u32 = 128;
 
 impl Description {
-    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality).
-    pub fn of(family: Family, profile: &GpuProfile) -> Self {
-        let described = super::spec(family).description();
+    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality). With
+    /// `variants` that of all its problems, else that of the plain ones.
+    pub fn of(family: Family, profile: &GpuProfile, variants: bool) -> Self {
+        let of_variants = super::spec(family).description_of_variants().filter(|_| variants);
+        let has_variants = of_variants.is_some();
+        let described = of_variants.unwrap_or_else(|| super::spec(family).description());
+        let dims = family.all_dimensions().take(if has_variants { usize::MAX } else { family.dimensions().len() });
         let constants = [
             ("multiprocessors", i64::from(profile.multiprocessors)),
             ("registers_per_multiprocessor", i64::from(profile.registers_per_multiprocessor)),
@@ -77,10 +81,15 @@ impl Description {
             ("threads_per_multiprocessor", i64::from(profile.threads_per_multiprocessor)),
         ];
         Self {
-            dims: texts(family.dimensions()),
+            dims: dims.map(str::to_owned).collect(),
             constants: constants.map(|(name, value)| (name.to_owned(), value)).into(),
             ..described
         }
+    }
+
+    /// A problem's dimensions as these are.
+    pub fn dims_of(&self, problem: &Problem) -> Vec<i64> {
+        problem.shape.extents().iter().take(self.dims.len()).map(|extent| *extent as i64).collect()
     }
 
     /// Whether all operands' rows are aligned for the widest copy.
@@ -322,7 +331,7 @@ mod tests {
     fn a_families_work_is_what_its_spec_says() {
         let h200 = GpuProfile::by_name("h200").unwrap();
         for family in Family::ALL {
-            let description = Description::of(family, &h200);
+            let description = Description::of(family, &h200, false);
             let model = model(&description);
             let dims = [6, 10, 96, 34, 72][..description.dims.len()].to_vec();
             let pairs: Vec<_> = description.dims.iter().map(String::as_str).zip(dims.iter().copied()).collect();
@@ -338,7 +347,7 @@ mod tests {
     #[test]
     fn alignment_is_that_of_every_operands_rows() {
         let h200 = GpuProfile::by_name("h200").unwrap();
-        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200)).is_aligned(dims, "bf16");
+        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200, false)).is_aligned(dims, "bf16");
         assert!(aligned(Family::Matmul, &[3, 4096, 64]) && !aligned(Family::Matmul, &[3, 4100, 64]));
         assert!(aligned(Family::MatmulFp4, &[3, 4096, 64]) && !aligned(Family::MatmulFp4, &[3, 4104, 64]));
         assert!(!aligned(Family::MatmulFp4, &[3, 4096, 66]) && !aligned(Family::RowSoftmax, &[8, 1001]));
@@ -351,7 +360,7 @@ mod tests {
             "num_stages": 4, "num_warps": 4, "pid_type": "flat", "reduction_loops": [null], "split_k": 2});
         let config = ModelConfig { template: config.as_object().cloned().unwrap(), ..ModelConfig::default() };
         for family in Family::ALL {
-            let model = model(&Description::of(family, &h200));
+            let model = model(&Description::of(family, &h200, false));
             let candidates = model.candidates(std::slice::from_ref(&config));
             let dims = [3, 1000, 700, 512, 64][..model.fitted().dims.len()].to_vec();
             let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();

@@ -53,7 +53,8 @@ pub enum Fill {
     },
     /// Queries for uniform keys of the same magnitude, which are the tensor filled from the next seed. Every other row, and half
     /// of those between at random, is [`ATTENTION`] times one key of its head and so has nearly all its weight on it: the
-    /// former on the last key, the latter on any. The rest is uniform. One row in eight is [`LOUD`] times as large as its key
+    /// former on the last key, the latter on any that it sees. Under a mask the former look as often for the first key that they
+    /// see and for those on the other side of either edge, which no weight may come to. The rest is uniform. One row in eight is [`LOUD`] times as large as its key
     /// or the uniform ones, so that its scores lie far beyond what an exponential without its maximum subtracted can hold.
     Queries {
         /// Half the width of the range of keys and uniform rows.
@@ -62,6 +63,10 @@ pub enum Fill {
         q_seq: u64,
         /// Keys of a head.
         kv_seq: u64,
+        /// Heads that share a head of keys.
+        sharing: u64,
+        /// Keys that a query sees at most, where they end with its own; 0 where it sees all.
+        window: u64,
     },
     /// Rows of logits of five kinds in turn: uniform in [-magnitude, magnitude) but for one column that stands out, the last in
     /// every other such row, else any; uniform with half of it -inf; all -inf; uniform with one value in 16 the type's largest
@@ -91,22 +96,17 @@ const HUGE: f32 = 3.389_531_4e38;
 impl Fill {
     /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
     /// finite in bf16.
-    fn awkward(self, family: Family, index: usize, inputs: &[TensorSpec]) -> Self {
+    fn awkward(self, family: Family, index: usize, element: Element) -> Self {
         match (self, family.name(), index) {
-            (Self::Uniform { magnitude }, "attention", 0) => {
-                Self::Queries { magnitude, q_seq: inputs[0].rows(), kv_seq: inputs[1].rows() }
-            }
-            (keys_and_values @ Self::Uniform { .. }, "attention", _) => keys_and_values,
             (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
             (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
-            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16, or come near it where they
-            // are summed up in it.
-            (Self::Uniform { magnitude }, _, 0) if inputs[0].element == Element::F16 => {
+            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16, but where it has the sums.
+            (Self::Uniform { magnitude }, _, 0) if element == Element::F16 => {
                 let most = magnitude.log2() as i32;
                 Self::Landmarks { least: most - 10, most }
             }
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
-            (Self::Uniform { .. }, "matmul_int4_group", _) if inputs[0].element == Element::F16 => {
+            (Self::Uniform { .. }, "matmul_int4_group", _) if element == Element::F16 => {
                 Self::Scales { least: -8, most: 0 }
             }
             (Self::Uniform { .. }, "matmul_int4_group", _) => Self::Scales { least: -4, most: 4 },
@@ -126,7 +126,9 @@ impl Fill {
                 of(6, [0.0; 2], [i64::from(least) as u64, (i64::from(most) - i64::from(least) + 1) as u64])
             }
             Self::Wide { least, most } => of(1, [least as f32, most as f32], [0; 2]),
-            Self::Queries { magnitude, q_seq, kv_seq } => of(2, [magnitude, 0.0], [q_seq, kv_seq]),
+            Self::Queries { magnitude, q_seq, kv_seq, sharing, window } => {
+                of(2, [magnitude, 0.0], [sharing << 32 | q_seq, window << 32 | kv_seq])
+            }
             Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
             Self::Extremes => of(4, [0.0; 2], [0; 2]),
             Self::Landmarks { least, most } => of(5, [least as f32, most as f32], [0; 2]),
@@ -173,15 +175,22 @@ impl Fill {
                 let is_landmark = column + 1 == cols || (column + 1) % LANDMARK_SPACING <= 1;
                 wide(if is_landmark { most + LANDMARK_ABOVE } else { any_of(least, most) })
             }
-            Self::Queries { magnitude, q_seq, kv_seq } => {
+            Self::Queries { magnitude, q_seq, kv_seq, sharing, window } => {
                 let word = word();
+                let end = if window == 0 { kv_seq } else { (row % q_seq + 1 + kv_seq).saturating_sub(q_seq) };
+                let first = if window == 0 { 0 } else { end.saturating_sub(window) };
+                let is_key = |key: &u64| *key < kv_seq;
                 let key = match (row % 2, word % 2) {
-                    (0, _) => Some(kv_seq - 1),
-                    (_, 0) => Some((word >> 16) % kv_seq),
+                    (0, _) => {
+                        let edges = [end.checked_sub(1), Some(end), Some(first), first.checked_sub(1)];
+                        let edge = if window == 0 { 0 } else { (word >> 1) as usize % 4 };
+                        Some(edges[edge].filter(is_key).unwrap_or(end.saturating_sub(1)))
+                    }
+                    (_, 0) => Some(first + (word >> 16) % (end - first).max(1)),
                     _ => None,
                 };
-                let value =
-                    key.map_or(value, |key| unit(seed.wrapping_add(1), (row / q_seq * kv_seq + key) * cols + column));
+                let of_key = |key| unit(seed.wrapping_add(1), (row / q_seq / sharing * kv_seq + key) * cols + column);
+                let value = key.map_or(value, of_key);
                 let factor = match key {
                     _ if (word >> 8) % 8 == 0 => LOUD,
                     Some(_) => ATTENTION,
@@ -212,14 +221,15 @@ pub struct FillParameters {
     pub fill: u32,
     /// A magnitude; or the least exponent and one past the largest.
     pub floats: [f32; 2],
-    /// Rows of a head of this tensor and of the next one.
+    /// Rows of a head of this tensor and of the next one, with what else queries depend on in their upper halves; or the least
+    /// whole number and how many there are.
     pub rows: [u64; 2],
 }
 
 /// The inputs that a problem's kernels are verified with beside those they are timed with.
 pub fn awkward(family: Family, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
     let change = |(index, tensor): (usize, &TensorSpec)| TensorSpec {
-        fill: tensor.fill.awkward(family, index, inputs),
+        fill: tensor.fill.awkward(family, index, tensor.element),
         ..tensor.clone()
     };
     inputs.iter().enumerate().map(change).collect()
@@ -262,11 +272,6 @@ impl TensorSpec {
     /// The length of a row: its last extent.
     pub fn cols(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1)
-    }
-
-    /// Rows of one of its matrices: its last extent but one.
-    fn rows(&self) -> u64 {
-        self.shape.iter().rev().nth(1).copied().unwrap_or(1)
     }
 
     /// Its size in memory.
@@ -441,9 +446,38 @@ mod tests {
     }
 
     #[test]
+    fn masked_queries_look_for_keys_on_either_side_of_both_edges() {
+        let (q_seq, kv_seq, sharing, window) = (64u64, 50u64, 2u64, 20u64);
+        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq, sharing, window };
+        let queries = fill(&tensor(Element::Bf16, [4 * q_seq, 64], queries), 1).to_f64();
+        let keys = fill(&tensor(Element::Bf16, [2 * kv_seq, 64], Fill::Uniform { magnitude: 2.0 }), 2).to_f64();
+        let keys: Vec<&[f64]> = keys.chunks(64).collect();
+        let mut looked_for = [0; 5];
+        for (row, query) in queries.chunks(64).enumerate() {
+            let row = row as u64;
+            let head = (row / q_seq / sharing * kv_seq) as usize;
+            let is_key_of = |key: &&&[f64]| {
+                [ATTENTION, LOUD]
+                    .iter()
+                    .any(|factor| query.iter().zip(**key).all(|(query, value)| *query == value * f64::from(*factor)))
+            };
+            let found = keys[head..head + kv_seq as usize].iter().position(|key| is_key_of(&key));
+            let own = (row % q_seq + kv_seq).checked_sub(q_seq); // the last that it sees
+            assert!(row % 2 == 1 || found.is_some(), "row {row}");
+            let (Some(found), Some(own)) = (found.map(|key| key as u64), own) else { continue };
+            let edges = [Some(own), Some(own + 1), (own + 1).checked_sub(window), own.checked_sub(window)];
+            let edge = edges.iter().position(|edge| *edge == Some(found));
+            let is_seen = found <= own && found + window > own;
+            assert!(edge.is_some() || is_seen, "row {row} looks for {found}, which it does not see, and sees {own}");
+            looked_for[edge.unwrap_or(4)] += 1;
+        }
+        assert!(looked_for.iter().all(|count| *count > 4), "{looked_for:?}");
+    }
+
+    #[test]
     fn every_other_query_looks_for_the_last_key_and_some_are_loud() {
         let (q_seq, kv_seq) = (64, 50);
-        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq };
+        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq, sharing: 1, window: 0 };
         let queries = fill(&tensor(Element::Bf16, [4 * q_seq, 64], queries), 1).to_f64();
         let keys = fill(&tensor(Element::Bf16, [4 * kv_seq, 64], Fill::Uniform { magnitude: 2.0 }), 2).to_f64();
         let keys: Vec<&[f64]> = keys.chunks(64).collect();

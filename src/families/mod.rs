@@ -344,8 +344,13 @@ pub trait FamilySpec: Sync {
     /// Floating-point operations of the problem.
     fn flops(&self, problem: &Problem) -> f64;
 
-    /// The fewest bytes the problem moves: each input read once, the output written once.
+    /// The fewest bytes the problem moves: what of each input it needs read once, the output written once.
     fn bytes(&self, problem: &Problem) -> Bytes {
+        self.tensor_bytes(problem)
+    }
+
+    /// The bytes of all its tensors.
+    fn tensor_bytes(&self, problem: &Problem) -> Bytes {
         let tensors = self.tensors(problem);
         let all = tensors.inputs.iter().chain(&tensors.outputs);
         Bytes(all.fold(0, |bytes, tensor| bytes.saturating_add(tensor.bytes().0)))
@@ -353,7 +358,7 @@ pub trait FamilySpec: Sync {
 
     /// Refuses a problem that no device holds, and whose sizes would overflow.
     fn fits_memory(&self, problem: &Problem) -> Result<(), Rejection> {
-        let needs = self.bytes(problem);
+        let needs = self.tensor_bytes(problem);
         require!(needs <= MOST_MEMORY, "the tensors need {needs}, more than {MOST_MEMORY}");
         Ok(())
     }
@@ -364,13 +369,18 @@ pub trait FamilySpec: Sync {
     /// What a model of its times needs to know, but for the dimensions, the GPU and where configs may run.
     fn description(&self) -> Description;
 
+    /// The same where some problems have variants, of a family that has any.
+    fn description_of_variants(&self) -> Option<Description> {
+        None
+    }
+
     /// The names of the knobs that are its own, in an order that stays.
     fn own_knobs(&self) -> &'static [&'static str] {
         &[]
     }
 
     /// The inputs that kernels are verified with beside those they are timed with, if there are any.
-    fn awkward(&self, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+    fn awkward(&self, _problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
         Some(awkward(self.family(), inputs))
     }
 
@@ -378,7 +388,7 @@ pub trait FamilySpec: Sync {
     fn task(&self, problem: &Problem) -> Task {
         let Tensors { inputs, outputs } = self.tensors(problem);
         let wanted = outputs.iter().map(|_| Wanted { file: None, tolerance: None }).collect();
-        let awkward = self.awkward(&inputs);
+        let awkward = self.awkward(problem, &inputs);
         Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem) }
     }
 

@@ -37,6 +37,7 @@ use super::fitted::{FittedModel, MODEL_FORM, MeasuredProblem, ModelConfig};
 use super::scope::Scope;
 use super::steps::MISSING;
 use crate::error::{Context, Error, Result};
+use crate::model::Family;
 use serde_json::Value;
 
 /// A leaf of so much is a factor e in time.
@@ -246,6 +247,12 @@ impl Model {
     /// The model as the document holds it.
     pub fn fitted(&self) -> &FittedModel {
         &self.fitted
+    }
+
+    /// Whether it knows variants of its family's problems, and not the plain ones alone.
+    pub(super) fn knows_variants(&self) -> bool {
+        let names: Vec<&str> = self.fitted.dims.iter().map(String::as_str).collect();
+        Family::of_dimensions(&names).is_some_and(|family| names.len() > family.dimensions().len())
     }
 
     /// The configs it may choose from.

@@ -115,8 +115,14 @@ static MATMUL: FamilyProfile = FamilyProfile::product("matmul", "matmul_int16", 
 static MATMUL_INT4: FamilyProfile = FamilyProfile::product("matmul_int4", "matmul_fp4", true);
 static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "matmul", false);
 static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
-static ATTENTION: FamilyProfile =
-    FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
+static ATTENTION: FamilyProfile = FamilyProfile {
+    variants: &[
+        Variant { name: "kv_heads", plain: Plain::As(1) },
+        Variant { name: "causal", plain: Plain::Nothing },
+        Variant { name: "window", plain: Plain::Nothing },
+    ],
+    ..FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16])
+};
 static ROW_SOFTMAX: FamilyProfile =
     FamilyProfile::shipped("row_softmax", &["rows", "cols"], &[Dtype::Bf16, Dtype::F32]);
 static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], &[Dtype::Bf16, Dtype::F32]);
@@ -146,7 +152,8 @@ impl Family {
     pub const MatmulInt16: Self = Self(&MATMUL_INT16);
     /// C = A·B, B packed E2M1.
     pub const MatmulFp4: Self = Self(&MATMUL_FP4);
-    /// softmax(QKᵀ/√d)V, not causal.
+    /// softmax(QKᵀ/√d)V. Heads of queries may share `kv_heads` heads of keys; with `causal` query i sees the keys up to
+    /// i + kv_seq - q_seq, so that both end together, and of these with `window` that many, its own among them.
     pub const Attention: Self = Self(&ATTENTION);
     /// C = A·B, B packed int4 with a scale in A's type for each `group` of weights along k, or one for all where it is 0; with
     /// `zero_points` unsigned, less a zero point of four bits.

@@ -187,6 +187,9 @@ impl Problem {
         if family == Family::MatmulInt4Group {
             settle_groups(&mut extents)?;
         }
+        if family == Family::Attention {
+            settle_mask(&mut extents)?;
+        }
         if family.packs_two_weights_a_byte()
             && let Some(k) = wanted.iter().position(|name| *name == "k").map(|place| extents[place])
             && k % 2 != 0
@@ -243,6 +246,24 @@ fn settle_groups(extents: &mut [u64]) -> Result<()> {
     }
     if *zero_points > 1 {
         return Err(Error::usage(format!("dimension zero_points = {zero_points}: it is 1, or 0 where weights have none")));
+    }
+    Ok(())
+}
+
+/// Refuses a mask that is none, and takes away one that hides nothing: problems that ask for the same are the same.
+fn settle_mask(extents: &mut [u64]) -> Result<()> {
+    let [_, _, q_seq, kv_seq, _, _, causal, window] = extents else { return Ok(()) };
+    if *causal > 1 {
+        return Err(Error::usage(format!("dimension causal = {causal}: it is 1, or 0 where queries see all keys")));
+    }
+    if *window > 0 && *causal == 0 {
+        return Err(Error::usage(format!("dimension window = {window}: only with causal = 1 is there a window")));
+    }
+    if *window >= *kv_seq {
+        *window = 0;
+    }
+    if *q_seq == 1 && *window == 0 {
+        *causal = 0;
     }
     Ok(())
 }

@@ -193,7 +193,8 @@ mod tests {
             .iter()
             .map(|config| ModelConfig { template: config.to_template(), ..ModelConfig::default() })
             .collect();
-        let dims: Vec<i64> = problem.shape.dimensions().iter().map(|(_, extent)| *extent as i64).collect();
+        let known = model.fitted().dims.len();
+        let dims: Vec<i64> = problem.shape.extents().iter().take(known).map(|extent| *extent as i64).collect();
         let ranked = model.rank(&dims, problem.dtype.name(), &model.candidates(&candidates), usize::MAX);
         let mut times = vec![f64::INFINITY; configs.len()];
         for choice in &ranked {
@@ -264,7 +265,7 @@ mod tests {
     fn the_other_gpus_model_is_asked_with_this_gpus_numbers() {
         let [b200, h200] = ["b200", "h200"].map(|gpu| GpuProfile::by_name(gpu).unwrap());
         let prior = Prior::new(Family::Matmul, &b200);
-        let model = prior.model(&Description::of(Family::Matmul, &b200)).unwrap();
+        let model = prior.model(&Description::of(Family::Matmul, &b200, false)).unwrap();
         let (own, fitted) = (&prior.other.as_ref().unwrap().model, model.fitted());
         assert_eq!(own.constants["multiprocessors"], i64::from(h200.multiprocessors));
         assert_eq!(fitted.constants["multiprocessors"], i64::from(b200.multiprocessors));

@@ -2,7 +2,7 @@
 
 use super::super::knobs::{self, WARP};
 use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
-use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, Split, TILES, TOO_MANY_PARTS, heads_map};
+use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, SHARED_POSITIONS, Split, TILES, TOO_MANY_PARTS, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
 
@@ -96,6 +96,7 @@ pub(super) fn conditions() -> &'static [Condition] {
                 (SMEM, "too little shared memory"),
                 TILES,
                 (PARTIAL_RESULTS, TOO_MANY_PARTS),
+                SHARED_POSITIONS,
             ],
         )
     });
@@ -116,17 +117,17 @@ pub(super) fn build(
 ) -> Result<(KernelSpec, Launch), Rejection> {
     let tiling = Tiling::new(config)?;
     let head = padded_head(sizes.head_dim);
-    let split = Split::new(config, sizes, tiling.block_q);
+    let split = Split::new(config, sizes, tiling.block_q, profile);
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.mask_macro());
     let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
-        heads_map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
-        heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(None, sizes, sizes.q_seq, GROUP_ROWS),
+        heads_map(Some(0), sizes, [split.heads, split.rows], GROUP_ROWS),
+        heads_map(Some(1), sizes, [sizes.key_heads(), sizes.kv_seq], tiling.block_kv),
+        heads_map(Some(2), sizes, [sizes.key_heads(), sizes.kv_seq], tiling.block_kv),
+        heads_map(None, sizes, [split.heads, split.rows], GROUP_ROWS),
     ];
     let threads = tiling.threads();
     Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), maps)))

@@ -363,6 +363,11 @@ impl FamilySpec for Gemm {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
     }
 
+    fn description_of_variants(&self) -> Option<Description> {
+        let scales = " + (2 + zero_points) * ceil_div(k, if(group > 0, group, k)) * n";
+        (self.weights == Weights::Int4Group).then(|| super::description::gemm(1, 2, scales))
+    }
+
     fn description(&self) -> Description {
         let (bytes, packed) = (self.weights.element_bytes(), self.weights.per_element());
         let scales = match self.weights {
