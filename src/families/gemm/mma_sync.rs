@@ -156,7 +156,8 @@ mod tests {
         let macros: Vec<_> = kernel.macros.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
             macros.join(" "),
-            "WEIGHTS=Fp4 BLOCK_M=64 BLOCK_N=128 BLOCK_K=128 NUM_WARPS=4 NUM_STAGES=3 A_VECTOR_BYTES=16 B_VECTOR_BYTES=4"
+            "DTYPE=bf16 WEIGHTS=Fp4 BLOCK_M=64 BLOCK_N=128 BLOCK_K=128 NUM_WARPS=4 NUM_STAGES=3 A_VECTOR_BYTES=16 \
+             B_VECTOR_BYTES=4"
         );
     }
 

@@ -388,17 +388,18 @@ mod tests {
         };
         assert_eq!(
             kernel(Family::Matmul, &bf16([256, 256, 64])),
-            "WEIGHTS=Bf16 BLOCK_M=256 BLOCK_N=256 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=0 BUFFERS=0 SUM_TILES=2 \
+            "DTYPE=bf16 WEIGHTS=Bf16 BLOCK_M=256 BLOCK_N=256 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=0 BUFFERS=0 SUM_TILES=2 \
              TENSOR_WEIGHTS=0"
         );
         assert_eq!(
             kernel(Family::MatmulFp4, &int4([16, 128, 64])),
-            "WEIGHTS=Fp4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=128 NUM_STAGES=3 DECODE_WARPS=10 BUFFERS=3 SUM_TILES=2 \
+            "DTYPE=bf16 WEIGHTS=Fp4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=128 NUM_STAGES=3 DECODE_WARPS=10 BUFFERS=3 SUM_TILES=2 \
              TENSOR_WEIGHTS=0"
         );
         assert_eq!(
             kernel(Family::MatmulInt4, &held([16, 128, 32])),
-            "WEIGHTS=Int4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=8 BUFFERS=3 SUM_TILES=2 TENSOR_WEIGHTS=1"
+            "DTYPE=bf16 WEIGHTS=Int4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=8 BUFFERS=3 SUM_TILES=2 \
+             TENSOR_WEIGHTS=1"
         );
     }
 
