@@ -164,6 +164,11 @@ __device__ float value_at(const Stream& stream, long long index) {
     if (stream.fill == QUERIES) return query_at(stream, row, column, value);
     if (stream.fill == LOGITS) return logit_at(stream, row, column, value, choice);
     const int least = static_cast<int>(stream.first), most = static_cast<int>(stream.second);
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
+    }
     if (stream.fill == LANDMARKS && (column + 1 == stream.cols || (column + 1) % LANDMARK_SPACING <= 1)) {
         return with_exponent(value, most + LANDMARK_ABOVE);
     }

@@ -150,6 +150,9 @@ guided_search_ends_within_a_per_cent_of_the_best! {
     attention: Family::Attention,
     row_softmax: Family::RowSoftmax,
     elementwise: Family::Elementwise,
+    matmul_int4_group: Family::MatmulInt4Group,
+    matmul_nvfp4: Family::MatmulNvfp4,
+    matmul_mxfp4: Family::MatmulMxfp4,
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::table::{Row, Table};
 use crate::families;
 use crate::heuristics::{Bucket, bucket_of, class_groups, group_of};
 use crate::model::{Config, Dtype, Family, GpuProfile, Problem};
-use crate::plan::{Limits, Purpose, draw};
+use crate::plan::{Limits, Purpose, draw_plain, draw_variants};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Problems that are drawn of a family's domain, in each of its types.
@@ -102,8 +102,11 @@ impl Places {
         if let Some(known) = known.filter(|known| known.configs.iter().any(Option::is_some)) {
             let measured: Vec<Problem> = table.rows.iter().filter_map(|row| row.facts.problem).collect();
             let dtypes: BTreeSet<Dtype> = measured.iter().map(|problem| problem.dtype).collect();
-            let drawn: Vec<Problem> = draw(known.family, Purpose::Plan, SEED, Limits::GPU, [])
+            let has_variants = measured.iter().any(|problem| !problem.shape.is_plain());
+            let variants = draw_variants(known.family, Purpose::Plan, SEED, Limits::GPU, []);
+            let drawn: Vec<Problem> = draw_plain(known.family, Purpose::Plan, SEED, Limits::GPU, [])
                 .take(DRAWS)
+                .chain(variants.take(if has_variants { DRAWS } else { 0 }))
                 .flat_map(|drawn| dtypes.iter().map(move |dtype| Problem { dtype: *dtype, ..drawn.problem }))
                 .collect();
             for (problems, most) in [(measured, usize::MAX), (drawn, MOST_OF_A_PLACE)] {

@@ -75,8 +75,10 @@ impl Change {
     pub fn apply(&self, tensor: &mut HostTensor) {
         match tensor {
             HostTensor::Bf16(values) => self.apply_to(values),
+            HostTensor::F16(values) => self.apply_to(values),
             HostTensor::F32(values) => self.apply_to(values),
             HostTensor::I8(values) => self.apply_to(values),
+            HostTensor::U8(values) => self.apply_to(values),
             HostTensor::I16(values) => self.apply_to(values),
             HostTensor::Fp8(codes) => self.apply_to(codes),
         }
@@ -101,9 +103,9 @@ impl Change {
 pub fn mutants(problem: &Problem) -> Vec<Mutant> {
     match (problem.family.name(), problem.family.dimensions()) {
         ("attention", _) => {
-            let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
+            let [batch, heads, q_seq, kv_seq, head_dim, kv_heads] = problem.shape.first();
             let rows = batch * heads * q_seq;
-            of_keys([batch * heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
+            of_keys([batch * kv_heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
         }
         (_, ["m", "n", "k"]) => {
             let [m, n, k] = problem.shape.first();

@@ -2,7 +2,7 @@
 
 use crate::model::{Dtype, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A kernel, described for a model of its times. All texts but names are expressions of
 /// [`heuristics`](crate::heuristics::EXPRESSION_FUNCTIONS), over the dimensions, `dtype_bytes`, the constants and knobs.
@@ -133,7 +133,8 @@ impl Description {
     /// What a model looks at, apart from the knobs.
     pub fn all_features(&self) -> Vec<String> {
         let mut all = self.dims.clone();
-        if self.dtypes.len() > 1 {
+        // Types of as many bytes take as long.
+        if self.dtypes.values().collect::<BTreeSet<_>>().len() > 1 {
             all.push("dtype_bytes".to_owned());
         }
         all.push("floor_ns".to_owned());
@@ -185,8 +186,9 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
     dtypes.iter().map(|dtype| (dtype.name().to_owned(), dtype.size_bytes() as i64)).collect()
 }
 
-/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
-pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
+/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k, and their scales as many bytes as
+/// an expression says.
+pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
     // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
     let copies = |tile: &str, row: &str| {
@@ -196,7 +198,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
     let a_copies = copies("2 * tile_m * step_k", "2 * k");
     let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), &format!("{weight_bytes} * n"));
     Description {
-        dtypes: dtypes(&[Dtype::Bf16]),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
         knobs: texts(&[
             "block_sizes",
             "l2_groupings",
@@ -207,7 +209,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "pid_type",
             "split_k",
         ]),
-        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n"),
+        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n{scales}"),
         flops: "2 * m * n * k".to_owned(),
         rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
         tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),

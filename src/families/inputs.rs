@@ -1,7 +1,7 @@
 //! Tensors and their random contents: a counter-based generator, so that the host and a GPU kernel fill a tensor alike.
 
 use crate::model::{Bytes, Family};
-use half::bf16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -96,12 +96,20 @@ const HUGE: f32 = 3.389_531_4e38;
 impl Fill {
     /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
     /// finite in bf16.
-    fn awkward(self, family: Family, index: usize) -> Self {
+    fn awkward(self, family: Family, index: usize, element: Element) -> Self {
         match (self, family.name(), index) {
             (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
             (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
-            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
+            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16, but where it has the sums.
+            (Self::Uniform { magnitude }, _, 0) if element == Element::F16 => {
+                let most = magnitude.log2() as i32;
+                Self::Landmarks { least: most - 10, most }
+            }
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
+            (Self::Uniform { .. }, "matmul_int4_group", _) if element == Element::F16 => {
+                Self::Scales { least: -8, most: 0 }
+            }
+            (Self::Uniform { .. }, "matmul_int4_group", _) => Self::Scales { least: -4, most: 4 },
             (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },
             (Self::Bits, "matmul_int16", _) => Self::Extremes,
             (other, ..) => other,
@@ -128,6 +136,14 @@ impl Fill {
         }
     }
 
+    /// The byte at `index`.
+    fn byte(self, seed: u64, index: u64) -> u8 {
+        match self {
+            Self::Whole { least, most } => whole(seed, index, least, most) as u8,
+            _ => (random_bits(seed, index) >> 56) as u8,
+        }
+    }
+
     /// The 16-bit integer at `index`.
     fn int16(self, seed: u64, index: u64) -> i16 {
         match choice(seed, index) % 16 {
@@ -147,10 +163,7 @@ impl Fill {
         let word = || random_bits(!seed, row);
         match self {
             Self::Bits | Self::Extremes | Self::Nothing => value,
-            Self::Whole { least, most } => {
-                let values = (i64::from(most) - i64::from(least) + 1) as u64;
-                (i64::from(least) + (random_bits(seed, index) >> 16) as i64 % values as i64) as f32
-            }
+            Self::Whole { least, most } => whole(seed, index, least, most) as f32,
             Self::Uniform { magnitude } => magnitude * value,
             Self::Wide { least, most } => wide(any_of(least, most)),
             Self::Scales { least, most } => match random_bits(seed, index) % 8 {
@@ -216,7 +229,7 @@ pub struct FillParameters {
 /// The inputs that a problem's kernels are verified with beside those they are timed with.
 pub fn awkward(family: Family, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
     let change = |(index, tensor): (usize, &TensorSpec)| TensorSpec {
-        fill: tensor.fill.awkward(family, index),
+        fill: tensor.fill.awkward(family, index, tensor.element),
         ..tensor.clone()
     };
     inputs.iter().enumerate().map(change).collect()
@@ -272,10 +285,14 @@ impl TensorSpec {
 pub enum HostTensor {
     /// bfloat16.
     Bf16(Vec<bf16>),
+    /// IEEE half precision.
+    F16(Vec<f16>),
     /// IEEE single precision.
     F32(Vec<f32>),
     /// Bytes.
     I8(Vec<i8>),
+    /// Unsigned bytes.
+    U8(Vec<u8>),
     /// 16-bit integers.
     I16(Vec<i16>),
     /// The codes of E4M3 numbers.
@@ -287,8 +304,10 @@ impl HostTensor {
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
             Self::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+            Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::U8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
             Self::Fp8(codes) => codes.iter().map(|code| decode_e4m3(*code).into()).collect(),
         }
@@ -330,6 +349,12 @@ fn unit(seed: u64, index: u64) -> f32 {
     (random_bits(seed, index) >> 40) as f32 * (2.0 / (1u64 << 24) as f32) - 1.0
 }
 
+/// A whole number from `least` to `most`.
+fn whole(seed: u64, index: u64, least: i32, most: i32) -> i64 {
+    let count = (i64::from(most) - i64::from(least) + 1) as u64;
+    i64::from(least) + ((random_bits(seed, index) >> 16) % count) as i64
+}
+
 /// A random choice for element `index`, from bits that [`unit`] does not use.
 fn choice(seed: u64, index: u64) -> u32 {
     (random_bits(seed, index) >> 8) as u32 & 0xffff
@@ -340,6 +365,12 @@ fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
+/// The nearest in half precision, where what is finite stays finite.
+fn nearest_f16(value: f32) -> f16 {
+    let most = f32::from(f16::MAX);
+    f16::from_f32(if value.is_finite() { value.clamp(-most, most) } else { value })
+}
+
 /// Fills a tensor on the host from stream `seed`.
 pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     let cols = tensor.cols();
@@ -347,9 +378,11 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
     let indices = 0..tensor.numel();
     match tensor.element {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
+        Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
         Element::Fp8 => HostTensor::Fp8(indices.map(|index| encode_e4m3(float(index))).collect()),
-        Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
+        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.byte(seed, index).cast_signed()).collect()),
+        Element::U8 => HostTensor::U8(indices.map(|index| tensor.fill.byte(seed, index)).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),
     }

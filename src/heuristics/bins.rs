@@ -14,7 +14,16 @@ impl Kind {
     /// The fields of its buckets.
     fn fields(self) -> &'static [Field] {
         match self {
-            Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N, Field::SCALE_BLOCK],
+            Self::Gemm => &[
+                Field::ASPECT,
+                Field::DTYPE,
+                Field::GROUP,
+                Field::K,
+                Field::M,
+                Field::N,
+                Field::SCALE_BLOCK,
+                Field::ZERO_POINTS,
+            ],
             Self::Attention => &[
                 Field::BATCH_HEADS,
                 Field::CAUSAL,
@@ -75,16 +84,30 @@ impl PackedBucket {
         let typed = Self::EMPTY.with(&Field::DTYPE, dtype as u64);
         match kind {
             Kind::Gemm => {
-                let (m, n, k) = match *extents {
-                    Extents::Gemm { m, n, k } | Extents::ScaledGemm { m, n, k, .. } => (m, n, k),
-                    _ => (None, None, None),
+                let (m, n, k, sharing) = match *extents {
+                    Extents::Gemm { m, n, k, sharing } => (m, n, k, sharing),
+                    _ => (None, None, None, None),
                 };
                 let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
-                let packed = typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n);
-                match *extents {
-                    Extents::ScaledGemm { scale_block, .. } => packed.with_bin(&Field::SCALE_BLOCK, Some(scale_block)),
-                    _ => packed,
+                let mut packed = typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n);
+                if let Some(sharing) = sharing {
+                    let group = match sharing.group {
+                        0 => "one",
+                        32 => "32",
+                        64 => "64",
+                        _ => "128",
+                    };
+                    // The plain group has no label.
+                    let group = Field::GROUP.labels.iter().position(|label| *label == group);
+                    packed = group.map_or(packed, |group| packed.with(&Field::GROUP, group as u64));
+                    if sharing.scale_block > 0 {
+                        packed = packed.with_bin(&Field::SCALE_BLOCK, Some(sharing.scale_block));
+                    }
+                    if sharing.zero_points {
+                        packed = packed.with(&Field::ZERO_POINTS, 0);
+                    }
                 }
+                packed
             }
             Kind::Attention => {
                 let unknown = Extents::attention([None; 5]);
@@ -159,8 +182,7 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let has_optional = matches!(kind, Kind::Attention | Kind::Gemm);
-            let optional = has_optional && Field::OPTIONAL.iter().any(|own| own.position == field.position);
+            let optional = Field::OPTIONAL.iter().any(|own| own.position == field.position);
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }
@@ -277,6 +299,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn variants_have_fields_of_their_own_and_plain_problems_none() {
+        let bucket = |shape: &str| {
+            let shape = format!("batch=2,q_seq=64,kv_seq=64,head_dim=128,{shape}");
+            let bucket = bucket_of(&problem(Family::Attention, &shape, Dtype::Bf16));
+            bucket.into_iter().map(|(name, label)| format!("{name} {label}")).collect::<Vec<_>>().join(", ")
+        };
+        let plain = "batch_heads_bin <=64, dtype fp16_bf16, head_dim_bin <=128, seq_bin <=1024";
+        for shape in ["heads=32", "heads=32,kv_heads=32", "heads=32,causal=0,window=0"] {
+            assert_eq!(bucket(shape), plain, "{shape}");
+        }
+        assert_eq!(
+            bucket("heads=32,kv_heads=8,causal=1,window=33"),
+            "batch_heads_bin <=64, causal yes, dtype fp16_bf16, head_dim_bin <=128, kv_group_bin <=4, seq_bin <=1024, \
+             window_bin <=128"
+        );
+        assert_eq!(bucket("heads=32,causal=1,window=64"), bucket("heads=32,causal=1"), "it sees all keys");
+        for (kv_heads, label) in [(16, "<=2"), (8, "<=4"), (4, "<=8"), (2, "<=16"), (1, ">16")] {
+            let shape = format!("batch=1,heads=32,q_seq=1,kv_seq=64,head_dim=8,kv_heads={kv_heads}");
+            assert_eq!(self::label(Family::Attention, &shape, "kv_group_bin").as_deref(), Some(label));
+        }
+        check_bins(Family::Attention, "window_bin", &[128, 512, 1024, 4096], |window| {
+            format!("batch=1,heads=1,q_seq=9,kv_seq=9000,head_dim=9,causal=1,window={window}")
+        });
+    }
+
+    #[test]
     fn only_unequal_sequences_have_a_kv_bin() {
         let with = |q_seq, kv_seq| format!("batch=2,heads=16,q_seq={q_seq},kv_seq={kv_seq},head_dim=64");
         assert_eq!(label(Family::Attention, &with(2048, 2048), "kv_seq_bin"), None);
@@ -298,7 +346,7 @@ pub(super) mod tests {
     #[test]
     fn aspect_of_what_is_not_positive_is_unknown() {
         for (m, expected) in [(Some(0), "<=4"), (Some(-5), "<=4"), (None, "unknown")] {
-            let extents = Extents::Gemm { m, n: Some(64), k: Some(64) };
+            let extents = Extents::Gemm { m, n: Some(64), k: Some(64), sharing: None };
             let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out(Kind::Gemm);
             assert_eq!(bucket["aspect"], "unknown");
             assert_eq!(bucket["m_bin"], expected);

@@ -92,17 +92,12 @@ impl Terms {
     /// What is wrong with the dimensions, if anything is. Allocates nothing.
     pub(super) fn fault(self, extents: &Extents) -> Option<Fault> {
         match (self.kind, *extents) {
-            (Kind::Gemm, Extents::ScaledGemm { scale_block: scale_block @ ..=0, .. }) => {
-                Some(Fault::NotPositive("scale_block", scale_block))
-            }
-            (Kind::Gemm, Extents::Gemm { m, n, k } | Extents::ScaledGemm { m, n, k, .. }) => {
-                check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
-                    if self.packs_two_weights && k % 2 != 0 {
-                        return Some(Fault::OddK(k));
-                    }
-                    uncountable([&[m, k], &[k, n], &[m, n]])
-                })
-            }
+            (Kind::Gemm, Extents::Gemm { m, n, k, .. }) => check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
+                if self.packs_two_weights && k % 2 != 0 {
+                    return Some(Fault::OddK(k));
+                }
+                uncountable([&[m, k], &[k, n], &[m, n]])
+            }),
             // Variants are there where they were asked for, and then fit: a problem or the arguments told them.
             (Kind::Attention, Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, .. }) => {
                 let named =

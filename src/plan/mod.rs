@@ -6,7 +6,7 @@ mod problem;
 mod read;
 mod space;
 
-pub use domain::{Alignment, Limits, Purpose, draw};
+pub use domain::{Alignment, Limits, Purpose, draw, draw_plain, draw_variants};
 pub use problem::PlannedProblem;
 pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;

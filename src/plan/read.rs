@@ -49,6 +49,9 @@ struct RawProblem {
 #[serde(deny_unknown_fields)]
 struct RawRandom {
     problems: usize,
+    /// Of a family that has some, beside these.
+    #[serde(default)]
+    variants: usize,
     seed: u64,
 }
 
@@ -171,12 +174,18 @@ pub(super) fn parse(family: Family, text: &str, name: &str) -> Result<Contents> 
     let raw: RawPlan = source.parse()?;
     let mut problems = source.problems(family, &raw.problem)?;
     if let Some(random) = raw.random {
-        let (at, RawRandom { problems: count, seed }) = (random.span().start, *random.get_ref());
-        if count > MOST_RANDOM_PROBLEMS {
-            return Err(source.error(at, format!("random problems = {count}: more than {MOST_RANDOM_PROBLEMS}")));
+        let (at, RawRandom { problems: count, variants, seed }) = (random.span().start, *random.get_ref());
+        for (name, count) in [("problems", count), ("variants", variants)] {
+            if count > MOST_RANDOM_PROBLEMS {
+                return Err(source.error(at, format!("random {name} = {count}: more than {MOST_RANDOM_PROBLEMS}")));
+            }
+        }
+        if variants > 0 && family.variants().is_empty() {
+            return Err(source.error(at, format!("random variants = {variants}: {family} has none")));
         }
         let written: Vec<Problem> = problems.iter().map(|planned| planned.problem).collect();
-        problems.extend(domain::draw(family, Purpose::Plan, seed, Limits::GPU, written).take(count));
+        problems.extend(domain::draw_plain(family, Purpose::Plan, seed, Limits::GPU, written.clone()).take(count));
+        problems.extend(domain::draw_variants(family, Purpose::Plan, seed, Limits::GPU, written).take(variants));
     }
     let spaces = raw
         .space

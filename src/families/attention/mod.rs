@@ -455,6 +455,74 @@ mod tests {
         built(config, problem).unwrap_err().0
     }
 
+    fn variant(text: &str) -> Problem {
+        Problem::parse(Family::Attention, text, Dtype::Bf16).unwrap()
+    }
+
+    #[test]
+    fn heads_that_share_keys_are_one_to_a_tile_unless_a_mask_keeps_them_apart() {
+        let launch = |shape: &str, block_q| built(&config(block_q, 64, 4), &variant(shape)).unwrap();
+        let i32s = |launch: &Launch| {
+            let of = |arg: &Arg| if let Arg::I32(value) = arg { Some(*value) } else { None };
+            launch.args.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        // Decoding: the four queries of a head of keys are rows of one tile.
+        let (kernel, decode) = launch("batch=2,heads=32,kv_heads=8,q_seq=1,kv_seq=4096,head_dim=128", 16);
+        assert_eq!((decode.grid[0], &i32s(&decode)[..5]), (16, &[16, 4, 4096, 128, 1][..]));
+        assert!(!kernel.to_string().contains("CAUSAL"), "{kernel}");
+        assert_eq!(kernel, launch("batch=2,heads=8,q_seq=4,kv_seq=4096,head_dim=128", 16).0, "no kernel of its own");
+        let (_, prefill) = launch("batch=1,heads=32,kv_heads=8,q_seq=100,kv_seq=100,head_dim=128", 64);
+        assert_eq!((prefill.grid[0], &i32s(&prefill)[..2]), (8 * 7, &[8, 400][..]));
+        // Under a mask long heads are each their own, and four share keys; short ones are rows of one tile.
+        let (kernel, prefill) = launch("batch=1,heads=32,kv_heads=8,q_seq=100,kv_seq=900,head_dim=128,causal=1", 64);
+        assert!(kernel.to_string().contains("-DCAUSAL=1"), "{kernel}");
+        assert_eq!((prefill.grid[0], &i32s(&prefill)[..2]), (32 * 2, &[32, 100][..]));
+        assert_eq!(i32s(&prefill)[6..9], [100, 900, 4]);
+        let drafted = launch("batch=1,heads=32,kv_heads=8,q_seq=5,kv_seq=900,head_dim=128,causal=1,window=64", 64).1;
+        assert_eq!((drafted.grid[0], &i32s(&drafted)[..2], &i32s(&drafted)[6..9]), (8, &[8, 20][..], &[5, 64, 1][..]));
+    }
+
+    /// Pairs, keys and queries, counted one by one, by the functions and by the expressions of the models.
+    #[test]
+    fn work_is_what_the_mask_leaves() {
+        let model = |problem: &Problem| {
+            let h200 = GpuProfile::by_name("h200").unwrap();
+            let description = Description::of(Family::Attention, &h200, true);
+            let work = |text: &str| {
+                let names = super::super::names(Family::Attention);
+                let formula = crate::heuristics::Formula::parse(text, &names).unwrap();
+                formula.value(&super::super::values(&Config::default(), problem, &h200)).unwrap() as u64
+            };
+            [work(&description.flops), work(&description.bytes)]
+        };
+        for (q_seq, kv_seq) in [(1, 1), (1, 9), (5, 5), (7, 3), (3, 7), (40, 40), (64, 100), (100, 64)] {
+            for (causal, window) in [(0, 0), (1, 0), (1, 1), (1, 2), (1, 5), (1, 63), (1, 99), (1, 200)] {
+                for kv_heads in [1, 2, 6] {
+                    let shape = format!(
+                        "batch=2,heads=6,kv_heads={kv_heads},q_seq={q_seq},kv_seq={kv_seq},head_dim=8,causal={causal},window={window}"
+                    );
+                    let problem = variant(&shape);
+                    let is_seen = |query: i64, key: i64| {
+                        let ahead = query + kv_seq - q_seq - key;
+                        causal == 0 || ahead >= 0 && (window == 0 || ahead < window)
+                    };
+                    let seen_by = |query: i64| (0..kv_seq).filter(move |key| is_seen(query, *key));
+                    let pairs: usize = (0..q_seq).map(|query| seen_by(query).count()).sum();
+                    let queries = (0..q_seq).filter(|query| seen_by(*query).count() > 0).count();
+                    let keys = (0..kv_seq).filter(|key| (0..q_seq).any(|query| is_seen(query, *key))).count();
+                    assert_eq!(Attention.flops(&problem), (4 * 12 * 8 * pairs) as f64, "{shape}");
+                    let rows = 12 * (q_seq as usize + queries) + 2 * 2 * kv_heads * keys;
+                    assert_eq!(Attention.bytes(&problem), Bytes(2 * 8 * rows as u64), "{shape}");
+                    assert_eq!(
+                        model(&problem).map(|work| work as f64),
+                        [Attention.flops(&problem), Attention.bytes(&problem).0 as f64],
+                        "{shape}"
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_query_tile_of_every_head_has_a_program() {
         for (q_seq, tiles) in [(1, 1), (64, 1), (65, 2), (4096, 64)] {

@@ -98,6 +98,7 @@ pub(super) fn conditions() -> &'static [Condition] {
                 TILES,
                 PARTIAL_RESULTS,
                 SHARED_POSITIONS,
+                ("causal == 0", "this kernel has no mask"),
             ],
         )
     });

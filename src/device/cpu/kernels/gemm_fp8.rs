@@ -6,6 +6,7 @@ use super::gemm::{Block, blocks_of};
 use super::panel::{LANES, Panel, ROWS, Sums};
 use crate::families::{HostTensor, decode_e4m3};
 use crate::model::{Config, Problem};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
@@ -76,7 +77,7 @@ impl<S: Fn(usize, usize) -> usize> Operand<'_, S> {
 fn compute_block<const R: usize>(
     a: &Operand<impl Fn(usize, usize) -> usize>,
     b: &Operand<impl Fn(usize, usize) -> usize>,
-    block: Block<'_>,
+    block: Block<'_, bf16>,
     block_k: usize,
 ) {
     let (height, width) = (block.rows.len(), block.rows.first().map_or(0, |row| row.len()));

@@ -14,7 +14,7 @@ mod tests;
 use crate::error::{Error, Result};
 use crate::families::HostTensor;
 use crate::model::{Config, Problem};
-use half::bf16;
+use half::{bf16, f16};
 use rayon::ThreadPool;
 
 /// The kernels' source text: what a measurement's kernel hash is taken over, so that a changed kernel is measured anew.
@@ -77,6 +77,15 @@ impl Float for f32 {
     }
     fn store(value: f32) -> Self {
         value
+    }
+}
+
+impl Float for f16 {
+    fn load(self) -> f32 {
+        self.to_f32()
+    }
+    fn store(value: f32) -> Self {
+        Self::from_f32(value)
     }
 }
 

@@ -12,8 +12,7 @@ use proptest::prelude::*;
 const MATRIX_PRODUCTS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
 
 fn problem(family: Family, dimensions: &[usize], dtype: Dtype) -> Problem {
-    let pairs: Vec<_> =
-        family.dimensions().iter().zip(dimensions).map(|(name, value)| (*name, *value as i64)).collect();
+    let pairs: Vec<_> = family.all_dimensions().zip(dimensions).map(|(name, value)| (name, *value as i64)).collect();
     Problem::new(family, &pairs, dtype).unwrap()
 }
 
@@ -43,7 +42,9 @@ fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: u
 fn values(tensor: &HostTensor) -> Vec<f64> {
     match tensor {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+        HostTensor::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F32(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::U8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I16(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::Fp8(codes) => codes.iter().map(|code| e4m3(*code)).collect(),
@@ -166,6 +167,66 @@ fn check_softmax(cols: usize, x: HostTensor, dtype: Dtype, step: Option<u32>, bl
     assert_close(&output, &expected, dtype, 1.0);
 }
 
+/// softmax(QKᵀ/√d)V in plain f64 loops, where query i sees the keys j with i + kv_seq - q_seq - window < j <= i + kv_seq - q_seq.
+fn attention(problem: &Problem, [q, k, v]: [&[f64]; 3]) -> Vec<f64> {
+    let [_, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window] =
+        problem.shape.first::<8>().map(|extent| extent as usize);
+    let mut expected = Vec::new();
+    for (row, q) in q.chunks(head_dim).enumerate() {
+        let (head, own) = (row / q_seq, (row % q_seq + kv_seq) as i64 - q_seq as i64);
+        let first = (head / heads * kv_heads + head % heads / (heads / kv_heads)) * kv_seq;
+        let is_seen = |key: &usize| {
+            let ahead = own - *key as i64;
+            causal == 0 || ahead >= 0 && (window == 0 || ahead < window as i64)
+        };
+        let seen: Vec<usize> = (0..kv_seq).filter(is_seen).map(|key| (first + key) * head_dim).collect();
+        let score =
+            |at: &usize| k[*at..][..head_dim].iter().zip(q).map(|(k, q)| k * q).sum::<f64>() / (head_dim as f64).sqrt();
+        let weights = softmax(&seen.iter().map(score).collect::<Vec<_>>());
+        expected.extend(
+            (0..head_dim)
+                .map(|column| -> f64 { weights.iter().zip(&seen).map(|(weight, at)| weight * v[at + column]).sum() }),
+        );
+    }
+    expected
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn attention_of_every_variant_matches_plain_loops(
+        [batch, kv_heads, sharing] in [1..3usize, 1..3usize, 1..5usize],
+        (q_seq, kv_seq) in (1..20usize, 1..40usize),
+        head_dim in 1..33usize,
+        (causal, window) in (0..2usize, 0..24usize),
+        blocks in [1..9u32, 1..24u32],
+        magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        let heads = kv_heads * sharing;
+        let tensors = [(heads * q_seq, 0), (kv_heads * kv_seq, 1), (kv_heads * kv_seq, 2)];
+        let [q, k, v] = tensors.map(|(rows, stream)| floats(batch * rows * head_dim, magnitude, Dtype::Bf16, seed + stream));
+        let extents = [batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, causal * window];
+        let problem = problem(Family::Attention, &extents, Dtype::Bf16);
+        let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
+        let expected = attention(&problem, [&q_values, &k_values, &v_values]);
+        let config = config(&[1, blocks[0], blocks[1]], num_warps);
+        let inputs = [q, k, v];
+        let output = output_of(&problem, &config, &inputs, q_values.len());
+        // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
+        let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
+        assert_close(&output, &expected, Dtype::Bf16, scale);
+
+        // What kernels are compared with says the same.
+        let reference = crate::families::spec(problem.family).host_reference(&problem, &inputs);
+        for (value, expected) in reference.values.iter().zip(&expected) {
+            prop_assert!((value - expected).abs() <= 1e-9 * scale, "{} is {} in the reference", expected, value);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -191,39 +252,6 @@ proptest! {
         seed in 0..1000u64,
     ) {
         check_scaled_product(shape, scale_block, blocks, num_warps, seed);
-    }
-
-    #[test]
-    fn attention_matches_plain_loops(
-        heads in [1..3usize, 1..4usize],
-        (q_seq, kv_seq) in (1..20usize, 1..40usize),
-        head_dim in 1..33usize,
-        blocks in [1..9u32, 1..24u32],
-        magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
-        num_warps in 1..4u32,
-        seed in 0..1000u64,
-    ) {
-        let batch_heads = heads[0] * heads[1];
-        let [q, k, v] = [(q_seq, 0), (kv_seq, 1), (kv_seq, 2)]
-            .map(|(positions, stream)| floats(batch_heads * positions * head_dim, magnitude, Dtype::Bf16, seed + stream));
-        let problem = problem(Family::Attention, &[heads[0], heads[1], q_seq, kv_seq, head_dim], Dtype::Bf16);
-        let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
-        let config = config(&[1, blocks[0], blocks[1]], num_warps);
-        let output = output_of(&problem, &config, &[q, k, v], q_values.len());
-
-        let mut expected = Vec::new();
-        for (position, q) in q_values.chunks(head_dim).enumerate() {
-            let of_head = |values: &[f64]| values[position / q_seq * kv_seq * head_dim..][..kv_seq * head_dim].to_vec();
-            let score = |k: &[f64]| k.iter().zip(q).map(|(k, q)| k * q).sum::<f64>() / (head_dim as f64).sqrt();
-            let weights = softmax(&of_head(&k_values).chunks(head_dim).map(score).collect::<Vec<_>>());
-            let v = of_head(&v_values);
-            expected.extend((0..head_dim).map(|column| -> f64 {
-                weights.iter().zip(v.chunks(head_dim)).map(|(weight, v)| weight * v[column]).sum()
-            }));
-        }
-        // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
-        let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
-        assert_close(&output, &expected, Dtype::Bf16, scale);
     }
 
     #[test]
