@@ -343,7 +343,7 @@ mod tests {
     }
 
     /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
-    const LARGE: [(Family, &str, [u32; 3]); 18] = [
+    const LARGE: [(Family, &str, [u32; 3]); 22] = [
         (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
         (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
