@@ -58,7 +58,7 @@ __device__ long long first_index() { return static_cast<long long>(blockIdx.x) *
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
 // The same as `Fill` of src/families/inputs.rs and its constants.
-enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6 };
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6, SCALES = 7 };
 constexpr long long LANDMARK_SPACING = 64;
 constexpr int LANDMARK_ABOVE = 4;
 constexpr float LOUD = 32.0f, ATTENTION = 2.0f, OUTSTANDING = 4.0f, LARGEST = 3.3895314e38f;
@@ -135,8 +135,18 @@ __device__ float value_at(const Stream& stream, long long index) {
     if (stream.fill == QUERIES) return query_at(stream, row, column, value);
     if (stream.fill == LOGITS) return logit_at(stream, row, column, value, choice);
     const int least = static_cast<int>(stream.first), most = static_cast<int>(stream.second);
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
+    }
     if (stream.fill == LANDMARKS && (column + 1 == stream.cols || (column + 1) % LANDMARK_SPACING <= 1)) {
         return with_exponent(value, most + LANDMARK_ABOVE);
+    }
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
     }
     return with_exponent(value, least + static_cast<int>(choice % static_cast<unsigned>(most - least)));
 }

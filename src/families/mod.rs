@@ -16,7 +16,7 @@ mod work;
 
 pub use callable::{Call, Callable, Language};
 pub use description::Description;
-pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
+pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
@@ -506,6 +506,10 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulInt4 => &gemm::MATMUL_INT4,
         Family::MatmulInt16 => &gemm::MATMUL_INT16,
         Family::MatmulFp4 => &gemm::MATMUL_FP4,
+        Family::MatmulInt4Group => &gemm::MATMUL_INT4_GROUP,
+        Family::MatmulNvfp4 => &gemm::MATMUL_NVFP4,
+        Family::MatmulMxfp4 => &gemm::MATMUL_MXFP4,
+        Family::MatmulFp8 => &gemm::MATMUL_FP8,
         Family::Attention => &attention::Attention,
         Family::RowSoftmax => &row_softmax::RowSoftmax,
         described => manifest::spec(described),

@@ -231,6 +231,18 @@ pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
     plans.into_iter().collect()
 }
 
+/// Those of several plans that have a space for this GPU, and of the others why they are left out, in a line each. Where none has
+/// one all stay: whoever asks for their problems is told.
+pub fn with_a_space(plans: Vec<Plan>, profile: &GpuProfile) -> (Vec<Plan>, Vec<String>) {
+    let has_a_space = |plan: &Plan| !plan.spaces(profile).is_empty();
+    if !plans.iter().any(has_a_space) {
+        return (plans, Vec::new());
+    }
+    let (with, without): (Vec<Plan>, Vec<Plan>) = plans.into_iter().partition(has_a_space);
+    let why = |plan: &Plan| format!("{} is left out: its plan has no config space for {}", plan.family, profile.name);
+    (with, without.iter().map(why).collect())
+}
+
 #[allow(clippy::unwrap_used)]
 #[cfg(test)]
 mod tests {
