@@ -50,6 +50,7 @@ fn bits(tensor: &HostTensor) -> Vec<u64> {
         HostTensor::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+        HostTensor::U8(values) => values.iter().map(|value| (*value).into()).collect(),
         HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
         HostTensor::Fp8(codes) => codes.iter().map(|code| (*code).into()).collect(),
     }

@@ -463,7 +463,7 @@ impl FamilySpec for Fp8 {
 mod tests {
     use super::{MATMUL_FP8, Scaling, Tiling};
     use crate::families::{
-        Arg, Element, FamilySpec, HostTensor, KernelSpec, Launch, Swizzle, TensorMap, TensorSpec, fill, spec,
+        Arg, Element, FamilySpec, HostTensor, KernelSpec, Launch, Mapped, Swizzle, TensorMap, TensorSpec, fill, spec,
     };
     use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
     use proptest::prelude::*;
