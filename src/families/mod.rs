@@ -18,6 +18,7 @@ pub use callable::{Call, Callable, Language};
 pub use description::Description;
 pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
+pub use manifest::same_code;
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
 

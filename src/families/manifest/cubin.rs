@@ -33,34 +33,70 @@ fn long(data: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u64::from_le_bytes(bytes(data, at)?)).ok()
 }
 
+/// A section of a cubin.
+struct Section<'a> {
+    /// The place of its name in the section of names.
+    name: usize,
+    /// Bytes in memory, of which a section of shared memory has none in the file.
+    size: usize,
+    /// Of a section of code, in its highest byte, the registers of a thread.
+    info: usize,
+    body: &'a [u8],
+}
+
+/// The named sections of a cubin; nothing where it is none.
+fn sections(data: &[u8]) -> Option<Vec<(String, Section<'_>)>> {
+    let is_ours = data.starts_with(b"\x7fELF\x02") && u16::from_le_bytes(bytes(data, 18)?) == MACHINE;
+    if !is_ours {
+        return None;
+    }
+    let first = long(data, 40)?;
+    let [entry_size, count, names] = [58, 60, 62].map(|at| bytes(data, at).map(u16::from_le_bytes));
+    let (entry_size, count, names) = (usize::from(entry_size?), usize::from(count?), usize::from(names?));
+    let section = |index: usize| -> Option<Section<'_>> {
+        let at = first.checked_add(index.checked_mul(entry_size)?)?;
+        let (start, size) = (long(data, at + 24)?, long(data, at + 32)?);
+        let body = data.get(start..start.checked_add(size)?).unwrap_or(&[]);
+        Some(Section { name: word(data, at)?, size, info: word(data, at + 44)?, body })
+    };
+    let all_names = section(names)?.body;
+    let named = (0..count).filter_map(section).map(|section| {
+        let rest = all_names.get(section.name..).unwrap_or(&[]);
+        let name = String::from_utf8_lossy(rest.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+        (name, section)
+    });
+    Some(named.collect())
+}
+
+/// Whether two cubins hold the same machine code, with the same registers, shared memory and constants: whatever else differs, such as
+/// what they are called, what was compiled to them or how many parameters they leave unread, a GPU runs them alike. False where
+/// one is no cubin.
+pub fn same_code(one: &[u8], other: &[u8]) -> bool {
+    let code = |data| -> Option<BTreeMap<String, (usize, usize, Vec<u8>)>> {
+        let is_run = |name: &str| {
+            let is_constant = name.starts_with(".nv.constant") && !name.starts_with(".nv.constant0.");
+            name.starts_with(".text.") || name.starts_with(".nv.shared.") || is_constant
+        };
+        let run = sections(data)?.into_iter().filter(|(name, _)| is_run(name)).map(|(name, section)| {
+            let registers = if name.starts_with(".text.") { section.info >> 24 } else { 0 };
+            (name, (section.size, registers, section.body.to_vec()))
+        });
+        Some(run.collect())
+    };
+    code(one).is_some_and(|one| !one.is_empty() && Some(one) == code(other))
+}
+
 impl Contents {
     /// Reads a cubin; nothing where it is none.
     fn read(data: &[u8]) -> Option<Self> {
-        let is_ours = data.starts_with(b"\x7fELF\x02") && u16::from_le_bytes(bytes(data, 18)?) == MACHINE;
-        if !is_ours {
-            return None;
-        }
-        let flags = word(data, 48)?;
-        let sections = long(data, 40)?;
-        let [entry_size, count, names] = [58, 60, 62].map(|at| bytes(data, at).map(u16::from_le_bytes));
-        let (entry_size, count, names) = (usize::from(entry_size?), usize::from(count?), usize::from(names?));
-        let header = |index: usize| sections.checked_add(index.checked_mul(entry_size)?);
-        let section = |index: usize| -> Option<(usize, &[u8])> {
-            let at = header(index)?;
-            let (start, size) = (long(data, at + 24)?, long(data, at + 32)?);
-            Some((word(data, at)?, data.get(start..start.checked_add(size)?).unwrap_or(&[])))
-        };
-        let (_, all_names) = section(names)?;
-        let mut contents = Self { arch: arch_of(flags, data.get(7..9)?), functions: BTreeMap::new() };
-        for index in 0..count {
-            let Some((name, body)) = section(index) else { continue };
-            let rest = all_names.get(name..).unwrap_or(&[]);
-            let name = String::from_utf8_lossy(rest.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+        let sections = sections(data)?;
+        let mut contents = Self { arch: arch_of(word(data, 48)?, data.get(7..9)?), functions: BTreeMap::new() };
+        for (name, section) in sections {
             if let Some(function) = name.strip_prefix(".text.") {
                 contents.functions.entry(function.to_owned()).or_default();
             }
             if let Some(function) = name.strip_prefix(".nv.info.") {
-                contents.functions.insert(function.to_owned(), parameter_sizes(body));
+                contents.functions.insert(function.to_owned(), parameter_sizes(section.body));
             }
         }
         Some(contents)

@@ -10,6 +10,7 @@ mod raw;
 mod read;
 
 pub(crate) use cubin::parameters;
+pub use cubin::same_code;
 
 use super::legality::{self, Condition, Values, names, values};
 use super::{
