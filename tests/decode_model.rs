@@ -151,7 +151,9 @@ fn mxfp4_is_exact_with_every_scale_that_weights_have() {
     for (dtype, scales) in [("bf16", 67..188u32), ("f16", 104..140)] {
         let mut all: Vec<Word> = scales
             .clone()
-            .flat_map(|scale| [0x7654_3210u32, 0xFEDC_BA98].map(|codes| Word { scales: [scale; 4], zeros: [0; 4], codes }))
+            .flat_map(|scale| {
+                [0x7654_3210u32, 0xFEDC_BA98].map(|codes| Word { scales: [scale; 4], zeros: [0; 4], codes })
+            })
             .collect();
         all.extend(words(scales, 2000));
         check("Mxfp4", dtype, false, &all, |code, bits, _| e2m1(code) * (f64::from(bits) - 127.0).exp2());
@@ -163,6 +165,12 @@ fn formats_without_scales_are_exact() {
     let words = words(Just(0u32), 2000);
     for dtype in ["bf16", "f16"] {
         check("Fp4", dtype, false, &words, |code, _, _| e2m1(code));
-        check("Int4", dtype, false, &words, |code, _, _| if code < 8 { f64::from(code) } else { f64::from(code) - 16.0 });
+        check(
+            "Int4",
+            dtype,
+            false,
+            &words,
+            |code, _, _| if code < 8 { f64::from(code) } else { f64::from(code) - 16.0 },
+        );
     }
 }

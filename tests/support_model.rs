@@ -44,6 +44,7 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
 fn bits(tensor: &HostTensor) -> Vec<u64> {
     match tensor {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        HostTensor::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
         HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
@@ -56,14 +57,19 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         Fill::Uniform { magnitude: 2.0 },
         Fill::Wide { least: -100, most: 100 },
         Fill::Landmarks { least: -12, most: 8 },
+        Fill::Scales { least: -4, most: 4 },
         Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9, sharing: 1, window: 0 },
         Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 5, sharing: 5, window: 5 },
         Fill::Queries { magnitude: 2.0, q_seq: 35, kv_seq: 50, sharing: 1, window: 9 },
         Fill::Logits { magnitude: 4.0 },
     ];
     let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f32", Element::F32, fill)]);
-    let integers =
-        [("i8", Element::I8, Fill::Bits), ("i16", Element::I16, Fill::Bits), ("i16", Element::I16, Fill::Extremes)];
+    let integers = [
+        ("i8", Element::I8, Fill::Bits),
+        ("i8", Element::I8, Fill::Whole { least: 115, most: 130 }),
+        ("i16", Element::I16, Fill::Bits),
+        ("i16", Element::I16, Fill::Extremes),
+    ];
     let mut tensors = Vec::new();
     let mut questions = String::new();
     for (seed, (name, element, fill)) in (77..).zip(floats.chain(integers)) {

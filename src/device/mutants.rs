@@ -78,7 +78,6 @@ impl Change {
             HostTensor::F16(values) => self.apply_to(values),
             HostTensor::F32(values) => self.apply_to(values),
             HostTensor::I8(values) => self.apply_to(values),
-            HostTensor::U8(values) => self.apply_to(values),
             HostTensor::I16(values) => self.apply_to(values),
         }
     }

@@ -137,10 +137,10 @@ impl Fill {
     }
 
     /// The byte at `index`.
-    fn byte(self, seed: u64, index: u64) -> u8 {
+    fn int8(self, seed: u64, index: u64) -> i8 {
         match self {
-            Self::Whole { least, most } => whole(seed, index, least, most) as u8,
-            _ => (random_bits(seed, index) >> 56) as u8,
+            Self::Whole { least, most } => whole(seed, index, least, most) as i8,
+            _ => (random_bits(seed, index) >> 56) as i8,
         }
     }
 
@@ -291,8 +291,6 @@ pub enum HostTensor {
     F32(Vec<f32>),
     /// Bytes.
     I8(Vec<i8>),
-    /// Unsigned bytes.
-    U8(Vec<u8>),
     /// 16-bit integers.
     I16(Vec<i16>),
 }
@@ -305,7 +303,6 @@ impl HostTensor {
             Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
-            Self::U8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
         }
     }
@@ -356,8 +353,7 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
         Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
-        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.byte(seed, index).cast_signed()).collect()),
-        Element::U8 => HostTensor::U8(indices.map(|index| tensor.fill.byte(seed, index)).collect()),
+        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.int8(seed, index)).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),
     }

@@ -94,9 +94,7 @@ impl Extents {
             | (Self::Rows { cols: extent, .. }, "cols")
             | (Self::Elements { numel: extent }, "numel") => extent,
             (Self::Gemm { sharing, .. }, "group") => Some(sharing.unwrap_or(Sharing::PLAIN).group),
-            (Self::Gemm { sharing, .. }, "zero_points") => {
-                Some(sharing.unwrap_or(Sharing::PLAIN).zero_points.into())
-            }
+            (Self::Gemm { sharing, .. }, "zero_points") => Some(sharing.unwrap_or(Sharing::PLAIN).zero_points.into()),
             (Self::Own(own, extents), name) => {
                 let place = own.family.dimensions().iter().position(|dimension| *dimension == name)?;
                 Some(extents[place]).filter(|extent| *extent != 0)

@@ -73,8 +73,7 @@ impl Field {
     pub(super) const OPTIONAL: [Self; 6] =
         [Self::CAUSAL, Self::GROUP, Self::KV_GROUP, Self::KV_SEQ, Self::WINDOW, Self::ZERO_POINTS];
     /// Those of them that tell a family's variants.
-    pub(super) const VARIANTS: [Self; 5] =
-        [Self::CAUSAL, Self::GROUP, Self::KV_GROUP, Self::WINDOW, Self::ZERO_POINTS];
+    pub(super) const VARIANTS: [Self; 5] = [Self::CAUSAL, Self::GROUP, Self::KV_GROUP, Self::WINDOW, Self::ZERO_POINTS];
 
     /// The most bounds of a field: with what is past the last and what is unknown, its labels are counted in four bits.
     pub(super) const MOST_BOUNDS: usize = 12;

@@ -245,7 +245,9 @@ fn settle_groups(extents: &mut [u64]) -> Result<()> {
         )));
     }
     if *zero_points > 1 {
-        return Err(Error::usage(format!("dimension zero_points = {zero_points}: it is 1, or 0 where weights have none")));
+        return Err(Error::usage(format!(
+            "dimension zero_points = {zero_points}: it is 1, or 0 where weights have none"
+        )));
     }
     Ok(())
 }

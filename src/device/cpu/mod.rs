@@ -192,7 +192,7 @@ fn poison(output: &mut HostTensor) {
         HostTensor::Bf16(values) => values.fill(bf16::from_bits(u16::MAX)),
         HostTensor::F16(values) => values.fill(f16::from_bits(u16::MAX)),
         HostTensor::F32(values) => values.fill(f32::from_bits(u32::MAX)),
-        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => {}
+        HostTensor::I8(_) | HostTensor::I16(_) => {}
     }
 }
 
@@ -216,20 +216,20 @@ pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
         HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
-        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => false,
+        HostTensor::I8(_) | HostTensor::I16(_) => false,
     };
     let neighbour = |index: usize, upwards: bool| match output {
         HostTensor::Bf16(values) => bf16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F16(values) => f16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F32(values) if upwards => values[index].next_up().into(),
         HostTensor::F32(values) => values[index].next_down().into(),
-        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => values[index],
+        HostTensor::I8(_) | HostTensor::I16(_) => values[index],
     };
     let rounded = |wanted: f64| match output {
         HostTensor::Bf16(_) => bf16::from_f64(wanted).to_f64(),
         HostTensor::F16(_) => f16::from_f64(wanted).to_f64(),
         HostTensor::F32(_) => (wanted as f32).into(),
-        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) => wanted,
+        HostTensor::I8(_) | HostTensor::I16(_) => wanted,
     };
     let (mut squared_difference, mut squared_reference) = (0.0, 0.0);
     let mut outcome = Deviation::default();

@@ -193,18 +193,18 @@ impl Weights {
             (Self::Int4, HostTensor::I8(bytes), []) => nibbles(bytes, signed),
             (Self::Fp4, HostTensor::I8(bytes), []) => nibbles(bytes, e2m1),
             (Self::Int4Group, HostTensor::I8(bytes), [scales]) => scaled(nibbles(bytes, signed), scales.to_f64()),
-            (Self::Int4Group, HostTensor::I8(bytes), [scales, HostTensor::U8(zeros)]) => {
+            (Self::Int4Group, HostTensor::I8(bytes), [scales, HostTensor::I8(zeros)]) => {
                 let codes = nibbles(bytes, |code| code.into());
                 let zeros = of_groups(zeros.iter().map(|zero| f64::from(zero & 15)).collect(), codes.len());
                 scaled(codes.into_iter().zip(zeros).map(|(code, zero)| code - zero).collect(), scales.to_f64())
             }
-            (Self::Nvfp4, HostTensor::I8(bytes), [HostTensor::U8(scales), HostTensor::F32(tensor)]) => {
+            (Self::Nvfp4, HostTensor::I8(bytes), [HostTensor::I8(scales), HostTensor::F32(tensor)]) => {
                 let factor = f64::from(tensor[0]);
-                let scales = scales.iter().map(|code| e4m3(*code) * factor).collect();
+                let scales = scales.iter().map(|code| e4m3(*code as u8) * factor).collect();
                 scaled(nibbles(bytes, e2m1), scales)
             }
-            (Self::Mxfp4, HostTensor::I8(bytes), [HostTensor::U8(scales)]) => {
-                scaled(nibbles(bytes, e2m1), scales.iter().map(|code| e8m0(*code)).collect())
+            (Self::Mxfp4, HostTensor::I8(bytes), [HostTensor::I8(scales)]) => {
+                scaled(nibbles(bytes, e2m1), scales.iter().map(|code| e8m0(*code as u8)).collect())
             }
             _ => unreachable!("B does not hold {self:?} weights"),
         }
@@ -282,7 +282,8 @@ impl Product {
 
     /// The macros that every kernel needs to know what is multiplied.
     fn macros(&self, block_k: u64) -> Vec<(&'static str, String)> {
-        let mut macros = vec![("DTYPE", knobs::c_type(self.dtype)), ("WEIGHTS", self.weights.name(self.dtype).to_string())];
+        let mut macros =
+            vec![("DTYPE", knobs::c_type(self.dtype)), ("WEIGHTS", self.weights.name(self.dtype).to_string())];
         if let Some(groups) = self.groups {
             macros.push(("GROUP", groups.within(block_k).to_string()));
             if self.weights == Weights::Int4Group {
@@ -301,10 +302,10 @@ impl Product {
     ) -> Vec<Arg> {
         let Some(groups) = self.groups else { return Vec::new() };
         let count = groups.count(self.k);
-        let scales = if self.weights == Weights::Int4Group { self.dtype } else { Element::U8 };
+        let scales = if self.weights == Weights::Int4Group { self.dtype } else { Element::I8 };
         vec![
             tensor(2, scales, count),
-            if groups.zero_points { tensor(3, Element::U8, count) } else { Arg::Null },
+            if groups.zero_points { tensor(3, Element::I8, count) } else { Arg::Null },
             if self.weights == Weights::Nvfp4 { Arg::Input(3) } else { Arg::Null },
             Arg::I32(last(groups) as i32),
         ]
@@ -329,17 +330,17 @@ impl Gemm {
             Weights::Int4Group => {
                 tensors.push(tensor("scales", problem.dtype, &[count, n], Fill::Uniform { magnitude: 1.0 }));
                 if groups.is_some_and(|groups| groups.zero_points) {
-                    tensors.push(tensor("zeros", Element::U8, &[count, n], Fill::Whole { least: 0, most: 15 }));
+                    tensors.push(tensor("zeros", Element::I8, &[count, n], Fill::Whole { least: 0, most: 15 }));
                 }
             }
             // Every code but those of negative numbers and NaN, zero and subnormal ones among them.
             Weights::Nvfp4 => {
-                tensors.push(tensor("scales", Element::U8, &[count, n], Fill::Whole { least: 0, most: 126 }));
+                tensors.push(tensor("scales", Element::I8, &[count, n], Fill::Whole { least: 0, most: 126 }));
                 tensors.push(tensor("tensor_scale", Element::F32, &[1], Fill::Wide { least: -12, most: -8 }));
             }
             // 2^-12 to 2^3, so that sums fit f16.
             Weights::Mxfp4 => {
-                tensors.push(tensor("scales", Element::U8, &[count, n], Fill::Whole { least: 115, most: 130 }));
+                tensors.push(tensor("scales", Element::I8, &[count, n], Fill::Whole { least: 115, most: 130 }));
             }
         }
         tensors
@@ -477,8 +478,7 @@ impl FamilySpec for Gemm {
         let [m, n, k] = dimensions(problem);
         let product =
             Product { weights: self.weights, dtype: problem.dtype, groups: self.weights.groups(problem), m, n, k };
-        let mut macros: Vec<_> =
-            product.macros(k).into_iter().filter(|(name, _)| *name != "GROUP").collect();
+        let mut macros: Vec<_> = product.macros(k).into_iter().filter(|(name, _)| *name != "GROUP").collect();
         if product.groups.is_some() {
             macros.push(("GROUPED", "1".to_string()));
         }

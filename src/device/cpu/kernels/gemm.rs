@@ -62,14 +62,16 @@ struct Scales<'a> {
     n: usize,
     group: usize,
     factors: Vec<f32>,
-    zeros: &'a [u8],
+    zeros: &'a [i8],
 }
 
 impl<'a> Scales<'a> {
     /// Those of a problem's weights, if they have any; nothing at all where the tensors are not the family's.
     fn of(problem: &Problem, n: usize, group: usize, tensors: &'a [HostTensor]) -> Option<Option<Self>> {
-        let of_codes = |codes: &[u8], decode: fn(u8) -> f32| codes.iter().map(|code| decode(*code)).collect::<Vec<f32>>();
-        let (group, factors, zeros): (_, Vec<f32>, &[u8]) = match (problem.family.name(), tensors) {
+        let of_codes = |codes: &[i8], decode: fn(u8) -> f32| -> Vec<f32> {
+            codes.iter().map(|code| decode(code.cast_unsigned())).collect()
+        };
+        let (group, factors, zeros): (_, Vec<f32>, &[i8]) = match (problem.family.name(), tensors) {
             ("matmul_int4_group", [scales, zeros @ ..]) => {
                 let factors = match scales {
                     HostTensor::Bf16(scales) => scales.iter().map(|scale| scale.load()).collect(),
@@ -78,15 +80,15 @@ impl<'a> Scales<'a> {
                 };
                 match zeros {
                     [] => (group, factors, &[]),
-                    [HostTensor::U8(zeros)] => (group, factors, zeros),
+                    [HostTensor::I8(zeros)] => (group, factors, zeros),
                     _ => return None,
                 }
             }
-            ("matmul_nvfp4", [HostTensor::U8(scales), HostTensor::F32(tensor)]) => {
+            ("matmul_nvfp4", [HostTensor::I8(scales), HostTensor::F32(tensor)]) => {
                 let factor = *tensor.first()?;
                 (16, of_codes(scales, e4m3).into_iter().map(|scale| scale * factor).collect(), &[])
             }
-            ("matmul_mxfp4", [HostTensor::U8(scales)]) => (32, of_codes(scales, e8m0), &[]),
+            ("matmul_mxfp4", [HostTensor::I8(scales)]) => (32, of_codes(scales, e8m0), &[]),
             (_, []) => return Some(None),
             _ => return None,
         };
