@@ -346,7 +346,7 @@ fn a_query_that_fits_nothing_is_answered_nothing() {
     let heuristics = example();
     let query = |m, n, k, dtype| Query {
         class: "matmul_fp4",
-        extents: Extents::Gemm { m, n, k },
+        extents: Extents::Gemm { m, n, k, sharing: None },
         dtype: DtypeName::parse(dtype).unwrap(),
     };
     let (some, large) = (Some(4096), Some(1 << 40));
