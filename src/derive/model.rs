@@ -30,7 +30,12 @@ pub(super) fn fit(
     let rows: Vec<&Row> = class.table.rows.iter().collect();
     let is_plain = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.shape.is_plain());
     let legality = Legality::new(known.family, known.profile, !rows.iter().all(is_plain), configs.flatten());
-    let description = legality.description();
+    let mut description = legality.description();
+    // Of a type that was never measured a model says nothing: the rules and fallbacks of its like do.
+    description.dtypes.retain(|dtype, _| {
+        let rows = class.table.rows.iter().chain(sister.iter().flat_map(|(table, _)| &table.rows));
+        rows.filter_map(|row| row.facts.problem).any(|problem| problem.dtype.name() == dtype)
+    });
     let mut trials = Trials::default();
     let mut places = BTreeMap::new();
     add(&mut trials, &mut places, &rows, known, (&legality, &description))?;
