@@ -1,6 +1,6 @@
 // out = softmax(q kᵀ / sqrt(head_dim)) v, fused: scores live in registers, the softmax is taken online in f32.
 //
-// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, 16-byte aligned as a whole.
+// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, 16-byte aligned as a whole.
 // Heads of queries that share their keys come as one, see attention_parts.cuh, so that a tile reads them once for all; under
 // a mask, where they are long, each as its own, `sharing` of them to a head of keys.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys. Its queries stay in shared memory; keys and
@@ -21,7 +21,7 @@
 //   contiguous   see programs.cuh
 //   queries, window, sharing, section   where CAUSAL: see Mask
 //
-//   CAUSAL         see attention_parts.cuh
+//   CAUSAL, DTYPE  see attention_parts.cuh
 //   HEAD_DIM       head_dim rounded up to a multiple of 16, up to 256; the rest is zeros
 //   VECTOR_BYTES   bytes that every row of head_dim elements is aligned to: 2, 4, 8 or 16
 //   BLOCK_Q        queries of a tile, a multiple of 16
@@ -72,8 +72,8 @@ static_assert(NUM_WARPS <= 32 && NUM_STAGES >= 2, "at most 32 warps, at least tw
 static_assert(TILE_BYTES <= 227 << 10 && MERGE_BYTES <= 227 << 10, "more shared memory than any GPU gives a program");
 
 struct Problem {
-    const bf16 *q, *k, *v;
-    bf16* out;
+    const u16 *q, *k, *v;
+    u16* out;
     float* workspace;
     unsigned* counters;
     int batch_heads, q_seq, kv_seq, head_dim, splits;
@@ -92,12 +92,12 @@ using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
 // Starts copying `rows` rows of head_dim elements; zeros fill the tile of ROWS rows of HEAD_DIM. Neighbouring threads take
 // up to 128 bytes of a row.
 template <int ROWS>
-__device__ __forceinline__ void copy_rows(unsigned shared, const bf16* global, int rows, int head_dim) {
+__device__ __forceinline__ void copy_rows(unsigned shared, const u16* global, int rows, int head_dim) {
     constexpr int ROW_THREADS = VECTOR_BYTES >= 4 ? 128 / VECTOR_BYTES : 32;
     constexpr int ROWS_AT_ONCE = THREADS / ROW_THREADS;
     const int first_row = threadIdx.x / ROW_THREADS;
     const int first_column = threadIdx.x % ROW_THREADS * WIDTH;
-    const bf16* from = global + static_cast<long long>(first_row) * head_dim + first_column;
+    const u16* from = global + static_cast<long long>(first_row) * head_dim + first_column;
     const unsigned to = shared + first_row * ROW_BYTES + first_column * 2;
 #pragma unroll 4
     for (int row = 0; row < ROWS; row += ROWS_AT_ONCE) {
@@ -108,7 +108,7 @@ __device__ __forceinline__ void copy_rows(unsigned shared, const bf16* global, i
             const bool inside = first_row + row < rows && first_column + column < head_dim;
             const unsigned slot = to + row * ROW_BYTES + column * 2;
             if constexpr (VECTOR_BYTES == 2) {
-                ptx::store_shared(slot, inside ? from[column] : bf16{0});
+                ptx::store_shared(slot, inside ? from[column] : u16{0});
             } else {
                 ptx::cp_async<VECTOR_BYTES>(slot, from + column, inside ? VECTOR_BYTES : 0);
             }
@@ -188,29 +188,15 @@ __device__ __forceinline__ void multiply_queries(Scores& scores, const Queries& 
             ptx::ldmatrix_x4(b, keys + n * 16 * ROW_BYTES + k * 32);
 #pragma unroll
             for (int m = 0; m < M_TILES; ++m) {
-                ptx::mma_m16n8k16(scores[m][2 * n], a[m], {b[0], b[1]});
-                ptx::mma_m16n8k16(scores[m][2 * n + 1], a[m], {b[2], b[3]});
-            }
-        }
-    }
-}
-
-// Scores of keys past the last become -inf. `keys_left`: keys from this warp's first to the end.
-__device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
-#pragma unroll
-    for (int m = 0; m < M_TILES; ++m) {
-#pragma unroll
-        for (int n = 0; n < WARP_KEYS / 8; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (n * 8 + lane % 4 * 2 + i % 2 >= keys_left) scores[m][n][i] = -INFINITE;
+                Half::mma_m16n8k16(scores[m][2 * n], a[m], {b[0], b[1]});
+                Half::mma_m16n8k16(scores[m][2 * n + 1], a[m], {b[2], b[3]});
             }
         }
     }
 }
 
 #if CAUSAL
-// Those that the mask hides likewise, of the warp's keys from `key` on and its queries from `first_row` of the tile on.
+// Scores of keys that the mask hides become -inf, of the warp's keys from `key` on and its queries from `first_row` of the tile on.
 __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key, int lane) {
 #pragma unroll
     for (int m = 0; m < M_TILES; ++m) {
@@ -221,6 +207,20 @@ __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first
             for (int n = 0; n < WARP_KEYS / 8; ++n) {
                 if (tile.is_hidden(reach, n * 8)) scores[m][n][2 * half] = -INFINITE;
                 if (tile.is_hidden(reach, n * 8 + 1)) scores[m][n][2 * half + 1] = -INFINITE;
+            }
+        }
+    }
+}
+#else
+// Scores of keys past the last become -inf. `keys_left`: keys from this warp's first to the end.
+__device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m) {
+#pragma unroll
+        for (int n = 0; n < WARP_KEYS / 8; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if (n * 8 + lane % 4 * 2 + i % 2 >= keys_left) scores[m][n][i] = -INFINITE;
             }
         }
     }
@@ -264,7 +264,7 @@ __device__ __forceinline__ void weigh(unsigned (&weights)[4], Statistics (&rows)
         const float first = ptx::exp2_approx(fmaf(pair[i % 2 * 2], scale_log2, -row.maximum));
         const float second = ptx::exp2_approx(fmaf(pair[i % 2 * 2 + 1], scale_log2, -row.maximum));
         row.sum += first + second;
-        weights[i] = ptx::pack_bf16(first, second);
+        weights[i] = Half::pack(first, second);
     }
 }
 
@@ -284,8 +284,8 @@ __device__ __forceinline__ void multiply_values(Accumulator& accumulator, const 
             ptx::ldmatrix_x4_trans(b, values + k * 16 * ROW_BYTES + n * 32);
 #pragma unroll
             for (int m = 0; m < M_TILES; ++m) {
-                ptx::mma_m16n8k16(accumulator.out[m][2 * n], weights[m], {b[0], b[1]});
-                ptx::mma_m16n8k16(accumulator.out[m][2 * n + 1], weights[m], {b[2], b[3]});
+                Half::mma_m16n8k16(accumulator.out[m][2 * n], weights[m], {b[0], b[1]});
+                Half::mma_m16n8k16(accumulator.out[m][2 * n + 1], weights[m], {b[2], b[3]});
             }
         }
     }
@@ -430,7 +430,7 @@ __device__ __forceinline__ void finish(const Accumulator& accumulator, const Pro
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* workspace, unsigned* counters, int batch_heads,
+attention(const u16* q, const u16* k, const u16* v, u16* out, float* workspace, unsigned* counters, int batch_heads,
           int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous
 #if CAUSAL
           , int queries, int window, int sharing, int section

@@ -2,19 +2,27 @@
 // element may differ before it is rounded, as a share of the head's largest value: `share` where the query's weight is on few
 // keys, and where it is on many `root_share` of the root of the sum of the squared weights, whichever is less.
 //
-// q: [batch_heads, q_seq, head_dim], k, v: [batch_heads / sharing, kv_seq, head_dim], bf16; out: [batch_heads, q_seq, head_dim]
+// q: [batch_heads, q_seq, head_dim], k, v: [batch_heads / sharing, kv_seq, head_dim], DTYPE; out: [batch_heads, q_seq, head_dim]
 // f32; allowed: likewise, bf16. With `causal` query i sees the keys j where i + kv_seq - q_seq - window < j <= i + kv_seq -
 // q_seq; of a query that sees none the result is zeros, and nothing is allowed.
 // Four threads have one query: each holds every fourth group of four of its elements, and the same part of its output.
 // Launch: 128 threads, grid (tiles of 32 queries, batch_heads), where a grid of fewer heads strides over them.
 //
 //   HEAD_DIM   head_dim rounded up to a multiple of 16; the rest is zeros
+//   DTYPE      f16, or bf16, which need not be given
 
-#include "numeric.cuh"
+#include "halves.cuh"
 
 #ifndef HEAD_DIM
 #error "attention_reference.cu needs HEAD_DIM"
 #endif
+
+#ifndef DTYPE
+#define DTYPE bf16
+#endif
+
+using Half = halves::DTYPE;
+using ptx::u16;  // its bits in memory
 
 constexpr int THREADS = 128;
 constexpr int QUERIES = THREADS / 4;
@@ -27,12 +35,12 @@ static_assert(HEAD_DIM % 16 == 0 && HEAD_DIM <= 256, "HEAD_DIM: a multiple of 16
 using Rows = float[KEYS][HEAD_DIM];
 
 // Returns the largest magnitude of what this thread loaded.
-__device__ float load_rows(Rows& rows, const bf16* global, int first, int count, int head_dim) {
+__device__ float load_rows(Rows& rows, const u16* global, int first, int count, int head_dim) {
     float largest = 0.0f;
     for (int i = threadIdx.x; i < KEYS * HEAD_DIM; i += THREADS) {
         const int row = i / HEAD_DIM, column = i % HEAD_DIM;
         const bool inside = first + row < count && column < head_dim;
-        const float value = inside ? to_float(global[static_cast<long long>(first + row) * head_dim + column]) : 0.0f;
+        const float value = inside ? Half::to_float(global[static_cast<long long>(first + row) * head_dim + column]) : 0.0f;
         rows[row][column] = value;
         largest = fmaxf(largest, fabsf(value));
     }
@@ -40,7 +48,7 @@ __device__ float load_rows(Rows& rows, const bf16* global, int first, int count,
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, bf16* allowed, int batch_heads, int q_seq,
+attention_reference(const u16* q, const u16* k, const u16* v, float* out, u16* allowed, int batch_heads, int q_seq,
                     int kv_seq, int head_dim, int sharing, int causal, int window, float share, float root_share) {
     __shared__ __align__(16) Rows keys, values;
     __shared__ int largest_value;  // the bits of a float that is not negative, which order as it does
@@ -64,7 +72,7 @@ attention_reference(const bf16* q, const bf16* k, const bf16* v, float* out, bf1
             for (int i = 0; i < 4; ++i) {
                 const int column = column_of(group, i);
                 const bool inside = query < q_seq && column < head_dim;
-                query_part[group][i] = inside ? to_float(q[row * head_dim + column]) : 0.0f;
+                query_part[group][i] = inside ? Half::to_float(q[row * head_dim + column]) : 0.0f;
                 sums[group][i] = 0.0f;
             }
         }

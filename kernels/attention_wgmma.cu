@@ -1,7 +1,7 @@
 // out = softmax(q kᵀ / sqrt(head_dim)) v for Hopper: one producer warp streams tiles through the copy engine, CONSUMERS
 // warpgroups multiply them by wgmma and take the softmax online in f32. Needs sm_90a.
 //
-// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, head_dim a multiple of 8.
+// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, head_dim a multiple of 8.
 // Heads of queries that share their keys come as one, see attention_parts.cuh; under a mask, where they are long, each as its
 // own, `sharing` of them to a head of keys.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys; each warpgroup has 64 of the queries. Keys
@@ -20,7 +20,7 @@
 //   contiguous       see programs.cuh
 //   queries, window, sharing, section   where CAUSAL: see Mask
 //
-//   CAUSAL       see attention_parts.cuh
+//   CAUSAL, DTYPE   see attention_parts.cuh
 //   HEAD_DIM     head_dim rounded up to an extent that wgmma.cuh has, a multiple of 16 up to 256; the rest is zeros
 //   BLOCK_Q      queries of a tile: 64, 128 or 192, one warpgroup for each 64
 //   BLOCK_KV     keys of a block: a multiple of 16 up to 256 that wgmma.cuh has
@@ -89,7 +89,7 @@ using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
 
 struct Problem {
     const ptx::TensorMap &q_map, &k_map, &v_map, &out_map;
-    bf16* out;
+    u16* out;
     Partials<HEAD_DIM> partials;
     unsigned* counters;
     int q_seq, kv_seq, head_dim;
@@ -223,7 +223,7 @@ __device__ __forceinline__ void multiply_keys(Scores& scores, ptx::Operand queri
 #pragma unroll
     for (int k = 0; k < HEAD_DIM / 16; ++k) {
         const u32 within = k % 4 * 32;
-        ptx::Wgmma<BLOCK_KV>::multiply(scores, queries.at(k / 4 * Q_PANEL_BYTES + within),
+        ptx::Wgmma<BLOCK_KV, ptx::Major::K, ptx::Major::K, Half>::multiply(scores, queries.at(k / 4 * Q_PANEL_BYTES + within),
                                        keys.at(k / 4 * KV_PANEL_BYTES + within), k > 0);
     }
     ptx::wgmma_commit();
@@ -233,7 +233,7 @@ __device__ __forceinline__ void multiply_values(Sums& out, const Weights& weight
     const ptx::Operand values = ptx::wgmma_operand(tile, KV_PANEL_BYTES, 1024);
 #pragma unroll
     for (int k = 0; k < BLOCK_KV / 16; ++k) {
-        ptx::Wgmma<HEAD_DIM, ptx::Major::K, ptx::Major::MN>::multiply(out, weights[k], values.at(k * 2048), 1);
+        ptx::Wgmma<HEAD_DIM, ptx::Major::K, ptx::Major::MN, Half>::multiply(out, weights[k], values.at(k * 2048), 1);
     }
     ptx::wgmma_commit();
 }
@@ -249,17 +249,8 @@ struct Place {
     }
 };
 
-// Scores of keys past the last become -inf.
-__device__ __forceinline__ void mask(Scores& scores, int keys) {
-    const int first_column = threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < BLOCK_KV / 2; ++i) {
-        if (first_column + i / 4 * 8 + i % 2 >= keys) scores[i] = -INFINITE;
-    }
-}
-
 #if CAUSAL
-// Those that the mask hides likewise, of the keys from `key` on and the warpgroup's queries from `first_row` of the tile on.
+// Scores of keys that the mask hides become -inf, of the keys from `key` on and the warpgroup's queries from `first_row` of the tile on.
 __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key) {
     const Place place;
 #pragma unroll
@@ -270,6 +261,15 @@ __device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first
             if (tile.is_hidden(reach, i / 4 * 8)) scores[i] = -INFINITE;
             if (tile.is_hidden(reach, i / 4 * 8 + 1)) scores[i + 1] = -INFINITE;
         }
+    }
+}
+#else
+// Scores of keys past the last become -inf.
+__device__ __forceinline__ void mask(Scores& scores, int keys) {
+    const int first_column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < BLOCK_KV / 2; ++i) {
+        if (first_column + i / 4 * 8 + i % 2 >= keys) scores[i] = -INFINITE;
     }
 }
 #endif
@@ -320,7 +320,7 @@ __device__ __forceinline__ void weigh(Scores& scores, Statistics (&rows)[2], flo
 __device__ __forceinline__ void pack(Weights& weights, const Scores& scores) {
 #pragma unroll
     for (int i = 0; i < BLOCK_KV / 4; ++i) {
-        weights[i / 4][i % 4] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
+        weights[i / 4][i % 4] = Half::pack(scores[2 * i], scores[2 * i + 1]);
         asm volatile("" : "+r"(weights[i / 4][i % 4]) :: "memory");  // here, not after the fence before their product
     }
 }
@@ -440,7 +440,7 @@ __device__ __forceinline__ void write_result(const Accumulator& accumulator, con
             const float(&out)[HEAD_DIM / 2] = accumulator.out;
             const u32 line = shared + n / 8 * Q_PANEL_BYTES + row * LINE * 2;
             ptx::store_shared(line + ((n % 8) ^ (row % 8)) * 16 + place.column * 2,
-                              ptx::pack_bf16(out[4 * n + 2 * half] * scale, out[4 * n + 2 * half + 1] * scale));
+                              Half::pack(out[4 * n + 2 * half] * scale, out[4 * n + 2 * half + 1] * scale));
         }
     }
     ptx::fence_async_shared();
@@ -515,7 +515,7 @@ __device__ __forceinline__ void consume(const Memory& memory, const Problem& pro
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_wgmma(const __grid_constant__ ptx::TensorMap q_map, const __grid_constant__ ptx::TensorMap k_map,
-                const __grid_constant__ ptx::TensorMap v_map, const __grid_constant__ ptx::TensorMap out_map, bf16* out,
+                const __grid_constant__ ptx::TensorMap v_map, const __grid_constant__ ptx::TensorMap out_map, u16* out,
                 float* workspace, unsigned* counters, int batch_heads, int q_seq, int kv_seq, int head_dim, int splits,
                 float scale_log2, int contiguous
 #if CAUSAL

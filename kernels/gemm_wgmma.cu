@@ -674,7 +674,7 @@ __device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, u16*, 
     }
 }
 
-__device__ __forceinline__ void copy_vector(ptx::u16* to, u32 shared) { *to = ptx::load_shared_u16(shared); }
+__device__ __forceinline__ void copy_vector(u16* to, u32 shared) { *to = ptx::load_shared_u16(shared); }
 __device__ __forceinline__ void copy_vector(u32* to, u32 shared) { *to = ptx::load_shared(shared); }
 __device__ __forceinline__ void copy_vector(uint2* to, u32 shared) { *to = ptx::load_shared_u64(shared); }
 __device__ __forceinline__ void copy_vector(uint4* to, u32 shared) { *to = ptx::load_shared_u128(shared); }

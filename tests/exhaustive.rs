@@ -146,6 +146,7 @@ guided_search_ends_within_a_per_cent_of_the_best! {
     matmul_int4: Family::MatmulInt4,
     matmul_int16: Family::MatmulInt16,
     matmul_fp4: Family::MatmulFp4,
+    matmul_fp8: Family::MatmulFp8,
     attention: Family::Attention,
     row_softmax: Family::RowSoftmax,
     elementwise: Family::Elementwise,

@@ -5,8 +5,10 @@
 // their queries: `q_seq` below is then that of all. Only a mask tells whose query is which.
 //
 //   CAUSAL   1 where queries see keys up to their own alone, and a window of them if there is one; else 0, or not given
+//   DTYPE    the type of q, k, v and out: f16, or bf16, which need not be given
 #pragma once
 
+#include "halves.cuh"
 #include "numeric.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
@@ -14,6 +16,12 @@
 #ifndef CAUSAL
 #define CAUSAL 0
 #endif
+#ifndef DTYPE
+#define DTYPE bf16
+#endif
+
+using Half = halves::DTYPE;
+using ptx::u16;  // its bits in memory
 
 // One unit of work: up to Q queries of a head and one of `splits` nearly equal shares of its keys, in whole blocks of KV. With
 // more splits than blocks some have no keys.
@@ -154,17 +162,18 @@ struct Merged {
     }
 
     // Writes the columns of the result.
-    __device__ __forceinline__ void write(bf16* out) const {
+    __device__ __forceinline__ void write(u16* out) const {
         const float scale = inverse_of_sum(row.sum);
         if constexpr (WIDTH == 1) {
-            *out = ptx::to_bf16(sums[0] * scale);
+            *out = Half::round(sums[0] * scale);
         } else {
             float values[WIDTH];
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) values[i] = sums[i] * scale;
-            Vector<bf16, 2 * WIDTH> packed;
-            packed.pack(values);
-            *reinterpret_cast<Vector<bf16, 2 * WIDTH>*>(out) = packed;
+            Vector<u16, 2 * WIDTH> packed;
+#pragma unroll
+            for (int word = 0; word < WIDTH / 2; ++word) packed.words[word] = Half::pack(values[2 * word], values[2 * word + 1]);
+            *reinterpret_cast<Vector<u16, 2 * WIDTH>*>(out) = packed;
         }
     }
 };

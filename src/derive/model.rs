@@ -31,11 +31,12 @@ pub(super) fn fit(
     let is_plain = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.shape.is_plain());
     let legality = Legality::new(known.family, known.profile, !rows.iter().all(is_plain), configs.flatten());
     let mut description = legality.description();
-    // Of a type that was never measured a model says nothing: the rules and fallbacks of its like do.
-    description.dtypes.retain(|dtype, _| {
-        let rows = class.table.rows.iter().chain(sister.iter().flat_map(|(table, _)| &table.rows));
-        rows.filter_map(|row| row.facts.problem).any(|problem| problem.dtype.name() == dtype)
-    });
+    // Of a type that nothing was measured in there is nothing to tell.
+    let is_measured = |name: &String| {
+        let of_row = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.dtype.name() == name);
+        rows.iter().any(of_row)
+    };
+    description.dtypes.retain(|name, _| is_measured(name));
     let mut trials = Trials::default();
     let mut places = BTreeMap::new();
     add(&mut trials, &mut places, &rows, known, (&legality, &description))?;

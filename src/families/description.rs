@@ -257,9 +257,58 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
     }
 }
 
+/// A product of E4M3 numbers, which the copy engine loads; with `variants` of whatever scaling, else of a scale a tensor.
+pub(super) fn gemm_fp8(variants: bool) -> Description {
+    const SCALES: &str =
+        "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
+    let scales = if variants { SCALES } else { "2" };
+    let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
+    // Rows of A and B that are not aligned for the engine are copied by threads.
+    let copies = |tile: &str| {
+        format!("if(min(align(k), {WIDEST_COPY}) < {WIDEST_COPY}, {tile} / min(align(k), {WIDEST_COPY}), 0)")
+    };
+    Description {
+        dtypes: dtypes(&[Dtype::Fp8]),
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
+        bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
+        flops: "2 * m * n * k".to_owned(),
+        rows: named([("a", "k"), ("c", "2 * n")]),
+        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
+        steps: named([("k", "block_sizes[2]")]),
+        parts: Some("split_k".to_owned()),
+        definitions: texts(&[
+            &format!("smem_bytes = num_stages * ({step_bytes})"),
+            "threads = 32 * num_warps",
+            &format!("step_copies = {}", copies(step_bytes)),
+        ]),
+        step_bytes: Some(step_bytes.to_owned()),
+        resident: Some(
+            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
+        ),
+        features: texts(&[
+            "smem_bytes",
+            "tile_m * tile_n",
+            "tile_m * tile_n / num_warps",
+            "step_copies",
+            "per_mille(rounds * steps * step_copies, floor_ns)",
+        ]),
+        kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
+        ..Description::default()
+    }
+}
+
 pub(super) fn attention() -> Description {
     Description {
-        dtypes: dtypes(&[Dtype::Bf16]),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
         knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"]),
         bytes: "4 * batch * heads * (q_seq + kv_seq) * head_dim".to_owned(),
         flops: "4 * batch * heads * q_seq * kv_seq * head_dim".to_owned(),
@@ -356,6 +405,17 @@ mod tests {
                 let spec = crate::families::spec(family);
                 let [bytes, flops] = model.work(&dims, dtype.name()).unwrap();
                 assert_eq!((bytes as u64, flops as f64), (spec.bytes(&problem).0, spec.flops(&problem)), "{problem}");
+                // A model that knows variants says the same of the plain problem, and what it says of one.
+                let of_variants = Description::of(family, &h200, true);
+                for (kv_heads, causal, window) in [(10, 0, 0), (5, 0, 0), (2, 1, 0), (10, 1, 7)] {
+                    let extents = [&dims[..], &[kv_heads, causal, window]].concat();
+                    let pairs: Vec<_> = family.all_dimensions().zip(extents.iter().copied()).collect();
+                    let problem = crate::model::Problem::new(family, &pairs, dtype).unwrap();
+                    let dims = of_variants.dims_of(&problem);
+                    let [bytes, flops] = self::model(&of_variants).work(&dims, dtype.name()).unwrap();
+                    let expected = (spec.bytes(&problem).0, spec.flops(&problem));
+                    assert_eq!((bytes as u64, flops as f64), expected, "{problem}");
+                }
             }
         }
     }
@@ -377,11 +437,14 @@ mod tests {
         let config = ModelConfig { template: config.as_object().cloned().unwrap(), ..ModelConfig::default() };
         for family in Family::ALL {
             let model = model(&Description::of(family, &h200, false));
-            let candidates = model.candidates(std::slice::from_ref(&config));
-            let dims = [3, 1000, 700, 512, 64][..model.fitted().dims.len()].to_vec();
-            let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
-            for (feature, value) in model.fitted().features.iter().zip(features) {
-                assert_ne!(value, i64::MIN, "{family}: {feature}");
+            let variants = self::model(&Description::of(family, &h200, true));
+            for model in [model, variants] {
+                let candidates = model.candidates(std::slice::from_ref(&config));
+                let dims = [3, 1000, 700, 512, 64, 100, 1, 0][..model.fitted().dims.len()].to_vec();
+                let (features, _) = model.features_of(&dims, family.dtypes()[0].name(), &candidates, 0).unwrap();
+                for (feature, value) in model.fitted().features.iter().zip(features) {
+                    assert_ne!(value, i64::MIN, "{family}: {feature}");
+                }
             }
         }
     }

@@ -54,8 +54,9 @@ pub enum Fill {
     /// Queries for uniform keys of the same magnitude, which are the tensor filled from the next seed. Every other row, and half
     /// of those between at random, is [`ATTENTION`] times one key of its head and so has nearly all its weight on it: the
     /// former on the last key, the latter on any that it sees. Under a mask the former look as often for the first key that they
-    /// see and for those on the other side of either edge, which no weight may come to. The rest is uniform. One row in eight is [`LOUD`] times as large as its key
-    /// or the uniform ones, so that its scores lie far beyond what an exponential without its maximum subtracted can hold.
+    /// see and for those on the other side of either edge, which no weight may come to, and a head's last query looks for the
+    /// last key. The rest is uniform. One row in eight is [`LOUD`] times as large as its key or the uniform ones, so that its
+    /// scores lie far beyond what an exponential without its maximum subtracted can hold.
     Queries {
         /// Half the width of the range of keys and uniform rows.
         magnitude: f32,
@@ -137,10 +138,10 @@ impl Fill {
     }
 
     /// The byte at `index`.
-    fn int8(self, seed: u64, index: u64) -> i8 {
+    fn byte(self, seed: u64, index: u64) -> u8 {
         match self {
-            Self::Whole { least, most } => whole(seed, index, least, most) as i8,
-            _ => (random_bits(seed, index) >> 56) as i8,
+            Self::Whole { least, most } => whole(seed, index, least, most) as u8,
+            _ => (random_bits(seed, index) >> 56) as u8,
         }
     }
 
@@ -180,7 +181,10 @@ impl Fill {
                 let end = if window == 0 { kv_seq } else { (row % q_seq + 1 + kv_seq).saturating_sub(q_seq) };
                 let first = if window == 0 { 0 } else { end.saturating_sub(window) };
                 let is_key = |key: &u64| *key < kv_seq;
+                // The last key of all is seen by one query.
+                let is_last = window > 0 && (row + 1) % q_seq == 0;
                 let key = match (row % 2, word % 2) {
+                    _ if is_last => Some(kv_seq - 1),
                     (0, _) => {
                         let edges = [end.checked_sub(1), Some(end), Some(first), first.checked_sub(1)];
                         let edge = if window == 0 { 0 } else { (word >> 1) as usize % 4 };
@@ -291,11 +295,27 @@ pub enum HostTensor {
     F32(Vec<f32>),
     /// Bytes.
     I8(Vec<i8>),
+    /// Unsigned bytes.
+    U8(Vec<u8>),
     /// 16-bit integers.
     I16(Vec<i16>),
+    /// The codes of E4M3 numbers.
+    Fp8(Vec<u8>),
 }
 
 impl HostTensor {
+    /// Where its elements begin, for what is called with it.
+    pub fn address(&mut self) -> u64 {
+        match self {
+            Self::Bf16(values) => values.as_mut_ptr() as u64,
+            Self::F16(values) => values.as_mut_ptr() as u64,
+            Self::F32(values) => values.as_mut_ptr() as u64,
+            Self::I8(values) => values.as_mut_ptr() as u64,
+            Self::U8(values) | Self::Fp8(values) => values.as_mut_ptr() as u64,
+            Self::I16(values) => values.as_mut_ptr() as u64,
+        }
+    }
+
     /// Its elements, exact in f64.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
@@ -303,9 +323,32 @@ impl HostTensor {
             Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::U8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::Fp8(codes) => codes.iter().map(|code| decode_e4m3(*code).into()).collect(),
         }
     }
+}
+
+/// The number that an E4M3 code stands for: a sign, four bits of exponent, three of mantissa; a NaN for all ones beside the sign.
+pub fn decode_e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match code & 0x7f {
+        0x7f => f32::NAN,
+        0..8 => mantissa * power_of_two(-9),
+        _ => (8.0 + mantissa) * power_of_two(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// The code of the nearest E4M3 number, ties to even; of the largest for what is larger. `kernels/support.cu` rounds alike.
+fn encode_e4m3(value: f32) -> u8 {
+    let magnitude = value.abs().min(448.0);
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let eighths = (magnitude * power_of_two(3 - exponent)).round_ties_even() as u32;
+    // A carry out of the mantissa is one of the exponent.
+    let code = ((exponent + 6) as u32 * 8 + eighths) as u8;
+    if value < 0.0 { code | 0x80 } else { code }
 }
 
 /// The random word of element `index` in stream `seed`: splitmix64's output function over a Weyl sequence
@@ -353,7 +396,9 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
         Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
-        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.int8(seed, index)).collect()),
+        Element::Fp8 => HostTensor::Fp8(indices.map(|index| encode_e4m3(float(index))).collect()),
+        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.byte(seed, index).cast_signed()).collect()),
+        Element::U8 => HostTensor::U8(indices.map(|index| tensor.fill.byte(seed, index)).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),
     }

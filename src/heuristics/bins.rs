@@ -14,9 +14,16 @@ impl Kind {
     /// The fields of its buckets.
     fn fields(self) -> &'static [Field] {
         match self {
-            Self::Gemm => {
-                &[Field::ASPECT, Field::DTYPE, Field::GROUP, Field::K, Field::M, Field::N, Field::ZERO_POINTS]
-            }
+            Self::Gemm => &[
+                Field::ASPECT,
+                Field::DTYPE,
+                Field::GROUP,
+                Field::K,
+                Field::M,
+                Field::N,
+                Field::SCALE_BLOCK,
+                Field::ZERO_POINTS,
+            ],
             Self::Attention => &[
                 Field::BATCH_HEADS,
                 Field::CAUSAL,
@@ -93,6 +100,9 @@ impl PackedBucket {
                     // The plain group has no label.
                     let group = Field::GROUP.labels.iter().position(|label| *label == group);
                     packed = group.map_or(packed, |group| packed.with(&Field::GROUP, group as u64));
+                    if sharing.scale_block > 0 {
+                        packed = packed.with_bin(&Field::SCALE_BLOCK, Some(sharing.scale_block));
+                    }
                     if sharing.zero_points {
                         packed = packed.with(&Field::ZERO_POINTS, 0);
                     }
@@ -350,6 +360,17 @@ pub(super) mod tests {
         for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
             assert_eq!(fields(family, "m=2,n=2,k=2"), "aspect dtype k_bin m_bin n_bin");
         }
+        let scaled = |shape: &str| -> Vec<String> {
+            let bucket = bucket_of(&problem(Family::MatmulFp8, shape, Dtype::Fp8));
+            bucket.into_iter().map(|(name, label)| name + &label).collect()
+        };
+        let plain = scaled("m=2,n=2,k=2");
+        assert_eq!(plain.join(" "), "aspectbalanced dtypefp8 k_bin<=64 m_bin<=4 n_bin<=64");
+        for (scale_block, bin) in [(1, "<=1"), (128, "<=128")] {
+            let with = scaled(&format!("m=2,n=2,k=2,scale_block={scale_block}"));
+            let own: Vec<&String> = with.iter().filter(|field| !plain.contains(field)).collect();
+            assert_eq!((own, with.len()), (vec![&format!("scale_block_bin{bin}")], plain.len() + 1));
+        }
         assert_eq!(fields(Family::RowSoftmax, "rows=2,cols=2"), "cols_bin dtype rows_bin");
         assert_eq!(fields(Family::Elementwise, "numel=2"), "dtype numel_bin");
         let self_attention = "batch=2,heads=2,q_seq=2,kv_seq=2,head_dim=2";
@@ -361,7 +382,7 @@ pub(super) mod tests {
         (proptest::sample::select(&Family::ALL[..]), proptest::collection::vec(dimension(), 5)).prop_map(
             |(family, values)| {
                 let named: Vec<_> = family.dimensions().iter().copied().zip(values).collect();
-                Problem::new(family, &named, Dtype::Bf16).unwrap()
+                Problem::new(family, &named, family.dtypes()[0]).unwrap()
             },
         )
     }

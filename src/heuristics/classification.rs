@@ -188,7 +188,11 @@ impl Signature {
         match kind {
             Kind::Gemm => match (first, second) {
                 (Some(&[.., m, k]), Some(&[.., _, n])) => {
-                    let sharing = if class == "matmul_int4_group" { self.sharing(k) } else { None };
+                    let sharing = match class {
+                        "matmul_int4_group" => self.sharing(k),
+                        "matmul_fp8" => self.scale_block([m, n, k]).and_then(Sharing::of_blocks),
+                        _ => None,
+                    };
                     Extents::Gemm { m: Some(m), n: Some(n), k: Some(k), sharing }
                 }
                 _ => Extents::Gemm { m: None, n: None, k: None, sharing: None },
@@ -235,6 +239,22 @@ impl Signature {
         let zero_points = others.next().is_some_and(|shape| shape.len() == 2);
         let group = [128, 64, 32].into_iter().find(|group| k.checked_add(group - 1).is_some_and(|k| k / group == rows));
         Sharing::of(group.unwrap_or(0), zero_points)
+    }
+
+    /// What shares a scale of two 8-bit floats that come with those of each after them: 1 for a row and a column, 128 for blocks.
+    fn scale_block(&self, [m, n, k]: [i64; 3]) -> Option<i64> {
+        let mut dtypes = self.dtypes();
+        let are_floats = dtypes.by_ref().take(2).all(|dtype| dtype.contains("float8"));
+        let have_scales = are_floats && dtypes.take(2).filter(|dtype| dtype.contains("float32")).count() == 2;
+        let mut scales = self.shapes().skip(2);
+        let (Some(of_a), Some(of_b), true) = (scales.next(), scales.next(), have_scales) else { return None };
+        let blocks = |extent: i64| extent / 128 + i64::from(extent % 128 != 0);
+        let of_all = product(&[blocks(n), blocks(k)]);
+        match of_a {
+            [rows, 1] if *rows == m && of_b == [1, n] && (m > 1 || n > 1) => Some(1),
+            [rows, of_k] if (*rows, *of_k) == (m, blocks(k)) && product(of_b) == of_all => Some(128),
+            _ => None,
+        }
     }
 
     fn shapes(&self) -> impl Iterator<Item = &[i64]> {

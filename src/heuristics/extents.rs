@@ -56,22 +56,30 @@ pub enum Extents {
     Unbinned,
 }
 
-/// How weights of a product share scales.
+/// How the numbers of a product share scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sharing {
     /// Weights along k with one scale; 0 where all have the same.
     pub group: i64,
     /// Whether they have zero points.
     pub zero_points: bool,
+    /// Of 8-bit floats: 1 where a row and a column have a scale each, 128 where blocks have, 0 where each tensor has one.
+    pub scale_block: i64,
 }
 
 impl Sharing {
-    /// The plain way: what [`Family::MatmulInt4Group`](crate::model::Family::MatmulInt4Group) says of its variants.
-    const PLAIN: Self = Self { group: 128, zero_points: false };
+    /// The plain way: what [`Family::MatmulInt4Group`](crate::model::Family::MatmulInt4Group) and
+    /// [`Family::MatmulFp8`](crate::model::Family::MatmulFp8) say of their variants.
+    const PLAIN: Self = Self { group: 128, zero_points: false, scale_block: 0 };
 
     /// It, but where it is the plain way.
     pub(super) fn of(group: i64, zero_points: bool) -> Option<Self> {
-        Some(Self { group, zero_points }).filter(|sharing| *sharing != Self::PLAIN)
+        Some(Self { group, zero_points, ..Self::PLAIN }).filter(|sharing| *sharing != Self::PLAIN)
+    }
+
+    /// The same of 8-bit floats.
+    pub(super) fn of_blocks(scale_block: i64) -> Option<Self> {
+        Some(Self { scale_block, ..Self::PLAIN }).filter(|sharing| *sharing != Self::PLAIN)
     }
 }
 
@@ -95,6 +103,7 @@ impl Extents {
             | (Self::Elements { numel: extent }, "numel") => extent,
             (Self::Gemm { sharing, .. }, "group") => Some(sharing.unwrap_or(Sharing::PLAIN).group),
             (Self::Gemm { sharing, .. }, "zero_points") => Some(sharing.unwrap_or(Sharing::PLAIN).zero_points.into()),
+            (Self::Gemm { sharing, .. }, "scale_block") => Some(sharing.unwrap_or(Sharing::PLAIN).scale_block),
             (Self::Own(own, extents), name) => {
                 let place = own.family.dimensions().iter().position(|dimension| *dimension == name)?;
                 Some(extents[place]).filter(|extent| *extent != 0)
@@ -107,7 +116,8 @@ impl Extents {
     pub(super) fn known(&self, name: &str) -> Option<i64> {
         let may_be_nothing = matches!(
             (self, name),
-            (Self::Attention { .. }, "causal" | "window") | (Self::Gemm { .. }, "group" | "zero_points")
+            (Self::Attention { .. }, "causal" | "window")
+                | (Self::Gemm { .. }, "group" | "zero_points" | "scale_block")
         );
         self.dimension(name).filter(|extent| *extent > 0 || may_be_nothing && *extent == 0)
     }
@@ -162,8 +172,11 @@ impl Extents {
         match Kind::of_family(problem.family) {
             Kind::Gemm => {
                 let [_, _, _, group, zero_points, ..] = extents;
-                let has_sharing = problem.family == Family::MatmulInt4Group;
-                let sharing = Sharing::of(group, zero_points == 1).filter(|_| has_sharing);
+                let sharing = match problem.family {
+                    Family::MatmulInt4Group => Sharing::of(group, zero_points == 1),
+                    Family::MatmulFp8 => Sharing::of_blocks(group),
+                    _ => None,
+                };
                 Self::Gemm { m: first, n: second, k: third, sharing }
             }
             Kind::Attention => Self::Attention {

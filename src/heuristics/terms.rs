@@ -57,7 +57,8 @@ impl Terms {
     /// What is known of a class by its name: the types that the kernels of a family come in, each with those of its bucket.
     pub(super) fn of_class(name: &str) -> Self {
         let family = Family::by_name(name);
-        let dtypes = family.map_or(&[][..], Family::dtypes);
+        // Of a product of 8-bit floats either operand may be of another type, as other tools' are.
+        let dtypes = family.filter(|family| *family != Family::MatmulFp8).map_or(&[][..], Family::dtypes);
         let types = dtypes.iter().fold(0, |types, dtype| types | Types::of((*dtype).into()).0);
         Self {
             kind: Kind::of_class(name),

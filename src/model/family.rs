@@ -91,6 +91,9 @@ pub struct Group {
 
 /// The matrix products' dimensions.
 const GEMM: &[&str] = &["m", "n", "k"];
+/// The dimensions of what is done to rows, and the types that their elements come in.
+const ROWS: &[&str] = &["rows", "cols"];
+const FLOATS: &[Dtype] = &[Dtype::Bf16, Dtype::F16, Dtype::F32];
 
 impl FamilyProfile {
     const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
@@ -121,11 +124,21 @@ static ATTENTION: FamilyProfile = FamilyProfile {
         Variant { name: "causal", plain: Plain::Nothing },
         Variant { name: "window", plain: Plain::Nothing },
     ],
-    ..FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16])
+    ..FamilyProfile::shipped(
+        "attention",
+        &["batch", "heads", "q_seq", "kv_seq", "head_dim"],
+        &[Dtype::Bf16, Dtype::F16],
+    )
 };
-static ROW_SOFTMAX: FamilyProfile =
-    FamilyProfile::shipped("row_softmax", &["rows", "cols"], &[Dtype::Bf16, Dtype::F32]);
-static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], &[Dtype::Bf16, Dtype::F32]);
+static ROW_SOFTMAX: FamilyProfile = FamilyProfile::shipped("row_softmax", ROWS, FLOATS);
+static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], FLOATS);
+static ROW_NORM_RMS: FamilyProfile = FamilyProfile::shipped("row_norm_rms", ROWS, FLOATS);
+static ROW_NORM_LAYER: FamilyProfile = FamilyProfile::shipped("row_norm_layer", ROWS, FLOATS);
+static ROW_CROSS_ENTROPY: FamilyProfile = FamilyProfile::shipped("row_cross_entropy", ROWS, FLOATS);
+static MATMUL_FP8: FamilyProfile = FamilyProfile {
+    variants: &[Variant { name: "scale_block", plain: Plain::Nothing }],
+    ..FamilyProfile::shipped("matmul_fp8", GEMM, &[Dtype::Fp8])
+};
 
 static MATMUL_INT4_GROUP: FamilyProfile = FamilyProfile {
     variants: &[
@@ -166,11 +179,20 @@ impl Family {
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
     pub const Elementwise: Self = Self(&ELEMENTWISE);
+    /// x / sqrt(mean(x²) + ε) * weight, over the last axis.
+    pub const RowNormRms: Self = Self(&ROW_NORM_RMS);
+    /// (x - mean) / sqrt(variance + ε) * weight + bias, over the last axis.
+    pub const RowNormLayer: Self = Self(&ROW_NORM_LAYER);
+    /// log(sum(exp(x))) - x\[target\], over the last axis.
+    pub const RowCrossEntropy: Self = Self(&ROW_CROSS_ENTROPY);
+    /// C = A·B, both E4M3 with f32 scales: one a tensor, or with `scale_block` 1 one a row of A and one a column of B, and with 128
+    /// one for 128 of k of a row of A and one for 128 columns by 128 of k of B.
+    pub const MatmulFp8: Self = Self(&MATMUL_FP8);
 }
 
 impl Family {
     /// Every family that ships, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Matmul,
         Self::MatmulInt4,
         Self::MatmulInt16,
@@ -178,9 +200,13 @@ impl Family {
         Self::Attention,
         Self::RowSoftmax,
         Self::Elementwise,
+        Self::RowNormRms,
+        Self::RowNormLayer,
+        Self::RowCrossEntropy,
         Self::MatmulInt4Group,
         Self::MatmulNvfp4,
         Self::MatmulMxfp4,
+        Self::MatmulFp8,
     ];
 
     /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see

@@ -190,6 +190,13 @@ impl Problem {
         if family == Family::Attention {
             settle_mask(&mut extents)?;
         }
+        if family == Family::MatmulFp8
+            && let Some(scale_block) = extents.last().filter(|scale_block| ![0, 1, 128].contains(*scale_block))
+        {
+            return Err(Error::usage(format!(
+                "dimension scale_block = {scale_block}: it is 1, for a scale a row and column, or 128, or left out for one a tensor"
+            )));
+        }
         if family.packs_two_weights_a_byte()
             && let Some(k) = wanted.iter().position(|name| *name == "k").map(|place| extents[place])
             && k % 2 != 0

@@ -297,6 +297,11 @@ struct Shares {
 impl Shares {
     /// A variant of a problem of the domain; none where nothing is left of it, as of a mask over one query.
     fn variant(self, family: Family, random: &mut ChaCha8Rng) -> Option<Problem> {
+        if family == Family::MatmulFp8 {
+            let [m, n, k] = self.shape(family, random).first();
+            let shape = Shape::of(family, &[m, n, k, if random.random_bool(0.5) { 1 } else { 128 }]);
+            return Some(Problem { family, shape, dtype: family.dtypes()[0] });
+        }
         let [batch, heads, q_seq, kv_seq, head_dim] = self.shape(family, random).first();
         let Kind { is_grouped, is_causal, has_window } = self.kind?;
         let sharing = if is_grouped { log_uniform(random, 2..=16, 1) } else { 1 };

@@ -124,7 +124,7 @@ pub(super) fn build(
         ("NUM_WARPS", tiling.warps),
         ("NUM_STAGES", tiling.stages),
     ];
-    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.mask_macro());
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention.cu", "attention", macros);
     let sources = [Arg::Input(0), Arg::Input(1), Arg::Input(2)];
     let threads = tiling.warps * WARP;

@@ -14,7 +14,7 @@ use super::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
     Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
 };
-use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem};
 use mask::Mask;
 use std::sync::LazyLock;
 
@@ -57,6 +57,7 @@ struct Dimensions {
     kv_seq: u64,
     head_dim: u64,
     mask: Option<Mask>,
+    dtype: Dtype,
 }
 
 impl Dimensions {
@@ -69,6 +70,7 @@ impl Dimensions {
             kv_seq,
             head_dim,
             mask: Mask::of(problem),
+            dtype: problem.dtype,
         }
     }
 
@@ -88,17 +90,35 @@ impl Dimensions {
     }
 }
 
-/// By how much an element may differ before it is rounded, as a share of the head's largest value, where a query's weight is on
-/// few keys. Weights are rounded to bf16 before their product with the values, but not in their sum; this is twice as much.
-/// Beside it, what scores err by is small: even where they reach 1000 it changes weights by less than 0.1 %.
-const ALLOWED: f64 = 2.0 * rounding::BF16;
+/// By how much an element may differ before it is rounded, as a share of the head's largest value: where a query's weight is on
+/// few keys, and where it is on many, in units of the root of the sum of the squared weights.
+#[derive(Clone, Copy, Debug)]
+struct Allowed {
+    share: f64,
+    of_root: f64,
+}
 
-/// The same where it is on many, in units of the root of the sum of the squared weights: there the errors of the weights'
-/// rounding, which are as often up as down and 0.43 of the largest in the mean square, mostly cancel. Six deviations of theirs
-/// with values of uniform size come to 1.5 of the largest; this is four times as much, and what adding up the products over
-/// `kv_seq` keys takes in f32 beside it.
-fn allowed_of_root(kv_seq: u64) -> f64 {
-    6.0 * rounding::BF16 + kv_seq as f64 / 2.0 * rounding::F32
+impl Allowed {
+    /// Weights are rounded to the inputs' type before their product with the values, but not in their sum: on few keys this is
+    /// twice as much. Beside it, what scores err by is small: even where they reach 1000 it changes weights by less than 0.1 %,
+    /// for which f16 leaves less room than bf16 does. On many keys the errors of the weights' rounding, which are as often up as
+    /// down and 0.43 of the largest in the mean square, mostly cancel. Six deviations of theirs with values of uniform size come
+    /// to 1.5 of the largest; this is four times as much, and what adding up the products over `kv_seq` keys takes in f32 beside
+    /// it. Of f16 the weights that are below its normal numbers have errors of their own, up to half of the least each.
+    fn of(dtype: Dtype, kv_seq: u64) -> Self {
+        let of_sum = kv_seq as f64 / 2.0 * rounding::F32;
+        match dtype {
+            Dtype::F16 => {
+                let of_scores = 1e-3;
+                let of_least = kv_seq as f64 * 2f64.powi(-25);
+                Self {
+                    share: 2.0 * rounding::F16 + of_scores + of_least,
+                    of_root: 6.0 * rounding::F16 + of_scores + of_sum,
+                }
+            }
+            _ => Self { share: 2.0 * rounding::BF16, of_root: 6.0 * rounding::BF16 + of_sum },
+        }
+    }
 }
 
 /// How a problem is cut into tiles: blocks of queries of a head, and shares of its keys.
@@ -130,9 +150,10 @@ impl Split {
         Self { count, q_tiles, heads, rows, sharing, mask: sizes.mask, section }
     }
 
-    /// The kernel's macro for the mask, where there is one.
-    fn mask_macro(&self) -> Option<(&'static str, String)> {
-        self.mask.map(|_| ("CAUSAL", "1".to_owned()))
+    /// The kernel's macros for what is not plain: a mask, another type than bf16.
+    fn variant_macros(&self, sizes: &Dimensions) -> Vec<(&'static str, String)> {
+        let mask = self.mask.map(|_| ("CAUSAL", "1".to_owned()));
+        mask.into_iter().chain(type_macro(sizes.dtype)).collect()
     }
 
     fn tiles(&self) -> u64 {
@@ -186,6 +207,11 @@ impl Split {
     }
 }
 
+/// The macro for another type than bf16.
+fn type_macro(dtype: Dtype) -> Option<(&'static str, String)> {
+    (dtype != Dtype::Bf16).then(|| ("DTYPE", knobs::c_type(dtype)))
+}
+
 /// The factor of scores before they are exponents of 2.
 fn scale_log2(head_dim: u64) -> Arg {
     Arg::F32((std::f64::consts::LOG2_E / (head_dim as f64).sqrt()) as f32)
@@ -195,7 +221,7 @@ fn scale_log2(head_dim: u64) -> Arg {
 fn heads_map(of: Mapped, sizes: &Dimensions, [heads, seq]: [u64; 2], rows: u32) -> Arg {
     Arg::TensorMap(TensorMap {
         of,
-        element: Element::Bf16,
+        element: sizes.dtype,
         extents: vec![sizes.head_dim, seq, heads],
         strides_bytes: vec![sizes.head_dim * 2, seq * sizes.head_dim * 2],
         tile: vec![LINE, rows, 1],
@@ -361,7 +387,9 @@ impl FamilySpec for Attention {
         const QUERIES: u64 = 32;
         const MOST_BLOCKS_Y: u64 = 65_535;
         let sizes = Dimensions::of(problem);
-        let macros = [("HEAD_DIM", sizes.padded_head().to_string())];
+        let head = ("HEAD_DIM", sizes.padded_head().to_string());
+        let macros = std::iter::once(head).chain(type_macro(sizes.dtype));
+        let allowed = Allowed::of(sizes.dtype, sizes.kv_seq);
         let kernel = KernelSpec::shipped("attention_reference.cu", "attention_reference", macros);
         let launch = Launch {
             grid: [sizes.q_seq.div_ceil(QUERIES) as u32, sizes.batch_heads.min(MOST_BLOCKS_Y) as u32, 1],
@@ -381,8 +409,8 @@ impl FamilySpec for Attention {
                 Arg::I32(sizes.sharing as i32),
                 Arg::I32(i32::from(sizes.mask.is_some())),
                 Arg::I32(sizes.mask.map_or(sizes.kv_seq, |mask| mask.most_keys(&sizes)) as i32),
-                Arg::F32(ALLOWED as f32),
-                Arg::F32(allowed_of_root(sizes.kv_seq) as f32),
+                Arg::F32(allowed.share as f32),
+                Arg::F32(allowed.of_root as f32),
             ],
             workspace: Bytes(0),
             counters: 0,
@@ -396,6 +424,7 @@ impl FamilySpec for Attention {
         let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());
         let head_keys = sizes.kv_seq as usize * head_dim;
         let scale = 1.0 / (head_dim as f64).sqrt();
+        let may_differ = Allowed::of(sizes.dtype, sizes.kv_seq);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let attend = |(row, query): (usize, &[f64])| {
             let (head, row) = (row / sizes.q_seq as usize, row as u64 % sizes.q_seq);
@@ -409,7 +438,7 @@ impl FamilySpec for Attention {
             let sum: f64 = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
             let root = weights.iter().map(|weight| weight * weight).sum::<f64>().sqrt() / sum;
             let largest = values[head..head + head_keys].iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-            let allowed = largest * ALLOWED.min(root * allowed_of_root(sizes.kv_seq));
+            let allowed = largest * may_differ.share.min(root * may_differ.of_root);
             let mut out = vec![0.0; head_dim];
             for (weight, value) in weights.iter().zip(values[seen].chunks(head_dim)) {
                 out.iter_mut().zip(value).for_each(|(out, value)| *out += weight / sum * value);
@@ -424,7 +453,7 @@ impl FamilySpec for Attention {
 mod tests {
     use super::*;
     use crate::families::fill;
-    use crate::model::{Dtype, Family, PidType};
+    use crate::model::{Family, PidType};
     use half::bf16;
 
     pub(super) fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {

@@ -98,7 +98,6 @@ pub(super) fn conditions() -> &'static [Condition] {
                 TILES,
                 PARTIAL_RESULTS,
                 SHARED_POSITIONS,
-                ("causal == 0", "this kernel has no mask"),
             ],
         )
     });
@@ -117,7 +116,7 @@ pub(super) fn build(
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.mask_macro());
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention_tcgen05.cu", "attention_tcgen05", macros);
     let maps = [
         heads_map(Mapped::Input(0), sizes, [split.heads, split.rows], PANEL),

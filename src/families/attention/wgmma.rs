@@ -78,6 +78,11 @@ impl Tiling {
 const REGISTERS: &str = "max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
     + block_sizes[2] / 2 + block_sizes[2] / 4 \
     <= 225 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
+/// A mask takes some more, of the tile it is for.
+const REGISTERS_OF_MASK: &str = "causal == 0 || \
+    max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
+    + block_sizes[2] / 2 + block_sizes[2] / 4 \
+    <= 221 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
 const SMEM: &str = "(block_sizes[1] + num_stages * 2 * block_sizes[2]) * ceil_div(head_dim, 64) * 128 \
     + (4 * num_stages + 3) * 8 <= smem_per_block";
 const PARTIAL_RESULTS: &str = "split_k == 1 || split_k * batch * heads * q_seq \
@@ -97,6 +102,7 @@ pub(super) fn conditions() -> &'static [Condition] {
                 TILES,
                 (PARTIAL_RESULTS, TOO_MANY_PARTS),
                 SHARED_POSITIONS,
+                (REGISTERS_OF_MASK, "too few registers a thread for its output, scores and mask"),
             ],
         )
     });
@@ -121,7 +127,7 @@ pub(super) fn build(
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.mask_macro());
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
         heads_map(Mapped::Input(0), sizes, [split.heads, split.rows], GROUP_ROWS),

@@ -1,5 +1,6 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with seven formats of B and one kernel for each kind of tensor core.
 
+mod fp8;
 mod mma_sync;
 mod realigned;
 mod tcgen05;
@@ -14,6 +15,8 @@ use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::sync::LazyLock;
+
+pub(super) use fp8::MATMUL_FP8;
 
 pub(super) static MATMUL: Gemm = Gemm { weights: Weights::Same };
 pub(super) static MATMUL_INT4: Gemm = Gemm { weights: Weights::Int4 };
@@ -194,18 +197,18 @@ impl Weights {
             (Self::Int4, HostTensor::I8(bytes), []) => nibbles(bytes, signed),
             (Self::Fp4, HostTensor::I8(bytes), []) => nibbles(bytes, e2m1),
             (Self::Int4Group, HostTensor::I8(bytes), [scales]) => scaled(nibbles(bytes, signed), scales.to_f64()),
-            (Self::Int4Group, HostTensor::I8(bytes), [scales, HostTensor::I8(zeros)]) => {
+            (Self::Int4Group, HostTensor::I8(bytes), [scales, HostTensor::U8(zeros)]) => {
                 let codes = nibbles(bytes, |code| code.into());
                 let zeros = of_groups(zeros.iter().map(|zero| f64::from(zero & 15)).collect(), codes.len());
                 scaled(codes.into_iter().zip(zeros).map(|(code, zero)| code - zero).collect(), scales.to_f64())
             }
-            (Self::Nvfp4, HostTensor::I8(bytes), [HostTensor::I8(scales), HostTensor::F32(tensor)]) => {
+            (Self::Nvfp4, HostTensor::I8(bytes), [HostTensor::U8(scales), HostTensor::F32(tensor)]) => {
                 let factor = f64::from(tensor[0]);
-                let scales = scales.iter().map(|code| e4m3(*code as u8) * factor).collect();
+                let scales = scales.iter().map(|code| e4m3(*code) * factor).collect();
                 scaled(nibbles(bytes, e2m1), scales)
             }
-            (Self::Mxfp4, HostTensor::I8(bytes), [HostTensor::I8(scales)]) => {
-                scaled(nibbles(bytes, e2m1), scales.iter().map(|code| e8m0(*code as u8)).collect())
+            (Self::Mxfp4, HostTensor::I8(bytes), [HostTensor::U8(scales)]) => {
+                scaled(nibbles(bytes, e2m1), scales.iter().map(|code| e8m0(*code)).collect())
             }
             _ => unreachable!("B does not hold {self:?} weights"),
         }
@@ -303,10 +306,10 @@ impl Product {
     ) -> Vec<Arg> {
         let Some(groups) = self.groups else { return Vec::new() };
         let count = groups.count(self.k);
-        let scales = if self.weights == Weights::Int4Group { self.dtype } else { Element::I8 };
+        let scales = if self.weights == Weights::Int4Group { self.dtype } else { Element::U8 };
         vec![
             tensor(2, scales, count),
-            if groups.zero_points { tensor(3, Element::I8, count) } else { Arg::Null },
+            if groups.zero_points { tensor(3, Element::U8, count) } else { Arg::Null },
             if self.weights == Weights::Nvfp4 { Arg::Input(3) } else { Arg::Null },
             Arg::I32(last(groups) as i32),
         ]
@@ -331,17 +334,17 @@ impl Gemm {
             Weights::Int4Group => {
                 tensors.push(tensor("scales", problem.dtype, &[count, n], Fill::Uniform { magnitude: 1.0 }));
                 if groups.is_some_and(|groups| groups.zero_points) {
-                    tensors.push(tensor("zeros", Element::I8, &[count, n], Fill::Whole { least: 0, most: 15 }));
+                    tensors.push(tensor("zeros", Element::U8, &[count, n], Fill::Whole { least: 0, most: 15 }));
                 }
             }
             // Every code but those of negative numbers and NaN, zero and subnormal ones among them.
             Weights::Nvfp4 => {
-                tensors.push(tensor("scales", Element::I8, &[count, n], Fill::Whole { least: 0, most: 126 }));
+                tensors.push(tensor("scales", Element::U8, &[count, n], Fill::Whole { least: 0, most: 126 }));
                 tensors.push(tensor("tensor_scale", Element::F32, &[1], Fill::Wide { least: -12, most: -8 }));
             }
             // 2^-12 to 2^3, so that sums fit f16.
             Weights::Mxfp4 => {
-                tensors.push(tensor("scales", Element::I8, &[count, n], Fill::Whole { least: 115, most: 130 }));
+                tensors.push(tensor("scales", Element::U8, &[count, n], Fill::Whole { least: 115, most: 130 }));
             }
         }
         tensors
@@ -365,13 +368,13 @@ impl FamilySpec for Gemm {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
     }
 
+    fn own_knobs(&self) -> &'static [&'static str] {
+        &[realigned::KNOB]
+    }
+
     fn description_of_variants(&self) -> Option<Description> {
         let scales = " + (2 + zero_points) * ceil_div(k, if(group > 0, group, k)) * n";
         (self.weights == Weights::Int4Group).then(|| super::description::gemm(1, 2, scales))
-    }
-
-    fn own_knobs(&self) -> &'static [&'static str] {
-        &[realigned::KNOB]
     }
 
     fn description(&self) -> Description {

@@ -78,11 +78,6 @@ impl Tiling {
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
         );
         let realigned = Realigned::of(config)?;
-        require!(
-            !(realigned.b && weights.is_scaled()),
-            "{} copies B: weights with scales are read where they are, beside their scales",
-            realigned::KNOB
-        );
         let scale_bytes = most_scale_bytes(weights, n, k);
         let tiling = Self { weights, scale_bytes, by_warp, realigned, m, n, k, groups, stages };
         let (registers, limit) = (tiling.registers_used(), tiling.registers());
@@ -176,11 +171,16 @@ impl Tiling {
             Arg::TensorMap(map)
         };
         let [a_place, b_place] = self.realigned.places(product).map(|place| place.map(Mapped::Workspace));
-        let a =
-            tiled(a_place.unwrap_or(Mapped::Input(0)), dtype, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
+        let a = tiled(a_place.unwrap_or(Mapped::Input(0)), dtype, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
         let b_shape = [k / weights.per_element(), n];
-        let b =
-            tiled(b_place.unwrap_or(Mapped::Input(1)), weights.element(dtype), b_shape, self.b_rows(), b_width, b_swizzle);
+        let b = tiled(
+            b_place.unwrap_or(Mapped::Input(1)),
+            weights.element(dtype),
+            b_shape,
+            self.b_rows(),
+            b_width,
+            b_swizzle,
+        );
         let c = tiled(Mapped::Output, dtype, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
         let [a_vector, b_vector, c_vector] = self.vectors(product);
         [
@@ -222,6 +222,11 @@ fn most_scale_bytes(weights: Weights, n: u64, k: u64) -> u64 {
 pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
     let tiling = Tiling::new(config, weights)?;
     tiling.realigned.check(config)?;
+    require!(
+        !(tiling.realigned.b && weights.is_scaled()),
+        "{}: scales are loaded as B's rows are aligned",
+        realigned::KNOB
+    );
     let split_k = split_k(config);
     require!(
         split_k.is_power_of_two() && split_k <= MOST_PARTS,

@@ -6,17 +6,24 @@ use super::row_softmax::Running;
 use super::{Float, blocks};
 use crate::families::HostTensor;
 use crate::model::{Config, Problem};
-use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// `None` where the config or the tensors are not this family's.
 pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], output: &mut HostTensor) -> Option<()> {
+    match (inputs, output) {
+        ([HostTensor::Bf16(q), HostTensor::Bf16(k), HostTensor::Bf16(v)], HostTensor::Bf16(o)) => {
+            attend(problem, config, [q, k, v], o)
+        }
+        ([HostTensor::F16(q), HostTensor::F16(k), HostTensor::F16(v)], HostTensor::F16(o)) => {
+            attend(problem, config, [q, k, v], o)
+        }
+        _ => None,
+    }
+}
+
+fn attend<T: Float>(problem: &Problem, config: &Config, [q, k, v]: [&[T]; 3], o: &mut [T]) -> Option<()> {
     let [_, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window] = problem.shape.first();
-    let ([HostTensor::Bf16(q), HostTensor::Bf16(k), HostTensor::Bf16(v)], HostTensor::Bf16(o)) = (inputs, output)
-    else {
-        return None;
-    };
     let [1, block_q, block_kv] = blocks(config)? else { return None };
     let head_dim = head_dim as usize;
     let (q_numel, kv_numel) = (q_seq as usize * head_dim, kv_seq as usize * head_dim);
@@ -65,16 +72,16 @@ impl Mask {
 }
 
 /// What one task reads: its q positions and the keys and values of their head.
-struct Task<'a> {
-    q: &'a [bf16],
-    k: &'a [bf16],
-    v: &'a [bf16],
+struct Task<'a, T> {
+    q: &'a [T],
+    k: &'a [T],
+    v: &'a [T],
     head_dim: usize,
     block_kv: usize,
     mask: Option<Mask>,
 }
 
-impl Task<'_> {
+impl<T: Float> Task<'_, T> {
     /// The kv positions that any of its q positions sees.
     fn seen(&self) -> Range<usize> {
         let all = self.k.len() / self.head_dim;
@@ -88,7 +95,7 @@ impl Task<'_> {
         self.q.len() / self.head_dim
     }
 
-    fn compute<const R: usize>(&self, o: &mut [bf16]) {
+    fn compute<const R: usize>(&self, o: &mut [T]) {
         let (height, head_dim) = (self.q_positions(), self.head_dim);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut queries = Panel::<R>::default();
@@ -135,7 +142,7 @@ impl Task<'_> {
         for (index, (row, softmax)) in o.chunks_mut(head_dim).zip(&softmax).enumerate() {
             for (value, sum) in row.iter_mut().zip(sums.row(index)) {
                 // A position that sees none gives zeros.
-                *value = bf16::from_f32(if softmax.sum > 0.0 { sum / softmax.sum } else { 0.0 });
+                *value = T::store(if softmax.sum > 0.0 { sum / softmax.sum } else { 0.0 });
             }
         }
     }

@@ -62,16 +62,15 @@ struct Scales<'a> {
     n: usize,
     group: usize,
     factors: Vec<f32>,
-    zeros: &'a [i8],
+    zeros: &'a [u8],
 }
 
 impl<'a> Scales<'a> {
     /// Those of a problem's weights, if they have any; nothing at all where the tensors are not the family's.
     fn of(problem: &Problem, n: usize, group: usize, tensors: &'a [HostTensor]) -> Option<Option<Self>> {
-        let of_codes = |codes: &[i8], decode: fn(u8) -> f32| -> Vec<f32> {
-            codes.iter().map(|code| decode(code.cast_unsigned())).collect()
-        };
-        let (group, factors, zeros): (_, Vec<f32>, &[i8]) = match (problem.family.name(), tensors) {
+        let of_codes =
+            |codes: &[u8], decode: fn(u8) -> f32| codes.iter().map(|code| decode(*code)).collect::<Vec<f32>>();
+        let (group, factors, zeros): (_, Vec<f32>, &[u8]) = match (problem.family.name(), tensors) {
             ("matmul_int4_group", [scales, zeros @ ..]) => {
                 let factors = match scales {
                     HostTensor::Bf16(scales) => scales.iter().map(|scale| scale.load()).collect(),
@@ -80,15 +79,15 @@ impl<'a> Scales<'a> {
                 };
                 match zeros {
                     [] => (group, factors, &[]),
-                    [HostTensor::I8(zeros)] => (group, factors, zeros),
+                    [HostTensor::U8(zeros)] => (group, factors, zeros),
                     _ => return None,
                 }
             }
-            ("matmul_nvfp4", [HostTensor::I8(scales), HostTensor::F32(tensor)]) => {
+            ("matmul_nvfp4", [HostTensor::U8(scales), HostTensor::F32(tensor)]) => {
                 let factor = *tensor.first()?;
                 (16, of_codes(scales, e4m3).into_iter().map(|scale| scale * factor).collect(), &[])
             }
-            ("matmul_mxfp4", [HostTensor::I8(scales)]) => (32, of_codes(scales, e8m0), &[]),
+            ("matmul_mxfp4", [HostTensor::U8(scales)]) => (32, of_codes(scales, e8m0), &[]),
             (_, []) => return Some(None),
             _ => return None,
         };
@@ -166,40 +165,52 @@ struct Product<'a, E> {
 }
 
 /// The part of C that is one task's: a slice of each of its rows.
-struct Block<'c, E> {
-    first_row: usize,
-    first_column: usize,
-    rows: Vec<&'c mut [E]>,
+pub(super) struct Block<'c, E> {
+    pub(super) first_row: usize,
+    pub(super) first_column: usize,
+    pub(super) rows: Vec<&'c mut [E]>,
+}
+
+/// All tasks of a C of `n` columns.
+pub(super) fn blocks_of<E>(c: &mut [E], n: usize, block_m: usize, block_n: usize) -> Vec<Block<'_, E>> {
+    let mut blocks = Vec::new();
+    for (band_index, band) in c.chunks_mut(block_m.saturating_mul(n)).enumerate() {
+        let first_block = blocks.len();
+        blocks.extend((0..n).step_by(block_n).map(|first_column| Block {
+            first_row: band_index * block_m,
+            first_column,
+            rows: Vec::new(),
+        }));
+        for row in band.chunks_mut(n) {
+            for (block, part) in blocks[first_block..].iter_mut().zip(row.chunks_mut(block_n)) {
+                block.rows.push(part);
+            }
+        }
+    }
+    blocks
+}
+
+impl<E: Float> Block<'_, E> {
+    /// Rounds the sums to C.
+    pub(super) fn write<const R: usize>(self, sums: &Sums<R>) {
+        for (index, row) in self.rows.into_iter().enumerate() {
+            for (value, sum) in row.iter_mut().zip(sums.row(index)) {
+                *value = E::store(sum);
+            }
+        }
+    }
 }
 
 impl<E: Half> Product<'_, E> {
     /// Computes C from B, each of whose elements decodes to the `P` weights it holds along k.
     fn compute<W: Copy + Sync, const P: usize>(&self, b: &[W], decode: impl Fn(W) -> [f32; P] + Sync, c: &mut [E]) {
-        self.blocks(c).into_par_iter().with_max_len(1).for_each(|block| {
+        blocks_of(c, self.n, self.block_m, self.block_n).into_par_iter().with_max_len(1).for_each(|block| {
             if block.rows.len() < ROWS {
                 self.compute_block::<_, P, 1>(b, &decode, block);
             } else {
                 self.compute_block::<_, P, ROWS>(b, &decode, block);
             }
         });
-    }
-
-    fn blocks<'c>(&self, c: &'c mut [E]) -> Vec<Block<'c, E>> {
-        let mut blocks = Vec::new();
-        for (band_index, band) in c.chunks_mut(self.block_m.saturating_mul(self.n)).enumerate() {
-            let first_block = blocks.len();
-            blocks.extend((0..self.n).step_by(self.block_n).map(|first_column| Block {
-                first_row: band_index * self.block_m,
-                first_column,
-                rows: Vec::new(),
-            }));
-            for row in band.chunks_mut(self.n) {
-                for (block, part) in blocks[first_block..].iter_mut().zip(row.chunks_mut(self.block_n)) {
-                    block.rows.push(part);
-                }
-            }
-        }
-        blocks
     }
 
     fn compute_block<W: Copy, const P: usize, const R: usize>(
@@ -230,10 +241,6 @@ impl<E: Half> Product<'_, E> {
             }
             sums.add_product(&left, &right);
         }
-        for (index, row) in block.rows.into_iter().enumerate() {
-            for (value, sum) in row.iter_mut().zip(sums.row(index)) {
-                *value = E::store(sum);
-            }
-        }
+        block.write(&sums);
     }
 }

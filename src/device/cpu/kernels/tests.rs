@@ -45,16 +45,26 @@ fn values(tensor: &HostTensor) -> Vec<f64> {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F32(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::U8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I16(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::Fp8(codes) => codes.iter().map(|code| e4m3(*code)).collect(),
     }
+}
+
+/// What an E4M3 code stands for, told in another way than the kernels'.
+fn e4m3(code: u8) -> f64 {
+    let (sign, exponent, mantissa) = (code >> 7, i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
+    let magnitude = if exponent == 0 { mantissa * 2f64.powi(-6) } else { (1.0 + mantissa) * 2f64.powi(exponent - 7) };
+    if sign == 1 { -magnitude } else { magnitude }
 }
 
 /// Each element within the rounding of the output and of f32 sums of terms as large as `scale`. NaN meets only NaN.
 fn assert_close(output: &[f64], expected: &[f64], dtype: Dtype, scale: f64) {
+    // Of f16 small numbers are far apart.
     let (epsilon, least) = match dtype {
         Dtype::Bf16 => (1.0 / 256.0, 0.0),
-        Dtype::F16 => (1.0 / 2048.0, 2f64.powi(-25)), // half of its least number
+        Dtype::F16 => (1.0 / 2048.0, 2f64.powi(-25)),
         _ => (1e-6, 0.0),
     };
     assert_eq!(output.len(), expected.len());
@@ -109,6 +119,45 @@ fn check_matrix_product(family: Family, [m, n, k]: [usize; 3], blocks: [u32; 3],
     assert_close(&output, &expected, Dtype::Bf16, largest * k as f64);
 }
 
+/// Any codes but the NaNs, and scales of which some are zero and some large.
+fn check_scaled_product([m, n, k]: [usize; 3], scale_block: usize, blocks: [u32; 3], num_warps: u32, seed: u64) {
+    let codes = |numel: usize, seed: u64| {
+        let HostTensor::I8(bytes) = tensor(numel, Element::I8, Fill::Bits, seed) else { unreachable!() };
+        HostTensor::Fp8(
+            bytes.into_iter().map(|byte| byte as u8).map(|code| code ^ u8::from(code & 0x7f == 0x7f)).collect(),
+        )
+    };
+    let k_blocks = k.div_ceil(128);
+    let [of_a, of_b] = match scale_block {
+        0 => [1, 1],
+        1 => [m, n],
+        _ => [k_blocks * m, n.div_ceil(128) * k_blocks],
+    };
+    let scales = |numel, seed| tensor(numel, Element::F32, Fill::Scales { least: -20, most: 20 }, seed);
+    let inputs = [codes(m * k, seed), codes(n * k, seed + 1), scales(of_a, seed + 2), scales(of_b, seed + 3)];
+    let mut dimensions = vec![("m", m as i64), ("n", n as i64), ("k", k as i64)];
+    dimensions.extend((scale_block > 0).then_some(("scale_block", scale_block as i64)));
+    let problem = Problem::new(Family::MatmulFp8, &dimensions, Dtype::Fp8).unwrap();
+    let mut output = HostTensor::Bf16(vec![bf16::NAN; m * n]);
+    let config = config(&blocks, num_warps);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&config)).build().unwrap();
+    run(&problem, &config, &inputs, &mut output, &pool).unwrap();
+
+    let [a, b, a_scales, b_scales] = inputs.each_ref().map(values);
+    for (index, output) in values(&output).into_iter().enumerate() {
+        let (row, column) = (index / n, index % n);
+        let scale = |k: usize| match scale_block {
+            0 => a_scales[0] * b_scales[0],
+            1 => a_scales[row] * b_scales[column],
+            _ => a_scales[k / 128 * m + row] * b_scales[column / 128 * k_blocks + k / 128],
+        };
+        let terms: Vec<f64> = (0..k).map(|at| a[row * k + at] * b[column * k + at] * scale(at)).collect();
+        let (expected, size) = (terms.iter().sum::<f64>(), terms.iter().map(|term| term.abs()).sum::<f64>());
+        let allowed = expected.abs() / 256.0 + size * k as f64 * 2f64.powi(-23);
+        assert!((output - expected).abs() <= allowed, "{problem} at {row}, {column}: {output} for {expected}");
+    }
+}
+
 /// The number of a format with so many bits of exponent and of fraction: its definition, without infinities.
 fn number(bits: u32, exponent_bits: u32, fraction_bits: u32) -> f64 {
     let (fraction, exponent) = (bits % (1 << fraction_bits), bits >> fraction_bits & ((1 << exponent_bits) - 1));
@@ -128,12 +177,8 @@ fn awkward_bytes(words: &[u32], least: u8, most: u8, awkward: &[u8]) -> Vec<u8> 
     words.iter().map(byte).collect()
 }
 
-fn bytes_of(bytes: &[u8]) -> HostTensor {
-    HostTensor::I8(bytes.iter().map(|byte| byte.cast_signed()).collect())
-}
-
 /// A product of scaled weights: the host's kernel and the reference beside plain loops in f64 over what the formats say.
-fn check_scaled_product(
+fn check_weights_with_scales(
     (family, dtype): (Family, Dtype),
     [m, n, k]: [usize; 3],
     (group, zero_points): (usize, bool),
@@ -161,12 +206,12 @@ fn check_scaled_product(
             let scales = awkward_bytes(&words, 0, 126, &[0, 1, 7, 126, 0x80, 0x81, 0xFE]);
             let tensor_scale = 0.001_f32;
             factors.extend(scales.iter().map(|code| number((*code).into(), 4, 3) * f64::from(tensor_scale)));
-            inputs.extend([bytes_of(&scales), HostTensor::F32(vec![tensor_scale])]);
+            inputs.extend([HostTensor::U8(scales), HostTensor::F32(vec![tensor_scale])]);
         }
         Family::MatmulMxfp4 => {
             let scales = awkward_bytes(&words, 110, 130, &[100, 127, 131]);
             factors.extend(scales.iter().map(|code| (f64::from(*code) - 127.0).exp2()));
-            inputs.push(bytes_of(&scales));
+            inputs.push(HostTensor::U8(scales));
         }
         _ => {
             // Of either sign, zero and tiny ones among them.
@@ -188,7 +233,7 @@ fn check_scaled_product(
             if zero_points {
                 let bytes = awkward_bytes(&words, 0, 15, &[0, 15]);
                 zeros = bytes.iter().copied().map(f64::from).collect();
-                inputs.push(bytes_of(&bytes));
+                inputs.push(HostTensor::U8(bytes));
                 extents.push(("zero_points", 1));
             }
         }
@@ -271,14 +316,15 @@ proptest! {
         (causal, window) in (0..2usize, 0..24usize),
         blocks in [1..9u32, 1..24u32],
         magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F16]),
         num_warps in 1..4u32,
         seed in 0..1000u64,
     ) {
         let heads = kv_heads * sharing;
         let tensors = [(heads * q_seq, 0), (kv_heads * kv_seq, 1), (kv_heads * kv_seq, 2)];
-        let [q, k, v] = tensors.map(|(rows, stream)| floats(batch * rows * head_dim, magnitude, Dtype::Bf16, seed + stream));
+        let [q, k, v] = tensors.map(|(rows, stream)| floats(batch * rows * head_dim, magnitude, dtype, seed + stream));
         let extents = [batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, causal * window];
-        let problem = problem(Family::Attention, &extents, Dtype::Bf16);
+        let problem = problem(Family::Attention, &extents, dtype);
         let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
         let expected = attention(&problem, [&q_values, &k_values, &v_values]);
         let config = config(&[1, blocks[0], blocks[1]], num_warps);
@@ -286,7 +332,7 @@ proptest! {
         let output = output_of(&problem, &config, &inputs, q_values.len());
         // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
         let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
-        assert_close(&output, &expected, Dtype::Bf16, scale);
+        assert_close(&output, &expected, dtype, scale);
 
         // What kernels are compared with says the same.
         let reference = crate::families::spec(problem.family).host_reference(&problem, &inputs);
@@ -310,7 +356,7 @@ proptest! {
         seed: u64,
     ) {
         for family in [Family::MatmulInt4Group, Family::MatmulNvfp4, Family::MatmulMxfp4] {
-            check_scaled_product((family, dtype), [m, n, 2 * half_k], (group, zero_points), blocks, &words, seed >> 1);
+            check_weights_with_scales((family, dtype), [m, n, 2 * half_k], (group, zero_points), blocks, &words, seed >> 1);
         }
     }
 
@@ -325,6 +371,17 @@ proptest! {
         let [m, n, mut k] = shape;
         k += k % 2 * usize::from(family.packs_two_weights_a_byte());
         check_matrix_product(family, [m, n, k], blocks, num_warps, seed);
+    }
+
+    #[test]
+    fn scaled_products_match_plain_loops(
+        shape in [1..40usize, 1..200usize, 1..400usize],
+        scale_block in prop::sample::select(vec![0usize, 1, 128]),
+        blocks in [1..24u32, 1..80u32, 1..200u32],
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        check_scaled_product(shape, scale_block, blocks, num_warps, seed);
     }
 
     #[test]
