@@ -11,8 +11,8 @@ mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
-    Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
+    Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
 };
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem};
 use mask::Mask;
@@ -218,9 +218,9 @@ fn scale_log2(head_dim: u64) -> Arg {
 }
 
 /// A tensor of so many heads as the copy engine sees it: `rows` of one line at a time, never past the end of a head.
-fn heads_map(input: Option<usize>, sizes: &Dimensions, [heads, seq]: [u64; 2], rows: u32) -> Arg {
+fn heads_map(of: Mapped, sizes: &Dimensions, [heads, seq]: [u64; 2], rows: u32) -> Arg {
     Arg::TensorMap(TensorMap {
-        input,
+        of,
         element: sizes.dtype,
         extents: vec![sizes.head_dim, seq, heads],
         strides_bytes: vec![sizes.head_dim * 2, seq * sizes.head_dim * 2],
