@@ -12,7 +12,7 @@
 //
 // Launch: NUM_WARPS * 32 threads, grid (programs), no dynamic shared memory.
 //
-//   DTYPE       bf16 or float
+//   DTYPE       bf16, f16 or float
 //   BLOCK       elements of a tile: a power of two, at least 4 bytes a thread
 //   NUM_WARPS   warps of a program
 //   ONE_TILE    whether there are as many programs as tiles: 0 or 1

@@ -1,7 +1,7 @@
 // out = x + y in f32, one element a thread: what `elementwise.cu` is checked against; and by how much each element may differ
 // before it is rounded: so large a share of it.
 //
-// x, y: [numel] of DTYPE (bf16 or float); out: [numel] f32; allowed: [numel] bf16. Any grid of any size.
+// x, y: [numel] of DTYPE (bf16, f16 or float); out: [numel] f32; allowed: [numel] bf16. Any grid of any size.
 
 #include "numeric.cuh"
 

@@ -34,7 +34,7 @@
 //   steps        steps that cover the widest window
 //   contiguous   see programs.cuh
 //
-//   DTYPE        bf16 or float
+//   DTYPE        bf16, f16 or float
 //   ALIGNED      whether rows are multiples of 16 bytes: 0 or 1
 //   ROWS         rows of a tile, a power of two; no more than warps where VECTORS is 0, 1 where SPLIT is not
 //   NUM_WARPS    warps of a program, a power of two up to 32
@@ -52,30 +52,18 @@
 #error "row_softmax.cu needs DTYPE, ALIGNED, ROWS, NUM_WARPS, VECTORS, NUM_STAGES and SPLIT"
 #endif
 
-using Pack = Vector<DTYPE, 16>;
-
-constexpr int WIDTH = Pack::WIDTH;
-constexpr int LANES = NUM_WARPS * 32 / ROWS;         // threads of a row in a program
-constexpr int WARP_LANES = LANES < 32 ? LANES : 32;  // those of them in one warp
-constexpr int WARPS_PER_ROW = LANES / WARP_LANES;    // in one program
-constexpr int PARTS = WARPS_PER_ROW * SPLIT;         // warps of a row in all
-constexpr float LOG2_E = 1.44269504f;
-constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
-
-static_assert((ROWS & (ROWS - 1)) == 0 && (NUM_WARPS & (NUM_WARPS - 1)) == 0, "ROWS and NUM_WARPS: powers of two");
-static_assert(NUM_WARPS <= 32 && LANES >= 1, "at most 32 warps, at least one thread a row");
-static_assert(VECTORS > 0 ? NUM_STAGES == 0 : ROWS <= NUM_WARPS, "a row is in registers, or has whole warps");
-static_assert((SPLIT & (SPLIT - 1)) == 0 && SPLIT <= 8, "SPLIT: a power of two up to 8");
-static_assert(SPLIT == 1 || (ROWS == 1 && NUM_STAGES == 0), "programs share a tile of one row, and keep it");
+constexpr int VECTOR_BYTES = 16;
 
 #include "softmax_rows.cuh"
+
+static_assert(VECTORS > 0 ? NUM_STAGES == 0 : ROWS <= NUM_WARPS, "a row is in registers, or has whole warps");
+static_assert(SPLIT == 1 || NUM_STAGES == 0, "programs that share a row keep it");
 
 #if VECTORS > 0
 
 __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long long rows, int cols, int share, int,
                                               const Tiles& tiles, int group, int lane) {
     const unsigned long long last_use = ptx::evict_first_policy();
-    const unsigned nothing = sizeof(DTYPE) == 2 ? 0xff80ff80u : 0xff800000u;  // -inf
     int parity = 0;
     for (long long tile = tiles.first; tile < tiles.end; tile += tiles.stride, parity ^= 1) {
         const Window window(tile * ROWS + group, rows, cols, share);
@@ -86,7 +74,7 @@ __device__ __forceinline__ void softmax_tiles(const DTYPE* x, DTYPE* y, long lon
         for (int i = 0; i < VECTORS; ++i) {
             const int vector = lane + i * LANES;
 #pragma unroll
-            for (int word = 0; word < Pack::WORDS; ++word) packs[i].words[word] = nothing;
+            for (int word = 0; word < Pack::WORDS; ++word) packs[i].words[word] = MINUS_INFINITY<DTYPE>;
             // The last vector of all may go beyond the tensor, but never beyond its 16 bytes.
             if (vector < window.vectors) ptx::load_streaming(packs[i].words, source + i * LANES * WIDTH, last_use);
         }

@@ -1,7 +1,7 @@
 // y = softmax(x) over the last axis in f64, one warp a row: what `row_softmax.cu` is checked against; and by how much each
 // element may differ before it is rounded: y * (share + slope * (max - x)).
 //
-// x: [rows, cols] of DTYPE (bf16 or float); y: [rows, cols] f32; allowed: [rows, cols] bf16. Launch: 32 threads, any number
+// x: [rows, cols] of DTYPE (bf16, f16 or float); y: [rows, cols] f32; allowed: [rows, cols] bf16. Launch: 32 threads, any number
 // of blocks.
 
 #include "numeric.cuh"

@@ -22,7 +22,7 @@
 //   share        vectors of a row that a program holds: of the widest window
 //   contiguous   see programs.cuh
 //
-//   DTYPE        bf16 or float
+//   DTYPE        bf16, f16 or float
 //   ALIGNED      whether rows are multiples of 32 bytes: 0 or 1
 //   ROWS         rows of a tile, a power of two; 1 where SPLIT is not
 //   NUM_WARPS    warps of a program, a power of two up to 32
@@ -41,31 +41,19 @@
 #error "row_softmax_wide.cu needs DTYPE, ALIGNED, ROWS, NUM_WARPS, VECTORS, NUM_STAGES and SPLIT"
 #endif
 
-using Pack = Vector<DTYPE, 32>;
+constexpr int VECTOR_BYTES = 32;
 
-constexpr int WIDTH = Pack::WIDTH;
-constexpr int LANES = NUM_WARPS * 32 / ROWS;         // threads of a row in a program
-constexpr int WARP_LANES = LANES < 32 ? LANES : 32;  // those of them in one warp
-constexpr int WARPS_PER_ROW = LANES / WARP_LANES;    // in one program
-constexpr int PARTS = WARPS_PER_ROW * SPLIT;         // warps of a row in all
+#include "softmax_rows.cuh"
+
 // Programs that a multiprocessor is to hold: with so many registers a lane, for its elements in f32, the row on its way and the
 // rest. Each of its four quarters has 16384, and it holds no more than 32 programs.
 constexpr int REGISTERS = 32 + VECTORS * (WIDTH + 8 * (NUM_STAGES - 1));
 constexpr int RESIDENT_WARPS = 4 * (16384 / (REGISTERS * 32));
 constexpr int BY_REGISTERS = RESIDENT_WARPS > NUM_WARPS ? RESIDENT_WARPS / NUM_WARPS : 1;
 constexpr int RESIDENT = BY_REGISTERS < 32 ? BY_REGISTERS : 32;
-constexpr float LOG2_E = 1.44269504f;
-constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
-constexpr unsigned NOTHING = sizeof(DTYPE) == 2 ? 0xff80ff80u : 0xff800000u;  // -inf
 
-static_assert((ROWS & (ROWS - 1)) == 0 && (NUM_WARPS & (NUM_WARPS - 1)) == 0, "ROWS and NUM_WARPS: powers of two");
-static_assert(NUM_WARPS <= 32 && LANES >= 1, "at most 32 warps, at least one thread a row");
 static_assert(VECTORS >= 1 && VECTORS <= 4, "VECTORS: 1 to 4");
 static_assert(NUM_STAGES == 1 || NUM_STAGES == 2, "NUM_STAGES: 1 or 2");
-static_assert((SPLIT & (SPLIT - 1)) == 0 && SPLIT <= 8, "SPLIT: a power of two up to 8");
-static_assert(SPLIT == 1 || ROWS == 1, "programs share a tile of one row");
-
-#include "softmax_rows.cuh"
 
 // What the warps of all programs of a row have seen. Rows alternate between two buffers: who sends for the row after the next has
 // had the next row's from every warp here, and each of these sent it after it had read what the buffer held before.
@@ -96,7 +84,7 @@ __device__ __forceinline__ void request(Pack (&packs)[VECTORS], const DTYPE* x, 
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
 #pragma unroll
-        for (int word = 0; word < Pack::WORDS; ++word) packs[i].words[word] = NOTHING;
+        for (int word = 0; word < Pack::WORDS; ++word) packs[i].words[word] = MINUS_INFINITY<DTYPE>;
         if (lane + i * LANES < window.vectors) ptx::load_streaming(packs[i].words, source + i * LANES * WIDTH);
     }
 }

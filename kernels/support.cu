@@ -6,24 +6,10 @@
 
 #include "numeric.cuh"
 
-// IEEE half precision.
-struct f16 {
-    unsigned short bits;
-};
-
 // E4M3: a sign, four bits of exponent, three of mantissa; all ones beside the sign are a NaN, and there is no infinity.
 struct fp8 {
     unsigned char bits;
 };
-
-__device__ float to_float(f16 value) {
-    const unsigned sign = (value.bits & 0x8000u) << 16, code = value.bits & 0x7fffu;
-    const unsigned exponent = code >> 10, mantissa = code & 0x3ffu;
-    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
-    const float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 5.9604644775390625e-8f
-                                          : static_cast<float>(mantissa + 1024) * __uint_as_float((exponent + 102) << 23);
-    return __uint_as_float(sign | __float_as_uint(magnitude));
-}
 
 __device__ float to_float(fp8 value) {
     const unsigned code = value.bits & 0x7f;
@@ -33,24 +19,6 @@ __device__ float to_float(fp8 value) {
     const float magnitude = exponent == 0 ? mantissa * 0.001953125f
                                           : (8 + mantissa) * __uint_as_float((exponent + 117u) << 23);
     return value.bits & 0x80 ? -magnitude : magnitude;
-}
-
-template <>
-__device__ __forceinline__ f16 from_float<f16>(float value) {
-    const float magnitude = fabsf(value);
-    unsigned code;
-    if (value != value) {
-        code = 0x7fff;
-    } else if (magnitude >= 65520.0f) {
-        code = 0x7c00;
-    } else if (magnitude < 6.103515625e-5f) {
-        code = static_cast<unsigned>(rintf(magnitude * 16777216));
-    } else {
-        const unsigned exponent = (__float_as_uint(magnitude) >> 23) - 127 + 15;
-        const float scaled = magnitude * __uint_as_float((127 + 25 - exponent) << 23);
-        code = exponent * 1024 + static_cast<unsigned>(rintf(scaled)) - 1024;
-    }
-    return {static_cast<unsigned short>(code | (value < 0 ? 0x8000u : 0u))};
 }
 
 // The nearest, ties to even; the largest for what is larger.
@@ -90,7 +58,7 @@ __device__ long long first_index() { return static_cast<long long>(blockIdx.x) *
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
 // The same as `Fill` of src/families/inputs.rs and its constants.
-enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6 };
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6, SCALES = 7 };
 constexpr long long LANDMARK_SPACING = 64;
 constexpr int LANDMARK_ABOVE = 4;
 constexpr float LOUD = 32.0f, ATTENTION = 2.0f, OUTSTANDING = 4.0f, LARGEST = 3.3895314e38f;
@@ -167,15 +135,36 @@ __device__ float value_at(const Stream& stream, long long index) {
     if (stream.fill == QUERIES) return query_at(stream, row, column, value);
     if (stream.fill == LOGITS) return logit_at(stream, row, column, value, choice);
     const int least = static_cast<int>(stream.first), most = static_cast<int>(stream.second);
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
+    }
     if (stream.fill == LANDMARKS && (column + 1 == stream.cols || (column + 1) % LANDMARK_SPACING <= 1)) {
         return with_exponent(value, most + LANDMARK_ABOVE);
+    }
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
     }
     return with_exponent(value, least + static_cast<int>(choice % static_cast<unsigned>(most - least)));
 }
 
+// What is finite stays finite in every type: half precision ends at 65504, where the others go on.
+template <typename Element>
+__device__ Element element_of(float value) {
+    return from_float<Element>(value);
+}
+template <>
+__device__ f16 element_of<f16>(float value) {
+    const bool is_finite = value - value == 0;
+    return from_float<f16>(is_finite ? fmaxf(fminf(value, 65504.0f), -65504.0f) : value);
+}
+
 template <typename Element>
 __device__ void fill_floats(Element* out, long long numel, const Stream& stream) {
-    for (long long i = first_index(); i < numel; i += index_stride()) out[i] = from_float<Element>(value_at(stream, i));
+    for (long long i = first_index(); i < numel; i += index_stride()) out[i] = element_of<Element>(value_at(stream, i));
 }
 
 template <typename Element>
@@ -254,6 +243,17 @@ __device__ double unexplained(Element out, float expected) {
     return fmax(0.0, fabs(static_cast<double>(expected) - value) - half_gap);
 }
 
+// Whether a value is an infinity, and the reference is the same one, or becomes it where it is rounded to the output's type.
+template <typename Element>
+__device__ bool is_right_infinity(double value, double expected) {
+    if (value != value || value - value == 0) return false;
+    if constexpr (sizeof(Element) == sizeof(double)) {
+        return value == expected;
+    } else {
+        return value == expected || to_float(from_float<Element>(static_cast<float>(expected))) == value;
+    }
+}
+
 // What a comparison comes to; all zero before. The host reads the same words.
 struct Comparison {
     double squared_difference, squared_reference;
@@ -284,7 +284,7 @@ __device__ void compare(const Element* out, const float* reference, const bf16* 
         const Element element = out[i];
         const float value = to_float(element), expected = reference[i];
         const bool both_nan = value != value && expected != expected;
-        const bool same_infinity = value == expected && expected - expected != 0;
+        const bool same_infinity = is_right_infinity<Element>(value, expected);
         const bool is_poisoned = is_poison(element);
         if (!is_poisoned && (both_nan || same_infinity)) continue;
         const double difference = static_cast<double>(value) - expected;
@@ -340,7 +340,7 @@ __device__ void compare_others(const Element* out, const Number* reference, cons
         const Element element = out[i];
         const double value = to_number(element), expected = reference[i];
         const bool both_nan = value != value && expected != expected;
-        const bool same_infinity = value == expected && expected - expected != 0;
+        const bool same_infinity = is_right_infinity<Element>(value, expected);
         const bool is_poisoned = is_poison(element);
         if (!is_poisoned && (both_nan || same_infinity)) continue;
         const double difference = value - expected;

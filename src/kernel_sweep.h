@@ -44,7 +44,8 @@ enum {
     KERNEL_SWEEP_PID_FLAT = 1,
     KERNEL_SWEEP_PID_PERSISTENT_BLOCKED = 2,
     KERNEL_SWEEP_PID_PERSISTENT_INTERLEAVED = 3,
-    KERNEL_SWEEP_PID_CLUSTER_LAUNCH_CONTROL = 4 /* the hardware deals tiles out to programs that run */
+    KERNEL_SWEEP_PID_CLUSTER_LAUNCH_CONTROL = 4, /* the hardware deals tiles out to programs that run */
+    KERNEL_SWEEP_PID_XYZ = 5                    /* Helion's, on a grid with several axes; no kernel that ships has it */
 };
 
 enum {

@@ -146,9 +146,13 @@ guided_search_ends_within_a_per_cent_of_the_best! {
     matmul_int4: Family::MatmulInt4,
     matmul_int16: Family::MatmulInt16,
     matmul_fp4: Family::MatmulFp4,
+    matmul_fp8: Family::MatmulFp8,
     attention: Family::Attention,
     row_softmax: Family::RowSoftmax,
     elementwise: Family::Elementwise,
+    matmul_int4_group: Family::MatmulInt4Group,
+    matmul_nvfp4: Family::MatmulNvfp4,
+    matmul_mxfp4: Family::MatmulMxfp4,
 }
 
 #[test]

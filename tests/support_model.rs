@@ -50,7 +50,9 @@ fn bits(tensor: &HostTensor) -> Vec<u64> {
         HostTensor::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+        HostTensor::U8(values) => values.iter().map(|value| (*value).into()).collect(),
         HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+        HostTensor::Fp8(codes) => codes.iter().map(|code| (*code).into()).collect(),
     }
 }
 
@@ -64,13 +66,22 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 5, sharing: 5, window: 5 },
         Fill::Queries { magnitude: 2.0, q_seq: 35, kv_seq: 50, sharing: 1, window: 9 },
         Fill::Logits { magnitude: 4.0 },
+        Fill::Scales { least: -40, most: 40 },
     ];
-    let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f32", Element::F32, fill)]);
+    let in_eight_bits = [
+        Fill::Uniform { magnitude: 448.0 },
+        Fill::Wide { least: -11, most: 9 },
+        Fill::Landmarks { least: -11, most: 4 },
+    ];
+    let in_eight_bits = in_eight_bits.map(|fill| ("fp8", Element::Fp8, fill));
+    let floats = floats
+        .into_iter()
+        .flat_map(|fill| [("bf16", Element::Bf16, fill), ("f16", Element::F16, fill), ("f32", Element::F32, fill)]);
     let integers =
         [("i8", Element::I8, Fill::Bits), ("i16", Element::I16, Fill::Bits), ("i16", Element::I16, Fill::Extremes)];
     let mut tensors = Vec::new();
     let mut questions = String::new();
-    for (seed, (name, element, fill)) in (77..).zip(floats.chain(integers)) {
+    for (seed, (name, element, fill)) in (77..).zip(floats.chain(in_eight_bits).chain(integers)) {
         let tensor = TensorSpec::new("X", element, &[35, 300], fill);
         let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
         let numel = tensor.numel();

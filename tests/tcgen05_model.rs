@@ -183,7 +183,7 @@ fn gemm(weights: &str, block: [u32; 3], stages: u32, sum_tiles: u32, decoded: De
         ("SUM_TILES", sum_tiles),
         ("TENSOR_WEIGHTS", tensor_weights),
     ];
-    let weights = [("WEIGHTS", weights.to_string())];
+    let weights = [("DTYPE", "bf16".to_string()), ("WEIGHTS", weights.to_string())];
     let numbers = numbers.into_iter().map(|(name, value)| (name, value.to_string()));
     Case {
         main: "gemm.cpp",

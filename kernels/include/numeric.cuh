@@ -4,6 +4,7 @@
 #include "ptx.cuh"
 
 using ptx::bf16;
+using ptx::f16;
 using ptx::to_float;
 
 __device__ __forceinline__ float to_float(float value) { return value; }
@@ -17,7 +18,34 @@ __device__ __forceinline__ Element from_float(float value) {
     }
 }
 
-// So many bytes of `Element` that one instruction loads or stores: 4, 8 or 16, and aligned to as many.
+template <>
+__device__ __forceinline__ f16 from_float<f16>(float value) {
+    return ptx::to_f16(value);
+}
+
+// A word of memory as two floats, and back: bf16, unless said otherwise.
+template <typename Element>
+struct Pair {
+    static __device__ __forceinline__ float low(unsigned word) { return ptx::low_to_float(word); }
+    static __device__ __forceinline__ float high(unsigned word) { return ptx::high_to_float(word); }
+    static __device__ __forceinline__ unsigned of(float low, float high) { return ptx::pack_bf16(low, high); }
+    static constexpr unsigned MINUS_INFINITY = 0xff80ff80u;
+};
+template <>
+struct Pair<f16> {
+    static __device__ __forceinline__ float low(unsigned word) { return to_float(f16{static_cast<unsigned short>(word)}); }
+    static __device__ __forceinline__ float high(unsigned word) {
+        return to_float(f16{static_cast<unsigned short>(word >> 16)});
+    }
+    static __device__ __forceinline__ unsigned of(float low, float high) { return ptx::pack_f16(low, high); }
+    static constexpr unsigned MINUS_INFINITY = 0xfc00fc00u;
+};
+
+// A word of memory whose elements are all -inf.
+template <typename Element>
+constexpr unsigned MINUS_INFINITY = sizeof(Element) == 4 ? 0xff800000u : Pair<Element>::MINUS_INFINITY;
+
+// So many bytes of `Element` (bf16, f16 or float) that one instruction loads or stores: 4, 8 or 16, and aligned to as many.
 template <typename Element, int BYTES>
 struct alignas(BYTES) Vector {
     static constexpr int WORDS = BYTES / 4;
@@ -31,8 +59,8 @@ struct alignas(BYTES) Vector {
             if constexpr (WIDTH == WORDS) {
                 values[word] = __uint_as_float(words[word]);
             } else {
-                values[2 * word] = ptx::low_to_float(words[word]);
-                values[2 * word + 1] = ptx::high_to_float(words[word]);
+                values[2 * word] = Pair<Element>::low(words[word]);
+                values[2 * word + 1] = Pair<Element>::high(words[word]);
             }
         }
     }
@@ -43,7 +71,7 @@ struct alignas(BYTES) Vector {
             if constexpr (WIDTH == WORDS) {
                 words[word] = __float_as_uint(values[word]);
             } else {
-                words[word] = ptx::pack_bf16(values[2 * word], values[2 * word + 1]);
+                words[word] = Pair<Element>::of(values[2 * word], values[2 * word + 1]);
             }
         }
     }

@@ -1,4 +1,4 @@
-// One-instruction wrappers: asynchronous copies, matrix loads, the tensor-core product and bf16 conversions.
+// One-instruction wrappers: asynchronous copies, matrix loads, the tensor-core product and conversions of bf16 and f16.
 // Needs sm_80. Shared memory is addressed by 32-bit shared-window addresses throughout.
 #pragma once
 
@@ -12,6 +12,11 @@ using bf16 = unsigned short;
 
 // Two bf16 in a register, the first element in the low half.
 using bf16x2 = unsigned int;
+
+// IEEE half precision in memory: a type of its own, so that it is told from bf16.
+struct f16 {
+    u16 bits;
+};
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) {
     unsigned long long address;
@@ -180,6 +185,26 @@ __device__ __forceinline__ bf16 to_bf16(float value) {
 __device__ __forceinline__ float low_to_float(bf16x2 packed) { return __uint_as_float(packed << 16); }
 __device__ __forceinline__ float high_to_float(bf16x2 packed) { return __uint_as_float(packed & 0xFFFF0000u); }
 __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(static_cast<u32>(value) << 16); }
+
+// Rounds to nearest even; what is too large becomes infinite.
+__device__ __forceinline__ f16 to_f16(float value) {
+    f16 rounded;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(value));
+    return rounded;
+}
+
+// Two of them in a register, the first in the low half.
+__device__ __forceinline__ u32 pack_f16(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+__device__ __forceinline__ float to_float(f16 value) {
+    float exact;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(exact) : "h"(value.bits));
+    return exact;
+}
 
 // a * b + c in both halves, rounded once.
 __device__ __forceinline__ bf16x2 fma_bf16x2(bf16x2 a, bf16x2 b, bf16x2 c) {

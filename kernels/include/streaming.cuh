@@ -47,9 +47,18 @@ __device__ __forceinline__ void barrier_arrive(int barrier) {
     asm volatile("bar.arrive %0, %1;" :: "r"(barrier), "n"(THREADS) : "memory");
 }
 
-// Writes two floats to an address in the shared memory of a program of the cluster. Needs sm_90.
-__device__ __forceinline__ void store_cluster(u32 address, float first, float second) {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(first), "f"(second) : "memory");
+// Writes two floats, or four, to an address in the shared memory of a program of the cluster. Needs sm_90.
+template <typename Floats>
+__device__ __forceinline__ void store_cluster(u32 address, const Floats& floats) {
+    static_assert(sizeof(Floats) == 8 || sizeof(Floats) == 16, "two floats or four");
+    if constexpr (sizeof(Floats) == 8) {
+        const auto [first, second] = floats;
+        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(address), "f"(first), "f"(second) : "memory");
+    } else {
+        const auto [first, second, third, fourth] = floats;
+        asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};"
+                     :: "r"(address), "f"(first), "f"(second), "f"(third), "f"(fourth) : "memory");
+    }
 }
 
 // 2^x to 2 ulp; results below 2^-126 are zero.

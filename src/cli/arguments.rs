@@ -1,14 +1,23 @@
 //! Arguments that several commands take.
 
 use crate::error::{Error, Result};
-use crate::families::manifest;
+use crate::families::{manifest, spec};
 use crate::model::Family;
 use crate::paths::GpuFolder;
+use crate::site;
 use std::path::{Path, PathBuf};
 
 /// One or more families, or all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Families(pub(super) Vec<Family>);
+
+impl Families {
+    /// Those to sweep on the host: of all, the ones that it has kernels of; what is named is taken at its word.
+    pub(super) fn of_host(&self) -> Vec<Family> {
+        let is_all = self.0 == Family::ALL;
+        self.0.iter().copied().filter(|family| !is_all || spec(*family).has_host_kernels()).collect()
+    }
+}
 
 /// Reads `NAME[,NAME…]` or `all`.
 pub(super) fn families(text: &str) -> Result<Families> {
@@ -25,8 +34,12 @@ pub(super) fn families(text: &str) -> Result<Families> {
     Ok(Families(families))
 }
 
-/// Reads a family's name, or the manifest that a path ending in `.toml` names; a wrong name is answered with the nearest.
+/// Reads a family's name, the manifest that a path ending in `.toml` names, or the family that a file of Python names, `FILE.py:NAME`;
+/// a wrong name is answered with the nearest.
 pub(super) fn family(name: &str) -> Result<Family> {
+    if let Some((file, name)) = site::python_family(name) {
+        return manifest::load(&site::describe(file, name)?);
+    }
     let is_path = Path::new(name).extension().is_some_and(|ending| ending == "toml");
     if is_path {
         return manifest::load(Path::new(name));
@@ -39,7 +52,7 @@ pub(super) fn family(name: &str) -> Result<Family> {
         let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
         let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
         Error::usage(format!(
-            "no family '{name}'; did you mean '{nearest}'? There are {}, and manifests by their paths",
+            "no family '{name}'; did you mean '{nearest}'? There are {}, manifests by their paths, and families of Python as FILE.py:NAME",
             known.join(", ")
         ))
     })

@@ -17,8 +17,8 @@ use std::time::Duration;
 /// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
 #[derive(clap::Args, Debug)]
 pub(super) struct MeasureArgs {
-    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, all of them, or your own by
-    /// their manifests
+    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, row_norm_rms, row_norm_layer,
+    /// row_cross_entropy, all of them (on the host: all that it has kernels of), or your own by their manifests
     #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Plan in place of the family's own
@@ -54,9 +54,14 @@ impl MeasureArgs {
     /// A whole sweep on `gpu` with these flags.
     pub(super) fn options(&self, gpu: &str) -> Result<Options> {
         let (ordinals, all_devices) = devices(self.devices.as_deref())?;
+        let choice = choice(gpu)?;
+        let is_host = match &choice {
+            Choice::Auto => crate::device::discover().first().is_none_or(|found| found.profile.is_cpu()),
+            Choice::Named(name) => name == GpuProfile::CPU,
+        };
         Ok(Options {
             site: site::Options {
-                devices: Wanted { choice: choice(gpu)?, ordinals, all_devices },
+                devices: Wanted { choice, ordinals, all_devices },
                 output: self.output.output.clone(),
                 shard: (0, 1),
                 compile_deadline: self.compile_deadline.0,
@@ -64,7 +69,7 @@ impl MeasureArgs {
                 quiet: self.json,
                 verbose: false,
             },
-            families: self.family.0.clone(),
+            families: if is_host { self.family.of_host() } else { self.family.0.clone() },
             plan: self.plan.clone(),
             budget: self.budget.map(|budget| budget.0),
             trial_deadline: self.trial_deadline.0,

@@ -186,8 +186,9 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
     dtypes.iter().map(|dtype| (dtype.name().to_owned(), dtype.size_bytes() as i64)).collect()
 }
 
-/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
-pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
+/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k, and their scales as many bytes as
+/// an expression says.
+pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
     // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
     let copies = |tile: &str, line: &str| {
@@ -201,7 +202,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
         format!("{operand}_line = if(realigns_{operand}, {CACHE_LINE}, min(align({row}), {CACHE_LINE}))")
     };
     Description {
-        dtypes: dtypes(&[Dtype::Bf16]),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
         knobs: texts(&[
             "block_sizes",
             "l2_groupings",
@@ -213,7 +214,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "realigned",
             "split_k",
         ]),
-        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n"),
+        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n{scales}"),
         flops: "2 * m * n * k".to_owned(),
         rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
         tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
@@ -249,6 +250,55 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "a_copies",
             "b_copies",
             "realigned_bytes",
+            "per_mille(rounds * steps * step_copies, floor_ns)",
+        ]),
+        kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
+        ..Description::default()
+    }
+}
+
+/// A product of E4M3 numbers, which the copy engine loads; with `variants` of whatever scaling, else of a scale a tensor.
+pub(super) fn gemm_fp8(variants: bool) -> Description {
+    const SCALES: &str =
+        "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
+    let scales = if variants { SCALES } else { "2" };
+    let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
+    // Rows of A and B that are not aligned for the engine are copied by threads.
+    let copies = |tile: &str| {
+        format!("if(min(align(k), {WIDEST_COPY}) < {WIDEST_COPY}, {tile} / min(align(k), {WIDEST_COPY}), 0)")
+    };
+    Description {
+        dtypes: dtypes(&[Dtype::Fp8]),
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
+        bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
+        flops: "2 * m * n * k".to_owned(),
+        rows: named([("a", "k"), ("c", "2 * n")]),
+        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
+        steps: named([("k", "block_sizes[2]")]),
+        parts: Some("split_k".to_owned()),
+        definitions: texts(&[
+            &format!("smem_bytes = num_stages * ({step_bytes})"),
+            "threads = 32 * num_warps",
+            &format!("step_copies = {}", copies(step_bytes)),
+        ]),
+        step_bytes: Some(step_bytes.to_owned()),
+        resident: Some(
+            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
+        ),
+        features: texts(&[
+            "smem_bytes",
+            "tile_m * tile_n",
+            "tile_m * tile_n / num_warps",
+            "step_copies",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
@@ -391,7 +441,7 @@ mod tests {
             for model in [model, variants] {
                 let candidates = model.candidates(std::slice::from_ref(&config));
                 let dims = [3, 1000, 700, 512, 64, 100, 1, 0][..model.fitted().dims.len()].to_vec();
-                let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
+                let (features, _) = model.features_of(&dims, family.dtypes()[0].name(), &candidates, 0).unwrap();
                 for (feature, value) in model.fitted().features.iter().zip(features) {
                     assert_ne!(value, i64::MIN, "{family}: {feature}");
                 }

@@ -36,7 +36,14 @@ pub enum Fill {
         /// One past the largest.
         most: i32,
     },
-    /// The same, but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
+    /// The same, but one in eight is zero and one in eight is two to the power of `most`. For scales.
+    Scales {
+        /// The least exponent of the others.
+        least: i32,
+        /// One past their largest.
+        most: i32,
+    },
+    /// As [`Fill::Wide`], but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
     /// exponent is [`LANDMARK_ABOVE`] more than `most`. Of a sum along such rows each landmark makes up a part that is seen.
     Landmarks {
         /// The least exponent of the other columns.
@@ -90,12 +97,20 @@ const HUGE: f32 = 3.389_531_4e38;
 impl Fill {
     /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
     /// finite in bf16.
-    fn awkward(self, family: Family, index: usize) -> Self {
+    fn awkward(self, family: Family, index: usize, element: Element) -> Self {
         match (self, family.name(), index) {
             (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
             (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
-            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
+            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16, but where it has the sums.
+            (Self::Uniform { magnitude }, _, 0) if element == Element::F16 => {
+                let most = magnitude.log2() as i32;
+                Self::Landmarks { least: most - 10, most }
+            }
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
+            (Self::Uniform { .. }, "matmul_int4_group", _) if element == Element::F16 => {
+                Self::Scales { least: -8, most: 0 }
+            }
+            (Self::Uniform { .. }, "matmul_int4_group", _) => Self::Scales { least: -4, most: 4 },
             (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },
             (Self::Bits, "matmul_int16", _) => Self::Extremes,
             (other, ..) => other,
@@ -118,6 +133,15 @@ impl Fill {
             Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
             Self::Extremes => of(4, [0.0; 2], [0; 2]),
             Self::Landmarks { least, most } => of(5, [least as f32, most as f32], [0; 2]),
+            Self::Scales { least, most } => of(7, [least as f32, most as f32], [0; 2]),
+        }
+    }
+
+    /// The byte at `index`.
+    fn byte(self, seed: u64, index: u64) -> u8 {
+        match self {
+            Self::Whole { least, most } => whole(seed, index, least, most) as u8,
+            _ => (random_bits(seed, index) >> 56) as u8,
         }
     }
 
@@ -140,12 +164,14 @@ impl Fill {
         let word = || random_bits(!seed, row);
         match self {
             Self::Bits | Self::Extremes | Self::Nothing => value,
-            Self::Whole { least, most } => {
-                let values = (i64::from(most) - i64::from(least) + 1) as u64;
-                (i64::from(least) + (random_bits(seed, index) >> 16) as i64 % values as i64) as f32
-            }
+            Self::Whole { least, most } => whole(seed, index, least, most) as f32,
             Self::Uniform { magnitude } => magnitude * value,
             Self::Wide { least, most } => wide(any_of(least, most)),
+            Self::Scales { least, most } => match random_bits(seed, index) % 8 {
+                0 => 0.0,
+                1 => power_of_two(most),
+                _ => wide(any_of(least, most)),
+            },
             Self::Landmarks { least, most } => {
                 let is_landmark = column + 1 == cols || (column + 1) % LANDMARK_SPACING <= 1;
                 wide(if is_landmark { most + LANDMARK_ABOVE } else { any_of(least, most) })
@@ -207,7 +233,7 @@ pub struct FillParameters {
 /// The inputs that a problem's kernels are verified with beside those they are timed with.
 pub fn awkward(family: Family, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
     let change = |(index, tensor): (usize, &TensorSpec)| TensorSpec {
-        fill: tensor.fill.awkward(family, index),
+        fill: tensor.fill.awkward(family, index, tensor.element),
         ..tensor.clone()
     };
     inputs.iter().enumerate().map(change).collect()
@@ -269,11 +295,27 @@ pub enum HostTensor {
     F32(Vec<f32>),
     /// Bytes.
     I8(Vec<i8>),
+    /// Unsigned bytes.
+    U8(Vec<u8>),
     /// 16-bit integers.
     I16(Vec<i16>),
+    /// The codes of E4M3 numbers.
+    Fp8(Vec<u8>),
 }
 
 impl HostTensor {
+    /// Where its elements begin, for what is called with it.
+    pub fn address(&mut self) -> u64 {
+        match self {
+            Self::Bf16(values) => values.as_mut_ptr() as u64,
+            Self::F16(values) => values.as_mut_ptr() as u64,
+            Self::F32(values) => values.as_mut_ptr() as u64,
+            Self::I8(values) => values.as_mut_ptr() as u64,
+            Self::U8(values) | Self::Fp8(values) => values.as_mut_ptr() as u64,
+            Self::I16(values) => values.as_mut_ptr() as u64,
+        }
+    }
+
     /// Its elements, exact in f64.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
@@ -281,9 +323,32 @@ impl HostTensor {
             Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::U8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::Fp8(codes) => codes.iter().map(|code| decode_e4m3(*code).into()).collect(),
         }
     }
+}
+
+/// The number that an E4M3 code stands for: a sign, four bits of exponent, three of mantissa; a NaN for all ones beside the sign.
+pub fn decode_e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match code & 0x7f {
+        0x7f => f32::NAN,
+        0..8 => mantissa * power_of_two(-9),
+        _ => (8.0 + mantissa) * power_of_two(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// The code of the nearest E4M3 number, ties to even; of the largest for what is larger. `kernels/support.cu` rounds alike.
+fn encode_e4m3(value: f32) -> u8 {
+    let magnitude = value.abs().min(448.0);
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let eighths = (magnitude * power_of_two(3 - exponent)).round_ties_even() as u32;
+    // A carry out of the mantissa is one of the exponent.
+    let code = ((exponent + 6) as u32 * 8 + eighths) as u8;
+    if value < 0.0 { code | 0x80 } else { code }
 }
 
 /// The random word of element `index` in stream `seed`: splitmix64's output function over a Weyl sequence
@@ -298,6 +363,12 @@ fn random_bits(seed: u64, index: u64) -> u64 {
 /// Uniform in [-1, 1), exact in f32: the top 24 bits.
 fn unit(seed: u64, index: u64) -> f32 {
     (random_bits(seed, index) >> 40) as f32 * (2.0 / (1u64 << 24) as f32) - 1.0
+}
+
+/// A whole number from `least` to `most`.
+fn whole(seed: u64, index: u64, least: i32, most: i32) -> i64 {
+    let count = (i64::from(most) - i64::from(least) + 1) as u64;
+    i64::from(least) + ((random_bits(seed, index) >> 16) % count) as i64
 }
 
 /// A random choice for element `index`, from bits that [`unit`] does not use.
@@ -325,7 +396,9 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
         Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
-        Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
+        Element::Fp8 => HostTensor::Fp8(indices.map(|index| encode_e4m3(float(index))).collect()),
+        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.byte(seed, index).cast_signed()).collect()),
+        Element::U8 => HostTensor::U8(indices.map(|index| tensor.fill.byte(seed, index)).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),
     }

@@ -122,7 +122,8 @@ pub fn knob_values(config: &Config, family: Family) -> Values {
         Some(KnobValue::Integer(number)) => *number,
         Some(KnobValue::Boolean(yes)) => i64::from(*yes),
         Some(KnobValue::Word(word)) => Formula::word(word),
-        None => 0,
+        Some(list @ KnobValue::List(_)) => Formula::word(&list.to_string()),
+        Some(KnobValue::Nothing) | None => 0,
     });
     for (value, knob) in values[OTHERS].iter_mut().zip(words.chain(own)) {
         *value = knob;

@@ -3,6 +3,7 @@
 //! GPU profile.
 
 mod attention;
+mod callable;
 mod description;
 mod gemm;
 mod inputs;
@@ -13,8 +14,9 @@ mod rounding;
 mod row_softmax;
 mod work;
 
+pub use callable::{Call, Callable, Language};
 pub use description::Description;
-pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
+pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
@@ -75,6 +77,8 @@ pub enum Code {
     Ptx(PathBuf),
     /// A cubin, which is loaded as it is.
     Cubin(PathBuf),
+    /// What another language calls.
+    Callable(Callable),
 }
 
 /// The file's name.
@@ -83,6 +87,7 @@ impl fmt::Display for Code {
         match self {
             Self::Shipped(name) => out.write_str(name),
             Self::Cuda { file, .. } | Self::Ptx(file) | Self::Cubin(file) => write!(out, "{}", file.display()),
+            Self::Callable(Callable { file, name, .. }) => write!(out, "{}:{name}", file.display()),
         }
     }
 }
@@ -307,6 +312,8 @@ pub struct Task {
     pub wanted: Vec<Wanted>,
     /// The problem, for a device with kernels of its own.
     pub host: Option<Problem>,
+    /// The problem, where its kernels are called.
+    pub call: Option<Call>,
 }
 
 /// What is right of an output.
@@ -394,7 +401,7 @@ pub trait FamilySpec: Sync {
         let Tensors { inputs, outputs } = self.tensors(problem);
         let wanted = outputs.iter().map(|_| Wanted { file: None, tolerance: None }).collect();
         let awkward = self.awkward(problem, &inputs);
-        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem) }
+        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem), call: None }
     }
 
     /// The compile-time half of a config: on one problem, configs that share it share a kernel.
@@ -471,6 +478,11 @@ pub trait FamilySpec: Sync {
         self.program(config, problem, profile).map(|(_, launch)| launch)
     }
 
+    /// What calls its kernels, on any device, where they are of another language.
+    fn callable(&self) -> Option<&Callable> {
+        None
+    }
+
     /// Whether the cpu device has kernels of it.
     fn has_host_kernels(&self) -> bool {
         true
@@ -494,6 +506,10 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulInt4 => &gemm::MATMUL_INT4,
         Family::MatmulInt16 => &gemm::MATMUL_INT16,
         Family::MatmulFp4 => &gemm::MATMUL_FP4,
+        Family::MatmulInt4Group => &gemm::MATMUL_INT4_GROUP,
+        Family::MatmulNvfp4 => &gemm::MATMUL_NVFP4,
+        Family::MatmulMxfp4 => &gemm::MATMUL_MXFP4,
+        Family::MatmulFp8 => &gemm::MATMUL_FP8,
         Family::Attention => &attention::Attention,
         Family::RowSoftmax => &row_softmax::RowSoftmax,
         described => manifest::spec(described),

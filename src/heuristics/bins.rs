@@ -14,7 +14,16 @@ impl Kind {
     /// The fields of its buckets.
     fn fields(self) -> &'static [Field] {
         match self {
-            Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N],
+            Self::Gemm => &[
+                Field::ASPECT,
+                Field::DTYPE,
+                Field::GROUP,
+                Field::K,
+                Field::M,
+                Field::N,
+                Field::SCALE_BLOCK,
+                Field::ZERO_POINTS,
+            ],
             Self::Attention => &[
                 Field::BATCH_HEADS,
                 Field::CAUSAL,
@@ -61,26 +70,44 @@ impl Aspect {
 
 /// A bucket as one integer: four bits a field, the first of [`Field::ALL`] lowest, each the index of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct PackedBucket(u64);
+pub(super) struct PackedBucket(u128);
 
 impl PackedBucket {
     /// The places for fields. The last is for what is no field.
-    const PLACES: u32 = 16;
+    const PLACES: u32 = 32;
 
     /// The bucket without a field.
-    pub(super) const EMPTY: Self = Self(u64::MAX);
+    pub(super) const EMPTY: Self = Self(u128::MAX);
 
     /// The bucket of those dimensions. Dimensions of another kind of class count as missing.
     pub(super) fn of(kind: Kind, extents: &Extents, dtype: DtypeClass) -> Self {
         let typed = Self::EMPTY.with(&Field::DTYPE, dtype as u64);
         match kind {
             Kind::Gemm => {
-                let (m, n, k) = match *extents {
-                    Extents::Gemm { m, n, k } => (m, n, k),
-                    _ => (None, None, None),
+                let (m, n, k, sharing) = match *extents {
+                    Extents::Gemm { m, n, k, sharing } => (m, n, k, sharing),
+                    _ => (None, None, None, None),
                 };
                 let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
-                typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n)
+                let mut packed = typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n);
+                if let Some(sharing) = sharing {
+                    let group = match sharing.group {
+                        0 => "one",
+                        32 => "32",
+                        64 => "64",
+                        _ => "128",
+                    };
+                    // The plain group has no label.
+                    let group = Field::GROUP.labels.iter().position(|label| *label == group);
+                    packed = group.map_or(packed, |group| packed.with(&Field::GROUP, group as u64));
+                    if sharing.scale_block > 0 {
+                        packed = packed.with_bin(&Field::SCALE_BLOCK, Some(sharing.scale_block));
+                    }
+                    if sharing.zero_points {
+                        packed = packed.with(&Field::ZERO_POINTS, 0);
+                    }
+                }
+                packed
             }
             Kind::Attention => {
                 let unknown = Extents::attention([None; 5]);
@@ -155,7 +182,7 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let optional = kind == Kind::Attention && Field::OPTIONAL.iter().any(|own| own.position == field.position);
+            let optional = Field::OPTIONAL.iter().any(|own| own.position == field.position);
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }
@@ -174,11 +201,11 @@ impl PackedBucket {
 
     fn with_index(self, position: u32, index: u64) -> Self {
         let shift = 4 * position;
-        Self(self.0 & !(0xF << shift) | index << shift)
+        Self(self.0 & !(0xF << shift) | u128::from(index) << shift)
     }
 
     fn index(self, position: u32) -> u64 {
-        self.0 >> (4 * position) & 0xF
+        (self.0 >> (4 * position) & 0xF) as u64
     }
 
     /// Whether a bucket of ours has a field that tells a variant.
@@ -319,7 +346,7 @@ pub(super) mod tests {
     #[test]
     fn aspect_of_what_is_not_positive_is_unknown() {
         for (m, expected) in [(Some(0), "<=4"), (Some(-5), "<=4"), (None, "unknown")] {
-            let extents = Extents::Gemm { m, n: Some(64), k: Some(64) };
+            let extents = Extents::Gemm { m, n: Some(64), k: Some(64), sharing: None };
             let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out(Kind::Gemm);
             assert_eq!(bucket["aspect"], "unknown");
             assert_eq!(bucket["m_bin"], expected);
@@ -333,6 +360,17 @@ pub(super) mod tests {
         for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
             assert_eq!(fields(family, "m=2,n=2,k=2"), "aspect dtype k_bin m_bin n_bin");
         }
+        let scaled = |shape: &str| -> Vec<String> {
+            let bucket = bucket_of(&problem(Family::MatmulFp8, shape, Dtype::Fp8));
+            bucket.into_iter().map(|(name, label)| name + &label).collect()
+        };
+        let plain = scaled("m=2,n=2,k=2");
+        assert_eq!(plain.join(" "), "aspectbalanced dtypefp8 k_bin<=64 m_bin<=4 n_bin<=64");
+        for (scale_block, bin) in [(1, "<=1"), (128, "<=128")] {
+            let with = scaled(&format!("m=2,n=2,k=2,scale_block={scale_block}"));
+            let own: Vec<&String> = with.iter().filter(|field| !plain.contains(field)).collect();
+            assert_eq!((own, with.len()), (vec![&format!("scale_block_bin{bin}")], plain.len() + 1));
+        }
         assert_eq!(fields(Family::RowSoftmax, "rows=2,cols=2"), "cols_bin dtype rows_bin");
         assert_eq!(fields(Family::Elementwise, "numel=2"), "dtype numel_bin");
         let self_attention = "batch=2,heads=2,q_seq=2,kv_seq=2,head_dim=2";
@@ -344,7 +382,7 @@ pub(super) mod tests {
         (proptest::sample::select(&Family::ALL[..]), proptest::collection::vec(dimension(), 5)).prop_map(
             |(family, values)| {
                 let named: Vec<_> = family.dimensions().iter().copied().zip(values).collect();
-                Problem::new(family, &named, Dtype::Bf16).unwrap()
+                Problem::new(family, &named, family.dtypes()[0]).unwrap()
             },
         )
     }

@@ -100,7 +100,7 @@ impl Entries {
 
     /// Whether there is a rule for a variant of the class's problems.
     pub(super) fn has_variants(&self) -> bool {
-        self.kind == Kind::Attention && self.rules.iter().any(|rule| rule.bucket.is_variant())
+        matches!(self.kind, Kind::Attention | Kind::Gemm) && self.rules.iter().any(|rule| rule.bucket.is_variant())
     }
 
     /// The rule whose bucket is equal to the query's.

@@ -43,6 +43,11 @@ impl Expression {
 
     /// Its value, of the values in the scope's slots. Allocates nothing.
     pub(super) fn evaluate(&self, values: &[i64]) -> Result<i64, Fault> {
+        self.evaluate_with(values, MISSING)
+    }
+
+    /// The same, where a knob of this value is one that the config does not have.
+    fn evaluate_with(&self, values: &[i64], not_given: i64) -> Result<i64, Fault> {
         let value_in = |slot: u16| values.get(usize::from(slot)).copied().unwrap_or(MISSING);
         let load = |slot: u16| match value_in(slot) {
             MISSING => Err(Fault::Missing(slot.into())),
@@ -68,11 +73,11 @@ impl Expression {
                 }
                 Step::Given(slot) => {
                     top += 1;
-                    stack[top % stack.len()] = i64::from(value_in(slot) != MISSING);
+                    stack[top % stack.len()] = i64::from(![MISSING, not_given].contains(&value_in(slot)));
                 }
                 Step::LoadOrGoOn(slot, target) => {
                     let value = value_in(slot);
-                    if value != MISSING {
+                    if ![MISSING, not_given].contains(&value) {
                         top += 1;
                         stack[top % stack.len()] = value;
                         next = target.into();
@@ -125,7 +130,11 @@ impl Expression {
     }
 }
 
-/// An expression with its text, over values that its reader holds in a list.
+/// What a [`Formula`] reads of a knob that the config does not have, or that is null.
+const NOT_GIVEN: i64 = 0;
+
+/// An expression with its text, over values that its reader holds in a list. A knob that is missing is 0 there, and so it is to
+/// `given` and `default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Formula {
     text: String,
@@ -179,7 +188,7 @@ impl Formula {
 
     /// Its value; nothing where it has none, as of a division by zero.
     pub fn value(&self, values: &[i64]) -> Option<i64> {
-        self.expression.evaluate(values).ok()
+        self.expression.evaluate_with(values, NOT_GIVEN).ok()
     }
 
     /// The same, over values of these names.
@@ -187,7 +196,7 @@ impl Formula {
     /// # Errors
     /// Where it has none, with the expression and why.
     pub fn evaluate(&self, values: &[i64], names: &[&str]) -> Result<i64> {
-        self.expression.evaluate(values).map_err(|fault| {
+        self.expression.evaluate_with(values, NOT_GIVEN).map_err(|fault| {
             let mut scope = Scope::default();
             scope.variables.extend(names.iter().map(|name| Variable { name: (*name).to_owned(), entry: None }));
             Error::usage(format!("expression '{}': {}", self.text, fault.explain(&scope)))

@@ -54,6 +54,8 @@ pub enum Plain {
     As(usize),
     /// Nothing: 0.
     Nothing,
+    /// So much.
+    Is(u64),
 }
 
 impl Plain {
@@ -62,6 +64,7 @@ impl Plain {
         match self {
             Self::As(place) => extents.get(place).copied().unwrap_or(0),
             Self::Nothing => 0,
+            Self::Is(extent) => extent,
         }
     }
 }
@@ -88,6 +91,9 @@ pub struct Group {
 
 /// The matrix products' dimensions.
 const GEMM: &[&str] = &["m", "n", "k"];
+/// The dimensions of what is done to rows, and the types that their elements come in.
+const ROWS: &[&str] = &["rows", "cols"];
+const FLOATS: &[Dtype] = &[Dtype::Bf16, Dtype::F16, Dtype::F32];
 
 impl FamilyProfile {
     const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
@@ -104,7 +110,7 @@ impl FamilyProfile {
     }
 
     const fn product(name: &'static str, sister: &'static str, packs_two_weights_a_byte: bool) -> Self {
-        Self { packs_two_weights_a_byte, sister: Some(sister), ..Self::shipped(name, GEMM, &[Dtype::Bf16]) }
+        Self { packs_two_weights_a_byte, sister: Some(sister), ..Self::shipped(name, GEMM, &[Dtype::Bf16, Dtype::F16]) }
     }
 }
 
@@ -124,9 +130,25 @@ static ATTENTION: FamilyProfile = FamilyProfile {
         &[Dtype::Bf16, Dtype::F16],
     )
 };
-static ROW_SOFTMAX: FamilyProfile =
-    FamilyProfile::shipped("row_softmax", &["rows", "cols"], &[Dtype::Bf16, Dtype::F32]);
-static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], &[Dtype::Bf16, Dtype::F32]);
+static ROW_SOFTMAX: FamilyProfile = FamilyProfile::shipped("row_softmax", ROWS, FLOATS);
+static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], FLOATS);
+static ROW_NORM_RMS: FamilyProfile = FamilyProfile::shipped("row_norm_rms", ROWS, FLOATS);
+static ROW_NORM_LAYER: FamilyProfile = FamilyProfile::shipped("row_norm_layer", ROWS, FLOATS);
+static ROW_CROSS_ENTROPY: FamilyProfile = FamilyProfile::shipped("row_cross_entropy", ROWS, FLOATS);
+static MATMUL_FP8: FamilyProfile = FamilyProfile {
+    variants: &[Variant { name: "scale_block", plain: Plain::Nothing }],
+    ..FamilyProfile::shipped("matmul_fp8", GEMM, &[Dtype::Fp8])
+};
+
+static MATMUL_INT4_GROUP: FamilyProfile = FamilyProfile {
+    variants: &[
+        Variant { name: "group", plain: Plain::Is(128) },
+        Variant { name: "zero_points", plain: Plain::Nothing },
+    ],
+    ..FamilyProfile::product("matmul_int4_group", "matmul_mxfp4", true)
+};
+static MATMUL_NVFP4: FamilyProfile = FamilyProfile::product("matmul_nvfp4", "matmul_mxfp4", true);
+static MATMUL_MXFP4: FamilyProfile = FamilyProfile::product("matmul_mxfp4", "matmul_nvfp4", true);
 
 /// Every description that somebody brought.
 static DESCRIBED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
@@ -135,26 +157,42 @@ static NAMED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
 
 #[allow(non_upper_case_globals)] // they read as the names of kinds do
 impl Family {
-    /// C = A·B, all bf16.
+    /// C = A·B, all of one type.
     pub const Matmul: Self = Self(&MATMUL);
     /// C = A·B, B packed signed int4.
     pub const MatmulInt4: Self = Self(&MATMUL_INT4);
-    /// C = A·B, B int16 rounded to bf16.
+    /// C = A·B, B int16 rounded to A's type.
     pub const MatmulInt16: Self = Self(&MATMUL_INT16);
     /// C = A·B, B packed E2M1.
     pub const MatmulFp4: Self = Self(&MATMUL_FP4);
     /// softmax(QKᵀ/√d)V. Heads of queries may share `kv_heads` heads of keys; with `causal` query i sees the keys up to
     /// i + kv_seq - q_seq, so that both end together, and of these with `window` that many, its own among them.
     pub const Attention: Self = Self(&ATTENTION);
+    /// C = A·B, B packed int4 with a scale in A's type for each `group` of weights along k, or one for all where it is 0; with
+    /// `zero_points` unsigned, less a zero point of four bits.
+    pub const MatmulInt4Group: Self = Self(&MATMUL_INT4_GROUP);
+    /// C = A·B, B packed E2M1 with an E4M3 scale for each 16 weights along k, and one f32 for all.
+    pub const MatmulNvfp4: Self = Self(&MATMUL_NVFP4);
+    /// C = A·B, B packed E2M1 with an E8M0 scale for each 32 weights along k.
+    pub const MatmulMxfp4: Self = Self(&MATMUL_MXFP4);
     /// Softmax over the last axis.
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
     pub const Elementwise: Self = Self(&ELEMENTWISE);
+    /// x / sqrt(mean(x²) + ε) * weight, over the last axis.
+    pub const RowNormRms: Self = Self(&ROW_NORM_RMS);
+    /// (x - mean) / sqrt(variance + ε) * weight + bias, over the last axis.
+    pub const RowNormLayer: Self = Self(&ROW_NORM_LAYER);
+    /// log(sum(exp(x))) - x\[target\], over the last axis.
+    pub const RowCrossEntropy: Self = Self(&ROW_CROSS_ENTROPY);
+    /// C = A·B, both E4M3 with f32 scales: one a tensor, or with `scale_block` 1 one a row of A and one a column of B, and with 128
+    /// one for 128 of k of a row of A and one for 128 columns by 128 of k of B.
+    pub const MatmulFp8: Self = Self(&MATMUL_FP8);
 }
 
 impl Family {
     /// Every family that ships, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 14] = [
         Self::Matmul,
         Self::MatmulInt4,
         Self::MatmulInt16,
@@ -162,6 +200,13 @@ impl Family {
         Self::Attention,
         Self::RowSoftmax,
         Self::Elementwise,
+        Self::RowNormRms,
+        Self::RowNormLayer,
+        Self::RowCrossEntropy,
+        Self::MatmulInt4Group,
+        Self::MatmulNvfp4,
+        Self::MatmulMxfp4,
+        Self::MatmulFp8,
     ];
 
     /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see

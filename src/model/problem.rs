@@ -159,7 +159,7 @@ impl Problem {
             if dimensions[..index].iter().any(|(earlier, _)| earlier == name) {
                 return Err(Error::usage(format!("dimension '{name}' is given twice")));
             }
-            let may_be_nothing = variant.is_some_and(|variant| variant.plain == Plain::Nothing);
+            let may_be_nothing = variant.is_some_and(|variant| !matches!(variant.plain, Plain::As(_)));
             if *value < 0 || *value == 0 && !may_be_nothing {
                 return Err(Error::usage(format!("dimension {name} = {value}: it must be positive")));
             }
@@ -184,8 +184,18 @@ impl Problem {
             }
             extents.push(extent);
         }
+        if family == Family::MatmulInt4Group {
+            settle_groups(&mut extents)?;
+        }
         if family == Family::Attention {
             settle_mask(&mut extents)?;
+        }
+        if family == Family::MatmulFp8
+            && let Some(scale_block) = extents.last().filter(|scale_block| ![0, 1, 128].contains(*scale_block))
+        {
+            return Err(Error::usage(format!(
+                "dimension scale_block = {scale_block}: it is 1, for a scale a row and column, or 128, or left out for one a tensor"
+            )));
         }
         if family.packs_two_weights_a_byte()
             && let Some(k) = wanted.iter().position(|name| *name == "k").map(|place| extents[place])
@@ -227,6 +237,26 @@ impl Problem {
     pub fn parse(family: Family, text: &str, dtype: Dtype) -> Result<Self> {
         Self::new(family, &parse_dimensions(text)?, dtype)
     }
+}
+
+/// Refuses groups that no kernel has, and takes one of all weights along k for what it is: problems that ask for the same are the
+/// same.
+fn settle_groups(extents: &mut [u64]) -> Result<()> {
+    let [_, _, k, group, zero_points] = extents else { return Ok(()) };
+    if *group >= *k && ![32, 64, 128].contains(group) {
+        *group = 0;
+    }
+    if ![0, 32, 64, 128].contains(group) {
+        return Err(Error::usage(format!(
+            "dimension group = {group}: 32, 64 or 128 weights along k share a scale, or all {k} of them (0)"
+        )));
+    }
+    if *zero_points > 1 {
+        return Err(Error::usage(format!(
+            "dimension zero_points = {zero_points}: it is 1, or 0 where weights have none"
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses a mask that is none, and takes away one that hides nothing: problems that ask for the same are the same.

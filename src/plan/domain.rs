@@ -297,6 +297,11 @@ struct Shares {
 impl Shares {
     /// A variant of a problem of the domain; none where nothing is left of it, as of a mask over one query.
     fn variant(self, family: Family, random: &mut ChaCha8Rng) -> Option<Problem> {
+        if family == Family::MatmulFp8 {
+            let [m, n, k] = self.shape(family, random).first();
+            let shape = Shape::of(family, &[m, n, k, if random.random_bool(0.5) { 1 } else { 128 }]);
+            return Some(Problem { family, shape, dtype: family.dtypes()[0] });
+        }
         let [batch, heads, q_seq, kv_seq, head_dim] = self.shape(family, random).first();
         let Kind { is_grouped, is_causal, has_window } = self.kind?;
         let sharing = if is_grouped { log_uniform(random, 2..=16, 1) } else { 1 };
@@ -352,6 +357,11 @@ impl Shares {
         let m = log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1);
         let n = log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple });
         let k = log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple });
+        if family == Family::MatmulInt4Group {
+            // Half of them as most weights are shipped; the others each as likely.
+            let group = [128, 128, 128, 64, 32, 0][random.random_range(0..6)];
+            return Shape::of(family, &[m, n, k, group, u64::from(random.random_range(0..3) == 0)]);
+        }
         Shape::of(family, &[m, n, k])
     }
 }

@@ -59,7 +59,13 @@ fn probes(family: Family, is_aligned: bool) -> Result<Vec<Problem>> {
     let extents = match family.dimensions() {
         ["m", "n", "k"] => {
             let rows = alignments(is_aligned);
-            every(&[&[1, 8, 64, 300, 8192], &rows, &rows])
+            // What shares a scale makes another kernel, of the family that has scales.
+            every(&[
+                &[1, 8, 64, 300, 8192],
+                &rows,
+                &rows,
+                if family == Family::MatmulFp8 { &[0, 1, 128] } else { &[0] },
+            ])
         }
         ["batch", "heads", "q_seq", "kv_seq", "head_dim"] => {
             let heads: Vec<i64> = if is_aligned { vec![64, 128] } else { (1..=256).collect() };

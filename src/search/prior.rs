@@ -3,7 +3,7 @@
 
 use crate::families::{self, Description, Work};
 use crate::heuristics::{FittedModel, Model, builtin_document, builtin_names};
-use crate::model::{Config, Family, GpuProfile, Mma, Peaks, Problem};
+use crate::model::{Config, Dtype, Family, GpuProfile, Mma, Peaks, Problem};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -103,7 +103,9 @@ impl Prior {
         let Some(peaks) = self.peaks else { return loaded_bytes(&work, profile) };
         let multiprocessors = f64::from(profile.multiprocessors);
         let memory_bytes_per_us = f64::from(peaks.memory_gb_per_s) * 1e3;
-        let flops_per_us = f64::from(peaks.bf16_tflops) * 1e6 * mma_share(config, profile);
+        // Tensor cores take 8-bit floats twice as fast.
+        let tflops = f64::from(peaks.bf16_tflops) * if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+        let flops_per_us = tflops * 1e6 * mma_share(config, profile);
 
         // The longest row of programs, each multiprocessor shared by those that it holds at once.
         let steps = work.waves as f64 * work.tiles_a_program as f64 * work.steps_a_tile as f64;
@@ -181,7 +183,6 @@ fn loaded_bytes(work: &Work, profile: &GpuProfile) -> f64 {
 mod tests {
     use super::*;
     use crate::heuristics::ModelConfig;
-    use crate::model::Dtype;
     use crate::plan::Plan;
 
     /// A clock that is none of ours: what the document of a GPU expects of its configs.

@@ -13,7 +13,8 @@ done. A family that misses its deadline has no times, and the table says so.
 Softmax and addition are also set beside a copy of as many bytes, `copy_us`: what the memory takes at that size, launch and
 all.
 
-Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), scaled_dot_product_attention with each backend,
+Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), torch._scaled_mm for 8-bit floats (cuBLASLt, with sums as exact
+as ours: no use_fast_accum), scaled_dot_product_attention with each backend,
 torch.softmax and torch.add. Both sides use one protocol, `cold-l2/2`: hold the stream and read a foreign buffer of twice the L2
 cache, which leaves that full of clean lines (a flush by writing leaves dirty ones, whose write-back the kernel would pay), event,
 launch, event; the median counts. Tensors lie in SETS places, which take turns. Both sides are timed on a GPU under load, at the
@@ -43,7 +44,16 @@ from pathlib import Path
 
 SHAPES = Path(__file__).resolve().parent / "shapes"
 VARIANTS = ("kv_heads", "causal", "window")
-FAMILIES = ["matmul", "matmul_int4", "matmul_fp4", "matmul_int16", "attention", "row_softmax", "elementwise"]
+FAMILIES = [
+    "matmul",
+    "matmul_int4",
+    "matmul_fp4",
+    "matmul_int16",
+    "matmul_fp8",
+    "attention",
+    "row_softmax",
+    "elementwise",
+]
 PROTOCOL = "cold-l2/2"
 SETS = 4
 SAMPLES = 40
@@ -99,7 +109,7 @@ def read_works(families: list[str], shapes: Path = SHAPES) -> list[Work]:
     works = []
     for family in families:
         for problem in tomllib.loads((shapes / f"{family}.toml").read_text())["problem"]:
-            dtype = problem.pop("dtype", "bf16")
+            dtype = problem.pop("dtype", "fp8" if family == "matmul_fp8" else "bf16")
             problem.pop("from", None)
             works.append(Work(family, tuple(problem.items()), dtype))
     return works
@@ -217,9 +227,35 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
     if work.family == "attention":
         calls = attention_calls(torch, work, tensor)
         return calls | {COPY: copy()} if work.is_shared_decode else calls
+    if work.family == "matmul_fp8":
+        return scaled_calls(torch, work)
     a, b = tensor(work["m"], work["k"]), tensor(work["k"], work["n"])
     out = tensor(work["m"], work["n"])
     return {"cuBLAS": lambda: torch.matmul(a, b, out=out)}
+
+
+def scaled_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
+    """The product of 8-bit floats, whose second operand is column-major, with scales as ours lie in memory."""
+    m, n, k = work["m"], work["n"], work["k"]
+
+    def operand(rows: int):
+        return torch.empty(rows, k, dtype=torch.bfloat16, device="cuda").uniform_(-448, 448).to(torch.float8_e4m3fn)
+
+    def scales(*shape: int):
+        return torch.empty(*shape, dtype=torch.float32, device="cuda").uniform_(2**-10, 2**-7)
+
+    a, b = operand(m), operand(n).t()
+    scale_block = dict(work.dimensions).get("scale_block", 0)
+    if scale_block == 128:
+        blocks_n, blocks_k = -(-n // 128), -(-k // 128)
+        # cuBLASLt wants lines of whole fours.
+        of_b = scales(blocks_n, -(-blocks_k // 4) * 4)[:, :blocks_k]
+        of_a, of_b = scales(blocks_k, m).t(), of_b.t()
+    elif scale_block == 1:
+        of_a, of_b = scales(m, 1), scales(1, n)
+    else:
+        of_a, of_b = scales(), scales()
+    return {"cuBLASLt": lambda: torch._scaled_mm(a, b, of_a, of_b, out_dtype=torch.bfloat16, use_fast_accum=False)}
 
 
 def attention_calls(torch, work: Work, tensor) -> dict[str, Callable[[], object]]:
@@ -277,8 +313,9 @@ def time_peers(works: list[Work], seconds: float, torch, sampler) -> dict[Work, 
 
 
 def peer_key(work: Work) -> Work:
-    """Quantized products share the peer of the bf16 one."""
-    return Work("matmul", work.dimensions, work.dtype) if work.family.startswith("matmul") else work
+    """Products with quantized weights share the peer of the bf16 one."""
+    shares = work.family.startswith("matmul") and work.family != "matmul_fp8"
+    return Work("matmul", work.dimensions, work.dtype) if shares else work
 
 
 def copy_terabytes_per_s(torch, sampler) -> float:
@@ -343,7 +380,7 @@ def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
         return ("ratio", 1.0)
     if work.family == "row_softmax":
         return ("us", work.streamed_bytes / (0.9 * copy_rate) / 1e6) if work.streamed_bytes > 64e6 else None
-    ratios = {"matmul": 0.85, "attention": 1.2 if work.is_decode else 0.95, "elementwise": 1.0}
+    ratios = {"matmul": 0.85, "matmul_fp8": 0.9, "attention": 1.2 if work.is_decode else 0.95, "elementwise": 1.0}
     return ("ratio", ratios.get(work.family, 0.8))
 
 

@@ -59,6 +59,36 @@ bf16 to_bf16(float value) {
     return value != value ? 0x7fff : static_cast<bf16>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 unsigned pack_bf16(float low, float high) { return to_bf16(low) | static_cast<unsigned>(to_bf16(high)) << 16; }
+
+struct f16 {
+    unsigned short bits;
+};
+float to_float(f16 value) {
+    const unsigned sign = (value.bits & 0x8000u) << 16, code = value.bits & 0x7fffu;
+    const unsigned exponent = code >> 10, mantissa = code & 0x3ffu;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
+    const float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 5.9604644775390625e-8f
+                                          : static_cast<float>(mantissa + 1024) * __uint_as_float((exponent + 102) << 23);
+    return __uint_as_float(sign | __float_as_uint(magnitude));
+}
+f16 to_f16(float value) {
+    const float magnitude = std::fabs(value);
+    const unsigned sign = __float_as_uint(value) >> 16 & 0x8000u;
+    unsigned code;
+    if (value != value) {
+        return {0x7fff};
+    } else if (magnitude >= 65520.0f) {
+        code = 0x7c00;
+    } else if (magnitude < 6.103515625e-5f) {
+        code = static_cast<unsigned>(std::rint(magnitude * 16777216));
+    } else {
+        const unsigned exponent = (__float_as_uint(magnitude) >> 23) - 127 + 15;
+        const float scaled = magnitude * __uint_as_float((127 + 25 - exponent) << 23);
+        code = exponent * 1024 + static_cast<unsigned>(std::rint(scaled)) - 1024;
+    }
+    return {static_cast<unsigned short>(code | sign)};
+}
+unsigned pack_f16(float low, float high) { return to_f16(low).bits | static_cast<unsigned>(to_f16(high).bits) << 16; }
 }  // namespace ptx
 
 #include "support.cu"

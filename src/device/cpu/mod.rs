@@ -1,8 +1,11 @@
 //! The host as a device: blocked kernels on threads, timed by the monotonic clock. What a newcomer without a GPU and
 //! every test runs; real measuring, of a slow machine.
 
+mod calling;
 mod canary;
 pub mod kernels;
+
+pub use calling::CallingCpu;
 
 use super::mutants::{Alteration, Place};
 use super::{Address, Deviation, Device, Fault, Found, LEAST_ALLOWED, Program};
@@ -78,8 +81,7 @@ struct Contents {
 impl Cpu {
     /// The host, nothing prepared.
     pub fn open() -> Self {
-        let flush_words = 2 * l2_size().0 as usize / size_of::<u64>();
-        Self { flush: (0..flush_words as u64).collect(), pools: BTreeMap::new(), task: None, config: Config::default() }
+        Self { flush: flush_buffer(), pools: BTreeMap::new(), task: None, config: Config::default() }
     }
 
     /// Runs the loaded config on one of the problem's contents; returns the task with its output, and how long the kernel
@@ -179,11 +181,21 @@ impl Device for Cpu {
     }
 
     fn sample(&mut self, _round: u32) -> Result<Sample, Fault> {
-        // Reads alone: what was written here would have to go back to memory at the kernel's cost.
-        std::hint::black_box(self.flush.iter().fold(0, |bits, word| bits | word));
+        flush(&self.flush);
         let (_, time) = self.run(PLAIN)?;
         Ok(Sample { time, sm_mhz: None, throttled: false })
     }
+}
+
+/// What a flush reads: twice L2.
+fn flush_buffer() -> Vec<u64> {
+    let words = 2 * l2_size().0 as usize / size_of::<u64>();
+    (0..words as u64).collect()
+}
+
+/// Leaves L2 full of foreign lines. Reads alone: what was written here would have to go back to memory at the kernel's cost.
+fn flush(buffer: &[u64]) {
+    std::hint::black_box(buffer.iter().fold(0, |bits, word| bits | word));
 }
 
 /// Makes every element a NaN of all ones, which arithmetic never makes.
@@ -192,7 +204,7 @@ fn poison(output: &mut HostTensor) {
         HostTensor::Bf16(values) => values.fill(bf16::from_bits(u16::MAX)),
         HostTensor::F16(values) => values.fill(f16::from_bits(u16::MAX)),
         HostTensor::F32(values) => values.fill(f32::from_bits(u32::MAX)),
-        HostTensor::I8(_) | HostTensor::I16(_) => {}
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => {}
     }
 }
 
@@ -207,8 +219,8 @@ fn neighbour(bits: u16, upwards: bool) -> u16 {
     }
 }
 
-/// Compares an output with its reference. NaN for NaN, unless it is the poison, and an infinity for the same infinity are
-/// equal.
+/// Compares an output with its reference. NaN for NaN, unless it is the poison, and an infinity for what is the same infinity once it
+/// is rounded are equal.
 #[allow(clippy::float_cmp)] // infinities are equal or not
 pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
     let values = output.to_f64();
@@ -216,19 +228,25 @@ pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
         HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
-        HostTensor::I8(_) | HostTensor::I16(_) => false,
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => false,
     };
     let neighbour = |index: usize, upwards: bool| match output {
         HostTensor::Bf16(values) => bf16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F16(values) => f16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F32(values) if upwards => values[index].next_up().into(),
         HostTensor::F32(values) => values[index].next_down().into(),
-        HostTensor::I8(_) | HostTensor::I16(_) => values[index],
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => values[index],
+    };
+    let rounded = |wanted: f64| match output {
+        HostTensor::Bf16(_) => bf16::from_f64(wanted).to_f64(),
+        HostTensor::F16(_) => f16::from_f64(wanted).to_f64(),
+        HostTensor::F32(_) => (wanted as f32).into(),
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => wanted,
     };
     let (mut squared_difference, mut squared_reference) = (0.0, 0.0);
     let mut outcome = Deviation::default();
     for (index, (value, &wanted)) in values.iter().copied().zip(&reference.values).enumerate() {
-        if !is_poison(index) && (value.is_nan() && wanted.is_nan() || value == wanted && wanted.is_infinite()) {
+        if !is_poison(index) && (value.is_nan() && wanted.is_nan() || value.is_infinite() && rounded(wanted) == value) {
             continue;
         }
         let difference = (value - wanted).abs();
@@ -264,6 +282,9 @@ mod tests {
             (Family::MatmulInt4, "m=3,n=17,k=66", vec![4, 16, 32]),
             (Family::MatmulInt16, "m=7,n=65,k=31", vec![4, 16, 32]),
             (Family::MatmulFp4, "m=1,n=1,k=2", vec![4, 16, 32]),
+            (Family::MatmulFp8, "m=5,n=33,k=130", vec![4, 16, 32]),
+            (Family::MatmulFp8, "m=7,n=65,k=300,scale_block=1", vec![4, 16, 200]),
+            (Family::MatmulFp8, "m=3,n=260,k=257,scale_block=128", vec![4, 48, 200]),
             (Family::Attention, "batch=1,heads=2,q_seq=33,kv_seq=65,head_dim=20", vec![1, 16, 16]),
             (Family::Attention, "batch=2,heads=6,kv_heads=2,q_seq=33,kv_seq=65,head_dim=20,causal=1", vec![1, 16, 16]),
             (Family::Attention, "batch=1,heads=2,q_seq=70,kv_seq=50,head_dim=24,causal=1,window=9", vec![1, 16, 16]),
@@ -334,7 +355,7 @@ mod tests {
     }
 
     /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
-    const LARGE: [(Family, &str, [u32; 3]); 18] = [
+    const LARGE: [(Family, &str, [u32; 3]); 22] = [
         (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
         (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
@@ -343,6 +364,10 @@ mod tests {
         (Family::MatmulInt4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulFp4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulInt16, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulFp8, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulFp8, "m=16,n=128,k=28672,scale_block=1", [16, 64, 512]),
+        (Family::MatmulFp8, "m=33,n=129,k=18432,scale_block=128", [16, 64, 512]),
+        (Family::MatmulFp8, "m=1,n=64,k=7168,scale_block=128", [1, 64, 512]),
         (Family::Attention, "batch=1,heads=8,q_seq=1,kv_seq=16384,head_dim=128", [1, 1, 128]),
         (Family::Attention, "batch=1,heads=2,q_seq=300,kv_seq=300,head_dim=64", [1, 64, 64]),
         (Family::Attention, "batch=2,heads=2,q_seq=5,kv_seq=2048,head_dim=64", [1, 64, 64]),

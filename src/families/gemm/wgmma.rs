@@ -2,7 +2,7 @@
 //! itself by `mma.sync`.
 
 use super::realigned::{self, Realigned, pitch_bytes};
-use super::{EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
+use super::{EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
@@ -16,6 +16,11 @@ const TILE_COLUMNS: u64 = 64;
 const PANEL_BYTES: u64 = 128;
 /// Shared memory for the stages' barriers.
 const BARRIER_BYTES: u64 = 1024;
+/// What swizzled panels begin at multiples of.
+const PANEL_ALIGNMENT: u64 = 1024;
+/// Columns of scales that the copy engine takes at once, and what their panels begin at multiples of in bytes.
+const SCALE_COLUMNS: u64 = 256;
+const SCALE_ALIGNMENT: u64 = 128;
 /// Rows of a tile, of A or of B, that the copy engine takes at once.
 const MOST_ROWS: u64 = 256;
 /// Programs in the largest cluster.
@@ -31,6 +36,8 @@ const MOST_REGISTERS: u64 = 232;
 #[derive(Clone, Copy)]
 struct Tiling {
     weights: Weights,
+    /// Bytes of a stage's scales.
+    scale_bytes: u64,
     /// Whether each warp multiplies by itself.
     by_warp: bool,
     /// Operands that are copied to aligned rows first.
@@ -71,7 +78,8 @@ impl Tiling {
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
         );
         let realigned = Realigned::of(config)?;
-        let tiling = Self { weights, by_warp, realigned, m, n, k, groups, stages };
+        let scale_bytes = most_scale_bytes(weights, n, k);
+        let tiling = Self { weights, scale_bytes, by_warp, realigned, m, n, k, groups, stages };
         let (registers, limit) = (tiling.registers_used(), tiling.registers());
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
         Ok(tiling)
@@ -96,12 +104,16 @@ impl Tiling {
             tiles if tiles > 2 || tiles * self.m >= 128 => 2,
             _ => (self.k / 32).min(4),
         };
-        if self.weights == Weights::Bf16 { 0 } else { 2 * chunk * self.tiles() * 4 }
+        if self.weights == Weights::Same { 0 } else { 2 * chunk * self.tiles() * 4 }
     }
 
     /// Registers that a thread needs.
     fn registers_used(&self) -> u64 {
-        self.sums() + self.fragments() + SPARE_REGISTERS
+        let scales = match self.weights.scale_bytes() {
+            [0, _] => 0,
+            [bytes, _] => 2 * self.tiles() * bytes + 2,
+        };
+        self.sums() + self.fragments() + scales + SPARE_REGISTERS
     }
 
     /// Whether three idle warps come with the loading one, to hand their registers over.
@@ -124,7 +136,7 @@ impl Tiling {
     }
 
     fn b_row_bytes(&self) -> u64 {
-        self.n * self.weights.element().size_bytes()
+        self.n * self.weights.element_bytes()
     }
 
     /// Rows of C that leave through shared memory at once.
@@ -141,12 +153,13 @@ impl Tiling {
     fn smem(&self, split_k: u64) -> Bytes {
         let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
         let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
-        Bytes(self.stages * self.stage_bytes() + BARRIER_BYTES + staging.max(partials))
+        let scales = (self.stages * self.scale_bytes).next_multiple_of(PANEL_ALIGNMENT);
+        Bytes(self.stages * self.stage_bytes() + scales + BARRIER_BYTES + staging.max(partials))
     }
 
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
     fn operands(&self, product: &Product) -> [Arg; 3] {
-        let &Product { weights, m, n, k } = product;
+        let &Product { weights, dtype, m, n, k, .. } = product;
         let b_width = self.b_row_bytes().min(PANEL_BYTES);
         let b_swizzle = if b_width == PANEL_BYTES { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
         let tiled = |of, element: Element, shape, rows: u64, width: u64, swizzle| {
@@ -158,12 +171,17 @@ impl Tiling {
             Arg::TensorMap(map)
         };
         let [a_place, b_place] = self.realigned.places(product).map(|place| place.map(Mapped::Workspace));
-        let a =
-            tiled(a_place.unwrap_or(Mapped::Input(0)), Element::Bf16, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
+        let a = tiled(a_place.unwrap_or(Mapped::Input(0)), dtype, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
         let b_shape = [k / weights.per_element(), n];
-        let b =
-            tiled(b_place.unwrap_or(Mapped::Input(1)), weights.element(), b_shape, self.b_rows(), b_width, b_swizzle);
-        let c = tiled(Mapped::Output, Element::Bf16, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
+        let b = tiled(
+            b_place.unwrap_or(Mapped::Input(1)),
+            weights.element(dtype),
+            b_shape,
+            self.b_rows(),
+            b_width,
+            b_swizzle,
+        );
+        let c = tiled(Mapped::Output, dtype, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
         let [a_vector, b_vector, c_vector] = self.vectors(product);
         [
             if a_vector == 16 { a } else { Arg::Input(0) },
@@ -183,9 +201,32 @@ impl Tiling {
     }
 }
 
+/// Bytes of one stage's rows of scales, or of zero points, in panels.
+fn scale_tile_bytes(rows: u64, columns: u64, bytes: u64) -> u64 {
+    let width = columns.min(SCALE_COLUMNS);
+    columns / width * (rows * width * bytes).next_multiple_of(SCALE_ALIGNMENT)
+}
+
+/// Bytes of one stage's scales and zero points.
+fn scale_bytes(weights: Weights, groups: Groups, n: u64, k: u64) -> u64 {
+    let (rows, [scale, zero]) = (k / groups.within(k), weights.scale_bytes());
+    scale_tile_bytes(rows, n, scale) + if groups.zero_points { scale_tile_bytes(rows, n, zero) } else { 0 }
+}
+
+/// The same at most, whatever the problem's groups.
+fn most_scale_bytes(weights: Weights, n: u64, k: u64) -> u64 {
+    let groups = Groups { group: weights.least_group(), zero_points: weights.scale_bytes()[1] > 0 };
+    if weights.is_scaled() { scale_bytes(weights, groups, n, k) } else { 0 }
+}
+
 pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
     let tiling = Tiling::new(config, weights)?;
     tiling.realigned.check(config)?;
+    require!(
+        !(tiling.realigned.b && weights.is_scaled()),
+        "{}: scales are loaded as B's rows are aligned",
+        realigned::KNOB
+    );
     let split_k = split_k(config);
     require!(
         split_k.is_power_of_two() && split_k <= MOST_PARTS,
@@ -226,16 +267,16 @@ pub(super) fn build(
     product: &Product,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let &Product { weights, m, n, k } = product;
-    let tiling = Tiling::new(config, weights)?;
+    let &Product { weights, groups, m, n, k, .. } = product;
+    let mut tiling = Tiling::new(config, weights)?;
+    tiling.scale_bytes = groups.map_or(0, |groups| scale_bytes(weights, groups, tiling.n, tiling.k));
     let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
     let k_steps = k.div_ceil(tiling.k);
     let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
     let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
 
     let [a_vector, b_vector, c_vector] = tiling.vectors(product);
-    let macros = vec![
-        ("WEIGHTS", weights.name().to_string()),
+    let own = [
         ("BY_WARP", u8::from(tiling.by_warp).to_string()),
         ("BLOCK_M", tiling.m.to_string()),
         ("BLOCK_N", tiling.n.to_string()),
@@ -247,6 +288,16 @@ pub(super) fn build(
         ("C_VECTOR_BYTES", c_vector.to_string()),
         ("REALIGNED", tiling.realigned.bits().to_string()),
     ];
+    let macros = product.macros(tiling.k).into_iter().chain(own);
+    let by_tile = |input, element: Element, rows| {
+        if vector_bytes(n * element.size_bytes()) < 16 {
+            return Arg::Input(input);
+        }
+        let tile = [tiling.k / groups.map_or(tiling.k, |groups| groups.within(tiling.k)), tiling.n.min(SCALE_COLUMNS)];
+        let tile = tile.map(|extent| extent as u32);
+        Arg::TensorMap(TensorMap::of_matrix(Mapped::Input(input), element, [rows, n], tile, Swizzle::None))
+    };
+    let scales = product.scale_arguments(by_tile, |groups| groups.steps(k, tiling.k));
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let args = tiling.operands(product).into_iter().chain([Arg::Output(0)]);
     let (scratch, counters) =
@@ -257,7 +308,7 @@ pub(super) fn build(
         cluster: split_k as u32,
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(split_k),
-        args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(raw).collect(),
+        args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(raw).chain(scales).collect(),
         workspace: tiling.realigned.scratch(product),
         counters: if tiling.realigned.any() { 2 } else { 0 },
     };
@@ -269,7 +320,7 @@ pub(super) fn build(
 mod tests {
     use super::{Mapped, Product, Realigned, Tiling, Weights};
     use crate::families::gemm::tests::{h200, problem};
-    use crate::families::{Arg, KernelSpec, Launch, Swizzle, TensorMap, spec};
+    use crate::families::{Arg, Element, KernelSpec, Launch, Swizzle, TensorMap, spec};
     use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
@@ -312,10 +363,18 @@ mod tests {
 
     #[test]
     fn tiles_are_copied_in_panels_of_128_bytes() {
-        let product = Product { weights: Weights::Int4, m: 16, n: 4096, k: 8192 };
-        let realigned = Realigned::default();
-        let tiling =
-            Tiling { weights: Weights::Int4, by_warp: true, realigned, m: 16, n: 128, k: 128, groups: 1, stages: 3 };
+        let product = Product { weights: Weights::Int4, dtype: Element::Bf16, groups: None, m: 16, n: 4096, k: 8192 };
+        let tiling = Tiling {
+            weights: Weights::Int4,
+            scale_bytes: 0,
+            by_warp: true,
+            realigned: Realigned::default(),
+            m: 16,
+            n: 128,
+            k: 128,
+            groups: 1,
+            stages: 3,
+        };
         let wide = tiling.operands(&product);
         let [a, b, c] = wide.each_ref().map(map);
         assert_eq!((a.tile.as_slice(), a.swizzle), (&[64, 16][..], Swizzle::Bytes128));
@@ -330,7 +389,7 @@ mod tests {
     fn rows_the_copy_engine_cannot_take_are_copied_by_a_warp() {
         let (kernel, launch) = program(Family::Matmul, &config(), [5, 77, 66]);
         assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output(0), Arg::Output(0)]);
-        let vectors: Vec<_> = kernel.macros[7..].iter().map(|(_, bytes)| bytes.as_str()).collect();
+        let vectors: Vec<_> = kernel.macros[8..].iter().map(|(_, bytes)| bytes.as_str()).collect();
         assert_eq!(vectors, ["4", "2", "2"]);
     }
 

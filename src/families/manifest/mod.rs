@@ -13,14 +13,14 @@ pub(crate) use cubin::parameters;
 
 use super::legality::{self, Condition, Values, names, values};
 use super::{
-    Arg, Axis, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch,
+    Arg, Axis, Call, Callable, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch,
     Reference as Right, Rejection, Task, TensorSpec, Tensors, Tolerance, Wanted, knobs, require,
 };
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{self, Formula};
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use include_dir::{Dir, include_dir};
-use parts::{Argument, Contents, Kernel, Manifest, Run, Scalar, Template, TensorOf, Value};
+use parts::{Argument, Contents, Kernel, Manifest, Run, Runs, Scalar, Template, TensorOf, Value};
 use raw::Role;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -31,16 +31,13 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/sweeps");
 
-/// The families of ours that a manifest describes.
-const SHIPPED: [Family; 1] = [Family::Elementwise];
-
 /// What was read by now.
 static READ: RwLock<BTreeMap<Family, (&'static Manifest, PathBuf)>> = RwLock::new(BTreeMap::new());
 
 /// The description of a family that is not in code.
 pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
     static OURS: LazyLock<BTreeMap<Family, &'static Manifest>> =
-        LazyLock::new(|| SHIPPED.into_iter().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect());
+        LazyLock::new(|| described().map(|family| (family, &*Box::leak(Box::new(shipped(family))))).collect());
     if let Some(manifest) = OURS.get(&family) {
         return *manifest;
     }
@@ -48,6 +45,12 @@ pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
         Some((manifest, _)) => *manifest,
         None => &NOT_READ,
     }
+}
+
+/// The families of ours that a manifest describes: those whose plan has one.
+fn described() -> impl Iterator<Item = Family> {
+    let has_family = |family: &Family| embedded(&format!("{family}.toml")).is_some_and(read::has_family);
+    Family::ALL.into_iter().filter(has_family)
 }
 
 /// The manifest of a family of ours: that of the working directory's `sweeps/`, if it has one that can be read, else the one that
@@ -112,7 +115,7 @@ pub fn load_named(name: &str) -> Result<Option<Family>> {
 /// Where it cannot, with its line; `name` is what messages call it.
 #[cfg(feature = "harness")]
 pub(crate) fn check_shipped(family: Family, text: &str, name: &str) -> Result<()> {
-    if !SHIPPED.contains(&family) || !read::has_family(text) {
+    if !described().any(|ours| ours == family) || !read::has_family(text) {
         return Ok(());
     }
     read::read(text, name, None, Some(family)).map(drop)
@@ -241,6 +244,14 @@ impl<'a> Scope<'a> {
             }
             Contents::Bits => Fill::Bits,
             Contents::Extremes => Fill::Extremes,
+            Contents::Landmarks(least, most) => {
+                let (least, most) = (number(least)?, number(most)?);
+                require!(
+                    -126 <= least && least < most && most <= 123,
+                    "fill landmarks({least}, {most}): exponents rise, from -126 to 123"
+                );
+                Fill::Landmarks { least, most }
+            }
         })
     }
 
@@ -352,7 +363,8 @@ impl Manifest {
     fn kernel_of(&self, config: &Config) -> Result<&Kernel, Rejection> {
         let values = legality::knob_values(config, self.family);
         let runs = |kernel: &&Kernel| kernel.when.as_ref().is_none_or(|when| when.holds(&values));
-        self.kernels.iter().find(runs).ok_or_else(|| Rejection(format!("no kernel of {} runs {config}", self.family)))
+        let kernels = if let Runs::Kernels(kernels) = &self.runs { &kernels[..] } else { &[] };
+        kernels.iter().find(runs).ok_or_else(|| Rejection(format!("no kernel of {} runs {config}", self.family)))
     }
 
     /// The tensors, or which of them cannot be.
@@ -373,6 +385,8 @@ impl Manifest {
             "block_sizes has no effect on this kernel"
         );
         let is_idle = |knob: &str| match knob {
+            // What calls a kernel takes what it is not given to be as it usually is.
+            _ if self.callable().is_some() => true,
             "num_sm_multiplier" => !config.pid_type.is_some_and(PidType::is_persistent),
             "num_stages" => config.reduction_loops == [None],
             _ => false,
@@ -454,10 +468,12 @@ impl FamilySpec for Manifest {
             TensorSpec { fill: fill.unwrap_or(spec.fill), ..spec.clone() }
         });
         // Other contents have no file with what is right of them.
-        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && self.reference.is_some();
+        let is_computed = self.reference.is_some() || self.callable().is_some();
+        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && is_computed;
         let awkward = has_awkward.then(|| awkward.collect());
         let host = host::of(self.family).map(|_| *problem);
-        Task { name: problem.to_string(), wanted: wanted.collect(), inputs, awkward, outputs, host }
+        let call = self.callable().map(|callable| Call::new(callable, problem));
+        Task { name: problem.to_string(), wanted: wanted.collect(), inputs, awkward, outputs, host, call }
     }
 
     fn family(&self) -> Family {
@@ -470,6 +486,9 @@ impl FamilySpec for Manifest {
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
         self.check_own_knobs(config)?;
+        if let Runs::Called { of_knobs, .. } = &self.runs {
+            return legality::check(self.family, of_knobs, &legality::knob_values(config, self.family));
+        }
         if self.knobs.iter().any(|knob| knob == "pid_type") {
             knobs::order(config)?;
         }
@@ -481,7 +500,10 @@ impl FamilySpec for Manifest {
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        self.kernel_of(config).map_or(&[], |kernel| kernel.conditions)
+        match &self.runs {
+            Runs::Called { conditions, .. } => conditions,
+            Runs::Kernels(_) => self.kernel_of(config).map_or(&[], |kernel| kernel.conditions),
+        }
     }
 
     fn axes(&self) -> &'static [Axis] {
@@ -492,6 +514,14 @@ impl FamilySpec for Manifest {
         /// As many as leave a multiprocessor all its threads.
         const REGISTERS: u32 = 32;
         let scope = Scope::new(self, config, problem, profile);
+        if self.callable().is_some() {
+            return Ok(Footprint {
+                threads: knobs::WARP * config.num_warps.unwrap_or(1),
+                registers: self.registers.unwrap_or(REGISTERS),
+                smem: Bytes(0),
+                stage_bytes: Bytes(scope.optional("stage_bytes", self.stage_bytes.as_ref())?),
+            });
+        }
         let run = &self.kernel_of(config)?.run;
         Ok(Footprint {
             threads: scope.axes("threads", &run.threads)?.iter().product(),
@@ -507,6 +537,9 @@ impl FamilySpec for Manifest {
         problem: &Problem,
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection> {
+        if let Some(callable) = self.callable() {
+            return Ok((Call::new(callable, problem).kernel(config), Launch::of_callable()));
+        }
         let (kernel, launch) = Scope::new(self, config, problem, profile).build(&self.kernel_of(config)?.run)?;
         if let Code::Cubin(file) = &kernel.code {
             cubin::check(file, &kernel.entry, &launch, &profile.arch)?;
@@ -521,8 +554,15 @@ impl FamilySpec for Manifest {
         }
     }
 
+    fn callable(&self) -> Option<&Callable> {
+        match &self.runs {
+            Runs::Called { callable, .. } => Some(callable),
+            Runs::Kernels(_) => None,
+        }
+    }
+
     fn has_host_kernels(&self) -> bool {
-        host::of(self.family).is_some()
+        host::of(self.family).is_some() || self.callable().is_some()
     }
 
     fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {

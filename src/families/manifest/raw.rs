@@ -1,5 +1,6 @@
 //! The manifest as it is written: TOML, with the place of whatever can be wrong. Its JSON Schema is made of these types.
 
+use crate::families::Callable;
 use crate::heuristics::{DescribedBin, DescribedGroup};
 #[cfg(feature = "harness")]
 use schemars::JsonSchema;
@@ -43,6 +44,8 @@ pub(super) struct RawManifest {
     #[serde(default)]
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawKernel>"))]
     pub(super) kernel: Vec<Spanned<RawKernel>>,
+    /// What runs its configs in place of kernels: a family that a file of Python names. `sweep --family FILE.py:NAME` writes it.
+    pub(super) callable: Option<Callable>,
     /// What a model of the times may look at beside dimensions and knobs.
     #[serde(default)]
     pub(super) model: RawModel,
@@ -165,7 +168,9 @@ pub(super) struct RawTensor {
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
     pub(super) shape: Vec<Spanned<RawExpression>>,
     /// What it is filled with: `uniform(m)`, in [-m, m); `whole(a, b)`, whole numbers of that range; `wide(a, b)`, of either sign with
-    /// exponents of two from a to b; `logits(m)`; or `bits`, the usual for integers. For floats the usual is `uniform(1)`.
+    /// exponents of two from a to b; `landmarks(a, b)`, the same, but a row's last column and those on either side of the multiples of
+    /// 64 larger than all others by four powers of two; `logits(m)`; `extremes`, of integers: one in eight is the least or the largest;
+    /// or `bits`, the usual for integers. For floats the usual is `uniform(1)`.
     #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
     pub(super) fill: Option<Spanned<String>>,
     /// What it is filled with beside that, for checking alone.

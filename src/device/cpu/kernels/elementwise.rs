@@ -10,6 +10,7 @@ pub(super) fn run(config: &Config, inputs: &[HostTensor], output: &mut HostTenso
     let [block] = blocks(config)?;
     match (inputs, output) {
         ([HostTensor::Bf16(x), HostTensor::Bf16(y)], HostTensor::Bf16(out)) => add(x, y, out, block),
+        ([HostTensor::F16(x), HostTensor::F16(y)], HostTensor::F16(out)) => add(x, y, out, block),
         ([HostTensor::F32(x), HostTensor::F32(y)], HostTensor::F32(out)) => add(x, y, out, block),
         _ => return None,
     }

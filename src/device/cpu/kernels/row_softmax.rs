@@ -17,6 +17,7 @@ pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], out
     };
     match (inputs, output) {
         ([HostTensor::Bf16(x)], HostTensor::Bf16(y)) => softmax(x, y, cols, block_rows, step),
+        ([HostTensor::F16(x)], HostTensor::F16(y)) => softmax(x, y, cols, block_rows, step),
         ([HostTensor::F32(x)], HostTensor::F32(y)) => softmax(x, y, cols, block_rows, step),
         _ => return None,
     }

@@ -45,9 +45,18 @@ fn values(tensor: &HostTensor) -> Vec<f64> {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F32(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::U8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I16(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::Fp8(codes) => codes.iter().map(|code| e4m3(*code)).collect(),
     }
+}
+
+/// What an E4M3 code stands for, told in another way than the kernels'.
+fn e4m3(code: u8) -> f64 {
+    let (sign, exponent, mantissa) = (code >> 7, i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
+    let magnitude = if exponent == 0 { mantissa * 2f64.powi(-6) } else { (1.0 + mantissa) * 2f64.powi(exponent - 7) };
+    if sign == 1 { -magnitude } else { magnitude }
 }
 
 /// Each element within the rounding of the output and of f32 sums of terms as large as `scale`. NaN meets only NaN.
@@ -108,6 +117,45 @@ fn check_matrix_product(family: Family, [m, n, k]: [usize; 3], blocks: [u32; 3],
         expected.push(terms.iter().sum());
     }
     assert_close(&output, &expected, Dtype::Bf16, largest * k as f64);
+}
+
+/// Any codes but the NaNs, and scales of which some are zero and some large.
+fn check_scaled_product([m, n, k]: [usize; 3], scale_block: usize, blocks: [u32; 3], num_warps: u32, seed: u64) {
+    let codes = |numel: usize, seed: u64| {
+        let HostTensor::I8(bytes) = tensor(numel, Element::I8, Fill::Bits, seed) else { unreachable!() };
+        HostTensor::Fp8(
+            bytes.into_iter().map(|byte| byte as u8).map(|code| code ^ u8::from(code & 0x7f == 0x7f)).collect(),
+        )
+    };
+    let k_blocks = k.div_ceil(128);
+    let [of_a, of_b] = match scale_block {
+        0 => [1, 1],
+        1 => [m, n],
+        _ => [k_blocks * m, n.div_ceil(128) * k_blocks],
+    };
+    let scales = |numel, seed| tensor(numel, Element::F32, Fill::Scales { least: -20, most: 20 }, seed);
+    let inputs = [codes(m * k, seed), codes(n * k, seed + 1), scales(of_a, seed + 2), scales(of_b, seed + 3)];
+    let mut dimensions = vec![("m", m as i64), ("n", n as i64), ("k", k as i64)];
+    dimensions.extend((scale_block > 0).then_some(("scale_block", scale_block as i64)));
+    let problem = Problem::new(Family::MatmulFp8, &dimensions, Dtype::Fp8).unwrap();
+    let mut output = HostTensor::Bf16(vec![bf16::NAN; m * n]);
+    let config = config(&blocks, num_warps);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&config)).build().unwrap();
+    run(&problem, &config, &inputs, &mut output, &pool).unwrap();
+
+    let [a, b, a_scales, b_scales] = inputs.each_ref().map(values);
+    for (index, output) in values(&output).into_iter().enumerate() {
+        let (row, column) = (index / n, index % n);
+        let scale = |k: usize| match scale_block {
+            0 => a_scales[0] * b_scales[0],
+            1 => a_scales[row] * b_scales[column],
+            _ => a_scales[k / 128 * m + row] * b_scales[column / 128 * k_blocks + k / 128],
+        };
+        let terms: Vec<f64> = (0..k).map(|at| a[row * k + at] * b[column * k + at] * scale(at)).collect();
+        let (expected, size) = (terms.iter().sum::<f64>(), terms.iter().map(|term| term.abs()).sum::<f64>());
+        let allowed = expected.abs() / 256.0 + size * k as f64 * 2f64.powi(-23);
+        assert!((output - expected).abs() <= allowed, "{problem} at {row}, {column}: {output} for {expected}");
+    }
 }
 
 fn softmax(row: &[f64]) -> Vec<f64> {
@@ -187,7 +235,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn matrix_products_match_plain_loops(
@@ -200,6 +248,17 @@ proptest! {
         let [m, n, mut k] = shape;
         k += k % 2 * usize::from(family.packs_two_weights_a_byte());
         check_matrix_product(family, [m, n, k], blocks, num_warps, seed);
+    }
+
+    #[test]
+    fn scaled_products_match_plain_loops(
+        shape in [1..40usize, 1..200usize, 1..400usize],
+        scale_block in prop::sample::select(vec![0usize, 1, 128]),
+        blocks in [1..24u32, 1..80u32, 1..200u32],
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        check_scaled_product(shape, scale_block, blocks, num_warps, seed);
     }
 
     #[test]
