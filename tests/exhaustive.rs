@@ -149,6 +149,9 @@ guided_search_ends_within_a_per_cent_of_the_best! {
     attention: Family::Attention,
     row_softmax: Family::RowSoftmax,
     elementwise: Family::Elementwise,
+    row_norm_rms: Family::RowNormRms,
+    row_norm_layer: Family::RowNormLayer,
+    row_cross_entropy: Family::RowCrossEntropy,
 }
 
 #[test]

@@ -60,7 +60,9 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9 },
         Fill::Logits { magnitude: 4.0 },
     ];
-    let floats = floats.into_iter().flat_map(|fill| [("bf16", Element::Bf16, fill), ("f16", Element::F16, fill), ("f32", Element::F32, fill)]);
+    let floats = floats
+        .into_iter()
+        .flat_map(|fill| [("bf16", Element::Bf16, fill), ("f16", Element::F16, fill), ("f32", Element::F32, fill)]);
     let integers =
         [("i8", Element::I8, Fill::Bits), ("i16", Element::I16, Fill::Bits), ("i16", Element::I16, Fill::Extremes)];
     let mut tensors = Vec::new();

@@ -28,7 +28,12 @@ pub(super) fn fit(
     let known = known.ok_or_else(|| Error::failure("models are of families that ship, on a GPU"))?;
     let configs = known.configs.iter().chain(sister.iter().flat_map(|(_, sister)| &sister.configs));
     let legality = Legality::new(known.family, known.profile, configs.flatten());
-    let description = legality.description();
+    let mut description = legality.description();
+    // Of a type that was never measured a model says nothing: the rules and fallbacks of its like do.
+    description.dtypes.retain(|dtype, _| {
+        let rows = class.table.rows.iter().chain(sister.iter().flat_map(|(table, _)| &table.rows));
+        rows.filter_map(|row| row.facts.problem).any(|problem| problem.dtype.name() == dtype)
+    });
     let rows: Vec<&Row> = class.table.rows.iter().collect();
     let mut trials = Trials::default();
     let mut places = BTreeMap::new();

@@ -110,6 +110,11 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
             let weights_per_element = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
             of_sums([m, n, k], weights_per_element).into_iter().chain(of_output(m, n)).collect()
         }
+        // A number a row.
+        ("row_cross_entropy", _) => {
+            let [rows, cols] = problem.shape.first();
+            of_columns(rows, cols).into_iter().chain(of_output(1, rows)).collect()
+        }
         (_, ["rows", "cols"]) => {
             let [rows, cols] = problem.shape.first();
             of_columns(rows, cols).into_iter().chain(of_output(rows, cols)).collect()
@@ -186,7 +191,7 @@ fn of_keys([batch_heads, kv_seq, head_dim]: [u64; 3], rows: u64) -> Vec<Mutant> 
     mutants
 }
 
-/// What goes wrong along the columns of a softmax.
+/// What goes wrong along the columns of rows.
 fn of_columns(rows: u64, cols: u64) -> Vec<Mutant> {
     let column = |column, columns| Region { pitch: cols, row: 0, column, rows, columns };
     let twice = |name, columns| {

@@ -82,16 +82,14 @@ const OUTSTANDING: f32 = 4.0;
 const HUGE: f32 = 3.389_531_4e38;
 
 impl Fill {
-    /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
-    /// finite in bf16.
+    /// What input `index` of `family`, which is in code, is verified with beside its own fill: values that show what uniform ones hide.
+    /// Sums stay finite in bf16.
     fn awkward(self, family: Family, index: usize, inputs: &[TensorSpec]) -> Self {
         match (self, family.name(), index) {
             (Self::Uniform { magnitude }, "attention", 0) => {
                 Self::Queries { magnitude, q_seq: inputs[0].rows(), kv_seq: inputs[1].rows() }
             }
             (keys_and_values @ Self::Uniform { .. }, "attention", _) => keys_and_values,
-            (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
-            (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
             // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
             (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },

@@ -119,7 +119,7 @@ pub(super) fn config(fields: &Map<String, Value>, kind_field: &Map<String, Value
     if all.get("mma") != kind_field.get("mma") {
         return Err(Error::usage("field 'mma' contradicts the space it stands in"));
     }
-    Ok(drop_idle_knobs(config_from(all)?))
+    Ok(drop_idle_knobs(config_from(all)?, family))
 }
 
 /// Configs that axes may multiply to, before the next exclusion: hundreds of bytes each.
@@ -166,7 +166,7 @@ pub(super) fn expand(
             values.iter().map(|value| {
                 let mut config = config.clone();
                 set(&mut config, value, name);
-                drop_idle_knobs(config)
+                drop_idle_knobs(config, family)
             })
         });
         configs = extended.filter(|config| !ready.iter().any(|when| when.excludes(config, family))).collect();
@@ -262,15 +262,11 @@ fn alike(pattern: &Config, config: &Config, name: &str) -> bool {
 }
 
 /// Drops the knobs that change nothing in this config, so that no template carries decoration.
-fn drop_idle_knobs(mut config: Config) -> Config {
+fn drop_idle_knobs(mut config: Config, family: Family) -> Config {
     if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
-    // A row that is taken whole has no steps in flight; wide lanes may have the next row.
-    if config.reduction_loops == [None] && config.mma != Some(Mma::SimtWide) {
-        config.num_stages = None;
-    }
-    config
+    config.without(&families::spec(family).idle_knobs(&config))
 }
 
 /// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
