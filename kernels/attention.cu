@@ -1,6 +1,8 @@
 // out = softmax(q kᵀ / sqrt(head_dim)) v, fused: scores live in registers, the softmax is taken online in f32.
 //
-// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, 16-byte aligned as a whole.
+// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, 16-byte aligned as a whole.
+// Heads of queries that share their keys come as one, see attention_parts.cuh, so that a tile reads them once for all; under
+// a mask, where they are long, each as its own, `sharing` of them to a head of keys.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys. Its queries stay in shared memory; keys and
 // values stream through a ring of NUM_STAGES slots of BLOCK_KV each. Warps share out the queries, 16 or more each; where
 // there are more warps than that, several have the same queries and share out the keys of each slot. Whatever was shared
@@ -17,7 +19,9 @@
 //   workspace    where splits > 1: f32 [splits, batch_heads * q_seq, HEAD_DIM] sums, then [.., 2] maximum and sum
 //   counters     where splits > 1: one a tile of queries; zero before and after
 //   contiguous   see programs.cuh
+//   queries, window, sharing, section   where CAUSAL: see Mask
 //
+//   CAUSAL, DTYPE  see attention_parts.cuh
 //   HEAD_DIM       head_dim rounded up to a multiple of 16, up to 256; the rest is zeros
 //   VECTOR_BYTES   bytes that every row of head_dim elements is aligned to: 2, 4, 8 or 16
 //   BLOCK_Q        queries of a tile, a multiple of 16
@@ -68,25 +72,32 @@ static_assert(NUM_WARPS <= 32 && NUM_STAGES >= 2, "at most 32 warps, at least tw
 static_assert(TILE_BYTES <= 227 << 10 && MERGE_BYTES <= 227 << 10, "more shared memory than any GPU gives a program");
 
 struct Problem {
-    const bf16 *q, *k, *v;
-    bf16* out;
+    const u16 *q, *k, *v;
+    u16* out;
     float* workspace;
     unsigned* counters;
     int batch_heads, q_seq, kv_seq, head_dim, splits;
     float scale_log2;
+#if CAUSAL
+    Mask mask;
+#endif
 };
 
+#if CAUSAL
+using Tile = MaskedTileOf<BLOCK_Q, BLOCK_KV>;
+#else
 using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
+#endif
 
 // Starts copying `rows` rows of head_dim elements; zeros fill the tile of ROWS rows of HEAD_DIM. Neighbouring threads take
 // up to 128 bytes of a row.
 template <int ROWS>
-__device__ __forceinline__ void copy_rows(unsigned shared, const bf16* global, int rows, int head_dim) {
+__device__ __forceinline__ void copy_rows(unsigned shared, const u16* global, int rows, int head_dim) {
     constexpr int ROW_THREADS = VECTOR_BYTES >= 4 ? 128 / VECTOR_BYTES : 32;
     constexpr int ROWS_AT_ONCE = THREADS / ROW_THREADS;
     const int first_row = threadIdx.x / ROW_THREADS;
     const int first_column = threadIdx.x % ROW_THREADS * WIDTH;
-    const bf16* from = global + static_cast<long long>(first_row) * head_dim + first_column;
+    const u16* from = global + static_cast<long long>(first_row) * head_dim + first_column;
     const unsigned to = shared + first_row * ROW_BYTES + first_column * 2;
 #pragma unroll 4
     for (int row = 0; row < ROWS; row += ROWS_AT_ONCE) {
@@ -97,7 +108,7 @@ __device__ __forceinline__ void copy_rows(unsigned shared, const bf16* global, i
             const bool inside = first_row + row < rows && first_column + column < head_dim;
             const unsigned slot = to + row * ROW_BYTES + column * 2;
             if constexpr (VECTOR_BYTES == 2) {
-                ptx::store_shared(slot, inside ? from[column] : bf16{0});
+                ptx::store_shared(slot, inside ? from[column] : u16{0});
             } else {
                 ptx::cp_async<VECTOR_BYTES>(slot, from + column, inside ? VECTOR_BYTES : 0);
             }
@@ -177,13 +188,30 @@ __device__ __forceinline__ void multiply_queries(Scores& scores, const Queries& 
             ptx::ldmatrix_x4(b, keys + n * 16 * ROW_BYTES + k * 32);
 #pragma unroll
             for (int m = 0; m < M_TILES; ++m) {
-                ptx::mma_m16n8k16(scores[m][2 * n], a[m], {b[0], b[1]});
-                ptx::mma_m16n8k16(scores[m][2 * n + 1], a[m], {b[2], b[3]});
+                Half::mma_m16n8k16(scores[m][2 * n], a[m], {b[0], b[1]});
+                Half::mma_m16n8k16(scores[m][2 * n + 1], a[m], {b[2], b[3]});
             }
         }
     }
 }
 
+#if CAUSAL
+// Scores of keys that the mask hides become -inf, of the warp's keys from `key` on and its queries from `first_row` of the tile on.
+__device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key, int lane) {
+#pragma unroll
+    for (int m = 0; m < M_TILES; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int reach = tile.reach(first_row + m * 16 + half * 8 + lane / 4, key + lane % 4 * 2);
+#pragma unroll
+            for (int n = 0; n < WARP_KEYS / 8; ++n) {
+                if (tile.is_hidden(reach, n * 8)) scores[m][n][2 * half] = -INFINITE;
+                if (tile.is_hidden(reach, n * 8 + 1)) scores[m][n][2 * half + 1] = -INFINITE;
+            }
+        }
+    }
+}
+#else
 // Scores of keys past the last become -inf. `keys_left`: keys from this warp's first to the end.
 __device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
 #pragma unroll
@@ -197,6 +225,7 @@ __device__ __forceinline__ void mask(Scores& scores, int keys_left, int lane) {
         }
     }
 }
+#endif
 
 // Takes the scores into the maximum of each row and rescales what was accumulated to it.
 __device__ __forceinline__ void raise_maximum(Accumulator& accumulator, const Scores& scores, float scale_log2) {
@@ -235,7 +264,7 @@ __device__ __forceinline__ void weigh(unsigned (&weights)[4], Statistics (&rows)
         const float first = ptx::exp2_approx(fmaf(pair[i % 2 * 2], scale_log2, -row.maximum));
         const float second = ptx::exp2_approx(fmaf(pair[i % 2 * 2 + 1], scale_log2, -row.maximum));
         row.sum += first + second;
-        weights[i] = ptx::pack_bf16(first, second);
+        weights[i] = Half::pack(first, second);
     }
 }
 
@@ -255,8 +284,8 @@ __device__ __forceinline__ void multiply_values(Accumulator& accumulator, const 
             ptx::ldmatrix_x4_trans(b, values + k * 16 * ROW_BYTES + n * 32);
 #pragma unroll
             for (int m = 0; m < M_TILES; ++m) {
-                ptx::mma_m16n8k16(accumulator.out[m][2 * n], weights[m], {b[0], b[1]});
-                ptx::mma_m16n8k16(accumulator.out[m][2 * n + 1], weights[m], {b[2], b[3]});
+                Half::mma_m16n8k16(accumulator.out[m][2 * n], weights[m], {b[0], b[1]});
+                Half::mma_m16n8k16(accumulator.out[m][2 * n + 1], weights[m], {b[2], b[3]});
             }
         }
     }
@@ -278,7 +307,7 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& 
     const auto copy_block = [&] {
         if (copied_key < tile.end_key) {
             const int keys = tile.end_key - copied_key;
-            const long long row = static_cast<long long>(tile.head) * problem.kv_seq + copied_key;
+            const long long row = static_cast<long long>(tile.key_head) * problem.kv_seq + copied_key;
             copy_rows<BLOCK_KV>(copied_slot, problem.k + row * problem.head_dim, keys, problem.head_dim);
             copy_rows<BLOCK_KV>(copied_slot + KV_BYTES, problem.v + row * problem.head_dim, keys, problem.head_dim);
         }
@@ -310,8 +339,13 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& 
 
         Scores scores;
         multiply_queries(scores, queries, slot + key_row);
+#if CAUSAL
+        const int key_of_warp = key + first_key_of_warp;
+        if (tile.hides(key_of_warp, WARP_KEYS)) hide(scores, tile, q_warp * M_TILES * 16, key_of_warp, lane);
+#else
         const int keys_left = tile.end_key - key - first_key_of_warp;
         if (keys_left < WARP_KEYS) mask(scores, keys_left, lane);
+#endif
         raise_maximum(accumulator, scores, problem.scale_log2);
         multiply_values(accumulator, scores, slot + value_row, problem.scale_log2);
         slot = next_slot(slot);
@@ -396,14 +430,26 @@ __device__ __forceinline__ void finish(const Accumulator& accumulator, const Pro
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* workspace, unsigned* counters, int batch_heads,
-          int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous) {
+attention(const u16* q, const u16* k, const u16* v, u16* out, float* workspace, unsigned* counters, int batch_heads,
+          int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous
+#if CAUSAL
+          , int queries, int window, int sharing, int section
+#endif
+) {
     extern __shared__ __align__(16) unsigned char shared[];
-    const Problem problem{q, k, v, out, workspace, counters, batch_heads, q_seq, kv_seq, head_dim, splits, scale_log2};
+    const Problem problem{q, k, v, out, workspace, counters, batch_heads, q_seq, kv_seq, head_dim, splits, scale_log2
+#if CAUSAL
+                          , Mask{queries, window, sharing, section, contiguous}
+#endif
+    };
     const int q_tiles = (q_seq + BLOCK_Q - 1) / BLOCK_Q;
     const Tiles tiles = tiles_of_program(q_tiles * splits * batch_heads, contiguous);
     for (int index = tiles.first; index < tiles.end; index += tiles.stride) {
+#if CAUSAL
+        const Tile tile(problem.mask, batch_heads, q_seq, kv_seq, splits, index);
+#else
         const Tile tile(q_seq, kv_seq, splits, index);
+#endif
         Accumulator accumulator;
         attend(accumulator, problem, tile, ptx::shared_address(shared));
         finish(accumulator, problem, tile, shared);

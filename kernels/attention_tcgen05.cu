@@ -4,7 +4,7 @@
 // THIS KERNEL HAS NEVER RUN ON A GPU. It compiles, and it runs on a model of the hardware (tests/tcgen05_model/). That it is
 // right rests on the comparison with the reference before anything is timed.
 //
-// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, head_dim a multiple of 8.
+// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, head_dim a multiple of 8.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys. Its queries are one or two panels of 128, the
 // rows of a product and the lanes of tensor memory. Where `splits` > 1, parts are merged as in attention_parts.cuh.
 //
@@ -16,7 +16,9 @@
 //   workspace        where splits > 1: f32 [splits, batch_heads * q_seq, HEAD_DIM] sums, then [.., 2] maximum and sum
 //   counters         where splits > 1: one a tile of queries; zero before and after
 //   contiguous       see programs.cuh
+//   queries, window, sharing, section   where CAUSAL: see Mask in attention_parts.cuh
 //
+//   CAUSAL, DTYPE   see attention_parts.cuh
 //   HEAD_DIM     head_dim rounded up to a multiple of 16, up to 256; the rest is zeros
 //   BLOCK_Q      queries of a tile: 128 or 256
 //   BLOCK_KV     keys of a block: 32, 64, 96 or 128
@@ -151,7 +153,11 @@ static_assert(SMEM_BYTES <= 227 << 10, "more shared memory than a program has");
 // which f32 sums hold as well, and sums need no rescaling.
 constexpr float SLACK = 8.0f;
 
+#if CAUSAL
+using Block = MaskedTileOf<BLOCK_Q, BLOCK_KV>;
+#else
 using Block = TileOf<BLOCK_Q, BLOCK_KV>;
+#endif
 
 extern __shared__ __align__(1024) unsigned char smem[];
 
@@ -241,8 +247,16 @@ struct Work {
     u32 base;  // of the shared memory
     int q_seq, kv_seq, splits;
     Tiles tiles;
+#if CAUSAL
+    int batch_heads;
+    Mask mask;
 
+    __device__ __forceinline__ Block tile(int index) const {
+        return Block(mask, batch_heads, q_seq, kv_seq, splits, index);
+    }
+#else
     __device__ __forceinline__ Block tile(int index) const { return Block(q_seq, kv_seq, splits, index); }
+#endif
 
     template <typename Body>
     __device__ __forceinline__ void each_tile(Body body) const {
@@ -290,12 +304,12 @@ __device__ __forceinline__ void copy(const Work& work, const ptx::TensorMap& q_m
                                   tile.first_query + panel * PANEL, tile.head);
                 }
             }
-            if (panel == 0) copy_block(keys, base + KEYS, k_map, tile.first_key, tile.head);
+            if (panel == 0) copy_block(keys, base + KEYS, k_map, tile.first_key, tile.key_head);
         }
 #pragma unroll 1
         for (int key = tile.first_key; key < tile.end_key; key += BLOCK_KV) {
-            if (key + BLOCK_KV < tile.end_key) copy_block(keys, base + KEYS, k_map, key + BLOCK_KV, tile.head);
-            copy_block(values, base + VALUES, v_map, key, tile.head);
+            if (key + BLOCK_KV < tile.end_key) copy_block(keys, base + KEYS, k_map, key + BLOCK_KV, tile.key_head);
+            copy_block(values, base + VALUES, v_map, key, tile.key_head);
         }
     });
     // Every arrival has come.
@@ -348,7 +362,7 @@ struct Multiplier {
 
     // A panel's scores of a step.
     __device__ __forceinline__ void multiply_keys(const Steps& step, int panel) {
-        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, BLOCK_KV, Major::K, Major::K);
+        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, BLOCK_KV, Major::K, Major::K, Half::IS_BF16);
         const PanelBarriers barriers(base, panel);
         if (step.is_first()) ptx::mbarrier_wait(barriers.queries_full, queries.next(panel));
         if constexpr (APART) ptx::mbarrier_wait(barriers.scores_read, scores.next(panel) ^ 1);
@@ -367,7 +381,7 @@ struct Multiplier {
 
     // Adds a panel's weighted values of a step.
     __device__ __forceinline__ void multiply_values(const Steps& step, int panel) {
-        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, HEAD_DIM, Major::K, Major::MN);
+        constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(PANEL, HEAD_DIM, Major::K, Major::MN, Half::IS_BF16);
         const PanelBarriers barriers(base, panel);
         if (step.is_first()) ptx::mbarrier_wait(barriers.sums_empty, sums.next(panel) ^ 1);
         if (panel == 0) ptx::mbarrier_wait(values.full(), values.phase);
@@ -420,6 +434,16 @@ struct Multiplier {
 
 using Scores = float[CHUNKS][CHUNK];
 
+#if CAUSAL
+// Scores of keys that the mask hides from the thread's query become -inf: it sees the keys up to `reach` places after the first.
+__device__ __forceinline__ void hide(Scores& scores, const Block& tile, int reach) {
+    constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
+#pragma unroll
+    for (int i = 0; i < BLOCK_KV; ++i) {
+        if (tile.is_hidden(reach, i)) scores[i / CHUNK][i % CHUNK] = -INFINITE;
+    }
+}
+#else
 // Scores of keys past the last become -inf.
 __device__ __forceinline__ void mask(Scores& scores, int keys) {
     constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
@@ -428,6 +452,7 @@ __device__ __forceinline__ void mask(Scores& scores, int keys) {
         if (i >= keys) scores[i / CHUNK][i % CHUNK] = -INFINITE;
     }
 }
+#endif
 
 __device__ __forceinline__ float maximum_of(const Scores& scores) {
     float maxima[4];
@@ -495,7 +520,7 @@ struct Softmax {
             const Pair weight = by_polynomial ? exp2_polynomial(exponents)
                                               : Pair{ptx::exp2_approx(exponents.low), ptx::exp2_approx(exponents.high)};
             total[pair % 2] = total[pair % 2] + weight;
-            words[pair] = ptx::pack_bf16(weight.low, weight.high);
+            words[pair] = Half::pack(weight.low, weight.high);
         }
         ptx::tmem_store(weights + index * (CHUNK / 2), words);
     }
@@ -513,8 +538,9 @@ struct Softmax {
         }
     }
 
-    // One block of keys, of which so many exist.
-    __device__ __forceinline__ void block(int keys) {
+    // One block of keys. hide_some(scores) makes -inf of the scores of those that there are not, or that are hidden.
+    template <typename HideSome>
+    __device__ __forceinline__ void block(HideSome hide_some) {
         Scores values;
         await_scores();
 #pragma unroll
@@ -522,8 +548,12 @@ struct Softmax {
         ptx::tmem_wait(values);
         if constexpr (APART) signal(barriers.scores_read);
 
-        if (keys < BLOCK_KV) mask(values, keys);
+        hide_some(values);
+#if CAUSAL
+        const float highest = fmaxf(maximum_of(values) * scale_log2, LOWEST);  // a query may see none of these keys
+#else
         const float highest = maximum_of(values) * scale_log2;
+#endif
         float rescale = 1.0f;
         if (is_first) {
             row = {highest, 0.0f};
@@ -573,11 +603,22 @@ __device__ __forceinline__ void take_softmax(const Work& work, int panel, float 
 #pragma unroll 1
         for (int keys = tile.end_key - tile.first_key; keys > 0; keys -= BLOCK_KV) {
             if (has_queries) {
-                softmax.block(keys);
+                softmax.block([&](Scores& values) {
+#if CAUSAL
+                    const int key = tile.end_key - keys;
+                    if (tile.hides(key, BLOCK_KV)) hide(values, tile, tile.reach(panel * PANEL + thread, key));
+#else
+                    if (keys < BLOCK_KV) mask(values, keys);
+#endif
+                });
             } else {
                 softmax.skip();
             }
         }
+#if CAUSAL
+        // Of a query that sees no key the weights are as small as a polynomial makes them, and count for nothing.
+        if (softmax.row.maximum == LOWEST) softmax.row.sum = 0.0f;
+#endif
         ptx::mbarrier_wait(softmax.barriers.sums_empty, softmax.phases.next(Softmax::SUMS_EMPTY) ^ 1);
         ptx::store_shared(work.base + STATISTICS + (panel * PANEL + thread) * 8,
                           uint2{__float_as_uint(softmax.row.maximum), __float_as_uint(softmax.row.sum)});
@@ -594,28 +635,28 @@ constexpr int WRITTEN = 16;  // columns that a thread has in registers
 
 struct Writer {
     Work work;
-    bf16* out;
+    u16* out;
     Partials<HEAD_DIM> partials;
     unsigned* counters;
     int head_dim;
     u32 lanes;
     Phases phases;  // of each panel
 
-    __device__ __forceinline__ Writer(const Work& work, bf16* out, const Partials<HEAD_DIM>& partials, unsigned* counters,
+    __device__ __forceinline__ Writer(const Work& work, u16* out, const Partials<HEAD_DIM>& partials, unsigned* counters,
                                       int head_dim)
         : work(work), out(out), partials(partials), counters(counters), head_dim(head_dim), lanes(own_lanes(work.base)) {}
 
     // Some columns of a query of the result, a sector at a time where rows are whole sectors.
-    __device__ __forceinline__ void write(const float (&sums)[WRITTEN], float scale, bf16* row, int column) const {
+    __device__ __forceinline__ void write(const float (&sums)[WRITTEN], float scale, u16* row, int column) const {
         u32 words[WRITTEN / 16][8];
 #pragma unroll
         for (int i = 0; i < WRITTEN / 2; ++i) {
-            words[i / 8][i % 8] = ptx::pack_bf16(sums[2 * i] * scale, sums[2 * i + 1] * scale);
+            words[i / 8][i % 8] = Half::pack(sums[2 * i] * scale, sums[2 * i + 1] * scale);
         }
 #pragma unroll
         for (int i = 0; i < WRITTEN; i += 16) {
             const u32(&sector)[8] = words[i / 16];
-            bf16* const place = row + column + i;
+            u16* const place = row + column + i;
             if (head_dim % 16 == 0) {
                 if (column + i < head_dim) ptx::store_sector(place, sector);
             } else {
@@ -648,7 +689,7 @@ struct Writer {
             await(barriers.sums_full, phase);
             __syncwarp();
         }
-        const float scale = 1.0f / statistics.sum;
+        const float scale = inverse_of_sum(statistics.sum);
         if (has_queries) {
 #pragma unroll 1
             for (int column = 0; column < HEAD_DIM; column += WRITTEN) {
@@ -697,8 +738,12 @@ struct Writer {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_tcgen05(const __grid_constant__ ptx::TensorMap q_map, const __grid_constant__ ptx::TensorMap k_map,
-                  const __grid_constant__ ptx::TensorMap v_map, bf16* out, float* workspace, unsigned* counters,
-                  int batch_heads, int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous) {
+                  const __grid_constant__ ptx::TensorMap v_map, u16* out, float* workspace, unsigned* counters,
+                  int batch_heads, int q_seq, int kv_seq, int head_dim, int splits, float scale_log2, int contiguous
+#if CAUSAL
+                  , int queries, int window, int sharing, int section
+#endif
+) {
     const int warp = threadIdx.x / 32;
     const u32 base = ptx::shared_address(smem);
     if (warp == COPYING_WARP && ptx::elect_one()) {
@@ -716,7 +761,11 @@ attention_tcgen05(const __grid_constant__ ptx::TensorMap q_map, const __grid_con
     // Each part works out for itself what it needs, in its own registers.
     const auto work = [&] {
         const int q_tiles = (q_seq + BLOCK_Q - 1) / BLOCK_Q;
-        return Work{base, q_seq, kv_seq, splits, tiles_of_program(q_tiles * splits * batch_heads, contiguous)};
+        return Work{base, q_seq, kv_seq, splits, tiles_of_program(q_tiles * splits * batch_heads, contiguous)
+#if CAUSAL
+                    , batch_heads, Mask{queries, window, sharing, section, contiguous}
+#endif
+        };
     };
     if (warp < PANELS * 4) {
         ptx::take_registers<SOFTMAX_REGISTERS>();

@@ -1,7 +1,9 @@
 // out = softmax(q kᵀ / sqrt(head_dim)) v for Hopper: one producer warp streams tiles through the copy engine, CONSUMERS
 // warpgroups multiply them by wgmma and take the softmax online in f32. Needs sm_90a.
 //
-// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16, contiguous, head_dim a multiple of 8.
+// q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, head_dim a multiple of 8.
+// Heads of queries that share their keys come as one, see attention_parts.cuh; under a mask, where they are long, each as its
+// own, `sharing` of them to a head of keys.
 // A tile is BLOCK_Q queries of one head and one of `splits` shares of its keys; each warpgroup has 64 of the queries. Keys
 // and values pass through a ring of NUM_STAGES slots each. While the tensor cores multiply weights and values of one
 // block, the warpgroup takes the softmax of the next one's scores; and warpgroups take turns at issuing products, so that
@@ -16,7 +18,9 @@
 //   workspace        where splits > 1: f32 [splits, batch_heads * q_seq, HEAD_DIM] sums, then [.., 2] maximum and sum
 //   counters         where splits > 1: one a tile of queries; zero before and after
 //   contiguous       see programs.cuh
+//   queries, window, sharing, section   where CAUSAL: see Mask
 //
+//   CAUSAL, DTYPE   see attention_parts.cuh
 //   HEAD_DIM     head_dim rounded up to an extent that wgmma.cuh has, a multiple of 16 up to 256; the rest is zeros
 //   BLOCK_Q      queries of a tile: 64, 128 or 192, one warpgroup for each 64
 //   BLOCK_KV     keys of a block: a multiple of 16 up to 256 that wgmma.cuh has
@@ -77,16 +81,32 @@ constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
 // which f32 sums hold as well, and sums need no rescaling.
 constexpr float SLACK = 8.0f;
 
+#if CAUSAL
+using Tile = MaskedTileOf<BLOCK_Q, BLOCK_KV>;
+#else
 using Tile = TileOf<BLOCK_Q, BLOCK_KV>;
+#endif
 
 struct Problem {
     const ptx::TensorMap &q_map, &k_map, &v_map, &out_map;
-    bf16* out;
+    u16* out;
     Partials<HEAD_DIM> partials;
     unsigned* counters;
     int q_seq, kv_seq, head_dim;
     float scale_log2;
     Tiles tiles;
+#if CAUSAL
+    int batch_heads;
+    Mask mask;
+#endif
+
+    __device__ __forceinline__ Tile tile(int index) const {
+#if CAUSAL
+        return Tile(mask, batch_heads, q_seq, kv_seq, partials.splits, index);
+#else
+        return Tile(q_seq, kv_seq, partials.splits, index);
+#endif
+    }
 };
 
 // Slots that the producer fills and the consumers empty, in turn.
@@ -163,19 +183,19 @@ __device__ __forceinline__ void produce(const Memory& memory, const Problem& pro
     u32 phase = 0;
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
-        const Tile tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
+        const Tile tile = problem.tile(index);
         if (!tile.has_keys()) continue;
         int key = last_block(tile);
-        load_block(keys, problem.k_map, key, tile.head);
+        load_block(keys, problem.k_map, key, tile.key_head);
         ptx::mbarrier_wait(memory.queries_empty, phase ^ 1);
         load_queries(memory, problem, tile);
         phase ^= 1;
 #pragma unroll 1
         for (; key > tile.first_key; key -= BLOCK_KV) {
-            load_block(keys, problem.k_map, key - BLOCK_KV, tile.head);
-            load_block(values, problem.v_map, key, tile.head);
+            load_block(keys, problem.k_map, key - BLOCK_KV, tile.key_head);
+            load_block(values, problem.v_map, key, tile.key_head);
         }
-        load_block(values, problem.v_map, key, tile.head);
+        load_block(values, problem.v_map, key, tile.key_head);
     }
 }
 
@@ -203,7 +223,7 @@ __device__ __forceinline__ void multiply_keys(Scores& scores, ptx::Operand queri
 #pragma unroll
     for (int k = 0; k < HEAD_DIM / 16; ++k) {
         const u32 within = k % 4 * 32;
-        ptx::Wgmma<BLOCK_KV>::multiply(scores, queries.at(k / 4 * Q_PANEL_BYTES + within),
+        ptx::Wgmma<BLOCK_KV, ptx::Major::K, ptx::Major::K, Half>::multiply(scores, queries.at(k / 4 * Q_PANEL_BYTES + within),
                                        keys.at(k / 4 * KV_PANEL_BYTES + within), k > 0);
     }
     ptx::wgmma_commit();
@@ -213,11 +233,37 @@ __device__ __forceinline__ void multiply_values(Sums& out, const Weights& weight
     const ptx::Operand values = ptx::wgmma_operand(tile, KV_PANEL_BYTES, 1024);
 #pragma unroll
     for (int k = 0; k < BLOCK_KV / 16; ++k) {
-        ptx::Wgmma<HEAD_DIM, ptx::Major::K, ptx::Major::MN>::multiply(out, weights[k], values.at(k * 2048), 1);
+        ptx::Wgmma<HEAD_DIM, ptx::Major::K, ptx::Major::MN, Half>::multiply(out, weights[k], values.at(k * 2048), 1);
     }
     ptx::wgmma_commit();
 }
 
+// This thread's place among the queries of its warpgroup and of keys or columns of the head.
+struct Place {
+    int row, column;
+
+    __device__ __forceinline__ Place() {
+        const int lane = threadIdx.x % 32;
+        row = threadIdx.x % GROUP / 32 * 16 + lane / 4;
+        column = lane % 4 * 2;
+    }
+};
+
+#if CAUSAL
+// Scores of keys that the mask hides become -inf, of the keys from `key` on and the warpgroup's queries from `first_row` of the tile on.
+__device__ __forceinline__ void hide(Scores& scores, const Tile& tile, int first_row, int key) {
+    const Place place;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int reach = tile.reach(first_row + place.row + 8 * half, key + place.column);
+#pragma unroll
+        for (int i = 2 * half; i < BLOCK_KV / 2; i += 4) {
+            if (tile.is_hidden(reach, i / 4 * 8)) scores[i] = -INFINITE;
+            if (tile.is_hidden(reach, i / 4 * 8 + 1)) scores[i + 1] = -INFINITE;
+        }
+    }
+}
+#else
 // Scores of keys past the last become -inf.
 __device__ __forceinline__ void mask(Scores& scores, int keys) {
     const int first_column = threadIdx.x % 4 * 2;
@@ -226,6 +272,7 @@ __device__ __forceinline__ void mask(Scores& scores, int keys) {
         if (first_column + i / 4 * 8 + i % 2 >= keys) scores[i] = -INFINITE;
     }
 }
+#endif
 
 // The maximum of a row's scores, over the four lanes that have them.
 __device__ __forceinline__ float row_maximum(const Scores& scores, int half) {
@@ -273,7 +320,7 @@ __device__ __forceinline__ void weigh(Scores& scores, Statistics (&rows)[2], flo
 __device__ __forceinline__ void pack(Weights& weights, const Scores& scores) {
 #pragma unroll
     for (int i = 0; i < BLOCK_KV / 4; ++i) {
-        weights[i / 4][i % 4] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
+        weights[i / 4][i % 4] = Half::pack(scores[2 * i], scores[2 * i + 1]);
         asm volatile("" : "+r"(weights[i / 4][i % 4]) :: "memory");  // here, not after the fence before their product
     }
 }
@@ -317,9 +364,18 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Rin
     ptx::wgmma_wait<0>();
     ptx::wgmma_hold(scores);
     release(keys);
+#if CAUSAL
+    if (tile.hides(key, BLOCK_KV)) hide(scores, tile, turn.group * GROUP_ROWS, key);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        // A query may see none of these keys, whose weights are then 0.
+        accumulator.rows[half] = {fmaxf(row_maximum(scores, half) * scale_log2, LOWEST), 0.0f};
+    }
+#else
     if (tile.end_key - key < BLOCK_KV) mask(scores, tile.end_key - key);
 #pragma unroll
     for (int half = 0; half < 2; ++half) accumulator.rows[half] = {row_maximum(scores, half) * scale_log2, 0.0f};
+#endif
     weigh(scores, accumulator.rows, scale_log2);
     pack(weights, scores);
 
@@ -338,6 +394,9 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Rin
         ptx::wgmma_wait<1>();
         ptx::wgmma_hold(scores);
         release(keys);
+#if CAUSAL
+        if (tile.hides(key, BLOCK_KV)) hide(scores, tile, turn.group * GROUP_ROWS, key);
+#endif
         float rescale[2];
         const bool raised = raise_maxima(rescale, accumulator.rows, scores, scale_log2);
         weigh(scores, accumulator.rows, scale_log2);
@@ -367,17 +426,6 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Rin
     }
 }
 
-// This thread's place among the queries of its warpgroup and the columns of the head.
-struct Place {
-    int row, column;
-
-    __device__ __forceinline__ Place() {
-        const int lane = threadIdx.x % 32;
-        row = threadIdx.x % GROUP / 32 * 16 + lane / 4;
-        column = lane % 4 * 2;
-    }
-};
-
 // Writes the warpgroup's result by way of the shared memory its queries are done with.
 __device__ __forceinline__ void write_result(const Accumulator& accumulator, const Problem& problem, const Tile& tile,
                                              int group, u32 shared) {
@@ -386,13 +434,13 @@ __device__ __forceinline__ void write_result(const Accumulator& accumulator, con
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int row = place.row + 8 * half;
-        const float scale = 1.0f / accumulator.rows[half].sum;
+        const float scale = inverse_of_sum(accumulator.rows[half].sum);
 #pragma unroll
         for (int n = 0; n < HEAD_DIM / 8; ++n) {
             const float(&out)[HEAD_DIM / 2] = accumulator.out;
             const u32 line = shared + n / 8 * Q_PANEL_BYTES + row * LINE * 2;
             ptx::store_shared(line + ((n % 8) ^ (row % 8)) * 16 + place.column * 2,
-                              ptx::pack_bf16(out[4 * n + 2 * half] * scale, out[4 * n + 2 * half + 1] * scale));
+                              Half::pack(out[4 * n + 2 * half] * scale, out[4 * n + 2 * half + 1] * scale));
         }
     }
     ptx::fence_async_shared();
@@ -447,7 +495,7 @@ __device__ __forceinline__ void consume(const Memory& memory, const Problem& pro
     u32 phase = 0;
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
-        const Tile tile(problem.q_seq, problem.kv_seq, problem.partials.splits, index);
+        const Tile tile = problem.tile(index);
         Accumulator accumulator;
         if (tile.has_keys()) {
             ptx::mbarrier_wait(memory.queries_full, phase);
@@ -467,9 +515,13 @@ __device__ __forceinline__ void consume(const Memory& memory, const Problem& pro
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_wgmma(const __grid_constant__ ptx::TensorMap q_map, const __grid_constant__ ptx::TensorMap k_map,
-                const __grid_constant__ ptx::TensorMap v_map, const __grid_constant__ ptx::TensorMap out_map, bf16* out,
+                const __grid_constant__ ptx::TensorMap v_map, const __grid_constant__ ptx::TensorMap out_map, u16* out,
                 float* workspace, unsigned* counters, int batch_heads, int q_seq, int kv_seq, int head_dim, int splits,
-                float scale_log2, int contiguous) {
+                float scale_log2, int contiguous
+#if CAUSAL
+                , int queries, int window, int sharing, int section
+#endif
+) {
     extern __shared__ __align__(1024) unsigned char shared[];
     const Memory memory(shared);
     if (threadIdx.x == 0) {
@@ -481,7 +533,11 @@ attention_wgmma(const __grid_constant__ ptx::TensorMap q_map, const __grid_const
     const int q_tiles = (q_seq + BLOCK_Q - 1) / BLOCK_Q;
     const Partials<HEAD_DIM> partials{workspace, static_cast<long long>(batch_heads) * q_seq, splits};
     const Problem problem{q_map,  k_map,  v_map,    out_map,    out, partials, counters, q_seq,
-                          kv_seq, head_dim, scale_log2, tiles_of_program(q_tiles * splits * batch_heads, contiguous)};
+                          kv_seq, head_dim, scale_log2, tiles_of_program(q_tiles * splits * batch_heads, contiguous)
+#if CAUSAL
+                          , batch_heads, Mask{queries, window, sharing, section, contiguous}
+#endif
+    };
     const int group = __shfl_sync(~0u, threadIdx.x / GROUP, 0);  // the compiler sees that a warp is in one
     if (group == CONSUMERS) {
         if constexpr (CONSUMERS > 1) ptx::release_registers<PRODUCER_REGISTERS>();

@@ -1,8 +1,12 @@
-// C[m, n] = A[m, k] · decode(B), with mma.sync on bf16 and f32 accumulation. Needs sm_80.
+// C[m, n] = A[m, k] · decode(B), with mma.sync on bf16 or f16 and f32 accumulation. Needs sm_80.
 //
-// A   bf16 [m, k]
-// B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
-// C   bf16 [m, n]
+// A   bf16 or f16 [m, k]
+// B   [k, n] of weights in A's type or int16, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
+// C   [m, n] in A's type
+// Of weights with scales, for each group of weights along k (the last may be shorter), g of them, decode.cuh says what they are:
+// scales   [g, n] of A's type (Int4Group), E4M3 (Nvfp4) or E8M0 (Mxfp4)
+// zeros    bytes [g, n] of four bits (Int4Group with ZERO_POINTS)
+// tensor_scale   f32, a factor of all (Nvfp4)
 // All are contiguous and row-major, and begin 16-byte aligned. k * 2 and the bytes of a row of B are below 2^31.
 //
 // Floor: each of A, B and C once through memory, and 2 m n k FLOPs. Reached on an H200, cold L2: 4096^3 in 362 us (380 TFLOP/s),
@@ -13,7 +17,10 @@
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C, columns of C and elements of k; powers of two from 16, 32, 16
 //   NUM_WARPS                   warps of a program; a power of two
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
-//   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
+//   DTYPE                       the type of A and C: bf16 or f16
+//   WEIGHTS                     the format of B: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4 or Mxfp4 (decode.cuh)
+//   ZERO_POINTS                 Int4Group: 1 where weights have zero points, else 0
+//   GROUP                       weights with scales: how many of a step along k share one: 16 ... BLOCK_K, which it divides
 //   A_VECTOR_BYTES              bytes of one copy of A: 16, 8, 4 or 2; divides the bytes of a row of A
 //   B_VECTOR_BYTES              bytes of one copy of B: 16, 8, 4, 2 or (4-bit weights) 1; divides those of a row of B
 //
@@ -25,6 +32,9 @@
 //   group_m                   tile rows that share a column band, 1 ... tiles_m
 //   split_k                   programs that share one tile's k; with more than k_steps some have none
 //   stride, span              a program's work: span consecutive numbers (stride 1), or every stride-th (span = all)
+//   scales, zeros             weights with scales: pointers; null for none
+//   tensor_scale              weights with scales: the factor, or null for none
+//   group_steps               weights with scales: steps along k that share one row of scales; 1 where a step has whole rows
 
 #include "decode.cuh"
 #include "gemm_rows.cuh"
@@ -72,7 +82,28 @@ constexpr int A_BYTES = BLOCK_M * A_ROW_BYTES;
 constexpr int B_ROWS = BLOCK_K / Weights::K_PER_ROW;
 constexpr int B_ROW_BYTES = BLOCK_N * Weights::COLUMN_BYTES;
 constexpr int B_BYTES = B_ROWS * B_ROW_BYTES;
-constexpr int SMEM_BYTES = NUM_STAGES * (A_BYTES + B_BYTES);
+
+// What a stage has beside A and B, and the kernel beside its other arguments, for weights with scales.
+#if defined(GROUP)
+constexpr bool SCALED = true;
+static_assert(GROUP >= 16 && GROUP % 16 == 0 && BLOCK_K % GROUP == 0, "GROUP: 16 ... BLOCK_K, a step has whole ones, or one");
+static_assert(Weights::SCALE_BYTES > 0, "GROUP: these weights have no scales");
+constexpr int GROUP_K16 = GROUP / 16;
+constexpr int GROUPS_K = BLOCK_K / GROUP;  // of a step
+constexpr int SCALE_ROW_BYTES = BLOCK_N * Weights::SCALE_BYTES;
+constexpr int ZERO_ROW_BYTES = BLOCK_N;
+constexpr int ZEROS = GROUPS_K * SCALE_ROW_BYTES;  // where they begin
+constexpr int SCALES_BYTES = ZEROS + (Weights::ZERO_BYTES > 0 ? GROUPS_K * ZERO_ROW_BYTES : 0);
+// Their rows have as many columns as B's rows of bytes, and are aligned accordingly.
+constexpr int SCALE_VECTOR_BYTES = scheduler::smaller(16, Weights::SCALE_BYTES * B_VECTOR_BYTES);
+#define SCALE_PARAMETERS , const byte *scales, const byte *zeros, const float *tensor_scale, int group_steps
+#else
+constexpr bool SCALED = false;
+constexpr int SCALES_BYTES = 0;
+static_assert(Weights::SCALE_BYTES == 0, "GROUP must be defined: weights that share a scale");
+#define SCALE_PARAMETERS
+#endif
+constexpr int SMEM_BYTES = NUM_STAGES * (A_BYTES + B_BYTES + SCALES_BYTES);
 
 // Adjacent columns of C that one store may write: as many as are aligned in B.
 constexpr int STORE_COLUMNS = scheduler::smaller(8, B_VECTOR_BYTES / Weights::COLUMN_BYTES);
@@ -131,6 +162,25 @@ __device__ __forceinline__ void copy_tile(u32 shared, const byte* matrix, int ro
     }
 }
 
+// The scales of a lane's columns for the k16 step that it is at.
+struct LaneScales {
+    Weights::Scales<4> of_group[GROUPS_N];
+
+    // A step is unrolled, so that only the first k16 step of a group reads anything. The address is that of the stage's scales.
+    __device__ __forceinline__ void move_to(u32 stage_scales, int column, int step) {
+#if defined(GROUP)
+        if (step % GROUP_K16 != 0) return;
+        const int row = step / GROUP_K16;
+#pragma unroll
+        for (int group = 0; group < GROUPS_N; ++group) {
+            const int first = column + 32 * group;
+            of_group[group].load(stage_scales + row * SCALE_ROW_BYTES + first * Weights::SCALE_BYTES,
+                                 stage_scales + ZEROS + row * ZERO_ROW_BYTES + first);
+        }
+#endif
+    }
+};
+
 // One k16 step of a warp's part of A and B, as its lanes read them.
 struct Operands {
     u32 a[TILES_M][4];
@@ -146,16 +196,16 @@ struct Operands {
         }
     }
 
-    __device__ __forceinline__ void multiply_into(Accumulators& acc) const {
+    __device__ __forceinline__ void multiply_into(Accumulators& acc, const LaneScales& scales) const {
 #pragma unroll
         for (int group = 0; group < GROUPS_N; ++group) {
             u32 weights[4][2];
-            Weights::decode(weights, b[group]);
+            Weights::decode(weights, b[group], scales.of_group[group]);
 #pragma unroll
             for (int i = 0; i < TILES_M; ++i) {
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    ptx::mma_m16n8k16(acc[(i * GROUPS_N + group) * 4 + j], a[i], weights[j]);
+                    Element::mma_m16n8k16(acc[(i * GROUPS_N + group) * 4 + j], a[i], weights[j]);
                 }
             }
         }
@@ -163,16 +213,17 @@ struct Operands {
 };
 
 // Writes the tile of C that begins at (row, column).
-__device__ __forceinline__ void store_tile(bf16* c, Accumulators& acc, int m, int n, int row, int column,
+__device__ __forceinline__ void store_tile(u16* c, Accumulators& acc, float tensor_scale, int m, int n, int row, int column,
                                            int thread) {
     const int lane = thread % 32;
     row += warp_row(thread);
     column += warp_column(thread);
-    if constexpr (Weights::SCALE != 1) {
+    if constexpr (Weights::SCALE != 1 || SCALED) {
+        const float factor = Weights::SCALE * tensor_scale;
 #pragma unroll
         for (int i = 0; i < FRAGMENTS; ++i) {
 #pragma unroll
-            for (int s = 0; s < 4; ++s) acc[i][s] *= Weights::SCALE;
+            for (int s = 0; s < 4; ++s) acc[i][s] *= factor;
         }
     }
 #pragma unroll
@@ -184,8 +235,8 @@ __device__ __forceinline__ void store_tile(bf16* c, Accumulators& acc, int m, in
             for (int group = 0; group < GROUPS_N; ++group) {
                 const int lane_column = column + 32 * group + 8 * (lane % 4);
                 u32 columns[4];
-                layout::eight_columns<Weights::COLUMNS>(columns, acc + (i * GROUPS_N + group) * 4, half, lane);
-                bf16* row_of_c = c + static_cast<i64>(lane_row) * n;
+                layout::eight_columns<Weights::COLUMNS, Element>(columns, acc + (i * GROUPS_N + group) * 4, half, lane);
+                u16* row_of_c = c + static_cast<i64>(lane_row) * n;
                 if (lane_row < m) layout::store_columns<STORE_COLUMNS>(row_of_c + lane_column, columns, n - lane_column);
             }
         }
@@ -226,8 +277,8 @@ __device__ __forceinline__ bool combine_parts(Accumulators& acc, float* partials
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
-gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int m, int n, int k, int tiles_m, int tiles_n,
-     int k_steps, int group_m, int split_k, int stride, int span) {
+gemm(const byte* a, const byte* b, u16* c, float* partials, u32* arrivals, int m, int n, int k, int tiles_m, int tiles_n,
+     int k_steps, int group_m, int split_k, int stride, int span SCALE_PARAMETERS) {
     const scheduler::Schedule schedule{tiles_m, tiles_n, k_steps, group_m, split_k};
     const int first = scheduler::work_begin(blockIdx.x, stride, span);
     const int end = scheduler::work_end(first, span, schedule.size());
@@ -239,6 +290,8 @@ gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int 
     const u32 a_lane =
         a_stages + layout::swizzled<A_ROW_BYTES, A_SWIZZLE_UNIT>(warp_row(thread) + lane % 16, lane / 16 * 16);
     const u32 b_lane = b_stages + Weights::lane_offset<B_ROW_BYTES>(warp_column(thread), lane);
+    const u32 scale_stages = b_stages + NUM_STAGES * B_BYTES;
+    const int scale_column = warp_column(thread) + lane / 4 * 4;
 
     // Loading runs NUM_STAGES - 1 steps ahead of multiplying, over into the next tile.
     int load_index = first;
@@ -255,6 +308,17 @@ gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int 
             copy_tile<B_ROWS, B_ROW_BYTES, B_VECTOR_BYTES, Weights::SWIZZLE_UNIT>(
                 b_stages + stage * B_BYTES, b, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, load.begin * B_ROWS,
                 load.tile_n * B_ROW_BYTES, loader);
+#if defined(GROUP)
+            const u32 shared = scale_stages + stage * SCALES_BYTES;
+            const int row = load.begin / group_steps * GROUPS_K;
+            const int groups = scheduler::ceil_div(k, group_steps > 1 ? group_steps * BLOCK_K : GROUP);
+            copy_tile<GROUPS_K, SCALE_ROW_BYTES, SCALE_VECTOR_BYTES, scheduler::smaller(SCALE_ROW_BYTES, 128)>(
+                shared, scales, groups, n * Weights::SCALE_BYTES, row, load.tile_n * SCALE_ROW_BYTES, loader);
+            if constexpr (Weights::ZERO_BYTES > 0) {
+                copy_tile<GROUPS_K, ZERO_ROW_BYTES, B_VECTOR_BYTES, scheduler::smaller(ZERO_ROW_BYTES, 128)>(
+                    shared + ZEROS, zeros, groups, n, row, load.tile_n * ZERO_ROW_BYTES, loader);
+            }
+#endif
             ++load.begin;
         }
         ptx::cp_async_commit();
@@ -269,13 +333,15 @@ gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int 
             ptx::cp_async_wait<NUM_STAGES - 2>();
             __syncthreads();  // this stage has arrived for every warp, and every warp is done with the one before it
             const u32 a_address = a_lane + stage * A_BYTES, b_address = b_lane + stage * B_BYTES;
+            LaneScales lane_scales;
             Operands operands[2];  // the next step's are on their way while this one's are multiplied
             load_next(stage == 0 ? NUM_STAGES - 1 : stage - 1);
             operands[0].load(a_address, b_address, 0);
 #pragma unroll
             for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
                 if (k16 + 1 < BLOCK_K / 16) operands[(k16 + 1) % 2].load(a_address, b_address, k16 + 1);
-                operands[k16 % 2].multiply_into(acc);
+                lane_scales.move_to(scale_stages + stage * SCALES_BYTES, scale_column, k16);
+                operands[k16 % 2].multiply_into(acc, lane_scales);
             }
             stage = stage + 1 == NUM_STAGES ? 0 : stage + 1;
         }
@@ -286,6 +352,11 @@ gemm(const byte* a, const byte* b, bf16* c, float* partials, u32* arrivals, int 
             float* tile_partials = partials + static_cast<i64>(work.tile) * split_k * (BLOCK_M * BLOCK_N);
             if (!combine_parts(acc, tile_partials, arrivals + work.tile, work.part, split_k, writer)) continue;
         }
-        store_tile(c, acc, m, n, work.tile_m * BLOCK_M, work.tile_n * BLOCK_N, writer);
+#if defined(GROUP)
+        const float factor = tensor_scale == nullptr ? 1.0f : *tensor_scale;
+#else
+        constexpr float factor = 1.0f;
+#endif
+        store_tile(c, acc, factor, m, n, work.tile_m * BLOCK_M, work.tile_n * BLOCK_N, writer);
     }
 }

@@ -2,37 +2,47 @@
 // is rounded: `share` of the product of its row's Euclidean norm in A and its column's largest weight, which is no less than
 // the root of the sum of the squares of the terms that the element is summed from. Each thread computes 4 x 4 elements, in f32.
 //
-// A   bf16 [m, k]
-// B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
+// A   bf16 or f16 [m, k]
+// B   [k, n] of weights in A's type or int16, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
 // C   f32 [m, n]
 // allowed   bf16 [m, n]
-// All are contiguous and row-major. int16 weights are rounded to bf16 first.
+// scales, zeros, tensor_scale   of weights with scales, as in gemm.cu; `group` weights along k share a scale
+// All are contiguous and row-major. int16 weights are rounded to A's type first; scaled weights are not.
 //
-// Macro: WEIGHTS, the format of B: Bf16, Int16, Int4 or Fp4.
-// Launch: 256 threads and one program for each 64 x 64 tile of C, along x, row after row.
+// Macros: DTYPE, the type of A, bf16 or f16; WEIGHTS, the format of B: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4
+// or Mxfp4; GROUPED, defined where weights have scales; ZERO_POINTS (Int4Group), 1 where they have zero points, else 0.
+// Launch: 256 threads and one program for each 64 x 64 tile of C, along x, row after row. Arguments past `share` are those of
+// weights with scales, which only their kernels have; tensor_scale is null for none.
 
+#include "halves.cuh"
 #include "numeric.cuh"
 
+#if !defined(DTYPE)
+#error "DTYPE must be defined: the type of A, bf16 or f16"
+#endif
 #if !defined(WEIGHTS)
-#error "WEIGHTS must be defined: Bf16, Int16, Int4 or Fp4"
+#error "WEIGHTS must be defined: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4 or Mxfp4"
 #endif
 
 namespace {
 
 using i64 = long long;
+using Element = halves::DTYPE;
 
 // Each format's weight at (row, column) of a B of n columns.
 
-struct Bf16 {
+struct Same {
     static __device__ float at(const void* b, int row, int column, int n) {
-        return ptx::to_float(static_cast<const ptx::bf16*>(b)[static_cast<i64>(row) * n + column]);
+        return Element::to_float(static_cast<const ptx::u16*>(b)[static_cast<i64>(row) * n + column]);
     }
 };
+using Bf16 = Same;
+using F16 = Same;
 
 struct Int16 {
     static __device__ float at(const void* b, int row, int column, int n) {
         const short weight = static_cast<const short*>(b)[static_cast<i64>(row) * n + column];
-        return ptx::to_float(ptx::to_bf16(weight));
+        return Element::to_float(static_cast<ptx::u16>(Element::pack(weight, 0)));
     }
 };
 
@@ -56,6 +66,51 @@ struct Fp4 {
     }
 };
 
+// Scales and zero points, a row for each group of weights along k.
+struct Groups {
+    const void* scales;
+    const unsigned char* zeros;
+    int group;
+
+    __device__ i64 place(int row, int column, int n) const { return static_cast<i64>(row / group) * n + column; }
+};
+
+// A format's weight times its scale.
+
+struct Int4Group {
+    static __device__ float at(const void* b, const Groups& groups, int row, int column, int n) {
+        const i64 place = groups.place(row, column, n);
+        const float scale = Element::to_float(static_cast<const ptx::u16*>(groups.scales)[place]);
+#if defined(ZERO_POINTS) && ZERO_POINTS
+        return (nibble(b, row, column, n) - (groups.zeros[place] & 15)) * scale;
+#else
+        return Int4::at(b, row, column, n) * scale;
+#endif
+    }
+};
+
+struct Nvfp4 {
+    static __device__ float at(const void* b, const Groups& groups, int row, int column, int n) {
+        const int code = static_cast<const unsigned char*>(groups.scales)[groups.place(row, column, n)];
+        const int exponent = code >> 3 & 15, mantissa = code & 7;
+        const float magnitude = exponent == 0 ? mantissa * 0x1p-9f : ldexpf(8 + mantissa, exponent - 10);
+        return Fp4::at(b, row, column, n) * (code < 128 ? magnitude : -magnitude);
+    }
+};
+
+struct Mxfp4 {
+    static __device__ float at(const void* b, const Groups& groups, int row, int column, int n) {
+        const int code = static_cast<const unsigned char*>(groups.scales)[groups.place(row, column, n)];
+        return Fp4::at(b, row, column, n) * ldexpf(1, code - 127);
+    }
+};
+
+#if defined(GROUPED)
+#define SCALE_PARAMETERS , const void *scales, const unsigned char *zeros, const float *tensor_scale, int group
+#else
+#define SCALE_PARAMETERS
+#endif
+
 constexpr int TILE = 64;
 constexpr int DEPTH = 32;
 constexpr int SIDE = 16;           // threads along each side of the tile
@@ -68,7 +123,16 @@ static_assert(DEPTH == 32 && THREADS % TILE == 0, "a warp loads one row of A at 
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-gemm_reference(const ptx::bf16* a, const void* b, float* c, ptx::bf16* allowed, int m, int n, int k, float share) {
+gemm_reference(const ptx::u16* a, const void* b, float* c, ptx::bf16* allowed, int m, int n, int k,
+               float share SCALE_PARAMETERS) {
+#if defined(GROUPED)
+    const Groups groups{scales, zeros, group};
+    const auto weight_at = [&](int row, int column) { return WEIGHTS::at(b, groups, row, column, n); };
+    const float factor = tensor_scale == nullptr ? 1.0f : *tensor_scale;
+#else
+    const auto weight_at = [&](int row, int column) { return WEIGHTS::at(b, row, column, n); };
+    constexpr float factor = 1.0f;
+#endif
     __shared__ float a_tile[DEPTH][TILE + 1];
     __shared__ float b_tile[DEPTH][TILE];
     __shared__ float row_norms[TILE];
@@ -88,13 +152,13 @@ gemm_reference(const ptx::bf16* a, const void* b, float* c, ptx::bf16* allowed, 
         for (int j = 0; j < TILE / WARPS; ++j) {
             const int row = threadIdx.x / DEPTH + j * WARPS, depth = threadIdx.x % DEPTH;
             const bool inside = first_row + row < m && start + depth < k;
-            const float value = inside ? ptx::to_float(a[static_cast<i64>(first_row + row) * k + start + depth]) : 0.0f;
+            const float value = inside ? Element::to_float(a[static_cast<i64>(first_row + row) * k + start + depth]) : 0.0f;
             a_tile[depth][row] = value;
             squares[j] += value * value;
         }
         for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
             const int depth = i / TILE, column = first_column + i % TILE;
-            const float weight = start + depth < k && column < n ? WEIGHTS::at(b, start + depth, column, n) : 0.0f;
+            const float weight = start + depth < k && column < n ? weight_at(start + depth, column) : 0.0f;
             b_tile[depth][i % TILE] = weight;
             largest_weight = fmaxf(largest_weight, fabsf(weight));
         }
@@ -128,8 +192,9 @@ gemm_reference(const ptx::bf16* a, const void* b, float* c, ptx::bf16* allowed, 
             const int row = first_row + y + i * SIDE, column = first_column + x + j * SIDE;
             if (row >= m || column >= n) continue;
             const float largest = __int_as_float(largest_weights[x + j * SIDE]);
-            c[static_cast<i64>(row) * n + column] = sums[i][j];
-            allowed[static_cast<i64>(row) * n + column] = ptx::to_bf16(share * row_norms[y + i * SIDE] * largest);
+            c[static_cast<i64>(row) * n + column] = sums[i][j] * factor;
+            allowed[static_cast<i64>(row) * n + column] =
+                ptx::to_bf16(share * row_norms[y + i * SIDE] * largest * fabsf(factor));
         }
     }
 }

@@ -1,12 +1,12 @@
-// C[m, n] = A[m, k] · decode(B), with tcgen05 on bf16 and f32 sums in tensor memory. Needs sm_100a.
+// C[m, n] = A[m, k] · decode(B), with tcgen05 on bf16 or f16 and f32 sums in tensor memory. Needs sm_100a.
 //
 // THIS KERNEL HAS NEVER RUN ON A GPU. It compiles; its encodings were checked against the PTX manual and public kernels, its
 // addresses and barriers on a model of the hardware (tests/tcgen05_model/). That it is right rests on the comparison with the
 // reference before anything is timed.
 //
-// A   bf16 [m, k]
-// B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
-// C   bf16 [m, n]
+// A   bf16 or f16 [m, k]
+// B   [k, n] of weights in A's type or int16, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
+// C   [m, n] in A's type
 // All are contiguous and row-major, their rows multiples of 16 bytes: the copy engine fills what lies beyond them with zeros.
 //
 // Macros
@@ -20,10 +20,11 @@
 //                               BLOCK_N 256, each half the columns and half the rows of A, and BLOCK_M a multiple of 32
 //                               BLOCK_K 64 or 128
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
-//   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
+//   DTYPE                       the type of A and C: bf16 or f16
+//   WEIGHTS                     the format of B: Bf16 or F16 (as DTYPE), Int16, Int4 or Fp4 (decode.cuh)
 //   TENSOR_WEIGHTS              1: decoded weights go to tensor memory, where they are the instruction's first operand; else 0
-//   DECODE_WARPS                warps that decode weights; 0 for Bf16; 4 or 8 for TENSOR_WEIGHTS
-//   BUFFERS                     steps of decoded weights at once, 2 ... NUM_STAGES; 0 for Bf16
+//   DECODE_WARPS                warps that decode weights; 0 for Bf16 and F16; 4 or 8 for TENSOR_WEIGHTS
+//   BUFFERS                     steps of decoded weights at once, 2 ... NUM_STAGES; 0 for Bf16 and F16
 //   SUM_TILES                   tiles whose sums are in tensor memory at once: 2, so that one is multiplied while the other is
 //                               stored, or 1
 // Sums, two columns of 32 bits for each four of decoded weights, and what a power of two adds must fit 512 columns.
@@ -102,12 +103,12 @@
 
 namespace {
 
-using ptx::bf16x2;
 using ptx::Major;
 using ptx::u32;
 using ptx::u64;
 using i64 = long long;
-using Weights = decode::WEIGHTS;
+using Element = halves::DTYPE;
+using Weights = decode::WEIGHTS<Element>;
 
 constexpr bool DECODED = Weights::DECODED;
 constexpr bool HELD = TENSOR_WEIGHTS;               // decoded weights go to tensor memory
@@ -363,8 +364,8 @@ struct Program {
                 u32 words[8];
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    bf16x2 pairs[4];  // of the first column and the second, then in the next row
-                    Format::unpack(pairs, raw[0][2 * i + half]);
+                    u32 pairs[4];  // of the first column and the second, then in the next row
+                    Format::unpack(pairs, raw[0][2 * i + half], decode::NoScales{}, 0);
                     words[4 * i] = pairs[0], words[4 * i + 1] = pairs[2], words[4 * i + 2] = pairs[1], words[4 * i + 3] = pairs[3];
                 }
                 ptx::tmem_store_16x256b(weights + (half << 20) + 16 * block, words);
@@ -414,7 +415,7 @@ struct Program {
 
     __device__ __forceinline__ static void decode_piece(const u32 (&raw)[2 * Weights::COLUMN_BYTES], u32 operand, u32 row,
                                                         u32 piece) {
-        bf16x2 rows[Weights::K_PER_ROW][4];
+        u32 rows[Weights::K_PER_ROW][4];
         Weights::decode_rows(rows, raw);
 #pragma unroll
         for (int i = 0; i < Weights::K_PER_ROW; ++i) {
@@ -469,7 +470,7 @@ struct Program {
     // One step: A from shared memory, the weights from there too, or from tensor memory.
     __device__ __forceinline__ static void multiply_step(u32 sums, u64 a, u64 b, u32 held, bool add) {
         constexpr u32 INSTRUCTION = ptx::tcgen05_instruction(128 * CTAS, INSTRUCTION_N, SWAPPED && !HELD ? Major::MN : Major::K,
-                                                             SWAPPED ? Major::K : Major::MN);
+                                                             SWAPPED ? Major::K : Major::MN, Element::IS_BF16);
 #pragma unroll
         for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
             const u64 a_k = ptx::tcgen05_advance(a, k16 / 4 * A_PANEL_BYTES + k16 % 4 * 32);
@@ -549,16 +550,16 @@ struct Program {
         if constexpr (SWAPPED) {
 #pragma unroll
             for (int row = 0; row < CHUNK; ++row) {
-                ptx::store_shared(shared + row * 64 + held_column(lane) * 2, ptx::to_bf16(SCALE * values[row / 16][row % 16]));
+                ptx::store_shared(shared + row * 64 + held_column(lane) * 2, Element::round(SCALE * values[row / 16][row % 16]));
             }
         } else {
 #pragma unroll
             for (int piece = 0; piece < CHUNK / 8; ++piece) {
-                bf16x2 columns[4];
+                u32 columns[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const float* pair = values[piece / 2] + piece % 2 * 8 + 2 * i;
-                    columns[i] = ptx::pack_bf16(pair[0], pair[1]);
+                    columns[i] = Element::pack(pair[0], pair[1]);
                 }
                 store_words(shared + layout::swizzled<2 * CHUNK, 16>(lane, 16 * piece), columns);
             }

@@ -1,9 +1,13 @@
-// C[m, n] = A[m, k] · decode(B), with Hopper's copy engine and its wgmma, or mma.sync, on bf16 and f32 accumulation. Needs
+// C[m, n] = A[m, k] · decode(B), with Hopper's copy engine and its wgmma, or mma.sync, on bf16 or f16 and f32 accumulation. Needs
 // sm_90a.
 //
-// A   bf16 [m, k]
-// B   [k, n] of bf16 or int16 weights, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
-// C   bf16 [m, n]
+// A   bf16 or f16 [m, k]
+// B   [k, n] of weights in A's type or int16, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
+// C   [m, n] in A's type
+// Of weights with scales, for each group of weights along k (the last may be shorter), g of them, decode.cuh says what they are:
+// scales   [g, n] of A's type (Int4Group), E4M3 (Nvfp4) or E8M0 (Mxfp4)
+// zeros    bytes [g, n] of four bits (Int4Group with ZERO_POINTS)
+// tensor_scale   f32, a factor of all (Nvfp4)
 // All are contiguous and row-major, and begin 16-byte aligned. k * 2 and the bytes of a row of B are below 2^31.
 //
 // The product is taken transposed, C^T = B^T A^T: wgmma's 64 rows are columns of C, so that a tile may have as few as 8
@@ -33,13 +37,18 @@
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
 //   BY_WARP                     1: each warp multiplies by itself, with mma.sync, and BLOCK_M is 8 or 16; 0: groups, with wgmma
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
-//   WEIGHTS                     the format of B: Bf16, Int16, Int4 or Fp4 (decode.cuh)
+//   DTYPE                       the type of A and C: bf16 or f16
+//   WEIGHTS                     the format of B: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4 or Mxfp4 (decode.cuh)
+//   ZERO_POINTS                 Int4Group: 1 where weights have zero points, else 0
+//   GROUP                       weights with scales: how many of a step along k share one: 16 ... BLOCK_K, which it divides
 //   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
 //   B_VECTOR_BYTES              the same of B: 16 (by the copy engine), 8, 4, 2 or (4-bit weights) 1
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
+//   REALIGNED                   operands that all programs together first copy to scratch, where rows begin at multiples of 128
+//                               bytes: 0 none, 1 A, 2 B, 3 both. Their vectors are 16 bytes, their tensor maps those of the copies
 //   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
 //
-// Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
+// Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES (which has the scales) and then STAGING_BYTES or, for split_k > 1,
 // BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
 //   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 64 of k x
 //                             BLOCK_M; B 128 bytes (or BLOCK_N, if fewer; 64-byte swizzle) x rows of BLOCK_K; C 64 columns
@@ -51,11 +60,20 @@
 //   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16; with more than k_steps
 //                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
+//   a_rows, b_rows            A and B themselves; these and the next two are read with REALIGNED alone, where all programs must be
+//                             resident at once and split_k is 1
+//   scratch                   room for the copy of A, if there is one, and then that of B
+//   counters                  two words that are zero, and are left zero
+//   scales, zeros             weights with scales: tensor maps where rows are multiples of 16 bytes, else pointers; null for none.
+//                             Tiles, without swizzle: up to 256 columns x a step's groups
+//   tensor_scale              weights with scales: the factor, or null for none
+//   group_steps               weights with scales: steps along k that share one row of scales; 1 where a step has whole rows
 
 #include "decode.cuh"
 #include "gemm_rows.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
+#include "realign.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tma.cuh"
@@ -69,6 +87,9 @@
 #endif
 #if !defined(C_VECTOR_BYTES)
 #error "C_VECTOR_BYTES must be defined: bytes of one store, by the alignment of the rows"
+#endif
+#if !defined(REALIGNED)
+#error "REALIGNED must be defined: 0 none, 1 A, 2 B, 3 both are copied to aligned rows"
 #endif
 
 namespace {
@@ -93,6 +114,9 @@ static_assert(BLOCK_K % 64 == 0 && BLOCK_K / Weights::K_PER_ROW <= 256,
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
 static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
+static_assert(REALIGNED >= 0 && REALIGNED <= 3 && (!REALIGNED || !BY_WARP), "REALIGNED: 0 ... 3, with wgmma");
+static_assert(!(REALIGNED & 1) || A_VECTOR_BYTES == 16, "a realigned A is copied by the engine");
+static_assert(!(REALIGNED & 2) || B_VECTOR_BYTES == 16, "a realigned B is copied by the engine");
 static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
 
 // Tiles lie in panels as wide as the copy engine swizzles, each with all rows.
@@ -110,6 +134,26 @@ struct Panels {
 
     __device__ static constexpr u32 offset(int row, int byte) {
         return byte / WIDTH * PANEL_BYTES + layout::swizzled<WIDTH, 16>(row, byte % WIDTH);
+    }
+};
+
+// A step's scales or zero points, in panels of as many columns as the copy engine takes at once; not swizzled, since the lanes of a
+// quad read the same and those of a warp adjacent ones.
+template <int ROWS_, int COLUMNS, int ELEMENT_BYTES_, int VECTOR_BYTES_>
+struct ScaleTile {
+    static constexpr int ROWS = ROWS_;
+    static constexpr int ELEMENT_BYTES = ELEMENT_BYTES_;
+    static constexpr int ROW_BYTES = COLUMNS * ELEMENT_BYTES;
+    static constexpr int VECTOR_BYTES = VECTOR_BYTES_;
+    static constexpr bool BY_ENGINE = VECTOR_BYTES == 16;
+    static constexpr int WIDTH = scheduler::smaller(COLUMNS, 256) * ELEMENT_BYTES;
+    static constexpr int COUNT = ROW_BYTES / WIDTH;
+    static constexpr int PANEL_BYTES = scheduler::ceil_div(ROWS * WIDTH, 128) * 128;
+    static constexpr int BYTES = COUNT * PANEL_BYTES;
+    static constexpr int ENGINE_BYTES = BY_ENGINE ? ROWS * ROW_BYTES : 0;
+
+    __device__ static constexpr u32 offset(int row, int byte) {
+        return byte / WIDTH * PANEL_BYTES + row * WIDTH + byte % WIDTH;
     }
 };
 
@@ -131,9 +175,59 @@ using ASource = Argument<ATile::BY_ENGINE>::Type;
 using BSource = Argument<BTile::BY_ENGINE>::Type;
 using CTarget = Argument<C_BY_ENGINE>::Type;
 
+// What a stage has beside A and B, and the kernel beside its other arguments, for weights with scales.
+#if defined(GROUP)
+constexpr bool SCALED = true;
+static_assert(GROUP >= 16 && GROUP % 16 == 0 && BLOCK_K % GROUP == 0, "GROUP: 16 ... BLOCK_K, a step has whole ones, or one");
+static_assert(Weights::SCALE_BYTES > 0, "GROUP: these weights have no scales");
+constexpr int GROUP_K16 = GROUP / 16;
+
+struct StageScales {
+    // Their rows have as many columns as B's rows of bytes, and are aligned accordingly.
+    static constexpr int VECTOR_BYTES = scheduler::smaller(16, Weights::SCALE_BYTES * B_VECTOR_BYTES);
+    using Scales = ScaleTile<BLOCK_K / GROUP, BLOCK_N, Weights::SCALE_BYTES, VECTOR_BYTES>;
+    using Zeros = ScaleTile<BLOCK_K / GROUP, BLOCK_N, 1, B_VECTOR_BYTES>;
+    static constexpr int ZEROS = Scales::BYTES;  // where they begin
+    static constexpr int BYTES = Scales::BYTES + (Weights::ZERO_BYTES > 0 ? Zeros::BYTES : 0);
+    static constexpr int ENGINE_BYTES = Scales::ENGINE_BYTES + (Weights::ZERO_BYTES > 0 ? Zeros::ENGINE_BYTES : 0);
+    static constexpr bool BY_ENGINE = Scales::BY_ENGINE && (Weights::ZERO_BYTES == 0 || Zeros::BY_ENGINE);
+};
+using ScaleSource = Argument<StageScales::Scales::BY_ENGINE>::Type;
+using ZeroSource = Argument<(Weights::ZERO_BYTES > 0) && StageScales::Zeros::BY_ENGINE>::Type;
+#define SCALE_PARAMETERS                                                                                                \
+    , const __grid_constant__ ScaleSource scales, const __grid_constant__ ZeroSource zeros, const float *tensor_scale, \
+        int group_steps
+#define SCALE_ARGUMENTS {scales, zeros, tensor_scale, group_steps}
+
+struct Scaling {
+    const ScaleSource& scales;
+    const ZeroSource& zeros;
+    const float* tensor_scale;
+    int group_steps;
+
+    // What sums are to be multiplied by beside the format's own factor.
+    __device__ __forceinline__ float factor() const { return tensor_scale == nullptr ? 1.0f : *tensor_scale; }
+};
+#else
+constexpr bool SCALED = false;
+static_assert(Weights::SCALE_BYTES == 0, "GROUP must be defined: weights that share a scale");
+
+struct StageScales {
+    static constexpr int BYTES = 0, ENGINE_BYTES = 0;
+    static constexpr bool BY_ENGINE = true;
+};
+#define SCALE_PARAMETERS
+#define SCALE_ARGUMENTS {}
+
+struct Scaling {
+    __device__ __forceinline__ float factor() const { return 1.0f; }
+};
+#endif
+
 constexpr int STAGE_BYTES = ATile::BYTES + BTile::BYTES;
+constexpr int SCALES_BYTES = scheduler::ceil_div(NUM_STAGES * StageScales::BYTES, 1024) * 1024;
 constexpr int BARRIER_BYTES = 1024;  // keeps what follows aligned
-constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
+constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + SCALES_BYTES + BARRIER_BYTES;
 
 // A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
 constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
@@ -155,7 +249,8 @@ using Accumulators = float[TILES][SUMS];
 
 // What a thread needs: its sums, its operands and its addresses.
 constexpr int FRAGMENT_REGISTERS = BY_WARP ? 16 : Weights::DECODED ? 2 * CHUNK * TILES * 4 : 0;
-constexpr int REGISTERS = TILES * SUMS + FRAGMENT_REGISTERS + 48;
+constexpr int SCALE_REGISTERS = SCALED ? 2 * TILES * (Weights::SCALE_BYTES == 2 ? 2 : 1) + 2 : 0;
+constexpr int REGISTERS = TILES * SUMS + FRAGMENT_REGISTERS + SCALE_REGISTERS + 48;
 
 // Two groups and one warp have 168 registers a thread. Where that is too close, the loading warp brings three idle ones: a whole
 // group of warps, that hands its registers to the two that multiply.
@@ -177,8 +272,13 @@ struct Layout {
 
     __device__ __forceinline__ u32 a(int stage) const { return base + stage * STAGE_BYTES; }
     __device__ __forceinline__ u32 b(int stage) const { return a(stage) + ATile::BYTES; }
+    __device__ __forceinline__ u32 scales(int stage) const {
+        return base + NUM_STAGES * STAGE_BYTES + stage * StageScales::BYTES;
+    }
     // Whether a stage's tiles have arrived, and whether all warps are done with them.
-    __device__ __forceinline__ u32 full(int stage) const { return base + NUM_STAGES * STAGE_BYTES + 16 * stage; }
+    __device__ __forceinline__ u32 full(int stage) const {
+        return base + NUM_STAGES * STAGE_BYTES + SCALES_BYTES + 16 * stage;
+    }
     __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
     // Whether all sums of this program's share have arrived from the cluster.
     __device__ __forceinline__ u32 summed() const { return full(NUM_STAGES); }
@@ -250,21 +350,41 @@ __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map,
 __device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
 __device__ __forceinline__ void prefetch(const byte*) {}
 
-__device__ __forceinline__ void load_stage(const Layout& at, int stage, const ASource& a, const BSource& b, int m, int n,
-                                           int k, scheduler::Tile tile, int step, int lane) {
-    constexpr int ENGINE_BYTES = (ATile::BY_ENGINE ? ATile::BYTES : 0) + (BTile::BY_ENGINE ? BTile::BYTES : 0);
+// A step's scales and zero points, `groups` rows of them in all.
+__device__ __forceinline__ void load_scales(u32 shared, u32 full, const Scaling& scaling, int n, int k, int column, int step,
+                                            int lane) {
+#if defined(GROUP)
+    using Scales = StageScales::Scales;
+    const int row = step / scaling.group_steps * Scales::ROWS;
+    const int groups = scheduler::ceil_div(k, scaling.group_steps > 1 ? scaling.group_steps * BLOCK_K : GROUP);
+    load_tile<Scales>(shared, scaling.scales, full, groups, n * Scales::ELEMENT_BYTES, row, column * Scales::ELEMENT_BYTES,
+                      lane);
+    if constexpr (Weights::ZERO_BYTES > 0) {
+        load_tile<StageScales::Zeros>(shared + StageScales::ZEROS, scaling.zeros, full, groups, n, row, column, lane);
+    }
+#endif
+}
+
+constexpr bool ALL_BY_ENGINE = ATile::BY_ENGINE && BTile::BY_ENGINE && StageScales::BY_ENGINE;
+
+__device__ __forceinline__ void load_stage(const Layout& at, int stage, const ASource& a, const BSource& b,
+                                           const Scaling& scaling, int m, int n, int k, scheduler::Tile tile, int step,
+                                           int lane) {
+    constexpr int ENGINE_BYTES =
+        (ATile::BY_ENGINE ? ATile::BYTES : 0) + (BTile::BY_ENGINE ? BTile::BYTES : 0) + StageScales::ENGINE_BYTES;
     const u32 full = at.full(stage);
     if (lane == 0) ptx::mbarrier_arrive_expect(full, ENGINE_BYTES);
     load_tile<BTile>(at.b(stage), b, full, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, step * BTile::ROWS,
                      tile.n * BTile::ROW_BYTES, lane);
     load_tile<ATile>(at.a(stage), a, full, m, 2 * k, tile.m * BLOCK_M, step * ATile::ROW_BYTES, lane);
-    if constexpr (!ATile::BY_ENGINE || !BTile::BY_ENGINE) {
+    load_scales(at.scales(stage), full, scaling, n, k, tile.n * BLOCK_N, step, lane);
+    if constexpr (!ALL_BY_ENGINE) {
         ptx::fence_async_shared();
         __syncwarp();
         if (EVERY_LANE || lane == 0) ptx::mbarrier_arrive(full);
     }
 }
-constexpr int FULL_ARRIVALS = 1 + (ATile::BY_ENGINE && BTile::BY_ENGINE ? 0 : WARP_ARRIVALS);
+constexpr int FULL_ARRIVALS = 1 + (ALL_BY_ENGINE ? 0 : WARP_ARRIVALS);
 
 // ---- Multiplying ----
 
@@ -293,9 +413,40 @@ struct LanePlace {
     }
 };
 
+// The scales of this lane's columns for the k16 step that it is at, and where it reads those of a step's first group.
+template <typename Format>
+struct LaneScales {
+    typename Format::template Scales<2 * TILES> values;
+    u32 scales = 0, zeros = 0;
+
+    __device__ __forceinline__ void begin(u32 stage_scales, const LanePlace& place) {
+#if defined(GROUP)
+        scales = stage_scales + StageScales::Scales::offset(0, place.column(0, 0) * Format::SCALE_BYTES);
+        if constexpr (Format::ZERO_BYTES > 0) {
+            zeros = stage_scales + StageScales::ZEROS + StageScales::Zeros::offset(0, place.column(0, 0));
+        }
+#endif
+    }
+
+    // A step is unrolled, so that only the first k16 step of a group reads anything.
+    __device__ __forceinline__ void move_to(int k16) {
+#if defined(GROUP)
+        if (k16 % GROUP_K16 != 0) return;
+        const int row = k16 / GROUP_K16;
+        if constexpr (Format::ZERO_BYTES > 0) {
+            values.load(scales + row * StageScales::Scales::WIDTH, zeros + row * StageScales::Zeros::WIDTH);
+        } else {
+            values.load(scales + row * StageScales::Scales::WIDTH, 0);
+        }
+#endif
+    }
+};
+
 // One chunk of k of a group's weights, as fragments of wgmma's first operand.
 template <typename Format>
 struct Fragments {
+    using Scales = LaneScales<Format>;
+
     u32 word[CHUNK][TILES][4];
 
     // Where this lane reads in a stage's B.
@@ -308,12 +459,13 @@ struct Fragments {
         }
     }
 
-    __device__ __forceinline__ void load(u32 lane_address, int chunk) {
+    __device__ __forceinline__ void load(u32 lane_address, Scales& scales, int chunk) {
 #pragma unroll
-        for (int k16 = 0; k16 < CHUNK; ++k16) load_k16(word[k16], lane_address, chunk * CHUNK + k16);
+        for (int k16 = 0; k16 < CHUNK; ++k16) load_k16(word[k16], lane_address, scales, chunk * CHUNK + k16);
     }
 
-    __device__ __forceinline__ static void load_k16(u32 (&fragment)[TILES][4], u32 lane_address, int k16) {
+    __device__ __forceinline__ static void load_k16(u32 (&fragment)[TILES][4], u32 lane_address, Scales& scales, int k16) {
+        scales.move_to(k16);
         const int k16_bytes = k16 * (16 / Format::K_PER_ROW) * BTile::WIDTH;
         const u32 address = lane_address + k16_bytes;
         if constexpr (PACKED) {
@@ -322,13 +474,13 @@ struct Fragments {
             const u32 below = (lane_address ^ FLIP) + 4 * BTile::WIDTH + k16_bytes;
             if constexpr (TILES == 1) {
                 const u32 low = ptx::load_shared_u16(address), high = ptx::load_shared_u16(below);
-                Format::unpack(fragment[0], low | high << 16);
+                Format::unpack(fragment[0], low | high << 16, scales.values, 0);
             } else if constexpr (TILES == 2) {
-                unpack_two(fragment, 0, ptx::load_shared(address), ptx::load_shared(below));
+                unpack_two(fragment, scales, 0, ptx::load_shared(address), ptx::load_shared(below));
             } else {
                 const uint2 first = ptx::load_shared_u64(address), second = ptx::load_shared_u64(below);
-                unpack_two(fragment, 0, first.x, second.x);
-                unpack_two(fragment, 2, first.y, second.y);
+                unpack_two(fragment, scales, 0, first.x, second.x);
+                unpack_two(fragment, scales, 2, first.y, second.y);
             }
         } else {
 #pragma unroll
@@ -343,11 +495,12 @@ struct Fragments {
     }
 
     // Two tiles' fragments from a word of row t and one of row t + 4.
-    __device__ __forceinline__ static void unpack_two(u32 (&fragment)[TILES][4], int tile, u32 upper, u32 lower) {
+    __device__ __forceinline__ static void unpack_two(u32 (&fragment)[TILES][4], const Scales& scales, int tile, u32 upper,
+                                                      u32 lower) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             u32 pairs[4];
-            Format::unpack(pairs, r == 0 ? upper : lower);
+            Format::unpack(pairs, r == 0 ? upper : lower, scales.values, 2 * tile);
             fragment[tile][2 * r] = pairs[0], fragment[tile][2 * r + 1] = pairs[1];
             fragment[tile + 1][2 * r] = pairs[2], fragment[tile + 1][2 * r + 1] = pairs[3];
         }
@@ -368,15 +521,17 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
                                               int steps) {
     const u32 lane_offset = Fragments<Format>::lane_offset(place);
     Fragments<Format> fragments[2];
+    LaneScales<Format> scales;
     int last_stage = 0;
     for (int step = 0; step < steps; ++step) {
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
+        scales.begin(at.scales(ring.stage), place);
         const ptx::Operand a = ptx::wgmma_operand(at.a(ring.stage), 16, 1024);
         const ptx::Operand b = ptx::wgmma_operand(at.b(ring.stage) + place.group * TILES * BTile::PANEL_BYTES, 16, 1024);
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; ++chunk) {
             Fragments<Format>& mine = fragments[chunk % 2];
-            if constexpr (Format::DECODED) mine.load(at.b(ring.stage) + lane_offset, chunk);
+            if constexpr (Format::DECODED) mine.load(at.b(ring.stage) + lane_offset, scales, chunk);
             ptx::wgmma_fence();
 #pragma unroll
             for (int j = 0; j < CHUNK; ++j) {
@@ -386,9 +541,10 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
 #pragma unroll
                 for (int i = 0; i < TILES; ++i) {
                     if constexpr (Format::DECODED) {
-                        ptx::Wgmma<BLOCK_M>::multiply(acc[i], mine.word[j][i], rows, add);
+                        using Product = ptx::Wgmma<BLOCK_M, ptx::Major::K, ptx::Major::K, Element>;
+                        Product::multiply(acc[i], mine.word[j][i], rows, add);
                     } else {
-                        using Product = ptx::Wgmma<BLOCK_M, ptx::Major::MN, ptx::Major::K>;
+                        using Product = ptx::Wgmma<BLOCK_M, ptx::Major::MN, ptx::Major::K, Element>;
                         Product::multiply(acc[i], b.at(i * BTile::PANEL_BYTES + k16 * 2048), rows, add);
                     }
                 }
@@ -422,20 +578,22 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
 #pragma unroll
         for (int s = 0; s < SUMS; ++s) acc[i][s] = 0;
     }
+    LaneScales<Format> scales;
     for (int step = 0; step < steps; ++step) {
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
+        scales.begin(at.scales(ring.stage), place);
         const u32 a = at.a(ring.stage) + a_offset, b = at.b(ring.stage) + b_offset;
 #pragma unroll
         for (int k16 = 0; k16 < BLOCK_K / 16; ++k16) {
             u32 rows[4], columns[TILES][4];
             ptx::ldmatrix_x4(rows, (a ^ k16 % 4 * 32) + k16 / 4 * ATile::PANEL_BYTES);
-            Fragments<Format>::load_k16(columns, b, k16);
+            Fragments<Format>::load_k16(columns, b, scales, k16);
 #pragma unroll
             for (int i = 0; i < TILES; ++i) {
 #pragma unroll
                 for (int j = 0; j < BLOCK_M / 8; ++j) {
                     const u32 eight_rows[2] = {rows[2 * j], rows[2 * j + 1]};
-                    ptx::mma_m16n8k16(reinterpret_cast<float(&)[4]>(acc[i][4 * j]), columns[i], eight_rows);
+                    Element::mma_m16n8k16(reinterpret_cast<float(&)[4]>(acc[i][4 * j]), columns[i], eight_rows);
                 }
             }
         }
@@ -455,7 +613,7 @@ __device__ __forceinline__ void group_sync(const LanePlace& place) {
     ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
 }
 
-// Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
+// Writes STAGING_ROWS rows of a group's sums to shared memory in C's type, in panels of 64 columns.
 __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, int pass, const LanePlace& place) {
     if constexpr (PACKED) {
         const int column = place.column(0, 0) - place.group * 64 * TILES;
@@ -469,7 +627,7 @@ __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, 
                     buffer + column / 64 * STAGING_PANEL + layout::swizzled<128, 16>(row, column % 64 * 2);
                 u32 words[TILES];
 #pragma unroll
-                for (int i = 0; i < TILES; ++i) words[i] = ptx::pack_bf16(acc[i][s], acc[i][s + 2]);
+                for (int i = 0; i < TILES; ++i) words[i] = Element::pack(acc[i][s], acc[i][s + 2]);
                 if constexpr (TILES == 1) ptx::store_shared(address, words[0]);
                 if constexpr (TILES == 2) ptx::store_shared(address, make_uint2(words[0], words[1]));
                 if constexpr (TILES == 4) {
@@ -490,7 +648,7 @@ __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, 
 #pragma unroll
                 for (int w = 0; w < MATRICES; ++w) {
                     const int s = (pass * STAGING_ROWS + y) / 2 + 2 * w;
-                    words[w] = ptx::pack_bf16(acc[i][s], acc[i][s + 1]);
+                    words[w] = Element::pack(acc[i][s], acc[i][s + 1]);
                 }
                 ptx::stmatrix_trans(lane_address + i * STAGING_PANEL + y * 128, words);
             }
@@ -499,13 +657,13 @@ __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, 
 }
 
 // Eight adjacent columns of one row of C.
-__device__ __forceinline__ void store_vector(bf16* c, const u32 (&columns)[4], int m, int n, int row, int column) {
+__device__ __forceinline__ void store_vector(u16* c, const u32 (&columns)[4], int m, int n, int row, int column) {
     if (row >= m) return;
     layout::store_columns<C_VECTOR_BYTES / 2>(c + static_cast<i64>(row) * n + column, columns, n - column);
 }
 
 // Writes a group's staged rows to C at (row, column), by the copy engine or vector by vector.
-__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*, u32 buffer, int, int, int row, int column,
+__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, u16*, u32 buffer, int, int, int row, int column,
                                            const LanePlace& place) {
     ptx::fence_async_shared();
     group_sync(place);
@@ -516,21 +674,29 @@ __device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*,
     }
 }
 
-__device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int m, int n, int row, int column,
+__device__ __forceinline__ void copy_vector(u16* to, u32 shared) { *to = ptx::load_shared_u16(shared); }
+__device__ __forceinline__ void copy_vector(u32* to, u32 shared) { *to = ptx::load_shared(shared); }
+__device__ __forceinline__ void copy_vector(uint2* to, u32 shared) { *to = ptx::load_shared_u64(shared); }
+__device__ __forceinline__ void copy_vector(uint4* to, u32 shared) { *to = ptx::load_shared_u128(shared); }
+
+__device__ __forceinline__ void write_rows(const byte*, u16* c, u32 buffer, int m, int n, int row, int column,
                                            const LanePlace& place) {
     group_sync(place);
-    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
-        const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
+    // Adjacent lanes write adjacent vectors, so that a warp's store meets as few lines of the cache as it can.
+    using Vector = typename ptx::Word<C_VECTOR_BYTES>::Type;
+    constexpr int WIDTH = C_VECTOR_BYTES / 2, ROW_VECTORS = TILES * 64 / WIDTH;
+#pragma unroll 8
+    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * ROW_VECTORS; v += 128) {
+        const int y = v / ROW_VECTORS, x = v % ROW_VECTORS * WIDTH;
+        if (row + y >= m || column + x >= n) continue;
         const u32 address = buffer + x / 64 * STAGING_PANEL + layout::swizzled<128, 16>(y, x % 64 * 2);
-        const uint4 words = ptx::load_shared_u128(address);
-        const u32 columns[4] = {words.x, words.y, words.z, words.w};
-        store_vector(c, columns, m, n, row + y, column + x);
+        copy_vector(reinterpret_cast<Vector*>(c + static_cast<i64>(row + y) * n + (column + x)), address);
     }
 }
 
 // Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
 // tile to tile.
-__device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, const Accumulators& acc, int m, int n, int row,
+__device__ __forceinline__ void store_tile(const CTarget& c_tiles, u16* c, const Accumulators& acc, int m, int n, int row,
                                            int column, u32 staging, int& turn, const LanePlace& place) {
 #pragma unroll
     for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
@@ -545,7 +711,7 @@ __device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, cons
 // Adds the sums of the cluster's programs: the tile, row by row, is cut into as many equal shares as there are programs, each
 // sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
 // program ends before it has all its sums, nor sends any before all have begun.
-__device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, int m, int n, int row, int column,
+__device__ __forceinline__ void combine_parts(u16* c, const Accumulators& acc, int m, int n, int row, int column,
                                               const Layout& at, int parts, const LanePlace& place, int thread) {
     const u32 slots = at.staging();
     const int part = ptx::cluster_rank();
@@ -585,7 +751,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
         }
         u32 columns[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(sums[2 * i], sums[2 * i + 1]);
+        for (int i = 0; i < 4; ++i) columns[i] = Element::pack(sums[2 * i], sums[2 * i + 1]);
         const int index = part * share + v;
         store_vector(c, columns, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
     }
@@ -595,9 +761,18 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
 gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b, const __grid_constant__ CTarget c_tiles,
-           bf16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride,
-           int span) {
+           u16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride,
+           int span, const byte* a_rows, const byte* b_rows, byte* scratch, u32* counters SCALE_PARAMETERS) {
+#if REALIGNED
+    const i64 a_bytes = REALIGNED & 1 ? static_cast<i64>(m) * realign::pitch_bytes(2 * k) : 0;
+    if (REALIGNED & 1) realign::copy_rows<THREADS>(scratch, a_rows, m, 2 * k);
+    if (REALIGNED & 2) {
+        realign::copy_rows<THREADS>(scratch + a_bytes, b_rows, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES);
+    }
+    realign::wait_for_all_programs(counters);
+#endif
     const Layout at{ptx::shared_address(smem)};
+    const Scaling scaling SCALE_ARGUMENTS;
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;
     const bool loads = thread >= 32 * NUM_WARPS;
@@ -634,7 +809,7 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
             const scheduler::Tile tile = work.schedule.tile(index);
             for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
                 ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
-                load_stage(at, ring.stage, a, b, m, n, k, tile, step, thread % 32);
+                load_stage(at, ring.stage, a, b, scaling, m, n, k, tile, step, thread % 32);
             }
         }
         if (split_k > 1) ptx::cluster_wait();
@@ -652,11 +827,12 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         } else {
             multiply_tile<Weights>(acc, ring, at, place, steps);
         }
-        if constexpr (Weights::SCALE != 1) {
+        if constexpr (Weights::SCALE != 1 || SCALED) {
+            const float factor = Weights::SCALE * scaling.factor();
 #pragma unroll
             for (int i = 0; i < TILES; ++i) {
 #pragma unroll
-                for (int s = 0; s < SUMS; ++s) acc[i][s] *= Weights::SCALE;
+                for (int s = 0; s < SUMS; ++s) acc[i][s] *= factor;
             }
         }
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));

@@ -58,7 +58,7 @@ __device__ long long first_index() { return static_cast<long long>(blockIdx.x) *
 __device__ long long index_stride() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
 // The same as `Fill` of src/families/inputs.rs and its constants.
-enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6 };
+enum Fill : unsigned { UNIFORM = 0, WIDE = 1, QUERIES = 2, LOGITS = 3, EXTREMES = 4, LANDMARKS = 5, WHOLE = 6, SCALES = 7 };
 constexpr long long LANDMARK_SPACING = 64;
 constexpr int LANDMARK_ABOVE = 4;
 constexpr float LOUD = 32.0f, ATTENTION = 2.0f, OUTSTANDING = 4.0f, LARGEST = 3.3895314e38f;
@@ -73,7 +73,8 @@ __device__ long long whole_at(unsigned long long seed, long long index, long lon
 }
 
 // What a fill depends on: the tensor's stream and the length of its rows; a magnitude, or the least exponent and the
-// exponent past the largest; and for queries the rows of a head, and those of its keys.
+// exponent past the largest; and for queries the rows of a head, and those of its keys, and in the upper halves the heads that
+// share their keys, and the keys that a query sees at most where a mask ends them at its own, else 0.
 struct Stream {
     unsigned fill;
     float first, second;
@@ -88,11 +89,24 @@ __device__ float with_exponent(float value, int exponent) {
 
 __device__ float query_at(const Stream& stream, long long row, long long column, float value) {
     const unsigned long long word = random_bits(~stream.seed, row);
-    const bool looks = row % 2 == 0 || word % 2 == 0;
+    const long long q_seq = stream.q_seq & 0xffffffff, sharing = stream.q_seq >> 32;
+    const long long kv_seq = stream.kv_seq & 0xffffffff, window = stream.kv_seq >> 32;
+    const bool is_last = window > 0 && (row + 1) % q_seq == 0;  // the last key of all is seen by one query
+    const bool looks = row % 2 == 0 || word % 2 == 0 || is_last;
     if (looks) {
-        const long long any = static_cast<long long>((word >> 16) % static_cast<unsigned long long>(stream.kv_seq));
-        const long long key = row / stream.q_seq * stream.kv_seq + (row % 2 == 0 ? stream.kv_seq - 1 : any);
-        value = unit(stream.seed + 1, key * stream.cols + column);
+        const long long past = row % q_seq + 1 + kv_seq - q_seq;
+        const long long end = window == 0 ? kv_seq : past > 0 ? past : 0;
+        const long long first = window == 0 || end < window ? 0 : end - window;
+        const long long count = end > first ? end - first : 1;
+        long long key = first + static_cast<long long>((word >> 16) % static_cast<unsigned long long>(count));
+        if (is_last) {
+            key = kv_seq - 1;
+        } else if (row % 2 == 0) {
+            const int edge = window == 0 ? 0 : static_cast<int>(word >> 1) % 4;
+            key = edge == 0 ? end - 1 : edge == 1 ? end : edge == 2 ? first : first - 1;
+            if (key < 0 || key >= kv_seq) key = end > 0 ? end - 1 : 0;
+        }
+        value = unit(stream.seed + 1, (row / q_seq / sharing * kv_seq + key) * stream.cols + column);
     }
     const float factor = (word >> 8) % 8 == 0 ? LOUD : looks ? ATTENTION : 1.0f;
     return factor * stream.first * value;
@@ -121,8 +135,18 @@ __device__ float value_at(const Stream& stream, long long index) {
     if (stream.fill == QUERIES) return query_at(stream, row, column, value);
     if (stream.fill == LOGITS) return logit_at(stream, row, column, value, choice);
     const int least = static_cast<int>(stream.first), most = static_cast<int>(stream.second);
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
+    }
     if (stream.fill == LANDMARKS && (column + 1 == stream.cols || (column + 1) % LANDMARK_SPACING <= 1)) {
         return with_exponent(value, most + LANDMARK_ABOVE);
+    }
+    if (stream.fill == SCALES) {
+        const unsigned long long word = random_bits(stream.seed, index) % 8;
+        if (word == 0) return 0.0f;
+        if (word == 1) return __uint_as_float((most + 127u) << 23);
     }
     return with_exponent(value, least + static_cast<int>(choice % static_cast<unsigned>(most - least)));
 }

@@ -23,7 +23,8 @@ typedef struct kernel_sweep_heuristics kernel_sweep_heuristics;
 
 /* A named dimension of a query: {"m", 16}. A family's names are
  *   matmul, matmul_int4, matmul_int16, matmul_fp4: m n k (k in unpacked elements)
- *   attention: batch heads q_seq kv_seq head_dim     row_softmax: rows cols     elementwise: numel */
+ *   attention: batch heads q_seq kv_seq head_dim, and where they are not plain kv_heads causal window
+ *   row_softmax: rows cols     elementwise: numel */
 typedef struct {
     const char *name;
     int64_t value;
@@ -43,7 +44,8 @@ enum {
     KERNEL_SWEEP_PID_FLAT = 1,
     KERNEL_SWEEP_PID_PERSISTENT_BLOCKED = 2,
     KERNEL_SWEEP_PID_PERSISTENT_INTERLEAVED = 3,
-    KERNEL_SWEEP_PID_CLUSTER_LAUNCH_CONTROL = 4 /* the hardware deals tiles out to programs that run */
+    KERNEL_SWEEP_PID_CLUSTER_LAUNCH_CONTROL = 4, /* the hardware deals tiles out to programs that run */
+    KERNEL_SWEEP_PID_XYZ = 5                    /* Helion's, on a grid with several axes; no kernel that ships has it */
 };
 
 enum {

@@ -53,6 +53,8 @@ pub mod nightly;
 #[cfg(feature = "harness")]
 pub mod report;
 #[cfg(feature = "harness")]
+pub mod export;
+#[cfg(feature = "harness")]
 pub mod cli;
 
 #[cfg(feature = "c")]

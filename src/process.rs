@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 use serde::{Serialize, de::DeserializeOwned};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
@@ -253,13 +254,34 @@ impl From<ExitStatus> for Silence {
     }
 }
 
-/// The tool, where this is another program.
-static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+/// The tool, where this is another program, with the arguments that come before all others.
+static PROGRAM: OnceLock<Vec<OsString>> = OnceLock::new();
+/// The interpreter that families of Python are read and run by.
+static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+/// The module that answers in that interpreter, and the one that is the tool.
+const ANSWERING_MODULE: &str = "kernel_sweep._process";
+const TOOL_MODULE: &str = "kernel_sweep";
 
 /// Says where the tool is, to a program that uses the crate and is not it: measuring and compiling processes are the tool's. What
 /// was said first holds.
 pub fn use_program(tool: &Path) {
-    let _ = PROGRAM.set(tool.to_path_buf());
+    let _ = PROGRAM.set(vec![tool.into()]);
+}
+
+/// Says that the tool is a module of this interpreter, which families of Python are read and run by, too.
+pub fn use_python(interpreter: &Path) {
+    let _ = PROGRAM.set(vec![interpreter.into(), "-m".into(), TOOL_MODULE.into()]);
+    let _ = PYTHON.set(interpreter.to_path_buf());
+}
+
+/// A process of Python about a family that a file names: `task` is what it is to do. `$SWEEP_PYTHON` names the interpreter; else it
+/// is the one that the tool runs in, or `python3`.
+pub fn python(task: &str, file: &Path, name: &str) -> Command {
+    let named = std::env::var_os("SWEEP_PYTHON").map(PathBuf::from);
+    let interpreter = named.or_else(|| PYTHON.get().cloned()).unwrap_or_else(|| "python3".into());
+    let mut command = Command::new(interpreter);
+    command.args(["-m", ANSWERING_MODULE, task]).arg(file).arg(name);
+    command
 }
 
 /// How long a process that closed its pipe is given to end.
@@ -274,12 +296,23 @@ impl LineProcess {
     /// Where the process cannot be started.
     pub fn start(subcommand: &str, environment: &[(&str, &std::ffi::OsStr)], held: Option<Arc<File>>) -> Result<Self> {
         let what = || format!("process '{subcommand}'");
-        let program = std::env::var_os("SWEEP_PROGRAM").map(PathBuf::from);
+        let program = std::env::var_os("SWEEP_PROGRAM").map(|program| vec![program]);
         let program = program.or_else(|| PROGRAM.get().cloned());
-        let program = program.map_or_else(std::env::current_exe, Ok).context(what)?;
-        let mut command = Command::new(program);
-        command.arg(subcommand).envs(environment.iter().copied()).process_group(0);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let own = || std::env::current_exe().map(|program| vec![program.into()]);
+        let program = program.map_or_else(own, Ok).context(what)?;
+        let mut command = Command::new(&program[0]);
+        command.args(&program[1..]).arg(subcommand).envs(environment.iter().copied());
+        Self::start_command(command, held).context(what)
+    }
+
+    /// Starts any command that answers lines, likewise.
+    ///
+    /// # Errors
+    /// Where the process cannot be started.
+    pub fn start_command(mut command: Command, held: Option<Arc<File>>) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let what = || name.clone();
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = start_child(command, held).context(what)?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::failure("no pipes").context(what()));

@@ -118,6 +118,12 @@ impl Random {
         match family {
             Family::MatmulInt4 | Family::MatmulFp4 => dimensions[2].1 = 2 * self.extent(&DEPTHS),
             Family::Matmul | Family::MatmulInt16 => dimensions[2].1 = self.extent(&DEPTHS),
+            Family::MatmulFp8 => {
+                dtype = Dtype::Fp8;
+                dimensions[2].1 = self.extent(&DEPTHS);
+                let scale_block = *self.pick(&[0, 1, 128]);
+                dimensions.extend((scale_block > 0).then_some(("scale_block", scale_block)));
+            }
             Family::Attention => {
                 dimensions[0].1 = *self.pick(&[1, 2, 3]);
                 dimensions[1].1 = *self.pick(&[1, 2, 5]);
@@ -151,7 +157,7 @@ fn shapes_like(family: Family, count: usize, like: fn(&Problem) -> bool) -> Vec<
     let mut random = Random(family.place() as u64);
     let least = |name: &'static str| (name, if name == "k" { 2 } else { 1 });
     let smallest: Vec<_> = family.dimensions().iter().copied().map(least).collect();
-    let smallest = Problem::new(family, &smallest, Dtype::Bf16).unwrap();
+    let smallest = Problem::new(family, &smallest, family.dtypes()[0]).unwrap();
     let mut seen = BTreeSet::new();
     let all = std::iter::once(smallest).chain(std::iter::repeat_with(|| random.problem(family)));
     all.filter(|problem| like(problem) && seen.insert(*problem)).take(count).collect()

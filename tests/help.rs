@@ -14,11 +14,12 @@ use std::path::Path;
 use std::process::Output;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "",
     "compile",
     "derive",
     "evaluate",
+    "export",
     "nightly",
     "lookup",
     "diff",

@@ -10,7 +10,7 @@ use assert_cmd::cargo::CommandCargoExt;
 use common::{folder_with_plan, wait_for};
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::journal;
-use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -271,7 +271,7 @@ fn any_problem() -> impl Strategy<Value = Problem> {
             let even = *name == "k" && family.packs_two_weights_a_byte();
             (*name, if even { extent.max(2) / 2 * 2 } else { extent })
         });
-        Problem::new(family, &names.collect::<Vec<_>>(), Dtype::Bf16).unwrap()
+        Problem::new(family, &names.collect::<Vec<_>>(), family.dtypes()[0]).unwrap()
     })
 }
 

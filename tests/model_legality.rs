@@ -79,7 +79,7 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
         for family in Family::ALL {
             let spec = families::spec(family);
             let configs = configs(family, &profile, most_configs);
-            let legality = Legality::new(family, &profile, &configs);
+            let legality = Legality::new(family, &profile, true, &configs);
             let known: Vec<(&Config, ModelConfig)> =
                 configs.iter().filter_map(|config| Some((config, legality.model_config(config)?))).collect();
             for config in &configs {
@@ -91,8 +91,7 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
             let verdicts: Vec<[usize; 2]> = shapes(family, count)
                 .par_iter()
                 .map(|problem| {
-                    let dims: Vec<i64> =
-                        problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect();
+                    let dims: Vec<i64> = problem.shape.extents().iter().map(|extent| *extent as i64).collect();
                     let dtype = problem.dtype.name();
                     let chosen = model.best(&dims, dtype, usize::MAX);
                     let chosen: BTreeSet<usize> = chosen.iter().map(|choice| choice.config).collect();

@@ -282,6 +282,7 @@ fn fitting_args() -> impl Strategy<Value = (&'static str, Vec<Arg>)> {
                 Family::MatmulInt16 => vec![(vec![m, k], BF16), (vec![k, n], "torch.int16")],
                 Family::MatmulInt4 => vec![(vec![m, k], BF16), (vec![k / 2, n], "torch.int8")],
                 Family::MatmulFp4 => vec![(vec![m, k], BF16), (vec![k / 2, n], "torch.uint8")],
+                Family::MatmulFp8 => vec![(vec![m, k], "torch.float8_e4m3fn"), (vec![k, n], "torch.float8_e4m3fn")],
                 Family::Attention => vec![
                     (vec![one, two, three, five], BF16),
                     (vec![one, two, four, five], BF16),

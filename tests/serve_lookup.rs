@@ -346,7 +346,7 @@ fn a_query_that_fits_nothing_is_answered_nothing() {
     let heuristics = example();
     let query = |m, n, k, dtype| Query {
         class: "matmul_fp4",
-        extents: Extents::Gemm { m, n, k },
+        extents: Extents::Gemm { m, n, k, sharing: None },
         dtype: DtypeName::parse(dtype).unwrap(),
     };
     let (some, large) = (Some(4096), Some(1 << 40));
@@ -562,4 +562,68 @@ fn built_in_documents_are_asked_by_name() {
             assert!(Heuristics::builtin(&gpu).is_ok(), "output/{gpu} has a document that is not built in");
         }
     }
+}
+
+/// A document of `matmul_fp8` with a rule for one scale a tensor and, if `variants`, one for blocks.
+fn scaled_document(variants: bool) -> Heuristics {
+    let rule = |more: &[(&str, &str)], block: u32| {
+        let mut bucket =
+            json!({"aspect": "skinny_m", "dtype": "fp8", "k_bin": "<=4096", "m_bin": "<=16", "n_bin": "<=4096"});
+        bucket.as_object_mut().unwrap().extend(more.iter().map(|(name, bin)| ((*name).to_owned(), json!(bin))));
+        json!({"kernel_class": "matmul_fp8", "shape_bucket": bucket, "match_exact_only": true,
+            "templates": [{"template": {"block_sizes": [block, 64, 128]}}]})
+    };
+    let rules = [Some(rule(&[], 8)), variants.then(|| rule(&[("scale_block_bin", "<=128")], 16))];
+    let document =
+        json!({"schema_version": 2, "rules": rules.into_iter().flatten().collect::<Vec<_>>(), "fallbacks": {}});
+    Heuristics::from_bytes(document.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn what_shares_a_scale_is_told_by_the_arguments_and_asked_of_documents_that_know_it() {
+    let float8 = "float8_e4m3fn";
+    let [a, b]: [(&[i64], &str); 2] = [(&[16, 4096], float8), (&[4096, 4096], float8)];
+    let scales = |of_a: &'static [i64], of_b: &'static [i64]| [a, b, (of_a, "float32"), (of_b, "float32")];
+    let of = |args: &[(&[i64], &str)]| {
+        let signature = signature(args, &["matmul"], 3, json!({}));
+        let query = signature.query().unwrap();
+        (query.class.to_owned(), query.bucket().get("scale_block_bin").cloned())
+    };
+    for (args, wanted) in [
+        (&[a, b][..], None),
+        (&scales(&[], &[]), None),
+        (&scales(&[1], &[1]), None),
+        (&scales(&[16, 1], &[1, 4096]), Some("<=1")),
+        (&scales(&[16, 32], &[32, 32]), Some("<=128")),
+        (&scales(&[16, 31], &[32, 32]), None),
+        (&scales(&[32, 16], &[32, 32]), None),
+        (&[a, b, (&[16, 1], "bfloat16"), (&[1, 4096], "bfloat16")], None),
+    ] {
+        assert_eq!(of(args), ("matmul_fp8".to_owned(), wanted.map(str::to_owned)), "{args:?}");
+    }
+
+    let problem = |shape: &str| Problem::parse(Family::MatmulFp8, shape, Dtype::Fp8).unwrap();
+    let (plain, blocks) = (problem("m=16,n=4096,k=4096"), problem("m=16,n=4096,k=4096,scale_block=128"));
+    let rows = problem("m=16,n=4096,k=4096,scale_block=1");
+    let known = scaled_document(true);
+    assert_eq!(block_sizes(&known, &plain), [json!([8, 64, 128])]);
+    assert_eq!(block_sizes(&known, &blocks), [json!([16, 64, 128])]);
+    assert_eq!(known.lookup_problem(&rows).source, Source::None, "no rule for them");
+    let signature = signature(&scales(&[16, 32], &[32, 32]), &["matmul"], 3, json!({}));
+    assert_eq!(known.lookup_signature(&signature).unwrap().best().unwrap()["block_sizes"], json!([16, 64, 128]));
+    let dimensions = parse_dimensions("m=16,n=4096,k=4096,scale_block=128").unwrap();
+    let query = known.query("matmul_fp8", &dimensions, Dtype::Fp8).unwrap();
+    assert_eq!(known.lookup(&query).best().unwrap()["block_sizes"], json!([16, 64, 128]));
+
+    // A document that was made before knows one kind, and answers all as it did.
+    let earlier = scaled_document(false);
+    for problem in [plain, blocks, rows] {
+        assert_eq!(block_sizes(&earlier, &problem), [json!([8, 64, 128])]);
+    }
+    assert_eq!(earlier.lookup_signature(&signature).unwrap().source, Source::Rule(0));
+    let line = json!({"args": [{"shape": [16, 4096], "dtype": "torch.float8_e4m3fn"},
+        {"shape": [4096, 4096], "dtype": "torch.float8_e4m3fn"}, {"shape": [16, 32], "dtype": "torch.float32"},
+        {"shape": [32, 32], "dtype": "torch.float32"}], "traits": ["matmul"], "block_rank": 3});
+    let answer: Value = serde_json::from_str(&answer_batch_line(&earlier, line.to_string().as_bytes())).unwrap();
+    assert_eq!((answer["source"].as_str(), answer["shape_bucket"].get("scale_block_bin")), (Some("rule"), None));
 }

@@ -26,7 +26,7 @@ fn example() -> Heuristics {
 }
 
 fn query(m: i64, n: i64, k: i64, dtype: &str) -> Query<'_> {
-    let extents = Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) };
+    let extents = Extents::Gemm { m: Some(m), n: Some(n), k: Some(k), sharing: None };
     Query { class: "matmul", extents, dtype: DtypeName::parse(dtype).unwrap() }
 }
 
@@ -149,7 +149,8 @@ fn other_classes_are_answered_as_if_there_were_no_model() {
     let tiny = Problem::parse(Family::Elementwise, "numel=5", Dtype::F32).unwrap();
     assert_eq!(heuristics.lookup_problem(&tiny).source, Source::Fallback("tiny"));
     assert!(heuristics.explain(&Query::from(&tiny)).is_none());
-    let unknown = Query { extents: Extents::Gemm { m: None, n: Some(1), k: Some(1) }, ..query(1, 1, 1, "bf16") };
+    let unknown =
+        Query { extents: Extents::Gemm { m: None, n: Some(1), k: Some(1), sharing: None }, ..query(1, 1, 1, "bf16") };
     assert_eq!(heuristics.lookup_unchecked(&unknown).source, Source::None);
     assert_eq!(heuristics.lookup_unchecked(&query(0, 4096, 4096, "bf16")).source, Source::Fallback("small_m"));
     assert_eq!(heuristics.lookup_unchecked(&query(i64::MAX, i64::MAX, i64::MAX, "bf16")).source, Source::None);

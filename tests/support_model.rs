@@ -26,6 +26,9 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
     let (plain, _) = source.split_once("extern \"C\" __global__ void read_lines(").unwrap();
     fs::write(folder.path().join("support.cu"), plain).unwrap();
     fs::copy(root.join("kernels/include/numeric.cuh"), folder.path().join("numeric.cuh")).unwrap();
+    let source = fs::read_to_string(root.join("kernels/include/realign.cuh")).unwrap();
+    let (copying, _) = source.split_once("// Holds all threads").unwrap();
+    fs::write(folder.path().join("realign.cuh"), format!("{copying}}}\n")).unwrap();
     fs::write(folder.path().join("ptx.cuh"), "").unwrap();
     fs::copy(root.join("tests/support_model/main.cpp"), folder.path().join("main.cpp")).unwrap();
     let program = folder.path().join("main");
@@ -47,7 +50,9 @@ fn bits(tensor: &HostTensor) -> Vec<u64> {
         HostTensor::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
         HostTensor::I8(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+        HostTensor::U8(values) => values.iter().map(|value| (*value).into()).collect(),
         HostTensor::I16(values) => values.iter().map(|value| value.cast_unsigned().into()).collect(),
+        HostTensor::Fp8(codes) => codes.iter().map(|code| (*code).into()).collect(),
     }
 }
 
@@ -57,9 +62,18 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         Fill::Uniform { magnitude: 2.0 },
         Fill::Wide { least: -100, most: 100 },
         Fill::Landmarks { least: -12, most: 8 },
-        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9 },
+        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 9, sharing: 1, window: 0 },
+        Fill::Queries { magnitude: 2.0, q_seq: 7, kv_seq: 5, sharing: 5, window: 5 },
+        Fill::Queries { magnitude: 2.0, q_seq: 35, kv_seq: 50, sharing: 1, window: 9 },
         Fill::Logits { magnitude: 4.0 },
+        Fill::Scales { least: -40, most: 40 },
     ];
+    let in_eight_bits = [
+        Fill::Uniform { magnitude: 448.0 },
+        Fill::Wide { least: -11, most: 9 },
+        Fill::Landmarks { least: -11, most: 4 },
+    ];
+    let in_eight_bits = in_eight_bits.map(|fill| ("fp8", Element::Fp8, fill));
     let floats = floats
         .into_iter()
         .flat_map(|fill| [("bf16", Element::Bf16, fill), ("f16", Element::F16, fill), ("f32", Element::F32, fill)]);
@@ -67,7 +81,7 @@ fn a_tensor_is_filled_alike_on_the_host_and_by_a_kernel() {
         [("i8", Element::I8, Fill::Bits), ("i16", Element::I16, Fill::Bits), ("i16", Element::I16, Fill::Extremes)];
     let mut tensors = Vec::new();
     let mut questions = String::new();
-    for (seed, (name, element, fill)) in (77..).zip(floats.chain(integers)) {
+    for (seed, (name, element, fill)) in (77..).zip(floats.chain(in_eight_bits).chain(integers)) {
         let tensor = TensorSpec::new("X", element, &[35, 300], fill);
         let FillParameters { fill, floats: [first, second], rows: [q_seq, kv_seq] } = fill.parameters();
         let numel = tensor.numel();
@@ -211,5 +225,17 @@ fn a_tensor_is_altered_alike_on_the_host_and_by_a_kernel() {
         let mut wanted = HostTensor::I8((1..=50).collect());
         change.apply(&mut wanted);
         assert_eq!(*found, bits(&wanted), "{change:?}");
+    }
+}
+
+#[test]
+fn rows_are_copied_to_aligned_ones_whatever_their_length() {
+    let shapes: Vec<_> = (1..80).map(|row_bytes| (7, row_bytes)).chain([(1, 4999), (3, 2 * 5003), (2, 1024)]).collect();
+    let questions = shapes.iter().map(|(rows, row_bytes)| format!("realign {rows} {row_bytes}\n"));
+    let Some(answers) = answers(&questions.collect::<String>()) else { return };
+    assert_eq!(answers.len(), shapes.len());
+    for (found, (rows, row_bytes)) in answers.iter().zip(&shapes) {
+        let wanted: Vec<u64> = (0..rows * row_bytes).map(|place| place % 251 + 1).collect();
+        assert!(*found == wanted, "{rows} rows of {row_bytes} bytes");
     }
 }

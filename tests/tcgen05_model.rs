@@ -183,7 +183,7 @@ fn gemm(weights: &str, block: [u32; 3], stages: u32, sum_tiles: u32, decoded: De
         ("SUM_TILES", sum_tiles),
         ("TENSOR_WEIGHTS", tensor_weights),
     ];
-    let weights = [("WEIGHTS", weights.to_string())];
+    let weights = [("DTYPE", "bf16".to_string()), ("WEIGHTS", weights.to_string())];
     let numbers = numbers.into_iter().map(|(name, value)| (name, value.to_string()));
     Case {
         main: "gemm.cpp",
@@ -697,17 +697,29 @@ struct Attention {
     programs: u32,
     contiguous: bool,
     rising: u32,
+    mask: Option<Mask>,
+}
+
+/// The rows that are a head's queries, the keys that one sees at most, the heads that share keys, and those that take turns.
+#[derive(Clone, Copy)]
+struct Mask {
+    queries: u32,
+    window: u32,
+    sharing: u32,
+    section: u32,
 }
 
 impl Attention {
     /// Without splits, by one program.
     fn of([batch_heads, q_seq, kv_seq, head_dim]: [u32; 4]) -> Self {
-        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0 }
+        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0, mask: None }
     }
 
     fn arguments(&self) -> Vec<u32> {
-        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising } = self;
-        vec![batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising]
+        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising, mask } = self;
+        let mask =
+            mask.map_or([0; 4], |Mask { queries, window, sharing, section }| [queries, window, sharing, section]);
+        [&[batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising][..], &mask].concat()
     }
 }
 
@@ -756,6 +768,23 @@ fn attention_of_few_queries_with_splits() {
     attention(256, [128, 64], 2, &[of_large_heads]).passes();
 }
 
+/// Tiles of one head and of several, blocks that a query sees nothing of, queries before the first key, windows, both orders.
+#[test]
+fn attention_under_a_mask() {
+    let masked = |case: Case| Case { macros: [case.macros, vec![("CAUSAL", "1".to_owned())]].concat(), ..case };
+    let mask = |queries, window, sharing, section| Some(Mask { queries, window, sharing, section });
+    let problems = [
+        Attention { mask: mask(300, 300, 2, 2), programs: 2, ..Attention::of([2, 300, 300, 64]) },
+        Attention { mask: mask(140, 60, 1, 1), programs: 2, contiguous: true, ..Attention::of([1, 140, 60, 64]) },
+    ];
+    masked(attention(64, [256, 128], 3, &problems)).passes();
+    let problems = [
+        Attention { mask: mask(40, 500, 1, 3), splits: 2, programs: 3, ..Attention::of([2, 80, 500, 128]) },
+        Attention { mask: mask(200, 70, 1, 1), rising: 40, ..Attention::of([1, 200, 330, 128]) },
+    ];
+    masked(attention(128, [128, 64], 2, &problems)).passes();
+}
+
 /// What the crate launches is what the kernel's contract says of the shapes, by `attention.cpp`, which is what the model runs: for
 /// some configs of the space, evenly spread.
 #[test]
@@ -775,7 +804,8 @@ fn the_crate_launches_the_attention_that_the_model_runs() {
             let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
             let Some(model) = Model::new("attention.cpp", &kernel.macros, |_, text| text) else { return };
             let splits = i64::from(config.split_k.unwrap());
-            let arguments = [6, q_seq, kv_seq, head_dim, splits, launch.grid[0].into(), contiguous.into(), 0];
+            let arguments =
+                [6, q_seq, kv_seq, head_dim, splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
             let arguments = arguments.map(|number: i64| number.to_string());
             let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
             assert!(output.status.success());

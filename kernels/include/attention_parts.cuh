@@ -1,16 +1,33 @@
 // How attention's work is cut into tiles, and how parts of its result that saw different keys are merged: where programs
 // share a tile's keys they leave their parts in a workspace, for the last of them to merge.
+//
+// Heads of queries that share a head of keys lie one after the other in memory, so that they are as well one head of all
+// their queries: `q_seq` below is then that of all. Only a mask tells whose query is which.
+//
+//   CAUSAL   1 where queries see keys up to their own alone, and a window of them if there is one; else 0, or not given
+//   DTYPE    the type of q, k, v and out: f16, or bf16, which need not be given
 #pragma once
 
+#include "halves.cuh"
 #include "numeric.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
+
+#ifndef CAUSAL
+#define CAUSAL 0
+#endif
+#ifndef DTYPE
+#define DTYPE bf16
+#endif
+
+using Half = halves::DTYPE;
+using ptx::u16;  // its bits in memory
 
 // One unit of work: up to Q queries of a head and one of `splits` nearly equal shares of its keys, in whole blocks of KV. With
 // more splits than blocks some have no keys.
 template <int Q, int KV>
 struct TileOf {
-    int head, first_query, queries, first_key, end_key, split, counter;
+    int head, key_head, first_query, queries, first_key, end_key, split, counter;
 
     // Tiles of the same keys are neighbours.
     __device__ __forceinline__ TileOf(int q_seq, int kv_seq, int splits, int index) {
@@ -18,7 +35,7 @@ struct TileOf {
         const int kv_blocks = (kv_seq + KV - 1) / KV;
         const int q_tile = index % q_tiles;
         split = index / q_tiles % splits;
-        head = index / q_tiles / splits;
+        key_head = head = index / q_tiles / splits;
         first_query = q_tile * Q;
         queries = min(Q, q_seq - first_query);
         const scheduler::Steps blocks = scheduler::part_steps(kv_blocks, split, splits);
@@ -30,6 +47,77 @@ struct TileOf {
     __device__ __forceinline__ bool has_keys() const { return first_key < end_key; }
 };
 
+// What a causal kernel is told beside the sizes: query i of a head sees the key j where i + kv_seq - queries - window < j
+// <= i + kv_seq - queries, so that both end together. A query that sees none gives zeros.
+struct Mask {
+    int queries;   // of a head: row r of a tile's head is query r % queries
+    int window;    // keys that a query sees at most
+    int sharing;   // heads, as tiles know them, that share a head of keys
+    int section;   // heads whose tiles take turns: their keys and values stay in L2 meanwhile
+    int contiguous;
+};
+
+// The same as TileOf under a mask: the keys of a tile are those that any of its queries sees.
+template <int Q, int KV>
+struct MaskedTileOf {
+    int head, key_head, first_query, queries, first_key, end_key, split, counter;
+    int all_from, all_to;  // the keys that all of its queries see
+    int head_queries, offset, window;
+
+    // Tiles of more keys come before those of fewer, section by section, so that the last to start are soon done; in
+    // contiguous runs they alternate instead, for all runs to be as long.
+    __device__ __forceinline__ MaskedTileOf(const Mask& mask, int heads, int q_seq, int kv_seq, int splits, int index)
+        : head_queries(mask.queries), offset(kv_seq - mask.queries), window(mask.window) {
+        const int q_tiles = (q_seq + Q - 1) / Q;
+        int q_tile;
+        if (mask.contiguous) {
+            const int place = index % q_tiles;
+            q_tile = place % 2 == 0 ? q_tiles - 1 - place / 2 : place / 2;
+            split = index / q_tiles % splits;
+            head = index / q_tiles / splits;
+        } else {
+            const int section_tiles = mask.section * q_tiles * splits;
+            const int first_head = index / section_tiles * mask.section;
+            const int turn = min(mask.section, heads - first_head) * splits;
+            const int within = index % section_tiles;
+            q_tile = q_tiles - 1 - within / turn;
+            split = within % turn % splits;
+            head = first_head + within % turn / splits;
+        }
+        key_head = head / mask.sharing;
+        first_query = q_tile * Q;
+        queries = min(Q, q_seq - first_query);
+        counter = head * q_tiles + q_tile;
+
+        // Where it holds the end of one head's queries and the beginning of the next one's, any may be among them.
+        const int first = first_query % head_queries;
+        const bool is_whole = first + queries > head_queries;
+        const int least = is_whole ? 0 : first, most = is_whole ? head_queries - 1 : first + queries - 1;
+        all_to = least + offset + 1;
+        all_from = most + offset + 1 - window;
+        const int from = max(0, all_to - window), to = max(from, most + offset + 1);
+        const scheduler::Steps blocks = scheduler::part_steps((to - from + KV - 1) / KV, split, splits);
+        first_key = from + blocks.begin * KV;
+        end_key = min(from + blocks.end * KV, to);
+    }
+
+    __device__ __forceinline__ bool has_keys() const { return first_key < end_key; }
+
+    // Whether any of the queries does not see all `keys` keys from `key` on.
+    __device__ __forceinline__ bool hides(int key, int keys) const { return key < all_from || key + keys > all_to; }
+
+    // How far ahead of `key` the last key is that the query in `row` of the tile sees; negative where it is before it. Those
+    // seen are that one and `window` - 1 before it.
+    __device__ __forceinline__ int reach(int row, int key) const {
+        return (first_query + row) % head_queries + offset - key;
+    }
+
+    // Whether the key `column` places further than that `key` is none of those.
+    __device__ __forceinline__ bool is_hidden(int reach, int column) const {
+        return static_cast<unsigned>(reach - column) >= static_cast<unsigned>(window);
+    }
+};
+
 // Of the scores of one query: their maximum times scale_log2, or less where weights may exceed 1, and the sum of
 // 2^(score * scale_log2 - maximum).
 struct alignas(8) Statistics {
@@ -38,6 +126,15 @@ struct alignas(8) Statistics {
 
 // The maximum where no key has been seen: below every score, and finite, so that the difference of two of them is 0.
 constexpr float LOWEST = -3.0e38f;
+
+// What the sums of a query are to be multiplied by. Under a mask there may be no key to it.
+__device__ __forceinline__ float inverse_of_sum(float sum) {
+    if constexpr (CAUSAL) {
+        return sum > 0.0f ? 1.0f / sum : 0.0f;
+    } else {
+        return 1.0f / sum;
+    }
+}
 
 // WIDTH columns of one query, of all the parts so far.
 template <int WIDTH>
@@ -65,17 +162,18 @@ struct Merged {
     }
 
     // Writes the columns of the result.
-    __device__ __forceinline__ void write(bf16* out) const {
-        const float scale = 1.0f / row.sum;
+    __device__ __forceinline__ void write(u16* out) const {
+        const float scale = inverse_of_sum(row.sum);
         if constexpr (WIDTH == 1) {
-            *out = ptx::to_bf16(sums[0] * scale);
+            *out = Half::round(sums[0] * scale);
         } else {
             float values[WIDTH];
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) values[i] = sums[i] * scale;
-            Vector<bf16, 2 * WIDTH> packed;
-            packed.pack(values);
-            *reinterpret_cast<Vector<bf16, 2 * WIDTH>*>(out) = packed;
+            Vector<u16, 2 * WIDTH> packed;
+#pragma unroll
+            for (int word = 0; word < WIDTH / 2; ++word) packed.words[word] = Half::pack(values[2 * word], values[2 * word + 1]);
+            *reinterpret_cast<Vector<u16, 2 * WIDTH>*>(out) = packed;
         }
     }
 };

@@ -3,6 +3,7 @@
 
 #include "decode.cuh"
 #include "gemm_macros.cuh"
+#include "halves.cuh"
 #include "ptx.cuh"
 
 #if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES)
@@ -11,12 +12,12 @@
 
 namespace {
 
-using ptx::bf16;
 using ptx::u16;
 using ptx::u32;
 using i64 = long long;
 using byte = unsigned char;
-using Weights = decode::WEIGHTS;
+using Element = halves::DTYPE;
+using Weights = decode::WEIGHTS<Element>;
 
 __device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 

@@ -41,26 +41,26 @@ __device__ __forceinline__ void transpose_quad(u32 (&word)[4], int lane) {
     }
 }
 
-// Columns 8t … 8t + 7 (t = lane % 4) of one row of a 32-column group as bf16, from the accumulators of its four tiles;
-// `half` picks row lane / 4 (0) or 8 below it (1). Every lane of the warp takes part.
-template <Columns COLUMNS>
+// Columns 8t … 8t + 7 (t = lane % 4) of one row of a 32-column group as Element (halves.cuh), from the accumulators of its four
+// tiles; `half` picks row lane / 4 (0) or 8 below it (1). Every lane of the warp takes part.
+template <Columns COLUMNS, typename Element>
 __device__ __forceinline__ void eight_columns(u32 (&out)[4], const float (*tiles)[4], int half, int lane) {
     if constexpr (COLUMNS == Columns::Interleaved) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int first = 2 * (i % 2);
-            out[i] = ptx::pack_bf16(tiles[first][2 * half + i / 2], tiles[first + 1][2 * half + i / 2]);
+            out[i] = Element::pack(tiles[first][2 * half + i / 2], tiles[first + 1][2 * half + i / 2]);
         }
     } else {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) out[j] = ptx::pack_bf16(tiles[j][2 * half], tiles[j][2 * half + 1]);
+        for (int j = 0; j < 4; ++j) out[j] = Element::pack(tiles[j][2 * half], tiles[j][2 * half + 1]);
         transpose_quad(out, lane);
     }
 }
 
-// Stores eight adjacent bf16 columns, of which the first `inside` exist, WIDTH (1, 2, 4 or 8) at once.
+// Stores eight adjacent columns of 16 bits, of which the first `inside` exist, WIDTH (1, 2, 4 or 8) at once.
 template <int WIDTH>
-__device__ __forceinline__ void store_columns(ptx::bf16* c, const u32 (&columns)[4], int inside) {
+__device__ __forceinline__ void store_columns(ptx::u16* c, const u32 (&columns)[4], int inside) {
     if constexpr (WIDTH == 8) {
         if (inside >= 8) *reinterpret_cast<uint4*>(c) = make_uint4(columns[0], columns[1], columns[2], columns[3]);
     } else if constexpr (WIDTH == 4) {
@@ -74,7 +74,7 @@ __device__ __forceinline__ void store_columns(ptx::bf16* c, const u32 (&columns)
     } else {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            if (inside > i) c[i] = static_cast<ptx::bf16>(columns[i / 2] >> (16 * (i % 2)));
+            if (inside > i) c[i] = static_cast<ptx::u16>(columns[i / 2] >> (16 * (i % 2)));
         }
     }
 }

@@ -1,12 +1,13 @@
 // Hopper's warpgroup matrix product: four warps, operands from shared memory by descriptor or (the first one) from
 // registers. Needs sm_90a.
 //
-// wgmma computes acc[64 x N] += a[64 x 16] * b[16 x N] in bf16 with f32 sums. Of the 128 threads, warp w holds rows
+// wgmma computes acc[64 x N] += a[64 x 16] * b[16 x N] in bf16 or f16 with f32 sums. Of the 128 threads, warp w holds rows
 // 16 w ... 16 w + 15; with g = lane / 4 and t = lane % 4, acc[4 j + 0, 1] are columns 8 j + 2 t, 2 t + 1 of row g, and
 // acc[4 j + 2, 3] those of row g + 8. A register operand a[0..3] holds rows g, g+8, g, g+8 at k = 2t, 2t, 2t+8, 2t+8 (and
 // the next).
 #pragma once
 
+#include "halves.cuh"
 #include "ptx.cuh"
 
 namespace ptx {
@@ -211,30 +212,33 @@ __device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[4
     "+f"(acc[124]), "+f"(acc[125]), "+f"(acc[126]), "+f"(acc[127])
 
 // acc += a * b, or a * b where `add` is 0; a by its descriptor, or this thread's registers of it.
-template <int N, Major A = Major::K, Major B = Major::K>
+template <int N, Major A = Major::K, Major B = Major::K, typename Element = halves::bf16>
 struct Wgmma;
 
 // COUNT is N / 2, the sums of a thread; I0 ... I6 are COUNT, COUNT + 1 ...: the operands after them.
-#define DEFINE_WGMMA(N, COUNT, I0, I1, I2, I3, I4, I5, I6)                                                            \
+#define DEFINE_WGMMA_OF(ELEMENT, N, COUNT, I0, I1, I2, I3, I4, I5, I6)                                               \
     template <Major A, Major B>                                                                                      \
-    struct Wgmma<N, A, B> {                                                                                          \
+    struct Wgmma<N, A, B, halves::ELEMENT> {                                                                         \
         static __device__ __forceinline__ void multiply(float (&acc)[COUNT], u64 a, u64 b, int add) {                \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #I2 ", 0;\n"                                          \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS_##COUNT "}, "        \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #I2 ", 0;\n"                                           \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #ELEMENT "." #ELEMENT " {" REGISTERS_##COUNT "}, "\
                          "%" #I0 ", %" #I1 ", p, 1, 1, %" #I3 ", %" #I4 ";\n}"                                       \
                          : SUMS_##COUNT                                                                              \
                          : "l"(a), "l"(b), "r"(add), "n"(static_cast<int>(A)), "n"(static_cast<int>(B)));            \
         }                                                                                                            \
         static __device__ __forceinline__ void multiply(float (&acc)[COUNT], const u32 (&a)[4], u64 b, int add) {    \
             static_assert(A == Major::K, "a register operand has no other order");                                   \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #I5 ", 0;\n"                                          \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS_##COUNT "}, "        \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #I5 ", 0;\n"                                           \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #ELEMENT "." #ELEMENT " {" REGISTERS_##COUNT "}, "\
                          "{%" #I0 ", %" #I1 ", %" #I2 ", %" #I3 "}, %" #I4 ", p, 1, 1, %" #I6 ";\n}"                 \
                          : SUMS_##COUNT                                                                              \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add),                             \
                            "n"(static_cast<int>(B)));                                                                \
         }                                                                                                            \
     };
+#define DEFINE_WGMMA(...)             \
+    DEFINE_WGMMA_OF(bf16, __VA_ARGS__) \
+    DEFINE_WGMMA_OF(f16, __VA_ARGS__)
 DEFINE_WGMMA(8, 4, 4, 5, 6, 7, 8, 9, 10)
 DEFINE_WGMMA(16, 8, 8, 9, 10, 11, 12, 13, 14)
 DEFINE_WGMMA(24, 12, 12, 13, 14, 15, 16, 17, 18)
@@ -256,5 +260,6 @@ DEFINE_WGMMA(224, 112, 112, 113, 114, 115, 116, 117, 118)
 DEFINE_WGMMA(240, 120, 120, 121, 122, 123, 124, 125, 126)
 DEFINE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 #undef DEFINE_WGMMA
+#undef DEFINE_WGMMA_OF
 
 }  // namespace ptx

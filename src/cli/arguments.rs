@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::families::{manifest, spec};
 use crate::model::Family;
 use crate::paths::GpuFolder;
+use crate::site;
 use std::path::{Path, PathBuf};
 
 /// One or more families, or all of them.
@@ -33,8 +34,12 @@ pub(super) fn families(text: &str) -> Result<Families> {
     Ok(Families(families))
 }
 
-/// Reads a family's name, or the manifest that a path ending in `.toml` names; a wrong name is answered with the nearest.
+/// Reads a family's name, the manifest that a path ending in `.toml` names, or the family that a file of Python names, `FILE.py:NAME`;
+/// a wrong name is answered with the nearest.
 pub(super) fn family(name: &str) -> Result<Family> {
+    if let Some((file, name)) = site::python_family(name) {
+        return manifest::load(&site::describe(file, name)?);
+    }
     let is_path = Path::new(name).extension().is_some_and(|ending| ending == "toml");
     if is_path {
         return manifest::load(Path::new(name));
@@ -47,7 +52,7 @@ pub(super) fn family(name: &str) -> Result<Family> {
         let distance = |known: &&str| strsim::damerau_levenshtein(name, known);
         let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
         Error::usage(format!(
-            "no family '{name}'; did you mean '{nearest}'? There are {}, and manifests by their paths",
+            "no family '{name}'; did you mean '{nearest}'? There are {}, manifests by their paths, and families of Python as FILE.py:NAME",
             known.join(", ")
         ))
     })

@@ -8,6 +8,7 @@ mod derive;
 mod devices;
 mod diff;
 mod evaluate;
+mod export;
 mod interrupt;
 mod lookup;
 mod measure;
@@ -60,6 +61,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Nightly(nightly::NightlyArgs),
     Report(report::ReportArgs),
+    Export(export::ExportArgs),
     Archive(archive::ArchiveArgs),
     Bundle(bundle::BundleArgs),
     Devices(devices::DevicesArgs),
@@ -104,6 +106,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Evaluate(args)) => evaluate::run(&args),
         Some(Command::Nightly(args)) => nightly::run(&args),
         Some(Command::Report(args)) => report::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
         Some(Command::Archive(args)) => archive::run(&args),
         Some(Command::Bundle(args)) => bundle::run(&args),
         Some(Command::Devices(args)) => devices::run(&args),
@@ -112,7 +115,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Man(args)) => shell::man(&args, Cli::command().name("sweep")).map(|()| Outcome::Done),
         Some(Command::Worker) => {
             let (mut input, mut output) = stdio();
-            crate::worker::serve(&mut input, &mut output).map(|()| Outcome::Done)
+            crate::worker::serve(&mut input, &mut output, None).map(|()| Outcome::Done)
         }
         Some(Command::CompileWorker) => {
             process::end_with_parent()?;

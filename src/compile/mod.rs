@@ -22,5 +22,5 @@ pub use nvrtc::Nvrtc;
 pub use pool::{Compiler, Notice, Outcome, Settings};
 #[cfg(feature = "harness")]
 pub use recipe::Reply;
-pub use recipe::{Answer, Job, Recipes, version_job, version_of};
+pub use recipe::{Answer, Job, Recipes, key_of_call, version_job, version_of};
 pub use report::Resources;

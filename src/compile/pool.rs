@@ -4,7 +4,7 @@ use super::cache::{Entry, Found};
 use super::recipe::{self, Job, Recipes, Reply};
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
-use crate::families::KernelSpec;
+use crate::families::{Callable, Code, KernelSpec};
 use crate::process::{self, Killer, LineProcess, Silence};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -282,7 +282,7 @@ impl Shared {
 
     /// One thread's life: take a job, have this thread's process do it, tell.
     fn work(&self) {
-        let mut process = None;
+        let mut process: Option<Idle> = None;
         loop {
             let mut state = self.state();
             let (spec, key) = loop {
@@ -306,8 +306,13 @@ impl Shared {
     }
 
     /// A process that ends with the service.
-    fn start_worker(&self) -> Result<LineProcess> {
-        let process = start_process(&self.settings.nvrtc)?;
+    fn start_worker(&self, spec: &KernelSpec) -> Result<LineProcess> {
+        let process = match &spec.code {
+            Code::Callable(Callable { file, name, .. }) => {
+                LineProcess::start_command(process::python("compile", file, name), None)?
+            }
+            _ => start_process(&self.settings.nvrtc)?,
+        };
         let mut state = self.state();
         if state.stopped {
             return Err(Error::failure("the compiler stopped"));
@@ -318,15 +323,15 @@ impl Shared {
 
     /// A compiler that ends without an answer, or says that the machine fails it, is tried again: only one that dies of itself
     /// each time condemns the kernel. What was killed from outside, or got no memory, says nothing of it.
-    fn compile(&self, process: &mut Option<LineProcess>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
+    fn compile(&self, process: &mut Option<Idle>, spec: &KernelSpec, key: &Key) -> Result<Outcome> {
         let job = self.recipes.job(spec)?;
-        let mut answer = self.ask(process, &job)?;
+        let mut answer = self.ask(process, spec, &job)?;
         for _ in 1..ATTEMPTS {
             if matches!(answer, Ok(Ok(_)) | Err(Silence::Timeout(_))) {
                 break;
             }
             *process = None;
-            answer = self.ask(process, &job)?;
+            answer = self.ask(process, spec, &job)?;
         }
         let answer = match answer {
             Ok(reply) => reply.map_err(Error::failure)?,
@@ -342,14 +347,28 @@ impl Shared {
     }
 
     /// Asks this thread's process, or a new one where there is none. One that gave no answer is of no more use.
-    fn ask(&self, process: &mut Option<LineProcess>, job: &Job) -> Result<Result<Reply, Silence>> {
-        let worker = if let Some(worker) = process { worker } else { process.insert(self.start_worker()?) };
-        let answer = worker.ask(job, self.settings.deadline);
+    fn ask(&self, process: &mut Option<Idle>, spec: &KernelSpec, job: &Job) -> Result<Result<Reply, Silence>> {
+        let callable = if let Code::Callable(callable) = &spec.code { Some(callable) } else { None };
+        if process.as_ref().is_some_and(|idle| idle.callable.as_ref() != callable) {
+            *process = None;
+        }
+        let idle = match process {
+            Some(idle) => idle,
+            None => process.insert(Idle { callable: callable.cloned(), worker: self.start_worker(spec)? }),
+        };
+        let answer = idle.worker.ask(job, self.settings.deadline);
         if answer.is_err() {
             *process = None;
         }
         Ok(answer)
     }
+}
+
+/// A thread's process between two jobs.
+struct Idle {
+    /// What it compiles, where that is not CUDA C++.
+    callable: Option<Callable>,
+    worker: LineProcess,
 }
 
 /// The compiler's full version.

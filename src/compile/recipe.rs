@@ -3,8 +3,9 @@
 use super::Key;
 use super::source::Sources;
 use crate::error::{Error, Result};
-use crate::families::{Code, KernelSpec};
+use crate::families::{Callable, Code, KernelSpec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 #[cfg(feature = "harness")]
 use std::path::Path;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ impl Recipes {
             // What the driver loads no compiler of ours has touched.
             Code::Ptx(_) | Code::Cubin(_) => vec![&source.code.0, &spec.entry, &self.arch],
             Code::Shipped(_) | Code::Cuda { .. } => vec![&source.code.0, &options, &self.version],
+            Code::Callable(_) => return Ok(key_of_call(spec, &self.arch)),
         };
         let others = [expression, &spec.salt].into_iter().filter(|other| !other.is_empty());
         Ok(Key::of(&parts.into_iter().map(String::as_str).chain(others).collect::<Vec<_>>()))
@@ -105,8 +107,10 @@ impl Recipes {
     /// Where the file cannot be read.
     pub(super) fn loaded(&self, spec: &KernelSpec) -> Result<Option<Arc<[u8]>>> {
         match spec.code {
-            Code::Ptx(_) | Code::Cubin(_) => self.sources.assemble(&spec.code).map(|source| Some(source.bytes)),
-            Code::Shipped(_) | Code::Cuda { .. } => Ok(None),
+            Code::Ptx(_) | Code::Cubin(_) | Code::Callable(Callable { compiles: false, .. }) => {
+                self.sources.assemble(&spec.code).map(|source| Some(source.bytes))
+            }
+            Code::Shipped(_) | Code::Cuda { .. } | Code::Callable(_) => Ok(None),
         }
     }
 
@@ -123,6 +127,11 @@ impl Recipes {
     /// # Errors
     /// Where its source is missing.
     pub fn job(&self, spec: &KernelSpec) -> Result<Job> {
+        if let Code::Callable(_) = &spec.code {
+            let values: BTreeMap<&String, &String> = spec.macros.iter().map(|(name, value)| (name, value)).collect();
+            let source = serde_json::to_string(&values)?;
+            return Ok(Job { name: spec.code.to_string(), source, options: vec![self.arch.clone()], expression: None });
+        }
         let source = self.sources.assemble(&spec.code)?;
         let include = source.include.iter().map(|folder| format!("--include-path={}", folder.display()));
         Ok(Job {
@@ -132,6 +141,13 @@ impl Recipes {
             expression: spec.is_named_by_expression().then(|| spec.entry.clone()),
         })
     }
+}
+
+/// The identity of what is called, built for one problem and config. What compiles it is part of its own identity.
+pub fn key_of_call(spec: &KernelSpec, arch: &str) -> Key {
+    let identity = if let Code::Callable(callable) = &spec.code { callable.identity.as_str() } else { "" };
+    let values: Vec<String> = spec.macros.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Key::of(&[&[identity, &spec.entry, arch][..], &values.iter().map(String::as_str).collect::<Vec<_>>()].concat())
 }
 
 /// What a compiler is asked so that [`version_of`] the answer is known.

@@ -2,8 +2,8 @@
 
 use super::cache::Key;
 use crate::error::{Context, Error, Result};
-use crate::families::Code;
 use crate::families::manifest::read_text;
+use crate::families::{Callable, Code};
 use include_dir::{Dir, include_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -61,6 +61,7 @@ impl Sources {
             Code::Cuda { file, include, .. } => foreign(file, include)?,
             Code::Ptx(file) => loaded(file, b"\0")?, // the driver takes a text that ends
             Code::Cubin(file) => loaded(file, b"")?,
+            Code::Callable(callable) => called(callable),
         };
         assembled.insert(code.clone(), source.clone());
         Ok(source)
@@ -149,6 +150,12 @@ fn loaded(file: &Path, end: &[u8]) -> Result<Source> {
         bytes.extend(end);
     }
     Ok(Source { code, text: Arc::from(""), include: Vec::new(), bytes: bytes.into() })
+}
+
+/// What another language reads and compiles itself: what is loaded stands for it.
+fn called(callable: &Callable) -> Source {
+    let bytes: Arc<[u8]> = callable.identity.as_bytes().into();
+    Source { code: Key::of(&[&callable.identity]), text: Arc::from(""), include: Vec::new(), bytes }
 }
 
 /// A text without its comments, `#line`s and blank lines. Quoted text stays as it is.

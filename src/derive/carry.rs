@@ -10,7 +10,7 @@ use super::validation::Source;
 use crate::error::Result;
 use crate::heuristics::{Bucket, Document, Fallback, FittedModel, MeasuredProblem, Rule, Template, bucket_of};
 use crate::journal::{Stage, Status, Trial};
-use crate::model::{Config, Likeness};
+use crate::model::{Config, Family, Likeness, Shape};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -123,15 +123,15 @@ impl Earlier {
     /// The same of its model; whether that stays.
     fn model_stays_in(&self, derived: &mut ClassResult, coverage: &Coverage) -> bool {
         let Some(Ok(mut earlier)) = self.model.clone().map(serde_json::from_value::<FittedModel>) else { return false };
-        let measured = earlier.problems.iter().filter(|problem| coverage.has_measured(problem)).count();
+        let measured = earlier.problems.iter().filter(|problem| coverage.has_measured(&earlier.dims, problem)).count();
         let is_enough = measured as f64 >= ENOUGH_OF_MODEL * earlier.problems.len() as f64;
         match &mut derived.model {
             Some(model) if is_enough => {
-                learn_answers(model, &earlier, |problem| !coverage.has_measured(problem));
+                learn_answers(model, &earlier, |problem| !coverage.has_measured(&earlier.dims, problem));
                 return false;
             }
             None if is_enough => return false,
-            Some(model) => learn_answers(&mut earlier, model, |problem| coverage.has_measured(problem)),
+            Some(model) => learn_answers(&mut earlier, model, |problem| coverage.has_measured(&model.dims, problem)),
             None => {}
         }
         derived.report.model = Some(ModelReport::of(&earlier));
@@ -235,15 +235,28 @@ impl<'t> Coverage<'t> {
     }
 
     /// Whether a model's problem was.
-    fn has_measured(&self, problem: &MeasuredProblem) -> bool {
-        let found = self.by_dimensions.get(&(problem.dims.clone(), problem.dtype.clone()));
+    fn has_measured(&self, names: &[String], problem: &MeasuredProblem) -> bool {
+        let dims = dims_of_model(names, &problem.dims, usize::MAX).unwrap_or_else(|| problem.dims.clone());
+        let found = self.by_dimensions.get(&(dims, problem.dtype.clone()));
         found.is_some_and(|has_final| *has_final || !self.had_finals)
     }
 }
 
+/// A problem's dimensions in one model's names as a model of so many takes them: with its family's variants, if any, or without,
+/// where it has none.
+fn dims_of_model(names: &[String], dims: &[i64], count: usize) -> Option<Vec<i64>> {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let extents: Vec<u64> = dims.iter().map(|extent| extent.unsigned_abs()).collect();
+    let shape = Shape::of(Family::of_dimensions(&names)?, &extents);
+    let all: Vec<i64> = shape.extents().iter().take(count).map(|extent| *extent as i64).collect();
+    (all.len() == shape.extents().len() || shape.is_plain()).then_some(all)
+}
+
 /// Gives a model the exact answers of another for some problems, with the configs that these name.
 fn learn_answers(model: &mut FittedModel, other: &FittedModel, is_wanted: impl Fn(&MeasuredProblem) -> bool) {
-    if model.dims != other.dims || model.config_constants != other.config_constants || model.knobs != other.knobs {
+    // One of them may know variants beside.
+    let is_alike = model.dims.starts_with(&other.dims) || other.dims.starts_with(&model.dims);
+    if !is_alike || model.config_constants != other.config_constants || model.knobs != other.knobs {
         return;
     }
     let wanted: Vec<&MeasuredProblem> = other.problems.iter().filter(|problem| is_wanted(problem)).collect();
@@ -251,6 +264,11 @@ fn learn_answers(model: &mut FittedModel, other: &FittedModel, is_wanted: impl F
         return;
     }
     for problem in wanted {
+        let dims = match model.dims == other.dims {
+            true => Some(problem.dims.clone()),
+            false => dims_of_model(&other.dims, &problem.dims, model.dims.len()),
+        };
+        let Some(dims) = dims else { continue };
         let winners = problem.winners.iter().filter_map(|(config, us)| {
             let config = other.configs.get(*config)?;
             let place = model.configs.iter().position(|own| own.template == config.template);
@@ -260,7 +278,7 @@ fn learn_answers(model: &mut FittedModel, other: &FittedModel, is_wanted: impl F
             });
             Some((place, *us))
         });
-        let answer = MeasuredProblem { winners: winners.collect(), ..problem.clone() };
+        let answer = MeasuredProblem { dims, winners: winners.collect(), ..problem.clone() };
         model.problems.retain(|own| (&own.dims, &own.dtype) != (&answer.dims, &answer.dtype));
         model.problems.push(answer);
     }

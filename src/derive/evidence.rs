@@ -33,7 +33,7 @@ impl From<&Problem> for ProblemFacts {
         let group = group_of(problem);
         Self {
             class: class.to_owned(),
-            dimensions: problem.shape.dimensions().iter().map(|(_, value)| *value).collect(),
+            dimensions: problem.shape.extents().to_vec(),
             name: format!("{} {}", problem.shape, problem.dtype),
             bucket: bucket_of(problem),
             group: class_groups(class).contains(&group).then_some(group),

@@ -4,7 +4,7 @@ use super::class::Class;
 use super::shapes::Known;
 use super::table::{Row, Table};
 use crate::error::{Error, Result};
-use crate::families::Legality;
+use crate::families::{Description, Legality};
 use crate::fit::{self, LeftOut, Problem, Time, Trials};
 use crate::heuristics::{FittedModel, Model, Template};
 use crate::model::Config;
@@ -27,20 +27,22 @@ pub(super) fn fit(
 ) -> Result<FittedModel> {
     let known = known.ok_or_else(|| Error::failure("models are of families that ship, on a GPU"))?;
     let configs = known.configs.iter().chain(sister.iter().flat_map(|(_, sister)| &sister.configs));
-    let legality = Legality::new(known.family, known.profile, configs.flatten());
-    let mut description = legality.description();
-    // Of a type that was never measured a model says nothing: the rules and fallbacks of its like do.
-    description.dtypes.retain(|dtype, _| {
-        let rows = class.table.rows.iter().chain(sister.iter().flat_map(|(table, _)| &table.rows));
-        rows.filter_map(|row| row.facts.problem).any(|problem| problem.dtype.name() == dtype)
-    });
     let rows: Vec<&Row> = class.table.rows.iter().collect();
+    let is_plain = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.shape.is_plain());
+    let legality = Legality::new(known.family, known.profile, !rows.iter().all(is_plain), configs.flatten());
+    let mut description = legality.description();
+    // Of a type that nothing was measured in there is nothing to tell.
+    let is_measured = |name: &String| {
+        let of_row = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.dtype.name() == name);
+        rows.iter().any(of_row)
+    };
+    description.dtypes.retain(|name, _| is_measured(name));
     let mut trials = Trials::default();
     let mut places = BTreeMap::new();
-    add(&mut trials, &mut places, &rows, known, &legality)?;
+    add(&mut trials, &mut places, &rows, known, (&legality, &description))?;
     if let Some((table, sister)) = sister {
         let theirs: Vec<&Row> = table.rows.iter().collect();
-        add(&mut trials, &mut places, &theirs, sister, &legality)?;
+        add(&mut trials, &mut places, &theirs, sister, (&legality, &description))?;
         trials.borrowed = (rows.len()..trials.problems.len()).collect();
     }
     trials.kept =
@@ -84,13 +86,13 @@ fn add(
     places: &mut BTreeMap<Config, Option<usize>>,
     rows: &[&Row],
     known: &Known,
-    legality: &Legality,
+    (legality, description): (&Legality, &Description),
 ) -> Result<()> {
     for row in rows {
         let problem =
             row.facts.problem.ok_or_else(|| Error::failure("other tools measured it, by shapes of their own"))?;
         let place = trials.problems.len();
-        let dims = problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect();
+        let dims = description.dims_of(&problem);
         let group = row.facts.group.unwrap_or_default().to_owned();
         trials.problems.push(Problem { dims, dtype: problem.dtype.name().to_owned(), group });
         for cell in row.cells().iter().filter(|cell| known.is_legal(cell.config, &problem) == Some(true)) {

@@ -4,7 +4,7 @@ use super::table::{Row, Table};
 use crate::families;
 use crate::heuristics::{Bucket, bucket_of, class_groups, group_of};
 use crate::model::{Config, Dtype, Family, GpuProfile, Problem};
-use crate::plan::{Limits, Purpose, draw};
+use crate::plan::{Limits, Purpose, draw_plain, draw_variants};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Problems that are drawn of a family's domain, in each of its types.
@@ -102,8 +102,11 @@ impl Places {
         if let Some(known) = known.filter(|known| known.configs.iter().any(Option::is_some)) {
             let measured: Vec<Problem> = table.rows.iter().filter_map(|row| row.facts.problem).collect();
             let dtypes: BTreeSet<Dtype> = measured.iter().map(|problem| problem.dtype).collect();
-            let drawn: Vec<Problem> = draw(known.family, Purpose::Plan, SEED, Limits::GPU, [])
+            let has_variants = measured.iter().any(|problem| !problem.shape.is_plain());
+            let variants = draw_variants(known.family, Purpose::Plan, SEED, Limits::GPU, []);
+            let drawn: Vec<Problem> = draw_plain(known.family, Purpose::Plan, SEED, Limits::GPU, [])
                 .take(DRAWS)
+                .chain(variants.take(if has_variants { DRAWS } else { 0 }))
                 .flat_map(|drawn| dtypes.iter().map(move |dtype| Problem { dtype: *dtype, ..drawn.problem }))
                 .collect();
             for (problems, most) in [(measured, usize::MAX), (drawn, MOST_OF_A_PLACE)] {
@@ -155,12 +158,12 @@ struct Sample {
 impl Sample {
     fn add(&mut self, problem: Problem, most_drawn: usize) {
         let largest = self.largest.get_or_insert(problem);
-        let dimensions: Vec<(&str, i64)> = largest
-            .shape
-            .dimensions()
-            .into_iter()
-            .zip(problem.shape.dimensions())
-            .map(|((name, one), (_, other))| (name, one.max(other) as i64))
+        // Variants need no more than the plain problem of the same dimensions.
+        let names = problem.family.dimensions();
+        let dimensions: Vec<(&str, i64)> = names
+            .iter()
+            .zip(largest.shape.extents().iter().zip(problem.shape.extents()))
+            .map(|(name, (one, other))| (*name, *one.max(other) as i64))
             .collect();
         let dtype = largest.dtype.max(problem.dtype);
         if let Ok(corner) = Problem::new(problem.family, &dimensions, dtype) {

@@ -8,6 +8,10 @@ use std::fmt;
 pub enum Fault {
     /// This kernel was refused; the device goes on.
     Refused(String),
+    /// What was to build this kernel, in another language, refused; the device goes on.
+    Unbuilt(String),
+    /// This kernel does what no kernel may, beside writing a wrong output; the device goes on.
+    Wrong(String),
     /// What ran broke the device: it is of no more use to this process.
     Dead(String),
     /// The machine fails: no memory, no process, a device that is lost. It says nothing of what was to run; another process may
@@ -18,7 +22,11 @@ pub enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(message) | Self::Dead(message) | Self::Trouble(message) => out.write_str(message),
+            Self::Refused(message)
+            | Self::Unbuilt(message)
+            | Self::Wrong(message)
+            | Self::Dead(message)
+            | Self::Trouble(message) => out.write_str(message),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! what a wrong one would leave. The check against the reference must catch each; tests on the host and on a GPU see to it.
 
 use crate::families::HostTensor;
-use crate::model::Problem;
+use crate::model::{Family, Problem};
 
 /// A rectangle of a tensor seen as rows of so many elements, as they lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,9 @@ impl Change {
             HostTensor::F16(values) => self.apply_to(values),
             HostTensor::F32(values) => self.apply_to(values),
             HostTensor::I8(values) => self.apply_to(values),
+            HostTensor::U8(values) => self.apply_to(values),
             HostTensor::I16(values) => self.apply_to(values),
+            HostTensor::Fp8(codes) => self.apply_to(codes),
         }
     }
 
@@ -101,14 +103,22 @@ impl Change {
 pub fn mutants(problem: &Problem) -> Vec<Mutant> {
     match (problem.family.name(), problem.family.dimensions()) {
         ("attention", _) => {
-            let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
+            let [batch, heads, q_seq, kv_seq, head_dim, kv_heads] = problem.shape.first();
             let rows = batch * heads * q_seq;
-            of_keys([batch * heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
+            of_keys([batch * kv_heads, kv_seq, head_dim], rows).into_iter().chain(of_output(rows, head_dim)).collect()
         }
         (_, ["m", "n", "k"]) => {
             let [m, n, k] = problem.shape.first();
             let weights_per_element = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
-            of_sums([m, n, k], weights_per_element).into_iter().chain(of_output(m, n)).collect()
+            let b = |row: u64, rows: u64| {
+                let [row, rows] = [row, rows].map(|extent| extent / weights_per_element);
+                Region { pitch: n, row, column: 0, rows, columns: n }
+            };
+            // Column-major: k lies along the rows in memory.
+            let transposed = |column, columns| Region { pitch: k, row: 0, column, rows: n, columns };
+            let is_transposed = problem.family == Family::MatmulFp8;
+            let of_b = |first, count| if is_transposed { transposed(first, count) } else { b(first, count) };
+            of_sums([m, k], of_b).into_iter().chain(of_output(m, n)).collect()
         }
         // A number a row.
         ("row_cross_entropy", _) => {
@@ -130,14 +140,10 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
 /// The side of the tiles that change places, and the length of the blocks that are taken twice.
 const BLOCK: u64 = 64;
 
-/// What goes wrong along k.
-fn of_sums([m, n, k]: [u64; 3], weights_per_element: u64) -> Vec<Mutant> {
+/// What goes wrong along k, of which `b` tells where B has so many.
+fn of_sums([m, k]: [u64; 2], b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
     use Place::Input;
     let a = |column, columns| Region { pitch: k, row: 0, column, rows: m, columns };
-    let b = |row, rows| {
-        let [row, rows] = [row, rows].map(|extent| extent / weights_per_element);
-        Region { pitch: n, row, column: 0, rows, columns: n }
-    };
     let dropped = |name, column, columns| Mutant::new(name, [(Input(0), Change::Zero(a(column, columns)))]);
     let mut mutants = vec![
         dropped("the last k dropped", k - 1, 1),

@@ -57,14 +57,16 @@ pub enum Shapes {
 pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     let plans = plan::load_all(&options.families, options.plan.as_deref())?;
     // What a file says wrong is said before a device is asked for.
-    let read: Vec<Option<Vec<PlannedProblem>>> =
-        plans.iter().map(|plan| shapes.read(plan.family)).collect::<Result<_>>()?;
+    let mut read: BTreeMap<Family, Option<Vec<PlannedProblem>>> =
+        plans.iter().map(|plan| Ok((plan.family, shapes.read(plan.family)?))).collect::<Result<_>>()?;
     let site = Site::open(&options.site)?;
     let profile = &site.found().profile;
     let gpu = &profile.name;
-    let asked = plans.iter().zip(read).map(|(plan, read)| {
+    let (plans, left_out) = plan::with_a_space(plans, profile);
+    left_out.iter().for_each(|why| site.progress.say(why));
+    let asked = plans.iter().map(|plan| {
         let planned: BTreeSet<Problem> = plan.problems(profile)?.iter().map(|planned| planned.problem).collect();
-        let problems = match read {
+        let problems = match read.remove(&plan.family).flatten() {
             Some(problems) => problems,
             None => shapes.draw(plan.family, options.seed, Limits::of(profile), &planned)?,
         };

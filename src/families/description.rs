@@ -1,8 +1,8 @@
 //! What fitting a model needs to know of a kernel: which knob tiles which dimension, and little more.
 
-use crate::model::{Dtype, Family, GpuProfile};
+use crate::model::{Dtype, Family, GpuProfile, Problem};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A kernel, described for a model of its times. All texts but names are expressions of
 /// [`heuristics`](crate::heuristics::EXPRESSION_FUNCTIONS), over the dimensions, `dtype_bytes`, the constants and knobs.
@@ -66,9 +66,13 @@ const WIDEST_COPY: u32 = 16;
 const CACHE_LINE: u32 = 128;
 
 impl Description {
-    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality).
-    pub fn of(family: Family, profile: &GpuProfile) -> Self {
-        let described = super::spec(family).description();
+    /// The description of a family that ships, but for where its configs may run: see [`Legality`](super::Legality). With
+    /// `variants` that of all its problems, else that of the plain ones.
+    pub fn of(family: Family, profile: &GpuProfile, variants: bool) -> Self {
+        let of_variants = super::spec(family).description_of_variants().filter(|_| variants);
+        let has_variants = of_variants.is_some();
+        let described = of_variants.unwrap_or_else(|| super::spec(family).description());
+        let dims = family.all_dimensions().take(if has_variants { usize::MAX } else { family.dimensions().len() });
         let constants = [
             ("multiprocessors", i64::from(profile.multiprocessors)),
             ("registers_per_multiprocessor", i64::from(profile.registers_per_multiprocessor)),
@@ -77,10 +81,15 @@ impl Description {
             ("threads_per_multiprocessor", i64::from(profile.threads_per_multiprocessor)),
         ];
         Self {
-            dims: texts(family.dimensions()),
+            dims: dims.map(str::to_owned).collect(),
             constants: constants.map(|(name, value)| (name.to_owned(), value)).into(),
             ..described
         }
+    }
+
+    /// A problem's dimensions as these are.
+    pub fn dims_of(&self, problem: &Problem) -> Vec<i64> {
+        problem.shape.extents().iter().take(self.dims.len()).map(|extent| *extent as i64).collect()
     }
 
     /// Whether all operands' rows are aligned for the widest copy.
@@ -124,7 +133,8 @@ impl Description {
     /// What a model looks at, apart from the knobs.
     pub fn all_features(&self) -> Vec<String> {
         let mut all = self.dims.clone();
-        if self.dtypes.len() > 1 {
+        // Types of as many bytes take as long.
+        if self.dtypes.values().collect::<BTreeSet<_>>().len() > 1 {
             all.push("dtype_bytes".to_owned());
         }
         all.push("floor_ns".to_owned());
@@ -176,18 +186,23 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
     dtypes.iter().map(|dtype| (dtype.name().to_owned(), dtype.size_bytes() as i64)).collect()
 }
 
-/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k.
-pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
+/// A product whose weights take `weight_bytes` an element, which holds `packed` of them along k, and their scales as many bytes as
+/// an expression says.
+pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
     // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
-    let copies = |tile: &str, row: &str| {
-        let vector = format!("min(align({row}), {WIDEST_COPY})");
-        format!("if(by_threads || {vector} < {WIDEST_COPY}, {tile} / {vector}, 0)")
+    let copies = |tile: &str, line: &str| {
+        format!("if(by_threads || {line} < {WIDEST_COPY}, {tile} / min({line}, {WIDEST_COPY}), 0)")
     };
-    let a_copies = copies("2 * tile_m * step_k", "2 * k");
-    let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), &format!("{weight_bytes} * n"));
+    let a_copies = copies("2 * tile_m * step_k", "a_line");
+    let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), "b_line");
+    let realigns = |operand: &str| format!("given(realigned) && (realigned == \"{operand}\" || realigned == \"ab\")");
+    // Bytes that rows begin at multiples of, as the kernel finds them.
+    let line = |operand: &str, row: &str| {
+        format!("{operand}_line = if(realigns_{operand}, {CACHE_LINE}, min(align({row}), {CACHE_LINE}))")
+    };
     Description {
-        dtypes: dtypes(&[Dtype::Bf16]),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
         knobs: texts(&[
             "block_sizes",
             "l2_groupings",
@@ -196,9 +211,10 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "num_stages",
             "num_warps",
             "pid_type",
+            "realigned",
             "split_k",
         ]),
-        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n"),
+        bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n{scales}"),
         flops: "2 * m * n * k".to_owned(),
         rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
         tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
@@ -208,6 +224,14 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             &format!("smem_bytes = num_stages * ({step_bytes})"),
             "threads = 32 * num_warps",
             "by_threads = given(mma) && mma == \"mma_sync\"",
+            &format!("realigns_a = {}", realigns("a")),
+            &format!("realigns_b = {}", realigns("b")),
+            &line("a", "2 * k"),
+            &line("b", &format!("{weight_bytes} * n")),
+            &format!(
+                "realigned_bytes = if(realigns_a, 4 * m * k, 0) + if(realigns_b, {} * ceil_div(k, {packed}) * n, 0)",
+                2 * weight_bytes
+            ),
             &format!("a_copies = {a_copies}"),
             &format!("b_copies = {b_copies}"),
             // Beside the copy engine one warp does them.
@@ -221,8 +245,60 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "smem_bytes",
             "tile_m * tile_n",
             "tile_m * tile_n / num_warps",
+            "a_line",
+            "b_line",
             "a_copies",
             "b_copies",
+            "realigned_bytes",
+            "per_mille(rounds * steps * step_copies, floor_ns)",
+        ]),
+        kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
+        ..Description::default()
+    }
+}
+
+/// A product of E4M3 numbers, which the copy engine loads; with `variants` of whatever scaling, else of a scale a tensor.
+pub(super) fn gemm_fp8(variants: bool) -> Description {
+    const SCALES: &str =
+        "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
+    let scales = if variants { SCALES } else { "2" };
+    let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
+    // Rows of A and B that are not aligned for the engine are copied by threads.
+    let copies = |tile: &str| {
+        format!("if(min(align(k), {WIDEST_COPY}) < {WIDEST_COPY}, {tile} / min(align(k), {WIDEST_COPY}), 0)")
+    };
+    Description {
+        dtypes: dtypes(&[Dtype::Fp8]),
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
+        bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
+        flops: "2 * m * n * k".to_owned(),
+        rows: named([("a", "k"), ("c", "2 * n")]),
+        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
+        steps: named([("k", "block_sizes[2]")]),
+        parts: Some("split_k".to_owned()),
+        definitions: texts(&[
+            &format!("smem_bytes = num_stages * ({step_bytes})"),
+            "threads = 32 * num_warps",
+            &format!("step_copies = {}", copies(step_bytes)),
+        ]),
+        step_bytes: Some(step_bytes.to_owned()),
+        resident: Some(
+            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
+        ),
+        features: texts(&[
+            "smem_bytes",
+            "tile_m * tile_n",
+            "tile_m * tile_n / num_warps",
+            "step_copies",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
@@ -232,7 +308,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
 
 pub(super) fn attention() -> Description {
     Description {
-        dtypes: dtypes(&[Dtype::Bf16]),
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
         knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"]),
         bytes: "4 * batch * heads * (q_seq + kv_seq) * head_dim".to_owned(),
         flops: "4 * batch * heads * q_seq * kv_seq * head_dim".to_owned(),
@@ -286,7 +362,7 @@ mod tests {
     fn a_families_work_is_what_its_spec_says() {
         let h200 = GpuProfile::by_name("h200").unwrap();
         for family in Family::ALL {
-            let description = Description::of(family, &h200);
+            let description = Description::of(family, &h200, false);
             let model = model(&description);
             let dims = [6, 10, 96, 34, 72][..description.dims.len()].to_vec();
             let pairs: Vec<_> = description.dims.iter().map(String::as_str).zip(dims.iter().copied()).collect();
@@ -295,6 +371,17 @@ mod tests {
                 let spec = crate::families::spec(family);
                 let [bytes, flops] = model.work(&dims, dtype.name()).unwrap();
                 assert_eq!((bytes as u64, flops as f64), (spec.bytes(&problem).0, spec.flops(&problem)), "{problem}");
+                // A model that knows variants says the same of the plain problem, and what it says of one.
+                let of_variants = Description::of(family, &h200, true);
+                for (kv_heads, causal, window) in [(10, 0, 0), (5, 0, 0), (2, 1, 0), (10, 1, 7)] {
+                    let extents = [&dims[..], &[kv_heads, causal, window]].concat();
+                    let pairs: Vec<_> = family.all_dimensions().zip(extents.iter().copied()).collect();
+                    let problem = crate::model::Problem::new(family, &pairs, dtype).unwrap();
+                    let dims = of_variants.dims_of(&problem);
+                    let [bytes, flops] = self::model(&of_variants).work(&dims, dtype.name()).unwrap();
+                    let expected = (spec.bytes(&problem).0, spec.flops(&problem));
+                    assert_eq!((bytes as u64, flops as f64), expected, "{problem}");
+                }
             }
         }
     }
@@ -302,7 +389,7 @@ mod tests {
     #[test]
     fn alignment_is_that_of_every_operands_rows() {
         let h200 = GpuProfile::by_name("h200").unwrap();
-        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200)).is_aligned(dims, "bf16");
+        let aligned = |family, dims: &[i64]| model(&Description::of(family, &h200, false)).is_aligned(dims, "bf16");
         assert!(aligned(Family::Matmul, &[3, 4096, 64]) && !aligned(Family::Matmul, &[3, 4100, 64]));
         assert!(aligned(Family::MatmulFp4, &[3, 4096, 64]) && !aligned(Family::MatmulFp4, &[3, 4104, 64]));
         assert!(!aligned(Family::MatmulFp4, &[3, 4096, 66]) && !aligned(Family::RowSoftmax, &[8, 1001]));
@@ -315,12 +402,15 @@ mod tests {
             "num_stages": 4, "num_warps": 4, "pid_type": "flat", "reduction_loops": [null], "split_k": 2});
         let config = ModelConfig { template: config.as_object().cloned().unwrap(), ..ModelConfig::default() };
         for family in Family::ALL {
-            let model = model(&Description::of(family, &h200));
-            let candidates = model.candidates(std::slice::from_ref(&config));
-            let dims = [3, 1000, 700, 512, 64][..model.fitted().dims.len()].to_vec();
-            let (features, _) = model.features_of(&dims, "bf16", &candidates, 0).unwrap();
-            for (feature, value) in model.fitted().features.iter().zip(features) {
-                assert_ne!(value, i64::MIN, "{family}: {feature}");
+            let model = model(&Description::of(family, &h200, false));
+            let variants = self::model(&Description::of(family, &h200, true));
+            for model in [model, variants] {
+                let candidates = model.candidates(std::slice::from_ref(&config));
+                let dims = [3, 1000, 700, 512, 64, 100, 1, 0][..model.fitted().dims.len()].to_vec();
+                let (features, _) = model.features_of(&dims, family.dtypes()[0].name(), &candidates, 0).unwrap();
+                for (feature, value) in model.fitted().features.iter().zip(features) {
+                    assert_ne!(value, i64::MIN, "{family}: {feature}");
+                }
             }
         }
     }

@@ -36,7 +36,14 @@ pub enum Fill {
         /// One past the largest.
         most: i32,
     },
-    /// The same, but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
+    /// The same, but one in eight is zero and one in eight is two to the power of `most`. For scales.
+    Scales {
+        /// The least exponent of the others.
+        least: i32,
+        /// One past their largest.
+        most: i32,
+    },
+    /// As [`Fill::Wide`], but a row's last column, and those on either side of its multiples of [`LANDMARK_SPACING`], stand out: their
     /// exponent is [`LANDMARK_ABOVE`] more than `most`. Of a sum along such rows each landmark makes up a part that is seen.
     Landmarks {
         /// The least exponent of the other columns.
@@ -46,8 +53,10 @@ pub enum Fill {
     },
     /// Queries for uniform keys of the same magnitude, which are the tensor filled from the next seed. Every other row, and half
     /// of those between at random, is [`ATTENTION`] times one key of its head and so has nearly all its weight on it: the
-    /// former on the last key, the latter on any. The rest is uniform. One row in eight is [`LOUD`] times as large as its key
-    /// or the uniform ones, so that its scores lie far beyond what an exponential without its maximum subtracted can hold.
+    /// former on the last key, the latter on any that it sees. Under a mask the former look as often for the first key that they
+    /// see and for those on the other side of either edge, which no weight may come to, and a head's last query looks for the
+    /// last key. The rest is uniform. One row in eight is [`LOUD`] times as large as its key or the uniform ones, so that its
+    /// scores lie far beyond what an exponential without its maximum subtracted can hold.
     Queries {
         /// Half the width of the range of keys and uniform rows.
         magnitude: f32,
@@ -55,6 +64,10 @@ pub enum Fill {
         q_seq: u64,
         /// Keys of a head.
         kv_seq: u64,
+        /// Heads that share a head of keys.
+        sharing: u64,
+        /// Keys that a query sees at most, where they end with its own; 0 where it sees all.
+        window: u64,
     },
     /// Rows of logits of five kinds in turn: uniform in [-magnitude, magnitude) but for one column that stands out, the last in
     /// every other such row, else any; uniform with half of it -inf; all -inf; uniform with one value in 16 the type's largest
@@ -82,16 +95,20 @@ const OUTSTANDING: f32 = 4.0;
 const HUGE: f32 = 3.389_531_4e38;
 
 impl Fill {
-    /// What input `index` of `family`, which is in code, is verified with beside its own fill: values that show what uniform ones hide.
+    /// What input `index` of `family`, a matrix product, is verified with beside its own fill: values that show what uniform ones hide.
     /// Sums stay finite in bf16.
-    fn awkward(self, family: Family, index: usize, inputs: &[TensorSpec]) -> Self {
+    fn awkward(self, family: Family, index: usize, element: Element) -> Self {
         match (self, family.name(), index) {
-            (Self::Uniform { magnitude }, "attention", 0) => {
-                Self::Queries { magnitude, q_seq: inputs[0].rows(), kv_seq: inputs[1].rows() }
+            // Landmarks lie along k, and their products go past the end of fp16, but where it has the sums.
+            (Self::Uniform { magnitude }, _, 0) if element == Element::F16 => {
+                let most = magnitude.log2() as i32;
+                Self::Landmarks { least: most - 10, most }
             }
-            (keys_and_values @ Self::Uniform { .. }, "attention", _) => keys_and_values,
-            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16.
             (Self::Uniform { .. }, _, 0) => Self::Landmarks { least: -12, most: 8 },
+            (Self::Uniform { .. }, "matmul_int4_group", _) if element == Element::F16 => {
+                Self::Scales { least: -8, most: 0 }
+            }
+            (Self::Uniform { .. }, "matmul_int4_group", _) => Self::Scales { least: -4, most: 4 },
             (Self::Uniform { .. }, ..) => Self::Wide { least: -4, most: 4 },
             (Self::Bits, "matmul_int16", _) => Self::Extremes,
             (other, ..) => other,
@@ -108,10 +125,21 @@ impl Fill {
                 of(6, [0.0; 2], [i64::from(least) as u64, (i64::from(most) - i64::from(least) + 1) as u64])
             }
             Self::Wide { least, most } => of(1, [least as f32, most as f32], [0; 2]),
-            Self::Queries { magnitude, q_seq, kv_seq } => of(2, [magnitude, 0.0], [q_seq, kv_seq]),
+            Self::Queries { magnitude, q_seq, kv_seq, sharing, window } => {
+                of(2, [magnitude, 0.0], [sharing << 32 | q_seq, window << 32 | kv_seq])
+            }
             Self::Logits { magnitude } => of(3, [magnitude, 0.0], [0; 2]),
             Self::Extremes => of(4, [0.0; 2], [0; 2]),
             Self::Landmarks { least, most } => of(5, [least as f32, most as f32], [0; 2]),
+            Self::Scales { least, most } => of(7, [least as f32, most as f32], [0; 2]),
+        }
+    }
+
+    /// The byte at `index`.
+    fn byte(self, seed: u64, index: u64) -> u8 {
+        match self {
+            Self::Whole { least, most } => whole(seed, index, least, most) as u8,
+            _ => (random_bits(seed, index) >> 56) as u8,
         }
     }
 
@@ -134,25 +162,37 @@ impl Fill {
         let word = || random_bits(!seed, row);
         match self {
             Self::Bits | Self::Extremes | Self::Nothing => value,
-            Self::Whole { least, most } => {
-                let values = (i64::from(most) - i64::from(least) + 1) as u64;
-                (i64::from(least) + (random_bits(seed, index) >> 16) as i64 % values as i64) as f32
-            }
+            Self::Whole { least, most } => whole(seed, index, least, most) as f32,
             Self::Uniform { magnitude } => magnitude * value,
             Self::Wide { least, most } => wide(any_of(least, most)),
+            Self::Scales { least, most } => match random_bits(seed, index) % 8 {
+                0 => 0.0,
+                1 => power_of_two(most),
+                _ => wide(any_of(least, most)),
+            },
             Self::Landmarks { least, most } => {
                 let is_landmark = column + 1 == cols || (column + 1) % LANDMARK_SPACING <= 1;
                 wide(if is_landmark { most + LANDMARK_ABOVE } else { any_of(least, most) })
             }
-            Self::Queries { magnitude, q_seq, kv_seq } => {
+            Self::Queries { magnitude, q_seq, kv_seq, sharing, window } => {
                 let word = word();
+                let end = if window == 0 { kv_seq } else { (row % q_seq + 1 + kv_seq).saturating_sub(q_seq) };
+                let first = if window == 0 { 0 } else { end.saturating_sub(window) };
+                let is_key = |key: &u64| *key < kv_seq;
+                // The last key of all is seen by one query.
+                let is_last = window > 0 && (row + 1) % q_seq == 0;
                 let key = match (row % 2, word % 2) {
-                    (0, _) => Some(kv_seq - 1),
-                    (_, 0) => Some((word >> 16) % kv_seq),
+                    _ if is_last => Some(kv_seq - 1),
+                    (0, _) => {
+                        let edges = [end.checked_sub(1), Some(end), Some(first), first.checked_sub(1)];
+                        let edge = if window == 0 { 0 } else { (word >> 1) as usize % 4 };
+                        Some(edges[edge].filter(is_key).unwrap_or(end.saturating_sub(1)))
+                    }
+                    (_, 0) => Some(first + (word >> 16) % (end - first).max(1)),
                     _ => None,
                 };
-                let value =
-                    key.map_or(value, |key| unit(seed.wrapping_add(1), (row / q_seq * kv_seq + key) * cols + column));
+                let of_key = |key| unit(seed.wrapping_add(1), (row / q_seq / sharing * kv_seq + key) * cols + column);
+                let value = key.map_or(value, of_key);
                 let factor = match key {
                     _ if (word >> 8) % 8 == 0 => LOUD,
                     Some(_) => ATTENTION,
@@ -183,14 +223,15 @@ pub struct FillParameters {
     pub fill: u32,
     /// A magnitude; or the least exponent and one past the largest.
     pub floats: [f32; 2],
-    /// Rows of a head of this tensor and of the next one.
+    /// Rows of a head of this tensor and of the next one, with what else queries depend on in their upper halves; or the least
+    /// whole number and how many there are.
     pub rows: [u64; 2],
 }
 
 /// The inputs that a problem's kernels are verified with beside those they are timed with.
 pub fn awkward(family: Family, inputs: &[TensorSpec]) -> Vec<TensorSpec> {
     let change = |(index, tensor): (usize, &TensorSpec)| TensorSpec {
-        fill: tensor.fill.awkward(family, index, inputs),
+        fill: tensor.fill.awkward(family, index, tensor.element),
         ..tensor.clone()
     };
     inputs.iter().enumerate().map(change).collect()
@@ -235,11 +276,6 @@ impl TensorSpec {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Rows of one of its matrices: its last extent but one.
-    fn rows(&self) -> u64 {
-        self.shape.iter().rev().nth(1).copied().unwrap_or(1)
-    }
-
     /// Its size in memory.
     pub fn bytes(&self) -> Bytes {
         Bytes(self.numel().saturating_mul(self.element.size_bytes()))
@@ -257,11 +293,27 @@ pub enum HostTensor {
     F32(Vec<f32>),
     /// Bytes.
     I8(Vec<i8>),
+    /// Unsigned bytes.
+    U8(Vec<u8>),
     /// 16-bit integers.
     I16(Vec<i16>),
+    /// The codes of E4M3 numbers.
+    Fp8(Vec<u8>),
 }
 
 impl HostTensor {
+    /// Where its elements begin, for what is called with it.
+    pub fn address(&mut self) -> u64 {
+        match self {
+            Self::Bf16(values) => values.as_mut_ptr() as u64,
+            Self::F16(values) => values.as_mut_ptr() as u64,
+            Self::F32(values) => values.as_mut_ptr() as u64,
+            Self::I8(values) => values.as_mut_ptr() as u64,
+            Self::U8(values) | Self::Fp8(values) => values.as_mut_ptr() as u64,
+            Self::I16(values) => values.as_mut_ptr() as u64,
+        }
+    }
+
     /// Its elements, exact in f64.
     pub fn to_f64(&self) -> Vec<f64> {
         match self {
@@ -269,9 +321,32 @@ impl HostTensor {
             Self::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I8(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::U8(values) => values.iter().map(|&value| value.into()).collect(),
             Self::I16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::Fp8(codes) => codes.iter().map(|code| decode_e4m3(*code).into()).collect(),
         }
     }
+}
+
+/// The number that an E4M3 code stands for: a sign, four bits of exponent, three of mantissa; a NaN for all ones beside the sign.
+pub fn decode_e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match code & 0x7f {
+        0x7f => f32::NAN,
+        0..8 => mantissa * power_of_two(-9),
+        _ => (8.0 + mantissa) * power_of_two(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// The code of the nearest E4M3 number, ties to even; of the largest for what is larger. `kernels/support.cu` rounds alike.
+fn encode_e4m3(value: f32) -> u8 {
+    let magnitude = value.abs().min(448.0);
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let eighths = (magnitude * power_of_two(3 - exponent)).round_ties_even() as u32;
+    // A carry out of the mantissa is one of the exponent.
+    let code = ((exponent + 6) as u32 * 8 + eighths) as u8;
+    if value < 0.0 { code | 0x80 } else { code }
 }
 
 /// The random word of element `index` in stream `seed`: splitmix64's output function over a Weyl sequence
@@ -286,6 +361,12 @@ fn random_bits(seed: u64, index: u64) -> u64 {
 /// Uniform in [-1, 1), exact in f32: the top 24 bits.
 fn unit(seed: u64, index: u64) -> f32 {
     (random_bits(seed, index) >> 40) as f32 * (2.0 / (1u64 << 24) as f32) - 1.0
+}
+
+/// A whole number from `least` to `most`.
+fn whole(seed: u64, index: u64, least: i32, most: i32) -> i64 {
+    let count = (i64::from(most) - i64::from(least) + 1) as u64;
+    i64::from(least) + ((random_bits(seed, index) >> 16) % count) as i64
 }
 
 /// A random choice for element `index`, from bits that [`unit`] does not use.
@@ -313,7 +394,9 @@ pub fn fill(tensor: &TensorSpec, seed: u64) -> HostTensor {
         Element::Bf16 => HostTensor::Bf16(indices.map(|index| bf16::from_f32(float(index))).collect()),
         Element::F16 => HostTensor::F16(indices.map(|index| nearest_f16(float(index))).collect()),
         Element::F32 => HostTensor::F32(indices.map(float).collect()),
-        Element::I8 => HostTensor::I8(indices.map(|index| (random_bits(seed, index) >> 56) as i8).collect()),
+        Element::Fp8 => HostTensor::Fp8(indices.map(|index| encode_e4m3(float(index))).collect()),
+        Element::I8 => HostTensor::I8(indices.map(|index| tensor.fill.byte(seed, index).cast_signed()).collect()),
+        Element::U8 => HostTensor::U8(indices.map(|index| tensor.fill.byte(seed, index)).collect()),
         Element::I16 => HostTensor::I16(indices.map(|index| tensor.fill.int16(seed, index)).collect()),
         other => unreachable!("no family with host kernels has tensors of {other}"),
     }
@@ -402,9 +485,38 @@ mod tests {
     }
 
     #[test]
+    fn masked_queries_look_for_keys_on_either_side_of_both_edges() {
+        let (q_seq, kv_seq, sharing, window) = (64u64, 50u64, 2u64, 20u64);
+        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq, sharing, window };
+        let queries = fill(&tensor(Element::Bf16, [4 * q_seq, 64], queries), 1).to_f64();
+        let keys = fill(&tensor(Element::Bf16, [2 * kv_seq, 64], Fill::Uniform { magnitude: 2.0 }), 2).to_f64();
+        let keys: Vec<&[f64]> = keys.chunks(64).collect();
+        let mut looked_for = [0; 5];
+        for (row, query) in queries.chunks(64).enumerate() {
+            let row = row as u64;
+            let head = (row / q_seq / sharing * kv_seq) as usize;
+            let is_key_of = |key: &&&[f64]| {
+                [ATTENTION, LOUD]
+                    .iter()
+                    .any(|factor| query.iter().zip(**key).all(|(query, value)| *query == value * f64::from(*factor)))
+            };
+            let found = keys[head..head + kv_seq as usize].iter().position(|key| is_key_of(&key));
+            let own = (row % q_seq + kv_seq).checked_sub(q_seq); // the last that it sees
+            assert!(row % 2 == 1 || found.is_some(), "row {row}");
+            let (Some(found), Some(own)) = (found.map(|key| key as u64), own) else { continue };
+            let edges = [Some(own), Some(own + 1), (own + 1).checked_sub(window), own.checked_sub(window)];
+            let edge = edges.iter().position(|edge| *edge == Some(found));
+            let is_seen = found <= own && found + window > own;
+            assert!(edge.is_some() || is_seen, "row {row} looks for {found}, which it does not see, and sees {own}");
+            looked_for[edge.unwrap_or(4)] += 1;
+        }
+        assert!(looked_for.iter().all(|count| *count > 4), "{looked_for:?}");
+    }
+
+    #[test]
     fn every_other_query_looks_for_the_last_key_and_some_are_loud() {
         let (q_seq, kv_seq) = (64, 50);
-        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq };
+        let queries = Fill::Queries { magnitude: 2.0, q_seq, kv_seq, sharing: 1, window: 0 };
         let queries = fill(&tensor(Element::Bf16, [4 * q_seq, 64], queries), 1).to_f64();
         let keys = fill(&tensor(Element::Bf16, [4 * kv_seq, 64], Fill::Uniform { magnitude: 2.0 }), 2).to_f64();
         let keys: Vec<&[f64]> = keys.chunks(64).collect();

@@ -87,6 +87,7 @@ pub(super) fn order(config: &Config) -> Result<(), Rejection> {
 /// The same for a kernel that has every order.
 pub(super) fn any_order(config: &Config) -> Result<(), Rejection> {
     let pid_type = config.pid_type.ok_or_else(|| Rejection("pid_type is missing".into()))?;
+    require!(pid_type != PidType::Xyz, "pid_type {pid_type}: this kernel's grid has one axis");
     match config.num_sm_multiplier {
         multiplier if pid_type.is_persistent() => needed("num_sm_multiplier", multiplier).map(|_| ()),
         Some(multiplier) => {

@@ -56,7 +56,7 @@ const NO_DIMENSION: &str = "";
 
 /// The names that expressions of a family may use, in the order of [`values`].
 pub fn names(family: Family) -> [&'static str; OTHERS.end] {
-    names_of(family.dimensions(), spec(family).own_knobs())
+    names_of(&family.all_dimensions().collect::<Vec<_>>(), spec(family).own_knobs())
 }
 
 /// The same of a family with these dimensions and knobs of its own.
@@ -122,7 +122,8 @@ pub fn knob_values(config: &Config, family: Family) -> Values {
         Some(KnobValue::Integer(number)) => *number,
         Some(KnobValue::Boolean(yes)) => i64::from(*yes),
         Some(KnobValue::Word(word)) => Formula::word(word),
-        None => 0,
+        Some(list @ KnobValue::List(_)) => Formula::word(&list.to_string()),
+        Some(KnobValue::Nothing) | None => 0,
     });
     for (value, knob) in values[OTHERS].iter_mut().zip(words.chain(own)) {
         *value = knob;
@@ -157,6 +158,8 @@ pub struct Legality {
     profile: GpuProfile,
     /// Sorted by their texts.
     lists: Vec<&'static [Condition]>,
+    /// Whether some problems are variants: else what is said of these is left out, for it holds wherever nothing is one.
+    variants: bool,
 }
 
 /// The config constant that tells which conditions a config has to meet.
@@ -164,7 +167,12 @@ const CONDITIONS: &str = "conditions";
 
 impl Legality {
     /// Of the conditions that any of these configs has to meet. What the family takes on no problem has none.
-    pub fn new<'c>(family: Family, profile: &GpuProfile, configs: impl IntoIterator<Item = &'c Config>) -> Self {
+    pub fn new<'c>(
+        family: Family,
+        profile: &GpuProfile,
+        variants: bool,
+        configs: impl IntoIterator<Item = &'c Config>,
+    ) -> Self {
         let mut lists: Vec<&'static [Condition]> = Vec::new();
         for config in configs.into_iter().filter(|config| spec(family).check(config, profile).is_ok()) {
             let conditions = spec(family).conditions(config, profile);
@@ -173,7 +181,7 @@ impl Legality {
             }
         }
         lists.sort_by_cached_key(|list| list.iter().map(|condition| condition.expression.text()).collect::<Vec<_>>());
-        Self { family, profile: profile.clone(), lists }
+        Self { family, profile: profile.clone(), lists, variants }
     }
 
     /// A config as a model may choose it; none where the family takes it on no problem, or by conditions that are not among
@@ -188,17 +196,25 @@ impl Legality {
 
     /// The family's description, with where its configs may run.
     pub fn description(&self) -> Description {
-        let mut described = Description::of(self.family, &self.profile);
+        let mut described = Description::of(self.family, &self.profile, self.variants);
+        let plain = self.family.dimensions().len()..DIMENSIONS;
+        let is_told = |condition: &&Condition| {
+            self.variants || !condition.expression.places().iter().any(|place| plain.contains(place))
+        };
         if self.lists.len() > 1 {
             described.config_constants.push(CONDITIONS.to_owned());
         }
         let is_common = |condition: &Condition| self.lists.iter().all(|list| list.contains(condition));
         let first = self.lists.first().copied().unwrap_or_default();
         described.legal.extend(
-            first.iter().filter(|condition| is_common(condition)).map(|condition| in_a_model(condition, self.family)),
+            first
+                .iter()
+                .filter(is_told)
+                .filter(|condition| is_common(condition))
+                .map(|condition| in_a_model(condition, self.family)),
         );
         for (number, list) in self.lists.iter().enumerate() {
-            let own = list.iter().filter(|condition| !is_common(condition));
+            let own = list.iter().filter(is_told).filter(|condition| !is_common(condition));
             described
                 .legal
                 .extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own, self.family))));

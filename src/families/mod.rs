@@ -3,6 +3,7 @@
 //! GPU profile.
 
 mod attention;
+mod callable;
 mod description;
 mod gemm;
 mod inputs;
@@ -12,8 +13,9 @@ pub mod manifest;
 mod rounding;
 mod work;
 
+pub use callable::{Call, Callable, Language};
 pub use description::Description;
-pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, fill};
+pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
@@ -74,6 +76,8 @@ pub enum Code {
     Ptx(PathBuf),
     /// A cubin, which is loaded as it is.
     Cubin(PathBuf),
+    /// What another language calls.
+    Callable(Callable),
 }
 
 /// The file's name.
@@ -82,6 +86,7 @@ impl fmt::Display for Code {
         match self {
             Self::Shipped(name) => out.write_str(name),
             Self::Cuda { file, .. } | Self::Ptx(file) | Self::Cubin(file) => write!(out, "{}", file.display()),
+            Self::Callable(Callable { file, name, .. }) => write!(out, "{}:{name}", file.display()),
         }
     }
 }
@@ -117,8 +122,8 @@ impl fmt::Display for KernelSpec {
 /// A tensor of the problem as the copy engine (TMA) sees it: which tile of it one instruction copies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {
-    /// The tensor: an input by its index in [`Tensors::inputs`], or the output.
-    pub input: Option<usize>,
+    /// What it is a map of.
+    pub of: Mapped,
     /// The type of its elements.
     pub element: Element,
     /// Extents, fastest first; two to five. What a tile has beyond them is read as zero and never written.
@@ -131,18 +136,23 @@ pub struct TensorMap {
     pub swizzle: Swizzle,
 }
 
+/// What a tensor map is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mapped {
+    /// An input, by its index in [`Tensors::inputs`].
+    Input(usize),
+    /// The output.
+    Output,
+    /// What lies so many bytes into the scratch of [`Arg::Workspace`]: a multiple of 16.
+    Workspace(u64),
+}
+
 impl TensorMap {
     /// The map of a contiguous row-major matrix, whose rows must be multiples of 16 bytes.
-    pub fn of_matrix(
-        input: Option<usize>,
-        element: Element,
-        shape: [u64; 2],
-        tile: [u32; 2],
-        swizzle: Swizzle,
-    ) -> Self {
+    pub fn of_matrix(of: Mapped, element: Element, shape: [u64; 2], tile: [u32; 2], swizzle: Swizzle) -> Self {
         let [rows, columns] = shape;
         Self {
-            input,
+            of,
             element,
             extents: vec![columns, rows],
             strides_bytes: vec![columns * element.size_bytes()],
@@ -311,6 +321,8 @@ pub struct Task {
     pub wanted: Vec<Wanted>,
     /// The problem, for a device with kernels of its own.
     pub host: Option<Problem>,
+    /// The problem, where its kernels are called.
+    pub call: Option<Call>,
 }
 
 /// What is right of an output.
@@ -353,8 +365,13 @@ pub trait FamilySpec: Sync {
     /// Floating-point operations of the problem.
     fn flops(&self, problem: &Problem) -> f64;
 
-    /// The fewest bytes the problem moves: each input read once, the output written once.
+    /// The fewest bytes the problem moves: what of each input it needs read once, the output written once.
     fn bytes(&self, problem: &Problem) -> Bytes {
+        self.tensor_bytes(problem)
+    }
+
+    /// The bytes of all its tensors.
+    fn tensor_bytes(&self, problem: &Problem) -> Bytes {
         let tensors = self.tensors(problem);
         let all = tensors.inputs.iter().chain(&tensors.outputs);
         Bytes(all.fold(0, |bytes, tensor| bytes.saturating_add(tensor.bytes().0)))
@@ -362,7 +379,7 @@ pub trait FamilySpec: Sync {
 
     /// Refuses a problem that no device holds, and whose sizes would overflow.
     fn fits_memory(&self, problem: &Problem) -> Result<(), Rejection> {
-        let needs = self.bytes(problem);
+        let needs = self.tensor_bytes(problem);
         require!(needs <= MOST_MEMORY, "the tensors need {needs}, more than {MOST_MEMORY}");
         Ok(())
     }
@@ -372,6 +389,11 @@ pub trait FamilySpec: Sync {
 
     /// What a model of its times needs to know, but for the dimensions, the GPU and where configs may run.
     fn description(&self) -> Description;
+
+    /// The same where some problems have variants, of a family that has any.
+    fn description_of_variants(&self) -> Option<Description> {
+        None
+    }
 
     /// The names of the knobs that are its own, in an order that stays.
     fn own_knobs(&self) -> &'static [&'static str] {
@@ -384,7 +406,7 @@ pub trait FamilySpec: Sync {
     }
 
     /// The inputs that kernels are verified with beside those they are timed with, if there are any.
-    fn awkward(&self, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+    fn awkward(&self, _problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
         Some(awkward(self.family(), inputs))
     }
 
@@ -392,8 +414,8 @@ pub trait FamilySpec: Sync {
     fn task(&self, problem: &Problem) -> Task {
         let Tensors { inputs, outputs } = self.tensors(problem);
         let wanted = outputs.iter().map(|_| Wanted { file: None, tolerance: None }).collect();
-        let awkward = self.awkward(&inputs);
-        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem) }
+        let awkward = self.awkward(problem, &inputs);
+        Task { name: problem.to_string(), inputs, awkward, outputs, wanted, host: Some(*problem), call: None }
     }
 
     /// The compile-time half of a config: on one problem, configs that share it share a kernel.
@@ -470,6 +492,11 @@ pub trait FamilySpec: Sync {
         self.program(config, problem, profile).map(|(_, launch)| launch)
     }
 
+    /// What calls its kernels, on any device, where they are of another language.
+    fn callable(&self) -> Option<&Callable> {
+        None
+    }
+
     /// Whether the cpu device has kernels of it.
     fn has_host_kernels(&self) -> bool {
         true
@@ -493,6 +520,10 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulInt4 => &gemm::MATMUL_INT4,
         Family::MatmulInt16 => &gemm::MATMUL_INT16,
         Family::MatmulFp4 => &gemm::MATMUL_FP4,
+        Family::MatmulInt4Group => &gemm::MATMUL_INT4_GROUP,
+        Family::MatmulNvfp4 => &gemm::MATMUL_NVFP4,
+        Family::MatmulMxfp4 => &gemm::MATMUL_MXFP4,
+        Family::MatmulFp8 => &gemm::MATMUL_FP8,
         Family::Attention => &attention::Attention,
         described => manifest::spec(described),
     }

@@ -5,6 +5,9 @@ pub(super) const F32: f64 = f32::EPSILON as f64 / 2.0;
 /// The same of bf16: half a unit in the last of 8 places.
 pub(super) const BF16: f64 = 1.0 / 256.0;
 
+/// The same of f16: half a unit in the last of 11 places.
+pub(super) const F16: f64 = 1.0 / 2048.0;
+
 /// The right output of a problem, and how far from it an output may be that is right too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reference {

@@ -32,7 +32,7 @@ impl Signature {
         let Some(class) = self.kernel_class.as_deref().or_else(of_arguments) else { return Ok(None) };
         fit(class, &operands).context(|| class.to_owned())?;
         let first = need(&operands, 0, "the one whose type decides").context(|| class.to_owned())?;
-        Ok(Some(Query { class, extents: self.extents(Kind::of_class(class)), dtype: first.dtype }))
+        Ok(Some(Query { class, extents: self.extents(class), dtype: first.dtype }))
     }
 
     /// The arguments that are tensors; those that say nothing of themselves, such as numbers, are passed over.
@@ -63,6 +63,7 @@ impl Signature {
 fn fit(class: &str, operands: &[Operand]) -> Result<()> {
     match class {
         "matmul" | "matmul_int16" | "matmul_int4" | "matmul_fp4" | "matmul_fp8" => fit_product(class, operands),
+        "matmul_int4_group" | "matmul_nvfp4" | "matmul_mxfp4" => fit_scaled_product(class, operands),
         "grouped_matmul" | "batched_matmul" | "split_k_matmul" => fit_product_of_any(class, operands),
         "attention" => fit_attention(operands),
         "elementwise" => fit_elements(operands),
@@ -75,7 +76,7 @@ fn fit(class: &str, operands: &[Operand]) -> Result<()> {
 fn fit_product(class: &str, operands: &[Operand]) -> Result<()> {
     let (a, b) = (need(operands, 0, "A [m, k]")?, need(operands, 1, "B")?);
     let (m, k) = matrix(a, "A [m, k]")?;
-    let packed = matches!(class, "matmul_int4" | "matmul_fp4");
+    let packed = matches!(class, "matmul_int4" | "matmul_fp4" | "matmul_int4_group" | "matmul_nvfp4" | "matmul_mxfp4");
     if packed && k % 2 != 0 {
         return Err(a.wrong("A [m, k] with an even k, since two weights share a byte"));
     }
@@ -83,7 +84,7 @@ fn fit_product(class: &str, operands: &[Operand]) -> Result<()> {
     let is_byte = ["i8", "u8"].contains(&b.dtype.name());
     let wanted = match class {
         "matmul_int16" => (b.dtype.name() != "i16").then_some("int16"),
-        "matmul_int4" | "matmul_fp4" => (!is_byte).then_some("int8 or uint8"),
+        _ if packed => (!is_byte).then_some("int8 or uint8"),
         "matmul_fp8" => {
             let eight_bits = [a, b].iter().any(|operand| operand.dtype.class() == DtypeClass::Fp8);
             (!eight_bits).then_some("float8, or A is")
@@ -99,6 +100,35 @@ fn fit_product(class: &str, operands: &[Operand]) -> Result<()> {
     match operands.get(2) {
         Some(c) if ["matmul", "matmul_int16"].contains(&class) && c.shape.len() > 1 && !c.spreads_over(&[m, n]) => {
             Err(c.wrong(&format!("C [m, n] = [{m}, {n}]")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same with scales [g, n] for g groups of weights along k, where they are among the arguments, and zero points likewise.
+fn fit_scaled_product(class: &str, operands: &[Operand]) -> Result<()> {
+    fit_product(class, operands)?;
+    let (a, b) = (need(operands, 0, "A [m, k]")?, need(operands, 1, "B")?);
+    let (&[.., k], &[.., n]) = (a.shape, b.shape) else { return Err(a.wrong("A [m, k]")) };
+    let Some(scales) = operands.get(2) else { return Ok(()) };
+    let rows_of = |group: i64| k / group + i64::from(k % group != 0);
+    let (groups, wanted, types) = match class {
+        "matmul_nvfp4" => (vec![rows_of(16)], "scales [k/16, n]", vec!["fp8", "u8"]),
+        "matmul_mxfp4" => (vec![rows_of(32)], "scales [k/32, n]", vec!["u8"]),
+        _ => {
+            let groups = [1, rows_of(32), rows_of(64), rows_of(128)];
+            (groups.to_vec(), "scales [g, n], one row or one for 32, 64 or 128 weights along k", vec![a.dtype.name()])
+        }
+    };
+    if !matches!(scales.shape, [rows, columns] if *columns == n && groups.contains(rows)) {
+        return Err(scales.wrong(wanted));
+    }
+    if !types.contains(&scales.dtype.name()) {
+        return Err(scales.wrong_type(&format!("{wanted} are {}", types.join(" or "))));
+    }
+    match operands.get(3) {
+        Some(zeros) if class == "matmul_int4_group" && (zeros.shape != scales.shape || zeros.dtype.name() != "u8") => {
+            Err(zeros.wrong("zero points, uint8 of the shape of the scales"))
         }
         _ => Ok(()),
     }
@@ -132,17 +162,19 @@ fn fit_inner(b: &Operand, layout: &str, [rows, columns]: [i64; 2], wanted: i64, 
     Err(b.wrong(&format!("{layout}, here [{wanted}, n]{hint}")))
 }
 
-/// Q, K and V, each [batch, heads, seq, head_dim].
+/// Q, K and V, each [batch, heads, seq, head_dim]; several heads of Q may share one of K and V.
 fn fit_attention(operands: &[Operand]) -> Result<()> {
     let layout = "[batch, heads, seq, head_dim]";
     let (q, k) = (need(operands, 0, &format!("Q {layout}"))?, need(operands, 1, &format!("K {layout}"))?);
     let &[batch, heads, _, head_dim] = q.shape else { return Err(q.wrong(&format!("Q {layout}"))) };
     for (name, operand) in [("K", Some(k)), ("V", operands.get(2))] {
         let Some(operand) = operand else { continue };
-        let wanted = format!("{name} {layout}, here [{batch}, {heads}, kv_seq, {head_dim}]");
+        let wanted =
+            format!("{name} {layout}, here [{batch}, {heads}, kv_seq, {head_dim}] or fewer heads that divide these");
         let &[its_batch, its_heads, seq, its_head_dim] = operand.shape else { return Err(operand.wrong(&wanted)) };
-        if (its_batch, its_heads, its_head_dim) != (batch, heads, head_dim) {
-            let transposed = (its_batch, its_heads, seq) == (batch, heads, head_dim);
+        let shares = heads % its_heads == 0;
+        if (its_batch, shares, its_head_dim) != (batch, true, head_dim) {
+            let transposed = (its_batch, shares, seq) == (batch, true, head_dim);
             let hint = if transposed { "; it would fit transposed" } else { "" };
             return Err(operand.wrong(&(wanted + hint)));
         }

@@ -46,7 +46,7 @@ impl<'a> AnswerRecord<'a> {
 /// come from answers them.
 pub fn answer_batch_line(heuristics: &Heuristics, line: &[u8]) -> String {
     let answered = read_line(line).and_then(|signature| {
-        let query = signature.query();
+        let query = signature.query().map(|query| heuristics.as_known(query));
         let answer = query.map(|query| heuristics.lookup_unchecked(&query));
         Ok(serde_json::to_string(&AnswerRecord::new(query.as_ref(), answer))?)
     });

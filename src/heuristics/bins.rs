@@ -14,8 +14,26 @@ impl Kind {
     /// The fields of its buckets.
     fn fields(self) -> &'static [Field] {
         match self {
-            Self::Gemm => &[Field::ASPECT, Field::DTYPE, Field::K, Field::M, Field::N],
-            Self::Attention => &[Field::BATCH_HEADS, Field::DTYPE, Field::HEAD_DIM, Field::KV_SEQ, Field::SEQ],
+            Self::Gemm => &[
+                Field::ASPECT,
+                Field::DTYPE,
+                Field::GROUP,
+                Field::K,
+                Field::M,
+                Field::N,
+                Field::SCALE_BLOCK,
+                Field::ZERO_POINTS,
+            ],
+            Self::Attention => &[
+                Field::BATCH_HEADS,
+                Field::CAUSAL,
+                Field::DTYPE,
+                Field::HEAD_DIM,
+                Field::KV_GROUP,
+                Field::KV_SEQ,
+                Field::SEQ,
+                Field::WINDOW,
+            ],
             Self::Rows => &[Field::COLS, Field::DTYPE, Field::ROWS],
             Self::Elements => &[Field::DTYPE, Field::NUMEL],
             Self::Unbinned => &[Field::DTYPE],
@@ -52,38 +70,67 @@ impl Aspect {
 
 /// A bucket as one integer: four bits a field, the first of [`Field::ALL`] lowest, each the index of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct PackedBucket(u64);
+pub(super) struct PackedBucket(u128);
 
 impl PackedBucket {
     /// The places for fields. The last is for what is no field.
-    const PLACES: u32 = 16;
+    const PLACES: u32 = 32;
 
     /// The bucket without a field.
-    pub(super) const EMPTY: Self = Self(u64::MAX);
+    pub(super) const EMPTY: Self = Self(u128::MAX);
 
     /// The bucket of those dimensions. Dimensions of another kind of class count as missing.
     pub(super) fn of(kind: Kind, extents: &Extents, dtype: DtypeClass) -> Self {
         let typed = Self::EMPTY.with(&Field::DTYPE, dtype as u64);
         match kind {
             Kind::Gemm => {
-                let (m, n, k) = match *extents {
-                    Extents::Gemm { m, n, k } => (m, n, k),
-                    _ => (None, None, None),
-                };
-                let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
-                typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n)
-            }
-            Kind::Attention => {
-                let (batch_heads, q_seq, kv_seq, head_dim) = match *extents {
-                    Extents::Attention { batch, heads, q_seq, kv_seq, head_dim } => {
-                        let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
-                        (batch_heads, q_seq, kv_seq, head_dim)
-                    }
+                let (m, n, k, sharing) = match *extents {
+                    Extents::Gemm { m, n, k, sharing } => (m, n, k, sharing),
                     _ => (None, None, None, None),
                 };
+                let typed = typed.with(&Field::ASPECT, Aspect::of(m, n, k) as u64);
+                let mut packed = typed.with_bin(&Field::K, k).with_bin(&Field::M, m).with_bin(&Field::N, n);
+                if let Some(sharing) = sharing {
+                    let group = match sharing.group {
+                        0 => "one",
+                        32 => "32",
+                        64 => "64",
+                        _ => "128",
+                    };
+                    // The plain group has no label.
+                    let group = Field::GROUP.labels.iter().position(|label| *label == group);
+                    packed = group.map_or(packed, |group| packed.with(&Field::GROUP, group as u64));
+                    if sharing.scale_block > 0 {
+                        packed = packed.with_bin(&Field::SCALE_BLOCK, Some(sharing.scale_block));
+                    }
+                    if sharing.zero_points {
+                        packed = packed.with(&Field::ZERO_POINTS, 0);
+                    }
+                }
+                packed
+            }
+            Kind::Attention => {
+                let unknown = Extents::attention([None; 5]);
+                let extents = if matches!(extents, Extents::Attention { .. }) { extents } else { &unknown };
+                let Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window } = *extents
+                else {
+                    return typed;
+                };
+                let batch_heads = batch.zip(heads).map(|(batch, heads)| batch.saturating_mul(heads));
                 let typed = typed.with_bin(&Field::BATCH_HEADS, batch_heads).with_bin(&Field::HEAD_DIM, head_dim);
-                let packed = typed.with_bin(&Field::SEQ, q_seq);
-                if kv_seq.is_none() || kv_seq == q_seq { packed } else { packed.with_bin(&Field::KV_SEQ, kv_seq) }
+                let mut packed = typed.with_bin(&Field::SEQ, q_seq);
+                if kv_seq.is_some() && kv_seq != q_seq {
+                    packed = packed.with_bin(&Field::KV_SEQ, kv_seq);
+                }
+                if kv_heads != heads
+                    && let Some((heads, kv_heads @ 1..)) = heads.zip(kv_heads)
+                {
+                    packed = packed.with_bin(&Field::KV_GROUP, Some(heads / kv_heads));
+                }
+                if causal.is_some_and(|causal| causal > 0) {
+                    packed = packed.with(&Field::CAUSAL, 0);
+                }
+                if window.is_some_and(|window| window > 0) { packed.with_bin(&Field::WINDOW, window) } else { packed }
             }
             Kind::Rows => {
                 let (rows, cols) = match *extents {
@@ -135,7 +182,7 @@ impl PackedBucket {
         let mut others = self;
         for field in kind.fields() {
             let index = self.index(field.position);
-            let optional = kind == Kind::Attention && field.position == Field::KV_SEQ.position;
+            let optional = Field::OPTIONAL.iter().any(|own| own.position == field.position);
             if index >= field.labels.len() as u64 && !(optional && index == Field::ABSENT) {
                 return None;
             }
@@ -154,11 +201,16 @@ impl PackedBucket {
 
     fn with_index(self, position: u32, index: u64) -> Self {
         let shift = 4 * position;
-        Self(self.0 & !(0xF << shift) | index << shift)
+        Self(self.0 & !(0xF << shift) | u128::from(index) << shift)
     }
 
     fn index(self, position: u32) -> u64 {
-        self.0 >> (4 * position) & 0xF
+        (self.0 >> (4 * position) & 0xF) as u64
+    }
+
+    /// Whether a bucket of ours has a field that tells a variant.
+    pub(super) fn is_variant(self) -> bool {
+        Field::VARIANTS.iter().any(|field| self.index(field.position) != Field::ABSENT)
     }
 
     /// The class of types that it is for.
@@ -247,6 +299,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn variants_have_fields_of_their_own_and_plain_problems_none() {
+        let bucket = |shape: &str| {
+            let shape = format!("batch=2,q_seq=64,kv_seq=64,head_dim=128,{shape}");
+            let bucket = bucket_of(&problem(Family::Attention, &shape, Dtype::Bf16));
+            bucket.into_iter().map(|(name, label)| format!("{name} {label}")).collect::<Vec<_>>().join(", ")
+        };
+        let plain = "batch_heads_bin <=64, dtype fp16_bf16, head_dim_bin <=128, seq_bin <=1024";
+        for shape in ["heads=32", "heads=32,kv_heads=32", "heads=32,causal=0,window=0"] {
+            assert_eq!(bucket(shape), plain, "{shape}");
+        }
+        assert_eq!(
+            bucket("heads=32,kv_heads=8,causal=1,window=33"),
+            "batch_heads_bin <=64, causal yes, dtype fp16_bf16, head_dim_bin <=128, kv_group_bin <=4, seq_bin <=1024, \
+             window_bin <=128"
+        );
+        assert_eq!(bucket("heads=32,causal=1,window=64"), bucket("heads=32,causal=1"), "it sees all keys");
+        for (kv_heads, label) in [(16, "<=2"), (8, "<=4"), (4, "<=8"), (2, "<=16"), (1, ">16")] {
+            let shape = format!("batch=1,heads=32,q_seq=1,kv_seq=64,head_dim=8,kv_heads={kv_heads}");
+            assert_eq!(self::label(Family::Attention, &shape, "kv_group_bin").as_deref(), Some(label));
+        }
+        check_bins(Family::Attention, "window_bin", &[128, 512, 1024, 4096], |window| {
+            format!("batch=1,heads=1,q_seq=9,kv_seq=9000,head_dim=9,causal=1,window={window}")
+        });
+    }
+
+    #[test]
     fn only_unequal_sequences_have_a_kv_bin() {
         let with = |q_seq, kv_seq| format!("batch=2,heads=16,q_seq={q_seq},kv_seq={kv_seq},head_dim=64");
         assert_eq!(label(Family::Attention, &with(2048, 2048), "kv_seq_bin"), None);
@@ -268,7 +346,7 @@ pub(super) mod tests {
     #[test]
     fn aspect_of_what_is_not_positive_is_unknown() {
         for (m, expected) in [(Some(0), "<=4"), (Some(-5), "<=4"), (None, "unknown")] {
-            let extents = Extents::Gemm { m, n: Some(64), k: Some(64) };
+            let extents = Extents::Gemm { m, n: Some(64), k: Some(64), sharing: None };
             let bucket = PackedBucket::of(Kind::Gemm, &extents, DtypeClass::Fp16Bf16).spell_out(Kind::Gemm);
             assert_eq!(bucket["aspect"], "unknown");
             assert_eq!(bucket["m_bin"], expected);
@@ -282,6 +360,17 @@ pub(super) mod tests {
         for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
             assert_eq!(fields(family, "m=2,n=2,k=2"), "aspect dtype k_bin m_bin n_bin");
         }
+        let scaled = |shape: &str| -> Vec<String> {
+            let bucket = bucket_of(&problem(Family::MatmulFp8, shape, Dtype::Fp8));
+            bucket.into_iter().map(|(name, label)| name + &label).collect()
+        };
+        let plain = scaled("m=2,n=2,k=2");
+        assert_eq!(plain.join(" "), "aspectbalanced dtypefp8 k_bin<=64 m_bin<=4 n_bin<=64");
+        for (scale_block, bin) in [(1, "<=1"), (128, "<=128")] {
+            let with = scaled(&format!("m=2,n=2,k=2,scale_block={scale_block}"));
+            let own: Vec<&String> = with.iter().filter(|field| !plain.contains(field)).collect();
+            assert_eq!((own, with.len()), (vec![&format!("scale_block_bin{bin}")], plain.len() + 1));
+        }
         assert_eq!(fields(Family::RowSoftmax, "rows=2,cols=2"), "cols_bin dtype rows_bin");
         assert_eq!(fields(Family::Elementwise, "numel=2"), "dtype numel_bin");
         let self_attention = "batch=2,heads=2,q_seq=2,kv_seq=2,head_dim=2";
@@ -293,7 +382,7 @@ pub(super) mod tests {
         (proptest::sample::select(&Family::ALL[..]), proptest::collection::vec(dimension(), 5)).prop_map(
             |(family, values)| {
                 let named: Vec<_> = family.dimensions().iter().copied().zip(values).collect();
-                Problem::new(family, &named, Dtype::Bf16).unwrap()
+                Problem::new(family, &named, family.dtypes()[0]).unwrap()
             },
         )
     }

@@ -2,7 +2,7 @@
 
 use super::classes::Kind;
 use super::dtypes::{DtypeClass, DtypeName};
-use super::extents::Extents;
+use super::extents::{Extents, Sharing};
 use super::query::Query;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -119,7 +119,7 @@ impl Signature {
     pub fn query(&self) -> Option<Query<'_>> {
         let class = self.class()?;
         let dtype = self.dtypes().next().map_or(DtypeClass::Other.into(), DtypeName::of_library);
-        Some(Query { class, extents: self.extents(Kind::of_class(class)), dtype })
+        Some(Query { class, extents: self.extents(class), dtype })
     }
 
     /// The class of a kernel with arguments of these shapes and types.
@@ -179,31 +179,43 @@ impl Signature {
         }
     }
 
-    /// The dimensions a class of that kind goes by, as far as the arguments tell.
-    pub(super) fn extents(&self, kind: Kind) -> Extents {
+    /// The dimensions a class goes by, as far as the arguments tell.
+    pub(super) fn extents(&self, class: &str) -> Extents {
+        let kind = Kind::of_class(class);
         let mut shapes = self.shapes();
         let first = shapes.next();
         let second = shapes.next();
         match kind {
             Kind::Gemm => match (first, second) {
-                (Some(&[.., m, k]), Some(&[.., _, n])) => Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) },
-                _ => Extents::Gemm { m: None, n: None, k: None },
+                (Some(&[.., m, k]), Some(&[.., _, n])) => {
+                    let sharing = match class {
+                        "matmul_int4_group" => self.sharing(k),
+                        "matmul_fp8" => self.scale_block([m, n, k]).and_then(Sharing::of_blocks),
+                        _ => None,
+                    };
+                    Extents::Gemm { m: Some(m), n: Some(n), k: Some(k), sharing }
+                }
+                _ => Extents::Gemm { m: None, n: None, k: None, sharing: None },
             },
             Kind::Attention => match first {
                 Some(&[batch, heads, .., q_seq, head_dim]) => {
-                    let kv_seq = match second {
-                        Some(&[_, _, .., kv_seq, _]) => kv_seq,
-                        _ => q_seq,
+                    let (kv_heads, kv_seq) = match second {
+                        Some(&[_, kv_heads, .., kv_seq, _]) => (kv_heads, kv_seq),
+                        _ => (heads, q_seq),
                     };
+                    let shares = kv_heads > 0 && heads % kv_heads == 0;
                     Extents::Attention {
                         batch: Some(batch),
                         heads: Some(heads),
                         q_seq: Some(q_seq),
                         kv_seq: Some(kv_seq),
                         head_dim: Some(head_dim),
+                        kv_heads: Some(if shares { kv_heads } else { heads }),
+                        causal: Some(0),
+                        window: Some(0),
                     }
                 }
-                _ => Extents::Attention { batch: None, heads: None, q_seq: None, kv_seq: None, head_dim: None },
+                _ => Extents::attention([None; 5]),
             },
             Kind::Rows => match first {
                 Some([outer @ .., cols]) if !outer.is_empty() => {
@@ -214,6 +226,34 @@ impl Signature {
             Kind::Elements => Extents::Elements { numel: first.map(product) },
             // Which of its arguments has which of its dimensions, a family of somebody's own does not say.
             Kind::Unbinned | Kind::Own(_) => Extents::Unbinned,
+        }
+    }
+
+    /// How weights share scales, by the scales' rows and whether there are zero points.
+    fn sharing(&self, k: i64) -> Option<Sharing> {
+        let mut others = self.shapes().skip(2);
+        let rows = match others.next() {
+            Some(&[rows, _]) if rows > 0 => rows,
+            _ => return None,
+        };
+        let zero_points = others.next().is_some_and(|shape| shape.len() == 2);
+        let group = [128, 64, 32].into_iter().find(|group| k.checked_add(group - 1).is_some_and(|k| k / group == rows));
+        Sharing::of(group.unwrap_or(0), zero_points)
+    }
+
+    /// What shares a scale of two 8-bit floats that come with those of each after them: 1 for a row and a column, 128 for blocks.
+    fn scale_block(&self, [m, n, k]: [i64; 3]) -> Option<i64> {
+        let mut dtypes = self.dtypes();
+        let are_floats = dtypes.by_ref().take(2).all(|dtype| dtype.contains("float8"));
+        let have_scales = are_floats && dtypes.take(2).filter(|dtype| dtype.contains("float32")).count() == 2;
+        let mut scales = self.shapes().skip(2);
+        let (Some(of_a), Some(of_b), true) = (scales.next(), scales.next(), have_scales) else { return None };
+        let blocks = |extent: i64| extent / 128 + i64::from(extent % 128 != 0);
+        let of_all = product(&[blocks(n), blocks(k)]);
+        match of_a {
+            [rows, 1] if *rows == m && of_b == [1, n] && (m > 1 || n > 1) => Some(1),
+            [rows, of_k] if (*rows, *of_k) == (m, blocks(k)) && product(of_b) == of_all => Some(128),
+            _ => None,
         }
     }
 

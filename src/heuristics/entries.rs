@@ -98,6 +98,11 @@ impl Entries {
         self.rules.dedup_by_key(|rule| rule.bucket);
     }
 
+    /// Whether there is a rule for a variant of the class's problems.
+    pub(super) fn has_variants(&self) -> bool {
+        matches!(self.kind, Kind::Attention | Kind::Gemm) && self.rules.iter().any(|rule| rule.bucket.is_variant())
+    }
+
     /// The rule whose bucket is equal to the query's.
     pub(super) fn rule(&self, query: &Query) -> Option<Found> {
         let bucket = PackedBucket::of(self.kind, &query.extents, query.dtype.class());

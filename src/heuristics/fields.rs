@@ -30,33 +30,53 @@ macro_rules! bins {
 
 impl Field {
     pub(super) const ASPECT: Self = Self { name: "aspect", position: 0, bounds: &[], labels: ASPECTS };
-    pub(super) const DTYPE: Self = Self { name: "dtype", position: 3, bounds: &[], labels: DtypeClass::LABELS };
-    pub(super) const M: Self = bins!(7, "m_bin": 4 8 16 64 128 256 512 1024, 4096);
-    pub(super) const N: Self = bins!(8, "n_bin": 64 128 256 512 1024, 4096);
-    pub(super) const K: Self = bins!(5, "k_bin": 64 128 256 512 1024 4096, 32768);
-    pub(super) const ROWS: Self = bins!(10, "rows_bin": 512 2048 4096 16384 65536, 262_144);
-    pub(super) const COLS: Self = bins!(2, "cols_bin": 512 1024 2048 4096 8192 16384, 32768);
+    pub(super) const CAUSAL: Self = Self { name: "causal", position: 2, bounds: &[], labels: &["yes"] };
+    pub(super) const DTYPE: Self = Self { name: "dtype", position: 4, bounds: &[], labels: DtypeClass::LABELS };
+    pub(super) const GROUP: Self = Self { name: "group", position: 5, bounds: &[], labels: &["32", "64", "one"] };
+    pub(super) const ZERO_POINTS: Self = Self { name: "zero_points", position: 17, bounds: &[], labels: &["yes"] };
+    pub(super) const M: Self = bins!(10, "m_bin": 4 8 16 64 128 256 512 1024, 4096);
+    pub(super) const N: Self = bins!(11, "n_bin": 64 128 256 512 1024, 4096);
+    pub(super) const K: Self = bins!(7, "k_bin": 64 128 256 512 1024 4096, 32768);
+    pub(super) const ROWS: Self = bins!(13, "rows_bin": 512 2048 4096 16384 65536, 262_144);
+    pub(super) const COLS: Self = bins!(3, "cols_bin": 512 1024 2048 4096 8192 16384, 32768);
     pub(super) const BATCH_HEADS: Self = bins!(1, "batch_heads_bin": 32 64 128, 256);
-    pub(super) const HEAD_DIM: Self = bins!(4, "head_dim_bin": 64 128, 256);
-    pub(super) const SEQ: Self = bins!(11, "seq_bin": 1 16 1024 2048 4096 8192, 16384);
-    pub(super) const KV_SEQ: Self = bins!(6, "kv_seq_bin": 1024 2048 4096 8192, 16384);
-    pub(super) const NUMEL: Self = bins!(9, "numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
+    pub(super) const HEAD_DIM: Self = bins!(6, "head_dim_bin": 64 128, 256);
+    pub(super) const SCALE_BLOCK: Self = bins!(14, "scale_block_bin": 1, 128);
+    pub(super) const SEQ: Self = bins!(15, "seq_bin": 1 16 1024 2048 4096 8192, 16384);
+    pub(super) const KV_GROUP: Self = bins!(8, "kv_group_bin": 2 4 8, 16);
+    pub(super) const WINDOW: Self = bins!(16, "window_bin": 128 512 1024, 4096);
+    pub(super) const KV_SEQ: Self = bins!(9, "kv_seq_bin": 1024 2048 4096 8192, 16384);
+    pub(super) const NUMEL: Self = bins!(12, "numel_bin": 4096 65536 1_048_576 16_777_216, 134_217_728);
 
     /// The fields of all kinds.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::ASPECT,
         Self::BATCH_HEADS,
+        Self::CAUSAL,
         Self::COLS,
         Self::DTYPE,
+        Self::GROUP,
         Self::HEAD_DIM,
         Self::K,
+        Self::KV_GROUP,
         Self::KV_SEQ,
         Self::M,
         Self::N,
         Self::NUMEL,
         Self::ROWS,
+        Self::SCALE_BLOCK,
         Self::SEQ,
+        Self::WINDOW,
+        Self::ZERO_POINTS,
     ];
+
+    /// Those that a bucket has only where a problem is not the plain case: as many keys as queries, each head with keys of its own,
+    /// and no mask; a scale for 128 weights along k, and no zero points; one scale for a tensor of 8-bit floats.
+    pub(super) const OPTIONAL: [Self; 7] =
+        [Self::CAUSAL, Self::GROUP, Self::KV_GROUP, Self::KV_SEQ, Self::SCALE_BLOCK, Self::WINDOW, Self::ZERO_POINTS];
+    /// Those of them that tell a family's variants.
+    pub(super) const VARIANTS: [Self; 6] =
+        [Self::CAUSAL, Self::GROUP, Self::KV_GROUP, Self::SCALE_BLOCK, Self::WINDOW, Self::ZERO_POINTS];
 
     /// The most bounds of a field: with what is past the last and what is unknown, its labels are counted in four bits.
     pub(super) const MOST_BOUNDS: usize = 12;

@@ -21,7 +21,7 @@ impl Kind {
 /// The position of the fallback group in [`Kind::groups`]; `None` where a dimension it needs is missing.
 pub(super) fn group_index(kind: Kind, extents: &Extents) -> Option<usize> {
     match (kind, *extents) {
-        (Kind::Gemm, Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) }) => Some(match (m, n, k) {
+        (Kind::Gemm, Extents::Gemm { m: Some(m), n: Some(n), k: Some(k), .. }) => Some(match (m, n, k) {
             (..=256, _, _) => 0,
             (_, ..=256, _) => 1,
             (_, _, ..=256) => 2,

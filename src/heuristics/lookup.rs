@@ -240,7 +240,7 @@ impl Heuristics {
                 return Err(Error::usage(format!("{class} has no dimension '{name}': it goes by its type alone")));
             }
         };
-        let query = Query { class, extents, dtype: dtype.into() };
+        let query = self.as_known(Query { class, extents, dtype: dtype.into() });
         self.check(&query).map(|()| query)
     }
 
@@ -254,11 +254,23 @@ impl Heuristics {
         if let Some(class) = &signature.kernel_class {
             self.check_class(class)?;
         }
-        let query = signature.checked_query()?;
+        let query = signature.checked_query()?.map(|query| self.as_known(query));
         if let Some(query) = &query {
             self.check(query)?;
         }
         Ok(query)
+    }
+
+    /// The query as this document can be asked it: without variants where it knows none of the class, so that it answers as it
+    /// always did.
+    pub(super) fn as_known<'a>(&self, query: Query<'a>) -> Query<'a> {
+        let plain = query.plain();
+        if plain == query {
+            return query;
+        }
+        let knows =
+            |class: &Class| class.entries.has_variants() || self.model_of(class).is_some_and(Model::knows_variants);
+        if self.class(query.class).is_some_and(knows) { query } else { plain }
     }
 
     fn check_class(&self, class: &str) -> Result<()> {
@@ -342,6 +354,7 @@ impl Heuristics {
         if !class.enabled {
             return Answer::NOTHING;
         }
+        let query = &self.as_known(*query);
         if let Some(resolver) = self.resolver_of(class)
             && let Some(resolution) = resolver.resolve(&class.entries, &self.text, query)
         {
@@ -384,7 +397,7 @@ impl Heuristics {
     /// The rule of the query's class whose bucket is nearest, by its index in the document, and that bucket: equal in the
     /// most fields, then the fewest bins away.
     pub fn nearest(&self, query: &Query) -> Option<(usize, Bucket)> {
-        self.class(query.class)?.entries.nearest(query)
+        self.class(query.class)?.entries.nearest(&self.as_known(*query))
     }
 
     /// The classes that the document holds rules, fallbacks or a model for.

@@ -37,6 +37,7 @@ use super::fitted::{FittedModel, MODEL_FORM, MeasuredProblem, ModelConfig};
 use super::scope::Scope;
 use super::steps::MISSING;
 use crate::error::{Context, Error, Result};
+use crate::model::{Family, Plain};
 use serde_json::Value;
 
 /// A leaf of so much is a factor e in time.
@@ -95,6 +96,8 @@ struct Slots {
     config_constants: Vec<(usize, String)>,
     /// All that follows from the config alone.
     of_config: Vec<usize>,
+    /// The least that each dimension can be: 1, but of a variant that may be nothing.
+    least: Vec<i64>,
 }
 
 /// A definition or feature.
@@ -162,7 +165,8 @@ impl Model {
         }
         check_size(&fitted)?;
         let mut scope = Scope::default();
-        let slots = declare(&fitted, &mut scope)?;
+        let mut slots = declare(&fitted, &mut scope)?;
+        slots.least = least_of(&fitted.dims);
         let mut parse = |text: &str, what: &str| Expression::parse(text, &mut scope).context(|| what.to_owned());
         let aligned = parse(&fitted.aligned, "aligned")?;
         let bytes = parse(&fitted.floor.bytes, "floor.bytes")?;
@@ -248,6 +252,12 @@ impl Model {
         &self.fitted
     }
 
+    /// Whether it knows variants of its family's problems, and not the plain ones alone.
+    pub(super) fn knows_variants(&self) -> bool {
+        let names: Vec<&str> = self.fitted.dims.iter().map(String::as_str).collect();
+        Family::of_dimensions(&names).is_some_and(|family| names.len() > family.dimensions().len())
+    }
+
     /// The configs it may choose from.
     pub fn configs(&self) -> &[ModelConfig] {
         &self.fitted.configs
@@ -310,7 +320,9 @@ impl Model {
     /// or type, or is beyond what can be counted.
     fn of_problem(&self, dims: &[i64], dtype: &str) -> Option<(Vec<i64>, f64)> {
         let dtype_bytes = *self.fitted.dtypes.get(dtype)?;
-        if dims.len() != self.fitted.dims.len() || dims.iter().any(|extent| *extent <= 0) {
+        if dims.len() != self.fitted.dims.len()
+            || dims.iter().zip(&self.slots.least).any(|(extent, least)| extent < least)
+        {
             return None;
         }
         let mut row = self.row();
@@ -568,6 +580,14 @@ fn check_size(fitted: &FittedModel) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn least_of(dims: &[String]) -> Vec<i64> {
+    let names: Vec<&str> = dims.iter().map(String::as_str).collect();
+    let variants = Family::of_dimensions(&names).map_or(&[][..], Family::variants);
+    let may_be_nothing =
+        |name: &str| variants.iter().any(|variant| variant.name == name && !matches!(variant.plain, Plain::As(_)));
+    names.iter().map(|name| i64::from(!may_be_nothing(name))).collect()
 }
 
 fn check_problems(fitted: &FittedModel) -> Result<()> {

@@ -123,6 +123,7 @@ impl DescribedFamily {
         let family = Family::described(is_it, || FamilyProfile {
             name: interned(name),
             dimensions: leaked(self.dims.iter().map(|dim| interned(dim)).collect()),
+            variants: &[],
             dtypes: leaked(dtypes),
             packs_two_weights_a_byte: false,
             sister: None,

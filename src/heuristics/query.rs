@@ -18,7 +18,13 @@ pub struct Query<'a> {
     pub dtype: DtypeName<'a>,
 }
 
-impl Query<'_> {
+impl<'a> Query<'a> {
+    /// The same as whoever knows no variants would ask it.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        Query { extents: self.extents.plain(), ..self }
+    }
+
     /// Its bucket, spelled out.
     pub fn bucket(&self) -> Bucket {
         let kind = self.extents.kind_of_class(self.class);

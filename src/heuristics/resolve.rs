@@ -125,8 +125,11 @@ pub(super) struct Exact<'a> {
 impl<'a> Exact<'a> {
     /// The query's shape, if the model knows its dimensions; its type is known.
     pub(super) fn new(class: &'a Entries, model: &'a Model, text: &'a str, query: &Query<'a>) -> Option<Self> {
-        let positive = |name: &String| query.extents.dimension(name).filter(|extent| *extent > 0);
-        let dims = model.fitted().dims.iter().map(positive).collect::<Option<Vec<_>>>()?;
+        let is_plain = *query == query.plain();
+        if !is_plain && !model.knows_variants() {
+            return None;
+        }
+        let dims = model.fitted().dims.iter().map(|name| query.extents.known(name)).collect::<Option<Vec<_>>>()?;
         let dtype = query.dtype.name();
         let aligned = model.is_aligned(&dims, dtype);
         let entries = [class.rule(query), class.fallback(query)];

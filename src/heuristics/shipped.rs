@@ -1,7 +1,7 @@
 //! The classes that are known without a document.
 
 /// The classes that classification knows: the families and their kin of other tools.
-pub const CLASSES: [&str; 14] = [
+pub const CLASSES: [&str; 17] = [
     "matmul",
     "matmul_int4",
     "matmul_int16",
@@ -16,6 +16,9 @@ pub const CLASSES: [&str; 14] = [
     "row_norm_layer",
     "row_cross_entropy",
     "elementwise",
+    "matmul_int4_group",
+    "matmul_nvfp4",
+    "matmul_mxfp4",
 ];
 
 /// Whether a class is one of ours, or one that classification knows; those of rows go by rows whatever follows.

@@ -57,7 +57,8 @@ impl Terms {
     /// What is known of a class by its name: the types that the kernels of a family come in, each with those of its bucket.
     pub(super) fn of_class(name: &str) -> Self {
         let family = Family::by_name(name);
-        let dtypes = family.map_or(&[][..], Family::dtypes);
+        // Of a product of 8-bit floats either operand may be of another type, as other tools' are.
+        let dtypes = family.filter(|family| *family != Family::MatmulFp8).map_or(&[][..], Family::dtypes);
         let types = dtypes.iter().fold(0, |types, dtype| types | Types::of((*dtype).into()).0);
         Self {
             kind: Kind::of_class(name),
@@ -91,13 +92,14 @@ impl Terms {
     /// What is wrong with the dimensions, if anything is. Allocates nothing.
     pub(super) fn fault(self, extents: &Extents) -> Option<Fault> {
         match (self.kind, *extents) {
-            (Kind::Gemm, Extents::Gemm { m, n, k }) => check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
+            (Kind::Gemm, Extents::Gemm { m, n, k, .. }) => check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
                 if self.packs_two_weights && k % 2 != 0 {
                     return Some(Fault::OddK(k));
                 }
                 uncountable([&[m, k], &[k, n], &[m, n]])
             }),
-            (Kind::Attention, Extents::Attention { batch, heads, q_seq, kv_seq, head_dim }) => {
+            // Variants are there where they were asked for, and then fit: a problem or the arguments told them.
+            (Kind::Attention, Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, .. }) => {
                 let named =
                     [("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
                 check(named, |[batch, heads, q_seq, kv_seq, head_dim]| {

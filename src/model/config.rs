@@ -18,12 +18,14 @@ pub enum PidType {
     /// One program a tile, but those that run take the tiles of those that have not begun, one at a time, as the hardware deals
     /// them out (Blackwell's `clusterlaunchcontrol`).
     ClusterLaunchControl,
+    /// One program a tile, on a grid with an axis for each of the tiles'. Helion's; no kernel of ours has it.
+    Xyz,
 }
 
 impl PidType {
     /// Every program order.
-    pub const ALL: [Self; 4] =
-        [Self::Flat, Self::PersistentBlocked, Self::PersistentInterleaved, Self::ClusterLaunchControl];
+    pub const ALL: [Self; 5] =
+        [Self::Flat, Self::PersistentBlocked, Self::PersistentInterleaved, Self::ClusterLaunchControl, Self::Xyz];
 
     /// Helion's name, where Helion has the order.
     pub const fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl PidType {
             Self::PersistentBlocked => "persistent_blocked",
             Self::PersistentInterleaved => "persistent_interleaved",
             Self::ClusterLaunchControl => "cluster_launch_control",
+            Self::Xyz => "xyz",
         }
     }
 
@@ -104,15 +107,24 @@ pub enum KnobValue {
     Boolean(bool),
     /// One of a few words.
     Word(String),
+    /// A value for each of some things: of loops, say.
+    List(Vec<KnobValue>),
+    /// In a list, what has no value.
+    Nothing,
 }
 
-/// As a macro of the kernel has it: yes is 1, no 0.
+/// As a macro of the kernel has it: yes is 1, no 0; a list, which only callables have, as Python writes it.
 impl fmt::Display for KnobValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Integer(number) => write!(out, "{number}"),
             Self::Boolean(yes) => write!(out, "{}", u8::from(*yes)),
             Self::Word(word) => out.write_str(word),
+            Self::List(values) => {
+                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+                write!(out, "[{}]", values.join(","))
+            }
+            Self::Nothing => out.write_str("None"),
         }
     }
 }

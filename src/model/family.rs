@@ -23,6 +23,8 @@ pub struct FamilyProfile {
     pub name: &'static str,
     /// The names of a problem's dimensions, in order.
     pub dimensions: &'static [&'static str],
+    /// Dimensions beside these that a problem may have, in order: with them it has [`MOST_DIMENSIONS`] at most.
+    pub variants: &'static [Variant],
     /// The types of the first tensor that its kernels come in.
     pub dtypes: &'static [Dtype],
     /// Whether two weights share a byte along k, so that k must be even.
@@ -34,6 +36,37 @@ pub struct FamilyProfile {
     pub bins: &'static [Bin],
     /// The fallback groups, the first whose condition holds; likewise.
     pub groups: &'static [Group],
+}
+
+/// A dimension that only some of a family's problems need: a plain one goes without it, in every file and question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variant {
+    /// Its name: `kv_heads`.
+    pub name: &'static str,
+    /// What it is where it is not given, and then never written.
+    pub plain: Plain,
+}
+
+/// What a dimension is where a problem goes without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plain {
+    /// As much as another dimension, by its place, which is a multiple of it where it is given.
+    As(usize),
+    /// Nothing: 0.
+    Nothing,
+    /// So much.
+    Is(u64),
+}
+
+impl Plain {
+    /// The value, of a problem with these dimensions.
+    pub fn value(self, extents: &[u64]) -> u64 {
+        match self {
+            Self::As(place) => extents.get(place).copied().unwrap_or(0),
+            Self::Nothing => 0,
+            Self::Is(extent) => extent,
+        }
+    }
 }
 
 /// One field of a bucket: where a value falls between bounds.
@@ -64,11 +97,20 @@ const FLOATS: &[Dtype] = &[Dtype::Bf16, Dtype::F16, Dtype::F32];
 
 impl FamilyProfile {
     const fn shipped(name: &'static str, dimensions: &'static [&'static str], dtypes: &'static [Dtype]) -> Self {
-        Self { name, dimensions, dtypes, packs_two_weights_a_byte: false, sister: None, bins: &[], groups: &[] }
+        Self {
+            name,
+            dimensions,
+            variants: &[],
+            dtypes,
+            packs_two_weights_a_byte: false,
+            sister: None,
+            bins: &[],
+            groups: &[],
+        }
     }
 
     const fn product(name: &'static str, sister: &'static str, packs_two_weights_a_byte: bool) -> Self {
-        Self { packs_two_weights_a_byte, sister: Some(sister), ..Self::shipped(name, GEMM, &[Dtype::Bf16]) }
+        Self { packs_two_weights_a_byte, sister: Some(sister), ..Self::shipped(name, GEMM, &[Dtype::Bf16, Dtype::F16]) }
     }
 }
 
@@ -76,13 +118,37 @@ static MATMUL: FamilyProfile = FamilyProfile::product("matmul", "matmul_int16", 
 static MATMUL_INT4: FamilyProfile = FamilyProfile::product("matmul_int4", "matmul_fp4", true);
 static MATMUL_INT16: FamilyProfile = FamilyProfile::product("matmul_int16", "matmul", false);
 static MATMUL_FP4: FamilyProfile = FamilyProfile::product("matmul_fp4", "matmul_int4", true);
-static ATTENTION: FamilyProfile =
-    FamilyProfile::shipped("attention", &["batch", "heads", "q_seq", "kv_seq", "head_dim"], &[Dtype::Bf16]);
+static ATTENTION: FamilyProfile = FamilyProfile {
+    variants: &[
+        Variant { name: "kv_heads", plain: Plain::As(1) },
+        Variant { name: "causal", plain: Plain::Nothing },
+        Variant { name: "window", plain: Plain::Nothing },
+    ],
+    ..FamilyProfile::shipped(
+        "attention",
+        &["batch", "heads", "q_seq", "kv_seq", "head_dim"],
+        &[Dtype::Bf16, Dtype::F16],
+    )
+};
 static ROW_SOFTMAX: FamilyProfile = FamilyProfile::shipped("row_softmax", ROWS, FLOATS);
 static ELEMENTWISE: FamilyProfile = FamilyProfile::shipped("elementwise", &["numel"], FLOATS);
 static ROW_NORM_RMS: FamilyProfile = FamilyProfile::shipped("row_norm_rms", ROWS, FLOATS);
 static ROW_NORM_LAYER: FamilyProfile = FamilyProfile::shipped("row_norm_layer", ROWS, FLOATS);
 static ROW_CROSS_ENTROPY: FamilyProfile = FamilyProfile::shipped("row_cross_entropy", ROWS, FLOATS);
+static MATMUL_FP8: FamilyProfile = FamilyProfile {
+    variants: &[Variant { name: "scale_block", plain: Plain::Nothing }],
+    ..FamilyProfile::shipped("matmul_fp8", GEMM, &[Dtype::Fp8])
+};
+
+static MATMUL_INT4_GROUP: FamilyProfile = FamilyProfile {
+    variants: &[
+        Variant { name: "group", plain: Plain::Is(128) },
+        Variant { name: "zero_points", plain: Plain::Nothing },
+    ],
+    ..FamilyProfile::product("matmul_int4_group", "matmul_mxfp4", true)
+};
+static MATMUL_NVFP4: FamilyProfile = FamilyProfile::product("matmul_nvfp4", "matmul_mxfp4", true);
+static MATMUL_MXFP4: FamilyProfile = FamilyProfile::product("matmul_mxfp4", "matmul_nvfp4", true);
 
 /// Every description that somebody brought.
 static DESCRIBED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
@@ -91,16 +157,24 @@ static NAMED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
 
 #[allow(non_upper_case_globals)] // they read as the names of kinds do
 impl Family {
-    /// C = A·B, all bf16.
+    /// C = A·B, all of one type.
     pub const Matmul: Self = Self(&MATMUL);
     /// C = A·B, B packed signed int4.
     pub const MatmulInt4: Self = Self(&MATMUL_INT4);
-    /// C = A·B, B int16 rounded to bf16.
+    /// C = A·B, B int16 rounded to A's type.
     pub const MatmulInt16: Self = Self(&MATMUL_INT16);
     /// C = A·B, B packed E2M1.
     pub const MatmulFp4: Self = Self(&MATMUL_FP4);
-    /// softmax(QKᵀ/√d)V, not causal.
+    /// softmax(QKᵀ/√d)V. Heads of queries may share `kv_heads` heads of keys; with `causal` query i sees the keys up to
+    /// i + kv_seq - q_seq, so that both end together, and of these with `window` that many, its own among them.
     pub const Attention: Self = Self(&ATTENTION);
+    /// C = A·B, B packed int4 with a scale in A's type for each `group` of weights along k, or one for all where it is 0; with
+    /// `zero_points` unsigned, less a zero point of four bits.
+    pub const MatmulInt4Group: Self = Self(&MATMUL_INT4_GROUP);
+    /// C = A·B, B packed E2M1 with an E4M3 scale for each 16 weights along k, and one f32 for all.
+    pub const MatmulNvfp4: Self = Self(&MATMUL_NVFP4);
+    /// C = A·B, B packed E2M1 with an E8M0 scale for each 32 weights along k.
+    pub const MatmulMxfp4: Self = Self(&MATMUL_MXFP4);
     /// Softmax over the last axis.
     pub const RowSoftmax: Self = Self(&ROW_SOFTMAX);
     /// out = x + y.
@@ -111,11 +185,14 @@ impl Family {
     pub const RowNormLayer: Self = Self(&ROW_NORM_LAYER);
     /// log(sum(exp(x))) - x\[target\], over the last axis.
     pub const RowCrossEntropy: Self = Self(&ROW_CROSS_ENTROPY);
+    /// C = A·B, both E4M3 with f32 scales: one a tensor, or with `scale_block` 1 one a row of A and one a column of B, and with 128
+    /// one for 128 of k of a row of A and one for 128 columns by 128 of k of B.
+    pub const MatmulFp8: Self = Self(&MATMUL_FP8);
 }
 
 impl Family {
     /// Every family that ships, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Matmul,
         Self::MatmulInt4,
         Self::MatmulInt16,
@@ -126,6 +203,10 @@ impl Family {
         Self::RowNormRms,
         Self::RowNormLayer,
         Self::RowCrossEntropy,
+        Self::MatmulInt4Group,
+        Self::MatmulNvfp4,
+        Self::MatmulMxfp4,
+        Self::MatmulFp8,
     ];
 
     /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see
@@ -163,14 +244,16 @@ impl Family {
         shipped.or_else(named)
     }
 
-    /// The dimensions, in their order, of the family that has exactly these.
-    pub(super) fn order_of_dimensions(names: &[&str]) -> Option<&'static [&'static str]> {
+    /// A family that has exactly these dimensions, in any order, and none but its variants beside them.
+    pub fn of_dimensions(names: &[&str]) -> Option<Self> {
         let has_these = |family: &Self| {
-            let own = family.dimensions();
-            own.len() == names.len() && own.iter().all(|dimension| names.contains(dimension))
+            let is_known = |name: &&str| {
+                family.dimensions().contains(name) || family.variants().iter().any(|variant| variant.name == *name)
+            };
+            family.dimensions().iter().all(|dimension| names.contains(dimension)) && names.iter().all(is_known)
         };
         let described = || DESCRIBED.read().unwrap_or_else(PoisonError::into_inner).iter().copied().find(has_these);
-        Some(Self::ALL.into_iter().find(has_these).or_else(described)?.dimensions())
+        Self::ALL.into_iter().find(has_these).or_else(described)
     }
 
     /// The name on the command line, in plans and journals, and the class in documents.
@@ -196,6 +279,16 @@ impl Family {
     /// The names of a problem's dimensions, in order.
     pub const fn dimensions(self) -> &'static [&'static str] {
         self.0.dimensions
+    }
+
+    /// Dimensions beside these that only some problems have.
+    pub const fn variants(self) -> &'static [Variant] {
+        self.0.variants
+    }
+
+    /// The names of all dimensions, the variants' last.
+    pub fn all_dimensions(self) -> impl Iterator<Item = &'static str> {
+        self.dimensions().iter().copied().chain(self.variants().iter().map(|variant| variant.name))
     }
 
     /// The types of the first tensor that its kernels come in.

@@ -9,7 +9,7 @@ mod units;
 
 pub use config::{Config, KnobValue, Mma, PidType};
 pub use dtype::Dtype;
-pub use family::{Bin, Family, FamilyProfile, Group, MOST_DIMENSIONS};
+pub use family::{Bin, Family, FamilyProfile, Group, MOST_DIMENSIONS, Plain, Variant};
 pub use gpu::{GpuProfile, Identity, Likeness, Peaks};
 pub use problem::{Problem, Shape, parse_dimensions};
 pub use units::{Bytes, Micros};

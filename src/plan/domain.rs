@@ -37,7 +37,7 @@ impl Limits {
 
     fn allow(self, problem: &Problem) -> bool {
         let spec = families::spec(problem.family);
-        spec.flops(problem) <= self.flops && spec.bytes(problem) <= self.bytes
+        spec.flops(problem) <= self.flops && spec.tensor_bytes(problem) <= self.bytes
     }
 }
 
@@ -97,7 +97,7 @@ const SEQ_STEP: u64 = 16;
 const MOST_MISSES: u32 = 10_000;
 
 /// Draws distinct problems of a family's domain, none of `taken`, the same for the same seed and purpose. They end where the
-/// domain has nothing left within the limits.
+/// domain has nothing left within the limits. Of a family with variants every other one is plain.
 pub fn draw(
     family: Family,
     purpose: Purpose,
@@ -105,14 +105,65 @@ pub fn draw(
     limits: Limits,
     taken: impl IntoIterator<Item = Problem>,
 ) -> impl Iterator<Item = PlannedProblem> {
+    let taken: Vec<Problem> = taken.into_iter().collect();
+    let mut variants = draw_variants(family, purpose, seed, limits, taken.clone());
+    let mut plain = draw_plain(family, purpose, seed, limits, taken);
+    let mut is_plain = false;
+    std::iter::from_fn(move || {
+        is_plain = !is_plain;
+        if is_plain { plain.next().or_else(|| variants.next()) } else { variants.next().or_else(|| plain.next()) }
+    })
+}
+
+/// The same of plain problems alone.
+pub fn draw_plain(
+    family: Family,
+    purpose: Purpose,
+    seed: u64,
+    limits: Limits,
+    taken: impl IntoIterator<Item = Problem>,
+) -> impl Iterator<Item = PlannedProblem> {
+    let stream = 2 * stream_of(family) + purpose as u64;
+    draws(seed, stream, limits, taken, move |shares, random| {
+        Some(Problem { family, shape: shares.shape(family, random), dtype: family.dtypes()[0] })
+    })
+}
+
+/// The same of variants alone; none where the family has none.
+pub fn draw_variants(
+    family: Family,
+    purpose: Purpose,
+    seed: u64,
+    limits: Limits,
+    taken: impl IntoIterator<Item = Problem>,
+) -> impl Iterator<Item = PlannedProblem> {
+    let stream = VARIANTS_STREAM + 2 * stream_of(family) + purpose as u64;
+    let all = draws(seed, stream, limits, taken, move |shares, random| {
+        let problem = shares.variant(family, random)?;
+        (!problem.shape.is_plain()).then_some(problem)
+    });
+    all.take(if family.variants().is_empty() { 0 } else { usize::MAX })
+}
+
+/// The number of the first stream that variants are drawn from: beyond those of all families.
+const VARIANTS_STREAM: u64 = 1 << 48;
+
+fn draws(
+    seed: u64,
+    stream: u64,
+    limits: Limits,
+    taken: impl IntoIterator<Item = Problem>,
+    problem: impl Fn(Shares, &mut ChaCha8Rng) -> Option<Problem>,
+) -> impl Iterator<Item = PlannedProblem> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(2 * stream_of(family) + purpose as u64);
+    random.set_stream(stream);
+    let has_variants = stream >= VARIANTS_STREAM;
     let mut taken: BTreeSet<Problem> = taken.into_iter().collect();
     let mut decks = Decks::default();
     std::iter::from_fn(move || {
-        let shares = decks.deal(&mut random);
+        let shares = decks.deal(&mut random, has_variants);
         for _ in 0..MOST_MISSES {
-            let problem = Problem { family, shape: shares.shape(family, &mut random), dtype: family.dtypes()[0] };
+            let Some(problem) = problem(shares, &mut random) else { continue };
             if limits.allow(&problem) && taken.insert(problem) {
                 return Some(PlannedProblem { problem, from: Some(format!("random, seed {seed}")) });
             }
@@ -137,6 +188,32 @@ enum Lengths {
     /// Each its own.
     Free,
 }
+
+/// What is not plain of a variant of attention: heads that share keys, a causal mask, a window.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    is_grouped: bool,
+    is_causal: bool,
+    has_window: bool,
+}
+
+impl Kind {
+    const fn of(is_grouped: bool, is_causal: bool, has_window: bool) -> Self {
+        Self { is_grouped, is_causal, has_window }
+    }
+}
+
+/// The kinds of variants as they are dealt: three quarters share keys, three quarters are causal, a quarter has a window.
+const KINDS: &[Kind] = &[
+    Kind::of(true, false, false),
+    Kind::of(true, false, false),
+    Kind::of(false, true, false),
+    Kind::of(true, true, false),
+    Kind::of(true, true, false),
+    Kind::of(true, true, false),
+    Kind::of(true, true, true),
+    Kind::of(false, true, true),
+];
 
 /// Which sides of a weight matrix are of any value, where the problem is.
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +251,7 @@ struct Decks {
     multiples_of_64: Deck<bool>,
     lengths: Deck<Lengths>,
     any_head_dim: Deck<bool>,
+    kinds: Deck<Kind>,
 }
 
 impl Default for Decks {
@@ -185,18 +263,20 @@ impl Default for Decks {
             multiples_of_64: Deck::of(&[true, false, false]),
             lengths: Deck::of(&[Lengths::Same, Lengths::Same, Lengths::Decode, Lengths::Decode, Lengths::Free]),
             any_head_dim: Deck::of(&[true, false, false, false, false]),
+            kinds: Deck::of(KINDS),
         }
     }
 }
 
 impl Decks {
-    fn deal(&mut self, random: &mut ChaCha8Rng) -> Shares {
+    fn deal(&mut self, random: &mut ChaCha8Rng, has_variants: bool) -> Shares {
         Shares {
             any_value: self.any_value.deal(random).then(|| self.sides.deal(random)),
             few_rows: self.few_rows.deal(random),
             multiple: if self.multiples_of_64.deal(random) { 64 } else { 8 },
             lengths: self.lengths.deal(random),
             any_head_dim: self.any_head_dim.deal(random),
+            kind: if has_variants { Some(self.kinds.deal(random)) } else { None },
         }
     }
 }
@@ -210,9 +290,37 @@ struct Shares {
     multiple: u64,
     lengths: Lengths,
     any_head_dim: bool,
+    /// Where variants are drawn.
+    kind: Option<Kind>,
 }
 
 impl Shares {
+    /// A variant of a problem of the domain; none where nothing is left of it, as of a mask over one query.
+    fn variant(self, family: Family, random: &mut ChaCha8Rng) -> Option<Problem> {
+        if family == Family::MatmulFp8 {
+            let [m, n, k] = self.shape(family, random).first();
+            let shape = Shape::of(family, &[m, n, k, if random.random_bool(0.5) { 1 } else { 128 }]);
+            return Some(Problem { family, shape, dtype: family.dtypes()[0] });
+        }
+        let [batch, heads, q_seq, kv_seq, head_dim] = self.shape(family, random).first();
+        let Kind { is_grouped, is_causal, has_window } = self.kind?;
+        let sharing = if is_grouped { log_uniform(random, 2..=16, 1) } else { 1 };
+        let kv_heads = (heads / sharing).max(1);
+        let window = if has_window { log_uniform(random, 64..=8192, 1).min(kv_seq / 2) } else { 0 };
+        let dimensions = [
+            ("batch", batch),
+            ("heads", kv_heads * sharing),
+            ("q_seq", q_seq),
+            ("kv_seq", kv_seq),
+            ("head_dim", head_dim),
+            ("kv_heads", kv_heads),
+            ("causal", u64::from(is_causal)),
+            ("window", window),
+        ];
+        let dimensions = dimensions.map(|(name, extent)| (name, extent as i64));
+        Problem::new(family, &dimensions, family.dtypes()[0]).ok()
+    }
+
     fn shape(self, family: Family, random: &mut ChaCha8Rng) -> Shape {
         let step_if_aligned = |step| if self.any_value.is_some() { 1 } else { step };
         if let Some(domain) = families::spec(family).domain() {
@@ -249,6 +357,11 @@ impl Shares {
         let m = log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1);
         let n = log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple });
         let k = log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple });
+        if family == Family::MatmulInt4Group {
+            // Half of them as most weights are shipped; the others each as likely.
+            let group = [128, 128, 128, 64, 32, 0][random.random_range(0..6)];
+            return Shape::of(family, &[m, n, k, group, u64::from(random.random_range(0..3) == 0)]);
+        }
         Shape::of(family, &[m, n, k])
     }
 }
@@ -348,6 +461,26 @@ mod tests {
             let drawn = log_uniform(&mut ChaCha8Rng::seed_from_u64(seed), range.clone(), step);
             prop_assert!(range.contains(&drawn) && drawn.is_multiple_of(step), "{drawn} of {range:?} by {step}");
         }
+    }
+
+    /// What is dealt may come to less: a mask over one query hides nothing, and one head shares no keys.
+    #[test]
+    fn every_other_draw_of_attention_is_a_variant_and_each_kind_is_met() {
+        let problems = evaluation(Family::Attention, 7, 1600);
+        let variants: Vec<Problem> = problems.iter().copied().filter(|problem| !problem.shape.is_plain()).collect();
+        assert_eq!(variants.len(), problems.len() / 2);
+        let has = |problem: &Problem, name: &str| problem.shape.dimensions().iter().any(|(known, _)| *known == name);
+        for (name, least, most) in [("kv_heads", 0.7, 0.8), ("causal", 0.6, 0.76), ("window", 0.24, 0.26)] {
+            let share = share(&variants, |problem| has(problem, name));
+            assert!((least..=most).contains(&share), "{name}: {share}");
+        }
+        let sees_nothing =
+            |problem: &Problem| has(problem, "causal") && extent(problem, "q_seq") > extent(problem, "kv_seq");
+        assert!(variants.iter().any(sees_nothing), "queries before the first key");
+        let plain = draw_plain(Family::Attention, Purpose::Evaluation, 7, Limits::GPU, []).take(800);
+        let drawn: Vec<Problem> = problems.into_iter().filter(|problem| problem.shape.is_plain()).collect();
+        assert_eq!(plain.map(|planned| planned.problem).collect::<Vec<_>>(), drawn, "variants come beside these");
+        assert_eq!(draw_variants(Family::Matmul, Purpose::Plan, 7, Limits::GPU, []).count(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod problem;
 mod read;
 mod space;
 
-pub use domain::{Alignment, Limits, Purpose, draw};
+pub use domain::{Alignment, Limits, Purpose, draw, draw_plain, draw_variants};
 pub use problem::PlannedProblem;
 pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;
@@ -167,9 +167,9 @@ impl Plan {
             return Vec::new();
         }
         let spec = families::spec(problem.family);
+        let is_own = runs_own_kernels(problem, profile);
         let runs = |config: &&Config| {
-            let verdict =
-                if profile.is_cpu() { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
+            let verdict = if is_own { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
             verdict.is_ok()
         };
         self.configs(problem, profile).into_par_iter().filter(runs).collect()
@@ -196,13 +196,18 @@ pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Can
 fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
     let spec = families::spec(problem.family);
     let program = fits.clone().and_then(|()| {
-        if profile.is_cpu() {
+        if runs_own_kernels(problem, profile) {
             spec.check_host(&config, problem).map(|()| None)
         } else {
             spec.program(&config, problem, profile).map(Some)
         }
     });
     Candidate { config, program }
+}
+
+/// Whether the device runs the problem by kernels of its own: the host does, but for those that are called.
+fn runs_own_kernels(problem: &Problem, profile: &GpuProfile) -> bool {
+    profile.is_cpu() && families::spec(problem.family).callable().is_none()
 }
 
 /// Reasons that are told of a plan that nothing of runs.
@@ -224,6 +229,18 @@ pub fn load_all(families: &[Family], path: Option<&Path>) -> Result<Vec<Plan>> {
     let load = |family: &Family| Plan::load(*family, path).context(|| format!("family {family}"));
     let plans: Vec<Result<Plan>> = families.par_iter().map(load).collect();
     plans.into_iter().collect()
+}
+
+/// Those of several plans that have a space for this GPU, and of the others why they are left out, in a line each. Where none has
+/// one all stay: whoever asks for their problems is told.
+pub fn with_a_space(plans: Vec<Plan>, profile: &GpuProfile) -> (Vec<Plan>, Vec<String>) {
+    let has_a_space = |plan: &Plan| !plan.spaces(profile).is_empty();
+    if !plans.iter().any(has_a_space) {
+        return (plans, Vec::new());
+    }
+    let (with, without): (Vec<Plan>, Vec<Plan>) = plans.into_iter().partition(has_a_space);
+    let why = |plan: &Plan| format!("{} is left out: its plan has no config space for {}", plan.family, profile.name);
+    (with, without.iter().map(why).collect())
 }
 
 #[allow(clippy::unwrap_used)]

@@ -6,11 +6,11 @@ use super::space::{self, Exclusion, Space};
 use crate::error::{Context, Error, Result};
 use crate::families::{self, manifest};
 use crate::heuristics::Formula;
-use crate::model::{Family, Problem};
+use crate::model::{Config, Family, Problem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::Spanned;
 
@@ -31,6 +31,8 @@ struct RawPlan {
     _reference: Option<IgnoredAny>,
     #[serde(rename = "kernel")]
     _kernel: Option<IgnoredAny>,
+    #[serde(rename = "callable")]
+    _callable: Option<IgnoredAny>,
     #[serde(rename = "model")]
     _model: Option<IgnoredAny>,
 }
@@ -49,6 +51,9 @@ struct RawProblem {
 #[serde(deny_unknown_fields)]
 struct RawRandom {
     problems: usize,
+    /// Of a family that has some, beside these.
+    #[serde(default)]
+    variants: usize,
     seed: u64,
 }
 
@@ -56,7 +61,11 @@ struct RawRandom {
 #[serde(deny_unknown_fields)]
 struct RawSpace {
     default: Spanned<Map<String, Value>>,
-    axes: Spanned<Map<String, Value>>,
+    #[serde(default)]
+    axes: Option<Spanned<Map<String, Value>>>,
+    /// Configs that no product of axes makes, in their order, beside those of the axes.
+    #[serde(default)]
+    configs: Vec<Spanned<Map<String, Value>>>,
     #[serde(default)]
     exclude: Vec<Spanned<RawExclusion>>,
     superseded_by: Option<Spanned<String>>,
@@ -132,8 +141,19 @@ impl Source<'_> {
             space::check_fields(fields, family).map_err(|error| self.error(at, error))?;
             exclusions.push(Exclusion::Pattern(fields));
         }
-        let configs = space::expand(raw.axes.get_ref(), &exclusions, &kind_field, family)
-            .map_err(|error| self.error(raw.axes.span().start, error))?;
+        let listed = raw.configs.iter().map(|config| {
+            let read = space::config(config.get_ref(), &kind_field, family);
+            read.map_err(|error| self.error(config.span().start, error))
+        });
+        let mut configs = listed.collect::<Result<Vec<_>>>()?;
+        if let Some(axes) = &raw.axes {
+            let product = space::expand(axes.get_ref(), &exclusions, &kind_field, family);
+            let product = product.map_err(|error| self.error(axes.span().start, error))?;
+            let listed: BTreeSet<Config> = configs.iter().cloned().collect();
+            configs.extend(product.into_iter().filter(|config| !listed.contains(config)));
+        } else if configs.is_empty() {
+            return Err(self.error(raw.default.span().start, format!("[space.{kind}] has neither axes nor configs")));
+        }
         let problems = raw.problem.as_deref().map(|raw| self.problems(family, raw)).transpose()?;
         let mma = |name: &Spanned<String>| name.get_ref().parse().map_err(|error| self.error(name.span().start, error));
         let superseded_by = raw.superseded_by.as_ref().map(mma).transpose()?;
@@ -171,12 +191,18 @@ pub(super) fn parse(family: Family, text: &str, name: &str) -> Result<Contents> 
     let raw: RawPlan = source.parse()?;
     let mut problems = source.problems(family, &raw.problem)?;
     if let Some(random) = raw.random {
-        let (at, RawRandom { problems: count, seed }) = (random.span().start, *random.get_ref());
-        if count > MOST_RANDOM_PROBLEMS {
-            return Err(source.error(at, format!("random problems = {count}: more than {MOST_RANDOM_PROBLEMS}")));
+        let (at, RawRandom { problems: count, variants, seed }) = (random.span().start, *random.get_ref());
+        for (name, count) in [("problems", count), ("variants", variants)] {
+            if count > MOST_RANDOM_PROBLEMS {
+                return Err(source.error(at, format!("random {name} = {count}: more than {MOST_RANDOM_PROBLEMS}")));
+            }
+        }
+        if variants > 0 && family.variants().is_empty() {
+            return Err(source.error(at, format!("random variants = {variants}: {family} has none")));
         }
         let written: Vec<Problem> = problems.iter().map(|planned| planned.problem).collect();
-        problems.extend(domain::draw(family, Purpose::Plan, seed, Limits::GPU, written).take(count));
+        problems.extend(domain::draw_plain(family, Purpose::Plan, seed, Limits::GPU, written.clone()).take(count));
+        problems.extend(domain::draw_variants(family, Purpose::Plan, seed, Limits::GPU, written).take(variants));
     }
     let spaces = raw
         .space

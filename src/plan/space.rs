@@ -261,18 +261,23 @@ fn alike(pattern: &Config, config: &Config, name: &str) -> bool {
     }
 }
 
-/// Drops the knobs that change nothing in this config, so that no template carries decoration.
+/// Drops the knobs that change nothing in this config, so that no template carries decoration. What they mean to a kernel that is
+/// called is its own to say.
 fn drop_idle_knobs(mut config: Config, family: Family) -> Config {
+    if families::spec(family).callable().is_some() {
+        return config;
+    }
     if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
     config.without(&families::spec(family).idle_knobs(&config))
 }
 
-/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
+/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it, and so does the empty word, for a
+/// knob that is left out.
 fn without_words(value: &Value) -> Value {
     match value {
-        Value::String(text) if text == "whole" => Value::Null,
+        Value::String(text) if text == "whole" || text.is_empty() => Value::Null,
         Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
         other => other.clone(),
     }

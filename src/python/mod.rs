@@ -2,6 +2,8 @@
 
 #[cfg(feature = "run")]
 mod ops;
+#[cfg(feature = "harness")]
+mod process;
 
 use crate::heuristics::{self, AnswerRecord, DtypeName, Query, Signature, Tensor, builtin_names};
 use crate::model::Dtype;
@@ -23,6 +25,9 @@ mod _native {
     #[cfg(feature = "run")]
     #[pymodule_export]
     use super::ops::{launch_arrays, launch_torch, use_file};
+    #[cfg(feature = "harness")]
+    #[pymodule_export]
+    use super::process::{measure, sweep};
     #[pymodule_export]
     use super::{Answer, Heuristics, builtins};
     #[pymodule_export]

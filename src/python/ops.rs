@@ -56,6 +56,13 @@ struct Given {
     shape: Extents,
 }
 
+/// What attention's queries see of the keys: those up to their own, and at most so many of them, where that is not 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mask {
+    causal: bool,
+    window: u64,
+}
+
 /// What an operator computes, and its tensors as its kernels see them.
 #[derive(Debug)]
 struct Call {
@@ -70,8 +77,11 @@ struct Call {
 }
 
 impl Call {
-    /// Of the inputs' shapes and types, where they fit each other.
-    fn new(family: Family, inputs: &[Given]) -> Result<Self, String> {
+    /// Of the inputs' shapes and types, where they fit each other, and what of attention's mask they do not tell.
+    fn new(family: Family, inputs: &[Given], mask: Mask) -> Result<Self, String> {
+        if mask != Mask::default() && family != Family::Attention {
+            return Err(format!("{family} has no mask"));
+        }
         let shapes: Vec<&[u64]> = inputs.iter().map(|input| input.shape.list()).collect();
         let element = inputs.first().map(|input| input.element);
         let dtype = match element {
@@ -108,10 +118,14 @@ impl Call {
                 ["batch", "heads", "q_seq", "kv_seq", "head_dim"],
                 [q @ [batch, heads, q_seq, head_dim], keys, values],
             ) => match keys {
-                [b, h, kv_seq, d] if [b, h, d] == [batch, heads, head_dim] && keys == values => {
-                    Ok(of(&[*batch, *heads, *q_seq, *kv_seq, *head_dim], &[q, keys, values], q, q))
+                [b, kv_heads @ 1.., kv_seq, d]
+                    if [b, d] == [batch, head_dim] && heads.is_multiple_of(*kv_heads) && keys == values =>
+                {
+                    let problem =
+                        [*batch, *heads, *q_seq, *kv_seq, *head_dim, *kv_heads, mask.causal.into(), mask.window];
+                    Ok(of(&problem, &[q, keys, values], q, q))
                 }
-                _ => wrong("Q [batch, heads, q_seq, head_dim], K and V [batch, heads, kv_seq, head_dim]"),
+                _ => wrong("Q [batch, heads, q_seq, head_dim], K and V [batch, heads or a part, kv_seq, head_dim]"),
             },
             (["rows", "cols"], [whole @ [leading @ .., cols]]) => {
                 let flat = [rows(leading), *cols];
@@ -132,10 +146,9 @@ impl Call {
     fn problem(&self, family: Family) -> Result<Problem> {
         let extents = self.problem[..self.dimensions].iter();
         let named: Result<Vec<_>> = family
-            .dimensions()
-            .iter()
+            .all_dimensions()
             .zip(extents)
-            .map(|(name, extent)| Ok((*name, i64::try_from(*extent).map_err(Error::usage)?)))
+            .map(|(name, extent)| Ok((name, i64::try_from(*extent).map_err(Error::usage)?)))
             .collect();
         Problem::new(family, &named?, self.dtype)
     }
@@ -253,6 +266,8 @@ fn read(path: &Path) -> PyResult<Served> {
 
 /// Launches a family's kernel on tensors of torch's, on a stream by its handle. `empty` makes bytes of scratch where some are needed.
 #[pyfunction]
+#[pyo3(signature = (family, inputs, out, device, stream, empty, causal = false, window = 0))]
+#[allow(clippy::too_many_arguments)] // Python's own
 pub(super) fn launch_torch(
     family: &str,
     inputs: &Bound<'_, PyTuple>,
@@ -260,8 +275,10 @@ pub(super) fn launch_torch(
     device: u32,
     stream: usize,
     empty: &Bound<'_, PyAny>,
+    causal: bool,
+    window: u64,
 ) -> PyResult<()> {
-    let launch = Launch::new(family, inputs, out, of_torch)?;
+    let launch = Launch::new(family, inputs, out, of_torch, Mask { causal, window })?;
     let device = self::device(device).map_err(raised)?;
     let stream = vouched_stream(stream);
     let kernel = device.kernel(inputs.py(), launch.family, &launch.call, false, stream).map_err(raised)?;
@@ -276,13 +293,16 @@ pub(super) fn launch_torch(
 
 /// The same on objects with `__cuda_array_interface__`, whose GPU the driver tells.
 #[pyfunction]
+#[pyo3(signature = (family, inputs, out, stream, causal = false, window = 0))]
 pub(super) fn launch_arrays(
     family: &str,
     inputs: &Bound<'_, PyTuple>,
     out: &Bound<'_, PyAny>,
     stream: usize,
+    causal: bool,
+    window: u64,
 ) -> PyResult<()> {
-    let launch = Launch::new(family, inputs, out, of_array)?;
+    let launch = Launch::new(family, inputs, out, of_array, Mask { causal, window })?;
     if is_read_only(out)? {
         return Err(PyValueError::new_err("out is read-only"));
     }
@@ -310,6 +330,7 @@ impl Launch {
         inputs: &Bound<'_, PyTuple>,
         out: &Bound<'_, PyAny>,
         of: fn(&Bound<'_, PyAny>) -> PyResult<Given>,
+        mask: Mask,
     ) -> PyResult<Self> {
         let family: Family = family.parse().map_err(raised)?;
         let output = of(out)?;
@@ -321,7 +342,7 @@ impl Launch {
         for (place, input) in given.iter_mut().zip(inputs.iter_borrowed()) {
             *place = of(&input)?;
         }
-        let call = Call::new(family, &given[..count]).map_err(PyValueError::new_err)?;
+        let call = Call::new(family, &given[..count], mask).map_err(PyValueError::new_err)?;
         if output.shape != call.output_shape || output.element != call.output_element {
             let (wanted, found) = (call.output_shape, output.shape);
             let element = call.output_element;

@@ -59,11 +59,20 @@ fn probes(family: Family, is_aligned: bool) -> Result<Vec<Problem>> {
     let extents = match family.dimensions() {
         ["m", "n", "k"] => {
             let rows = alignments(is_aligned);
-            every(&[&[1, 8, 64, 300, 8192], &rows, &rows])
+            // What shares a scale makes another kernel, of the family that has scales.
+            every(&[
+                &[1, 8, 64, 300, 8192],
+                &rows,
+                &rows,
+                if family == Family::MatmulFp8 { &[0, 1, 128] } else { &[0] },
+            ])
         }
         ["batch", "heads", "q_seq", "kv_seq", "head_dim"] => {
             let heads: Vec<i64> = if is_aligned { vec![64, 128] } else { (1..=256).collect() };
-            every(&[&[2], &[16], &[1, 100, 1000, 8192], &[1, 100, 4096, 65_536], &heads])
+            // A mask makes another kernel; heads that share keys do not.
+            let plain = every(&[&[2], &[16], &[1, 100, 1000, 8192], &[1, 100, 4096, 65_536], &heads]);
+            let masked = plain.iter().map(|plain| [&plain[..], &[16, 1, 0]].concat());
+            plain.iter().cloned().chain(masked).collect()
         }
         ["rows", "cols"] => every(&[&[1, 64, 4096, 262_144], &lengths(18, is_aligned)]),
         ["numel"] => every(&[&lengths(30, is_aligned)]),
@@ -73,7 +82,7 @@ fn probes(family: Family, is_aligned: bool) -> Result<Vec<Problem>> {
         }
     };
     let problem = |(extents, dtype): (&Vec<i64>, &Dtype)| {
-        let named: Vec<_> = family.dimensions().iter().copied().zip(extents.iter().copied()).collect();
+        let named: Vec<_> = family.all_dimensions().zip(extents.iter().copied()).collect();
         Problem::new(family, &named, *dtype).ok() // an odd k is none where two weights share a byte
     };
     let dtypes = family.dtypes();

@@ -85,7 +85,9 @@ impl<'p> Guide<'p> {
                 configs.len() - 1
             });
         }
-        let description = Description::of(plan.family, profile);
+        let variants =
+            plan.problems(profile).unwrap_or_default().iter().any(|planned| !planned.problem.shape.is_plain());
+        let description = Description::of(plan.family, profile, variants);
         let own = RwLock::new(None);
         // One of another form, or of other knobs, is of no use; there will be another soon.
         let earlier = earlier.and_then(|model| ordering(model).ok());
@@ -136,7 +138,7 @@ impl<'p> Guide<'p> {
     /// # Errors
     /// Where the lessons are none that a model can learn from.
     pub fn learn(&self, lessons: &[Lesson]) -> Result<()> {
-        let (_, trials) = trials(lessons);
+        let (_, trials) = trials(lessons, &self.description);
         if trials.times.is_empty() {
             return Ok(());
         }
@@ -152,7 +154,7 @@ impl<'p> Guide<'p> {
     /// # Errors
     /// As [`Guide::learn`].
     pub fn choices_of_strangers(&self, lessons: &[Lesson]) -> Result<Vec<(Problem, Vec<Config>)>> {
-        let (problems, trials) = trials(lessons);
+        let (problems, trials) = trials(lessons, &self.description);
         if problems.len() < ENOUGH {
             return Ok(Vec::new());
         }
@@ -177,7 +179,7 @@ impl<'p> Guide<'p> {
 
     /// The first configs of a model's own that run on a problem, as it ranks them.
     fn choices(&self, model: &Model, problem: &Problem) -> Vec<(Problem, Config)> {
-        let ranked = model.best(&dims(problem), problem.dtype.name(), usize::MAX).into_iter();
+        let ranked = model.best(&dims(problem, model), problem.dtype.name(), usize::MAX).into_iter();
         let configs = ranked.filter_map(|choice| {
             let template = model.configs()[choice.config].template.clone();
             serde_json::from_value(Value::Object(template)).ok()
@@ -220,7 +222,8 @@ impl<'p> Guide<'p> {
         for config in legal {
             is_legal[*self.places.get(config)?] = true;
         }
-        let ranked = ready.model.rank(&dims(problem), problem.dtype.name(), &ready.candidates, usize::MAX);
+        let ranked =
+            ready.model.rank(&dims(problem, &ready.model), problem.dtype.name(), &ready.candidates, usize::MAX);
         let configs = ranked.iter().filter(|choice| is_legal[choice.config]);
         let configs: Vec<Config> = configs.map(|choice| self.configs[choice.config].clone()).collect();
         (!configs.is_empty()).then_some(configs)
@@ -264,8 +267,10 @@ fn in_turn(mut lists: Vec<Vec<Config>>) -> Vec<Config> {
     all.filter(|config| taken.insert(*config)).cloned().collect()
 }
 
-fn dims(problem: &Problem) -> Vec<i64> {
-    problem.shape.dimensions().iter().map(|(_, extent)| *extent as i64).collect()
+/// A problem's dimensions as far as a model knows them.
+fn dims(problem: &Problem, model: &Model) -> Vec<i64> {
+    let extents = problem.shape.extents().iter().take(model.fitted().dims.len());
+    extents.map(|extent| *extent as i64).collect()
 }
 
 fn model_config(config: &Config) -> ModelConfig {
@@ -274,7 +279,7 @@ fn model_config(config: &Config) -> ModelConfig {
 
 /// The lessons laid out for fitting, with the problems by their places; of several times of a config on a problem the one of the
 /// latest stage counts.
-fn trials(lessons: &[Lesson]) -> (Vec<Problem>, Trials) {
+fn trials(lessons: &[Lesson], description: &Description) -> (Vec<Problem>, Trials) {
     let (mut trials, mut known) = (Trials::default(), Vec::new());
     let (mut problems, mut configs) = (BTreeMap::new(), BTreeMap::new());
     let mut ordered: Vec<&Lesson> = lessons.iter().collect();
@@ -283,7 +288,7 @@ fn trials(lessons: &[Lesson]) -> (Vec<Problem>, Trials) {
         let problem = *problems.entry(*problem).or_insert_with_key(|problem| {
             known.push(*problem);
             trials.problems.push(fit::Problem {
-                dims: dims(problem),
+                dims: description.dims_of(problem),
                 dtype: problem.dtype.name().to_owned(),
                 group: group_of(problem).to_owned(),
             });

@@ -3,7 +3,7 @@
 
 use crate::families::{self, Description, Work};
 use crate::heuristics::{FittedModel, Model, builtin_document, builtin_names};
-use crate::model::{Config, Family, GpuProfile, Mma, Peaks, Problem};
+use crate::model::{Config, Dtype, Family, GpuProfile, Mma, Peaks, Problem};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -103,7 +103,9 @@ impl Prior {
         let Some(peaks) = self.peaks else { return loaded_bytes(&work, profile) };
         let multiprocessors = f64::from(profile.multiprocessors);
         let memory_bytes_per_us = f64::from(peaks.memory_gb_per_s) * 1e3;
-        let flops_per_us = f64::from(peaks.bf16_tflops) * 1e6 * mma_share(config, profile);
+        // Tensor cores take 8-bit floats twice as fast.
+        let tflops = f64::from(peaks.bf16_tflops) * if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+        let flops_per_us = tflops * 1e6 * mma_share(config, profile);
 
         // The longest row of programs, each multiprocessor shared by those that it holds at once.
         let steps = work.waves as f64 * work.tiles_a_program as f64 * work.steps_a_tile as f64;
@@ -181,7 +183,6 @@ fn loaded_bytes(work: &Work, profile: &GpuProfile) -> f64 {
 mod tests {
     use super::*;
     use crate::heuristics::ModelConfig;
-    use crate::model::Dtype;
     use crate::plan::Plan;
 
     /// A clock that is none of ours: what the document of a GPU expects of its configs.
@@ -193,7 +194,8 @@ mod tests {
             .iter()
             .map(|config| ModelConfig { template: config.to_template(), ..ModelConfig::default() })
             .collect();
-        let dims: Vec<i64> = problem.shape.dimensions().iter().map(|(_, extent)| *extent as i64).collect();
+        let known = model.fitted().dims.len();
+        let dims: Vec<i64> = problem.shape.extents().iter().take(known).map(|extent| *extent as i64).collect();
         let ranked = model.rank(&dims, problem.dtype.name(), &model.candidates(&candidates), usize::MAX);
         let mut times = vec![f64::INFINITY; configs.len()];
         for choice in &ranked {
@@ -267,7 +269,7 @@ mod tests {
     fn the_other_gpus_model_is_asked_with_this_gpus_numbers() {
         let [b200, h200] = ["b200", "h200"].map(|gpu| GpuProfile::by_name(gpu).unwrap());
         let prior = Prior::new(Family::Matmul, &b200);
-        let model = prior.model(&Description::of(Family::Matmul, &b200)).unwrap();
+        let model = prior.model(&Description::of(Family::Matmul, &b200, false)).unwrap();
         let (own, fitted) = (&prior.other.as_ref().unwrap().model, model.fitted());
         assert_eq!(own.constants["multiprocessors"], i64::from(h200.multiprocessors));
         assert_eq!(fitted.constants["multiprocessors"], i64::from(b200.multiprocessors));

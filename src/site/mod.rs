@@ -3,10 +3,12 @@
 mod compiler;
 mod devices;
 mod progress;
+mod python;
 
 pub use compiler::compiler;
 pub use devices::{Choice, Wanted};
 pub use progress::Progress;
+pub use python::{describe, python_family};
 
 use crate::compile::Compiler;
 use crate::device::{self, Address, Found, PROTOCOL};

@@ -217,7 +217,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 }
                 Err(failure) => failure,
             };
-            if self.is_time_up()? {
+            // The language that was to build it says so, and its process is as good as before.
+            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_)) {
                 return Ok(Err(failure));
             }
             if self.is_machine_sound(&failure)? {
@@ -232,14 +233,21 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         Err(Error::new(ErrorKind::Trouble, format!("{why} (so it ended {ATTEMPTS} times)")))
     }
 
+    /// Whether the problem's kernels are called, in another language.
+    fn is_called(&self) -> bool {
+        self.problem.is_some_and(|problem| families::spec(problem.family).callable().is_some())
+    }
+
     /// How much a failure says against what was asked. An output that is wrong, on a machine that is right otherwise, is so once and
     /// for all: what errs now and then is not to be served. That a process ended by itself says something only where others live.
     fn weight(&self, failure: &Failure) -> u32 {
         match failure {
-            Failure::Wrong { .. } => CONVICTING,
+            Failure::Wrong { .. } | Failure::Unbuilt(_) => CONVICTING,
             Failure::Crashed(_) | Failure::Timeout(_) | Failure::Refused(_) => 1,
+            // Whatever is called may do that, and it is asked for again in a process that ran nothing else.
+            Failure::Ended(_) | Failure::Killed(_) if self.is_called() => 1,
             Failure::Ended(_) => u32::from(self.known_good.is_some()),
-            Failure::Trouble(_) => 0,
+            Failure::Killed(_) | Failure::Trouble(_) => 0,
         }
     }
 
@@ -367,7 +375,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Failure::Wrong { rel_err, .. } => (Status::Wrong, *rel_err),
             Failure::Timeout(_) => (Status::Timeout, None),
             Failure::Refused(_) => (Status::LaunchFailed, None),
-            Failure::Crashed(_) | Failure::Ended(_) | Failure::Trouble(_) => (Status::Crashed, None),
+            Failure::Unbuilt(_) => (Status::CompileFailed, None),
+            Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => {
+                (Status::Crashed, None)
+            }
         };
         let blank = self.unmeasured(config, stage, status, Some(failure.to_string()), kernel)?;
         Ok(Trial { rel_err, ..blank })
@@ -376,7 +387,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(super) fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
         let (rel_err, measurement, rounds_us) = match verdict {
             Verdict::Timed { rel_err, measurement, rounds_us, .. } => (rel_err, measurement, rounds_us),
-            Verdict::Wrong { error, .. } | Verdict::Refused { error } => return Err(Error::failure(error)),
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => {
+                return Err(Error::failure(error));
+            }
         };
         let blank = self.unmeasured(config, stage, Status::Ok, None, kernel)?;
         Ok(Trial {

@@ -1,8 +1,8 @@
 //! What the devices of a family's sweep share: the journal as memory of what is known, the compiler, the clock.
 
-use crate::compile::{Compiler, Key, Outcome};
+use crate::compile::{Compiler, Key, Outcome, key_of_call};
 use crate::device::{Address, Found, Program, cpu};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Line, Stage, Status, Trial};
 use crate::model::{Bytes, Config, GpuProfile, Problem};
@@ -49,7 +49,8 @@ impl Kernels<'_> {
             Ok(program) => {
                 let key = match (self.compiler, &program) {
                     (Some(compiler), Some((kernel, _))) => compiler.key(kernel)?,
-                    _ => self.host.clone(),
+                    (None, Some((kernel, _))) => key_of_call(kernel, &self.profile.arch),
+                    (_, None) => self.host.clone(),
                 };
                 Ok(trial.kernel == key.0)
             }
@@ -185,7 +186,8 @@ impl<'a> Lab<'a> {
     pub(super) fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
         match (self.kernels.compiler, program) {
             (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
-            _ => Ok(self.kernels.host.clone()),
+            (None, Some((kernel, _))) => Ok(key_of_call(kernel, &self.kernels.profile.arch)),
+            (_, None) => Ok(self.kernels.host.clone()),
         }
     }
 
@@ -357,13 +359,11 @@ impl<'a> Lab<'a> {
     }
 
     fn program_by(&self, program: Option<&(KernelSpec, Launch)>, end: Option<Instant>) -> Result<Option<Compiled>> {
-        let Some((kernel, launch)) = program else { return Ok(Some(Ok(None))) };
-        let outcome = self.compiler()?.wait_until(kernel, end)?;
+        let (Some((kernel, launch)), Some(compiler)) = (program, self.kernels.compiler) else {
+            return Ok(Some(Ok(None))); // what the host runs, or calls, is not compiled ahead
+        };
+        let outcome = compiler.wait_until(kernel, end)?;
         Ok(outcome.map(|outcome| program_of(outcome, kernel, launch)))
-    }
-
-    fn compiler(&self) -> Result<&Compiler> {
-        self.kernels.compiler.ok_or_else(|| Error::failure("no compiler for a compiled kernel"))
     }
 }
 

@@ -54,6 +54,8 @@ const ANOTHER_TURN_SHARE: f64 = 0.05;
 pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summary> {
     let (found, progress) = (site.found(), &site.progress);
     let plans = plan::load_all(&options.families, options.plan.as_deref())?;
+    let (plans, left_out) = plan::with_a_space(plans, &found.profile);
+    left_out.iter().for_each(|why| progress.say(why));
     let document = site.folder.document();
     let mut summary = Summary {
         gpu: found.profile.name.clone(),

@@ -9,10 +9,14 @@ pub enum Failure {
     Crashed(String),
     /// The process ended by itself, nobody knows why.
     Ended(String),
+    /// The process was ended from outside or gave up itself, by a signal that says nothing of what it did.
+    Killed(String),
     /// It ran past the deadline and was killed.
     Timeout(String),
     /// The driver refused it.
     Refused(String),
+    /// What was to build it refused.
+    Unbuilt(String),
     /// The output is not the reference's.
     Wrong {
         /// Its distance from the reference; none where it is not finite.
@@ -20,7 +24,7 @@ pub enum Failure {
         /// What is wrong with it.
         error: String,
     },
-    /// The machine's doing, which says nothing of what was asked: the process was killed or did not start, the device does not
+    /// The machine's doing, which says nothing of what was asked: the process did not start, the device does not
     /// open, the problem was not prepared, there is no memory.
     Trouble(String),
 }
@@ -30,8 +34,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Crashed(why)
             | Self::Ended(why)
+            | Self::Killed(why)
             | Self::Timeout(why)
             | Self::Refused(why)
+            | Self::Unbuilt(why)
             | Self::Wrong { error: why, .. }
             | Self::Trouble(why) => out.write_str(why),
         }

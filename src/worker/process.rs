@@ -2,9 +2,9 @@
 
 use super::{Arm, Failure, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
-use crate::families::Task;
+use crate::families::{Callable, Task};
 use crate::measure::{RacePlan, Sampling};
-use crate::process::{LineProcess, Silence};
+use crate::process::{self, LineProcess, Silence};
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
@@ -64,6 +64,8 @@ pub struct Worker {
     deadlines: Deadlines,
     /// What the process holds as long as it lives: the lock of its device.
     held: Option<Arc<File>>,
+    /// What runs the problem's kernels, where that is a process of another language.
+    callable: Option<Callable>,
     running: Option<Running>,
     /// Trials without a verdict, oldest first.
     queue: VecDeque<Request>,
@@ -95,7 +97,17 @@ impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
         let queue = VecDeque::new();
-        Self { address, support, deadlines, held: None, running: None, queue, prepared: None, busy_s: 0.0 }
+        Self {
+            address,
+            support,
+            deadlines,
+            held: None,
+            callable: None,
+            running: None,
+            queue,
+            prepared: None,
+            busy_s: 0.0,
+        }
     }
 
     /// The same, whose processes hold a file open as long as they live: the lock of its device.
@@ -116,6 +128,11 @@ impl Worker {
     /// Where that fails, for whatever reason: trouble, since no config has run.
     pub fn prepare(&mut self, task: Task, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
         let deadline = self.deadlines.trial;
+        let callable = task.call.as_ref().map(|call| &call.callable);
+        if self.callable.as_ref() != callable {
+            self.callable = callable.cloned();
+            self.restart();
+        }
         while let Some(running) = self.running.as_mut().filter(|running| running.sent > 0) {
             running.sent -= 1;
             if answer(&mut running.process, deadline).is_err() {
@@ -242,7 +259,12 @@ impl Worker {
             Some(running) => Ok(running),
             empty => {
                 let trouble = |why: &dyn fmt::Display| Failure::Trouble(format!("cannot open the device: {why}"));
-                let process = LineProcess::start("worker", &[], self.held.clone());
+                let process = match &self.callable {
+                    Some(Callable { file, name, .. }) => {
+                        LineProcess::start_command(process::python("measure", file, name), self.held.clone())
+                    }
+                    None => LineProcess::start("worker", &[], self.held.clone()),
+                };
                 let mut process = process.map_err(|error| trouble(&error))?;
                 let open = Request::Open { address: self.address, support: self.support.clone() };
                 let opened = match ask(&mut process, &open, self.deadlines.prepare) {
@@ -305,7 +327,7 @@ fn lost(silence: &Silence) -> Failure {
     let why = silence.to_string();
     match silence {
         Silence::Timeout(_) => Failure::Timeout(why),
-        Silence::Killed(_) => Failure::Trouble(why),
+        Silence::Killed(_) => Failure::Killed(why),
         Silence::Crashed(_) => Failure::Crashed(why),
         Silence::Ended(_) => Failure::Ended(why),
     }

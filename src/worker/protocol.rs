@@ -1,4 +1,6 @@
-//! The line protocol: one JSON request a line in, one reply a line out.
+//! The line protocol: one JSON request a line in, one reply a line out. The tool's own measuring process speaks it (`sweep worker`),
+//! and so does one of Python for what is called there (`python -m kernel_sweep._process measure FILE NAME`): both answer by
+//! [`super::serve`], which holds the stream, flushes and times; what Python does in between is [`crate::device::Callee`]'s.
 
 use super::Failure;
 use crate::device::{Address, Program};
@@ -89,6 +91,11 @@ pub enum Verdict {
         /// Why.
         error: String,
     },
+    /// What was to build it, in another language, refused.
+    Unbuilt {
+        /// Why.
+        error: String,
+    },
 }
 
 impl Verdict {
@@ -100,6 +107,7 @@ impl Verdict {
         match self {
             Self::Wrong { rel_err, error } => Err(Failure::Wrong { rel_err, error }),
             Self::Refused { error } => Err(Failure::Refused(error)),
+            Self::Unbuilt { error } => Err(Failure::Unbuilt(error)),
             timed @ Self::Timed { .. } => Ok(timed),
         }
     }

@@ -1,7 +1,7 @@
 //! The inside of the measuring process.
 
 use super::{Arm, RaceResults, Reply, Request, Verdict};
-use crate::device::{self, Address, Deviation, Device, Fault};
+use crate::device::{self, Address, Callee, Deviation, Device, Fault};
 use crate::error::{Error, Result};
 use crate::families::TensorSpec;
 use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp, Watch};
@@ -10,12 +10,13 @@ use rand::SeedableRng;
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
-/// Answers requests until the input ends or the device dies.
+/// Answers requests until the input ends or the device dies. A `callee` runs what configs are in its language.
 ///
 /// # Errors
 /// Where a request cannot be read or the pipes break.
-pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
+pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write, callee: Option<Box<dyn Callee>>) -> Result<()> {
     let mut session = Session {
+        callee,
         device: None,
         columns: None,
         cold: false,
@@ -25,7 +26,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
     };
     process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
-            Fault::Refused(error) => Reply::Refused { error },
+            Fault::Refused(error) | Fault::Unbuilt(error) | Fault::Wrong(error) => Reply::Refused { error },
             Fault::Dead(error) => Reply::Dead { error },
             Fault::Trouble(error) => Reply::Trouble { error },
         });
@@ -35,6 +36,8 @@ pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write) -> Result<()> {
 }
 
 struct Session {
+    /// Until the device is open, which takes it.
+    callee: Option<Box<dyn Callee>>,
     device: Option<Box<dyn Device>>,
     /// Columns of the outputs of what is prepared.
     columns: Option<Vec<u64>>,
@@ -81,7 +84,7 @@ impl Session {
         match request {
             Request::Open { address, support } => {
                 process::end_with_parent().map_err(|error| Fault::Trouble(error.to_string()))?;
-                self.device = Some(device::open(address, support.as_ref())?);
+                self.device = Some(device::open(address, support.as_ref(), self.callee.take())?);
                 self.cold = address != Address::Cpu;
                 Ok(Reply::Opened)
             }
@@ -120,7 +123,10 @@ impl Session {
         let columns = self.columns.clone().ok_or_else(|| Fault::Refused("no problem is prepared".into()))?;
         let device = self.device()?;
         device.load(&arm.config, arm.program.as_ref())?;
-        let deviation = device.verify()?;
+        let deviation = match device.verify() {
+            Err(Fault::Wrong(error)) => return Ok(Err(Verdict::Wrong { rel_err: None, error })),
+            verified => verified?,
+        };
         if deviation.is_right() {
             return Ok(Ok(deviation));
         }
@@ -206,6 +212,7 @@ impl Session {
             let outcome = match self.verify(arm) {
                 Ok(outcome) => outcome,
                 Err(Fault::Refused(error)) => Err(Verdict::Refused { error }),
+                Err(Fault::Unbuilt(error)) => Err(Verdict::Unbuilt { error }),
                 Err(lost) => return Err(lost),
             };
             verified.push(outcome);
@@ -267,6 +274,7 @@ fn opened(device: &mut Option<Box<dyn Device>>) -> Result<&mut dyn Device, Fault
 fn refusable(verdict: Result<Verdict, Fault>) -> Result<Verdict, Fault> {
     match verdict {
         Err(Fault::Refused(error)) => Ok(Verdict::Refused { error }),
+        Err(Fault::Unbuilt(error)) => Ok(Verdict::Unbuilt { error }),
         other => other,
     }
 }

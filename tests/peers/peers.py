@@ -13,7 +13,8 @@ done. A family that misses its deadline has no times, and the table says so.
 Softmax and addition are also set beside a copy of as many bytes, `copy_us`: what the memory takes at that size, launch and
 all.
 
-Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), scaled_dot_product_attention with each backend,
+Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), torch._scaled_mm for 8-bit floats (cuBLASLt, with sums as exact
+as ours: no use_fast_accum), scaled_dot_product_attention with each backend,
 torch.softmax and torch.add. Both sides use one protocol, `cold-l2/2`: hold the stream and read a foreign buffer of twice the L2
 cache, which leaves that full of clean lines (a flush by writing leaves dirty ones, whose write-back the kernel would pay), event,
 launch, event; the median counts. Tensors lie in SETS places, which take turns. Both sides are timed on a GPU under load, at the
@@ -42,7 +43,17 @@ from importlib import metadata
 from pathlib import Path
 
 SHAPES = Path(__file__).resolve().parent / "shapes"
-FAMILIES = ["matmul", "matmul_int4", "matmul_fp4", "matmul_int16", "attention", "row_softmax", "elementwise"]
+VARIANTS = ("kv_heads", "causal", "window")
+FAMILIES = [
+    "matmul",
+    "matmul_int4",
+    "matmul_fp4",
+    "matmul_int16",
+    "matmul_fp8",
+    "attention",
+    "row_softmax",
+    "elementwise",
+]
 PROTOCOL = "cold-l2/2"
 SETS = 4
 SAMPLES = 40
@@ -64,17 +75,31 @@ class Work:
     def __getitem__(self, name: str) -> int:
         return dict(self.dimensions)[name]
 
+    def variant(self, name: str, plain: int) -> int:
+        """A dimension that only some problems of the family have."""
+        return dict(self.dimensions).get(name, plain)
+
     @property
     def shape(self) -> str:
-        return "x".join(str(value) for _, value in self.dimensions)
+        """The sizes, of variants with their names."""
+        named = [str(value) for name, value in self.dimensions if name not in VARIANTS]
+        return " ".join(["x".join(named)] + [f"{name}={value}" for name, value in self.dimensions if name in VARIANTS])
 
     @property
     def is_decode(self) -> bool:
         return self.family == "attention" and self["q_seq"] != self["kv_seq"]
 
     @property
+    def is_shared_decode(self) -> bool:
+        """Few queries of heads that share keys: bound by reading keys and values once."""
+        return self.is_decode and self["q_seq"] <= 16 and self.variant("kv_heads", self["heads"]) < self["heads"]
+
+    @property
     def streamed_bytes(self) -> int:
-        """The fewest bytes that a work of the two families bound by memory moves."""
+        """The fewest bytes that a work bound by memory moves; of decoding those of keys and values alone."""
+        if self.family == "attention":
+            keys = min(self["kv_seq"], self.variant("window", self["kv_seq"]) + self["q_seq"] - 1)
+            return 4 * self["batch"] * self.variant("kv_heads", self["heads"]) * keys * self["head_dim"]
         elements = 2 * self["rows"] * self["cols"] if self.family == "row_softmax" else 3 * self["numel"]
         return elements * (4 if self.dtype == "f32" else 2)
 
@@ -84,7 +109,7 @@ def read_works(families: list[str], shapes: Path = SHAPES) -> list[Work]:
     works = []
     for family in families:
         for problem in tomllib.loads((shapes / f"{family}.toml").read_text())["problem"]:
-            dtype = problem.pop("dtype", "bf16")
+            dtype = problem.pop("dtype", "fp8" if family == "matmul_fp8" else "bf16")
             problem.pop("from", None)
             works.append(Work(family, tuple(problem.items()), dtype))
     return works
@@ -200,30 +225,71 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         x = tensor(work["rows"], work["cols"])
         return {"torch.softmax": lambda: torch.softmax(x, -1), COPY: copy()}
     if work.family == "attention":
-        return attention_calls(torch, work, tensor)
+        calls = attention_calls(torch, work, tensor)
+        return calls | {COPY: copy()} if work.is_shared_decode else calls
+    if work.family == "matmul_fp8":
+        return scaled_calls(torch, work)
     a, b = tensor(work["m"], work["k"]), tensor(work["k"], work["n"])
     out = tensor(work["m"], work["n"])
     return {"cuBLAS": lambda: torch.matmul(a, b, out=out)}
 
 
+def scaled_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
+    """The product of 8-bit floats, whose second operand is column-major, with scales as ours lie in memory."""
+    m, n, k = work["m"], work["n"], work["k"]
+
+    def operand(rows: int):
+        return torch.empty(rows, k, dtype=torch.bfloat16, device="cuda").uniform_(-448, 448).to(torch.float8_e4m3fn)
+
+    def scales(*shape: int):
+        return torch.empty(*shape, dtype=torch.float32, device="cuda").uniform_(2**-10, 2**-7)
+
+    a, b = operand(m), operand(n).t()
+    scale_block = dict(work.dimensions).get("scale_block", 0)
+    if scale_block == 128:
+        blocks_n, blocks_k = -(-n // 128), -(-k // 128)
+        # cuBLASLt wants lines of whole fours.
+        of_b = scales(blocks_n, -(-blocks_k // 4) * 4)[:, :blocks_k]
+        of_a, of_b = scales(blocks_k, m).t(), of_b.t()
+    elif scale_block == 1:
+        of_a, of_b = scales(m, 1), scales(1, n)
+    else:
+        of_a, of_b = scales(), scales()
+    return {"cuBLASLt": lambda: torch._scaled_mm(a, b, of_a, of_b, out_dtype=torch.bfloat16, use_fast_accum=False)}
+
+
 def attention_calls(torch, work: Work, tensor) -> dict[str, Callable[[], object]]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.bias import causal_lower_right
     from torch.nn.functional import scaled_dot_product_attention
 
-    heads = (work["batch"], work["heads"])
-    q = tensor(*heads, work["q_seq"], work["head_dim"])
-    k, v = (tensor(*heads, work["kv_seq"], work["head_dim"]) for _ in range(2))
+    kv_heads, q_seq, kv_seq = work.variant("kv_heads", work["heads"]), work["q_seq"], work["kv_seq"]
+    q = tensor(work["batch"], work["heads"], q_seq, work["head_dim"])
+    k, v = (tensor(work["batch"], kv_heads, kv_seq, work["head_dim"]) for _ in range(2))
+    options = {"enable_gqa": True} if kv_heads < work["heads"] else {}
+    if window := work.variant("window", 0):
+        keys = torch.arange(kv_seq, device="cuda")
+        ahead = torch.arange(kv_seq - q_seq, kv_seq, device="cuda")[:, None] - keys
+        options["attn_mask"] = (ahead >= 0) & (ahead < window)
+    elif work.variant("causal", 0):
+        if q_seq == kv_seq:
+            options["is_causal"] = True
+        else:  # is_causal would begin where the sequences do
+            options["attn_mask"] = causal_lower_right(q_seq, kv_seq)
+
+    def attention():
+        return scaled_dot_product_attention(q, k, v, **options)
 
     def with_backend(backend):
         def call():
             with sdpa_kernel(backend):
-                return scaled_dot_product_attention(q, k, v)
+                return attention()
 
         return call
 
     calls = {"cuDNN": with_backend(SDPBackend.CUDNN_ATTENTION), "flash": with_backend(SDPBackend.FLASH_ATTENTION)}
-    if work.is_decode:
-        calls["torch default"] = lambda: scaled_dot_product_attention(q, k, v)
+    if work.is_decode or window:
+        calls["torch default"] = attention
     return calls
 
 
@@ -247,8 +313,9 @@ def time_peers(works: list[Work], seconds: float, torch, sampler) -> dict[Work, 
 
 
 def peer_key(work: Work) -> Work:
-    """Quantized products share the peer of the bf16 one."""
-    return Work("matmul", work.dimensions, work.dtype) if work.family.startswith("matmul") else work
+    """Products with quantized weights share the peer of the bf16 one."""
+    shares = work.family.startswith("matmul") and work.family != "matmul_fp8"
+    return Work("matmul", work.dimensions, work.dtype) if shares else work
 
 
 def copy_terabytes_per_s(torch, sampler) -> float:
@@ -307,9 +374,13 @@ def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
         return ("us", 8.5 if work["n"] == 4096 else 45.0)
     if work.family == "matmul_int16" and work["m"] == 16:
         return ("us", 17.0)
+    if work.is_shared_decode:
+        return ("us", work.streamed_bytes / (0.85 * copy_rate) / 1e6)
+    if work.family == "attention" and any(work.variant(name, 0) for name in VARIANTS):
+        return ("ratio", 1.0)
     if work.family == "row_softmax":
         return ("us", work.streamed_bytes / (0.9 * copy_rate) / 1e6) if work.streamed_bytes > 64e6 else None
-    ratios = {"matmul": 0.85, "attention": 1.2 if work.is_decode else 0.95, "elementwise": 1.0}
+    ratios = {"matmul": 0.85, "matmul_fp8": 0.9, "attention": 1.2 if work.is_decode else 0.95, "elementwise": 1.0}
     return ("ratio", ratios.get(work.family, 0.8))
 
 
@@ -355,11 +426,13 @@ def compare(works: list[Work], before: dict, after: dict, ours: dict, copy_rate:
 
 
 def geomeans(rows: list[dict], of: str) -> dict[str, float]:
-    """Of the peer's time over ours, by family: `ratio` over the best of the space, `served_ratio` over what is served."""
+    """Of the peer's time over ours, by family and apart for variants: `ratio` over the best of the space, `served_ratio` over what
+    is served."""
     ratios: dict[str, list[float]] = {}
     for row in rows:
         if row[of]:
-            ratios.setdefault(row["family"], []).append(row[of])
+            is_variant = any(name in row.get("problem", {}) for name in VARIANTS)
+            ratios.setdefault(row["family"] + " variants" * is_variant, []).append(row[of])
     return {family: math.exp(statistics.fmean(map(math.log, values))) for family, values in ratios.items()}
 
 

@@ -86,6 +86,9 @@ def test_every_operator_launches_its_kernel_and_nothing_else_the_second_time(dri
         (ops.row_softmax, [([4, 2, 300], "<f4")], ([4, 2, 300], "<f4"), "row_softmax"),
         (ops.add, 2 * [([3, 1000], bf16)], ([3, 1000], bf16), "elementwise"),
     ]
+    grouped = [([1, 8, 64, 64], bf16)] + 2 * [([1, 2, 128, 64], bf16)]
+    masked = functools.partial(ops.attention, causal=True, window=50)
+    cases += [(operator, grouped, ([1, 8, 64, 64], bf16), "attention") for operator in (ops.attention, masked)]
     for operator, inputs, (shape, kind), function in cases:
         given = [Array(shape, kind, place) for place, (shape, kind) in enumerate(inputs, 1)]
         out = Array(shape, kind, 9)
@@ -287,6 +290,10 @@ with FakeTensorMode():
     assert tuple(ops.matmul_int16(a, on_gpu(512, 16, dtype=torch.int16)).shape) == (2, 8, 16)
     q, k = on_gpu(1, 8, 64, 128), on_gpu(1, 8, 300, 128)
     assert ops.attention(q, k, k).shape == q.shape
+    shared = on_gpu(1, 2, 300, 128)
+    assert ops.attention(q, shared, shared, causal=True, window=64).shape == q.shape
+    refused(RuntimeError, "must divide", ops.attention, q, on_gpu(1, 3, 300, 128), on_gpu(1, 3, 300, 128))
+    refused(ValueError, "needs causal=True", ops.attention, q, k, k, window=64)
     assert ops.row_softmax(on_gpu(3, 4, dtype=torch.float32)).dtype == torch.float32
     assert ops.add(a, a).shape == a.shape
     refused(RuntimeError, "a has rows of 512", ops.matmul, a, b.to(bf16))

@@ -1,6 +1,6 @@
 // Runs attention_tcgen05.cu on the model for one problem and compares with sums in f64:
-//   batch_heads q_seq kv_seq head_dim splits programs contiguous rising seed
-// Where `rising` is not 0, keys are the larger the later they come, so that maxima rise. With `describe` for the seed it writes
+//   batch_heads q_seq kv_seq head_dim splits programs contiguous rising queries window sharing section seed
+// The four before the seed are the mask's where CAUSAL, and else 0. Where `rising` is not 0, keys are the larger the later they come, so that maxima rise. With `describe` for the seed it writes
 // what it would launch. The launch is made here from the shapes and the macros by the kernel's contract, and from nothing that
 // the kernel or the crate works out.
 #include <random>
@@ -15,6 +15,16 @@ int divided(int a, int b) { return (a + b - 1) / b; }
 
 struct Shape {
     int batch_heads, q_seq, kv_seq, head_dim;
+    int queries, window, sharing, section;
+
+    int key_heads() const { return CAUSAL ? batch_heads / sharing : batch_heads; }
+    int key_head(int head) const { return CAUSAL ? head / sharing : head; }
+
+    // Whether a row of a head sees a key: its query's own is as far from the last as it is from the last query.
+    bool sees(int row, int key) const {
+        const int ahead = row % (CAUSAL ? queries : q_seq) - queries + kv_seq - key;
+        return !CAUSAL || (ahead >= 0 && ahead < window);
+    }
 };
 
 using Tensor = std::vector<uint16_t>;
@@ -31,14 +41,15 @@ struct Launched {
 };
 
 Launched launch(const Shape& shape, uint8_t* q, uint8_t* k, uint8_t* v, int splits, int programs) {
-    const auto [batch_heads, q_seq, kv_seq, head_dim] = shape;
-    const auto map = [&](uint8_t* tensor, int seq, int rows) {
-        return model::Map{tensor, 2, {head_dim, seq, batch_heads}, {head_dim * 2, int64_t{seq} * head_dim * 2}, {64, rows, 1}, 128};
+    const int batch_heads = shape.batch_heads, q_seq = shape.q_seq, kv_seq = shape.kv_seq, head_dim = shape.head_dim;
+    const auto map = [&](uint8_t* tensor, int heads, int seq, int rows) {
+        return model::Map{tensor, 2, {head_dim, seq, heads}, {head_dim * 2, int64_t{seq} * head_dim * 2}, {64, rows, 1}, 128};
     };
     const int padded = divided(head_dim, 16) * 16, q_tiles = divided(q_seq, BLOCK_Q);
     const int lines = divided(head_dim, 64), panels = BLOCK_Q / 128;
     Launched it;
-    it.q = map(q, q_seq, 128), it.k = map(k, kv_seq, BLOCK_KV), it.v = map(v, kv_seq, BLOCK_KV);
+    it.q = map(q, batch_heads, q_seq, 128);
+    it.k = map(k, shape.key_heads(), kv_seq, BLOCK_KV), it.v = map(v, shape.key_heads(), kv_seq, BLOCK_KV);
     it.grid.programs = std::min(programs, batch_heads * q_tiles * splits), it.grid.cluster = 1;
     it.grid.threads = (panels + 2) * 128;
     it.grid.shared_bytes =
@@ -60,12 +71,14 @@ void describe(const Launched& it, const Shape& shape, int splits, bool contiguou
                map->swizzle_bytes);
     }
     printf("workspace %lld counters %d\n", 4 * it.workspace_floats, it.counters);
-    printf("arguments %d %d %d %d %d %d\n", shape.batch_heads, shape.q_seq, shape.kv_seq, shape.head_dim, splits, contiguous);
+    printf("arguments %d %d %d %d %d %d", shape.batch_heads, shape.q_seq, shape.kv_seq, shape.head_dim, splits, contiguous);
+    if (CAUSAL) printf(" %d %d %d %d", shape.queries, shape.window, shape.sharing, shape.section);
+    printf("\n");
 }
 
 // The result, which begins as NaN.
 Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int programs, bool contiguous, unsigned seed) {
-    const auto [batch_heads, q_seq, kv_seq, head_dim] = shape;
+    const int batch_heads = shape.batch_heads, q_seq = shape.q_seq, kv_seq = shape.kv_seq, head_dim = shape.head_dim;
     const size_t count = static_cast<size_t>(batch_heads) * q_seq * head_dim;
     std::vector<uint4> memory(count / 8 + 4, uint4{0x7FC07FC0, 0x7FC07FC0, 0x7FC07FC0, 0x7FC07FC0});
     auto* out = reinterpret_cast<uint16_t*>(reinterpret_cast<uintptr_t>(memory.data()) + 31 & ~uintptr_t{31});
@@ -84,7 +97,11 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
     model::run_grid(it.grid, seed, [&] {
         attention_tcgen05(parameter(it.q), parameter(it.k), parameter(it.v), out, reinterpret_cast<float*>(workspace.data()),
                           counters.data(), batch_heads, q_seq, kv_seq, head_dim, splits,
-                          static_cast<float>(1.4426950408889634 / std::sqrt(double(head_dim))), contiguous);
+                          static_cast<float>(1.4426950408889634 / std::sqrt(double(head_dim))), contiguous
+#if CAUSAL
+                          , shape.queries, shape.window, shape.sharing, shape.section
+#endif
+        );
     });
     for (const unsigned count : counters) {
         if (count != 0) model::fail("a counter is left at %u", count);
@@ -94,9 +111,9 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
 
 // Refuses a result that is further from the exact one than rounding of weights and result to bf16 explains.
 void compare(const Shape& shape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-    const auto [batch_heads, q_seq, kv_seq, head_dim] = shape;
+    const int batch_heads = shape.batch_heads, q_seq = shape.q_seq, kv_seq = shape.kv_seq, head_dim = shape.head_dim;
     for (int head = 0; head < batch_heads; ++head) {
-        const size_t keys = static_cast<size_t>(head) * kv_seq * head_dim;
+        const size_t keys = static_cast<size_t>(shape.key_head(head)) * kv_seq * head_dim;
         for (int query = 0; query < q_seq; ++query) {
             const size_t row = (static_cast<size_t>(head) * q_seq + query) * head_dim;
             std::vector<double> weights(kv_seq);
@@ -104,15 +121,17 @@ void compare(const Shape& shape, const Tensor& q, const Tensor& k, const Tensor&
             for (int key = 0; key < kv_seq; ++key) {
                 for (int i = 0; i < head_dim; ++i)
                     weights[key] += element(q, row + i) * element(k, keys + static_cast<size_t>(key) * head_dim + i);
-                weights[key] /= std::sqrt(double(head_dim));
+                weights[key] = shape.sees(query, key) ? weights[key] / std::sqrt(double(head_dim)) : -INFINITY;
                 maximum = std::max(maximum, weights[key]);
             }
-            for (double& weight : weights) weight = std::exp(weight - maximum), sum += weight, squares += weight * weight;
+            const bool sees_any = maximum > -INFINITY;
+            for (double& weight : weights) weight = sees_any ? std::exp(weight - maximum) : 0, sum += weight, squares += weight * weight;
             for (int i = 0; i < head_dim; ++i) {
                 double exact = 0;
                 for (int key = 0; key < kv_seq; ++key)
-                    exact += weights[key] / sum * element(v, keys + static_cast<size_t>(key) * head_dim + i);
-                const double got = element(out, row + i), allowed = std::abs(exact) / 256 + std::sqrt(squares) / sum / 128;
+                    exact += sees_any ? weights[key] / sum * element(v, keys + static_cast<size_t>(key) * head_dim + i) : 0;
+                const double of_weights = sees_any ? std::sqrt(squares) / sum / 128 : 0;
+                const double got = element(out, row + i), allowed = std::abs(exact) / 256 + of_weights;
                 if (!(std::abs(got - exact) <= allowed)) {
                     model::fail("out[%d, %d, %d] is %g, not %g (within %g)", head, query, i, got, exact, allowed);
                 }
@@ -125,15 +144,15 @@ void compare(const Shape& shape, const Tensor& q, const Tensor& k, const Tensor&
 
 int main(int, char** arguments) {
     const auto number = [&](int index) { return atoi(arguments[index]); };
-    const Shape shape{number(1), number(2), number(3), number(4)};
-    if (std::string(arguments[9]) == "describe") {
+    const Shape shape{number(1), number(2), number(3), number(4), number(9), number(10), number(11), number(12)};
+    if (std::string(arguments[13]) == "describe") {
         describe(launch(shape, nullptr, nullptr, nullptr, number(5), number(6)), shape, number(5), number(7) != 0);
         return 0;
     }
     const double rising = number(8);
     std::mt19937 random(1);
-    const auto tensor = [&](int seq, double magnitude, double rising) {
-        Tensor values(static_cast<size_t>(shape.batch_heads) * seq * shape.head_dim);
+    const auto tensor = [&](int heads, int seq, double magnitude, double rising) {
+        Tensor values(static_cast<size_t>(heads) * seq * shape.head_dim);
         for (size_t i = 0; i < values.size(); ++i) {
             const double uniform = static_cast<int>(random() % 2001) / 1000.0 - 1,
                          place = double(i / shape.head_dim % seq) / seq;
@@ -141,7 +160,8 @@ int main(int, char** arguments) {
         }
         return values;
     };
-    Tensor q = tensor(shape.q_seq, 2, 0), k = tensor(shape.kv_seq, 2, rising), v = tensor(shape.kv_seq, 1, 0);
-    compare(shape, q, k, v, run(shape, q, k, v, number(5), number(6), number(7) != 0, number(9)));
+    Tensor q = tensor(shape.batch_heads, shape.q_seq, 2, 0), k = tensor(shape.key_heads(), shape.kv_seq, 2, rising),
+           v = tensor(shape.key_heads(), shape.kv_seq, 1, 0);
+    compare(shape, q, k, v, run(shape, q, k, v, number(5), number(6), number(7) != 0, number(13)));
     return 0;
 }

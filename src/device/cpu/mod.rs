@@ -1,8 +1,11 @@
 //! The host as a device: blocked kernels on threads, timed by the monotonic clock. What a newcomer without a GPU and
 //! every test runs; real measuring, of a slow machine.
 
+mod calling;
 mod canary;
 pub mod kernels;
+
+pub use calling::CallingCpu;
 
 use super::mutants::{Alteration, Place};
 use super::{Address, Deviation, Device, Fault, Found, LEAST_ALLOWED, Program};
@@ -78,8 +81,7 @@ struct Contents {
 impl Cpu {
     /// The host, nothing prepared.
     pub fn open() -> Self {
-        let flush_words = 2 * l2_size().0 as usize / size_of::<u64>();
-        Self { flush: (0..flush_words as u64).collect(), pools: BTreeMap::new(), task: None, config: Config::default() }
+        Self { flush: flush_buffer(), pools: BTreeMap::new(), task: None, config: Config::default() }
     }
 
     /// Runs the loaded config on one of the problem's contents; returns the task with its output, and how long the kernel
@@ -179,11 +181,21 @@ impl Device for Cpu {
     }
 
     fn sample(&mut self, _round: u32) -> Result<Sample, Fault> {
-        // Reads alone: what was written here would have to go back to memory at the kernel's cost.
-        std::hint::black_box(self.flush.iter().fold(0, |bits, word| bits | word));
+        flush(&self.flush);
         let (_, time) = self.run(PLAIN)?;
         Ok(Sample { time, sm_mhz: None, throttled: false })
     }
+}
+
+/// What a flush reads: twice L2.
+fn flush_buffer() -> Vec<u64> {
+    let words = 2 * l2_size().0 as usize / size_of::<u64>();
+    (0..words as u64).collect()
+}
+
+/// Leaves L2 full of foreign lines. Reads alone: what was written here would have to go back to memory at the kernel's cost.
+fn flush(buffer: &[u64]) {
+    std::hint::black_box(buffer.iter().fold(0, |bits, word| bits | word));
 }
 
 /// Makes every element a NaN of all ones, which arithmetic never makes.
@@ -192,7 +204,7 @@ fn poison(output: &mut HostTensor) {
         HostTensor::Bf16(values) => values.fill(bf16::from_bits(u16::MAX)),
         HostTensor::F16(values) => values.fill(f16::from_bits(u16::MAX)),
         HostTensor::F32(values) => values.fill(f32::from_bits(u32::MAX)),
-        HostTensor::I8(_) | HostTensor::I16(_) => {}
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => {}
     }
 }
 
@@ -216,20 +228,20 @@ pub fn deviation(output: &HostTensor, reference: &Reference) -> Deviation {
         HostTensor::Bf16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F16(values) => values[index].to_bits() == u16::MAX,
         HostTensor::F32(values) => values[index].to_bits() == u32::MAX,
-        HostTensor::I8(_) | HostTensor::I16(_) => false,
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => false,
     };
     let neighbour = |index: usize, upwards: bool| match output {
         HostTensor::Bf16(values) => bf16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F16(values) => f16::from_bits(neighbour(values[index].to_bits(), upwards)).to_f64(),
         HostTensor::F32(values) if upwards => values[index].next_up().into(),
         HostTensor::F32(values) => values[index].next_down().into(),
-        HostTensor::I8(_) | HostTensor::I16(_) => values[index],
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => values[index],
     };
     let rounded = |wanted: f64| match output {
         HostTensor::Bf16(_) => bf16::from_f64(wanted).to_f64(),
         HostTensor::F16(_) => f16::from_f64(wanted).to_f64(),
         HostTensor::F32(_) => (wanted as f32).into(),
-        HostTensor::I8(_) | HostTensor::I16(_) => wanted,
+        HostTensor::I8(_) | HostTensor::U8(_) | HostTensor::I16(_) | HostTensor::Fp8(_) => wanted,
     };
     let (mut squared_difference, mut squared_reference) = (0.0, 0.0);
     let mut outcome = Deviation::default();
@@ -270,7 +282,12 @@ mod tests {
             (Family::MatmulInt4, "m=3,n=17,k=66", vec![4, 16, 32]),
             (Family::MatmulInt16, "m=7,n=65,k=31", vec![4, 16, 32]),
             (Family::MatmulFp4, "m=1,n=1,k=2", vec![4, 16, 32]),
+            (Family::MatmulFp8, "m=5,n=33,k=130", vec![4, 16, 32]),
+            (Family::MatmulFp8, "m=7,n=65,k=300,scale_block=1", vec![4, 16, 200]),
+            (Family::MatmulFp8, "m=3,n=260,k=257,scale_block=128", vec![4, 48, 200]),
             (Family::Attention, "batch=1,heads=2,q_seq=33,kv_seq=65,head_dim=20", vec![1, 16, 16]),
+            (Family::Attention, "batch=2,heads=6,kv_heads=2,q_seq=33,kv_seq=65,head_dim=20,causal=1", vec![1, 16, 16]),
+            (Family::Attention, "batch=1,heads=2,q_seq=70,kv_seq=50,head_dim=24,causal=1,window=9", vec![1, 16, 16]),
             (Family::RowSoftmax, "rows=60,cols=37", vec![4]),
             (Family::Elementwise, "numel=1001", vec![64]),
         ];
@@ -338,7 +355,7 @@ mod tests {
     }
 
     /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
-    const LARGE: [(Family, &str, [u32; 3]); 14] = [
+    const LARGE: [(Family, &str, [u32; 3]); 22] = [
         (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
         (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
@@ -347,9 +364,21 @@ mod tests {
         (Family::MatmulInt4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulFp4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulInt16, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulFp8, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulFp8, "m=16,n=128,k=28672,scale_block=1", [16, 64, 512]),
+        (Family::MatmulFp8, "m=33,n=129,k=18432,scale_block=128", [16, 64, 512]),
+        (Family::MatmulFp8, "m=1,n=64,k=7168,scale_block=128", [1, 64, 512]),
         (Family::Attention, "batch=1,heads=8,q_seq=1,kv_seq=16384,head_dim=128", [1, 1, 128]),
         (Family::Attention, "batch=1,heads=2,q_seq=300,kv_seq=300,head_dim=64", [1, 64, 64]),
         (Family::Attention, "batch=2,heads=2,q_seq=5,kv_seq=2048,head_dim=64", [1, 64, 64]),
+        (Family::Attention, "batch=1,heads=8,kv_heads=1,q_seq=1,kv_seq=16384,head_dim=128", [1, 1, 128]),
+        (Family::Attention, "batch=1,heads=4,kv_heads=2,q_seq=300,kv_seq=300,head_dim=64,causal=1", [1, 64, 64]),
+        (Family::Attention, "batch=2,heads=2,q_seq=64,kv_seq=1024,head_dim=64,causal=1", [1, 64, 64]),
+        (
+            Family::Attention,
+            "batch=1,heads=4,kv_heads=2,q_seq=200,kv_seq=200,head_dim=64,causal=1,window=128",
+            [1, 64, 64],
+        ),
         (Family::RowSoftmax, "rows=8,cols=262144", [4, 0, 0]),
         (Family::RowSoftmax, "rows=3000,cols=77", [64, 0, 0]),
         (Family::Elementwise, "numel=1000003", [4096, 0, 0]),
@@ -366,6 +395,80 @@ mod tests {
             let problems = Dtype::ALL.into_iter().filter_map(move |dtype| Problem::parse(family, shape, dtype).ok());
             problems.map(move |problem| (problem, config.clone()))
         })
+    }
+
+    /// A mask that is off by one, that begins where the sequences do, or that is not there, is another result.
+    #[test]
+    fn every_other_mask_is_caught() {
+        let masks = |causal: i64, window: i64| [("causal", causal), ("window", window)];
+        for (q_seq, kv_seq, window) in
+            [(64, 64, 0), (300, 300, 128), (16, 4096, 0), (128, 700, 0), (1, 4096, 128), (90, 60, 33)]
+        {
+            let named =
+                [("batch", 1), ("heads", 4), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", 64), ("kv_heads", 2)];
+            let problem = |[causal, window]: [(&'static str, i64); 2]| {
+                Problem::new(Family::Attention, &[&named[..], &[causal, window]].concat(), Dtype::Bf16).unwrap()
+            };
+            let right = problem(masks(1, window));
+            let mut others = vec![problem(masks(0, 0))];
+            if window > 0 {
+                others.extend([window - 1, window + 1, 0].map(|window| problem(masks(1, window))));
+            } else {
+                others.push(problem(masks(1, kv_seq / 2)));
+            }
+            let config = Config { block_sizes: vec![1, 16, 32], num_warps: Some(2), ..Config::default() };
+            let spec = families::spec(right.family);
+            let mut cpu = Cpu::open();
+            cpu.prepare(&spec.task(&right), 5, None).unwrap();
+            cpu.load(&config, None).unwrap();
+            assert!(cpu.verify().unwrap().is_right(), "{right}");
+            for other in others.into_iter().filter(|other| *other != right) {
+                cpu.task.as_mut().unwrap().problem = other;
+                let wrong = cpu.verify().unwrap();
+                assert!(!wrong.is_right(), "{right} taken for {other}: {wrong:?}");
+            }
+            // One key too many, one too few: as if there were a query more or less before the first.
+            let task = spec.task(&right);
+            let sets = [task.inputs.clone(), task.awkward.clone().unwrap()];
+            for shift in [-1i64, 1] {
+                let caught = sets.iter().any(|tensors| {
+                    let inputs: Vec<HostTensor> =
+                        tensors.iter().zip(5..).map(|(tensor, seed)| families::fill(tensor, seed)).collect();
+                    let reference = spec.host_reference(&right, &inputs);
+                    let output = shifted(&right, &inputs, shift);
+                    !deviation(&output, &reference).is_right()
+                });
+                assert!(caught || q_seq == 1 && shift == 1 || right.shape.is_plain(), "{right} shifted by {shift}");
+            }
+        }
+    }
+
+    /// The result where every query sees the keys of the one `shift` places after it.
+    fn shifted(problem: &Problem, inputs: &[HostTensor], shift: i64) -> HostTensor {
+        let [_, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window] =
+            problem.shape.first::<8>().map(|extent| extent as usize);
+        let [q, k, v] = [0, 1, 2].map(|index| inputs[index].to_f64());
+        let sharing = heads / kv_heads;
+        let attend = |(row, query): (usize, &[f64])| {
+            let own = (row % q_seq + kv_seq) as i64 - q_seq as i64 + shift;
+            let first = row / q_seq / sharing * kv_seq;
+            let is_seen = |key: &usize| {
+                let ahead = own - *key as i64;
+                causal == 0 || ahead >= 0 && (window == 0 || ahead < window as i64)
+            };
+            let seen: Vec<usize> = (0..kv_seq).filter(is_seen).map(|key| (first + key) * head_dim).collect();
+            let dot = |at: usize| k[at..at + head_dim].iter().zip(query).map(|(k, q)| k * q).sum::<f64>();
+            let scores: Vec<f64> = seen.iter().map(|at| dot(*at) / (head_dim as f64).sqrt()).collect();
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let sum = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+            let column = |column: usize| {
+                let all = weights.iter().zip(&seen).map(|(weight, at)| weight * v[at + column]);
+                bf16::from_f64(all.sum::<f64>() / sum)
+            };
+            (0..head_dim).map(column).collect::<Vec<_>>()
+        };
+        HostTensor::Bf16(q.chunks(head_dim).enumerate().flat_map(attend).collect())
     }
 
     #[test]
@@ -405,7 +508,7 @@ mod tests {
             let problem = Problem::parse(Family::RowSoftmax, "rows=4,cols=131072", dtype).unwrap();
             let spec = families::spec(problem.family);
             let plain = spec.tensors(&problem).inputs;
-            let deviations = [spec.awkward(&plain).unwrap(), plain].map(|tensors| {
+            let deviations = [spec.awkward(&problem, &plain).unwrap(), plain].map(|tensors| {
                 let inputs = [families::fill(&tensors[0], 3)];
                 let wrong = inputs[0].to_f64().chunks(COLS).flat_map(softmax).collect::<Vec<f64>>();
                 let output = match dtype {

@@ -51,11 +51,7 @@ pub(super) fn encode(map: &TensorMap, address: u64) -> Result<sys::CUtensorMap, 
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
         .result()
-        .map_err(|error| match Fault::from(error) {
-            Fault::Refused(message) | Fault::Dead(message) | Fault::Trouble(message) => {
-                Fault::Refused(format!("{map:?}: {message}"))
-            }
-        })?;
+        .map_err(|error| Fault::Refused(format!("{map:?}: {}", Fault::from(error))))?;
         Ok(encoded.assume_init())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::knobs::{self, WARP};
 use super::super::{Arg, Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
-use super::{Dimensions, FRAGMENT, HEAD, PARTIAL_RESULTS, POSITIONS, Split, TILES};
+use super::{Dimensions, FRAGMENT, HEAD, PARTIAL_RESULTS, POSITIONS, SHARED_POSITIONS, Split, TILES};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
 
@@ -97,6 +97,7 @@ pub(super) fn conditions(profile: &GpuProfile) -> &'static [Condition] {
                 (SMEM, "too little shared memory"),
                 TILES,
                 PARTIAL_RESULTS,
+                SHARED_POSITIONS,
             ],
         )
     }
@@ -113,7 +114,7 @@ pub(super) fn build(
 ) -> Result<(KernelSpec, Launch), Rejection> {
     let tiling = Tiling::new(config)?;
     let head = sizes.padded_head();
-    let split = Split::new(config, sizes, tiling.block_q);
+    let split = Split::new(config, sizes, tiling.block_q, profile);
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros = [
         ("HEAD_DIM", head),
@@ -123,7 +124,7 @@ pub(super) fn build(
         ("NUM_WARPS", tiling.warps),
         ("NUM_STAGES", tiling.stages),
     ];
-    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention.cu", "attention", macros);
     let sources = [Arg::Input(0), Arg::Input(1), Arg::Input(2)];
     let threads = tiling.warps * WARP;

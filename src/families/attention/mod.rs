@@ -1,15 +1,21 @@
-//! Attention.
+//! Attention: each head of queries with keys of its own or several with the same ones, with a causal mask or without.
+//!
+//! Heads of queries that share keys lie one after the other, so that they are as well one head of all their queries: so the
+//! kernels take them, and read the keys once for all of a tile's. Under a mask a tile of long heads keeps to one of them, since
+//! queries far from each other see different keys.
 
+mod mask;
 mod mma_sync;
 mod tcgen05;
 mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
-    Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
+    Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
 };
-use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
+use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, Problem};
+use mask::Mask;
 use std::sync::LazyLock;
 
 pub(super) struct Attention;
@@ -35,21 +41,42 @@ const PARTIAL_RESULTS: (&str, &str) = (
     TOO_MANY_PARTS,
 );
 const TOO_MANY_PARTS: &str = "partial results of more than 1 GiB would crowd out the problem";
+/// Queries of the heads that share keys are counted as one head's. A plain problem's are within [`POSITIONS`].
+const SHARED_POSITIONS: (&str, &str) =
+    ("heads / kv_heads * q_seq <= 1073741824", "queries of heads that share keys are counted in 32 bits");
 /// What the kernels need that the copy engine feeds.
 const ROWS: (&str, &str) = ("head_dim % 8 == 0", "the copy engine needs rows of a multiple of 16 bytes");
 
 /// The problem's dimensions, with batch and heads as one.
+#[derive(Clone, Copy)]
 struct Dimensions {
     batch_heads: u64,
+    /// Heads of queries that share a head of keys.
+    sharing: u64,
     q_seq: u64,
     kv_seq: u64,
     head_dim: u64,
+    mask: Option<Mask>,
+    dtype: Dtype,
 }
 
 impl Dimensions {
     fn of(problem: &Problem) -> Self {
-        let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
-        Self { batch_heads: batch * heads, q_seq, kv_seq, head_dim }
+        let [batch, heads, q_seq, kv_seq, head_dim, kv_heads] = problem.shape.first();
+        Self {
+            batch_heads: batch * heads,
+            sharing: heads / kv_heads.max(1),
+            q_seq,
+            kv_seq,
+            head_dim,
+            mask: Mask::of(problem),
+            dtype: problem.dtype,
+        }
+    }
+
+    /// Heads of keys of all sequences.
+    fn key_heads(&self) -> u64 {
+        self.batch_heads / self.sharing
     }
 
     /// The head in whole fragments, as kernels are compiled for it.
@@ -63,17 +90,35 @@ impl Dimensions {
     }
 }
 
-/// By how much an element may differ before it is rounded, as a share of the head's largest value, where a query's weight is on
-/// few keys. Weights are rounded to bf16 before their product with the values, but not in their sum; this is twice as much.
-/// Beside it, what scores err by is small: even where they reach 1000 it changes weights by less than 0.1 %.
-const ALLOWED: f64 = 2.0 * rounding::BF16;
+/// By how much an element may differ before it is rounded, as a share of the head's largest value: where a query's weight is on
+/// few keys, and where it is on many, in units of the root of the sum of the squared weights.
+#[derive(Clone, Copy, Debug)]
+struct Allowed {
+    share: f64,
+    of_root: f64,
+}
 
-/// The same where it is on many, in units of the root of the sum of the squared weights: there the errors of the weights'
-/// rounding, which are as often up as down and 0.43 of the largest in the mean square, mostly cancel. Six deviations of theirs
-/// with values of uniform size come to 1.5 of the largest; this is four times as much, and what adding up the products over
-/// `kv_seq` keys takes in f32 beside it.
-fn allowed_of_root(kv_seq: u64) -> f64 {
-    6.0 * rounding::BF16 + kv_seq as f64 / 2.0 * rounding::F32
+impl Allowed {
+    /// Weights are rounded to the inputs' type before their product with the values, but not in their sum: on few keys this is
+    /// twice as much. Beside it, what scores err by is small: even where they reach 1000 it changes weights by less than 0.1 %,
+    /// for which f16 leaves less room than bf16 does. On many keys the errors of the weights' rounding, which are as often up as
+    /// down and 0.43 of the largest in the mean square, mostly cancel. Six deviations of theirs with values of uniform size come
+    /// to 1.5 of the largest; this is four times as much, and what adding up the products over `kv_seq` keys takes in f32 beside
+    /// it. Of f16 the weights that are below its normal numbers have errors of their own, up to half of the least each.
+    fn of(dtype: Dtype, kv_seq: u64) -> Self {
+        let of_sum = kv_seq as f64 / 2.0 * rounding::F32;
+        match dtype {
+            Dtype::F16 => {
+                let of_scores = 1e-3;
+                let of_least = kv_seq as f64 * 2f64.powi(-25);
+                Self {
+                    share: 2.0 * rounding::F16 + of_scores + of_least,
+                    of_root: 6.0 * rounding::F16 + of_scores + of_sum,
+                }
+            }
+            _ => Self { share: 2.0 * rounding::BF16, of_root: 6.0 * rounding::BF16 + of_sum },
+        }
+    }
 }
 
 /// How a problem is cut into tiles: blocks of queries of a head, and shares of its keys.
@@ -81,12 +126,34 @@ struct Split {
     /// Programs that share a head's keys.
     count: u64,
     q_tiles: u64,
+    /// Heads as tiles know them: those that share keys are one, unless a mask keeps them apart.
+    heads: u64,
+    /// Queries of such a head.
+    rows: u64,
+    /// Such heads that share a head of keys.
+    sharing: u64,
+    /// What the mask's tiles need to know beside.
+    mask: Option<Mask>,
+    /// Such heads whose keys and values fit half of the L2 cache.
+    section: u64,
 }
 
 impl Split {
-    fn new(config: &Config, sizes: &Dimensions, block_q: u32) -> Self {
-        let q_tiles = sizes.batch_heads * sizes.q_seq.div_ceil(block_q.into());
-        Self { count: config.split_k.unwrap_or(1).into(), q_tiles }
+    fn new(config: &Config, sizes: &Dimensions, block_q: u32, profile: &GpuProfile) -> Self {
+        let keeps_apart = sizes.mask.is_some() && sizes.q_seq >= block_q.into();
+        let (together, sharing) = if keeps_apart { (1, sizes.sharing) } else { (sizes.sharing, 1) };
+        let (heads, rows) = (sizes.batch_heads / together, sizes.q_seq * together);
+        let key_head_bytes = 2 * sizes.kv_seq * sizes.head_dim * Element::Bf16.size_bytes();
+        let section = (profile.l2.0 / 2 / key_head_bytes).max(1).min(sizes.key_heads()) * sharing;
+        let q_tiles = heads * rows.div_ceil(block_q.into());
+        let count = config.split_k.unwrap_or(1).into();
+        Self { count, q_tiles, heads, rows, sharing, mask: sizes.mask, section }
+    }
+
+    /// The kernel's macros for what is not plain: a mask, another type than bf16.
+    fn variant_macros(&self, sizes: &Dimensions) -> Vec<(&'static str, String)> {
+        let mask = self.mask.map(|_| ("CAUSAL", "1".to_owned()));
+        mask.into_iter().chain(type_macro(sizes.dtype)).collect()
     }
 
     fn tiles(&self) -> u64 {
@@ -101,10 +168,15 @@ impl Split {
 
     /// The kernels' parameters: where they read, which differs, and what they have in common.
     fn arguments<const N: usize>(&self, sources: [Arg; N], sizes: &Dimensions, contiguous: bool) -> Vec<Arg> {
-        let extents = [sizes.batch_heads, sizes.q_seq, sizes.kv_seq, sizes.head_dim, self.count];
-        let extents = extents.map(|extent| Arg::I32(extent as i32));
+        let i32s = |extents: &[u64]| extents.iter().map(|extent| Arg::I32(*extent as i32)).collect::<Vec<_>>();
+        let extents = i32s(&[self.heads, self.rows, sizes.kv_seq, sizes.head_dim, self.count]);
         let tensors = sources.into_iter().chain([Arg::Output(0), Arg::Workspace, Arg::Counters]);
-        tensors.chain(extents).chain([scale_log2(sizes.head_dim), Arg::I32(i32::from(contiguous))]).collect()
+        let of_mask = self.mask.map(|mask| i32s(&[sizes.q_seq, mask.most_keys(sizes), self.sharing, self.section]));
+        tensors
+            .chain(extents)
+            .chain([scale_log2(sizes.head_dim), Arg::I32(i32::from(contiguous))])
+            .chain(of_mask.unwrap_or_default())
+            .collect()
     }
 
     /// One counter a tile of queries.
@@ -135,17 +207,22 @@ impl Split {
     }
 }
 
+/// The macro for another type than bf16.
+fn type_macro(dtype: Dtype) -> Option<(&'static str, String)> {
+    (dtype != Dtype::Bf16).then(|| ("DTYPE", knobs::c_type(dtype)))
+}
+
 /// The factor of scores before they are exponents of 2.
 fn scale_log2(head_dim: u64) -> Arg {
     Arg::F32((std::f64::consts::LOG2_E / (head_dim as f64).sqrt()) as f32)
 }
 
-/// A tensor of heads as the copy engine sees it: `rows` of one line at a time, never past the end of a head.
-fn heads_map(input: Option<usize>, sizes: &Dimensions, seq: u64, rows: u32) -> Arg {
+/// A tensor of so many heads as the copy engine sees it: `rows` of one line at a time, never past the end of a head.
+fn heads_map(of: Mapped, sizes: &Dimensions, [heads, seq]: [u64; 2], rows: u32) -> Arg {
     Arg::TensorMap(TensorMap {
-        input,
-        element: Element::Bf16,
-        extents: vec![sizes.head_dim, seq, sizes.batch_heads],
+        of,
+        element: sizes.dtype,
+        extents: vec![sizes.head_dim, seq, heads],
         strides_bytes: vec![sizes.head_dim * 2, seq * sizes.head_dim * 2],
         tile: vec![LINE, rows, 1],
         swizzle: Swizzle::Bytes128,
@@ -154,23 +231,44 @@ fn heads_map(input: Option<usize>, sizes: &Dimensions, seq: u64, rows: u32) -> A
 
 impl FamilySpec for Attention {
     fn tensors(&self, problem: &Problem) -> Tensors {
-        let [batch, heads, q_seq, kv_seq, head_dim] = problem.shape.first();
-        let tensor = |name, seq, magnitude| {
+        let [batch, heads, q_seq, kv_seq, head_dim, kv_heads] = problem.shape.first();
+        let tensor = |name, heads, seq, magnitude| {
             TensorSpec::new(name, problem.dtype, &[batch, heads, seq, head_dim], Fill::Uniform { magnitude })
         };
         Tensors {
-            inputs: vec![tensor("Q", q_seq, 2.0), tensor("K", kv_seq, 2.0), tensor("V", kv_seq, 1.0)],
-            outputs: vec![tensor("O", q_seq, 1.0).written()],
+            inputs: vec![
+                tensor("Q", heads, q_seq, 2.0),
+                tensor("K", kv_heads, kv_seq, 2.0),
+                tensor("V", kv_heads, kv_seq, 1.0),
+            ],
+            outputs: vec![tensor("O", heads, q_seq, 1.0).written()],
         }
     }
 
-    /// The two matrix products.
+    /// The two matrix products, of what the mask leaves.
     fn flops(&self, problem: &Problem) -> f64 {
         let sizes = Dimensions::of(problem);
-        4.0 * [sizes.batch_heads, sizes.q_seq, sizes.kv_seq, sizes.head_dim]
-            .map(|size| size as f64)
-            .iter()
-            .product::<f64>()
+        4.0 * [sizes.batch_heads, mask::pairs(&sizes), sizes.head_dim].map(|size| size as f64).iter().product::<f64>()
+    }
+
+    fn bytes(&self, problem: &Problem) -> Bytes {
+        let sizes = Dimensions::of(problem);
+        let rows = sizes.batch_heads * (sizes.q_seq + mask::seeing_queries(&sizes))
+            + 2 * sizes.key_heads() * mask::seen_keys(&sizes);
+        Bytes(rows * sizes.head_dim * problem.dtype.size_bytes())
+    }
+
+    /// Queries that have nearly all their weight on one key.
+    fn awkward(&self, problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+        let sizes = Dimensions::of(problem);
+        let mut awkward = inputs.to_vec();
+        let queries = awkward.first_mut()?;
+        if let Fill::Uniform { magnitude } = queries.fill {
+            let window = sizes.mask.map_or(0, |mask| mask.most_keys(&sizes));
+            let Dimensions { q_seq, kv_seq, sharing, .. } = sizes;
+            queries.fill = Fill::Queries { magnitude, q_seq, kv_seq, sharing, window };
+        }
+        Some(awkward)
     }
 
     fn launch_knobs(&self) -> &'static [&'static str] {
@@ -179,6 +277,41 @@ impl FamilySpec for Attention {
 
     fn description(&self) -> Description {
         super::description::attention()
+    }
+
+    fn description_of_variants(&self) -> Option<Description> {
+        let plain = super::description::attention();
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let definitions = [
+            format!("seen_keys = {}", mask::KEYS_OF_A_QUERY),
+            "seen_steps = ceil_div(ceil_div(seen_keys, block_sizes[2]), split_k)".to_owned(),
+        ];
+        let features = texts(&[
+            "heads / kv_heads",
+            "seen_keys",
+            "per_mille(seen_keys, kv_seq)",
+            "seen_steps",
+            "rounds * seen_steps",
+            "per_mille(seen_keys, seen_keys + if(causal, block_sizes[1] + block_sizes[2], 0))",
+        ]);
+        Some(Description {
+            bytes: format!(
+                "2 * batch * head_dim * (heads * (q_seq + {}) + 2 * kv_heads * {})",
+                mask::SEEING_QUERIES,
+                mask::SEEN_KEYS
+            ),
+            flops: format!("4 * batch * heads * head_dim * {}", mask::PAIRS),
+            // Tiles of few queries have those of all heads that share keys.
+            instances: Some(
+                "batch * kv_heads * if(q_seq < block_sizes[1], \
+                    ceil_div(heads / kv_heads * q_seq, block_sizes[1]), heads / kv_heads)"
+                    .to_owned(),
+            ),
+            definitions: definitions.into_iter().chain(plain.definitions).collect(),
+            features: features.into_iter().chain(plain.features).collect(),
+            kin: vec![texts(&["q_seq", "kv_seq"]), texts(&["batch", "heads"])],
+            ..plain
+        })
     }
 
     fn family(&self) -> Family {
@@ -210,9 +343,9 @@ impl FamilySpec for Attention {
     fn axes(&self) -> &'static [Axis] {
         static AXES: LazyLock<[Axis; 3]> = LazyLock::new(|| {
             [
-                ("batch * heads", "block_sizes[0]", false),
-                ("q_seq", "block_sizes[1]", false),
-                ("kv_seq", "block_sizes[2]", true),
+                ("batch * kv_heads", "block_sizes[0]", false),
+                ("heads / kv_heads * q_seq", "block_sizes[1]", false),
+                (mask::KEYS_OF_A_QUERY, "block_sizes[2]", true),
             ]
             .map(|(extent, block, is_reduced)| Axis::new(Family::Attention, extent, block, is_reduced))
         });
@@ -254,7 +387,9 @@ impl FamilySpec for Attention {
         const QUERIES: u64 = 32;
         const MOST_BLOCKS_Y: u64 = 65_535;
         let sizes = Dimensions::of(problem);
-        let macros = [("HEAD_DIM", sizes.padded_head().to_string())];
+        let head = ("HEAD_DIM", sizes.padded_head().to_string());
+        let macros = std::iter::once(head).chain(type_macro(sizes.dtype));
+        let allowed = Allowed::of(sizes.dtype, sizes.kv_seq);
         let kernel = KernelSpec::shipped("attention_reference.cu", "attention_reference", macros);
         let launch = Launch {
             grid: [sizes.q_seq.div_ceil(QUERIES) as u32, sizes.batch_heads.min(MOST_BLOCKS_Y) as u32, 1],
@@ -271,8 +406,11 @@ impl FamilySpec for Attention {
                 Arg::I32(sizes.q_seq as i32),
                 Arg::I32(sizes.kv_seq as i32),
                 Arg::I32(sizes.head_dim as i32),
-                Arg::F32(ALLOWED as f32),
-                Arg::F32(allowed_of_root(sizes.kv_seq) as f32),
+                Arg::I32(sizes.sharing as i32),
+                Arg::I32(i32::from(sizes.mask.is_some())),
+                Arg::I32(sizes.mask.map_or(sizes.kv_seq, |mask| mask.most_keys(&sizes)) as i32),
+                Arg::F32(allowed.share as f32),
+                Arg::F32(allowed.of_root as f32),
             ],
             workspace: Bytes(0),
             counters: 0,
@@ -286,20 +424,23 @@ impl FamilySpec for Attention {
         let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());
         let head_keys = sizes.kv_seq as usize * head_dim;
         let scale = 1.0 / (head_dim as f64).sqrt();
+        let may_differ = Allowed::of(sizes.dtype, sizes.kv_seq);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let attend = |(row, query): (usize, &[f64])| {
-            let head = row / sizes.q_seq as usize * head_keys;
-            let keys = keys[head..head + head_keys].chunks(head_dim);
-            let scores: Vec<_> = keys.map(|key| scale * dot(query, key)).collect();
+            let (head, row) = (row / sizes.q_seq as usize, row as u64 % sizes.q_seq);
+            let head = head / sizes.sharing as usize * head_keys;
+            let seen = mask::seen_by(&sizes, row);
+            let seen = head + seen.start as usize * head_dim..head + seen.end as usize * head_dim;
+            let scores: Vec<_> = keys[seen.clone()].chunks(head_dim).map(|key| scale * dot(query, key)).collect();
             let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<_> = scores.iter().map(|score| (score - maximum).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            // A query that sees no key gives zeros.
+            let sum: f64 = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
             let root = weights.iter().map(|weight| weight * weight).sum::<f64>().sqrt() / sum;
-            let values = &values[head..head + head_keys];
-            let largest = values.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-            let allowed = largest * ALLOWED.min(root * allowed_of_root(sizes.kv_seq));
+            let largest = values[head..head + head_keys].iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            let allowed = largest * may_differ.share.min(root * may_differ.of_root);
             let mut out = vec![0.0; head_dim];
-            for (weight, value) in weights.iter().zip(values.chunks(head_dim)) {
+            for (weight, value) in weights.iter().zip(values[seen].chunks(head_dim)) {
                 out.iter_mut().zip(value).for_each(|(out, value)| *out += weight / sum * value);
             }
             out.into_iter().map(move |value| (value, allowed))
@@ -311,8 +452,8 @@ impl FamilySpec for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::{awkward, fill};
-    use crate::model::{Dtype, Family, PidType};
+    use crate::families::fill;
+    use crate::model::{Family, PidType};
     use half::bf16;
 
     pub(super) fn problem(batch: i64, heads: i64, q_seq: i64, kv_seq: i64, head_dim: i64) -> Problem {
@@ -341,6 +482,74 @@ mod tests {
 
     pub(super) fn refused(config: &Config, problem: &Problem) -> String {
         built(config, problem).unwrap_err().0
+    }
+
+    fn variant(text: &str) -> Problem {
+        Problem::parse(Family::Attention, text, Dtype::Bf16).unwrap()
+    }
+
+    #[test]
+    fn heads_that_share_keys_are_one_to_a_tile_unless_a_mask_keeps_them_apart() {
+        let launch = |shape: &str, block_q| built(&config(block_q, 64, 4), &variant(shape)).unwrap();
+        let i32s = |launch: &Launch| {
+            let of = |arg: &Arg| if let Arg::I32(value) = arg { Some(*value) } else { None };
+            launch.args.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        // Decoding: the four queries of a head of keys are rows of one tile.
+        let (kernel, decode) = launch("batch=2,heads=32,kv_heads=8,q_seq=1,kv_seq=4096,head_dim=128", 16);
+        assert_eq!((decode.grid[0], &i32s(&decode)[..5]), (16, &[16, 4, 4096, 128, 1][..]));
+        assert!(!kernel.to_string().contains("CAUSAL"), "{kernel}");
+        assert_eq!(kernel, launch("batch=2,heads=8,q_seq=4,kv_seq=4096,head_dim=128", 16).0, "no kernel of its own");
+        let (_, prefill) = launch("batch=1,heads=32,kv_heads=8,q_seq=100,kv_seq=100,head_dim=128", 64);
+        assert_eq!((prefill.grid[0], &i32s(&prefill)[..2]), (8 * 7, &[8, 400][..]));
+        // Under a mask long heads are each their own, and four share keys; short ones are rows of one tile.
+        let (kernel, prefill) = launch("batch=1,heads=32,kv_heads=8,q_seq=100,kv_seq=900,head_dim=128,causal=1", 64);
+        assert!(kernel.to_string().contains("-DCAUSAL=1"), "{kernel}");
+        assert_eq!((prefill.grid[0], &i32s(&prefill)[..2]), (32 * 2, &[32, 100][..]));
+        assert_eq!(i32s(&prefill)[6..9], [100, 900, 4]);
+        let drafted = launch("batch=1,heads=32,kv_heads=8,q_seq=5,kv_seq=900,head_dim=128,causal=1,window=64", 64).1;
+        assert_eq!((drafted.grid[0], &i32s(&drafted)[..2], &i32s(&drafted)[6..9]), (8, &[8, 20][..], &[5, 64, 1][..]));
+    }
+
+    /// Pairs, keys and queries, counted one by one, by the functions and by the expressions of the models.
+    #[test]
+    fn work_is_what_the_mask_leaves() {
+        let model = |problem: &Problem| {
+            let h200 = GpuProfile::by_name("h200").unwrap();
+            let description = Description::of(Family::Attention, &h200, true);
+            let work = |text: &str| {
+                let names = super::super::names(Family::Attention);
+                let formula = crate::heuristics::Formula::parse(text, &names).unwrap();
+                formula.value(&super::super::values(&Config::default(), problem, &h200)).unwrap() as u64
+            };
+            [work(&description.flops), work(&description.bytes)]
+        };
+        for (q_seq, kv_seq) in [(1, 1), (1, 9), (5, 5), (7, 3), (3, 7), (40, 40), (64, 100), (100, 64)] {
+            for (causal, window) in [(0, 0), (1, 0), (1, 1), (1, 2), (1, 5), (1, 63), (1, 99), (1, 200)] {
+                for kv_heads in [1, 2, 6] {
+                    let shape = format!(
+                        "batch=2,heads=6,kv_heads={kv_heads},q_seq={q_seq},kv_seq={kv_seq},head_dim=8,causal={causal},window={window}"
+                    );
+                    let problem = variant(&shape);
+                    let is_seen = |query: i64, key: i64| {
+                        let ahead = query + kv_seq - q_seq - key;
+                        causal == 0 || ahead >= 0 && (window == 0 || ahead < window)
+                    };
+                    let seen_by = |query: i64| (0..kv_seq).filter(move |key| is_seen(query, *key));
+                    let pairs: usize = (0..q_seq).map(|query| seen_by(query).count()).sum();
+                    let queries = (0..q_seq).filter(|query| seen_by(*query).count() > 0).count();
+                    let keys = (0..kv_seq).filter(|key| (0..q_seq).any(|query| is_seen(query, *key))).count();
+                    assert_eq!(Attention.flops(&problem), (4 * 12 * 8 * pairs) as f64, "{shape}");
+                    let rows = 12 * (q_seq as usize + queries) + 2 * 2 * kv_heads * keys;
+                    assert_eq!(Attention.bytes(&problem), Bytes(2 * 8 * rows as u64), "{shape}");
+                    assert_eq!(
+                        model(&problem).map(|work| work as f64),
+                        [Attention.flops(&problem), Attention.bytes(&problem).0 as f64],
+                        "{shape}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
@@ -409,7 +618,7 @@ mod tests {
         for [q_seq, kv_seq] in [[8, 16384], [64, 64], [8, 1500]] {
             let problem = problem(1, 2, q_seq, kv_seq, 64);
             let plain = Attention.tensors(&problem).inputs;
-            for tensors in [awkward(problem.family, &plain), plain] {
+            for tensors in [Attention.awkward(&problem, &plain).unwrap(), plain] {
                 let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
                 let reference = Attention.host_reference(&problem, &inputs);
                 let [queries, keys, values] = [0, 1, 2].map(|index| inputs[index].to_f64());

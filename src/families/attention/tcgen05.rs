@@ -1,8 +1,8 @@
 //! Attention by Blackwell's tensor cores: `kernels/attention_tcgen05.cu`.
 
 use super::super::knobs::{self, WARP};
-use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
-use super::{Dimensions, HEAD, LINE, PARTIAL_RESULTS, POSITIONS, ROWS, Split, TILES, heads_map};
+use super::super::{Condition, Footprint, KernelSpec, Launch, Mapped, Rejection, legality, require};
+use super::{Dimensions, HEAD, LINE, PARTIAL_RESULTS, POSITIONS, ROWS, SHARED_POSITIONS, Split, TILES, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
 
@@ -97,6 +97,7 @@ pub(super) fn conditions() -> &'static [Condition] {
                 (SMEM, "too little shared memory"),
                 TILES,
                 PARTIAL_RESULTS,
+                SHARED_POSITIONS,
             ],
         )
     });
@@ -111,16 +112,16 @@ pub(super) fn build(
 ) -> Result<(KernelSpec, Launch), Rejection> {
     let tiling = Tiling::new(config)?;
     let head = sizes.padded_head();
-    let split = Split::new(config, sizes, tiling.block_q);
+    let split = Split::new(config, sizes, tiling.block_q, profile);
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention_tcgen05.cu", "attention_tcgen05", macros);
     let maps = [
-        heads_map(Some(0), sizes, sizes.q_seq, PANEL),
-        heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(Mapped::Input(0), sizes, [split.heads, split.rows], PANEL),
+        heads_map(Mapped::Input(1), sizes, [sizes.key_heads(), sizes.kv_seq], tiling.block_kv),
+        heads_map(Mapped::Input(2), sizes, [sizes.key_heads(), sizes.kv_seq], tiling.block_kv),
     ];
     let threads = tiling.threads();
     Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), maps)))
@@ -175,7 +176,7 @@ mod tests {
             let padded = head_dim.unsigned_abs().next_multiple_of(16).to_string();
             assert_eq!(kernel.macros[0], ("HEAD_DIM".to_owned(), padded));
             let Arg::TensorMap(keys) = &launch.args[1] else { panic!("{:?}", launch.args[1]) };
-            assert_eq!((keys.input, keys.tile.as_slice()), (Some(1), [64, 64, 1].as_slice()));
+            assert_eq!((keys.of, keys.tile.as_slice()), (Mapped::Input(1), [64, 64, 1].as_slice()));
             assert_eq!(keys.extents, [head_dim.unsigned_abs(), 200, 6]);
         }
         assert!(refused(&config(128, 64, 2), &problem(1, 1, 5, 7, 100)).contains("multiple of 16 bytes"));

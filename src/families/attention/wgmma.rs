@@ -1,8 +1,8 @@
 //! Attention by Hopper's warpgroup products: `kernels/attention_wgmma.cu`.
 
 use super::super::knobs::{self, WARP};
-use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
-use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, Split, TILES, TOO_MANY_PARTS, heads_map};
+use super::super::{Condition, Footprint, KernelSpec, Launch, Mapped, Rejection, legality, require};
+use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, SHARED_POSITIONS, Split, TILES, TOO_MANY_PARTS, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
 
@@ -78,6 +78,11 @@ impl Tiling {
 const REGISTERS: &str = "max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
     + block_sizes[2] / 2 + block_sizes[2] / 4 \
     <= 225 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
+/// A mask takes some more, of the tile it is for.
+const REGISTERS_OF_MASK: &str = "causal == 0 || \
+    max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
+    + block_sizes[2] / 2 + block_sizes[2] / 4 \
+    <= 221 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
 const SMEM: &str = "(block_sizes[1] + num_stages * 2 * block_sizes[2]) * ceil_div(head_dim, 64) * 128 \
     + (4 * num_stages + 3) * 8 <= smem_per_block";
 const PARTIAL_RESULTS: &str = "split_k == 1 || split_k * batch * heads * q_seq \
@@ -96,6 +101,8 @@ pub(super) fn conditions() -> &'static [Condition] {
                 (SMEM, "too little shared memory"),
                 TILES,
                 (PARTIAL_RESULTS, TOO_MANY_PARTS),
+                SHARED_POSITIONS,
+                (REGISTERS_OF_MASK, "too few registers a thread for its output, scores and mask"),
             ],
         )
     });
@@ -116,17 +123,17 @@ pub(super) fn build(
 ) -> Result<(KernelSpec, Launch), Rejection> {
     let tiling = Tiling::new(config)?;
     let head = padded_head(sizes.head_dim);
-    let split = Split::new(config, sizes, tiling.block_q);
+    let split = Split::new(config, sizes, tiling.block_q, profile);
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
     let macros =
         [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
-    let macros = macros.map(|(name, value)| (name, value.to_string()));
+    let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
-        heads_map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
-        heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(None, sizes, sizes.q_seq, GROUP_ROWS),
+        heads_map(Mapped::Input(0), sizes, [split.heads, split.rows], GROUP_ROWS),
+        heads_map(Mapped::Input(1), sizes, [sizes.key_heads(), sizes.kv_seq], tiling.block_kv),
+        heads_map(Mapped::Input(2), sizes, [sizes.key_heads(), sizes.kv_seq], tiling.block_kv),
+        heads_map(Mapped::Output, sizes, [split.heads, split.rows], GROUP_ROWS),
     ];
     let threads = tiling.threads();
     Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), maps)))
@@ -177,9 +184,9 @@ mod tests {
         let Arg::TensorMap(keys) = &launch.args[1] else { panic!("{:?}", launch.args[1]) };
         assert_eq!(keys.extents, [40, 200, 6]);
         assert_eq!(keys.strides_bytes, [80, 16_000]);
-        assert_eq!((keys.input, keys.tile.as_slice()), (Some(1), [64, 80, 1].as_slice()));
+        assert_eq!((keys.of, keys.tile.as_slice()), (Mapped::Input(1), [64, 80, 1].as_slice()));
         let Arg::TensorMap(out) = &launch.args[3] else { panic!("{:?}", launch.args[3]) };
-        assert_eq!((out.input, out.extents[1], out.tile[1]), (None, 100, 64));
+        assert_eq!((out.of, out.extents[1], out.tile[1]), (Mapped::Output, 100, 64));
     }
 
     #[test]

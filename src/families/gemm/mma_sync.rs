@@ -1,7 +1,7 @@
 //! `gemm.cu`: warps that load and multiply in turn, on any GPU with bf16 tensor cores.
 
 use super::{
-    EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
+    EXTENTS, Groups, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
 };
 use crate::families::knobs::{self, WARP};
 use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, require};
@@ -51,10 +51,20 @@ impl Tiling {
     }
 
     /// Shared memory of one program.
-    fn smem(&self, weights: Weights) -> Bytes {
+    fn smem(&self, weights: Weights, groups: Option<Groups>) -> Bytes {
         let a = self.m * self.k * Element::Bf16.size_bytes();
-        let b = self.k / weights.per_element() * self.n * weights.element().size_bytes();
-        Bytes(u64::from(self.stages) * (a + b))
+        let b = self.k / weights.per_element() * self.n * weights.element_bytes();
+        let scales = groups.map_or(0, |groups| {
+            let [scale, zero] = weights.scale_bytes();
+            self.k / groups.within(self.k) * self.n * (scale + if groups.zero_points { zero } else { 0 })
+        });
+        Bytes(u64::from(self.stages) * (a + b + scales))
+    }
+
+    /// The same at most, whatever the problem's groups.
+    fn most_smem(&self, weights: Weights) -> Bytes {
+        let groups = Groups { group: weights.least_group(), zero_points: weights.scale_bytes()[1] > 0 };
+        self.smem(weights, weights.is_scaled().then_some(groups))
     }
 
     fn threads(&self) -> u32 {
@@ -68,7 +78,7 @@ impl Tiling {
 }
 
 pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
-    knobs::fits_smem(Tiling::new(config, weights, profile)?.smem(weights), profile)
+    knobs::fits_smem(Tiling::new(config, weights, profile)?.most_smem(weights), profile)
 }
 
 pub(super) fn conditions() -> &'static [Condition] {
@@ -78,7 +88,7 @@ pub(super) fn conditions() -> &'static [Condition] {
 
 pub(super) fn footprint(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<Footprint, Rejection> {
     let tiling = Tiling::new(config, weights, profile)?;
-    let smem = tiling.smem(weights);
+    let smem = tiling.most_smem(weights);
     Ok(Footprint {
         threads: tiling.threads(),
         registers: tiling.registers(),
@@ -93,7 +103,7 @@ pub(super) fn build(
     product: &Product,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let &Product { weights, m, n, k } = product;
+    let &Product { weights, groups, m, n, k, .. } = product;
     let tiling = Tiling::new(config, weights, profile)?;
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
@@ -103,8 +113,7 @@ pub(super) fn build(
     let work = tiles * split_k;
     let ProgramOrder { programs, stride, span } = program_order(config, work, profile.multiprocessors);
 
-    let macros = vec![
-        ("WEIGHTS", weights.name().to_string()),
+    let own = [
         ("BLOCK_M", tiling.m.to_string()),
         ("BLOCK_N", tiling.n.to_string()),
         ("BLOCK_K", tiling.k.to_string()),
@@ -113,6 +122,8 @@ pub(super) fn build(
         ("A_VECTOR_BYTES", vector_bytes(product.a_row_bytes()).to_string()),
         ("B_VECTOR_BYTES", vector_bytes(product.b_row_bytes()).to_string()),
     ];
+    let macros = product.macros(tiling.k).into_iter().chain(own);
+    let scales = product.scale_arguments(|input, _, _| Arg::Input(input), |groups| groups.steps(k, tiling.k));
     let (workspace, counters) = match split_k {
         1 => (0, 0),
         _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles as u32),
@@ -123,8 +134,8 @@ pub(super) fn build(
         grid: [programs as u32, 1, 1],
         cluster: [1; 3],
         threads: [tiling.threads(), 1, 1],
-        dynamic_smem: tiling.smem(weights),
-        args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+        dynamic_smem: tiling.smem(weights, groups),
+        args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).chain(scales).collect(),
         workspace: Bytes(workspace),
         counters,
     };
@@ -145,7 +156,8 @@ mod tests {
         let macros: Vec<_> = kernel.macros.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
             macros.join(" "),
-            "WEIGHTS=Fp4 BLOCK_M=64 BLOCK_N=128 BLOCK_K=128 NUM_WARPS=4 NUM_STAGES=3 A_VECTOR_BYTES=16 B_VECTOR_BYTES=4"
+            "DTYPE=bf16 WEIGHTS=Fp4 BLOCK_M=64 BLOCK_N=128 BLOCK_K=128 NUM_WARPS=4 NUM_STAGES=3 A_VECTOR_BYTES=16 \
+             B_VECTOR_BYTES=4"
         );
     }
 

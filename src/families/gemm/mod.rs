@@ -1,6 +1,8 @@
-//! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
+//! Matrix products: C[m, n] = A[m, k] · decode(B), with seven formats of B and one kernel for each kind of tensor core.
 
+mod fp8;
 mod mma_sync;
+mod realigned;
 mod tcgen05;
 mod wgmma;
 
@@ -10,14 +12,19 @@ use super::{
     Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
-pub(super) static MATMUL: Gemm = Gemm { weights: Weights::Bf16 };
+pub(super) use fp8::MATMUL_FP8;
+
+pub(super) static MATMUL: Gemm = Gemm { weights: Weights::Same };
 pub(super) static MATMUL_INT4: Gemm = Gemm { weights: Weights::Int4 };
 pub(super) static MATMUL_INT16: Gemm = Gemm { weights: Weights::Int16 };
 pub(super) static MATMUL_FP4: Gemm = Gemm { weights: Weights::Fp4 };
+pub(super) static MATMUL_INT4_GROUP: Gemm = Gemm { weights: Weights::Int4Group };
+pub(super) static MATMUL_NVFP4: Gemm = Gemm { weights: Weights::Nvfp4 };
+pub(super) static MATMUL_MXFP4: Gemm = Gemm { weights: Weights::Mxfp4 };
 
 /// A matrix product by the format of its weights.
 pub(super) struct Gemm {
@@ -27,14 +34,21 @@ pub(super) struct Gemm {
 /// How B's weights lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weights {
-    /// bf16 [k, n].
-    Bf16,
-    /// int16 [k, n], rounded to bf16.
+    /// The activations' type, [k, n].
+    Same,
+    /// int16 [k, n], rounded to the activations' type.
     Int16,
     /// Signed int4, two a byte along k, low nibble first: [k/2, n].
     Int4,
     /// E2M1, packed likewise.
     Fp4,
+    /// int4, packed likewise, with a scale of the activations' type for each group of weights along k: signed, or unsigned with a
+    /// zero point of four bits, a byte each.
+    Int4Group,
+    /// E2M1, packed likewise, with an E4M3 scale for each 16 weights along k and one f32 for all.
+    Nvfp4,
+    /// E2M1, packed likewise, with an E8M0 scale for each 32 weights along k.
+    Mxfp4,
 }
 
 /// The kernels have byte offsets within a row, and the row after the last, in 32 bits.
@@ -72,35 +86,85 @@ const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
 impl Weights {
     /// The name of the format in the kernels.
-    const fn name(self) -> &'static str {
+    const fn name(self, activations: Element) -> &'static str {
         match self {
-            Self::Bf16 => "Bf16",
+            Self::Same if matches!(activations, Element::F16) => "F16",
+            Self::Same => "Bf16",
             Self::Int16 => "Int16",
             Self::Int4 => "Int4",
             Self::Fp4 => "Fp4",
+            Self::Int4Group => "Int4Group",
+            Self::Nvfp4 => "Nvfp4",
+            Self::Mxfp4 => "Mxfp4",
         }
     }
 
     /// The element that B is made of in memory.
-    const fn element(self) -> Element {
+    const fn element(self, activations: Element) -> Element {
         match self {
-            Self::Bf16 => Element::Bf16,
+            Self::Same => activations,
             Self::Int16 => Element::I16,
-            Self::Int4 | Self::Fp4 => Element::I8,
+            Self::Int4 | Self::Fp4 | Self::Int4Group | Self::Nvfp4 | Self::Mxfp4 => Element::I8,
         }
+    }
+
+    /// Bytes of one element of B.
+    const fn element_bytes(self) -> u64 {
+        self.element(Element::Bf16).size_bytes()
     }
 
     /// Weights along k in one element of B.
     const fn per_element(self) -> u64 {
+        if self.element_bytes() == 1 { 2 } else { 1 }
+    }
+
+    /// Bytes of a column's scale and of its zero point, at most; none of weights without scales.
+    const fn scale_bytes(self) -> [u64; 2] {
         match self {
-            Self::Bf16 | Self::Int16 => 1,
-            Self::Int4 | Self::Fp4 => 2,
+            Self::Same | Self::Int16 | Self::Int4 | Self::Fp4 => [0, 0],
+            Self::Int4Group => [2, 1],
+            Self::Nvfp4 | Self::Mxfp4 => [1, 0],
         }
     }
 
-    /// All weights as a row-major [k, n], from B as it lies in memory.
-    fn decode(self, b: &HostTensor, n: usize) -> Vec<f64> {
-        let nibbles = |bytes: &[i8], value: fn(u8) -> f64| {
+    const fn is_scaled(self) -> bool {
+        self.scale_bytes()[0] > 0
+    }
+
+    /// The fewest weights along k that share a scale.
+    const fn least_group(self) -> u64 {
+        if matches!(self, Self::Nvfp4) { 16 } else { 32 }
+    }
+
+    /// How a problem's weights share scales; nothing of weights without.
+    fn groups(self, problem: &Problem) -> Option<Groups> {
+        let [_, _, k, group, zero_points] = problem.shape.first();
+        let group = match self {
+            Self::Int4Group if group == 0 => k,
+            Self::Int4Group => group,
+            _ => self.least_group(),
+        };
+        self.is_scaled().then_some(Groups { group, zero_points: self == Self::Int4Group && zero_points == 1 })
+    }
+
+    /// By how much rounding a scaled weight to the activations' type may move an element of C, in units of [`allowed`]'s.
+    ///
+    /// E2M1 with a scale of a byte has six significant bits at most, so it is exact. A scaled int4 errs by a share of itself that is u
+    /// at most and less than u / 2 in the root mean square; since activations have random signs, so does what a sum errs by.
+    fn rounding(self, activations: Element) -> f64 {
+        match (self, activations) {
+            (Self::Int4Group, Element::F16) => 2.0 * rounding::F16,
+            (Self::Int4Group, _) => 2.0 * rounding::BF16,
+            _ => 0.0,
+        }
+    }
+
+    /// All weights as a row-major [k, n], from B and what comes after it, as they lie in memory. `activations`: the type that
+    /// int16 is rounded to.
+    fn decode(self, problem: &Problem, operands: &[HostTensor]) -> Vec<f64> {
+        let [_, n, _] = dimensions(problem).map(|extent| extent as usize);
+        let (b, others) = (&operands[0], &operands[1..]);
+        let nibbles = |bytes: &[i8], value: fn(u8) -> f64| -> Vec<f64> {
             let row_pairs = bytes.chunks(n).flat_map(|row| {
                 let low = row.iter().map(|byte| *byte as u8 & 15);
                 let high = row.iter().map(|byte| *byte as u8 >> 4);
@@ -108,24 +172,97 @@ impl Weights {
             });
             row_pairs.map(value).collect()
         };
-        match (self, b) {
-            (Self::Bf16, HostTensor::Bf16(weights)) => weights.iter().map(|weight| weight.to_f64()).collect(),
-            (Self::Int16, HostTensor::I16(weights)) => {
+        let signed = |code: u8| f64::from((code << 4) as i8 >> 4);
+        let e2m1 = |code: u8| {
+            let magnitude = E2M1[usize::from(code & 7)];
+            if code < 8 { magnitude } else { -magnitude }
+        };
+        // Of each weight that of its group and column.
+        let of_groups = |values: Vec<f64>, weights: usize| -> Vec<f64> {
+            let group = self.groups(problem).map_or(1, |groups| groups.group as usize);
+            (0..weights).map(|place| values[place / n / group * n + place % n]).collect()
+        };
+        let scaled = |weights: Vec<f64>, scales: Vec<f64>| -> Vec<f64> {
+            let scales = of_groups(scales, weights.len());
+            weights.into_iter().zip(scales).map(|(weight, scale)| weight * scale).collect()
+        };
+        match (self, b, others) {
+            (Self::Same, HostTensor::Bf16(_) | HostTensor::F16(_), []) => b.to_f64(),
+            (Self::Int16, HostTensor::I16(weights), []) if problem.dtype == Element::F16 => {
+                weights.iter().map(|weight| f16::from_f32(f32::from(*weight)).to_f64()).collect()
+            }
+            (Self::Int16, HostTensor::I16(weights), []) => {
                 weights.iter().map(|weight| bf16::from_f32(f32::from(*weight)).to_f64()).collect()
             }
-            (Self::Int4, HostTensor::I8(bytes)) => nibbles(bytes, |code| f64::from((code << 4) as i8 >> 4)),
-            (Self::Fp4, HostTensor::I8(bytes)) => nibbles(bytes, |code| {
-                let magnitude = E2M1[usize::from(code & 7)];
-                if code < 8 { magnitude } else { -magnitude }
-            }),
-            _ => unreachable!("B does not hold {} weights", self.name()),
+            (Self::Int4, HostTensor::I8(bytes), []) => nibbles(bytes, signed),
+            (Self::Fp4, HostTensor::I8(bytes), []) => nibbles(bytes, e2m1),
+            (Self::Int4Group, HostTensor::I8(bytes), [scales]) => scaled(nibbles(bytes, signed), scales.to_f64()),
+            (Self::Int4Group, HostTensor::I8(bytes), [scales, HostTensor::U8(zeros)]) => {
+                let codes = nibbles(bytes, |code| code.into());
+                let zeros = of_groups(zeros.iter().map(|zero| f64::from(zero & 15)).collect(), codes.len());
+                scaled(codes.into_iter().zip(zeros).map(|(code, zero)| code - zero).collect(), scales.to_f64())
+            }
+            (Self::Nvfp4, HostTensor::I8(bytes), [HostTensor::U8(scales), HostTensor::F32(tensor)]) => {
+                let factor = f64::from(tensor[0]);
+                let scales = scales.iter().map(|code| e4m3(*code) * factor).collect();
+                scaled(nibbles(bytes, e2m1), scales)
+            }
+            (Self::Mxfp4, HostTensor::I8(bytes), [HostTensor::U8(scales)]) => {
+                scaled(nibbles(bytes, e2m1), scales.iter().map(|code| e8m0(*code)).collect())
+            }
+            _ => unreachable!("B does not hold {self:?} weights"),
         }
+    }
+}
+
+/// What an E4M3 code stands for: a sign, four bits of exponent, three of mantissa.
+fn e4m3(code: u8) -> f64 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let magnitude = match (exponent, code & 7) {
+        (15, 7) => f64::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (1.0 + mantissa / 8.0) * f64::from(exponent - 7).exp2(),
+    };
+    if code < 128 { magnitude } else { -magnitude }
+}
+
+/// What an E8M0 code stands for: a power of two.
+fn e8m0(code: u8) -> f64 {
+    if code == u8::MAX { f64::NAN } else { (f64::from(code) - 127.0).exp2() }
+}
+
+/// How weights share scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Groups {
+    /// Weights along k with one scale; the last group may have fewer.
+    group: u64,
+    /// Whether each group has zero points beside.
+    zero_points: bool,
+}
+
+impl Groups {
+    /// Groups of so many weights along k.
+    const fn count(self, k: u64) -> u64 {
+        k.div_ceil(self.group)
+    }
+
+    /// Weights along k of a step of `block_k` that share a scale: the kernels' `GROUP`.
+    fn within(self, block_k: u64) -> u64 {
+        self.group.min(block_k)
+    }
+
+    /// Steps of `block_k` that share a row of scales: the kernels' `group_steps`.
+    const fn steps(self, k: u64, block_k: u64) -> u64 {
+        if self.group >= k { k.div_ceil(block_k) } else { self.group.div_ceil(block_k) }
     }
 }
 
 /// One matrix product, for a kernel to be built for.
 struct Product {
     weights: Weights,
+    /// Of A, C and, where they have it, of the weights.
+    dtype: Element,
+    groups: Option<Groups>,
     m: u64,
     n: u64,
     k: u64,
@@ -134,38 +271,93 @@ struct Product {
 impl Product {
     /// Bytes of a row of A.
     fn a_row_bytes(&self) -> u64 {
-        self.k * Element::Bf16.size_bytes()
+        self.k * self.dtype.size_bytes()
     }
 
     /// Bytes of a row of B.
     fn b_row_bytes(&self) -> u64 {
-        self.n * self.weights.element().size_bytes()
+        self.n * self.weights.element_bytes()
     }
 
     /// Bytes of a row of C.
     fn c_row_bytes(&self) -> u64 {
-        self.n * Element::Bf16.size_bytes()
+        self.n * self.dtype.size_bytes()
+    }
+
+    /// The macros that every kernel needs to know what is multiplied.
+    fn macros(&self, block_k: u64) -> Vec<(&'static str, String)> {
+        let mut macros =
+            vec![("DTYPE", knobs::c_type(self.dtype)), ("WEIGHTS", self.weights.name(self.dtype).to_string())];
+        if let Some(groups) = self.groups {
+            macros.push(("GROUP", groups.within(block_k).to_string()));
+            if self.weights == Weights::Int4Group {
+                macros.push(("ZERO_POINTS", u8::from(groups.zero_points).to_string()));
+            }
+        }
+        macros
+    }
+
+    /// The kernels' last arguments: scales and zero points by `tensor`, which is told the input, its type and rows, the tensor's own
+    /// scale, and `last`, by how scales are shared. None of weights without scales.
+    fn scale_arguments(
+        &self,
+        tensor: impl Fn(usize, Element, u64) -> Arg,
+        last: impl FnOnce(Groups) -> u64,
+    ) -> Vec<Arg> {
+        let Some(groups) = self.groups else { return Vec::new() };
+        let count = groups.count(self.k);
+        let scales = if self.weights == Weights::Int4Group { self.dtype } else { Element::U8 };
+        vec![
+            tensor(2, scales, count),
+            if groups.zero_points { tensor(3, Element::U8, count) } else { Arg::Null },
+            if self.weights == Weights::Nvfp4 { Arg::Input(3) } else { Arg::Null },
+            Arg::I32(last(groups) as i32),
+        ]
     }
 }
 
+/// What activations are that f16 is to hold the sums of with int16 weights: a share of one.
+const SMALL: f32 = 1.0 / 4096.0;
+
 impl Gemm {
-    /// A with the activations, B with the weights and C with the sums.
-    fn tensor(name: &'static str, element: Element, shape: [u64; 2]) -> TensorSpec {
+    /// What B holds, and what comes after it.
+    fn weight_tensors(&self, problem: &Problem) -> Vec<TensorSpec> {
+        let [_, n, k] = dimensions(problem);
+        let groups = self.weights.groups(problem);
+        let count = groups.map_or(0, |groups| groups.count(k));
+        let tensor = |name, element, shape: &[u64], fill| TensorSpec::new(name, element, shape, fill);
+        let element = self.weights.element(problem.dtype);
         let fill = if element.is_float() { Fill::Uniform { magnitude: 1.0 } } else { Fill::Bits };
-        TensorSpec::new(name, element, &shape, fill)
+        let mut tensors = vec![tensor("B", element, &[k / self.weights.per_element(), n], fill)];
+        match self.weights {
+            Weights::Same | Weights::Int16 | Weights::Int4 | Weights::Fp4 => {}
+            Weights::Int4Group => {
+                tensors.push(tensor("scales", problem.dtype, &[count, n], Fill::Uniform { magnitude: 1.0 }));
+                if groups.is_some_and(|groups| groups.zero_points) {
+                    tensors.push(tensor("zeros", Element::U8, &[count, n], Fill::Whole { least: 0, most: 15 }));
+                }
+            }
+            // Every code but those of negative numbers and NaN, zero and subnormal ones among them.
+            Weights::Nvfp4 => {
+                tensors.push(tensor("scales", Element::U8, &[count, n], Fill::Whole { least: 0, most: 126 }));
+                tensors.push(tensor("tensor_scale", Element::F32, &[1], Fill::Wide { least: -12, most: -8 }));
+            }
+            // 2^-12 to 2^3, so that sums fit f16.
+            Weights::Mxfp4 => {
+                tensors.push(tensor("scales", Element::U8, &[count, n], Fill::Whole { least: 115, most: 130 }));
+            }
+        }
+        tensors
     }
 }
 
 impl FamilySpec for Gemm {
     fn tensors(&self, problem: &Problem) -> Tensors {
         let [m, n, k] = dimensions(problem);
-        Tensors {
-            inputs: vec![
-                Self::tensor("A", Element::Bf16, [m, k]),
-                Self::tensor("B", self.weights.element(), [k / self.weights.per_element(), n]),
-            ],
-            outputs: vec![Self::tensor("C", Element::Bf16, [m, n]).written()],
-        }
+        let magnitude = if (self.weights, problem.dtype) == (Weights::Int16, Element::F16) { SMALL } else { 1.0 };
+        let a = TensorSpec::new("A", problem.dtype, &[m, k], Fill::Uniform { magnitude });
+        let c = TensorSpec::new("C", problem.dtype, &[m, n], Fill::Nothing).written();
+        Tensors { inputs: [a].into_iter().chain(self.weight_tensors(problem)).collect(), outputs: vec![c] }
     }
 
     fn flops(&self, problem: &Problem) -> f64 {
@@ -176,25 +368,55 @@ impl FamilySpec for Gemm {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
     }
 
+    fn own_knobs(&self) -> &'static [&'static str] {
+        &[realigned::KNOB]
+    }
+
+    fn description_of_variants(&self) -> Option<Description> {
+        let scales = " + (2 + zero_points) * ceil_div(k, if(group > 0, group, k)) * n";
+        (self.weights == Weights::Int4Group).then(|| super::description::gemm(1, 2, scales))
+    }
+
     fn description(&self) -> Description {
-        let (bytes, packed) = (self.weights.element().size_bytes(), self.weights.per_element());
-        super::description::gemm(bytes, packed)
+        let (bytes, packed) = (self.weights.element_bytes(), self.weights.per_element());
+        let scales = match self.weights {
+            Weights::Same | Weights::Int16 | Weights::Int4 | Weights::Fp4 => "",
+            Weights::Int4Group => " + 2 * ceil_div(k, 128) * n",
+            Weights::Nvfp4 => " + ceil_div(k, 16) * n + 4",
+            Weights::Mxfp4 => " + ceil_div(k, 32) * n",
+        };
+        super::description::gemm(bytes, packed, scales)
     }
 
     fn family(&self) -> Family {
         match self.weights {
-            Weights::Bf16 => Family::Matmul,
+            Weights::Same => Family::Matmul,
             Weights::Int4 => Family::MatmulInt4,
             Weights::Int16 => Family::MatmulInt16,
             Weights::Fp4 => Family::MatmulFp4,
+            Weights::Int4Group => Family::MatmulInt4Group,
+            Weights::Nvfp4 => Family::MatmulNvfp4,
+            Weights::Mxfp4 => Family::MatmulMxfp4,
         }
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
         knobs::only(
             config,
-            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+            &[
+                "l2_groupings",
+                "mma",
+                "num_sm_multiplier",
+                "num_stages",
+                "num_warps",
+                "pid_type",
+                realigned::KNOB,
+                "split_k",
+            ],
         )?;
+        if let Some(Mma::MmaSync | Mma::Tcgen05 | Mma::Tcgen05Tmem) = config.mma {
+            require!(!config.own.contains_key(realigned::KNOB), "{} has no effect on this kernel", realigned::KNOB);
+        }
         let mma = config.mma.filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide)).ok_or_else(|| {
             Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
         })?;
@@ -205,6 +427,17 @@ impl FamilySpec for Gemm {
             config.l2_groupings
         );
         knobs::needed("split_k", config.split_k)?;
+        if self.weights.is_scaled() {
+            require!(
+                !matches!(mma, Mma::Tcgen05 | Mma::Tcgen05Tmem),
+                "mma {mma}: weights with scales are multiplied by mma_sync, mma_sync_tma or wgmma"
+            );
+            let [.., depth] = knobs::block_sizes::<3>(config)?;
+            require!(
+                depth.is_power_of_two(),
+                "block of {depth} rows of B along k: it must be a power of two, so that steps and groups of weights share borders"
+            );
+        }
         match mma {
             Mma::Tcgen05 | Mma::Tcgen05Tmem => knobs::any_order(config)?,
             _ => knobs::order(config)?,
@@ -219,7 +452,7 @@ impl FamilySpec for Gemm {
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::conditions(self.weights),
-            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
+            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(self.weights),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::conditions(),
         }
     }
@@ -245,7 +478,8 @@ impl FamilySpec for Gemm {
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection> {
         let [m, n, k] = dimensions(problem);
-        let product = Product { weights: self.weights, m, n, k };
+        let (dtype, groups) = (problem.dtype, self.weights.groups(problem));
+        let product = Product { weights: self.weights, dtype, groups, m, n, k };
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
@@ -262,7 +496,13 @@ impl FamilySpec for Gemm {
 
     fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         let [m, n, k] = dimensions(problem);
-        let macros = [("WEIGHTS", self.weights.name().to_string())];
+        let product =
+            Product { weights: self.weights, dtype: problem.dtype, groups: self.weights.groups(problem), m, n, k };
+        let mut macros: Vec<_> = product.macros(k).into_iter().filter(|(name, _)| *name != "GROUP").collect();
+        if product.groups.is_some() {
+            macros.push(("GROUPED", "1".to_string()));
+        }
+        let scales = product.scale_arguments(|input, _, _| Arg::Input(input), |groups| groups.group);
         let kernel = KernelSpec::shipped("gemm_reference.cu", "gemm_reference", macros);
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
@@ -270,7 +510,7 @@ impl FamilySpec for Gemm {
             cluster: [1; 3],
             threads: [REFERENCE_THREADS, 1, 1],
             dynamic_smem: Bytes(0),
-            args: vec![
+            args: [
                 Arg::Input(0),
                 Arg::Input(1),
                 Arg::Output(0),
@@ -278,8 +518,11 @@ impl FamilySpec for Gemm {
                 Arg::I32(m as i32),
                 Arg::I32(n as i32),
                 Arg::I32(k as i32),
-                Arg::F32(allowed(k) as f32),
-            ],
+                Arg::F32((allowed(k) + self.weights.rounding(problem.dtype)) as f32),
+            ]
+            .into_iter()
+            .chain(scales)
+            .collect(),
             workspace: Bytes(0),
             counters: 0,
         };
@@ -287,24 +530,22 @@ impl FamilySpec for Gemm {
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
-        let share = allowed(dimensions(problem)[2]);
+        let share = allowed(dimensions(problem)[2]) + self.weights.rounding(problem.dtype);
         let [_, n, k] = dimensions(problem).map(|extent| extent as usize);
-        let [HostTensor::Bf16(activations), weights] = inputs else {
-            unreachable!("a matrix product has two inputs, A in bf16")
-        };
-        let weights = self.weights.decode(weights, n);
+        let activations = inputs[0].to_f64();
+        let weights = self.weights.decode(problem, &inputs[1..]);
         let mut largest_weights = vec![0.0f64; n];
         for row in weights.chunks(n) {
             largest_weights.iter_mut().zip(row).for_each(|(largest, weight)| *largest = largest.max(weight.abs()));
         }
-        let row_sums = |row: &[bf16]| {
+        let row_sums = |row: &[f64]| {
             let mut sums = vec![0.0; n];
             for (activation, weights) in row.iter().zip(weights.chunks(n)) {
                 for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum += activation.to_f64() * weight;
+                    *sum += activation * weight;
                 }
             }
-            let norm = row.iter().map(|activation| activation.to_f64().powi(2)).sum::<f64>().sqrt();
+            let norm = row.iter().map(|activation| activation.powi(2)).sum::<f64>().sqrt();
             sums.into_iter().zip(&largest_weights).map(move |(sum, largest)| (sum, share * norm * largest))
         };
         activations.par_chunks(k).flat_map_iter(row_sums).collect::<Vec<_>>().into_iter().collect()

@@ -2,7 +2,9 @@
 
 use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k};
 use crate::families::knobs::{self, WARP};
-use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use crate::families::{
+    Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
+};
 use crate::model::{Bytes, Config, GpuProfile, Mma};
 use std::sync::LazyLock;
 
@@ -60,7 +62,7 @@ impl Tiling {
         let stages = u64::from(knobs::needed("num_stages", config.num_stages)?);
         let is_held = config.mma == Some(Mma::Tcgen05Tmem);
         require!(
-            !is_held || weights != Weights::Bf16,
+            !is_held || weights != Weights::Same,
             "mma {}: bf16 weights are multiplied from where they are copied to",
             Mma::Tcgen05Tmem
         );
@@ -95,7 +97,7 @@ impl Tiling {
     }
 
     fn decode_warps(config: &Config, weights: Weights, is_held: bool) -> Result<u32, Rejection> {
-        if weights == Weights::Bf16 {
+        if weights == Weights::Same {
             let idle = config.num_warps.map(|warps| {
                 Rejection(format!("num_warps {warps} has no effect: bf16 weights need no decoding warps"))
             });
@@ -170,7 +172,7 @@ impl Tiling {
     }
 
     fn is_decoded(&self) -> bool {
-        self.weights != Weights::Bf16
+        self.weights != Weights::Same
     }
 
     fn a_rows(&self) -> u64 {
@@ -194,7 +196,7 @@ impl Tiling {
     /// A program's part of A and of B in one stage.
     fn stage_bytes(&self) -> Bytes {
         let a = self.a_rows() * self.k * Element::Bf16.size_bytes();
-        Bytes(a + self.b_rows() * self.b_columns() * self.weights.element().size_bytes())
+        Bytes(a + self.b_rows() * self.b_columns() * self.weights.element_bytes())
     }
 
     /// Shared memory of one program: `SMEM_BYTES` of the kernel.
@@ -212,9 +214,8 @@ impl Tiling {
         self.smem_with(self.room.buffers)
     }
 
-    fn macros(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("WEIGHTS", self.weights.name().to_string()),
+    fn macros(&self, product: &Product) -> Vec<(&'static str, String)> {
+        let own = [
             ("BLOCK_M", self.m.to_string()),
             ("BLOCK_N", self.n.to_string()),
             ("BLOCK_K", self.k.to_string()),
@@ -223,20 +224,20 @@ impl Tiling {
             ("BUFFERS", self.room.buffers.to_string()),
             ("SUM_TILES", self.room.sum_tiles.to_string()),
             ("TENSOR_WEIGHTS", u8::from(self.is_held).to_string()),
-        ]
+        ];
+        product.macros(self.k).into_iter().chain(own).collect()
     }
 
     /// The tiles that the copy engine moves: of A, of B and of C.
     fn tensor_maps(&self, product: &Product) -> [TensorMap; 3] {
-        let map = |input, element, shape: [u64; 2], tile: [u64; 2], swizzle| {
-            TensorMap::of_matrix(input, element, shape, tile.map(|extent| extent as u32), swizzle)
+        let map = |of, element, shape: [u64; 2], tile: [u64; 2], swizzle| {
+            TensorMap::of_matrix(of, element, shape, tile.map(|extent| extent as u32), swizzle)
         };
-        let &Product { weights, m, n, k } = product;
-        let bf16 = Element::Bf16;
+        let &Product { weights, dtype, m, n, k, .. } = product;
         let b_shape = [k / weights.per_element(), n];
         let (a_line, a_swizzle) = LINES[0];
         let (b_line, b_swizzle) = if self.is_held {
-            (a_line * bf16.size_bytes() / weights.element().size_bytes(), a_swizzle)
+            (a_line * dtype.size_bytes() / weights.element_bytes(), a_swizzle)
         } else if self.is_decoded() {
             (self.b_columns(), Swizzle::None)
         } else {
@@ -249,9 +250,9 @@ impl Tiling {
             ([u64::from(WARP), chunk], chunk_swizzle)
         };
         [
-            map(Some(0), bf16, [m, k], [self.a_rows(), a_line], a_swizzle),
-            map(Some(1), weights.element(), b_shape, [self.b_rows(), b_line], b_swizzle),
-            map(None, bf16, [m, n], c_tile, c_swizzle),
+            map(Mapped::Input(0), dtype, [m, k], [self.a_rows(), a_line], a_swizzle),
+            map(Mapped::Input(1), weights.element(dtype), b_shape, [self.b_rows(), b_line], b_swizzle),
+            map(Mapped::Output, dtype, [m, n], c_tile, c_swizzle),
         ]
     }
 }
@@ -310,7 +311,7 @@ pub(super) fn build(
     product: &Product,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let &Product { weights, m, n, k } = product;
+    let &Product { weights, m, n, k, .. } = product;
     let tiling = Tiling::new(config, weights)?;
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
@@ -338,7 +339,7 @@ pub(super) fn build(
         workspace: Bytes(workspace),
         counters: counters as u32,
     };
-    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", tiling.macros()), launch))
+    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", tiling.macros(product)), launch))
 }
 
 #[cfg(test)]
@@ -389,24 +390,25 @@ mod tests {
         };
         assert_eq!(
             kernel(Family::Matmul, &bf16([256, 256, 64])),
-            "WEIGHTS=Bf16 BLOCK_M=256 BLOCK_N=256 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=0 BUFFERS=0 SUM_TILES=2 \
+            "DTYPE=bf16 WEIGHTS=Bf16 BLOCK_M=256 BLOCK_N=256 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=0 BUFFERS=0 SUM_TILES=2 \
              TENSOR_WEIGHTS=0"
         );
         assert_eq!(
             kernel(Family::MatmulFp4, &int4([16, 128, 64])),
-            "WEIGHTS=Fp4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=128 NUM_STAGES=3 DECODE_WARPS=10 BUFFERS=3 SUM_TILES=2 \
+            "DTYPE=bf16 WEIGHTS=Fp4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=128 NUM_STAGES=3 DECODE_WARPS=10 BUFFERS=3 SUM_TILES=2 \
              TENSOR_WEIGHTS=0"
         );
         assert_eq!(
             kernel(Family::MatmulInt4, &held([16, 128, 32])),
-            "WEIGHTS=Int4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=8 BUFFERS=3 SUM_TILES=2 TENSOR_WEIGHTS=1"
+            "DTYPE=bf16 WEIGHTS=Int4 BLOCK_M=16 BLOCK_N=128 BLOCK_K=64 NUM_STAGES=3 DECODE_WARPS=8 BUFFERS=3 SUM_TILES=2 \
+             TENSOR_WEIGHTS=1"
         );
     }
 
     /// What has room: buffers of decoded weights, tiles of sums.
     fn room(family: Family, config: &Config) -> (u64, u64) {
         let weights = match family {
-            Family::Matmul => Weights::Bf16,
+            Family::Matmul => Weights::Same,
             Family::MatmulInt16 => Weights::Int16,
             _ => Weights::Int4,
         };

@@ -14,14 +14,14 @@ pub(crate) use cubin::parameters;
 
 use super::legality::{self, Condition, Values, names, values};
 use super::{
-    Arg, Axis, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch,
+    Arg, Axis, Call, Callable, Code, Description, Extent, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch,
     Reference as Right, Rejection, Task, TensorSpec, Tensors, Tolerance, Wanted, knobs, require,
 };
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{self, Formula};
 use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use include_dir::{Dir, include_dir};
-use parts::{Argument, Contents, Kernel, Manifest, Run, Scalar, Template, TensorOf, Value};
+use parts::{Argument, Contents, Kernel, Manifest, Run, Runs, Scalar, Template, TensorOf, Value};
 use raw::Role;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -381,7 +381,8 @@ impl Manifest {
     fn kernel_of(&self, config: &Config) -> Result<&Kernel, Rejection> {
         let values = legality::knob_values(config, self.family);
         let runs = |kernel: &&Kernel| kernel.when.as_ref().is_none_or(|when| when.holds(&values));
-        self.kernels.iter().find(runs).ok_or_else(|| Rejection(format!("no kernel of {} runs {config}", self.family)))
+        let kernels = if let Runs::Kernels(kernels) = &self.runs { &kernels[..] } else { &[] };
+        kernels.iter().find(runs).ok_or_else(|| Rejection(format!("no kernel of {} runs {config}", self.family)))
     }
 
     /// The tensors, or which of them cannot be.
@@ -403,7 +404,10 @@ impl Manifest {
         );
         let idle = self.idle_knobs(config);
         let is_idle = |knob: &str| {
-            knob == "num_sm_multiplier" && !config.pid_type.is_some_and(PidType::is_persistent) || idle.contains(&knob)
+            // What calls a kernel takes what it is not given to be as it usually is.
+            self.callable().is_some()
+                || knob == "num_sm_multiplier" && !config.pid_type.is_some_and(PidType::is_persistent)
+                || idle.contains(&knob)
         };
         // An expression reads 0 of what is not given, and one entry of a list of steps.
         let numbers = [
@@ -413,13 +417,12 @@ impl Manifest {
             ("split_k", config.split_k),
             ("reduction_loops", config.reduction_loops.first().copied().flatten()),
         ];
-        let zero = numbers.iter().find(|(_, value)| *value == Some(0));
-        require!(zero.is_none(), "{} 0 must be positive", zero.map_or("", |(knob, _)| knob));
-        require!(
-            config.reduction_loops.len() <= 1,
-            "reduction_loops has {} entries, this kernel one",
-            config.reduction_loops.len()
-        );
+        if self.callable().is_none() {
+            let zero = numbers.iter().find(|(_, value)| *value == Some(0));
+            require!(zero.is_none(), "{} 0 must be positive", zero.map_or("", |(knob, _)| knob));
+            let entries = config.reduction_loops.len();
+            require!(entries <= 1, "reduction_loops has {entries} entries, this kernel one");
+        }
         let given = config.names();
         if let Some(knob) = idle.iter().find(|knob| given.contains(*knob)) {
             return Err(Rejection(format!("{knob} has no effect in this config")));
@@ -508,10 +511,12 @@ impl FamilySpec for Manifest {
             TensorSpec { fill: fill.unwrap_or(spec.fill), ..spec.clone() }
         });
         // Other contents have no file with what is right of them.
-        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && self.reference.is_some();
+        let is_computed = self.reference.is_some() || self.callable().is_some();
+        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && is_computed;
         let awkward = has_awkward.then(|| awkward.collect());
         let host = host::of(self.family).map(|_| *problem);
-        Task { name: problem.to_string(), wanted: wanted.collect(), inputs, awkward, outputs, host }
+        let call = self.callable().map(|callable| Call::new(callable, problem));
+        Task { name: problem.to_string(), wanted: wanted.collect(), inputs, awkward, outputs, host, call }
     }
 
     fn family(&self) -> Family {
@@ -524,6 +529,9 @@ impl FamilySpec for Manifest {
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
         self.check_own_knobs(config)?;
+        if let Runs::Called { of_knobs, .. } = &self.runs {
+            return legality::check(self.family, of_knobs, &legality::knob_values(config, self.family));
+        }
         if self.knobs.iter().any(|knob| knob == "pid_type") {
             knobs::order(config)?;
         }
@@ -538,7 +546,10 @@ impl FamilySpec for Manifest {
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        self.kernel_of(config).map_or(&[], |kernel| kernel.conditions)
+        match &self.runs {
+            Runs::Called { conditions, .. } => conditions,
+            Runs::Kernels(_) => self.kernel_of(config).map_or(&[], |kernel| kernel.conditions),
+        }
     }
 
     fn axes(&self) -> &'static [Axis] {
@@ -549,10 +560,19 @@ impl FamilySpec for Manifest {
         /// As many as leave a multiprocessor all its threads.
         const REGISTERS: u32 = 32;
         let scope = Scope::new(self, config, problem, profile);
+        let registers = self.registers.as_ref().map_or(Ok(REGISTERS), |formula| scope.natural("registers", formula))?;
+        if self.callable().is_some() {
+            return Ok(Footprint {
+                threads: knobs::WARP * config.num_warps.unwrap_or(1),
+                registers,
+                smem: Bytes(0),
+                stage_bytes: Bytes(scope.optional("stage_bytes", self.stage_bytes.as_ref())?),
+            });
+        }
         let run = &self.kernel_of(config)?.run;
         Ok(Footprint {
             threads: scope.axes("threads", &run.threads)?.iter().product(),
-            registers: self.registers.as_ref().map_or(Ok(REGISTERS), |formula| scope.natural("registers", formula))?,
+            registers,
             smem: Bytes(scope.optional("smem", run.smem.as_ref())?),
             stage_bytes: Bytes(scope.optional("stage_bytes", self.stage_bytes.as_ref())?),
         })
@@ -564,6 +584,9 @@ impl FamilySpec for Manifest {
         problem: &Problem,
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection> {
+        if let Some(callable) = self.callable() {
+            return Ok((Call::new(callable, problem).kernel(config), Launch::of_callable()));
+        }
         let (kernel, launch) = Scope::new(self, config, problem, profile).build(&self.kernel_of(config)?.run)?;
         check_clusters(launch.cluster_blocks().into(), profile)?;
         if let Code::Cubin(file) | Code::Ptx(file) = &kernel.code {
@@ -579,8 +602,15 @@ impl FamilySpec for Manifest {
         }
     }
 
+    fn callable(&self) -> Option<&Callable> {
+        match &self.runs {
+            Runs::Called { callable, .. } => Some(callable),
+            Runs::Kernels(_) => None,
+        }
+    }
+
     fn has_host_kernels(&self) -> bool {
-        host::of(self.family).is_some()
+        host::of(self.family).is_some() || self.callable().is_some()
     }
 
     fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {

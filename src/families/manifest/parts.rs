@@ -2,7 +2,7 @@
 
 use super::raw::Role;
 use crate::families::legality::Condition;
-use crate::families::{Axis, Description, Extent, Tolerance};
+use crate::families::{Axis, Callable, Description, Extent, Tolerance};
 use crate::heuristics::Formula;
 use crate::model::{Dtype, Family};
 use std::collections::BTreeMap;
@@ -26,7 +26,20 @@ pub(super) struct Manifest {
     pub(super) stage_bytes: Option<Formula>,
     pub(super) tensors: Vec<TensorOf>,
     pub(super) reference: Option<Reference>,
-    pub(super) kernels: Vec<Kernel>,
+    pub(super) runs: Runs,
+}
+
+/// What its configs run.
+pub(super) enum Runs {
+    /// A config the first whose condition holds.
+    Kernels(Vec<Kernel>),
+    /// A callable, whatever the config.
+    Called {
+        callable: Callable,
+        /// What must hold of a config on any problem.
+        of_knobs: Vec<Condition>,
+        conditions: &'static [Condition],
+    },
 }
 
 /// A tensor.

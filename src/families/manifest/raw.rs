@@ -1,5 +1,6 @@
 //! The manifest as it is written: TOML, with the place of whatever can be wrong. Its JSON Schema is made of these types.
 
+use crate::families::Callable;
 use crate::heuristics::{DescribedBin, DescribedGroup};
 #[cfg(feature = "harness")]
 use schemars::JsonSchema;
@@ -43,6 +44,8 @@ pub(super) struct RawManifest {
     #[serde(default)]
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawKernel>"))]
     pub(super) kernel: Vec<Spanned<RawKernel>>,
+    /// What runs its configs in place of kernels: a family that a file of Python names. `sweep --family FILE.py:NAME` writes it.
+    pub(super) callable: Option<Callable>,
     /// What a model of the times may look at beside dimensions and knobs.
     #[serde(default)]
     pub(super) model: RawModel,

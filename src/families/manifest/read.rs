@@ -2,7 +2,8 @@
 
 use super::expand::Definitions;
 use super::parts::{
-    Argument, Contents, Kernel, Manifest, Reference, Run, Scalar, Template, TensorOf, Value, forever, forever_text,
+    Argument, Contents, Kernel, Manifest, Reference, Run, Runs, Scalar, Template, TensorOf, Value, forever,
+    forever_text,
 };
 use super::raw::{
     RawArg, RawAxes, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role,
@@ -77,7 +78,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     reader.check_tensors(&raw.tensor)?;
     let is_given = |tensor: &TensorOf| tensor.role == Role::In || tensor.right.is_some();
     let reference = raw.reference.as_ref().map(|reference| reader.reference(reference, &tensors)).transpose()?;
-    if reference.is_none() && !tensors.iter().all(is_given) {
+    if reference.is_none() && raw.callable.is_none() && !tensors.iter().all(is_given) {
         return Err(reader.error(0, "there is no [reference], and an output has no file with what is right of it"));
     }
     for (tensor, raw) in tensors.iter().zip(&raw.tensor) {
@@ -90,12 +91,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
             ));
         }
     }
-    if raw.kernel.is_empty() {
-        return Err(reader.error(0, "there is no [[kernel]]"));
-    }
-    let common = reader.requirements(&family.require)?;
-    let kernels = raw.kernel.iter().map(|kernel| reader.kernel(kernel, &tensors, &common));
-    let kernels = kernels.collect::<Result<Vec<_>>>()?;
+    let runs = reader.runs(&raw, &tensors)?;
     let domain = family.domain.get_ref();
     let unknown = domain.keys().find(|name| !reader.dims.contains(name));
     let missing = reader.dims.iter().find(|name| !domain.contains_key(*name));
@@ -132,7 +128,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
         stage_bytes: raw.model.stage_bytes.as_ref().map(|text| reader.formula_at(0, text)).transpose()?,
         tensors,
         reference,
-        kernels,
+        runs,
     })
 }
 
@@ -194,6 +190,26 @@ impl Reader<'_> {
     pub(super) fn formula_at(&self, at: usize, text: &str) -> Result<Formula> {
         let read = || Formula::parse(&self.definitions.expand(text)?, &self.scope());
         read().map_err(|error| self.error(at, error))
+    }
+
+    /// What configs run.
+    fn runs(&self, raw: &RawManifest, tensors: &[TensorOf]) -> Result<Runs> {
+        let common = self.requirements(&raw.family.require)?;
+        match raw.callable.clone() {
+            Some(_) if !raw.kernel.is_empty() => {
+                Err(self.error(0, "there are a [callable] and a [[kernel]]: configs run one or the other"))
+            }
+            Some(callable) => {
+                let of_knobs = |condition: &Condition| is_of_knobs(&condition.expression);
+                let (of_knobs, conditions): (Vec<_>, Vec<_>) = common.into_iter().partition(of_knobs);
+                Ok(Runs::Called { callable, of_knobs, conditions: forever(conditions) })
+            }
+            None if raw.kernel.is_empty() => Err(self.error(0, "there is no [[kernel]]")),
+            None => {
+                let kernels = raw.kernel.iter().map(|kernel| self.kernel(kernel, tensors, &common));
+                Ok(Runs::Kernels(kernels.collect::<Result<Vec<_>>>()?))
+            }
+        }
     }
 
     /// The family's description for documents.

@@ -4,7 +4,7 @@
     answer = heuristics.lookup("matmul_fp4", m=16, n=4096, k=4096)
     config = helion.Config(**answer.best)
 
-kernel_sweep.ops runs what is served.
+kernel_sweep.ops runs what is served; kernel_sweep.tune tunes kernels that Python calls.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,22 @@ from os import PathLike
 from typing import Any, Literal, final, overload
 
 from . import ops as ops
+from . import tuning as tuning
+from ._helion import HelionFamily as HelionFamily
+from ._helion import helion_config as helion_config
+from ._triton import TritonFamily as TritonFamily
+from ._triton import triton_config as triton_config
+from ._triton import triton_configs as triton_configs
+from .tuning import Family as Family
+from .tuning import FamilyError as FamilyError
+from .tuning import Problem as Problem
+from .tuning import Tensor as Tensor
+from .tuning import TuneError as TuneError
+from .tuning import product as product
+from .tuning import reads as reads
+from .tuning import tune as tune
+from .tuning import updates as updates
+from .tuning import writes as writes
 
 __version__: str
 

@@ -56,9 +56,17 @@ def matmul_int16(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
     return _call("matmul_int16", "matmul_int16", (a, b), out, stream)
 
 
-def attention(q: Any, k: Any, v: Any, *, out: Any = None, stream: Any = None) -> Any:
-    """softmax(Q Kᵀ / √head_dim) V in bf16, not causal: [batch, heads, sequence, head_dim]."""
-    return _call("attention", "attention", (q, k, v), out, stream)
+def attention(
+    q: Any, k: Any, v: Any, *, causal: bool = False, window: int | None = None, out: Any = None, stream: Any = None
+) -> Any:
+    """softmax(Q Kᵀ / √head_dim) V in bf16: [batch, heads, sequence, head_dim], where K and V may have a part of Q's heads.
+
+    With ``causal`` a query sees the keys up to its own, as both sequences end together; with ``window`` as well, that many of
+    them, its own among these. A query before the first key gives zeros.
+    """
+    if window is not None and (window < 1 or not causal):
+        raise ValueError(f"window = {window}: a window is of one key or more, and needs causal=True")
+    return _call("attention", "attention", (q, k, v), out, stream, (bool(causal), window or 0))
 
 
 def row_softmax(x: Any, *, out: Any = None, stream: Any = None) -> Any:
@@ -71,23 +79,23 @@ def add(x: Any, y: Any, *, out: Any = None, stream: Any = None) -> Any:
     return _call("add", "elementwise", (x, y), out, stream)
 
 
-def _call(name, family, inputs, out, stream):
+def _call(name, family, inputs, out, stream, options=()):
     if torch is None or not isinstance(inputs[0], torch.Tensor):
-        return _call_on_arrays(family, inputs, out, stream)
+        return _call_on_arrays(family, inputs, out, stream, options)
     if stream is not None:
         raise TypeError("torch's tensors run on torch's current stream: call it within torch.cuda.stream(...)")
     if torch.compiler.is_compiling() or type(inputs[0]) not in _PLAIN:
         operators = torch.ops.kernel_sweep
         if out is None:
-            return getattr(operators, name)(*inputs)
-        getattr(operators, name + "_out")(*inputs, out=out)
+            return getattr(operators, name)(*inputs, *options)
+        getattr(operators, name + "_out")(*inputs, *options, out=out)
         return out
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         raise RuntimeError(f"kernel_sweep.ops.{name} has no gradient: call it under torch.no_grad(), or detach its tensors")
-    return _launch(family, inputs, out)
+    return _launch(family, inputs, out, options)
 
 
-def _launch(family, inputs, out):
+def _launch(family, inputs, out, options=()):
     """Launches on real tensors of torch's."""
     first = inputs[0]
     if not first.is_cuda:
@@ -100,7 +108,7 @@ def _launch(family, inputs, out):
     def scratch(count):
         return torch.empty(count, dtype=torch.uint8, device=first.device)
 
-    _native.launch_torch(family, inputs, out, device, stream, scratch)
+    _native.launch_torch(family, inputs, out, device, stream, scratch, *options)
     return out
 
 
@@ -112,7 +120,7 @@ def _output_shape(inputs):
     return first
 
 
-def _call_on_arrays(family, inputs, out, stream):
+def _call_on_arrays(family, inputs, out, stream, options=()):
     if out is None:
         raise TypeError("tensors that are not torch's need out=, which the result is written to")
     if stream is None:
@@ -120,7 +128,7 @@ def _call_on_arrays(family, inputs, out, stream):
     elif not isinstance(stream, int):
         stream = getattr(stream, "cuda_stream", None) or getattr(stream, "ptr", 0)
     views = tuple(_with_interface(tensor, stream) for tensor in inputs)
-    _native.launch_arrays(family, views, _with_interface(out, stream), stream)
+    _native.launch_arrays(family, views, _with_interface(out, stream), stream, *options)
     return out
 
 
@@ -145,26 +153,27 @@ if torch is not None:
     _PLAIN = (torch.Tensor, torch.nn.Parameter)
     _LIBRARY = torch.library.Library("kernel_sweep", "DEF")
 
-    def _register(name, family, parameters, output_shape, check):
-        """An operator, its like with out=, and what they make of tensors without contents."""
-        arguments = ", ".join(f"Tensor {parameter}" for parameter in parameters)
+    def _register(name, family, parameters, output_shape, check, options=()):
+        """An operator, its like with out=, and what they make of tensors without contents. ``options`` follow its tensors."""
+        tensors = len(parameters)
+        arguments = ", ".join([f"Tensor {parameter}" for parameter in parameters] + list(options))
         tags = (torch.Tag.pt2_compliant_tag,)
         _LIBRARY.define(f"{name}({arguments}) -> Tensor", tags=tags)
         _LIBRARY.define(f"{name}_out({arguments}, *, Tensor(a!) out) -> ()", tags=tags)
 
         def launch(*inputs):
-            return _launch(family, inputs, None)
+            return _launch(family, inputs[:tensors], None, inputs[tensors:])
 
         def launch_out(*inputs, out):
-            _launch(family, inputs, out)
+            _launch(family, inputs[:tensors], out, inputs[tensors:])
 
         def fake(*inputs):
-            check(*inputs)
-            return inputs[0].new_empty(output_shape(*inputs))
+            check(*inputs[:tensors])
+            return inputs[0].new_empty(output_shape(*inputs[:tensors]))
 
         def fake_out(*inputs, out):
-            check(*inputs)
-            shape = tuple(output_shape(*inputs))
+            check(*inputs[:tensors])
+            shape = tuple(output_shape(*inputs[:tensors]))
             torch._check(len(out.shape) == len(shape), lambda: f"{name}: out has another number of dimensions")
             for extent, wanted in zip(out.shape, shape):
                 torch._check(extent == wanted, lambda: f"{name}: out must be {shape}")
@@ -196,8 +205,9 @@ if torch is not None:
         for tensor in (q, k, v):
             torch._check(tensor.dtype == torch.bfloat16, lambda: "attention: q, k and v must be torch.bfloat16")
             torch._check(tensor.dim() == 4, lambda: "attention: [batch, heads, sequence, head_dim] each")
-        for place in (0, 1, 3):
-            torch._check(q.shape[place] == k.shape[place], lambda: "attention: q and k differ in more than their lengths")
+        for place in (0, 3):
+            torch._check(q.shape[place] == k.shape[place], lambda: "attention: q and k differ in more than lengths and heads")
+        torch._check(q.shape[1] % k.shape[1] == 0, lambda: "attention: the heads of k must divide those of q")
         for place in range(4):
             torch._check(k.shape[place] == v.shape[place], lambda: "attention: k and v differ")
 
@@ -209,6 +219,7 @@ if torch is not None:
             for one, two in zip(x.shape, other.shape):
                 torch._check(one == two, lambda: "x and y must be of one shape")
 
-    _register("attention", "attention", ("q", "k", "v"), lambda q, k, v: q.shape, _check_attention)
+    _mask = ("bool causal=False", "int window=0")
+    _register("attention", "attention", ("q", "k", "v"), lambda q, k, v: q.shape, _check_attention, _mask)
     _register("row_softmax", "row_softmax", ("x",), lambda x: x.shape, _check_floats)
     _register("add", "elementwise", ("x", "y"), lambda x, y: x.shape, _check_floats)

@@ -5,6 +5,7 @@
 mod attention;
 mod elementwise;
 mod gemm;
+mod gemm_fp8;
 mod panel;
 mod row_softmax;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub(crate) const SOURCE: &str = concat!(
     include_str!("attention.rs"),
     include_str!("elementwise.rs"),
     include_str!("gemm.rs"),
+    include_str!("gemm_fp8.rs"),
     include_str!("panel.rs"),
     include_str!("row_softmax.rs"),
 );
@@ -46,6 +48,7 @@ pub(crate) fn run(
     let done = threads.install(|| match problem.family.name() {
         "attention" => attention::run(problem, config, inputs, output),
         "row_softmax" => row_softmax::run(problem, config, inputs, output),
+        "matmul_fp8" => gemm_fp8::run(problem, config, inputs, output),
         "elementwise" => elementwise::run(config, inputs, output),
         _ => gemm::run(problem, config, inputs, output),
     });

@@ -41,6 +41,14 @@ impl<const WIDTH: usize> Panel<WIDTH> {
             *lane = decode(*value);
         }
     }
+
+    /// Changes the values of the whole extent at `step` of the depth, by their places.
+    pub(super) fn map_across(&mut self, step: usize, extent: usize, change: impl Fn(usize, f32) -> f32) {
+        let strips = self.strips.iter_mut().skip(step).step_by(self.depth);
+        for (index, value) in strips.flatten().take(extent).enumerate() {
+            *value = change(index, *value);
+        }
+    }
 }
 
 /// The f32 sums of a block product, in register tiles of `R` rows by [`LANES`] columns.

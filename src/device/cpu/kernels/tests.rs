@@ -6,14 +6,13 @@ use super::row_softmax::exp;
 use super::{run, threads};
 use crate::families::{Element, Fill, HostTensor, TensorSpec, fill};
 use crate::model::{Config, Dtype, Family, Problem};
-use half::bf16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 const MATRIX_PRODUCTS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
 
 fn problem(family: Family, dimensions: &[usize], dtype: Dtype) -> Problem {
-    let pairs: Vec<_> =
-        family.dimensions().iter().zip(dimensions).map(|(name, value)| (*name, *value as i64)).collect();
+    let pairs: Vec<_> = family.all_dimensions().zip(dimensions).map(|(name, value)| (name, *value as i64)).collect();
     Problem::new(family, &pairs, dtype).unwrap()
 }
 
@@ -33,6 +32,7 @@ fn tensor(numel: usize, element: Element, fill_with: Fill, seed: u64) -> HostTen
 fn output_of(problem: &Problem, config: &Config, inputs: &[HostTensor], numel: usize) -> Vec<f64> {
     let mut output = match problem.dtype {
         Dtype::Bf16 => HostTensor::Bf16(vec![bf16::NAN; numel]),
+        Dtype::F16 => HostTensor::F16(vec![f16::NAN; numel]),
         _ => HostTensor::F32(vec![f32::NAN; numel]),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config)).build().unwrap();
@@ -45,17 +45,31 @@ fn values(tensor: &HostTensor) -> Vec<f64> {
         HostTensor::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
         HostTensor::F32(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::U8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I8(values) => values.iter().copied().map(f64::from).collect(),
         HostTensor::I16(values) => values.iter().copied().map(f64::from).collect(),
+        HostTensor::Fp8(codes) => codes.iter().map(|code| e4m3(*code)).collect(),
     }
+}
+
+/// What an E4M3 code stands for, told in another way than the kernels'.
+fn e4m3(code: u8) -> f64 {
+    let (sign, exponent, mantissa) = (code >> 7, i32::from(code >> 3 & 15), f64::from(code & 7) / 8.0);
+    let magnitude = if exponent == 0 { mantissa * 2f64.powi(-6) } else { (1.0 + mantissa) * 2f64.powi(exponent - 7) };
+    if sign == 1 { -magnitude } else { magnitude }
 }
 
 /// Each element within the rounding of the output and of f32 sums of terms as large as `scale`. NaN meets only NaN.
 fn assert_close(output: &[f64], expected: &[f64], dtype: Dtype, scale: f64) {
-    let epsilon = if dtype == Dtype::Bf16 { 1.0 / 256.0 } else { 1e-6 };
+    // Of f16 small numbers are far apart.
+    let (epsilon, least) = match dtype {
+        Dtype::Bf16 => (1.0 / 256.0, 0.0),
+        Dtype::F16 => (1.0 / 2048.0, 2f64.powi(-25)),
+        _ => (1e-6, 0.0),
+    };
     assert_eq!(output.len(), expected.len());
     for (index, (output, expected)) in output.iter().zip(expected).enumerate() {
-        let close = (output - expected).abs() <= epsilon * expected.abs() + 2e-6 * scale;
+        let close = (output - expected).abs() <= epsilon * expected.abs() + least + 2e-6 * scale;
         assert!(
             close || output == expected || (output.is_nan() && expected.is_nan()),
             "at {index}: {output} for {expected}"
@@ -105,6 +119,45 @@ fn check_matrix_product(family: Family, [m, n, k]: [usize; 3], blocks: [u32; 3],
     assert_close(&output, &expected, Dtype::Bf16, largest * k as f64);
 }
 
+/// Any codes but the NaNs, and scales of which some are zero and some large.
+fn check_scaled_product([m, n, k]: [usize; 3], scale_block: usize, blocks: [u32; 3], num_warps: u32, seed: u64) {
+    let codes = |numel: usize, seed: u64| {
+        let HostTensor::I8(bytes) = tensor(numel, Element::I8, Fill::Bits, seed) else { unreachable!() };
+        HostTensor::Fp8(
+            bytes.into_iter().map(|byte| byte as u8).map(|code| code ^ u8::from(code & 0x7f == 0x7f)).collect(),
+        )
+    };
+    let k_blocks = k.div_ceil(128);
+    let [of_a, of_b] = match scale_block {
+        0 => [1, 1],
+        1 => [m, n],
+        _ => [k_blocks * m, n.div_ceil(128) * k_blocks],
+    };
+    let scales = |numel, seed| tensor(numel, Element::F32, Fill::Scales { least: -20, most: 20 }, seed);
+    let inputs = [codes(m * k, seed), codes(n * k, seed + 1), scales(of_a, seed + 2), scales(of_b, seed + 3)];
+    let mut dimensions = vec![("m", m as i64), ("n", n as i64), ("k", k as i64)];
+    dimensions.extend((scale_block > 0).then_some(("scale_block", scale_block as i64)));
+    let problem = Problem::new(Family::MatmulFp8, &dimensions, Dtype::Fp8).unwrap();
+    let mut output = HostTensor::Bf16(vec![bf16::NAN; m * n]);
+    let config = config(&blocks, num_warps);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&config)).build().unwrap();
+    run(&problem, &config, &inputs, &mut output, &pool).unwrap();
+
+    let [a, b, a_scales, b_scales] = inputs.each_ref().map(values);
+    for (index, output) in values(&output).into_iter().enumerate() {
+        let (row, column) = (index / n, index % n);
+        let scale = |k: usize| match scale_block {
+            0 => a_scales[0] * b_scales[0],
+            1 => a_scales[row] * b_scales[column],
+            _ => a_scales[k / 128 * m + row] * b_scales[column / 128 * k_blocks + k / 128],
+        };
+        let terms: Vec<f64> = (0..k).map(|at| a[row * k + at] * b[column * k + at] * scale(at)).collect();
+        let (expected, size) = (terms.iter().sum::<f64>(), terms.iter().map(|term| term.abs()).sum::<f64>());
+        let allowed = expected.abs() / 256.0 + size * k as f64 * 2f64.powi(-23);
+        assert!((output - expected).abs() <= allowed, "{problem} at {row}, {column}: {output} for {expected}");
+    }
+}
+
 fn softmax(row: &[f64]) -> Vec<f64> {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = row.iter().map(|value| (value - max).exp()).sum();
@@ -120,8 +173,69 @@ fn check_softmax(cols: usize, x: HostTensor, dtype: Dtype, step: Option<u32>, bl
     assert_close(&output, &expected, dtype, 1.0);
 }
 
+/// softmax(QKᵀ/√d)V in plain f64 loops, where query i sees the keys j with i + kv_seq - q_seq - window < j <= i + kv_seq - q_seq.
+fn attention(problem: &Problem, [q, k, v]: [&[f64]; 3]) -> Vec<f64> {
+    let [_, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window] =
+        problem.shape.first::<8>().map(|extent| extent as usize);
+    let mut expected = Vec::new();
+    for (row, q) in q.chunks(head_dim).enumerate() {
+        let (head, own) = (row / q_seq, (row % q_seq + kv_seq) as i64 - q_seq as i64);
+        let first = (head / heads * kv_heads + head % heads / (heads / kv_heads)) * kv_seq;
+        let is_seen = |key: &usize| {
+            let ahead = own - *key as i64;
+            causal == 0 || ahead >= 0 && (window == 0 || ahead < window as i64)
+        };
+        let seen: Vec<usize> = (0..kv_seq).filter(is_seen).map(|key| (first + key) * head_dim).collect();
+        let score =
+            |at: &usize| k[*at..][..head_dim].iter().zip(q).map(|(k, q)| k * q).sum::<f64>() / (head_dim as f64).sqrt();
+        let weights = softmax(&seen.iter().map(score).collect::<Vec<_>>());
+        expected.extend(
+            (0..head_dim)
+                .map(|column| -> f64 { weights.iter().zip(&seen).map(|(weight, at)| weight * v[at + column]).sum() }),
+        );
+    }
+    expected
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn attention_of_every_variant_matches_plain_loops(
+        [batch, kv_heads, sharing] in [1..3usize, 1..3usize, 1..5usize],
+        (q_seq, kv_seq) in (1..20usize, 1..40usize),
+        head_dim in 1..33usize,
+        (causal, window) in (0..2usize, 0..24usize),
+        blocks in [1..9u32, 1..24u32],
+        magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F16]),
+        num_warps in 1..4u32,
+        seed in 0..1000u64,
+    ) {
+        let heads = kv_heads * sharing;
+        let tensors = [(heads * q_seq, 0), (kv_heads * kv_seq, 1), (kv_heads * kv_seq, 2)];
+        let [q, k, v] = tensors.map(|(rows, stream)| floats(batch * rows * head_dim, magnitude, dtype, seed + stream));
+        let extents = [batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, causal * window];
+        let problem = problem(Family::Attention, &extents, dtype);
+        let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
+        let expected = attention(&problem, [&q_values, &k_values, &v_values]);
+        let config = config(&[1, blocks[0], blocks[1]], num_warps);
+        let inputs = [q, k, v];
+        let output = output_of(&problem, &config, &inputs, q_values.len());
+        // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
+        let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
+        assert_close(&output, &expected, dtype, scale);
+
+        // What kernels are compared with says the same.
+        let reference = crate::families::spec(problem.family).host_reference(&problem, &inputs);
+        for (value, expected) in reference.values.iter().zip(&expected) {
+            prop_assert!((value - expected).abs() <= 1e-9 * scale, "{} is {} in the reference", expected, value);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn matrix_products_match_plain_loops(
@@ -137,36 +251,14 @@ proptest! {
     }
 
     #[test]
-    fn attention_matches_plain_loops(
-        heads in [1..3usize, 1..4usize],
-        (q_seq, kv_seq) in (1..20usize, 1..40usize),
-        head_dim in 1..33usize,
-        blocks in [1..9u32, 1..24u32],
-        magnitude in prop::sample::select(vec![0.01f32, 1.0, 8.0]),
+    fn scaled_products_match_plain_loops(
+        shape in [1..40usize, 1..200usize, 1..400usize],
+        scale_block in prop::sample::select(vec![0usize, 1, 128]),
+        blocks in [1..24u32, 1..80u32, 1..200u32],
         num_warps in 1..4u32,
         seed in 0..1000u64,
     ) {
-        let batch_heads = heads[0] * heads[1];
-        let [q, k, v] = [(q_seq, 0), (kv_seq, 1), (kv_seq, 2)]
-            .map(|(positions, stream)| floats(batch_heads * positions * head_dim, magnitude, Dtype::Bf16, seed + stream));
-        let problem = problem(Family::Attention, &[heads[0], heads[1], q_seq, kv_seq, head_dim], Dtype::Bf16);
-        let (q_values, k_values, v_values) = (values(&q), values(&k), values(&v));
-        let config = config(&[1, blocks[0], blocks[1]], num_warps);
-        let output = output_of(&problem, &config, &[q, k, v], q_values.len());
-
-        let mut expected = Vec::new();
-        for (position, q) in q_values.chunks(head_dim).enumerate() {
-            let of_head = |values: &[f64]| values[position / q_seq * kv_seq * head_dim..][..kv_seq * head_dim].to_vec();
-            let score = |k: &[f64]| k.iter().zip(q).map(|(k, q)| k * q).sum::<f64>() / (head_dim as f64).sqrt();
-            let weights = softmax(&of_head(&k_values).chunks(head_dim).map(score).collect::<Vec<_>>());
-            let v = of_head(&v_values);
-            expected.extend((0..head_dim).map(|column| -> f64 {
-                weights.iter().zip(v.chunks(head_dim)).map(|(weight, v)| weight * v[column]).sum()
-            }));
-        }
-        // Scores are sums of products of two magnitudes: their rounding moves the weights, and so the output.
-        let scale = f64::from(magnitude) * (1.0 + f64::from(magnitude).powi(2) * head_dim as f64);
-        assert_close(&output, &expected, Dtype::Bf16, scale);
+        check_scaled_product(shape, scale_block, blocks, num_warps, seed);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Buffer, Contents, Current, Gpu, POISON, Support};
 use crate::device::mutants::{Alteration, Change, Place};
-use crate::device::{Deviation, Fault, LEAST_ALLOWED};
+use crate::device::{Called, Deviation, Fault, LEAST_ALLOWED};
 use crate::families::{Element, Task};
 
 /// Words of `Comparison` in `kernels/support.cu`.
@@ -16,8 +16,18 @@ impl Comparison {
         Ok(Self(Buffer::new(8 * WORDS as u64)?))
     }
 
+    /// Where kernels write it.
+    pub(super) fn address(&self) -> u64 {
+        self.0.address()
+    }
+
+    /// Forgets the last one, in stream order.
+    pub(super) fn clear(&self, stream: cudarc::driver::sys::CUstream) -> Result<(), Fault> {
+        self.0.fill(0, stream)
+    }
+
     /// The outcome of the last comparison of `numel` elements; the device must be done with it.
-    fn deviation(&self, numel: u64) -> Result<Deviation, Fault> {
+    pub(super) fn deviation(&self, numel: u64) -> Result<Deviation, Fault> {
         let mut words = [0u64; WORDS];
         self.0.read(&mut words)?;
         let [squared_difference, squared_reference, poisoned, beyond, worst, from_first] = words;
@@ -72,17 +82,17 @@ impl Gpu {
         let Contents { tensors, references, allowed, .. } = contents;
         tensors.outputs.iter().try_for_each(|output| output.fill(POISON, self.stream))?;
         self.restore(contents, &tensors.outputs)?;
-        self.run(current.function, &current.program, &tensors.inputs, &tensors.outputs, allowed)?;
+        self.run_current(current, tensors, allowed, Called::ToVerify)?;
         for (index, comparison) in comparisons.iter().enumerate() {
             let (output, tensor) = (&tensors.outputs[index], &task.outputs[index]);
             for alteration in alterations.iter().filter(|alteration| alteration.place == Place::Output && index == 0) {
                 self.alter(output, tensor.element, alteration.change)?;
             }
-            comparison.0.fill(0, self.stream)?;
+            comparison.clear(self.stream)?;
             let compare = Support::of(&self.support.compare, tensor.element)?;
             let buffers = [output, &references[index], &allowed[index]].map(Buffer::address);
             let least = u64::from(LEAST_ALLOWED.to_bits());
-            let words = [tensor.numel(), least, comparison.0.address()];
+            let words = [tensor.numel(), least, comparison.address()];
             self.launch_support(compare, &[&buffers[..], &words].concat())?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! A GPU as the harness has it: with a problem's tensors on it, and the kernels that fill, compare, flush and hold the stream.
 
+mod calling;
 mod clocks;
 mod compare;
 mod mailbox;
@@ -12,10 +13,11 @@ use super::launch::{Addresses, Function, GridShape, Parameter, Ready, get_functi
 use super::memory::Buffer;
 use crate::compile;
 use crate::device::mutants::Alteration;
-use crate::device::{Deviation, Device, Fault, Program};
+use crate::device::{Array, Called, Deviation, Device, Fault, Program};
 use crate::families::{Element, Fill, FillParameters, Reference, Task, TensorSpec, Tolerance};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, Micros};
+use calling::Calling;
 use clocks::Clocks;
 use compare::Comparison;
 use cudarc::driver::{result, sys};
@@ -41,6 +43,10 @@ const PLACEMENTS: RangeInclusive<u64> = 4..=30;
 const PLACEMENT_BYTES: u64 = 4 << 30;
 /// One thread holds the stream, and one says when it came to an end.
 const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: [1; 3], threads: [1, 1, 1], smem_bytes: 0 };
+/// How often a call may outlast the gate before it is taken to wait for the stream that the gate holds.
+const CALLS_PAST_THE_GATE: u32 = 2;
+/// What is said then.
+const WAITS: &str = "it waits for the GPU while it is called, so that its launches cannot be timed: synchronize after the call, not in it";
 /// Runs of the canary a look. The host waits for each, so that another program has its turn between two.
 const CANARY_RUNS: usize = 16;
 /// Cubins kept loaded; past that all are unloaded at once.
@@ -67,6 +73,8 @@ pub struct Gpu {
     current: Option<Current>,
     workspace: Buffer,
     counters: Buffer,
+    /// What runs kernels of another language.
+    calling: Option<Calling>,
 }
 
 /// A task's tensors.
@@ -112,9 +120,11 @@ struct Contents {
 }
 
 /// The kernel that runs next.
-struct Current {
-    function: Function,
-    program: Program,
+enum Current {
+    /// A compiled one.
+    Compiled(Function, Program),
+    /// One that another language built last.
+    Called(Config),
 }
 
 impl Gpu {
@@ -155,6 +165,7 @@ impl Gpu {
             current: None,
             workspace: Buffer::new(0)?,
             counters: Buffer::new(0)?,
+            calling: None,
         })
     }
 
@@ -261,6 +272,34 @@ impl Gpu {
         Ready::new(function, &program.launch, &addresses)?.launch(self.stream, &addresses)
     }
 
+    /// Runs the kernel that is loaded on these tensors.
+    fn run_current(
+        &self,
+        current: &Current,
+        tensors: &Placement,
+        allowed: &[Buffer],
+        called: Called,
+    ) -> Result<(), Fault> {
+        match current {
+            Current::Compiled(function, program) => {
+                self.run(*function, program, &tensors.inputs, &tensors.outputs, allowed)
+            }
+            Current::Called(_) => {
+                let (inputs, outputs) = self.arrays(tensors)?;
+                self.caller()?.callee.call(&inputs, &outputs, called)
+            }
+        }
+    }
+
+    /// Tensors as what is called takes them.
+    fn arrays(&self, tensors: &Placement) -> Result<(Vec<Array>, Vec<Array>), Fault> {
+        let task = self.task.as_ref().ok_or_else(|| Fault::Refused("nothing is prepared".into()))?;
+        let of = |buffers: &[Buffer], specs: &[TensorSpec]| {
+            buffers.iter().zip(specs).map(|(buffer, spec)| Array::new(buffer.address(), spec)).collect()
+        };
+        Ok((of(&tensors.inputs, &task.inputs), of(&tensors.outputs, &task.outputs)))
+    }
+
     /// Makes a task's tensors with these inputs, and what is right of them.
     fn make_contents(
         &mut self,
@@ -300,6 +339,9 @@ impl Gpu {
             let Contents { tensors, references, allowed, .. } = &contents;
             self.run(function, reference, &tensors.inputs, references, allowed)?;
         }
+        if task.call.is_some() {
+            self.call_reference(task, &contents)?;
+        }
         for (index, wanted) in task.wanted.iter().enumerate() {
             let tensor = &task.outputs[index];
             if let Some(file) = &wanted.file {
@@ -338,7 +380,9 @@ impl Device for Gpu {
         (self.task, self.current) = (None, None); // frees the last problem's memory first
         self.contents.clear();
         self.placements.clear();
-        if reference.is_none() && task.wanted.iter().any(|wanted| wanted.file.is_none()) {
+        if let Some(call) = &task.call {
+            self.caller()?.callee.prepare(call)?;
+        } else if reference.is_none() && task.wanted.iter().any(|wanted| wanted.file.is_none()) {
             return Err(Fault::Refused("a GPU needs the reference kernel".into()));
         }
         let bytes: u64 = task.inputs.iter().chain(&task.outputs).map(|tensor| tensor.bytes().0).sum();
@@ -364,18 +408,31 @@ impl Device for Gpu {
             *comparisons = task.outputs.iter().map(|_| Comparison::new()).collect::<Result<_, _>>()?;
         }
         self.task = Some(task.clone());
+        if task.call.is_some() {
+            self.keep_originals()?;
+        }
         Ok(())
     }
 
-    fn load(&mut self, _config: &Config, program: Option<&Program>) -> Result<(), Fault> {
+    fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault> {
+        if let Some(calling) = &self.calling {
+            let built = calling.callee.build(config);
+            self.synchronize()?; // what broke the device meanwhile shows now
+            built?;
+            self.current = Some(Current::Called(config.clone()));
+            return Ok(());
+        }
         let program = program.ok_or_else(|| Fault::Refused("a GPU needs a compiled kernel".into()))?;
         let function = self.function(program)?;
         self.make_scratch(program)?;
-        self.current = Some(Current { function, program: program.clone() });
+        self.current = Some(Current::Compiled(function, program.clone()));
         Ok(())
     }
 
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
+        if self.calling.is_some() {
+            return self.verify_call(alterations);
+        }
         self.compare(alterations)
     }
 
@@ -408,11 +465,15 @@ impl Gpu {
     /// # Errors
     /// Where nothing is loaded or the driver refuses.
     pub fn sample_after(&mut self, flush: Flush, round: u32) -> Result<Sample, Fault> {
-        loop {
+        for attempt in 1.. {
             if let Some(sample) = self.gated_sample(flush, round)? {
                 return Ok(sample);
             }
+            if self.calling.is_some() && attempt >= CALLS_PAST_THE_GATE {
+                return Err(Fault::Wrong(WAITS.into()));
+            }
         }
+        unreachable!("attempts have no end")
     }
 
     /// The same tensors elsewhere in memory.
@@ -442,7 +503,7 @@ impl Gpu {
         let queued = || -> Result<(), Fault> {
             // SAFETY: the events and the stream live as long as this.
             unsafe { result::event::record(self.start, self.stream) }?;
-            self.run(current.function, &current.program, &tensors.inputs, &tensors.outputs, &contents.allowed)?;
+            self.run_current(current, tensors, &contents.allowed, Called::ToTime)?;
             // SAFETY: as above.
             unsafe { result::event::record(self.end, self.stream) }?;
             let mut letter = [Parameter(self.mailbox.address())];

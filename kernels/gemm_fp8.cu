@@ -1,0 +1,607 @@
+// C[m, n] = (A · scales)[m, k] · (B · scales)[k, n] of E4M3 numbers, with Hopper's copy engine and its wgmma. Needs sm_90a.
+//
+// A   e4m3 [m, k], row-major
+// B   e4m3 [k, n], column-major, so [n, k] in memory: wgmma takes 8-bit operands K-major alone
+// C   bf16 [m, n], row-major
+// a_scales, b_scales   f32; what they belong to SCALING says:
+//   Tensor      [1] and [1]
+//   RowColumn   [m] and [n]: a row of A and a column of B each have one
+//   Block       [m, ceil(k / 128)], column-major, so [ceil(k / 128), m] in memory: 128 of k of a row of A have one; and
+//               [ceil(n / 128), ceil(k / 128)], row-major: 128 columns of B by 128 of k have one
+// All are contiguous and begin 16-byte aligned. k is below 2^31. A number is its code times its scale, whatever the sign of the
+// scale; the product of two scales must be a normal f32 or zero.
+//
+// The product is taken transposed, C^T = B^T A^T: wgmma's 64 rows are columns of C, so that a tile may have as few as 8
+// rows of C. Warps copy tiles of A and B to shared memory, NUM_STAGES steps ahead; the others multiply. The tensor cores' own
+// sums keep some 14 bits, so every 128 of k they are added up in f32 registers, where Block's scales come in; while one group
+// of warps adds, the other multiplies. Programs of a cluster may share one tile's k: each sends
+// its sums to the program that adds them up.
+//
+// Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores' 8192 a
+// cycle and multiprocessor.
+//
+// Macros
+//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 192), columns of C (up to 256) and
+//                               elements of k (multiples of 128)
+//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
+//   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
+//   SCALING                     Tensor, RowColumn or Block
+//   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8 or 4, which divide k, or less:
+//                               rows begin anywhere, and words are put together from two
+//   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2; divides 2 n
+//   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
+//
+// Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
+// BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
+//   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 128 of k x
+//                             BLOCK_M; B 128 of k x BLOCK_N; C 64 columns x STAGING_ROWS
+//   a_scales, b_scales, c     the scales, and C itself
+//   m, n, k                   the problem
+//   tiles_m, tiles_n, k_steps the problem in tiles: ceil(m / BLOCK_M), ceil(n / BLOCK_N), ceil(k / BLOCK_K)
+//   group_m                   tile rows that share a column band, 1 ... tiles_m
+//   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16; with more than k_steps
+//                             some have zeros
+//   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
+
+#include "layout.cuh"
+#include "ptx.cuh"
+#include "scheduler.cuh"
+#include "streaming.cuh"
+#include "tma.cuh"
+#include "wgmma_fp8.cuh"
+
+#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
+#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
+#endif
+#if !defined(NUM_WARPS)
+#error "NUM_WARPS must be defined: warps that multiply"
+#endif
+#if !defined(NUM_STAGES)
+#error "NUM_STAGES must be defined: tiles in flight"
+#endif
+#if !defined(SCALING)
+#error "SCALING must be defined: Tensor, RowColumn or Block"
+#endif
+#if !defined(K_VECTOR_BYTES) || !defined(C_VECTOR_BYTES)
+#error "K_VECTOR_BYTES and C_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#endif
+
+namespace {
+
+using ptx::bf16;
+using ptx::u32;
+using i64 = long long;
+using byte = unsigned char;
+
+enum class Scaling { Tensor, RowColumn, Block };
+constexpr Scaling KIND = Scaling::SCALING;
+
+// Whether every lane of a warp arrives at a barrier when the warp is done. One is enough: its arrival comes after what the
+// others did before a __syncwarp or a wgmma_wait. But racecheck orders only what an arriving lane did itself.
+#if defined(EVERY_LANE_ARRIVES)
+enum { EVERY_LANE = true, WARP_ARRIVALS = 32 };
+#else
+enum { EVERY_LANE = false, WARP_ARRIVALS = 1 };
+#endif
+
+__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
+
+constexpr int GROUPS = NUM_WARPS / 4;
+constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
+constexpr int PROMOTED = 128;                   // of k, that the tensor cores sum; also what a scale of Block is for
+constexpr int PANELS = BLOCK_K / PROMOTED;      // of a tile: 128 bytes, as wide as the copy engine swizzles, each with all rows
+
+static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 192,
+              "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 192");
+static_assert(BLOCK_K % PROMOTED == 0, "BLOCK_K must be a multiple of 128");
+static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
+static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4 && BLOCK_N <= 256,
+              "a group has 64, 128 or 256 columns, a program 256 at most");
+static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
+static_assert(power_of_two(K_VECTOR_BYTES) && K_VECTOR_BYTES <= 16, "K_VECTOR_BYTES: 1 ... 16");
+static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
+
+// What a kernel argument is that a tile is copied from or to.
+template <bool BY_ENGINE>
+struct Argument {
+    using Type = ptx::TensorMap;
+};
+template <>
+struct Argument<false> {
+    using Type = const byte*;
+};
+constexpr bool BY_ENGINE = K_VECTOR_BYTES == 16;
+constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16;
+using Source = Argument<BY_ENGINE>::Type;
+using CTarget = Argument<C_BY_ENGINE>::Type;
+
+constexpr int A_PANEL = BLOCK_M * PROMOTED, B_PANEL = BLOCK_N * PROMOTED;
+constexpr int A_BYTES = PANELS * A_PANEL, B_BYTES = PANELS * B_PANEL;
+constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
+// A stage's scales: of each panel those of the rows of A, then those of 128 columns of B each.
+constexpr int B_SCALES = BLOCK_N < 128 ? 1 : BLOCK_N / 128;
+constexpr int PANEL_SCALES = BLOCK_M + B_SCALES + B_SCALES % 2;  // pairs stay aligned
+constexpr int SCALE_BYTES = KIND == Scaling::Block ? PANELS * PANEL_SCALES * 4 : 0;
+constexpr int BARRIER_BYTES = (NUM_STAGES * (16 + SCALE_BYTES) + 8 + 1023) / 1024 * 1024;  // keeps what follows aligned
+constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
+
+// A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
+constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
+constexpr int STAGING_PANEL = STAGING_ROWS * 128;
+constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
+constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
+
+static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
+
+constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
+using Part = float[SUMS];          // of 128 of k, in the tensor cores' precision
+using Sums = float[TILES][SUMS];
+
+// Tiles of 64 columns that a group multiplies at once: all, where registers allow, so that one is added up while the next is
+// under way.
+constexpr int SPARE_REGISTERS = 40;  // for addresses, counters and scales
+constexpr int MOST_REGISTERS = GROUPS == 4 ? 96 : 232;
+constexpr int PARTS = 2 * TILES * SUMS + SPARE_REGISTERS <= MOST_REGISTERS ? TILES : 1;
+constexpr int REGISTERS = (TILES + PARTS) * SUMS + SPARE_REGISTERS;
+static_assert(REGISTERS <= MOST_REGISTERS, "a thread has too few registers for its sums");
+
+// Two groups and one warp have 168 registers a thread. Where that is too close, the loading warp brings three idle ones: a whole
+// group of warps, that hands its registers to the two that multiply. Rows that the copy engine does not take are copied by
+// as many; words that are put together from two take more registers.
+constexpr bool HANDS_OVER = GROUPS == 2 && REGISTERS > 160;
+constexpr int LOADERS = BY_ENGINE ? 32 : 128;
+constexpr int LEFT_REGISTERS = K_VECTOR_BYTES < 4 ? 72 : 40, TAKEN_REGISTERS = K_VECTOR_BYTES < 4 ? 216 : 232;
+constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : LOADERS);
+
+// Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
+// but no more than leave each thread its registers. A quarter of the multiprocessor has 512 for each lane, and hosts every
+// fourth warp.
+constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
+constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * REGISTERS);
+constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
+
+extern __shared__ __align__(1024) byte smem[];
+
+// Where this program's stages, barriers and staging begin.
+struct Layout {
+    u32 base;
+
+    __device__ __forceinline__ u32 a(int stage) const { return base + stage * STAGE_BYTES; }
+    __device__ __forceinline__ u32 b(int stage) const { return a(stage) + A_BYTES; }
+    // Whether a stage's tiles have arrived, and whether all warps are done with them.
+    __device__ __forceinline__ u32 full(int stage) const { return base + NUM_STAGES * STAGE_BYTES + 16 * stage; }
+    __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
+    // Whether all sums of this program's share have arrived from the cluster.
+    __device__ __forceinline__ u32 summed() const { return full(NUM_STAGES); }
+    __device__ __forceinline__ u32 scales(int stage) const { return summed() + 8 + stage * SCALE_BYTES; }
+    __device__ __forceinline__ u32 staging() const { return base + STAGES_BYTES; }
+};
+
+// The place in the ring of stages, with the parity of its round.
+struct Ring {
+    int stage = 0;
+    u32 parity = 0;
+
+    __device__ __forceinline__ void advance() {
+        if (++stage == NUM_STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+// The tiles of this program, and its part of their k.
+struct Work {
+    scheduler::Schedule schedule;
+    scheduler::Steps steps;
+    int first, end, stride;
+
+    __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
+        : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
+          steps(split_k == 1 ? scheduler::Steps{0, k_steps} : part(k_steps, split_k)),
+          first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
+          end(scheduler::work_end(first, span, tiles_m * tiles_n)),
+          stride(stride_) {}
+
+    // A part without a step of its own has the one past the last, where all is zero.
+    __device__ __forceinline__ static scheduler::Steps part(int k_steps, int parts) {
+        const scheduler::Steps own = scheduler::part_steps(k_steps, ptx::cluster_rank(), parts);
+        return {own.begin, own.end + (own.begin == own.end)};
+    }
+};
+
+// ---- Loading ----
+
+// An aligned word of a matrix of so many bytes, of which those beyond its end are zero.
+__device__ __forceinline__ u32 word_at(const byte* matrix, i64 place, i64 end) {
+    if (place + 4 <= end) return *reinterpret_cast<const u32*>(matrix + place);
+    u32 word = 0;
+    for (int i = 0; place + i < end; ++i) word |= static_cast<u32>(matrix[place + i]) << 8 * i;
+    return word;
+}
+
+// Bytes of one row of a matrix of `rows` rows of k, as many as VECTOR has; those beyond the row are zero.
+template <typename Vector>
+__device__ __forceinline__ Vector load_vector(const byte* matrix, int rows, int k, int row, int column) {
+    if (row >= rows || column >= k) return {};
+    const i64 place = static_cast<i64>(row) * k + column;
+    if constexpr (K_VECTOR_BYTES >= 4) {
+        return *reinterpret_cast<const Vector*>(matrix + place);
+    } else {
+        const i64 end = static_cast<i64>(rows) * k, first = place & ~3ll;
+        const int skipped = static_cast<int>(place & 3), left = k - column;
+        const u32 low = word_at(matrix, first, end), high = skipped > 0 ? word_at(matrix, first + 4, end) : 0;
+        const u32 word = __funnelshift_r(low, high, 8 * skipped);
+        return left >= 4 ? word : word & (1u << 8 * left) - 1;
+    }
+}
+
+// LOADERS threads copy the tile that begins at (row, column) of a matrix, vector by vector; what lies outside becomes zero.
+template <int ROWS>
+__device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, int rows, int k, int row, int column,
+                                          int thread) {
+    constexpr int BYTES = K_VECTOR_BYTES < 4 ? 4 : K_VECTOR_BYTES;
+    using Vector = typename ptx::Word<BYTES>::Type;
+    constexpr int ROW_VECTORS = BLOCK_K / BYTES;
+    constexpr int UNROLL = HANDS_OVER ? 1 : 4;
+#pragma unroll UNROLL
+    for (int i = thread; i < ROWS * ROW_VECTORS; i += LOADERS) {
+        const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * BYTES;
+        const u32 target = shared + x / PROMOTED * ROWS * PROMOTED + layout::swizzled<PROMOTED, 16>(y, x % PROMOTED);
+        ptx::store_shared(target, load_vector<Vector>(matrix, rows, k, row + y, column + x));
+    }
+}
+
+// The same by the copy engine; one thread asks for it, and the barrier counts the bytes.
+template <int ROWS>
+__device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map, u32 barrier, int, int, int row, int column,
+                                          int thread) {
+    if (thread != 0) return;
+#pragma unroll
+    for (int panel = 0; panel < PANELS; ++panel) {
+        ptx::tma_load(shared + panel * ROWS * PROMOTED, map, barrier, column + panel * PROMOTED, row);
+    }
+}
+
+// Fetches what the engine has to know before its first copy.
+__device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
+__device__ __forceinline__ void prefetch(const byte*) {}
+
+// The scales of a step's blocks, zero beyond the matrices.
+__device__ __forceinline__ void load_scales(u32 shared, const float* a_scales, const float* b_scales, int m, int n, int k,
+                                            int row, int column, int step, int thread) {
+    const int blocks_k = scheduler::ceil_div(k, PROMOTED), blocks_n = scheduler::ceil_div(n, 128);
+#pragma unroll 1
+    for (int i = thread; i < PANELS * (BLOCK_M + B_SCALES); i += LOADERS) {
+        const int panel = i / (BLOCK_M + B_SCALES), place = i % (BLOCK_M + B_SCALES);
+        const int block_k = step * PANELS + panel;
+        const int block_n = column / 128 + place - BLOCK_M;
+        const bool of_a = place < BLOCK_M;
+        const bool inside = block_k < blocks_k && (of_a ? row + place < m : block_n < blocks_n);
+        const float* source = of_a ? a_scales + static_cast<i64>(block_k) * m + row + place
+                                   : b_scales + static_cast<i64>(block_n) * blocks_k + block_k;
+        ptx::cp_async<4>(shared + 4 * (panel * PANEL_SCALES + place), inside ? source : a_scales, inside ? 4 : 0);
+    }
+}
+
+__device__ __forceinline__ void load_stage(const Layout& at, int stage, const Source& a, const Source& b,
+                                           const float* a_scales, const float* b_scales, int m, int n, int k,
+                                           scheduler::Tile tile, int step, int thread) {
+    const u32 full = at.full(stage);
+    const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
+    if (thread == 0) ptx::mbarrier_arrive_expect(full, BY_ENGINE ? STAGE_BYTES : 0);
+    load_tile<BLOCK_N>(at.b(stage), b, full, n, k, column, step * BLOCK_K, thread);
+    load_tile<BLOCK_M>(at.a(stage), a, full, m, k, row, step * BLOCK_K, thread);
+    if constexpr (KIND == Scaling::Block) {
+        load_scales(at.scales(stage), a_scales, b_scales, m, n, k, row, column, step, thread);
+        ptx::cp_async_arrive(full);
+    }
+    if constexpr (!BY_ENGINE) {
+        ptx::fence_async_shared();
+        __syncwarp();
+        if (EVERY_LANE || thread % 32 == 0) ptx::mbarrier_arrive(full);
+    }
+}
+constexpr int FULL_ARRIVALS = 1 + (KIND == Scaling::Block ? LOADERS : 0) + (BY_ENGINE ? 0 : LOADERS / 32 * WARP_ARRIVALS);
+
+// ---- Multiplying ----
+
+// Which columns of the program's tile a lane's sums stand for: row r of the group's tile i is column 64 i + r.
+struct LanePlace {
+    int group, warp, lane;
+
+    __device__ __forceinline__ explicit LanePlace(int thread)
+        : group(thread / 128), warp(thread / 32 % 4), lane(thread % 32) {}
+
+    // The column of its row of tile i and half h.
+    __device__ __forceinline__ int column(int i, int h) const {
+        return group * 64 * TILES + 16 * warp + 64 * i + 8 * h + lane / 4;
+    }
+    // The row of sum 4 j + e, and of 4 j + 2 + e.
+    __device__ __forceinline__ int row(int j, int e) const { return 8 * j + lane % 4 * 2 + e; }
+};
+
+// Adds the part of one tile up in f32, under the scales of its block.
+__device__ __forceinline__ void promote(float (&sums)[SUMS], Part& part, u32 scales, int tile, const LanePlace& place) {
+    ptx::wgmma_hold(part);
+    if constexpr (KIND == Scaling::Block) {
+        const float b_scale = ptx::load_shared_f32(scales + 4 * (BLOCK_M + (place.group * TILES + tile) / 2));
+#pragma unroll
+        for (int j = 0; j < BLOCK_M / 8; ++j) {
+            const float2 a_scale = ptx::load_shared_f32x2(scales + 4 * place.row(j, 0));
+            const float scale[2] = {a_scale.x * b_scale, a_scale.y * b_scale};
+#pragma unroll
+            for (int s = 0; s < 4; ++s) sums[4 * j + s] += part[4 * j + s] * scale[s % 2];
+        }
+    } else {
+#pragma unroll
+        for (int s = 0; s < SUMS; ++s) sums[s] += part[s];
+    }
+}
+
+// Waits until at most `pending` products of tiles are under way; a constant once loops are unrolled.
+__device__ __forceinline__ void wait_for_parts(int pending) {
+    static_assert(PARTS <= 4, "a wait for each");
+    if (pending == 0) ptx::wgmma_wait<0>();
+    if (pending == 1) ptx::wgmma_wait<1>();
+    if (pending == 2) ptx::wgmma_wait<2>();
+    if (pending == 3) ptx::wgmma_wait<3>();
+}
+
+// Sums one tile over `steps` stages.
+__device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layout& at, const LanePlace& place, int steps) {
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+        for (int s = 0; s < SUMS; ++s) sums[i][s] = 0;
+    }
+    const int group = __shfl_sync(~0u, place.group, 0);  // the compiler sees that it is one for the warp
+    for (int step = 0; step < steps; ++step, ring.advance()) {
+        ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
+        const ptx::Operand a = ptx::wgmma_operand(at.a(ring.stage), 16, 1024);
+        const ptx::Operand b = ptx::wgmma_operand(at.b(ring.stage) + group * TILES * 64 * PROMOTED, 16, 1024);
+#pragma unroll
+        for (int panel = 0; panel < PANELS; ++panel) {
+#pragma unroll
+            for (int first = 0; first < TILES; first += PARTS) {
+                Part parts[PARTS];
+                ptx::wgmma_fence();
+#pragma unroll
+                for (int i = 0; i < PARTS; ++i) {
+#pragma unroll
+                    for (int k32 = 0; k32 < PROMOTED / 32; ++k32) {
+                        ptx::WgmmaE4m3<BLOCK_M>::multiply(parts[i],
+                                                          b.at(panel * B_PANEL + (first + i) * 64 * PROMOTED + k32 * 32),
+                                                          a.at(panel * A_PANEL + k32 * 32), k32 > 0);
+                    }
+                    ptx::wgmma_commit();
+                }
+#pragma unroll
+                for (int i = 0; i < PARTS; ++i) {
+                    wait_for_parts(PARTS - 1 - i);
+                    promote(sums[first + i], parts[i], at.scales(ring.stage) + 4 * PANEL_SCALES * panel, first + i, place);
+                }
+            }
+        }
+        __syncwarp();
+        if (EVERY_LANE || place.lane == 0) ptx::mbarrier_arrive(at.empty(ring.stage));
+    }
+}
+
+// Brings in the scales that are the same for all of k.
+__device__ __forceinline__ void scale_sums(Sums& sums, const float* a_scales, const float* b_scales, int m, int n, int row,
+                                           int column, const LanePlace& place) {
+    if constexpr (KIND == Scaling::Tensor) {
+        const float scale = *a_scales * *b_scales;
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+            for (int s = 0; s < SUMS; ++s) sums[i][s] *= scale;
+        }
+    }
+    if constexpr (KIND == Scaling::RowColumn) {
+        float of_columns[TILES][2];
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int x = column + place.column(i, h);
+                of_columns[i][h] = x < n ? b_scales[x] : 0;
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < BLOCK_M / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                const int y = row + place.row(j, e);
+                const float of_row = y < m ? a_scales[y] : 0;
+#pragma unroll
+                for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+                    for (int h = 0; h < 2; ++h) sums[i][4 * j + 2 * h + e] *= of_row * of_columns[i][h];
+                }
+            }
+        }
+    }
+}
+
+// ---- Storing ----
+
+// Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
+// at run time takes all 16, of which a multiprocessor has too few for many programs.
+__device__ __forceinline__ void group_sync(const LanePlace& place) {
+    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
+}
+
+// Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
+__device__ __forceinline__ void stage_rows(u32 buffer, const Sums& sums, int pass, const LanePlace& place) {
+    constexpr int MATRICES = STAGING_ROWS == 8 ? 2 : 4;  // of 8 columns, then 8 rows further down
+    const u32 lane_address =
+        buffer + layout::swizzled<128, 16>(place.lane / 16 * (MATRICES == 4 ? 8 : 0) + place.lane % 8,
+                                           32 * place.warp + place.lane / 8 % 2 * 16);
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+        for (int y = 0; y < STAGING_ROWS; y += 4 * MATRICES) {
+            u32 words[MATRICES];
+#pragma unroll
+            for (int w = 0; w < MATRICES; ++w) {
+                const int s = (pass * STAGING_ROWS + y) / 2 + 2 * w;
+                words[w] = ptx::pack_bf16(sums[i][s], sums[i][s + 1]);
+            }
+            ptx::stmatrix_trans(lane_address + i * STAGING_PANEL + y * 128, words);
+        }
+    }
+}
+
+// Eight adjacent columns of one row of C.
+__device__ __forceinline__ void store_vector(bf16* c, const u32 (&columns)[4], int m, int n, int row, int column) {
+    if (row >= m) return;
+    layout::store_columns<C_VECTOR_BYTES / 2>(c + static_cast<i64>(row) * n + column, columns, n - column);
+}
+
+// Writes a group's staged rows to C at (row, column), by the copy engine or vector by vector.
+__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*, u32 buffer, int, int, int row, int column,
+                                           const LanePlace& place) {
+    ptx::fence_async_shared();
+    group_sync(place);
+    if (place.warp == 0 && place.lane == 0) {
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
+        ptx::tma_store_commit();
+    }
+}
+
+__device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int m, int n, int row, int column,
+                                           const LanePlace& place) {
+    group_sync(place);
+    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
+        const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
+        const u32 address = buffer + x / 64 * STAGING_PANEL + layout::swizzled<128, 16>(y, x % 64 * 2);
+        const uint4 words = ptx::load_shared_u128(address);
+        const u32 columns[4] = {words.x, words.y, words.z, words.w};
+        store_vector(c, columns, m, n, row + y, column + x);
+    }
+}
+
+// Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
+// tile to tile.
+__device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, const Sums& sums, int m, int n, int row,
+                                           int column, u32 staging, int& turn, const LanePlace& place) {
+#pragma unroll
+    for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
+        const u32 buffer = staging + (place.group * 2 + turn) * STAGING_BUFFER;
+        if (C_BY_ENGINE && place.warp == 0 && place.lane == 0) ptx::tma_store_wait_read<1>();
+        group_sync(place);  // the buffer is free
+        stage_rows(buffer, sums, pass, place);
+        write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + place.group * 64 * TILES, place);
+    }
+}
+
+// Adds the sums of the cluster's programs: the tile, row by row, is cut into as many equal shares as there are programs, each
+// sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
+// program ends before it has all its sums, nor sends any before all have begun.
+__device__ __forceinline__ void combine_parts(bf16* c, const Sums& sums, int m, int n, int row, int column, const Layout& at,
+                                              int parts, const LanePlace& place, int thread) {
+    const u32 slots = at.staging();
+    const int part = ptx::cluster_rank();
+    const int share = BLOCK_M * BLOCK_N / parts;
+    const u32 reciprocal = ~0u / share + 1;  // index / share = index * reciprocal >> 32, exactly, below 2^16
+    ptx::cluster_wait();  // every program has begun
+#pragma unroll
+    for (int j = 0; j < BLOCK_M / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+#pragma unroll
+            for (int v = 0; v < 2 * TILES; ++v) {
+                const float sum[1] = {sums[v / 2][4 * j + 2 * (v % 2) + e]};
+                const int index = place.row(j, e) * BLOCK_N + place.column(v / 2, v % 2);
+                const int owner = __umulhi(index, reciprocal);
+                const u32 slot = slots + 4 * (part * share + index - owner * share);
+                ptx::store_async(ptx::cluster_address(slot, owner), sum, ptx::cluster_address(at.summed(), owner));
+            }
+        }
+    }
+    ptx::mbarrier_wait(at.summed(), 0);
+    for (int v = thread * 8; v < share; v += 8 * 32 * NUM_WARPS) {
+        float total[8] = {};
+#pragma unroll 4
+        for (int from = 0; from < parts; ++from) {
+            const u32 slot = slots + 4 * (from * share + v);
+            const float4 low = ptx::load_shared_f32x4(slot), high = ptx::load_shared_f32x4(slot + 16);
+            total[0] += low.x, total[1] += low.y, total[2] += low.z, total[3] += low.w;
+            total[4] += high.x, total[5] += high.y, total[6] += high.z, total[7] += high.w;
+        }
+        u32 columns[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(total[2 * i], total[2 * i + 1]);
+        const int index = part * share + v;
+        store_vector(c, columns, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
+gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, const __grid_constant__ CTarget c_tiles,
+         const float* a_scales, const float* b_scales, bf16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps,
+         int group_m, int split_k, int stride, int span) {
+    const Layout at{ptx::shared_address(smem)};
+    const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
+    const int thread = threadIdx.x;
+    const bool loads = thread >= 32 * NUM_WARPS;
+    if (thread == 32 * NUM_WARPS) {
+        prefetch(b);
+        prefetch(a);
+        for (int stage = 0; stage < NUM_STAGES; ++stage) {
+            ptx::mbarrier_init(at.full(stage), FULL_ARRIVALS);
+            ptx::mbarrier_init(at.empty(stage), NUM_WARPS * WARP_ARRIVALS);
+        }
+        ptx::mbarrier_init(at.summed(), 1);
+        ptx::fence_mbarrier_init();
+        if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
+    }
+    // A single loading warp knows its barriers and begins at once; the others wait for them.
+    __syncwarp();
+    if (loads && LOADERS == 32) {
+        ptx::barrier_arrive<THREADS>(0);
+    } else {
+        ptx::barrier_sync<THREADS>(0);
+    }
+    if (split_k > 1) ptx::cluster_arrive_relaxed();
+
+    Ring ring;
+    if (loads) {
+        if constexpr (HANDS_OVER) {
+            ptx::release_registers<LEFT_REGISTERS>();
+            if (thread >= 32 * NUM_WARPS + LOADERS) {
+                if (split_k > 1) ptx::cluster_wait();
+                return;
+            }
+        }
+        for (int index = work.first; index < work.end; index += work.stride) {
+            const scheduler::Tile tile = work.schedule.tile(index);
+            for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
+                ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
+                load_stage(at, ring.stage, a, b, a_scales, b_scales, m, n, k, tile, step, thread - 32 * NUM_WARPS);
+            }
+        }
+        if (split_k > 1) ptx::cluster_wait();
+        return;
+    }
+
+    if constexpr (HANDS_OVER) ptx::take_registers<TAKEN_REGISTERS>();
+    const LanePlace place(thread);
+    int turn = 0;
+    for (int index = work.first; index < work.end; index += work.stride) {
+        Sums sums;
+        multiply_tile(sums, ring, at, place, work.steps.end - work.steps.begin);
+        const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
+        const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
+        const LanePlace writer(ptx::opaque(thread));
+        scale_sums(sums, a_scales, b_scales, m, n, row, column, writer);
+        if (split_k > 1) {
+            combine_parts(c, sums, m, n, row, column, at, split_k, writer, thread);
+        } else {
+            store_tile(c_tiles, c, sums, m, n, row, column, at.staging(), turn, writer);
+        }
+    }
+    if (C_BY_ENGINE && split_k == 1 && thread % 128 == 0) ptx::tma_store_wait_read<0>();
+}

@@ -1,0 +1,682 @@
+//! `gemm_fp8.cu`: products of E4M3 numbers with scales, by Hopper's own `wgmma` for them.
+//!
+//! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
+
+use super::{EXTENTS, ProgramOrder, TILES, group_m, program_order, split_k, vector_bytes};
+use crate::families::knobs::{self, WARP};
+use crate::families::{
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
+    Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, decode_e4m3, legality, require, rounding,
+};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
+use rayon::prelude::*;
+use std::sync::LazyLock;
+
+pub(in crate::families) static MATMUL_FP8: Fp8 = Fp8;
+
+/// Products of E4M3 numbers.
+pub(in crate::families) struct Fp8;
+
+/// Of k that the tensor cores sum before it is added up in f32; also the edge of the blocks that have a scale each.
+const PROMOTED: u64 = 128;
+/// Columns of C in one product of a warpgroup.
+const TILE_COLUMNS: u64 = 64;
+/// Bytes of a swizzled row of A and B, and of C in shared memory.
+const PANEL_BYTES: u64 = 128;
+/// Barriers are in whole kibibytes, so that what follows is aligned.
+const BARRIER_UNIT: u64 = 1024;
+/// Rows of C in a tile: their sums twice, in the tensor cores' precision and in f32, are what registers hold.
+const MOST_ROWS: u64 = 192;
+/// Columns of C in a tile: rows of B that the copy engine takes at once.
+const MOST_COLUMNS: u64 = 256;
+/// Programs in the largest cluster.
+const MOST_PARTS: u64 = 16;
+/// Registers of a thread for addresses, counters and scales.
+const SPARE_REGISTERS: u64 = 40;
+/// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
+const MOST_REGISTERS_WITHOUT: u64 = 160;
+
+/// How much of what a tensor core adds may be cut off: it aligns the 32 products of an instruction and the sum so far to the
+/// largest of them and keeps 13 bits below its leading one, always towards zero. This is what those cuts of 128 of k come to, four
+/// instructions of 33 numbers each, in units of the norm that [`Reference::allowed`] goes by: cut off evenly between nothing and one
+/// unit of 2^-13, and of either sign as the numbers are, they come to √(132 / 3) = 6.6 units as a rule; of a billion sums none has six
+/// times as much. Sums of further blocks of 128 are as independent as their norms are.
+const NARROW: f64 = 40.0 / 8192.0;
+
+/// By how much an element of C may differ before it is rounded to bf16, in units of the norm of its terms: see [`norms`].
+fn allowed(k: u64) -> f64 {
+    NARROW + (16.0 + k.div_ceil(PROMOTED) as f64) * rounding::F32
+}
+
+/// What shares a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scaling {
+    /// Each tensor.
+    Tensor,
+    /// Each row of A and each column of B.
+    RowColumn,
+    /// 128 of k of a row of A, and 128 columns by 128 of k of B, as DeepSeek-V3 has them.
+    Block,
+}
+
+impl Scaling {
+    /// That of a problem, by its `scale_block`.
+    const fn of(scale_block: u64) -> Self {
+        match scale_block {
+            0 => Self::Tensor,
+            1 => Self::RowColumn,
+            _ => Self::Block,
+        }
+    }
+
+    /// The name in the kernels.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tensor => "Tensor",
+            Self::RowColumn => "RowColumn",
+            Self::Block => "Block",
+        }
+    }
+
+    /// Extents in memory of A's scales and of B's.
+    fn shapes(self, [m, n, k]: [u64; 3]) -> [Vec<u64>; 2] {
+        let blocks = |extent: u64| extent.div_ceil(PROMOTED);
+        match self {
+            Self::Tensor => [vec![1], vec![1]],
+            Self::RowColumn => [vec![m], vec![n]],
+            Self::Block => [vec![blocks(k), m], vec![blocks(n), blocks(k)]],
+        }
+    }
+
+    /// Where the scale of a row of A lies, along a block of k.
+    const fn of_row(self, row: usize, block: usize, m: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::RowColumn => row,
+            Self::Block => block * m + row,
+        }
+    }
+
+    /// Where the scale of a column of B lies, along a block of k of so many.
+    const fn of_column(self, column: usize, block: usize, blocks: usize) -> usize {
+        match self {
+            Self::Tensor => 0,
+            Self::RowColumn => column,
+            Self::Block => column / PROMOTED as usize * blocks + block,
+        }
+    }
+}
+
+/// A problem's [m, n, k] and its scaling.
+fn parts_of(problem: &Problem) -> ([u64; 3], Scaling) {
+    let [m, n, k, scale_block] = problem.shape.first();
+    ([m, n, k], Scaling::of(scale_block))
+}
+
+/// The compile-time half of a config, as the kernel works it out from its macros.
+#[derive(Clone, Copy)]
+struct Tiling {
+    /// Rows of C.
+    m: u64,
+    /// Columns of C.
+    n: u64,
+    /// Elements of k in one stage.
+    k: u64,
+    /// Groups of four warps that multiply.
+    groups: u64,
+    stages: u64,
+}
+
+impl Tiling {
+    /// The config's tiling, if a kernel with it can be compiled and run.
+    fn new(config: &Config) -> Result<Self, Rejection> {
+        let [m, n, k] = knobs::block_sizes(config)?.map(u64::from);
+        let warps = knobs::num_warps(config)?;
+        let stages = knobs::needed("num_stages", config.num_stages)?.into();
+        require!(
+            m <= MOST_ROWS && m.is_multiple_of(if m <= 64 { 8 } else { 16 }),
+            "block of {m} along m: it must be a multiple of 8 up to 64 or of 16 up to {MOST_ROWS}"
+        );
+        require!(k.is_multiple_of(PROMOTED), "block of {k} along k: it must be a multiple of {PROMOTED}");
+        require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
+        let groups = u64::from(warps / 4);
+        require!((2..=32).contains(&stages), "num_stages {stages}: the load pipeline needs 2 to 32");
+        require!(
+            n <= MOST_COLUMNS && n.is_multiple_of(groups) && [64, 128, 256].contains(&(n / groups)),
+            "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256, all of them {MOST_COLUMNS} at most"
+        );
+        let tiling = Self { m, n, k, groups, stages };
+        let (registers, limit) = (tiling.registers_used(), tiling.most_registers());
+        require!(registers <= limit, "{registers} registers a thread for sums and addresses exceed {limit}");
+        Ok(tiling)
+    }
+
+    /// Tiles of 64 columns in a group.
+    fn tiles(&self) -> u64 {
+        self.n / (TILE_COLUMNS * self.groups)
+    }
+
+    /// Sums a thread holds of one tile of 64 columns.
+    fn sums(&self) -> u64 {
+        self.m / 2
+    }
+
+    fn most_registers(&self) -> u64 {
+        if self.groups == 4 { 96 } else { 232 }
+    }
+
+    /// Registers that a thread needs: its sums in f32, and those of the tiles that are multiplied at once.
+    fn registers_used(&self) -> u64 {
+        let all_at_once = 2 * self.tiles() * self.sums() + SPARE_REGISTERS;
+        if all_at_once <= self.most_registers() {
+            all_at_once
+        } else {
+            (self.tiles() + 1) * self.sums() + SPARE_REGISTERS
+        }
+    }
+
+    /// Whether three idle warps come with the loading one, to hand their registers over.
+    fn hands_over(&self) -> bool {
+        self.groups == 2 && self.registers_used() > MOST_REGISTERS_WITHOUT
+    }
+
+    /// Threads of a program; rows that the copy engine does not take are copied by a whole group of warps.
+    fn threads(&self, by_engine: bool) -> u32 {
+        let loaders = if self.hands_over() || !by_engine { 4 * WARP } else { WARP };
+        self.groups as u32 * 4 * WARP + loaders
+    }
+
+    /// Rows of C that leave through shared memory at once.
+    fn staging_rows(&self) -> u64 {
+        (1 << self.m.trailing_zeros()).min(TILE_COLUMNS / self.tiles())
+    }
+
+    /// Bytes of A and B in one stage.
+    fn stage_bytes(&self) -> u64 {
+        (self.m + self.n) * self.k
+    }
+
+    /// Bytes of the barriers, and of the scales of blocks.
+    fn barrier_bytes(&self, scaling: Scaling) -> u64 {
+        let of_columns = self.n.div_ceil(PROMOTED).next_multiple_of(2);
+        let scales = if scaling == Scaling::Block { self.k / PROMOTED * (self.m + of_columns) * 4 } else { 0 };
+        (self.stages * (16 + scales) + 8).next_multiple_of(BARRIER_UNIT)
+    }
+
+    /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
+    fn smem(&self, scaling: Scaling, split_k: u64) -> Bytes {
+        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
+        Bytes(self.stages * self.stage_bytes() + self.barrier_bytes(scaling) + staging.max(partials))
+    }
+
+    /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
+    fn operands(&self, [m, n, k]: [u64; 3]) -> [Arg; 3] {
+        let tiled = |input, element: Element, shape, rows: u64| {
+            let tile = [rows as u32, (PANEL_BYTES / element.size_bytes()) as u32];
+            Arg::TensorMap(TensorMap::of_matrix(input, element, shape, tile, Swizzle::Bytes128))
+        };
+        let [a, b] = if vector_bytes(k) == 16 {
+            [
+                tiled(Mapped::Input(0), Element::Fp8, [m, k], self.m),
+                tiled(Mapped::Input(1), Element::Fp8, [n, k], self.n),
+            ]
+        } else {
+            [Arg::Input(0), Arg::Input(1)]
+        };
+        let aligned = vector_bytes(c_row_bytes(n)) == 16;
+        let c =
+            if aligned { tiled(Mapped::Output, Element::Bf16, [m, n], self.staging_rows()) } else { Arg::Output(0) };
+        [a, b, c]
+    }
+}
+
+/// Bytes of one copy of a row of A or B: below words rows begin anywhere.
+const fn k_vector_bytes(k: u64) -> u64 {
+    match vector_bytes(k) {
+        2 => 1,
+        bytes => bytes,
+    }
+}
+
+fn c_row_bytes(n: u64) -> u64 {
+    n * Element::Bf16.size_bytes()
+}
+
+impl FamilySpec for Fp8 {
+    fn tensors(&self, problem: &Problem) -> Tensors {
+        let (extents, scaling) = parts_of(problem);
+        let [m, n, k] = extents;
+        let [of_a, of_b] = scaling.shapes(extents);
+        // Numbers fill the range of their format, and scales take them back to around one.
+        let numbers =
+            |name, shape: [u64; 2]| TensorSpec::new(name, Element::Fp8, &shape, Fill::Uniform { magnitude: 448.0 });
+        let scales =
+            |name, shape: &[u64]| TensorSpec::new(name, Element::F32, shape, Fill::Wide { least: -10, most: -7 });
+        Tensors {
+            inputs: vec![
+                numbers("A", [m, k]),
+                numbers("B", [n, k]),
+                scales("a_scales", &of_a),
+                scales("b_scales", &of_b),
+            ],
+            outputs: vec![TensorSpec::new("C", Element::Bf16, &[m, n], Fill::Nothing)],
+        }
+    }
+
+    fn flops(&self, problem: &Problem) -> f64 {
+        let ([m, n, k], _) = parts_of(problem);
+        2.0 * m as f64 * n as f64 * k as f64
+    }
+
+    fn launch_knobs(&self) -> &'static [&'static str] {
+        &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
+    }
+
+    fn description(&self) -> Description {
+        crate::families::description::gemm_fp8(false)
+    }
+
+    fn description_of_variants(&self) -> Option<Description> {
+        Some(crate::families::description::gemm_fp8(true))
+    }
+
+    fn awkward(&self, _problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+        // Zeros, numbers too small to be normal, and the largest: 2^9 is rounded down to 448. Scales are of any size, some of them zero.
+        let fills = [
+            Fill::Landmarks { least: -11, most: 4 },
+            Fill::Wide { least: -11, most: 9 },
+            Fill::Scales { least: -40, most: 40 },
+            Fill::Scales { least: -40, most: 40 },
+        ];
+        Some(inputs.iter().zip(fills).map(|(input, fill)| TensorSpec { fill, ..input.clone() }).collect())
+    }
+
+    fn family(&self) -> Family {
+        Family::MatmulFp8
+    }
+
+    fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
+        knobs::only(
+            config,
+            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+        )?;
+        require!(
+            profile.mma.contains(&Mma::Wgmma),
+            "{} has no wgmma, the only kind of tensor core that products of 8-bit floats have a kernel for",
+            profile.name
+        );
+        require!(config.mma == Some(Mma::Wgmma), "a product of 8-bit floats needs mma: wgmma");
+        require!(
+            matches!(config.l2_groupings[..], [rows] if rows > 0),
+            "l2_groupings {:?} must be one positive number",
+            config.l2_groupings
+        );
+        knobs::needed("split_k", config.split_k)?;
+        knobs::order(config)?;
+        let tiling = Tiling::new(config)?;
+        let split_k = split_k(config);
+        require!(
+            split_k.is_power_of_two() && split_k <= MOST_PARTS,
+            "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
+        );
+        require!(
+            split_k == 1 || config.pid_type == Some(PidType::Flat),
+            "split_k {split_k}: programs that share k have one tile each, so pid_type must be flat"
+        );
+        // What fits with the scales of blocks fits without.
+        knobs::fits_smem(tiling.smem(Scaling::Block, split_k), profile)
+    }
+
+    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        static CONDITIONS: LazyLock<Vec<Condition>> =
+            LazyLock::new(|| legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]));
+        &CONDITIONS
+    }
+
+    fn axes(&self) -> &'static [Axis] {
+        static AXES: LazyLock<[Axis; 3]> = LazyLock::new(|| super::axes("block_sizes[2]"));
+        AXES.as_slice()
+    }
+
+    fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        let tiling = Tiling::new(config)?;
+        let ([_, _, k], scaling) = parts_of(problem);
+        // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
+        let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
+        let registers = if alone { tiling.most_registers() } else { tiling.registers_used() };
+        Ok(Footprint {
+            threads: tiling.threads(vector_bytes(k) == 16),
+            registers: registers.next_multiple_of(8) as u32,
+            smem: tiling.smem(scaling, split_k(config)),
+            stage_bytes: Bytes(tiling.stage_bytes()),
+        })
+    }
+
+    fn build(
+        &self,
+        config: &Config,
+        problem: &Problem,
+        profile: &GpuProfile,
+    ) -> Result<(KernelSpec, Launch), Rejection> {
+        let (extents, scaling) = parts_of(problem);
+        let [m, n, k] = extents;
+        let tiling = Tiling::new(config)?;
+        let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
+        let k_steps = k.div_ceil(tiling.k);
+        let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
+        let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
+        let macros = [
+            ("SCALING", scaling.name().to_string()),
+            ("BLOCK_M", tiling.m.to_string()),
+            ("BLOCK_N", tiling.n.to_string()),
+            ("BLOCK_K", tiling.k.to_string()),
+            ("NUM_WARPS", (4 * tiling.groups).to_string()),
+            ("NUM_STAGES", tiling.stages.to_string()),
+            ("K_VECTOR_BYTES", k_vector_bytes(k).to_string()),
+            ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
+        ];
+        let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
+        let args = tiling.operands(extents).into_iter().chain([Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
+        let launch = Launch {
+            grid: [(programs * split_k) as u32, 1, 1],
+            cluster: [split_k as u32, 1, 1],
+            threads: [tiling.threads(vector_bytes(k) == 16), 1, 1],
+            dynamic_smem: tiling.smem(scaling, split_k),
+            args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+            workspace: Bytes(0),
+            counters: 0,
+        };
+        Ok((KernelSpec::shipped("gemm_fp8.cu", "gemm_fp8", macros), launch))
+    }
+
+    fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
+        knobs::only(config, &["num_warps"])?;
+        knobs::block_sizes::<3>(config)?;
+        knobs::needed("num_warps", config.num_warps)?;
+        Ok(())
+    }
+
+    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+        let ([m, n, k], scaling) = parts_of(problem);
+        let macros = [("SCALING", scaling.name().to_string())];
+        let kernel = KernelSpec::shipped("gemm_fp8_reference.cu", "gemm_fp8_reference", macros);
+        let tiles = m.div_ceil(super::REFERENCE_TILE) * n.div_ceil(super::REFERENCE_TILE);
+        let launch = Launch {
+            grid: [tiles as u32, 1, 1],
+            cluster: [1; 3],
+            threads: [super::REFERENCE_THREADS, 1, 1],
+            dynamic_smem: Bytes(0),
+            args: vec![
+                Arg::Input(0),
+                Arg::Input(1),
+                Arg::Input(2),
+                Arg::Input(3),
+                Arg::Output(0),
+                Arg::Allowed(0),
+                Arg::I32(m as i32),
+                Arg::I32(n as i32),
+                Arg::I32(k as i32),
+                Arg::F32(allowed(k) as f32),
+            ],
+            workspace: Bytes(0),
+            counters: 0,
+        };
+        Some((kernel, launch))
+    }
+
+    fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
+        let (extents, scaling) = parts_of(problem);
+        let [m, n, k] = extents.map(|extent| extent as usize);
+        let [HostTensor::Fp8(a), HostTensor::Fp8(b), HostTensor::F32(a_scales), HostTensor::F32(b_scales)] = inputs
+        else {
+            unreachable!("a product of 8-bit floats has two inputs of them, and their scales")
+        };
+        let decoded = |codes: &[u8]| codes.iter().map(|code| f64::from(decode_e4m3(*code))).collect::<Vec<_>>();
+        let (a, b) = (decoded(a), decoded(b));
+        let (share, block, blocks) = (allowed(extents[2]), PROMOTED as usize, k.div_ceil(PROMOTED as usize));
+        // Of the 128 of k that have a scale together, the norm of a row of A and the largest of a column of B.
+        let norm = |row: &[f64]| row.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let largest = |row: &[f64]| row.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let largest_of_b: Vec<f64> = b.chunks(k).flat_map(|row| row.chunks(block).map(largest)).collect();
+        let of_row = |row: usize| {
+            let a = &a[row * k..][..k];
+            let norms: Vec<f64> = a.chunks(block).map(norm).collect();
+            let (b, largest_of_b) = (&b, &largest_of_b);
+            (0..n).map(move |column| {
+                let (mut sum, mut squares) = (0.0, 0.0);
+                for (place, (a, b)) in a.chunks(block).zip(b[column * k..][..k].chunks(block)).enumerate() {
+                    let scale = f64::from(a_scales[scaling.of_row(row, place, m)])
+                        * f64::from(b_scales[scaling.of_column(column, place, blocks)]);
+                    sum += scale * a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+                    squares += (scale * norms[place] * largest_of_b[column * blocks + place]).powi(2);
+                }
+                (sum, share * squares.sqrt())
+            })
+        };
+        (0..m).into_par_iter().flat_map_iter(of_row).collect::<Vec<_>>().into_iter().collect()
+    }
+}
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::{MATMUL_FP8, Scaling, Tiling};
+    use crate::families::{
+        Arg, Element, FamilySpec, HostTensor, KernelSpec, Launch, Mapped, Swizzle, TensorMap, TensorSpec, fill, spec,
+    };
+    use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+    use proptest::prelude::*;
+
+    fn problem(shape: &str) -> Problem {
+        Problem::parse(Family::MatmulFp8, shape, Dtype::Fp8).unwrap()
+    }
+
+    fn h200() -> GpuProfile {
+        GpuProfile::by_name("h200").unwrap()
+    }
+
+    fn config() -> Config {
+        Config {
+            block_sizes: vec![24, 128, 128],
+            num_warps: Some(4),
+            num_stages: Some(3),
+            pid_type: Some(PidType::Flat),
+            l2_groupings: vec![1],
+            split_k: Some(1),
+            mma: Some(Mma::Wgmma),
+            ..Config::default()
+        }
+    }
+
+    fn large() -> Config {
+        Config { block_sizes: vec![128, 256, 128], num_warps: Some(8), num_stages: Some(4), ..config() }
+    }
+
+    fn program(config: &Config, shape: &str) -> (KernelSpec, Launch) {
+        spec(Family::MatmulFp8).program(config, &problem(shape), &h200()).unwrap()
+    }
+
+    fn macros<'k>(kernel: &'k KernelSpec, name: &str) -> &'k str {
+        &kernel.macros.iter().find(|(own, _)| own == name).unwrap().1
+    }
+
+    fn map(argument: &Arg) -> &TensorMap {
+        match argument {
+            Arg::TensorMap(map) => map,
+            other => panic!("{other:?} is no tensor map"),
+        }
+    }
+
+    #[test]
+    fn both_operands_lie_along_k_in_memory_with_the_scales_of_the_problem() {
+        let shapes = |shape: &str| -> Vec<Vec<u64>> {
+            let tensors = MATMUL_FP8.tensors(&problem(shape));
+            tensors.inputs.into_iter().chain(tensors.outputs).map(|tensor| tensor.shape).collect()
+        };
+        let own = |rest: [&[u64]; 2]| -> Vec<Vec<u64>> {
+            [&[6, 300], &[400, 300], rest[0], rest[1], &[6, 400]].map(<[u64]>::to_vec).into()
+        };
+        assert_eq!(shapes("m=6,n=400,k=300"), own([&[1], &[1]]));
+        assert_eq!(shapes("m=6,n=400,k=300,scale_block=1"), own([&[6], &[400]]));
+        assert_eq!(shapes("m=6,n=400,k=300,scale_block=128"), own([&[3, 6], &[4, 3]]));
+    }
+
+    #[test]
+    fn what_shares_a_scale_is_1_or_128_or_left_out() {
+        for (shape, wanted) in [
+            ("m=6,n=4,k=3", r#"{"m":6,"n":4,"k":3}"#),
+            ("m=6,n=4,k=3,scale_block=1", r#"{"m":6,"n":4,"k":3,"scale_block":1}"#),
+            ("scale_block=128,m=6,n=4,k=3", r#"{"m":6,"n":4,"k":3,"scale_block":128}"#),
+        ] {
+            let problem = problem(shape);
+            let json = serde_json::to_string(&problem.shape).unwrap();
+            assert_eq!(json, wanted);
+            let read: crate::model::Shape = serde_json::from_str(&json).unwrap();
+            assert_eq!(read.in_order_of(Family::MatmulFp8), problem.shape);
+        }
+        let refused = Problem::parse(Family::MatmulFp8, "m=6,n=4,k=3,scale_block=64", Dtype::Fp8).unwrap_err();
+        assert!(refused.to_string().contains("scale_block = 64"), "{refused}");
+        let refused = Problem::parse(Family::Matmul, "m=6,n=4,k=3,scale_block=128", Dtype::Bf16).unwrap_err();
+        assert!(refused.to_string().contains("no dimension 'scale_block'"), "{refused}");
+    }
+
+    #[test]
+    fn tiles_are_copied_in_panels_of_128_bytes_or_by_threads() {
+        let (kernel, launch) = program(&large(), "m=4096,n=4096,k=4096");
+        let [a, b, c] = [0, 1, 2].map(|place| map(&launch.args[place]));
+        assert_eq!((a.tile.as_slice(), a.swizzle, a.element), (&[128, 128][..], Swizzle::Bytes128, Element::Fp8));
+        assert_eq!((b.tile.as_slice(), b.extents.as_slice()), (&[128, 256][..], &[4096, 4096][..]));
+        assert_eq!((c.tile.as_slice(), c.of, c.element), (&[64, 32][..], Mapped::Output, Element::Bf16));
+        assert_eq!(launch.args[3..6], [Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
+        assert_eq!((launch.threads[0], macros(&kernel, "K_VECTOR_BYTES")), (256 + 128, "16"));
+        for (shape, vectors, threads) in [
+            ("m=5,n=77,k=66", ["1", "2"], 128 + 128),
+            ("m=5,n=78,k=68", ["4", "4"], 128 + 128),
+            ("m=5,n=80,k=33", ["1", "16"], 128 + 128),
+            ("m=5,n=80,k=16", ["16", "16"], 128 + 32),
+        ] {
+            let (kernel, launch) = program(&config(), shape);
+            assert_eq!(["K_VECTOR_BYTES", "C_VECTOR_BYTES"].map(|name| macros(&kernel, name)), vectors, "{shape}");
+            assert_eq!(launch.threads[0], threads, "{shape}");
+            assert_eq!(launch.args[0] == Arg::Input(0), vectors[0] != "16", "{shape}");
+        }
+    }
+
+    #[test]
+    fn scales_of_blocks_have_room_beside_the_barriers() {
+        let launch = |scaling: &str| program(&config(), &format!("m=20,n=300,k=4096{scaling}")).1;
+        let stages = 3 * (24 + 128) * 128 + 2 * 8 * 2 * 128;
+        assert_eq!(launch("").dynamic_smem, Bytes(stages + 1024));
+        assert_eq!(launch(",scale_block=128").dynamic_smem, Bytes(stages + 1024));
+        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4 };
+        assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 2)) + 8 bytes");
+        let names =
+            |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "SCALING").to_owned();
+        assert_eq!(["", ",scale_block=1", ",scale_block=128"].map(names), ["Tensor", "RowColumn", "Block"]);
+    }
+
+    #[test]
+    fn the_programs_that_share_a_tile_are_one_cluster() {
+        let launch = program(&Config { split_k: Some(4), ..config() }, "m=20,n=300,k=4096").1;
+        assert_eq!((launch.grid, launch.cluster), ([4 * 3, 1, 1], [4, 1, 1]));
+        assert_eq!(launch.dynamic_smem, Bytes(3 * (24 + 128) * 128 + 1024 + 24 * 128 * 4));
+    }
+
+    #[test]
+    fn illegal_configs_are_rejected_with_their_values() {
+        let blocks = |sizes: [u32; 3]| Config { block_sizes: sizes.to_vec(), ..config() };
+        let persistent = Some(PidType::PersistentBlocked);
+        let cases = [
+            (blocks([72, 128, 128]), "72 along m"),
+            (blocks([208, 64, 128]), "208 along m"),
+            (blocks([16, 96, 128]), "96 along n"),
+            (blocks([16, 128, 64]), "64 along k"),
+            (blocks([144, 128, 128]), "256 registers"),
+            (Config { num_warps: Some(8), block_sizes: vec![16, 512, 128], ..config() }, "512 along n"),
+            (Config { num_warps: Some(2), ..config() }, "num_warps 2"),
+            (Config { num_stages: Some(1), ..config() }, "num_stages 1"),
+            (Config { num_stages: Some(16), ..config() }, "of shared memory"),
+            (Config { split_k: Some(3), ..config() }, "split_k 3"),
+            (Config { split_k: None, ..config() }, "split_k is missing"),
+            (Config { mma: Some(Mma::MmaSync), ..config() }, "needs mma: wgmma"),
+            (
+                Config { split_k: Some(2), pid_type: persistent, num_sm_multiplier: Some(1), ..config() },
+                "have one tile each",
+            ),
+        ];
+        let (problem, fp8) = (problem("m=512,n=512,k=512"), spec(Family::MatmulFp8));
+        for (config, reason) in cases {
+            let rejection = fp8.launch(&config, &problem, &h200()).unwrap_err();
+            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
+        }
+        for gpu in ["a100", "b200"] {
+            let other = GpuProfile::by_name(gpu).unwrap();
+            let refused = fp8.launch(&config(), &problem, &other).unwrap_err().0;
+            assert!(refused.contains(&format!("{gpu} has no wgmma")) && !refused.contains('\n'), "{refused}");
+        }
+        assert!(fp8.launch(&config(), &problem, &h200()).is_ok() && fp8.launch(&large(), &problem, &h200()).is_ok());
+    }
+
+    /// What a tensor core of Hopper makes of 32 products and the sum so far: each is cut off 13 bits below the leading one of the
+    /// largest, towards zero, and so is their sum.
+    fn narrow_step(sum: f64, terms: &[f64]) -> f64 {
+        let largest = terms.iter().fold(sum.abs(), |largest, term| largest.max(term.abs()));
+        if largest == 0.0 {
+            return 0.0;
+        }
+        let unit = |largest: f64| 2f64.powi(largest.log2().floor() as i32 - 13);
+        let cut = |value: f64, unit: f64| (value / unit).trunc() * unit;
+        let total = terms.iter().chain([&sum]).map(|value| cut(*value, unit(largest))).sum::<f64>();
+        if total == 0.0 { 0.0 } else { cut(total, unit(total.abs())) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Sums of 128 in that precision, added up in f32, stay well within what is allowed; without these additions they do not.
+        #[test]
+        fn the_bound_explains_narrow_sums_that_are_promoted(
+            shape in [1..6u64, 1..40u64, 1..6000u64], scale_block in prop::sample::select(vec!["", ",scale_block=1", ",scale_block=128"]),
+            seed in 0u64..1000, is_awkward in any::<bool>(),
+        ) {
+            let [m, n, k] = shape;
+            let problem = problem(&format!("m={m},n={n},k={k}{scale_block}"));
+            let scaling = super::parts_of(&problem).1;
+            let mut tensors = MATMUL_FP8.tensors(&problem).inputs;
+            if is_awkward {
+                tensors = MATMUL_FP8.awkward(&problem, &tensors).unwrap();
+            }
+            let inputs: Vec<HostTensor> = (seed..).zip(&tensors).map(|(seed, tensor)| fill(tensor, seed)).collect();
+            let reference = MATMUL_FP8.host_reference(&problem, &inputs);
+            let values: Vec<Vec<f64>> = inputs.iter().map(HostTensor::to_f64).collect();
+            let [m, n, k] = shape.map(|extent| extent as usize);
+            let blocks = k.div_ceil(128);
+            for (index, (wanted, allowed)) in reference.values.iter().zip(&reference.allowed).enumerate() {
+                let (row, column) = (index / n, index % n);
+                let terms: Vec<f64> = (0..k).map(|at| values[0][row * k + at] * values[1][column * k + at]).collect();
+                let mut total = 0f32;
+                for (block, terms) in terms.chunks(128).enumerate() {
+                    let part = terms.chunks(32).fold(0.0, narrow_step);
+                    let scale = values[2][scaling.of_row(row, block, m)] * values[3][scaling.of_column(column, block, blocks)];
+                    total += (part * scale) as f32;
+                }
+                let error = (f64::from(total) - wanted).abs();
+                prop_assert!(error <= 0.6 * allowed, "{problem} at {row}, {column}: {error} of {allowed}");
+            }
+        }
+    }
+
+    #[test]
+    fn awkward_inputs_hold_zeros_subnormals_and_the_largest() {
+        let problem = problem("m=16,n=128,k=256,scale_block=128");
+        let tensors = MATMUL_FP8.tensors(&problem).inputs;
+        let tensors = MATMUL_FP8.awkward(&problem, &tensors).unwrap();
+        let HostTensor::Fp8(b) = fill(&tensors[1], 3) else { panic!("B is of E4M3") };
+        let met = |codes: std::ops::Range<u8>| b.iter().filter(|code| codes.contains(&(*code & 0x7f))).count();
+        assert!(met(0..1) > 10 && met(1..8) > 10 && met(0x7e..0x7f) > 10, "zeros, subnormals and 448");
+        assert_eq!(met(0x7f..0x80), 0, "no NaN");
+        let scales = fill(&TensorSpec { shape: vec![64, 64], ..tensors[2].clone() }, 3).to_f64();
+        assert!(scales.contains(&0.0) && scales.contains(&2f64.powi(40)), "{scales:?}");
+    }
+}

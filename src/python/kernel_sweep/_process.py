@@ -1,0 +1,213 @@
+"""Processes about a family that a file names: ``python -m kernel_sweep._process describe|measure|compile FILE NAME``.
+
+``describe`` writes the family's manifest; ``measure`` answers the line protocol of the measuring process, whose device, stream,
+flush and clock are the native half's, and which calls what is here in between; ``compile`` answers jobs, one JSON a line.
+"""
+
+import ctypes
+import importlib.util
+import json
+import os
+import sys
+
+from . import _arrays
+
+
+class Callee:
+    """A family's kernels, as the native half asks for them."""
+
+    def __init__(self, family):
+        self._family = family
+        self._ordinal = self._stream = None
+        self._problem = None
+        self._built = {}
+        self._current = None
+        self._tensors = {}
+        self._last, self._poisoned = [], []
+
+    def open(self, ordinal, stream):
+        """Kernels run on the GPU of that ordinal from now on, in its primary context and on that stream; on the host where there is none."""
+        self._ordinal, self._stream = ordinal, stream
+        self._wrap = _wrapper(self._family.arrays, ordinal)
+        if ordinal is None:
+            return
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.cuda.set_device(ordinal)
+            torch.cuda.set_stream(torch.cuda.ExternalStream(stream))
+        cupy = sys.modules.get("cupy")
+        if cupy is not None:
+            cupy.cuda.Device(ordinal).use()
+            cupy.cuda.ExternalStream(stream).use()
+
+    def prepare(self, dims, dtype):
+        """The problem from now on. Tensors and kernels of the last one are dropped."""
+        from .tuning import Problem
+
+        self._problem = Problem(dims, dtype)
+        self._built.clear()
+        self._tensors.clear()
+        self._current, self._last, self._poisoned = None, [], []
+        torch = sys.modules.get("torch")
+        if self._ordinal is not None and torch is not None:
+            torch.cuda.empty_cache()  # what the last problem took is the next one's
+
+    def reference(self, inputs, outputs):
+        """Writes what is right of each output."""
+        given, written = self._all(inputs), self._all(outputs)
+        arguments = self._family._arguments(given, written, with_written=False)
+        results = _list(self._family._reference(self._problem)(*arguments))
+        if len(results) != len(written):
+            raise ValueError(f"it returns {len(results)} results, and the family has {len(written)} outputs")
+        for target, result in zip(written, results):
+            _arrays.write(target, result)
+        self._tensors.clear()
+
+    def build(self, config):
+        """Makes a config's kernel the one that is called."""
+        if config not in self._built:
+            built = self._family._build(json.loads(config), self._problem)
+            if not callable(built):
+                raise TypeError(f"it returns {type(built).__name__}, which cannot be called")
+            self._built[config] = built
+        self._current = self._built[config]
+        self._last, self._poisoned = [], []
+
+    def call(self, inputs, outputs, verifies):
+        """Calls it; what it returns is copied to the outputs where that is to be verified."""
+        family = self._family
+        given, written = self._all(inputs), self._all(outputs)
+        arguments = family._arguments(given, written, with_written=not family.returns)
+        keywords = {"stream": self._stream} if family.takes_stream else {}
+        if not family.returns:
+            self._current(*arguments, **keywords)
+            return
+        self._last = []  # whose memory the next one may have
+        results = _list(self._current(*arguments, **keywords))
+        if verifies:
+            if len(results) != len(written):
+                raise ValueError(f"it returns {len(results)} results, and the family has {len(written)} outputs")
+            for target, result in zip(written, results):
+                _arrays.write(target, result)
+        self._last = results
+
+    def poison_returned(self, byte):
+        """Fills what the last call returned with such bytes, and leaves that memory to the next one."""
+        last, self._last, self._poisoned = self._last, [], []
+        for result in last:
+            if hasattr(result, "data_ptr") and result.is_contiguous():
+                result.view(-1).view(sys.modules["torch"].uint8).fill_(byte)
+                self._poisoned.append((result.data_ptr(), result.numel() * result.element_size()))
+
+    def returned(self):
+        """Where the last call's results lie, those that lie where some were poisoned."""
+        places = [(result.data_ptr(), result.numel() * result.element_size()) for result in self._last if hasattr(result, "data_ptr")]
+        return [place for place in places if place in self._poisoned]
+
+    def _all(self, arrays):
+        return [self._tensor(address, dtype, shape) for address, dtype, shape in arrays]
+
+    def _tensor(self, address, dtype, shape):
+        tensor = self._tensors.get((address, dtype))
+        if tensor is None:
+            tensor = self._wrap(_arrays.Array(address, dtype, shape, self._ordinal))
+            self._tensors[address, dtype] = tensor
+        return tensor
+
+
+def _list(results):
+    return list(results) if isinstance(results, (tuple, list)) else [results]
+
+
+def _wrapper(arrays, ordinal):
+    if arrays is None:
+        if ordinal is None:
+            arrays = "torch" if "torch" in sys.modules else "numpy"
+        else:
+            arrays = "torch" if importlib.util.find_spec("torch") else "raw"
+    if arrays == "torch":
+        import torch
+
+        if ordinal is not None and not torch.cuda.is_available():
+            raise RuntimeError(f"torch {torch.__version__} in {sys.executable} has no CUDA: a torch with CUDA is needed to measure there")
+        return _arrays.for_torch
+    if arrays == "numpy":
+        import numpy  # noqa: F401: so that its absence is told here
+
+        return _arrays.for_numpy
+    return lambda array: array
+
+
+def _private_streams():
+    """The pipes of the protocol, by paths, where what a kernel prints or reads does not come between."""
+    questions, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return f"/proc/self/fd/{questions}", f"/proc/self/fd/{answers}"
+
+
+def _end_with_parent():
+    _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def _answer_jobs(family, questions, answers):
+    """Compiles ahead: the source of a job is the problem and the config."""
+    from .tuning import Problem
+
+    with open(questions) as questions, open(answers, "w") as answers:
+        for line in questions:
+            job = json.loads(line)
+            values = json.loads(job["source"])
+            config, dtype = json.loads(values.pop("config")), values.pop("dtype")
+            problem = Problem({name: int(extent) for name, extent in values.items()}, dtype)
+            log = ""
+            try:
+                family._compile(config, problem, job["options"][0])
+            except MemoryError as error:
+                print(json.dumps({"Err": f"no memory to compile: {error}"}), file=answers, flush=True)
+                continue
+            except BaseException as error:
+                lines = [part.strip() for part in str(error).splitlines() if part.strip()]
+                log = f"error: {type(error).__name__}: {' '.join(lines)[:400]}"
+            made = None if log else list(b"compiled by Python")
+            print(json.dumps({"Ok": {"cubin": made, "entry": None, "log": log}}), file=answers, flush=True)
+
+
+def main():
+    task, file, *name = sys.argv[1:]
+    questions, answers = _private_streams()
+    if task != "describe":
+        _end_with_parent()
+    from . import tuning
+
+    try:
+        family = tuning.load(file, name[0] if name else "")
+        if task == "describe":
+            text = family.manifest()
+            with open(answers, "w") as out:
+                out.write(text)
+            return 0
+    except (tuning.FamilyError, ImportError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"{file}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    if task == "compile":
+        _answer_jobs(family, questions, answers)
+        return 0
+    from . import _native
+
+    _native.measure(Callee(family), questions, answers)
+    # What hangs in a driver at the end of the interpreter would hang here.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
