@@ -1,18 +1,19 @@
-//! What a cubin says of itself, without a GPU: its functions, their parameters and the architecture it is for. A cubin is an ELF
-//! file of 64 bits; its `.nv.info.<function>` sections list a function's parameters.
+//! What a cubin or a file of PTX says of itself, without a GPU: its functions, their parameters and the architecture it is for. A cubin
+//! is an ELF file of 64 bits; its `.nv.info.<function>` sections list a function's parameters.
 
+use super::ptx;
 use crate::families::{Launch, Rejection, require};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-/// A cubin's functions with the sizes of their parameters in bytes, where it tells them.
+/// Functions with the sizes of their parameters in bytes, where the file tells them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Contents {
-    /// `sm_90` for what runs on 9.0, with or without what it alone has.
-    arch: Option<String>,
-    functions: BTreeMap<String, Option<Vec<usize>>>,
+pub(super) struct Contents {
+    /// Of a cubin `sm_90` for what runs on 9.0, with or without what it alone has; of PTX as it says.
+    pub(super) arch: Option<String>,
+    pub(super) functions: BTreeMap<String, Option<Vec<usize>>>,
 }
 
 /// ELF's number of NVIDIA's GPUs.
@@ -126,7 +127,7 @@ fn parameter_sizes(mut attributes: &[u8]) -> Option<Vec<usize>> {
     Some(sizes.into_values().collect())
 }
 
-/// What a cubin's file has, read anew where it changed.
+/// What a file has, read anew where it changed.
 fn contents(file: &Path) -> Result<Arc<Contents>, Rejection> {
     type Known = BTreeMap<PathBuf, (Option<SystemTime>, Arc<Contents>)>;
     static KNOWN: RwLock<Known> = RwLock::new(BTreeMap::new());
@@ -137,19 +138,24 @@ fn contents(file: &Path) -> Result<Arc<Contents>, Rejection> {
         return Ok(Arc::clone(contents));
     }
     let data = std::fs::read(file).map_err(|error| Rejection(format!("{}: {error}", file.display())))?;
-    let contents = Contents::read(&data).ok_or_else(|| Rejection(format!("{} is no cubin", file.display())))?;
+    let (read, kind) = if is_ptx(file) { (ptx::read(&data), "PTX") } else { (Contents::read(&data), "cubin") };
+    let contents = read.ok_or_else(|| Rejection(format!("{} is no {kind}", file.display())))?;
     let contents = Arc::new(contents);
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
     known.insert(file.to_path_buf(), (changed, Arc::clone(&contents)));
     Ok(contents)
 }
 
-/// Refuses a launch of a function that the cubin lacks, whose parameters are others, or that another architecture is needed for.
+fn is_ptx(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "ptx")
+}
+
+/// Refuses a launch of a function that the file lacks, whose parameters are others, or that another architecture is needed for.
 pub(super) fn check(file: &Path, entry: &str, launch: &Launch, arch: &str) -> Result<(), Rejection> {
     let contents = contents(file)?;
     if let Some(own) = &contents.arch {
-        let digits = |arch: &str| arch.chars().filter(char::is_ascii_digit).collect::<String>();
-        require!(digits(own) == digits(arch), "{} is for {own}, not for {arch}", file.display());
+        let runs = if is_ptx(file) { ptx::runs_on(own, arch) } else { ptx::version(own) == ptx::version(arch) };
+        require!(runs, "{} is for {own}, not for {arch}", file.display());
     }
     let names: Vec<&str> = contents.functions.keys().map(String::as_str).collect();
     let known = contents.functions.get(entry);
