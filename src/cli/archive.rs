@@ -23,7 +23,7 @@ pub(super) struct ArchiveArgs {
     #[arg(long)]
     unpack: bool,
     /// Families of your own, by their manifests; those in sweeps/ are found by their names
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", value_parser = families)]
     family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub(super) struct MeasureArgs {
     /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, attention, row_softmax, elementwise, all of them, or your own by
     /// their manifests
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Plan in place of the family's own
     #[arg(long, value_name = "PATH")]

@@ -57,6 +57,14 @@ def test_a_family_is_swept_served_and_taken_over_by_the_next_run(sweep, tmp_path
     assert evaluated.returncode == 0, evaluated.stderr
 
 
+def test_each_problem_is_a_bucket_of_its_own_where_no_bins_are_said(sweep, tmp_path):
+    done = sweep("--family", f"{NUMPY}:split", "--gpu", "cpu", "--quiet")
+    assert done.returncode == 0, done.stderr
+    heuristics = ks.Heuristics.load(tmp_path / "output/cpu/observed_heuristics_cpu.json")
+    served = [heuristics.lookup("split", dtype="f32", n=n).best["for"] for n in (1000, 10_000)]
+    assert served == ["few", "many"]
+
+
 def test_every_fault_is_one_record_and_the_sweep_goes_on(sweep, tmp_path):
     done = sweep("--family", f"{NUMPY}:faulty", "--gpu", "cpu", "--trial-deadline", "3s", "--quiet")
     assert done.returncode == 0, done.stderr
@@ -135,7 +143,7 @@ def test_what_is_wrong_with_a_family_is_told_in_one_line(sweep):
 
     assert "needs a_package_that_nobody_has" in of(FAMILIES / "needs_more.py")
     assert "build is 3, which cannot be called" in of(FAMILIES / "strange.py")
-    assert "has the families scale, faulty" in of(NUMPY)
+    assert "has the families scale, faulty, split" in of(NUMPY)
     assert "there is no file nothing.py" in of("nothing.py:scale")
     assert "SWEEP_PYTHON" in of(f"{NUMPY}:scale", SWEEP_PYTHON="/nowhere/python")
     # A Python without the package: isolated, it sees no site-packages.

@@ -109,7 +109,8 @@ class Family:
 
     ``compile(config, problem, arch)``, where there is one, compiles a config ahead, in a process that may have no GPU.
     ``arrays`` says what tensors are: ``"torch"``, ``"numpy"`` or ``"raw"``, which is an object with ``__dlpack__`` and ``__cuda_array_interface__``.
-    ``bins`` and ``groups`` are the document's, as in a manifest; ``toml`` names a manifest beside the file that says all of this but
+    ``bins`` and ``groups`` are the document's, as in a manifest; without bins each problem is a bucket of its own.
+    ``toml`` names a manifest beside the file that says all of this but
     the callables.
     """
 
@@ -165,7 +166,8 @@ class Family:
         self.dtypes = list(dtypes or _dtypes_of(self.problems, self.tensors))
         self.space, self.default = space, default
         self.domain, self.random = domain or _domain_of(self.dims, self.problems), random
-        self.flops, self.bytes, self.bins, self.groups = flops, bytes, bins or {}, groups or []
+        self.flops, self.bytes, self.groups = flops, bytes, groups or []
+        self.bins = _bins_of(self.dims, self.problems) if bins is None else dict(bins)
         self.require, self.exclude = list(require), list(exclude)
 
     # What processes ask of it.
@@ -457,6 +459,16 @@ def _domain_of(dims, problems):
         return {"least": min(extents), "most": max(extents)}
 
     return {name: domain(name) for name in dims}
+
+
+# Each problem is a bucket of its own by as many bounds as this; with more of them, models serve exact shapes.
+_MOST_BOUNDS = 32
+
+
+def _bins_of(dims, problems):
+    """A bin for each dimension that varies, with the problems' extents as its bounds: what is best for one problem is served there and below."""
+    extents = {name: sorted({problem[name] for problem in problems}) for name in dims}
+    return {f"{name}_bin": {"of": name, "bounds": bounds} for name, bounds in extents.items() if 1 < len(bounds) <= _MOST_BOUNDS}
 
 
 def _read_toml(path):

@@ -49,6 +49,19 @@ scale = ks.Family(name="scale", space={"step": [64, 4096, 65536]}, **parts([20_0
 FAULTS = ["build raises", "builds nothing", "raises", "hangs", "exits", "aborts", "wrong", "changes its input"]
 faulty = ks.Family(name="faulty", space={"step": [4096], "fault": ["none", *FAULTS]}, **parts([20_000]))
 
+# What is fast for few is slow for many, and the other way round.
+split = ks.Family(
+    name="split",
+    space={"for": ["many", "few"]},
+    **{
+        **parts([1000, 10_000]),
+        "build": lambda config: lambda x, y: (
+            time.sleep(0.002 * ((x.size > 5000) != (config["for"] == "many"))),
+            numpy.multiply(x, 2, out=y),
+        ),
+    },
+)
+
 # What returns its outputs, and what updates a tensor in place.
 returning = ks.Family(
     name="returning",
