@@ -189,7 +189,15 @@ def test_the_line_protocol_is_answered_by_a_process_of_python(tmp_path):
 
 def test_triton_is_compiled_ahead_without_a_gpu(sweep):
     pytest.importorskip("triton", reason="Triton's wheel is not installed: pip install triton, to compile its kernels ahead")
-    done = sweep("compile", "--gpu", "h200", "--family", f"{FAMILIES / 'triton_kernels.py'}:triton_add", "--json", TRITON_CACHE_DIR="triton")
+    done = sweep(
+        "compile",
+        "--gpu",
+        "h200",
+        "--family",
+        f"{FAMILIES / 'triton_kernels.py'}:triton_add",
+        "--json",
+        TRITON_CACHE_DIR="triton",
+    )
     if "no NVRTC" in done.stderr or "NVRTC" in done.stderr and not done.stdout:
         pytest.skip("no NVRTC at hand")
     counts = json.loads(done.stdout)["families"]["triton_add"]
@@ -200,9 +208,20 @@ def test_a_served_config_is_tritons_own():
     triton = pytest.importorskip("triton", reason="Triton's wheel is not installed: pip install triton")
     family = ks.tuning.load(FAMILIES / "triton_kernels.py", "triton_add")
     made = ks.triton_config({"BLOCK": 256, "num_warps": 4}, family, {"n": 4096})
-    assert isinstance(made, triton.Config) and made.all_kwargs() == {"BLOCK": 256, "TWICE": False, "num_warps": 4, "num_stages": 3, "num_ctas": 1}
+    assert isinstance(made, triton.Config) and made.all_kwargs() == {
+        "BLOCK": 256,
+        "TWICE": False,
+        "num_warps": 4,
+        "num_stages": 3,
+        "num_ctas": 1,
+    }
     template = {"template": {"BLOCK": 1024, "num_warps": 8}}
-    document = {"schema_version": 2, "rules": [], "fallbacks": {"triton_add": {"all": template}}, "policy": described_policy(family)}
+    document = {
+        "schema_version": 2,
+        "rules": [],
+        "fallbacks": {"triton_add": {"all": template}},
+        "policy": described_policy(family),
+    }
     served = ks.triton_configs(ks.Heuristics.loads(json.dumps(document)), family)
     assert [config.kwargs["BLOCK"] for config in served] == [1024]
 
@@ -226,8 +245,14 @@ def test_a_package_that_is_missing_or_too_old_is_told_in_one_line(sweep, tmp_pat
         for version, wanted in ((None, f"pip install {package}"), ("0.1.0", "and this is 0.1.0")):
             folder = tmp_path / f"{package}-{version}"
             (folder / package).mkdir(parents=True)
-            (folder / package / "__init__.py").write_text("raise ImportError" if version is None else f"__version__ = '{version}'")
+            (folder / package / "__init__.py").write_text(
+                "raise ImportError" if version is None else f"__version__ = '{version}'"
+            )
             (folder / f"{package}-{version}.dist-info").mkdir()
-            (folder / f"{package}-{version}.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-            done = sweep("--family", path, "--gpu", "cpu", PYTHONPATH=os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+            (folder / f"{package}-{version}.dist-info" / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+            )
+            done = sweep(
+                "--family", path, "--gpu", "cpu", PYTHONPATH=os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+            )
             assert done.returncode == 2 and "or later" in told(done) and wanted in told(done), done.stderr

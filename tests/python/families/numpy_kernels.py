@@ -55,9 +55,11 @@ split = ks.Family(
     space={"for": ["many", "few"]},
     **{
         **parts([1000, 10_000]),
-        "build": lambda config: lambda x, y: (
-            time.sleep(0.002 * ((x.size > 5000) != (config["for"] == "many"))),
-            numpy.multiply(x, 2, out=y),
+        "build": lambda config: (
+            lambda x, y: (
+                time.sleep(0.002 * ((x.size > 5000) != (config["for"] == "many"))),
+                numpy.multiply(x, 2, out=y),
+            )
         ),
     },
 )
@@ -69,7 +71,9 @@ returning = ks.Family(
     tensors=[ks.reads("x", ["n"], "f32"), ks.writes("y", ["n"], "f32"), ks.updates("total", ["n"], "f32")],
     space=[{"way": "add"}, {"way": "multiply"}, {"way": "forgets"}],
     problems=[{"n": 4096}],
-    build=lambda config: lambda x, total: (x + x if config["way"] == "add" else 2 * x, total if config["way"] == "forgets" else total + x),
+    build=lambda config: (
+        lambda x, total: (x + x if config["way"] == "add" else 2 * x, total if config["way"] == "forgets" else total + x)
+    ),
     reference=lambda x, total: (2 * x.astype("f8"), total.astype("f8") + x),
     returns=True,
 )
