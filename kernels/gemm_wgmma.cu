@@ -37,6 +37,8 @@
 //   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
 //   B_VECTOR_BYTES              the same of B: 16 (by the copy engine), 8, 4, 2 or (4-bit weights) 1
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
+//   REALIGNED                   operands that all programs together first copy to scratch, where rows begin at multiples of 128
+//                               bytes: 0 none, 1 A, 2 B, 3 both. Their vectors are 16 bytes, their tensor maps those of the copies
 //   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
 //
 // Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
@@ -51,11 +53,16 @@
 //   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16; with more than k_steps
 //                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
+//   a_rows, b_rows            A and B themselves; these and the next two are read with REALIGNED alone, where all programs must be
+//                             resident at once and split_k is 1
+//   scratch                   room for the copy of A, if there is one, and then that of B
+//   counters                  two words that are zero, and are left zero
 
 #include "decode.cuh"
 #include "gemm_rows.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
+#include "realign.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tma.cuh"
@@ -69,6 +76,9 @@
 #endif
 #if !defined(C_VECTOR_BYTES)
 #error "C_VECTOR_BYTES must be defined: bytes of one store, by the alignment of the rows"
+#endif
+#if !defined(REALIGNED)
+#error "REALIGNED must be defined: 0 none, 1 A, 2 B, 3 both are copied to aligned rows"
 #endif
 
 namespace {
@@ -93,6 +103,9 @@ static_assert(BLOCK_K % 64 == 0 && BLOCK_K / Weights::K_PER_ROW <= 256,
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
 static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
+static_assert(REALIGNED >= 0 && REALIGNED <= 3 && (!REALIGNED || !BY_WARP), "REALIGNED: 0 ... 3, with wgmma");
+static_assert(!(REALIGNED & 1) || A_VECTOR_BYTES == 16, "a realigned A is copied by the engine");
+static_assert(!(REALIGNED & 2) || B_VECTOR_BYTES == 16, "a realigned B is copied by the engine");
 static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
 
 // Tiles lie in panels as wide as the copy engine swizzles, each with all rows.
@@ -516,15 +529,23 @@ __device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*,
     }
 }
 
+__device__ __forceinline__ void copy_vector(ptx::u16* to, u32 shared) { *to = ptx::load_shared_u16(shared); }
+__device__ __forceinline__ void copy_vector(u32* to, u32 shared) { *to = ptx::load_shared(shared); }
+__device__ __forceinline__ void copy_vector(uint2* to, u32 shared) { *to = ptx::load_shared_u64(shared); }
+__device__ __forceinline__ void copy_vector(uint4* to, u32 shared) { *to = ptx::load_shared_u128(shared); }
+
 __device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int m, int n, int row, int column,
                                            const LanePlace& place) {
     group_sync(place);
-    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
-        const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
+    // Adjacent lanes write adjacent vectors, so that a warp's store meets as few lines of the cache as it can.
+    using Vector = typename ptx::Word<C_VECTOR_BYTES>::Type;
+    constexpr int WIDTH = C_VECTOR_BYTES / 2, ROW_VECTORS = TILES * 64 / WIDTH;
+#pragma unroll 8
+    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * ROW_VECTORS; v += 128) {
+        const int y = v / ROW_VECTORS, x = v % ROW_VECTORS * WIDTH;
+        if (row + y >= m || column + x >= n) continue;
         const u32 address = buffer + x / 64 * STAGING_PANEL + layout::swizzled<128, 16>(y, x % 64 * 2);
-        const uint4 words = ptx::load_shared_u128(address);
-        const u32 columns[4] = {words.x, words.y, words.z, words.w};
-        store_vector(c, columns, m, n, row + y, column + x);
+        copy_vector(reinterpret_cast<Vector*>(c + static_cast<i64>(row + y) * n + (column + x)), address);
     }
 }
 
@@ -596,7 +617,15 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Accumulators& acc, 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
 gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b, const __grid_constant__ CTarget c_tiles,
            bf16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride,
-           int span) {
+           int span, const byte* a_rows, const byte* b_rows, byte* scratch, u32* counters) {
+#if REALIGNED
+    const i64 a_bytes = REALIGNED & 1 ? static_cast<i64>(m) * realign::pitch_bytes(2 * k) : 0;
+    if (REALIGNED & 1) realign::copy_rows<THREADS>(scratch, a_rows, m, 2 * k);
+    if (REALIGNED & 2) {
+        realign::copy_rows<THREADS>(scratch + a_bytes, b_rows, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES);
+    }
+    realign::wait_for_all_programs(counters);
+#endif
     const Layout at{ptx::shared_address(smem)};
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;

@@ -26,6 +26,9 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
     let (plain, _) = source.split_once("extern \"C\" __global__ void read_lines(").unwrap();
     fs::write(folder.path().join("support.cu"), plain).unwrap();
     fs::copy(root.join("kernels/include/numeric.cuh"), folder.path().join("numeric.cuh")).unwrap();
+    let source = fs::read_to_string(root.join("kernels/include/realign.cuh")).unwrap();
+    let (copying, _) = source.split_once("// Holds all threads").unwrap();
+    fs::write(folder.path().join("realign.cuh"), format!("{copying}}}\n")).unwrap();
     fs::write(folder.path().join("ptx.cuh"), "").unwrap();
     fs::copy(root.join("tests/support_model/main.cpp"), folder.path().join("main.cpp")).unwrap();
     let program = folder.path().join("main");
@@ -208,5 +211,17 @@ fn a_tensor_is_altered_alike_on_the_host_and_by_a_kernel() {
         let mut wanted = HostTensor::I8((1..=50).collect());
         change.apply(&mut wanted);
         assert_eq!(*found, bits(&wanted), "{change:?}");
+    }
+}
+
+#[test]
+fn rows_are_copied_to_aligned_ones_whatever_their_length() {
+    let shapes: Vec<_> = (1..80).map(|row_bytes| (7, row_bytes)).chain([(1, 4999), (3, 2 * 5003), (2, 1024)]).collect();
+    let questions = shapes.iter().map(|(rows, row_bytes)| format!("realign {rows} {row_bytes}\n"));
+    let Some(answers) = answers(&questions.collect::<String>()) else { return };
+    assert_eq!(answers.len(), shapes.len());
+    for (found, (rows, row_bytes)) in answers.iter().zip(&shapes) {
+        let wanted: Vec<u64> = (0..rows * row_bytes).map(|place| place % 251 + 1).collect();
+        assert!(*found == wanted, "{rows} rows of {row_bytes} bytes");
     }
 }

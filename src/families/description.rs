@@ -180,12 +180,16 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
 pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
     // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
-    let copies = |tile: &str, row: &str| {
-        let vector = format!("min(align({row}), {WIDEST_COPY})");
-        format!("if(by_threads || {vector} < {WIDEST_COPY}, {tile} / {vector}, 0)")
+    let copies = |tile: &str, line: &str| {
+        format!("if(by_threads || {line} < {WIDEST_COPY}, {tile} / min({line}, {WIDEST_COPY}), 0)")
     };
-    let a_copies = copies("2 * tile_m * step_k", "2 * k");
-    let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), &format!("{weight_bytes} * n"));
+    let a_copies = copies("2 * tile_m * step_k", "a_line");
+    let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), "b_line");
+    let realigns = |operand: &str| format!("given(realigned) && (realigned == \"{operand}\" || realigned == \"ab\")");
+    // Bytes that rows begin at multiples of, as the kernel finds them.
+    let line = |operand: &str, row: &str| {
+        format!("{operand}_line = if(realigns_{operand}, {CACHE_LINE}, min(align({row}), {CACHE_LINE}))")
+    };
     Description {
         dtypes: dtypes(&[Dtype::Bf16]),
         knobs: texts(&[
@@ -196,6 +200,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "num_stages",
             "num_warps",
             "pid_type",
+            "realigned",
             "split_k",
         ]),
         bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n"),
@@ -208,6 +213,14 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             &format!("smem_bytes = num_stages * ({step_bytes})"),
             "threads = 32 * num_warps",
             "by_threads = given(mma) && mma == \"mma_sync\"",
+            &format!("realigns_a = {}", realigns("a")),
+            &format!("realigns_b = {}", realigns("b")),
+            &line("a", "2 * k"),
+            &line("b", &format!("{weight_bytes} * n")),
+            &format!(
+                "realigned_bytes = if(realigns_a, 4 * m * k, 0) + if(realigns_b, {} * ceil_div(k, {packed}) * n, 0)",
+                2 * weight_bytes
+            ),
             &format!("a_copies = {a_copies}"),
             &format!("b_copies = {b_copies}"),
             // Beside the copy engine one warp does them.
@@ -221,8 +234,11 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64) -> Description {
             "smem_bytes",
             "tile_m * tile_n",
             "tile_m * tile_n / num_warps",
+            "a_line",
+            "b_line",
             "a_copies",
             "b_copies",
+            "realigned_bytes",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],

@@ -123,8 +123,8 @@ impl fmt::Display for KernelSpec {
 /// A tensor of the problem as the copy engine (TMA) sees it: which tile of it one instruction copies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMap {
-    /// The tensor: an input by its index in [`Tensors::inputs`], or the output.
-    pub input: Option<usize>,
+    /// What it is a map of.
+    pub of: Mapped,
     /// The type of its elements.
     pub element: Element,
     /// Extents, fastest first; two to five. What a tile has beyond them is read as zero and never written.
@@ -137,18 +137,23 @@ pub struct TensorMap {
     pub swizzle: Swizzle,
 }
 
+/// What a tensor map is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mapped {
+    /// An input, by its index in [`Tensors::inputs`].
+    Input(usize),
+    /// The output.
+    Output,
+    /// What lies so many bytes into the scratch of [`Arg::Workspace`]: a multiple of 16.
+    Workspace(u64),
+}
+
 impl TensorMap {
     /// The map of a contiguous row-major matrix, whose rows must be multiples of 16 bytes.
-    pub fn of_matrix(
-        input: Option<usize>,
-        element: Element,
-        shape: [u64; 2],
-        tile: [u32; 2],
-        swizzle: Swizzle,
-    ) -> Self {
+    pub fn of_matrix(of: Mapped, element: Element, shape: [u64; 2], tile: [u32; 2], swizzle: Swizzle) -> Self {
         let [rows, columns] = shape;
         Self {
-            input,
+            of,
             element,
             extents: vec![columns, rows],
             strides_bytes: vec![columns * element.size_bytes()],

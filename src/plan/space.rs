@@ -277,10 +277,11 @@ fn drop_idle_knobs(mut config: Config, family: Family) -> Config {
     config
 }
 
-/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it.
+/// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it, and so does the empty word, for a
+/// knob that is left out.
 fn without_words(value: &Value) -> Value {
     match value {
-        Value::String(text) if text == "whole" => Value::Null,
+        Value::String(text) if text == "whole" || text.is_empty() => Value::Null,
         Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
         other => other.clone(),
     }

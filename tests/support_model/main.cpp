@@ -3,6 +3,7 @@
 //   fill TYPE NUMEL SEED FILL FIRST SECOND COLS Q_SEQ KV_SEQ   -> the elements' bits
 //   compare bf16|f32 OUT_BITS REFERENCE_BITS ALLOWED_BITS                 -> poisoned beyond worst from_first
 //   compare_other f16|fp8|f64|i64, as compare                             -> poisoned beyond
+//   realign ROWS ROW_BYTES                                               -> the copied rows' bytes, which were 1, 2, 3, ... before
 //   alter NUMEL FIRST SECOND PITCH COLUMNS ROWS CHANGE                    -> the bytes, which were 1, 2, 3, ... before
 
 #include <cmath>
@@ -62,6 +63,17 @@ unsigned pack_bf16(float low, float high) { return to_bf16(low) | static_cast<un
 
 #include "support.cu"
 
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) {
+    return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> bits);
+}
+namespace ptx {
+using u32 = unsigned;
+}
+#include "realign.cuh"
+
 template <typename Element, typename Kernel>
 void fill(Kernel kernel) {
     long long numel, cols, q_seq, kv_seq;
@@ -89,6 +101,19 @@ int main() {
             for (long long i = 0; i < numel; ++i) bytes[i] = static_cast<unsigned char>(i + 1);
             alter(bytes.data() + first, bytes.data() + second, pitch, columns, rows, change);
             for (const unsigned char byte : bytes) std::cout << static_cast<unsigned>(byte) << ' ';
+        } else if (what == "realign") {
+            int rows, row_bytes;
+            std::cin >> rows >> row_bytes;
+            const int pitch = realign::pitch_bytes(row_bytes), bytes = rows * row_bytes;
+            // The matrix ends where its memory does, so that a read beyond it is one of poison.
+            std::vector<uint4> from(bytes / 16 + 1, uint4{~0u, ~0u, ~0u, ~0u}), to(rows * pitch / 16);
+            unsigned char* first = reinterpret_cast<unsigned char*>(from.data());
+            for (int i = 0; i < bytes; ++i) first[i] = static_cast<unsigned char>(i % 251 + 1);
+            unsigned char* copies = reinterpret_cast<unsigned char*>(to.data());
+            realign::copy_rows<1>(copies, first, rows, row_bytes);
+            for (int row = 0; row < rows; ++row) {
+                for (int i = 0; i < row_bytes; ++i) std::cout << static_cast<int>(copies[row * pitch + i]) << ' ';
+            }
         } else if (std::cin >> type; what == "fill") {
             if (type == "bf16") fill<bf16>(fill_bf16);
             if (type == "f32") fill<float>(fill_f32);

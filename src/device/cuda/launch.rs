@@ -2,7 +2,7 @@
 
 use super::tensor_map;
 use crate::device::Fault;
-use crate::families::{Arg, Launch};
+use crate::families::{Arg, Launch, Mapped};
 use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim;
 use cudarc::driver::{result, sys};
 use std::ffi::{CString, c_void};
@@ -249,6 +249,8 @@ pub(super) struct Ready {
 struct Map {
     encoded: sys::CUtensorMap,
     role: Role,
+    /// Bytes from the tensor's begin to the map's.
+    offset: u64,
     address: u64,
 }
 
@@ -280,9 +282,13 @@ impl Ready {
                 Arg::I64(value) => Slot::Word(*value as u64),
                 Arg::F32(value) => Slot::Word(u64::from(value.to_bits())),
                 Arg::TensorMap(map) => {
-                    let role = map.input.map_or_else(|| output(0), input)?;
-                    let address = role.address(addresses);
-                    maps.push(Map { encoded: tensor_map::encode(map, address)?, role, address });
+                    let (role, offset) = match map.of {
+                        Mapped::Input(index) => (input(index)?, 0),
+                        Mapped::Output => (output(0)?, 0),
+                        Mapped::Workspace(offset) => (Role::Workspace, offset),
+                    };
+                    let address = role.address(addresses) + offset;
+                    maps.push(Map { encoded: tensor_map::encode(map, address)?, role, offset, address });
                     Slot::Map(maps.len() - 1)
                 }
             })
@@ -312,7 +318,7 @@ impl Ready {
         let mut pointers = Pointers::default();
         for (own, map) in maps.iter_mut().zip(&self.maps) {
             *own = map.encoded;
-            let address = map.role.address(addresses);
+            let address = map.role.address(addresses) + map.offset;
             if address != map.address {
                 tensor_map::retarget(own, address)?;
             }

@@ -6,8 +6,8 @@ mod wgmma;
 
 use super::knobs::{self, Programs};
 use super::{
-    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Reference,
-    Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
+    Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
+    Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
 use std::sync::LazyLock;
@@ -141,9 +141,9 @@ fn scale_log2(head_dim: u64) -> Arg {
 }
 
 /// A tensor of heads as the copy engine sees it: `rows` of one line at a time, never past the end of a head.
-fn heads_map(input: Option<usize>, sizes: &Dimensions, seq: u64, rows: u32) -> Arg {
+fn heads_map(of: Mapped, sizes: &Dimensions, seq: u64, rows: u32) -> Arg {
     Arg::TensorMap(TensorMap {
-        input,
+        of,
         element: Element::Bf16,
         extents: vec![sizes.head_dim, seq, sizes.batch_heads],
         strides_bytes: vec![sizes.head_dim * 2, seq * sizes.head_dim * 2],

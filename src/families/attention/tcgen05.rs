@@ -1,7 +1,7 @@
 //! Attention by Blackwell's tensor cores: `kernels/attention_tcgen05.cu`.
 
 use super::super::knobs::{self, WARP};
-use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
+use super::super::{Condition, Footprint, KernelSpec, Launch, Mapped, Rejection, legality, require};
 use super::{Dimensions, HEAD, LINE, PARTIAL_RESULTS, POSITIONS, ROWS, Split, TILES, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
@@ -118,9 +118,9 @@ pub(super) fn build(
     let macros = macros.map(|(name, value)| (name, value.to_string()));
     let kernel = KernelSpec::shipped("attention_tcgen05.cu", "attention_tcgen05", macros);
     let maps = [
-        heads_map(Some(0), sizes, sizes.q_seq, PANEL),
-        heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(Mapped::Input(0), sizes, sizes.q_seq, PANEL),
+        heads_map(Mapped::Input(1), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(Mapped::Input(2), sizes, sizes.kv_seq, tiling.block_kv),
     ];
     let threads = tiling.threads();
     Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), maps)))
@@ -175,7 +175,7 @@ mod tests {
             let padded = head_dim.unsigned_abs().next_multiple_of(16).to_string();
             assert_eq!(kernel.macros[0], ("HEAD_DIM".to_owned(), padded));
             let Arg::TensorMap(keys) = &launch.args[1] else { panic!("{:?}", launch.args[1]) };
-            assert_eq!((keys.input, keys.tile.as_slice()), (Some(1), [64, 64, 1].as_slice()));
+            assert_eq!((keys.of, keys.tile.as_slice()), (Mapped::Input(1), [64, 64, 1].as_slice()));
             assert_eq!(keys.extents, [head_dim.unsigned_abs(), 200, 6]);
         }
         assert!(refused(&config(128, 64, 2), &problem(1, 1, 5, 7, 100)).contains("multiple of 16 bytes"));

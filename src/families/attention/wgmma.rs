@@ -1,7 +1,7 @@
 //! Attention by Hopper's warpgroup products: `kernels/attention_wgmma.cu`.
 
 use super::super::knobs::{self, WARP};
-use super::super::{Condition, Footprint, KernelSpec, Launch, Rejection, legality, require};
+use super::super::{Condition, Footprint, KernelSpec, Launch, Mapped, Rejection, legality, require};
 use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, Split, TILES, TOO_MANY_PARTS, heads_map};
 use crate::model::{Bytes, Config, Family, GpuProfile};
 use std::sync::LazyLock;
@@ -123,10 +123,10 @@ pub(super) fn build(
     let macros = macros.map(|(name, value)| (name, value.to_string()));
     let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
-        heads_map(Some(0), sizes, sizes.q_seq, GROUP_ROWS),
-        heads_map(Some(1), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(Some(2), sizes, sizes.kv_seq, tiling.block_kv),
-        heads_map(None, sizes, sizes.q_seq, GROUP_ROWS),
+        heads_map(Mapped::Input(0), sizes, sizes.q_seq, GROUP_ROWS),
+        heads_map(Mapped::Input(1), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(Mapped::Input(2), sizes, sizes.kv_seq, tiling.block_kv),
+        heads_map(Mapped::Output, sizes, sizes.q_seq, GROUP_ROWS),
     ];
     let threads = tiling.threads();
     Ok((kernel, split.launch(sizes, head, programs, threads, tiling.smem(head), maps)))
@@ -177,9 +177,9 @@ mod tests {
         let Arg::TensorMap(keys) = &launch.args[1] else { panic!("{:?}", launch.args[1]) };
         assert_eq!(keys.extents, [40, 200, 6]);
         assert_eq!(keys.strides_bytes, [80, 16_000]);
-        assert_eq!((keys.input, keys.tile.as_slice()), (Some(1), [64, 80, 1].as_slice()));
+        assert_eq!((keys.of, keys.tile.as_slice()), (Mapped::Input(1), [64, 80, 1].as_slice()));
         let Arg::TensorMap(out) = &launch.args[3] else { panic!("{:?}", launch.args[3]) };
-        assert_eq!((out.input, out.extents[1], out.tile[1]), (None, 100, 64));
+        assert_eq!((out.of, out.extents[1], out.tile[1]), (Mapped::Output, 100, 64));
     }
 
     #[test]

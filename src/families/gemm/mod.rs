@@ -1,6 +1,7 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with four formats of B and one kernel for each kind of tensor core.
 
 mod mma_sync;
+mod realigned;
 mod tcgen05;
 mod wgmma;
 
@@ -176,6 +177,10 @@ impl FamilySpec for Gemm {
         &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
     }
 
+    fn own_knobs(&self) -> &'static [&'static str] {
+        &[realigned::KNOB]
+    }
+
     fn description(&self) -> Description {
         let (bytes, packed) = (self.weights.element().size_bytes(), self.weights.per_element());
         super::description::gemm(bytes, packed)
@@ -193,8 +198,20 @@ impl FamilySpec for Gemm {
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
         knobs::only(
             config,
-            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
+            &[
+                "l2_groupings",
+                "mma",
+                "num_sm_multiplier",
+                "num_stages",
+                "num_warps",
+                "pid_type",
+                realigned::KNOB,
+                "split_k",
+            ],
         )?;
+        if let Some(Mma::MmaSync | Mma::Tcgen05 | Mma::Tcgen05Tmem) = config.mma {
+            require!(!config.own.contains_key(realigned::KNOB), "{} has no effect on this kernel", realigned::KNOB);
+        }
         let mma = config.mma.filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide)).ok_or_else(|| {
             Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
         })?;
@@ -219,7 +236,7 @@ impl FamilySpec for Gemm {
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::conditions(self.weights),
-            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(),
+            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::conditions(self.weights),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::conditions(),
         }
     }

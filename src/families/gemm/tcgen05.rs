@@ -2,7 +2,9 @@
 
 use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k};
 use crate::families::knobs::{self, WARP};
-use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use crate::families::{
+    Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
+};
 use crate::model::{Bytes, Config, GpuProfile, Mma};
 use std::sync::LazyLock;
 
@@ -228,8 +230,8 @@ impl Tiling {
 
     /// The tiles that the copy engine moves: of A, of B and of C.
     fn tensor_maps(&self, product: &Product) -> [TensorMap; 3] {
-        let map = |input, element, shape: [u64; 2], tile: [u64; 2], swizzle| {
-            TensorMap::of_matrix(input, element, shape, tile.map(|extent| extent as u32), swizzle)
+        let map = |of, element, shape: [u64; 2], tile: [u64; 2], swizzle| {
+            TensorMap::of_matrix(of, element, shape, tile.map(|extent| extent as u32), swizzle)
         };
         let &Product { weights, m, n, k } = product;
         let bf16 = Element::Bf16;
@@ -249,9 +251,9 @@ impl Tiling {
             ([u64::from(WARP), chunk], chunk_swizzle)
         };
         [
-            map(Some(0), bf16, [m, k], [self.a_rows(), a_line], a_swizzle),
-            map(Some(1), weights.element(), b_shape, [self.b_rows(), b_line], b_swizzle),
-            map(None, bf16, [m, n], c_tile, c_swizzle),
+            map(Mapped::Input(0), bf16, [m, k], [self.a_rows(), a_line], a_swizzle),
+            map(Mapped::Input(1), weights.element(), b_shape, [self.b_rows(), b_line], b_swizzle),
+            map(Mapped::Output, bf16, [m, n], c_tile, c_swizzle),
         ]
     }
 }

@@ -1,9 +1,12 @@
 //! `gemm_wgmma.cu`: one warp that loads by the copy engine, and warps that multiply on Hopper: in groups by `wgmma`, or each by
 //! itself by `mma.sync`.
 
+use super::realigned::{self, Realigned, pitch_bytes};
 use super::{EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
 use crate::families::knobs::{self, WARP};
-use crate::families::{Arg, Condition, Element, Footprint, KernelSpec, Launch, Rejection, Swizzle, TensorMap, require};
+use crate::families::{
+    Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
+};
 use crate::model::{Bytes, Config, GpuProfile, Mma, PidType};
 use std::sync::LazyLock;
 
@@ -30,6 +33,8 @@ struct Tiling {
     weights: Weights,
     /// Whether each warp multiplies by itself.
     by_warp: bool,
+    /// Operands that are copied to aligned rows first.
+    realigned: Realigned,
     /// Rows of C.
     m: u64,
     /// Columns of C.
@@ -65,7 +70,8 @@ impl Tiling {
             n.is_multiple_of(groups) && [64, 128, 256].contains(&(n / groups)),
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256"
         );
-        let tiling = Self { weights, by_warp, m, n, k, groups, stages };
+        let realigned = Realigned::of(config)?;
+        let tiling = Self { weights, by_warp, realigned, m, n, k, groups, stages };
         let (registers, limit) = (tiling.registers_used(), tiling.registers());
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
         Ok(tiling)
@@ -143,24 +149,43 @@ impl Tiling {
         let &Product { weights, m, n, k } = product;
         let b_width = self.b_row_bytes().min(PANEL_BYTES);
         let b_swizzle = if b_width == PANEL_BYTES { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
-        let tiled = |input, element: Element, shape, rows: u64, width: u64, swizzle| {
+        let tiled = |of, element: Element, shape, rows: u64, width: u64, swizzle| {
             let tile = [rows as u32, (width / element.size_bytes()) as u32];
-            Arg::TensorMap(TensorMap::of_matrix(input, element, shape, tile, swizzle))
+            let mut map = TensorMap::of_matrix(of, element, shape, tile, swizzle);
+            if matches!(of, Mapped::Workspace(_)) {
+                map.strides_bytes = map.strides_bytes.into_iter().map(pitch_bytes).collect();
+            }
+            Arg::TensorMap(map)
         };
-        let a = tiled(Some(0), Element::Bf16, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
+        let [a_place, b_place] = self.realigned.places(product).map(|place| place.map(Mapped::Workspace));
+        let a =
+            tiled(a_place.unwrap_or(Mapped::Input(0)), Element::Bf16, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
         let b_shape = [k / weights.per_element(), n];
-        let b = tiled(Some(1), weights.element(), b_shape, self.b_rows(), b_width, b_swizzle);
-        let c = tiled(None, Element::Bf16, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
+        let b =
+            tiled(b_place.unwrap_or(Mapped::Input(1)), weights.element(), b_shape, self.b_rows(), b_width, b_swizzle);
+        let c = tiled(Mapped::Output, Element::Bf16, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
+        let [a_vector, b_vector, c_vector] = self.vectors(product);
         [
-            if vector_bytes(product.a_row_bytes()) == 16 { a } else { Arg::Input(0) },
-            if vector_bytes(product.b_row_bytes()) == 16 { b } else { Arg::Input(1) },
-            if vector_bytes(product.c_row_bytes()) == 16 { c } else { Arg::Output(0) },
+            if a_vector == 16 { a } else { Arg::Input(0) },
+            if b_vector == 16 { b } else { Arg::Input(1) },
+            if c_vector == 16 { c } else { Arg::Output(0) },
+        ]
+    }
+
+    /// Bytes of one copy of A, of B and of C.
+    fn vectors(&self, product: &Product) -> [u64; 3] {
+        let row = |row_bytes, is_copied| vector_bytes(if is_copied { pitch_bytes(row_bytes) } else { row_bytes });
+        [
+            row(product.a_row_bytes(), self.realigned.a),
+            row(product.b_row_bytes(), self.realigned.b),
+            row(product.c_row_bytes(), false),
         ]
     }
 }
 
 pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
     let tiling = Tiling::new(config, weights)?;
+    tiling.realigned.check(config)?;
     let split_k = split_k(config);
     require!(
         split_k.is_power_of_two() && split_k <= MOST_PARTS,
@@ -173,9 +198,13 @@ pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> 
     knobs::fits_smem(tiling.smem(split_k), profile)
 }
 
-pub(super) fn conditions() -> &'static [Condition] {
-    static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| super::conditions([EXTENTS, TILES]));
-    &CONDITIONS
+pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
+    fn read(weight_bytes: u64, packed: u64) -> Vec<Condition> {
+        super::conditions([EXTENTS, TILES]).into_iter().chain(realigned::conditions(weight_bytes, packed)).collect()
+    }
+    static UNPACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(2, 1));
+    static PACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(1, 2));
+    if weights.per_element() == 1 { &UNPACKED } else { &PACKED }
 }
 
 pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, Rejection> {
@@ -204,6 +233,7 @@ pub(super) fn build(
     let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
     let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
 
+    let [a_vector, b_vector, c_vector] = tiling.vectors(product);
     let macros = vec![
         ("WEIGHTS", weights.name().to_string()),
         ("BY_WARP", u8::from(tiling.by_warp).to_string()),
@@ -212,20 +242,24 @@ pub(super) fn build(
         ("BLOCK_K", tiling.k.to_string()),
         ("NUM_WARPS", (4 * tiling.groups).to_string()),
         ("NUM_STAGES", tiling.stages.to_string()),
-        ("A_VECTOR_BYTES", vector_bytes(product.a_row_bytes()).to_string()),
-        ("B_VECTOR_BYTES", vector_bytes(product.b_row_bytes()).to_string()),
-        ("C_VECTOR_BYTES", vector_bytes(product.c_row_bytes()).to_string()),
+        ("A_VECTOR_BYTES", a_vector.to_string()),
+        ("B_VECTOR_BYTES", b_vector.to_string()),
+        ("C_VECTOR_BYTES", c_vector.to_string()),
+        ("REALIGNED", tiling.realigned.bits().to_string()),
     ];
     let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let args = tiling.operands(product).into_iter().chain([Arg::Output(0)]);
+    let (scratch, counters) =
+        if tiling.realigned.any() { (Arg::Workspace, Arg::Counters) } else { (Arg::Null, Arg::Null) };
+    let raw = [Arg::Input(0), Arg::Input(1), scratch, counters];
     let launch = Launch {
         grid: [(programs * split_k) as u32, 1, 1],
         cluster: split_k as u32,
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(split_k),
-        args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
-        workspace: Bytes(0),
-        counters: 0,
+        args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(raw).collect(),
+        workspace: tiling.realigned.scratch(product),
+        counters: if tiling.realigned.any() { 2 } else { 0 },
     };
     Ok((KernelSpec::shipped("gemm_wgmma.cu", "gemm_wgmma", macros), launch))
 }
@@ -233,7 +267,7 @@ pub(super) fn build(
 #[allow(clippy::unwrap_used)]
 #[cfg(test)]
 mod tests {
-    use super::{Product, Tiling, Weights};
+    use super::{Mapped, Product, Realigned, Tiling, Weights};
     use crate::families::gemm::tests::{h200, problem};
     use crate::families::{Arg, KernelSpec, Launch, Swizzle, TensorMap, spec};
     use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType};
@@ -279,12 +313,14 @@ mod tests {
     #[test]
     fn tiles_are_copied_in_panels_of_128_bytes() {
         let product = Product { weights: Weights::Int4, m: 16, n: 4096, k: 8192 };
-        let tiling = Tiling { weights: Weights::Int4, by_warp: true, m: 16, n: 128, k: 128, groups: 1, stages: 3 };
+        let realigned = Realigned::default();
+        let tiling =
+            Tiling { weights: Weights::Int4, by_warp: true, realigned, m: 16, n: 128, k: 128, groups: 1, stages: 3 };
         let wide = tiling.operands(&product);
         let [a, b, c] = wide.each_ref().map(map);
         assert_eq!((a.tile.as_slice(), a.swizzle), (&[64, 16][..], Swizzle::Bytes128));
         assert_eq!((b.tile.as_slice(), b.swizzle), (&[128, 64][..], Swizzle::Bytes128));
-        assert_eq!((c.tile.as_slice(), c.input), (&[64, 16][..], None));
+        assert_eq!((c.tile.as_slice(), c.of), (&[64, 16][..], Mapped::Output));
         let narrow = Tiling { n: 64, ..tiling }.operands(&product);
         let narrow = map(&narrow[1]);
         assert_eq!((narrow.tile.as_slice(), narrow.swizzle), (&[64, 64][..], Swizzle::Bytes64));
