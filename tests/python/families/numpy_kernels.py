@@ -77,5 +77,3 @@ returning = ks.Family(
     reference=lambda x, total: (2 * x.astype("f8"), total.astype("f8") + x),
     returns=True,
 )
-
-described = ks.Family(toml="described.toml", build=build, reference=lambda x: 2 * x.astype("f8"))
