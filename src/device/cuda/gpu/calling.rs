@@ -141,7 +141,9 @@ impl Gpu {
         let calling = self.caller()?;
         let outputs = &contents[0].tensors.outputs;
         // What it updates it reads, too, and is left as it is.
-        let written = || outputs.iter().zip(&contents[0].initial).filter_map(|(output, initial)| initial.is_none().then_some(output));
+        let written = || {
+            outputs.iter().zip(&contents[0].initial).filter_map(|(output, initial)| initial.is_none().then_some(output))
+        };
         written().try_for_each(|output| output.fill(POISON, self.stream))?;
         self.restore(&contents[0], outputs)?;
         calling.callee.poison_returned(POISON)?;
