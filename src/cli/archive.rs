@@ -32,7 +32,7 @@ pub(super) struct ArchiveArgs {
     #[arg(long, value_name = "FOLDER", conflicts_with = "unpack")]
     same_code: Option<PathBuf>,
     /// Families of your own, by their manifests; those in sweeps/ are found by their names
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", value_parser = families)]
     family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,

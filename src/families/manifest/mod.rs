@@ -5,6 +5,7 @@ mod cubin;
 mod expand;
 mod host;
 mod models;
+mod not_read;
 mod parts;
 mod ptx;
 mod raw;
@@ -45,7 +46,7 @@ pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
     }
     match READ.read().unwrap_or_else(PoisonError::into_inner).get(&family) {
         Some((manifest, _)) => *manifest,
-        None => &NOT_READ,
+        None => &not_read::NOT_READ,
     }
 }
 
@@ -621,75 +622,5 @@ impl FamilySpec for Manifest {
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Right {
         host::of(self.family).map_or_else(Right::default, |host| (host.reference)(problem, inputs))
-    }
-}
-
-/// In place of a family whose manifest was not read, as one that only a document knows: it has no kernel.
-static NOT_READ: NotRead = NotRead;
-
-struct NotRead;
-
-impl NotRead {
-    fn refused<T>() -> Result<T, Rejection> {
-        Err(Rejection("its manifest was not read: name it with --family".into()))
-    }
-}
-
-impl FamilySpec for NotRead {
-    fn tensors(&self, _problem: &Problem) -> Tensors {
-        Tensors { inputs: Vec::new(), outputs: Vec::new() }
-    }
-
-    fn flops(&self, _problem: &Problem) -> f64 {
-        0.0
-    }
-
-    fn launch_knobs(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn description(&self) -> Description {
-        Description { bytes: "0".into(), flops: "0".into(), ..Description::default() }
-    }
-
-    fn family(&self) -> Family {
-        Family::Elementwise
-    }
-
-    fn check(&self, _config: &Config, _profile: &GpuProfile) -> Result<(), Rejection> {
-        Self::refused()
-    }
-
-    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        &[]
-    }
-
-    fn axes(&self) -> &'static [Axis] {
-        &[]
-    }
-
-    fn footprint(&self, _config: &Config, _problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
-        Self::refused()
-    }
-
-    fn build(
-        &self,
-        _config: &Config,
-        _problem: &Problem,
-        _profile: &GpuProfile,
-    ) -> Result<(KernelSpec, Launch), Rejection> {
-        Self::refused()
-    }
-
-    fn check_host(&self, _config: &Config, _problem: &Problem) -> Result<(), Rejection> {
-        Self::refused()
-    }
-
-    fn reference(&self, _problem: &Problem) -> Option<(KernelSpec, Launch)> {
-        None
-    }
-
-    fn host_reference(&self, _problem: &Problem, _inputs: &[HostTensor]) -> Right {
-        Right::default()
     }
 }
