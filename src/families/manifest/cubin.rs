@@ -69,22 +69,40 @@ fn sections(data: &[u8]) -> Option<Vec<(String, Section<'_>)>> {
     Some(named.collect())
 }
 
-/// Whether two cubins hold the same machine code, with the same registers, shared memory and constants: whatever else differs, such as
-/// what they are called, what was compiled to them or how many parameters they leave unread, a GPU runs them alike. False where
-/// one is no cubin.
+/// Whether two cubins hold the same machine code, with the same registers, shared memory and constants that it reads: whatever else
+/// differs, such as what was compiled to them or how many parameters they leave unread, a GPU runs them alike. False where one is
+/// no cubin.
 pub fn same_code(one: &[u8], other: &[u8]) -> bool {
-    let code = |data| -> Option<BTreeMap<String, (usize, usize, Vec<u8>)>> {
+    type Run = BTreeMap<String, (usize, usize, Vec<u8>)>;
+    let code = |data| -> Option<Run> {
         let is_run = |name: &str| {
             let is_constant = name.starts_with(".nv.constant") && !name.starts_with(".nv.constant0.");
-            name.starts_with(".text.") || name.starts_with(".nv.shared.") || is_constant
+            name.starts_with(CODE) || name.starts_with(".nv.shared.") || is_constant
         };
         let run = sections(data)?.into_iter().filter(|(name, _)| is_run(name)).map(|(name, section)| {
-            let registers = if name.starts_with(".text.") { section.info >> 24 } else { 0 };
+            let registers = if name.starts_with(CODE) { section.info >> 24 } else { 0 };
             (name, (section.size, registers, section.body.to_vec()))
         });
-        Some(run.collect())
+        let mut run: Run = run.collect();
+        let reads_addresses = run.iter().any(|(name, (_, _, body))| name.starts_with(CODE) && reads_bank(body, 4));
+        if !reads_addresses {
+            run.remove(".nv.constant4");
+        }
+        Some(run)
     };
-    code(one).is_some_and(|one| !one.is_empty() && Some(one) == code(other))
+    code(one).is_some_and(|one| one.keys().any(|name| name.starts_with(CODE)) && Some(one) == code(other))
+}
+
+/// How the names of sections of code begin.
+const CODE: &str = ".text.";
+
+/// Whether an instruction reads that bank of constants: 0 holds the parameters, 4 the addresses of global variables. Instructions are of
+/// 16 bytes since Volta; those of two forms, told by bits 9 to 11, have a constant for an operand, whose bank stands in bits 54
+/// to 58.
+fn reads_bank(code: &[u8], bank: u64) -> bool {
+    code.chunks_exact(16).filter_map(|instruction| bytes(instruction, 0).map(u64::from_le_bytes)).any(|instruction| {
+        matches!(instruction >> 9 & 7, 3 | 5) && instruction >> 54 & 31 == bank
+    })
 }
 
 impl Contents {
