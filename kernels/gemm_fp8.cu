@@ -3,17 +3,17 @@
 // A   e4m3 [m, k], row-major
 // B   e4m3 [k, n], column-major, so [n, k] in memory: wgmma takes 8-bit operands K-major alone
 // C   bf16 [m, n], row-major
-// a_scales, b_scales   f32; what they belong to SCALING says:
-//   Tensor      [1] and [1]
-//   RowColumn   [m] and [n]: a row of A and a column of B each have one
-//   Block       [m, ceil(k / 128)], column-major, so [ceil(k / 128), m] in memory: 128 of k of a row of A have one; and
+// a_scales, b_scales   f32; what they belong to BLOCK_SCALES and scale_step say:
+//   0, step 0   [1] and [1]: each tensor has one
+//   0, step 1   [m] and [n]: a row of A and a column of B each have one
+//   1           [m, ceil(k / 128)], column-major, so [ceil(k / 128), m] in memory: 128 of k of a row of A have one; and
 //               [ceil(n / 128), ceil(k / 128)], row-major: 128 columns of B by 128 of k have one
 // All are contiguous and begin 16-byte aligned. k is below 2^31. A number is its code times its scale, whatever the sign of the
 // scale; the product of two scales must be a normal f32 or zero.
 //
 // The product is taken transposed, C^T = B^T A^T: wgmma's 64 rows are columns of C, so that a tile may have as few as 8
 // rows of C. Warps copy tiles of A and B to shared memory, NUM_STAGES steps ahead; the others multiply. The tensor cores' own
-// sums keep some 14 bits, so every 128 of k they are added up in f32 registers, where Block's scales come in; while one group
+// sums keep some 14 bits, so every 128 of k they are added up in f32 registers, where scales of blocks come in; while one group
 // of warps adds, the other multiplies. Programs of a cluster may share one tile's k: each sends
 // its sums to the program that adds them up.
 //
@@ -25,7 +25,7 @@
 //                               elements of k (multiples of 128)
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
-//   SCALING                     Tensor, RowColumn or Block
+//   BLOCK_SCALES                1: blocks of 128 have scales; 0: rows and columns, or tensors
 //   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8 or 4, which divide k, or less:
 //                               rows begin anywhere, and words are put together from two
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2; divides 2 n
@@ -42,6 +42,7 @@
 //   split_k                   programs of a cluster, that share one tile's k: a power of two up to 16; with more than k_steps
 //                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
+//   scale_step                how far the scales of neighbouring rows and columns are apart: 1, or 0 where all have the same
 
 #include "layout.cuh"
 #include "ptx.cuh"
@@ -59,8 +60,8 @@
 #if !defined(NUM_STAGES)
 #error "NUM_STAGES must be defined: tiles in flight"
 #endif
-#if !defined(SCALING)
-#error "SCALING must be defined: Tensor, RowColumn or Block"
+#if !defined(BLOCK_SCALES)
+#error "BLOCK_SCALES must be defined: 1 where blocks of 128 have scales, else 0"
 #endif
 #if !defined(K_VECTOR_BYTES) || !defined(C_VECTOR_BYTES)
 #error "K_VECTOR_BYTES and C_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
@@ -72,9 +73,6 @@ using ptx::bf16;
 using ptx::u32;
 using i64 = long long;
 using byte = unsigned char;
-
-enum class Scaling { Tensor, RowColumn, Block };
-constexpr Scaling KIND = Scaling::SCALING;
 
 // Whether every lane of a warp arrives at a barrier when the warp is done. One is enough: its arrival comes after what the
 // others did before a __syncwarp or a wgmma_wait. But racecheck orders only what an arriving lane did itself.
@@ -88,7 +86,7 @@ __device__ constexpr bool power_of_two(int value) { return value > 0 && (value &
 
 constexpr int GROUPS = NUM_WARPS / 4;
 constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
-constexpr int PROMOTED = 128;                   // of k, that the tensor cores sum; also what a scale of Block is for
+constexpr int PROMOTED = 128;                   // of k, that the tensor cores sum; also what a scale of a block is for
 constexpr int PANELS = BLOCK_K / PROMOTED;      // of a tile: 128 bytes, as wide as the copy engine swizzles, each with all rows
 
 static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 192,
@@ -121,7 +119,7 @@ constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
 // A stage's scales: of each panel those of the rows of A, then those of 128 columns of B each.
 constexpr int B_SCALES = BLOCK_N < 128 ? 1 : BLOCK_N / 128;
 constexpr int PANEL_SCALES = BLOCK_M + B_SCALES + B_SCALES % 2;  // pairs stay aligned
-constexpr int SCALE_BYTES = KIND == Scaling::Block ? PANELS * PANEL_SCALES * 4 : 0;
+constexpr int SCALE_BYTES = BLOCK_SCALES ? PANELS * PANEL_SCALES * 4 : 0;
 constexpr int BARRIER_BYTES = (NUM_STAGES * (16 + SCALE_BYTES) + 8 + 1023) / 1024 * 1024;  // keeps what follows aligned
 constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 
@@ -289,7 +287,7 @@ __device__ __forceinline__ void load_stage(const Layout& at, int stage, const So
     if (thread == 0) ptx::mbarrier_arrive_expect(full, BY_ENGINE ? STAGE_BYTES : 0);
     load_tile<BLOCK_N>(at.b(stage), b, full, n, k, column, step * BLOCK_K, thread);
     load_tile<BLOCK_M>(at.a(stage), a, full, m, k, row, step * BLOCK_K, thread);
-    if constexpr (KIND == Scaling::Block) {
+    if constexpr (BLOCK_SCALES) {
         load_scales(at.scales(stage), a_scales, b_scales, m, n, k, row, column, step, thread);
         ptx::cp_async_arrive(full);
     }
@@ -299,7 +297,7 @@ __device__ __forceinline__ void load_stage(const Layout& at, int stage, const So
         if (EVERY_LANE || thread % 32 == 0) ptx::mbarrier_arrive(full);
     }
 }
-constexpr int FULL_ARRIVALS = 1 + (KIND == Scaling::Block ? LOADERS : 0) + (BY_ENGINE ? 0 : LOADERS / 32 * WARP_ARRIVALS);
+constexpr int FULL_ARRIVALS = 1 + (BLOCK_SCALES ? LOADERS : 0) + (BY_ENGINE ? 0 : LOADERS / 32 * WARP_ARRIVALS);
 
 // ---- Multiplying ----
 
@@ -321,7 +319,7 @@ struct LanePlace {
 // Adds the part of one tile up in f32, under the scales of its block.
 __device__ __forceinline__ void promote(float (&sums)[SUMS], Part& part, u32 scales, int tile, const LanePlace& place) {
     ptx::wgmma_hold(part);
-    if constexpr (KIND == Scaling::Block) {
+    if constexpr (BLOCK_SCALES) {
         const float b_scale = ptx::load_shared_f32(scales + 4 * (BLOCK_M + (place.group * TILES + tile) / 2));
 #pragma unroll
         for (int j = 0; j < BLOCK_M / 8; ++j) {
@@ -387,23 +385,15 @@ __device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layo
 
 // Brings in the scales that are the same for all of k.
 __device__ __forceinline__ void scale_sums(Sums& sums, const float* a_scales, const float* b_scales, int m, int n, int row,
-                                           int column, const LanePlace& place) {
-    if constexpr (KIND == Scaling::Tensor) {
-        const float scale = *a_scales * *b_scales;
-#pragma unroll
-        for (int i = 0; i < TILES; ++i) {
-#pragma unroll
-            for (int s = 0; s < SUMS; ++s) sums[i][s] *= scale;
-        }
-    }
-    if constexpr (KIND == Scaling::RowColumn) {
+                                           int column, int scale_step, const LanePlace& place) {
+    if constexpr (!BLOCK_SCALES) {
         float of_columns[TILES][2];
 #pragma unroll
         for (int i = 0; i < TILES; ++i) {
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const int x = column + place.column(i, h);
-                of_columns[i][h] = x < n ? b_scales[x] : 0;
+                of_columns[i][h] = x < n ? b_scales[x * scale_step] : 0;
             }
         }
 #pragma unroll
@@ -411,7 +401,7 @@ __device__ __forceinline__ void scale_sums(Sums& sums, const float* a_scales, co
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
                 const int y = row + place.row(j, e);
-                const float of_row = y < m ? a_scales[y] : 0;
+                const float of_row = y < m ? a_scales[y * scale_step] : 0;
 #pragma unroll
                 for (int i = 0; i < TILES; ++i) {
 #pragma unroll
@@ -542,7 +532,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Sums& sums, int m, 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
 gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, const __grid_constant__ CTarget c_tiles,
          const float* a_scales, const float* b_scales, bf16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps,
-         int group_m, int split_k, int stride, int span) {
+         int group_m, int split_k, int stride, int span, int scale_step) {
     const Layout at{ptx::shared_address(smem)};
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;
@@ -596,7 +586,7 @@ gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, con
         const scheduler::Tile tile = work.schedule.tile(ptx::opaque(index));
         const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
         const LanePlace writer(ptx::opaque(thread));
-        scale_sums(sums, a_scales, b_scales, m, n, row, column, writer);
+        scale_sums(sums, a_scales, b_scales, m, n, row, column, scale_step, writer);
         if (split_k > 1) {
             combine_parts(c, sums, m, n, row, column, at, split_k, writer, thread);
         } else {

@@ -69,7 +69,7 @@ impl Scaling {
         }
     }
 
-    /// The name in the kernels.
+    /// The name in the reference kernel.
     const fn name(self) -> &'static str {
         match self {
             Self::Tensor => "Tensor",
@@ -367,7 +367,7 @@ impl FamilySpec for Fp8 {
         let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
         let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
         let macros = [
-            ("SCALING", scaling.name().to_string()),
+            ("BLOCK_SCALES", u8::from(scaling == Scaling::Block).to_string()),
             ("BLOCK_M", tiling.m.to_string()),
             ("BLOCK_N", tiling.n.to_string()),
             ("BLOCK_K", tiling.k.to_string()),
@@ -376,7 +376,8 @@ impl FamilySpec for Fp8 {
             ("K_VECTOR_BYTES", k_vector_bytes(k).to_string()),
             ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
         ];
-        let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
+        let scale_step = u64::from(scaling == Scaling::RowColumn);
+        let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span, scale_step];
         let args = tiling.operands(extents).into_iter().chain([Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
         let launch = Launch {
             grid: [(programs * split_k) as u32, 1, 1],
@@ -572,8 +573,10 @@ mod tests {
         let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4 };
         assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 2)) + 8 bytes");
         let names =
-            |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "SCALING").to_owned();
-        assert_eq!(["", ",scale_block=1", ",scale_block=128"].map(names), ["Tensor", "RowColumn", "Block"]);
+            |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "BLOCK_SCALES").to_owned();
+        assert_eq!(["", ",scale_block=1", ",scale_block=128"].map(names), ["0", "0", "1"]);
+        let step = |scaling: &str| launch(scaling).args.last().cloned();
+        assert_eq!((step(""), step(",scale_block=1")), (Some(Arg::I32(0)), Some(Arg::I32(1))), "it costs no compile");
     }
 
     #[test]
