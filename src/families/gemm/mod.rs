@@ -507,7 +507,7 @@ impl FamilySpec for Gemm {
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
-            cluster: 1,
+            cluster: [1; 3],
             threads: [REFERENCE_THREADS, 1, 1],
             dynamic_smem: Bytes(0),
             args: [
