@@ -60,12 +60,12 @@ fn probes(family: Family, is_aligned: bool) -> Result<Vec<Problem>> {
         ["m", "n", "k"] => {
             let rows = alignments(is_aligned);
             // What shares a scale makes another kernel, of the family that has scales.
-            every(&[
-                &[1, 8, 64, 300, 8192],
-                &rows,
-                &rows,
-                if family == Family::MatmulFp8 { &[0, 1, 128] } else { &[0] },
-            ])
+            let (sharing, zero_points): (&[i64], &[i64]) = match family {
+                Family::MatmulFp8 => (&[0, 1, 128], &[0]),
+                Family::MatmulInt4Group => (&[0, 32, 64, 128], &[0, 1]),
+                _ => (&[0], &[0]),
+            };
+            every(&[&[1, 8, 64, 300, 8192], &rows, &rows, sharing, zero_points])
         }
         ["batch", "heads", "q_seq", "kv_seq", "head_dim"] => {
             let heads: Vec<i64> = if is_aligned { vec![64, 128] } else { (1..=256).collect() };

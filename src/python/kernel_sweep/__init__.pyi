@@ -80,7 +80,9 @@ class Heuristics:
     def lookup(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> Answer:
         """The configs for a family, or another class of the document, at exactly these dimensions.
 
-        The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16 and matmul_fp4;
+        The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16, matmul_fp4,
+        matmul_nvfp4 and matmul_mxfp4; the same for matmul_int4_group, and where they are not plain ``group`` (32 or 64 weights along k
+        that share a scale in place of 128, 0 for all) and ``zero_points`` (1);
         ``batch heads q_seq kv_seq head_dim`` for attention; ``rows cols`` for row_softmax; ``numel`` for elementwise.
         ``dtype`` is that of the first tensor, by its exact name or as its library has it: ``"bf16"``, ``torch.float32``.
 
