@@ -30,7 +30,7 @@ fn problem(family: Family) -> BoxedStrategy<Problem> {
         _ => 15,
     };
     let extents: Vec<_> = dimensions.iter().map(|name| extent(most(name)).boxed()).collect();
-    let dtypes = if matches!(family, Family::RowSoftmax | Family::Elementwise) { 2usize } else { 1 };
+    let dtypes = family.dtypes().len();
     let aligned = prop::bool::ANY;
     (extents, 0..dtypes, aligned)
         .prop_map(move |(extents, dtype, aligned)| {
@@ -157,7 +157,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             assert!(is_wide || config.mma == Some(Mma::Simt));
             assert_eq!(running.source(), if is_wide { "row_softmax_wide.cu" } else { "row_softmax.cu" });
             assert_eq!((running.value("ROWS"), Some(running.value("NUM_WARPS"))), (block(0), warps));
-            assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster.into())), (split, split));
+            assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster[0].into())), (split, split));
             let tiles = extents[0].div_ceil(block(0));
             assert_eq!(running.blocks() / split.unwrap(), programs(config, tiles, multiprocessors / split.unwrap()));
             match config.reduction_loops[..] {
@@ -169,6 +169,38 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                 _ => assert_eq!(running.value("NUM_STAGES"), config.num_stages.map_or(0, u64::from)),
             }
             assert_eq!(running.argument("contiguous"), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
+        }
+        Family::RowNormRms | Family::RowNormLayer | Family::RowCrossEntropy => {
+            let is_norm = problem.family != Family::RowCrossEntropy;
+            assert_eq!(running.source(), if is_norm { "row_norm.cu" } else { "row_cross_entropy.cu" });
+            assert_eq!((running.value("ROWS"), Some(running.value("NUM_WARPS"))), (block(0), warps));
+            assert_eq!((Some(running.value("SPLIT")), Some(running.launch.cluster[0].into())), (split, split));
+            assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
+            let tiles = extents[0].div_ceil(block(0));
+            assert_eq!(running.blocks() / split.unwrap(), programs(config, tiles, multiprocessors / split.unwrap()));
+            assert_eq!(running.argument("contiguous"), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
+            // A row that lies worst has its first element at a vector's last.
+            let width = 16 / problem.dtype.size_bytes();
+            let is_aligned = extents[1].is_multiple_of(width);
+            let window = if is_aligned { extents[1] / width } else { (extents[1] + width - 1).div_ceil(width) };
+            let (share, steps, vectors) =
+                (running.argument("share"), running.argument("steps"), running.value("VECTORS"));
+            let lanes = 32 * warps.unwrap() / block(0);
+            assert_eq!((running.value("ALIGNED"), share), (u64::from(is_aligned), window.div_ceil(split.unwrap())));
+            assert!((1..=8).contains(&vectors) && steps * vectors * lanes >= share, "every vector has its lane");
+            if let [Some(columns)] = config.reduction_loops[..] {
+                assert_eq!(vectors * lanes * width, u64::from(columns));
+                assert!((steps - 1) * vectors * lanes < share, "no step is idle");
+            } else {
+                assert_eq!(steps, 1);
+            }
+            if is_norm {
+                let is_centered = problem.family == Family::RowNormLayer;
+                assert_eq!(running.value("CENTERED"), u64::from(is_centered));
+                assert_eq!(running.value("LOOPED"), u64::from(config.reduction_loops != [None]));
+                let bias = if is_centered { Arg::Input(2) } else { Arg::Null };
+                assert_eq!(running.launch.args[..4], [Arg::Input(0), Arg::Input(1), bias, Arg::Output(0)]);
+            }
         }
         Family::Attention => {
             let [q, kv] = [block(1), block(2)];
@@ -211,7 +243,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
                     assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
                     assert_eq!(running.value("BY_WARP"), u64::from(mma == Mma::MmaSyncTma));
-                    assert_eq!(u64::from(running.launch.cluster), split);
+                    assert_eq!(u64::from(running.launch.cluster[0]), split);
                     let realigned = match config.own.get("realigned").map(ToString::to_string).as_deref() {
                         None => 0,
                         Some("a") => 1,
@@ -232,7 +264,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!(running.value("DECODE_WARPS"), warps.map_or(0, |warps| warps - 6));
                     assert_eq!(running.value("TENSOR_WEIGHTS"), u64::from(is_held));
                     let pair = if tile[usize::from(is_held)] > 128 { 2 } else { 1 };
-                    assert_eq!(u64::from(running.launch.cluster), pair);
+                    assert_eq!(u64::from(running.launch.cluster[0]), pair);
                     ("gemm_tcgen05.cu", runs(config, all * split, multiprocessors / pair), pair)
                 }
                 Mma::Simt | Mma::SimtWide => panic!("no matrix product is simt"),
@@ -298,7 +330,7 @@ fn is_possible(launch: &Launch, profile: &GpuProfile) {
         launch.threads.iter().product::<u32>() <= 1024 && launch.dynamic_smem <= profile.smem_per_block,
         "{launch:?}"
     );
-    assert_eq!(launch.grid[0] % launch.cluster, 0);
+    assert_eq!(launch.grid[0] % launch.cluster[0], 0);
     assert!(launch.workspace.0 <= 4 << 30, "{}", launch.workspace);
     for arg in &launch.args {
         match arg {

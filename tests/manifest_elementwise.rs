@@ -27,7 +27,7 @@ fn replaced(config: &Config, numel: u64, dtype: Dtype, multiprocessors: u32) -> 
     ];
     let launch = Launch {
         grid: [count, 1, 1],
-        cluster: 1,
+        cluster: [1; 3],
         threads: [warps * 32, 1, 1],
         dynamic_smem: Bytes(0),
         args: vec![

@@ -38,9 +38,15 @@ fn program(family: Family, config_text: &str, shape: &str) -> Result<(KernelSpec
 
 #[test]
 fn every_kind_of_kernel_has_a_plan_whose_configs_run_on_each_problem() {
-    for (name, configs) in
-        [("vector_add", 5), ("stencil", 32), ("convolution", 32), ("reduction", 16), ("product", 24), ("from_cubin", 2)]
-    {
+    for (name, configs) in [
+        ("vector_add", 5),
+        ("stencil", 32),
+        ("convolution", 32),
+        ("reduction", 16),
+        ("product", 24),
+        ("from_cubin", 2),
+        ("from_ptx", 6),
+    ] {
         let family = load(&format!("{name}.toml"));
         assert_eq!((family.name(), family.ships()), (name, false));
         assert_eq!(name.parse::<Family>().unwrap(), family, "it is known by its name");
@@ -134,7 +140,16 @@ fn copies(names: &[&str]) -> TempDir {
 
 /// What is said of a manifest with these changes, and that it is bad input.
 fn refused(name: &str, changes: &[(&str, &str)]) -> String {
-    let folder = copies(&["vector_add.cu", "stencil.cu", "reduction.cu", "product.cu", "plainly_sm_90.cubin"]);
+    let folder = copies(&[
+        "vector_add.cu",
+        "stencil.cu",
+        "reduction.cu",
+        "product.cu",
+        "plainly_sm_90.cubin",
+        "scaled.cu",
+        "scaled_1.ptx",
+        "scaled_4.ptx",
+    ]);
     let mut text = fs::read_to_string(data().join(name)).unwrap();
     for (from, to) in changes {
         assert!(text.contains(from), "{from}");
@@ -238,6 +253,38 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
             &[("plainly_sm_{arch}.cubin", "plainly_sm_9{arch}.cubin")],
             &["no config", "there is no file"],
         ),
+        // PTX.
+        (
+            "from_ptx.toml",
+            &[("entry = \"scaled\"\ngrid = [\"ceil_div(n, 32 *", "entry = \"scale\"\ngrid = [\"ceil_div(n, 32 *")],
+            &["no entry 'scale'; it has scaled"],
+        ),
+        (
+            "from_ptx.toml",
+            &[("{ f32 = 3.0 }, { i64 = \"n\" }", "{ f64 = 3.0 }, { i64 = \"n\" }")],
+            &["do not fit", "number 3"],
+        ),
+        // Clusters.
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "cluster = []\nthreads = [\"block\"]")],
+            &["cluster has 0 axes"],
+        ),
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "cluster = [1, 2]\nthreads = [\"block\"]")],
+            &["no config", "cluster y = 2 does not divide"],
+        ),
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "cluster = 0\nthreads = [\"block\"]")],
+            &["no config", "cluster x = 0"],
+        ),
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "cluster = \"clutser\"\nthreads = [\"block\"]")],
+            &["unknown name 'clutser'"],
+        ),
     ] {
         let message = refused(name, changes);
         for part in wanted {
@@ -255,6 +302,80 @@ fn a_cubin_for_another_architecture_is_refused_with_both() {
     let refused = spec(family).program(&config(r#"{"arch":90}"#), &problem, &a100).unwrap_err().0;
     assert!(refused.contains("is for sm_90, not for sm_80"), "{refused}");
     assert!(spec(family).program(&config(r#"{"arch":90}"#), &problem, &h200()).is_ok());
+}
+
+#[test]
+fn ptx_is_for_every_later_gpu_and_launched_as_its_entry_asks() {
+    let family = load("from_ptx.toml");
+    let (kernel, launch) = program(family, r#"{"per_thread":4,"num_warps":8}"#, "n=1000").unwrap();
+    assert_eq!(kernel.code, Code::Ptx(data().join("scaled_4.ptx")));
+    assert_eq!((launch.grid, launch.threads, launch.args.len()), ([1, 1, 1], [256, 1, 1], 4));
+    let problem = Problem::parse(family, "n=10", Dtype::F32).unwrap();
+    let on = |gpu| {
+        let profile = GpuProfile::by_name(gpu).unwrap();
+        spec(family).program(&config(r#"{"per_thread":1,"num_warps":1}"#), &problem, &profile)
+    };
+    assert!(on("a100").is_ok() && on("h200").is_ok() && on("b200").is_ok());
+    let half = |warps| spec(family).compiled_half(&config(&format!(r#"{{"per_thread":1,"num_warps":{warps}}}"#)));
+    assert_eq!(half(1), half(8), "a declared launch knob needs no other kernel");
+}
+
+#[test]
+fn a_cluster_may_lie_along_every_axis_where_the_gpu_has_any() {
+    let folder = copies(&["vector_add.cu"]);
+    let text = fs::read_to_string(data().join("vector_add.toml")).unwrap();
+    let path = folder.path().join("clustered.toml");
+    let launch = "cluster = [\"block / 64\", 2, 1]\ngrid = [\"8 * block\", 2]\nthreads = [\"block\"]";
+    fs::write(&path, text.replace("grid = [\"ceil_div(n, block)\"]\nthreads = [\"block\"]", launch)).unwrap();
+    let family = manifest::load(&path).unwrap();
+    let (_, launched) = program(family, r#"{"block":128}"#, "n=1000").unwrap();
+    assert_eq!((launched.grid, launched.cluster, launched.cluster_blocks()), ([1024, 2, 1], [2, 2, 1], 4));
+    let problem = Problem::parse(family, "n=1000", Dtype::F32).unwrap();
+    let a100 = GpuProfile::by_name("a100").unwrap();
+    let refused = spec(family).program(&config(r#"{"block":128}"#), &problem, &a100).unwrap_err().0;
+    assert!(refused.contains("a cluster of 4 blocks: sm_80 has no thread block clusters"), "{refused}");
+}
+
+/// Rules of classes whose families are manifests alone are found by the arguments of a kernel, as design has it.
+#[test]
+fn the_rows_families_are_asked_by_arguments_too() {
+    let entry = |class: &str| {
+        let config = json!({"block_sizes": [1], "num_warps": 8, "note": class});
+        json!({"square": {"template": config, "source": {}, "validation": {}}})
+    };
+    let classes = ["row_norm_rms", "row_norm_layer", "row_cross_entropy", "row_softmax"];
+    let fallbacks: serde_json::Map<String, serde_json::Value> =
+        classes.iter().map(|class| ((*class).to_owned(), entry(class))).collect();
+    let document = json!({"schema_version": 2, "policy": {}, "rules": [], "fallbacks": fallbacks});
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("document.json"), document.to_string()).unwrap();
+    let tensor = |shape: &[i64], dtype: &str| json!({"shape": shape, "dtype": format!("torch.{dtype}")});
+    let (x, w) = (tensor(&[4096, 4096], "float16"), tensor(&[4096], "float16"));
+    let queries: Vec<String> = [
+        (json!([x, w]), json!([])),
+        (json!([x, w, w]), json!([])),
+        (json!([x, tensor(&[4096], "int64")]), json!([])),
+        (json!([x, tensor(&[4096], "int32")]), json!([])),
+        (json!([x]), json!(["softmax"])),
+    ]
+    .into_iter()
+    .map(|(args, traits)| {
+        json!({"args": args, "traits": traits, "block_rank": 1, "has_reduction": true, "has_split_k": false, "kernel_source": null})
+            .to_string()
+    })
+    .collect();
+    fs::write(folder.path().join("queries.jsonl"), queries.join("\n")).unwrap();
+    let asked = ["lookup", "--heuristics", "document.json", "--batch", "queries.jsonl", "--check"];
+    let output = sweep(folder.path()).args(asked).assert().success();
+    let answers = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    let classes = ["row_norm_rms", "row_norm_layer", "row_cross_entropy", "row_cross_entropy", "row_softmax"];
+    assert_eq!(answers.lines().count(), classes.len());
+    for (line, class) in answers.lines().zip(classes) {
+        let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&answer["kernel_class"], &answer["group"]), (&json!(class), &json!("square")), "{answer}");
+        assert_eq!(answer["shape_bucket"]["rows_bin"], "<=4096", "{answer}");
+        assert_eq!(answer["templates"][0]["note"], class, "{answer}");
+    }
 }
 
 #[test]
@@ -376,8 +497,9 @@ fn the_schema_of_manifests_is_the_committed_one_and_knows_good_from_bad() {
     let schema = jsonschema::validator_for(&serde_json::from_str(&made).unwrap()).unwrap();
     let manifests = fs::read_dir(data()).unwrap().map(|entry| entry.unwrap().path());
     let manifests = manifests.filter(|path| path.extension().is_some_and(|ending| ending == "toml"));
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/elementwise.toml");
-    for path in manifests.chain([shipped]) {
+    let shipped = ["elementwise", "row_softmax", "row_norm_rms", "row_norm_layer", "row_cross_entropy"];
+    let shipped = shipped.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("sweeps/{name}.toml")));
+    for path in manifests.chain(shipped) {
         let value: serde_json::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         assert!(
             schema.is_valid(&value),

@@ -289,6 +289,11 @@ fn fitting_args() -> impl Strategy<Value = (&'static str, Vec<Arg>)> {
                     (vec![one, two, four, five], BF16),
                 ],
                 Family::RowSoftmax => vec![(vec![one, two, three], BF16), (vec![one, two, three], BF16)],
+                Family::RowNormRms => vec![(vec![one, two, three], BF16), (vec![three], BF16)],
+                Family::RowNormLayer => {
+                    vec![(vec![one, two, three], BF16), (vec![three], BF16), (vec![three], BF16)]
+                }
+                Family::RowCrossEntropy => vec![(vec![one, two], BF16), (vec![one], "torch.int64")],
                 _ => vec![(vec![one, two], "torch.float32"), (vec![one, two], "torch.float32")],
             };
             (family.name(), args)
@@ -345,6 +350,20 @@ fn fits(class: &str, args: &[Arg]) -> bool {
             same(k) && rest.iter().all(|v| v == k) && types.iter().all(|dtype| *dtype == types[0])
         }
         ("row_softmax", [x, rest @ ..]) => x.len() >= 2 && rest.iter().all(|other| spreads(other, x)),
+        ("row_norm_rms", [x, rest @ ..]) => {
+            x.len() >= 2 && rest.iter().take(1).all(|other| **other == x[x.len() - 1..])
+        }
+        ("row_norm_layer", [x, rest @ ..]) => {
+            x.len() >= 2 && rest.iter().take(2).all(|other| **other == x[x.len() - 1..])
+        }
+        ("row_cross_entropy", [x, rest @ ..]) => {
+            let (outer, labels) = (&x[..x.len() - 1], rest.first());
+            let of_rows = |labels: &[i64]| {
+                ["i8", "i16", "i32", "i64", "u8"].contains(&types[1].name())
+                    && (labels == outer || labels == [outer.iter().product::<i64>()])
+            };
+            x.len() >= 2 && labels.is_none_or(|labels| of_rows(labels) || (*labels == *x && types[1] == types[0]))
+        }
         ("elementwise", [x, rest @ ..]) => {
             !x.is_empty() && rest.iter().all(|other| other == x) && types.iter().all(|dtype| *dtype == types[0])
         }

@@ -474,7 +474,9 @@ fn problem_in(family: Family, bucket: &Value) -> Problem {
             ("kv_seq", of(if bucket.get("kv_seq_bin").is_some() { "kv_seq_bin" } else { "seq_bin" })),
             ("head_dim", of("head_dim_bin")),
         ],
-        Family::RowSoftmax => vec![("rows", of("rows_bin")), ("cols", of("cols_bin"))],
+        Family::RowSoftmax | Family::RowNormRms | Family::RowNormLayer | Family::RowCrossEntropy => {
+            vec![("rows", of("rows_bin")), ("cols", of("cols_bin"))]
+        }
         Family::Elementwise => vec![("numel", of("numel_bin"))],
         _ => vec![("m", of("m_bin")), ("n", of("n_bin")), ("k", of("k_bin"))],
     };

@@ -246,7 +246,7 @@ fn described(launch: &Launch, places: &[usize]) -> String {
     }
     let mut text = format!(
         "grid {} cluster {} threads {} shared {}\n",
-        launch.grid[0], launch.cluster, launch.threads[0], launch.dynamic_smem.0
+        launch.grid[0], launch.cluster[0], launch.threads[0], launch.dynamic_smem.0
     );
     for arg in &launch.args {
         let Arg::TensorMap(map) = arg else { continue };
@@ -304,7 +304,7 @@ fn the_crate_launches_what_the_model_runs() {
             };
             let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
             let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
-            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster, order].map(|it| it.to_string());
+            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster[0], order].map(|it| it.to_string());
             let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
             assert!(output.status.success());
             assert_eq!(described(&launch, &[0, 1, 2, 4, 5, 6]), String::from_utf8_lossy(&output.stdout), "{config:?}");

@@ -3,18 +3,23 @@
 use super::arguments::{Families, OutputArgs, families, known_by_files};
 use super::outcome::Outcome;
 use super::output::note;
+use crate::compile::Cache;
 use crate::derive::Evidence;
 use crate::error::{Context, Error, Result};
 use crate::journal::{self, Contents, Lock};
-use crate::model::{Bytes, Family};
+use crate::model::{Bytes, Family, GpuProfile};
 use crate::paths::GpuFolder;
+use crate::site::{self, Progress};
+use crate::sweep::{Renewed, renew as renew_trials};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Pack journals for committing, one archive a family
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   sweep archive --gpu h200
-  sweep archive --gpu h200 --unpack && sweep --gpu h200")]
+  sweep archive --gpu h200 --unpack && sweep --gpu h200
+  sweep archive --gpu h200 --same-code FOLDER")]
 pub(super) struct ArchiveArgs {
     /// GPU whose journals to pack: h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]
@@ -22,8 +27,12 @@ pub(super) struct ArchiveArgs {
     /// Make journals of the archives instead, so that a sweep on another machine goes on where they end
     #[arg(long)]
     unpack: bool,
+    /// Let trials in journals count on whose kernel's text has changed since, where it compiles to the very code that the cubin
+    /// cache of then, a copy of which is in FOLDER, holds for them
+    #[arg(long, value_name = "FOLDER", conflicts_with = "unpack")]
+    same_code: Option<PathBuf>,
     /// Families of your own, by their manifests; those in sweeps/ are found by their names
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", value_parser = families)]
     family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,
@@ -34,7 +43,45 @@ const LIMIT: Bytes = Bytes::mib(2);
 
 pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
-    if args.unpack { unpack(args, &folder) } else { pack(args, &folder) }
+    match &args.same_code {
+        Some(then) => renew(args, &folder, then),
+        None if args.unpack => unpack(args, &folder),
+        None => pack(args, &folder),
+    }
+}
+
+/// The longest that a kernel may compile.
+const COMPILE_DEADLINE: Duration = Duration::from_mins(2);
+
+fn renew(args: &ArchiveArgs, folder: &GpuFolder, then: &Path) -> Result<Outcome> {
+    let profile = GpuProfile::by_name(&args.gpu)?;
+    let progress = Progress::new(false, false);
+    let compiler = site::compiler(COMPILE_DEADLINE, &profile, &progress)?;
+    let then = Cache::in_folder(then)?;
+    let _lock = Lock::take(&folder.lock((0, 1)))?;
+    let own = known_by_files(&files_in(&folder.journals()), args.family.as_ref())?;
+    let mut journals = 0;
+    for family in Family::ALL.into_iter().chain(own) {
+        for journal in folder.journals_of(family)? {
+            let mut contents = together(std::slice::from_ref(&journal), &args.gpu)?;
+            let Renewed { changed, same, trials, lost } = renew_trials(&mut contents, &profile, &compiler, &then)?;
+            if trials > 0 {
+                journal::replace(&journal, contents)?;
+            }
+            note!(
+                "{}: {changed} kernels have another text, {same} of them the same code; {trials} trials count on, {lost} do not",
+                journal.display()
+            );
+            journals += 1;
+        }
+    }
+    if journals == 0 {
+        return Err(Error::usage(format!(
+            "no journal in {}: run sweep archive --unpack first",
+            folder.path().display()
+        )));
+    }
+    Ok(Outcome::Done)
 }
 
 /// What a folder holds; nothing where it cannot be read.

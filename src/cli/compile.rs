@@ -31,7 +31,7 @@ pub(super) struct CompileArgs {
     #[arg(long, value_name = "NAME")]
     gpu: String,
     /// Families by name or by their manifests, or all of ours
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", default_value = "all", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Compile no more than so many kernels of a family: as many of each of its spaces, drawn by --seed
     #[arg(long, value_name = "COUNT")]

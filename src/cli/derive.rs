@@ -37,7 +37,7 @@ pub(super) struct DeriveArgs {
     #[arg(long)]
     accept_driver: bool,
     /// Families of your own that the files hold trials of, by their manifests; those in sweeps/ are found by their names
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", value_parser = families)]
     family: Option<Families>,
     /// The plan that the journals, of one family, were filled by, where it is not the family's own
     #[arg(long, value_name = "PATH")]

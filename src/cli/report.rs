@@ -41,7 +41,7 @@ pub(super) struct ReportArgs {
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     out: PathBuf,
     /// Families of your own, by their manifests; those in sweeps/ are found by their names
-    #[arg(long, value_name = "NAME|PATH.toml[,…]", value_parser = families)]
+    #[arg(long, value_name = "NAME|PATH[,…]", value_parser = families)]
     family: Option<Families>,
     #[command(flatten)]
     output: OutputArgs,

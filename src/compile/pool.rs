@@ -63,6 +63,8 @@ impl Settings {
     pub const DEADLINE: Duration = Duration::from_secs(60);
 }
 
+/// The most processes of other languages. Each may hold a gigabyte of memory, and a context on the GPU that is measured on.
+const MOST_CALLING: usize = 16;
 /// How often a kernel is given to a compiler that gives no answer.
 const ATTEMPTS: usize = 3;
 
@@ -125,9 +127,10 @@ impl Compiler {
         let shared = Arc::new(Shared { settings, notice, recipes, state: Mutex::default(), changed: Condvar::new() });
         // Where one does not start, those before it end with this.
         let mut compiler = Self { shared, threads: Vec::new() };
-        for _ in 0..workers {
+        for place in 0..workers {
             let shared = Arc::clone(&compiler.shared);
-            let thread = std::thread::Builder::new().spawn(move || shared.work());
+            let calls = place < MOST_CALLING;
+            let thread = std::thread::Builder::new().spawn(move || shared.work(calls));
             compiler.threads.push(thread.context(|| "starting a compile thread")?);
         }
         Ok(compiler)
@@ -280,8 +283,8 @@ impl Shared {
         Outcome::Failed { key: key.clone(), timed_out: false, error }
     }
 
-    /// One thread's life: take a job, have this thread's process do it, tell.
-    fn work(&self) {
+    /// One thread's life: take a job, have this thread's process do it, tell. Whether it takes jobs of other languages is said.
+    fn work(&self, calls: bool) {
         let mut process: Option<Idle> = None;
         loop {
             let mut state = self.state();
@@ -289,7 +292,8 @@ impl Shared {
                 if state.stopped {
                     return;
                 }
-                match state.queue.pop_front() {
+                let next = state.queue.iter().position(|(spec, _)| calls || !matches!(spec.code, Code::Callable(_)));
+                match next.and_then(|next| state.queue.remove(next)) {
                     Some(job) => break job,
                     None => state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
                 }

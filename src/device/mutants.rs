@@ -120,6 +120,11 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
             let of_b = |first, count| if is_transposed { transposed(first, count) } else { b(first, count) };
             of_sums([m, k], of_b).into_iter().chain(of_output(m, n)).collect()
         }
+        // A number a row.
+        ("row_cross_entropy", _) => {
+            let [rows, cols] = problem.shape.first();
+            of_columns(rows, cols).into_iter().chain(of_output(1, rows)).collect()
+        }
         (_, ["rows", "cols"]) => {
             let [rows, cols] = problem.shape.first();
             of_columns(rows, cols).into_iter().chain(of_output(rows, cols)).collect()
@@ -192,7 +197,7 @@ fn of_keys([batch_heads, kv_seq, head_dim]: [u64; 3], rows: u64) -> Vec<Mutant> 
     mutants
 }
 
-/// What goes wrong along the columns of a softmax.
+/// What goes wrong along the columns of rows.
 fn of_columns(rows: u64, cols: u64) -> Vec<Mutant> {
     let column = |column, columns| Region { pitch: cols, row: 0, column, rows, columns };
     let twice = |name, columns| {

@@ -1,8 +1,8 @@
 //! Helion's ahead-of-time heuristics: `_helion_aot_<stem>_cuda_<sm>.py` with `key_<kernel>` and `autotune_<kernel>`
 //! (`helion/autotuner/aot_cache.py` of Helion 1.1.0 looks for them).
 
-use super::Kernel;
 use super::arguments::{dimensions, first, torch_name};
+use super::kernel::Kernel;
 use crate::error::{Error, Result};
 use crate::model::GpuProfile;
 use serde_json::Value;

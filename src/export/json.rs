@@ -1,7 +1,7 @@
 //! Files of JSON: lists of configs for Helion's autotuner, and vLLM's (`vllm/kernels/helion/config_manager.py` of vLLM 0.33 reads
 //! `<kernel>/<platform>.json`).
 
-use super::Kernel;
+use super::kernel::Kernel;
 use crate::error::Result;
 use crate::heuristics::Template;
 use crate::model::GpuProfile;

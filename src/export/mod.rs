@@ -5,12 +5,14 @@ mod accept;
 mod aot;
 mod arguments;
 mod json;
+mod kernel;
 
 use crate::error::{Context, Error, Result};
 use crate::families::{self, Callable, Language};
 use crate::heuristics::{self, Heuristics, Template};
 use crate::model::{Family, GpuProfile, Problem};
 use accept::accepted;
+use kernel::Kernel;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -56,17 +58,6 @@ pub struct Exported {
     pub refused: BTreeMap<String, usize>,
     /// Fields that the target does not have, in so many configs: the configs are there without them.
     pub left_out: BTreeMap<String, usize>,
-}
-
-/// A family's kernel as the target knows it, with what is served for its problems.
-struct Kernel {
-    name: String,
-    /// The file of its source, without the ending.
-    stem: String,
-    family: Family,
-    /// Problems, each with its config by its place among the configs.
-    problems: Vec<(Problem, usize)>,
-    configs: Vec<Template>,
 }
 
 /// Writes what `heuristics` serves for the families' problems into `folder`.

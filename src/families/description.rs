@@ -326,40 +326,6 @@ pub(super) fn attention() -> Description {
     }
 }
 
-pub(super) fn row_softmax() -> Description {
-    /// Vectors of 16 bytes that a thread has of its row.
-    const VECTORS: &str = "ceil_div(cols * dtype_bytes, 16 * row_threads * split_k)";
-    Description {
-        dtypes: dtypes(&[Dtype::Bf16, Dtype::F32]),
-        knobs: texts(&[
-            "block_sizes",
-            "mma",
-            "num_sm_multiplier",
-            "num_stages",
-            "num_warps",
-            "pid_type",
-            "reduction_loops",
-            "split_k",
-        ]),
-        bytes: "2 * rows * cols * dtype_bytes".to_owned(),
-        flops: "5 * rows * cols".to_owned(),
-        rows: named([("x", "cols * dtype_bytes")]),
-        tiles: named([("rows", "block_sizes[0]")]),
-        steps: named([("cols", "default(reduction_loops[0], cols)")]),
-        parts: Some("split_k".to_owned()),
-        definitions: texts(&["row_threads = 32 * num_warps / block_sizes[0]", &format!("vectors = {VECTORS}")]),
-        features: texts(&[
-            "cols * dtype_bytes",
-            "vectors",
-            "per_mille(cols * dtype_bytes, vectors * 16 * row_threads * split_k)",
-            "programs * num_warps",
-            "per_mille(programs * num_warps, multiprocessors)",
-        ]),
-        kin: vec![texts(&["cols"]), texts(&["rows"])],
-        ..Description::default()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -95,13 +95,11 @@ const OUTSTANDING: f32 = 4.0;
 const HUGE: f32 = 3.389_531_4e38;
 
 impl Fill {
-    /// What input `index` of `family` is verified with beside its own fill: values that show what uniform ones hide. Sums stay
-    /// finite in bf16.
+    /// What input `index` of `family`, a matrix product, is verified with beside its own fill: values that show what uniform ones hide.
+    /// Sums stay finite in bf16.
     fn awkward(self, family: Family, index: usize, element: Element) -> Self {
         match (self, family.name(), index) {
-            (Self::Uniform { magnitude }, "row_softmax", _) => Self::Logits { magnitude },
-            (Self::Uniform { .. }, "elementwise", _) => Self::Wide { least: -100, most: 100 },
-            // Of a matrix product. Landmarks lie along k, and their products go past the end of fp16, but where it has the sums.
+            // Landmarks lie along k, and their products go past the end of fp16, but where it has the sums.
             (Self::Uniform { magnitude }, _, 0) if element == Element::F16 => {
                 let most = magnitude.log2() as i32;
                 Self::Landmarks { least: most - 10, most }

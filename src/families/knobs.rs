@@ -1,7 +1,7 @@
 //! What the families share in reading a config: knobs that must be there, knobs that must not, and the program orders.
 
 use super::{Rejection, require};
-use crate::model::{Bytes, Config, Dtype, GpuProfile, Mma, PidType};
+use crate::model::{Bytes, Config, Dtype, GpuProfile, PidType};
 
 /// Threads of a warp on every GPU there is.
 pub(super) const WARP: u32 = 32;
@@ -62,17 +62,6 @@ pub(super) fn num_warps(config: &Config) -> Result<u32, Rejection> {
     let warps = needed("num_warps", config.num_warps)?;
     require!(warps.is_power_of_two() && warps <= 32, "num_warps {warps} is not a power of two up to 32");
     Ok(warps)
-}
-
-/// The config's instructions, of a family without matrix products: plain lanes, or wide ones where the GPU has them.
-pub(super) fn lanes(config: &Config, profile: &GpuProfile) -> Result<Mma, Rejection> {
-    match config.mma {
-        Some(Mma::Simt) => Ok(Mma::Simt),
-        Some(Mma::SimtWide) if profile.mma.contains(&Mma::SimtWide) => Ok(Mma::SimtWide),
-        Some(Mma::SimtWide) => Err(Rejection(format!("{} has no simt_wide", profile.name))),
-        Some(mma) => Err(Rejection(format!("mma {mma}: these kernels are simt or simt_wide"))),
-        None => Err(Rejection("mma is missing: simt or simt_wide".into())),
-    }
 }
 
 /// The thread blocks that share the tiles of a problem. `kernels/include/programs.cuh` deals them out.

@@ -11,13 +11,13 @@ mod knobs;
 mod legality;
 pub mod manifest;
 mod rounding;
-mod row_softmax;
 mod work;
 
 pub use callable::{Call, Callable, Language};
 pub use description::Description;
 pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
 pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
+pub use manifest::same_code;
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
 
@@ -211,8 +211,8 @@ pub enum Arg {
 pub struct Launch {
     /// Thread blocks along x, y, z.
     pub grid: [u32; 3],
-    /// Blocks along x that run together and see each other's shared memory; 1 for none. Divides `grid[0]`.
-    pub cluster: u32,
+    /// Blocks along x, y, z that run together and see each other's shared memory; all 1 for none. Divides the grid.
+    pub cluster: [u32; 3],
     /// Threads of a block along x, y, z.
     pub threads: [u32; 3],
     /// Dynamic shared memory of a block.
@@ -229,6 +229,8 @@ pub struct Launch {
 const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, u16::MAX as u32, u16::MAX as u32];
 /// The most threads of a block along x, y and z, and in all.
 const MOST_THREADS: [u32; 3] = [1024, 1024, 64];
+/// The most blocks of a cluster, where the kernel asks for more than every GPU has (CUDA C++ Programming Guide).
+const MOST_CLUSTER: u32 = 16;
 /// Bytes of a tensor map.
 const TENSOR_MAP_BYTES: usize = 128;
 
@@ -244,13 +246,21 @@ impl Launch {
         }
         let threads: u32 = self.threads.iter().product();
         require!(threads <= 1024, "threads {:?} are {threads}: a block has 1024 at most", self.threads);
-        require!(
-            self.cluster >= 1 && self.grid[0].is_multiple_of(self.cluster),
-            "cluster {} does not divide grid x = {}",
-            self.cluster,
-            self.grid[0]
-        );
+        for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
+            let (cluster, grid) = (self.cluster[axis], self.grid[axis]);
+            require!(
+                cluster >= 1 && grid.is_multiple_of(cluster),
+                "cluster {name} = {cluster} does not divide grid {name} = {grid}"
+            );
+        }
+        let blocks = self.cluster_blocks();
+        require!(blocks <= MOST_CLUSTER, "cluster {:?} is {blocks} blocks: {MOST_CLUSTER} at most", self.cluster);
         Ok(())
+    }
+
+    /// Blocks of a cluster in all.
+    pub fn cluster_blocks(&self) -> u32 {
+        self.cluster.iter().fold(1, |blocks, extent| extent.saturating_mul(blocks))
     }
 
     /// Refuses arguments that are not the parameters of a function in a cubin, as far as that tells them.
@@ -391,6 +401,11 @@ pub trait FamilySpec: Sync {
         &[]
     }
 
+    /// The knobs that change nothing in a config, beside a multiplier of programs that are not persistent: it does without them.
+    fn idle_knobs(&self, _config: &Config) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// The inputs that kernels are verified with beside those they are timed with, if there are any.
     fn awkward(&self, _problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
         Some(awkward(self.family(), inputs))
@@ -511,7 +526,6 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulMxfp4 => &gemm::MATMUL_MXFP4,
         Family::MatmulFp8 => &gemm::MATMUL_FP8,
         Family::Attention => &attention::Attention,
-        Family::RowSoftmax => &row_softmax::RowSoftmax,
         described => manifest::spec(described),
     }
 }

@@ -269,6 +269,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn knobs_of_a_familys_own_may_be_lists_with_nothing_in_places() {
+        let text = r#"{"block_sizes":[16],"indexing":["pointer","tensor_descriptor"],"loop_orders":[[1,0]],"pid_type":"xyz","range_flattens":[null,true]}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.own["range_flattens"], KnobValue::List(vec![KnobValue::Nothing, KnobValue::Boolean(true)]));
+        assert_eq!(config.pid_type, Some(PidType::Xyz));
+        assert_eq!(serde_json::to_string(&config).unwrap(), text);
+    }
+
+    #[test]
     fn every_field_can_be_left_out_and_no_other_goes_with_it() {
         let whole = Config {
             block_sizes: vec![64],

@@ -291,6 +291,25 @@ mod tests {
     }
 
     #[test]
+    fn a_space_may_list_its_configs_beside_axes_or_in_their_place() {
+        let listed = |axes: &str| {
+            let text = format!(
+                "[space.simt]\ndefault = {{ block_sizes = [1024], num_warps = 4, pid_type = 'flat' }}\n{axes}\n\
+                 configs = [{{ block_sizes = [512], num_warps = 2, pid_type = 'flat' }}]"
+            );
+            let plan = Plan::parse(Family::Elementwise, &text, "plan")?;
+            let configs = plan.spaces(&GpuProfile::by_name("h200")?)[0].configs.clone();
+            Ok::<_, Error>(configs.into_iter().map(|config| config.block_sizes[0]).collect::<Vec<_>>())
+        };
+        assert_eq!(listed("").unwrap(), [512]);
+        let axes = "axes = { block_sizes = [[256, 512]], num_warps = [2], pid_type = ['flat'] }";
+        assert_eq!(listed(axes).unwrap(), [512, 256], "each once");
+        let neither = "[space.simt]\ndefault = { block_sizes = [1024], num_warps = 4, pid_type = 'flat' }";
+        let error = Plan::parse(Family::Elementwise, neither, "plan").unwrap_err().to_string();
+        assert!(error.starts_with("plan:2") && error.contains("neither axes nor configs"), "{error}");
+    }
+
+    #[test]
     fn an_exclusion_that_cannot_be_read_is_named_with_its_line() {
         let error = Plan::parse(Family::Elementwise, &HALVES.replace("numel", "rows"), "plan").unwrap_err();
         assert!(error.to_string().contains("plan:8") && error.to_string().contains("rows"), "{error}");

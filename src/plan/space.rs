@@ -270,11 +270,7 @@ fn drop_idle_knobs(mut config: Config, family: Family) -> Config {
     if config.pid_type.is_some_and(|order| !order.is_persistent()) {
         config.num_sm_multiplier = None;
     }
-    // A row that is taken whole has no steps in flight; wide lanes may have the next row.
-    if config.reduction_loops == [None] && config.mma != Some(Mma::SimtWide) {
-        config.num_stages = None;
-    }
-    config
+    config.without(&families::spec(family).idle_knobs(&config))
 }
 
 /// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it, and so does the empty word, for a

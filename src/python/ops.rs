@@ -17,7 +17,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// Extents of a tensor, and dimensions of a problem, at most.
 const MOST_EXTENTS: usize = 8;
 /// Inputs of an operator at most.
-const MOST_INPUTS: usize = 3;
+const MOST_INPUTS: usize = 4;
+
+/// Products whose weights come with scales, which follow them.
+const SCALED: [Family; 3] = [Family::MatmulInt4Group, Family::MatmulNvfp4, Family::MatmulMxfp4];
 
 /// A list on the stack, zero beyond its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -86,8 +89,9 @@ impl Call {
         let element = inputs.first().map(|input| input.element);
         let dtype = match element {
             Some(Element::Bf16) => Dtype::Bf16,
+            Some(Element::F16) => Dtype::F16,
             Some(Element::F32) => Dtype::F32,
-            _ => return Err(format!("{family}: its first tensor must be bfloat16 or float32")),
+            _ => return Err(format!("{family}: its first tensor must be bfloat16, float16 or float32")),
         };
         let wrong = |wanted: &str| Err(format!("{family}: {shapes:?} are no shapes of {wanted}"));
         let rows = |leading: &[u64]| leading.iter().fold(1u64, |rows, extent| rows.saturating_mul(*extent));
@@ -106,6 +110,30 @@ impl Call {
             call
         };
         match (family.dimensions(), &shapes[..]) {
+            (["m", "n", "k"], [[leading @ .., k], [b_rows, n], scales @ [rows_of_scales, columns], others @ ..])
+                if SCALED.contains(&family) =>
+            {
+                let is_right = match (family, others) {
+                    (Family::MatmulNvfp4, [[1] | []]) | (Family::MatmulMxfp4, []) => true,
+                    (Family::MatmulInt4Group, [zeros]) => zeros == scales,
+                    (Family::MatmulInt4Group, []) => true,
+                    _ => false,
+                };
+                if b_rows.checked_mul(2) != Some(*k) || columns != n || !is_right {
+                    return wrong("A [..., k], B [k / 2, n], scales [k / group, n] and what else its weights have");
+                }
+                let m = rows(leading);
+                let group = [128, 64, 32].into_iter().find(|group| k.div_ceil(*group) == *rows_of_scales);
+                let mut problem = vec![m, *n, *k];
+                if family == Family::MatmulInt4Group {
+                    // One row is for all weights along k.
+                    problem.extend([group.unwrap_or(if *rows_of_scales == 1 { 0 } else { 1 }), others.len() as u64]);
+                }
+                let a = [m, *k];
+                let flat: Vec<&[u64]> =
+                    [&a[..], shapes[1], scales].into_iter().chain(others.iter().copied()).collect();
+                Ok(of(&problem, &flat, &[m, *n], &[leading, &[*n]].concat()))
+            }
             (["m", "n", "k"], [[leading @ .., k], [b_rows, n]]) => {
                 let per_row = if family.packs_two_weights_a_byte() { 2 } else { 1 };
                 if b_rows.checked_mul(per_row) != Some(*k) {
@@ -118,8 +146,11 @@ impl Call {
                 ["batch", "heads", "q_seq", "kv_seq", "head_dim"],
                 [q @ [batch, heads, q_seq, head_dim], keys, values],
             ) => match keys {
-                [b, kv_heads @ 1.., kv_seq, d]
-                    if [b, d] == [batch, head_dim] && heads.is_multiple_of(*kv_heads) && keys == values =>
+                [b, kv_heads, kv_seq, d]
+                    if *kv_heads > 0
+                        && [b, d] == [batch, head_dim]
+                        && heads.is_multiple_of(*kv_heads)
+                        && keys == values =>
                 {
                     let problem =
                         [*batch, *heads, *q_seq, *kv_seq, *head_dim, *kv_heads, mask.causal.into(), mask.window];
@@ -395,6 +426,7 @@ fn of_torch(tensor: &Bound<'_, PyAny>) -> PyResult<Given> {
     let dtype = tensor.getattr(intern!(py, "dtype"))?.str()?;
     let element = match dtype.to_cow()?.as_ref() {
         "torch.bfloat16" => Element::Bf16,
+        "torch.float16" => Element::F16,
         "torch.float32" => Element::F32,
         "torch.int8" | "torch.uint8" => Element::I8,
         "torch.int16" => Element::I16,
@@ -417,6 +449,7 @@ fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Given> {
     let element = match typestr.as_str() {
         // NumPy has no name for bfloat16: two bytes of no type stand for it.
         "<V2" | "|V2" => Element::Bf16,
+        "<f2" => Element::F16,
         "<f4" => Element::F32,
         "|i1" | "|u1" => Element::I8,
         "<i2" => Element::I16,

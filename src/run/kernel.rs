@@ -138,7 +138,10 @@ impl Kernel {
 
     #[inline]
     fn check(&self, operand: &Operand, tensor: &Tensor<'_>) -> Result<()> {
-        if tensor.element() != operand.element || tensor.shape() != operand.shape {
+        // Whoever has bytes does not say whether they are signed: a code is neither.
+        let is_byte = |element| matches!(element, Element::I8 | Element::U8);
+        let is_alike = tensor.element() == operand.element || is_byte(tensor.element()) && is_byte(operand.element);
+        if !is_alike || tensor.shape() != operand.shape {
             let found = format!("{} {:?}", name(tensor.element()), tensor.shape());
             return Err(self.refused(format!("it was prepared for {operand}, and this is {found}")));
         }

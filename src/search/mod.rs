@@ -361,7 +361,7 @@ impl<'a> Scores<'a> {
 /// The best configs whose neighbours are tried.
 const BEST_WITH_NEIGHBOURS: usize = 2;
 
-/// How many knobs two configs differ in; program order and its multiplier are one.
+/// How many knobs two configs differ in, a family's own among them; program order and its multiplier are one.
 fn knobs_apart(one: &Config, other: &Config) -> usize {
     let blocks = one.block_sizes.iter().zip(&other.block_sizes).filter(|(one, other)| one != other).count()
         + one.block_sizes.len().abs_diff(other.block_sizes.len());
@@ -374,15 +374,33 @@ fn knobs_apart(one: &Config, other: &Config) -> usize {
         one.split_k != other.split_k,
         one.reduction_loops != other.reduction_loops,
     ];
-    blocks + others.into_iter().filter(|differ| *differ).count()
+    let own: BTreeSet<&String> = one.own.keys().chain(other.own.keys()).collect();
+    let own = own.into_iter().filter(|knob| one.own.get(*knob) != other.own.get(*knob)).count();
+    blocks + own + others.into_iter().filter(|differ| *differ).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::Status;
-    use crate::model::{Dtype, PidType, Shape};
+    use crate::model::{Dtype, KnobValue, PidType, Shape};
     use std::collections::VecDeque;
+
+    #[test]
+    fn a_familys_own_knobs_are_knobs() {
+        let config = |block: i64, unroll: i64| Config {
+            own: [("block", block), ("unroll", unroll)]
+                .map(|(knob, value)| (knob.to_owned(), KnobValue::Integer(value)))
+                .into(),
+            ..Config::default()
+        };
+        let apart = |one: &Config, other: &Config| knobs_apart(one, other);
+        assert_eq!(apart(&config(64, 1), &config(64, 1)), 0);
+        assert_eq!(apart(&config(64, 1), &config(128, 1)), 1);
+        assert_eq!(apart(&config(64, 1), &config(128, 4)), 2);
+        assert_eq!(apart(&config(64, 1), &Config { num_warps: Some(4), ..config(64, 1) }), 1);
+        assert_eq!(apart(&Config::default(), &config(64, 1)), 2);
+    }
 
     /// Times come from a formula of the config; every measurement is counted.
     struct Formula {

@@ -7,6 +7,7 @@ mod family;
 mod lab;
 mod options;
 mod races;
+mod same_code;
 mod schedule;
 mod summary;
 
@@ -18,6 +19,7 @@ pub use lab::Counts;
 pub(crate) use lab::Lab;
 pub use options::Options;
 pub(crate) use races::Reraced;
+pub use same_code::{Renewed, renew};
 pub use summary::{FamilySummary, Summary, Winner};
 
 use crate::compile::Compiler;

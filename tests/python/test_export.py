@@ -12,8 +12,21 @@ import pytest
 FAMILIES = Path(__file__).parent / "families"
 ROWS = [(64, 1024, "few"), (4096, 1024, "many"), (4096, 8192, "many")]
 CONFIGS = {
-    "few": {"block_sizes": [1], "indexing": ["pointer", "tensor_descriptor"], "num_stages": 2, "num_warps": 4, "reduction_loops": [None]},
-    "many": {"block_sizes": [4], "maxnreg": 64, "num_warps": 8, "pid_type": "xyz", "range_flattens": [None, True], "reduction_loops": [2048]},
+    "few": {
+        "block_sizes": [1],
+        "indexing": ["pointer", "tensor_descriptor"],
+        "num_stages": 2,
+        "num_warps": 4,
+        "reduction_loops": [None],
+    },
+    "many": {
+        "block_sizes": [4],
+        "maxnreg": 64,
+        "num_warps": 8,
+        "pid_type": "xyz",
+        "range_flattens": [None, True],
+        "reduction_loops": [2048],
+    },
 }
 
 
@@ -34,7 +47,11 @@ class Tensor:
 def export(tmp_path):
     # As a sweep on a GPU would leave it: the manifest that a family of Helion writes of itself, and a document.
     (tmp_path / "softmax.toml").write_text((FAMILIES / "of_helion.toml").read_text())
-    described = {"dims": ["rows", "cols"], "dtypes": ["bf16"], "groups": [{"name": "few", "when": "rows <= 64"}, {"name": "many"}]}
+    described = {
+        "dims": ["rows", "cols"],
+        "dtypes": ["bf16"],
+        "groups": [{"name": "few", "when": "rows <= 64"}, {"name": "many"}],
+    }
     document = {
         "schema_version": 2,
         "policy": {"families": {"of_helion": described}},
@@ -45,7 +62,22 @@ def export(tmp_path):
 
     def run(target, family="softmax.toml", *more):
         document = () if family == "matmul" else ("--heuristics", "document.json")
-        command = [sys.executable, "-m", "kernel_sweep", "export", "--gpu", "h200", "--family", family, "--to", target, "-o", "out", *document, *more]
+        command = [
+            sys.executable,
+            "-m",
+            "kernel_sweep",
+            "export",
+            "--gpu",
+            "h200",
+            "--family",
+            family,
+            "--to",
+            target,
+            "-o",
+            "out",
+            *document,
+            *more,
+        ]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     return run
@@ -68,7 +100,9 @@ def test_helions_heuristics_answer_every_problem_and_the_nearest_for_others(expo
         assert module.autotune_softmax(x) == CONFIGS[group]
         assert module.autotune_softmax(Tensor(2, rows // 2, cols)) == CONFIGS[group], "rows may be flattened"
     assert module.key_softmax(Tensor(63, 1000)) == module.key_softmax(Tensor(64, 1024))
-    assert module.key_softmax(Tensor(5000, 9000)) == module.key_softmax(Tensor(4096, 8192)) != module.key_softmax(Tensor(64, 1024))
+    assert (
+        module.key_softmax(Tensor(5000, 9000)) == module.key_softmax(Tensor(4096, 8192)) != module.key_softmax(Tensor(64, 1024))
+    )
     assert module.autotune_softmax(Tensor(64, 1024, dtype="torch.float32")) == CONFIGS["few"], "there is no other type"
 
 

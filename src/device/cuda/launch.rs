@@ -19,7 +19,7 @@ const MOST_MAPS: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GridShape {
     pub(super) grid: [u32; 3],
-    pub(super) cluster: u32,
+    pub(super) cluster: [u32; 3],
     pub(super) threads: [u32; 3],
     pub(super) smem_bytes: u32,
 }
@@ -37,7 +37,8 @@ impl GridShape {
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { pad: [0; 64] },
         };
-        cluster.value.clusterDim = ClusterDim { x: self.cluster, y: 1, z: 1 };
+        let [x, y, z] = self.cluster;
+        cluster.value.clusterDim = ClusterDim { x, y, z };
         let [x, y, z] = self.grid;
         let config = sys::CUlaunchConfig {
             gridDimX: x,
@@ -49,7 +50,7 @@ impl GridShape {
             sharedMemBytes: self.smem_bytes,
             hStream: stream,
             attrs: &raw mut cluster,
-            numAttrs: u32::from(self.cluster > 1),
+            numAttrs: u32::from(self.cluster != [1; 3]),
         };
         // SAFETY: the driver copies each parameter, as wide as the kernel declares, out of its storage during the call
         // (little-endian, so narrow ones are the low bytes of a word). What the kernel does with its pointers is its
@@ -150,7 +151,7 @@ impl Function {
                 let what = format!("{} of dynamic shared memory", launch.dynamic_smem);
                 Fault::Refused(format!("{what}: {}", Fault::from(error)))
             })?;
-        if launch.cluster > PORTABLE_CLUSTER {
+        if launch.cluster_blocks() > PORTABLE_CLUSTER {
             let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
             // SAFETY: the function's module is loaded.
             unsafe { result::function::set_function_attribute(self.function, attribute, 1) }?;

@@ -197,7 +197,7 @@ impl Split {
     ) -> Launch {
         Launch {
             grid: [programs.count, 1, 1],
-            cluster: 1,
+            cluster: [1; 3],
             threads: [threads, 1, 1],
             dynamic_smem,
             args: self.arguments(sources, sizes, programs.contiguous),
@@ -393,7 +393,7 @@ impl FamilySpec for Attention {
         let kernel = KernelSpec::shipped("attention_reference.cu", "attention_reference", macros);
         let launch = Launch {
             grid: [sizes.q_seq.div_ceil(QUERIES) as u32, sizes.batch_heads.min(MOST_BLOCKS_Y) as u32, 1],
-            cluster: 1,
+            cluster: [1; 3],
             threads: [128, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![

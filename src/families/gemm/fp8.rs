@@ -380,7 +380,7 @@ impl FamilySpec for Fp8 {
         let args = tiling.operands(extents).into_iter().chain([Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
         let launch = Launch {
             grid: [(programs * split_k) as u32, 1, 1],
-            cluster: split_k as u32,
+            cluster: [split_k as u32, 1, 1],
             threads: [tiling.threads(vector_bytes(k) == 16), 1, 1],
             dynamic_smem: tiling.smem(scaling, split_k),
             args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
@@ -404,7 +404,7 @@ impl FamilySpec for Fp8 {
         let tiles = m.div_ceil(super::REFERENCE_TILE) * n.div_ceil(super::REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
-            cluster: 1,
+            cluster: [1; 3],
             threads: [super::REFERENCE_THREADS, 1, 1],
             dynamic_smem: Bytes(0),
             args: vec![
@@ -579,7 +579,7 @@ mod tests {
     #[test]
     fn the_programs_that_share_a_tile_are_one_cluster() {
         let launch = program(&Config { split_k: Some(4), ..config() }, "m=20,n=300,k=4096").1;
-        assert_eq!((launch.grid, launch.cluster), ([4 * 3, 1, 1], 4));
+        assert_eq!((launch.grid, launch.cluster), ([4 * 3, 1, 1], [4, 1, 1]));
         assert_eq!(launch.dynamic_smem, Bytes(3 * (24 + 128) * 128 + 1024 + 24 * 128 * 4));
     }
 

@@ -132,7 +132,7 @@ pub(super) fn build(
     let tensors = [Arg::Input(0), Arg::Input(1), Arg::Output(0), Arg::Workspace, Arg::Counters];
     let launch = Launch {
         grid: [programs as u32, 1, 1],
-        cluster: 1,
+        cluster: [1; 3],
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(weights, groups),
         args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).chain(scales).collect(),

@@ -507,7 +507,7 @@ impl FamilySpec for Gemm {
         let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
         let launch = Launch {
             grid: [tiles as u32, 1, 1],
-            cluster: 1,
+            cluster: [1; 3],
             threads: [REFERENCE_THREADS, 1, 1],
             dynamic_smem: Bytes(0),
             args: [
@@ -613,7 +613,15 @@ mod tests {
     use crate::model::{Dtype, Family};
     use proptest::prelude::*;
 
-    pub(super) const GEMMS: [Family; 4] = [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4];
+    pub(super) const GEMMS: [Family; 7] = [
+        Family::Matmul,
+        Family::MatmulInt4,
+        Family::MatmulInt16,
+        Family::MatmulFp4,
+        Family::MatmulInt4Group,
+        Family::MatmulNvfp4,
+        Family::MatmulMxfp4,
+    ];
 
     pub(super) fn problem(family: Family, m: i64, n: i64, k: i64) -> Problem {
         Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap()
@@ -750,6 +758,91 @@ mod tests {
                 assert!(most < 0.25, "{problem}: {most} of what is allowed");
             }
         }
+    }
+
+    fn grouped(dtype: Dtype, [m, n, k]: [i64; 3], group: i64, zero_points: i64) -> Problem {
+        let extents = [("m", m), ("n", n), ("k", k), ("group", group), ("zero_points", zero_points)];
+        Problem::new(Family::MatmulInt4Group, &extents, dtype).unwrap()
+    }
+
+    #[test]
+    fn scaled_weights_that_are_rounded_are_allowed_twice_over() {
+        for (dtype, group, zero_points) in
+            [Dtype::Bf16, Dtype::F16].into_iter().flat_map(|dtype| [(dtype, 32, 0), (dtype, 128, 1), (dtype, 0, 0)])
+        {
+            let problem = grouped(dtype, [16, 192, 2048], group, zero_points);
+            let spec = spec(Family::MatmulInt4Group);
+            let plain = spec.tensors(&problem).inputs;
+            for tensors in [spec.awkward(&problem, &plain).unwrap(), plain] {
+                let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
+                let reference = spec.host_reference(&problem, &inputs);
+                let rounded = |weight: f64| match dtype {
+                    Dtype::F16 => f16::from_f64(weight).to_f64(),
+                    _ => bf16::from_f64(weight).to_f64(),
+                };
+                let weights = Weights::Int4Group.decode(&problem, &inputs[1..]);
+                let weights: Vec<f64> = weights.into_iter().map(rounded).collect();
+                let a = inputs[0].to_f64();
+                let sums = a.chunks(2048).flat_map(|row| {
+                    let mut sums = vec![0.0; 192];
+                    for (a, weights) in row.iter().zip(weights.chunks(192)) {
+                        sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += a * weight);
+                    }
+                    sums
+                });
+                let wanted = reference.values.iter().zip(&reference.allowed);
+                let shares = sums.zip(wanted).map(|(sum, (value, allowed))| (sum - value).abs() / allowed);
+                let most = shares.filter(|share| !share.is_nan()).fold(0.0, f64::max);
+                assert!(most < 0.5, "{problem}: {most} of what is allowed");
+            }
+        }
+    }
+
+    /// The kernel's last arguments on aligned and other rows, and its macros.
+    #[test]
+    fn a_step_brings_the_scales_of_its_groups() {
+        let gemm = spec(Family::MatmulInt4Group);
+        let wgmma = Config { mma: Some(Mma::Wgmma), ..config() };
+        let macros = |problem: &Problem, config: &Config| {
+            let kernel = gemm.kernel(config, problem, &h200()).unwrap();
+            let of = |name: &str| kernel.macros.iter().find(|(own, _)| own == name).unwrap().1.clone();
+            [of("DTYPE"), of("GROUP"), of("ZERO_POINTS")].join(" ")
+        };
+        let last = |problem: &Problem, config: &Config| gemm.launch(config, problem, &h200()).unwrap().args.pop();
+        // A step is 128 along k.
+        for config in [config(), wgmma.clone()] {
+            for (group, zero_points, named, steps) in
+                [(128, 0, "bf16 128 0", 1), (64, 1, "bf16 64 1", 1), (32, 0, "bf16 32 0", 1), (0, 0, "bf16 128 0", 33)]
+            {
+                let problem = grouped(Dtype::Bf16, [5, 512, 4130], group, zero_points);
+                assert_eq!(macros(&problem, &config), named);
+                assert_eq!(last(&problem, &config), Some(Arg::I32(steps)), "group {group}");
+            }
+        }
+        let short = Config { block_sizes: vec![64, 128, 32], ..wgmma.clone() };
+        let problem = grouped(Dtype::F16, [5, 512, 4130], 128, 1);
+        assert_eq!((macros(&problem, &short).as_str(), last(&problem, &short)), ("f16 64 1", Some(Arg::I32(2))));
+        let maps = |n| {
+            let args = gemm.launch(&wgmma, &grouped(Dtype::Bf16, [5, n, 4130], 32, 1), &h200()).unwrap().args;
+            let last: Vec<_> = args[args.len() - 4..].iter().map(|arg| matches!(arg, Arg::TensorMap(_))).collect();
+            last
+        };
+        // Scales of two bytes a column, and zero points of one.
+        assert_eq!(maps(4096), [true, true, false, false]);
+        assert_eq!(maps(4104), [true, false, false, false]);
+        assert_eq!(maps(4100), [false, false, false, false]);
+    }
+
+    #[test]
+    fn scaled_weights_need_a_step_that_shares_borders_with_their_groups() {
+        let odd = Config { block_sizes: vec![64, 128, 96], mma: Some(Mma::Wgmma), ..config() };
+        let rejection = spec(Family::MatmulNvfp4).check(&odd, &h200()).unwrap_err();
+        assert!(rejection.0.contains("96 rows of B along k"), "{rejection}");
+        assert_eq!(spec(Family::MatmulFp4).check(&odd, &h200()), Ok(()));
+        let blackwell = GpuProfile::by_name("b200").unwrap();
+        let tcgen05 = Config { mma: Some(Mma::Tcgen05), ..config() };
+        let rejection = spec(Family::MatmulNvfp4).check(&tcgen05, &blackwell).unwrap_err();
+        assert!(rejection.0.contains("weights with scales"), "{rejection}");
     }
 
     proptest! {

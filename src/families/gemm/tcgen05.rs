@@ -332,7 +332,7 @@ pub(super) fn build(
     let scratch = [Arg::Workspace, Arg::Counters];
     let launch = Launch {
         grid: [(programs * ctas) as u32, 1, 1],
-        cluster: ctas as u32,
+        cluster: [ctas as u32, 1, 1],
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(),
         args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
@@ -503,7 +503,7 @@ mod tests {
         let problem = problem(Family::Matmul, 4096, 4096, 1024); // 16 x 16 tiles
         let dealt = Config { pid_type: Some(PidType::ClusterLaunchControl), ..bf16([256, 256, 64]) };
         let launch = spec(Family::Matmul).launch(&dealt, &problem, &b200()).unwrap();
-        assert_eq!((launch.grid, launch.cluster), ([2 * 256, 1, 1], 2));
+        assert_eq!((launch.grid, launch.cluster), ([2 * 256, 1, 1], [2, 1, 1]));
         assert_eq!(launch.args[launch.args.len() - 2..], [Arg::I32(0), Arg::I32(256)]);
         let other = Config { mma: Some(Mma::MmaSync), num_warps: Some(4), ..dealt };
         let rejection = spec(Family::Matmul).launch(&other, &problem, &b200()).unwrap_err();
@@ -529,7 +529,7 @@ mod tests {
         let problem = problem(Family::Matmul, 4096, 4096, 1024); // 16 x 16 tiles
         let launch = |config| spec(Family::Matmul).launch(&config, &problem, &b200()).unwrap();
         let pair = launch(bf16([256, 256, 64]));
-        assert_eq!((pair.grid, pair.cluster, pair.threads[0]), ([2 * 256, 1, 1], 2, 192));
+        assert_eq!((pair.grid, pair.cluster, pair.threads[0]), ([2 * 256, 1, 1], [2, 1, 1], 192));
         let persistent = Config {
             pid_type: Some(PidType::PersistentInterleaved),
             num_sm_multiplier: Some(1),
@@ -592,7 +592,7 @@ mod tests {
             let launch = spec(family).launch(&config, &problem(family, 300, 640, 1000), &b200());
             if let Ok(launch) = launch {
                 prop_assert!(launch.dynamic_smem <= b200().smem_per_block);
-                prop_assert_eq!(launch.grid[0] % launch.cluster, 0);
+                prop_assert_eq!(launch.grid[0] % launch.cluster[0], 0);
                 for map in maps(family, &config) {
                     let line_bytes = u64::from(map.tile[0]) * map.element.size_bytes();
                     prop_assert!(map.tile.iter().all(|extent| *extent <= 256));

@@ -305,7 +305,7 @@ pub(super) fn build(
     let raw = [Arg::Input(0), Arg::Input(1), scratch, counters];
     let launch = Launch {
         grid: [(programs * split_k) as u32, 1, 1],
-        cluster: split_k as u32,
+        cluster: [split_k as u32, 1, 1],
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(split_k),
         args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(raw).chain(scales).collect(),
@@ -397,7 +397,7 @@ mod tests {
     fn the_programs_that_share_a_tile_are_one_cluster() {
         let config = Config { split_k: Some(4), ..by_warp() };
         let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
-        assert_eq!((launch.grid, launch.cluster), ([4 * 2 * 3, 1, 1], 4));
+        assert_eq!((launch.grid, launch.cluster), ([4 * 2 * 3, 1, 1], [4, 1, 1]));
         let stage = 16 * 128 * 2 + 64 * 128;
         assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
         assert_eq!((launch.workspace, launch.counters), (Bytes(0), 0));

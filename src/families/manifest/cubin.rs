@@ -1,18 +1,19 @@
-//! What a cubin says of itself, without a GPU: its functions, their parameters and the architecture it is for. A cubin is an ELF
-//! file of 64 bits; its `.nv.info.<function>` sections list a function's parameters.
+//! What a cubin or a file of PTX says of itself, without a GPU: its functions, their parameters and the architecture it is for. A cubin
+//! is an ELF file of 64 bits; its `.nv.info.<function>` sections list a function's parameters.
 
+use super::ptx;
 use crate::families::{Launch, Rejection, require};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-/// A cubin's functions with the sizes of their parameters in bytes, where it tells them.
+/// Functions with the sizes of their parameters in bytes, where the file tells them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Contents {
-    /// `sm_90` for what runs on 9.0, with or without what it alone has.
-    arch: Option<String>,
-    functions: BTreeMap<String, Option<Vec<usize>>>,
+pub(super) struct Contents {
+    /// Of a cubin `sm_90` for what runs on 9.0, with or without what it alone has; of PTX as it says.
+    pub(super) arch: Option<String>,
+    pub(super) functions: BTreeMap<String, Option<Vec<usize>>>,
 }
 
 /// ELF's number of NVIDIA's GPUs.
@@ -33,34 +34,70 @@ fn long(data: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u64::from_le_bytes(bytes(data, at)?)).ok()
 }
 
+/// A section of a cubin.
+struct Section<'a> {
+    /// The place of its name in the section of names.
+    name: usize,
+    /// Bytes in memory, of which a section of shared memory has none in the file.
+    size: usize,
+    /// Of a section of code, in its highest byte, the registers of a thread.
+    info: usize,
+    body: &'a [u8],
+}
+
+/// The named sections of a cubin; nothing where it is none.
+fn sections(data: &[u8]) -> Option<Vec<(String, Section<'_>)>> {
+    let is_ours = data.starts_with(b"\x7fELF\x02") && u16::from_le_bytes(bytes(data, 18)?) == MACHINE;
+    if !is_ours {
+        return None;
+    }
+    let first = long(data, 40)?;
+    let [entry_size, count, names] = [58, 60, 62].map(|at| bytes(data, at).map(u16::from_le_bytes));
+    let (entry_size, count, names) = (usize::from(entry_size?), usize::from(count?), usize::from(names?));
+    let section = |index: usize| -> Option<Section<'_>> {
+        let at = first.checked_add(index.checked_mul(entry_size)?)?;
+        let (start, size) = (long(data, at + 24)?, long(data, at + 32)?);
+        let body = data.get(start..start.checked_add(size)?).unwrap_or(&[]);
+        Some(Section { name: word(data, at)?, size, info: word(data, at + 44)?, body })
+    };
+    let all_names = section(names)?.body;
+    let named = (0..count).filter_map(section).map(|section| {
+        let rest = all_names.get(section.name..).unwrap_or(&[]);
+        let name = String::from_utf8_lossy(rest.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+        (name, section)
+    });
+    Some(named.collect())
+}
+
+/// Whether two cubins hold the same machine code, with the same registers, shared memory and constants: whatever else differs, such as
+/// what they are called, what was compiled to them or how many parameters they leave unread, a GPU runs them alike. False where
+/// one is no cubin.
+pub fn same_code(one: &[u8], other: &[u8]) -> bool {
+    let code = |data| -> Option<BTreeMap<String, (usize, usize, Vec<u8>)>> {
+        let is_run = |name: &str| {
+            let is_constant = name.starts_with(".nv.constant") && !name.starts_with(".nv.constant0.");
+            name.starts_with(".text.") || name.starts_with(".nv.shared.") || is_constant
+        };
+        let run = sections(data)?.into_iter().filter(|(name, _)| is_run(name)).map(|(name, section)| {
+            let registers = if name.starts_with(".text.") { section.info >> 24 } else { 0 };
+            (name, (section.size, registers, section.body.to_vec()))
+        });
+        Some(run.collect())
+    };
+    code(one).is_some_and(|one| !one.is_empty() && Some(one) == code(other))
+}
+
 impl Contents {
     /// Reads a cubin; nothing where it is none.
     fn read(data: &[u8]) -> Option<Self> {
-        let is_ours = data.starts_with(b"\x7fELF\x02") && u16::from_le_bytes(bytes(data, 18)?) == MACHINE;
-        if !is_ours {
-            return None;
-        }
-        let flags = word(data, 48)?;
-        let sections = long(data, 40)?;
-        let [entry_size, count, names] = [58, 60, 62].map(|at| bytes(data, at).map(u16::from_le_bytes));
-        let (entry_size, count, names) = (usize::from(entry_size?), usize::from(count?), usize::from(names?));
-        let header = |index: usize| sections.checked_add(index.checked_mul(entry_size)?);
-        let section = |index: usize| -> Option<(usize, &[u8])> {
-            let at = header(index)?;
-            let (start, size) = (long(data, at + 24)?, long(data, at + 32)?);
-            Some((word(data, at)?, data.get(start..start.checked_add(size)?).unwrap_or(&[])))
-        };
-        let (_, all_names) = section(names)?;
-        let mut contents = Self { arch: arch_of(flags, data.get(7..9)?), functions: BTreeMap::new() };
-        for index in 0..count {
-            let Some((name, body)) = section(index) else { continue };
-            let rest = all_names.get(name..).unwrap_or(&[]);
-            let name = String::from_utf8_lossy(rest.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+        let sections = sections(data)?;
+        let mut contents = Self { arch: arch_of(word(data, 48)?, data.get(7..9)?), functions: BTreeMap::new() };
+        for (name, section) in sections {
             if let Some(function) = name.strip_prefix(".text.") {
                 contents.functions.entry(function.to_owned()).or_default();
             }
             if let Some(function) = name.strip_prefix(".nv.info.") {
-                contents.functions.insert(function.to_owned(), parameter_sizes(body));
+                contents.functions.insert(function.to_owned(), parameter_sizes(section.body));
             }
         }
         Some(contents)
@@ -90,7 +127,7 @@ fn parameter_sizes(mut attributes: &[u8]) -> Option<Vec<usize>> {
     Some(sizes.into_values().collect())
 }
 
-/// What a cubin's file has, read anew where it changed.
+/// What a file has, read anew where it changed.
 fn contents(file: &Path) -> Result<Arc<Contents>, Rejection> {
     type Known = BTreeMap<PathBuf, (Option<SystemTime>, Arc<Contents>)>;
     static KNOWN: RwLock<Known> = RwLock::new(BTreeMap::new());
@@ -101,19 +138,24 @@ fn contents(file: &Path) -> Result<Arc<Contents>, Rejection> {
         return Ok(Arc::clone(contents));
     }
     let data = std::fs::read(file).map_err(|error| Rejection(format!("{}: {error}", file.display())))?;
-    let contents = Contents::read(&data).ok_or_else(|| Rejection(format!("{} is no cubin", file.display())))?;
+    let (read, kind) = if is_ptx(file) { (ptx::read(&data), "PTX") } else { (Contents::read(&data), "cubin") };
+    let contents = read.ok_or_else(|| Rejection(format!("{} is no {kind}", file.display())))?;
     let contents = Arc::new(contents);
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
     known.insert(file.to_path_buf(), (changed, Arc::clone(&contents)));
     Ok(contents)
 }
 
-/// Refuses a launch of a function that the cubin lacks, whose parameters are others, or that another architecture is needed for.
+fn is_ptx(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "ptx")
+}
+
+/// Refuses a launch of a function that the file lacks, whose parameters are others, or that another architecture is needed for.
 pub(super) fn check(file: &Path, entry: &str, launch: &Launch, arch: &str) -> Result<(), Rejection> {
     let contents = contents(file)?;
     if let Some(own) = &contents.arch {
-        let digits = |arch: &str| arch.chars().filter(char::is_ascii_digit).collect::<String>();
-        require!(digits(own) == digits(arch), "{} is for {own}, not for {arch}", file.display());
+        let runs = if is_ptx(file) { ptx::runs_on(own, arch) } else { ptx::version(own) == ptx::version(arch) };
+        require!(runs, "{} is for {own}, not for {arch}", file.display());
     }
     let names: Vec<&str> = contents.functions.keys().map(String::as_str).collect();
     let known = contents.functions.get(entry);

@@ -5,11 +5,14 @@ mod cubin;
 mod expand;
 mod host;
 mod models;
+mod not_read;
 mod parts;
+mod ptx;
 mod raw;
 mod read;
 
 pub(crate) use cubin::parameters;
+pub use cubin::same_code;
 
 use super::legality::{self, Condition, Values, names, values};
 use super::{
@@ -43,7 +46,7 @@ pub(super) fn spec(family: Family) -> &'static dyn FamilySpec {
     }
     match READ.read().unwrap_or_else(PoisonError::into_inner).get(&family) {
         Some((manifest, _)) => *manifest,
-        None => &NOT_READ,
+        None => &not_read::NOT_READ,
     }
 }
 
@@ -315,7 +318,7 @@ impl<'a> Scope<'a> {
         };
         let launch = Launch {
             grid: self.axes("grid", &run.grid)?,
-            cluster: run.cluster.as_ref().map_or(Ok(1), |cluster| self.natural("cluster", cluster))?,
+            cluster: run.cluster.as_ref().map_or(Ok([1; 3]), |cluster| self.axes("cluster", cluster))?,
             threads: self.axes("threads", &run.threads)?,
             dynamic_smem: Bytes(u64::from(self.optional::<u32>("smem", run.smem.as_ref())?)),
             args: run.args.iter().map(|argument| self.arg(argument)).collect::<Result<_, _>>()?,
@@ -328,6 +331,18 @@ impl<'a> Scope<'a> {
         }
         Ok((kernel, launch))
     }
+}
+
+/// Thread block clusters came with `sm_90`.
+fn check_clusters(blocks: i64, profile: &GpuProfile) -> Result<(), Rejection> {
+    let digits: String = profile.arch.chars().filter(char::is_ascii_digit).collect();
+    let has_clusters = digits.parse::<u32>().is_ok_and(|version| version >= 90);
+    require!(
+        blocks <= 1 || has_clusters,
+        "a cluster of {blocks} blocks: {} has no thread block clusters",
+        profile.arch
+    );
+    Ok(())
 }
 
 impl TensorOf {
@@ -353,8 +368,13 @@ impl Run {
         let texts = |formulas: &[Formula]| formulas.iter().map(Formula::text).collect::<Vec<_>>().join(", ");
         let optional = |formula: &Option<Formula>| formula.as_ref().map_or("", |formula| formula.text()).to_owned();
         let args: Vec<String> = self.args.iter().map(|argument| format!("{argument:?}")).collect();
-        let parts = [&self.cluster, &self.smem, &self.scratch, &self.counters].map(optional);
-        format!("{} / {} / {} / {}", texts(&self.grid), texts(&self.threads), parts.join(" / "), args.join(", "))
+        let parts = [&self.smem, &self.scratch, &self.counters].map(optional).join(" / ");
+        // The text of a cluster along x alone is as it was before there were others.
+        let cluster = self.cluster.as_ref().map_or(String::new(), |axes| {
+            let given = axes.iter().rposition(|axis| axis.text() != "1").map_or(1, |last| last + 1);
+            texts(&axes[..given])
+        });
+        format!("{} / {} / {cluster} / {parts} / {}", texts(&self.grid), texts(&self.threads), args.join(", "))
     }
 }
 
@@ -384,14 +404,31 @@ impl Manifest {
             known.contains(&"block_sizes") || config.block_sizes.is_empty(),
             "block_sizes has no effect on this kernel"
         );
-        let is_idle = |knob: &str| match knob {
+        let idle = self.idle_knobs(config);
+        let is_idle = |knob: &str| {
             // What calls a kernel takes what it is not given to be as it usually is.
-            _ if self.callable().is_some() => true,
-            "num_sm_multiplier" => !config.pid_type.is_some_and(PidType::is_persistent),
-            "num_stages" => config.reduction_loops == [None],
-            _ => false,
+            self.callable().is_some()
+                || knob == "num_sm_multiplier" && !config.pid_type.is_some_and(PidType::is_persistent)
+                || idle.contains(&knob)
         };
+        // An expression reads 0 of what is not given, and one entry of a list of steps.
+        let numbers = [
+            ("num_sm_multiplier", config.num_sm_multiplier),
+            ("num_stages", config.num_stages),
+            ("num_warps", config.num_warps),
+            ("split_k", config.split_k),
+            ("reduction_loops", config.reduction_loops.first().copied().flatten()),
+        ];
+        if self.callable().is_none() {
+            let zero = numbers.iter().find(|(_, value)| *value == Some(0));
+            require!(zero.is_none(), "{} 0 must be positive", zero.map_or("", |(knob, _)| knob));
+            let entries = config.reduction_loops.len();
+            require!(entries <= 1, "reduction_loops has {entries} entries, this kernel one");
+        }
         let given = config.names();
+        if let Some(knob) = idle.iter().find(|knob| given.contains(*knob)) {
+            return Err(Rejection(format!("{knob} has no effect in this config")));
+        }
         let missing = known.iter().find(|knob| !given.contains(*knob) && !is_idle(knob));
         match missing {
             Some(knob) => Err(Rejection(format!("{knob} is missing"))),
@@ -449,6 +486,14 @@ impl FamilySpec for Manifest {
         self.own_knobs
     }
 
+    /// Only once all that says so is given.
+    fn idle_knobs(&self, config: &Config) -> Vec<&'static str> {
+        let (values, given) = (legality::knob_values(config, self.family), config.names());
+        let is_known = |fields: &[&str]| fields.iter().all(|field| given.contains(field));
+        let idle = self.idle.iter().filter(|(_, fields, when)| is_known(fields) && when.holds(&values));
+        idle.map(|(knob, _, _)| *knob).collect()
+    }
+
     fn description(&self) -> Description {
         self.description.clone()
     }
@@ -496,7 +541,10 @@ impl FamilySpec for Manifest {
             require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         }
         let kernel = self.kernel_of(config)?;
-        legality::check(self.family, &kernel.of_knobs, &legality::knob_values(config, self.family))
+        let values = legality::knob_values(config, self.family);
+        legality::check(self.family, &kernel.of_knobs, &values)?;
+        let cluster = kernel.run.cluster.iter().flatten().filter(|extent| legality::is_of_knobs(extent));
+        check_clusters(cluster.map(|extent| extent.value(&values).unwrap_or(1)).product(), profile)
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
@@ -514,10 +562,11 @@ impl FamilySpec for Manifest {
         /// As many as leave a multiprocessor all its threads.
         const REGISTERS: u32 = 32;
         let scope = Scope::new(self, config, problem, profile);
+        let registers = self.registers.as_ref().map_or(Ok(REGISTERS), |formula| scope.natural("registers", formula))?;
         if self.callable().is_some() {
             return Ok(Footprint {
                 threads: knobs::WARP * config.num_warps.unwrap_or(1),
-                registers: self.registers.unwrap_or(REGISTERS),
+                registers,
                 smem: Bytes(0),
                 stage_bytes: Bytes(scope.optional("stage_bytes", self.stage_bytes.as_ref())?),
             });
@@ -525,7 +574,7 @@ impl FamilySpec for Manifest {
         let run = &self.kernel_of(config)?.run;
         Ok(Footprint {
             threads: scope.axes("threads", &run.threads)?.iter().product(),
-            registers: self.registers.unwrap_or(REGISTERS),
+            registers,
             smem: Bytes(scope.optional("smem", run.smem.as_ref())?),
             stage_bytes: Bytes(scope.optional("stage_bytes", self.stage_bytes.as_ref())?),
         })
@@ -541,7 +590,8 @@ impl FamilySpec for Manifest {
             return Ok((Call::new(callable, problem).kernel(config), Launch::of_callable()));
         }
         let (kernel, launch) = Scope::new(self, config, problem, profile).build(&self.kernel_of(config)?.run)?;
-        if let Code::Cubin(file) = &kernel.code {
+        check_clusters(launch.cluster_blocks().into(), profile)?;
+        if let Code::Cubin(file) | Code::Ptx(file) = &kernel.code {
             cubin::check(file, &kernel.entry, &launch, &profile.arch)?;
         }
         Ok((kernel, launch))
@@ -572,75 +622,5 @@ impl FamilySpec for Manifest {
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Right {
         host::of(self.family).map_or_else(Right::default, |host| (host.reference)(problem, inputs))
-    }
-}
-
-/// In place of a family whose manifest was not read, as one that only a document knows: it has no kernel.
-static NOT_READ: NotRead = NotRead;
-
-struct NotRead;
-
-impl NotRead {
-    fn refused<T>() -> Result<T, Rejection> {
-        Err(Rejection("its manifest was not read: name it with --family".into()))
-    }
-}
-
-impl FamilySpec for NotRead {
-    fn tensors(&self, _problem: &Problem) -> Tensors {
-        Tensors { inputs: Vec::new(), outputs: Vec::new() }
-    }
-
-    fn flops(&self, _problem: &Problem) -> f64 {
-        0.0
-    }
-
-    fn launch_knobs(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn description(&self) -> Description {
-        Description { bytes: "0".into(), flops: "0".into(), ..Description::default() }
-    }
-
-    fn family(&self) -> Family {
-        Family::Elementwise
-    }
-
-    fn check(&self, _config: &Config, _profile: &GpuProfile) -> Result<(), Rejection> {
-        Self::refused()
-    }
-
-    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        &[]
-    }
-
-    fn axes(&self) -> &'static [Axis] {
-        &[]
-    }
-
-    fn footprint(&self, _config: &Config, _problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
-        Self::refused()
-    }
-
-    fn build(
-        &self,
-        _config: &Config,
-        _problem: &Problem,
-        _profile: &GpuProfile,
-    ) -> Result<(KernelSpec, Launch), Rejection> {
-        Self::refused()
-    }
-
-    fn check_host(&self, _config: &Config, _problem: &Problem) -> Result<(), Rejection> {
-        Self::refused()
-    }
-
-    fn reference(&self, _problem: &Problem) -> Option<(KernelSpec, Launch)> {
-        None
-    }
-
-    fn host_reference(&self, _problem: &Problem, _inputs: &[HostTensor]) -> Right {
-        Right::default()
     }
 }

@@ -84,6 +84,10 @@ pub(super) struct RawFamily {
     /// Those of them that no kernel is compiled for, so that changing them costs no compile.
     #[serde(default)]
     pub(super) launch_knobs: Vec<String>,
+    /// By knob: in which configs it changes nothing, as an expression of the other knobs; such configs do without it.
+    #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, String>"))]
+    pub(super) idle: BTreeMap<String, Spanned<String>>,
     /// `name = expression`, for all expressions after it.
     #[serde(default)]
     #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
@@ -265,9 +269,9 @@ pub(super) struct RawKernel {
     /// Threads of a block along x, y, z.
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
     pub(super) threads: Vec<Spanned<RawExpression>>,
-    /// Blocks of a cluster, along x.
-    #[cfg_attr(feature = "harness", schemars(with = "Option<RawExpression>"))]
-    pub(super) cluster: Option<Spanned<RawExpression>>,
+    /// Blocks of a cluster: along x, or a list along x, y, z. More than one block needs a GPU with clusters, of `sm_90` or later.
+    #[cfg_attr(feature = "harness", schemars(with = "Option<RawAxes>"))]
+    pub(super) cluster: Option<Spanned<RawAxes>>,
     /// Dynamic shared memory in bytes.
     #[cfg_attr(feature = "harness", schemars(with = "Option<RawExpression>"))]
     pub(super) smem: Option<Spanned<RawExpression>>,
@@ -284,6 +288,17 @@ pub(super) struct RawKernel {
     #[serde(default)]
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawRequirement>"))]
     pub(super) require: Vec<Spanned<RawRequirement>>,
+}
+
+/// One extent, or up to three.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "harness", derive(JsonSchema))]
+#[serde(untagged)]
+pub(super) enum RawAxes {
+    /// Along x.
+    One(RawExpression),
+    /// Along x, y, z.
+    List(Vec<RawExpression>),
 }
 
 /// An argument.
@@ -346,8 +361,8 @@ pub(super) struct RawModel {
     pub(super) features: Vec<String>,
     /// The sets of dimensions by which problems are kin, the closest first; each dimension alone where this is not given.
     pub(super) kin: Vec<Vec<String>>,
-    /// Registers of a thread, as an estimate before the compiler tells.
-    pub(super) registers: Option<u32>,
+    /// Registers of a thread, as an estimate before the compiler tells; an expression as the kernels'.
+    pub(super) registers: Option<RawExpression>,
     /// Bytes that a program loads of one tile, where there is no time yet to order configs by; an expression as the kernels'.
     pub(super) stage_bytes: Option<String>,
 }

@@ -5,7 +5,9 @@ use super::parts::{
     Argument, Contents, Kernel, Manifest, Reference, Run, Runs, Scalar, Template, TensorOf, Value, forever,
     forever_text,
 };
-use super::raw::{RawArg, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role};
+use super::raw::{
+    RawArg, RawAxes, RawExpression, RawKernel, RawManifest, RawNumber, RawReference, RawScalar, RawTensor, Role,
+};
 use crate::error::{Error, Result};
 use crate::families::legality::{Condition, MOST_OWN_KNOBS, is_of_knobs, names_of};
 use crate::families::{Extent, Tolerance, knobs};
@@ -115,13 +117,14 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
         knobs: reader.knobs.clone(),
         own_knobs: forever(reader.own_knobs.iter().map(|name| forever_text(name)).collect()),
         launch_knobs: forever(family.launch_knobs.iter().map(|name| forever_text(name)).collect()),
+        idle: family.idle.iter().map(|(knob, when)| reader.idle(knob, when)).collect::<Result<_>>()?,
         domain: forever(extents.collect::<Result<_>>()?),
         flops: reader.formula(&family.flops)?,
         bytes: family.bytes.as_ref().map(|bytes| reader.formula(bytes)).transpose()?,
         c_types: reader.c_types(&family.c_types, family.dims.span().start)?,
         description: reader.description(&raw)?,
         axes: forever(reader.axes(&raw)?),
-        registers: raw.model.registers,
+        registers: raw.model.registers.as_ref().map(|text| reader.formula_at(0, &text.text())).transpose()?,
         stage_bytes: raw.model.stage_bytes.as_ref().map(|text| reader.formula_at(0, text)).transpose()?,
         tensors,
         reference,
@@ -155,6 +158,23 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// When a knob changes nothing.
+    fn idle(&self, knob: &str, when: &Spanned<String>) -> Result<(&'static str, Vec<&'static str>, Formula)> {
+        let at = when.span().start;
+        if !self.knobs.iter().any(|known| known == knob) {
+            return Err(
+                self.error(at, format!("idle '{knob}': there is no such knob; there are {}", self.knobs.join(", ")))
+            );
+        }
+        let formula = self.formula_at(at, when.get_ref())?;
+        if !is_of_knobs(&formula) {
+            return Err(self.error(at, format!("idle '{}': it may name knobs alone", when.get_ref())));
+        }
+        let scope = self.scope();
+        let fields = formula.places().into_iter().map(|place| scope[place].split('[').next().unwrap_or_default());
+        Ok((forever_text(knob), fields.map(forever_text).collect(), formula))
     }
 
     pub(super) fn scope(&self) -> Vec<&str> {
@@ -365,7 +385,23 @@ impl Reader<'_> {
         if raw.is_empty() || raw.len() > 3 {
             return Err(self.error(at, format!("{what} has {} axes: it must be 1 to 3", raw.len())));
         }
-        let mut formulas = raw.iter().map(|axis| self.formula(axis)).collect::<Result<Vec<_>>>()?;
+        self.filled_up(what, at, raw.iter().map(|axis| self.formula(axis)).collect::<Result<Vec<_>>>()?)
+    }
+
+    fn cluster(&self, raw: &Spanned<RawAxes>) -> Result<[Formula; 3]> {
+        let at = raw.span().start;
+        let axes = match raw.get_ref() {
+            RawAxes::One(extent) => std::slice::from_ref(extent),
+            RawAxes::List(extents) => extents,
+        };
+        if axes.is_empty() || axes.len() > 3 {
+            return Err(self.error(at, format!("cluster has {} axes: it must be 1 to 3", axes.len())));
+        }
+        self.filled_up("cluster", at, axes.iter().map(|axis| self.formula_at(at, &axis.text())).collect::<Result<_>>()?)
+    }
+
+    /// The axes, with 1 for those that are not given.
+    fn filled_up(&self, what: &str, at: usize, mut formulas: Vec<Formula>) -> Result<[Formula; 3]> {
         formulas.resize(3, self.formula_at(at, "1")?);
         let [x, y, z]: [Formula; 3] =
             formulas.try_into().map_err(|_| self.error(at, format!("{what}: it must be 1 to 3 axes")))?;
@@ -483,7 +519,7 @@ impl Reader<'_> {
                 macros: self.macros(&raw.macros)?,
                 grid: self.axes_of("grid", at, &raw.grid)?,
                 threads: self.axes_of("threads", at, &raw.threads)?,
-                cluster: optional(&raw.cluster)?,
+                cluster: raw.cluster.as_ref().map(|cluster| self.cluster(cluster)).transpose()?,
                 smem: optional(&raw.smem)?,
                 scratch: optional(&raw.scratch)?,
                 counters: optional(&raw.counters)?,

@@ -40,15 +40,16 @@ def _import_helion():
 class HelionFamily(Family):
     """A ``@helion.kernel`` as a family.
 
-    ``arguments`` are the kernel's: the name of a tensor, an expression of dims, or a constant; the tensors that it reads, in order, where they are left
-    out. It returns what the tensors that it writes are compared with. The space is drawn from Helion's config spec of every
-    problem, so that each config is one that Helion calls legal there: its default, the seeds of its own heuristics, ``draws`` configs of block
-    sizes, warps and stages about these, and as many of all its knobs at random. Everything else is ``Family``'s. A GPU is needed: without one Helion
-    has no config spec.
+    ``arguments`` are the kernel's: the name of a tensor, an expression of dims, or a constant; the tensors that it reads, in
+    order, where they are left out. It returns what the tensors that it writes are compared with. The space is drawn from
+    Helion's config spec of every problem, so that each config is one that Helion calls legal there: its default, the seeds of
+    its own heuristics, ``draws`` configs of block sizes, warps and stages about these, and as many of all its knobs at
+    random. Everything else is ``Family``'s. A GPU is needed: without one Helion has no config spec.
 
-    In place of ``dims``, ``tensors`` and ``problems`` there may be ``examples``: a list of the kernel's arguments, each as it is called with, or a function
-    that makes it. Extents that are alike in every example are one dimension (``d0``, ``d1``, …), and each example is a problem. An element of what it
-    returns may then differ from the reference by ``relative`` and ``absolute``.
+    In place of ``dims``, ``tensors`` and ``problems`` there may be ``examples``: a list of the kernel's arguments, each as it
+    is called with, or a function that makes it. Extents that are alike in every example are one dimension (``d0``, ``d1``,
+    …), and each example is a problem. An element of what it returns may then differ from the reference by ``relative`` and
+    ``absolute``.
     """
 
     def __init__(self, kernel, *, arguments=None, examples=None, relative=1e-2, absolute=1e-2, draws=400, seed=0, **family):
@@ -139,7 +140,9 @@ class HelionFamily(Family):
             columns = zip(*(shape[place] for shape in shapes))
             extents = [known.get(tuple(column), column[0] if len(set(column)) == 1 else None) for column in columns]
             if None in extents:
-                raise FamilyError(f"{self.name}: an extent of result {place} is none of the arguments': say dims, tensors and problems in place of examples")
+                raise FamilyError(
+                    f"{self.name}: an extent of result {place} is none of the arguments': say dims, tensors and problems in place of examples"
+                )
             outputs.append(writes(f"result{place}", extents, dtype, relative=self._returned[0], absolute=self._returned[1]))
         return outputs
 
@@ -173,7 +176,12 @@ class HelionFamily(Family):
 
         def call(*tensors):
             named = dict(zip(order, tensors))
-            return compiled(*(named.get(one, constants[place]) if isinstance(one, str) else constants[place] for place, one in enumerate(self._given)))
+            return compiled(
+                *(
+                    named.get(one, constants[place]) if isinstance(one, str) else constants[place]
+                    for place, one in enumerate(self._given)
+                )
+            )
 
         return call
 
@@ -215,7 +223,12 @@ def _of_examples(examples):
     problems = [{name: column[place] for column, name in names.items()} for place in range(len(examples))]
     # What it returns is told where a GPU tells it; until then it is as the first argument.
     outputs = [writes("result0", tensors[0].shape, tensors[0].dtype)]
-    return arguments, {"dims": list(names.values()), "tensors": tensors + outputs, "problems": problems, "dtypes": [tensors[0].dtype]}
+    return arguments, {
+        "dims": list(names.values()),
+        "tensors": tensors + outputs,
+        "problems": problems,
+        "dtypes": [tensors[0].dtype],
+    }
 
 
 def _launched(compiled, arguments, loads):

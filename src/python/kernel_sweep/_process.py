@@ -101,7 +101,9 @@ class Callee:
 
     def returned(self):
         """Where the last call's results lie, those that lie where some were poisoned."""
-        places = [(result.data_ptr(), result.numel() * result.element_size()) for result in self._last if hasattr(result, "data_ptr")]
+        places = [
+            (result.data_ptr(), result.numel() * result.element_size()) for result in self._last if hasattr(result, "data_ptr")
+        ]
         return [place for place in places if place in self._poisoned]
 
     def _all(self, arrays):
@@ -129,7 +131,9 @@ def _wrapper(arrays, ordinal):
         import torch
 
         if ordinal is not None and not torch.cuda.is_available():
-            raise RuntimeError(f"torch {torch.__version__} in {sys.executable} has no CUDA: a torch with CUDA is needed to measure there")
+            raise RuntimeError(
+                f"torch {torch.__version__} in {sys.executable} has no CUDA: a torch with CUDA is needed to measure there"
+            )
         return _arrays.for_torch
     if arrays == "numpy":
         import numpy  # noqa: F401: so that its absence is told here

@@ -41,11 +41,12 @@ def _import_triton():
 class TritonFamily(Family):
     """A ``@triton.jit`` function as a family.
 
-    ``arguments`` are the function's, in order, up to its constexprs: the name of a tensor, an expression of dims (``"k"``, ``"n // 2"``), or a number.
-    ``constexprs`` gives the constexprs that are no knobs, each as an expression of dims and knobs, or a constant. ``grid`` is as Triton's: a
-    tuple, whose items may be expressions of dims, constexprs and knobs, or a function of all these by name. Knobs are constexprs by their names, and
-    ``num_warps``, ``num_stages``, ``num_ctas`` and ``maxnreg``. Everything else is ``Family``'s. Configs are compiled ahead in parallel
-    processes, which need no GPU; Triton's own cache keeps what they make.
+    ``arguments`` are the function's, in order, up to its constexprs: the name of a tensor, an expression of dims (``"k"``,
+    ``"n // 2"``), or a number. ``constexprs`` gives the constexprs that are no knobs, each as an expression of dims and
+    knobs, or a constant. ``grid`` is as Triton's: a tuple, whose items may be expressions of dims, constexprs and knobs, or a
+    function of all these by name. Knobs are constexprs by their names, and ``num_warps``, ``num_stages``, ``num_ctas`` and
+    ``maxnreg``. Everything else is ``Family``'s. Configs are compiled ahead in parallel processes, which need no GPU;
+    Triton's own cache keeps what they make.
     """
 
     def __init__(self, kernel, *, arguments, grid, constexprs=None, **family):
@@ -65,7 +66,9 @@ class TritonFamily(Family):
             raise FamilyError(f"constexpr {strange[0]!r} is no argument of {kernel.fn.__name__} ({', '.join(kernel.arg_names)})")
         unknown = [one for one in self._given if isinstance(one, str) and one not in known and not is_expression(one, self.dims)]
         if unknown:
-            raise FamilyError(f"argument {unknown[0]!r} is no tensor ({', '.join(known)}) and no expression of {', '.join(self.dims)}")
+            raise FamilyError(
+                f"argument {unknown[0]!r} is no tensor ({', '.join(known)}) and no expression of {', '.join(self.dims)}"
+            )
 
     def _identities(self):
         return [self._kernel.cache_key]

@@ -20,5 +20,7 @@ class TritonFamily(Family):
 def triton_config(config: Config, family: TritonFamily | None = None, problem: Mapping[str, Any] | None = None) -> Any:
     """A served config as a ``triton.Config``, ready for a launch or for ``@triton.autotune``."""
 
-def triton_configs(heuristics: Heuristics, family: TritonFamily, problems: Sequence[Mapping[str, Any]] | None = None) -> list[Any]:
+def triton_configs(
+    heuristics: Heuristics, family: TritonFamily, problems: Sequence[Mapping[str, Any]] | None = None
+) -> list[Any]:
     """What is served for problems, each once, as ``triton.Config``: the pruned list of ``@triton.autotune``."""

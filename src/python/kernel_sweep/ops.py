@@ -24,7 +24,19 @@ try:
 except ImportError:  # torch is optional
     torch = None
 
-__all__ = ["add", "attention", "matmul", "matmul_fp4", "matmul_int16", "matmul_int4", "row_softmax", "use"]
+__all__ = [
+    "add",
+    "attention",
+    "matmul",
+    "matmul_fp4",
+    "matmul_int16",
+    "matmul_int4",
+    "matmul_int4_group",
+    "matmul_mxfp4",
+    "matmul_nvfp4",
+    "row_softmax",
+    "use",
+]
 
 
 def use(path: Any) -> None:
@@ -37,7 +49,7 @@ def use(path: Any) -> None:
 
 
 def matmul(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
-    """A · B in bf16: A [..., k], B [k, n]."""
+    """A · B in bf16 or f16: A [..., k], B [k, n]."""
     return _call("matmul", "matmul", (a, b), out, stream)
 
 
@@ -54,6 +66,26 @@ def matmul_fp4(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
 def matmul_int16(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:
     """A · B, where B [k, n] is 16-bit integers, rounded to bf16; A bf16 [..., k]."""
     return _call("matmul_int16", "matmul_int16", (a, b), out, stream)
+
+
+def matmul_int4_group(a: Any, b: Any, scales: Any, zeros: Any = None, *, out: Any = None, stream: Any = None) -> Any:
+    """A · B, where a byte of B [k / 2, n] is two 4-bit weights along k, the low nibble first, with a scale of A's type for each 32, 64
+    or 128 of them or for all along k, [g, n]: signed, or with zero points, a byte each of the same shape, unsigned less these."""
+    if zeros is None:
+        return _call("matmul_int4_group", "matmul_int4_group", (a, b, scales), out, stream)
+    return _call("matmul_int4_group_zeros", "matmul_int4_group", (a, b, scales, zeros), out, stream)
+
+
+def matmul_nvfp4(a: Any, b: Any, scales: Any, tensor_scale: Any, *, out: Any = None, stream: Any = None) -> Any:
+    """A · B, where a byte of B [k / 2, n] is two E2M1 weights along k, the low nibble first, with the bytes of an E4M3 scale for each
+    16 of them, [k / 16, n], and one f32 scale for all, [1]."""
+    return _call("matmul_nvfp4", "matmul_nvfp4", (a, b, scales, tensor_scale), out, stream)
+
+
+def matmul_mxfp4(a: Any, b: Any, scales: Any, *, out: Any = None, stream: Any = None) -> Any:
+    """A · B, where a byte of B [k / 2, n] is two E2M1 weights along k, the low nibble first, with the byte of an E8M0 scale for each 32
+    of them, [k / 32, n]."""
+    return _call("matmul_mxfp4", "matmul_mxfp4", (a, b, scales), out, stream)
 
 
 def attention(
@@ -113,9 +145,9 @@ def _launch(family, inputs, out, options=()):
 
 
 def _output_shape(inputs):
-    """That of two tensors' product, where there are two and the second is a matrix of another shape; else the first's."""
+    """That of two tensors' product, where the second is a matrix of another shape; else the first's."""
     first = inputs[0].shape
-    if len(inputs) == 2 and len(inputs[1].shape) == 2 and inputs[1].shape != first:
+    if len(inputs) >= 2 and len(inputs[1].shape) == 2 and inputs[1].shape != first:
         return (*first[:-1], inputs[1].shape[1])
     return first
 
@@ -184,22 +216,34 @@ if torch is not None:
         torch.library.register_fake(f"kernel_sweep::{name}", fake, lib=_LIBRARY)
         torch.library.register_fake(f"kernel_sweep::{name}_out", fake_out, lib=_LIBRARY)
 
-    def _register_product(name, weights, weights_a_row):
-        def check(a, b):
-            torch._check(a.dtype == torch.bfloat16, lambda: f"{name}: a must be torch.bfloat16, and is {a.dtype}")
-            torch._check(b.dtype in weights, lambda: f"{name}: b must be {weights[0]}, and is {b.dtype}")
+    def _register_product(name, weights, weights_a_row, family=None, others=()):
+        def check(a, b, *rest):
+            torch._check(
+                a.dtype in (torch.bfloat16, torch.float16),
+                lambda: f"{name}: a must be torch.bfloat16 or torch.float16, and is {a.dtype}",
+            )
+            wanted = weights or (a.dtype,)
+            torch._check(b.dtype in wanted, lambda: f"{name}: b must be {wanted[0]}, and is {b.dtype}")
             torch._check(b.dim() == 2 and a.dim() >= 1, lambda: f"{name}: a [..., k] and b of two dimensions")
             torch._check(
                 a.shape[-1] == weights_a_row * b.shape[0],
                 lambda: f"{name}: a has rows of {a.shape[-1]}, and b {weights_a_row} * {b.shape[0]}",
             )
 
-        _register(name, name, ("a", "b"), lambda a, b: (*a.shape[:-1], b.shape[1]), check)
+            for scales in rest[:1]:
+                torch._check(scales.dim() == 2, lambda: f"{name}: scales of two dimensions")
+                torch._check(scales.shape[1] == b.shape[1], lambda: f"{name}: scales of as many columns as b")
 
-    _register_product("matmul", (torch.bfloat16,), 1)
+        _register(name, family or name, ("a", "b", *others), lambda a, b, *_: (*a.shape[:-1], b.shape[1]), check)
+
+    _register_product("matmul", (), 1)
     _register_product("matmul_int16", (torch.int16,), 1)
     _register_product("matmul_int4", (torch.int8, torch.uint8), 2)
     _register_product("matmul_fp4", (torch.int8, torch.uint8), 2)
+    _register_product("matmul_int4_group", (torch.int8, torch.uint8), 2, others=("scales",))
+    _register_product("matmul_int4_group_zeros", (torch.int8, torch.uint8), 2, "matmul_int4_group", ("scales", "zeros"))
+    _register_product("matmul_nvfp4", (torch.int8, torch.uint8), 2, others=("scales", "tensor_scale"))
+    _register_product("matmul_mxfp4", (torch.int8, torch.uint8), 2, others=("scales",))
 
     def _check_attention(q, k, v):
         for tensor in (q, k, v):

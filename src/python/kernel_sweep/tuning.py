@@ -87,30 +87,32 @@ _RELATIVE, _ABSOLUTE = 1e-3, 1e-3
 
 
 def writes(name, shape, dtype="dtype", *, relative=_RELATIVE, absolute=_ABSOLUTE, alignment=None):
-    """A tensor that the kernel writes. An element may differ from its reference by so much before it is rounded to the tensor's type:
-    a share of the reference, and so much in any case. Integers must be equal."""
+    """A tensor that the kernel writes. An element may differ from its reference by so much before it is rounded to the
+    tensor's type: a share of the reference, and so much in any case. Integers must be equal."""
     return Tensor(name, "out", tuple(shape), dtype, None, None, (relative, absolute), alignment)
 
 
 def updates(name, shape, dtype="dtype", *, relative=_RELATIVE, absolute=_ABSOLUTE, fill=None, alignment=None):
-    """A tensor that the kernel reads and writes in place. On a GPU its type is the one that references are in: f32, f64 or an integer."""
+    """A tensor that the kernel reads and writes in place. On a GPU its type is the one that references are in: f32, f64 or an
+    integer."""
     return Tensor(name, "inout", tuple(shape), dtype, fill, None, (relative, absolute), alignment)
 
 
 class Family:
     """A kernel with everything that it takes to tune it.
 
-    ``dims`` are the names of a problem's dimensions, ``tensors`` what the kernel is called with, in order, whose shapes are expressions of
-    dims (``"k / 2"``). ``space`` lists every knob's values, or the configs themselves; ``default`` is the config that nothing served
-    may be slower than, the first one where it is left out. ``problems`` are the dimensions to measure. ``build(config)`` or
-    ``build(config, problem)`` returns what is called with the tensors; where ``returns`` is true it is called with those that it reads alone, and returns the
-    others. ``reference`` is called likewise and returns what is right. A callable with a keyword ``stream`` is given the handle of the stream to
-    launch on; torch's and CuPy's current stream are set to it.
+    ``dims`` are the names of a problem's dimensions, ``tensors`` what the kernel is called with, in order, whose shapes are
+    expressions of dims (``"k / 2"``). ``space`` lists every knob's values, or the configs themselves; ``default`` is the
+    config that nothing served may be slower than, the first one where it is left out. ``problems`` are the dimensions to
+    measure. ``build(config)`` or ``build(config, problem)`` returns what is called with the tensors; where ``returns`` is
+    true it is called with those that it reads, and returns those that it writes. ``reference`` is called with those that are
+    read, and returns what is right of those that are written; it may take ``problem`` by that name. A callable with a keyword
+    ``stream`` is given the handle of the stream to launch on; torch's and CuPy's current stream are set to it.
 
     ``compile(config, problem, arch)``, where there is one, compiles a config ahead, in a process that may have no GPU.
-    ``arrays`` says what tensors are: ``"torch"``, ``"numpy"`` or ``"raw"``, which is an object with ``__dlpack__`` and ``__cuda_array_interface__``.
-    ``bins`` and ``groups`` are the document's, as in a manifest; ``toml`` names a manifest beside the file that says all of this but
-    the callables.
+    ``arrays`` says what tensors are: ``"torch"``, ``"numpy"`` or ``"raw"``, which is an object with ``__dlpack__`` and
+    ``__cuda_array_interface__``. ``bins`` and ``groups`` are the document's, as in a manifest; without bins each problem is a
+    bucket of its own. ``toml`` names a manifest beside the file that says all of this but the callables.
     """
 
     def __init__(
@@ -158,14 +160,24 @@ class Family:
             self._toml = _read_toml(Path(self._file).parent / toml)
             self.name, self.tensors = _of_toml(self._toml, toml)
             return
-        missing = [what for what, given in (("name", name), ("dims", dims), ("tensors", tensors), ("space", space), ("problems", problems)) if not given]
+        missing = [
+            what
+            for what, given in (("name", name), ("dims", dims), ("tensors", tensors), ("space", space), ("problems", problems))
+            if not given
+        ]
         if missing:
             raise FamilyError(f"a family needs {', '.join(missing)}")
-        self.name, self.dims, self.tensors, self.problems = name, list(dims), list(tensors), [dict(problem) for problem in problems]
+        self.name, self.dims, self.tensors, self.problems = (
+            name,
+            list(dims),
+            list(tensors),
+            [dict(problem) for problem in problems],
+        )
         self.dtypes = list(dtypes or _dtypes_of(self.problems, self.tensors))
         self.space, self.default = space, default
         self.domain, self.random = domain or _domain_of(self.dims, self.problems), random
-        self.flops, self.bytes, self.bins, self.groups = flops, bytes, bins or {}, groups or []
+        self.flops, self.bytes, self.groups = flops, bytes, groups or []
+        self.bins = _bins_of(self.dims, self.problems) if bins is None else dict(bins)
         self.require, self.exclude = list(require), list(exclude)
 
     # What processes ask of it.
@@ -205,7 +217,8 @@ class Family:
         return {}
 
     def identity(self):
-        """Changes with whatever makes it another kernel: the code of its file and of ``sources``, and the versions of what compiles it."""
+        """Changes with whatever makes it another kernel: the code of its file and of ``sources``, and the versions of what
+        compiles it."""
         parts = [_code_of(self._file), *(_code_of(Path(self._file).parent / source) for source in self.sources)]
         versions = [f"python {platform.python_version()}"]
         for package in _COMPILERS:
@@ -308,7 +321,11 @@ def load(file, name=""):
     else:
         found = list(families.values())
     if not found:
-        raise FamilyError(f"{file} has no family {name}: it has {known}" if name else f"{file} has no family: make a kernel_sweep.Family at its top")
+        raise FamilyError(
+            f"{file} has no family {name}: it has {known}"
+            if name
+            else f"{file} has no family: make a kernel_sweep.Family at its top"
+        )
     if len(found) > 1 and not name:
         raise FamilyError(f"{file} has the families {known}: name one, {file}:{next(iter(families))}")
     return found[0]
@@ -328,14 +345,27 @@ def tune(
 ):
     """Sweeps a family and returns the document as ``Heuristics``.
 
-    ``family`` is a ``Family`` or ``"FILE.py:NAME"``. ``gpu`` is as the tool's ``--gpu``, ``budget`` in seconds, ``output`` the folder of
-    journals and documents: what is in it already is not measured again, unless ``fresh``. ``progress`` is called with each trial as the
-    journal has it, from another thread. Raises ``TuneError`` with the tool's message where it fails.
+    ``family`` is a ``Family`` or ``"FILE.py:NAME"``. ``gpu`` is as the tool's ``--gpu``, ``budget`` in seconds, ``output``
+    the folder of journals and documents: what is in it already is not measured again, unless ``fresh``. ``progress`` is
+    called with each trial as the journal has it, from another thread. Raises ``TuneError`` with the tool's message where it
+    fails.
     """
     from . import Heuristics
 
     place = family if isinstance(family, str) else ":".join(map(str, family.place()))
-    command = [sys.executable, "-m", "kernel_sweep", "--family", place, "--gpu", gpu, "--output", os.fspath(output), "--quiet", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "kernel_sweep",
+        "--family",
+        place,
+        "--gpu",
+        gpu,
+        "--output",
+        os.fspath(output),
+        "--quiet",
+        "--json",
+    ]
     if budget is not None:
         command += ["--budget", f"{max(1, round(budget))}s"]
     if seed is not None:
@@ -459,6 +489,17 @@ def _domain_of(dims, problems):
     return {name: domain(name) for name in dims}
 
 
+# Each problem is a bucket of its own by as many bounds as this; with more of them, models serve exact shapes.
+_MOST_BOUNDS = 32
+
+
+def _bins_of(dims, problems):
+    """A bin for each dimension that varies, with the problems' extents as its bounds: what is best for one problem is served
+    there and below."""
+    extents = {name: sorted({problem[name] for problem in problems}) for name in dims}
+    return {f"{name}_bin": {"of": name, "bounds": bounds} for name, bounds in extents.items() if 1 < len(bounds) <= _MOST_BOUNDS}
+
+
 def _read_toml(path):
     try:
         import tomllib
@@ -524,7 +565,9 @@ def _with_problem(function, config, problem):
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return function(config)
-    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty]
+    positional = [
+        one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty
+    ]
     return function(config, problem) if len(positional) > 1 else function(config)
 
 

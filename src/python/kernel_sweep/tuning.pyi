@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from . import Heuristics
@@ -128,8 +127,9 @@ def tune(
 ) -> Heuristics:
     """Sweeps a family and returns the document. ``TuneError`` with the tool's message where it fails.
 
-    ``family`` is a ``Family`` or ``"FILE.py:NAME"``, ``budget`` is in seconds, and ``output`` is the folder of journals and documents: what is in it
-    already is not measured again, unless ``fresh``. ``progress`` is called with each trial, from another thread.
+    ``family`` is a ``Family`` or ``"FILE.py:NAME"``, ``budget`` is in seconds, and ``output`` is the folder of journals and
+    documents: what is in it already is not measured again, unless ``fresh``. ``progress`` is called with each trial, from
+    another thread.
     """
 
 def product(**axes: Sequence[Any]) -> list[dict[str, Any]]:

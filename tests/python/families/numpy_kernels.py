@@ -49,6 +49,21 @@ scale = ks.Family(name="scale", space={"step": [64, 4096, 65536]}, **parts([20_0
 FAULTS = ["build raises", "builds nothing", "raises", "hangs", "exits", "aborts", "wrong", "changes its input"]
 faulty = ks.Family(name="faulty", space={"step": [4096], "fault": ["none", *FAULTS]}, **parts([20_000]))
 
+# What is fast for few is slow for many, and the other way round.
+split = ks.Family(
+    name="split",
+    space={"for": ["many", "few"]},
+    **{
+        **parts([1000, 10_000]),
+        "build": lambda config: (
+            lambda x, y: (
+                time.sleep(0.002 * ((x.size > 5000) != (config["for"] == "many"))),
+                numpy.multiply(x, 2, out=y),
+            )
+        ),
+    },
+)
+
 # What returns its outputs, and what updates a tensor in place.
 returning = ks.Family(
     name="returning",
@@ -56,9 +71,9 @@ returning = ks.Family(
     tensors=[ks.reads("x", ["n"], "f32"), ks.writes("y", ["n"], "f32"), ks.updates("total", ["n"], "f32")],
     space=[{"way": "add"}, {"way": "multiply"}, {"way": "forgets"}],
     problems=[{"n": 4096}],
-    build=lambda config: lambda x, total: (x + x if config["way"] == "add" else 2 * x, total if config["way"] == "forgets" else total + x),
+    build=lambda config: (
+        lambda x, total: (x + x if config["way"] == "add" else 2 * x, total if config["way"] == "forgets" else total + x)
+    ),
     reference=lambda x, total: (2 * x.astype("f8"), total.astype("f8") + x),
     returns=True,
 )
-
-described = ks.Family(toml="described.toml", build=build, reference=lambda x: 2 * x.astype("f8"))

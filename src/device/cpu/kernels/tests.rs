@@ -158,6 +158,114 @@ fn check_scaled_product([m, n, k]: [usize; 3], scale_block: usize, blocks: [u32;
     }
 }
 
+/// The number of a format with so many bits of exponent and of fraction: its definition, without infinities.
+fn number(bits: u32, exponent_bits: u32, fraction_bits: u32) -> f64 {
+    let (fraction, exponent) = (bits % (1 << fraction_bits), bits >> fraction_bits & ((1 << exponent_bits) - 1));
+    let bias = (1 << (exponent_bits - 1)) - 1;
+    let power = f64::from(exponent.max(1)) - f64::from(bias) - f64::from(fraction_bits);
+    let significand = fraction + if exponent == 0 { 0 } else { 1 << fraction_bits };
+    let sign = if bits >> (exponent_bits + fraction_bits) & 1 == 1 { -1.0 } else { 1.0 };
+    sign * f64::from(significand) * power.exp2()
+}
+
+/// Bytes from words of random bits, among them those that are said to be awkward.
+fn awkward_bytes(words: &[u32], least: u8, most: u8, awkward: &[u8]) -> Vec<u8> {
+    let byte = |word: &u32| match word % 3 {
+        0 => awkward[(word >> 8) as usize % awkward.len()],
+        _ => least + ((word >> 8) % (u32::from(most - least) + 1)) as u8,
+    };
+    words.iter().map(byte).collect()
+}
+
+/// A product of scaled weights: the host's kernel and the reference beside plain loops in f64 over what the formats say.
+fn check_weights_with_scales(
+    (family, dtype): (Family, Dtype),
+    [m, n, k]: [usize; 3],
+    (group, zero_points): (usize, bool),
+    blocks: [u32; 3],
+    words: &[u32],
+    seed: u64,
+) {
+    let group = match family {
+        Family::MatmulNvfp4 => 16,
+        Family::MatmulMxfp4 => 32,
+        _ => group,
+    };
+    let zero_points = zero_points && family == Family::MatmulInt4Group;
+    let weights_of_a_scale = if group == 0 { k } else { group };
+    let groups = k.div_ceil(weights_of_a_scale);
+    let words: Vec<u32> = words.iter().copied().cycle().take(groups * n).collect();
+    let codes = tensor(k / 2 * n, Element::I8, Fill::Bits, seed + 1);
+    let mut inputs = vec![floats(m * k, 0.25, dtype, seed), codes.clone()];
+    let mut extents = vec![("m", m as i64), ("n", n as i64), ("k", k as i64)];
+    // What a weight is multiplied by, and what is taken off its code.
+    let (mut factors, mut zeros) = (Vec::new(), vec![0.0; groups * n]);
+    match family {
+        Family::MatmulNvfp4 => {
+            // Zero, the least and the largest subnormal, the largest, and the same below zero.
+            let scales = awkward_bytes(&words, 0, 126, &[0, 1, 7, 126, 0x80, 0x81, 0xFE]);
+            let tensor_scale = 0.001_f32;
+            factors.extend(scales.iter().map(|code| number((*code).into(), 4, 3) * f64::from(tensor_scale)));
+            inputs.extend([HostTensor::U8(scales), HostTensor::F32(vec![tensor_scale])]);
+        }
+        Family::MatmulMxfp4 => {
+            let scales = awkward_bytes(&words, 110, 130, &[100, 127, 131]);
+            factors.extend(scales.iter().map(|code| (f64::from(*code) - 127.0).exp2()));
+            inputs.push(HostTensor::U8(scales));
+        }
+        _ => {
+            // Of either sign, zero and tiny ones among them.
+            let bits: Vec<u16> = words
+                .iter()
+                .map(|word| match word % 4 {
+                    0 => [0, 1, 0x8000, 0x8001][(word >> 8) as usize % 4],
+                    _ if dtype == Dtype::F16 => 0x2000 + (word >> 8) as u16 % 0x1c00 + (word >> 31 << 15) as u16,
+                    _ => 0x3b00 + (word >> 8) as u16 % 0x0500 + (word >> 31 << 15) as u16,
+                })
+                .collect();
+            let (exponent_bits, fraction_bits) = if dtype == Dtype::F16 { (5, 10) } else { (8, 7) };
+            factors.extend(bits.iter().map(|bits| number((*bits).into(), exponent_bits, fraction_bits)));
+            inputs.push(match dtype {
+                Dtype::F16 => HostTensor::F16(bits.into_iter().map(f16::from_bits).collect()),
+                _ => HostTensor::Bf16(bits.into_iter().map(bf16::from_bits).collect()),
+            });
+            extents.push(("group", group as i64));
+            if zero_points {
+                let bytes = awkward_bytes(&words, 0, 15, &[0, 15]);
+                zeros = bytes.iter().copied().map(f64::from).collect();
+                inputs.push(HostTensor::U8(bytes));
+                extents.push(("zero_points", 1));
+            }
+        }
+    }
+    let problem = Problem::new(family, &extents, dtype).unwrap();
+    let HostTensor::I8(bytes) = &codes else { unreachable!() };
+    let weight = |row: usize, column: usize| {
+        let code = i32::from(bytes[row / 2 * n + column] as u8 >> (4 * (row % 2)) & 15);
+        let value = match family {
+            Family::MatmulInt4Group if zero_points => f64::from(code),
+            Family::MatmulInt4Group => f64::from((code + 8) % 16 - 8),
+            _ => number(code as u32, 2, 1),
+        };
+        let place = row / weights_of_a_scale * n + column;
+        (value - zeros[place]) * factors[place]
+    };
+    let a = values(&inputs[0]);
+    let mut largest: f64 = 0.0;
+    let mut expected = Vec::new();
+    for (a, column) in a.chunks(k).flat_map(|a| (0..n).map(move |column| (a, column))) {
+        let terms: Vec<f64> = a.iter().enumerate().map(|(row, a)| a * weight(row, column)).collect();
+        largest = terms.iter().fold(largest, |largest, term| largest.max(term.abs()));
+        expected.push(terms.iter().sum::<f64>());
+    }
+    let reference = crate::families::spec(family).host_reference(&problem, &inputs);
+    for (value, expected) in reference.values.iter().zip(&expected) {
+        assert!((value - expected).abs() <= 1e-12 * largest * k as f64, "{problem}: {value} for {expected}");
+    }
+    let output = output_of(&problem, &config(&blocks, 2), &inputs, m * n);
+    assert_close(&output, &expected, dtype, largest * k as f64);
+}
+
 fn softmax(row: &[f64]) -> Vec<f64> {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = row.iter().map(|value| (value - max).exp()).sum();
@@ -236,6 +344,21 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn products_of_scaled_weights_match_plain_loops(
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F16]),
+        (m, n, half_k) in (1..12usize, 1..40usize, 1..150usize),
+        group in prop::sample::select(vec![0usize, 32, 64, 128]),
+        zero_points: bool,
+        blocks in [1..24u32, 1..40u32, 1..40u32],
+        words in prop::collection::vec(any::<u32>(), 64),
+        seed: u64,
+    ) {
+        for family in [Family::MatmulInt4Group, Family::MatmulNvfp4, Family::MatmulMxfp4] {
+            check_weights_with_scales((family, dtype), [m, n, 2 * half_k], (group, zero_points), blocks, &words, seed >> 1);
+        }
+    }
 
     #[test]
     fn matrix_products_match_plain_loops(

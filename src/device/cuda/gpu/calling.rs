@@ -140,7 +140,12 @@ impl Gpu {
         let (contents, current) = self.prepared()?;
         let calling = self.caller()?;
         let outputs = &contents[0].tensors.outputs;
-        outputs.iter().try_for_each(|output| output.fill(POISON, self.stream))?;
+        // What it updates it reads, too, and is left as it is.
+        let written = || {
+            outputs.iter().zip(&contents[0].initial).filter_map(|(output, initial)| initial.is_none().then_some(output))
+        };
+        written().try_for_each(|output| output.fill(POISON, self.stream))?;
+        self.restore(&contents[0], outputs)?;
         calling.callee.poison_returned(POISON)?;
         self.synchronize()?;
         self.mailbox.close();
@@ -150,7 +155,7 @@ impl Gpu {
         let looked = called.and_then(|()| {
             std::thread::sleep((2 * took + PATIENCE).min(MOST_PATIENCE));
             let mut places = calling.callee.returned()?;
-            places.extend(outputs.iter().map(|output| (output.address(), output.bytes())));
+            places.extend(written().map(|output| (output.address(), output.bytes())));
             places.into_iter().map(|place| self.is_poison(place)).collect::<Result<Vec<bool>, Fault>>()
         });
         let waited = self.mailbox.open();
