@@ -264,9 +264,10 @@ fn learn_answers(model: &mut FittedModel, other: &FittedModel, is_wanted: impl F
         return;
     }
     for problem in wanted {
-        let dims = match model.dims == other.dims {
-            true => Some(problem.dims.clone()),
-            false => dims_of_model(&other.dims, &problem.dims, model.dims.len()),
+        let dims = if model.dims == other.dims {
+            Some(problem.dims.clone())
+        } else {
+            dims_of_model(&other.dims, &problem.dims, model.dims.len())
         };
         let Some(dims) = dims else { continue };
         let winners = problem.winners.iter().filter_map(|(config, us)| {
