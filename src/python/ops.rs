@@ -130,8 +130,7 @@ impl Call {
                     problem.extend([group.unwrap_or(if *rows_of_scales == 1 { 0 } else { 1 }), others.len() as u64]);
                 }
                 let a = [m, *k];
-                let flat: Vec<&[u64]> =
-                    [&a[..], shapes[1], scales].into_iter().chain(others.iter().copied()).collect();
+                let flat: Vec<&[u64]> = [&a[..], shapes[1], scales].into_iter().chain(others.iter().copied()).collect();
                 Ok(of(&problem, &flat, &[m, *n], &[leading, &[*n]].concat()))
             }
             (["m", "n", "k"], [[leading @ .., k], [b_rows, n]]) => {

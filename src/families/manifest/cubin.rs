@@ -100,9 +100,9 @@ const CODE: &str = ".text.";
 /// 16 bytes since Volta; those of two forms, told by bits 9 to 11, have a constant for an operand, whose bank stands in bits 54
 /// to 58.
 fn reads_bank(code: &[u8], bank: u64) -> bool {
-    code.chunks_exact(16).filter_map(|instruction| bytes(instruction, 0).map(u64::from_le_bytes)).any(|instruction| {
-        matches!(instruction >> 9 & 7, 3 | 5) && instruction >> 54 & 31 == bank
-    })
+    code.chunks_exact(16)
+        .filter_map(|instruction| bytes(instruction, 0).map(u64::from_le_bytes))
+        .any(|instruction| matches!(instruction >> 9 & 7, 3 | 5) && instruction >> 54 & 31 == bank)
 }
 
 impl Contents {
