@@ -104,7 +104,10 @@ fn what_cannot_be_is_refused_by_name() {
         let said = narrow(&whole(knobs));
         assert!(said.contains(wanted), "{knobs}: {said}");
     }
-    assert!(narrow(r#"{"block_sizes": [1], "mma": "simt", "num_warps": 4}"#).contains("pid_type is missing"));
+    assert!(
+        narrow(r#"{"block_sizes": [1], "mma": "simt", "num_warps": 4, "reduction_loops": [null]}"#)
+            .contains("pid_type is missing")
+    );
     let long = refused(&whole(r#""num_warps": 32"#), "rows=4096,cols=131072", "h200");
     assert!(long.contains("shared memory") && long.contains("cols = 131072"), "{long}");
     let split = refused(&whole(r#""split_k": 8, "num_warps": 16"#), "rows=16,cols=128256", "a100");
