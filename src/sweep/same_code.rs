@@ -39,15 +39,19 @@ pub fn renew(contents: &mut Contents, profile: &GpuProfile, compiler: &Compiler,
             changed.insert((trial.kernel.clone(), kernel), key);
         }
     }
-    let wanted: BTreeSet<&KernelSpec> = changed.keys().map(|(_, kernel)| kernel).collect();
-    for kernel in wanted {
+    let code_of_then = |earlier: &String| read_cubin(&then.cubin(&Key(earlier.clone())));
+    let comparable = changed.keys().filter(|(earlier, _)| code_of_then(earlier).is_ok());
+    for kernel in comparable.map(|(_, kernel)| kernel).collect::<BTreeSet<_>>() {
         compiler.request(kernel)?;
     }
     let mut same: BTreeMap<(String, Key), bool> = BTreeMap::new();
     for ((earlier, kernel), key) in &changed {
-        let is_same = match (read_cubin(&then.cubin(&Key(earlier.clone()))), compiler.wait(kernel)?) {
-            (Ok(earlier), Outcome::Compiled { cubin, .. }) => families::same_code(&earlier, &read_cubin(&cubin)?),
-            _ => false,
+        let is_same = match code_of_then(earlier) {
+            Err(_) => false,
+            Ok(earlier) => match compiler.wait(kernel)? {
+                Outcome::Compiled { cubin, .. } => families::same_code(&earlier, &read_cubin(&cubin)?),
+                Outcome::Failed { .. } => false,
+            },
         };
         same.insert((earlier.clone(), key.clone()), is_same);
     }
