@@ -31,16 +31,23 @@ impl Shape {
         Self { names, variants, extents: all }
     }
 
-    /// The same dimensions in the order of a family that has them; as they are where it has others.
+    /// The same dimensions in the order of a family that has them, with its variants, of which those that are not told here are plain; as
+    /// they are where it has others.
     #[must_use]
     pub fn in_order_of(self, family: Family) -> Self {
         let wanted = family.dimensions();
-        if self.names == wanted || self.names.len() != wanted.len() {
+        if self.names == wanted && self.variants == family.variants() || self.names.len() != wanted.len() {
             return self;
         }
         let place = |name: &&str| self.names.iter().position(|own| own == name);
         let extents: Option<Vec<u64>> = wanted.iter().map(|name| Some(self.extents[place(name)?])).collect();
-        extents.map_or(self, |extents| Self::of(family, &extents))
+        let Some(extents) = extents else { return self };
+        let mut shape = Self::of(family, &extents);
+        for (place, variant) in (extents.len()..).zip(family.variants()) {
+            let told = self.of_variants().find(|(own, _)| own.name == variant.name);
+            shape.extents[place] = told.map_or(shape.extents[place], |(_, extent)| extent);
+        }
+        shape
     }
 
     /// The dimensions with their names, in the family's order: of the variants those that are not plain.

@@ -89,6 +89,11 @@ const PARTIAL_RESULTS: &str = "split_k == 1 || split_k * batch * heads * q_seq \
     * (max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) + 2) <= 268435456";
 
 /// Where a config runs.
+/// A tile whose queries see no key is written by way of the memory that its queries would be in, where a program that has another
+/// tile after it may have that one's by then.
+const KEYS_OF_ALL: (&str, &str) =
+    ("causal == 0 || q_seq <= kv_seq || pid_type == \"flat\"", "programs of several tiles need a key for every query");
+
 pub(super) fn conditions() -> &'static [Condition] {
     static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| {
         legality::conditions(
@@ -102,6 +107,7 @@ pub(super) fn conditions() -> &'static [Condition] {
                 TILES,
                 (PARTIAL_RESULTS, TOO_MANY_PARTS),
                 SHARED_POSITIONS,
+                KEYS_OF_ALL,
                 (REGISTERS_OF_MASK, "too few registers a thread for its output, scores and mask"),
             ],
         )

@@ -140,7 +140,8 @@ impl Weights {
     fn groups(self, problem: &Problem) -> Option<Groups> {
         let [_, _, k, group, zero_points] = problem.shape.first();
         let group = match self {
-            Self::Int4Group if group == 0 => k,
+            // One that ends no step: however long it is, no other begins.
+            Self::Int4Group if group == 0 => k.next_multiple_of(LONGEST_STEP),
             Self::Int4Group => group,
             _ => self.least_group(),
         };
@@ -239,6 +240,9 @@ struct Groups {
     /// Whether each group has zero points beside.
     zero_points: bool,
 }
+
+/// A multiple of every kernel's step along k.
+const LONGEST_STEP: u64 = 512;
 
 impl Groups {
     /// Groups of so many weights along k.
