@@ -145,6 +145,8 @@ static MATMUL_INT4_GROUP: FamilyProfile = FamilyProfile {
         Variant { name: "group", plain: Plain::Is(128) },
         Variant { name: "zero_points", plain: Plain::Nothing },
     ],
+    // Kin without its variants has problems of fewer dimensions.
+    sister: None,
     ..FamilyProfile::product("matmul_int4_group", "matmul_mxfp4", true)
 };
 static MATMUL_NVFP4: FamilyProfile = FamilyProfile::product("matmul_nvfp4", "matmul_mxfp4", true);
