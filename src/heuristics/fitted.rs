@@ -1,18 +1,20 @@
 //! A fitted model as a document holds it, and how its choices did; [`super::Model`] says what its fields mean to a lookup.
 
+use super::stored;
 use super::template::Template;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// The form of model that this crate reads and writes.
-pub const MODEL_FORM: &str = "trees/1";
+/// The form of model that this crate writes. It reads `trees/1` as well, which says the same at greater length.
+pub const MODEL_FORM: &str = "trees/2";
 
 /// A model as the document holds it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 pub struct FittedModel {
     /// Name and version of the form: [`MODEL_FORM`].
+    #[serde(deserialize_with = "stored::form")]
     pub form: String,
     /// The dimensions' names, in the order that shapes are given in.
     pub dims: Vec<String>,
@@ -40,12 +42,17 @@ pub struct FittedModel {
     pub aligned: String,
     /// The time that no config is expected to beat.
     pub floor: Floor,
-    /// The trees: splits as `feature<threshold`, then the tree below it, then the other; leaves as whole numbers.
+    /// The trees: a split as the name of its feature, `a` for the first, and the threshold, then the tree below it, then the
+    /// other; leaves as whole numbers with their sign.
+    #[serde(deserialize_with = "stored::trees::deserialize")]
     pub trees: Vec<String>,
     /// The configs it may choose from.
+    #[serde(with = "stored::configs")]
+    #[cfg_attr(feature = "harness", schemars(with = "stored::Listed<ModelConfig, stored::Columns>"))]
     pub configs: Vec<ModelConfig>,
     /// What was measured for exact shapes.
-    #[serde(default)]
+    #[serde(default, with = "stored::problems")]
+    #[cfg_attr(feature = "harness", schemars(with = "stored::Listed<MeasuredProblem, stored::ByType>"))]
     pub problems: Vec<MeasuredProblem>,
     /// How the choices did on problems left out.
     #[serde(default)]

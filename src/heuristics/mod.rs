@@ -42,11 +42,13 @@ mod own;
 mod parser;
 mod query;
 mod resolve;
+mod rows;
 mod save;
 mod scan;
 mod scope;
 mod shipped;
 mod steps;
+mod stored;
 mod template;
 mod terms;
 #[cfg(feature = "run")]
@@ -76,8 +78,12 @@ pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, 
 pub use parser::FUNCTIONS as EXPRESSION_FUNCTIONS;
 pub use query::Query;
 #[cfg(feature = "harness")]
+pub(crate) use rows::{ANCHOR_DIGITS, as_written, four_digits};
+#[cfg(feature = "harness")]
 pub(crate) use scope::nearest;
 pub use shipped::CLASSES;
+#[cfg(feature = "harness")]
+pub(crate) use stored::feature_name;
 pub use template::Template;
 #[cfg(feature = "run")]
 pub(crate) use write::{clear_leftovers, new_file};
