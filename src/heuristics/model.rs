@@ -6,8 +6,8 @@
 //! configs is the answer. In the document, one text a tree, written down from its root, first the side below the threshold: a
 //! split is the name of its feature, `a` the first, with the threshold, and a leaf a number with its sign. Configs lie in
 //! columns, each value of a knob once, and a row a config of the places of its values, constants first, each in the order of
-//! their names; `-` where a config has none. Problems lie by their type, each as its dimensions, its fastest configs, and the times
-//! of these:
+//! their names; `-` where a config has none. Problems lie by their type, a text each: the dimensions, the fastest config and its
+//! median in microseconds, and the next ones, each with how much more its median is, in units as of leaves:
 //!
 //! ```json
 //! "models": {"matmul": {
@@ -28,7 +28,7 @@
 //!               "template": {"block_sizes": [[128, 128, 64], [64, 64, 64]], "num_warps": [8, 4], "pid_type": ["flat"],
 //!                            "split_k": [1, 4]},
 //!               "rows": ["0 0 0 0 0", "1 1 1 0 1"]},
-//!   "problems": {"bf16": [[[16, 4096, 4096], [1, 0], [17.98, 21.5]]]},
+//!   "problems": {"bf16": ["16,4096,4096 1 17.98 0+17858"]},
 //!   "cross_validation": {"apart": ["n,k"], "folds": 5, "seeds": 3, "regret": {"model": [
 //!     {"aligned": null, "geomean": 1.0211, "group": null, "max": 1.18, "p90": 1.05, "problems": 277}]}}
 //! }}
@@ -38,11 +38,13 @@
 //! the line after its own, each definition. A feature without a value, such as a knob that is missing, lies below every
 //! threshold; a condition without one does not hold.
 
+use super::columns::ModelConfig;
 use super::expression::Expression;
-use super::fitted::{FittedModel, MODEL_FORM, MeasuredProblem, ModelConfig};
+use super::fitted::{FittedModel, MODEL_FORM};
+use super::measured::MeasuredProblem;
 use super::scope::Scope;
 use super::steps::MISSING;
-use super::stored::feature_named;
+use super::trees::feature_named;
 use crate::error::{Context, Error, Result};
 use serde_json::Value;
 
@@ -676,7 +678,7 @@ mod tests {
             "configs": {"constants": {"registers": [64, 128, 255]},
                 "template": {"block_sizes": [[64, 64], [128, 64], [256, 64]], "pid_type": ["flat", "split"], "split_k": [1, 2]},
                 "rows": ["0 0 0 0", "1 1 0 0", "0 0 1 1", "2 2 0 0"]},
-            "problems": {"bf16": [[[100, 4096], [1, 0], [7.5, 8.0]]], "f32": [[[16, 4096], [], []]]},
+            "problems": {"bf16": ["100,4096 1 7.5 0+6454"], "f32": ["16,4096"]},
             "cross_validation": {"apart": ["n"], "folds": 5, "seeds": 3, "regret": {"model": [
                 {"group": null, "aligned": null, "problems": 9, "geomean": 1.02, "p90": 1.1, "max": 1.2},
                 {"group": "small_m", "aligned": null, "problems": 5, "geomean": 1.01, "p90": 1.1, "max": 1.2},
@@ -852,8 +854,10 @@ mod tests {
             ("/configs/rows/1", json!("0 0 0 2"), "configs.rows[1]: '2' is no place of 2 values"),
             ("/configs/rows/1", json!("0 0 -1 0"), "configs.rows[1]: '-1' is no place of 2 values"),
             ("/configs/template/pid_type/0", json!("x".repeat(1 << 21)), "configs of more than 4194304 bytes"),
-            ("/problems/bf16/0/2", json!([7.5]), "problems: 2 configs with 1 times"),
-            ("/problems/bf16/0/2", json!([7.5, -7.5]), "problems[0] took -7.5 us"),
+            ("/problems/bf16/0", json!("100,4096 1"), "'100,4096 1' is no problem with its fastest configs"),
+            ("/problems/bf16/0", json!("100,x 1 7.5"), "'100,x 1 7.5' is no problem"),
+            ("/problems/bf16/0", json!("100,4096 1 7.5 0"), "is no problem"),
+            ("/problems/bf16/0", json!("100,4096 1 -7.5"), "problems[0] took -7.5 us"),
             ("/trees/1", json!("+1+2"), "trees[1]: '+2' comes after the last leaf"),
             ("/trees/1", json!("x"), "trees[1]: 'x' asks for a feature beyond the 5 there are"),
             ("/trees/1", json!("X"), "trees[1]: 'X' is neither a feature with a threshold nor a leaf"),
@@ -861,8 +865,8 @@ mod tests {
             ("/trees/1", json!("f1+2+3"), "trees[1]: 'f1' asks for a feature beyond the 5 there are"),
             ("/trees/1", json!("+99999999999"), "trees[1]: '+99999999999' is neither"),
             ("/trees/1", json!("a1".repeat(80)), "deeper than 64"),
-            ("/problems/bf16/0/1/0", json!(4), "problems[0] names config 4 of 4"),
-            ("/problems/bf16/0/0", json!([1]), "problems[0] has 1 dimensions, not 2"),
+            ("/problems/bf16/0", json!("100,4096 4 7.5"), "problems[0] names config 4 of 4"),
+            ("/problems/bf16/0", json!("100 1 7.5"), "problems[0] has 1 dimensions, not 2"),
             ("/trees", json!(null), "broken JSON"),
         ];
         for (pointer, broken, expected) in cases {
@@ -878,7 +882,7 @@ mod tests {
         let document = json!({"schema_version": 2, "rules": [], "models": {"x": value(), "y": {"form": "unheard of"}}});
         let document = crate::heuristics::Document::from_value(document).unwrap();
         let text = document.to_canonical_json();
-        for line in ["\"a65b128+0+20000b128+20000+0\",", "[[100,4096],[1,0],[7.5,8.0]]],", "\"1 1 0 0\","] {
+        for line in ["\"a65b128+0+20000b128+20000+0\",", "\"100,4096 1 7.5 0+6454\"],", "\"1 1 0 0\","] {
             assert!(text.contains(&format!("\n{line}\n")), "{line} is no line of {text}");
         }
         let again = crate::heuristics::Document::from_bytes(text.as_bytes()).unwrap();

@@ -9,10 +9,13 @@
 //! - if there are any, anchors: each six hex digits for a program, and the time over its, as ten-thousandths of the logarithm
 //! - `true`, behind anchors or an empty text, where the device had other work
 //!
+//! What most entries of a class have as `measurement` stands once, in `policy.measurements`.
+//!
 //! In a [`Document`] that was read they are objects, as in documents of before, which are read as they are.
 
 use super::document::{Document, Fallback, Rule};
-use super::stored::problem_names;
+use super::fitted::problem_names;
+use super::measured::four_digits;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -41,30 +44,38 @@ struct Told {
     loaded: bool,
 }
 
-/// A time as documents have it: noise leaves it no more digits.
-pub(crate) fn four_digits(time_us: f64) -> f64 {
-    // What is no number has no digits.
-    format!("{time_us:.3e}").parse().unwrap_or(time_us)
-}
-
-/// The parts of a ratio of 4 places, as documents of before have it, so that reading and writing them changes nothing.
-fn to_parts(ratio: f64) -> Option<i64> {
-    let ratio = (ratio * 1e4).round() / 1e4;
-    (ratio > 0.0 && ratio.is_finite()).then(|| (ratio.ln() * PARTS).round() as i64)
+/// The parts of a ratio.
+fn to_parts(ratio: f64) -> i64 {
+    (ratio.ln() * PARTS).round() as i64
 }
 
 fn of_parts(parts: i64) -> f64 {
-    ((parts as f64 / PARTS).exp() * 1e4).round() / 1e4
+    (parts as f64 / PARTS).exp()
+}
+
+/// The parts of a ratio of 4 places, as documents of before have it, so that reading and writing them changes nothing.
+fn parts_of_places(ratio: f64) -> Option<i64> {
+    let ratio = places(ratio);
+    (ratio > 0.0 && ratio.is_finite()).then(|| to_parts(ratio))
+}
+
+fn places(ratio: f64) -> f64 {
+    (ratio * 1e4).round() / 1e4
 }
 
 /// A ratio as one reads it from a document that it was written to.
 #[cfg(feature = "harness")]
 pub(crate) fn as_written(ratio: f64) -> f64 {
-    to_parts(ratio).map_or(ratio, of_parts)
+    parts_of_places(ratio).map_or(ratio, |parts| places(of_parts(parts)))
 }
 
-/// Writes the problems of all entries as rows, where they say no more than rows do.
+/// Where a policy names what most entries of each class were derived from.
+const MEASUREMENTS: &str = "measurements";
+const MEASUREMENT: &str = "measurement";
+
+/// Writes the problems of all entries as rows, where they say no more than rows do, and what entries of a class share once.
 pub(super) fn shorten(document: &mut Document) {
+    shorten_measurements(document);
     let names: Vec<(&str, Vec<String>)> =
         document.models.iter().map(|(class, model)| (class.as_str(), problem_names(model))).collect();
     let places: HashMap<&str, HashMap<&str, usize>> =
@@ -79,16 +90,43 @@ pub(super) fn shorten(document: &mut Document) {
     }
 }
 
+/// Moves the measurement that most entries of a class share to the policy, where all of its entries have one.
+fn shorten_measurements(document: &mut Document) {
+    if document.policy.contains_key(MEASUREMENTS) {
+        return; // somebody else's
+    }
+    let mut counts: BTreeMap<String, Option<BTreeMap<String, usize>>> = BTreeMap::new();
+    for (class, source) in sources(&mut document.rules, &mut document.fallbacks) {
+        let of_class = counts.entry(class.to_owned()).or_insert_with(|| Some(BTreeMap::new()));
+        match source.get(MEASUREMENT).and_then(Value::as_str) {
+            Some(own) => of_class.iter_mut().for_each(|counts| *counts.entry(own.to_owned()).or_default() += 1),
+            None => *of_class = None,
+        }
+    }
+    let most = |counts: BTreeMap<String, usize>| counts.into_iter().max_by_key(|(_, count)| *count);
+    let shared = counts.into_iter().filter_map(|(class, counts)| Some((class, most(counts?)?.0.into())));
+    let shared: Map<String, Value> = shared.collect();
+    for (class, source) in sources(&mut document.rules, &mut document.fallbacks) {
+        if source.get(MEASUREMENT).is_some_and(|own| shared.get(class) == Some(own)) {
+            source.remove(MEASUREMENT);
+        }
+    }
+    if !shared.is_empty() {
+        document.policy.insert(MEASUREMENTS.to_owned(), shared.into());
+    }
+}
+
 fn row(problem: &Value, places: Option<&HashMap<&str, usize>>) -> Option<Value> {
     let told = Told::deserialize(problem).ok().filter(|_| problem.is_object())?;
-    let parts = |ratio: Option<f64>| ratio.map(|ratio| to_parts(ratio).map(Value::from)).unwrap_or(Some(Value::Null));
+    let parts =
+        |ratio: Option<f64>| ratio.map(|ratio| parts_of_places(ratio).map(Value::from)).unwrap_or(Some(Value::Null));
     let place = places.and_then(|places| places.get(told.problem.as_str()));
     let place = place.map_or_else(|| Value::from(told.problem.as_str()), |place| Value::from(*place));
     let noise = (told.noise * PARTS).round() as i64;
     let mut row = vec![place, json!(told.served_us.map(four_digits)), parts(told.slowdown)?, noise.into()];
     let anchor = |(program, ratio): (&String, &f64)| {
         let digits = program.get(..ANCHOR_DIGITS).filter(|_| program.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
-        Some(format!("{digits}{:+}", to_parts(*ratio)?))
+        Some(format!("{digits}{:+}", parts_of_places(*ratio)?))
     };
     let anchors: Vec<String> = told.anchors.iter().map(anchor).collect::<Option<_>>()?;
     if !anchors.is_empty() || told.loaded {
@@ -107,7 +145,12 @@ fn row(problem: &Value, places: Option<&HashMap<&str, usize>>) -> Option<Value> 
 pub(super) fn spell_out(document: &mut Document) -> Result<()> {
     let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut left = MOST_VALUES;
+    let is_ours = document.policy.get(MEASUREMENTS).is_some_and(Value::is_object);
+    let shared = if is_ours { document.policy.remove(MEASUREMENTS) } else { None };
     for (class, source) in sources(&mut document.rules, &mut document.fallbacks) {
+        if let Some(shared) = shared.as_ref().and_then(|shared| shared.get(class)) {
+            source.entry(MEASUREMENT).or_insert_with(|| shared.clone());
+        }
         for problem in source.get_mut("problems").and_then(Value::as_array_mut).into_iter().flatten() {
             let Value::Array(row) = &*problem else { continue };
             let of_model = || document.models.get(class).map(problem_names).unwrap_or_default();
@@ -140,12 +183,12 @@ fn told(row: &[Value], names: &[String]) -> Option<Value> {
     if !served_us.is_null() && !served_us.is_number() {
         return None;
     }
-    let slowdown = if slowdown.is_null() { None } else { Some(of_parts(slowdown.as_i64()?)) };
+    let slowdown = if slowdown.is_null() { None } else { Some(places(of_parts(slowdown.as_i64()?))) };
     let noise = noise.as_i64()? as f64 / PARTS;
     let mut told = json!({"problem": name, "served_us": served_us, "slowdown": slowdown, "noise": noise});
     let anchor = |anchor: &str| {
         let (program, parts) = anchor.split_at_checked(ANCHOR_DIGITS)?;
-        Some((program.to_owned(), of_parts(parts.parse().ok()?).into()))
+        Some((program.to_owned(), places(of_parts(parts.parse().ok()?)).into()))
     };
     let anchors: Map<String, Value> = anchors(row).split_ascii_whitespace().map(anchor).collect::<Option<_>>()?;
     if !anchors.is_empty() {
@@ -173,11 +216,10 @@ fn sources<'d>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::heuristics::stored::{feature_name, feature_named};
     use proptest::prelude::*;
 
     fn document(problems: &Value) -> Document {
-        let listed = json!({"bf16": [[[1, 64], [0], [5.0]], [[100, 4096], [0], [7.5]]], "f32": [[[1, 64], [], []]]});
+        let listed = json!({"bf16": ["1,64 0 5", "100,4096 0 7.5"], "f32": ["1,64"]});
         Document::from_value(json!({
             "schema_version": 2,
             "rules": [{"kernel_class": "x", "shape_bucket": {}, "source": {"configs": 3, "problems": problems}, "templates": []}],
@@ -220,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn what_most_entries_of_a_class_were_derived_from_is_written_once() {
+        let rule = |class: &str, bin: &str, measurement: &str| json!({"kernel_class": class, "shape_bucket": {"m_bin": bin}, "source": {"measurement": measurement}, "templates": []});
+        let fallback = json!({"template": {}, "source": {"measurement": "new"}});
+        let document = Document::from_value(json!({"schema_version": 2,
+            "rules": [rule("x", "<=4", "new"), rule("x", "<=8", "old"), rule("y", "<=4", "its own"), rule("z", "<=4", "z")],
+            "fallbacks": {"x": {"all": fallback}, "z": {"all": {"template": {}}}}}))
+        .unwrap();
+        let value = written(&document);
+        assert_eq!(value["policy"]["measurements"], json!({"x": "new", "y": "its own"}));
+        let sources: Vec<&Value> = (0..4).map(|place| &value["rules"][place]["source"]).collect();
+        assert_eq!(sources, [&json!({}), &json!({"measurement": "old"}), &json!({}), &json!({"measurement": "z"})]);
+        let again = Document::from_value(value.clone()).unwrap();
+        assert_eq!((&again, written(&again)), (&document, value));
+        let mut theirs = document.clone();
+        theirs.policy.insert("measurements".into(), json!("somebody's"));
+        assert_eq!(Document::from_value(written(&theirs)).unwrap(), theirs);
+    }
+
+    #[test]
     fn what_is_no_row_stays_and_what_no_model_lists_is_told() {
         let rows = json!([[1], [0, 5.0, "1", 60], [0, 5.0, 0, 60, "no anchors"], [-1, 5.0, 0, 60], 7]);
         let broken = document(&rows);
@@ -234,24 +295,11 @@ mod tests {
         assert!(Document::from_value(value).unwrap_err().to_string().contains("more problems behind rules"));
     }
 
-    #[test]
-    fn times_have_four_digits() {
-        let rounded = [7.652_24, 284.624, 10_004.9, 0.001_234_56, 5.0].map(four_digits);
-        assert_eq!(rounded.map(|us| us.to_string()), ["7.652", "284.6", "10000", "0.001235", "5"]);
-    }
-
-    #[test]
-    fn features_are_named_by_letters() {
-        assert_eq!([0, 25, 26, 51, 701, 702].map(feature_name), ["a", "z", "aa", "az", "zz", "aaa"]);
-        assert!((0..1000).all(|feature| feature_named(&feature_name(feature)) == Some(feature)));
-        assert_eq!(["", "A", "é", "a1", "aaaaa"].map(feature_named), [None; 5]);
-    }
-
     proptest! {
         #[test]
         fn a_row_that_was_read_is_written_the_same(us in 0.001f64..1e7, slowdown in 1u32..500_000, noise in 0i64..9000,
             anchors in prop::collection::btree_map("[0-9a-f]{6}", 1u32..500_000, 0..7), loaded: bool) {
-            let parts = |ratio: u32| to_parts(f64::from(ratio) / 1e4).unwrap();
+            let parts = |ratio: u32| parts_of_places(f64::from(ratio) / 1e4).unwrap();
             let anchors = anchors.iter().map(|(program, ratio)| format!("{program}{:+}", parts(*ratio)));
             let anchors: Vec<String> = anchors.collect();
             let mut row = vec![json!(1), json!(four_digits(us)), json!(parts(slowdown)), json!(noise)];

@@ -96,7 +96,7 @@ def spinning(documents, slowdown):
 
 def served_us(document, name):
     model = document["models"].get("row_softmax", {"dims": [], "problems": {}})
-    shapes = [(dtype, extents) for dtype, rows in model["problems"].items() for extents, *_ in rows]
+    shapes = [(dtype, text.split()[0].split(",")) for dtype, texts in model["problems"].items() for text in texts]
     named = [",".join(f"{dim}={extent}" for dim, extent in zip(model["dims"], extents)) for _, extents in shapes]
     names = [f"{shape} {dtype}" for shape, (dtype, _) in zip(named, shapes)]
     for entry in document["rules"] + list(document["fallbacks"].get("row_softmax", {}).values()):
