@@ -129,6 +129,39 @@ fn an_anchor_that_is_the_served_program_or_is_gone_says_nothing() {
     assert!((tie.times.unwrap().ratio - 1.01).abs() < 2e-4);
 }
 
+/// The same document once it was written and read, with its problems in rows.
+fn written(document: &Document) -> Document {
+    let text = document.to_canonical_json();
+    assert!(!text.contains("served_us") && text.contains("\"problems\":[\n["), "{text}");
+    Document::from_bytes(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn a_document_of_the_form_before_compares_with_one_of_today_as_with_its_like() {
+    let of_day = |factor: f64| {
+        let one = |at: usize| {
+            let (us, beside) = (10.012_34 * factor * at as f64, 0.98 / factor);
+            let anchors = [("5336653c", beside), ("8124954e", 0.6533), ("ba092663", 3.2171), ("f5584efa", 1.0)];
+            anchored(&format!("m={at},n=512,k=512 bf16"), us, &anchors)
+        };
+        one_of(&(1..=9).map(one).collect::<Vec<_>>())
+    };
+    let (old, new) = (of_day(1.0), of_day(1.07));
+    let verdict = |old: &Document, new: &Document| {
+        let entry = only(&diff(old, new)).clone();
+        let times = entry.times.unwrap();
+        (entry.status, times.problems, times.anchored, times.ratio, times.range, times.noise)
+    };
+    for [old, new] in [[&old, &new], [&new, &old], [&old, &old]] {
+        let expected = verdict(old, new);
+        assert_eq!(verdict(&written(old), new), expected);
+        assert_eq!(verdict(old, &written(new)), expected);
+        assert_eq!(verdict(&written(old), &written(new)), expected);
+    }
+    assert_eq!(verdict(&old, &written(&old)).0, Status::Same);
+    assert_eq!(diff(&old, &written(&old)).calibration, diff(&old, &old).calibration, "nothing was measured again");
+}
+
 /// Rules of four problems each, all 16 of which take `us`, but for those of one rule.
 fn class_with(us: f64, first_us: f64) -> Document {
     let rules: Vec<Value> = ["<=4", "<=8", "<=16", "<=64"]

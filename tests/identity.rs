@@ -7,6 +7,7 @@
 mod common;
 
 use common::{PLAN, TINY, folder_with_plan, sweep};
+use kernel_sweep::heuristics::Document;
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -201,7 +202,8 @@ fn plan(short: std::ops::Range<u32>) -> String {
 }
 
 fn problems_of(document: &Value, group: &str) -> Vec<String> {
-    let problems = document["fallbacks"]["row_softmax"][group]["source"]["problems"].as_array().unwrap();
+    let document = Document::from_value(document.clone()).unwrap();
+    let problems = document.fallbacks["row_softmax"][group].source["problems"].as_array().unwrap();
     problems.iter().map(|problem| problem["problem"].as_str().unwrap().to_owned()).collect()
 }
 

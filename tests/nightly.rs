@@ -7,6 +7,7 @@ mod common;
 
 use assert_cmd::Command;
 use common::{TINY, folder_with_plan, sweep};
+use kernel_sweep::heuristics::Document;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
@@ -59,17 +60,15 @@ impl Place {
     /// Makes the document claim that all it serves took a hundredth of the time, beside nothing.
     fn boast(&self) {
         self.edit("observed_heuristics_cpu.json", |text| {
-            let mut document: Value = serde_json::from_str(text).unwrap();
-            let fallbacks = document["fallbacks"]["row_softmax"].as_object_mut().unwrap();
-            let rules = Vec::new();
-            for fallback in fallbacks.values_mut() {
-                for problem in fallback["source"]["problems"].as_array_mut().unwrap() {
+            let mut document = Document::from_bytes(text.as_bytes()).unwrap();
+            for fallback in document.fallbacks.get_mut("row_softmax").unwrap().values_mut() {
+                for problem in fallback.source["problems"].as_array_mut().unwrap() {
                     problem["served_us"] = (problem["served_us"].as_f64().unwrap() / 100.0).into();
                     problem.as_object_mut().unwrap().remove("anchors");
                 }
             }
-            document["rules"] = Value::Array(rules);
-            document.to_string()
+            document.rules.clear();
+            document.to_canonical_json()
         });
     }
 }

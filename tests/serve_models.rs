@@ -3,7 +3,8 @@
 
 use allocation_counter::measure;
 use kernel_sweep::heuristics::{
-    Answer, Document, DtypeName, Extents, Heuristics, Options, Query, Source, Template, bucket_of, group_of,
+    Answer, Document, DtypeName, Extents, FittedModel, Heuristics, Options, Query, Source, Template, bucket_of,
+    builtin_document, builtin_names, group_of,
 };
 use kernel_sweep::model::{Dtype, Family, Problem};
 use proptest::prelude::*;
@@ -72,6 +73,83 @@ fn the_least_regret_in_group_and_alignment_decides() {
         (Source::Rule(0), vec![1]),
         "the rule's other config cannot run this k"
     );
+}
+
+/// A document whose models are written down as today.
+fn rewritten(text: &str) -> String {
+    let mut document = Document::from_bytes(text.as_bytes()).unwrap();
+    for model in document.models.values_mut() {
+        let fitted: FittedModel = serde_json::from_value(model.take()).unwrap();
+        *model = serde_json::to_value(fitted).unwrap();
+    }
+    document.to_canonical_json()
+}
+
+/// Lookups of 2,000 shapes in all classes of a document, with what else is told of some of them; and the times measured of these.
+fn answers(text: &str) -> Vec<(Value, Vec<f64>)> {
+    let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
+    let models = Document::from_bytes(text.as_bytes()).unwrap().models;
+    let models: Vec<(&String, FittedModel)> =
+        models.iter().map(|(class, model)| (class, serde_json::from_value(model.clone()).unwrap())).collect();
+    let mut seed = 1_u64;
+    // Knuth's multiplier; the upper bits are the better ones.
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let mut answers = Vec::new();
+    for asked in 0..2000 {
+        let (class, model) = &models[random(models.len() as u64) as usize];
+        let listed = &model.problems[random(model.problems.len() as u64) as usize];
+        let dims: Vec<(&str, i64)> = model.dims.iter().map(String::as_str).zip(listed.dims.iter().copied()).collect();
+        // A measured shape, or one near it.
+        let mut moved = |extent: i64| if asked % 3 == 0 { extent } else { extent + random(70) as i64 };
+        let moved: Vec<(&str, i64)> = dims.iter().map(|(name, extent)| (*name, moved(*extent))).collect();
+        let Ok(query) = heuristics.query(class, &moved, listed.dtype.as_str()) else { continue };
+        let answer = heuristics.lookup(&query);
+        let mut told = serde_json::to_value(heuristics.explained(&query, asked % 20 == 0)).unwrap();
+        let mut times_us = Vec::new();
+        take_times(&mut told, &mut times_us);
+        answers
+            .push((json!([class, moved, answer.source.name(), answer.configs().collect::<Vec<_>>(), told]), times_us));
+    }
+    answers
+}
+
+/// Takes out the times that were measured.
+fn take_times(value: &mut Value, times_us: &mut Vec<f64>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == "measured_us" {
+                    times_us.extend(value.take().as_array().into_iter().flatten().filter_map(Value::as_f64));
+                }
+                take_times(value, times_us);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| take_times(item, times_us)),
+        _ => {}
+    }
+}
+
+#[test]
+fn documents_of_the_form_before_answer_as_those_of_today() {
+    let large = models::large_document().to_string();
+    let committed = builtin_names().map(|gpu| builtin_document(gpu).unwrap());
+    for text in committed.chain([EXAMPLE, &large]) {
+        let today = rewritten(text);
+        assert!(!today.contains("trees/1"));
+        assert_eq!(rewritten(&today), today);
+        let (before, after) = (answers(text), answers(&today));
+        assert!(before.len() > 1900);
+        assert_eq!(before.len(), after.len());
+        for ((before, before_us), (after, after_us)) in before.iter().zip(&after) {
+            assert_eq!((before, before_us.len()), (after, after_us.len()));
+            // Half of the fourth digit.
+            let is_near = |(before, after): (&f64, &f64)| (before / after - 1.0).abs() < 6e-4;
+            assert!(before_us.iter().zip(after_us).all(is_near), "{before_us:?} {after_us:?}");
+        }
+    }
 }
 
 #[test]

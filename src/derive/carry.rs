@@ -286,5 +286,5 @@ fn learn_answers(model: &mut FittedModel, other: &FittedModel, is_wanted: impl F
     for (dtype, bytes) in &other.dtypes {
         model.dtypes.entry(dtype.clone()).or_insert(*bytes);
     }
-    model.problems.sort_by(|one, other| (&one.dims, &one.dtype).cmp(&(&other.dims, &other.dtype)));
+    model.problems.sort_by(|one, other| (&one.dtype, &one.dims).cmp(&(&other.dtype, &other.dims)));
 }

@@ -198,7 +198,6 @@ impl<'t> Class<'t> {
             kernels: kernels_of(rows, config).into_iter().map(str::to_owned).collect(),
             measurement: self.table.measurement.clone(),
             measurements: rows.iter().flat_map(|row| row.cells()).filter(|cell| cell.works()).count(),
-            problem_count: rows.len(),
             problems: rows.iter().map(problem).collect(),
         }
     }

@@ -243,6 +243,12 @@ fn policy(profile: &GpuProfile, environments: &BTreeMap<String, BTreeSet<Environ
         ("missing_slowdown".to_owned(), json!(MISSING_SLOWDOWN)),
         ("noise_floor".to_owned(), json!(NOISE_FLOOR)),
         (
+            "problems".to_owned(),
+            json!(
+                "rows: place among the model's problems, or name; us served; ln of the slowdown and its noise, in 1e-4; ln of the ratios to anchors"
+            ),
+        ),
+        (
             "target".to_owned(),
             json!(
                 "least geomean slowdown against the winner of each problem's last final, in rounds that did not choose it"

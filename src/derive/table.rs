@@ -5,7 +5,7 @@ use super::evidence::{ConfigFacts, Evidence, ProblemFacts, Record, Timing, confi
 use super::noise::{ASSUMED_NOISE, Draw, Level, Noise, joint};
 use super::pair::{Pair, lone_noise, raced};
 use super::race::{Arm, Race};
-use crate::heuristics::Template;
+use crate::heuristics::{ANCHOR_DIGITS, Template};
 use crate::journal::Stage;
 use crate::measure::DurationClass;
 use crate::model::Micros;
@@ -449,14 +449,14 @@ fn hash_trial(hash: &mut Sha256, config: usize, kernel: &str, timing: Option<&Ti
     }
 }
 
-/// A name for a program on any problem: eight hex digits over its config and the hash of its kernel. Two documents that have
-/// it in common have measured the very same program.
+/// A name for a program on any problem: hex digits over its config and the hash of its kernel. Two documents that have it in common
+/// for a problem have measured the very same program there.
 pub(super) fn program_key(config_text: &str, kernel: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(config_text);
     hash.update([0]);
     hash.update(kernel);
-    first_digits(&hash.finalize(), 8)
+    first_digits(&hash.finalize(), ANCHOR_DIGITS)
 }
 
 /// A short name for a config, for `validation.ties`: eight hex digits over its template.

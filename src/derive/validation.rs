@@ -20,9 +20,7 @@ pub struct Source {
     pub measurement: String,
     /// (problem, config) pairs that have a time.
     pub measurements: usize,
-    /// How many problems.
-    pub problem_count: usize,
-    /// What is served reached on each of them.
+    /// What is served reached on each of them. In the document's text each is a row.
     pub problems: Vec<ProblemSource>,
 }
 

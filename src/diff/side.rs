@@ -1,7 +1,7 @@
 //! One of the two documents: what it serves in each place, and what it says of each problem.
 
 use crate::derive::{config_key, text_key};
-use crate::heuristics::{Bucket, Document, Rule, Template, by_rank};
+use crate::heuristics::{ANCHOR_DIGITS, Bucket, Document, Rule, Template, as_written, by_rank, four_digits};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,10 +45,13 @@ impl Time {
     fn read(problem: &Value) -> Option<Self> {
         let positive = |value: &Value| value.as_f64().filter(|figure| *figure > 0.0);
         let anchors = problem["anchors"].as_object().into_iter().flatten();
+        // Documents of before have more digits.
+        let program = |key: &String| key.get(..ANCHOR_DIGITS).unwrap_or(key).to_owned();
+        let anchor = |(key, ratio): (&String, &Value)| Some((program(key), as_written(positive(ratio)?)));
         Some(Self {
-            us: positive(&problem["served_us"])?,
+            us: four_digits(positive(&problem["served_us"])?),
             noise: problem["noise"].as_f64().unwrap_or(0.0),
-            anchors: anchors.filter_map(|(key, ratio)| Some((key.clone(), positive(ratio)?))).collect(),
+            anchors: anchors.filter_map(anchor).collect(),
         })
     }
 }

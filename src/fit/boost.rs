@@ -2,6 +2,7 @@
 //!
 //! Sums are taken in a fixed order whatever threads there are, so the same rows give the same trees.
 
+use crate::heuristics::feature_name;
 use rayon::prelude::*;
 
 /// Bins of a feature.
@@ -395,13 +396,15 @@ impl Tree {
         }
     }
 
-    /// The tree as a document holds it: `feature<threshold` and leaves.
+    /// The tree as a document holds it: features' names with thresholds, and leaves with their signs.
     pub(super) fn to_text(&self, bins: &Bins) -> String {
         let word = |node: &Node| match *node {
-            Node::Leaf(value) => value.to_string(),
-            Node::Split { feature, bin, .. } => format!("{feature}<{}", bins.thresholds[feature][usize::from(bin)]),
+            Node::Leaf(value) => format!("{value:+}"),
+            Node::Split { feature, bin, .. } => {
+                format!("{}{}", feature_name(feature), bins.thresholds[feature][usize::from(bin)])
+            }
         };
-        self.nodes.iter().map(word).collect::<Vec<_>>().join(" ")
+        self.nodes.iter().map(word).collect()
     }
 }
 
@@ -435,7 +438,7 @@ mod tests {
         for (row, target) in target.iter().enumerate() {
             assert!((predict(&trees, &bins, row) as f64 - target).abs() < 100.0, "row {row}");
         }
-        assert!(trees[1].to_text(&bins).contains("0<7") && trees[1].to_text(&bins).contains("1<12"));
+        assert!(trees[1].to_text(&bins).contains("a7") && trees[1].to_text(&bins).contains("b12"));
     }
 
     #[test]

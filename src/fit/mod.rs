@@ -446,7 +446,7 @@ fn choose_configs(trials: &Trials, times: &BTreeMap<(usize, usize), Time>) -> (V
         MeasuredProblem { dims, dtype, winners: told.take(WINNERS).collect() }
     });
     let mut measured: Vec<_> = measured.collect();
-    measured.sort_by(|one, other| (&one.dims, &one.dtype).cmp(&(&other.dims, &other.dtype)));
+    measured.sort_by(|one, other| (&one.dtype, &one.dims).cmp(&(&other.dtype, &other.dims)));
     (ranked.into_iter().map(|(config, ..)| trials.configs[config].clone()).collect(), measured)
 }
 

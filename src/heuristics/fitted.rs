@@ -1,18 +1,30 @@
 //! A fitted model as a document holds it, and how its choices did; [`super::Model`] says what its fields mean to a lookup.
 
-use super::template::Template;
-use serde::{Deserialize, Serialize};
+use super::columns::{self, ModelConfig};
+use super::measured::{self, MeasuredProblem};
+use super::trees;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// The form of model that this crate reads and writes.
-pub const MODEL_FORM: &str = "trees/1";
+/// The form of model that this crate writes. It reads `trees/1` as well, which says the same at greater length.
+pub const MODEL_FORM: &str = "trees/2";
+
+/// The form before: the same models, but for how they are written down.
+const FORM_BEFORE: &str = "trees/1";
+
+/// Reads the name of a form. A model of the form before is one of today's once it is read.
+fn form_of_today<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let form = String::deserialize(deserializer)?;
+    Ok(if form == FORM_BEFORE { MODEL_FORM.to_owned() } else { form })
+}
 
 /// A model as the document holds it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
 pub struct FittedModel {
     /// Name and version of the form: [`MODEL_FORM`].
+    #[serde(deserialize_with = "form_of_today")]
     pub form: String,
     /// The dimensions' names, in the order that shapes are given in.
     pub dims: Vec<String>,
@@ -40,12 +52,17 @@ pub struct FittedModel {
     pub aligned: String,
     /// The time that no config is expected to beat.
     pub floor: Floor,
-    /// The trees: splits as `feature<threshold`, then the tree below it, then the other; leaves as whole numbers.
+    /// The trees: a split as the name of its feature, `a` for the first, and the threshold, then the tree below it, then the
+    /// other; leaves as whole numbers with their sign.
+    #[serde(deserialize_with = "trees::deserialize")]
     pub trees: Vec<String>,
     /// The configs it may choose from.
+    #[serde(with = "columns")]
+    #[cfg_attr(feature = "harness", schemars(with = "super::listed::Listed<ModelConfig, columns::Columns>"))]
     pub configs: Vec<ModelConfig>,
     /// What was measured for exact shapes.
-    #[serde(default)]
+    #[serde(default, with = "measured")]
+    #[cfg_attr(feature = "harness", schemars(with = "super::listed::Listed<MeasuredProblem, measured::ByType>"))]
     pub problems: Vec<MeasuredProblem>,
     /// How the choices did on problems left out.
     #[serde(default)]
@@ -69,29 +86,6 @@ pub struct Floor {
     pub bytes_per_us: f64,
     /// Operations a microsecond.
     pub flops_per_us: f64,
-}
-
-/// A config that a model may choose.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
-pub struct ModelConfig {
-    /// What is known of it beside its knobs, by name: registers of a thread, bytes of shared memory.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub constants: BTreeMap<String, i64>,
-    /// The config.
-    pub template: Template,
-}
-
-/// A problem that was measured, with its fastest configs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "harness", derive(schemars::JsonSchema))]
-pub struct MeasuredProblem {
-    /// Its dimensions, in the model's order.
-    pub dims: Vec<i64>,
-    /// Its type.
-    pub dtype: String,
-    /// The fastest configs, best first: their place among the model's, and their medians in microseconds.
-    pub winners: Vec<(usize, f64)>,
 }
 
 /// How choices did on problems that were left out of fitting, in folds that share none of certain dimensions.
@@ -139,4 +133,23 @@ impl CrossValidation {
         let cells = self.regret.get(source)?;
         cells.iter().find(|cell| cell.group.as_deref() == group && cell.aligned == aligned)
     }
+}
+
+/// The names of the problems that a model lists, by their place: `m=16,n=4096,k=4096 bf16`. None of a form that is not known.
+pub(super) fn problem_names(model: &Value) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Listing {
+        #[serde(deserialize_with = "form_of_today")]
+        form: String,
+        dims: Vec<String>,
+        #[serde(default, deserialize_with = "measured::deserialize")]
+        problems: Vec<MeasuredProblem>,
+    }
+    let Ok(listing) = Listing::deserialize(model) else { return Vec::new() };
+    let name = |problem: &MeasuredProblem| {
+        let dims = listing.dims.iter().zip(&problem.dims).map(|(name, extent)| format!("{name}={extent}"));
+        format!("{} {}", dims.collect::<Vec<_>>().join(","), problem.dtype)
+    };
+    let is_known = listing.form == MODEL_FORM && listing.dims.iter().map(String::len).sum::<usize>() < 1000;
+    if is_known { listing.problems.iter().map(name).collect() } else { Vec::new() }
 }

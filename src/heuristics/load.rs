@@ -1,6 +1,7 @@
 //! Reading documents: strict about what decides which rule answers, lenient about all else.
 
 use super::document::{Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION};
+use super::rows;
 use crate::error::{Context, Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -110,7 +111,7 @@ impl Document {
         if models.len() > MOST_MODELS {
             return Err(Error::usage(format!("{} models; a document holds at most {MOST_MODELS}", models.len())));
         }
-        Ok(Self {
+        let mut document = Self {
             schema_version: SCHEMA_VERSION,
             description: take(&mut fields, "description", text).unwrap_or_default(),
             policy: take(&mut fields, "policy", object).unwrap_or_default(),
@@ -118,7 +119,9 @@ impl Document {
             fallbacks,
             models: models.into_iter().collect(),
             extra: fields,
-        })
+        };
+        rows::spell_out(&mut document)?;
+        Ok(document)
     }
 }
 

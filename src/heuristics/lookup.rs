@@ -4,12 +4,12 @@
 use super::bins::PackedBucket;
 use super::classes::{Kind, family_of_shape};
 use super::classification::Signature;
+use super::columns::ModelConfig;
 use super::document::{Bucket, Document};
 use super::dtypes::DtypeName;
 use super::entries::{Found, Source};
 use super::entry::Entry;
 use super::extents::Extents;
-use super::fitted::ModelConfig;
 use super::index::{self, Class, Index};
 use super::load::{MAX_DOCUMENT_BYTES, read_file, without_mark};
 use super::model::Model;

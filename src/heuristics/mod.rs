@@ -23,6 +23,7 @@ mod builtin;
 mod cache;
 mod classes;
 mod classification;
+mod columns;
 mod document;
 mod dtypes;
 mod entries;
@@ -34,14 +35,17 @@ mod extents;
 mod fitted;
 mod groups;
 mod index;
+mod listed;
 mod load;
 mod lookup;
 mod materialize;
+mod measured;
 mod model;
 mod own;
 mod parser;
 mod query;
 mod resolve;
+mod rows;
 mod save;
 mod scan;
 mod scope;
@@ -49,6 +53,7 @@ mod shipped;
 mod steps;
 mod template;
 mod terms;
+mod trees;
 #[cfg(feature = "run")]
 mod write;
 
@@ -57,6 +62,7 @@ pub use bins::bucket_of;
 pub use builtin::{builtin_document, builtin_names, device_of};
 pub use classes::family_of_shape;
 pub use classification::{Signature, Tensor};
+pub use columns::ModelConfig;
 pub use document::{Bucket, Document, Fallback, RankedTemplate, Rule, SCHEMA_VERSION};
 pub use dtypes::{DtypeClass, DtypeName};
 pub use entries::Source;
@@ -65,20 +71,27 @@ pub(crate) use entry::by_rank;
 pub use explain::{Considered, ExplainedRecord, Explanation, Nearest};
 pub use expression::Formula;
 pub use extents::Extents;
-pub use fitted::{CrossValidation, FittedModel, Floor, MODEL_FORM, MeasuredProblem, ModelConfig, Regret};
+pub use fitted::{CrossValidation, FittedModel, Floor, MODEL_FORM, Regret};
 pub use groups::{class_groups, group_of, groups};
 #[cfg(feature = "run")]
 pub(crate) use load::without_mark;
 pub use lookup::{Answer, Heuristics, Options};
 pub use materialize::{Knob, Space, materialize};
+pub use measured::MeasuredProblem;
+#[cfg(feature = "harness")]
+pub(crate) use measured::four_digits;
 pub use model::{Candidates, Choice, LEAF_UNIT, Model};
 pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, families_of};
 pub use parser::FUNCTIONS as EXPRESSION_FUNCTIONS;
 pub use query::Query;
 #[cfg(feature = "harness")]
+pub(crate) use rows::{ANCHOR_DIGITS, as_written};
+#[cfg(feature = "harness")]
 pub(crate) use scope::nearest;
 pub use shipped::CLASSES;
 pub use template::Template;
+#[cfg(feature = "harness")]
+pub(crate) use trees::feature_name;
 #[cfg(feature = "run")]
 pub(crate) use write::{clear_leftovers, new_file};
 #[cfg(feature = "harness")]

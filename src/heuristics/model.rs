@@ -3,11 +3,15 @@
 //! A class's model is boosted regression trees over whole numbers: each feature is an expression over the dimensions, the
 //! knobs and what is known of the GPU, and the leaves that a config reaches add up to ln(time / floor), in units of
 //! [`LEAF_UNIT`]. So the choice is the same on every platform; only a predicted time is a float. The best of the legal
-//! configs is the answer. In the document, one text a tree, written down from its root, first the side below the threshold:
+//! configs is the answer. In the document, one text a tree, written down from its root, first the side below the threshold: a
+//! split is the name of its feature, `a` the first, with the threshold, and a leaf a number with its sign. Configs lie in
+//! columns, each value of a knob once, and a row a config of the places of its values, constants first, each in the order of
+//! their names; `-` where a config has none. Problems lie by their type, a text each: the dimensions, the fastest config and its
+//! median in microseconds, and the next ones, each with how much more its median is, in units as of leaves:
 //!
 //! ```json
 //! "models": {"matmul": {
-//!   "form": "trees/1",
+//!   "form": "trees/2",
 //!   "dims": ["m", "n", "k"],
 //!   "dtypes": {"bf16": 2},
 //!   "constants": {"multiprocessors": 132},
@@ -19,10 +23,12 @@
 //!   "aligned": "n % 8 == 0 && k % 8 == 0",
 //!   "floor": {"bytes": "(m * k + k * n + m * n) * dtype_bytes", "flops": "2 * m * n * k",
 //!             "launch_us": 2.6, "bytes_per_us": 4200000.0, "flops_per_us": 800000000.0},
-//!   "trees": ["41803", "4<1000 -1204 3<128 88 1310"],
-//!   "configs": [{"constants": {"registers": 168}, "template": {"block_sizes": [128, 128, 64], "num_warps": 8,
-//!               "pid_type": "flat", "split_k": 1}}],
-//!   "problems": [{"dims": [16, 4096, 4096], "dtype": "bf16", "winners": [[0, 17.98]]}],
+//!   "trees": ["+41803", "e1000-1204d128+88+1310"],
+//!   "configs": {"constants": {"registers": [168, 90]},
+//!               "template": {"block_sizes": [[128, 128, 64], [64, 64, 64]], "num_warps": [8, 4], "pid_type": ["flat"],
+//!                            "split_k": [1, 4]},
+//!               "rows": ["0 0 0 0 0", "1 1 1 0 1"]},
+//!   "problems": {"bf16": ["16,4096,4096 1 17.98 0+17858"]},
 //!   "cross_validation": {"apart": ["n,k"], "folds": 5, "seeds": 3, "regret": {"model": [
 //!     {"aligned": null, "geomean": 1.0211, "group": null, "max": 1.18, "p90": 1.05, "problems": 277}]}}
 //! }}
@@ -32,10 +38,13 @@
 //! the line after its own, each definition. A feature without a value, such as a knob that is missing, lies below every
 //! threshold; a condition without one does not hold.
 
+use super::columns::ModelConfig;
 use super::expression::Expression;
-use super::fitted::{FittedModel, MODEL_FORM, MeasuredProblem, ModelConfig};
+use super::fitted::{FittedModel, MODEL_FORM};
+use super::measured::MeasuredProblem;
 use super::scope::Scope;
 use super::steps::MISSING;
+use super::trees::feature_named;
 use crate::error::{Context, Error, Result};
 use crate::model::{Family, Plain};
 use serde_json::Value;
@@ -609,18 +618,25 @@ fn check_problems(fitted: &FittedModel) -> Result<()> {
 
 /// Reads one tree and adds its nodes.
 fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
-    let mut words = text.split_ascii_whitespace();
+    let mut rest = text;
     // The splits whose other side is still to come.
     let mut open: Vec<usize> = Vec::new();
     loop {
-        let word = words.next().ok_or_else(|| Error::usage("the tree ends before its last leaf"))?;
-        let broken = || Error::usage(format!("'{}' is neither feature<threshold nor a leaf", shown(word)));
-        if let Some((feature, threshold)) = word.split_once('<') {
-            let feature: u16 = feature.parse().map_err(|_| broken())?;
-            if usize::from(feature) >= features {
+        if rest.is_empty() {
+            return Err(Error::usage("the tree ends before its last leaf"));
+        }
+        let word;
+        (word, rest) = rest.split_at(end_of_number(rest));
+        let broken = || Error::usage(format!("'{}' is neither a feature with a threshold nor a leaf", shown(word)));
+        let (name, number) =
+            word.split_at(word.len() - word.trim_start_matches(|c: char| c.is_ascii_lowercase()).len());
+        if !name.is_empty() {
+            let place = feature_named(name).filter(|place| *place < features);
+            let feature = place.and_then(|place| u16::try_from(place).ok()).ok_or_else(|| {
                 let shown = shown(word);
-                return Err(Error::usage(format!("'{shown}' asks for a feature beyond the {features} there are")));
-            }
+                Error::usage(format!("'{shown}' asks for a feature beyond the {features} there are"))
+            })?;
+            let threshold = number.parse().map_err(|_| broken())?;
             open.push(nodes.len());
             if open.len() > MOST_DEPTH {
                 return Err(Error::usage(format!("the tree is deeper than {MOST_DEPTH}")));
@@ -628,19 +644,25 @@ fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
             if nodes.len() >= MOST_NODES {
                 return Err(Error::usage(format!("the trees have more than {MOST_NODES} splits and leaves")));
             }
-            nodes.push(Node { value: threshold.parse().map_err(|_| broken())?, other: 0, feature });
+            nodes.push(Node { value: threshold, other: 0, feature });
             continue;
         }
         // So small that no sum of leaves overflows.
-        let leaf: i32 = word.parse().map_err(|_| broken())?;
+        let leaf: i32 = number.parse().map_err(|_| broken())?;
         nodes.push(Node { value: leaf.into(), other: 0, feature: 0 });
         let Some(split) = open.pop() else { break };
         nodes[split].other = u32::try_from(nodes.len()).map_err(|_| Error::usage("too many nodes"))?;
     }
-    match words.next() {
-        None => Ok(()),
-        Some(word) => Err(Error::usage(format!("'{}' comes after the last leaf", shown(word)))),
+    if rest.is_empty() {
+        return Ok(());
     }
+    Err(Error::usage(format!("'{}' comes after the last leaf", shown(rest))))
+}
+
+/// Where the first number of a text ends: at what is no digit, after one that is.
+fn end_of_number(text: &str) -> usize {
+    let is_end = |pair: &[u8]| pair[0].is_ascii_digit() && !pair[1].is_ascii_digit();
+    text.as_bytes().windows(2).position(is_end).map_or(text.len(), |before| before + 1)
 }
 
 /// The start of a word, for a message.
@@ -657,11 +679,6 @@ mod tests {
 
     /// Of two tiles the larger is better for more than 64 rows, and a split where programs are few.
     fn value() -> Value {
-        let config = |tile: i64, split: i64, registers: i64| {
-            let order = if split == 1 { "flat" } else { "split" };
-            json!({"constants": {"registers": registers},
-                "template": {"block_sizes": [tile, 64], "pid_type": order, "split_k": split}})
-        };
         json!({
             "form": MODEL_FORM,
             "dims": ["m", "n"],
@@ -677,10 +694,11 @@ mod tests {
             "legal": ["area <= 8192", "split_k == 1 || tiles < multiprocessors"],
             "aligned": "n * dtype_bytes % 16 == 0",
             "floor": {"bytes": "m * n * dtype_bytes", "flops": "m * n", "launch_us": 2.0, "bytes_per_us": 1000.0, "flops_per_us": 1e6},
-            "trees": ["10000", "0<65 1<128 0 20000 1<128 20000 0", "2<132 3<1 0 5000 0"],
-            "configs": [config(64, 1, 64), config(128, 1, 128), config(64, 2, 64), config(256, 1, 255)],
-            "problems": [{"dims": [100, 4096], "dtype": "bf16", "winners": [[1, 7.5], [0, 8.0]]},
-                {"dims": [16, 4096], "dtype": "f32", "winners": []}],
+            "trees": ["+10000", "a65b128+0+20000b128+20000+0", "c132d1+0+5000+0"],
+            "configs": {"constants": {"registers": [64, 128, 255]},
+                "template": {"block_sizes": [[64, 64], [128, 64], [256, 64]], "pid_type": ["flat", "split"], "split_k": [1, 2]},
+                "rows": ["0 0 0 0", "1 1 0 0", "0 0 1 1", "2 2 0 0"]},
+            "problems": {"bf16": ["100,4096 1 7.5 0+6454"], "f32": ["16,4096"]},
             "cross_validation": {"apart": ["n"], "folds": 5, "seeds": 3, "regret": {"model": [
                 {"group": null, "aligned": null, "problems": 9, "geomean": 1.02, "p90": 1.1, "max": 1.2},
                 {"group": "small_m", "aligned": null, "problems": 5, "geomean": 1.01, "p90": 1.1, "max": 1.2},
@@ -690,6 +708,57 @@ mod tests {
 
     fn model() -> Model {
         Model::from_json(&value().to_string()).unwrap()
+    }
+
+    /// The same model in the form before.
+    fn value_of_before() -> Value {
+        let config = |tile: i64, split: i64, registers: i64| {
+            let order = if split == 1 { "flat" } else { "split" };
+            json!({"constants": {"registers": registers},
+                "template": {"block_sizes": [tile, 64], "pid_type": order, "split_k": split}})
+        };
+        let mut value = value();
+        value["form"] = json!("trees/1");
+        value["trees"] = json!(["10000", "0<65 1<128 0 20000 1<128 20000 0", "2<132 3<1 0 5000 0"]);
+        value["configs"] = json!([config(64, 1, 64), config(128, 1, 128), config(64, 2, 64), config(256, 1, 255)]);
+        value["problems"] = json!([{"dims": [100, 4096], "dtype": "bf16", "winners": [[1, 7.5], [0, 8.0]]},
+            {"dims": [16, 4096], "dtype": "f32", "winners": []}]);
+        value
+    }
+
+    #[test]
+    fn the_form_before_is_read_as_the_same_model() {
+        let (before, today) = (Model::from_json(&value_of_before().to_string()).unwrap(), model());
+        assert_eq!(before.fitted(), today.fitted());
+        assert_eq!(serde_json::to_value(before.fitted()).unwrap(), value());
+        let read: FittedModel = serde_json::from_value(value_of_before()).unwrap();
+        assert_eq!(&read, today.fitted());
+        for m in [16, 1000] {
+            assert_eq!(before.best(&[m, 4096], "bf16", 3), today.best(&[m, 4096], "bf16", 3));
+        }
+    }
+
+    #[test]
+    fn what_a_config_lacks_has_no_place_in_its_row() {
+        let mut value = value();
+        value["configs"]["rows"] = json!(["- 0 - 0", "1 - 0 -"]);
+        value["problems"] = json!({});
+        let model = Model::from_json(&value.to_string()).unwrap();
+        let [first, second] = model.configs() else { unreachable!() };
+        assert_eq!(
+            (&first.template, first.constants.len()),
+            (json!({"block_sizes": [64, 64], "split_k": 1}).as_object().unwrap(), 0)
+        );
+        assert_eq!(
+            (&second.template, second.constants["registers"]),
+            (json!({"pid_type": "flat"}).as_object().unwrap(), 128)
+        );
+        let written: Value = serde_json::to_value(model.fitted()).unwrap();
+        assert_eq!(
+            written["configs"],
+            json!({"constants": {"registers": [128]},
+            "template": {"block_sizes": [[64, 64]], "pid_type": ["flat"], "split_k": [1]}, "rows": ["- 0 - 0", "0 - 0 -"]})
+        );
     }
 
     #[test]
@@ -773,7 +842,7 @@ mod tests {
     #[test]
     fn a_broken_model_says_what_is_wrong_and_where() {
         let cases = [
-            ("/form", json!("trees/2"), "form 'trees/2'; this reads trees/1"),
+            ("/form", json!("trees/3"), "form 'trees/3'; this reads trees/2"),
             ("/dims/1", json!("m"), "dims: the name 'm' is given twice"),
             ("/definitions/0", json!("tiles"), "definitions[0]: 'tiles' is not name = expression"),
             (
@@ -786,9 +855,10 @@ mod tests {
             ("/legal/1", json!("1 <"), "legal[1]: expression '1 <', column 4"),
             ("/aligned", json!("split_k == 1"), "aligned and floor are about the problem"),
             ("/floor/bytes_per_us", json!(0.0), "must be positive"),
+            ("/trees/1", json!("a65+1"), "trees[1]: the tree ends before its last leaf"),
             ("/trees/1", json!("0<65 1"), "trees[1]: the tree ends before its last leaf"),
-            ("/trees", json!(vec!["0"; 2049]), "2049 trees: at most 2048"),
-            ("/trees/1", json!("0<1 ".repeat(200_000)), "deeper than 64"),
+            ("/trees", json!(vec!["+0"; 2049]), "2049 trees: at most 2048"),
+            ("/trees/1", json!("a1".repeat(200_000)), "deeper than 64"),
             ("/features", json!(vec!["m"; 1001]), "1001 features: at most 1000"),
             ("/legal", json!(vec!["m"; 1001]), "1001 conditions: at most 1000"),
             ("/legal", json!(vec![format!("{}1", "1+".repeat(2000)); 17]), "bytes of expressions: at most 65536"),
@@ -798,14 +868,25 @@ mod tests {
                 "1001 names: at most 1000",
             ),
             ("/configs", json!(vec![json!({"template": {}}); 4097]), "4097 configs: at most 4096"),
-            ("/problems/0/winners", json!([[1, -7.5]]), "problems[0] took -7.5 us"),
-            ("/trees/1", json!("1 2"), "trees[1]: '2' comes after the last leaf"),
-            ("/trees/1", json!("x"), "trees[1]: 'x' is neither feature<threshold nor a leaf"),
-            ("/trees/1", json!("5<1 2 3"), "trees[1]: '5<1' asks for a feature beyond the 5 there are"),
-            ("/trees/1", json!("99999999999"), "trees[1]: '99999999999' is neither"),
-            ("/trees/1", json!("0<1 ".repeat(80)), "deeper than 64"),
-            ("/problems/0/winners/0", json!([4, 1.0]), "problems[0] names config 4 of 4"),
-            ("/problems/0/dims", json!([1]), "problems[0] has 1 dimensions, not 2"),
+            ("/configs/rows", json!(vec!["0 0 0 0"; 4097]), "4097 configs: at most 4096"),
+            ("/configs/rows/1", json!("0 0 0"), "configs.rows[1] has too few columns"),
+            ("/configs/rows/1", json!("0 0 0 0 0"), "configs.rows[1] has more columns than there are"),
+            ("/configs/rows/1", json!("0 0 0 2"), "configs.rows[1]: '2' is no place of 2 values"),
+            ("/configs/rows/1", json!("0 0 -1 0"), "configs.rows[1]: '-1' is no place of 2 values"),
+            ("/configs/template/pid_type/0", json!("x".repeat(1 << 21)), "configs of more than 4194304 bytes"),
+            ("/problems/bf16/0", json!("100,4096 1"), "'100,4096 1' is no problem with its fastest configs"),
+            ("/problems/bf16/0", json!("100,x 1 7.5"), "'100,x 1 7.5' is no problem"),
+            ("/problems/bf16/0", json!("100,4096 1 7.5 0"), "is no problem"),
+            ("/problems/bf16/0", json!("100,4096 1 -7.5"), "problems[0] took -7.5 us"),
+            ("/trees/1", json!("+1+2"), "trees[1]: '+2' comes after the last leaf"),
+            ("/trees/1", json!("x"), "trees[1]: 'x' asks for a feature beyond the 5 there are"),
+            ("/trees/1", json!("X"), "trees[1]: 'X' is neither a feature with a threshold nor a leaf"),
+            ("/trees/1", json!("a"), "trees[1]: 'a' is neither a feature with a threshold nor a leaf"),
+            ("/trees/1", json!("f1+2+3"), "trees[1]: 'f1' asks for a feature beyond the 5 there are"),
+            ("/trees/1", json!("+99999999999"), "trees[1]: '+99999999999' is neither"),
+            ("/trees/1", json!("a1".repeat(80)), "deeper than 64"),
+            ("/problems/bf16/0", json!("100,4096 4 7.5"), "problems[0] names config 4 of 4"),
+            ("/problems/bf16/0", json!("100 1 7.5"), "problems[0] has 1 dimensions, not 2"),
             ("/trees", json!(null), "broken JSON"),
         ];
         for (pointer, broken, expected) in cases {
@@ -821,18 +902,16 @@ mod tests {
         let document = json!({"schema_version": 2, "rules": [], "models": {"x": value(), "y": {"form": "unheard of"}}});
         let document = crate::heuristics::Document::from_value(document).unwrap();
         let text = document.to_canonical_json();
-        assert!(text.contains("\n    \"0<65 1<128 0 20000 1<128 20000 0\",\n"), "{text}");
-        assert!(
-            text.contains("\n    {\"dims\":[100,4096],\"dtype\":\"bf16\",\"winners\":[[1,7.5],[0,8.0]]},\n"),
-            "{text}"
-        );
+        for line in ["\"a65b128+0+20000b128+20000+0\",", "\"100,4096 1 7.5 0+6454\"],", "\"1 1 0 0\","] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line} is no line of {text}");
+        }
         let again = crate::heuristics::Document::from_bytes(text.as_bytes()).unwrap();
         assert_eq!((&again.models, again.to_canonical_json()), (&document.models, text));
         let read: FittedModel = serde_json::from_value(again.models["x"].clone()).unwrap();
         assert_eq!(&read, model().fitted());
     }
 
-    /// A tree by its text, and the same one walked node by node.
+    /// A tree by its text in the form before, and the same one walked node by node.
     fn tree() -> impl Strategy<Value = String> {
         (-1000i32..1000).prop_map(|leaf| leaf.to_string()).prop_recursive(6, 40, 2, |inner| {
             (0usize..5, -3i64..300, inner.clone(), inner)
@@ -868,9 +947,10 @@ mod tests {
 
         #[test]
         fn no_text_breaks_the_reader_of_trees(words in prop::collection::vec(
-            prop::sample::select(vec!["0<1", "4<-9", "5<1", "<", "1<", "-7", "8", "2147483648", "0<99999999999999999999", "é"]), 0..12)) {
+            prop::sample::select(vec!["a1", "e-9", "f1", "-", "b", "-7", "+8", "+2147483648", "a99999999999999999999", "é", "<", " ",
+                "0<1 ", "4<-9 ", "8 "]), 0..12)) {
             let mut value = value();
-            value["trees"] = json!([words.join(" ")]);
+            value["trees"] = json!([words.concat()]);
             if let Ok(model) = Model::from_json(&value.to_string()) {
                 prop_assert_eq!(model.best(&[16, 64], "bf16", 9).len(), 3);
             }

@@ -7,9 +7,10 @@
 //! whoever proposes them; who is left with none is passed over too.
 
 use super::cache::Cache;
+use super::columns::ModelConfig;
 use super::entries::{Entries, Found};
 use super::extents::Extents;
-use super::fitted::{ModelConfig, Regret};
+use super::fitted::Regret;
 use super::model::{Candidates, Model};
 use super::query::Query;
 use super::template::Template;

@@ -1,29 +1,29 @@
 //! Writing documents: one text for one content, so that a regenerated document differs only where it changed.
 
 use super::document::Document;
+use super::rows;
 use serde_json::{Map, Value};
 
 impl Document {
     /// The document as canonical JSON: keys sorted at every level, rules by class then bucket, numbers of its own rounded
-    /// to 4 places (templates are left as they are), indented by a space a level, ending in a newline. What belongs together has a
-    /// line: a template, a bucket, a comparison, a problem, a tree.
+    /// to 4 places (templates are left as they are), ending in a newline. The problems behind a rule or fallback are rows, and what
+    /// belongs together has a line: a template, a bucket, a problem, a config, a tree. Lines are not indented: at the depth they
+    /// lie it would make a document a tenth larger.
     pub fn to_canonical_json(&self) -> String {
         let mut document = self.clone();
         document.rules.sort_by(|a, b| (&a.kernel_class, &a.shape_bucket).cmp(&(&b.kernel_class, &b.shape_bucket)));
+        rows::shorten(&mut document);
         // A document is strings, numbers and maps keyed by strings, none of which fails to become JSON.
         let value = serde_json::to_value(&document).map(canonical).unwrap_or_default();
         let mut text = String::new();
-        write_lines(&value, usize::MAX, 0, &mut text);
+        write_lines(&value, usize::MAX, &mut text);
         text.push('\n');
         text
     }
 }
 
-/// Levels of a model that are spread over lines: classes, their fields, and entries of these.
-const MODEL_LEVELS: usize = 3;
-
 /// Writes a value with each of its parts on a line of its own, so many levels down.
-fn write_lines(value: &Value, levels: usize, indent: usize, text: &mut String) {
+fn write_lines(value: &Value, levels: usize, text: &mut String) {
     let (parts, [open, close]): (Vec<(Option<&String>, &Value)>, _) = match value {
         Value::Object(fields) if levels > 0 && !fields.is_empty() => {
             (fields.iter().map(|(name, value)| (Some(name), value)).collect(), ['{', '}'])
@@ -33,26 +33,25 @@ fn write_lines(value: &Value, levels: usize, indent: usize, text: &mut String) {
         }
         other => return text.push_str(&other.to_string()),
     };
-    let start_line = |text: &mut String, indent| {
-        text.push('\n');
-        text.extend(std::iter::repeat_n(' ', indent));
-    };
     for (place, (name, part)) in parts.into_iter().enumerate() {
         text.push(if place == 0 { open } else { ',' });
-        start_line(text, indent + 1);
+        text.push('\n');
         if let Some(name) = name {
             text.push_str(&Value::from(name.as_str()).to_string());
-            text.push_str(": ");
+            text.push(':');
         }
         let levels = match name.map(String::as_str) {
-            Some("models") if indent == 0 => MODEL_LEVELS,
-            Some("problems" | "compared" | "templates") => 1.min(levels - 1),
-            Some("template" | "shape_bucket" | "ties" | "leave_one_out" | "exemplar" | "kernels") => 0,
+            Some("kernels" | "shape_bucket" | "template" | "validation") => 0,
+            // Of a model; of a rule; and problems of either.
+            Some("configs" | "cross_validation" | "definitions" | "features" | "legal" | "rows" | "trees") => 1,
+            Some("source" | "templates") => 1,
+            Some("problems") => 1 + usize::from(part.is_object()),
+            Some("models") if levels == usize::MAX => 2,
+            Some("regret") => 2,
             _ => levels - 1,
         };
-        write_lines(part, levels, indent + 1, text);
+        write_lines(part, levels, text);
     }
-    start_line(text, indent);
     text.push(close);
 }
 

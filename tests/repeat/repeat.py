@@ -95,10 +95,16 @@ def spinning(documents, slowdown):
 
 
 def served_us(document, name):
+    model = document["models"].get("row_softmax", {"dims": [], "problems": {}})
+    shapes = [(dtype, text.split()[0].split(",")) for dtype, texts in model["problems"].items() for text in texts]
+    named = [",".join(f"{dim}={extent}" for dim, extent in zip(model["dims"], extents)) for _, extents in shapes]
+    names = [f"{shape} {dtype}" for shape, (dtype, _) in zip(named, shapes)]
     for entry in document["rules"] + list(document["fallbacks"].get("row_softmax", {}).values()):
-        for problem in entry["source"].get("problems", []):
-            if entry.get("kernel_class", "row_softmax") == "row_softmax" and problem["problem"] == name:
-                return problem.get("served_us")
+        for problem, us, *_ in entry["source"].get("problems", []):
+            # A problem that the model does not list has its name there.
+            own = names[problem] if isinstance(problem, int) else problem
+            if entry.get("kernel_class", "row_softmax") == "row_softmax" and own == name:
+                return us
     return None
 
 
