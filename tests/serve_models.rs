@@ -88,9 +88,9 @@ fn rewritten(text: &str) -> String {
 /// Lookups of 2,000 shapes in all classes of a document, with what else is told of some of them; and the times measured of these.
 fn answers(text: &str) -> Vec<(Value, Vec<f64>)> {
     let heuristics = Heuristics::from_bytes(text.as_bytes()).unwrap();
-    let models = Document::from_bytes(text.as_bytes()).unwrap().models;
+    let document = Document::from_bytes(text.as_bytes()).unwrap();
     let models: Vec<(&String, FittedModel)> =
-        models.iter().map(|(class, model)| (class, serde_json::from_value(model.clone()).unwrap())).collect();
+        document.models.iter().map(|(class, model)| (class, serde_json::from_value(model.clone()).unwrap())).collect();
     let mut seed = 1_u64;
     // Knuth's multiplier; the upper bits are the better ones.
     let mut random = |below: u64| {
@@ -105,7 +105,7 @@ fn answers(text: &str) -> Vec<(Value, Vec<f64>)> {
         // A measured shape, or one near it.
         let mut moved = |extent: i64| if asked % 3 == 0 { extent } else { extent + random(70) as i64 };
         let moved: Vec<(&str, i64)> = dims.iter().map(|(name, extent)| (*name, moved(*extent))).collect();
-        let Ok(query) = heuristics.query(class, &moved, listed.dtype.as_str()) else { continue };
+        let Ok(query) = heuristics.query(class, &moved, DtypeName::parse(&listed.dtype).unwrap()) else { continue };
         let answer = heuristics.lookup(&query);
         let mut told = serde_json::to_value(heuristics.explained(&query, asked % 20 == 0)).unwrap();
         let mut times_us = Vec::new();
