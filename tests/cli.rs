@@ -297,8 +297,8 @@ fn mistakes_in_plans_are_named_with_their_line() {
     refused_plan("elementwise", &plan("rows = 1"), "wrong.toml:1: elementwise has no dimension 'rows'");
     refused_plan(
         "elementwise",
-        &plan("numel = 9\ndtype = \"f16\""),
-        "wrong.toml:1: elementwise comes in bf16 and f32 only, not f16",
+        &plan("numel = 9\ndtype = \"fp8\""),
+        "wrong.toml:1: elementwise comes in bf16 and f16 and f32 only, not fp8",
     );
     refused_plan("elementwise", "[[problem]]\nnumel = 9\n[space.gpu]\n", "wrong.toml:3");
     refused_plan(

@@ -103,8 +103,11 @@ fn models_are_in_the_expressions_that_families_describe_today() {
                 .iter()
                 .map(|config| serde_json::from_value(config.template.clone().into()).unwrap())
                 .collect();
-            let described =
-                Legality::new(family, &profile, model.dims.len() > family.dimensions().len(), &configs).description();
+            // Of all that was tried, also what is not among the model's own configs.
+            let plan = plan::Plan::load(family, None).unwrap();
+            let tried = plan.spaces(&profile).into_iter().flat_map(|space| &space.configs);
+            let has_variants = model.dims.len() > family.dimensions().len();
+            let described = Legality::new(family, &profile, has_variants, configs.iter().chain(tried)).description();
             assert_eq!(model.dims, described.dims, "{family}");
             // The types that it was measured in.
             let is_described = |(name, bytes): (&String, &i64)| described.dtypes.get(name) == Some(bytes);

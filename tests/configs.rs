@@ -65,24 +65,46 @@ fn plans() -> impl Iterator<Item = (Family, Plan, GpuProfile)> {
         .flat_map(|(family, plan)| GPUS.map(|gpu| (family, plan.clone(), GpuProfile::by_name(gpu).unwrap())))
 }
 
-/// The names of a kernel's parameters, in the order of its arguments, as its source or a header of it has them.
-fn parameters(source: &str, entry: &str) -> Vec<String> {
+/// The names of a kernel's parameters, in the order of its arguments, as its source or a header of it has them: those that are
+/// there with its macros.
+fn parameters(source: &str, entry: &str, macros: &[&str]) -> Vec<String> {
     static KNOWN: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
+    // A masked kernel has those within `#if CAUSAL`, one whose weights share scales those of a macro after the others.
+    let [is_causal, is_grouped] = ["CAUSAL", "GROUP"].map(|name| macros.contains(&name));
     let mut known = KNOWN.lock().unwrap();
-    let names = known.entry(format!("{source} {entry}")).or_insert_with(|| {
+    let names = known.entry(format!("{source} {entry} {is_causal} {is_grouped}")).or_insert_with(|| {
         let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
         let headers = fs::read_dir(kernels.join("include")).unwrap().map(|entry| entry.unwrap().path());
         let mut texts =
             std::iter::once(kernels.join(source)).chain(headers).map(|path| fs::read_to_string(path).unwrap());
-        let list = |text: String| Some(text.split_once(&format!("\n{entry}("))?.1.split_once(") {")?.0.to_owned());
-        let list = texts.find_map(list).unwrap();
+        let listed = |text: String| {
+            let list = text.split_once(&format!("\n{entry}("))?.1.split_once(") {")?.0;
+            let list = match list.split_once("\n#if CAUSAL\n") {
+                Some((all, masked)) if is_causal => format!("{all}{}", masked.strip_suffix("\n#endif\n").unwrap()),
+                Some((all, _)) => all.to_owned(),
+                None => list.to_owned(),
+            };
+            Some(match list.strip_suffix(" SCALE_PARAMETERS") {
+                Some(all) if is_grouped => format!("{all}{}", defined(&text, "SCALE_PARAMETERS")),
+                Some(all) => all.to_owned(),
+                None => list,
+            })
+        };
+        let list = texts.find_map(listed).unwrap();
         let name = |parameter: &str| {
+            let parameter = parameter.trim_end();
             let start = parameter.rfind(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap();
             parameter[start + 1..].to_owned()
         };
         list.split(',').map(name).collect()
     });
     names.clone()
+}
+
+/// What the first definition of a macro stands for, on one line.
+fn defined(text: &str, name: &str) -> String {
+    let definition = text.split_once(&format!("#define {name} ")).unwrap().1.replace("\\\n", " ");
+    definition.lines().next().unwrap().to_owned()
 }
 
 /// The macros of a kernel and the arguments of its launch, to be read by name.
@@ -99,7 +121,8 @@ impl Running<'_> {
 
     /// The argument that the kernel's parameter of that name gets.
     fn argument(&self, name: &str) -> u64 {
-        let parameters = parameters(self.source(), &self.kernel.entry);
+        let macros: Vec<&str> = self.kernel.macros.iter().map(|(name, _)| &**name).collect();
+        let parameters = parameters(self.source(), &self.kernel.entry, &macros);
         assert_eq!(parameters.len(), self.launch.args.len(), "{} gets what it asks for", self.kernel);
         let place = parameters.iter().position(|known| known == name).unwrap();
         match self.launch.args[place] {
@@ -239,6 +262,12 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
                     ("gemm.cu", runs(config, all * split, multiprocessors), 1)
                 }
+                Mma::Wgmma if problem.family == Family::MatmulFp8 => {
+                    assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
+                    assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
+                    assert_eq!(u64::from(running.launch.cluster[0]), split);
+                    ("gemm_fp8.cu", runs(config, all, multiprocessors), split)
+                }
                 mma @ (Mma::Wgmma | Mma::MmaSyncTma) => {
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
                     assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
@@ -310,6 +339,11 @@ fn every_config_of_every_space_is_what_runs() {
 fn a_default_of_each_plan_runs_on_every_problem() {
     for (family, plan, profile) in plans() {
         let defaults = plan.defaults(&profile);
+        if defaults.is_empty() {
+            let needs_wgmma = family == Family::MatmulFp8 && !profile.mma.contains(&Mma::Wgmma);
+            assert!(needs_wgmma, "{family} has no space on {}", profile.name);
+            continue;
+        }
         check_all(256, &problem(family), |problem| {
             let runs = |config: &Config| spec(family).legal(config, &problem, &profile);
             let verdicts: Vec<_> = defaults.iter().map(runs).collect();

@@ -116,7 +116,7 @@ impl Random {
             family.dimensions().iter().map(|name| (*name, *self.pick(&EXTENTS))).collect();
         let mut dtype = Dtype::Bf16;
         match family {
-            Family::MatmulInt4 | Family::MatmulFp4 => dimensions[2].1 = 2 * self.extent(&DEPTHS),
+            packed if packed.packs_two_weights_a_byte() => dimensions[2].1 = 2 * self.extent(&DEPTHS),
             Family::Matmul | Family::MatmulInt16 => dimensions[2].1 = self.extent(&DEPTHS),
             Family::MatmulFp8 => {
                 dtype = Dtype::Fp8;

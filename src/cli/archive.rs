@@ -18,8 +18,7 @@ use std::time::Duration;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   sweep archive --gpu h200
-  sweep archive --gpu h200 --unpack && sweep --gpu h200
-  sweep archive --gpu h200 --same-code FOLDER")]
+  sweep archive --gpu h200 --unpack && sweep --gpu h200")]
 pub(super) struct ArchiveArgs {
     /// GPU whose journals to pack: h200, b200, …, cpu
     #[arg(long, value_name = "NAME")]

@@ -25,7 +25,6 @@ makes of a @helion.kernel. Seeds may come from any family. What the target
 refuses is left out and counted.
 
 Examples:
-  sweep export --gpu h200 --family kernels.py:softmax --to helion-aot -o aot
   sweep export --gpu h200 --family matmul --to helion-seeds -o seeds"
 )]
 pub(super) struct ExportArgs {
@@ -38,7 +37,7 @@ pub(super) struct ExportArgs {
     #[command(flatten)]
     documents: OutputArgs,
     /// Families
-    #[arg(long, value_name = "NAME|PATH[,…]", value_parser = families)]
+    #[arg(long, value_name = "FAMILY", value_parser = families)]
     family: Families,
     /// Who is to read it
     #[arg(long, value_name = "TARGET")]

@@ -373,8 +373,15 @@ mod tests {
                 assert_eq!((bytes as u64, flops as f64), (spec.bytes(&problem).0, spec.flops(&problem)), "{problem}");
                 // A model that knows variants says the same of the plain problem, and what it says of one.
                 let of_variants = Description::of(family, &h200, true);
-                for (kv_heads, causal, window) in [(10, 0, 0), (5, 0, 0), (2, 1, 0), (10, 1, 7)] {
-                    let extents = [&dims[..], &[kv_heads, causal, window]].concat();
+                let all_variants: &[&[i64]] = match family {
+                    Family::Attention => &[&[10, 0, 0], &[5, 0, 0], &[2, 1, 0], &[10, 1, 7]],
+                    Family::MatmulInt4Group => &[&[128, 0], &[32, 0], &[64, 1], &[0, 0], &[0, 1]],
+                    Family::MatmulFp8 => &[&[0], &[1], &[128]],
+                    _ => &[&[]],
+                };
+                for &variant in all_variants {
+                    assert_eq!(variant.len(), family.variants().len(), "{family}");
+                    let extents = [&dims[..], variant].concat();
                     let pairs: Vec<_> = family.all_dimensions().zip(extents.iter().copied()).collect();
                     let problem = crate::model::Problem::new(family, &pairs, dtype).unwrap();
                     let dims = of_variants.dims_of(&problem);

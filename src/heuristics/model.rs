@@ -44,7 +44,7 @@ use super::fitted::{FittedModel, MODEL_FORM};
 use super::measured::MeasuredProblem;
 use super::scope::Scope;
 use super::steps::MISSING;
-use super::trees::feature_named;
+use super::trees::{end_of_number, feature_named, shown};
 use crate::error::{Context, Error, Result};
 use crate::model::{Family, Plain};
 use serde_json::Value;
@@ -657,17 +657,6 @@ fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("'{}' comes after the last leaf", shown(rest))))
-}
-
-/// Where the first number of a text ends: at what is no digit, after one that is.
-fn end_of_number(text: &str) -> usize {
-    let is_end = |pair: &[u8]| pair[0].is_ascii_digit() && !pair[1].is_ascii_digit();
-    text.as_bytes().windows(2).position(is_end).map_or(text.len(), |before| before + 1)
-}
-
-/// The start of a word, for a message.
-fn shown(word: &str) -> String {
-    word.chars().take(40).collect()
 }
 
 #[cfg(test)]

@@ -35,6 +35,17 @@ fn of_today(tree: &str) -> Option<String> {
     tree.split_ascii_whitespace().map(word).collect()
 }
 
+/// Where the first number of a text ends: at what is no digit, after one that is.
+pub(super) fn end_of_number(text: &str) -> usize {
+    let is_end = |pair: &[u8]| pair[0].is_ascii_digit() && !pair[1].is_ascii_digit();
+    text.as_bytes().windows(2).position(is_end).map_or(text.len(), |before| before + 1)
+}
+
+/// The start of a word, for a message.
+pub(super) fn shown(word: &str) -> String {
+    word.chars().take(40).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -307,6 +307,8 @@ mod tests {
         assert_eq!(config.to_string(), text);
         assert_eq!(config.names(), ["block_sizes", "fuse", "layout", "num_warps", "unroll"]);
         assert_eq!(config.own["unroll"], KnobValue::Integer(8));
-        assert!(serde_json::from_str::<Config>(r#"{"unroll":[8]}"#).is_err(), "a list is no knob's value");
+        for text in [r#"{"unroll":{"by":8}}"#, r#"{"unroll":[{"by":8}]}"#, r#"{"unroll":0.5}"#] {
+            assert!(serde_json::from_str::<Config>(text).is_err(), "{text}: neither is a knob's value");
+        }
     }
 }

@@ -506,7 +506,9 @@ mod tests {
                     let whole =
                         |problem: &Problem| ["n", "k"].iter().all(|name| extent(problem, name).is_multiple_of(64));
                     let whole = share(&problems, whole);
-                    assert!((0.25..0.36).contains(&whole), "{family}: {whole}");
+                    // A third of the three quarters that are aligned, and 0.008 by luck. Which sides are of any value is dealt
+                    // apart from that, so that of 1200 the share is off by 0.007 as a rule; these bounds are four times that.
+                    assert!((0.23..0.287).contains(&whole), "{family}: {whole}");
                     for side in ["n", "k"] {
                         let odd = share(&problems, |problem| !extent(problem, side).is_multiple_of(8));
                         assert!((0.12..0.17).contains(&odd), "{family} {side}: {odd}");

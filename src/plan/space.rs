@@ -299,6 +299,11 @@ mod tests {
         expand(&axes, &exclusions, &kind_field("mma_sync").unwrap(), Family::Matmul)
     }
 
+    /// Of a family whose manifest says when a knob is idle.
+    fn softmax_configs(kind: &str, axes: &str) -> Vec<Config> {
+        expand(&toml::from_str(axes).unwrap(), &[], &kind_field(kind).unwrap(), Family::RowSoftmax).unwrap()
+    }
+
     #[test]
     fn axes_that_no_memory_holds_are_refused_before_they_take_it() {
         let many = |axis: &str| format!("{axis} = {:?}", (1..=3000).collect::<Vec<_>>());
@@ -343,11 +348,14 @@ mod tests {
 
     #[test]
     fn a_whole_row_is_null() {
-        let configs =
-            expand_text("block_sizes = [[1]]\nreduction_loops = [['whole'], [1024]]\nnum_stages = [2, 3]", "");
-        let configs = configs.unwrap();
+        let axes = "block_sizes = [[1]]\nreduction_loops = [['whole'], [1024]]\nnum_stages = [2, 3]";
+        let configs = softmax_configs("simt", axes);
         assert_eq!(configs.len(), 3);
         assert_eq!((configs[0].reduction_loops.as_slice(), configs[0].num_stages), (&[None][..], None));
+        // Wide lanes may have the next row in flight.
+        let wide = softmax_configs("simt_wide", axes);
+        assert_eq!(wide.len(), 4);
+        assert_eq!((wide[0].reduction_loops.as_slice(), wide[0].num_stages), (&[None][..], Some(2)));
     }
 
     #[test]

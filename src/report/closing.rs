@@ -127,8 +127,8 @@ mod tests {
         let of_both = [Dtype::Bf16, Dtype::F32].map(|dtype| winner(Family::RowSoftmax, rows, dtype));
         let text = table(Family::RowSoftmax, &of_both.iter().collect::<Vec<_>>()).to_string();
         assert!(text.contains("rows=640,cols=2048 bf16") && text.contains("rows=640,cols=2048 f32"), "{text}");
-        let product = winner(Family::Matmul, "m=1,n=2,k=3", Dtype::Bf16);
-        let text = table(Family::Matmul, &[&product]).to_string();
-        assert!(text.contains("m=1,n=2,k=3") && !text.contains("bf16"), "a family of one type need not say it: {text}");
+        let product = winner(Family::MatmulFp8, "m=1,n=2,k=3", Dtype::Fp8);
+        let text = table(Family::MatmulFp8, &[&product]).to_string();
+        assert!(text.contains("m=1,n=2,k=3") && !text.contains("fp8"), "a family of one type need not say it: {text}");
     }
 }

@@ -67,7 +67,7 @@ fn fitted(document: &Document, family: Family) -> FittedModel {
 }
 
 fn dims(problem: &Problem) -> Vec<i64> {
-    problem.shape.dimensions().into_iter().map(|(_, extent)| extent as i64).collect()
+    problem.shape.extents().iter().map(|extent| *extent as i64).collect()
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn every_class_has_a_model_whatever_the_order_and_the_threads() {
         assert!(sources.starts_with(&["fallback", "model"]), "{family}: {sources:?}");
         assert_eq!(report.model.as_ref().unwrap().configs, fitted.configs.len());
         assert_eq!((fitted.problems.len(), &report.no_model), (40, &None), "{family}");
-        // The winner of an exact shape is told with its time.
+        // The winner of an exact shape is told with its time, in four digits.
         let model = Model::new(fitted).unwrap();
         let finals: Vec<&Trial> =
             trials.iter().filter(|trial| trial.family == family && trial.stage == Stage::Final).collect();
@@ -100,8 +100,8 @@ fn every_class_has_a_model_whatever_the_order_and_the_threads() {
             let problem = trial.problem();
             let times = finals.iter().filter(|other| other.problem() == problem);
             let best_us = times.map(|other| other.median_us.unwrap().0).fold(f64::INFINITY, f64::min);
-            let winners = model.measured(&dims(&problem), problem.dtype.name()).unwrap();
-            assert!((winners[0].1 - best_us).abs() < 1e-6 * best_us, "{problem}: {winners:?}, not {best_us}");
+            let winners = model.measured(&dims(&problem)[..model.fitted().dims.len()], problem.dtype.name()).unwrap();
+            assert!((winners[0].1 - best_us).abs() < 6e-4 * best_us, "{problem}: {winners:?}, not {best_us}");
         }
     }
 }
@@ -136,7 +136,7 @@ fn what_is_served_runs_on_every_shape_it_is_served_for() {
                 runs(&fallback.template, &problem);
                 judged += 1;
             }
-            for choice in model.best(&dims(&problem), problem.dtype.name(), 3) {
+            for choice in model.best(&dims(&problem)[..model.fitted().dims.len()], problem.dtype.name(), 3) {
                 runs(&model.configs()[choice.config].template, &problem);
             }
         }

@@ -389,8 +389,9 @@ mod tests {
     fn rows_the_copy_engine_cannot_take_are_copied_by_a_warp() {
         let (kernel, launch) = program(Family::Matmul, &config(), [5, 77, 66]);
         assert_eq!(launch.args[..4], [Arg::Input(0), Arg::Input(1), Arg::Output(0), Arg::Output(0)]);
-        let vectors: Vec<_> = kernel.macros[8..].iter().map(|(_, bytes)| bytes.as_str()).collect();
-        assert_eq!(vectors, ["4", "2", "2"]);
+        let last: Vec<_> = kernel.macros[8..].iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let vectors = [("A_VECTOR_BYTES", "4"), ("B_VECTOR_BYTES", "2"), ("C_VECTOR_BYTES", "2")];
+        assert_eq!(last, [&vectors[..], &[("REALIGNED", "0")]].concat());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Families that a manifest describes: what their kernels are compiled and launched with, as expressions over dimensions and knobs.
 //! Anybody may bring one; those of ours that need no more than that are described by it too.
 
+mod binary;
 mod cubin;
 mod expand;
 mod host;
@@ -13,7 +14,7 @@ mod raw;
 mod read;
 mod scope;
 
-pub(crate) use cubin::parameters;
+pub(crate) use binary::parameters;
 pub use cubin::same_code;
 
 use super::legality::{self, Condition};
@@ -281,6 +282,19 @@ impl FamilySpec for Manifest {
         self.description.clone()
     }
 
+    fn awkward(&self, problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+        let scope = Scope::of_problem(self, problem);
+        let read = self.tensors.iter().filter(|tensor| tensor.role == Role::In);
+        // Other contents have no file with what is right of them.
+        let is_computed = self.reference.is_some() || self.callable().is_some();
+        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && is_computed;
+        let awkward = read.zip(inputs).map(|(tensor, spec)| {
+            let fill = tensor.awkward.as_ref().and_then(|contents| scope.fill(contents).ok());
+            TensorSpec { fill: fill.unwrap_or(spec.fill), ..spec.clone() }
+        });
+        has_awkward.then(|| awkward.collect())
+    }
+
     fn task(&self, problem: &Problem) -> Task {
         let Tensors { inputs, outputs } = self.tensors(problem);
         let scope = Scope::of_problem(self, problem);
@@ -290,15 +304,7 @@ impl FamilySpec for Manifest {
             file: tensor.right.as_ref().and_then(|file| scope.file(file).ok()),
             tolerance: tensor.tolerance.or_else(|| (!tensor.element(problem.dtype).is_float()).then_some(exact)),
         });
-        let read = self.tensors.iter().filter(|tensor| tensor.role == Role::In);
-        let awkward = read.clone().zip(&inputs).map(|(tensor, spec)| {
-            let fill = tensor.awkward.as_ref().and_then(|contents| scope.fill(contents).ok());
-            TensorSpec { fill: fill.unwrap_or(spec.fill), ..spec.clone() }
-        });
-        // Other contents have no file with what is right of them.
-        let is_computed = self.reference.is_some() || self.callable().is_some();
-        let has_awkward = read.clone().any(|tensor| tensor.awkward.is_some()) && is_computed;
-        let awkward = has_awkward.then(|| awkward.collect());
+        let awkward = self.awkward(problem, &inputs);
         let host = host::of(self.family).map(|_| *problem);
         let call = self.callable().map(|callable| Call::new(callable, problem));
         Task { name: problem.to_string(), wanted: wanted.collect(), inputs, awkward, outputs, host, call }
@@ -375,7 +381,7 @@ impl FamilySpec for Manifest {
         let (kernel, launch) = Scope::new(self, config, problem, profile).build(&self.kernel_of(config)?.run)?;
         check_clusters(launch.cluster_blocks().into(), profile)?;
         if let Code::Cubin(file) | Code::Ptx(file) = &kernel.code {
-            cubin::check(file, &kernel.entry, &launch, &profile.arch)?;
+            binary::check(file, &kernel.entry, &launch, &profile.arch)?;
         }
         Ok((kernel, launch))
     }

@@ -61,9 +61,9 @@ fn e4m3(code: u8) -> f64 {
 
 /// Each element within the rounding of the output and of f32 sums of terms as large as `scale`. NaN meets only NaN.
 fn assert_close(output: &[f64], expected: &[f64], dtype: Dtype, scale: f64) {
-    // Of f16 small numbers are far apart.
+    // Of f16 small numbers are far apart, and of bf16 the smallest.
     let (epsilon, least) = match dtype {
-        Dtype::Bf16 => (1.0 / 256.0, 0.0),
+        Dtype::Bf16 => (1.0 / 256.0, 2f64.powi(-134)),
         Dtype::F16 => (1.0 / 2048.0, 2f64.powi(-25)),
         _ => (1e-6, 0.0),
     };
