@@ -33,8 +33,7 @@ fn program(recorded: &Recorded) -> Option<(String, Launch)> {
 fn a_manifest_gives_the_launches_of_the_code_that_it_replaced() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/row_softmax_launches.jsonl.zst");
     let text = zstd::decode_all(fs::File::open(path).unwrap()).unwrap();
-    let all: Vec<Recorded> =
-        text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| read(line)).collect();
+    let all: Vec<Recorded> = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(read).collect();
     let runs = all.iter().filter(|recorded| recorded.program.is_some()).count();
     assert!(all.len() == 1000 && (300..700).contains(&runs), "{runs} of {} run", all.len());
     let kinds = ["row_softmax.cu", "row_softmax_wide.cu"].map(|source| {

@@ -165,6 +165,7 @@ fn refused(name: &str, changes: &[(&str, &str)]) -> String {
     message
 }
 
+#[allow(clippy::too_many_lines)] // a list of cases
 #[test]
 fn what_cannot_be_is_said_in_one_line_with_its_place() {
     let line = |message: &str| message.contains("broken.toml:");

@@ -50,7 +50,7 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
 }
 
 /// The longest that a kernel may compile.
-const COMPILE_DEADLINE: Duration = Duration::from_mins(2);
+const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 
 fn renew(args: &ArchiveArgs, folder: &GpuFolder, then: &Path) -> Result<Outcome> {
     let profile = GpuProfile::by_name(&args.gpu)?;

@@ -81,7 +81,9 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let progress = Progress::new(args.json, false);
     let compiler = site::compiler(args.compile_deadline.0, &profile, &progress)?;
     let (plans, left_out) = plan::with_a_space(plan::load_all(&args.family.0, None)?, &profile);
-    left_out.iter().for_each(|why| progress.say(why));
+    for why in &left_out {
+        progress.say(why);
+    }
     progress.plans(&plans);
     compiler.needed(&support_kernel())?;
     let list = args.list.as_ref().map(|path| File::create(path).context(|| path.display().to_string())).transpose()?;

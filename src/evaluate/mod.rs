@@ -63,7 +63,9 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
     let profile = &site.found().profile;
     let gpu = &profile.name;
     let (plans, left_out) = plan::with_a_space(plans, profile);
-    left_out.iter().for_each(|why| site.progress.say(why));
+    for why in &left_out {
+        site.progress.say(why);
+    }
     let asked = plans.iter().map(|plan| {
         let planned: BTreeSet<Problem> = plan.problems(profile)?.iter().map(|planned| planned.problem).collect();
         let problems = match read.remove(&plan.family).flatten() {

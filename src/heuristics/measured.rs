@@ -46,8 +46,11 @@ fn problem_text(problem: &MeasuredProblem) -> String {
     text
 }
 
-/// The dimensions of such a text, and its winners; nothing where it is none.
-fn problem_of(text: &str) -> Option<(Vec<i64>, Vec<(usize, f64)>)> {
+/// A problem's dimensions, and its winners by their places with their times.
+type Told = (Vec<i64>, Vec<(usize, f64)>);
+
+/// What such a text tells; nothing where it is none.
+fn problem_of(text: &str) -> Option<Told> {
     let mut words = text.split_ascii_whitespace();
     let dims = words.next()?.split(',').map(|extent| extent.parse().ok()).collect::<Option<_>>()?;
     let Some(config) = words.next() else { return Some((dims, Vec::new())) };

@@ -18,7 +18,7 @@ pub struct Query<'a> {
     pub dtype: DtypeName<'a>,
 }
 
-impl<'a> Query<'a> {
+impl Query<'_> {
     /// The same as whoever knows no variants would ask it.
     #[must_use]
     pub fn plain(self) -> Self {

@@ -118,8 +118,7 @@ fn shorten_measurements(document: &mut Document) {
 
 fn row(problem: &Value, places: Option<&HashMap<&str, usize>>) -> Option<Value> {
     let told = Told::deserialize(problem).ok().filter(|_| problem.is_object())?;
-    let parts =
-        |ratio: Option<f64>| ratio.map(|ratio| parts_of_places(ratio).map(Value::from)).unwrap_or(Some(Value::Null));
+    let parts = |ratio: Option<f64>| ratio.map_or(Some(Value::Null), |ratio| parts_of_places(ratio).map(Value::from));
     let place = places.and_then(|places| places.get(told.problem.as_str()));
     let place = place.map_or_else(|| Value::from(told.problem.as_str()), |place| Value::from(*place));
     let noise = (told.noise * PARTS).round() as i64;

@@ -43,8 +43,10 @@ fn write_lines(value: &Value, levels: usize, text: &mut String) {
         let levels = match name.map(String::as_str) {
             Some("kernels" | "shape_bucket" | "template" | "validation") => 0,
             // Of a model; of a rule; and problems of either.
-            Some("configs" | "cross_validation" | "definitions" | "features" | "legal" | "rows" | "trees") => 1,
-            Some("source" | "templates") => 1,
+            Some(
+                "configs" | "cross_validation" | "definitions" | "features" | "legal" | "rows" | "source" | "templates"
+                | "trees",
+            ) => 1,
             Some("problems") => 1 + usize::from(part.is_object()),
             Some("models") if levels == usize::MAX => 2,
             Some("regret") => 2,

@@ -56,7 +56,9 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let gpu = site.found().profile.name.clone();
     let plans = plan::load_all(&options.sweep.families, options.sweep.plan.as_deref())?;
     let (plans, left_out) = plan::with_a_space(plans, &site.found().profile);
-    left_out.iter().for_each(|why| site.progress.say(why));
+    for why in &left_out {
+        site.progress.say(why);
+    }
     let night = Night::begin(site.folder.nights())?;
     let document = site.folder.document();
     paths::check_outputs(Some(&document), &[])?;

@@ -114,9 +114,8 @@ impl Call {
                 if SCALED.contains(&family) =>
             {
                 let is_right = match (family, others) {
-                    (Family::MatmulNvfp4, [[1] | []]) | (Family::MatmulMxfp4, []) => true,
+                    (Family::MatmulNvfp4, [[1] | []]) | (Family::MatmulMxfp4 | Family::MatmulInt4Group, []) => true,
                     (Family::MatmulInt4Group, [zeros]) => zeros == scales,
-                    (Family::MatmulInt4Group, []) => true,
                     _ => false,
                 };
                 if b_rows.checked_mul(2) != Some(*k) || columns != n || !is_right {
@@ -127,7 +126,7 @@ impl Call {
                 let mut problem = vec![m, *n, *k];
                 if family == Family::MatmulInt4Group {
                     // One row is for all weights along k.
-                    problem.extend([group.unwrap_or(if *rows_of_scales == 1 { 0 } else { 1 }), others.len() as u64]);
+                    problem.extend([group.unwrap_or(u64::from(*rows_of_scales != 1)), others.len() as u64]);
                 }
                 let a = [m, *k];
                 let flat: Vec<&[u64]> = [&a[..], shapes[1], scales].into_iter().chain(others.iter().copied()).collect();

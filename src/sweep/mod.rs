@@ -57,7 +57,9 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     let (found, progress) = (site.found(), &site.progress);
     let plans = plan::load_all(&options.families, options.plan.as_deref())?;
     let (plans, left_out) = plan::with_a_space(plans, &found.profile);
-    left_out.iter().for_each(|why| progress.say(why));
+    for why in &left_out {
+        progress.say(why);
+    }
     let document = site.folder.document();
     let mut summary = Summary {
         gpu: found.profile.name.clone(),

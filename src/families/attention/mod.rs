@@ -449,6 +449,7 @@ impl FamilySpec for Attention {
     }
 }
 
+#[allow(clippy::float_cmp)] // counts are exact
 #[cfg(test)]
 mod tests {
     use super::*;

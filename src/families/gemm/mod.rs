@@ -199,7 +199,7 @@ impl Weights {
             (Self::Fp4, HostTensor::I8(bytes), []) => nibbles(bytes, e2m1),
             (Self::Int4Group, HostTensor::I8(bytes), [scales]) => scaled(nibbles(bytes, signed), scales.to_f64()),
             (Self::Int4Group, HostTensor::I8(bytes), [scales, HostTensor::U8(zeros)]) => {
-                let codes = nibbles(bytes, |code| code.into());
+                let codes = nibbles(bytes, f64::from);
                 let zeros = of_groups(zeros.iter().map(|zero| f64::from(zero & 15)).collect(), codes.len());
                 scaled(codes.into_iter().zip(zeros).map(|(code, zero)| code - zero).collect(), scales.to_f64())
             }

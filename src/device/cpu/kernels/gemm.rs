@@ -67,6 +67,7 @@ struct Scales<'a> {
 
 impl<'a> Scales<'a> {
     /// Those of a problem's weights, if they have any; nothing at all where the tensors are not the family's.
+    #[allow(clippy::option_option)] // what has no scales is as right as what has
     fn of(problem: &Problem, n: usize, group: usize, tensors: &'a [HostTensor]) -> Option<Option<Self>> {
         let of_codes =
             |codes: &[u8], decode: fn(u8) -> f32| codes.iter().map(|code| decode(*code)).collect::<Vec<f32>>();
