@@ -158,6 +158,7 @@ fn runs(config: &Config, tiles: u64, places: u64) -> u64 {
     if config.pid_type == Some(PidType::PersistentInterleaved) { most } else { tiles.div_ceil(tiles.div_ceil(most)) }
 }
 
+#[allow(clippy::too_many_lines)] // a family after the other
 fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running: &Running) {
     let extents: Vec<u64> = problem.shape.dimensions().iter().map(|(_, extent)| *extent).collect();
     let block = |place: usize| u64::from(config.block_sizes[place]);
