@@ -64,7 +64,7 @@ fn lookup(criterion: &mut Criterion) {
     let heuristics = Heuristics::new(document());
     let query = |m, n, k| Query {
         class: "matmul_int16",
-        extents: Extents::Gemm { m: Some(m), n: Some(n), k: Some(k) },
+        extents: Extents::Gemm { m: Some(m), n: Some(n), k: Some(k), sharing: None },
         dtype: Dtype::Bf16.into(),
     };
     let mut group = criterion.benchmark_group("lookup");
