@@ -102,7 +102,7 @@ __device__ float query_at(const Stream& stream, long long row, long long column,
         if (is_last) {
             key = kv_seq - 1;
         } else if (row % 2 == 0) {
-            const int edge = window == 0 ? 0 : static_cast<int>(word >> 1) % 4;
+            const int edge = window == 0 ? 0 : static_cast<int>((word >> 1) % 4);
             key = edge == 0 ? end - 1 : edge == 1 ? end : edge == 2 ? first : first - 1;
             if (key < 0 || key >= kv_seq) key = end > 0 ? end - 1 : 0;
         }

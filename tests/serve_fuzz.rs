@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use kernel_sweep::heuristics::{
-    CLASSES, Document, DtypeName, Heuristics, Options, Signature, Source, answer_batch_line, answer_batch_line_checked,
-    family_of_shape,
+    CLASSES, Document, DtypeClass, DtypeName, Heuristics, Options, Signature, Source, answer_batch_line,
+    answer_batch_line_checked, family_of_shape,
 };
 use kernel_sweep::model::Family;
 use proptest::prelude::*;
@@ -342,6 +342,9 @@ fn fits(class: &str, args: &[Arg]) -> bool {
             rows == k && types[0] == types[1] && result
         }
         ("matmul_int16", [[_, k], [rows, _], ..]) => rows == k && types[1].name() == "i16",
+        ("matmul_fp8", [[_, k], [rows, _], ..]) => {
+            rows == k && types.iter().take(2).any(|dtype| dtype.class() == DtypeClass::Fp8)
+        }
         ("matmul_int4" | "matmul_fp4", [[_, k], [rows, _], ..]) => {
             k % 2 == 0 && *rows == k / 2 && ["i8", "u8"].contains(&types[1].name())
         }

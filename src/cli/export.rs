@@ -37,10 +37,10 @@ pub(super) struct ExportArgs {
     #[command(flatten)]
     documents: OutputArgs,
     /// Families
-    #[arg(long, value_name = "FAMILY", value_parser = families)]
+    #[arg(long, value_name = "NAME", value_parser = families)]
     family: Families,
     /// Who is to read it
-    #[arg(long, value_name = "TARGET")]
+    #[arg(long, value_name = "TO")]
     to: To,
     /// Problems to export the configs of: a file of [[problem]] entries as in a plan; else those of the family's plan
     #[arg(long, value_name = "FILE")]

@@ -75,6 +75,12 @@ const MEASUREMENT: &str = "measurement";
 
 /// Writes the problems of all entries as rows, where they say no more than rows do, and what entries of a class share once.
 pub(super) fn shorten(document: &mut Document) {
+    // One whose entries tell no problems is somebody else's, and stays as it is.
+    let of_rules = document.rules.iter().map(|rule| &rule.source);
+    let of_fallbacks = document.fallbacks.values().flat_map(|groups| groups.values()).map(|fallback| &fallback.source);
+    if !of_rules.chain(of_fallbacks).any(|source| source.contains_key("problems")) {
+        return;
+    }
     shorten_measurements(document);
     let names: Vec<(&str, Vec<String>)> =
         document.models.iter().map(|(class, model)| (class.as_str(), problem_names(model))).collect();
@@ -263,7 +269,7 @@ mod tests {
     #[test]
     fn what_most_entries_of_a_class_were_derived_from_is_written_once() {
         let rule = |class: &str, bin: &str, measurement: &str| json!({"kernel_class": class, "shape_bucket": {"m_bin": bin}, "source": {"measurement": measurement}, "templates": []});
-        let fallback = json!({"template": {}, "source": {"measurement": "new"}});
+        let fallback = json!({"template": {}, "source": {"measurement": "new", "problems": []}});
         let document = Document::from_value(json!({"schema_version": 2,
             "rules": [rule("x", "<=4", "new"), rule("x", "<=8", "old"), rule("y", "<=4", "its own"), rule("z", "<=4", "z")],
             "fallbacks": {"x": {"all": fallback}, "z": {"all": {"template": {}}}}}))
