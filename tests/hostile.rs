@@ -136,7 +136,7 @@ fn a_trial_of_what_is_no_problem_is_refused_by_its_line() {
         ("matmul_fp4", r#"{"m":16,"n":16,"k":15}"#, "bf16", "k must be even"),
         ("matmul", r#"{"m":16,"n":0,"k":15}"#, "bf16", "it must be positive"),
         ("matmul", r#"{"m":16,"n":16,"k":18446744073709551615}"#, "bf16", "larger than any"),
-        ("matmul", r#"{"m":16,"n":16,"k":16}"#, "f32", "bf16 only"),
+        ("matmul", r#"{"m":16,"n":16,"k":16}"#, "f32", "bf16 and f16 only"),
     ];
     for (family, problem, dtype, message) in cases {
         fs::write(&path, format!("{header}\n{}\n", trial(family, problem, dtype))).unwrap();
