@@ -215,11 +215,8 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
             "split_k",
         ]),
         bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n{scales}"),
-        flops: "2 * m * n * k".to_owned(),
         rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
-        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
         steps: named([("k", &format!("{packed} * block_sizes[2]"))]),
-        parts: Some("split_k".to_owned()),
         definitions: texts(&[
             &format!("smem_bytes = num_stages * ({step_bytes})"),
             "threads = 32 * num_warps",
@@ -238,9 +235,6 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
             "step_copies = (a_copies + b_copies) / if(by_threads, num_warps, 1)",
         ]),
         step_bytes: Some(step_bytes),
-        resident: Some(
-            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
-        ),
         features: texts(&[
             "smem_bytes",
             "tile_m * tile_n",
@@ -252,6 +246,19 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
             "realigned_bytes",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
+        ..product()
+    }
+}
+
+/// What all products have in common.
+fn product() -> Description {
+    Description {
+        flops: "2 * m * n * k".to_owned(),
+        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
+        parts: Some("split_k".to_owned()),
+        resident: Some(
+            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
+        ),
         kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
         ..Description::default()
     }
@@ -280,20 +287,14 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
             "split_k",
         ]),
         bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
-        flops: "2 * m * n * k".to_owned(),
         rows: named([("a", "k"), ("c", "2 * n")]),
-        tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
         steps: named([("k", "block_sizes[2]")]),
-        parts: Some("split_k".to_owned()),
         definitions: texts(&[
             &format!("smem_bytes = num_stages * ({step_bytes})"),
             "threads = 32 * num_warps",
             &format!("step_copies = {}", copies(step_bytes)),
         ]),
         step_bytes: Some(step_bytes.to_owned()),
-        resident: Some(
-            "max(1, min(smem_per_multiprocessor / smem_bytes, threads_per_multiprocessor / threads))".to_owned(),
-        ),
         features: texts(&[
             "smem_bytes",
             "tile_m * tile_n",
@@ -301,8 +302,7 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
             "step_copies",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
-        kin: vec![texts(&["n", "k"]), texts(&["m", "n"]), texts(&["m", "k"])],
-        ..Description::default()
+        ..product()
     }
 }
 

@@ -31,42 +31,41 @@ pub fn renew(contents: &mut Contents, profile: &GpuProfile, compiler: &Compiler,
         let candidate = plan::candidate(trial.config.clone(), &trial.problem(), profile);
         candidate.program.ok().flatten().map(|(kernel, _)| kernel)
     };
-    let mut changed: BTreeMap<(String, KernelSpec), Key> = BTreeMap::new();
-    for trial in contents.trials.iter().filter(|trial| !trial.kernel.is_empty()) {
+    let mut changed: BTreeMap<(String, Key), KernelSpec> = BTreeMap::new();
+    let mut changed_trials: Vec<(&mut Trial, Key)> = Vec::new();
+    for trial in contents.trials.iter_mut().filter(|trial| !trial.kernel.is_empty()) {
         let Some(kernel) = today(trial) else { continue };
         let key = compiler.key(&kernel)?;
         if key.0 != trial.kernel {
-            changed.insert((trial.kernel.clone(), kernel), key);
+            changed.insert((trial.kernel.clone(), key.clone()), kernel);
+            changed_trials.push((trial, key));
         }
     }
-    let code_of_then = |earlier: &String| read_cubin(&then.cubin(&Key(earlier.clone())));
-    let comparable = changed.keys().filter(|(earlier, _)| code_of_then(earlier).is_ok());
+    let of_then = |earlier: &String| then.cubin(&Key(earlier.clone()));
+    let comparable = changed.iter().filter(|((earlier, _), _)| of_then(earlier).is_file());
     for kernel in comparable.map(|(_, kernel)| kernel).collect::<BTreeSet<_>>() {
         compiler.request(kernel)?;
     }
-    let mut same: BTreeMap<(String, Key), bool> = BTreeMap::new();
-    for ((earlier, kernel), key) in &changed {
-        let is_same = match code_of_then(earlier) {
+    let mut same: BTreeMap<&(String, Key), bool> = BTreeMap::new();
+    for (keys, kernel) in &changed {
+        let is_same = match read_cubin(&of_then(&keys.0)) {
             Err(_) => false,
             Ok(earlier) => match compiler.wait(kernel)? {
                 Outcome::Compiled { cubin, .. } => families::same_code(&earlier, &read_cubin(&cubin)?),
                 Outcome::Failed { .. } => false,
             },
         };
-        same.insert((earlier.clone(), key.clone()), is_same);
+        same.insert(keys, is_same);
     }
     let mut renewed =
         Renewed { changed: same.len(), same: same.values().filter(|is_same| **is_same).count(), ..Renewed::default() };
-    for trial in contents.trials.iter_mut().filter(|trial| !trial.kernel.is_empty()) {
-        let Some(kernel) = today(trial) else { continue };
-        let key = compiler.key(&kernel)?;
-        match same.get(&(trial.kernel.clone(), key.clone())) {
-            Some(true) => {
-                trial.kernel = key.0;
-                renewed.trials += 1;
-            }
-            Some(false) => renewed.lost += 1,
-            None => {}
+    for (trial, key) in changed_trials {
+        let keys = (trial.kernel.clone(), key);
+        if same[&keys] {
+            trial.kernel = keys.1.0;
+            renewed.trials += 1;
+        } else {
+            renewed.lost += 1;
         }
     }
     Ok(renewed)

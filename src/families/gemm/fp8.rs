@@ -8,7 +8,7 @@ use crate::families::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
     Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, decode_e4m3, legality, require, rounding,
 };
-use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
@@ -29,8 +29,6 @@ const BARRIER_UNIT: u64 = 1024;
 const MOST_ROWS: u64 = 192;
 /// Columns of C in a tile: rows of B that the copy engine takes at once.
 const MOST_COLUMNS: u64 = 256;
-/// Programs in the largest cluster.
-const MOST_PARTS: u64 = 16;
 /// Registers of a thread for addresses, counters and scales.
 const SPARE_REGISTERS: u64 = 40;
 /// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
@@ -270,7 +268,7 @@ impl FamilySpec for Fp8 {
     }
 
     fn launch_knobs(&self) -> &'static [&'static str] {
-        &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
+        &super::LAUNCH_KNOBS
     }
 
     fn description(&self) -> Description {
@@ -297,35 +295,19 @@ impl FamilySpec for Fp8 {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        knobs::only(
-            config,
-            &["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"],
-        )?;
+        knobs::only(config, &super::KNOBS)?;
         require!(
             profile.mma.contains(&Mma::Wgmma),
             "{} has no wgmma, the only kind of tensor core that products of 8-bit floats have a kernel for",
             profile.name
         );
         require!(config.mma == Some(Mma::Wgmma), "a product of 8-bit floats needs mma: wgmma");
-        require!(
-            matches!(config.l2_groupings[..], [rows] if rows > 0),
-            "l2_groupings {:?} must be one positive number",
-            config.l2_groupings
-        );
-        knobs::needed("split_k", config.split_k)?;
+        super::check_order_knobs(config)?;
         knobs::order(config)?;
         let tiling = Tiling::new(config)?;
-        let split_k = split_k(config);
-        require!(
-            split_k.is_power_of_two() && split_k <= MOST_PARTS,
-            "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
-        );
-        require!(
-            split_k == 1 || config.pid_type == Some(PidType::Flat),
-            "split_k {split_k}: programs that share k have one tile each, so pid_type must be flat"
-        );
+        super::check_cluster(config)?;
         // What fits with the scales of blocks fits without.
-        knobs::fits_smem(tiling.smem(Scaling::Block, split_k), profile)
+        knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config)), profile)
     }
 
     fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
@@ -392,38 +374,15 @@ impl FamilySpec for Fp8 {
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
-        knobs::only(config, &["num_warps"])?;
-        knobs::block_sizes::<3>(config)?;
-        knobs::needed("num_warps", config.num_warps)?;
-        Ok(())
+        super::check_host(config)
     }
 
     fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
         let ([m, n, k], scaling) = parts_of(problem);
         let macros = [("SCALING", scaling.name().to_string())];
         let kernel = KernelSpec::shipped("gemm_fp8_reference.cu", "gemm_fp8_reference", macros);
-        let tiles = m.div_ceil(super::REFERENCE_TILE) * n.div_ceil(super::REFERENCE_TILE);
-        let launch = Launch {
-            grid: [tiles as u32, 1, 1],
-            cluster: [1; 3],
-            threads: [super::REFERENCE_THREADS, 1, 1],
-            dynamic_smem: Bytes(0),
-            args: vec![
-                Arg::Input(0),
-                Arg::Input(1),
-                Arg::Input(2),
-                Arg::Input(3),
-                Arg::Output(0),
-                Arg::Allowed(0),
-                Arg::I32(m as i32),
-                Arg::I32(n as i32),
-                Arg::I32(k as i32),
-                Arg::F32(allowed(k) as f32),
-            ],
-            workspace: Bytes(0),
-            counters: 0,
-        };
-        Some((kernel, launch))
+        let args = (0..4).map(Arg::Input).chain(super::reference_results([m, n, k], allowed(k)));
+        Some((kernel, super::reference_launch([m, n], args.collect())))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {

@@ -369,7 +369,7 @@ impl FamilySpec for Gemm {
     }
 
     fn launch_knobs(&self) -> &'static [&'static str] {
-        &["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"]
+        &LAUNCH_KNOBS
     }
 
     fn own_knobs(&self) -> &'static [&'static str] {
@@ -405,32 +405,13 @@ impl FamilySpec for Gemm {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        knobs::only(
-            config,
-            &[
-                "l2_groupings",
-                "mma",
-                "num_sm_multiplier",
-                "num_stages",
-                "num_warps",
-                "pid_type",
-                realigned::KNOB,
-                "split_k",
-            ],
-        )?;
-        if let Some(Mma::MmaSync | Mma::Tcgen05 | Mma::Tcgen05Tmem) = config.mma {
-            require!(!config.own.contains_key(realigned::KNOB), "{} has no effect on this kernel", realigned::KNOB);
-        }
+        let own = (config.mma == Some(Mma::Wgmma)).then_some(realigned::KNOB);
+        knobs::only(config, &KNOBS.into_iter().chain(own).collect::<Vec<_>>())?;
         let mma = config.mma.filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide)).ok_or_else(|| {
             Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
         })?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
-        require!(
-            matches!(config.l2_groupings[..], [rows] if rows > 0),
-            "l2_groupings {:?} must be one positive number",
-            config.l2_groupings
-        );
-        knobs::needed("split_k", config.split_k)?;
+        check_order_knobs(config)?;
         if self.weights.is_scaled() {
             require!(
                 !matches!(mma, Mma::Tcgen05 | Mma::Tcgen05Tmem),
@@ -492,10 +473,7 @@ impl FamilySpec for Gemm {
     }
 
     fn check_host(&self, config: &Config, _problem: &Problem) -> Result<(), Rejection> {
-        knobs::only(config, &["num_warps"])?;
-        knobs::block_sizes::<3>(config)?;
-        knobs::needed("num_warps", config.num_warps)?;
-        Ok(())
+        check_host(config)
     }
 
     fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
@@ -508,29 +486,10 @@ impl FamilySpec for Gemm {
         }
         let scales = product.scale_arguments(|input, _, _| Arg::Input(input), |groups| groups.group);
         let kernel = KernelSpec::shipped("gemm_reference.cu", "gemm_reference", macros);
-        let tiles = m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE);
-        let launch = Launch {
-            grid: [tiles as u32, 1, 1],
-            cluster: [1; 3],
-            threads: [REFERENCE_THREADS, 1, 1],
-            dynamic_smem: Bytes(0),
-            args: [
-                Arg::Input(0),
-                Arg::Input(1),
-                Arg::Output(0),
-                Arg::Allowed(0),
-                Arg::I32(m as i32),
-                Arg::I32(n as i32),
-                Arg::I32(k as i32),
-                Arg::F32((allowed(k) + self.weights.rounding(problem.dtype)) as f32),
-            ]
-            .into_iter()
-            .chain(scales)
-            .collect(),
-            workspace: Bytes(0),
-            counters: 0,
-        };
-        Some((kernel, launch))
+        let allowed = allowed(k) + self.weights.rounding(problem.dtype);
+        let results = reference_results([m, n, k], allowed);
+        let args = [Arg::Input(0), Arg::Input(1)].into_iter().chain(results).chain(scales);
+        Some((kernel, reference_launch([m, n], args.collect())))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
@@ -559,6 +518,66 @@ impl FamilySpec for Gemm {
 /// The problem's [m, n, k].
 fn dimensions(problem: &Problem) -> [u64; 3] {
     problem.shape.first()
+}
+
+/// The knobs that every product has beside its tile.
+const KNOBS: [&str; 7] = ["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"];
+/// Those of them that cost no compile.
+const LAUNCH_KNOBS: [&str; 4] = ["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"];
+
+/// Refuses a config without a grouping of its tiles or without parts of k.
+fn check_order_knobs(config: &Config) -> Result<(), Rejection> {
+    require!(
+        matches!(config.l2_groupings[..], [rows] if rows > 0),
+        "l2_groupings {:?} must be one positive number",
+        config.l2_groupings
+    );
+    knobs::needed("split_k", config.split_k)?;
+    Ok(())
+}
+
+/// Programs in the largest cluster.
+const MOST_PARTS: u64 = 16;
+
+/// Refuses parts of k whose programs are no cluster.
+fn check_cluster(config: &Config) -> Result<(), Rejection> {
+    let split_k = split_k(config);
+    require!(
+        split_k.is_power_of_two() && split_k <= MOST_PARTS,
+        "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
+    );
+    require!(
+        split_k == 1 || config.pid_type == Some(PidType::Flat),
+        "split_k {split_k}: programs that share k have one tile each, so pid_type must be flat"
+    );
+    Ok(())
+}
+
+/// Refuses a config that the host's kernels do not run.
+fn check_host(config: &Config) -> Result<(), Rejection> {
+    knobs::only(config, &["num_warps"])?;
+    knobs::block_sizes::<3>(config)?;
+    knobs::needed("num_warps", config.num_warps)?;
+    Ok(())
+}
+
+/// What follows the inputs among a reference kernel's arguments: C, what it may differ by, the problem and its allowance.
+fn reference_results(extents: [u64; 3], allowed: f64) -> impl Iterator<Item = Arg> {
+    let extents = extents.map(|extent| Arg::I32(extent as i32));
+    [Arg::Output(0), Arg::Allowed(0)].into_iter().chain(extents).chain([Arg::F32(allowed as f32)])
+}
+
+/// A reference kernel's launch on a C of [m, n].
+fn reference_launch([m, n]: [u64; 2], args: Vec<Arg>) -> Launch {
+    Launch {
+        grid: [(m.div_ceil(REFERENCE_TILE) * n.div_ceil(REFERENCE_TILE)) as u32, 1, 1],
+        cluster: [1; 3],
+        threads: [REFERENCE_THREADS, 1, 1],
+        dynamic_smem: Bytes(0),
+        args,
+        workspace: Bytes(0),
+        counters: 0,
+    }
 }
 
 /// What a product is cut along.

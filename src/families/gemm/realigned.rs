@@ -3,7 +3,7 @@
 
 use super::{Condition, Product};
 use crate::families::{Rejection, require};
-use crate::model::{Bytes, Config, KnobValue, Mma};
+use crate::model::{Bytes, Config, KnobValue};
 
 /// The knob's name: `a`, `b` or `ab`; a config that has none copies nothing.
 pub(super) const KNOB: &str = "realigned";
@@ -38,7 +38,6 @@ impl Realigned {
 
     /// Refuses configs whose programs could wait for one that does not run yet.
     pub(super) fn check(self, config: &Config) -> Result<(), Rejection> {
-        require!(!self.any() || config.mma == Some(Mma::Wgmma), "{KNOB}: only wgmma has it");
         require!(
             !self.any()
                 || config.pid_type.is_some_and(|order| order.is_persistent() && config.num_sm_multiplier == Some(1)),

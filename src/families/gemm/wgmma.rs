@@ -7,7 +7,7 @@ use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
 };
-use crate::model::{Bytes, Config, GpuProfile, Mma, PidType};
+use crate::model::{Bytes, Config, GpuProfile, Mma};
 use std::sync::LazyLock;
 
 /// Columns of C in one product of a warpgroup.
@@ -23,8 +23,6 @@ const SCALE_COLUMNS: u64 = 256;
 const SCALE_ALIGNMENT: u64 = 128;
 /// Rows of a tile, of A or of B, that the copy engine takes at once.
 const MOST_ROWS: u64 = 256;
-/// Programs in the largest cluster.
-const MOST_PARTS: u64 = 16;
 /// Registers of a thread for addresses and counters.
 const SPARE_REGISTERS: u64 = 48;
 /// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
@@ -227,16 +225,8 @@ pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> 
         "{}: scales are loaded as B's rows are aligned",
         realigned::KNOB
     );
-    let split_k = split_k(config);
-    require!(
-        split_k.is_power_of_two() && split_k <= MOST_PARTS,
-        "split_k {split_k}: a cluster has 1, 2, 4, 8 or 16 programs"
-    );
-    require!(
-        split_k == 1 || config.pid_type == Some(PidType::Flat),
-        "split_k {split_k}: programs that share k have one tile each, so pid_type must be flat"
-    );
-    knobs::fits_smem(tiling.smem(split_k), profile)
+    super::check_cluster(config)?;
+    knobs::fits_smem(tiling.smem(split_k(config)), profile)
 }
 
 pub(super) fn conditions(weights: Weights) -> &'static [Condition] {

@@ -11,10 +11,7 @@ use toml::Spanned;
 
 impl Reader<'_> {
     fn axes_of(&self, what: &str, at: usize, raw: &[Spanned<RawExpression>]) -> Result<[Formula; 3]> {
-        if raw.is_empty() || raw.len() > 3 {
-            return Err(self.error(at, format!("{what} has {} axes: it must be 1 to 3", raw.len())));
-        }
-        self.filled_up(what, at, raw.iter().map(|axis| self.formula(axis)).collect::<Result<Vec<_>>>()?)
+        self.filled_up(what, at, raw.iter().map(|axis| self.formula(axis)))
     }
 
     fn cluster(&self, raw: &Spanned<RawAxes>) -> Result<[Formula; 3]> {
@@ -23,18 +20,23 @@ impl Reader<'_> {
             RawAxes::One(extent) => std::slice::from_ref(extent),
             RawAxes::List(extents) => extents,
         };
-        if axes.is_empty() || axes.len() > 3 {
-            return Err(self.error(at, format!("cluster has {} axes: it must be 1 to 3", axes.len())));
-        }
-        self.filled_up("cluster", at, axes.iter().map(|axis| self.formula_at(at, &axis.text())).collect::<Result<_>>()?)
+        self.filled_up("cluster", at, axes.iter().map(|axis| self.formula_at(at, &axis.text())))
     }
 
-    /// The axes, with 1 for those that are not given.
-    fn filled_up(&self, what: &str, at: usize, mut formulas: Vec<Formula>) -> Result<[Formula; 3]> {
+    /// One to three axes, with 1 for those that are not given.
+    fn filled_up(
+        &self,
+        what: &str,
+        at: usize,
+        axes: impl ExactSizeIterator<Item = Result<Formula>>,
+    ) -> Result<[Formula; 3]> {
+        let wrong = |count: usize| self.error(at, format!("{what} has {count} axes: it must be 1 to 3"));
+        if !(1..=3).contains(&axes.len()) {
+            return Err(wrong(axes.len()));
+        }
+        let mut formulas = axes.collect::<Result<Vec<_>>>()?;
         formulas.resize(3, self.formula_at(at, "1")?);
-        let [x, y, z]: [Formula; 3] =
-            formulas.try_into().map_err(|_| self.error(at, format!("{what}: it must be 1 to 3 axes")))?;
-        Ok([x, y, z])
+        formulas.try_into().map_err(|formulas: Vec<Formula>| wrong(formulas.len()))
     }
 
     fn args(&self, raw: &[Spanned<RawArg>], tensors: &[TensorOf], is_reference: bool) -> Result<Vec<Argument>> {
