@@ -134,10 +134,12 @@ constexpr int SMEM_BYTES = FLAG + 4;
 // or where it cannot, as many as balance it with the multiply-adds.
 constexpr int POLYNOMIAL = HEAD_DIM <= 64 ? 3 : HEAD_DIM <= 128 ? 2 : 0;
 
-// Registers of a thread: what is compiled for is an even share, which those that do little hand on.
-constexpr int SOFTMAX_REGISTERS = PANELS == 2 ? 200 : 240;
-constexpr int WRITING_REGISTERS = PANELS == 2 ? 64 : 128;
-constexpr int OTHER_REGISTERS = PANELS == 2 ? 48 : 96;
+// Registers of a thread: what is compiled for is an even share, which those that do little hand on. The softmax holds a block's
+// scores, and what fewer keys leave goes to the others.
+constexpr bool MANY_SCORES = BLOCK_KV > 96;
+constexpr int SOFTMAX_REGISTERS = PANELS == 1 ? 240 : MANY_SCORES ? 200 : 176;
+constexpr int WRITING_REGISTERS = PANELS == 1 ? 128 : MANY_SCORES ? 64 : 96;
+constexpr int OTHER_REGISTERS = PANELS == 1 ? 96 : MANY_SCORES ? 48 : 64;
 
 constexpr int COPYING_WARP = (PANELS + 1) * 4, MULTIPLYING_WARP = COPYING_WARP + 1;
 constexpr int WRITING_BARRIER = 1;  // 0 is __syncthreads'

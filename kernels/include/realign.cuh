@@ -21,7 +21,11 @@ __device__ __forceinline__ int pitch_bytes(int row_bytes) { return (row_bytes + 
 __device__ __forceinline__ Word load_word(const byte* at, const byte* end) {
     if (at + sizeof(Word) <= end) return *reinterpret_cast<const Word*>(at);
     u32 words[4] = {};
-    for (int i = 0; at + i < end; ++i) words[i / 4] |= static_cast<u32>(at[i]) << i % 4 * 8;
+    // Unrolled, for an array that is indexed by a variable would lie in local memory.
+#pragma unroll
+    for (int i = 0; i < sizeof(Word); ++i) {
+        if (at + i < end) words[i / 4] |= static_cast<u32>(at[i]) << i % 4 * 8;
+    }
     return {words[0], words[1], words[2], words[3]};
 }
 
@@ -82,9 +86,11 @@ __device__ __forceinline__ void wait_for_all_programs(u32* counters) {
         u32 arrived;
         asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(arrived) : "l"(counters) : "memory");
         ++arrived;
+        // Read without order, and ordered once behind: an acquiring load drops the cache's lines each time.
         while (arrived < gridDim.x) {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counters) : "memory");
+            asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counters) : "memory");
         }
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
         u32 left;
         asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(left) : "l"(counters + 1) : "memory");
         if (left + 1 == gridDim.x) counters[0] = 0, counters[1] = 0;

@@ -44,7 +44,13 @@ fn compiled(folder: &Path, gpu: &str, families: &str, count: u32, seed: u64) -> 
 
 /// Rows of several programs meet at the cluster's barrier once a row, which is a fence. All that was measured of Hopper's softmax is of
 /// this text, where asynchronous stores in its place gained nothing (`row_softmax.cu`); the wide one does without.
-fn is_known(spec: &str, fault: &str) -> bool {
+///
+/// 256 queries and 128 keys need each register that a program has: for sm_103a alone ptxas takes a few more, once a tile.
+fn is_known(gpu: &str, spec: &str, fault: &str) -> bool {
+    let is_full = ["attention_tcgen05.cu ", "-DBLOCK_Q=256 ", "-DBLOCK_KV=128 "].iter().all(|part| spec.contains(part));
+    if gpu == "b300" && is_full && fault.starts_with("spills ") {
+        return true;
+    }
     let meets =
         ["row_softmax.cu ", "row_norm.cu ", "row_cross_entropy.cu "].iter().any(|source| spec.starts_with(source));
     meets && !spec.ends_with("-DSPLIT=1") && fault.starts_with("a fence ")
@@ -56,7 +62,7 @@ fn check_sample(gpu: &str, count: u32, seed: u64, opcodes: &[&str]) {
     let Some(all) = compiled(folder.path(), gpu, "all", count, seed) else { return };
     let mut found = Vec::new();
     for Compiled { spec, kernel } in &all {
-        let faults = faults(kernel).into_iter().filter(|fault| !is_known(spec, fault));
+        let faults = faults(kernel).into_iter().filter(|fault| !is_known(gpu, spec, fault));
         found.extend(faults.map(|fault| format!("{spec}: {fault}")));
     }
     assert!(found.is_empty(), "{gpu}, seed {seed}: {} faults:\n{}", found.len(), found.join("\n"));
