@@ -7,6 +7,10 @@
 // A   bf16 or f16 [m, k]
 // B   [k, n] of weights in A's type or int16, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
 // C   [m, n] in A's type
+// Of weights with scales, for each group of weights along k (the last may be shorter), g of them, decode.cuh says what they are:
+// scales   [g, n] of A's type (Int4Group), E4M3 (Nvfp4) or E8M0 (Mxfp4)
+// zeros    bytes [g, n] of four bits (Int4Group with ZERO_POINTS)
+// tensor_scale   f32, a factor of all (Nvfp4)
 // All are contiguous and row-major, their rows multiples of 16 bytes: the copy engine fills what lies beyond them with zeros.
 //
 // Macros
@@ -21,7 +25,9 @@
 //                               BLOCK_K 64 or 128
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   DTYPE                       the type of A and C: bf16 or f16
-//   WEIGHTS                     the format of B: Bf16 or F16 (as DTYPE), Int16, Int4 or Fp4 (decode.cuh)
+//   WEIGHTS                     the format of B: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4 or Mxfp4 (decode.cuh)
+//   ZERO_POINTS                 Int4Group: 1 where weights have zero points, else 0
+//   GROUP                       weights with scales: how many of a step along k share one: 16 ... BLOCK_K, which it divides
 //   TENSOR_WEIGHTS              1: decoded weights go to tensor memory, where they are the instruction's first operand; else 0
 //   DECODE_WARPS                warps that decode weights; 0 for Bf16 and F16; 4 or 8 for TENSOR_WEIGHTS
 //   BUFFERS                     steps of decoded weights at once, 2 ... NUM_STAGES; 0 for Bf16 and F16
@@ -32,14 +38,18 @@
 // Launch: 32 * (6 + DECODE_WARPS) threads along x, SMEM_BYTES of dynamic shared memory, programs (pairs in clusters of 2) along
 // x. A line is 64, 32 or 16 columns, the widest that the columns in question are a multiple of; it is swizzled by its bytes.
 // Tensor maps: A in tiles of A_ROWS x 64, swizzled by 128 bytes; B in tiles of BLOCK_K x a line of a program's columns; undecoded,
-// of all of a program's rows of bytes and columns, not swizzled, or for TENSOR_WEIGHTS of 128 bytes of columns, swizzled; C in
-// tiles of 32 x a line of BLOCK_N, or, where the weights come first, of a line of BLOCK_M, in rows, x 32, not swizzled. The work
-// and its order (scheduler.cuh) are arguments:
+// of all of a program's rows of bytes and columns, not swizzled, or for TENSOR_WEIGHTS of 128 bytes of columns, swizzled; scales and
+// zero points of a step's groups x a program's columns, not swizzled; C in tiles of 32 x a line of BLOCK_N, or, where the weights
+// come first, of a line of BLOCK_M, in rows, x 32, not swizzled. The work and its order (scheduler.cuh) are arguments:
 //   partials                    split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k
 //   arrivals                    split_k > 1: one zero for each tile and program of it; zero again at the end
 //   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm.cu; a pair counts as one program. A stride of 0:
 //                               there are as many programs as parts of tiles, and `span` is as many; those that run take the
 //                               work of those that have not begun (cluster launch control)
+// Weights with scales have four more:
+//   scales, zeros               tensor maps; no zero points: a null pointer
+//   tensor_scale                the factor, or null for none
+//   group_steps                 steps along k that share one row of scales; 1 where a step has whole rows
 // It may be launched so that it begins before the grid before it has ended (programmatic stream serialization): until that has
 // ended it prepares and reads nothing, and it lets the next grid begin likewise.
 //
@@ -49,7 +59,7 @@
 //
 // Barriers (arrivals a phase; each wait is for the phase of that step or tile, unless said otherwise):
 //   full[stage]     1 and the bytes of A (and of bf16 B) of the whole pair, at the pair's first program; awaited to multiply
-//   raw[stage]      1 and the bytes of this program's undecoded B; awaited to decode
+//   raw[stage]      1 and the bytes of this program's undecoded B, its scales and zero points; awaited to decode
 //   ready[buffer]   one for each decoding warp of the pair, at its first program; awaited to multiply
 //   empty[stage]    1, by commit, at both programs, when a step's products are done; awaited to copy over the stage (the phase
 //                   before), and to decode over the buffer (the step BUFFERS earlier)
@@ -80,7 +90,10 @@
 //   256 x 256, 4 bits, shared        512      160  32 + 128   256  =  576
 //   256 x 256, 4 bits, tensor        512      160  32         128  =  320         32 + 32
 // So 4-bit weights through shared memory reach 40 % of the memory's rate at few rows, and through tensor memory nearly all of it:
-// decoding takes a warp some 20 issue cycles for 256 weights, 160 cycles a step on four schedulers where memory takes 141. Storing
+// decoding takes a warp some 20 issue cycles for 256 weights, 160 cycles a step on four schedulers where memory takes 141. Scales
+// add little to what moves and more to what is decoded: by ptxas's instructions a step takes four schedulers 158 cycles for int4 in
+// groups of 128, 209 in groups of 32 with zero points, 227 for MXFP4 and 262 for NVFP4 (196 for E2M1 alone), where memory takes 146,
+// 168, 150 and 159: two thirds of its rate for NVFP4, where decoding and not memory is the limit. Storing
 // reads each column of sums once and hides behind the next tile's products with SUM_TILES 2; with 512 x 256 it does not, some
 // 1000 cycles a tile, which 64 steps outweigh from k = 4096 on. 4096 ** 3 on 74 pairs: 256 x 256 and 512 x 256 take 131,000 cycles,
 // 71 us (4 and 2 rounds, the last not full), 256 x 192 takes 5 rounds, 77 us by shared memory and 66 by products. 1024 ** 3: 64
@@ -109,6 +122,23 @@ using ptx::u64;
 using i64 = long long;
 using Element = halves::DTYPE;
 using Weights = decode::WEIGHTS<Element>;
+
+#if defined(GROUP)
+constexpr bool SCALED = true;
+constexpr int GROUP_K = GROUP;
+static_assert(GROUP >= 16 && GROUP % 16 == 0 && BLOCK_K % GROUP == 0, "GROUP: 16 ... BLOCK_K, a step has whole ones, or one");
+static_assert(Weights::SCALE_BYTES > 0, "GROUP: these weights have no scales");
+#define SCALE_PARAMETERS                                                                                                \
+    , const __grid_constant__ ptx::TensorMap scales, const __grid_constant__ ZeroSource zeros, const float *tensor_scale, \
+        int group_steps
+#define SCALE_ARGUMENTS {scales, zeros, tensor_scale, group_steps}
+#else
+constexpr bool SCALED = false;
+constexpr int GROUP_K = BLOCK_K;
+static_assert(Weights::SCALE_BYTES == 0, "GROUP must be defined: weights that share a scale");
+#define SCALE_PARAMETERS
+#define SCALE_ARGUMENTS {}
+#endif
 
 constexpr bool DECODED = Weights::DECODED;
 constexpr bool HELD = TENSOR_WEIGHTS;               // decoded weights go to tensor memory
@@ -147,6 +177,87 @@ constexpr int RAW_LINE = HELD ? 128 / Weights::COLUMN_BYTES : COLUMNS;
 constexpr int RAW_PANEL_BYTES = RAW_ROWS * RAW_LINE * Weights::COLUMN_BYTES;
 constexpr int B_BYTES = DECODED ? COLUMNS / RAW_LINE * RAW_PANEL_BYTES : OPERAND_BYTES;
 
+// The most pieces of a row of bytes, eight columns each, that a decoding thread has of a step where it takes so many rows at once.
+__device__ constexpr int pieces_a_thread(int rows) {
+    return rows * scheduler::ceil_div(RAW_ROWS / rows * (COLUMNS / 8), DECODED ? 32 * DECODE_WARPS : 1);
+}
+
+// A step's scales and zero points lie as rows of a program's columns, the copy engine's tiles at multiples of 128 bytes.
+constexpr int SCALE_ROWS = BLOCK_K / GROUP_K;
+constexpr int SCALE_ROW_BYTES = COLUMNS * Weights::SCALE_BYTES, ZERO_ROW_BYTES = COLUMNS * Weights::ZERO_BYTES;
+constexpr int ZEROS = (SCALE_ROWS * SCALE_ROW_BYTES + 127) / 128 * 128;  // behind the scales
+constexpr int SCALES_BYTES = ZEROS + (SCALE_ROWS * ZERO_ROW_BYTES + 127) / 128 * 128;
+constexpr int SCALES_COPIED = SCALE_ROWS * (SCALE_ROW_BYTES + ZERO_ROW_BYTES);
+
+// Where there are no zero points, a null pointer is in their map's place.
+template <bool PRESENT>
+struct ZeroPoints {
+    using Source = ptx::TensorMap;
+};
+template <>
+struct ZeroPoints<false> {
+    using Source = const void*;
+};
+using ZeroSource = ZeroPoints<(Weights::ZERO_BYTES > 0)>::Source;
+
+template <typename Source>
+__device__ __forceinline__ void prefetch_zeros(const Source& zeros) {
+    if constexpr (Weights::ZERO_BYTES > 0) ptx::prefetch_map(zeros);
+}
+
+template <typename Source>
+__device__ __forceinline__ void copy_zeros(u32 shared, const Source& zeros, u32 barrier, int column, int row) {
+    if constexpr (Weights::ZERO_BYTES > 0) ptx::tma_load(shared, zeros, barrier, column, row);
+}
+
+#if defined(GROUP)
+struct Scaling {
+    const ptx::TensorMap& scales;
+    const ZeroSource& zeros;
+    const float* tensor_scale;
+    int group_steps;
+
+    // What sums are to be multiplied by beside the format's own factor.
+    __device__ __forceinline__ float factor() const { return tensor_scale == nullptr ? 1.0f : *tensor_scale; }
+};
+
+__device__ __forceinline__ void prefetch_scales(const Scaling& scaling) {
+    ptx::prefetch_map(scaling.scales);
+    prefetch_zeros(scaling.zeros);
+}
+
+__device__ __forceinline__ void copy_scales(u32 shared, const Scaling& scaling, u32 barrier, int column, int step) {
+    const int row = step / scaling.group_steps * SCALE_ROWS;
+    ptx::tma_load(shared, scaling.scales, barrier, column, row);
+    copy_zeros(shared + ZEROS, scaling.zeros, barrier, column, row);
+}
+#else
+struct Scaling {
+    __device__ __forceinline__ float factor() const { return 1.0f; }
+};
+
+__device__ __forceinline__ void prefetch_scales(const Scaling&) {}
+__device__ __forceinline__ void copy_scales(u32, const Scaling&, u32, int, int) {}
+#endif
+
+// Where a stage's scales of some columns lie: those of the step's first group.
+struct ScalePlace {
+    u32 scales, zeros;
+
+    __device__ __forceinline__ static ScalePlace of_step(u32 tile) { return {tile, tile + ZEROS}; }
+
+    __device__ __forceinline__ ScalePlace columns_on(int columns) const {
+        return {scales + columns * Weights::SCALE_BYTES, zeros + columns * Weights::ZERO_BYTES};
+    }
+
+    // Reads those of the group that so many of k before it are in.
+    template <typename Scales>
+    __device__ __forceinline__ void load(Scales& values, int k) const {
+        const int row = k / GROUP_K;
+        values.load(scales + row * SCALE_ROW_BYTES, zeros + row * ZERO_ROW_BYTES);
+    }
+};
+
 // A storing warp writes this many of the instruction's columns at a time, one box of C: 32 rows x CHUNK columns, or CHUNK rows
 // x 32 columns.
 constexpr int CHUNK = widest_line(INSTRUCTION_N);
@@ -170,7 +281,8 @@ constexpr int A_STAGES = 0;
 constexpr int OPERANDS = A_STAGES + NUM_STAGES * A_BYTES;
 constexpr int BOXES = OPERANDS + (HELD ? 0 : BUFFERS * OPERAND_BYTES);  // two for each storing warp
 constexpr int B_STAGES = BOXES + 4 * 2 * BOX_BYTES;
-constexpr int ANSWER = B_STAGES + NUM_STAGES * B_BYTES;  // what the hardware was asked for: which block comes next
+constexpr int SCALE_STAGES = B_STAGES + NUM_STAGES * B_BYTES;
+constexpr int ANSWER = SCALE_STAGES + NUM_STAGES * SCALES_BYTES;  // what the hardware was asked for: which block comes next
 constexpr int FULL = ANSWER + 16 * ANSWERS;
 constexpr int EMPTY = FULL + 8 * NUM_STAGES;
 constexpr int RAW = EMPTY + 8 * NUM_STAGES;
@@ -267,21 +379,22 @@ struct Program {
     }
 
     // Copies the operands of every step; one thread.
-    __device__ __forceinline__ void copy(const ptx::TensorMap& a, const ptx::TensorMap& b) const {
+    __device__ __forceinline__ void copy(const ptx::TensorMap& a, const ptx::TensorMap& b, const Scaling& scaling) const {
         Stage stage;
         each_tile<Role::Copying>([&](const scheduler::Work& work) {
             const int row = work.tile_m * BLOCK_M + rank * A_ROWS;
             const int column = work.tile_n * BLOCK_N + rank * COLUMNS;
             for (int step = work.begin; step < work.end; ++step, stage.advance()) {
                 ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);
-                copy_step(a, b, stage, row, column, step * BLOCK_K);
+                copy_step(a, b, scaling, stage, row, column, step);
             }
         });
         for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);
     }
 
-    __device__ __forceinline__ void copy_step(const ptx::TensorMap& a, const ptx::TensorMap& b, const Stage& stage, int row,
-                                              int column, int k) const {
+    __device__ __forceinline__ void copy_step(const ptx::TensorMap& a, const ptx::TensorMap& b, const Scaling& scaling,
+                                              const Stage& stage, int row, int column, int step) const {
+        const int k = step * BLOCK_K;
         const u32 a_tile = base + A_STAGES + stage.index * A_BYTES, b_tile = base + B_STAGES + stage.index * B_BYTES;
         const u32 full = stage.of(base + FULL), raw = stage.of(base + RAW);
         if (rank == 0) ptx::mbarrier_arrive_expect(full, CTAS * (A_BYTES + (DECODED ? 0 : B_BYTES)));
@@ -290,11 +403,12 @@ struct Program {
             ptx::tma_load_first<CTAS>(a_tile + panel * A_PANEL_BYTES, a, full, k + 64 * panel, row);
         }
         if constexpr (DECODED) {
-            ptx::mbarrier_arrive_expect(raw, B_BYTES);
+            ptx::mbarrier_arrive_expect(raw, B_BYTES + SCALES_COPIED);
 #pragma unroll
             for (int panel = 0; panel < COLUMNS / RAW_LINE; ++panel) {
                 ptx::tma_load(b_tile + panel * RAW_PANEL_BYTES, b, raw, column + RAW_LINE * panel, k / Weights::K_PER_ROW);
             }
+            copy_scales(base + SCALE_STAGES + stage.index * SCALES_BYTES, scaling, raw, column, step);
         } else {
 #pragma unroll
             for (int panel = 0; panel < COLUMNS / B_LINE; ++panel) {
@@ -316,14 +430,15 @@ struct Program {
                 }
                 ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);
                 const u32 raw_tile = base + B_STAGES + stage.index * B_BYTES;
+                const u32 scales = base + SCALE_STAGES + stage.index * SCALES_BYTES;
                 if constexpr (HELD) {
                     __syncwarp();
                     ptx::tcgen05_after_signal();
-                    hold_step<Weights>(raw_tile, tensor_memory + WEIGHTS_AT + buffer.index * WEIGHT_COLUMNS, thread);
+                    hold_step<Weights>(raw_tile, scales, tensor_memory + WEIGHTS_AT + buffer.index * WEIGHT_COLUMNS, thread);
                     ptx::tmem_wait_stores();
                     ptx::tcgen05_before_signal();
                 } else {
-                    decode_step(raw_tile, base + OPERANDS + buffer.index * OPERAND_BYTES, thread);
+                    decode_step(raw_tile, scales, base + OPERANDS + buffer.index * OPERAND_BYTES, thread);
                     ptx::fence_async_shared();
                 }
                 __syncwarp();
@@ -337,23 +452,38 @@ struct Program {
     // Decodes a step into tensor memory. A warp has 32 of the tile's columns, those of the lanes it reaches, and a share of its
     // rows. Transposing matrix loads leave neighbours along k in one register, as the tensor core wants them.
     template <typename Format>
-    __device__ __forceinline__ static void hold_step(u32 raw_tile, u32 weights, int thread) {
+    __device__ __forceinline__ static void hold_step(u32 raw_tile, u32 scale_tile, u32 weights, int thread) {
         constexpr int SHARES = HELD ? DECODE_WARPS / 4 : 1;
+        constexpr int BLOCK_DEPTH = 16 * Format::K_PER_ROW;
         const int lane = thread % 32, warp = thread / 32;
         const int quarter = (FIRST_DECODING_WARP + warp) % 4, share = warp / 4;
         weights += quarter << 21;  // 32 lanes, in the upper half of the address
+        HeldScales<Format> scales{ScalePlace::of_step(scale_tile).columns_on(32 * quarter + 2 * (lane / 4)), {}};
 #pragma unroll
         for (int i = 0; i < RAW_ROWS / 16 / SHARES + (RAW_ROWS / 16 % SHARES != 0); ++i) {
             const int block = i * SHARES + share;  // of 16 rows
-            if (RAW_ROWS / 16 % SHARES == 0 || block < RAW_ROWS / 16) hold_block<Format>(raw_tile, weights, quarter, block, lane);
+            const bool begins_group = i == 0 || i * SHARES * BLOCK_DEPTH % GROUP_K == 0;
+            if (RAW_ROWS / 16 % SHARES == 0 || block < RAW_ROWS / 16) {
+                hold_block<Format>(raw_tile, scales, begins_group, weights, quarter, block, lane);
+            }
         }
     }
+
+    // The scales of a lane's two columns in each half of a warp's 32, of the group that it is at.
+    template <typename Format>
+    struct HeldScales {
+        ScalePlace place;
+        typename Format::template Scales<2> values[2];
+
+        __device__ __forceinline__ void move_to(int half, int k) { place.columns_on(16 * half).load(values[half], k); }
+    };
 
     // Sixteen rows of bytes. Of 4-bit weights, 16 columns are 16 bytes of a row: read as 8 pairs of columns and transposed, lane l
     // gets rows 2t and 2t + 1 (t = l % 4) of columns 2 (l / 4) and the next. Their tensor memory lanes are l / 4 and 8 below
     // (held_column), a row is a column there. Of 16-bit weights, 8 columns are 16 bytes.
     template <typename Format>
-    __device__ __forceinline__ static void hold_block(u32 raw_tile, u32 weights, int quarter, int block, int lane) {
+    __device__ __forceinline__ static void hold_block(u32 raw_tile, HeldScales<Format>& scales, bool begins_group, u32 weights,
+                                                      int quarter, int block, int lane) {
         u32 raw[2][4];
         const int row = 16 * block + lane % 8, matrix = lane / 8;
         if constexpr (Format::K_PER_ROW == 2) {
@@ -364,8 +494,10 @@ struct Program {
                 u32 words[8];
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
+                    // Eight rows are 16 of k: the shortest group.
+                    if (SCALED && (i == 0 ? begins_group : GROUP_K == 16)) scales.move_to(half, 32 * block + 16 * i);
                     u32 pairs[4];  // of the first column and the second, then in the next row
-                    Format::unpack(pairs, raw[0][2 * i + half], decode::NoScales{}, 0);
+                    Format::unpack(pairs, raw[0][2 * i + half], scales.values[half], 0);
                     words[4 * i] = pairs[0], words[4 * i + 1] = pairs[2], words[4 * i + 2] = pairs[1], words[4 * i + 3] = pairs[3];
                 }
                 ptx::tmem_store_16x256b(weights + (half << 20) + 16 * block, words);
@@ -393,46 +525,39 @@ struct Program {
     }
 
     // A thread decodes eight columns of a row of bytes at a time: 16 bytes of each row of bf16 they stand for. It loads several
-    // such pieces before it decodes them.
-    __device__ __forceinline__ static void decode_step(u32 raw_tile, u32 operand, int thread) {
-        constexpr u32 ROW_PIECES = COLUMNS / 8, PIECES = RAW_ROWS * ROW_PIECES, STEP = 32 * DECODE_WARPS, AT_ONCE = 4;
-        constexpr bool EVEN = DECODED && PIECES % (AT_ONCE * STEP) == 0;
+    // such pieces before it decodes them: of the same columns, and of eight rows whose weights share scales, as many as leave no
+    // thread more to do than one by one.
+    __device__ __forceinline__ static void decode_step(u32 raw_tile, u32 scale_tile, u32 operand, int thread) {
+        constexpr int ROW_PIECES = COLUMNS / 8, STEP = 32 * DECODE_WARPS;
+        constexpr int AT_ONCE = pieces_a_thread(4) == pieces_a_thread(1) ? 4 : pieces_a_thread(2) == pieces_a_thread(1) ? 2 : 1;
+        constexpr int APART = 8 / AT_ONCE, UNITS = RAW_ROWS / AT_ONCE * ROW_PIECES, PIECE_BYTES = 8 * Weights::COLUMN_BYTES;
 #pragma unroll 1
-        for (u32 first = thread; first < PIECES; first += AT_ONCE * STEP) {
-            u32 raw[AT_ONCE][2 * Weights::COLUMN_BYTES];
+        for (u32 unit = thread; unit < UNITS; unit += STEP) {
+            const u32 column = unit % ROW_PIECES, line = unit / ROW_PIECES;
+            const u32 first_row = line / APART * 8 + line % APART;
+            u32 raw[AT_ONCE][PIECE_BYTES / 4];
 #pragma unroll
-            for (u32 i = 0; i < AT_ONCE; ++i) {
-                const u32 piece = first + i * STEP;
-                if (EVEN || piece < PIECES) load_words(raw[i], raw_tile + piece * sizeof(raw[i]));
+            for (int i = 0; i < AT_ONCE; ++i) {
+                const u32 piece = (first_row + i * APART) * ROW_PIECES + column;
+                decode::load_words<PIECE_BYTES>(raw[i], raw_tile + piece * PIECE_BYTES);
             }
+            typename Weights::RowScales scales;
+            if constexpr (SCALED) ScalePlace::of_step(scale_tile).columns_on(8 * column).load(scales, line / APART * 16);
 #pragma unroll
-            for (u32 i = 0; i < AT_ONCE; ++i) {
-                const u32 piece = first + i * STEP;
-                if (EVEN || piece < PIECES) decode_piece(raw[i], operand, piece / ROW_PIECES, piece % ROW_PIECES);
-            }
+            for (int i = 0; i < AT_ONCE; ++i) decode_piece(raw[i], scales, operand, first_row + i * APART, column);
         }
     }
 
-    __device__ __forceinline__ static void decode_piece(const u32 (&raw)[2 * Weights::COLUMN_BYTES], u32 operand, u32 row,
+    __device__ __forceinline__ static void decode_piece(const u32 (&raw)[2 * Weights::COLUMN_BYTES],
+                                                        const typename Weights::RowScales& scales, u32 operand, u32 row,
                                                         u32 piece) {
         u32 rows[Weights::K_PER_ROW][4];
-        Weights::decode_rows(rows, raw);
+        Weights::decode_rows(rows, raw, scales);
 #pragma unroll
         for (int i = 0; i < Weights::K_PER_ROW; ++i) {
             constexpr u32 LINE_PIECES = B_LINE / 8;
             const u32 offset = layout::swizzled<B_LINE_BYTES, 16>(row * Weights::K_PER_ROW + i, piece % LINE_PIECES * 16);
             store_words(operand + piece / LINE_PIECES * B_PANEL_BYTES + offset, rows[i]);
-        }
-    }
-
-    template <int COUNT>
-    __device__ __forceinline__ static void load_words(u32 (&out)[COUNT], u32 address) {
-        if constexpr (COUNT == 2) {
-            const uint2 words = ptx::load_shared_u64(address);
-            out[0] = words.x, out[1] = words.y;
-        } else {
-            const uint4 words = ptx::load_shared_u128(address);
-            out[0] = words.x, out[1] = words.y, out[2] = words.z, out[3] = words.w;
         }
     }
 
@@ -491,8 +616,10 @@ struct Program {
     }
 
     // Stores every tile; the storing warps. Two boxes of a warp are on their way at a time.
-    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, float* partials, u32* arrivals,
-                                          int thread) const {
+    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, const Scaling& scaling, float* partials,
+                                          u32* arrivals, int thread) const {
+        // What sums of decoded weights fall short of their values.
+        const float factor = (HELD ? Weights::SCALE : Weights::ROWS_SCALE) * scaling.factor();
         const u32 lanes = tensor_memory + (thread / 32 << 21);  // 32 lanes a warp, in the upper half of the address
         Sums sums;
         Box box;
@@ -516,7 +643,7 @@ struct Program {
                     if (thread % 32 == 0) ptx::mbarrier_arrive_first_relaxed<CTAS>(sums.of(base + STORED));
                 }
                 if (whole) {
-                    store_box(values, c, box, work, column, thread);
+                    store_box(values, factor, c, box, work, column, thread);
                 } else {
                     save_part(values, mine, column);
                 }
@@ -531,7 +658,7 @@ struct Program {
                 for (int part = 0; part < schedule.split_k; ++part) {
                     add_part(values, part_of(parts, part, thread), column);
                 }
-                store_box(values, c, box, work, column, thread);
+                store_box(values, factor, c, box, work, column, thread);
             }
         });
         if (thread % 32 == 0) ptx::tma_store_wait_read<0>();
@@ -539,18 +666,17 @@ struct Program {
     }
 
     // Rounds a chunk of columns of sums, puts it together in shared memory and has it copied to C.
-    __device__ __forceinline__ void store_box(const float (&values)[CHUNK / 16][16], const ptx::TensorMap& c, Box& box,
+    __device__ __forceinline__ void store_box(const float (&values)[CHUNK / 16][16], float factor, const ptx::TensorMap& c, Box& box,
                                               const scheduler::Work& work, int column, int thread) const {
         const int warp = thread / 32, lane = thread % 32;
         const u32 shared = base + BOXES + (2 * warp + box.index) * BOX_BYTES;
-        constexpr float SCALE = HELD ? Weights::SCALE : 1;  // what unpacked weights fall short of their values
         box.advance();
         if (lane == 0) ptx::tma_store_wait_read<1>();
         __syncwarp();
         if constexpr (SWAPPED) {
 #pragma unroll
             for (int row = 0; row < CHUNK; ++row) {
-                ptx::store_shared(shared + row * 64 + held_column(lane) * 2, Element::round(SCALE * values[row / 16][row % 16]));
+                ptx::store_shared(shared + row * 64 + held_column(lane) * 2, Element::round(factor * values[row / 16][row % 16]));
             }
         } else {
 #pragma unroll
@@ -559,7 +685,7 @@ struct Program {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const float* pair = values[piece / 2] + piece % 2 * 8 + 2 * i;
-                    columns[i] = Element::pack(pair[0], pair[1]);
+                    columns[i] = Element::pack(factor * pair[0], factor * pair[1]);
                 }
                 store_words(shared + layout::swizzled<2 * CHUNK, 16>(lane, 16 * piece), columns);
             }
@@ -646,7 +772,7 @@ __device__ __forceinline__ void sync_all() {
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ ptx::TensorMap b,
              const __grid_constant__ ptx::TensorMap c, float* partials, u32* arrivals, int tiles_m, int tiles_n, int k_steps,
-             int group_m, int split_k, int stride, int span) {
+             int group_m, int split_k, int stride, int span SCALE_PARAMETERS) {
     const int thread = threadIdx.x, warp = thread / 32;
     const u32 base = ptx::shared_address(smem);
     const int rank = CTAS == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
@@ -654,12 +780,14 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     const int first = scheduler::work_begin(blockIdx.x / CTAS, stride, span);
     const int end = scheduler::work_end(first, span, schedule.size());
     const Program program{base, rank, schedule, first, end, stride};
+    const Scaling scaling SCALE_ARGUMENTS;
 
     if (CTAS > 1) sync_all();  // the other program is there to allocate with
     if (warp == COPYING_WARP && ptx::elect_one()) {
         ptx::prefetch_map(a);
         ptx::prefetch_map(b);
         ptx::prefetch_map(c);
+        prefetch_scales(scaling);
         init_barriers(base);
     }
     __syncwarp();
@@ -673,9 +801,9 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     ptx::wait_for_last_grid();
 
     if (warp < COPYING_WARP) {
-        program.store(tensor_memory, c, partials, arrivals, thread);
+        program.store(tensor_memory, c, scaling, partials, arrivals, thread);
     } else if (warp == COPYING_WARP) {
-        if (ptx::elect_one()) program.copy(a, b);
+        if (ptx::elect_one()) program.copy(a, b, scaling);
     } else if (warp == MULTIPLYING_WARP) {
         if (rank == 0 && ptx::elect_one()) program.multiply(tensor_memory);
     } else if constexpr (DECODED) {

@@ -413,10 +413,6 @@ impl FamilySpec for Gemm {
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         check_order_knobs(config)?;
         if self.weights.is_scaled() {
-            require!(
-                !matches!(mma, Mma::Tcgen05 | Mma::Tcgen05Tmem),
-                "mma {mma}: weights with scales are multiplied by mma_sync, mma_sync_tma or wgmma"
-            );
             let [.., depth] = knobs::block_sizes::<3>(config)?;
             require!(
                 depth.is_power_of_two(),
@@ -863,10 +859,6 @@ mod tests {
         let rejection = spec(Family::MatmulNvfp4).check(&odd, &h200()).unwrap_err();
         assert!(rejection.0.contains("96 rows of B along k"), "{rejection}");
         assert_eq!(spec(Family::MatmulFp4).check(&odd, &h200()), Ok(()));
-        let blackwell = GpuProfile::by_name("b200").unwrap();
-        let tcgen05 = Config { mma: Some(Mma::Tcgen05), ..config() };
-        let rejection = spec(Family::MatmulNvfp4).check(&tcgen05, &blackwell).unwrap_err();
-        assert!(rejection.0.contains("weights with scales"), "{rejection}");
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! `gemm_tcgen05.cu`: Blackwell's tensor cores, fed by the copy engine, with sums in tensor memory (TMEM).
 
+use super::wgmma::{most_scale_bytes, scale_bytes};
 use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
@@ -31,6 +32,8 @@ const REGISTERS: u32 = 104;
 /// The compile-time half of a config.
 struct Tiling {
     weights: Weights,
+    /// Bytes of one program's scales in a stage: the most that any problem's groups take, until they are known.
+    scale_bytes: u64,
     /// Rows of C.
     m: u64,
     /// Columns of C.
@@ -91,7 +94,8 @@ impl Tiling {
         require!(stages >= 2, "num_stages {stages}: the load pipeline needs 2");
         let decode_warps = Self::decode_warps(config, weights, is_held)?;
         let room = Room { buffers: 0, sum_tiles: 1 };
-        let mut tiling = Self { weights, m, n, k, stages, decode_warps, is_held, room };
+        let mut tiling = Self { weights, scale_bytes: 0, m, n, k, stages, decode_warps, is_held, room };
+        tiling.scale_bytes = most_scale_bytes(weights, tiling.b_columns(), k);
         tiling.room = tiling.find_room()?;
         Ok(tiling)
     }
@@ -193,7 +197,7 @@ impl Tiling {
         WARP * (OTHER_WARPS + self.decode_warps)
     }
 
-    /// A program's part of A and of B in one stage.
+    /// A program's part of A and of B in one stage, without scales.
     fn stage_bytes(&self) -> Bytes {
         let a = self.a_rows() * self.k * Element::Bf16.size_bytes();
         Bytes(a + self.b_rows() * self.b_columns() * self.weights.element_bytes())
@@ -207,7 +211,7 @@ impl Tiling {
         // Those of sums as if there were two, so that what has room does not hang on them.
         let barriers = if self.is_decoded() { 3 * self.stages + buffers + 4 } else { 2 * self.stages + 4 };
         let answers = ANSWERS * (16 + 2 * 8);
-        Bytes(self.stages * self.stage_bytes().0 + decoded + boxes + answers + 8 * barriers + 8)
+        Bytes(self.stages * (self.stage_bytes().0 + self.scale_bytes) + decoded + boxes + answers + 8 * barriers + 8)
     }
 
     fn smem(&self) -> Bytes {
@@ -311,8 +315,9 @@ pub(super) fn build(
     product: &Product,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let &Product { weights, m, n, k, .. } = product;
-    let tiling = Tiling::new(config, weights)?;
+    let &Product { weights, groups, m, n, k, .. } = product;
+    let mut tiling = Tiling::new(config, weights)?;
+    tiling.scale_bytes = groups.map_or(0, |groups| scale_bytes(weights, groups, tiling.b_columns(), tiling.k));
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
     let tiles = tiles_m * tiles_n;
@@ -330,12 +335,23 @@ pub(super) fn build(
     let maps = tiling.tensor_maps(product).map(Arg::TensorMap);
     let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let scratch = [Arg::Workspace, Arg::Counters];
+    let by_tile = |input, element, rows| {
+        let groups = tiling.k / groups.map_or(tiling.k, |groups| groups.within(tiling.k));
+        let tile = [groups, tiling.b_columns()].map(|extent| extent as u32);
+        Arg::TensorMap(TensorMap::of_matrix(Mapped::Input(input), element, [rows, n], tile, Swizzle::None))
+    };
+    let scales = product.scale_arguments(by_tile, |groups| groups.steps(k, tiling.k));
     let launch = Launch {
         grid: [(programs * ctas) as u32, 1, 1],
         cluster: [ctas as u32, 1, 1],
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(),
-        args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+        args: maps
+            .into_iter()
+            .chain(scratch)
+            .chain(numbers.map(|number| Arg::I32(number as i32)))
+            .chain(scales)
+            .collect(),
         workspace: Bytes(workspace),
         counters: counters as u32,
     };
