@@ -379,21 +379,14 @@ inline void tensor_commit(Call& call) {
     commit(call.group(), call.address(0), multicast, multicast ? call.word(1) : 0);
 }
 inline void tensor_mma(Call& call) {
-    if (!call.has("kind::f16")) fail("%s is not modelled", call.statement.name.c_str());
+    const int element_bytes = call.has("kind::f16") ? 2 : call.has("kind::f8f6f4") ? 1 : 0;
+    if (element_bytes == 0) fail("%s is not modelled", call.statement.name.c_str());
     const bool held = call.at(1).kind == Operand::ADDRESS;
-    multiply(call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held,
+    multiply(element_bytes, call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held,
              static_cast<u64>(call.get(2)), call.word(3), call.get(call.statement.operands.size() - 1) != 0);
 }
 
-// ---- The order of grids, and of their programs ----
-
-inline void grid(Call& call) {
-    if (call.has("wait")) {
-        current->now.raise(self().cluster->grid_wait, 1);
-    } else {
-        self().let_next_grid_begin = true;
-    }
-}
+// ---- The order of a grid's programs ----
 
 struct Cancelled {
     bool is_cancelled;
@@ -542,7 +535,6 @@ inline const std::vector<Known>& instructions() {
         {"tcgen05.fence", run::tensor_fence},
         {"tcgen05.commit", run::tensor_commit},
         {"tcgen05.mma", run::tensor_mma},
-        {"griddepcontrol", run::grid},
         {"clusterlaunchcontrol.try_cancel", run::try_cancel},
         {"clusterlaunchcontrol.query_cancel", run::query_cancel},
         {"cvt.rn.bf16x2.f32", run::pack_pair},
