@@ -230,7 +230,10 @@ fn dimensions_come_from_the_arguments() {
     assert_eq!(bucket("row_norm_rms", &[&[2, 1024, 8192]]), "<=8192 fp16_bf16 <=2048 wide");
     assert_eq!(bucket("row_norm_rms", &[&[8192]]), "unknown fp16_bf16 unknown -");
     assert_eq!(bucket("attention", &[&[2, 16, 2048, 64]]), "<=32 fp16_bf16 <=64 <=2048 small_head");
-    assert_eq!(bucket("attention", &[&[2, 16, 1, 64], &[2, 4, 9000, 64]]), "<=32 fp16_bf16 <=64 <=16384 <=1 short_seq");
+    assert_eq!(
+        bucket("attention", &[&[2, 16, 1, 64], &[2, 4, 9000, 64]]),
+        "<=32 fp16_bf16 <=64 <=4 <=16384 <=1 short_seq"
+    );
     assert_eq!(bucket("attention", &[&[32, 2048, 64]]), "unknown fp16_bf16 unknown unknown -");
     assert_eq!(bucket("elementwise", &[&[0, i64::MAX, i64::MAX]]), "fp16_bf16 <=4096 tiny");
     assert_eq!(bucket("elementwise", &[&[i64::MAX, i64::MAX]]), "fp16_bf16 >134217728 huge");
@@ -272,7 +275,9 @@ fn arguments_that_fit_nothing_are_refused_with_the_reason() {
         ("split_k_matmul", &[a, (&[64, 4096], bf16)], "it would fit transposed"),
         ("batched_matmul", &[(&[2, 4, 8], bf16), (&[3, 8, 4], bf16)], "the leading extents of A, [2]"),
         ("grouped_matmul", &[a, (&[2, 64, 32], bf16)], "here [4096, n]"),
-        ("attention", &[q, (&[2, 4, 64, 128], bf16)], "K [batch, heads, seq, head_dim], here [2, 8, kv_seq, 128]"),
+        ("attention", &[q, (&[2, 3, 64, 128], bf16)], "K [batch, heads, seq, head_dim], here [2, 8, kv_seq, 128]"),
+        ("attention", &[q, (&[2, 3, 64, 128], bf16)], "or fewer heads that divide these"),
+        ("attention", &[q, (&[2, 0, 64, 128], bf16)], "every extent must be positive"),
         ("attention", &[q, (&[2, 8, 128, 77], bf16)], "it would fit transposed"),
         ("attention", &[q, q, (&[2, 8, 65, 128], bf16)], "V of as many keys as K"),
         ("attention", &[q, (&[2, 8, 64, 128], "float16"), q], "K is of Q's type, bfloat16"),
