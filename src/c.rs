@@ -5,9 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::heuristics::{
-    Answer, Heuristics, Query, Source, Template, answer_batch_line, answer_batch_line_checked,
-};
+use crate::heuristics::{Answer, Heuristics, Query, Source, Template, answer_batch_line, answer_batch_line_checked};
 use crate::model::{Mma, PidType};
 use serde_json::Value;
 use std::cell::RefCell;

@@ -88,7 +88,9 @@ fn a_family_without_bf16_is_asked_in_its_own_type() {
     let asked = |family: &str, more: &[&str]| {
         lookup().args(["--gpu", "h200", "--family", family, "--shape", shape]).args(more).assert()
     };
-    asked("matmul_fp8", &[]).success().stdout(contains(format!("matmul_fp8 {shape} fp8: ")).and(contains("block_sizes")));
+    asked("matmul_fp8", &[])
+        .success()
+        .stdout(contains(format!("matmul_fp8 {shape} fp8: ")).and(contains("block_sizes")));
     asked("matmul", &[]).success().stdout(contains(format!("matmul {shape} bf16: ")));
     asked("matmul", &["--dtype", "torch.half"]).success().stdout(contains(format!("matmul {shape} torch.half: ")));
     asked("matmul_fp8", &["--dtype", "bf16"]).failure().code(2).stderr(contains("matmul_fp8 does not run bf16"));

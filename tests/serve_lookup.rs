@@ -640,7 +640,11 @@ fn a_question_without_a_type_is_put_in_one_that_the_family_runs() {
             let has_bf16 = family.dtypes().contains(&Dtype::Bf16);
             assert_eq!(dtype.name() == "bf16", has_bf16, "{family:?}");
         }
-        assert_eq!(heuristics.dtype("matmul_fp8", Some("torch.half")).unwrap().name(), "f16", "what is asked for counts");
+        assert_eq!(
+            heuristics.dtype("matmul_fp8", Some("torch.half")).unwrap().name(),
+            "f16",
+            "what is asked for counts"
+        );
         assert!(heuristics.dtype("matmul", Some("b16")).is_err());
     }
 }
@@ -650,11 +654,11 @@ fn a_family_that_a_document_describes_has_a_default_type_of_its_own() {
     let document = |dtypes: Value| {
         let own = json!({"dims": ["tokens"], "dtypes": dtypes, "bins": [], "groups": [{"name": "all"}]});
         let fallback = json!({"own": {"all": {"template": {"id": 1}}}});
-        let value = json!({"schema_version": 2, "policy": {"families": {"own": own}}, "rules": [], "fallbacks": fallback});
+        let value =
+            json!({"schema_version": 2, "policy": {"families": {"own": own}}, "rules": [], "fallbacks": fallback});
         Heuristics::from_bytes(value.to_string().as_bytes()).unwrap()
     };
-    for (dtypes, wanted) in
-        [(json!(["f32", "f16"]), "f32"), (json!(["f16", "bf16"]), "bf16"), (json!(["fp8"]), "fp8")]
+    for (dtypes, wanted) in [(json!(["f32", "f16"]), "f32"), (json!(["f16", "bf16"]), "bf16"), (json!(["fp8"]), "fp8")]
     {
         let heuristics = document(dtypes);
         let dtype = heuristics.dtype("own", None).unwrap();

@@ -51,7 +51,8 @@ fn next(summary: &Summary, document: &Path) -> String {
     let output = document.parent().and_then(Path::parent).filter(|output| *output != Path::new("output"));
     let output = output.map_or_else(String::new, |output| format!(" --output {}", output.display()));
     let (gpu, shape) = (&summary.gpu, trial.problem);
-    let dtype = if trial.dtype == trial.family.default_dtype() { String::new() } else { format!(" --dtype {}", trial.dtype) };
+    let dtype =
+        if trial.dtype == trial.family.default_dtype() { String::new() } else { format!(" --dtype {}", trial.dtype) };
     format!(
         "\nnext: sweep lookup --gpu {gpu} --family {family} --shape {shape}{dtype}{output} --explain\n      \
          sweep report --gpu {gpu}{output} -o report.html"
