@@ -17,6 +17,7 @@
 
 #include "halves.cuh"
 #include "numeric.cuh"
+#include "reference_tiles.cuh"
 
 #if !defined(DTYPE)
 #error "DTYPE must be defined: the type of A, bf16 or f16"
@@ -27,7 +28,6 @@
 
 namespace {
 
-using i64 = long long;
 using Element = halves::DTYPE;
 
 // Each format's weight at (row, column) of a B of n columns.
@@ -92,10 +92,8 @@ struct Int4Group {
 
 struct Nvfp4 {
     static __device__ float at(const void* b, const Groups& groups, int row, int column, int n) {
-        const int code = static_cast<const unsigned char*>(groups.scales)[groups.place(row, column, n)];
-        const int exponent = code >> 3 & 15, mantissa = code & 7;
-        const float magnitude = exponent == 0 ? mantissa * 0x1p-9f : ldexpf(8 + mantissa, exponent - 10);
-        return Fp4::at(b, row, column, n) * (code < 128 ? magnitude : -magnitude);
+        const unsigned char code = static_cast<const unsigned char*>(groups.scales)[groups.place(row, column, n)];
+        return Fp4::at(b, row, column, n) * e4m3(code);
     }
 };
 
@@ -112,11 +110,6 @@ struct Mxfp4 {
 #define SCALE_PARAMETERS
 #endif
 
-constexpr int TILE = 64;
-constexpr int DEPTH = 32;
-constexpr int SIDE = 16;           // threads along each side of the tile
-constexpr int EACH = TILE / SIDE;  // elements of a thread along each side
-constexpr int THREADS = SIDE * SIDE;
 constexpr int WARPS = THREADS / 32;
 
 static_assert(DEPTH == 32 && THREADS % TILE == 0, "a warp loads one row of A at a time, a thread one column of B");
@@ -138,9 +131,8 @@ gemm_reference(const ptx::u16* a, const void* b, float* c, ptx::bf16* allowed, i
     __shared__ float b_tile[DEPTH][TILE];
     __shared__ float row_norms[TILE];
     __shared__ int largest_weights[TILE];  // the bits of a float that is not negative, which order as it does
-    const int tiles_n = n / TILE + (n % TILE != 0);
-    const int first_row = blockIdx.x / tiles_n * TILE, first_column = blockIdx.x % tiles_n * TILE;
-    const int y = threadIdx.x / SIDE, x = threadIdx.x % SIDE;
+    const Place own(n);
+    const int first_row = own.first_row, first_column = own.first_column, y = own.y, x = own.x;
 
     // What a thread loads: an element of every eighth row of A, each of a warp's lanes another; and of one column of B.
     float squares[TILE / WARPS] = {};
@@ -194,7 +186,7 @@ gemm_reference(const ptx::u16* a, const void* b, float* c, ptx::bf16* allowed, i
     for (int i = 0; i < EACH; ++i) {
 #pragma unroll
         for (int j = 0; j < EACH; ++j) {
-            const int row = first_row + y + i * SIDE, column = first_column + x + j * SIDE;
+            const int row = own.row(i), column = own.column(j);
             if (row >= m || column >= n) continue;
             const float largest = __int_as_float(largest_weights[x + j * SIDE]);
             c[static_cast<i64>(row) * n + column] = sums[i][j] * factor;
