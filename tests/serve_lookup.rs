@@ -652,7 +652,7 @@ fn a_question_without_a_type_is_put_in_one_that_the_family_runs() {
 #[test]
 fn a_family_that_a_document_describes_has_a_default_type_of_its_own() {
     let document = |dtypes: Value| {
-        let own = json!({"dims": ["tokens"], "dtypes": dtypes, "bins": [], "groups": [{"name": "all"}]});
+        let own = json!({"dims": ["tokens"], "dtypes": dtypes, "groups": [{"name": "all"}]});
         let fallback = json!({"own": {"all": {"template": {"id": 1}}}});
         let value =
             json!({"schema_version": 2, "policy": {"families": {"own": own}}, "rules": [], "fallbacks": fallback});
