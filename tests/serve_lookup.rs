@@ -632,3 +632,44 @@ fn what_shares_a_scale_is_told_by_the_arguments_and_asked_of_documents_that_know
     let answer: Value = serde_json::from_str(&answer_batch_line(&earlier, line.to_string().as_bytes())).unwrap();
     assert_eq!((answer["source"].as_str(), answer["shape_bucket"].get("scale_block_bin")), (Some("rule"), None));
 }
+
+#[test]
+fn a_question_without_a_type_is_put_in_one_that_the_family_runs() {
+    for gpu in builtin_names() {
+        let heuristics = Heuristics::builtin(gpu).unwrap();
+        for family in Family::ALL {
+            let dimensions: Vec<(&str, i64)> = family.dimensions().iter().map(|name| (*name, 64)).collect();
+            let dtype = heuristics.dtype(family.name(), None).unwrap();
+            let query = heuristics.query(family.name(), &dimensions, dtype).unwrap();
+            assert!(family.dtypes().contains(&query.dtype.name().parse().unwrap()), "{gpu} {family:?}: {query:?}");
+            let has_bf16 = family.dtypes().contains(&Dtype::Bf16);
+            assert_eq!(dtype.name() == "bf16", has_bf16, "{family:?}");
+        }
+        assert_eq!(
+            heuristics.dtype("matmul_fp8", Some("torch.half")).unwrap().name(),
+            "f16",
+            "what is asked for counts"
+        );
+        assert!(heuristics.dtype("matmul", Some("b16")).is_err());
+    }
+}
+
+#[test]
+fn a_family_that_a_document_describes_has_a_default_type_of_its_own() {
+    let document = |dtypes: Value| {
+        let own = json!({"dims": ["tokens"], "dtypes": dtypes, "groups": [{"name": "all"}]});
+        let fallback = json!({"own": {"all": {"template": {"id": 1}}}});
+        let value =
+            json!({"schema_version": 2, "policy": {"families": {"own": own}}, "rules": [], "fallbacks": fallback});
+        Heuristics::from_bytes(value.to_string().as_bytes()).unwrap()
+    };
+    for (dtypes, wanted) in [(json!(["f32", "f16"]), "f32"), (json!(["f16", "bf16"]), "bf16"), (json!(["fp8"]), "fp8")]
+    {
+        let heuristics = document(dtypes);
+        let dtype = heuristics.dtype("own", None).unwrap();
+        assert_eq!(dtype.name(), wanted);
+        let query = heuristics.query("own", &[("tokens", 5)], dtype).unwrap();
+        assert_eq!(heuristics.lookup(&query).source, Source::Fallback("all"));
+    }
+    assert_eq!(example().dtype("batched_matmul", None).unwrap().name(), "bf16", "no family's");
+}
