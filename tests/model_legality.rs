@@ -81,6 +81,9 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
                 continue;
             }
             let spec = families::spec(family);
+            if Plan::load(family, None).unwrap().spaces(&profile).is_empty() {
+                continue;
+            }
             let configs = configs(family, &profile, most_configs);
             let legality = Legality::new(family, &profile, true, &configs);
             let known: Vec<(&Config, ModelConfig)> =

@@ -118,10 +118,7 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
             let transposed = |column, columns| Region { pitch: k, row: 0, column, rows: n, columns };
             let is_transposed = problem.family == Family::MatmulFp8;
             let of_b = |first, count| if is_transposed { transposed(first, count) } else { b(first, count) };
-            // Where each block of k has a scale of its own, what one row has at a single k may be next to nothing: a run is lost there.
-            let has_scaled_blocks = is_transposed && problem.shape.first::<4>()[3] > 1;
-            let run = if has_scaled_blocks && m < MANY_ROWS { BLOCK } else { 1 };
-            of_sums([m, k], run, of_b).into_iter().chain(of_output(m, n)).collect()
+            of_sums([m, k], of_b).into_iter().chain(of_output(m, n)).collect()
         }
         // A number a row.
         ("row_cross_entropy", _) => {
@@ -145,17 +142,16 @@ const BLOCK: u64 = 64;
 /// So many rows have among them what shows any one k.
 const MANY_ROWS: u64 = 16;
 
-/// What goes wrong along k, of which `b` tells where B has so many. Where one is dropped, those after it are, `run` in all.
-fn of_sums([m, k]: [u64; 2], run: u64, b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
+/// What goes wrong along k, of which `b` tells where B has so many.
+fn of_sums([m, k]: [u64; 2], b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
     use Place::Input;
     let a = |column, columns| Region { pitch: k, row: 0, column, rows: m, columns };
-    let run = run.min(k);
     let dropped = |name, column, columns| Mutant::new(name, [(Input(0), Change::Zero(a(column, columns)))]);
     let first_of_last = (k - 1) / BLOCK * BLOCK;
     let mut mutants = vec![
-        dropped("the last k dropped", k - run, run),
-        dropped("the first k of the last block dropped", first_of_last, run.min(k - first_of_last)),
-        dropped("the first k of the second half dropped", k / 2, run.min(k - k / 2)),
+        dropped("the last k dropped", k - 1, 1),
+        dropped("the first k of the last block dropped", first_of_last, 1),
+        dropped("the first k of the second half dropped", k / 2, 1),
         dropped("a split lost", k / 2, k - k / 2),
     ];
     // One row may have next to nothing at any one k.
