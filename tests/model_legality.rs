@@ -77,9 +77,6 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
     for gpu in gpus {
         let profile = GpuProfile::by_name(gpu).unwrap();
         for family in Family::ALL {
-            if Plan::load(family, None).unwrap().spaces(&profile).is_empty() {
-                continue;
-            }
             let spec = families::spec(family);
             if Plan::load(family, None).unwrap().spaces(&profile).is_empty() {
                 continue;

@@ -317,12 +317,9 @@ impl FamilySpec for Fp8 {
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        if config.mma == Some(Mma::Tcgen05) {
-            return tcgen05::conditions(Weights::E4m3);
-        }
-        static CONDITIONS: LazyLock<Vec<Condition>> =
+        static OF_WGMMA: LazyLock<Vec<Condition>> =
             LazyLock::new(|| legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]));
-        &CONDITIONS
+        if config.mma == Some(Mma::Tcgen05) { tcgen05::conditions(Weights::E4m3) } else { &OF_WGMMA }
     }
 
     fn axes(&self) -> &'static [Axis] {
