@@ -110,18 +110,26 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
         (_, ["m", "n", "k"]) => {
             let [m, n, k] = problem.shape.first();
             let weights_per_element = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
+            // Of products whose operands both have scales, k lies along the rows of A and of B, and both may be packed.
+            let is_block_scaled = [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].contains(&problem.family);
+            let numbers = if is_block_scaled { weights_per_element } else { 1 };
+            let along_k = |rows| {
+                move |first: u64, count: u64| {
+                    let [pitch, column, columns] = [k, first, count].map(|extent| extent / numbers);
+                    Region { pitch, row: 0, column, rows, columns }
+                }
+            };
             let b = |row: u64, rows: u64| {
                 let [row, rows] = [row, rows].map(|extent| extent / weights_per_element);
                 Region { pitch: n, row, column: 0, rows, columns: n }
             };
             // Column-major: k lies along the rows in memory.
-            let transposed = |column, columns| Region { pitch: k, row: 0, column, rows: n, columns };
-            let is_transposed = problem.family == Family::MatmulFp8;
-            let of_b = |first, count| if is_transposed { transposed(first, count) } else { b(first, count) };
+            let is_transposed = problem.family == Family::MatmulFp8 || is_block_scaled;
+            let of_b = |first, count| if is_transposed { along_k(n)(first, count) } else { b(first, count) };
             // Where each block of k has a scale of its own, what one row has at a single k may be next to nothing: a run is lost there.
-            let has_scaled_blocks = is_transposed && problem.shape.first::<4>()[3] > 1;
-            let run = if has_scaled_blocks && m < MANY_ROWS { BLOCK } else { 1 };
-            of_sums([m, k], run, of_b).into_iter().chain(of_output(m, n)).collect()
+            let has_scaled_blocks = is_block_scaled || is_transposed && problem.shape.first::<4>()[3] > 1;
+            let run = if has_scaled_blocks && m < MANY_ROWS { BLOCK } else { numbers };
+            of_sums([m, k], run, along_k(m), of_b).into_iter().chain(of_output(m, n)).collect()
         }
         // A number a row.
         ("row_cross_entropy", _) => {
@@ -145,10 +153,9 @@ const BLOCK: u64 = 64;
 /// So many rows have among them what shows any one k.
 const MANY_ROWS: u64 = 16;
 
-/// What goes wrong along k, of which `b` tells where B has so many. Where one is dropped, those after it are, `run` in all.
-fn of_sums([m, k]: [u64; 2], run: u64, b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
+/// What goes wrong along k, of which `a` and `b` tell where A and B have so many. Where one is dropped, those after it are, `run` in all.
+fn of_sums([m, k]: [u64; 2], run: u64, a: impl Fn(u64, u64) -> Region, b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
     use Place::Input;
-    let a = |column, columns| Region { pitch: k, row: 0, column, rows: m, columns };
     let run = run.min(k);
     let dropped = |name, column, columns| Mutant::new(name, [(Input(0), Change::Zero(a(column, columns)))]);
     let first_of_last = (k - 1) / BLOCK * BLOCK;
@@ -160,7 +167,7 @@ fn of_sums([m, k]: [u64; 2], run: u64, b: impl Fn(u64, u64) -> Region) -> Vec<Mu
     ];
     // One row may have next to nothing at any one k.
     if m >= MANY_ROWS {
-        mutants.push(dropped("any k dropped", k / 3, 1));
+        mutants.push(dropped("any k dropped", k / 3, run));
     }
     if k >= 2 * BLOCK {
         let last = (k / BLOCK - 1) * BLOCK;
