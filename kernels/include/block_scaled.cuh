@@ -4,7 +4,7 @@
 //   to_f16(out, raw)   four neighbours along k of a lane, K_PER_BYTE to a byte from the lowest bits of `raw` on, as
 //                      pairs of f16. Which two go together is the same for both operands. The numbers are exact, times SMALLER;
 //   scale(code)        a scale as a float, exactly.
-// No code of a number or of a scale may be a NaN.
+// No code of a number or of a scale may be a NaN, no E4M3 scale is below zero, and a number times its scale is within the range of f32.
 //
 // Scales lie in blocks of 128 rows by four groups, 512 bytes each, row blocks one after the other: byte 16 (r % 32) + 4 (r / 32) + c
 // of a block is row r's scale of group c. Rows are padded to whole blocks, and so are groups. That is what cuBLASLt takes
