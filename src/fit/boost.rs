@@ -162,7 +162,7 @@ enum Growing {
 
 /// Rows to grow trees on. What is told by row is so for all rows, wanted or not.
 #[derive(Clone, Copy)]
-pub(super) struct Lesson<'a> {
+pub(super) struct TrainingSet<'a> {
     /// The rows' features.
     pub(super) bins: &'a Bins,
     /// The rows that are wanted.
@@ -176,8 +176,8 @@ pub(super) struct Lesson<'a> {
 }
 
 /// Grows trees one after another, each on what those before it leave.
-pub(super) fn boost(lesson: &Lesson, growth: &Growth) -> Vec<Tree> {
-    let Lesson { bins, rows, target, weight, within } = *lesson;
+pub(super) fn boost(training_set: &TrainingSet, growth: &Growth) -> Vec<Tree> {
+    let TrainingSet { bins, rows, target, weight, within } = *training_set;
     let mean = rows.iter().map(|row| weight[*row as usize]).sum::<f64>() / rows.len().max(1) as f64;
     let mut left: Vec<Sums> =
         target.iter().zip(weight).map(|(target, weight)| Sums { residual: *target, weight: weight / mean }).collect();
@@ -433,8 +433,8 @@ mod tests {
         let target: Vec<f64> =
             (0..400).map(|row| if columns[0][row] < 7 && columns[1][row] >= 12 { 9000.0 } else { -1000.0 }).collect();
         let (rows, weight) = ((0..400).collect::<Vec<u32>>(), vec![1.0; 400]);
-        let lesson = Lesson { bins: &bins, rows: &rows, target: &target, weight: &weight, within: None };
-        let trees = boost(&lesson, &GROWTH);
+        let training_set = TrainingSet { bins: &bins, rows: &rows, target: &target, weight: &weight, within: None };
+        let trees = boost(&training_set, &GROWTH);
         for (row, target) in target.iter().enumerate() {
             assert!((predict(&trees, &bins, row) as f64 - target).abs() < 100.0, "row {row}");
         }
@@ -448,8 +448,8 @@ mod tests {
         let rows: Vec<u32> = (0..400).filter(|row| row % 20 != 3).collect();
         let target: Vec<f64> = (0..400).map(|row| if row % 20 == 3 || row % 20 == 11 { 1e9 } else { 500.0 }).collect();
         let weight: Vec<f64> = (0..400).map(|row| if row % 20 == 11 { 0.0 } else { 1.0 }).collect();
-        let lesson = Lesson { bins: &bins, rows: &rows, target: &target, weight: &weight, within: None };
-        let trees = boost(&lesson, &GROWTH);
+        let training_set = TrainingSet { bins: &bins, rows: &rows, target: &target, weight: &weight, within: None };
+        let trees = boost(&training_set, &GROWTH);
         assert_eq!((trees.len(), predict(&trees, &bins, 3), predict(&trees, &bins, 11)), (1, 500, 500));
     }
 
@@ -462,8 +462,9 @@ mod tests {
         let level = |row: usize| ((row / 20) * (row / 20) * 7717 % 1000) as f64 * 1e4;
         let target: Vec<f64> = (0..400).map(|row| level(row) + (row % 20) as f64 * 100.0).collect();
         let (rows, weight) = ((0..400).collect::<Vec<u32>>(), vec![1.0; 400]);
-        let lesson = Lesson { bins: &bins, rows: &rows, target: &target, weight: &weight, within: Some(&problems) };
-        let trees = boost(&lesson, &GROWTH);
+        let training_set =
+            TrainingSet { bins: &bins, rows: &rows, target: &target, weight: &weight, within: Some(&problems) };
+        let trees = boost(&training_set, &GROWTH);
         for row in 0..400 {
             let difference = predict(&trees, &bins, row) - predict(&trees, &bins, row / 20 * 20);
             assert!((difference - (row % 20) as i64 * 100).abs() < 60, "row {row}: {difference}");

@@ -13,7 +13,7 @@ use crate::families::Description;
 use crate::heuristics::{
     CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model, ModelConfig,
 };
-use boost::{Bins, Growth, Lesson, Tree, boost};
+use boost::{Bins, Growth, TrainingSet, Tree, boost};
 use folds::Kinship;
 use rayon::prelude::*;
 use serde_json::Value;
@@ -103,17 +103,17 @@ struct Rows {
 
 impl Rows {
     /// What trees that choose are to learn: how the times of a problem's configs differ.
-    fn lesson<'a>(&'a self, rows: &'a [u32]) -> Lesson<'a> {
-        Lesson { bins: &self.bins, rows, target: &self.target, weight: &self.weight, within: Some(&self.problem) }
+    fn training_set<'a>(&'a self, rows: &'a [u32]) -> TrainingSet<'a> {
+        TrainingSet { bins: &self.bins, rows, target: &self.target, weight: &self.weight, within: Some(&self.problem) }
     }
 
     /// Trees that choose, grown on these rows.
     fn grow_choice(&self, rows: &[u32]) -> Vec<Tree> {
-        let lesson = self.lesson(rows);
-        let mut trees = boost(&Lesson { weight: &self.coarse_weight, ..lesson }, &COARSE);
+        let training_set = self.training_set(rows);
+        let mut trees = boost(&TrainingSet { weight: &self.coarse_weight, ..training_set }, &COARSE);
         let left = |(row, target): (usize, &f64)| target - self.predicted(&trees, row) as f64;
         let target: Vec<f64> = self.target.iter().enumerate().map(left).collect();
-        trees.extend(boost(&Lesson { target: &target, ..lesson }, &CHOICE));
+        trees.extend(boost(&TrainingSet { target: &target, ..training_set }, &CHOICE));
         trees
     }
 
@@ -185,8 +185,8 @@ impl<'a> Prepared<'a> {
         let weight = vec![1.0; target.len()];
         let bins = rows.bins.of_rows(&firsts, &self.model.problem_features());
         let all: Vec<u32> = (0..target.len() as u32).collect();
-        let lesson = Lesson { bins: &bins, rows: &all, target: &target, weight: &weight, within: None };
-        boost(&lesson, &LEVEL).iter().map(|tree| tree.to_text(&bins)).collect()
+        let training_set = TrainingSet { bins: &bins, rows: &all, target: &target, weight: &weight, within: None };
+        boost(&training_set, &LEVEL).iter().map(|tree| tree.to_text(&bins)).collect()
     }
 
     /// Chooses, for each problem, among the configs measured on it, by trees that know none of its kin.
@@ -553,7 +553,7 @@ mod tests {
         let trials = trials();
         let prepared = Prepared::new(&description(), &trials).unwrap();
         let all: Vec<u32> = (0..prepared.rows.target.len() as u32).collect();
-        let trees = boost(&prepared.rows.lesson(&all), &Growth { trees: 20, ..CHOICE });
+        let trees = boost(&prepared.rows.training_set(&all), &Growth { trees: 20, ..CHOICE });
         let mut fitted = prepared.model.fitted().clone();
         fitted.trees = trees.iter().map(|tree| tree.to_text(&prepared.rows.bins)).collect();
         fitted.legal.clear();

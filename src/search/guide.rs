@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// A time that was measured, as far as a model learns from it.
 #[derive(Clone, Debug)]
-pub struct Lesson {
+pub struct Observation {
     /// Of which problem.
     pub problem: Problem,
     /// Of which config.
@@ -136,9 +136,9 @@ impl<'p> Guide<'p> {
     /// Fits a model to what was measured by now, and orders by it; by an earlier day's as well for as long as that has seen more.
     ///
     /// # Errors
-    /// Where the lessons are none that a model can learn from.
-    pub fn learn(&self, lessons: &[Lesson]) -> Result<()> {
-        let (_, trials) = trials(lessons, &self.description);
+    /// Where no model can be fitted to these observations.
+    pub fn learn(&self, observations: &[Observation]) -> Result<()> {
+        let (_, trials) = trials(observations, &self.description);
         if trials.times.is_empty() {
             return Ok(());
         }
@@ -147,14 +147,14 @@ impl<'p> Guide<'p> {
         Ok(())
     }
 
-    /// What models that know none of a problem's kin would choose for it, among the configs that a document's model has to choose
-    /// from. Measured, it tells models where they go wrong, and makes what they are said to lose on problems left out what they
-    /// would lose on shapes that nobody measured.
+    /// What models would choose for a problem that were fitted without it and its kin, among the configs that a document's model has
+    /// to choose from. Measured, it tells models where they go wrong, and makes what they are said to lose on problems held out
+    /// what they would lose on shapes that nobody measured.
     ///
     /// # Errors
     /// As [`Guide::learn`].
-    pub fn choices_of_strangers(&self, lessons: &[Lesson]) -> Result<Vec<(Problem, Vec<Config>)>> {
-        let (problems, trials) = trials(lessons, &self.description);
+    pub fn held_out_choices(&self, observations: &[Observation]) -> Result<Vec<(Problem, Vec<Config>)>> {
+        let (problems, trials) = trials(observations, &self.description);
         if problems.len() < ENOUGH {
             return Ok(Vec::new());
         }
@@ -277,14 +277,14 @@ fn model_config(config: &Config) -> ModelConfig {
     ModelConfig { template: config.to_template(), ..ModelConfig::default() }
 }
 
-/// The lessons laid out for fitting, with the problems by their places; of several times of a config on a problem the one of the
+/// The observations laid out for fitting, with the problems by their places; of several times of a config on a problem the one of the
 /// latest stage counts.
-fn trials(lessons: &[Lesson], description: &Description) -> (Vec<Problem>, Trials) {
+fn trials(observations: &[Observation], description: &Description) -> (Vec<Problem>, Trials) {
     let (mut trials, mut known) = (Trials::default(), Vec::new());
     let (mut problems, mut configs) = (BTreeMap::new(), BTreeMap::new());
-    let mut ordered: Vec<&Lesson> = lessons.iter().collect();
-    ordered.sort_by_key(|lesson| lesson.stage);
-    for Lesson { problem, config, stage, time } in ordered {
+    let mut ordered: Vec<&Observation> = observations.iter().collect();
+    ordered.sort_by_key(|observation| observation.stage);
+    for Observation { problem, config, stage, time } in ordered {
         let problem = *problems.entry(*problem).or_insert_with_key(|problem| {
             known.push(*problem);
             trials.problems.push(fit::Problem {
@@ -339,17 +339,17 @@ mod tests {
             let m = problem.shape.dimensions()[0].1 as f64;
             20.0 + (rows / m).log2().abs() * 5.0 + if config.num_stages == Some(4) { 0.0 } else { 3.0 }
         };
-        let mut lessons = Vec::new();
+        let mut observations = Vec::new();
         for m in [16, 32, 64, 128, 256] {
             for n in [1024, 1536, 2048, 3072, 4096] {
                 let problem = problem(m, n, 2048);
                 for config in guide.order(&problem).configs.into_iter().step_by(97) {
                     let time = Micros(time_of(&config, &problem));
-                    lessons.push(Lesson { problem, config, stage: Stage::Screen, time });
+                    observations.push(Observation { problem, config, stage: Stage::Screen, time });
                 }
             }
         }
-        guide.learn(&lessons).unwrap();
+        guide.learn(&observations).unwrap();
         let asked = problem(64, 2560, 2048);
         let order = guide.order(&asked);
         assert!(order.is_predicted);
@@ -364,18 +364,18 @@ mod tests {
         let h200 = GpuProfile::by_name("h200").unwrap();
         let plan = Plan::load(Family::Matmul, None).unwrap();
         let guide = Guide::new(&plan, &h200, None);
-        let mut lessons = Vec::new();
+        let mut observations = Vec::new();
         for m in [16, 64, 256] {
             for n in [1024, 1536, 2048, 3072, 4096, 6144, 8192, 9216, 10240] {
                 let problem = problem(m, n, 2048);
                 for config in guide.order(&problem).configs.into_iter().step_by(211) {
                     let rows = f64::from(config.block_sizes[0]);
                     let time = Micros(20.0 + (rows / m as f64).log2().abs() * 5.0);
-                    lessons.push(Lesson { problem, config, stage: Stage::Screen, time });
+                    observations.push(Observation { problem, config, stage: Stage::Screen, time });
                 }
             }
         }
-        let choices = guide.choices_of_strangers(&lessons).unwrap();
+        let choices = guide.held_out_choices(&observations).unwrap();
         assert_eq!(choices.len(), 27);
         for (problem, configs) in choices {
             assert!((1..=CHOICES * 3).contains(&configs.len()), "{problem}: {configs:?}");
@@ -383,9 +383,9 @@ mod tests {
                 assert!(plan::candidate(config.clone(), &problem, &h200).program.is_ok(), "{problem}: {config}");
             }
         }
-        let few: Vec<Lesson> =
-            lessons.into_iter().filter(|lesson| lesson.problem.shape.dimensions()[0].1 == 16).collect();
-        assert_eq!(guide.choices_of_strangers(&few).unwrap(), []);
+        let few: Vec<Observation> =
+            observations.into_iter().filter(|observation| observation.problem.shape.dimensions()[0].1 == 16).collect();
+        assert_eq!(guide.held_out_choices(&few).unwrap(), []);
     }
 
     /// The plan knows which configs are legal; the document's model says so by what it knows of its own configs alone.
@@ -416,9 +416,9 @@ mod tests {
         assert!(relied_on >= 12, "{relied_on}");
     }
 
-    /// The same lessons make the same order, whatever the search began from.
+    /// The same observations make the same order, whatever the search began from.
     #[test]
-    fn a_prior_is_said_and_forgotten_with_the_first_lesson() {
+    fn a_prior_is_said_and_forgotten_with_the_first_observation() {
         let b200 = GpuProfile::by_name("b200").unwrap();
         let plan = Plan::load(Family::Attention, None).unwrap();
         let guide = Guide::new(&plan, &b200, None);
@@ -433,17 +433,18 @@ mod tests {
         assert_eq!(order.configs.len(), plan.legal_configs(&problem, &b200).len());
 
         let unaided = Guide { borrowed: None, prior: Prior::floors(&b200), ..Guide::new(&plan, &b200, None) };
-        let lesson = |(place, config): (usize, &Config)| {
+        let observation = |(place, config): (usize, &Config)| {
             let time = Micros(9.0 + place as f64);
-            Lesson { problem, config: config.clone(), stage: Stage::Screen, time }
+            Observation { problem, config: config.clone(), stage: Stage::Screen, time }
         };
-        let lessons: Vec<Lesson> = order.configs.iter().rev().take(150).enumerate().map(lesson).collect();
+        let observations: Vec<Observation> =
+            order.configs.iter().rev().take(150).enumerate().map(observation).collect();
         let other =
             Problem::new(Family::Attention, &[named[0], named[1], named[2], ("kv_seq", 4096), named[4]], Dtype::Bf16);
         let other = other.unwrap();
         assert_ne!(guide.order(&other), unaided.order(&other), "what another GPU learnt has a say");
-        guide.learn(&lessons).unwrap();
-        unaided.learn(&lessons).unwrap();
+        guide.learn(&observations).unwrap();
+        unaided.learn(&observations).unwrap();
         assert_eq!(guide.order(&other), unaided.order(&other));
         assert_eq!(guide.prior(), None);
 
@@ -464,11 +465,15 @@ mod tests {
         let asked = problem(64, 2560, 2048);
         let earlier = guide.order(&asked).configs;
         let few = problem(512, 4096, 4096);
-        let lesson =
-            |(place, config)| Lesson { problem: few, config, stage: Stage::Screen, time: Micros(9.0 + place as f64) };
-        let lessons: Vec<Lesson> =
-            guide.order(&few).configs.into_iter().rev().take(200).enumerate().map(lesson).collect();
-        guide.learn(&lessons).unwrap();
+        let observation = |(place, config)| Observation {
+            problem: few,
+            config,
+            stage: Stage::Screen,
+            time: Micros(9.0 + place as f64),
+        };
+        let observations: Vec<Observation> =
+            guide.order(&few).configs.into_iter().rev().take(200).enumerate().map(observation).collect();
+        guide.learn(&observations).unwrap();
         let both = guide.order(&asked);
         assert!(both.is_predicted && both.configs[..3].contains(&earlier[0]));
         assert_eq!(both.configs.len(), earlier.len());

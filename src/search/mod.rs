@@ -7,7 +7,7 @@ mod guide;
 mod prior;
 
 pub use cross::crossings;
-pub use guide::{Guide, Lesson, Order};
+pub use guide::{Guide, Observation, Order};
 
 use crate::error::Result;
 use crate::families;

@@ -167,7 +167,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         let is_due = done >= learnt + (learnt / 2).clamp(FIRST_LESSONS, MOST_LESSONS);
         if is_due {
             self.learnt.store(done, Ordering::Relaxed);
-            self.guide.learn(&self.lab.lessons())?;
+            self.guide.learn(&self.lab.observations())?;
         }
         Ok(is_due)
     }

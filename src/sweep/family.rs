@@ -55,7 +55,7 @@ pub(super) fn sweep_family<'a>(
         FamilySweep { started, site, options, plan, lab: &lab, guide: &guide, previous, open, finals, left };
     sweep.take_over_finals()?;
     if !sweep.open.is_empty() {
-        guide.learn(&lab.lessons())?;
+        guide.learn(&lab.observations())?;
         if let Some(prior) = guide.prior() {
             progress.say(&format!("{} on {}: {prior}", plan.family, profile.name));
         }
@@ -189,9 +189,9 @@ impl Stages for FamilySweep<'_, '_> {
         }
         // Models serve most shapes, so what they would choose comes first, and again when they have learnt from what that and the
         // crossings came to.
-        self.race_on_others(self.guide.choices_of_strangers(&self.lab.lessons())?)?;
+        self.race_on_others(self.guide.held_out_choices(&self.lab.observations())?)?;
         self.race_on_others(crossings)?;
-        self.race_on_others(self.guide.choices_of_strangers(&self.lab.lessons())?)
+        self.race_on_others(self.guide.held_out_choices(&self.lab.observations())?)
     }
 }
 

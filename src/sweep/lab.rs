@@ -8,7 +8,7 @@ use crate::journal::{Journal, Line, Stage, Status, Trial};
 use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
 use crate::process;
-use crate::search::{Lesson, sort_by_time};
+use crate::search::{Observation, sort_by_time};
 use crate::site::{Progress, Site};
 use crate::worker::{Deadlines, Worker};
 use sha2::{Digest, Sha256};
@@ -228,20 +228,20 @@ impl<'a> Lab<'a> {
     }
 
     /// What a model can learn from the journal.
-    pub(super) fn lessons(&self) -> Vec<Lesson> {
+    pub(super) fn observations(&self) -> Vec<Observation> {
         let state = self.state();
         let known = state.known.values().flat_map(HashMap::values).flatten();
         let timed = known.filter(|known| !known.trial.null_arm).filter_map(|Known { trial, .. }| {
             let (problem, config) = (trial.problem(), trial.config.clone());
-            Some(Lesson { problem, config, stage: trial.stage, time: trial.time()? })
+            Some(Observation { problem, config, stage: trial.stage, time: trial.time()? })
         });
-        let mut lessons: Vec<Lesson> = timed.collect();
+        let mut observations: Vec<Observation> = timed.collect();
         // The map has no order, and what is learnt depends on it where times are equal.
-        lessons.sort_by(|one, other| {
+        observations.sort_by(|one, other| {
             let order = one.problem.cmp(&other.problem).then_with(|| one.config.cmp(&other.config));
             order.then(one.stage.cmp(&other.stage)).then(one.time.0.total_cmp(&other.time.0))
         });
-        lessons
+        observations
     }
 
     /// The number of the next race of a problem.
