@@ -414,6 +414,7 @@ fn block_scaled_products_with_something_left_out_are_refused() {
     const SCALED: &str = "gemm_block_scaled_tcgen05.cu";
     const HEADER: &str = "tcgen05_scaled.cuh";
     const GEMM: &str = "tcgen05_gemm.cuh";
+    const DECODING: &str = "gemm_block_scaled.cu";
     let nvfp4 = || block_scaled("Nvfp4", "bf16", [128, 128, 256], 2, 2, &[[300, 136, 1056, 1, 1, STRIDES]]);
     let mxfp8 = || block_scaled("Mxfp8", "bf16", [64, 128, 128], 2, 2, &[[190, 136, 528, 1, 1, STRIDES]]);
     let pair = || block_scaled("Mxfp8", "bf16", [256, 128, 128], 2, 2, &[[600, 136, 528, 1, 1, STRIDES]]);
@@ -466,7 +467,6 @@ fn block_scaled_products_with_something_left_out_are_refused() {
     nvfp4().refuses(&[columns], &["of tensor memory, of which"]);
     // The kernel that decodes.
     let decoded = || decoded_scaled("Mxfp8", "bf16", [64, 64, 128], 4, [16, 16], [70, 72, 656, 1, 1, STRIDES]);
-    const DECODING: &str = "gemm_block_scaled.cu";
     for change in [
         Change(DECODING, "ptx::cp_async_wait<NUM_STAGES - 2>();", ""),
         Change(
