@@ -94,7 +94,7 @@ constexpr int STAGE_BYTES = B_SCALES + SCALE_BLOCKS * BLOCK_N * 4;
 constexpr int SMEM_BYTES = NUM_STAGES * STAGE_BYTES;
 
 // As many as leave each thread registers for its sums, its operands and its addresses.
-constexpr int REGISTERS = FRAGMENTS * 4 <= 32 ? 128 : 256;
+constexpr int REGISTERS = FRAGMENTS * 4 <= 32 ? 168 : 256;
 constexpr int BY_SMEM = 228 * 1024 / (SMEM_BYTES + 1024);
 constexpr int BY_REGISTERS = 65536 / (THREADS * REGISTERS);
 constexpr int RESIDENT = scheduler::smaller(BY_SMEM, BY_REGISTERS);
@@ -166,7 +166,7 @@ __device__ __forceinline__ void multiply_step(Accumulators& acc, u32 stage, int 
             row_scales[i][0] = ptx::load_shared(a_scales + (block * BLOCK_M + 16 * i) * 4);
             row_scales[i][1] = ptx::load_shared(a_scales + (block * BLOCK_M + 16 * i + 8) * 4);
         }
-#pragma unroll
+#pragma unroll 1  // the loads of several groups at once would take more registers than there are
         for (int group = 0; group < block_scaled::BLOCK_GROUPS; ++group) {
             const int first = (block * block_scaled::BLOCK_GROUPS + group) * STEPS * STEP_BYTES;
             u32 a[TILES_M][STEPS][4];

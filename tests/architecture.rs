@@ -215,6 +215,7 @@ const INTERFACES: [&str; 8] = [
     "families",
     "families/attention",
     "families/gemm",
+    "families/gemm/block_scaled",
     "families/manifest",
     "report/page",
 ];

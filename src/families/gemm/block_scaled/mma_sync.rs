@@ -68,7 +68,7 @@ impl Tiling {
 
     /// As many registers as the kernel leaves a thread.
     fn registers(&self) -> u32 {
-        if self.sums() <= 32 { 128 } else { 256 }
+        if self.sums() <= 32 { 168 } else { 256 }
     }
 
     fn k(&self) -> u64 {
