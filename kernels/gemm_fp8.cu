@@ -44,74 +44,40 @@
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 //   scale_step                how far the scales of neighbouring rows and columns are apart: 1, or 0 where all have the same
 
+#include "halves.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tma.cuh"
 #include "wgmma_fp8.cuh"
+#include "wgmma_programs.cuh"
 
-#if !defined(BLOCK_M) || !defined(BLOCK_N) || !defined(BLOCK_K)
-#error "BLOCK_M, BLOCK_N and BLOCK_K must be defined: the tile, in elements"
-#endif
-#if !defined(NUM_WARPS)
-#error "NUM_WARPS must be defined: warps that multiply"
-#endif
-#if !defined(NUM_STAGES)
-#error "NUM_STAGES must be defined: tiles in flight"
+#if !defined(BLOCK_K)
+#error "BLOCK_K must be defined: elements of k in a stage"
 #endif
 #if !defined(BLOCK_SCALES)
 #error "BLOCK_SCALES must be defined: 1 where blocks of 128 have scales, else 0"
 #endif
-#if !defined(K_VECTOR_BYTES) || !defined(C_VECTOR_BYTES)
-#error "K_VECTOR_BYTES and C_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#if !defined(K_VECTOR_BYTES)
+#error "K_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
 #endif
 
 namespace {
 
-using ptx::bf16;
-using ptx::u32;
-using i64 = long long;
-using byte = unsigned char;
+using Element = halves::bf16;
 
-// Whether every lane of a warp arrives at a barrier when the warp is done. One is enough: its arrival comes after what the
-// others did before a __syncwarp or a wgmma_wait. But racecheck orders only what an arriving lane did itself.
-#if defined(EVERY_LANE_ARRIVES)
-enum { EVERY_LANE = true, WARP_ARRIVALS = 32 };
-#else
-enum { EVERY_LANE = false, WARP_ARRIVALS = 1 };
-#endif
-
-__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
-
-constexpr int GROUPS = NUM_WARPS / 4;
-constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
-constexpr int PROMOTED = 128;                   // of k, that the tensor cores sum; also what a scale of a block is for
-constexpr int PANELS = BLOCK_K / PROMOTED;      // of a tile: 128 bytes, as wide as the copy engine swizzles, each with all rows
+constexpr int PROMOTED = 128;               // of k, that the tensor cores sum; also what a scale of a block is for
+constexpr int PANELS = BLOCK_K / PROMOTED;  // of a tile: 128 bytes, as wide as the copy engine swizzles, each with all rows
 
 static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 192,
               "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 192");
 static_assert(BLOCK_K % PROMOTED == 0, "BLOCK_K must be a multiple of 128");
-static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
-static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4 && BLOCK_N <= 256,
-              "a group has 64, 128 or 256 columns, a program 256 at most");
-static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
+static_assert(BLOCK_N <= 256, "a program has 256 columns at most");
 static_assert(power_of_two(K_VECTOR_BYTES) && K_VECTOR_BYTES <= 16, "K_VECTOR_BYTES: 1 ... 16");
-static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
 
-// What a kernel argument is that a tile is copied from or to.
-template <bool BY_ENGINE>
-struct Argument {
-    using Type = ptx::TensorMap;
-};
-template <>
-struct Argument<false> {
-    using Type = const byte*;
-};
 constexpr bool BY_ENGINE = K_VECTOR_BYTES == 16;
-constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16;
 using Source = Argument<BY_ENGINE>::Type;
-using CTarget = Argument<C_BY_ENGINE>::Type;
 
 constexpr int A_PANEL = BLOCK_M * PROMOTED, B_PANEL = BLOCK_N * PROMOTED;
 constexpr int A_BYTES = PANELS * A_PANEL, B_BYTES = PANELS * B_PANEL;
@@ -123,17 +89,9 @@ constexpr int SCALE_BYTES = BLOCK_SCALES ? PANELS * PANEL_SCALES * 4 : 0;
 constexpr int BARRIER_BYTES = (NUM_STAGES * (16 + SCALE_BYTES) + 8 + 1023) / 1024 * 1024;  // keeps what follows aligned
 constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 
-// A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
-constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
-constexpr int STAGING_PANEL = STAGING_ROWS * 128;
-constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
-constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
-
 static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
-constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
-using Part = float[SUMS];          // of 128 of k, in the tensor cores' precision
-using Sums = float[TILES][SUMS];
+using Part = float[SUMS];  // of one tile of 64 columns and 128 of k, in the tensor cores' precision
 
 // Tiles of 64 columns that a group multiplies at once: all, where registers allow, so that one is added up while the next is
 // under way.
@@ -158,8 +116,6 @@ constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
 constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * REGISTERS);
 constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
 
-extern __shared__ __align__(1024) byte smem[];
-
 // Where this program's stages, barriers and staging begin.
 struct Layout {
     u32 base;
@@ -173,36 +129,6 @@ struct Layout {
     __device__ __forceinline__ u32 summed() const { return full(NUM_STAGES); }
     __device__ __forceinline__ u32 scales(int stage) const { return summed() + 8 + stage * SCALE_BYTES; }
     __device__ __forceinline__ u32 staging() const { return base + STAGES_BYTES; }
-};
-
-// The place in the ring of stages, with the parity of its round.
-struct Ring {
-    int stage = 0;
-    u32 parity = 0;
-
-    __device__ __forceinline__ void advance() {
-        if (++stage == NUM_STAGES) stage = 0, parity ^= 1;
-    }
-};
-
-// The tiles of this program, and its part of their k.
-struct Work {
-    scheduler::Schedule schedule;
-    scheduler::Steps steps;
-    int first, end, stride;
-
-    __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
-        : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
-          steps(split_k == 1 ? scheduler::Steps{0, k_steps} : part(k_steps, split_k)),
-          first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
-          end(scheduler::work_end(first, span, tiles_m * tiles_n)),
-          stride(stride_) {}
-
-    // A part without a step of its own has the one past the last, where all is zero.
-    __device__ __forceinline__ static scheduler::Steps part(int k_steps, int parts) {
-        const scheduler::Steps own = scheduler::part_steps(k_steps, ptx::cluster_rank(), parts);
-        return {own.begin, own.end + (own.begin == own.end)};
-    }
 };
 
 // ---- Loading ----
@@ -257,10 +183,6 @@ __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map,
         ptx::tma_load(shared + panel * ROWS * PROMOTED, map, barrier, column + panel * PROMOTED, row);
     }
 }
-
-// Fetches what the engine has to know before its first copy.
-__device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
-__device__ __forceinline__ void prefetch(const byte*) {}
 
 // The scales of a step's blocks, zero beyond the matrices.
 __device__ __forceinline__ void load_scales(u32 shared, const float* a_scales, const float* b_scales, int m, int n, int k,
@@ -414,52 +336,12 @@ __device__ __forceinline__ void scale_sums(Sums& sums, const float* a_scales, co
 
 // ---- Storing ----
 
-// Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
-// at run time takes all 16, of which a multiprocessor has too few for many programs.
-__device__ __forceinline__ void group_sync(const LanePlace& place) {
-    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
-}
-
-// Writes STAGING_ROWS rows of a group's sums to shared memory as bf16, in panels of 64 columns.
 __device__ __forceinline__ void stage_rows(u32 buffer, const Sums& sums, int pass, const LanePlace& place) {
-    constexpr int MATRICES = STAGING_ROWS == 8 ? 2 : 4;  // of 8 columns, then 8 rows further down
-    const u32 lane_address =
-        buffer + layout::swizzled<128, 16>(place.lane / 16 * (MATRICES == 4 ? 8 : 0) + place.lane % 8,
-                                           32 * place.warp + place.lane / 8 % 2 * 16);
-#pragma unroll
-    for (int i = 0; i < TILES; ++i) {
-#pragma unroll
-        for (int y = 0; y < STAGING_ROWS; y += 4 * MATRICES) {
-            u32 words[MATRICES];
-#pragma unroll
-            for (int w = 0; w < MATRICES; ++w) {
-                const int s = (pass * STAGING_ROWS + y) / 2 + 2 * w;
-                words[w] = ptx::pack_bf16(sums[i][s], sums[i][s + 1]);
-            }
-            ptx::stmatrix_trans(lane_address + i * STAGING_PANEL + y * 128, words);
-        }
-    }
+    stage_matrices<Element>(buffer, sums, pass, place);
 }
 
-// Eight adjacent columns of one row of C.
-__device__ __forceinline__ void store_vector(bf16* c, const u32 (&columns)[4], int m, int n, int row, int column) {
-    if (row >= m) return;
-    layout::store_columns<C_VECTOR_BYTES / 2>(c + static_cast<i64>(row) * n + column, columns, n - column);
-}
-
-// Writes a group's staged rows to C at (row, column), by the copy engine or vector by vector.
-__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, bf16*, u32 buffer, int, int, int row, int column,
-                                           const LanePlace& place) {
-    ptx::fence_async_shared();
-    group_sync(place);
-    if (place.warp == 0 && place.lane == 0) {
-#pragma unroll
-        for (int i = 0; i < TILES; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
-        ptx::tma_store_commit();
-    }
-}
-
-__device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int m, int n, int row, int column,
+// Writes a group's staged rows to C at (row, column), vector by vector.
+__device__ __forceinline__ void write_rows(const byte*, u16* c, u32 buffer, int m, int n, int row, int column,
                                            const LanePlace& place) {
     group_sync(place);
     for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
@@ -471,24 +353,10 @@ __device__ __forceinline__ void write_rows(const byte*, bf16* c, u32 buffer, int
     }
 }
 
-// Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
-// tile to tile.
-__device__ __forceinline__ void store_tile(const CTarget& c_tiles, bf16* c, const Sums& sums, int m, int n, int row,
-                                           int column, u32 staging, int& turn, const LanePlace& place) {
-#pragma unroll
-    for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
-        const u32 buffer = staging + (place.group * 2 + turn) * STAGING_BUFFER;
-        if (C_BY_ENGINE && place.warp == 0 && place.lane == 0) ptx::tma_store_wait_read<1>();
-        group_sync(place);  // the buffer is free
-        stage_rows(buffer, sums, pass, place);
-        write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + place.group * 64 * TILES, place);
-    }
-}
-
 // Adds the sums of the cluster's programs: the tile, row by row, is cut into as many equal shares as there are programs, each
 // sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
 // program ends before it has all its sums, nor sends any before all have begun.
-__device__ __forceinline__ void combine_parts(bf16* c, const Sums& sums, int m, int n, int row, int column, const Layout& at,
+__device__ __forceinline__ void combine_parts(u16* c, const Sums& sums, int m, int n, int row, int column, const Layout& at,
                                               int parts, const LanePlace& place, int thread) {
     const u32 slots = at.staging();
     const int part = ptx::cluster_rank();
@@ -521,7 +389,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Sums& sums, int m, 
         }
         u32 columns[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) columns[i] = ptx::pack_bf16(total[2 * i], total[2 * i + 1]);
+        for (int i = 0; i < 4; ++i) columns[i] = Element::pack(total[2 * i], total[2 * i + 1]);
         const int index = part * share + v;
         store_vector(c, columns, m, n, row + index / BLOCK_N, column + index % BLOCK_N);
     }
@@ -531,7 +399,7 @@ __device__ __forceinline__ void combine_parts(bf16* c, const Sums& sums, int m, 
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
 gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, const __grid_constant__ CTarget c_tiles,
-         const float* a_scales, const float* b_scales, bf16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps,
+         const float* a_scales, const float* b_scales, u16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps,
          int group_m, int split_k, int stride, int span, int scale_step) {
     const Layout at{ptx::shared_address(smem)};
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);

@@ -13,6 +13,7 @@
 // Launch: 256 threads and one program for each 64 x 64 tile of C, along x, row after row.
 
 #include "numeric.cuh"
+#include "reference_tiles.cuh"
 
 #if !defined(SCALING)
 #error "SCALING must be defined: Tensor, RowColumn or Block"
@@ -20,25 +21,10 @@
 
 namespace {
 
-using i64 = long long;
-
 enum class Scaling { Tensor, RowColumn, Block };
 constexpr Scaling KIND = Scaling::SCALING;
 
-// The number that a code stands for: a sign, four bits of exponent, three of mantissa. No NaN is among the inputs.
-__device__ float decode(unsigned char code) {
-    const int exponent = code >> 3 & 15;
-    const float mantissa = static_cast<float>(code & 7);
-    const float magnitude = exponent == 0 ? mantissa * 0.001953125f : (8 + mantissa) * __uint_as_float((exponent + 117u) << 23);
-    return code & 0x80 ? -magnitude : magnitude;
-}
-
-constexpr int TILE = 64;
-constexpr int DEPTH = 32;
-constexpr int BLOCK = 128;         // of k that have a scale together
-constexpr int SIDE = 16;           // threads along each side of the tile
-constexpr int EACH = TILE / SIDE;  // elements of a thread along each side
-constexpr int THREADS = SIDE * SIDE;
+constexpr int BLOCK = 128;  // of k that have a scale together
 
 }  // namespace
 
@@ -48,9 +34,8 @@ gemm_fp8_reference(const unsigned char* a, const unsigned char* b, const float* 
     __shared__ float a_tile[DEPTH][TILE + 1];
     __shared__ float b_tile[DEPTH][TILE + 1];
     __shared__ float a_square[TILE], b_largest[TILE];
-    const int tiles_n = n / TILE + (n % TILE != 0);
-    const int first_row = blockIdx.x / tiles_n * TILE, first_column = blockIdx.x % tiles_n * TILE;
-    const int y = threadIdx.x / SIDE, x = threadIdx.x % SIDE;
+    const Place place(n);
+    const int y = place.y, x = place.x;
     const int blocks = k / BLOCK + (k % BLOCK != 0);
 
     float sums[EACH][EACH] = {}, norms[EACH][EACH] = {};
@@ -61,10 +46,10 @@ gemm_fp8_reference(const unsigned char* a, const unsigned char* b, const float* 
         for (int start = block * BLOCK; start < k && start < (block + 1) * BLOCK; start += DEPTH) {
             for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
                 const int line = i / DEPTH, depth = i % DEPTH;
-                const int row = first_row + line, column = first_column + line;
+                const int row = place.first_row + line, column = place.first_column + line;
                 const bool inside = start + depth < k;
-                a_tile[depth][line] = inside && row < m ? decode(a[static_cast<i64>(row) * k + start + depth]) : 0.0f;
-                b_tile[depth][line] = inside && column < n ? decode(b[static_cast<i64>(column) * k + start + depth]) : 0.0f;
+                a_tile[depth][line] = inside && row < m ? e4m3(a[static_cast<i64>(row) * k + start + depth]) : 0.0f;
+                b_tile[depth][line] = inside && column < n ? e4m3(b[static_cast<i64>(column) * k + start + depth]) : 0.0f;
             }
             __syncthreads();
             for (int depth = 0; depth < DEPTH; ++depth) {
@@ -87,7 +72,7 @@ gemm_fp8_reference(const unsigned char* a, const unsigned char* b, const float* 
         for (int i = 0; i < EACH; ++i) {
 #pragma unroll
             for (int j = 0; j < EACH; ++j) {
-                const int row = first_row + y + i * SIDE, column = first_column + x + j * SIDE;
+                const int row = place.row(i), column = place.column(j);
                 if (row >= m || column >= n) continue;
                 const i64 of_row = KIND == Scaling::Tensor ? 0 : KIND == Scaling::RowColumn ? row : static_cast<i64>(block) * m + row;
                 const i64 of_column = KIND == Scaling::Tensor      ? 0
@@ -109,7 +94,7 @@ gemm_fp8_reference(const unsigned char* a, const unsigned char* b, const float* 
     for (int i = 0; i < EACH; ++i) {
 #pragma unroll
         for (int j = 0; j < EACH; ++j) {
-            const int row = first_row + y + i * SIDE, column = first_column + x + j * SIDE;
+            const int row = place.row(i), column = place.column(j);
             if (row >= m || column >= n) continue;
             c[static_cast<i64>(row) * n + column] = sums[i][j];
             allowed[static_cast<i64>(row) * n + column] = ptx::to_bf16(share * norms[i][j]);

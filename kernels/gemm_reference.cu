@@ -1,6 +1,7 @@
 // C[m, n] = A[m, k] · decode(B) the plain way: what gemm.cu is compared with; and by how much each element may differ before it
 // is rounded: `share` of the product of its row's Euclidean norm in A and its column's largest weight, which is no less than
-// the root of the sum of the squares of the terms that the element is summed from. Each thread computes 4 x 4 elements, in f32.
+// the root of the sum of the squares of the terms that the element is summed from; and `rounding` of that root itself, where kernels
+// round scaled weights. Each thread computes 4 x 4 elements, in f32.
 //
 // A   bf16 or f16 [m, k]
 // B   [k, n] of weights in A's type or int16, or [k / 2, n] bytes of two 4-bit weights along k, low nibble first (k even)
@@ -12,10 +13,11 @@
 // Macros: DTYPE, the type of A, bf16 or f16; WEIGHTS, the format of B: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4
 // or Mxfp4; GROUPED, defined where weights have scales; ZERO_POINTS (Int4Group), 1 where they have zero points, else 0.
 // Launch: 256 threads and one program for each 64 x 64 tile of C, along x, row after row. Arguments past `share` are those of
-// weights with scales, which only their kernels have; tensor_scale is null for none.
+// weights with scales, which only their kernels have; tensor_scale is null for none, and rounding 0 where nothing is rounded.
 
 #include "halves.cuh"
 #include "numeric.cuh"
+#include "reference_tiles.cuh"
 
 #if !defined(DTYPE)
 #error "DTYPE must be defined: the type of A, bf16 or f16"
@@ -26,7 +28,6 @@
 
 namespace {
 
-using i64 = long long;
 using Element = halves::DTYPE;
 
 // Each format's weight at (row, column) of a B of n columns.
@@ -91,10 +92,8 @@ struct Int4Group {
 
 struct Nvfp4 {
     static __device__ float at(const void* b, const Groups& groups, int row, int column, int n) {
-        const int code = static_cast<const unsigned char*>(groups.scales)[groups.place(row, column, n)];
-        const int exponent = code >> 3 & 15, mantissa = code & 7;
-        const float magnitude = exponent == 0 ? mantissa * 0x1p-9f : ldexpf(8 + mantissa, exponent - 10);
-        return Fp4::at(b, row, column, n) * (code < 128 ? magnitude : -magnitude);
+        const unsigned char code = static_cast<const unsigned char*>(groups.scales)[groups.place(row, column, n)];
+        return Fp4::at(b, row, column, n) * e4m3(code);
     }
 };
 
@@ -106,16 +105,11 @@ struct Mxfp4 {
 };
 
 #if defined(GROUPED)
-#define SCALE_PARAMETERS , const void *scales, const unsigned char *zeros, const float *tensor_scale, int group
+#define SCALE_PARAMETERS , const void *scales, const unsigned char *zeros, const float *tensor_scale, int group, float rounding
 #else
 #define SCALE_PARAMETERS
 #endif
 
-constexpr int TILE = 64;
-constexpr int DEPTH = 32;
-constexpr int SIDE = 16;           // threads along each side of the tile
-constexpr int EACH = TILE / SIDE;  // elements of a thread along each side
-constexpr int THREADS = SIDE * SIDE;
 constexpr int WARPS = THREADS / 32;
 
 static_assert(DEPTH == 32 && THREADS % TILE == 0, "a warp loads one row of A at a time, a thread one column of B");
@@ -131,22 +125,21 @@ gemm_reference(const ptx::u16* a, const void* b, float* c, ptx::bf16* allowed, i
     const float factor = tensor_scale == nullptr ? 1.0f : *tensor_scale;
 #else
     const auto weight_at = [&](int row, int column) { return WEIGHTS::at(b, row, column, n); };
-    constexpr float factor = 1.0f;
+    constexpr float factor = 1.0f, rounding = 0.0f;
 #endif
     __shared__ float a_tile[DEPTH][TILE + 1];
     __shared__ float b_tile[DEPTH][TILE];
     __shared__ float row_norms[TILE];
     __shared__ int largest_weights[TILE];  // the bits of a float that is not negative, which order as it does
-    const int tiles_n = n / TILE + (n % TILE != 0);
-    const int first_row = blockIdx.x / tiles_n * TILE, first_column = blockIdx.x % tiles_n * TILE;
-    const int y = threadIdx.x / SIDE, x = threadIdx.x % SIDE;
+    const Place own(n);
+    const int first_row = own.first_row, first_column = own.first_column, y = own.y, x = own.x;
 
     // What a thread loads: an element of every eighth row of A, each of a warp's lanes another; and of one column of B.
     float squares[TILE / WARPS] = {};
     float largest_weight = 0.0f;
     if (threadIdx.x < TILE) largest_weights[threadIdx.x] = 0;
 
-    float sums[EACH][EACH] = {};
+    float sums[EACH][EACH] = {}, term_squares[EACH][EACH] = {};
     for (int start = 0; start < k; start += DEPTH) {
 #pragma unroll
         for (int j = 0; j < TILE / WARPS; ++j) {
@@ -168,7 +161,11 @@ gemm_reference(const ptx::u16* a, const void* b, float* c, ptx::bf16* allowed, i
 #pragma unroll
             for (int i = 0; i < EACH; ++i) {
 #pragma unroll
-                for (int j = 0; j < EACH; ++j) tile_sums[i][j] += a_tile[depth][y + i * SIDE] * b_tile[depth][x + j * SIDE];
+                for (int j = 0; j < EACH; ++j) {
+                    const float term = a_tile[depth][y + i * SIDE] * b_tile[depth][x + j * SIDE];
+                    tile_sums[i][j] += term;
+                    if (rounding > 0) term_squares[i][j] += term * term;
+                }
             }
         }
 #pragma unroll
@@ -189,12 +186,13 @@ gemm_reference(const ptx::u16* a, const void* b, float* c, ptx::bf16* allowed, i
     for (int i = 0; i < EACH; ++i) {
 #pragma unroll
         for (int j = 0; j < EACH; ++j) {
-            const int row = first_row + y + i * SIDE, column = first_column + x + j * SIDE;
+            const int row = own.row(i), column = own.column(j);
             if (row >= m || column >= n) continue;
             const float largest = __int_as_float(largest_weights[x + j * SIDE]);
             c[static_cast<i64>(row) * n + column] = sums[i][j] * factor;
-            allowed[static_cast<i64>(row) * n + column] =
-                ptx::to_bf16(share * row_norms[y + i * SIDE] * largest * fabsf(factor));
+            const float of_sums = share * row_norms[y + i * SIDE] * largest;
+            const float of_weights = rounding > 0 ? rounding * sqrtf(term_squares[i][j]) : 0.0f;
+            allowed[static_cast<i64>(row) * n + column] = ptx::to_bf16((of_sums + of_weights) * fabsf(factor));
         }
     }
 }

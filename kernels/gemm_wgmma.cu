@@ -78,15 +78,10 @@
 #include "streaming.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
+#include "wgmma_programs.cuh"
 
-#if !defined(NUM_WARPS)
-#error "NUM_WARPS must be defined: warps that multiply"
-#endif
 #if !defined(BY_WARP)
 #error "BY_WARP must be defined: 1 for mma.sync, 0 for wgmma"
-#endif
-#if !defined(C_VECTOR_BYTES)
-#error "C_VECTOR_BYTES must be defined: bytes of one store, by the alignment of the rows"
 #endif
 #if !defined(REALIGNED)
 #error "REALIGNED must be defined: 0 none, 1 A, 2 B, 3 both are copied to aligned rows"
@@ -94,16 +89,6 @@
 
 namespace {
 
-// Whether every lane of a warp arrives at a barrier when the warp is done. One is enough: its arrival comes after what the
-// others did before a __syncwarp or a wgmma_wait. But racecheck orders only what an arriving lane did itself.
-#if defined(EVERY_LANE_ARRIVES)
-enum { EVERY_LANE = true, WARP_ARRIVALS = 32 };
-#else
-enum { EVERY_LANE = false, WARP_ARRIVALS = 1 };
-#endif
-
-constexpr int GROUPS = NUM_WARPS / 4;
-constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
 constexpr bool PACKED = Weights::K_PER_ROW == 2;
 
 static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 256,
@@ -111,13 +96,9 @@ static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M
 static_assert(!BY_WARP || BLOCK_M <= 16, "BY_WARP: BLOCK_M must be 8 or 16");
 static_assert(BLOCK_K % 64 == 0 && BLOCK_K / Weights::K_PER_ROW <= 256,
               "BLOCK_K must be a multiple of 64, of at most 256 rows of B");
-static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
-static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
-static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
 static_assert(REALIGNED >= 0 && REALIGNED <= 3 && (!REALIGNED || !BY_WARP), "REALIGNED: 0 ... 3, with wgmma");
 static_assert(!(REALIGNED & 1) || A_VECTOR_BYTES == 16, "a realigned A is copied by the engine");
 static_assert(!(REALIGNED & 2) || B_VECTOR_BYTES == 16, "a realigned B is copied by the engine");
-static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
 
 // Tiles lie in panels as wide as the copy engine swizzles, each with all rows.
 template <int ROWS_, int ROW_BYTES_, int ELEMENT_BYTES_, int VECTOR_BYTES_>
@@ -161,19 +142,8 @@ using ATile = Panels<BLOCK_M, 2 * BLOCK_K, 2, A_VECTOR_BYTES>;
 using BTile =
     Panels<BLOCK_K / Weights::K_PER_ROW, BLOCK_N * Weights::COLUMN_BYTES, Weights::COLUMN_BYTES, B_VECTOR_BYTES>;
 
-// What a kernel argument is that a tile is copied from or to.
-template <bool BY_ENGINE>
-struct Argument {
-    using Type = ptx::TensorMap;
-};
-template <>
-struct Argument<false> {
-    using Type = const byte*;
-};
-constexpr bool C_BY_ENGINE = C_VECTOR_BYTES == 16;
 using ASource = Argument<ATile::BY_ENGINE>::Type;
 using BSource = Argument<BTile::BY_ENGINE>::Type;
-using CTarget = Argument<C_BY_ENGINE>::Type;
 
 // What a stage has beside A and B, and the kernel beside its other arguments, for weights with scales.
 #if defined(GROUP)
@@ -229,12 +199,6 @@ constexpr int SCALES_BYTES = scheduler::ceil_div(NUM_STAGES * StageScales::BYTES
 constexpr int BARRIER_BYTES = 1024;  // keeps what follows aligned
 constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + SCALES_BYTES + BARRIER_BYTES;
 
-// A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
-constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
-constexpr int STAGING_PANEL = STAGING_ROWS * 128;
-constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
-constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
-
 static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
 // Weights are decoded two chunks of k at a time, one being multiplied; a chunk is so many k16 steps.
@@ -243,9 +207,6 @@ constexpr int CHUNK = !Weights::DECODED                     ? BLOCK_K / 16
                                                             : scheduler::smaller(4, BLOCK_K / 32);
 constexpr int CHUNKS = BLOCK_K / 16 / CHUNK;
 static_assert(CHUNK * CHUNKS * 16 == BLOCK_K, "a step has whole chunks");
-
-constexpr int SUMS = BLOCK_M / 2;  // a thread's, of one tile of 64 columns
-using Accumulators = float[TILES][SUMS];
 
 // What a thread needs: its sums, its operands and its addresses.
 constexpr int FRAGMENT_REGISTERS = BY_WARP ? 16 : Weights::DECODED ? 2 * CHUNK * TILES * 4 : 0;
@@ -263,8 +224,6 @@ constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32);
 constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
 constexpr int BY_REGISTERS = BY_WARP ? 4 * 512 / ((NUM_WARPS + 1) * REGISTERS) : 512 / ((GROUPS + 1) * REGISTERS);
 constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
-
-extern __shared__ __align__(1024) byte smem[];
 
 // Where this program's stages, barriers and staging begin.
 struct Layout {
@@ -285,36 +244,6 @@ struct Layout {
     __device__ __forceinline__ u32 staging() const { return base + STAGES_BYTES; }
 };
 static_assert(16 * NUM_STAGES + 8 <= BARRIER_BYTES, "two barriers a stage and one more");
-
-// The place in the ring of stages, with the parity of its round.
-struct Ring {
-    int stage = 0;
-    u32 parity = 0;
-
-    __device__ __forceinline__ void advance() {
-        if (++stage == NUM_STAGES) stage = 0, parity ^= 1;
-    }
-};
-
-// The tiles of this program, and its part of their k.
-struct Work {
-    scheduler::Schedule schedule;
-    scheduler::Steps steps;
-    int first, end, stride;
-
-    __device__ __forceinline__ Work(int tiles_m, int tiles_n, int k_steps, int group_m, int split_k, int stride_, int span)
-        : schedule{tiles_m, tiles_n, k_steps, group_m, 1},
-          steps(split_k == 1 ? scheduler::Steps{0, k_steps} : part(k_steps, split_k)),
-          first(scheduler::work_begin(ptx::cluster_index(), stride_, span)),
-          end(scheduler::work_end(first, span, tiles_m * tiles_n)),
-          stride(stride_) {}
-
-    // A part without a step of its own has the one past the last, where all is zero.
-    __device__ __forceinline__ static scheduler::Steps part(int k_steps, int parts) {
-        const scheduler::Steps own = scheduler::part_steps(k_steps, ptx::cluster_rank(), parts);
-        return {own.begin, own.end + (own.begin == own.end)};
-    }
-};
 
 // ---- Loading ----
 
@@ -345,10 +274,6 @@ __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map,
         ptx::tma_load(shared + panel * Tile::PANEL_BYTES, map, barrier, column, row);
     }
 }
-
-// Fetches what the engine has to know before its first copy.
-__device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
-__device__ __forceinline__ void prefetch(const byte*) {}
 
 // A step's scales and zero points, `groups` rows of them in all.
 __device__ __forceinline__ void load_scales(u32 shared, u32 full, const Scaling& scaling, int n, int k, int column, int step,
@@ -517,7 +442,7 @@ struct Fragments {
 
 // Sums one tile over `steps` stages.
 template <typename Format>
-__device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, const Layout& at, const LanePlace& place,
+__device__ __forceinline__ void multiply_tile(Sums& acc, Ring& ring, const Layout& at, const LanePlace& place,
                                               int steps) {
     const u32 lane_offset = Fragments<Format>::lane_offset(place);
     Fragments<Format> fragments[2];
@@ -567,7 +492,7 @@ __device__ __forceinline__ void multiply_tile(Accumulators& acc, Ring& ring, con
 
 // The same with each warp for itself.
 template <typename Format>
-__device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& ring, const Layout& at,
+__device__ __forceinline__ void multiply_tile_by_warp(Sums& acc, Ring& ring, const Layout& at,
                                                       const LanePlace& place, int steps) {
     // Matrices of 8 rows of A and 8 of k: 16 of k, then the next 8 rows.
     const u32 a_offset = ATile::offset(BLOCK_M == 8 ? place.lane % 8 : place.lane % 8 + place.lane / 16 * 8,
@@ -607,14 +532,8 @@ __device__ __forceinline__ void multiply_tile_by_warp(Accumulators& acc, Ring& r
 
 // ---- Storing ----
 
-// Holds the threads of one group. With one group the barrier's number is a constant: a program whose barriers are numbered
-// at run time takes all 16, of which a multiprocessor has too few for many programs.
-__device__ __forceinline__ void group_sync(const LanePlace& place) {
-    ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
-}
-
 // Writes STAGING_ROWS rows of a group's sums to shared memory in C's type, in panels of 64 columns.
-__device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, int pass, const LanePlace& place) {
+__device__ __forceinline__ void stage_rows(u32 buffer, const Sums& acc, int pass, const LanePlace& place) {
     if constexpr (PACKED) {
         const int column = place.column(0, 0) - place.group * 64 * TILES;
 #pragma unroll
@@ -636,41 +555,7 @@ __device__ __forceinline__ void stage_rows(u32 buffer, const Accumulators& acc, 
             }
         }
     } else {
-        constexpr int MATRICES = STAGING_ROWS == 8 ? 2 : 4;  // of 8 columns, then 8 rows further down
-        const u32 lane_address =
-            buffer + layout::swizzled<128, 16>(place.lane / 16 * (MATRICES == 4 ? 8 : 0) + place.lane % 8,
-                                               32 * place.warp + place.lane / 8 % 2 * 16);
-#pragma unroll
-        for (int i = 0; i < TILES; ++i) {
-#pragma unroll
-            for (int y = 0; y < STAGING_ROWS; y += 4 * MATRICES) {
-                u32 words[MATRICES];
-#pragma unroll
-                for (int w = 0; w < MATRICES; ++w) {
-                    const int s = (pass * STAGING_ROWS + y) / 2 + 2 * w;
-                    words[w] = Element::pack(acc[i][s], acc[i][s + 1]);
-                }
-                ptx::stmatrix_trans(lane_address + i * STAGING_PANEL + y * 128, words);
-            }
-        }
-    }
-}
-
-// Eight adjacent columns of one row of C.
-__device__ __forceinline__ void store_vector(u16* c, const u32 (&columns)[4], int m, int n, int row, int column) {
-    if (row >= m) return;
-    layout::store_columns<C_VECTOR_BYTES / 2>(c + static_cast<i64>(row) * n + column, columns, n - column);
-}
-
-// Writes a group's staged rows to C at (row, column), by the copy engine or vector by vector.
-__device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, u16*, u32 buffer, int, int, int row, int column,
-                                           const LanePlace& place) {
-    ptx::fence_async_shared();
-    group_sync(place);
-    if (place.warp == 0 && place.lane == 0) {
-#pragma unroll
-        for (int i = 0; i < TILES; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
-        ptx::tma_store_commit();
+        stage_matrices<Element>(buffer, acc, pass, place);
     }
 }
 
@@ -679,13 +564,15 @@ __device__ __forceinline__ void copy_vector(u32* to, u32 shared) { *to = ptx::lo
 __device__ __forceinline__ void copy_vector(uint2* to, u32 shared) { *to = ptx::load_shared_u64(shared); }
 __device__ __forceinline__ void copy_vector(uint4* to, u32 shared) { *to = ptx::load_shared_u128(shared); }
 
+// Writes a group's staged rows to C at (row, column), vector by vector.
 __device__ __forceinline__ void write_rows(const byte*, u16* c, u32 buffer, int m, int n, int row, int column,
                                            const LanePlace& place) {
     group_sync(place);
     // Adjacent lanes write adjacent vectors, so that a warp's store meets as few lines of the cache as it can.
     using Vector = typename ptx::Word<C_VECTOR_BYTES>::Type;
     constexpr int WIDTH = C_VECTOR_BYTES / 2, ROW_VECTORS = TILES * 64 / WIDTH;
-#pragma unroll 8
+    constexpr int AT_ONCE = GROUPS == 2 && !HANDS_OVER && REGISTERS > 152 ? 2 : 8;  // as far as there are registers
+#pragma unroll AT_ONCE
     for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * ROW_VECTORS; v += 128) {
         const int y = v / ROW_VECTORS, x = v % ROW_VECTORS * WIDTH;
         if (row + y >= m || column + x >= n) continue;
@@ -694,25 +581,11 @@ __device__ __forceinline__ void write_rows(const byte*, u16* c, u32 buffer, int 
     }
 }
 
-// Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
-// tile to tile.
-__device__ __forceinline__ void store_tile(const CTarget& c_tiles, u16* c, const Accumulators& acc, int m, int n, int row,
-                                           int column, u32 staging, int& turn, const LanePlace& place) {
-#pragma unroll
-    for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
-        const u32 buffer = staging + (place.group * 2 + turn) * STAGING_BUFFER;
-        if (C_BY_ENGINE && place.warp == 0 && place.lane == 0) ptx::tma_store_wait_read<1>();
-        group_sync(place);  // the buffer is free
-        stage_rows(buffer, acc, pass, place);
-        write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + place.group * 64 * TILES, place);
-    }
-}
-
 // Adds the sums of the cluster's programs: the tile, row by row, is cut into as many equal shares as there are programs, each
 // sends every share to its owner's shared memory, and the owner adds them in the programs' order and writes them to C. No
 // program ends before it has all its sums, nor sends any before all have begun.
-__device__ __forceinline__ void combine_parts(u16* c, const Accumulators& acc, int m, int n, int row, int column,
-                                              const Layout& at, int parts, const LanePlace& place, int thread) {
+__device__ __forceinline__ void combine_parts(u16* c, const Sums& acc, int m, int n, int row, int column, const Layout& at,
+                                              int parts, const LanePlace& place, int thread) {
     const u32 slots = at.staging();
     const int part = ptx::cluster_rank();
     const int share = BLOCK_M * BLOCK_N / parts;
@@ -820,7 +693,7 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     const LanePlace place(thread);
     int turn = 0;
     for (int index = work.first; index < work.end; index += work.stride) {
-        Accumulators acc;
+        Sums acc;
         const int steps = work.steps.end - work.steps.begin;
         if constexpr (BY_WARP) {
             multiply_tile_by_warp<Weights>(acc, ring, at, place, steps);

@@ -5,9 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::heuristics::{
-    Answer, DtypeName, Heuristics, Query, Source, Template, answer_batch_line, answer_batch_line_checked,
-};
+use crate::heuristics::{Answer, Heuristics, Query, Source, Template, answer_batch_line, answer_batch_line_checked};
 use crate::model::{Mma, PidType};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -320,8 +318,8 @@ unsafe fn question<'a>(
         .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
         .collect();
     // SAFETY: as the caller says.
-    let dtype = if dtype.is_null() { "bf16" } else { unsafe { text(dtype, "dtype") }? };
-    let query = heuristics.query(family, &named?, DtypeName::parse(dtype)?)?;
+    let dtype = if dtype.is_null() { None } else { Some(unsafe { text(dtype, "dtype") }?) };
+    let query = heuristics.query(family, &named?, heuristics.dtype(family, dtype)?)?;
     Ok((heuristics, query))
 }
 
@@ -495,9 +493,13 @@ pub mod run {
                 .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
                 .collect();
             // SAFETY: as the caller says.
-            let dtype = if dtype.is_null() { "bf16" } else { unsafe { text(dtype, "dtype") }? };
-            let dtype: Dtype = DtypeName::parse(dtype)?.name().parse()?;
-            runtime.prepare(&Problem::new(family.parse::<Family>()?, &named?, dtype)?)
+            let dtype = if dtype.is_null() { None } else { Some(unsafe { text(dtype, "dtype") }?) };
+            let family: Family = family.parse()?;
+            let dtype: Dtype = match dtype {
+                None => family.default_dtype(),
+                Some(name) => DtypeName::parse(name)?.name().parse()?,
+            };
+            runtime.prepare(&Problem::new(family, &named?, dtype)?)
         };
         boxed(prepared())
     }

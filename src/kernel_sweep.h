@@ -92,9 +92,10 @@ kernel_sweep_heuristics *kernel_sweep_builtin(const char *gpu);
 void kernel_sweep_free(kernel_sweep_heuristics *heuristics);
 
 /* Which configs for a family (or another class of the document) at exactly these dimensions? `dtype` is that of the
- * first tensor by its exact name: "bf16", "f32", "torch.float16"...; NULL for bf16. Fills `answer` and up to `capacity` of
- * `configs`, best first; either may be NULL. Returns 0, or -1 where the query fits no kernel: an unknown family or type, a type that
- * the family does not run, a dimension that is missing, unknown or not positive. */
+ * first tensor by its exact name: "bf16", "f32", "torch.float16"...; NULL for bf16, or for the first that the family
+ * comes in where it has no bf16. Fills `answer` and up to `capacity` of `configs`, best first; either may be NULL. Returns 0, or -1
+ * where the query fits no kernel: an unknown family or type, a type that the family does not run, a dimension that is missing,
+ * unknown or not positive. */
 int kernel_sweep_lookup(const kernel_sweep_heuristics *heuristics, const char *family,
                         const kernel_sweep_dimension *dimensions, size_t dimension_count, const char *dtype,
                         kernel_sweep_answer *answer, kernel_sweep_config *configs, size_t capacity);
@@ -149,8 +150,8 @@ kernel_sweep_runtime *kernel_sweep_open(uint32_t ordinal, const char *document, 
 kernel_sweep_runtime *kernel_sweep_adopt(void *context, const char *document, const char *bundle);
 void kernel_sweep_close(kernel_sweep_runtime *runtime);
 
-/* Looks a problem up, compiles its kernel or takes it from cache or bundle, and loads it. NULL where that fails. Give it back with
- * kernel_sweep_release(), which waits for what runs, once no launch and no graph needs it. */
+/* Looks a problem up, compiles its kernel or takes it from cache or bundle, and loads it; `dtype` as in kernel_sweep_lookup(). NULL
+ * where that fails. Give it back with kernel_sweep_release(), which waits for what runs, once no launch and no graph needs it. */
 kernel_sweep_kernel *kernel_sweep_prepare(const kernel_sweep_runtime *runtime, const char *family,
                                           const kernel_sweep_dimension *dimensions, size_t dimension_count,
                                           const char *dtype);

@@ -209,6 +209,62 @@ fn what_was_carried_over_says_nothing_of_noise() {
     assert!(others.map(|entry| entry.status).all(|status| status == Status::Same) && !diff.classes[0].regression);
 }
 
+/// The same document, derived from the trials of that name.
+fn of_trials(name: &str, mut document: Document) -> Document {
+    for rule in &mut document.rules {
+        rule.source.insert("measurement".into(), json!(name));
+    }
+    document
+}
+
+/// Short kernels take a whole number of ticks of the GPU's clock, and so the same time on most nights.
+#[test]
+fn equal_times_of_two_nights_were_measured_again() {
+    // Of 80 problems the last nine take a tick more on the second night, and those of the first rule whatever they take.
+    let night = |name: &str, first_us: f64, last_us: f64| {
+        let rules = (0..20).map(|at| {
+            let us = |of| match at * 4 + of {
+                71.. => last_us,
+                0..4 => first_us,
+                _ => 10.0,
+            };
+            let problems: Vec<Value> = (0..4).map(|of| problem(&format!("p{at}.{of}"), us(of), 0.01)).collect();
+            rule(&format!("<={at}"), 16, &problems)
+        });
+        of_trials(name, document(&rules.collect::<Vec<_>>(), None, "1"))
+    };
+    let entry = |diff: &Diff, place: &str| diff.entries.iter().find(|entry| entry.place == place).unwrap().clone();
+    let first = |diff: &Diff| entry(diff, "m_bin <=0");
+    // Most of the class did not shift, so that nothing is taken off what did; of the nine alone it would be their tick.
+    let two_nights = diff(&night("one", 10.0, 10.0), &night("another", 10.0, 10.4));
+    let ticks = entry(&two_nights, "m_bin <=18").times.unwrap();
+    assert!((ticks.ratio - 1.04).abs() < 1e-9, "{ticks:?}");
+    // A slowdown stands out from a class that is as quiet as that.
+    let slowdown = diff(&night("one", 10.0, 10.0), &night("another", 10.25, 10.0));
+    assert_eq!((first(&slowdown).status, slowdown.regression), (Status::Slow, true));
+    // Of the same trials, nothing else was measured, and nothing says how far nights differ.
+    let same_trials = diff(&night("one", 10.0, 10.0), &night("one", 10.25, 10.0));
+    assert_eq!((first(&same_trials).status, same_trials.regression), (Status::Ambiguous, false));
+}
+
+/// A sweep that goes on gives the class other trials, and most problems the ones they had: anchors and slowdowns tell.
+#[test]
+fn what_stands_beside_others_as_before_was_not_measured_again() {
+    let night = |name: &str, first_us: f64| {
+        let rules = (0..20).map(|at| {
+            let us = if at == 0 { first_us } else { 10.0 };
+            let one = |of: usize| match of % 2 {
+                0 => json!({ "problem": format!("p{at}.{of}"), "served_us": us, "noise": 0.01, "slowdown": 1.0123 }),
+                _ => anchored(&format!("p{at}.{of}"), us, &[("abcdef", 0.9876)]),
+            };
+            rule(&format!("<={at}"), 16, &(0..4).map(one).collect::<Vec<_>>())
+        });
+        of_trials(name, document(&rules.collect::<Vec<_>>(), None, "1"))
+    };
+    let calibration = |new: &str| diff(&night("one", 10.0), &night(new, 10.0)).calibration;
+    assert_eq!(calibration("another"), calibration("one"));
+}
+
 #[test]
 fn a_whole_class_that_got_slower_is_a_regression_of_its_own() {
     let diff_of = |us: f64| diff(&class_with(10.0, 10.0), &class_with(us, us));

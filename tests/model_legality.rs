@@ -78,6 +78,9 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
         let profile = GpuProfile::by_name(gpu).unwrap();
         for family in Family::ALL {
             let spec = families::spec(family);
+            if Plan::load(family, None).unwrap().spaces(&profile).is_empty() {
+                continue;
+            }
             let configs = configs(family, &profile, most_configs);
             let legality = Legality::new(family, &profile, true, &configs);
             let known: Vec<(&Config, ModelConfig)> =

@@ -83,6 +83,20 @@ fn what_a_model_weighs_is_told_for_people_and_for_programs() {
 }
 
 #[test]
+fn a_family_without_bf16_is_asked_in_its_own_type() {
+    let shape = "m=16,n=4096,k=4096";
+    let asked = |family: &str, more: &[&str]| {
+        lookup().args(["--gpu", "h200", "--family", family, "--shape", shape]).args(more).assert()
+    };
+    asked("matmul_fp8", &[])
+        .success()
+        .stdout(contains(format!("matmul_fp8 {shape} fp8: ")).and(contains("block_sizes")));
+    asked("matmul", &[]).success().stdout(contains(format!("matmul {shape} bf16: ")));
+    asked("matmul", &["--dtype", "torch.half"]).success().stdout(contains(format!("matmul {shape} torch.half: ")));
+    asked("matmul_fp8", &["--dtype", "bf16"]).failure().code(2).stderr(contains("matmul_fp8 does not run bf16"));
+}
+
+#[test]
 fn bad_questions_are_refused_in_one_line() {
     for (arguments, expected) in [
         (&["--family", "matmul_int4", "--shape", "m=1,n=2,k=3"][..], "k = 3"),

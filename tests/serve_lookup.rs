@@ -230,7 +230,10 @@ fn dimensions_come_from_the_arguments() {
     assert_eq!(bucket("row_norm_rms", &[&[2, 1024, 8192]]), "<=8192 fp16_bf16 <=2048 wide");
     assert_eq!(bucket("row_norm_rms", &[&[8192]]), "unknown fp16_bf16 unknown -");
     assert_eq!(bucket("attention", &[&[2, 16, 2048, 64]]), "<=32 fp16_bf16 <=64 <=2048 small_head");
-    assert_eq!(bucket("attention", &[&[2, 16, 1, 64], &[2, 4, 9000, 64]]), "<=32 fp16_bf16 <=64 <=16384 <=1 short_seq");
+    assert_eq!(
+        bucket("attention", &[&[2, 16, 1, 64], &[2, 4, 9000, 64]]),
+        "<=32 fp16_bf16 <=64 <=4 <=16384 <=1 short_seq"
+    );
     assert_eq!(bucket("attention", &[&[32, 2048, 64]]), "unknown fp16_bf16 unknown unknown -");
     assert_eq!(bucket("elementwise", &[&[0, i64::MAX, i64::MAX]]), "fp16_bf16 <=4096 tiny");
     assert_eq!(bucket("elementwise", &[&[i64::MAX, i64::MAX]]), "fp16_bf16 >134217728 huge");
@@ -321,7 +324,9 @@ fn arguments_that_fit_nothing_are_refused_with_the_reason() {
         ("split_k_matmul", &[a, (&[64, 4096], bf16)], "it would fit transposed"),
         ("batched_matmul", &[(&[2, 4, 8], bf16), (&[3, 8, 4], bf16)], "the leading extents of A, [2]"),
         ("grouped_matmul", &[a, (&[2, 64, 32], bf16)], "here [4096, n]"),
-        ("attention", &[q, (&[2, 4, 64, 128], bf16)], "K [batch, heads, seq, head_dim], here [2, 8, kv_seq, 128]"),
+        ("attention", &[q, (&[2, 3, 64, 128], bf16)], "K [batch, heads, seq, head_dim], here [2, 8, kv_seq, 128]"),
+        ("attention", &[q, (&[2, 3, 64, 128], bf16)], "or fewer heads that divide these"),
+        ("attention", &[q, (&[2, 0, 64, 128], bf16)], "every extent must be positive"),
         ("attention", &[q, (&[2, 8, 128, 77], bf16)], "it would fit transposed"),
         ("attention", &[q, q, (&[2, 8, 65, 128], bf16)], "V of as many keys as K"),
         ("attention", &[q, (&[2, 8, 64, 128], "float16"), q], "K is of Q's type, bfloat16"),
@@ -675,4 +680,45 @@ fn what_shares_a_scale_is_told_by_the_arguments_and_asked_of_documents_that_know
         {"shape": [32, 32], "dtype": "torch.float32"}], "traits": ["matmul"], "block_rank": 3});
     let answer: Value = serde_json::from_str(&answer_batch_line(&earlier, line.to_string().as_bytes())).unwrap();
     assert_eq!((answer["source"].as_str(), answer["shape_bucket"].get("scale_block_bin")), (Some("rule"), None));
+}
+
+#[test]
+fn a_question_without_a_type_is_put_in_one_that_the_family_runs() {
+    for gpu in builtin_names() {
+        let heuristics = Heuristics::builtin(gpu).unwrap();
+        for family in Family::ALL {
+            let dimensions: Vec<(&str, i64)> = family.dimensions().iter().map(|name| (*name, 64)).collect();
+            let dtype = heuristics.dtype(family.name(), None).unwrap();
+            let query = heuristics.query(family.name(), &dimensions, dtype).unwrap();
+            assert!(family.dtypes().contains(&query.dtype.name().parse().unwrap()), "{gpu} {family:?}: {query:?}");
+            let has_bf16 = family.dtypes().contains(&Dtype::Bf16);
+            assert_eq!(dtype.name() == "bf16", has_bf16, "{family:?}");
+        }
+        assert_eq!(
+            heuristics.dtype("matmul_fp8", Some("torch.half")).unwrap().name(),
+            "f16",
+            "what is asked for counts"
+        );
+        assert!(heuristics.dtype("matmul", Some("b16")).is_err());
+    }
+}
+
+#[test]
+fn a_family_that_a_document_describes_has_a_default_type_of_its_own() {
+    let document = |dtypes: Value| {
+        let own = json!({"dims": ["tokens"], "dtypes": dtypes, "groups": [{"name": "all"}]});
+        let fallback = json!({"own": {"all": {"template": {"id": 1}}}});
+        let value =
+            json!({"schema_version": 2, "policy": {"families": {"own": own}}, "rules": [], "fallbacks": fallback});
+        Heuristics::from_bytes(value.to_string().as_bytes()).unwrap()
+    };
+    for (dtypes, wanted) in [(json!(["f32", "f16"]), "f32"), (json!(["f16", "bf16"]), "bf16"), (json!(["fp8"]), "fp8")]
+    {
+        let heuristics = document(dtypes);
+        let dtype = heuristics.dtype("own", None).unwrap();
+        assert_eq!(dtype.name(), wanted);
+        let query = heuristics.query("own", &[("tokens", 5)], dtype).unwrap();
+        assert_eq!(heuristics.lookup(&query).source, Source::Fallback("all"));
+    }
+    assert_eq!(example().dtype("batched_matmul", None).unwrap().name(), "bf16", "no family's");
 }

@@ -141,7 +141,7 @@ fn documents_of_the_form_before_answer_as_those_of_today() {
         assert!(!today.contains("trees/1"));
         assert_eq!(rewritten(&today), today);
         let (before, after) = (answers(text), answers(&today));
-        assert!(before.len() > 1900);
+        assert!(before.len() > 1500, "of 2000, some moved to what is no problem: {}", before.len());
         assert_eq!(before.len(), after.len());
         for ((before, before_us), (after, after_us)) in before.iter().zip(&after) {
             assert_eq!((before, before_us.len()), (after, after_us.len()));
@@ -203,7 +203,7 @@ fn callers_switch_models_off_and_cap() {
 fn what_is_no_model_of_this_form_leaves_the_rules_and_fallbacks() {
     let document: Value = serde_json::from_str(EXAMPLE).unwrap();
     for (pointer, broken) in [
-        ("/models/matmul/form", json!("trees/2")),
+        ("/models/matmul/form", json!("trees/3")),
         ("/models/matmul/trees/0", json!("0<1")),
         ("/models/matmul", json!(7)),
         ("/models/matmul/dims/0", json!("rows")),

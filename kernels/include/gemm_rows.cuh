@@ -5,6 +5,7 @@
 #include "gemm_macros.cuh"
 #include "halves.cuh"
 #include "ptx.cuh"
+#include "scheduler.cuh"
 
 #if !defined(A_VECTOR_BYTES) || !defined(B_VECTOR_BYTES)
 #error "A_VECTOR_BYTES and B_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
@@ -14,12 +15,11 @@ namespace {
 
 using ptx::u16;
 using ptx::u32;
+using scheduler::power_of_two;
 using i64 = long long;
 using byte = unsigned char;
 using Element = halves::DTYPE;
 using Weights = decode::WEIGHTS<Element>;
-
-__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
 static_assert(power_of_two(A_VECTOR_BYTES) && A_VECTOR_BYTES >= 2 && A_VECTOR_BYTES <= 16, "A_VECTOR_BYTES: 2 ... 16");
 static_assert(power_of_two(B_VECTOR_BYTES) && B_VECTOR_BYTES >= Weights::COLUMN_BYTES && B_VECTOR_BYTES <= 16,

@@ -5,6 +5,7 @@ namespace scheduler {
 
 __device__ constexpr int smaller(int a, int b) { return a < b ? a : b; }
 __device__ constexpr int ceil_div(int a, int b) { return a / b + (a % b != 0); }
+__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 
 // The k steps of one of `parts` nearly equal parts.
 struct Steps {

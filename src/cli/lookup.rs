@@ -4,7 +4,7 @@ use super::arguments::OutputArgs;
 use super::output;
 use crate::error::{Context, Error, Result};
 use crate::heuristics::{
-    Answer, Bucket, CLASSES, Considered, DtypeName, Explanation, Heuristics, Nearest, Query, Source, answer_batch_line,
+    Answer, Bucket, CLASSES, Considered, Explanation, Heuristics, Nearest, Query, Source, answer_batch_line,
     answer_batch_line_checked, device_of, refusal,
 };
 use crate::model::{Family, GpuProfile, parse_dimensions};
@@ -43,9 +43,10 @@ pub(super) struct LookupArgs {
     #[arg(long, value_name = "DIMENSIONS", conflicts_with = "batch")]
     shape: Option<String>,
 
-    /// Type of the first tensor: bf16, f16, f32, fp8, …, or PyTorch's name, with or without torch.
-    #[arg(long, value_name = "TYPE", default_value = "bf16", conflicts_with = "batch")]
-    dtype: String,
+    /// Type of the first tensor: bf16, f16, f32, fp8, …, or PyTorch's name, with or without torch. [default: bf16, or the first
+    /// that the family comes in]
+    #[arg(long, value_name = "TYPE", conflicts_with = "batch")]
+    dtype: Option<String>,
 
     /// Say why: class, bucket, group, evidence and the nearest bucket there is; of a class with a fitted model, what was
     /// measured and what model, rule and fallback would answer, with expected times and their regret on problems left out
@@ -131,7 +132,7 @@ fn open_queries(path: &Path) -> Result<Box<dyn Read>> {
 
 fn question<'a>(heuristics: &Heuristics, args: &'a LookupArgs) -> Result<Query<'a>> {
     let class = args.family.as_deref().unwrap_or_default();
-    let dtype = DtypeName::parse(&args.dtype)?;
+    let dtype = heuristics.dtype(class, args.dtype.as_deref())?;
     if !CLASSES.contains(&class) && !heuristics.classes().any(|known| known == class) {
         return Err(unknown_family(heuristics, class));
     }
@@ -156,7 +157,8 @@ fn answer_one(heuristics: &Heuristics, query: &Query, args: &LookupArgs) -> Resu
         return Ok(serde_json::to_string(&explained)? + "\n");
     }
     let answer = heuristics.lookup(query);
-    let mut lines = vec![format!("{} {} {}: {}", query.class, args.shape(), args.dtype, summary(&answer))];
+    let dtype = args.dtype.as_deref().unwrap_or(query.dtype.name());
+    let mut lines = vec![format!("{} {} {dtype}: {}", query.class, args.shape(), summary(&answer))];
     if args.explain {
         let bucket = query.bucket();
         let labels: Vec<_> = bucket.iter().map(|(field, label)| format!("{field} {label}")).collect();

@@ -115,8 +115,8 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
             let numbers = if is_block_scaled { weights_per_element } else { 1 };
             let along_k = |rows| {
                 move |first: u64, count: u64| {
-                    let [pitch, column, columns] = [k, first, count].map(|extent| extent / numbers);
-                    Region { pitch, row: 0, column, rows, columns }
+                    let [pitch, column] = [k, first].map(|extent| extent / numbers);
+                    Region { pitch, row: 0, column, rows, columns: count.div_ceil(numbers) }
                 }
             };
             let b = |row: u64, rows: u64| {
@@ -126,10 +126,7 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
             // Column-major: k lies along the rows in memory.
             let is_transposed = problem.family == Family::MatmulFp8 || is_block_scaled;
             let of_b = |first, count| if is_transposed { along_k(n)(first, count) } else { b(first, count) };
-            // Where each block of k has a scale of its own, what one row has at a single k may be next to nothing: a run is lost there.
-            let has_scaled_blocks = is_block_scaled || is_transposed && problem.shape.first::<4>()[3] > 1;
-            let run = if has_scaled_blocks && m < MANY_ROWS { BLOCK } else { numbers };
-            of_sums([m, k], run, along_k(m), of_b).into_iter().chain(of_output(m, n)).collect()
+            of_sums([m, k], along_k(m), of_b).into_iter().chain(of_output(m, n)).collect()
         }
         // A number a row.
         ("row_cross_entropy", _) => {
@@ -153,21 +150,20 @@ const BLOCK: u64 = 64;
 /// So many rows have among them what shows any one k.
 const MANY_ROWS: u64 = 16;
 
-/// What goes wrong along k, of which `a` and `b` tell where A and B have so many. Where one is dropped, those after it are, `run` in all.
-fn of_sums([m, k]: [u64; 2], run: u64, a: impl Fn(u64, u64) -> Region, b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
+/// What goes wrong along k, of which `a` and `b` tell where A and B have so many.
+fn of_sums([m, k]: [u64; 2], a: impl Fn(u64, u64) -> Region, b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
     use Place::Input;
-    let run = run.min(k);
     let dropped = |name, column, columns| Mutant::new(name, [(Input(0), Change::Zero(a(column, columns)))]);
     let first_of_last = (k - 1) / BLOCK * BLOCK;
     let mut mutants = vec![
-        dropped("the last k dropped", k - run, run),
-        dropped("the first k of the last block dropped", first_of_last, run.min(k - first_of_last)),
-        dropped("the first k of the second half dropped", k / 2, run.min(k - k / 2)),
+        dropped("the last k dropped", k - 1, 1),
+        dropped("the first k of the last block dropped", first_of_last, 1),
+        dropped("the first k of the second half dropped", k / 2, 1),
         dropped("a split lost", k / 2, k - k / 2),
     ];
     // One row may have next to nothing at any one k.
     if m >= MANY_ROWS {
-        mutants.push(dropped("any k dropped", k / 3, run));
+        mutants.push(dropped("any k dropped", k / 3, 1));
     }
     if k >= 2 * BLOCK {
         let last = (k / BLOCK - 1) * BLOCK;

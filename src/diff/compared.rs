@@ -77,7 +77,7 @@ impl<'d> Compared<'d> {
         let names = was.or(is).into_iter().flat_map(|served| served.times.keys().copied());
         let shift = |name: &'d str| {
             let (was, is) = serving(place, name, old, new)?;
-            Some((name, judge.shift(place, name, was.time(name)?, is.time(name)?)))
+            Some((name, judge.shift(place, name, was, is)?))
         };
         let problems: Vec<(&str, Shift)> = names.filter_map(shift).collect();
         let mut parts: BTreeMap<String, Vec<(&str, Shift)>> = BTreeMap::new();

@@ -100,7 +100,7 @@ impl<'d> Judge<'d> {
                     duration,
                     absolute: absolute(before, after),
                     unchanged,
-                    carried_over: before == after,
+                    carried_over: was.is_carried_over(is, key.1),
                 },
             ))
         });
@@ -114,7 +114,7 @@ impl<'d> Judge<'d> {
         judge.sigmas = [Self::spread(RELATIVE, &relative), Self::spread(ABSOLUTE, &judge.residuals())];
         let shifts = judge.measured_again().filter_map(|(key, answered)| {
             let (was, is) = both(key)?;
-            Some(judge.shift(answered.place, key.1, was.time(key.1)?, is.time(key.1)?).deviation())
+            Some(judge.shift(answered.place, key.1, was, is)?.deviation())
         });
         judge.deviations = shifts.collect();
         judge
@@ -129,18 +129,20 @@ impl<'d> Judge<'d> {
         self.indices.len()
     }
 
-    /// The shift of a problem from what served it in `place`, or instead of that, to what does.
-    pub(super) fn shift(&self, place: Place<'d>, name: &str, was: &Time, is: &Time) -> Shift {
+    /// The shift of a problem from what served it in `place`, or instead of that, to what does; none where one of them has no time.
+    pub(super) fn shift(&self, place: Place<'d>, name: &str, was: &Served<'d>, is: &Served<'d>) -> Option<Shift> {
         let index = self.indices.get(&(place.class(), name)).copied().unwrap_or_default();
+        let is_carried_over = was.is_carried_over(is, name);
+        let (was, is) = was.time(name).zip(is.time(name))?;
         let (duration, absolute) = (duration_of(was, is), absolute(was, is));
         let relative = relative(was, is);
         let (change, sigma) = match relative {
-            _ if was == is => (0.0, self.sigmas[ABSOLUTE][duration as usize]),
+            _ if is_carried_over => (0.0, self.sigmas[ABSOLUTE][duration as usize]),
             Some((change, scale)) => (change, scale * self.sigmas[RELATIVE][duration as usize]),
             None => (absolute - self.drift(place, duration), self.sigmas[ABSOLUTE][duration as usize]),
         };
         let sigma = sigma.max(was.noise.max(is.noise) / Z_95);
-        Shift { index, change, sigma, absolute, anchored: relative.is_some() }
+        Some(Shift { index, change, sigma, absolute, anchored: relative.is_some() })
     }
 
     /// What a class's problems of one duration class shifted by together, those of `place` left out: by the programs that did not

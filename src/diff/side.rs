@@ -39,6 +39,8 @@ pub(super) struct Time {
     pub(super) noise: f64,
     /// The time over that of other programs in the same rounds, by what tells these programs apart.
     pub(super) anchors: BTreeMap<String, f64>,
+    /// The time over the best there is; 1 where it is that, or nothing is known.
+    slowdown: f64,
 }
 
 impl Time {
@@ -52,7 +54,13 @@ impl Time {
             us: four_digits(positive(&problem["served_us"])?),
             noise: problem["noise"].as_f64().unwrap_or(0.0),
             anchors: anchors.filter_map(anchor).collect(),
+            slowdown: positive(&problem["slowdown"]).map_or(1.0, as_written),
         })
+    }
+
+    /// Whether it stands beside no other program's: then it is a number of four digits, and may come out alike twice.
+    fn stands_alone(&self) -> bool {
+        self.anchors.is_empty() && (self.slowdown - 1.0).abs() < f64::EPSILON
     }
 }
 
@@ -62,6 +70,8 @@ pub(super) struct Served<'d> {
     /// By problem.
     pub(super) times: BTreeMap<&'d str, Option<Time>>,
     pub(super) kernels: Option<&'d Value>,
+    /// What names the trials that it was derived from, if it says so: other trials have another name.
+    measurement: Option<&'d str>,
     /// The keys of the configs that the document cannot tell from the template.
     ties: BTreeSet<String>,
 }
@@ -74,11 +84,20 @@ impl<'d> Served<'d> {
         // Documents of before keys hold the texts themselves.
         let key = |tie: &str| if tie.starts_with('{') { text_key(tie) } else { tie.to_owned() };
         let ties = ties.filter_map(Value::as_str).map(key).collect();
-        Self { template, times: times.collect(), kernels: source.get("kernels"), ties }
+        let measurement = source.get("measurement").and_then(Value::as_str);
+        Self { template, times: times.collect(), kernels: source.get("kernels"), measurement, ties }
     }
 
     pub(super) fn time(&self, problem: &str) -> Option<&Time> {
         self.times.get(problem)?.as_ref()
+    }
+
+    /// Whether a problem's time was taken over by the other document, as far as anyone can tell, and not measured again: all that
+    /// both say of it is the same. A time that stands alone says too little for that where the trials are others.
+    pub(super) fn is_carried_over(&self, other: &Self, problem: &str) -> bool {
+        let Some((one, another)) = self.time(problem).zip(other.time(problem)) else { return false };
+        let other_trials = self.measurement.zip(other.measurement).is_some_and(|(one, another)| one != another);
+        one == another && !(other_trials && one.stands_alone())
     }
 
     /// Whether both run one program on every problem.

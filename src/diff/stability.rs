@@ -60,8 +60,7 @@ impl Stability {
             let answers = buckets.entry((*class, bucket)).or_default();
             answers.changed |= was.template != is.template;
             answers.told_apart |= was.template != is.template && !was.ties_with(is);
-            let times = was.time(name).zip(is.time(name));
-            answers.shifts.push(times.map(|(was, is)| judge.shift(*place, name, was, is)));
+            answers.shifts.push(judge.shift(*place, name, was, is));
         }
         let changed = buckets.values().filter(|answers| answers.changed);
         let (tied, apart): (Vec<_>, Vec<_>) = changed.partition(|answers| answers.are_tied());

@@ -21,7 +21,7 @@ use super::shipped::CLASSES;
 use super::template::Template;
 use super::terms::Terms;
 use crate::error::{Context, Error, Result};
-use crate::model::{Family, Problem};
+use crate::model::{Dtype, Family, Problem};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -229,10 +229,7 @@ impl Heuristics {
         dtype: impl Into<DtypeName<'a>>,
     ) -> Result<Query<'a>> {
         self.check_class(class)?;
-        let own = self
-            .class(class)
-            .and_then(|class| if let Kind::Own(own) = class.entries.kind() { Some(own.family) } else { None });
-        let extents = match (own.or_else(|| family_of_shape(class)), dimensions) {
+        let extents = match (self.own_family(class).or_else(|| family_of_shape(class)), dimensions) {
             // A document may hold any type for any class, so the type is the query's own.
             (Some(family), _) => Extents::of(&Problem::new(family, dimensions, family.dtypes()[0])?),
             (None, []) => Extents::Unbinned,
@@ -242,6 +239,24 @@ impl Heuristics {
         };
         let query = self.as_known(Query { class, extents, dtype: dtype.into() });
         self.check(&query).map(|()| query)
+    }
+
+    /// The type of that name; where none is given, the default of the class's family, or bf16 for a class that is no family's.
+    ///
+    /// # Errors
+    /// As [`DtypeName::parse`].
+    pub fn dtype(&self, class: &str, name: Option<&str>) -> Result<DtypeName<'static>> {
+        let default = || {
+            let family = self.own_family(class).or_else(|| Family::by_name(class));
+            Ok(family.map_or_else(Dtype::default, Family::default_dtype).into())
+        };
+        name.map_or_else(default, DtypeName::parse)
+    }
+
+    /// The family that the document itself describes by this name.
+    fn own_family(&self, class: &str) -> Option<Family> {
+        let class = self.class(class)?;
+        if let Kind::Own(own) = class.entries.kind() { Some(own.family) } else { None }
     }
 
     /// The question for a kernel known by its arguments and traits; nothing where it fits no class.

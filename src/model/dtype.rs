@@ -6,7 +6,7 @@ use super::serde_by_name;
 /// a product of two operands with scales its result's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dtype {
-    /// bfloat16, the default everywhere.
+    /// bfloat16, the default where a family has it and for what is no family.
     #[default]
     Bf16,
     /// IEEE single precision.

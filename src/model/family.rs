@@ -309,6 +309,12 @@ impl Family {
         self.0.dtypes
     }
 
+    /// The type of the first tensor where a question names none: bf16, or the first that its kernels come in where these have no bf16.
+    pub fn default_dtype(self) -> Dtype {
+        let first = self.dtypes().first().copied().unwrap_or_default();
+        if self.dtypes().contains(&Dtype::Bf16) { Dtype::Bf16 } else { first }
+    }
+
     /// Whether two weights share a byte along k, so that k must be even.
     pub const fn packs_two_weights_a_byte(self) -> bool {
         self.0.packs_two_weights_a_byte

@@ -215,6 +215,10 @@ const KINDS: &[Kind] = &[
     Kind::of(false, true, true),
 ];
 
+/// The variants of weights in groups, each as likely: how many weights along k share a scale, 0 for all, and whether they have zero
+/// points. Those of 128 are shipped most, and with zero points.
+const GROUPS: &[[u64; 2]] = &[[128, 1], [128, 1], [64, 0], [64, 1], [32, 0], [32, 1], [0, 0], [0, 1]];
+
 /// Which sides of a weight matrix are of any value, where the problem is.
 #[derive(Clone, Copy, Debug)]
 enum Sides {
@@ -295,32 +299,30 @@ struct Shares {
 }
 
 impl Shares {
-    /// A variant of a problem of the domain; none where nothing is left of it, as of a mask over one query.
+    /// A variant of a problem of the domain; none where nothing is left of it, as of a mask over one query, and of a family that
+    /// has none.
     fn variant(self, family: Family, random: &mut ChaCha8Rng) -> Option<Problem> {
-        if family == Family::MatmulFp8 {
-            let [m, n, k] = self.shape(family, random).first();
-            let shape = Shape::of(family, &[m, n, k, if random.random_bool(0.5) { 1 } else { 128 }]);
-            return Some(Problem { family, shape, dtype: family.dtypes()[0] });
-        }
-        let [batch, heads, q_seq, kv_seq, head_dim] = self.shape(family, random).first();
-        let Kind { is_grouped, is_causal, has_window } = self.kind?;
-        let sharing = if is_grouped { log_uniform(random, 2..=16, 1) } else { 1 };
-        let kv_heads = (heads / sharing).max(1);
-        let window = if has_window { log_uniform(random, 64..=8192, 1).min(kv_seq / 2) } else { 0 };
-        let dimensions = [
-            ("batch", batch),
-            ("heads", kv_heads * sharing),
-            ("q_seq", q_seq),
-            ("kv_seq", kv_seq),
-            ("head_dim", head_dim),
-            ("kv_heads", kv_heads),
-            ("causal", u64::from(is_causal)),
-            ("window", window),
-        ];
-        let dimensions = dimensions.map(|(name, extent)| (name, extent as i64));
-        Problem::new(family, &dimensions, family.dtypes()[0]).ok()
+        let plain = self.shape(family, random);
+        let with = |extents: &[u64]| [&plain.extents()[..family.dimensions().len()], extents].concat();
+        let extents = if family == Family::MatmulFp8 {
+            with(&[if random.random_bool(0.5) { 1 } else { 128 }])
+        } else if family == Family::MatmulInt4Group {
+            with(&GROUPS[random.random_range(0..GROUPS.len())])
+        } else if family == Family::Attention {
+            let [batch, heads, q_seq, kv_seq, head_dim] = plain.first();
+            let Kind { is_grouped, is_causal, has_window } = self.kind?;
+            let sharing = if is_grouped { log_uniform(random, 2..=16, 1) } else { 1 };
+            let kv_heads = (heads / sharing).max(1);
+            let window = if has_window { log_uniform(random, 64..=8192, 1).min(kv_seq / 2) } else { 0 };
+            vec![batch, kv_heads * sharing, q_seq, kv_seq, head_dim, kv_heads, u64::from(is_causal), window]
+        } else {
+            return None;
+        };
+        let dimensions = family.all_dimensions().zip(extents.into_iter().map(|extent| extent as i64));
+        Problem::new(family, &dimensions.collect::<Vec<_>>(), family.dtypes()[0]).ok()
     }
 
+    /// A plain problem's shape.
     fn shape(self, family: Family, random: &mut ChaCha8Rng) -> Shape {
         let step_if_aligned = |step| if self.any_value.is_some() { 1 } else { step };
         if let Some(domain) = families::spec(family).domain() {
@@ -357,11 +359,6 @@ impl Shares {
         let m = log_uniform(random, if self.few_rows { 1..=256 } else { 257..=16_384 }, 1);
         let n = log_uniform(random, 32..=262_144, if any_n { 1 } else { self.multiple });
         let k = log_uniform(random, 32..=32_768, if any_k { least_k } else { self.multiple });
-        if family == Family::MatmulInt4Group {
-            // Half of them as most weights are shipped; the others each as likely.
-            let group = [128, 128, 128, 64, 32, 0][random.random_range(0..6)];
-            return Shape::of(family, &[m, n, k, group, u64::from(random.random_range(0..3) == 0)]);
-        }
         Shape::of(family, &[m, n, k])
     }
 }
@@ -481,6 +478,43 @@ mod tests {
         let drawn: Vec<Problem> = problems.into_iter().filter(|problem| problem.shape.is_plain()).collect();
         assert_eq!(plain.map(|planned| planned.problem).collect::<Vec<_>>(), drawn, "variants come beside these");
         assert_eq!(draw_variants(Family::Matmul, Purpose::Plan, 7, Limits::GPU, []).count(), 0);
+    }
+
+    #[test]
+    fn plain_problems_and_variants_are_drawn_apart_of_every_family() {
+        for family in Family::ALL {
+            let plain: Vec<Problem> = draw_plain(family, Purpose::Evaluation, 5, Limits::GPU, [])
+                .take(200)
+                .map(|planned| planned.problem)
+                .collect();
+            assert!(plain.len() == 200 && plain.iter().all(|problem| problem.shape.is_plain()), "{family}");
+            let variants: Vec<Problem> = draw_variants(family, Purpose::Evaluation, 5, Limits::GPU, [])
+                .take(200)
+                .map(|planned| planned.problem)
+                .collect();
+            assert_eq!(variants.len(), if family.variants().is_empty() { 0 } else { 200 }, "{family}");
+            assert!(variants.iter().all(|problem| !problem.shape.is_plain() && within(problem)), "{family}");
+            // Every dimension of theirs is met as it is not plain.
+            for variant in family.variants() {
+                let has = |problem: &&Problem| problem.shape.dimensions().iter().any(|(name, _)| *name == variant.name);
+                assert!(variants.iter().filter(has).count() >= 20, "{family} {}", variant.name);
+            }
+            let both = evaluation(family, 5, 400);
+            let expected = if family.variants().is_empty() { 400 } else { 200 };
+            assert_eq!(both.iter().filter(|problem| problem.shape.is_plain()).count(), expected, "{family}");
+        }
+    }
+
+    #[test]
+    fn weights_in_groups_of_every_size_have_zero_points_or_none() {
+        let variants = draw_variants(Family::MatmulInt4Group, Purpose::Plan, 3, Limits::GPU, []).take(800);
+        let kinds: BTreeSet<[u64; 2]> = variants
+            .map(|planned| {
+                let [_, _, _, group, zero_points] = planned.problem.shape.first();
+                [group, zero_points]
+            })
+            .collect();
+        assert_eq!(kinds, GROUPS.iter().copied().collect());
     }
 
     #[test]

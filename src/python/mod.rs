@@ -5,8 +5,7 @@ mod ops;
 #[cfg(feature = "harness")]
 mod process;
 
-use crate::heuristics::{self, AnswerRecord, DtypeName, Query, Signature, Tensor, builtin_names};
-use crate::model::Dtype;
+use crate::heuristics::{self, AnswerRecord, Query, Signature, Tensor, builtin_names};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString};
@@ -191,7 +190,7 @@ impl Heuristics {
             .collect::<PyResult<_>>()?;
         let named: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let name = dtype.map(|dtype| Ok::<_, PyErr>(dtype.str()?.to_cow()?.into_owned())).transpose()?;
-        let dtype = name.as_deref().map_or(Ok(Dtype::default().into()), DtypeName::parse)?;
+        let dtype = self.0.dtype(family, name.as_deref())?;
         answer(&self.0.query(family, &named, dtype)?)
     }
 

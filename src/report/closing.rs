@@ -1,7 +1,7 @@
 //! The closing table of a sweep.
 
 use crate::families;
-use crate::model::{Dtype, Family};
+use crate::model::Family;
 use crate::sweep::{Summary, Winner};
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write;
@@ -51,7 +51,8 @@ fn next(summary: &Summary, document: &Path) -> String {
     let output = document.parent().and_then(Path::parent).filter(|output| *output != Path::new("output"));
     let output = output.map_or_else(String::new, |output| format!(" --output {}", output.display()));
     let (gpu, shape) = (&summary.gpu, trial.problem);
-    let dtype = if trial.dtype == Dtype::default() { String::new() } else { format!(" --dtype {}", trial.dtype) };
+    let dtype =
+        if trial.dtype == trial.family.default_dtype() { String::new() } else { format!(" --dtype {}", trial.dtype) };
     format!(
         "\nnext: sweep lookup --gpu {gpu} --family {family} --shape {shape}{dtype}{output} --explain\n      \
          sweep report --gpu {gpu}{output} -o report.html"
@@ -113,7 +114,7 @@ fn rate(family: Family, winner: &Winner) -> String {
 mod tests {
     use super::*;
     use crate::journal::{Stage, Status, Trial};
-    use crate::model::{Config, Micros, Problem};
+    use crate::model::{Config, Dtype, Micros, Problem};
 
     fn winner(family: Family, shape: &str, dtype: Dtype) -> Winner {
         let problem = Problem::parse(family, shape, dtype).unwrap();

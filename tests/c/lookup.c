@@ -67,6 +67,13 @@ int main(int count, char **arguments) {
     EXPECT(strstr(kernel_sweep_error(), "m = -1") != NULL);
     EXPECT(kernel_sweep_lookup(heuristics, "\xff", shape, 3, NULL, &answer, configs, 2) == -1);
 
+    /* A family that has no bf16 is asked for its own first type. */
+    kernel_sweep_heuristics *h200 = kernel_sweep_builtin("h200");
+    shape[0].value = 16;
+    EXPECT(kernel_sweep_lookup(h200, "matmul_fp8", shape, 3, NULL, &answer, configs, 2) == 0 && answer.config_count > 0);
+    EXPECT(kernel_sweep_lookup(h200, "matmul_fp8", shape, 3, "bf16", &answer, configs, 2) == -1);
+    kernel_sweep_free(h200);
+
     const char *query = "{\"kernel_class\": \"matmul_fp4\", \"args\": [{\"shape\": [16, 4096], \"dtype\": \"torch.bfloat16\"},"
                         " {\"shape\": [2048, 4096], \"dtype\": \"torch.int8\"}]}";
     size_t length = kernel_sweep_lookup_json(heuristics, query, NULL, 0);

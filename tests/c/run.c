@@ -31,7 +31,9 @@ int main(int count, char **arguments) {
     kernel_sweep_dimension shape[] = {{"m", 16}, {"n", 4096}, {"k", 4096}};
     EXPECT(kernel_sweep_prepare(runtime, "matmul_int4", shape, 2, NULL) == NULL && SAYS("needs dimension 'k'"));
     EXPECT(kernel_sweep_prepare(runtime, "matmul_int5", shape, 3, NULL) == NULL && SAYS("matmul_int5"));
-    EXPECT(kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, "f32") == NULL && SAYS("comes in bf16 only"));
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, "f32") == NULL && SAYS("comes in bf16 and f16 only"));
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_fp8", shape, 3, "bf16") == NULL && SAYS("comes in fp8 only"));
+    EXPECT(kernel_sweep_prepare(runtime, "matmul_fp8", shape, 3, NULL) == NULL && SAYS("holds no such kernel"));
     EXPECT(kernel_sweep_prepare(NULL, "matmul_int4", shape, 3, NULL) == NULL && SAYS("runtime is a null pointer"));
     shape[0].value = 17;
     shape[2].value = 66;

@@ -89,6 +89,15 @@ def test_a_model_answers_the_exact_shape_and_type():
     assert without.lookup("matmul", **SHAPE).source == "rule"
 
 
+def test_without_a_dtype_a_family_is_asked_in_one_that_it_comes_in():
+    h200 = Heuristics.builtin("h200")
+    product = {"m": 16, "n": 4096, "k": 4096}
+    assert h200.lookup("matmul_fp8", **product) == h200.lookup("matmul_fp8", dtype="fp8", **product) != []
+    assert h200.lookup("matmul", **product) == h200.lookup("matmul", dtype="bf16", **product) != []
+    with pytest.raises(ValueError, match="matmul_fp8 does not run bf16"):
+        h200.lookup("matmul_fp8", dtype="bf16", **product)
+
+
 def test_an_answer_is_explained(heuristics):
     explained = Heuristics.load(MODEL).explain("matmul", **SHAPE)
     assert [one["source"] for one in explained["considered"]] == ["measured", "rule", "model", "fallback"]

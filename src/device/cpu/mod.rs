@@ -359,7 +359,7 @@ mod tests {
     }
 
     /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
-    const LARGE: [(Family, &str, [u32; 3]); 27] = [
+    const LARGE: [(Family, &str, [u32; 3]); 34] = [
         (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
         (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
@@ -375,8 +375,15 @@ mod tests {
         (Family::MatmulNvfp4Nvfp4, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::MatmulNvfp4Nvfp4, "m=1,n=64,k=7168", [1, 64, 512]),
         (Family::MatmulNvfp4Nvfp4, "m=33,n=129,k=2006", [16, 64, 512]),
+        (Family::MatmulMxfp8, "m=33,n=129,k=2007", [16, 64, 512]),
         (Family::MatmulMxfp8, "m=16,n=128,k=53248", [16, 64, 512]),
-        (Family::MatmulMxfp8, "m=1,n=64,k=2007", [1, 64, 512]),
+        (Family::MatmulMxfp8, "m=33,n=129,k=2007", [16, 64, 512]),
+        (Family::MatmulMxfp8, "m=1,n=64,k=7168", [1, 64, 512]),
+        (Family::MatmulFp8, "m=15,n=64,k=18432,scale_block=128", [15, 64, 512]),
+        (Family::MatmulFp8, "m=3,n=260,k=2048,scale_block=128", [3, 64, 512]),
+        (Family::MatmulInt4Group, "m=1,n=64,k=28672,group=32,zero_points=1", [1, 64, 512]),
+        (Family::MatmulInt4Group, "m=16,n=128,k=14336,group=0,zero_points=1", [16, 64, 512]),
+        (Family::MatmulInt4Group, "m=33,n=129,k=8192", [16, 64, 512]),
         (Family::Attention, "batch=1,heads=8,q_seq=1,kv_seq=16384,head_dim=128", [1, 1, 128]),
         (Family::Attention, "batch=1,heads=2,q_seq=300,kv_seq=300,head_dim=64", [1, 64, 64]),
         (Family::Attention, "batch=2,heads=2,q_seq=5,kv_seq=2048,head_dim=64", [1, 64, 64]),

@@ -29,6 +29,8 @@ const BARRIER_UNIT: u64 = 1024;
 const MOST_ROWS: u64 = 192;
 /// Columns of C in a tile: rows of B that the copy engine takes at once.
 const MOST_COLUMNS: u64 = 256;
+/// So many rows have among them a large scale for every block of k.
+const MANY_ROWS: u64 = 16;
 /// Registers of a thread for addresses, counters and scales.
 const SPARE_REGISTERS: u64 = 40;
 /// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
@@ -279,14 +281,17 @@ impl FamilySpec for Fp8 {
         Some(crate::families::description::gemm_fp8(true))
     }
 
-    fn awkward(&self, _problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
-        // Zeros, numbers too small to be normal, and the largest: 2^9 is rounded down to 448. Scales are of any size, some of them zero.
-        let fills = [
-            Fill::Landmarks { least: -11, most: 4 },
-            Fill::Wide { least: -11, most: 9 },
-            Fill::Scales { least: -40, most: 40 },
-            Fill::Scales { least: -40, most: 40 },
-        ];
+    fn awkward(&self, problem: &Problem, inputs: &[TensorSpec]) -> Option<Vec<TensorSpec>> {
+        // Scales are of any size, some of them zero. Where a block of k has its own, few rows leave nothing of most blocks beside those
+        // of the largest scales, and a number that is lost there is not seen: so they are alike.
+        let ([m, ..], scaling) = parts_of(problem);
+        let scales = if scaling == Scaling::Block && m < MANY_ROWS {
+            Fill::Wide { least: -1, most: 1 }
+        } else {
+            Fill::Scales { least: -40, most: 40 }
+        };
+        // Zeros, numbers too small to be normal, and the largest: 2^9 is rounded down to 448.
+        let fills = [Fill::Landmarks { least: -11, most: 4 }, Fill::Wide { least: -11, most: 9 }, scales, scales];
         Some(inputs.iter().zip(fills).map(|(input, fill)| TensorSpec { fill, ..input.clone() }).collect())
     }
 

@@ -83,6 +83,10 @@ fn allowed(k: u64) -> f64 {
     (16.0 + k as f64 / 2.0) * rounding::F32
 }
 
+/// What rounding scaled int4 weights comes to where their scale is the worst there is, in units of the largest it may come to for
+/// one: the root of the sum of the squares over all codes. Of all scales and zero points it is 0.652 in bf16 and 0.672 in f16.
+const WORST_SCALE: f64 = 0.68;
+
 /// The magnitudes of E2M1, by the lower three bits of a code.
 const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
@@ -150,14 +154,17 @@ impl Weights {
         self.is_scaled().then_some(Groups { group, zero_points: self == Self::Int4Group && zero_points == 1 })
     }
 
-    /// By how much rounding a scaled weight to the activations' type may move an element of C, in units of [`allowed`]'s.
+    /// By how much rounding scaled weights to the activations' type may move an element of C, in units of the root of the sum of the
+    /// squares of its terms.
     ///
     /// E2M1 with a scale of a byte has six significant bits at most, so it is exact. A scaled int4 errs by a share of itself that is u
-    /// at most and less than u / 2 in the root mean square; since activations have random signs, so does what a sum errs by.
+    /// at most. Over all codes that share a scale it is [`WORST_SCALE`] of u in the root mean square at most, and all of a column may
+    /// share the worst one; since activations have random signs, so does what a sum errs by, and of a billion sums none by more than
+    /// six times as much.
     fn rounding(self, activations: Element) -> f64 {
         match (self, activations) {
-            (Self::Int4Group, Element::F16) => 2.0 * rounding::F16,
-            (Self::Int4Group, _) => 2.0 * rounding::BF16,
+            (Self::Int4Group, Element::F16) => 6.0 * WORST_SCALE * rounding::F16,
+            (Self::Int4Group, _) => 6.0 * WORST_SCALE * rounding::BF16,
             _ => 0.0,
         }
     }
@@ -488,15 +495,15 @@ impl FamilySpec for Gemm {
         }
         let scales = product.scale_arguments(|input, _, _| Arg::Input(input), |groups| groups.group);
         let kernel = KernelSpec::shipped("gemm_reference.cu", "gemm_reference", macros);
-        let allowed = allowed(k) + self.weights.rounding(problem.dtype);
-        let results = reference_results([m, n, k], allowed);
-        let args = [Arg::Input(0), Arg::Input(1)].into_iter().chain(results).chain(scales);
+        let rounding = product.groups.map(|_| Arg::F32(self.weights.rounding(problem.dtype) as f32));
+        let results = reference_results([m, n, k], allowed(k));
+        let args = [Arg::Input(0), Arg::Input(1)].into_iter().chain(results).chain(scales).chain(rounding);
         Some((kernel, reference_launch([m, n], args.collect())))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
-        let share = allowed(dimensions(problem)[2]) + self.weights.rounding(problem.dtype);
         let [_, n, k] = dimensions(problem).map(|extent| extent as usize);
+        let (share, rounding) = (allowed(k as u64), self.weights.rounding(problem.dtype));
         let activations = inputs[0].to_f64();
         let weights = self.weights.decode(problem, &inputs[1..]);
         let mut largest_weights = vec![0.0f64; n];
@@ -504,14 +511,20 @@ impl FamilySpec for Gemm {
             largest_weights.iter_mut().zip(row).for_each(|(largest, weight)| *largest = largest.max(weight.abs()));
         }
         let row_sums = |row: &[f64]| {
-            let mut sums = vec![0.0; n];
+            // Of each column the sum of its terms, and that of their squares.
+            let mut sums = vec![[0.0; 2]; n];
             for (activation, weights) in row.iter().zip(weights.chunks(n)) {
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum += activation * weight;
+                for ([sum, squares], weight) in sums.iter_mut().zip(weights) {
+                    let term = activation * weight;
+                    *sum += term;
+                    *squares += term * term;
                 }
             }
             let norm = row.iter().map(|activation| activation.powi(2)).sum::<f64>().sqrt();
-            sums.into_iter().zip(&largest_weights).map(move |(sum, largest)| (sum, share * norm * largest))
+            let allowed = move |([sum, squares], largest): ([f64; 2], &f64)| {
+                (sum, share * norm * largest + rounding * squares.sqrt())
+            };
+            sums.into_iter().zip(&largest_weights).map(allowed)
         };
         activations.par_chunks(k).flat_map_iter(row_sums).collect::<Vec<_>>().into_iter().collect()
     }
@@ -790,6 +803,29 @@ mod tests {
         Problem::new(Family::MatmulInt4Group, &extents, dtype).unwrap()
     }
 
+    /// Rounds the scaled weights as kernels do, and gives the most that a sum errs by, as a share of what is allowed.
+    fn worst_of_rounding(problem: &Problem, inputs: &[HostTensor]) -> f64 {
+        let [_, n, k] = dimensions(problem).map(|extent| extent as usize);
+        let rounded = |weight: f64| match problem.dtype {
+            Dtype::F16 => f16::from_f64(weight).to_f64(),
+            _ => bf16::from_f64(weight).to_f64(),
+        };
+        let weights = Weights::Int4Group.decode(problem, &inputs[1..]);
+        let weights: Vec<f64> = weights.into_iter().map(rounded).collect();
+        let a = inputs[0].to_f64();
+        let sums = a.chunks(k).flat_map(|row| {
+            let mut sums = vec![0.0; n];
+            for (a, weights) in row.iter().zip(weights.chunks(n)) {
+                sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += a * weight);
+            }
+            sums
+        });
+        let reference = spec(problem.family).host_reference(problem, inputs);
+        let wanted = reference.values.iter().zip(&reference.allowed);
+        let shares = sums.zip(wanted).map(|(sum, (value, allowed))| (sum - value).abs() / allowed);
+        shares.filter(|share| !share.is_nan()).fold(0.0, f64::max)
+    }
+
     #[test]
     fn scaled_weights_that_are_rounded_are_allowed_with_room() {
         for (dtype, group, zero_points) in
@@ -800,27 +836,27 @@ mod tests {
             let plain = spec.tensors(&problem).inputs;
             for tensors in [spec.awkward(&problem, &plain).unwrap(), plain] {
                 let inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
-                let reference = spec.host_reference(&problem, &inputs);
-                let rounded = |weight: f64| match dtype {
-                    Dtype::F16 => f16::from_f64(weight).to_f64(),
-                    _ => bf16::from_f64(weight).to_f64(),
-                };
-                let weights = Weights::Int4Group.decode(&problem, &inputs[1..]);
-                let weights: Vec<f64> = weights.into_iter().map(rounded).collect();
-                let a = inputs[0].to_f64();
-                let sums = a.chunks(2048).flat_map(|row| {
-                    let mut sums = vec![0.0; 192];
-                    for (a, weights) in row.iter().zip(weights.chunks(192)) {
-                        sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += a * weight);
-                    }
-                    sums
-                });
-                let wanted = reference.values.iter().zip(&reference.allowed);
-                let shares = sums.zip(wanted).map(|(sum, (value, allowed))| (sum - value).abs() / allowed);
-                let most = shares.filter(|share| !share.is_nan()).fold(0.0, f64::max);
-                // Where all of a column share a scale, a code errs alike wherever it stands.
-                assert!(most < 0.75, "{problem}: {most} of what is allowed");
+                let most = worst_of_rounding(&problem, &inputs);
+                assert!(most < 0.7, "{problem}: {most} of what is allowed");
             }
+        }
+    }
+
+    /// Where all weights share a scale, a code errs alike wherever it stands: of all scales and zero points these err most.
+    #[test]
+    fn the_worst_scale_of_all_is_allowed_with_room_and_with_no_more_than_that() {
+        for (dtype, scale, zero) in [(Dtype::Bf16, 1.656_25, 10), (Dtype::F16, 1.605_468_75, 10)] {
+            let problem = grouped(dtype, [16, 192, 2048], 0, 1);
+            let tensors = spec(Family::MatmulInt4Group).tensors(&problem).inputs;
+            let mut inputs: Vec<_> = tensors.iter().zip(1..).map(|(tensor, seed)| fill(tensor, seed)).collect();
+            inputs[2] = match dtype {
+                Dtype::F16 => HostTensor::F16(vec![f16::from_f64(scale); 192]),
+                _ => HostTensor::Bf16(vec![bf16::from_f64(scale); 192]),
+            };
+            inputs[3] = HostTensor::U8(vec![zero; 192]);
+            // Of three thousand sums one is off by some 3.6 standard deviations, where six are allowed.
+            let most = worst_of_rounding(&problem, &inputs);
+            assert!((0.45..0.75).contains(&most), "{dtype}: {most} of what is allowed");
         }
     }
 

@@ -77,20 +77,22 @@ class Heuristics:
         """Loads the document built in for a GPU, by its short name (``"h200"``) or the driver's name for the device
         (``torch.cuda.get_device_name()``). ``ValueError`` where there is none."""
 
-    def lookup(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> Answer:
+    def lookup(self, family: str, *, dtype: object | None = None, **dimensions: int) -> Answer:
         """The configs for a family, or another class of the document, at exactly these dimensions.
 
         The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16, matmul_fp4,
         matmul_nvfp4, matmul_mxfp4, matmul_nvfp4_nvfp4 and matmul_mxfp8; the same for matmul_int4_group, and where they are not plain ``group`` (32 or 64 weights along k
         that share a scale in place of 128, 0 for all) and ``zero_points`` (1);
         ``batch heads q_seq kv_seq head_dim`` for attention; ``rows cols`` for row_softmax; ``numel`` for elementwise.
-        ``dtype`` is that of the first tensor, of the last two products that of the result, by its exact name or as its library has it: ``"bf16"``, ``torch.float32``.
+        ``dtype`` is that of the first tensor, of the last two products that of the result, by its exact name or as its library
+        has it: ``"bf16"``, ``torch.float32``;
+        without it bf16, or the first that the family comes in where it has no bf16.
 
         ``ValueError`` where the family or type is unknown, the family does not run the type, or a dimension is missing, unknown or
         not positive; ``TypeError`` where one is no integer, ``OverflowError`` where 64 bits do not hold it.
         """
 
-    def explain(self, family: str, *, dtype: object = "bf16", **dimensions: int) -> dict[str, Any]:
+    def explain(self, family: str, *, dtype: object | None = None, **dimensions: int) -> dict[str, Any]:
         """Why :meth:`lookup` answers so, as ``sweep lookup --explain --json`` says it: the answer's own fields, and, where
         the class has a fitted model, ``considered`` (what was measured for the shape, and what the model, the rule and the
         fallback say: configs, expected times, regret on problems left out) and ``why``.
