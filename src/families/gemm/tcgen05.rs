@@ -13,9 +13,9 @@ const OTHER_WARPS: u32 = 6;
 /// Rows of the instruction's first operand in one program, lanes of tensor memory.
 const INSTRUCTION_M: u64 = 128;
 /// Columns of tensor memory of a multiprocessor.
-const TMEM_COLUMNS: u64 = 512;
+pub(super) const TMEM_COLUMNS: u64 = 512;
 /// The least that can be allocated; the next are twice as much each.
-const LEAST_TMEM_COLUMNS: u64 = 32;
+pub(super) const LEAST_TMEM_COLUMNS: u64 = 32;
 /// Answers of the hardware, which block comes next, that a program keeps at once.
 const ANSWERS: u64 = 4;
 /// Elements of bf16 of the swizzled lines that panels are wide, the widest first.
@@ -24,9 +24,9 @@ const LINES: [(u64, Swizzle); 3] = [(64, Swizzle::Bytes128), (32, Swizzle::Bytes
 /// than it has. What fits is part of the kernel, so that a config names one kernel whichever such GPU it is for.
 const SMEM_PER_MULTIPROCESSOR: Bytes = Bytes::kib(228);
 const RESERVED_SMEM: Bytes = Bytes::kib(1);
-/// Registers of such a multiprocessor, and how many gemm_tcgen05.cu leaves a thread where several programs share it.
+/// Registers of such a multiprocessor, and how many the kernels leave a thread where several programs share it.
 const REGISTERS_PER_MULTIPROCESSOR: u32 = 65536;
-const REGISTERS: u32 = 104;
+pub(super) const REGISTERS: u32 = 104;
 
 /// The compile-time half of a config.
 struct Tiling {
@@ -139,8 +139,7 @@ impl Tiling {
     /// Programs that a multiprocessor holds at once by shared memory and registers: `RESIDENT` of the kernel. Each must find its
     /// tensor memory, where it would wait for another's.
     fn resident_with(&self, buffers: u64) -> u64 {
-        let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (self.smem_with(buffers).0 + RESERVED_SMEM.0);
-        by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (self.threads() * REGISTERS)))
+        resident(self.smem_with(buffers), self.threads())
     }
 
     fn resident(&self) -> u64 {
@@ -257,8 +256,14 @@ impl Tiling {
     }
 }
 
+/// Programs of so much shared memory and so many threads that a multiprocessor holds at once.
+pub(super) fn resident(smem: Bytes, threads: u32) -> u64 {
+    let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (smem.0 + RESERVED_SMEM.0);
+    by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (threads * REGISTERS)))
+}
+
 /// The widest swizzled line that so many columns, a multiple of 16, are a multiple of.
-fn widest_line(columns: u64) -> (u64, Swizzle) {
+pub(super) fn widest_line(columns: u64) -> (u64, Swizzle) {
     LINES.into_iter().find(|(line, _)| columns.is_multiple_of(*line)).unwrap_or(LINES[2])
 }
 
