@@ -22,7 +22,8 @@ extern "C" {
 typedef struct kernel_sweep_heuristics kernel_sweep_heuristics;
 
 /* A named dimension of a query: {"m", 16}. A family's names are
- *   matmul, matmul_int4, matmul_int16, matmul_fp4, matmul_nvfp4, matmul_mxfp4: m n k (k in unpacked elements)
+ *   matmul, matmul_int4, matmul_int16, matmul_fp4, matmul_nvfp4, matmul_mxfp4, matmul_nvfp4_nvfp4,
+ *   matmul_mxfp8: m n k (k in unpacked elements)
  *   matmul_int4_group: the same, and where they are not plain group (weights along k that share a scale: 32 or 64 in place of 128, 0
  *   for all) and zero_points (1 where there are any)
  *   attention: batch heads q_seq kv_seq head_dim, and where they are not plain kv_heads causal window

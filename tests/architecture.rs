@@ -208,13 +208,14 @@ fn in_circles(edges: &BTreeSet<(String, String)>) -> BTreeSet<String> {
 }
 
 /// Folders whose own file states an interface that its modules fill in, and then picks one of them: imports go both ways there.
-const INTERFACES: [&str; 8] = [
+const INTERFACES: [&str; 9] = [
     "device",
     "device/cpu/kernels",
     "device/cuda/gpu",
     "families",
     "families/attention",
     "families/gemm",
+    "families/gemm/block_scaled",
     "families/manifest",
     "report/page",
 ];

@@ -252,6 +252,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
         }
         _ => {
             let packed = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
+            let is_block_scaled = [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].contains(&problem.family);
             let tile = ["BLOCK_M", "BLOCK_N", "BLOCK_K"].map(|name| running.value(name));
             assert_eq!(tile, [block(0), block(1), block(2) * packed]);
             assert_eq!(running.value("NUM_STAGES"), knob(config.num_stages));
@@ -262,7 +263,11 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             let (source, programs, blocks_each) = match config.mma.unwrap() {
                 Mma::MmaSync => {
                     assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
-                    ("gemm.cu", runs(config, all * split, multiprocessors), 1)
+                    (
+                        if is_block_scaled { "gemm_block_scaled.cu" } else { "gemm.cu" },
+                        runs(config, all * split, multiprocessors),
+                        1,
+                    )
                 }
                 Mma::Wgmma if problem.family == Family::MatmulFp8 => {
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
@@ -290,6 +295,13 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     }
                     ("gemm_wgmma.cu", runs(config, all, multiprocessors), split)
                 }
+                Mma::Tcgen05 if is_block_scaled => {
+                    assert_eq!((warps, threads), (None, 192));
+                    let rows = if tile[0] < 128 { tile[1] } else { tile[0] };
+                    assert_eq!(u64::from(running.launch.cluster[0]), rows / 128);
+                    let programs = runs(config, all * split, multiprocessors / (rows / 128));
+                    ("gemm_block_scaled_tcgen05.cu", programs, rows / 128)
+                }
                 mma @ (Mma::Tcgen05 | Mma::Tcgen05Tmem) => {
                     let is_held = mma == Mma::Tcgen05Tmem;
                     assert_eq!(running.value("DECODE_WARPS"), warps.map_or(0, |warps| warps - 6));
@@ -306,7 +318,10 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                 Mma::Simt | Mma::SimtWide => panic!("no matrix product is simt"),
             };
             assert_eq!((running.source(), running.blocks()), (source, programs * blocks_each));
-            let [group, parts, stride] = ["group_m", "split_k", "stride"].map(|name| running.argument(name));
+            let [group, stride] = ["group_m", "stride"].map(|name| running.argument(name));
+            // Where k has no parts, none are told of.
+            let has_parts = !(is_block_scaled && config.mma == Some(Mma::MmaSync));
+            let parts = if has_parts { running.argument("split_k") } else { 1 };
             let tile_rows = u64::from(config.l2_groupings[0]).min(tiles[0]); // beyond those there are it is all of them
             let order = match config.pid_type {
                 Some(PidType::PersistentInterleaved) => programs,

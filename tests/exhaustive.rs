@@ -153,6 +153,8 @@ guided_search_ends_within_a_per_cent_of_the_best! {
     matmul_int4_group: Family::MatmulInt4Group,
     matmul_nvfp4: Family::MatmulNvfp4,
     matmul_mxfp4: Family::MatmulMxfp4,
+    matmul_nvfp4_nvfp4: Family::MatmulNvfp4Nvfp4,
+    matmul_mxfp8: Family::MatmulMxfp8,
     row_norm_rms: Family::RowNormRms,
     row_norm_layer: Family::RowNormLayer,
     row_cross_entropy: Family::RowCrossEntropy,

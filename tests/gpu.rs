@@ -117,7 +117,7 @@ impl Random {
         let mut dtype = Dtype::Bf16;
         match family {
             packed if packed.packs_two_weights_a_byte() => dimensions[2].1 = 2 * self.extent(&DEPTHS),
-            Family::Matmul | Family::MatmulInt16 => dimensions[2].1 = self.extent(&DEPTHS),
+            Family::Matmul | Family::MatmulInt16 | Family::MatmulMxfp8 => dimensions[2].1 = self.extent(&DEPTHS),
             Family::MatmulFp8 => {
                 dtype = Dtype::Fp8;
                 dimensions[2].1 = self.extent(&DEPTHS);

@@ -248,6 +248,9 @@ proptest! {
         let tensors: Vec<_> = args.iter().map(|(shape, dtype)| json!({"shape": shape, "dtype": dtype})).collect();
         let signature: Signature = serde_json::from_value(json!({"kernel_class": class, "args": tensors})).unwrap();
         let first = args.first().and_then(|(_, dtype)| DtypeName::parse(dtype).ok());
+        // Of products whose operands both have scales, the type is the result's.
+        let goes_by_result = ["matmul_nvfp4_nvfp4", "matmul_mxfp8"].contains(&class);
+        let first = if goes_by_result { DtypeName::parse("bf16").ok() } else { first };
         let runs = first.is_some_and(|dtype| {
             // Rules of random documents may know more types than the family comes in.
             let positive = family_of_shape(class).unwrap().dimensions().iter().map(|name| (*name, 2));
@@ -283,6 +286,12 @@ fn fitting_args() -> impl Strategy<Value = (&'static str, Vec<Arg>)> {
                 Family::MatmulInt4 => vec![(vec![m, k], BF16), (vec![k / 2, n], "torch.int8")],
                 Family::MatmulFp4 => vec![(vec![m, k], BF16), (vec![k / 2, n], "torch.uint8")],
                 Family::MatmulFp8 => vec![(vec![m, k], "torch.float8_e4m3fn"), (vec![k, n], "torch.float8_e4m3fn")],
+                Family::MatmulNvfp4Nvfp4 => vec![(vec![m, k / 2], "torch.uint8"), (vec![k / 2, n], "torch.int8")],
+                Family::MatmulMxfp8 => {
+                    let scales = 512 * ((m + 127) / 128) * ((k + 127) / 128);
+                    let e4m3 = "torch.float8_e4m3fn";
+                    vec![(vec![m, k], e4m3), (vec![k, n], e4m3), (vec![scales], "torch.float8_e8m0fnu")]
+                }
                 Family::Attention => vec![
                     (vec![one, two, three, five], BF16),
                     (vec![one, two, four, five], BF16),
@@ -347,6 +356,17 @@ fn fits(class: &str, args: &[Arg]) -> bool {
         }
         ("matmul_int4" | "matmul_fp4", [[_, k], [rows, _], ..]) => {
             k % 2 == 0 && *rows == k / 2 && ["i8", "u8"].contains(&types[1].name())
+        }
+        ("matmul_nvfp4_nvfp4", [[_, k], [rows, _], ..]) => {
+            rows == k && types.iter().take(2).all(|dtype| ["i8", "u8"].contains(&dtype.name()))
+        }
+        ("matmul_mxfp8", [[m, k], [rows, _], rest @ ..]) => {
+            let scales = |shape: &&[i64]| shape.iter().product::<i64>() == 512 * ((m + 127) / 128) * ((k + 127) / 128);
+            let is_result = |place: usize| types[place].class() == DtypeClass::Fp16Bf16;
+            let of_scales = |place: usize| ["float8_e8m0fnu", "fp8", "u8"].contains(&types[place].name());
+            let is_e4m3 = |dtype: &DtypeName| ["float8_e4m3fn", "fp8"].contains(&dtype.name());
+            let first = rest.first().is_none_or(|shape| is_result(2) || scales(shape) && of_scales(2));
+            rows == k && types.iter().take(2).all(is_e4m3) && first
         }
         ("attention", [[batch, heads, _, head_dim], k, rest @ ..]) => {
             let same = |k: &[i64]| matches!(k, [b, h, _, d] if (b, h, d) == (batch, heads, head_dim));

@@ -241,6 +241,34 @@ fn dimensions_come_from_the_arguments() {
     assert_eq!(bucket("batched_matmul", &[&[2, 2, 2]]), "fp16_bf16 -");
 }
 
+/// Of a product whose operands both have scales, no tensor but the result comes in two types, and packed ones have half of k.
+#[test]
+fn products_of_operands_with_scales_are_asked_for_by_their_result() {
+    let heuristics = example();
+    let asked = |class: &str, args: &[(&[i64], &str)]| {
+        let signature = signature(args, &[], 0, json!({"kernel_class": class}));
+        let checked = heuristics.query_of(&signature).unwrap().unwrap();
+        let unchecked = signature.query().unwrap();
+        assert_eq!((checked.extents, checked.dtype), (unchecked.extents, unchecked.dtype), "{class}");
+        let labels: Vec<_> = checked.bucket().into_values().collect();
+        format!("{} {} {}", checked.dtype.name(), labels.join(" "), checked.group().unwrap_or("-"))
+    };
+    let of_nvfp4 = "skinny_m fp16_bf16 <=4096 <=16 <=512 small_m";
+    let packed: [(&[i64], &str); 4] = [
+        (&[16, 2048], "float4_e2m1fn_x2"),
+        (&[2048, 512], "float4_e2m1fn_x2"),
+        (&[512 * 64], "float8_e4m3fn"),
+        (&[512 * 4, 64], "uint8"),
+    ];
+    assert_eq!(asked("matmul_nvfp4_nvfp4", &packed[..2]), format!("bf16 {of_nvfp4}"));
+    assert_eq!(asked("matmul_nvfp4_nvfp4", &packed), format!("bf16 {of_nvfp4}"));
+    let with_result = [&packed[..], &[(&[16, 512][..], "float16")]].concat();
+    assert_eq!(asked("matmul_nvfp4_nvfp4", &with_result), format!("f16 {of_nvfp4}"));
+    let e4m3: [(&[i64], &str); 3] =
+        [(&[300, 4096], "float8_e4m3fn"), (&[4096, 512], "float8_e4m3fn"), (&[3, 32, 512], "float8_e8m0fnu")];
+    assert_eq!(asked("matmul_mxfp8", &e4m3), "bf16 skinny_m fp16_bf16 <=4096 <=512 <=512 rect");
+}
+
 /// A class, its arguments' shapes and types, and what is expected.
 type Asked<'a> = (&'a str, &'a [(&'a [i64], &'a str)], &'a str);
 
@@ -272,6 +300,27 @@ fn arguments_that_fit_nothing_are_refused_with_the_reason() {
         ("matmul_int4", &[(&[16, 4097], bf16), (&[2048, 64], "int8")], "an even k"),
         ("matmul_int16", &[a, (&[4096, 64], "int8")], "B [k, n] is int16"),
         ("matmul_fp8", &[a, (&[4096, 64], bf16)], "float8"),
+        (
+            "matmul_nvfp4_nvfp4",
+            &[a, (&[4096, 64], "uint8")],
+            "A [m, k/2], two numbers a byte is i8 or u8 or float4_e2m1fn_x2",
+        ),
+        (
+            "matmul_nvfp4_nvfp4",
+            &[(&[16, 2048], "uint8"), (&[4096, 64], "uint8")],
+            "argument 1 is [4096, 64], and not B [k/2, n], likewise, here [2048, n]",
+        ),
+        (
+            "matmul_nvfp4_nvfp4",
+            &[(&[16, 2048], "uint8"), (&[2048, 64], "uint8"), (&[16, 256], "float8_e4m3fn")],
+            "scales of A, blocks of 512 for 128 rows by four groups of 16",
+        ),
+        ("matmul_mxfp8", &[(&[16, 2048], "float8_e5m2"), (&[2048, 64], "float8_e4m3fn")], "A [m, k] is"),
+        (
+            "matmul_mxfp8",
+            &[(&[16, 256], "float8_e4m3fn"), (&[256, 64], "float8_e4m3fn"), (&[1024], "float8_e4m3fn")],
+            "scales of A, blocks of 512 for 128 rows by four groups of 32 are",
+        ),
         ("split_k_matmul", &[a, (&[64, 4096], bf16)], "it would fit transposed"),
         ("batched_matmul", &[(&[2, 4, 8], bf16), (&[3, 8, 4], bf16)], "the leading extents of A, [2]"),
         ("grouped_matmul", &[a, (&[2, 64, 32], bf16)], "here [4096, n]"),

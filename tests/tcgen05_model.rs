@@ -391,6 +391,177 @@ fn the_crate_launches_what_the_model_runs() {
     }
 }
 
+// ---- Products of operands that both have scales ----
+
+/// A config of the block-scaled GEMM on [m, n, k] products with a split along k, programs and their order.
+fn block_scaled(format: &str, dtype: &str, block: [u32; 3], stages: u32, sum_tiles: u32, runs: &[[u32; 6]]) -> Case {
+    let numbers = [
+        ("BLOCK_M", block[0]),
+        ("BLOCK_N", block[1]),
+        ("BLOCK_K", block[2]),
+        ("NUM_STAGES", stages),
+        ("SUM_TILES", sum_tiles),
+    ];
+    let numbers = numbers.into_iter().map(|(name, value)| (name, value.to_string()));
+    Case {
+        main: "block_scaled.cpp",
+        macros: [("FORMAT", format.into()), ("DTYPE", dtype.into())].into_iter().chain(numbers).collect(),
+        runs: runs.iter().map(|run| run.to_vec()).collect(),
+    }
+}
+
+/// The same of the kernel that decodes them, with the bytes of its copies and stores.
+fn decoded_scaled(format: &str, dtype: &str, block: [u32; 3], warps: u32, vectors: [u32; 2], run: [u32; 6]) -> Case {
+    let own = [("NUM_WARPS", warps), ("K_VECTOR_BYTES", vectors[0]), ("C_VECTOR_BYTES", vectors[1])];
+    let mut case = block_scaled(format, dtype, block, 2, 1, &[run]);
+    case.macros.retain(|(name, _)| *name != "SUM_TILES");
+    case.macros.extend(own.map(|(name, value)| (name, value.to_string())));
+    case
+}
+
+#[test]
+fn block_scaled_tiles() {
+    block_scaled("Nvfp4", "bf16", [128, 128, 256], 3, 2, &[[130, 264, 608, 1, 2, STRIDES]]).passes();
+    block_scaled("Nvfp4", "f16", [128, 128, 512], 2, 1, &[[130, 264, 1120, 2, 3, RUNS]]).passes();
+    block_scaled("Mxfp8", "f16", [128, 256, 128], 3, 1, &[[130, 264, 400, 2, 3, RUNS]]).passes();
+    block_scaled("Mxfp8", "bf16", [128, 128, 256], 2, 2, &[[260, 136, 528, 1, 2, DEALT_OUT]]).passes();
+}
+
+#[test]
+fn block_scaled_pairs() {
+    block_scaled("Nvfp4", "bf16", [256, 256, 256], 3, 1, &[[300, 264, 608, 1, 2, DEALT_OUT]]).passes();
+    block_scaled("Nvfp4", "bf16", [256, 128, 256], 3, 2, &[[530, 136, 544, 2, 3, STRIDES]]).passes();
+    block_scaled("Mxfp8", "bf16", [256, 256, 128], 3, 1, &[[300, 520, 272, 1, 1, RUNS]]).passes();
+}
+
+#[test]
+fn block_scaled_tiles_of_few_rows() {
+    block_scaled("Nvfp4", "bf16", [16, 128, 256], 4, 2, &[[9, 264, 1056, 2, 3, STRIDES], [1, 128, 32, 1, 1, RUNS]])
+        .passes();
+    block_scaled("Nvfp4", "bf16", [32, 256, 512], 2, 2, &[[30, 520, 608, 1, 2, DEALT_OUT]]).passes();
+    // Rows of the second tile have the third and the fourth column of a block of scales.
+    block_scaled("Nvfp4", "f16", [64, 128, 256], 3, 2, &[[190, 136, 288, 1, 2, RUNS]]).passes();
+    block_scaled("Mxfp8", "bf16", [64, 256, 128], 4, 2, &[[150, 520, 400, 1, 2, STRIDES]]).passes();
+    block_scaled("Mxfp8", "f16", [16, 128, 256], 4, 2, &[[16, 264, 1040, 2, 3, STRIDES]]).passes();
+}
+
+/// The kernel for other GPUs, on the same products: its warps' own products and copies are modelled as well.
+#[test]
+fn block_scaled_operands_that_warps_decode() {
+    decoded_scaled("Nvfp4", "bf16", [64, 64, 128], 4, [4, 4], [70, 130, 328, 1, 3, STRIDES]).passes();
+    decoded_scaled("Nvfp4", "f16", [16, 32, 256], 1, [2, 2], [9, 67, 76, 1, 2, RUNS]).passes();
+    decoded_scaled("Mxfp8", "f16", [32, 128, 256], 4, [2, 2], [41, 133, 334, 1, 2, RUNS]).passes();
+    decoded_scaled("Mxfp8", "bf16", [128, 32, 128], 2, [16, 16], [140, 40, 144, 1, 9, STRIDES]).passes();
+}
+
+#[test]
+fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
+    const CONFIGS: usize = 6;
+    let profile = GpuProfile::by_name("b200").unwrap();
+    for (family, m) in [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].into_iter().flat_map(|it| [(it, 700), (it, 30)])
+    {
+        let [n, k] = [1040, 2080];
+        let extents = [("m", i64::from(m)), ("n", i64::from(n)), ("k", i64::from(k))];
+        let problem = Problem::new(family, &extents, Dtype::Bf16).unwrap();
+        let plan = Plan::load(family, None).unwrap();
+        let configs: Vec<_> = plan
+            .legal_configs(&problem, &profile)
+            .into_iter()
+            .filter(|config| config.mma == Some(Mma::Tcgen05))
+            .collect();
+        assert!(configs.len() >= CONFIGS, "{family:?}");
+        for place in 0..CONFIGS {
+            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
+            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
+            let order = match config.pid_type {
+                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
+                Some(PidType::PersistentInterleaved) => STRIDES,
+                _ => RUNS,
+            };
+            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
+            let Some(model) = Model::new("block_scaled.cpp", &kernel.macros, |_, text| text) else { return };
+            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster[0], order].map(|it| it.to_string());
+            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+            assert!(output.status.success());
+            assert_eq!(described(&launch, &[0, 1, 2, 4, 5, 6]), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        }
+    }
+}
+
+#[test]
+fn block_scaled_products_with_something_left_out_are_refused() {
+    const SCALED: &str = "gemm_block_scaled_tcgen05.cu";
+    const HEADER: &str = "tcgen05_scaled.cuh";
+    const GEMM: &str = "tcgen05_gemm.cuh";
+    const DECODING: &str = "gemm_block_scaled.cu";
+    let nvfp4 = || block_scaled("Nvfp4", "bf16", [128, 128, 256], 2, 2, &[[300, 136, 1056, 1, 1, STRIDES]]);
+    let mxfp8 = || block_scaled("Mxfp8", "bf16", [64, 128, 128], 2, 2, &[[190, 136, 528, 1, 1, STRIDES]]);
+    let pair = || block_scaled("Mxfp8", "bf16", [256, 128, 128], 2, 2, &[[600, 136, 528, 1, 1, STRIDES]]);
+    let full = Change(SCALED, "ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);", "");
+    for case in [nvfp4(), mxfp8(), pair()] {
+        case.refuses(&[full], &["a product reads what", COPIES, "tcgen05.cp writes tensor memory"]);
+    }
+    let empty =
+        Change(SCALED, "ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);\n                const", "const");
+    for case in [nvfp4(), pair()] {
+        case.refuses(&[empty], &[COPIES, "more arrivals"]);
+    }
+    // Scales of one stage where those of another are still read: nobody promises that a copy waits for products.
+    let once = Change(SCALED, "SCALES_AT + stage.index * SCALE_COLUMNS", "SCALES_AT");
+    for case in [nvfp4(), mxfp8(), pair()] {
+        case.refuses(&[once], &["tcgen05.cp writes tensor memory that others may still use"]);
+    }
+    let uncopied = Change(SCALED, "copy_scales(scales, ptx", "if (step == work.begin) copy_scales(scales, ptx");
+    nvfp4().refuses(&[uncopied], &["is ", "other scales", "a scale of code", "being written"]);
+    let stored = Change(SCALED, "tiles.await_stored(sums);\n            ptx::tcgen05_after", "ptx::tcgen05_after");
+    for case in [nvfp4(), pair()] {
+        case.refuses(&[stored], &SUMS);
+    }
+    let summed = Change(GEMM, "ptx::mbarrier_wait(sums.of(tiles.base + SUMMED), sums.parity);", "");
+    nvfp4().refuses(&[summed], &SUMS);
+    // What is told of the operands and of their scales.
+    for (case, change, words) in [
+        (mxfp8(), Change(SCALED, "IS_E2M1 ? 0 : within", "0"), "C["),
+        (nvfp4(), Change(SCALED, "IS_E2M1 ? 0 : within", "within"), "picks bytes of scales"),
+        (mxfp8(), Change(HEADER, "(is_e2m1 ? 0u : 1u) << 23", "0u << 23"), "not of this kind's products"),
+        (nvfp4(), Change(HEADER, "is_e2m1 ? 1 : 0", "0"), "not of this kind's products"),
+        (nvfp4(), Change(HEADER, "u64{128 >> 4} << 32", "u64{64 >> 4} << 32"), "C["),
+        (mxfp8(), Change(SCALED, "scales + BLOCK_COLUMNS + first_column", "scales + BLOCK_COLUMNS"), "C["),
+        (nvfp4(), Change(SCALED, "scales + BLOCK_COLUMNS + first_column", "scales"), "C["),
+        (pair(), Change(SCALED, "second_tile / block_scaled::BLOCK_ROWS", "second_row / 256"), "C["),
+        (pair(), Change(SCALED, "first_row / block_scaled::BLOCK_ROWS", "row / block_scaled::BLOCK_ROWS"), "C["),
+        (
+            pair(),
+            Change(SCALED, "ptx::tcgen05_copy_scales<CTAS>", "ptx::tcgen05_copy_scales<1>"),
+            "tcgen05.cp by 1 programs",
+        ),
+    ] {
+        case.refuses(&[change], &[words]);
+    }
+    let columns = Change(
+        SCALED,
+        "power_of_two_from(32, SCALES_AT + NUM_STAGES * SCALE_COLUMNS)",
+        "power_of_two_from(32, SCALES_AT)",
+    );
+    nvfp4().refuses(&[columns], &["of tensor memory, of which"]);
+    // The kernel that decodes.
+    let decoded = || decoded_scaled("Mxfp8", "bf16", [64, 64, 128], 4, [16, 16], [70, 72, 656, 1, 1, STRIDES]);
+    for change in [
+        Change(DECODING, "ptx::cp_async_wait<NUM_STAGES - 2>();", ""),
+        Change(
+            DECODING,
+            "step * SCALE_BLOCKS, thread);\n                copy_scales<BLOCK_N>",
+            "0, thread);\n                copy_scales<BLOCK_N>",
+        ),
+        Change("block_scaled.cuh", "row / 32 % 4 * 4", "row / 32 % 4"),
+        Change(DECODING, "sums[2] * lower * left", "sums[2] * upper * left"),
+    ] {
+        decoded().refuses(&[change], &["C[", "not aligned"]);
+    }
+    let unsynchronized = Change(DECODING, "__syncthreads();  // this stage", "// this stage");
+    decoded().refuses(&[unsynchronized], &["others may still read or write", "may not be written yet"]);
+}
+
 // ---- What the model must refuse: the GEMM with something left out ----
 
 const KERNEL: &str = "gemm_tcgen05.cu";

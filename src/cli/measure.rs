@@ -17,9 +17,9 @@ use std::time::Duration;
 /// The flags of `sweep`, `sweep nightly` and `sweep evaluate` alike.
 #[derive(clap::Args, Debug)]
 pub(super) struct MeasureArgs {
-    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, matmul_int4_group, matmul_nvfp4, matmul_mxfp4, matmul_fp8, attention,
-    /// row_softmax, row_norm_rms, row_norm_layer, row_cross_entropy, elementwise, all of them (on the host: all that it has kernels
-    /// of), or your own by their manifests or Python files
+    /// Families: matmul, matmul_int4, matmul_int16, matmul_fp4, matmul_int4_group, matmul_nvfp4, matmul_mxfp4, matmul_fp8,
+    /// matmul_nvfp4_nvfp4, matmul_mxfp8, attention, row_softmax, row_norm_rms, row_norm_layer, row_cross_entropy, elementwise, all of
+    /// them (on the host: all that it has kernels of), or your own by their manifests or Python files
     #[arg(long, value_name = "NAME|PATH[,…]", default_value = "all", value_parser = families)]
     family: Families,
     /// Plan in place of the family's own

@@ -110,15 +110,23 @@ pub fn mutants(problem: &Problem) -> Vec<Mutant> {
         (_, ["m", "n", "k"]) => {
             let [m, n, k] = problem.shape.first();
             let weights_per_element = if problem.family.packs_two_weights_a_byte() { 2 } else { 1 };
+            // Of products whose operands both have scales, k lies along the rows of A and of B, and both may be packed.
+            let is_block_scaled = [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].contains(&problem.family);
+            let numbers = if is_block_scaled { weights_per_element } else { 1 };
+            let along_k = |rows| {
+                move |first: u64, count: u64| {
+                    let [pitch, column] = [k, first].map(|extent| extent / numbers);
+                    Region { pitch, row: 0, column, rows, columns: count.div_ceil(numbers) }
+                }
+            };
             let b = |row: u64, rows: u64| {
                 let [row, rows] = [row, rows].map(|extent| extent / weights_per_element);
                 Region { pitch: n, row, column: 0, rows, columns: n }
             };
             // Column-major: k lies along the rows in memory.
-            let transposed = |column, columns| Region { pitch: k, row: 0, column, rows: n, columns };
-            let is_transposed = problem.family == Family::MatmulFp8;
-            let of_b = |first, count| if is_transposed { transposed(first, count) } else { b(first, count) };
-            of_sums([m, k], of_b).into_iter().chain(of_output(m, n)).collect()
+            let is_transposed = problem.family == Family::MatmulFp8 || is_block_scaled;
+            let of_b = |first, count| if is_transposed { along_k(n)(first, count) } else { b(first, count) };
+            of_sums([m, k], along_k(m), of_b).into_iter().chain(of_output(m, n)).collect()
         }
         // A number a row.
         ("row_cross_entropy", _) => {
@@ -142,10 +150,9 @@ const BLOCK: u64 = 64;
 /// So many rows have among them what shows any one k.
 const MANY_ROWS: u64 = 16;
 
-/// What goes wrong along k, of which `b` tells where B has so many.
-fn of_sums([m, k]: [u64; 2], b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
+/// What goes wrong along k, of which `a` and `b` tell where A and B have so many.
+fn of_sums([m, k]: [u64; 2], a: impl Fn(u64, u64) -> Region, b: impl Fn(u64, u64) -> Region) -> Vec<Mutant> {
     use Place::Input;
-    let a = |column, columns| Region { pitch: k, row: 0, column, rows: m, columns };
     let dropped = |name, column, columns| Mutant::new(name, [(Input(0), Change::Zero(a(column, columns)))]);
     let first_of_last = (k - 1) / BLOCK * BLOCK;
     let mut mutants = vec![

@@ -19,21 +19,28 @@ pub(super) fn dimensions(family: Family) -> Result<Vec<String>> {
         [] => Some(index),
         given => given.iter().position(|name| *name == inputs[index].name),
     };
-    let of = |(name, extent): (&str, i64)| {
+    let shown = |extent: i64| {
         for (index, tensor) in inputs.iter().enumerate() {
             let Some(argument) = place(index) else { continue };
             let Some(axis) = tensor.shape.iter().position(|own| *own == extent as u64) else { continue };
             // A tensor of fewer dimensions may be given with more before its last, as kernels flatten them.
-            return Ok(match (tensor.shape.len(), axis) {
+            return Some(match (tensor.shape.len(), axis) {
                 (1, _) => format!("args[{argument}].numel()"),
                 (2, 0) => format!("args[{argument}].numel() // args[{argument}].shape[-1]"),
                 (2, _) => format!("args[{argument}].shape[-1]"),
                 _ => format!("args[{argument}].shape[{axis}]"),
             });
         }
-        Err(Error::usage(format!(
-            "dimension {name} of {family} is no extent of an argument, so that no key can be made of it"
-        )))
+        None
+    };
+    let of = |(name, extent): (&str, i64)| {
+        // Where no argument has it whole, two of its elements share a byte.
+        let packed = || shown(extent / 2).map(|half| format!("2 * {half}"));
+        shown(extent).or_else(packed).ok_or_else(|| {
+            Error::usage(format!(
+                "dimension {name} of {family} is no extent of an argument, so that no key can be made of it"
+            ))
+        })
     };
     named.into_iter().map(of).collect()
 }
@@ -72,6 +79,10 @@ mod tests {
         assert_eq!(
             of(Family::MatmulInt4),
             ["args[0].numel() // args[0].shape[-1]", "args[1].shape[-1]", "args[0].shape[-1]"]
+        );
+        assert_eq!(
+            of(Family::MatmulNvfp4Nvfp4),
+            ["args[0].numel() // args[0].shape[-1]", "args[1].numel() // args[1].shape[-1]", "2 * args[0].shape[-1]"]
         );
         assert_eq!(of(Family::Elementwise), ["args[0].numel()"]);
         assert_eq!(of(Family::Attention)[3], "args[1].shape[2]");

@@ -306,6 +306,43 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
     }
 }
 
+/// A product of operands that both have `packed` numbers in a byte, and with scales take as many bytes as an expression says.
+pub(super) fn block_scaled(packed: u64, scales: &str) -> Description {
+    let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
+    let row = format!("k / {packed}");
+    // Threads make the copies themselves where no engine does.
+    let copies = format!("{step_bytes} / min(align({row}), {WIDEST_COPY})");
+    Description {
+        dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
+        bytes: format!("(m + n) * ({row}) + 2 * m * n + {scales}"),
+        rows: named([("a", &row), ("c", "2 * n")]),
+        steps: named([("k", &format!("{packed} * block_sizes[2]"))]),
+        definitions: texts(&[
+            &format!("smem_bytes = num_stages * ({step_bytes})"),
+            "threads = 32 * if(given(num_warps), num_warps, 6)",
+            &format!("step_copies = if(given(mma) && mma == \"mma_sync\", {copies}, 0)"),
+        ]),
+        step_bytes: Some(step_bytes.to_owned()),
+        features: texts(&[
+            "smem_bytes",
+            "tile_m * tile_n",
+            "step_copies",
+            "per_mille(rounds * steps * step_copies, floor_ns)",
+        ]),
+        ..product()
+    }
+}
+
 pub(super) fn attention() -> Description {
     Description {
         dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),

@@ -525,6 +525,8 @@ pub fn spec(family: Family) -> &'static dyn FamilySpec {
         Family::MatmulNvfp4 => &gemm::MATMUL_NVFP4,
         Family::MatmulMxfp4 => &gemm::MATMUL_MXFP4,
         Family::MatmulFp8 => &gemm::MATMUL_FP8,
+        Family::MatmulNvfp4Nvfp4 => &gemm::MATMUL_NVFP4_NVFP4,
+        Family::MatmulMxfp8 => &gemm::MATMUL_MXFP8,
         Family::Attention => &attention::Attention,
         described => manifest::spec(described),
     }

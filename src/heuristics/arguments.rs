@@ -7,6 +7,7 @@ use super::dtypes::{DtypeClass, DtypeName};
 use super::query::Query;
 use super::terms::elements;
 use crate::error::{Context, Error, Result};
+use crate::model::Dtype;
 
 /// A tensor among the arguments, with its place there.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,10 @@ impl Signature {
         let Some(class) = self.kernel_class.as_deref().or_else(of_arguments) else { return Ok(None) };
         fit(class, &operands).context(|| class.to_owned())?;
         let first = need(&operands, 0, "the one whose type decides").context(|| class.to_owned())?;
-        Ok(Some(Query { class, extents: self.extents(class), dtype: first.dtype }))
+        // A result among the arguments is the first of its type after A and B.
+        let results = operands.iter().skip(2).map(|operand| operand.dtype);
+        let dtype = if goes_by_result(class) { result_type(results) } else { first.dtype };
+        Ok(Some(Query { class, extents: self.extents(class), dtype }))
     }
 
     /// The arguments that are tensors; those that say nothing of themselves, such as numbers, are passed over.
@@ -64,6 +68,7 @@ fn fit(class: &str, operands: &[Operand]) -> Result<()> {
     match class {
         "matmul" | "matmul_int16" | "matmul_int4" | "matmul_fp4" | "matmul_fp8" => fit_product(class, operands),
         "matmul_int4_group" | "matmul_nvfp4" | "matmul_mxfp4" => fit_scaled_product(class, operands),
+        "matmul_nvfp4_nvfp4" | "matmul_mxfp8" => fit_block_scaled_product(class, operands),
         "grouped_matmul" | "batched_matmul" | "split_k_matmul" => fit_product_of_any(class, operands),
         "attention" => fit_attention(operands),
         "elementwise" => fit_elements(operands),
@@ -132,6 +137,51 @@ fn fit_scaled_product(class: &str, operands: &[Operand]) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the type of a class is that of its result: of products whose operands both have scales, no other tensor comes in two.
+pub(super) fn goes_by_result(class: &str) -> bool {
+    matches!(class, "matmul_nvfp4_nvfp4" | "matmul_mxfp8")
+}
+
+/// The type of a result among the types of what follows A and B; bfloat16 where none is there, as libraries have it.
+pub(super) fn result_type<'a>(mut types: impl Iterator<Item = DtypeName<'a>>) -> DtypeName<'a> {
+    types.find(|dtype| dtype.class() == DtypeClass::Fp16Bf16).unwrap_or_else(|| Dtype::Bf16.into())
+}
+
+/// A [m,k] times B [k,n] of numbers that both have a scale for each group along k, two of them a byte or one; then, as far as they are
+/// among the arguments, the scales of A and of B in whole blocks of 128 rows by four groups.
+fn fit_block_scaled_product(class: &str, operands: &[Operand]) -> Result<()> {
+    let is_packed = class == "matmul_nvfp4_nvfp4";
+    let (a_layout, b_layout) =
+        if is_packed { ("A [m, k/2], two numbers a byte", "B [k/2, n], likewise") } else { ("A [m, k]", "B [k, n]") };
+    let (a, b) = (need(operands, 0, a_layout)?, need(operands, 1, b_layout)?);
+    let numbers: &[&str] = if is_packed { &["i8", "u8", "float4_e2m1fn_x2"] } else { &["fp8", "float8_e4m3fn"] };
+    let (group, scales) =
+        if is_packed { (16, ["fp8", "float8_e4m3fn", "u8"]) } else { (32, ["fp8", "float8_e8m0fnu", "u8"]) };
+    for (operand, layout) in [(a, a_layout), (b, b_layout)] {
+        if !numbers.contains(&operand.dtype.name()) {
+            return Err(operand.wrong_type(&format!("{layout} is {}", numbers.join(" or "))));
+        }
+    }
+    let ((m, inner), (rows, n)) = (matrix(a, a_layout)?, matrix(b, b_layout)?);
+    fit_inner(b, b_layout, [rows, n], inner, None)?;
+    let per_byte = if is_packed { 2 } else { 1 };
+    let blocks = |extent: i64, block: i64| extent / block + i64::from(extent % block != 0);
+    for (name, place, lines) in [("A", 2, m), ("B", 3, n)] {
+        let Some(operand) = operands.get(place).filter(|operand| operand.dtype.class() != DtypeClass::Fp16Bf16) else {
+            return Ok(()); // the result
+        };
+        let wanted = format!("scales of {name}, blocks of 512 for 128 rows by four groups of {group}");
+        let whole = blocks(lines, 128).checked_mul(blocks(inner, 4 * group / per_byte));
+        if elements(operand.shape) != whole.and_then(|blocks| blocks.checked_mul(512)) {
+            return Err(operand.wrong(&wanted));
+        }
+        if !scales.contains(&operand.dtype.name()) {
+            return Err(operand.wrong_type(&format!("{wanted} are {}", scales.join(" or "))));
+        }
+    }
+    Ok(())
 }
 
 /// Products whose buckets know the type alone, and grouped ones: whatever the leading extents, and how many weights share a byte,

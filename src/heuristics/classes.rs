@@ -40,10 +40,10 @@ impl Kind {
 
     fn shipped(class: &str) -> Option<Self> {
         match class {
-            "matmul" | "matmul_fp8" | "grouped_matmul" | "matmul_int4" | "matmul_int16" | "matmul_fp4" => {
+            "matmul" | "matmul_fp8" | "grouped_matmul" | "matmul_int4" | "matmul_int16" | "matmul_fp4"
+            | "matmul_int4_group" | "matmul_nvfp4" | "matmul_mxfp4" | "matmul_nvfp4_nvfp4" | "matmul_mxfp8" => {
                 Some(Self::Gemm)
             }
-            "matmul_int4_group" | "matmul_nvfp4" | "matmul_mxfp4" => Some(Self::Gemm),
             "attention" => Some(Self::Attention),
             "elementwise" => Some(Self::Elements),
             _ if class.starts_with("row_") => Some(Self::Rows),

@@ -1,5 +1,6 @@
 //! Classification: what a kernel computes, told from its arguments and a few facts about its body.
 
+use super::arguments::{goes_by_result, result_type};
 use super::classes::Kind;
 use super::dtypes::{DtypeClass, DtypeName};
 use super::extents::{Extents, Sharing};
@@ -118,7 +119,11 @@ impl Signature {
     /// not the arguments fit each other. [`Heuristics::query_of`](super::Heuristics::query_of) asks what fits alone.
     pub fn query(&self) -> Option<Query<'_>> {
         let class = self.class()?;
-        let dtype = self.dtypes().next().map_or(DtypeClass::Other.into(), DtypeName::of_library);
+        let dtype = if goes_by_result(class) {
+            result_type(self.dtypes().skip(2).map(DtypeName::of_library))
+        } else {
+            self.dtypes().next().map_or(DtypeClass::Other.into(), DtypeName::of_library)
+        };
         Some(Query { class, extents: self.extents(class), dtype })
     }
 
@@ -193,6 +198,8 @@ impl Signature {
                         "matmul_fp8" => self.scale_block([m, n, k]).and_then(Sharing::of_blocks),
                         _ => None,
                     };
+                    // Of the classes whose first argument is packed, k is twice as long.
+                    let k = if class == "matmul_nvfp4_nvfp4" { k.saturating_mul(2) } else { k };
                     Extents::Gemm { m: Some(m), n: Some(n), k: Some(k), sharing }
                 }
                 _ => Extents::Gemm { m: None, n: None, k: None, sharing: None },

@@ -84,7 +84,7 @@ impl Known {
 }
 
 /// Every type that is known by name. `fp8` is an eight-bit float of whichever format.
-const TYPES: [Known; 22] = [
+const TYPES: [Known; 23] = [
     Known::new(DtypeClass::Fp16Bf16, &["bf16"], &["bfloat16"]),
     Known::new(DtypeClass::Fp16Bf16, &["f16", "fp16"], &["float16", "half"]),
     Known::new(DtypeClass::Fp32, &["f32", "fp32"], &["float32", "float"]),
@@ -103,6 +103,7 @@ const TYPES: [Known; 22] = [
     Known::new(DtypeClass::Int, &["u16"], &["uint16"]),
     Known::new(DtypeClass::Int, &["u32"], &["uint32"]),
     Known::new(DtypeClass::Int, &["u64"], &["uint64"]),
+    Known::new(DtypeClass::Other, &[], &["float4_e2m1fn_x2"]),
     Known::new(DtypeClass::Other, &[], &["bool"]),
     Known::new(DtypeClass::Other, &[], &["complex32", "chalf"]),
     Known::new(DtypeClass::Other, &[], &["complex64", "cfloat"]),

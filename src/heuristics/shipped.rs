@@ -1,7 +1,7 @@
 //! The classes that are known without a document.
 
 /// The classes that classification knows: the families and their kin of other tools.
-pub const CLASSES: [&str; 17] = [
+pub const CLASSES: [&str; 19] = [
     "matmul",
     "matmul_int4",
     "matmul_int16",
@@ -19,6 +19,8 @@ pub const CLASSES: [&str; 17] = [
     "matmul_int4_group",
     "matmul_nvfp4",
     "matmul_mxfp4",
+    "matmul_nvfp4_nvfp4",
+    "matmul_mxfp8",
 ];
 
 /// Whether a class is one of ours, or one that classification knows; those of rows go by rows whatever follows.

@@ -2,7 +2,8 @@
 
 use super::serde_by_name;
 
-/// The type of a tensor's elements in memory; of a problem, its first tensor's.
+/// The type of a tensor's elements in memory; of a problem, its first tensor's, or of
+/// a product of two operands with scales its result's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dtype {
     /// bfloat16, the default where a family has it and for what is no family.

@@ -25,7 +25,7 @@ pub struct FamilyProfile {
     pub dimensions: &'static [&'static str],
     /// Dimensions beside these that a problem may have, in order: with them it has [`MOST_DIMENSIONS`] at most.
     pub variants: &'static [Variant],
-    /// The types of the first tensor that its kernels come in.
+    /// The types of the first tensor that its kernels come in; of the result, where both operands have scales.
     pub dtypes: &'static [Dtype],
     /// Whether two weights share a byte along k, so that k must be even.
     pub packs_two_weights_a_byte: bool,
@@ -151,6 +151,11 @@ static MATMUL_INT4_GROUP: FamilyProfile = FamilyProfile {
 };
 static MATMUL_NVFP4: FamilyProfile = FamilyProfile::product("matmul_nvfp4", "matmul_mxfp4", true);
 static MATMUL_MXFP4: FamilyProfile = FamilyProfile::product("matmul_mxfp4", "matmul_nvfp4", true);
+/// Of products whose operands both have scales, the type is that of C.
+const RESULTS: &[Dtype] = &[Dtype::Bf16, Dtype::F16];
+static MATMUL_NVFP4_NVFP4: FamilyProfile =
+    FamilyProfile { packs_two_weights_a_byte: true, ..FamilyProfile::shipped("matmul_nvfp4_nvfp4", GEMM, RESULTS) };
+static MATMUL_MXFP8: FamilyProfile = FamilyProfile::shipped("matmul_mxfp8", GEMM, RESULTS);
 
 /// Every description that somebody brought.
 static DESCRIBED: RwLock<Vec<Family>> = RwLock::new(Vec::new());
@@ -190,11 +195,15 @@ impl Family {
     /// C = A·B, both E4M3 with f32 scales: one a tensor, or with `scale_block` 1 one a row of A and one a column of B, and with 128
     /// one for 128 of k of a row of A and one for 128 columns by 128 of k of B.
     pub const MatmulFp8: Self = Self(&MATMUL_FP8);
+    /// C = A·B, both packed E2M1 with an E4M3 scale for each 16 along k, and one f32 each; C is of the problem's type.
+    pub const MatmulNvfp4Nvfp4: Self = Self(&MATMUL_NVFP4_NVFP4);
+    /// C = A·B, both E4M3 with an E8M0 scale for each 32 along k; C is of the problem's type.
+    pub const MatmulMxfp8: Self = Self(&MATMUL_MXFP8);
 }
 
 impl Family {
     /// Every family that ships, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Matmul,
         Self::MatmulInt4,
         Self::MatmulInt16,
@@ -209,6 +218,8 @@ impl Family {
         Self::MatmulNvfp4,
         Self::MatmulMxfp4,
         Self::MatmulFp8,
+        Self::MatmulNvfp4Nvfp4,
+        Self::MatmulMxfp8,
     ];
 
     /// The family of a description: one that was described before, or a new one. It is not known by its name yet: see

@@ -544,8 +544,9 @@ mod tests {
                     // apart from that, so that of 1200 the share is off by 0.007 as a rule; these bounds are four times that.
                     assert!((0.23..0.287).contains(&whole), "{family}: {whole}");
                     for side in ["n", "k"] {
+                        // A sixth, of which a few are multiples by luck: one in four where all are even.
                         let odd = share(&problems, |problem| !extent(problem, side).is_multiple_of(8));
-                        assert!((0.12..0.17).contains(&odd), "{family} {side}: {odd}");
+                        assert!((0.11..0.17).contains(&odd), "{family} {side}: {odd}");
                     }
                 }
             }

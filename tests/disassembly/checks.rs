@@ -22,9 +22,9 @@ fn is_fence(instruction: &Instruction) -> bool {
 
 /// Moves or multiplies data.
 fn is_work(instruction: &Instruction) -> bool {
-    const WORK: [&str; 19] = [
-        "HMMA", "HGMMA", "IMMA", "QGMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "LDTM", "STTM", "LDSM", "LDGSTS", "UTMALDG",
-        "UTMASTG", "LDG", "STG", "LDS", "STS", "UBLKCP", "UTCCP",
+    const WORK: [&str; 20] = [
+        "HMMA", "HGMMA", "IMMA", "QGMMA", "UTCHMMA", "UTCQMMA", "UTCOMMA", "UTCIMMA", "LDTM", "STTM", "LDSM", "LDGSTS",
+        "UTMALDG", "UTMASTG", "LDG", "STG", "LDS", "STS", "UBLKCP", "UTCCP",
     ];
     WORK.iter().any(|opcode| instruction.is(opcode))
 }

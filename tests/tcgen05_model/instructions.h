@@ -379,11 +379,69 @@ inline void tensor_commit(Call& call) {
     commit(call.group(), call.address(0), multicast, multicast ? call.word(1) : 0);
 }
 inline void tensor_mma(Call& call) {
+    const bool is_e2m1 = call.has("kind::mxf4nvf4") && call.has("scale_vec::4X");
+    if (is_e2m1 || (call.has("kind::mxf8f6f4") && call.has("scale_vec::1X"))) {
+        if (!call.has("block_scale")) fail("%s is not modelled", call.statement.name.c_str());
+        return multiply_scaled(call.group(), {is_e2m1}, call.address(0), static_cast<u64>(call.get(1)),
+                               static_cast<u64>(call.get(2)), call.word(3), call.address(4), call.address(5), call.get(6) != 0);
+    }
     const int element_bytes = call.has("kind::f16") ? 2 : call.has("kind::f8f6f4") ? 1 : 0;
     if (element_bytes == 0) fail("%s is not modelled", call.statement.name.c_str());
     const bool held = call.at(1).kind == Operand::ADDRESS;
     multiply(element_bytes, call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held,
              static_cast<u64>(call.get(2)), call.word(3), call.get(call.statement.operands.size() - 1) != 0);
+}
+
+inline void tensor_cp(Call& call) {
+    if (!call.has("32x128b") || !call.has("warpx4")) fail("%s is not modelled", call.statement.name.c_str());
+    copy_to_tensor_memory(call.group(), call.address(0), static_cast<u64>(call.get(1)));
+}
+
+// ---- Copies and products of warps ----
+
+// It may come any time until its group is waited for: nothing of it is there before.
+inline void copy_async(Call& call) {
+    const u32 to = call.address(0), bytes = call.word(2), given = call.word(3);
+    const uint8_t* from = pointer(call, 1);
+    if (to % bytes != 0 || (given > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0)) fail("cp.async of %u bytes that are not aligned", bytes);
+    thread_writes(to, bytes);
+    Program& program = program_at(to);
+    memset(bytes_at(program, to), 0xFF, bytes);
+    current->open_copies.push_back([=, &program] {
+        memset(bytes_at(program, to), 0, bytes);
+        if (given > 0) memcpy(bytes_at(program, to), from, given);
+    });
+}
+inline void copy_commit(Call&) {
+    current->copies.push_back(std::move(current->open_copies));
+    current->open_copies.clear();
+}
+inline void copy_wait(Call& call) {
+    while (current->copies.size() > call.word(0)) {
+        for (const auto& copy : current->copies.front()) copy();
+        current->copies.pop_front();
+    }
+}
+// 16 x 8 sums of f16 products over 16 of k, whose fragments the lanes hold.
+inline void multiply_of_warp(Call& call) {
+    together(true, "mma.sync");
+    Warp& warp = own_warp();
+    auto& own = warp.fragments[current->lane];
+    for (int i = 0; i < 4; ++i) own[i] = static_cast<u32>(call.value(call.at(1).parts.at(i)));
+    for (int i = 0; i < 2; ++i) own[4 + i] = static_cast<u32>(call.value(call.at(2).parts.at(i)));
+    meet(warp.collective, 32, true, false, "mma.sync");
+    const auto all = warp.fragments;
+    meet(warp.collective, 32, true, false, "mma.sync");
+    const auto half = [](u32 word, int k) { return from_f16(word >> 16 * (k % 2) & 0xFFFF); };
+    for (int i = 0; i < 4; ++i) {
+        const int row = current->lane / 4 + i / 2 * 8, column = current->lane % 4 * 2 + i % 2;
+        float sum = float_of(static_cast<u32>(call.value(call.at(3).parts.at(i))));
+        for (int k = 0; k < 16; ++k) {
+            const u32 a = all[row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8], b = all[column * 4 + k % 8 / 2][4 + k / 8];
+            sum += half(a, k) * half(b, k);
+        }
+        call.set(call.at(0).parts.at(i), bits_of(sum));
+    }
 }
 
 // ---- The order of a grid's programs ----
@@ -437,6 +495,8 @@ inline void query_cancel(Call& call) {
 // ---- Arithmetic ----
 
 inline void pack_pair(Call& call) { call.set(0, to_bf16(call.number(2)) | to_bf16(call.number(1)) << 16); }
+inline void pack_f16_pair(Call& call) { call.set(0, to_f16(call.number(2)) | to_f16(call.number(1)) << 16); }
+inline void round_f16(Call& call) { call.set(0, to_f16(call.number(1))); }
 inline void round_bf16(Call& call) { call.set(0, to_bf16(call.number(1))); }
 inline void fma_pair(Call& call) {
     Value result = 0;
@@ -535,6 +595,14 @@ inline const std::vector<Known>& instructions() {
         {"tcgen05.fence", run::tensor_fence},
         {"tcgen05.commit", run::tensor_commit},
         {"tcgen05.mma", run::tensor_mma},
+        {"tcgen05.cp", run::tensor_cp},
+        {"cp.async.ca", run::copy_async},
+        {"cp.async.cg", run::copy_async},
+        {"cp.async.commit_group", run::copy_commit},
+        {"cp.async.wait_group", run::copy_wait},
+        {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", run::multiply_of_warp},
+        {"cvt.rn.f16x2.f32", run::pack_f16_pair},
+        {"cvt.rn.f16.f32", run::round_f16},
         {"clusterlaunchcontrol.try_cancel", run::try_cancel},
         {"clusterlaunchcontrol.query_cancel", run::query_cancel},
         {"cvt.rn.bf16x2.f32", run::pack_pair},

@@ -14,6 +14,8 @@
 // (source.rs). `refused: ` and a reason on stderr, and status 1, are how it says no.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -124,6 +126,26 @@ inline float from_e4m3(u32 code) {
 inline u32 to_bf16(float value) {
     const u32 bits = bits_of(value);
     return value != value ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+
+inline float from_f16(u32 bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                                      : std::ldexp(static_cast<float>(fraction + (exponent ? 1024 : 0)), std::max(exponent, 1) - 25);
+    return bits >> 15 & 1 ? -size : size;
+}
+// To nearest even.
+inline u32 to_f16(float value) {
+    const u32 sign = bits_of(value) >> 31 << 15;
+    const float size = std::fabs(value);
+    if (size != size) return 0x7FFF;
+    if (size >= 65520) return sign | 0x7C00;
+    int exponent = 0;
+    std::frexp(size, &exponent);
+    const int unit = std::max(exponent, -13) - 11;
+    const float steps = std::nearbyint(std::ldexp(size, -unit));
+    // A carry out of the fraction is one of the exponent.
+    return sign | static_cast<u32>((unit + 24) * 1024 + steps);
 }
 
 }  // namespace model

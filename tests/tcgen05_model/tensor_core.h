@@ -109,6 +109,21 @@ inline void issue(Program& program, std::function<void()> job) {
     });
 }
 
+// A product writes the sums of so many lanes and columns, after those it follows.
+inline void write_sums(Program& program, u32 first, int lanes, int columns, Stamp stamp) {
+    for (int lane = 0; lane < lanes; ++lane) {
+        for (int column = 0; column < columns; ++column) {
+            Cell& cell = program.tensor.cells[lane * COLUMNS + first + column];
+            if (cell.write.id == stamp.id && cell.write.tick == stamp.tick && cell.read.tick == 0) continue;
+            if (!seen_by_product_in_order(cell.write) || !cell.reads_known(seen_by_product_in_order)) {
+                fail("a product writes tensor memory that others may still use: %s",
+                     why_not_in_tensor_memory(seen_by_product_in_order(cell.write) ? cell.read : cell.write));
+            }
+            cell.set_write(stamp);
+        }
+    }
+}
+
 // One product, by its instruction descriptor (9.7.16.4.2, table 42). `a` is a descriptor or an address of tensor memory. An element
 // has two bytes in the kind f16, one in f8f6f4.
 inline void multiply(int element_bytes, int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b, u32 instruction, bool add) {
@@ -145,16 +160,8 @@ inline void multiply(int element_bytes, int group, u32 sums, u64 a, bool a_in_te
                     fail("a product reads tensor memory that is being written: %s", why_not_in_tensor_memory(cell.write));
                 cell.add_read(stamp, seen_by_product_in_order);
             }
-            for (int column = 0; column < n; ++column) {
-                Cell& cell = memory.cells[lane * COLUMNS + (sums & 0xFFFF) + column];
-                if (cell.write.id == stamp.id && cell.write.tick == stamp.tick && cell.read.tick == 0) continue;
-                if (!seen_by_product_in_order(cell.write) || !cell.reads_known(seen_by_product_in_order)) {
-                    fail("a product writes tensor memory that others may still use: %s",
-                         why_not_in_tensor_memory(seen_by_product_in_order(cell.write) ? cell.read : cell.write));
-                }
-                cell.set_write(stamp);
-            }
         }
+        write_sums(*program, sums & 0xFFFF, a_rows, n, stamp);
         const auto addresses = [&](const SharedOperand& operand, int rows) {
             const int depth = product.depth();
             std::vector<u32> all(rows * depth);
@@ -174,6 +181,183 @@ inline void multiply(int element_bytes, int group, u32 sums, u64 a, bool a_in_te
             --program->in_flight;
         }
         compute(product, programs);
+    });
+}
+
+// ---- Products of operands with scales ----
+
+// What a block-scaled product's kind says: E2M1 by E2M1 with four unsigned E4M3 scales along k, or E4M3 by E4M3 with an E8M0 scale.
+struct ScaledKind {
+    bool is_e2m1;
+    int k() const { return is_e2m1 ? 64 : 32; }
+    int scales() const { return is_e2m1 ? 4 : 1; }
+    float number(const uint8_t* row, int k) const {
+        if (!is_e2m1) return small_float(row[k], 4, 3);
+        return small_float(row[k / 2] >> 4 * (k % 2) & 15, 2, 1);
+    }
+    // A scale of a row's word, by its place along k; `byte` is what the instruction names.
+    float scale(u32 word, int place, int byte) const {
+        const u32 code = word >> 8 * (is_e2m1 ? place : byte) & 255;
+        if (is_e2m1 ? code >= 127 : code == 255) fail("a scale of code %u, which is a NaN or below zero", code);
+        return is_e2m1 ? small_float(code, 4, 3) : std::ldexp(1.0f, static_cast<int>(code) - 127);
+    }
+    static float small_float(u32 code, int exponent_bits, int fraction_bits) {
+        const int fraction = code & ((1 << fraction_bits) - 1), exponent = code >> fraction_bits & ((1 << exponent_bits) - 1);
+        const int significand = fraction + (exponent ? 1 << fraction_bits : 0), bias = (1 << (exponent_bits - 1)) - 1;
+        const float size = std::ldexp(static_cast<float>(significand), std::max(exponent, 1) - bias - fraction_bits);
+        return code >> (exponent_bits + fraction_bits) & 1 ? -size : size;
+    }
+};
+
+// A word of scales of a row, which every quarter of the lanes has alike.
+inline u32 word_of_scales(Program& program, u32 column, int row) {
+    const u32 at = row % 32 * COLUMNS + column + row / 32;
+    for (u32 quarter = 1; quarter < 4; ++quarter) {
+        if (program.tensor.words[at + 32 * quarter * COLUMNS] != program.tensor.words[at])
+            fail("a block-scaled product whose quarters of tensor memory have other scales than the first");
+    }
+    return program.tensor.words[at];
+}
+
+// The columns of `rows` rows' scales are read by a product.
+inline void read_scales(Program& program, u32 address, int rows, Stamp stamp, const char* whose) {
+    if (address >> 16 != 0) fail("%s begin at lane %u of tensor memory", whose, address >> 16);
+    if (address % 2 != 0) fail("%s begin at column %u of tensor memory: public kernels found that it must be even", whose, address);
+    const u32 columns = (rows + 31) / 32;
+    check_columns(program, address, columns);
+    for (u32 lane = 0; lane < LANES; ++lane) {
+        for (u32 column = address; column < address + columns; ++column) {
+            if (static_cast<int>((column - address) * 32 + lane % 32) >= rows) continue;
+            Cell& cell = program.tensor.cells[lane * COLUMNS + column];
+            if (!seen_by_product_in_order(cell.write))
+                fail("a product reads scales that are being written: %s", why_not_in_tensor_memory(cell.write));
+            cell.add_read(stamp, seen_by_product_in_order);
+        }
+    }
+}
+
+// One product by its instruction descriptor (9.7.16.4.2, tables 43 and 44), of operands along k.
+inline void multiply_scaled(int group, ScaledKind kind, u32 sums, u64 a, u64 b, u32 instruction, u32 a_scales, u32 b_scales, bool add) {
+    const int m = (instruction >> 24 & 31) * 16, n = (instruction >> 17 & 63) * 8;
+    const int a_byte = instruction >> 29 & 3, b_byte = instruction >> 4 & 3;
+    const u32 types = kind.is_e2m1 ? 1 << 7 | 1 << 10 : 1 << 23;
+    if ((instruction & 0x8081'FFCF) != types)
+        fail("an instruction descriptor %08x that is not of this kind's products", instruction);
+    if (kind.is_e2m1 && (a_byte || b_byte)) fail("an instruction descriptor that picks bytes of scales where all four are used");
+    if (m != 128 * group) fail("a block-scaled product of M = %d by %d programs is not modelled", m, group);
+    const int step = 16 * group;
+    if (n < step || n > 256 || n % step != 0) fail("a product of N = %d by %d programs", n, group);
+    if (sums >> 16 != 0) fail("a product's sums begin at lane %u", sums >> 16);
+    check_pair(group, "tcgen05.mma");
+    if (group == 2 && self().rank % 2 != 0) fail("a pair's product issued by its second program");
+
+    if (!current->commits) current->commits = self().cluster->new_id();
+    const Stamp stamp{current->commits, current->products};
+    const std::vector<Program*> programs = programs_of(group);
+    const int a_rows = m / group, b_rows = n / group;
+    std::vector<std::vector<u32>> a_at, b_at;  // of each program's rows, where each two bytes lie
+    for (Program* program : programs) {
+        TensorMemory& memory = program->tensor;
+        if (program->has_left) fail("a product in a program that has left");
+        check_columns(*program, sums & 0xFFFF, n);
+        if (memory.group != group)
+            fail("a product by %d programs in tensor memory that was allocated for %d", group, memory.group);
+        read_scales(*program, a_scales, a_rows, stamp, "scales of A");
+        read_scales(*program, b_scales, n, stamp, "scales of B");
+        write_sums(*program, sums & 0xFFFF, a_rows, n, stamp);
+        const auto addresses = [&](u64 descriptor, int rows) {
+            const SharedOperand operand(descriptor, false, 2);
+            std::vector<u32> all(rows * 16);
+            for (int i = 0; i < rows * 16; ++i) {
+                all[i] = operand.at(i / 16, i % 16);
+                read_by_product(*program, all[i], stamp);
+            }
+            return all;
+        };
+        a_at.push_back(addresses(a, a_rows));
+        b_at.push_back(addresses(b, b_rows));
+        ++program->in_flight;
+    }
+    issue(self(), [=] {
+        const auto row = [&](const std::vector<std::vector<u32>>& at, int rows, int index) {
+            std::vector<uint8_t> bytes(32);
+            Program& program = *programs[index / rows];
+            for (int i = 0; i < 16; ++i) memcpy(&bytes[2 * i], bytes_at(program, at[index / rows][index % rows * 16 + i]), 2);
+            return bytes;
+        };
+        const int k = kind.k(), each = k / kind.scales();
+        std::vector<float> right(n * k);
+        for (int j = 0; j < n; ++j) {
+            const auto bytes = row(b_at, b_rows, j);
+            for (int i = 0; i < k; ++i) right[j * k + i] = kind.number(bytes.data(), i);
+        }
+        for (Program* program : programs) {
+            if (program->has_left) fail("a product in a program that has left");
+            --program->in_flight;
+        }
+        for (int i = 0; i < m; ++i) {
+            Program& program = *programs[i / a_rows];
+            const auto bytes = row(a_at, a_rows, i);
+            float* to = reinterpret_cast<float*>(&program.tensor.words[i % a_rows * COLUMNS + (sums & 0xFFFF)]);
+            const u32 a_word = word_of_scales(program, a_scales, i % a_rows);
+            for (int j = 0; j < n; ++j) {
+                const u32 b_word = word_of_scales(program, b_scales, j);
+                float sum = add ? to[j] : 0;
+                for (int part = 0; part < kind.scales(); ++part) {
+                    float terms = 0;
+                    for (int at = part * each; at < (part + 1) * each; ++at)
+                        terms += kind.number(bytes.data(), at) * right[j * k + at];
+                    sum += terms * kind.scale(a_word, part, a_byte) * kind.scale(b_word, part, b_byte);
+                }
+                to[j] = sum;
+            }
+        }
+    });
+}
+
+// 32 rows of 16 bytes of shared memory, by a descriptor without swizzle, to four columns of tensor memory in each quarter of its
+// lanes (9.7.16.9). It is done before products of this thread that follow; that it waits for any before it nobody promises.
+inline void copy_to_tensor_memory(int group, u32 to, u64 descriptor) {
+    if ((descriptor >> 46 & 7) != 1 || (descriptor >> 49) != 0 || (descriptor >> 16 & 0x3FFF) != 0)
+        fail("tcgen05.cp by a descriptor that is not of plain rows");
+    if (to >> 16 != 0) fail("tcgen05.cp to lane %u of tensor memory", to >> 16);
+    check_pair(group, "tcgen05.cp");
+    if (group == 2 && self().rank % 2 != 0) fail("a pair's tcgen05.cp issued by its second program");
+    if (!current->commits) current->commits = self().cluster->new_id();
+    const Stamp stamp{current->commits, current->products};
+    const u32 start = (descriptor & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
+    const std::vector<Program*> programs = programs_of(group);
+    const auto place_of = [=](u32 row, u32 word) { return start + row / 8 * stride + row % 8 * 16 + 4 * word; };
+    for (Program* program : programs) {
+        if (program->has_left) fail("tcgen05.cp in a program that has left");
+        if (program->tensor.group != group)
+            fail("tcgen05.cp by %d programs in tensor memory that was allocated for %d", group, program->tensor.group);
+        check_columns(*program, to, 4);
+        for (u32 row = 0; row < 32; ++row) {
+            for (u32 word = 0; word < 4; ++word) {
+                read_by_product(*program, place_of(row, word), stamp);
+                read_by_product(*program, place_of(row, word) + 2, stamp);
+                for (u32 quarter = 0; quarter < 4; ++quarter) {
+                    Cell& cell = program->tensor.cells[(32 * quarter + row) * COLUMNS + to + word];
+                    if (!seen_in_tensor_memory(cell.write) || !cell.reads_known(seen_in_tensor_memory)) {
+                        fail("tcgen05.cp writes tensor memory that others may still use: %s",
+                             why_not_in_tensor_memory(seen_in_tensor_memory(cell.write) ? cell.read : cell.write));
+                    }
+                    cell.set_write(stamp);
+                }
+            }
+        }
+        ++program->in_flight;
+    }
+    issue(self(), [=] {
+        for (Program* program : programs) {
+            if (program->has_left) fail("tcgen05.cp in a program that has left");
+            --program->in_flight;
+            for (u32 row = 0; row < 128; ++row) {
+                for (u32 word = 0; word < 4; ++word)
+                    memcpy(&program->tensor.words[row * COLUMNS + to + word], bytes_at(*program, place_of(row % 32, word)), 4);
+            }
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 // seed decides, so that a run can be had again. What the engines do for them waits among the threads for its turn.
 #pragma once
 
+#include <array>
 #include <csetjmp>
 #include <cstdarg>
 #include <cstring>
@@ -51,6 +52,10 @@ struct Thread {
     Id groups = 0;
     std::vector<int> unread;
     bool open_group = false, awaits_stores = false;
+
+    // cp.async: its groups that were not waited for, and the open one.
+    std::deque<std::vector<std::function<void()>>> copies;
+    std::vector<std::function<void()>> open_copies;
 };
 
 // Threads that wait for each other.
@@ -63,6 +68,7 @@ struct Rendezvous {
 struct Warp {
     Rendezvous sync, collective;
     std::vector<u64> exchanged = std::vector<u64>(32);
+    std::array<std::array<u32, 6>, 32> fragments;  // of mma.sync: A, then B
 };
 
 inline std::mt19937 random_bits;

@@ -285,6 +285,10 @@ mod tests {
             (Family::MatmulFp8, "m=5,n=33,k=130", vec![4, 16, 32]),
             (Family::MatmulFp8, "m=7,n=65,k=300,scale_block=1", vec![4, 16, 200]),
             (Family::MatmulFp8, "m=3,n=260,k=257,scale_block=128", vec![4, 48, 200]),
+            (Family::MatmulNvfp4Nvfp4, "m=5,n=133,k=130", vec![4, 16, 32]),
+            (Family::MatmulNvfp4Nvfp4, "m=130,n=7,k=78", vec![64, 16, 100]),
+            (Family::MatmulMxfp8, "m=5,n=133,k=143", vec![4, 16, 32]),
+            (Family::MatmulMxfp8, "m=130,n=7,k=30", vec![64, 16, 100]),
             (Family::Attention, "batch=1,heads=2,q_seq=33,kv_seq=65,head_dim=20", vec![1, 16, 16]),
             (Family::Attention, "batch=2,heads=6,kv_heads=2,q_seq=33,kv_seq=65,head_dim=20,causal=1", vec![1, 16, 16]),
             (Family::Attention, "batch=1,heads=2,q_seq=70,kv_seq=50,head_dim=24,causal=1,window=9", vec![1, 16, 16]),
@@ -292,7 +296,7 @@ mod tests {
             (Family::Elementwise, "numel=1001", vec![64]),
         ];
         for (family, shape, block_sizes) in shapes {
-            for dtype in [Dtype::Bf16, Dtype::F32] {
+            for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32, Dtype::Fp8] {
                 let Ok(problem) = Problem::parse(family, shape, dtype) else { continue };
                 let reduction_loops = if family == Family::RowSoftmax { vec![Some(16)] } else { Vec::new() };
                 let config = Config {
@@ -355,7 +359,7 @@ mod tests {
     }
 
     /// Problems as large as the host computes in a second, with k, rows and keys as long as the longest of the plans.
-    const LARGE: [(Family, &str, [u32; 3]); 27] = [
+    const LARGE: [(Family, &str, [u32; 3]); 34] = [
         (Family::Matmul, "m=1,n=64,k=28672", [1, 64, 512]),
         (Family::Matmul, "m=16,n=128,k=57344", [16, 64, 512]),
         (Family::Matmul, "m=64,n=64,k=64", [64, 64, 64]),
@@ -368,6 +372,13 @@ mod tests {
         (Family::MatmulFp8, "m=16,n=128,k=28672,scale_block=1", [16, 64, 512]),
         (Family::MatmulFp8, "m=33,n=129,k=18432,scale_block=128", [16, 64, 512]),
         (Family::MatmulFp8, "m=1,n=64,k=7168,scale_block=128", [1, 64, 512]),
+        (Family::MatmulNvfp4Nvfp4, "m=16,n=128,k=57344", [16, 64, 512]),
+        (Family::MatmulNvfp4Nvfp4, "m=1,n=64,k=7168", [1, 64, 512]),
+        (Family::MatmulNvfp4Nvfp4, "m=33,n=129,k=2006", [16, 64, 512]),
+        (Family::MatmulMxfp8, "m=33,n=129,k=2007", [16, 64, 512]),
+        (Family::MatmulMxfp8, "m=16,n=128,k=53248", [16, 64, 512]),
+        (Family::MatmulMxfp8, "m=33,n=129,k=2007", [16, 64, 512]),
+        (Family::MatmulMxfp8, "m=1,n=64,k=7168", [1, 64, 512]),
         (Family::MatmulFp8, "m=15,n=64,k=18432,scale_block=128", [15, 64, 512]),
         (Family::MatmulFp8, "m=3,n=260,k=2048,scale_block=128", [3, 64, 512]),
         (Family::MatmulInt4Group, "m=1,n=64,k=28672,group=32,zero_points=1", [1, 64, 512]),

@@ -1,5 +1,6 @@
 //! Matrix products: C[m, n] = A[m, k] · decode(B), with seven formats of B and one kernel for each kind of tensor core.
 
+mod block_scaled;
 mod fp8;
 mod mma_sync;
 mod realigned;
@@ -16,6 +17,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
+pub(super) use block_scaled::{MATMUL_MXFP8, MATMUL_NVFP4_NVFP4};
 pub(super) use fp8::MATMUL_FP8;
 
 pub(super) static MATMUL: Gemm = Gemm { weights: Weights::Same };

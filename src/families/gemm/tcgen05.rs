@@ -14,9 +14,9 @@ const OTHER_WARPS: u32 = 6;
 /// Rows of the instruction's first operand in one program, lanes of tensor memory.
 const INSTRUCTION_M: u64 = 128;
 /// Columns of tensor memory of a multiprocessor.
-const TMEM_COLUMNS: u64 = 512;
+pub(super) const TMEM_COLUMNS: u64 = 512;
 /// The least that can be allocated; the next are twice as much each.
-const LEAST_TMEM_COLUMNS: u64 = 32;
+pub(super) const LEAST_TMEM_COLUMNS: u64 = 32;
 /// Answers of the hardware, which block comes next, that a program keeps at once.
 const ANSWERS: u64 = 4;
 /// Elements of bf16 of the swizzled lines that panels are wide, the widest first.
@@ -27,9 +27,9 @@ const PANEL_BYTES: u64 = 128;
 /// than it has. What fits is part of the kernel, so that a config names one kernel whichever such GPU it is for.
 const SMEM_PER_MULTIPROCESSOR: Bytes = Bytes::kib(228);
 const RESERVED_SMEM: Bytes = Bytes::kib(1);
-/// Registers of such a multiprocessor, and how many gemm_tcgen05.cu leaves a thread where several programs share it.
+/// Registers of such a multiprocessor, and how many the kernels leave a thread where several programs share it.
 const REGISTERS_PER_MULTIPROCESSOR: u32 = 65536;
-const REGISTERS: u32 = 104;
+pub(super) const REGISTERS: u32 = 104;
 
 /// Columns of E4M3's sums that a storing thread has at most: it scales them, and may add them up in registers.
 const STORED_COLUMNS: u64 = 128;
@@ -171,8 +171,7 @@ impl Tiling {
     /// Programs that a multiprocessor holds at once by shared memory and registers: `RESIDENT` of the kernel. Each must find its
     /// tensor memory, where it would wait for another's.
     fn resident_with(&self, buffers: u64) -> u64 {
-        let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (self.smem_with(buffers).0 + RESERVED_SMEM.0);
-        by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (self.threads() * self.registers())))
+        resident(self.smem_with(buffers), self.threads(), self.registers())
     }
 
     fn resident(&self) -> u64 {
@@ -315,8 +314,14 @@ impl Tiling {
     }
 }
 
+/// Programs of so much shared memory and so many threads that a multiprocessor holds at once.
+pub(super) fn resident(smem: Bytes, threads: u32, registers: u32) -> u64 {
+    let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (smem.0 + RESERVED_SMEM.0);
+    by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (threads * registers)))
+}
+
 /// The widest swizzled line that so many columns, a multiple of 16, are a multiple of.
-fn widest_line(columns: u64) -> (u64, Swizzle) {
+pub(super) fn widest_line(columns: u64) -> (u64, Swizzle) {
     LINES.into_iter().find(|(line, _)| columns.is_multiple_of(*line)).unwrap_or(LINES[2])
 }
 

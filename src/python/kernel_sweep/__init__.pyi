@@ -81,10 +81,11 @@ class Heuristics:
         """The configs for a family, or another class of the document, at exactly these dimensions.
 
         The dimensions are ``m n k`` (``k`` in unpacked elements) for matmul, matmul_int4, matmul_int16, matmul_fp4,
-        matmul_nvfp4 and matmul_mxfp4; the same for matmul_int4_group, and where they are not plain ``group`` (32 or 64 weights along k
+        matmul_nvfp4, matmul_mxfp4, matmul_nvfp4_nvfp4 and matmul_mxfp8; the same for matmul_int4_group, and where they are not plain ``group`` (32 or 64 weights along k
         that share a scale in place of 128, 0 for all) and ``zero_points`` (1);
         ``batch heads q_seq kv_seq head_dim`` for attention; ``rows cols`` for row_softmax; ``numel`` for elementwise.
-        ``dtype`` is that of the first tensor, by its exact name or as its library has it: ``"bf16"``, ``torch.float32``;
+        ``dtype`` is that of the first tensor, of the last two products that of the result, by its exact name or as its library
+        has it: ``"bf16"``, ``torch.float32``;
         without it bf16, or the first that the family comes in where it has no bf16.
 
         ``ValueError`` where the family or type is unknown, the family does not run the type, or a dimension is missing, unknown or

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 /// What each signed int4 code stands for.
 const INT4: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0];
 /// What each E2M1 code stands for: one sign bit, two of exponent, one of mantissa.
-const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+pub(super) const E2M1: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// What each unsigned code of four bits stands for.
 const UINT4: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
@@ -104,7 +105,7 @@ impl<'a> Scales<'a> {
 }
 
 /// What an E4M3 code stands for.
-fn e4m3(code: u8) -> f32 {
+pub(super) fn e4m3(code: u8) -> f32 {
     let mantissa = f32::from(code & 7);
     let magnitude = match code & 0x7f {
         0x7f => f32::NAN,
@@ -115,7 +116,7 @@ fn e4m3(code: u8) -> f32 {
 }
 
 /// What an E8M0 code stands for: a power of two, the least of which is subnormal.
-fn e8m0(code: u8) -> f32 {
+pub(super) fn e8m0(code: u8) -> f32 {
     match code {
         0 => f32::from_bits(1 << 22),
         u8::MAX => f32::NAN,

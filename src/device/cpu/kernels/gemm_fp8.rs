@@ -1,12 +1,11 @@
 //! C = A·B of E4M3 numbers with scales, B column-major: one task a [m × n] block of C. Numbers are decoded and scaled as they are
 //! packed, so that sums are of f32 numbers.
 
-use super::blocks;
 use super::gemm::{Block, blocks_of};
 use super::panel::{LANES, Panel, ROWS, Sums};
+use super::{Float, blocks};
 use crate::families::{HostTensor, decode_e4m3};
 use crate::model::{Config, Problem};
-use half::bf16;
 use rayon::prelude::*;
 use std::sync::LazyLock;
 
@@ -45,13 +44,7 @@ pub(super) fn run(problem: &Problem, config: &Config, inputs: &[HostTensor], out
             _ => column / SCALED * k_blocks + block,
         },
     };
-    blocks_of(c, n, block_m, block_n).into_par_iter().with_max_len(1).for_each(|block| {
-        if block.rows.len() < ROWS {
-            compute_block::<1>(&a, &b, block, block_k);
-        } else {
-            compute_block::<ROWS>(&a, &b, block, block_k);
-        }
-    });
+    multiply(&a, &b, c, n, [block_m, block_n, block_k]);
     Some(())
 }
 
@@ -63,8 +56,20 @@ struct Operand<'a, S> {
     scale_at: S,
 }
 
-impl<S: Fn(usize, usize) -> usize> Operand<'_, S> {
+/// An operand whose lines, rows of A or columns of B, lie along k.
+pub(super) trait Lines: Sync {
+    /// Numbers of a line.
+    fn k(&self) -> usize;
+
     /// `depth` numbers of a line, from `first_k` on.
+    fn numbers(&self, line: usize, first_k: usize, depth: usize) -> impl Iterator<Item = f32>;
+}
+
+impl<S: Fn(usize, usize) -> usize + Sync> Lines for Operand<'_, S> {
+    fn k(&self) -> usize {
+        self.k
+    }
+
     fn numbers(&self, line: usize, first_k: usize, depth: usize) -> impl Iterator<Item = f32> {
         let codes = &self.codes[line * self.k + first_k..][..depth];
         codes
@@ -74,17 +79,29 @@ impl<S: Fn(usize, usize) -> usize> Operand<'_, S> {
     }
 }
 
-fn compute_block<const R: usize>(
-    a: &Operand<impl Fn(usize, usize) -> usize>,
-    b: &Operand<impl Fn(usize, usize) -> usize>,
-    block: Block<'_, bf16>,
-    block_k: usize,
+/// Computes C, of `n` columns, in blocks along m, n and k.
+pub(super) fn multiply<E: Float>(
+    a: &impl Lines,
+    b: &impl Lines,
+    c: &mut [E],
+    n: usize,
+    [block_m, block_n, block_k]: [usize; 3],
 ) {
+    blocks_of(c, n, block_m, block_n).into_par_iter().with_max_len(1).for_each(|block| {
+        if block.rows.len() < ROWS {
+            compute_block::<1, E>(a, b, block, block_k);
+        } else {
+            compute_block::<ROWS, E>(a, b, block, block_k);
+        }
+    });
+}
+
+fn compute_block<const R: usize, E: Float>(a: &impl Lines, b: &impl Lines, block: Block<'_, E>, block_k: usize) {
     let (height, width) = (block.rows.len(), block.rows.first().map_or(0, |row| row.len()));
     let (mut left, mut right) = (Panel::<R>::default(), Panel::<LANES>::default());
     let mut sums = Sums::<R>::zeros(height, width);
-    for first_k in (0..a.k).step_by(block_k) {
-        let depth = block_k.min(a.k - first_k);
+    for first_k in (0..a.k()).step_by(block_k) {
+        let depth = block_k.min(a.k() - first_k);
         left.reset(height, depth);
         for row in 0..height {
             left.pack_along(row, a.numbers(block.first_row + row, first_k, depth));

@@ -3,6 +3,7 @@
 //! block. Sums are kept in f32 and rounded once, when the output is written.
 
 mod attention;
+mod block_scaled;
 mod elementwise;
 mod gemm;
 mod gemm_fp8;
@@ -21,6 +22,7 @@ use rayon::ThreadPool;
 pub(crate) const SOURCE: &str = concat!(
     include_str!("mod.rs"),
     include_str!("attention.rs"),
+    include_str!("block_scaled.rs"),
     include_str!("elementwise.rs"),
     include_str!("gemm.rs"),
     include_str!("gemm_fp8.rs"),
@@ -49,6 +51,7 @@ pub(crate) fn run(
         "attention" => attention::run(problem, config, inputs, output),
         "row_softmax" => row_softmax::run(problem, config, inputs, output),
         "matmul_fp8" => gemm_fp8::run(problem, config, inputs, output),
+        "matmul_nvfp4_nvfp4" | "matmul_mxfp8" => block_scaled::run(problem, config, inputs, output),
         "elementwise" => elementwise::run(config, inputs, output),
         _ => gemm::run(problem, config, inputs, output),
     });

@@ -266,6 +266,76 @@ fn check_weights_with_scales(
     assert_close(&output, &expected, dtype, largest * k as f64);
 }
 
+/// A product whose operands both have scales: the host's kernel and the reference beside plain loops over what the formats say.
+fn check_both_with_scales(
+    (family, dtype): (Family, Dtype),
+    [m, n, k]: [usize; 3],
+    blocks: [u32; 3],
+    words: &[u32],
+    seed: u64,
+) {
+    let is_packed = family == Family::MatmulNvfp4Nvfp4;
+    let (group, per_byte) = if is_packed { (16, 2) } else { (32, 1) };
+    let k_blocks = k.div_ceil(4 * group);
+    let bytes = |count, seed| {
+        let HostTensor::I8(bytes) = tensor(count, Element::I8, Fill::Bits, seed) else { unreachable!() };
+        bytes
+    };
+    let numbers = |rows, seed| {
+        let bytes = bytes(rows * k / per_byte, seed);
+        let no_nan = |byte: i8| byte.cast_unsigned() ^ u8::from(byte & 0x7f == 0x7f);
+        if is_packed { HostTensor::I8(bytes) } else { HostTensor::Fp8(bytes.into_iter().map(no_nan).collect()) }
+    };
+    let scales = |rows: usize, skip: usize| {
+        let words: Vec<u32> =
+            words.iter().copied().cycle().skip(skip).take(rows.div_ceil(128) * k_blocks * 512).collect();
+        // Zero, subnormal ones and the largest; or powers of two far apart.
+        let bytes = if is_packed {
+            awkward_bytes(&words, 0, 126, &[0, 1, 7, 126])
+        } else {
+            awkward_bytes(&words, 115, 122, &[80, 127, 130])
+        };
+        HostTensor::U8(bytes)
+    };
+    let mut inputs = vec![numbers(m, seed), numbers(n, seed + 1), scales(m, 0), scales(n, 7)];
+    if is_packed {
+        inputs.extend([0.01_f32, 0.003].map(|factor| HostTensor::F32(vec![factor])));
+    }
+    let problem = problem(family, &[m, n, k], dtype);
+    let number_at = |side: usize, line: usize, at: usize| {
+        let value = match &inputs[side] {
+            HostTensor::I8(bytes) => {
+                number((bytes[line * (k / 2) + at / 2].cast_unsigned() >> (4 * (at % 2)) & 15).into(), 2, 1)
+            }
+            HostTensor::Fp8(codes) => number(codes[line * k + at].into(), 4, 3),
+            _ => unreachable!(),
+        };
+        // The block of 128 rows and four groups, then the row in quarters of 32, then the group.
+        let HostTensor::U8(codes) = &inputs[2 + side] else { unreachable!() };
+        let (tile, row) = (line / 128 * k_blocks + at / (4 * group), line % 128);
+        let code = codes[tile * 512 + row % 32 * 16 + row / 32 * 4 + at / group % 4];
+        let factor = if let Some(HostTensor::F32(factor)) = inputs.get(4 + side) { factor[0].into() } else { 1.0 };
+        value * factor * if is_packed { number(code.into(), 4, 3) } else { (f64::from(code) - 127.0).exp2() }
+    };
+    let mut largest: f64 = 0.0;
+    let mut expected = Vec::new();
+    for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
+        let terms: Vec<f64> = (0..k).map(|at| number_at(0, row, at) * number_at(1, column, at)).collect();
+        largest = terms.iter().fold(largest, |largest, term| largest.max(term.abs()));
+        expected.push(terms.iter().sum::<f64>());
+    }
+    let reference = crate::families::spec(family).host_reference(&problem, &inputs);
+    for (value, expected) in reference.values.iter().zip(&expected) {
+        assert!((value - expected).abs() <= 1e-12 * largest * k as f64, "{problem}: {value} for {expected}");
+    }
+    // What f16 does not hold is no matter of the sums.
+    if dtype == Dtype::F16 && expected.iter().any(|value| value.abs() > 60_000.0) {
+        return;
+    }
+    let output = output_of(&problem, &config(&blocks, 2), &inputs, m * n);
+    assert_close(&output, &expected, dtype, largest * k as f64);
+}
+
 fn softmax(row: &[f64]) -> Vec<f64> {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = row.iter().map(|value| (value - max).exp()).sum();
@@ -357,6 +427,21 @@ proptest! {
     ) {
         for family in [Family::MatmulInt4Group, Family::MatmulNvfp4, Family::MatmulMxfp4] {
             check_weights_with_scales((family, dtype), [m, n, 2 * half_k], (group, zero_points), blocks, &words, seed >> 1);
+        }
+    }
+
+    #[test]
+    fn products_of_operands_with_scales_match_plain_loops(
+        dtype in prop::sample::select(vec![Dtype::Bf16, Dtype::F16]),
+        (m, n, half_k) in (1..140usize, 1..140usize, 1..90usize),
+        blocks in [1..24u32, 1..40u32, 1..40u32],
+        words in prop::collection::vec(any::<u32>(), 61),
+        seed: u32,
+    ) {
+        // Rows of one side go beyond a block of scales.
+        let shape = if seed % 2 == 0 { [m, n.min(9)] } else { [m.min(9), n] };
+        for (family, k) in [(Family::MatmulNvfp4Nvfp4, 2 * half_k), (Family::MatmulMxfp8, 2 * half_k - 1)] {
+            check_both_with_scales((family, dtype), [shape[0], shape[1], k], blocks, &words, seed.into());
         }
     }
 
