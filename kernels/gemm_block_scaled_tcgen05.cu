@@ -36,8 +36,6 @@
 //   partials                    split_k > 1: BLOCK_M * BLOCK_N floats for each tile and part of k
 //   arrivals                    split_k > 1: one zero for each tile and program of it; zero again at the end
 //   tiles_m, tiles_n, k_steps, group_m, split_k, stride, span    as in gemm_tcgen05.cu, where a stride of 0 is cluster launch control
-// It may be launched so that it begins before the grid before it has ended (programmatic stream serialization): until that has
-// ended it prepares and reads nothing, and it lets the next grid begin likewise.
 //
 // Who does what: warps 0 ... 3 take sums from tensor memory to C, each its 32 lanes; warp 4 copies, and asks for the next tile
 // where the hardware deals them out; warp 5 owns the tensor memory, has scales copied there and multiplies, in a pair the first
@@ -285,8 +283,6 @@ gemm_block_scaled_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid
     tcgen05_gemm::sync_all<CTAS>();
     ptx::tcgen05_after_signal();
     const u32 tensor_memory = ptx::load_shared(base + TENSOR_MEMORY);
-    ptx::let_next_grid_begin();  // not before this program has its tensor memory: the next grid's might take it and wait for us
-    ptx::wait_for_last_grid();
 
     if (warp < COPYING_WARP) {
         const float factor = (a_factor == nullptr ? 1.0f : *a_factor) * (b_factor == nullptr ? 1.0f : *b_factor);

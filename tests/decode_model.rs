@@ -22,8 +22,9 @@ struct Word {
     codes: u32,
 }
 
-/// What a lane makes of words, eight weights each; nothing where there is no compiler.
-fn decoded(weights: &str, dtype: &str, zero_points: bool, words: &[Word]) -> Option<Vec<[f64; 8]>> {
+/// What a lane makes of words: eight weights of fragments, then sixteen of a row that has the word twice; nothing where there is no
+/// compiler.
+fn decoded(weights: &str, dtype: &str, zero_points: bool, words: &[Word]) -> Option<Vec<[f64; 24]>> {
     if Command::new("c++").arg("--version").output().is_err() {
         eprintln!("skipped: there is no C++ compiler `c++` here");
         return None;
@@ -59,7 +60,7 @@ fn decoded(weights: &str, dtype: &str, zero_points: bool, words: &[Word]) -> Opt
     writing.join().unwrap().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    let line = |line: &str| -> [f64; 8] {
+    let line = |line: &str| -> [f64; 24] {
         let numbers: Vec<f64> = line.split_whitespace().map(|bits| f64::from_bits(bits.parse().unwrap())).collect();
         numbers.try_into().unwrap()
     };
@@ -105,9 +106,10 @@ fn check(weights: &str, dtype: &str, zero_points: bool, words: &[Word], weight: 
     let Some(found) = decoded(weights, dtype, zero_points, words) else { return };
     assert_eq!(found.len(), words.len());
     for (found, word) in found.iter().zip(words) {
-        for (place, code) in nibbles(word.codes).into_iter().enumerate() {
-            let wanted = weight(code, word.scales[place / 2], word.zeros[place / 2]);
-            assert_eq!(found[place], wanted, "{weights} {dtype}, place {place} of {word:?}");
+        for (place, found) in found.iter().enumerate() {
+            let (code, column) = (nibbles(word.codes)[place % 8], place % 8 / 2);
+            let wanted = weight(code, word.scales[column], word.zeros[column]);
+            assert_eq!(*found, wanted, "{weights} {dtype}, place {place} of {word:?}");
         }
     }
 }

@@ -188,8 +188,19 @@ fn gemm(weights: &str, block: [u32; 3], stages: u32, sum_tiles: u32, decoded: De
     Case {
         main: "gemm.cpp",
         macros: weights.into_iter().chain(numbers).collect(),
-        runs: runs.iter().map(|run| run.to_vec()).collect(),
+        runs: runs.iter().map(|run| [&run[..], &[0]].concat()).collect(),
     }
+}
+
+/// The same with weights that share scales, so many of them along k, and may share zero points.
+fn grouped(case: Case, group: u32, zero_points: bool) -> Case {
+    let is = |name: &str| case.macros.iter().find(|(known, _)| *known == name).unwrap().1.clone();
+    let mut macros = vec![("GROUP", group.min(is("BLOCK_K").parse().unwrap()).to_string())];
+    if is("WEIGHTS") == "Int4Group" {
+        macros.push(("ZERO_POINTS", u8::from(zero_points).to_string()));
+    }
+    let runs = case.runs.iter().map(|run| [&run[..run.len() - 1], &[group]].concat()).collect();
+    Case { macros: [case.macros, macros].concat(), runs, ..case }
 }
 
 #[test]
@@ -237,6 +248,51 @@ fn weights_in_tensor_memory() {
     gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes();
 }
 
+/// Groups shorter than a step, as long, and longer, of which the last may be short; one of all weights.
+#[test]
+fn weights_that_share_scales() {
+    let shared = |warps, buffers| Decoded::Shared { warps, buffers };
+    let tensor = |warps, buffers| Decoded::Tensor { warps, buffers };
+    let int4 = |block, decoded, runs: &[[u32; 6]]| gemm("Int4Group", block, 3, 2, decoded, runs);
+    grouped(int4([16, 128, 128], tensor(8, 3), &[[9, 272, 520, 2, 3, RUNS]]), 64, false).passes();
+    grouped(int4([32, 128, 64], tensor(4, 2), &[[40, 144, 328, 1, 1, STRIDES]]), 128, true).passes();
+    grouped(int4([96, 256, 64], tensor(8, 2), &[[100, 528, 136, 1, 2, DEALT_OUT]]), 32, true).passes();
+    grouped(int4([128, 128, 64], shared(2, 2), &[[130, 144, 328, 1, 1, STRIDES]]), 128, false).passes();
+    grouped(int4([256, 96, 128], shared(10, 2), &[[300, 208, 264, 2, 1, RUNS]]), 32, true).passes();
+    grouped(int4([48, 128, 64], shared(10, 3), &[[50, 144, 264, 1, 1, DEALT_OUT]]), 264, true).passes();
+    grouped(int4([16, 128, 64], tensor(4, 2), &[[9, 144, 264, 1, 1, STRIDES]]), 264, false).passes();
+    let fp4 = |weights, block, decoded, runs: &[[u32; 6]]| gemm(weights, block, 3, 2, decoded, runs);
+    grouped(fp4("Nvfp4", [16, 128, 64], tensor(8, 3), &[[9, 272, 328, 2, 3, RUNS]]), 16, false).passes();
+    grouped(fp4("Nvfp4", [256, 128, 64], shared(2, 2), &[[300, 144, 136, 1, 1, STRIDES]]), 16, false).passes();
+    grouped(fp4("Mxfp4", [64, 256, 128], tensor(4, 2), &[[70, 272, 264, 1, 1, STRIDES]]), 32, false).passes();
+    grouped(fp4("Mxfp4", [32, 128, 64], shared(10, 3), &[[40, 144, 328, 1, 1, DEALT_OUT]]), 32, false).passes();
+}
+
+/// A config of E4M3 products with scales of tensors (0), of rows and columns (1), or of blocks (128).
+fn fp8(block: [u32; 3], stages: u32, scale_block: u32, runs: &[[u32; 6]]) -> Case {
+    let case = gemm("E4m3", block, stages, 2, BF16, runs);
+    let block_scales = ("BLOCK_SCALES", u8::from(scale_block == 128).to_string());
+    let runs = case.runs.iter().map(|run| [&run[..run.len() - 1], &[scale_block]].concat()).collect();
+    Case { macros: [case.macros, vec![block_scales]].concat(), runs, ..case }
+}
+
+#[test]
+fn products_of_8_bit_floats() {
+    fp8([128, 128, 128], 3, 0, &[[130, 264, 272, 1, 2, STRIDES]]).passes();
+    fp8([16, 128, 256], 3, 1, &[[9, 272, 528, 2, 3, RUNS]]).passes();
+    fp8([256, 128, 256], 2, 1, &[[300, 264, 272, 1, 1, DEALT_OUT]]).passes();
+    fp8([256, 256, 128], 2, 1, &[[300, 264, 272, 2, 2, RUNS]]).passes();
+}
+
+#[test]
+fn products_of_8_bit_floats_whose_blocks_have_scales() {
+    fp8([128, 64, 128], 3, 128, &[[130, 200, 272, 1, 2, STRIDES]]).passes();
+    fp8([48, 128, 128], 3, 128, &[[50, 264, 528, 2, 1, DEALT_OUT]]).passes();
+    fp8([112, 128, 256], 2, 128, &[[130, 136, 400, 1, 1, STRIDES]]).passes();
+    fp8([256, 256, 128], 3, 128, &[[300, 520, 272, 1, 1, STRIDES]]).passes();
+    fp8([128, 256, 128], 2, 128, &[[200, 264, 528, 2, 2, RUNS]]).passes();
+}
+
 // ---- The launch ----
 
 /// A launch of the crate in the words of `gemm.cpp` and `attention.cpp`, with those of its numbers.
@@ -273,7 +329,8 @@ fn described(launch: &Launch, places: &[usize]) -> String {
     text
 }
 
-/// Tiles along m and n, steps of k, tile rows of a group, parts of k, stride and span.
+/// Tiles along m and n, steps of k, tile rows of a group, parts of k, stride and span; steps that share a row of scales; or E4M3's m, n,
+/// blocks of k and how far scales are apart.
 fn numbers(launch: &Launch) -> Vec<i32> {
     launch.args.iter().filter_map(|arg| if let Arg::I32(number) = arg { Some(*number) } else { None }).collect()
 }
@@ -284,9 +341,25 @@ fn numbers(launch: &Launch) -> Vec<i32> {
 fn the_crate_launches_what_the_model_runs() {
     const CONFIGS: usize = 4;
     let profile = GpuProfile::by_name("b200").unwrap();
-    for family in [Family::Matmul, Family::MatmulInt4, Family::MatmulInt16, Family::MatmulFp4] {
-        let problem = Problem::new(family, &[("m", 700), ("n", 1040), ("k", 1056)], Dtype::ALL[0]).unwrap();
-        let [m, n, k] = [700, 1040, 1056];
+    let [m, n, k] = [700, 1040, 1056];
+    let products = [
+        (Family::Matmul, &[][..], 0),
+        (Family::MatmulInt4, &[], 0),
+        (Family::MatmulInt16, &[], 0),
+        (Family::MatmulFp4, &[], 0),
+        (Family::MatmulInt4Group, &[("group", 64)], 64),
+        (Family::MatmulInt4Group, &[("group", 128), ("zero_points", 1)], 128),
+        (Family::MatmulInt4Group, &[("group", 0)], k),
+        (Family::MatmulNvfp4, &[], 16),
+        (Family::MatmulMxfp4, &[], 32),
+        (Family::MatmulFp8, &[], 0),
+        (Family::MatmulFp8, &[("scale_block", 1)], 1),
+        (Family::MatmulFp8, &[("scale_block", 128)], 128),
+    ];
+    for (family, variant, group) in products {
+        let extents = [("m", m), ("n", n), ("k", k)].into_iter().chain(variant.iter().copied());
+        let dtype = *family.dtypes().first().unwrap();
+        let problem = Problem::new(family, &extents.collect::<Vec<_>>(), dtype).unwrap();
         let plan = Plan::load(family, None).unwrap();
         let configs: Vec<_> = plan
             .legal_configs(&problem, &profile)
@@ -304,10 +377,16 @@ fn the_crate_launches_what_the_model_runs() {
             };
             let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
             let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
-            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster[0], order].map(|it| it.to_string());
+            let programs = launch.grid[0] / launch.cluster[0];
+            let arguments = [m, n, k, split_k.into(), programs.into(), order.into(), group].map(|it| it.to_string());
             let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
             assert!(output.status.success());
-            assert_eq!(described(&launch, &[0, 1, 2, 4, 5, 6]), String::from_utf8_lossy(&output.stdout), "{config:?}");
+            let places = match numbers(&launch).len() {
+                7 => &[0, 1, 2, 4, 5, 6][..],
+                8 => &[0, 1, 2, 4, 5, 6, 7],
+                _ => &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10],
+            };
+            assert_eq!(described(&launch, places), String::from_utf8_lossy(&output.stdout), "{config:?}");
         }
     }
 }
@@ -573,8 +652,67 @@ fn a_missing_wait_is_refused() {
     );
     let read = without("if (lane == 0) ptx::tma_store_wait_read<1>();");
     bf16().refuses(&[read], &["a thread writes where others may still read or write"]);
-    let grid = without("ptx::wait_for_last_grid();");
-    bf16().refuses(&[grid], &["griddepcontrol.wait"]);
+}
+
+/// What weights share is waited for like the weights, and is that of their own columns and group.
+#[test]
+fn scales_of_others_are_refused() {
+    let tensor = Decoded::Tensor { warps: 4, buffers: 2 };
+    let of_tensor =
+        || grouped(gemm("Int4Group", [16, 128, 128], 3, 2, tensor, &[[9, 144, 264, 1, 1, STRIDES]]), 64, true);
+    let shared = Decoded::Shared { warps: 2, buffers: 2 };
+    let of_shared =
+        || grouped(gemm("Int4Group", [16, 128, 64], 3, 2, shared, &[[9, 144, 264, 1, 1, STRIDES]]), 128, true);
+    let wrong = ["C["];
+    of_tensor().refuses(&[without(" || i * SHARES * BLOCK_DEPTH % GROUP_K == 0")], &wrong);
+    of_tensor()
+        .refuses(&[without("32 * quarter + 2 * (lane / 4)"), Change(KERNEL, "columns_on()", "columns_on(0)")], &wrong);
+    of_shared().refuses(&[without(".columns_on(8 * column)")], &wrong);
+    of_shared().refuses(&[without("/ scaling.group_steps")], &wrong);
+    let raw = without("ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);");
+    let bytes = without(" + SCALES_COPIED");
+    let first = Change(KERNEL, "SCALE_STAGES + stage.index * SCALES_BYTES;", "SCALE_STAGES;");
+    for case in [of_tensor(), of_shared()] {
+        case.refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
+        case.refuses(&[bytes], &["bytes are counted in a later phase"]);
+        case.refuses(&[first], &["a thread reads what may not be written yet", COPIES, "C["]);
+    }
+}
+
+/// Sums of 128 of k take turns in tensor memory, and are scaled by what belongs to them.
+#[test]
+fn sums_of_8_bit_floats_take_turns() {
+    let of_rows = || fp8([16, 128, 128], 2, 1, &[[9, 136, 272, 1, 1, STRIDES]]);
+    let of_few = || fp8([48, 128, 128], 2, 128, &[[50, 136, 656, 1, 1, STRIDES]]);
+    let of_pairs = || fp8([256, 64, 128], 2, 128, &[[600, 72, 528, 1, 1, STRIDES]]);
+    let summed = without("ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);");
+    let stored = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n                ");
+    let before = Change(
+        KERNEL,
+        "ptx::tcgen05_before_signal();\n                __syncwarp();\n                if (threadIdx",
+        "__syncwarp();\n                if (threadIdx",
+    );
+    let after = Change(KERNEL, "ptx::tcgen05_after_signal();\n                add_block", "add_block");
+    for case in [of_few(), of_pairs()] {
+        case.refuses(&[summed], &SUMS);
+        case.refuses(&[stored], &SUMS);
+        case.refuses(&[before], &["a product writes tensor memory that others may still use"]);
+        case.refuses(&[after], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+        case.refuses(&[without("ahead[i].fetch(scales, storer, first + i + AHEAD);")], &["C["]);
+    }
+    let unread = without("__syncwarp();  // the warp has read the last ones");
+    of_few().refuses(
+        &[unread],
+        &["a thread writes where others may still read or write", "a thread reads what may not be written yet"],
+    );
+    of_few().refuses(&[Change(KERNEL, "SWAPPED && !PROMOTED ?", "SWAPPED ?")], &["C["]);
+    of_few().refuses(&[Change(KERNEL, "B_PANEL_BYTES + part * 32 : k16", "B_PANEL_BYTES + part * 16 : k16")], &["C["]);
+    of_rows().refuses(&[without("if constexpr (FP8) scales.apply(values, column);")], &["C["]);
+    for case in [of_rows(), of_few()] {
+        case.refuses(&[Change(TCGEN05, "kind::f8f6f4", "kind::f16")], &["that is not of bf16 products"]);
+        let major = Change(KERNEL, "B_MAJOR = FP8 ? Major::K", "B_MAJOR = FP8 ? Major::MN");
+        case.refuses(&[major], &["an MN-major operand"]);
+    }
 }
 
 #[test]
@@ -607,7 +745,7 @@ fn tensor_memory_ends_where_it_was_allocated() {
     );
     bf16().refuses(&[half], &words);
     held().refuses(&[half], &words);
-    let lanes = Change(KERNEL, "(thread / 32 << 21)", "(thread / 32 << 20)");
+    let lanes = Change(KERNEL, "(thread / 32 % 4 << 21)", "(thread / 32 % 4 << 20)");
     bf16().refuses(&[lanes], &["reaches lanes from"]);
 }
 
@@ -654,12 +792,6 @@ fn tensor_memory_is_allocated_and_freed_once() {
         let changes = [Change(TCGEN05, assertion, ""), Change(KERNEL, "ptx::tmem_allocate<CTAS, TMEM_COLUMNS>", odd)];
         bf16().refuses(&changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
     }
-    let early = Change(
-        KERNEL,
-        "if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
-        "ptx::let_next_grid_begin(); if (warp == MULTIPLYING_WARP) ptx::tmem_allocate",
-    );
-    bf16().refuses(&[early], &["tcgen05.alloc after griddepcontrol.launch_dependents"]);
     let alone = Change(KERNEL, "ptx::tcgen05_commit<CTAS>(stage", "ptx::tcgen05_commit<1>(stage");
     pair().refuses(&[alone], &["tcgen05.commit by 1 programs"]);
 }

@@ -8,11 +8,13 @@
 //   DUPLICATE_COST           what reading and decoding B costs a warp, in reads of as large a piece of A;
 //   SCALE_BYTES, ZERO_BYTES  of a column's scale, and of its zero point, for a group of weights along k: 0 where there is none;
 //   Scales<COLUMNS>          those of so many adjacent columns in registers, as `unpack` wants them;
+//   RowScales                those of eight adjacent columns, as `decode_rows` wants them;
+//   ROWS_SCALE               as SCALE, of products of what `decode_rows` makes;
 //   Raw                      a group's bytes as the lane read them;
 //   lane_offset<ROW_BYTES>   where this lane reads the group that begins at a column, on the tile's first k16 step;
 //   load<ROW_BYTES>          Raw from there, `step` k16 steps further down;
 //   decode                   Raw to fragments b[tile][register] as ptx::mma_m16n8k16 takes them;
-//   decode_rows              eight adjacent columns of one row of bytes to the K_PER_ROW rows of Element they stand for.
+//   decode_rows              eight adjacent columns of one row of bytes, two a register, to the K_PER_ROW rows of Element they stand for.
 // The next group's address is the last one's with its bits xored by 32 * COLUMN_BYTES * group.
 #pragma once
 
@@ -36,11 +38,13 @@ struct Wide {
     static constexpr int SWIZZLE_UNIT = 16;
     static constexpr layout::Columns COLUMNS = layout::Columns::Natural;
     static constexpr float SCALE = 1;
+    static constexpr float ROWS_SCALE = 1;
     static constexpr int SCALE_BYTES = 0;
     static constexpr int ZERO_BYTES = 0;
 
     template <int>
     using Scales = NoScales;
+    using RowScales = NoScales;
 
     struct Raw {
         u32 word[2][4];
@@ -71,7 +75,7 @@ struct Same : Wide {
         for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = raw.word[i / 4][i % 4];
     }
 
-    __device__ static void decode_rows(u32 (&rows)[1][4], const u32 (&raw)[4]) {
+    __device__ static void decode_rows(u32 (&rows)[1][4], const u32 (&raw)[4], const NoScales&) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) rows[0][i] = raw[i];
     }
@@ -92,7 +96,7 @@ struct Int16 : Wide {
         for (int i = 0; i < 8; ++i) b[i / 2][i % 2] = round_pair(raw.word[i / 4][i % 4]);
     }
 
-    __device__ static void decode_rows(u32 (&rows)[1][4], const u32 (&raw)[4]) {
+    __device__ static void decode_rows(u32 (&rows)[1][4], const u32 (&raw)[4], const NoScales&) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) rows[0][i] = round_pair(raw[i]);
     }
@@ -138,11 +142,13 @@ struct Packed {
     static constexpr layout::Columns COLUMNS = layout::Columns::Interleaved;
     static constexpr bool DECODED = true;
     static constexpr int DUPLICATE_COST = 3;
+    static constexpr float ROWS_SCALE = 1;
     static constexpr int SCALE_BYTES = 0;
     static constexpr int ZERO_BYTES = 0;
 
     template <int>
     using Scales = NoScales;
+    using RowScales = NoScales;
 
     // word[r] holds register r of the four tiles: k = 2t and 2t + 1, then 2t + 8 and 2t + 9.
     struct Raw {
@@ -168,6 +174,18 @@ struct Packed {
             Format::unpack(pairs, raw.word[r], scales, 0);
 #pragma unroll
             for (int j = 0; j < 4; ++j) b[j][r] = pairs[j];
+        }
+    }
+
+    // Of two columns and one weight along k at a time: Format::spread has their codes where Format::pair takes them, with the
+    // scales of pair i of the eight columns.
+    template <typename RowScales>
+    __device__ static void decode_rows(u32 (&rows)[2][4], const u32 (&raw)[2], const RowScales& scales) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const u32 low = raw[i / 2] << Format::CODE_AT, high = raw[i / 2] >> (4 - Format::CODE_AT);
+            rows[0][i] = Format::pair(Format::spread(low, i % 2), scales, i);
+            rows[1][i] = Format::pair(Format::spread(high, i % 2), scales, i);
         }
     }
 };
@@ -204,9 +222,25 @@ struct UnsignedCodes<halves::f16, FLIP> {
     }
 };
 
+// Codes of two columns from the low nibbles of a word's bytes: in both halves 128 and the unsigned code, or 1024 and the code where
+// that is f16's; FLIP's bits of each code are flipped first.
+template <typename Element, u32 FLIP>
+struct UnsignedPairs {
+    static constexpr int CODE_AT = 0;
+    static constexpr u32 LARGE = Element::IS_BF16 ? 0x43004300u : 0x64006400u;
+    static constexpr u32 MINUS_LARGE = LARGE | 0x80008000u;
+    static constexpr u32 ONE = Element::IS_BF16 ? 0x3F803F80u : 0x3C003C00u;
+
+    // Of bytes 0 and 1, or 2 and 3.
+    __device__ __forceinline__ static u32 spread(u32 word, int second) {
+        const u32 codes = ptx::permute_bytes(word, word, second ? 0x3322 : 0x1100);
+        return ptx::and_xor(codes, 0x000F000Fu, LARGE ^ FLIP * 0x00010001u);
+    }
+};
+
 // Two's complement int4.
 template <typename Element>
-struct Int4 : Packed<Int4<Element>> {
+struct Int4 : Packed<Int4<Element>>, UnsignedPairs<Element, 8> {
     static constexpr float SCALE = Element::IS_BF16 ? 64 : 1;
 
     // Flipping a code's bit 3 adds 8.
@@ -224,21 +258,10 @@ struct Int4 : Packed<Int4<Element>> {
         }
     }
 
-    __device__ static void decode_rows(u32 (&rows)[2][4], const u32 (&raw)[2]) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const u32 low = raw[i / 2], high = raw[i / 2] >> 4;
-            rows[0][i] = pair(ptx::permute_bytes(low, low, i % 2 == 0 ? 0x1100 : 0x3322));
-            rows[1][i] = pair(ptx::permute_bytes(high, high, i % 2 == 0 ? 0x1100 : 0x3322));
-        }
-    }
-
-    // The weights themselves, from codes in the low bits of both halves: 128 or 1024 + (x + 8), with x + 8 in its last mantissa
-    // bits; flipping bit 3 adds the 8.
-    __device__ static u32 pair(u32 codes) {
-        constexpr u32 LARGE = Element::IS_BF16 ? 0x43084308u : 0x64086408u, ONE = Element::IS_BF16 ? 0x3F803F80u : 0x3C003C00u;
-        constexpr u32 MINUS_LARGE = Element::IS_BF16 ? 0xC308C308u : 0xE408E408u;  // with the 8
-        return Element::fma(ptx::and_xor(codes, 0x000F000Fu, LARGE), ONE, MINUS_LARGE);
+    // Flipping bit 3 has added 8.
+    __device__ __forceinline__ static u32 pair(u32 codes, const NoScales&, int) {
+        using Pairs = UnsignedPairs<Element, 8>;
+        return Element::fma(codes, Pairs::ONE, Pairs::MINUS_LARGE + 0x00080008u);
     }
 };
 
@@ -248,7 +271,7 @@ struct Int4 : Packed<Int4<Element>> {
 // bf16 without zero points: scales are 2^-60 ... 2^60, or zero. The scale is a factor of the constants that a pair is made with,
 // since eight times it is no longer than it is. With zero points, a second product has it.
 template <typename Element, bool WITH_ZEROS>
-struct ScaledInt4 : Packed<ScaledInt4<Element, WITH_ZEROS>> {
+struct ScaledInt4 : Packed<ScaledInt4<Element, WITH_ZEROS>>, UnsignedPairs<Element, WITH_ZEROS ? 0 : 8> {
     static constexpr bool FOLDED = Element::IS_BF16 && !WITH_ZEROS;
     static constexpr float SCALE = FOLDED ? 0x1p66f : Element::IS_BF16 ? 64 : 1;
     static constexpr int SCALE_BYTES = 2;
@@ -305,6 +328,31 @@ struct ScaledInt4 : Packed<ScaledInt4<Element, WITH_ZEROS>> {
             }
         }
     }
+
+    struct RowScales {
+        u32 factor[4];
+        u32 offset[WITH_ZEROS ? 4 : 1];
+
+        __device__ __forceinline__ void load(u32 scales, u32 zeros) {
+            load_words<16>(factor, scales);
+            constexpr u32 MINUS_LARGE = UnsignedPairs<Element, 0>::MINUS_LARGE;
+            if constexpr (WITH_ZEROS) {
+                u32 words[2];
+                load_words<8>(words, zeros);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    offset[i] = MINUS_LARGE + ptx::permute_bytes(words[i / 2], 0, i % 2 == 0 ? 0x4140 : 0x4342);
+                }
+            } else {
+                offset[0] = MINUS_LARGE + 0x00080008u;
+            }
+        }
+    };
+
+    __device__ __forceinline__ static u32 pair(u32 codes, const RowScales& scales, int i) {
+        const u32 offset = scales.offset[WITH_ZEROS ? i : 0];
+        return Element::multiply(Element::fma(codes, UnsignedPairs<Element, 0>::ONE, offset), scales.factor[i]);
+    }
 };
 #if defined(ZERO_POINTS)
 template <typename Element>
@@ -317,6 +365,7 @@ using Int4Group = ScaledInt4<Element, ZERO_POINTS>;
 template <typename Element>
 struct E2m1Codes {
     static constexpr u32 FULL = Element::IS_BF16 ? 0x7E807E80u : 0x74007400u;  // 2^126, 2^14
+    static constexpr int CODE_AT = 4;
 
     u32 low, word;
 
@@ -328,6 +377,11 @@ struct E2m1Codes {
 
     __device__ __forceinline__ static u32 place(u32 codes) {
         return Element::IS_BF16 ? codes * 4 & 0x81C081C0u : codes * 32 & 0x8E008E00u;
+    }
+
+    // Those of two columns, from the upper nibbles of bytes 0 and 1, or 2 and 3.
+    __device__ __forceinline__ static u32 spread(u32 word, int second) {
+        return place(ptx::permute_bytes(word, word, second ? 0xB3A2 : 0x9180));
     }
 };
 
@@ -342,19 +396,11 @@ struct Fp4 : Packed<Fp4<Element>> {
         for (int j = 0; j < 4; ++j) pairs[j] = Element::multiply(codes[j], E2m1Codes<Element>::FULL);
     }
 
-    __device__ static void decode_rows(u32 (&rows)[2][4], const u32 (&raw)[2]) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const u32 selector = i % 2 == 0 ? 0x9180 : 0xB3A2;
-            const u32 low = raw[i / 2] << 4, high = raw[i / 2];
-            rows[0][i] = pair(ptx::permute_bytes(low, low, selector));
-            rows[1][i] = pair(ptx::permute_bytes(high, high, selector));
-        }
-    }
+    static constexpr int CODE_AT = E2m1Codes<Element>::CODE_AT;
+    __device__ __forceinline__ static u32 spread(u32 word, int second) { return E2m1Codes<Element>::spread(word, second); }
 
-    __device__ static u32 pair(u32 codes) {
-        using Codes = E2m1Codes<Element>;
-        return Element::multiply(Codes::place(codes), Codes::FULL);
+    __device__ __forceinline__ static u32 pair(u32 codes, const NoScales&, int) {
+        return Element::multiply(codes, E2m1Codes<Element>::FULL);
     }
 };
 
@@ -363,6 +409,7 @@ struct Fp4 : Packed<Fp4<Element>> {
 template <typename Element, typename Byte>
 struct ScaledFp4 : Packed<ScaledFp4<Element, Byte>> {
     static constexpr float SCALE = Byte::SCALE;
+    static constexpr float ROWS_SCALE = Byte::SCALE;
     static constexpr int SCALE_BYTES = 1;
 
     template <int COLUMNS>
@@ -382,10 +429,31 @@ struct ScaledFp4 : Packed<ScaledFp4<Element, Byte>> {
         const E2m1Codes<Element> codes(word);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            u32 code = codes[j];
-            if constexpr (Byte::APART) code = Element::multiply(code, E2m1Codes<Element>::FULL);
-            pairs[j] = Element::multiply(code, scales.factor[(first + j) % COLUMNS]);
+            pairs[j] = scaled(codes[j], scales.factor[(first + j) % COLUMNS]);
         }
+    }
+
+    __device__ __forceinline__ static u32 scaled(u32 codes, u32 factor) {
+        if constexpr (Byte::APART) codes = Element::multiply(codes, E2m1Codes<Element>::FULL);
+        return Element::multiply(codes, factor);
+    }
+
+    struct RowScales {
+        u32 factor[4];
+
+        __device__ __forceinline__ void load(u32 scales, u32) {
+            u32 words[2];
+            load_words<8>(words, scales);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) factor[i] = Byte::pair(words[i / 2], 2 * (i % 2));
+        }
+    };
+
+    static constexpr int CODE_AT = E2m1Codes<Element>::CODE_AT;
+    __device__ __forceinline__ static u32 spread(u32 word, int second) { return E2m1Codes<Element>::spread(word, second); }
+
+    __device__ __forceinline__ static u32 pair(u32 codes, const RowScales& scales, int i) {
+        return scaled(codes, scales.factor[i]);
     }
 };
 
@@ -395,19 +463,22 @@ struct E4m3Scale {
     static constexpr bool APART = false;
     static constexpr float SCALE = Element::IS_BF16 ? 512 : 128;
 
-    // Those of a byte and the next.
+    // Those of a byte and the next, in both halves; as a pair, one in each.
     __device__ __forceinline__ static void factors(u32& first, u32& second, u32 word, int byte) {
-        const u32 codes = ptx::permute_bytes(word, 0, 0x9180 + 0x1111 * byte);  // in each half one, its sign all over the byte above
-        u32 both;
-        if constexpr (Element::IS_BF16) {
-            constexpr u32 TWO_TO_127 = 0x7F007F00u, TWO_TO_110 = 0x76807680u;
-            both = Element::multiply(Element::multiply(codes * 16 & 0x87F087F0u, TWO_TO_127), TWO_TO_110);
-        } else {
-            constexpr u32 TWO_TO_15 = 0x78007800u;
-            both = Element::multiply(codes * 128 & 0xBF80BF80u, TWO_TO_15);
-        }
+        const u32 both = pair(word, byte);
         first = ptx::permute_bytes(both, both, 0x1010);
         second = ptx::permute_bytes(both, both, 0x3232);
+    }
+
+    __device__ __forceinline__ static u32 pair(u32 word, int byte) {
+        const u32 codes = ptx::permute_bytes(word, 0, 0x9180 + 0x1111 * byte);  // in each half one, its sign all over the byte above
+        if constexpr (Element::IS_BF16) {
+            constexpr u32 TWO_TO_127 = 0x7F007F00u, TWO_TO_110 = 0x76807680u;
+            return Element::multiply(Element::multiply(codes * 16 & 0x87F087F0u, TWO_TO_127), TWO_TO_110);
+        } else {
+            constexpr u32 TWO_TO_15 = 0x78007800u;
+            return Element::multiply(codes * 128 & 0xBF80BF80u, TWO_TO_15);
+        }
     }
 };
 template <typename Element>
@@ -423,6 +494,12 @@ struct E8m0Scale {
     __device__ __forceinline__ static void factors(u32& first, u32& second, u32 word, int byte) {
         first = factor(ptx::permute_bytes(word, 0, 0x4440 + byte));
         second = factor(ptx::permute_bytes(word, 0, 0x4441 + byte));
+    }
+
+    __device__ __forceinline__ static u32 pair(u32 word, int byte) {
+        u32 first, second;
+        factors(first, second, word, byte);
+        return ptx::permute_bytes(first, second, 0x5410);
     }
 
     __device__ __forceinline__ static u32 factor(u32 code) {

@@ -32,8 +32,8 @@ __device__ __forceinline__ u64 tcgen05_advance(u64 operand, u32 bytes) {
     return (operand >> 32 << 32) | static_cast<u64>(static_cast<u32>(operand) + (bytes >> 4));
 }
 
-// The descriptor of bf16 or f16 products with f32 sums (9.7.16.4.2, table 42): bits 4-5 sums 1 = f32; 7-9 and 10-12 operands
-// 1 = bf16, 0 = f16; 15 and 16 the operands' majors; 17-22 N / 8; 24-28 M / 16. M is 128 (in a pair 256), N a multiple of 16 up to
+// The descriptor of bf16, f16 or E4M3 products with f32 sums (9.7.16.4.2, table 42): bits 4-5 sums 1 = f32; 7-9 and 10-12 operands
+// 1 = bf16, 0 = f16, or in the kind f8f6f4 0 = E4M3; 15 and 16 the operands' majors; 17-22 N / 8; 24-28 M / 16. M is 128 (in a pair 256), N a multiple of 16 up to
 // 256 (9.7.16.2.1).
 __device__ constexpr u32 tcgen05_instruction(int m, int n, Major a, Major b, bool is_bf16 = true) {
     const u32 type = is_bf16 ? 1 : 0;

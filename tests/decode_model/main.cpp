@@ -2,7 +2,7 @@
 // standard input
 //   BITS_OF_SCALE_0 .. BITS_OF_SCALE_3 ZERO_0 .. ZERO_3 WORD
 // it prints the eight weights of the word's four bytes, the low nibble's first, as the fragments hold them and times the format's
-// factor: the bits of doubles. WEIGHTS, DTYPE and ZERO_POINTS are the kernels' macros.
+// factor: the bits of doubles. Then those of a row of eight columns, which are these four twice, from its rows. WEIGHTS, DTYPE and ZERO_POINTS are the kernels' macros.
 
 #include <cmath>
 #include <cstdint>
@@ -130,9 +130,9 @@ using Weights = decode::WEIGHTS<Element>;
 int main() {
     unsigned scales[4], zeros[4], word;
     while (std::cin >> scales[0] >> scales[1] >> scales[2] >> scales[3] >> zeros[0] >> zeros[1] >> zeros[2] >> zeros[3] >> word) {
-        for (int i = 0; i < 4; ++i) {
-            std::memcpy(memory + i * Weights::SCALE_BYTES, &scales[i], Weights::SCALE_BYTES);  // little-endian
-            memory[256 + i] = static_cast<unsigned char>(zeros[i]);
+        for (int i = 0; i < 8; ++i) {
+            std::memcpy(memory + i * Weights::SCALE_BYTES, &scales[i % 4], Weights::SCALE_BYTES);  // little-endian
+            memory[256 + i] = static_cast<unsigned char>(zeros[i % 4]);
         }
         Weights::Scales<4> of_group;
         of_group.load(0, 256);
@@ -141,6 +141,17 @@ int main() {
         for (const unsigned pair : pairs) {
             for (int i = 0; i < 32; i += 16) {
                 const double weight = Element::number(pair >> i & 0xffff) * static_cast<double>(Weights::SCALE);
+                std::cout << bits_of<std::uint64_t>(weight) << ' ';
+            }
+        }
+        Weights::RowScales of_row;
+        of_row.load(0, 256);
+        unsigned rows[2][4];
+        const unsigned raw[2] = {word, word};
+        Weights::decode_rows(rows, raw, of_row);
+        for (int column = 0; column < 8; ++column) {
+            for (const auto& row : rows) {
+                const double weight = Element::number(row[column / 2] >> column % 2 * 16 & 0xffff) * static_cast<double>(Weights::ROWS_SCALE);
                 std::cout << bits_of<std::uint64_t>(weight) << ' ';
             }
         }

@@ -74,7 +74,7 @@ fn check_sample(gpu: &str, count: u32, seed: u64, opcodes: &[&str]) {
 
 #[test]
 fn blackwells_kernels_have_no_fence_in_a_loop_no_spill_and_no_lane_left_behind() {
-    check_sample("b200", 16, 20, &["UTCHMMA", "LDTM", "HMMA", "UTMALDG", "LDG.E.ENL2.256"]);
+    check_sample("b200", 16, 20, &["UTCHMMA", "UTCQMMA", "LDTM", "HMMA", "UTMALDG", "LDG.E.ENL2.256"]);
 }
 
 #[test]

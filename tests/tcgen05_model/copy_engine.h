@@ -51,7 +51,6 @@ void each_element(const Map& map, u32 shared, const std::vector<int>& begin, Vis
 inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vector<int>& begin, const std::vector<u32>& ranks,
                  bool far) {
     check_map(map, shared);
-    require_grid_wait();
     if (begin.size() != map.tile.size()) fail("a copy with other coordinates than its tensor has");
     for (const u32 rank : ranks) {
         const u32 to = rank << RANK_SHIFT | (shared & WINDOW);
@@ -90,7 +89,6 @@ inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vec
 
 inline void store(const Map& map, u32 shared, const std::vector<int>& begin) {
     check_map(map, shared);
-    require_grid_wait();
     Program& program = program_at(shared);
     check_range(program, shared, static_cast<u32>(map.tile_bytes()));
     if (!current->groups) current->groups = self().cluster->new_id();

@@ -1,6 +1,7 @@
 // Runs gemm_tcgen05.cu on the model for one product and compares with plain sums:
-//   m n k split_k programs order seed
-// The order is 0 for strides, 1 for runs, 2 where the hardware deals the tiles out (so many `programs` at once).
+//   m n k split_k programs order group seed
+// The order is 0 for strides, 1 for runs, 2 where the hardware deals the tiles out (so many `programs` at once). `group`:
+// weights along k that share a scale, 0 where they have none; of E4M3 1 where rows and columns have scales, 128 where blocks have.
 // With `describe` for the seed it writes what it would launch. The launch is made here from the shapes and the macros by the
 // kernel's contract, and from nothing that the kernel or the crate works out, but for the bytes of shared memory, which the
 // contract takes from the kernel.
@@ -12,6 +13,12 @@
 
 namespace {
 
+#if defined(ZERO_POINTS)
+const bool WITH_ZEROS = ZERO_POINTS;
+#else
+const bool WITH_ZEROS = false;
+#endif
+
 int divided(int a, int b) { return (a + b - 1) / b; }
 
 // A code of B's format from random bits, and the weight it stands for.
@@ -22,21 +29,46 @@ float weight(const std::string& format, unsigned bits, uint16_t& code) {
         code = model::to_bf16(value);
         return value;
     }
+    if (format == "E4m3") {  // a quarter to four, of either sign, some of them zero
+        code = bits % 5 == 0 ? 0 : 0x28 + bits / 5 % 0x20 + (bits / 256 % 2 ? 0x80 : 0);
+        return model::from_e4m3(code);
+    }
     if (format == "Int16") {
         code = static_cast<uint16_t>(bits);
         return model::from_bf16(model::to_bf16(static_cast<int16_t>(code)));
     }
     code = bits % 16;
-    if (format == "Int4") return code < 8 ? code : code - 16;
+    if (format == "Int4" || (format == "Int4Group" && !WITH_ZEROS)) return code < 8 ? code : code - 16;
+    if (format == "Int4Group") return code;
     return code < 8 ? E2M1[code] : -E2M1[code - 8];
+}
+
+// A scale of B's format from random bits, few enough of its own that weights need not be rounded, and what it stands for.
+float scale(const std::string& format, unsigned bits, uint16_t& code) {
+    if (format == "Int4Group") {
+        const float value = std::ldexp(1 + bits % 4 / 4.0f, static_cast<int>(bits / 4 % 5) - 3) * (bits / 32 % 2 ? 1 : -1);
+        code = model::to_bf16(value);
+        return value;
+    }
+    if (format == "Nvfp4") {  // E4M3: subnormal ones, zero, and up to 4
+        code = bits % 72;
+        return code < 8 ? code / 512.0f : std::ldexp(1 + code % 8 / 8.0f, code / 8 - 7);
+    }
+    if (format == "E4m3") return std::ldexp(1 + bits % 4 / 4.0f, static_cast<int>(bits / 4 % 5) - 3) * (bits / 32 % 8 ? 1 : -1);
+    code = 123 + bits % 8;
+    return std::ldexp(1.0f, code - 127);
 }
 
 #define NAME_OF(macro) #macro
 #define NAME(macro) NAME_OF(macro)
 const std::string FORMAT = NAME(WEIGHTS);
-const int WEIGHTS_A_ROW = FORMAT == "Int4" || FORMAT == "Fp4" ? 2 : 1;  // of k, in a row of B's bytes
-const int WEIGHT_BYTES = WEIGHTS_A_ROW == 2 ? 1 : 2;
-const bool CODED = FORMAT != "Bf16";
+const bool IS_FP8 = FORMAT == "E4m3";                                               // A as well
+const int WEIGHTS_A_ROW = FORMAT == "Bf16" || FORMAT == "Int16" || IS_FP8 ? 1 : 2;  // of k, in a row of B's bytes
+const int WEIGHT_BYTES = WEIGHTS_A_ROW == 2 || IS_FP8 ? 1 : 2;
+const int ACTIVATION_BYTES = IS_FP8 ? 1 : 2;
+const int SCALE_ELEMENT_BYTES = FORMAT == "Int4Group" ? 2 : 1;
+const float TENSOR_SCALE = 0.5f;  // of Nvfp4
+const bool CODED = FORMAT != "Bf16" && !IS_FP8;
 const bool IN_TENSOR_MEMORY = TENSOR_WEIGHTS;                            // decoded weights
 const bool WEIGHTS_FIRST = IN_TENSOR_MEMORY || BLOCK_M < 128;            // the instruction's rows are columns of C
 const int TOGETHER = (WEIGHTS_FIRST ? BLOCK_N : BLOCK_M) > 128 ? 2 : 1;  // programs of a tile
@@ -46,19 +78,25 @@ int line_of(int extent) { return extent % 64 == 0 ? 64 : extent % 32 == 0 ? 32 :
 
 struct Problem {
     int m, n, k, split_k, programs;
-    int order;
+    int order, group;
     unsigned seed;
+};
+
+// What B's weights share: for each group of them along k and each column a scale, and a zero point.
+struct Groups {
+    std::vector<uint8_t> scales, zeros;
+    std::vector<float> of_rows, of_columns;  // of E4M3: a row of A's and a column of B's, or those of blocks
 };
 
 // What a product is launched with: tensor maps of A, B and C, the grid, and the last arguments.
 struct Launched {
-    model::Map a, b, c;
+    model::Map a, b, c, scales, zeros;
     model::Launch grid;
-    int tiles, tiles_m, tiles_n, k_steps, split_k, stride, span;
+    int tiles, tiles_m, tiles_n, k_steps, split_k, stride, span, group, group_steps;
 };
 
-Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c) {
-    const auto [m, n, k, split_k, asked_programs, order, seed] = problem;
+Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Groups& groups) {
+    const auto [m, n, k, split_k, asked_programs, order, group, seed] = problem;
     const int columns = BLOCK_N / TOGETHER;
     const int b_line = line_of(columns), coded_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : columns;
     const int c_line = line_of(WEIGHTS_FIRST ? BLOCK_M : BLOCK_N);
@@ -71,15 +109,30 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c) {
             {coded_line, BLOCK_K / WEIGHTS_A_ROW},
             IN_TENSOR_MEMORY ? 128 : 0};
     if (!CODED) it.b = {b, 2, {n, k}, {2 * n}, {b_line, BLOCK_K}, 2 * b_line};
+    if (IS_FP8) {
+        it.a = {a, 1, {k, m}, {k}, {128, BLOCK_M / TOGETHER}, 128};
+        it.b = {b, 1, {k, n}, {k}, {128, columns}, 128};
+    }
     it.c = {c, 2, {n, m}, {2 * n}, {c_line, 32}, 2 * c_line};
     if (WEIGHTS_FIRST) it.c = {c, 2, {n, m}, {2 * n}, {32, c_line}, 0};
+
+    it.group = group;
+    if (group > 0 && !IS_FP8) {
+        const int count = divided(k, group), groups_a_step = BLOCK_K / std::min(group, BLOCK_K);
+        const auto tiles = [&](std::vector<uint8_t>& values, int bytes) {
+            return model::Map{values.data(), bytes, {n, count}, {n * bytes}, {columns, groups_a_step}, 0};
+        };
+        it.scales = tiles(groups.scales, SCALE_ELEMENT_BYTES), it.zeros = tiles(groups.zeros, 1);
+        it.group_steps = group >= k ? divided(k, BLOCK_K) : divided(group, BLOCK_K);
+    }
 
     it.tiles_m = divided(m, BLOCK_M), it.tiles_n = divided(n, BLOCK_N), it.tiles = it.tiles_m * it.tiles_n;
     it.k_steps = divided(k, BLOCK_K), it.split_k = split_k;
     const int work = it.tiles * split_k, programs = order == 2 ? work : std::min(asked_programs, work);
     it.stride = order == 2 ? 0 : order == 1 ? 1 : programs, it.span = order == 1 ? divided(work, programs) : work;
     it.grid.programs = programs * TOGETHER, it.grid.cluster = TOGETHER, it.grid.threads = 32 * (6 + DECODE_WARPS);
-    it.grid.shared_bytes = SMEM_BYTES, it.grid.after_a_grid = true;
+    if (IS_FP8 && (WEIGHTS_FIRST ? BLOCK_M : BLOCK_N) > 128) it.grid.threads = 384;
+    it.grid.shared_bytes = SMEM_BYTES;
     if (order == 2) it.grid.at_once = asked_programs;
     return it;
 }
@@ -88,21 +141,37 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c) {
 void describe(const Launched& it) {
     printf("grid %u cluster %u threads %u shared %u\n", it.grid.programs, it.grid.cluster, it.grid.threads,
            it.grid.shared_bytes);
-    for (const model::Map* map : {&it.a, &it.b, &it.c}) {
+    std::vector<const model::Map*> maps{&it.a, &it.b, &it.c};
+    if (it.group > 0 && !IS_FP8) maps.push_back(&it.scales);
+    if (WITH_ZEROS) maps.push_back(&it.zeros);
+    for (const model::Map* map : maps) {
         printf("map of %d bytes, %lld x %lld, rows of %lld, tiles %d x %d, swizzle %d\n", map->element_bytes,
                static_cast<long long>(map->extents[0]), static_cast<long long>(map->extents[1]),
                static_cast<long long>(map->strides_bytes[0]), map->tile[0], map->tile[1], map->swizzle_bytes);
     }
     const int parts = it.split_k > 1 ? it.split_k : 0;
     printf("workspace %lld counters %d\n", 4ll * it.tiles * parts * BLOCK_M * BLOCK_N, parts ? it.tiles * TOGETHER : 0);
-    printf("arguments %d %d %d %d %d %d\n", it.tiles_m, it.tiles_n, it.k_steps, it.split_k, it.stride, it.span);
+    printf("arguments %d %d %d %d %d %d", it.tiles_m, it.tiles_n, it.k_steps, it.split_k, it.stride, it.span);
+    if (IS_FP8) printf(" %lld %lld %d %d", static_cast<long long>(it.a.extents[1]), static_cast<long long>(it.b.extents[1]), divided(it.a.extents[0], 128), it.group == 1);
+    it.group > 0 && !IS_FP8 ? printf(" %d\n", it.group_steps) : printf("\n");
 }
 
-// C, which begins as NaN, from A and from B's bytes.
-std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, const Problem& problem) {
+#if defined(BLOCK_SCALES)
+#define GROUP_ARGUMENTS \
+    , groups.of_rows.data(), groups.of_columns.data(), problem.m, problem.n, divided(problem.k, 128), problem.group == 1
+#elif !defined(GROUP)
+#define GROUP_ARGUMENTS
+#elif defined(ZERO_POINTS) && ZERO_POINTS
+#define GROUP_ARGUMENTS , parameter(it.scales), parameter(it.zeros), nullptr, it.group_steps
+#else
+#define GROUP_ARGUMENTS , parameter(it.scales), nullptr, FORMAT == "Nvfp4" ? &TENSOR_SCALE : nullptr, it.group_steps
+#endif
+
+// C, which begins as NaN, from A, from B's bytes and from what its weights share.
+std::vector<uint16_t> run(std::vector<uint8_t>& a, std::vector<uint8_t>& b, Groups& groups, const Problem& problem) {
     std::vector<uint16_t> c(static_cast<size_t>(problem.m) * problem.n, 0x7FC0);
     const auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
-    const Launched it = launch(problem, bytes(a), b.data(), bytes(c));
+    const Launched it = launch(problem, a.data(), b.data(), bytes(c), groups);
     const size_t sums = problem.split_k > 1 ? static_cast<size_t>(it.tiles) * problem.split_k * BLOCK_M * BLOCK_N : 0;
     std::vector<float4> partials(sums / 4 + 1, float4{NAN, NAN, NAN, NAN});
     std::vector<unsigned> arrivals(it.tiles * TOGETHER, 0);
@@ -116,7 +185,7 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
     };
     model::run_grid(it.grid, problem.seed, [&] {
         gemm_tcgen05(parameter(it.a), parameter(it.b), parameter(it.c), reinterpret_cast<float*>(partials.data()),
-                     arrivals.data(), it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span);
+                     arrivals.data(), it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span GROUP_ARGUMENTS);
     });
     for (const unsigned count : arrivals) {
         if (count != 0) model::fail("a count of arrivals is left at %u", count);
@@ -128,36 +197,73 @@ std::vector<uint16_t> run(std::vector<uint16_t>& a, std::vector<uint8_t>& b, con
 
 int main(int, char** arguments) {
     const auto number = [&](int index) { return atoi(arguments[index]); };
-    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), static_cast<unsigned>(number(7))};
-    const auto [m, n, k, split_k, programs, order, seed] = problem;
-    if (std::string(arguments[7]) == "describe") {
-        describe(launch(problem, nullptr, nullptr, nullptr));
+    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), number(7),
+                          static_cast<unsigned>(number(8))};
+    const auto [m, n, k, split_k, programs, order, group, seed] = problem;
+    Groups groups;
+    if (std::string(arguments[8]) == "describe") {
+        describe(launch(problem, nullptr, nullptr, nullptr, groups));
         return 0;
     }
     std::mt19937 random(1);
-    std::vector<uint16_t> a(static_cast<size_t>(m) * k);
-    for (auto& value : a) value = model::to_bf16(static_cast<int>(random() % 9) - 4);
+    std::vector<uint8_t> a(static_cast<size_t>(m) * k * ACTIVATION_BYTES);
+    std::vector<float> activations(static_cast<size_t>(m) * k);
+    for (size_t place = 0; place < activations.size(); ++place) {
+        uint16_t code;
+        activations[place] = weight(IS_FP8 ? "E4m3" : "Bf16", random(), code);
+        memcpy(&a[place * ACTIVATION_BYTES], &code, ACTIVATION_BYTES);
+    }
     std::vector<float> weights(static_cast<size_t>(k) * n);
+    std::vector<float> scales, zeros;  // what the groups' stand for
+    const int blocks_k = divided(k, 128);
+    const auto fill = [&](std::vector<float>& values, int count) {
+        uint16_t none;
+        for (int i = 0; i < count; ++i) values.push_back(scale(FORMAT, random(), none));
+    };
+    if (IS_FP8) {
+        fill(groups.of_rows, group == 128 ? blocks_k * m : group == 1 ? m : 1);
+        fill(groups.of_columns, group == 128 ? divided(n, 128) * blocks_k : group == 1 ? n : 1);
+    }
+    // The scales of a row of A and of a column of B, at a place along k.
+    const auto of_row = [&](int row, int i) {
+        return !IS_FP8 ? 1 : groups.of_rows[group == 128 ? i / 128 * m + row : group == 1 ? row : 0];
+    };
+    const auto of_column = [&](int column, int i) {
+        return !IS_FP8 ? 1 : groups.of_columns[group == 128 ? column / 128 * blocks_k + i / 128 : group == 1 ? column : 0];
+    };
+    for (int place = 0; group > 0 && !IS_FP8 && place < divided(k, group) * n; ++place) {
+        uint16_t code;
+        scales.push_back(scale(FORMAT, random(), code) * (FORMAT == "Nvfp4" ? TENSOR_SCALE : 1));
+        for (int i = 0; i < SCALE_ELEMENT_BYTES; ++i) groups.scales.push_back(static_cast<uint8_t>(code >> 8 * i));
+        groups.zeros.push_back(WITH_ZEROS ? random() % 16 : 0);
+        zeros.push_back(groups.zeros.back());
+    }
     std::vector<uint8_t> b(static_cast<size_t>(k) / WEIGHTS_A_ROW * n * WEIGHT_BYTES);
     for (int row = 0; row < k; ++row) {
         for (int column = 0; column < n; ++column) {
             uint16_t code;
-            weights[row * n + column] = weight(FORMAT, random(), code);
-            const size_t place = (static_cast<size_t>(row / WEIGHTS_A_ROW) * n + column) * WEIGHT_BYTES;
+            float& value = weights[row * n + column];
+            value = weight(FORMAT, random(), code);
+            if (group > 0 && !IS_FP8) {
+                const int shared = row / group * n + column;
+                value = (value - zeros[shared]) * scales[shared];
+            }
+            size_t place = (static_cast<size_t>(row / WEIGHTS_A_ROW) * n + column) * WEIGHT_BYTES;
+            if (IS_FP8) place = static_cast<size_t>(column) * k + row;
             if (WEIGHTS_A_ROW == 2) {
                 b[place] |= code << 4 * (row % 2);
             } else {
-                memcpy(&b[place], &code, 2);
+                memcpy(&b[place], &code, WEIGHT_BYTES);
             }
         }
     }
 
-    const auto c = run(a, b, problem);
+    const auto c = run(a, b, groups, problem);
     for (int row = 0; row < m; ++row) {
         std::vector<double> sums(n);
         for (int i = 0; i < k; ++i) {
-            const double left = model::from_bf16(a[row * k + i]);
-            for (int column = 0; column < n; ++column) sums[column] += left * weights[i * n + column];
+            const double left = activations[row * k + i] * of_row(row, i);
+            for (int column = 0; column < n; ++column) sums[column] += left * weights[i * n + column] * of_column(column, i);
         }
         for (int column = 0; column < n; ++column) {
             const double got = model::from_bf16(c[row * n + column]), sum = sums[column];

@@ -379,15 +379,16 @@ inline void tensor_commit(Call& call) {
     commit(call.group(), call.address(0), multicast, multicast ? call.word(1) : 0);
 }
 inline void tensor_mma(Call& call) {
-    const bool is_e2m1 = call.has("kind::mxf4nvf4") && call.has("scale_vec::4X");
-    if (is_e2m1 || (call.has("kind::mxf8f6f4") && call.has("scale_vec::1X"))) {
-        if (!call.has("block_scale")) fail("%s is not modelled", call.statement.name.c_str());
+    if (call.has("block_scale")) {
+        const bool is_e2m1 = call.has("kind::mxf4nvf4") && call.has("scale_vec::4X");
+        if (!is_e2m1 && !(call.has("kind::mxf8f6f4") && call.has("scale_vec::1X"))) fail("%s is not modelled", call.statement.name.c_str());
         return multiply_scaled(call.group(), {is_e2m1}, call.address(0), static_cast<u64>(call.get(1)),
                                static_cast<u64>(call.get(2)), call.word(3), call.address(4), call.address(5), call.get(6) != 0);
     }
-    if (!call.has("kind::f16")) fail("%s is not modelled", call.statement.name.c_str());
+    const int element_bytes = call.has("kind::f16") ? 2 : call.has("kind::f8f6f4") ? 1 : 0;
+    if (element_bytes == 0) fail("%s is not modelled", call.statement.name.c_str());
     const bool held = call.at(1).kind == Operand::ADDRESS;
-    multiply(call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held,
+    multiply(element_bytes, call.group(), call.address(0), held ? call.address(1) : static_cast<u64>(call.get(1)), held,
              static_cast<u64>(call.get(2)), call.word(3), call.get(call.statement.operands.size() - 1) != 0);
 }
 
@@ -443,15 +444,7 @@ inline void multiply_of_warp(Call& call) {
     }
 }
 
-// ---- The order of grids, and of their programs ----
-
-inline void grid(Call& call) {
-    if (call.has("wait")) {
-        current->now.raise(self().cluster->grid_wait, 1);
-    } else {
-        self().let_next_grid_begin = true;
-    }
-}
+// ---- The order of a grid's programs ----
 
 struct Cancelled {
     bool is_cancelled;
@@ -610,7 +603,6 @@ inline const std::vector<Known>& instructions() {
         {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", run::multiply_of_warp},
         {"cvt.rn.f16x2.f32", run::pack_f16_pair},
         {"cvt.rn.f16.f32", run::round_f16},
-        {"griddepcontrol", run::grid},
         {"clusterlaunchcontrol.try_cancel", run::try_cancel},
         {"clusterlaunchcontrol.query_cancel", run::query_cancel},
         {"cvt.rn.bf16x2.f32", run::pack_pair},

@@ -74,12 +74,10 @@ void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& 
         fail("a launch that no GPU takes");
     threads_of_grid = launch.programs * launch.threads;
     threads_of_cluster = launch.cluster * launch.threads;
-    needs_grid_wait = launch.after_a_grid;
     grid_programs = launch.programs;
     for (u32 index = 0; index < launch.programs / launch.cluster; ++index) {
         auto cluster = std::make_unique<Cluster>();
         cluster->index = index;
-        cluster->grid_wait = cluster->new_id();
         cluster->first_column = random_bits() % 8 * 32 + 32;
         for (u32 rank = 0; rank < launch.cluster; ++rank) {
             auto program = std::make_unique<Program>();

@@ -97,7 +97,6 @@ struct Map {
 struct Launch {
     u32 programs, cluster, threads, shared_bytes;
     u32 at_once = ~0u;          // clusters that fit the GPU together
-    bool after_a_grid = false;  // whether it may start while the grid before it still runs
 };
 
 // Runs `body` in every thread of the grid, in an order that the seed decides.
@@ -119,6 +118,11 @@ inline u32 bits_of(float value) {
     return bits;
 }
 inline float from_bf16(u32 bits) { return float_of(bits << 16); }
+inline float from_e4m3(u32 code) {
+    const u32 exponent = code >> 3 & 15, mantissa = code & 7;
+    const float magnitude = exponent == 0 ? mantissa / 512.0f : float_of((exponent + 120) << 23 | mantissa << 20);
+    return (code & 127) == 127 ? float_of(0x7FC00000) : code & 128 ? -magnitude : magnitude;
+}
 inline u32 to_bf16(float value) {
     const u32 bits = bits_of(value);
     return value != value ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;

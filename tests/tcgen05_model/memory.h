@@ -91,7 +91,7 @@ struct Program {
     std::deque<std::function<void()>> products;  // of its tensor cores, done in their order
     int in_flight = 0;                           // what the engines have still to do to its shared memory
     int left = 0;                                // threads that have ended
-    bool has_left = false, let_next_grid_begin = false;
+    bool has_left = false;
     Knowledge last;  // of all that have ended
 };
 
@@ -105,7 +105,6 @@ struct Cluster {
     u32 first_column = 0;  // where this cluster's tensor memory begins, in all of its programs
     bool is_cancelled = false, was_told_none = false;
     Id next_id = SECTIONS * threads_of_cluster;  // of a clock's entries
-    Id grid_wait = 0;                            // the entry of griddepcontrol.wait
     Id new_id() { return index << CLUSTER_SHIFT | next_id++; }
 };
 
@@ -217,7 +216,6 @@ struct Global {
     std::map<const void*, View> told;  // by atomics at these words
 };
 inline std::vector<Global> globals;
-inline bool needs_grid_wait = false;
 
 void share(void* begin, size_t bytes) {
     globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / 16 + 1), {}});
@@ -230,17 +228,9 @@ inline Global* global_of(const void* pointer) {
     return nullptr;
 }
 
-// Whether a grid before this one is known to have ended, where one may still run.
-inline void require_grid_wait() {
-    if (needs_grid_wait && current && current->now.order[self().cluster->grid_wait] == 0) {
-        fail("global memory before griddepcontrol.wait: the grid before this one may still write it");
-    }
-}
-
 void thread_reads_global(const void* pointer, size_t bytes) {
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
-    require_grid_wait();
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
     for (size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
         if (!seen_by_thread(it->cells[i].write))
@@ -252,7 +242,6 @@ void thread_reads_global(const void* pointer, size_t bytes) {
 void thread_writes_global(const void* pointer, size_t bytes) {
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
-    require_grid_wait();
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
     for (size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
         if (!seen_by_thread(it->cells[i].write) || !it->cells[i].reads_known(seen_by_thread)) {
@@ -273,7 +262,6 @@ void fence_gpu() {
 u32 atomic_add(u32* pointer, u32 value) {
     Global* it = global_of(pointer);
     if (!it) fail("an atomic at memory that the launch does not name");
-    require_grid_wait();
     View& told = it->told[pointer];
     current->now.received.join(told);
     told.join(current->now.memory.shown_to_gpu());

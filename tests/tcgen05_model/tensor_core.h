@@ -1,4 +1,4 @@
-// The tensor cores: products of tiles that descriptors name, of bf16 with f32 sums. They are done in the order of issue, and
+// The tensor cores: products of tiles that descriptors name, of bf16 or E4M3 with f32 sums. They are done in the order of issue, and
 // some time after it; a commit arrives when those before it are done. Sections are those of the PTX ISA 9.2 manual.
 #pragma once
 
@@ -11,10 +11,11 @@ namespace model {
 // layouts (9.7.16.5.1).
 struct SharedOperand {
     u32 start, leading, stride;
-    int line_bytes;
+    int line_bytes, element_bytes;
     bool mn_major;
 
-    SharedOperand(u64 bits, bool mn_major) : mn_major(mn_major) {
+    SharedOperand(u64 bits, bool mn_major, int element_bytes) : element_bytes(element_bytes), mn_major(mn_major) {
+        if (mn_major && element_bytes != 2) fail("an MN-major operand of %d bytes an element is not modelled", element_bytes);
         start = (bits & 0x3FFF) << 4, leading = (bits >> 16 & 0x3FFF) << 4, stride = (bits >> 32 & 0x3FFF) << 4;
         const int swizzle = static_cast<int>(bits >> 61);
         line_bytes = swizzle == 2 ? 128 : swizzle == 4 ? 64 : swizzle == 6 ? 32 : 0;
@@ -25,7 +26,7 @@ struct SharedOperand {
     u32 at(int index, int k) const {
         const int elements = line_bytes / 2;
         const u32 offset = mn_major ? index / elements * leading + index % elements * 2 + k % 8 * line_bytes + k / 8 * stride
-                                    : index / 8 * stride + index % 8 * line_bytes + k * 2;
+                                    : index / 8 * stride + index % 8 * line_bytes + k * element_bytes;
         return swizzle(start + offset, line_bytes);
     }
 };
@@ -38,6 +39,9 @@ struct Product {
     u32 a_address;                       // there
     std::vector<std::vector<u32>> a, b;  // addresses of each program's elements, index after index
     bool add;
+    int element_bytes;
+
+    int depth() const { return 32 / element_bytes; }  // of k
 };
 
 // The programs that take part: the current one, or its pair.
@@ -64,27 +68,29 @@ inline void read_by_product(Program& program, u32 address, Stamp stamp) {
 
 inline void compute(const Product& product, const std::vector<Program*>& programs) {
     const int a_rows = product.m / product.group, b_rows = product.n / product.group;
-    std::vector<float> b(product.n * 16);
-    const auto element = [](Program& program, u32 address) {
+    const int depth = product.depth();
+    std::vector<float> b(product.n * depth);
+    const auto element = [&](Program& program, u32 address) {
+        if (product.element_bytes == 1) return from_e4m3(*bytes_at(program, address));
         uint16_t value;
         memcpy(&value, bytes_at(program, address), 2);
         return from_bf16(value);
     };
     for (int j = 0; j < product.n; ++j) {
-        for (int k = 0; k < 16; ++k)
-            b[k * product.n + j] = element(*programs[j / b_rows], product.b[j / b_rows][j % b_rows * 16 + k]);
+        for (int k = 0; k < depth; ++k)
+            b[k * product.n + j] = element(*programs[j / b_rows], product.b[j / b_rows][j % b_rows * depth + k]);
     }
     for (int i = 0; i < product.m; ++i) {
         Program& program = *programs[i / a_rows];
         float* row = reinterpret_cast<float*>(&program.tensor.words[i % a_rows * COLUMNS + (product.sums & 0xFFFF)]);
         if (!product.add) std::fill(row, row + product.n, 0.0f);
-        for (int k = 0; k < 16; ++k) {
+        for (int k = 0; k < depth; ++k) {
             float left;
             if (product.a_in_tensor_memory) {
                 const u32 word = program.tensor.words[i % a_rows * COLUMNS + (product.a_address & 0xFFFF) + k / 2];
                 left = from_bf16(k % 2 ? word >> 16 : word & 0xFFFF);
             } else {
-                left = element(program, product.a[i / a_rows][i % a_rows * 16 + k]);
+                left = element(program, product.a[i / a_rows][i % a_rows * depth + k]);
             }
             const float* right = &b[k * product.n];
             for (int j = 0; j < product.n; ++j) row[j] += left * right[j];
@@ -118,12 +124,15 @@ inline void write_sums(Program& program, u32 first, int lanes, int columns, Stam
     }
 }
 
-// One product, by its instruction descriptor (9.7.16.4.2, table 42). `a` is a descriptor or an address of tensor memory.
-inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b, u32 instruction, bool add) {
+// One product, by its instruction descriptor (9.7.16.4.2, table 42). `a` is a descriptor or an address of tensor memory. An element
+// has two bytes in the kind f16, one in f8f6f4.
+inline void multiply(int element_bytes, int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b, u32 instruction, bool add) {
     const int m = (instruction >> 24 & 31) * 16, n = (instruction >> 17 & 63) * 8;
     const bool a_mn = instruction >> 15 & 1, b_mn = instruction >> 16 & 1;
-    if ((instruction & 0xE080'7FFF) != (1 << 4 | 1 << 7 | 1 << 10))
-        fail("an instruction descriptor %08x that is not of bf16 products with f32 sums", instruction);
+    const u32 type = element_bytes == 2 ? 1 : 0;  // bf16, E4M3
+    if ((instruction & 0xE080'7FFF) != (1 << 4 | type << 7 | type << 10))
+        fail("an instruction descriptor %08x that is not of %s products with f32 sums", instruction, type ? "bf16" : "E4M3");
+    if (a_in_tensor_memory && element_bytes != 2) fail("an operand of E4M3 in tensor memory is not modelled");
     if (m != 128 * group) fail("a product of M = %d by %d programs is not modelled", m, group);
     const int step = 16 * group;
     if (n < step || n > 256 || n % step != 0) fail("a product of N = %d by %d programs", n, group);
@@ -135,7 +144,7 @@ inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b,
     if (!current->commits) current->commits = self().cluster->new_id();
     const Stamp stamp{current->commits, current->products};
     const std::vector<Program*> programs = programs_of(group);
-    Product product{group, m, n, sums, a_in_tensor_memory, static_cast<u32>(a), {}, {}, add};
+    Product product{group, m, n, sums, a_in_tensor_memory, static_cast<u32>(a), {}, {}, add, element_bytes};
     const int a_rows = m / group, b_rows = n / group;
     for (Program* program : programs) {
         TensorMemory& memory = program->tensor;
@@ -154,15 +163,16 @@ inline void multiply(int group, u32 sums, u64 a, bool a_in_tensor_memory, u64 b,
         }
         write_sums(*program, sums & 0xFFFF, a_rows, n, stamp);
         const auto addresses = [&](const SharedOperand& operand, int rows) {
-            std::vector<u32> all(rows * 16);
-            for (int i = 0; i < rows * 16; ++i) {
-                all[i] = operand.at(i / 16, i % 16);
-                read_by_product(*program, all[i], stamp);
+            const int depth = product.depth();
+            std::vector<u32> all(rows * depth);
+            for (int i = 0; i < rows * depth; ++i) {
+                all[i] = operand.at(i / depth, i % depth);
+                read_by_product(*program, all[i] / 2 * 2, stamp);
             }
             return all;
         };
-        if (!a_in_tensor_memory) product.a.push_back(addresses(SharedOperand(a, a_mn), a_rows));
-        product.b.push_back(addresses(SharedOperand(b, b_mn), b_rows));
+        if (!a_in_tensor_memory) product.a.push_back(addresses(SharedOperand(a, a_mn, element_bytes), a_rows));
+        product.b.push_back(addresses(SharedOperand(b, b_mn, element_bytes), b_rows));
         ++program->in_flight;
     }
     issue(self(), [product = std::move(product), programs] {
@@ -256,7 +266,7 @@ inline void multiply_scaled(int group, ScaledKind kind, u32 sums, u64 a, u64 b, 
         read_scales(*program, b_scales, n, stamp, "scales of B");
         write_sums(*program, sums & 0xFFFF, a_rows, n, stamp);
         const auto addresses = [&](u64 descriptor, int rows) {
-            const SharedOperand operand(descriptor, false);
+            const SharedOperand operand(descriptor, false, 2);
             std::vector<u32> all(rows * 16);
             for (int i = 0; i < rows * 16; ++i) {
                 all[i] = operand.at(i / 16, i % 16);

@@ -62,8 +62,6 @@ inline void allocate(int group, u32 address, u32 columns) {
     check_pair(group, "tcgen05.alloc");
     if (!memory.has_permit) fail("tcgen05.alloc after relinquish_alloc_permit");
     if (memory.columns) fail("a second tcgen05.alloc is not modelled");
-    if (self().let_next_grid_begin)
-        fail("tcgen05.alloc after griddepcontrol.launch_dependents: the next grid may have it, and wait for this one");
     u32 first = self().cluster->first_column;
     if (first + columns > COLUMNS) first = COLUMNS - columns;
     memory.first_column = first, memory.columns = columns, memory.group = group, memory.was_allocated = true;

@@ -1,8 +1,8 @@
-//! `gemm_fp8.cu`: products of E4M3 numbers with scales, by Hopper's own `wgmma` for them.
+//! Products of E4M3 numbers with scales: `gemm_fp8.cu` by Hopper's own `wgmma` for them, `gemm_tcgen05.cu` by Blackwell's.
 //!
 //! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
 
-use super::{EXTENTS, ProgramOrder, TILES, group_m, program_order, split_k, vector_bytes};
+use super::{EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
@@ -301,13 +301,14 @@ impl FamilySpec for Fp8 {
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
         knobs::only(config, &super::KNOBS)?;
-        require!(
-            profile.mma.contains(&Mma::Wgmma),
-            "{} has no wgmma, the only kind of tensor core that products of 8-bit floats have a kernel for",
-            profile.name
-        );
-        require!(config.mma == Some(Mma::Wgmma), "a product of 8-bit floats needs mma: wgmma");
+        let mma = config.mma.filter(|mma| matches!(mma, Mma::Wgmma | Mma::Tcgen05));
+        let mma = mma.ok_or_else(|| Rejection("a product of 8-bit floats needs mma: wgmma or tcgen05".into()))?;
+        require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         super::check_order_knobs(config)?;
+        if mma == Mma::Tcgen05 {
+            knobs::any_order(config)?;
+            return tcgen05::check(config, Weights::E4m3, profile);
+        }
         knobs::order(config)?;
         let tiling = Tiling::new(config)?;
         super::check_cluster(config)?;
@@ -315,10 +316,10 @@ impl FamilySpec for Fp8 {
         knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config)), profile)
     }
 
-    fn conditions(&self, _config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        static CONDITIONS: LazyLock<Vec<Condition>> =
+    fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
+        static OF_WGMMA: LazyLock<Vec<Condition>> =
             LazyLock::new(|| legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]));
-        &CONDITIONS
+        if config.mma == Some(Mma::Tcgen05) { tcgen05::conditions(Weights::E4m3) } else { &OF_WGMMA }
     }
 
     fn axes(&self) -> &'static [Axis] {
@@ -327,6 +328,9 @@ impl FamilySpec for Fp8 {
     }
 
     fn footprint(&self, config: &Config, problem: &Problem, _profile: &GpuProfile) -> Result<Footprint, Rejection> {
+        if config.mma == Some(Mma::Tcgen05) {
+            return tcgen05::footprint(config, Weights::E4m3);
+        }
         let tiling = Tiling::new(config)?;
         let ([_, _, k], scaling) = parts_of(problem);
         // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
@@ -348,6 +352,14 @@ impl FamilySpec for Fp8 {
     ) -> Result<(KernelSpec, Launch), Rejection> {
         let (extents, scaling) = parts_of(problem);
         let [m, n, k] = extents;
+        let scale_step = u64::from(scaling == Scaling::RowColumn);
+        if config.mma == Some(Mma::Tcgen05) {
+            let numbers = [m, n, k.div_ceil(PROMOTED), scale_step].map(|number| Arg::I32(number as i32));
+            let arguments = [Arg::Input(2), Arg::Input(3)].into_iter().chain(numbers).collect();
+            let scales = tcgen05::Scales { of_blocks: scaling == Scaling::Block, arguments };
+            let product = Product { weights: Weights::E4m3, dtype: Element::Bf16, groups: None, m, n, k };
+            return tcgen05::build(config, &product, Some(scales), profile);
+        }
         let tiling = Tiling::new(config)?;
         let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
         let k_steps = k.div_ceil(tiling.k);
@@ -363,7 +375,6 @@ impl FamilySpec for Fp8 {
             ("K_VECTOR_BYTES", k_vector_bytes(k).to_string()),
             ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
         ];
-        let scale_step = u64::from(scaling == Scaling::RowColumn);
         let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span, scale_step];
         let args = tiling.operands(extents).into_iter().chain([Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
         let launch = Launch {
@@ -428,7 +439,8 @@ impl FamilySpec for Fp8 {
 mod tests {
     use super::{MATMUL_FP8, Scaling, Tiling};
     use crate::families::{
-        Arg, Element, FamilySpec, HostTensor, KernelSpec, Launch, Mapped, Swizzle, TensorMap, TensorSpec, fill, spec,
+        Arg, Code, Element, FamilySpec, HostTensor, KernelSpec, Launch, Mapped, Swizzle, TensorMap, TensorSpec, fill,
+        spec,
     };
     use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
     use proptest::prelude::*;
@@ -551,6 +563,39 @@ mod tests {
     }
 
     #[test]
+    fn blackwell_scales_what_it_stores() {
+        let b200 = GpuProfile::by_name("b200").unwrap();
+        let program = |block_sizes: [u32; 3], scaling: &str| {
+            let config =
+                Config { block_sizes: block_sizes.to_vec(), mma: Some(Mma::Tcgen05), num_warps: None, ..config() };
+            let problem = problem(&format!("m=300,n=520,k=1040{scaling}"));
+            spec(Family::MatmulFp8).program(&config, &problem, &b200)
+        };
+        let (kernel, launch) = program([256, 256, 128], ",scale_block=128").unwrap();
+        assert_eq!(kernel.code, Code::Shipped("gemm_tcgen05.cu".into()));
+        let [a, b, c] = [0, 1, 2].map(|place| map(&launch.args[place]));
+        assert_eq!((a.tile.as_slice(), a.swizzle, a.element), (&[128, 128][..], Swizzle::Bytes128, Element::Fp8));
+        assert_eq!((b.tile.as_slice(), b.extents.as_slice()), (&[128, 128][..], &[1040, 520][..]));
+        assert_eq!((c.tile.as_slice(), c.of, c.element), (&[64, 32][..], Mapped::Output, Element::Bf16));
+        // Two groups of four warps store, so that each thread has 128 columns.
+        assert_eq!((launch.threads[0], launch.cluster[0]), (384, 2));
+        let numbers = [300, 520, 9, 0].map(Arg::I32);
+        assert_eq!(launch.args[launch.args.len() - 6..], [&[Arg::Input(2), Arg::Input(3)], &numbers[..]].concat());
+        assert_eq!(macros(&kernel, "BLOCK_SCALES"), "1");
+        // Scales of few rows are shared by a warp, 16 bytes a row for all four of them.
+        let of_rows = |scaling| program([48, 128, 128], scaling).unwrap().1;
+        let [blocks, rows] = [",scale_block=128", ",scale_block=1"].map(of_rows);
+        assert_eq!(blocks.dynamic_smem.0 - rows.dynamic_smem.0, 48 * 16);
+        assert_eq!((rows.threads[0], rows.args.last()), (192, Some(&Arg::I32(1))));
+        for (shape, reason) in [("m=1,n=64,k=1032", "rows of A and B"), ("m=1,n=68,k=1024", "rows of C")] {
+            let config = Config { mma: Some(Mma::Tcgen05), num_warps: None, ..config() };
+            let config = Config { block_sizes: vec![16, 128, 128], ..config };
+            let refused = spec(Family::MatmulFp8).launch(&config, &problem(shape), &b200).unwrap_err().0;
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+
+    #[test]
     fn illegal_configs_are_rejected_with_their_values() {
         let blocks = |sizes: [u32; 3]| Config { block_sizes: sizes.to_vec(), ..config() };
         let persistent = Some(PidType::PersistentBlocked);
@@ -582,6 +627,28 @@ mod tests {
             let refused = fp8.launch(&config(), &problem, &other).unwrap_err().0;
             assert!(refused.contains(&format!("{gpu} has no wgmma")) && !refused.contains('\n'), "{refused}");
         }
+        let of_blackwell = |block_sizes: [u32; 3]| Config {
+            block_sizes: block_sizes.to_vec(),
+            mma: Some(Mma::Tcgen05),
+            num_warps: None,
+            ..config()
+        };
+        let b200 = GpuProfile::by_name("b200").unwrap();
+        for (config, reason) in [
+            (of_blackwell([16, 128, 64]), "64 along k: it must be 128 or 256"),
+            (of_blackwell([128, 96, 128]), "96 along n: that of 8-bit floats"),
+            (of_blackwell([512, 256, 128]), "512 along m: that of 8-bit floats"),
+            (of_blackwell([48, 64, 128]), "64 along n: beside 48 along m"),
+            (Config { num_warps: Some(8), ..of_blackwell([16, 128, 128]) }, "num_warps 8 has no effect"),
+            (Config { num_stages: Some(6), ..of_blackwell([256, 256, 128]) }, "of shared memory"),
+            (Config { mma: Some(Mma::Tcgen05Tmem), ..of_blackwell([16, 128, 128]) }, "needs mma: wgmma or tcgen05"),
+        ] {
+            let rejection = fp8.launch(&config, &problem, &b200).unwrap_err();
+            assert!(rejection.0.contains(reason), "{config}: '{rejection}' does not say '{reason}'");
+        }
+        let legal = of_blackwell([256, 256, 128]);
+        assert!(fp8.launch(&legal, &problem, &b200).is_ok());
+        assert!(fp8.launch(&legal, &problem, &h200()).unwrap_err().0.contains("h200 has no tcgen05"));
         assert!(fp8.launch(&config(), &problem, &h200()).is_ok() && fp8.launch(&large(), &problem, &h200()).is_ok());
     }
 

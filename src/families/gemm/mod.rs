@@ -51,6 +51,8 @@ enum Weights {
     Nvfp4,
     /// E2M1, packed likewise, with an E8M0 scale for each 32 weights along k.
     Mxfp4,
+    /// E4M3 [n, k], and the activations as well; a family of its own ([`fp8`]) has their scales.
+    E4m3,
 }
 
 /// The kernels have byte offsets within a row, and the row after the last, in 32 bits.
@@ -102,6 +104,7 @@ impl Weights {
             Self::Int4Group => "Int4Group",
             Self::Nvfp4 => "Nvfp4",
             Self::Mxfp4 => "Mxfp4",
+            Self::E4m3 => "E4m3",
         }
     }
 
@@ -111,7 +114,13 @@ impl Weights {
             Self::Same => activations,
             Self::Int16 => Element::I16,
             Self::Int4 | Self::Fp4 | Self::Int4Group | Self::Nvfp4 | Self::Mxfp4 => Element::I8,
+            Self::E4m3 => Element::Fp8,
         }
+    }
+
+    /// The element that A is made of in memory, where C is made of this.
+    const fn activations(self, c: Element) -> Element {
+        if matches!(self, Self::E4m3) { Element::Fp8 } else { c }
     }
 
     /// Bytes of one element of B.
@@ -121,13 +130,13 @@ impl Weights {
 
     /// Weights along k in one element of B.
     const fn per_element(self) -> u64 {
-        if self.element_bytes() == 1 { 2 } else { 1 }
+        if matches!(self.element(Element::Bf16), Element::I8) { 2 } else { 1 }
     }
 
     /// Bytes of a column's scale and of its zero point, at most; none of weights without scales.
     const fn scale_bytes(self) -> [u64; 2] {
         match self {
-            Self::Same | Self::Int16 | Self::Int4 | Self::Fp4 => [0, 0],
+            Self::Same | Self::Int16 | Self::Int4 | Self::Fp4 | Self::E4m3 => [0, 0],
             Self::Int4Group => [2, 1],
             Self::Nvfp4 | Self::Mxfp4 => [1, 0],
         }
@@ -343,7 +352,7 @@ impl Gemm {
         let fill = if element.is_float() { Fill::Uniform { magnitude: 1.0 } } else { Fill::Bits };
         let mut tensors = vec![tensor("B", element, &[k / self.weights.per_element(), n], fill)];
         match self.weights {
-            Weights::Same | Weights::Int16 | Weights::Int4 | Weights::Fp4 => {}
+            Weights::Same | Weights::Int16 | Weights::Int4 | Weights::Fp4 | Weights::E4m3 => {}
             Weights::Int4Group => {
                 tensors.push(tensor("scales", problem.dtype, &[count, n], Fill::Uniform { magnitude: 1.0 }));
                 if groups.is_some_and(|groups| groups.zero_points) {
@@ -393,7 +402,7 @@ impl FamilySpec for Gemm {
     fn description(&self) -> Description {
         let (bytes, packed) = (self.weights.element_bytes(), self.weights.per_element());
         let scales = match self.weights {
-            Weights::Same | Weights::Int16 | Weights::Int4 | Weights::Fp4 => "",
+            Weights::Same | Weights::Int16 | Weights::Int4 | Weights::Fp4 | Weights::E4m3 => "",
             Weights::Int4Group => " + 2 * ceil_div(k, 128) * n",
             Weights::Nvfp4 => " + ceil_div(k, 16) * n + 4",
             Weights::Mxfp4 => " + ceil_div(k, 32) * n",
@@ -410,6 +419,7 @@ impl FamilySpec for Gemm {
             Weights::Int4Group => Family::MatmulInt4Group,
             Weights::Nvfp4 => Family::MatmulNvfp4,
             Weights::Mxfp4 => Family::MatmulMxfp4,
+            Weights::E4m3 => Family::MatmulFp8,
         }
     }
 
@@ -422,10 +432,6 @@ impl FamilySpec for Gemm {
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
         check_order_knobs(config)?;
         if self.weights.is_scaled() {
-            require!(
-                !matches!(mma, Mma::Tcgen05 | Mma::Tcgen05Tmem),
-                "mma {mma}: weights with scales are multiplied by mma_sync, mma_sync_tma or wgmma"
-            );
             let [.., depth] = knobs::block_sizes::<3>(config)?;
             require!(
                 depth.is_power_of_two(),
@@ -475,7 +481,7 @@ impl FamilySpec for Gemm {
         let (dtype, groups) = (problem.dtype, self.weights.groups(problem));
         let product = Product { weights: self.weights, dtype, groups, m, n, k };
         match config.mma {
-            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, profile),
+            Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, None, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::build(config, &product, profile),
         }
@@ -901,10 +907,6 @@ mod tests {
         let rejection = spec(Family::MatmulNvfp4).check(&odd, &h200()).unwrap_err();
         assert!(rejection.0.contains("96 rows of B along k"), "{rejection}");
         assert_eq!(spec(Family::MatmulFp4).check(&odd, &h200()), Ok(()));
-        let blackwell = GpuProfile::by_name("b200").unwrap();
-        let tcgen05 = Config { mma: Some(Mma::Tcgen05), ..config() };
-        let rejection = spec(Family::MatmulNvfp4).check(&tcgen05, &blackwell).unwrap_err();
-        assert!(rejection.0.contains("weights with scales"), "{rejection}");
     }
 
     proptest! {

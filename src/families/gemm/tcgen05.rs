@@ -1,11 +1,12 @@
 //! `gemm_tcgen05.cu`: Blackwell's tensor cores, fed by the copy engine, with sums in tensor memory (TMEM).
 
+use super::wgmma::{most_scale_bytes, scale_bytes};
 use super::{EXTENTS, PARTIAL_SUMS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
-    Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
+    Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, legality, require,
 };
-use crate::model::{Bytes, Config, GpuProfile, Mma};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma};
 use std::sync::LazyLock;
 
 /// Warps that do not decode: four that store, one that copies, one that multiplies.
@@ -20,6 +21,8 @@ pub(super) const LEAST_TMEM_COLUMNS: u64 = 32;
 const ANSWERS: u64 = 4;
 /// Elements of bf16 of the swizzled lines that panels are wide, the widest first.
 const LINES: [(u64, Swizzle); 3] = [(64, Swizzle::Bytes128), (32, Swizzle::Bytes64), (16, Swizzle::Bytes32)];
+/// Bytes of the widest of them.
+const PANEL_BYTES: u64 = 128;
 /// Shared memory of every multiprocessor with tcgen05 (compute capability 10), of which each program on it costs one KiB more
 /// than it has. What fits is part of the kernel, so that a config names one kernel whichever such GPU it is for.
 const SMEM_PER_MULTIPROCESSOR: Bytes = Bytes::kib(228);
@@ -28,9 +31,28 @@ const RESERVED_SMEM: Bytes = Bytes::kib(1);
 const REGISTERS_PER_MULTIPROCESSOR: u32 = 65536;
 pub(super) const REGISTERS: u32 = 104;
 
+/// Columns of E4M3's sums that a storing thread has at most: it scales them, and may add them up in registers.
+const STORED_COLUMNS: u64 = 128;
+/// Registers of a thread that stores such columns, beside theirs.
+const OTHER_REGISTERS: u32 = 96;
+/// Of k, and of columns, that have a scale together, where blocks of E4M3 have scales.
+const SCALE_BLOCK: u64 = 128;
+
+/// What E4M3 operands have beside them.
+pub(super) struct Scales {
+    /// Whether blocks have scales, and not rows and columns or tensors.
+    pub of_blocks: bool,
+    /// The kernel's last arguments.
+    pub arguments: Vec<Arg>,
+}
+
 /// The compile-time half of a config.
 struct Tiling {
     weights: Weights,
+    /// Bytes of one program's scales in a stage: the most that any problem's groups take, until they are known.
+    scale_bytes: u64,
+    /// Whether blocks of E4M3 have scales: so, until it is known.
+    block_scales: bool,
     /// Rows of C.
     m: u64,
     /// Columns of C.
@@ -62,8 +84,8 @@ impl Tiling {
         let stages = u64::from(knobs::needed("num_stages", config.num_stages)?);
         let is_held = config.mma == Some(Mma::Tcgen05Tmem);
         require!(
-            !is_held || weights != Weights::Same,
-            "mma {}: bf16 weights are multiplied from where they are copied to",
+            !is_held || !matches!(weights, Weights::Same | Weights::E4m3),
+            "mma {}: weights that need no decoding are multiplied from where they are copied to",
             Mma::Tcgen05Tmem
         );
         if is_held {
@@ -87,19 +109,29 @@ impl Tiling {
                 "block of {n} along n: beside {m} along m it must be a multiple of {unit} up to 256"
             );
         }
-        require!(k == 64 || k == 128, "block of {k} along k: it must be 64 or 128");
+        let line = PANEL_BYTES / weights.activations(Element::Bf16).size_bytes();
+        require!(k == line || k == 2 * line, "block of {k} along k: it must be {line} or {}", 2 * line);
+        if weights == Weights::E4m3 {
+            require!(m <= 256, "block of {m} along m: that of 8-bit floats must be up to 256");
+            require!(
+                n == 256 || SCALE_BLOCK.is_multiple_of(n),
+                "block of {n} along n: that of 8-bit floats must be 32, 64, 128 or 256, as columns share scales"
+            );
+        }
         require!(stages >= 2, "num_stages {stages}: the load pipeline needs 2");
         let decode_warps = Self::decode_warps(config, weights, is_held)?;
         let room = Room { buffers: 0, sum_tiles: 1 };
-        let mut tiling = Self { weights, m, n, k, stages, decode_warps, is_held, room };
+        let block_scales = weights == Weights::E4m3;
+        let mut tiling = Self { weights, scale_bytes: 0, block_scales, m, n, k, stages, decode_warps, is_held, room };
+        tiling.scale_bytes = most_scale_bytes(weights, tiling.b_columns(), k);
         tiling.room = tiling.find_room()?;
         Ok(tiling)
     }
 
     fn decode_warps(config: &Config, weights: Weights, is_held: bool) -> Result<u32, Rejection> {
-        if weights == Weights::Same {
+        if matches!(weights, Weights::Same | Weights::E4m3) {
             let idle = config.num_warps.map(|warps| {
-                Rejection(format!("num_warps {warps} has no effect: bf16 weights need no decoding warps"))
+                Rejection(format!("num_warps {warps} has no effect: these weights need no decoding warps"))
             });
             return idle.map_or(Ok(0), Err);
         }
@@ -139,7 +171,7 @@ impl Tiling {
     /// Programs that a multiprocessor holds at once by shared memory and registers: `RESIDENT` of the kernel. Each must find its
     /// tensor memory, where it would wait for another's.
     fn resident_with(&self, buffers: u64) -> u64 {
-        resident(self.smem_with(buffers), self.threads())
+        resident(self.smem_with(buffers), self.threads(), self.registers())
     }
 
     fn resident(&self) -> u64 {
@@ -162,16 +194,31 @@ impl Tiling {
         if self.is_swapped() { self.m } else { self.n }
     }
 
+    /// Columns of a program's sums.
+    fn sum_columns(&self) -> u64 {
+        let instructions = if self.is_swapped() { 1 } else { self.m / (INSTRUCTION_M * self.ctas()) };
+        instructions * self.instruction_n()
+    }
+
+    /// Groups of four warps that store, each with so many columns.
+    fn storers(&self) -> u64 {
+        if self.weights == Weights::E4m3 { self.sum_columns().div_ceil(STORED_COLUMNS) } else { 1 }
+    }
+
+    fn registers(&self) -> u32 {
+        let stored = (self.sum_columns() / self.storers()) as u32;
+        if self.weights == Weights::E4m3 { OTHER_REGISTERS + stored } else { REGISTERS }
+    }
+
     /// Columns of tensor memory that a program takes.
     fn tmem_columns(&self, room: Room) -> u64 {
-        let instructions = if self.is_swapped() { 1 } else { self.m / (INSTRUCTION_M * self.ctas()) };
-        let sums = (instructions * self.instruction_n()).next_multiple_of(LEAST_TMEM_COLUMNS);
+        let sums = self.sum_columns().next_multiple_of(LEAST_TMEM_COLUMNS);
         let weights = if self.is_held { room.buffers * self.k / 2 } else { 0 };
         (room.sum_tiles * sums + weights).next_power_of_two()
     }
 
     fn is_decoded(&self) -> bool {
-        self.weights != Weights::Same
+        !matches!(self.weights, Weights::Same | Weights::E4m3)
     }
 
     fn a_rows(&self) -> u64 {
@@ -189,12 +236,13 @@ impl Tiling {
     }
 
     fn threads(&self) -> u32 {
-        WARP * (OTHER_WARPS + self.decode_warps)
+        // Two of them are idle beside two groups that store.
+        WARP * if self.storers() > 1 { 12 } else { OTHER_WARPS + self.decode_warps }
     }
 
-    /// A program's part of A and of B in one stage.
+    /// A program's part of A and of B in one stage, without scales.
     fn stage_bytes(&self) -> Bytes {
-        let a = self.a_rows() * self.k * Element::Bf16.size_bytes();
+        let a = self.a_rows() * self.k * self.weights.activations(Element::Bf16).size_bytes();
         Bytes(a + self.b_rows() * self.b_columns() * self.weights.element_bytes())
     }
 
@@ -202,11 +250,15 @@ impl Tiling {
     fn smem_with(&self, buffers: u64) -> Bytes {
         let bf16 = Element::Bf16.size_bytes();
         let decoded = if self.is_held { 0 } else { buffers * self.b_columns() * self.k * bf16 };
-        let boxes = 4 * 2 * u64::from(WARP) * widest_line(self.instruction_n()).0 * bf16;
+        let boxes = self.storers() * 4 * 2 * u64::from(WARP) * widest_line(self.instruction_n()).0 * bf16;
         // Those of sums as if there were two, so that what has room does not hang on them.
         let barriers = if self.is_decoded() { 3 * self.stages + buffers + 4 } else { 2 * self.stages + 4 };
         let answers = ANSWERS * (16 + 2 * 8);
-        Bytes(self.stages * self.stage_bytes().0 + decoded + boxes + answers + 8 * barriers + 8)
+        // Each storing warp has the rows' own, where these are the instruction's columns.
+        let row_scales =
+            if self.block_scales && self.is_swapped() { 4 * self.m * Element::F32.size_bytes() } else { 0 };
+        let stages = self.stages * (self.stage_bytes().0 + self.scale_bytes);
+        Bytes(stages + decoded + boxes + row_scales + answers + 8 * barriers + 8)
     }
 
     fn smem(&self) -> Bytes {
@@ -233,10 +285,16 @@ impl Tiling {
             TensorMap::of_matrix(of, element, shape, tile.map(|extent| extent as u32), swizzle)
         };
         let &Product { weights, dtype, m, n, k, .. } = product;
-        let b_shape = [k / weights.per_element(), n];
-        let (a_line, a_swizzle) = LINES[0];
-        let (b_line, b_swizzle) = if self.is_held {
-            (a_line * dtype.size_bytes() / weights.element_bytes(), a_swizzle)
+        let a_type = weights.activations(dtype);
+        let a_swizzle = LINES[0].1;
+        let a_line = PANEL_BYTES / a_type.size_bytes();
+        let (b_shape, b_rows) = if weights == Weights::E4m3 {
+            ([n, k], self.b_columns())
+        } else {
+            ([k / weights.per_element(), n], self.b_rows())
+        };
+        let (b_line, b_swizzle) = if self.is_held || weights == Weights::E4m3 {
+            (PANEL_BYTES / weights.element_bytes(), a_swizzle)
         } else if self.is_decoded() {
             (self.b_columns(), Swizzle::None)
         } else {
@@ -249,17 +307,17 @@ impl Tiling {
             ([u64::from(WARP), chunk], chunk_swizzle)
         };
         [
-            map(Mapped::Input(0), dtype, [m, k], [self.a_rows(), a_line], a_swizzle),
-            map(Mapped::Input(1), weights.element(dtype), b_shape, [self.b_rows(), b_line], b_swizzle),
+            map(Mapped::Input(0), a_type, [m, k], [self.a_rows(), a_line], a_swizzle),
+            map(Mapped::Input(1), weights.element(dtype), b_shape, [b_rows, b_line], b_swizzle),
             map(Mapped::Output, dtype, [m, n], c_tile, c_swizzle),
         ]
     }
 }
 
-/// Programs of so much shared memory and so many threads that a multiprocessor holds at once.
-pub(super) fn resident(smem: Bytes, threads: u32) -> u64 {
+/// Programs of so much shared memory and so many threads, with so many registers each, that a multiprocessor holds at once.
+pub(super) fn resident(smem: Bytes, threads: u32, registers: u32) -> u64 {
     let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (smem.0 + RESERVED_SMEM.0);
-    by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (threads * REGISTERS)))
+    by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (threads * registers)))
 }
 
 /// The widest swizzled line that so many columns, a multiple of 16, are a multiple of.
@@ -297,14 +355,31 @@ pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
         LazyLock::new(|| of("n % 8 == 0", "split_k <= ceil_div(k, block_sizes[2])"));
     static PACKED: LazyLock<Vec<Condition>> =
         LazyLock::new(|| of("n % 16 == 0", "split_k <= ceil_div(k, block_sizes[2] * 2)"));
-    if weights.per_element() == 1 { &UNPACKED } else { &PACKED }
+    static E4M3: LazyLock<Vec<Condition>> = LazyLock::new(|| {
+        legality::conditions(
+            Family::MatmulFp8,
+            [
+                EXTENTS,
+                ("k % 16 == 0", "the copy engine needs rows of A and B of a multiple of 16 bytes"),
+                ("n % 8 == 0", "the copy engine needs rows of C of a multiple of 16 bytes"),
+                ("split_k <= ceil_div(k, block_sizes[2])", PARTS),
+                TILES,
+                PARTIAL_SUMS,
+            ],
+        )
+    });
+    match weights {
+        Weights::E4m3 => &E4M3,
+        _ if weights.per_element() == 1 => &UNPACKED,
+        _ => &PACKED,
+    }
 }
 
 pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, Rejection> {
     let tiling = Tiling::new(config, weights)?;
     Ok(Footprint {
         threads: tiling.threads(),
-        registers: REGISTERS,
+        registers: tiling.registers(),
         smem: tiling.smem(),
         stage_bytes: tiling.stage_bytes(),
     })
@@ -314,10 +389,15 @@ pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, 
 pub(super) fn build(
     config: &Config,
     product: &Product,
+    of_operands: Option<Scales>,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let &Product { weights, m, n, k, .. } = product;
-    let tiling = Tiling::new(config, weights)?;
+    let &Product { weights, groups, m, n, k, .. } = product;
+    let mut tiling = Tiling::new(config, weights)?;
+    tiling.scale_bytes = groups.map_or(0, |groups| scale_bytes(weights, groups, tiling.b_columns(), tiling.k));
+    tiling.block_scales = of_operands.as_ref().is_some_and(|scales| scales.of_blocks);
+    let mut macros = tiling.macros(product);
+    macros.extend(of_operands.as_ref().map(|scales| ("BLOCK_SCALES", u8::from(scales.of_blocks).to_string())));
     let tiles_m = m.div_ceil(tiling.m);
     let tiles_n = n.div_ceil(tiling.n);
     let tiles = tiles_m * tiles_n;
@@ -335,16 +415,28 @@ pub(super) fn build(
     let maps = tiling.tensor_maps(product).map(Arg::TensorMap);
     let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
     let scratch = [Arg::Workspace, Arg::Counters];
+    let by_tile = |input, element, rows| {
+        let groups = tiling.k / groups.map_or(tiling.k, |groups| groups.within(tiling.k));
+        let tile = [groups, tiling.b_columns()].map(|extent| extent as u32);
+        Arg::TensorMap(TensorMap::of_matrix(Mapped::Input(input), element, [rows, n], tile, Swizzle::None))
+    };
+    let of_groups = product.scale_arguments(by_tile, |groups| groups.steps(k, tiling.k));
+    let scales = of_groups.into_iter().chain(of_operands.into_iter().flat_map(|scales| scales.arguments));
     let launch = Launch {
         grid: [(programs * ctas) as u32, 1, 1],
         cluster: [ctas as u32, 1, 1],
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(),
-        args: maps.into_iter().chain(scratch).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
+        args: maps
+            .into_iter()
+            .chain(scratch)
+            .chain(numbers.map(|number| Arg::I32(number as i32)))
+            .chain(scales)
+            .collect(),
         workspace: Bytes(workspace),
         counters: counters as u32,
     };
-    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", tiling.macros(product)), launch))
+    Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", macros), launch))
 }
 
 #[cfg(test)]
@@ -453,7 +545,10 @@ mod tests {
             (Config { num_stages: Some(1), ..legal() }, "num_stages 1"),
             (Config { num_stages: None, ..legal() }, "num_stages is missing"),
             (Config { num_stages: Some(8), ..legal() }, "of shared memory"),
-            (Config { mma: Some(Mma::Tcgen05Tmem), ..legal() }, "bf16 weights are multiplied from where"),
+            (
+                Config { mma: Some(Mma::Tcgen05Tmem), ..legal() },
+                "weights that need no decoding are multiplied from where",
+            ),
             (Config { num_warps: Some(8), ..legal() }, "num_warps 8 has no effect"),
             (Config { split_k: Some(5), ..legal() }, "split_k = 5"),
             (Config { split_k: None, ..legal() }, "split_k is missing"),

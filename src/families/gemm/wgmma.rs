@@ -206,13 +206,13 @@ fn scale_tile_bytes(rows: u64, columns: u64, bytes: u64) -> u64 {
 }
 
 /// Bytes of one stage's scales and zero points.
-fn scale_bytes(weights: Weights, groups: Groups, n: u64, k: u64) -> u64 {
+pub(super) fn scale_bytes(weights: Weights, groups: Groups, n: u64, k: u64) -> u64 {
     let (rows, [scale, zero]) = (k / groups.within(k), weights.scale_bytes());
     scale_tile_bytes(rows, n, scale) + if groups.zero_points { scale_tile_bytes(rows, n, zero) } else { 0 }
 }
 
 /// The same at most, whatever the problem's groups.
-fn most_scale_bytes(weights: Weights, n: u64, k: u64) -> u64 {
+pub(super) fn most_scale_bytes(weights: Weights, n: u64, k: u64) -> u64 {
     let groups = Groups { group: weights.least_group(), zero_points: weights.scale_bytes()[1] > 0 };
     if weights.is_scaled() { scale_bytes(weights, groups, n, k) } else { 0 }
 }

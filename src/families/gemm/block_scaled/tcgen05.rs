@@ -121,7 +121,7 @@ impl Tiling {
 
     /// Programs that a multiprocessor holds at once: `RESIDENT` of the kernel.
     fn resident(&self) -> u64 {
-        tcgen05::resident(self.smem(), WARPS * WARP).max(1)
+        tcgen05::resident(self.smem(), WARPS * WARP, tcgen05::REGISTERS).max(1)
     }
 
     fn macros(&self, product: &Product) -> [(&'static str, String); 7] {
