@@ -379,9 +379,9 @@ inline void tensor_commit(Call& call) {
     commit(call.group(), call.address(0), multicast, multicast ? call.word(1) : 0);
 }
 inline void tensor_mma(Call& call) {
-    const bool is_e2m1 = call.has("kind::mxf4nvf4") && call.has("scale_vec::4X");
-    if (is_e2m1 || (call.has("kind::mxf8f6f4") && call.has("scale_vec::1X"))) {
-        if (!call.has("block_scale")) fail("%s is not modelled", call.statement.name.c_str());
+    if (call.has("block_scale")) {
+        const bool is_e2m1 = call.has("kind::mxf4nvf4") && call.has("scale_vec::4X");
+        if (!is_e2m1 && !(call.has("kind::mxf8f6f4") && call.has("scale_vec::1X"))) fail("%s is not modelled", call.statement.name.c_str());
         return multiply_scaled(call.group(), {is_e2m1}, call.address(0), static_cast<u64>(call.get(1)),
                                static_cast<u64>(call.get(2)), call.word(3), call.address(4), call.address(5), call.get(6) != 0);
     }

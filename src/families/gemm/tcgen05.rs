@@ -314,7 +314,7 @@ impl Tiling {
     }
 }
 
-/// Programs of so much shared memory and so many threads that a multiprocessor holds at once.
+/// Programs of so much shared memory and so many threads, with so many registers each, that a multiprocessor holds at once.
 pub(super) fn resident(smem: Bytes, threads: u32, registers: u32) -> u64 {
     let by_smem = SMEM_PER_MULTIPROCESSOR.0 / (smem.0 + RESERVED_SMEM.0);
     by_smem.min(u64::from(REGISTERS_PER_MULTIPROCESSOR / (threads * registers)))
