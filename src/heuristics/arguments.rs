@@ -3,11 +3,10 @@
 
 use super::classes::Kind;
 use super::classification::Signature;
-use super::dtypes::{DtypeClass, DtypeName};
+use super::dtypes::{DtypeClass, DtypeName, goes_by_result, result_type};
 use super::query::Query;
 use super::terms::elements;
 use crate::error::{Context, Error, Result};
-use crate::model::Dtype;
 
 /// A tensor among the arguments, with its place there.
 #[derive(Clone, Copy, Debug)]
@@ -137,16 +136,6 @@ fn fit_scaled_product(class: &str, operands: &[Operand]) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Whether the type of a class is that of its result: of products whose operands both have scales, no other tensor comes in two.
-pub(super) fn goes_by_result(class: &str) -> bool {
-    matches!(class, "matmul_nvfp4_nvfp4" | "matmul_mxfp8")
-}
-
-/// The type of a result among the types of what follows A and B; bfloat16 where none is there, as libraries have it.
-pub(super) fn result_type<'a>(mut types: impl Iterator<Item = DtypeName<'a>>) -> DtypeName<'a> {
-    types.find(|dtype| dtype.class() == DtypeClass::Fp16Bf16).unwrap_or_else(|| Dtype::Bf16.into())
 }
 
 /// A [m,k] times B [k,n] of numbers that both have a scale for each group along k, two of them a byte or one; then, as far as they are

@@ -1,8 +1,7 @@
 //! Classification: what a kernel computes, told from its arguments and a few facts about its body.
 
-use super::arguments::{goes_by_result, result_type};
 use super::classes::Kind;
-use super::dtypes::{DtypeClass, DtypeName};
+use super::dtypes::{DtypeClass, DtypeName, goes_by_result, result_type};
 use super::extents::{Extents, Sharing};
 use super::query::Query;
 use serde::de::value::MapAccessDeserializer;

@@ -184,6 +184,16 @@ impl From<DtypeClass> for DtypeName<'static> {
     }
 }
 
+/// Whether the type of a class is that of its result: of products whose operands both have scales, no other tensor comes in two.
+pub(super) fn goes_by_result(class: &str) -> bool {
+    matches!(class, "matmul_nvfp4_nvfp4" | "matmul_mxfp8")
+}
+
+/// The type of a result among the types of what follows A and B; bfloat16 where none is there, as libraries have it.
+pub(super) fn result_type<'a>(mut types: impl Iterator<Item = DtypeName<'a>>) -> DtypeName<'a> {
+    types.find(|dtype| dtype.class() == DtypeClass::Fp16Bf16).unwrap_or_else(|| Dtype::Bf16.into())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
