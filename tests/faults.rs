@@ -36,14 +36,17 @@ fn folder_with_faults(profile: &GpuProfile) -> TempDir {
     folder
 }
 
-/// What became of each config, by the field that picks its fault; each was tried once before any final.
+/// What became of each config, by the field that picks its fault; each was tried once before any final. One that works is timed again
+/// where slow ones race with it, as all may be on a busy host.
 fn statuses(trials: &[Value], field: &str) -> BTreeMap<u64, String> {
     let mut statuses = BTreeMap::new();
     for trial in trials.iter().filter(|trial| trial["stage"] == "screen") {
         let key = trial["config"].pointer(field).unwrap().as_u64().unwrap();
         let status = trial["status"].as_str().unwrap().to_string();
         assert!(status == "ok" || !trial["error"].as_str().unwrap().is_empty(), "{trial}");
-        assert!(statuses.insert(key, status).is_none(), "{trial} is there twice");
+        let raced_again = status == "ok" && trial["race"].is_u64();
+        let before = statuses.insert(key, status);
+        assert!(before.is_none_or(|before| raced_again && before == "ok"), "{trial} is there twice");
     }
     statuses
 }
