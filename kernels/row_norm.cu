@@ -52,8 +52,9 @@ static_assert(NUM_STAGES == 1 || NUM_STAGES == 2, "NUM_STAGES: 1 or 2");
 // Weights and bias of a lane stay in registers from row to row where there is room for them beside x.
 constexpr int KEPT_VECTORS = (NUM_STAGES + 1 + CENTERED) * VECTORS;
 constexpr bool KEPT = ALIGNED && !LOOPED && KEPT_VECTORS <= (NUM_WARPS == 32 ? 4 : 8);
-// Programs that a multiprocessor is to hold, of 65536 registers: with those of a lane's vectors and what else it needs.
-constexpr int REGISTERS = 40 + 4 * (KEPT ? KEPT_VECTORS : NUM_STAGES * VECTORS + 1 + CENTERED);
+// Programs that a multiprocessor is to hold, of 65536 registers: with those of a lane's vectors and what else it needs, more where
+// weights, bias and the next row are all carried along.
+constexpr int REGISTERS = (CENTERED && KEPT ? 56 : 40) + 4 * (KEPT ? KEPT_VECTORS : NUM_STAGES * VECTORS + 1 + CENTERED);
 constexpr int RESIDENT = 65536 / (REGISTERS * NUM_WARPS * 32);
 
 // What has been seen of a row: how many elements, their sum, and the sum of their squared distances from their mean; or of an RMS
