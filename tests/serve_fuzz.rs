@@ -369,8 +369,8 @@ fn fits(class: &str, args: &[Arg]) -> bool {
             rows == k && types.iter().take(2).all(is_e4m3) && first
         }
         ("attention", [[batch, heads, _, head_dim], k, rest @ ..]) => {
-            let same = |k: &[i64]| matches!(k, [b, h, _, d] if (b, h, d) == (batch, heads, head_dim));
-            same(k) && rest.iter().all(|v| v == k) && types.iter().all(|dtype| *dtype == types[0])
+            let shares = |k: &[i64]| matches!(k, [b, h, _, d] if (b, d) == (batch, head_dim) && heads % h == 0);
+            shares(k) && rest.iter().all(|v| v == k) && types.iter().all(|dtype| *dtype == types[0])
         }
         ("row_softmax", [x, rest @ ..]) => x.len() >= 2 && rest.iter().all(|other| spreads(other, x)),
         ("row_norm_rms", [x, rest @ ..]) => {

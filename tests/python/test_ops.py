@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 # What the bodies begin with: tensors that are addresses of nothing, and what was recorded.
 PRELUDE = """
-import json, os
+import functools, json, os
 import kernel_sweep
 from kernel_sweep import ops
 
@@ -115,7 +115,7 @@ def test_tensors_that_fit_no_kernel_are_refused(driver, tmp_path):
     refused(ValueError, "A [..., k] and B [k / 2, n]", ops.matmul_int4, a, Array([512, 256], "|i1"), out=c)
     refused(ValueError, "out must be Bf16 [16, 256]", ops.matmul, a, b, out=Array([16, 255], place=3))
     refused(ValueError, "out must be Bf16 [16, 256]", ops.matmul, a, b, out=Array([16, 256], "<f4", place=3))
-    refused(ValueError, "bfloat16 or float32", ops.matmul, Array([16, 512], "<i2"), b, out=c)
+    refused(ValueError, "bfloat16, float16 or float32", ops.matmul, Array([16, 512], "<i2"), b, out=c)
     refused(ValueError, "matmul comes in bf16 and f16 only", ops.matmul, Array([16, 512], "<f4"), b, out=Array([16, 256], "<f4", 3))
     refused(ValueError, "no kernel takes an array of <f8", ops.matmul, Array([16, 512], "<f8"), b, out=c)
     refused(ValueError, "not contiguous", ops.matmul, a, Array([512, 256], strides=(2, 1024)), out=c)
