@@ -56,8 +56,7 @@ using i64 = long long;
 using byte = unsigned char;
 using Element = halves::DTYPE;
 using Format = block_scaled::FORMAT;
-
-__device__ constexpr bool power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
+using scheduler::power_of_two;
 
 constexpr int BLOCK_K_OF_SCALES = block_scaled::BLOCK_GROUPS * Format::GROUP;
 constexpr int SCALE_BLOCKS = BLOCK_K / BLOCK_K_OF_SCALES;  // of a step

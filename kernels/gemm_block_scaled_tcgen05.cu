@@ -88,7 +88,10 @@ struct Shape {
     static constexpr bool SWAPPED = BLOCK_M < 128;  // columns of C are the instruction's rows
     static constexpr int CTAS = (SWAPPED ? BLOCK_N : BLOCK_M) / 128;
     static constexpr int INSTRUCTION_N = SWAPPED ? BLOCK_M : BLOCK_N;
+    static constexpr int ROW_BLOCKS = 1, STORERS = 1;
     static constexpr int TILES = SUM_TILES;
+
+    __device__ __forceinline__ static int column_of(int lane) { return lane; }
 };
 
 constexpr bool SWAPPED = Shape::SWAPPED;
@@ -125,11 +128,11 @@ constexpr int SECOND_STAGES = FIRST_STAGES + NUM_STAGES * FIRST_BYTES;
 constexpr int FIRST_SCALE_STAGES = SECOND_STAGES + NUM_STAGES * SECOND_BYTES;
 constexpr int SECOND_SCALE_STAGES = FIRST_SCALE_STAGES + NUM_STAGES * FIRST_SCALES;
 constexpr int BOXES = (SECOND_SCALE_STAGES + NUM_STAGES * SECOND_SCALES + 1023) / 1024 * 1024;
-constexpr int TILES = BOXES + tcgen05_gemm::box_bytes<Shape>();  // barriers and answers (tcgen05_gemm.cuh)
+constexpr int TILES = BOXES + tcgen05_gemm::boxes_bytes<Shape>();  // barriers and answers (tcgen05_gemm.cuh)
 constexpr int FULL = TILES + tcgen05_gemm::TILES_BYTES;
 constexpr int EMPTY = FULL + 8 * NUM_STAGES;
-constexpr int TENSOR_MEMORY = EMPTY + 8 * NUM_STAGES;  // its address
-constexpr int SMEM_BYTES = TENSOR_MEMORY + 8;
+constexpr int TENSOR_MEMORY = TILES + tcgen05_gemm::TENSOR_MEMORY;  // its address
+constexpr int SMEM_BYTES = EMPTY + 8 * NUM_STAGES;
 
 constexpr int COPYING_WARP = 4, MULTIPLYING_WARP = 5;
 constexpr int THREADS = 192;
@@ -273,7 +276,7 @@ gemm_block_scaled_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid
             ptx::mbarrier_init(base + FULL + 8 * stage, 1);
             ptx::mbarrier_init(base + EMPTY + 8 * stage, 1);
         }
-        program.tiles.init_barriers(SUM_TILES);
+        program.tiles.init_barriers<Shape>(0);
         ptx::fence_mbarrier_init();
     }
     __syncwarp();
@@ -287,7 +290,7 @@ gemm_block_scaled_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid
     if (warp < COPYING_WARP) {
         const float factor = (a_factor == nullptr ? 1.0f : *a_factor) * (b_factor == nullptr ? 1.0f : *b_factor);
         const tcgen05_gemm::Storing<Shape> storing{program.tiles, base + BOXES, factor, partials, arrivals};
-        storing.store(tensor_memory, c, thread);
+        storing.store(tensor_memory, c, thread, tcgen05_gemm::NoScales{});
     } else if (warp == COPYING_WARP) {
         if (ptx::elect_one()) {
             if constexpr (SWAPPED) {

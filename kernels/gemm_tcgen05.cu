@@ -73,18 +73,12 @@
 //   ready[buffer]   one for each decoding warp of the pair, at its first program; awaited to multiply
 //   empty[stage]    1, by commit, at both programs, when a step's products are done; awaited to copy over the stage (the phase
 //                   before), and to decode over the buffer (the step BUFFERS earlier)
-//   summed[tile]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
-//   stored[tile]    one for each storing warp of the pair, at its first program, when it has read the sums; awaited to begin
-//                   the next tile but SUM_TILES - 1
-//   (E4M3 with BLOCK_SCALES: a tile of sums is 128 of k; those who store scale it and add it up in registers)
-//   answered[i]     1 and the 16 bytes of an answer, at each program; awaited to begin the next tile
-//   taken[i]        one for each that reads an answer, of both programs, at the first; awaited to ask again
+// and those of the tiles (tcgen05_gemm.cuh). With E4M3 and BLOCK_SCALES a tile of sums there is 128 of k: those who store scale it and
+// add it up in registers.
 // The multiplying thread waits for full and ready both: those who decode know nothing of A. A stage is never two phases ahead
 // of those who wait for it, since NUM_STAGES is at least BUFFERS. Nobody leaves before every phase of its
 // barriers has ended and all programs of the pair have come to the end.
-// Signals between the programs of a pair never release at the cluster's scope: what they stand for is the tensor core's and the
-// copy engine's to use, past proxy fences, or was read from tensor memory. One thread a tile has a fence of the whole GPU, with
-// split_k > 1.
+// One thread a tile has a fence of the whole GPU, with split_k > 1.
 //
 // Floor: 2 (m k + m n) + k n B's bytes, 2 m n k operations. On paper, and never measured: 2.25 PFLOP/s, 8 TB/s and 148
 // multiprocessors at 1.85 GHz are 4096 multiply-adds and 29 bytes of memory a cycle of one; shared memory moves 128 bytes, and
@@ -131,6 +125,7 @@
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tcgen05.cuh"
+#include "tcgen05_gemm.cuh"
 
 #if !defined(DECODE_WARPS) || !defined(BUFFERS)
 #error "DECODE_WARPS and BUFFERS must be defined: warps that decode weights, and steps of weights decoded at once"
@@ -152,6 +147,7 @@ using ptx::Major;
 using ptx::u32;
 using ptx::u64;
 using i64 = long long;
+using tcgen05_gemm::Role;
 using Element = halves::DTYPE;
 using Weights = decode::WEIGHTS<Element>;
 
@@ -208,15 +204,12 @@ static_assert(NUM_STAGES >= 2 && NUM_STAGES >= BUFFERS && BUFFERS != 1, "NUM_STA
 constexpr int A_ROWS = BLOCK_M / CTAS;
 constexpr int COLUMNS = BLOCK_N / CTAS;
 
-// The widest line of bf16 that a swizzle takes and so many columns are a multiple of, in elements.
-__device__ constexpr int widest_line(int columns) { return columns % 64 == 0 ? 64 : columns % 32 == 0 ? 32 : 16; }
-
 // Operand tiles are panels one line wide, one after the other: A's hold A_ROWS rows of LINE_K of k each, B's BLOCK_K of its columns,
 // or E4M3's as A's.
 constexpr int A_LINE_BYTES = 128;
 constexpr int A_PANEL_BYTES = A_ROWS * A_LINE_BYTES;
 constexpr int A_BYTES = BLOCK_K / LINE_K * A_PANEL_BYTES;
-constexpr int B_LINE = FP8 ? 64 : widest_line(COLUMNS), B_LINE_BYTES = 2 * B_LINE;
+constexpr int B_LINE = FP8 ? 64 : tcgen05_gemm::widest_line(COLUMNS), B_LINE_BYTES = 2 * B_LINE;
 constexpr int B_PANEL_BYTES = (FP8 ? COLUMNS : BLOCK_K) * B_LINE_BYTES;
 constexpr int OPERAND_BYTES = (FP8 ? BLOCK_K / LINE_K : COLUMNS / B_LINE) * B_PANEL_BYTES;  // of B, as it is multiplied
 // Undecoded weights: a line is a row of the tile, or for matrix loads 128 bytes, panel after panel.
@@ -327,50 +320,51 @@ struct ScalePlace {
     }
 };
 
-// A storing warp writes this many of the instruction's columns at a time, one box of C: 32 rows x CHUNK columns, or CHUNK rows
-// x 32 columns.
-constexpr int CHUNK = widest_line(INSTRUCTION_N);
-constexpr int SUM_COLUMNS = ROW_BLOCKS * INSTRUCTION_N;  // of tensor memory, a tile's
-// Four warps store, one for each 32 lanes; those of E4M3, that scale and may add up in registers, 128 columns at most.
-constexpr int STORERS = FP8 ? (SUM_COLUMNS + 127) / 128 : 1;
-constexpr int STORED_COLUMNS = SUM_COLUMNS / STORERS;
-constexpr int STORING_WARPS = 4 * STORERS;
-constexpr int STORING_THREADS = 32 * STORING_WARPS;
-constexpr int STORING_BARRIER = 1;  // 0 is __syncthreads'
-constexpr int BOX_BYTES = 32 * CHUNK * 2;
+// The tile as sums and their way to C have it.
+struct Shape {
+    using Element = halves::DTYPE;
+    static constexpr int M = BLOCK_M, N = BLOCK_N;
+    static constexpr bool SWAPPED = ::SWAPPED;
+    static constexpr int CTAS = ::CTAS, INSTRUCTION_N = ::INSTRUCTION_N, ROW_BLOCKS = ::ROW_BLOCKS;
+    static constexpr int TILES = SUM_TILES;
+    // Those of E4M3, that scale and may add up in registers, have 128 columns at most.
+    static constexpr int STORERS = FP8 ? (ROW_BLOCKS * INSTRUCTION_N + 127) / 128 : 1;
+
+    // 4-bit weights in tensor memory lie as transposing matrix loads leave them (hold_block).
+    __device__ __forceinline__ static int column_of(int lane) {
+        return HELD && Weights::K_PER_ROW == 2 ? lane / 16 * 16 + lane % 8 * 2 + lane / 8 % 2 : lane;
+    }
+};
+
+using Storing = tcgen05_gemm::Storing<Shape>;
+using Storer = tcgen05_gemm::Storer<Shape>;
+constexpr int CHUNK = Storing::CHUNK;
+constexpr int STORERS = Shape::STORERS;
+constexpr int STORED_COLUMNS = Storer::COLUMNS;
 
 // Columns of tensor memory: sums, then decoded weights.
-constexpr int SUM_STRIDE = (SUM_COLUMNS + 31) / 32 * 32;
+constexpr int SUM_STRIDE = tcgen05_gemm::sum_stride<Shape>();
 constexpr int WEIGHT_COLUMNS = BLOCK_K / 2;
 constexpr int ALL_WEIGHT_COLUMNS = HELD ? BUFFERS * WEIGHT_COLUMNS : 0;
 constexpr int WEIGHTS_AT = SUM_TILES * SUM_STRIDE;
-__device__ constexpr int power_of_two_from(int least, int value) { return value <= least ? least : power_of_two_from(2 * least, value); }
-constexpr int TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);
-
-// Tiles that the copying thread may be ahead of those who store, where the hardware deals them out, and one.
-constexpr int ANSWERS = 4;
+constexpr int TMEM_COLUMNS = tcgen05_gemm::power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);
 
 constexpr int A_STAGES = 0;
 constexpr int OPERANDS = A_STAGES + NUM_STAGES * A_BYTES;
 constexpr int BOXES = OPERANDS + (HELD ? 0 : BUFFERS * OPERAND_BYTES);  // two for each storing warp
-constexpr int B_STAGES = BOXES + STORING_WARPS * 2 * BOX_BYTES;
+constexpr int B_STAGES = BOXES + tcgen05_gemm::boxes_bytes<Shape>();
 constexpr int SCALE_STAGES = B_STAGES + NUM_STAGES * B_BYTES;
 constexpr int ROW_SCALES = SCALE_STAGES + NUM_STAGES * SCALES_BYTES;  // of 128 of k of a tile's rows, each storing warp's own
-constexpr int ANSWER = ROW_SCALES + (PROMOTED && SWAPPED ? STORING_WARPS * 4 * INSTRUCTION_N : 0);  // what the hardware was asked for: which block comes next
-constexpr int FULL = ANSWER + 16 * ANSWERS;
+constexpr int TILES = ROW_SCALES + (PROMOTED && SWAPPED ? 4 * STORERS * 4 * INSTRUCTION_N : 0);  // barriers and answers (tcgen05_gemm.cuh)
+constexpr int TENSOR_MEMORY = TILES + tcgen05_gemm::TENSOR_MEMORY;  // its address
+constexpr int FULL = TILES + tcgen05_gemm::TILES_BYTES;
 constexpr int EMPTY = FULL + 8 * NUM_STAGES;
 constexpr int RAW = EMPTY + 8 * NUM_STAGES;
 constexpr int READY = RAW + (DECODED ? 8 * NUM_STAGES : 0);
-constexpr int SUMMED = READY + 8 * BUFFERS;
-constexpr int STORED = SUMMED + 8 * 2;
-constexpr int ANSWERED = STORED + 8 * 2;
-constexpr int TAKEN = ANSWERED + 8 * ANSWERS;
-constexpr int TENSOR_MEMORY = TAKEN + 8 * ANSWERS;  // its address
-constexpr int IS_LAST = TENSOR_MEMORY + 4;          // whether this program adds up the tile's parts
-constexpr int SMEM_BYTES = IS_LAST + 4;
+constexpr int SMEM_BYTES = READY + 8 * BUFFERS;
 
 constexpr int COPYING_WARP = 4, MULTIPLYING_WARP = 5, FIRST_DECODING_WARP = 6;
-constexpr int FIRST_OTHER_STORER = 8;  // two warps before it are idle: registers are handed over by groups of four
+constexpr int FIRST_OTHER_STORER = tcgen05_gemm::FIRST_OTHER_STORER;  // two warps before it are idle
 constexpr int THREADS = 32 * (STORERS > 1 ? FIRST_OTHER_STORER + 4 : FIRST_DECODING_WARP + DECODE_WARPS);
 constexpr bool HANDS_OVER = PROMOTED && STORERS > 1;  // 168 registers a thread are too few for 128 columns of sums
 
@@ -382,7 +376,7 @@ constexpr int REGISTERS = FP8 ? 96 + STORED_COLUMNS : 104;
 constexpr int BY_REGISTERS = 65536 / (THREADS * REGISTERS);
 constexpr int RESIDENT = BY_REGISTERS == 0 ? 1 : scheduler::smaller(BY_SMEM, BY_REGISTERS);
 
-static_assert(A_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && BOX_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
+static_assert(A_BYTES % 1024 == 0 && OPERAND_BYTES % 1024 == 0 && tcgen05_gemm::box_bytes<Shape>() % 1024 == 0, "the swizzle repeats every 1024 bytes");
 static_assert(B_BYTES % (DECODED && !HELD ? 128 : 1024) == 0, "undecoded tiles begin at a multiple of 128, swizzled ones of 1024");
 static_assert(SUM_TILES == 1 || SUM_TILES == 2, "SUM_TILES: 1 or 2");
 static_assert(TMEM_COLUMNS <= 512, "sums and decoded weights exceed the tensor memory");
@@ -391,77 +385,20 @@ static_assert(THREADS <= 512, "DECODE_WARPS: at most 10, for more leave a thread
 
 extern __shared__ __align__(1024) unsigned char smem[];
 
-// A place in a ring of SIZE barriers, and the parity of its current phase.
-template <int SIZE>
-struct Place {
-    int index = 0;
-    u32 parity = 0;
-
-    __device__ __forceinline__ u32 of(u32 barriers) const { return barriers + 8 * index; }
-
-    __device__ __forceinline__ void advance() {
-        if (++index == SIZE) index = 0, parity ^= 1;
-    }
-};
-
-using Stage = Place<NUM_STAGES>;
-using Buffer = Place<(BUFFERS > 0 ? BUFFERS : 1)>;
-using Sums = Place<SUM_TILES>;
-using Box = Place<2>;
-using Answer = Place<ANSWERS>;
-
-enum class Role {
-    Copying,      // one thread of each program
-    Multiplying,  // one thread of the first
-    Warp,         // a whole warp
-};
+using Stage = tcgen05_gemm::Place<NUM_STAGES>;
+using Buffer = tcgen05_gemm::Place<(BUFFERS > 0 ? BUFFERS : 1)>;
+using Sums = tcgen05_gemm::Place<SUM_TILES>;
 
 // The work of one program, or of a pair.
 struct Program {
     u32 base;  // of the shared memory
     int rank;  // in the pair
-    scheduler::Schedule schedule;
-    int stride, span;
-
-    // Works on each tile of this program. With a stride, their numbers are known. Without, a program begins with its own, and what
-    // comes after is dealt out by the hardware (cluster launch control): the copying threads ask for a block that has not begun
-    // when they begin a tile, and everyone takes the answer when done with that tile.
-    template <Role ROLE, typename Body>
-    __device__ __forceinline__ void each_tile(Body body) const {
-        Answer answer;
-        const int first = scheduler::work_begin(blockIdx.x / CTAS, stride, span);
-        const int end = scheduler::work_end(first, span, schedule.size());
-        for (int index = first; index < end;) {
-            if (ROLE == Role::Copying && stride == 0) ask(answer);
-            body(schedule.at(index));
-            index = stride > 0 ? index + stride : take<ROLE>(answer, end);
-        }
-    }
-
-    __device__ __forceinline__ void ask(const Answer& answer) const {
-        const u32 answered = answer.of(base + ANSWERED);
-        if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);
-        ptx::mbarrier_arrive_expect(answered, 16);
-        if (rank == 0) ptx::cancel_block<CTAS>(base + ANSWER + 16 * answer.index, answered);
-    }
-
-    // The number of the next tile, or the end.
-    template <Role ROLE>
-    __device__ __forceinline__ int take(Answer& answer, int end) const {
-        ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);
-        if (ROLE == Role::Warp) __syncwarp();
-        const int block = ptx::canceled_block(base + ANSWER + 16 * answer.index);
-        ptx::fence_async_shared();  // the next answer is written by the asynchronous proxy
-        if (ROLE == Role::Warp) __syncwarp();
-        if (ROLE != Role::Warp || threadIdx.x % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(answer.of(base + TAKEN));
-        answer.advance();
-        return block < 0 ? end : block / CTAS;
-    }
+    tcgen05_gemm::Tiles<CTAS> tiles;
 
     // Copies the operands of every step; one thread.
     __device__ __forceinline__ void copy(const ptx::TensorMap& a, const ptx::TensorMap& b, const Scaling& scaling) const {
         Stage stage;
-        each_tile<Role::Copying>([&](const scheduler::Work& work) {
+        tiles.each<Role::Copying>([&](const scheduler::Work& work) {
             const int row = work.tile_m * BLOCK_M + rank * A_ROWS;
             const int column = work.tile_n * BLOCK_N + rank * COLUMNS;
             for (int step = work.begin; step < work.end; ++step, stage.advance()) {
@@ -507,7 +444,7 @@ struct Program {
         Stage stage, reused;
         Buffer buffer;
         int steps = 0;
-        each_tile<Role::Warp>([&](const scheduler::Work& work) {
+        tiles.each<Role::Warp>([&](const scheduler::Work& work) {
             for (int step = work.begin; step < work.end; ++step, ++steps) {
                 if (steps >= BUFFERS) {
                     ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);
@@ -565,7 +502,7 @@ struct Program {
 
     // Sixteen rows of bytes. Of 4-bit weights, 16 columns are 16 bytes of a row: read as 8 pairs of columns and transposed, lane l
     // gets rows 2t and 2t + 1 (t = l % 4) of columns 2 (l / 4) and the next. Their tensor memory lanes are l / 4 and 8 below
-    // (held_column), a row is a column there. Of 16-bit weights, 8 columns are 16 bytes.
+    // (Shape::column_of), a row is a column there. Of 16-bit weights, 8 columns are 16 bytes.
     template <typename Format>
     __device__ __forceinline__ static void hold_block(u32 raw_tile, HeldScales<Format>& scales, bool begins_group, u32 weights,
                                                       int quarter, int block, int lane) {
@@ -602,11 +539,6 @@ struct Program {
                 ptx::tmem_store_16x128b(weights + (half << 20) + 8 * block, words);
             }
         }
-    }
-
-    // Which of its warp's 32 columns of the tile a lane of the tensor memory holds.
-    __device__ __forceinline__ static int held_column(int lane) {
-        return HELD && Weights::K_PER_ROW == 2 ? lane / 16 * 16 + lane % 8 * 2 + lane / 8 % 2 : lane;
     }
 
     // A thread decodes eight columns of a row of bytes at a time: 16 bytes of each row of bf16 they stand for. It loads several
@@ -658,9 +590,9 @@ struct Program {
         const u64 a = ptx::tcgen05_operand<A_LINE_BYTES>(base + A_STAGES, 0, 8 * A_LINE_BYTES);
         const u64 b = ptx::tcgen05_operand<B_LINE_BYTES>(base + (DECODED ? OPERANDS : B_STAGES), FP8 ? 0 : B_PANEL_BYTES,
                                                          8 * B_LINE_BYTES);
-        each_tile<Role::Multiplying>([&](const scheduler::Work& work) {
+        tiles.each<Role::Multiplying>([&](const scheduler::Work& work) {
             if constexpr (PROMOTED) return multiply_promoted(tensor_memory, a, b, stage, sums, work.end - work.begin);
-            ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
+            tiles.await_stored(sums);
             ptx::tcgen05_after_signal();
             for (int step = work.begin; step < work.end; ++step) {
                 ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);
@@ -673,10 +605,10 @@ struct Program {
                 stage.advance();
                 if constexpr (DECODED) buffer.advance();
             }
-            ptx::tcgen05_commit<CTAS>(sums.of(base + SUMMED));
+            tiles.say_summed(sums);
             sums.advance();
         });
-        for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
+        for (int i = 0; i < SUM_TILES; ++i, sums.advance()) tiles.await_stored(sums);
     }
 
     // The same where sums of 128 of k come to registers one by one: each has tensor memory of its turn.
@@ -685,11 +617,11 @@ struct Program {
             ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);
 #pragma unroll
             for (int panel = 0; panel < BLOCK_K / LINE_K; ++panel) {
-                ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
+                tiles.await_stored(sums);
                 ptx::tcgen05_after_signal();
                 multiply_line(tensor_memory + sums.index * SUM_STRIDE, ptx::tcgen05_advance(a, stage.index * A_BYTES),
                               ptx::tcgen05_advance(b, stage.index * B_BYTES), 0, panel, false);
-                ptx::tcgen05_commit<CTAS>(sums.of(base + SUMMED));
+                tiles.say_summed(sums);
                 sums.advance();
             }
             ptx::tcgen05_commit<CTAS>(stage.of(base + EMPTY));
@@ -730,80 +662,31 @@ struct Program {
         }
     }
 
-    // Stores every tile; the storing warps. Two boxes of a warp are on their way at a time.
-    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, const Scaling& scaling, float* partials,
+    // Stores every tile; the storing warps. `Source` is Scaling: what is left out is then not looked at either.
+    template <typename Source>
+    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, const Source& scaling, float* partials,
                                           u32* arrivals, int thread) const {
         // What sums of decoded weights fall short of their values.
         const float factor = (HELD ? Weights::SCALE : Weights::ROWS_SCALE) * scaling.factor();
-        const u32 lanes = tensor_memory + (thread / 32 % 4 << 21);  // 32 lanes a warp, in the upper half of the address
+        const Storing storing{tiles, base + BOXES, factor, partials, arrivals};
         const Storer storer(thread);
-        Sums sums;
-        Box box;
-        each_tile<Role::Warp>([&](const scheduler::Work& work) {
-            const bool whole = schedule.split_k == 1;
-            float* parts = partials + static_cast<i64>(work.tile) * schedule.split_k * (BLOCK_M * BLOCK_N);
-            float4* mine = part_of(parts, work.part, storer);
-            const TileScales<Scaling> scales{scaling, *this, work, storer};
-            if constexpr (PROMOTED) {
+        if constexpr (PROMOTED) {
+            Sums sums;
+            storing.each_tile(thread, [&](const scheduler::Work& work, Storing::Box& box) {
                 float values[STORED_COLUMNS / 16][16] = {};
-                add_up(values, scales, lanes, sums, work, storer);
+                add_up(values, TileScales<Source>(scaling, rank, work, storer), storer.lanes(tensor_memory), sums, work, storer);
                 const Storer writer(ptx::opaque(thread));
 #pragma unroll
                 for (int column = 0; column < STORED_COLUMNS; column += CHUNK) {
-                    auto& chunk = reinterpret_cast<float(&)[CHUNK / 16][16]>(values[column / 16]);
-                    if (whole) {
-                        store_box(chunk, factor, c, box, work, writer.first() + column, writer);
-                    } else {
-                        save_part(chunk, part_of(parts, work.part, writer), writer.first() + column);
-                    }
+                    auto& chunk = reinterpret_cast<Storing::Values&>(values[column / 16]);
+                    storing.put(chunk, c, box, work, writer.first() + column, writer);
                 }
-                if (!whole && is_last(arrivals + work.tile * CTAS + rank, thread)) {
-                    store_parts(parts, factor, c, box, work, writer);
-                }
-                return;
-            }
-            ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);
-            ptx::tcgen05_after_signal();
-            const u32 tile = lanes + sums.index * SUM_STRIDE;
-#pragma unroll 1
-            for (int column = storer.first(); column < storer.end(); column += CHUNK) {
-                float values[CHUNK / 16][16];
-                __syncwarp();  // the lanes may leave the wait, and the copy's issue, one by one
-#pragma unroll
-                for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], tile + column + 16 * i);
-                ptx::tmem_wait(values);
-                if (column == storer.end() - CHUNK) {  // the next tile need not wait for these to be stored
-                    ptx::tcgen05_before_signal();
-                    __syncwarp();
-                    if (thread % 32 == 0) ptx::mbarrier_arrive_first_relaxed<CTAS>(sums.of(base + STORED));
-                }
-                if constexpr (FP8) scales.apply(values, column);
-                if (whole) {
-                    store_box(values, factor, c, box, work, column, storer);
-                } else {
-                    save_part(values, mine, column);
-                }
-            }
-            sums.advance();
-            if (whole || !is_last(arrivals + work.tile * CTAS + rank, thread)) return;
-            store_parts(parts, factor, c, box, work, storer);
-        });
-        if (thread % 32 == 0) ptx::tma_store_wait_read<0>();
-        __syncwarp();
+                storing.finish(c, box, work, writer, thread);
+            });
+        } else {
+            storing.store(tensor_memory, c, thread, ChunkScales<Source>{scaling, rank, storer});
+        }
     }
-
-    // What a storing thread reads of tensor memory: a lane, and so many columns.
-    struct Storer {
-        int warp, quarter, lane;
-
-        __device__ __forceinline__ explicit Storer(int thread)
-            : warp(thread / 32 < 4 ? thread / 32 : thread / 32 - 4),
-              quarter(thread / 32 % 4),
-              lane(thread % 32) {}
-
-        __device__ __forceinline__ int first() const { return STORERS == 1 ? 0 : warp / 4 * STORED_COLUMNS; }
-        __device__ __forceinline__ int end() const { return first() + STORED_COLUMNS; }
-    };
 
     // The scales of a storing thread's sums.
     template <typename Source>
@@ -811,10 +694,9 @@ struct Program {
         const Source& source;
         int row, column;  // of C: those of its lane, from which on the others are counted; 128 columns of a block have one scale
 
-        __device__ __forceinline__ TileScales(const Source& source_, const Program& program, const scheduler::Work& work,
-                                              const Storer& storer)
+        __device__ __forceinline__ TileScales(const Source& source_, int rank, const scheduler::Work& work, const Storer& storer)
             : source(source_),
-              row(work.tile_m * BLOCK_M + (SWAPPED ? 0 : program.rank * A_ROWS + 32 * storer.quarter + storer.lane)),
+              row(work.tile_m * BLOCK_M + (SWAPPED ? 0 : rank * A_ROWS + 32 * storer.quarter + storer.lane)),
               column(work.tile_n * BLOCK_N + (SWAPPED && !PROMOTED ? 32 * storer.quarter + storer.lane : 0)) {}
 
         // Of the thread's lane, and of a column of the sums.
@@ -825,10 +707,22 @@ struct Program {
             return SWAPPED ? source.of_row(row + sum_column, block) : source.of_column(column + sum_column, block);
         }
 
-        __device__ __forceinline__ void apply(float (&values)[CHUNK / 16][16], int first) const {
+        __device__ __forceinline__ void apply(Storing::Values& values, int first) const {
             const float lane = of_lane(0);
 #pragma unroll
             for (int i = 0; i < CHUNK; ++i) values[i / 16][i % 16] *= lane * of_column(first + i, 0);
+        }
+    };
+
+    // What a chunk of sums is multiplied by where rows and columns of E4M3 have scales.
+    template <typename Source>
+    struct ChunkScales {
+        const Source& source;
+        int rank;
+        Storer storer;
+
+        __device__ __forceinline__ void apply(const scheduler::Work& work, Storing::Values& values, int column) const {
+            if constexpr (FP8) TileScales<Source>(source, rank, work, storer).apply(values, column);
         }
     };
 
@@ -875,7 +769,7 @@ struct Program {
                     }
                 }
                 ahead[i].fetch(scales, storer, first + i + AHEAD);
-                ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);
+                tiles.await_summed(sums);
                 ptx::tcgen05_after_signal();
                 add_block<scheduler::smaller(CHUNK, 32)>(totals, lanes + sums.index * SUM_STRIDE + storer.first(), scale, row_scales, sums);
                 sums.advance();
@@ -894,11 +788,7 @@ struct Program {
 #pragma unroll
             for (int i = 0; i < WIDTH / 16; ++i) ptx::tmem_load(values[i], tile + column + 16 * i);
             ptx::tmem_wait(values);
-            if (column == STORED_COLUMNS - WIDTH) {
-                ptx::tcgen05_before_signal();
-                __syncwarp();
-                if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive_first_relaxed<CTAS>(sums.of(base + STORED));
-            }
+            if (column == STORED_COLUMNS - WIDTH) tiles.say_stored(sums);
 #pragma unroll
             for (int i = 0; i < WIDTH; i += 4) {
                 float4 by = {scale, scale, scale, scale};
@@ -909,120 +799,18 @@ struct Program {
             }
         }
     }
-
-    // Adds the parts of a tile up, in their order, and stores them.
-    __device__ __forceinline__ void store_parts(float* parts, float factor, const ptx::TensorMap& c, Box& box,
-                                                const scheduler::Work& work, const Storer& storer) const {
-#pragma unroll 1
-        for (int column = storer.first(); column < storer.end(); column += CHUNK) {
-            float values[CHUNK / 16][16] = {};
-#pragma unroll 1
-            for (int part = 0; part < schedule.split_k; ++part) add_part(values, part_of(parts, part, storer), column);
-            store_box(values, factor, c, box, work, column, storer);
-        }
-    }
-
-    // Rounds a chunk of columns of sums, puts it together in shared memory and has it copied to C.
-    __device__ __forceinline__ void store_box(const float (&values)[CHUNK / 16][16], float factor, const ptx::TensorMap& c, Box& box,
-                                              const scheduler::Work& work, int column, const Storer& storer) const {
-        const int warp = storer.quarter, lane = storer.lane;
-        const u32 shared = base + BOXES + (2 * storer.warp + box.index) * BOX_BYTES;
-        box.advance();
-        if (lane == 0) ptx::tma_store_wait_read<1>();
-        __syncwarp();
-        if constexpr (SWAPPED) {
-#pragma unroll
-            for (int row = 0; row < CHUNK; ++row) {
-                ptx::store_shared(shared + row * 64 + held_column(lane) * 2, Element::round(factor * values[row / 16][row % 16]));
-            }
-        } else {
-#pragma unroll
-            for (int piece = 0; piece < CHUNK / 8; ++piece) {
-                u32 columns[4];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const float* pair = values[piece / 2] + piece % 2 * 8 + 2 * i;
-                    columns[i] = Element::pack(factor * pair[0], factor * pair[1]);
-                }
-                store_words(shared + layout::swizzled<2 * CHUNK, 16>(lane, 16 * piece), columns);
-            }
-        }
-        ptx::fence_async_shared();
-        __syncwarp();
-        if (lane == 0) {
-            const int block = ROW_BLOCKS == 1 ? 0 : column / INSTRUCTION_N, block_row = block * 128 + 32 * warp;
-            const int x = work.tile_n * BLOCK_N + (SWAPPED ? rank * COLUMNS + 32 * warp : column - block * INSTRUCTION_N);
-            const int y = work.tile_m * BLOCK_M + (SWAPPED ? column : rank * A_ROWS + block_row);
-            ptx::tma_store(c, shared, x, y);
-            ptx::tma_store_commit();
-        }
-    }
-
-    // This thread's vectors of a part: its lane's sums, four columns each, a vector of every lane after the other.
-    __device__ __forceinline__ float4* part_of(float* parts, int part, const Storer& storer) const {
-        constexpr int PROGRAM_VECTORS = 128 * SUM_COLUMNS / 4;
-        return reinterpret_cast<float4*>(parts) + static_cast<i64>(part * CTAS + rank) * PROGRAM_VECTORS + 32 * storer.quarter +
-               storer.lane;
-    }
-
-    __device__ __forceinline__ static void save_part(const float (&values)[CHUNK / 16][16], float4* part, int column) {
-#pragma unroll
-        for (int i = 0; i < CHUNK / 4; ++i) {
-            const float* four = values[i / 4] + i % 4 * 4;
-            part[(column / 4 + i) * 128] = make_float4(four[0], four[1], four[2], four[3]);
-        }
-    }
-
-    __device__ __forceinline__ static void add_part(float (&values)[CHUNK / 16][16], const float4* part, int column) {
-#pragma unroll
-        for (int i = 0; i < CHUNK / 4; ++i) {
-            const float4 theirs = ptx::load_at_l2(part + (column / 4 + i) * 128);
-            float* four = values[i / 4] + i % 4 * 4;
-            four[0] += theirs.x, four[1] += theirs.y, four[2] += theirs.z, four[3] += theirs.w;
-        }
-    }
-
-    // Whether this program is the last to have saved its part of the tile, so that it finds them all; they are added in the
-    // parts' order, so that every run gives the same bits. The storing warps; one thread's release and acquire order
-    // what all of them wrote and will read, past the barriers on both sides.
-    __device__ __forceinline__ bool is_last(u32* arrivals, int thread) const {
-        ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
-        if (thread == 0) {
-            const bool last = ptx::count_acquire_release(arrivals) == schedule.split_k - 1u;
-            if (last) *arrivals = 0;
-            ptx::store_shared(base + IS_LAST, static_cast<u32>(last));
-        }
-        ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
-        return ptx::load_shared(base + IS_LAST) != 0;
-    }
 };
 
-__device__ __forceinline__ void init_barriers(u32 base) {
+__device__ __forceinline__ void init_barriers(const Program& program) {
+    const u32 base = program.base;
     for (int stage = 0; stage < NUM_STAGES; ++stage) {
         ptx::mbarrier_init(base + FULL + 8 * stage, 1);
         ptx::mbarrier_init(base + EMPTY + 8 * stage, 1);
         if (DECODED) ptx::mbarrier_init(base + RAW + 8 * stage, 1);
     }
     for (int buffer = 0; buffer < BUFFERS; ++buffer) ptx::mbarrier_init(base + READY + 8 * buffer, CTAS * DECODE_WARPS);
-    for (int tile = 0; tile < SUM_TILES; ++tile) {
-        ptx::mbarrier_init(base + SUMMED + 8 * tile, 1);
-        ptx::mbarrier_init(base + STORED + 8 * tile, CTAS * STORING_WARPS);
-    }
-    for (int answer = 0; answer < ANSWERS; ++answer) {
-        ptx::mbarrier_init(base + ANSWERED + 8 * answer, 1);
-        ptx::mbarrier_init(base + TAKEN + 8 * answer, 1 + CTAS * (1 + STORING_WARPS + DECODE_WARPS));
-    }
+    program.tiles.init_barriers<Shape>(DECODE_WARPS);
     ptx::fence_mbarrier_init();
-}
-
-// All threads of the program, or of the pair. What the programs of a pair write for each other at the start, their barriers,
-// has a fence of its own, so that their meeting promises nothing: it would flush and invalidate as for the whole GPU.
-__device__ __forceinline__ void sync_all() {
-    __syncthreads();
-    if constexpr (CTAS == 2) {
-        ptx::cluster_arrive_relaxed();
-        ptx::cluster_wait();
-    }
 }
 
 }  // namespace
@@ -1035,22 +823,24 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     const u32 base = ptx::shared_address(smem);
     const int rank = CTAS == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
     const scheduler::Schedule schedule{tiles_m, tiles_n, k_steps, group_m, split_k};
-    const Program program{base, rank, schedule, stride, span};
+    const int first = scheduler::work_begin(blockIdx.x / CTAS, stride, span);
+    const int end = scheduler::work_end(first, span, schedule.size());
+    const Program program{base, rank, {base + TILES, rank, schedule, first, end, stride}};
     const Scaling scaling SCALE_ARGUMENTS;
 
-    if (CTAS > 1) sync_all();  // the other program is there to allocate with
+    if (CTAS > 1) tcgen05_gemm::sync_all<CTAS>();  // the other program is there to allocate with
     if (warp == COPYING_WARP && ptx::elect_one()) {
         ptx::prefetch_map(a);
         ptx::prefetch_map(b);
         ptx::prefetch_map(c);
         prefetch_scales(scaling);
-        init_barriers(base);
+        init_barriers(program);
     }
     __syncwarp();
     if (warp == MULTIPLYING_WARP) ptx::tmem_allocate<CTAS, TMEM_COLUMNS>(base + TENSOR_MEMORY);
     __syncwarp();
     ptx::tcgen05_before_signal();
-    sync_all();
+    tcgen05_gemm::sync_all<CTAS>();
     ptx::tcgen05_after_signal();
     const u32 tensor_memory = ptx::load_shared(base + TENSOR_MEMORY);
 
@@ -1069,7 +859,7 @@ gemm_tcgen05(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ p
     }
     __syncwarp();
     ptx::tcgen05_before_signal();
-    sync_all();
+    tcgen05_gemm::sync_all<CTAS>();
     ptx::tcgen05_after_signal();
     if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);
 }

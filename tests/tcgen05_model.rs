@@ -8,7 +8,7 @@
 mod source;
 
 use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
-use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use rayon::prelude::*;
 use std::fmt::Write as _;
@@ -335,6 +335,44 @@ fn numbers(launch: &Launch) -> Vec<i32> {
     launch.args.iter().filter_map(|arg| if let Arg::I32(number) = arg { Some(*number) } else { None }).collect()
 }
 
+/// Some of the configs that a GPU's space has for a problem, evenly spread; there are as many at least.
+fn spread(problem: &Problem, profile: &GpuProfile, count: usize, kinds: &[Mma]) -> Vec<Config> {
+    let plan = Plan::load(problem.family, None).unwrap();
+    let legal = plan.legal_configs(problem, profile);
+    let configs: Vec<_> =
+        legal.into_iter().filter(|config| config.mma.is_some_and(|mma| kinds.contains(&mma))).collect();
+    assert!(configs.len() >= count, "{problem}: {}", configs.len());
+    (0..count).map(|place| configs[place * (configs.len() - 1) / (count - 1)].clone()).collect()
+}
+
+/// What the crate launches is what `main` describes of the same shapes. `of_launch` gives its arguments, and which of the launch's
+/// numbers it tells.
+fn check_launch(
+    main: &str,
+    problem: &Problem,
+    profile: &GpuProfile,
+    config: &Config,
+    of_launch: impl Fn(&Launch) -> (Vec<i64>, &'static [usize]),
+) {
+    let (kernel, launch) = spec(problem.family).build(config, problem, profile).unwrap();
+    let Some(model) = Model::new(main, &kernel.macros, |_, text| text) else { return };
+    let (arguments, places) = of_launch(&launch);
+    let arguments = arguments.iter().map(i64::to_string);
+    let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(described(&launch, places), String::from_utf8_lossy(&output.stdout), "{config:?}");
+}
+
+/// How often k is split, the programs or pairs of them, and their order, of a product's launch.
+fn order_of(config: &Config, launch: &Launch) -> [i64; 3] {
+    let order = match config.pid_type {
+        Some(PidType::ClusterLaunchControl) => DEALT_OUT,
+        Some(PidType::PersistentInterleaved) => STRIDES,
+        _ => RUNS,
+    };
+    [numbers(launch)[4].into(), (launch.grid[0] / launch.cluster[0]).into(), order.into()]
+}
+
 /// What the crate launches, tensor maps above all, is what the kernel's contract says of the shapes, by `gemm.cpp`, which is what
 /// the model runs: for some configs of each product's space, evenly spread.
 #[test]
@@ -360,33 +398,15 @@ fn the_crate_launches_what_the_model_runs() {
         let extents = [("m", m), ("n", n), ("k", k)].into_iter().chain(variant.iter().copied());
         let dtype = *family.dtypes().first().unwrap();
         let problem = Problem::new(family, &extents.collect::<Vec<_>>(), dtype).unwrap();
-        let plan = Plan::load(family, None).unwrap();
-        let configs: Vec<_> = plan
-            .legal_configs(&problem, &profile)
-            .into_iter()
-            .filter(|config| matches!(config.mma, Some(Mma::Tcgen05 | Mma::Tcgen05Tmem)))
-            .collect();
-        assert!(configs.len() >= CONFIGS, "{family:?}");
-        for place in 0..CONFIGS {
-            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
-            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
-            let order = match config.pid_type {
-                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
-                Some(PidType::PersistentInterleaved) => STRIDES,
-                _ => RUNS,
-            };
-            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
-            let Some(model) = Model::new("gemm.cpp", &kernel.macros, |_, text| text) else { return };
-            let programs = launch.grid[0] / launch.cluster[0];
-            let arguments = [m, n, k, split_k.into(), programs.into(), order.into(), group].map(|it| it.to_string());
-            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
-            assert!(output.status.success());
-            let places = match numbers(&launch).len() {
-                7 => &[0, 1, 2, 4, 5, 6][..],
-                8 => &[0, 1, 2, 4, 5, 6, 7],
-                _ => &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10],
-            };
-            assert_eq!(described(&launch, places), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05, Mma::Tcgen05Tmem]) {
+            check_launch("gemm.cpp", &problem, &profile, &config, |launch| {
+                let places = match numbers(launch).len() {
+                    7 => &[0, 1, 2, 4, 5, 6][..],
+                    8 => &[0, 1, 2, 4, 5, 6, 7],
+                    _ => &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10],
+                };
+                ([&[m, n, k][..], &order_of(&config, launch), &[group]].concat(), places)
+            });
         }
     }
 }
@@ -461,29 +481,11 @@ fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
     for (family, m) in [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].into_iter().flat_map(|it| [(it, 700), (it, 30)])
     {
         let [n, k] = [1040, 2080];
-        let extents = [("m", i64::from(m)), ("n", i64::from(n)), ("k", i64::from(k))];
-        let problem = Problem::new(family, &extents, Dtype::Bf16).unwrap();
-        let plan = Plan::load(family, None).unwrap();
-        let configs: Vec<_> = plan
-            .legal_configs(&problem, &profile)
-            .into_iter()
-            .filter(|config| config.mma == Some(Mma::Tcgen05))
-            .collect();
-        assert!(configs.len() >= CONFIGS, "{family:?}");
-        for place in 0..CONFIGS {
-            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
-            let (kernel, launch) = spec(family).build(config, &problem, &profile).unwrap();
-            let order = match config.pid_type {
-                Some(PidType::ClusterLaunchControl) => DEALT_OUT,
-                Some(PidType::PersistentInterleaved) => STRIDES,
-                _ => RUNS,
-            };
-            let split_k = u32::try_from(numbers(&launch)[4]).unwrap();
-            let Some(model) = Model::new("block_scaled.cpp", &kernel.macros, |_, text| text) else { return };
-            let arguments = [m, n, k, split_k, launch.grid[0] / launch.cluster[0], order].map(|it| it.to_string());
-            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
-            assert!(output.status.success());
-            assert_eq!(described(&launch, &[0, 1, 2, 4, 5, 6]), String::from_utf8_lossy(&output.stdout), "{config:?}");
+        let problem = Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap();
+        for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05]) {
+            check_launch("block_scaled.cpp", &problem, &profile, &config, |launch| {
+                ([&[m, n, k][..], &order_of(&config, launch)].concat(), &[0, 1, 2, 4, 5, 6])
+            });
         }
     }
 }
@@ -492,7 +494,6 @@ fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
 fn block_scaled_products_with_something_left_out_are_refused() {
     const SCALED: &str = "gemm_block_scaled_tcgen05.cu";
     const HEADER: &str = "tcgen05_scaled.cuh";
-    const GEMM: &str = "tcgen05_gemm.cuh";
     const DECODING: &str = "gemm_block_scaled.cu";
     let nvfp4 = || block_scaled("Nvfp4", "bf16", [128, 128, 256], 2, 2, &[[300, 136, 1056, 1, 1, STRIDES]]);
     let mxfp8 = || block_scaled("Mxfp8", "bf16", [64, 128, 128], 2, 2, &[[190, 136, 528, 1, 1, STRIDES]]);
@@ -517,7 +518,7 @@ fn block_scaled_products_with_something_left_out_are_refused() {
     for case in [nvfp4(), pair()] {
         case.refuses(&[stored], &SUMS);
     }
-    let summed = Change(GEMM, "ptx::mbarrier_wait(sums.of(tiles.base + SUMMED), sums.parity);", "");
+    let summed = Change(TILES, "ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);", "");
     nvfp4().refuses(&[summed], &SUMS);
     // What is told of the operands and of their scales.
     for (case, change, words) in [
@@ -565,6 +566,8 @@ fn block_scaled_products_with_something_left_out_are_refused() {
 // ---- What the model must refuse: the GEMM with something left out ----
 
 const KERNEL: &str = "gemm_tcgen05.cu";
+/// Tiles and the way of sums to C.
+const TILES: &str = "tcgen05_gemm.cuh";
 const TCGEN05: &str = "tcgen05.cuh";
 
 fn bf16() -> Case {
@@ -601,8 +604,7 @@ const fn without(text: &'static str) -> Change {
 const COPIES: &str = "the copy engine writes where others may still read or write";
 const SUMS: [&str; 2] =
     ["a product writes tensor memory that others may still use", "tcgen05.ld of what is being written"];
-const STORED_DRAIN: &str =
-    "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);";
+const STORED_DRAIN: &str = "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) tiles.await_stored(sums);";
 const EMPTY_DRAIN: &str = "for (int i = 0; i < NUM_STAGES; ++i, stage.advance()) ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);";
 
 #[test]
@@ -632,25 +634,25 @@ fn a_missing_wait_is_refused() {
         &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
     );
     held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
-    let drained = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n            ");
+    let drained = without("tiles.await_stored(sums);\n            ");
     for case in [bf16(), pair()] {
         case.refuses(&[drained], &SUMS);
     }
-    let summed = without("ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);");
+    let summed = Change(TILES, "ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);", "");
     for case in [bf16(), pair()] {
         case.refuses(&[summed], &SUMS);
     }
-    let taken = without("if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);");
+    let taken = Change(TILES, "if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);", "");
     dealt_out().refuses(
         &[taken],
         &["clusterlaunchcontrol.try_cancel writes where", "more arrivals", "in the midst of a phase"],
     );
-    let answered = without("ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);");
+    let answered = Change(TILES, "ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);", "");
     dealt_out().refuses(
         &[answered],
         &["a thread reads what may not be written yet", "clusterlaunchcontrol.try_cancel writes where"],
     );
-    let read = without("if (lane == 0) ptx::tma_store_wait_read<1>();");
+    let read = Change(TILES, "if (lane == 0) ptx::tma_store_wait_read<1>();", "");
     bf16().refuses(&[read], &["a thread writes where others may still read or write"]);
 }
 
@@ -685,12 +687,12 @@ fn sums_of_8_bit_floats_take_turns() {
     let of_rows = || fp8([16, 128, 128], 2, 1, &[[9, 136, 272, 1, 1, STRIDES]]);
     let of_few = || fp8([48, 128, 128], 2, 128, &[[50, 136, 656, 1, 1, STRIDES]]);
     let of_pairs = || fp8([256, 64, 128], 2, 128, &[[600, 72, 528, 1, 1, STRIDES]]);
-    let summed = without("ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);");
-    let stored = without("ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);\n                ");
+    let summed = Change(TILES, "ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);", "");
+    let stored = without("tiles.await_stored(sums);\n                ");
     let before = Change(
-        KERNEL,
-        "ptx::tcgen05_before_signal();\n                __syncwarp();\n                if (threadIdx",
-        "__syncwarp();\n                if (threadIdx",
+        TILES,
+        "ptx::tcgen05_before_signal();\n        __syncwarp();\n        if (threadIdx",
+        "__syncwarp();\n        if (threadIdx",
     );
     let after = Change(KERNEL, "ptx::tcgen05_after_signal();\n                add_block", "add_block");
     for case in [of_few(), of_pairs()] {
@@ -707,7 +709,10 @@ fn sums_of_8_bit_floats_take_turns() {
     );
     of_few().refuses(&[Change(KERNEL, "SWAPPED && !PROMOTED ?", "SWAPPED ?")], &["C["]);
     of_few().refuses(&[Change(KERNEL, "B_PANEL_BYTES + part * 32 : k16", "B_PANEL_BYTES + part * 16 : k16")], &["C["]);
-    of_rows().refuses(&[without("if constexpr (FP8) scales.apply(values, column);")], &["C["]);
+    of_rows().refuses(
+        &[without("if constexpr (FP8) TileScales<Source>(source, rank, work, storer).apply(values, column);")],
+        &["C["],
+    );
     for case in [of_rows(), of_few()] {
         case.refuses(&[Change(TCGEN05, "kind::f8f6f4", "kind::f16")], &["that is not of bf16 products"]);
         let major = Change(KERNEL, "B_MAJOR = FP8 ? Major::K", "B_MAJOR = FP8 ? Major::MN");
@@ -719,7 +724,7 @@ fn sums_of_8_bit_floats_take_turns() {
 fn a_missing_signal_hangs() {
     for (case, change) in [
         (bf16(), without("ptx::tcgen05_commit<CTAS>(stage.of(base + EMPTY));")),
-        (pair(), without("ptx::tcgen05_commit<CTAS>(sums.of(base + SUMMED));")),
+        (pair(), without("tiles.say_summed(sums);")),
         (pair(), Change(TCGEN05, "\"h\"(static_cast<u16>(3))", "\"h\"(static_cast<u16>(1))")),
         (decoded(), without("if (thread % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));")),
         (bf16(), Change(KERNEL, "CTAS * (A_BYTES + (DECODED ? 0 : B_BYTES))", "CTAS * (A_BYTES + B_BYTES) + 16")),
@@ -734,18 +739,18 @@ fn tensor_memory_ends_where_it_was_allocated() {
     let anywhere = Change(KERNEL, "multiply_step(tensor_memory + sums.index", "multiply_step(sums.index");
     bf16().refuses(&[anywhere], &words);
     pair().refuses(&[anywhere], &words);
-    let from_zero = Change(KERNEL, "const u32 lanes = tensor_memory + (thread", "const u32 lanes = (thread");
+    let from_zero = Change(TILES, "return tensor_memory + (quarter", "return (quarter");
     bf16().refuses(&[from_zero], &words);
     let weights = Change(KERNEL, "tensor_memory + WEIGHTS_AT + buffer.index", "WEIGHTS_AT + buffer.index");
     held().refuses(&[weights], &["of tensor memory, of which", "tcgen05.st where others may still read or write"]);
     let half = Change(
         KERNEL,
-        "TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);",
-        "TMEM_COLUMNS = power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS) / 2;",
+        "TMEM_COLUMNS = tcgen05_gemm::power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);",
+        "TMEM_COLUMNS = tcgen05_gemm::power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS) / 2;",
     );
     bf16().refuses(&[half], &words);
     held().refuses(&[half], &words);
-    let lanes = Change(KERNEL, "(thread / 32 % 4 << 21)", "(thread / 32 % 4 << 20)");
+    let lanes = Change(TILES, "(quarter << 21)", "(quarter << 20)");
     bf16().refuses(&[lanes], &["reaches lanes from"]);
 }
 
@@ -800,21 +805,20 @@ fn tensor_memory_is_allocated_and_freed_once() {
 fn loads_of_tensor_memory_give_nothing_before_their_wait() {
     const WAIT: &str = "ptx::tmem_wait(values);";
     for case in [bf16(), split(), pair()] {
-        case.refuses(&[without(WAIT)], &["tcgen05.wait::ld"]);
+        case.refuses(&[Change(TILES, WAIT, "")], &["tcgen05.wait::ld"]);
     }
     bf16().refuses(
         &[Change(TCGEN05, "asm volatile(\"tcgen05.wait::ld.sync.aligned;\" ::: \"memory\");", "")],
         &["tcgen05.wait::ld"],
     );
-    let early = Change(KERNEL, WAIT, "const float early = values[0][3]; ptx::tmem_wait(values); values[0][3] = early;");
+    let early = Change(TILES, WAIT, "const float early = values[0][3]; ptx::tmem_wait(values); values[0][3] = early;");
     bf16().refuses(&[early], &["is nan, not"]);
     held().refuses(&[without("ptx::tmem_wait_stores();")], &["a product reads tensor memory that is being written"]);
 }
 
 #[test]
 fn missing_tcgen05_fences_are_refused() {
-    let before_drained =
-        Change(KERNEL, "ptx::tcgen05_before_signal();\n                    __syncwarp();", "__syncwarp();");
+    let before_drained = Change(TILES, "ptx::tcgen05_before_signal();\n        __syncwarp();", "__syncwarp();");
     for case in [bf16(), pair()] {
         case.refuses(&[before_drained], &["a product writes tensor memory that others may still use"]);
     }
@@ -822,11 +826,14 @@ fn missing_tcgen05_fences_are_refused() {
     held().refuses(&[before_ready], &["a product reads tensor memory that is being written"]);
     let before_end = Change(
         KERNEL,
-        "ptx::tcgen05_before_signal();\n    sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
-        "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "ptx::tcgen05_before_signal();\n    tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
     );
-    let after_end =
-        Change(KERNEL, "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp", "sync_all();\n    if (warp");
+    let after_end = Change(
+        KERNEL,
+        "tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "tcgen05_gemm::sync_all<CTAS>();\n    if (warp",
+    );
     for case in [bf16(), pair()] {
         case.refuses(
             &[before_end, before_drained],
@@ -841,7 +848,7 @@ fn missing_tcgen05_fences_are_refused() {
     for case in [bf16(), decoded(), held(), pair()] {
         case.refuses(&[after_full], &["no tcgen05.fence::after_thread_sync follows"]);
     }
-    let after_summed = Change(KERNEL, "ptx::tcgen05_after_signal();\n            const u32 tile", "const u32 tile");
+    let after_summed = Change(TILES, "ptx::tcgen05_after_signal();\n            const u32 tile", "const u32 tile");
     bf16().refuses(&[after_summed], &["no tcgen05.fence::after_thread_sync follows the wait"]);
     let after_raw = Change(KERNEL, "ptx::tcgen05_after_signal();\n                    hold_step", "hold_step");
     held().refuses(&[after_raw], &["no tcgen05.fence::after_thread_sync follows the wait"]);
@@ -859,7 +866,7 @@ fn missing_proxy_fences_are_refused() {
         case.refuses(&[decoded_weights], &["no fence shows it", "may not be done"]);
     }
     let box_of_c = Change(
-        KERNEL,
+        TILES,
         "ptx::fence_async_shared();\n        __syncwarp();\n        if (lane",
         "__syncwarp();\n        if (lane",
     );
@@ -891,7 +898,7 @@ fn barriers_are_initialized_where_all_see_it() {
     }
     let unmet = Change(
         KERNEL,
-        "ptx::tcgen05_before_signal();\n    sync_all();\n    ptx::tcgen05_after_signal();\n    const u32",
+        "ptx::tcgen05_before_signal();\n    tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    const u32",
         "const u32",
     );
     bf16().refuses(
@@ -901,7 +908,7 @@ fn barriers_are_initialized_where_all_see_it() {
     // Each program by itself is not enough for the other's barriers.
     let alone = Change(
         KERNEL,
-        "ptx::tcgen05_before_signal();\n    sync_all();\n    ptx::tcgen05_after_signal();\n    const u32",
+        "ptx::tcgen05_before_signal();\n    tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    const u32",
         "ptx::tcgen05_before_signal();\n    __syncthreads();\n    ptx::tcgen05_after_signal();\n    const u32",
     );
     pair().refuses(&[alone], &words);
@@ -909,11 +916,11 @@ fn barriers_are_initialized_where_all_see_it() {
 
 #[test]
 fn programs_of_a_pair_wait_for_each_other() {
-    let start = without("if (CTAS > 1) sync_all();");
+    let start = without("if (CTAS > 1) tcgen05_gemm::sync_all<CTAS>();");
     pair().refuses(&[start], &["a program that may not have begun"]);
     let end = Change(
         KERNEL,
-        "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
         "__syncthreads();\n    ptx::tcgen05_after_signal();\n    if (warp",
     );
     let drain = without(EMPTY_DRAIN);
@@ -929,13 +936,13 @@ fn nobody_leaves_what_is_under_way() {
     for case in [bf16(), decoded(), pair()] {
         case.refuses(&[drain], &["a program leaves"]);
     }
-    let boxes = without("if (thread % 32 == 0) ptx::tma_store_wait_read<0>();");
+    let boxes = Change(TILES, "if (thread % 32 == 0) ptx::tma_store_wait_read<0>();", "");
     for case in [bf16(), pair()] {
         case.refuses(&[boxes], &["a program leaves"]);
     }
     let end = Change(
         KERNEL,
-        "sync_all();\n    ptx::tcgen05_after_signal();\n    if (warp",
+        "tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
         "ptx::tcgen05_after_signal();\n    if (warp",
     );
     let stored = without(STORED_DRAIN);
@@ -945,8 +952,7 @@ fn nobody_leaves_what_is_under_way() {
 #[test]
 fn lanes_come_together_before_aligned_instructions() {
     let words = ["an aligned instruction in a warp that is not together"];
-    let load =
-        Change(KERNEL, "float values[CHUNK / 16][16];\n                __syncwarp();", "float values[CHUNK / 16][16];");
+    let load = Change(TILES, "Values values;\n                __syncwarp();", "Values values;");
     for case in [bf16(), pair()] {
         case.refuses(&[load], &words);
     }
@@ -965,16 +971,16 @@ fn parts_of_k_are_added_by_whoever_is_last() {
     split().refuses(&[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.release.gpu")], &words);
     split().refuses(&[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.acquire.gpu")], &words);
     let before = Change(
-        KERNEL,
+        TILES,
         "ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);\n        if (thread == 0) {",
         "if (thread == 0) {",
     );
     split().refuses(&[before], &["global memory", "shared memory"]);
     // Programs run at once: whoever takes himself for the last before the others have come finds their parts missing.
     let hasty = Change(
-        KERNEL,
-        "ptx::count_acquire_release(arrivals) == schedule.split_k - 1u",
-        "ptx::count_acquire_release(arrivals) == 0",
+        TILES,
+        "ptx::count_acquire_release(count) == tiles.schedule.split_k - 1u",
+        "ptx::count_acquire_release(count) == 0",
     );
     split().refuses(&[hasty], &["global memory", "is nan", "a count of arrivals is left"]);
 }
@@ -982,7 +988,11 @@ fn parts_of_k_are_added_by_whoever_is_last() {
 #[test]
 fn shared_memory_ends_where_the_launch_says() {
     bf16().refuses(
-        &[Change(KERNEL, "constexpr int SMEM_BYTES = IS_LAST + 4;", "constexpr int SMEM_BYTES = TENSOR_MEMORY;")],
+        &[Change(
+            KERNEL,
+            "constexpr int SMEM_BYTES = READY + 8 * BUFFERS;",
+            "constexpr int SMEM_BYTES = TENSOR_MEMORY;",
+        )],
         &["beyond the program's shared memory"],
     );
 }
@@ -1097,23 +1107,13 @@ fn the_crate_launches_the_attention_that_the_model_runs() {
     for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 520, 72]] {
         let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
         let problem = Problem::new(Family::Attention, &dims, Dtype::ALL[0]).unwrap();
-        let plan = Plan::load(Family::Attention, None).unwrap();
-        let legal = plan.legal_configs(&problem, &profile);
-        let configs: Vec<_> = legal.into_iter().filter(|config| config.mma == Some(Mma::Tcgen05)).collect();
-        assert!(configs.len() >= CONFIGS, "{problem}: {}", configs.len());
-        for place in 0..CONFIGS {
-            let config = configs[place * (configs.len() - 1) / (CONFIGS - 1)];
-            let (kernel, launch) = spec(Family::Attention).build(config, &problem, &profile).unwrap();
+        for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05]) {
             let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
-            let Some(model) = Model::new("attention.cpp", &kernel.macros, |_, text| text) else { return };
             let splits = i64::from(config.split_k.unwrap());
-            let arguments =
-                [6, q_seq, kv_seq, head_dim, splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
-            let arguments = arguments.map(|number: i64| number.to_string());
-            let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
-            assert!(output.status.success());
-            let all = [0, 1, 2, 3, 4, 5];
-            assert_eq!(described(&launch, &all), String::from_utf8_lossy(&output.stdout), "{config:?}");
+            check_launch("attention.cpp", &problem, &profile, &config, |launch| {
+                let shared = [splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
+                ([&[6, q_seq, kv_seq, head_dim][..], &shared].concat(), &[0, 1, 2, 3, 4, 5])
+            });
         }
     }
 }

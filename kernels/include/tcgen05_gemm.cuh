@@ -7,7 +7,11 @@
 //   CTAS                        programs that share a tile: 1, or 2
 //   SWAPPED                     whether the instruction's rows are columns of C: 128 * CTAS of them, else rows
 //   INSTRUCTION_N               columns of the instruction, and of tensor memory that its sums take
+//   ROW_BLOCKS                  instructions below each other in a tile, whose sums lie side by side; 1 where SWAPPED
 //   TILES                       tiles whose sums are in tensor memory at once
+//   STORERS                     groups of four warps that store, each its share of the sums' columns: 1 or 2
+//   column_of(lane)             where SWAPPED: which of its warp's 32 columns of C a lane of the tensor memory holds
+// Warps 0 ... 3 store, and of a second group 8 ... 11, since registers are handed over by groups of four.
 // Barriers (arrivals a phase):
 //   summed[tile]    1, by commit, at both programs, when a tile's products are done; awaited to store the tile
 //   stored[tile]    one for each storing warp of the pair, at its first program, when it has read the sums; awaited to begin
@@ -35,30 +39,41 @@ __device__ constexpr int power_of_two_from(int least, int value) {
     return value <= least ? least : power_of_two_from(2 * least, value);
 }
 
-constexpr int STORING_WARPS = 4, STORING_THREADS = 32 * STORING_WARPS;
-constexpr int STORING_BARRIER = 1;  // 0 is __syncthreads'
+constexpr int FIRST_OTHER_STORER = 8;  // the first warp of the second group
+constexpr int STORING_BARRIER = 1;     // 0 is __syncthreads'
 
 // Tiles that the copying thread may be ahead of those who store, where the hardware deals them out, and one.
 constexpr int ANSWERS = 4;
 
-// Columns from one tile's sums to the next's, and the boxes in which sums leave for C, two for each storing warp: 32 rows x a line of
-// columns, or a line of rows x 32 columns.
+// Columns of a tile's sums, and from there to the next tile's.
+template <typename Shape>
+__device__ constexpr int sum_columns() {
+    return Shape::ROW_BLOCKS * Shape::INSTRUCTION_N;
+}
 template <typename Shape>
 __device__ constexpr int sum_stride() {
-    return (Shape::INSTRUCTION_N + 31) / 32 * 32;
-}
-template <typename Shape>
-__device__ constexpr int box_bytes() {
-    return STORING_WARPS * 2 * 32 * widest_line(Shape::INSTRUCTION_N) * 2;
+    return (sum_columns<Shape>() + 31) / 32 * 32;
 }
 
-// What Tiles keeps in shared memory: answers of the hardware, then barriers.
+// A storing warp writes this many of the instruction's columns at a time, one box of C: 32 rows x a line of columns, or a line of
+// rows x 32 columns. It has two boxes.
+template <typename Shape>
+__device__ constexpr int box_bytes() {
+    return 32 * widest_line(Shape::INSTRUCTION_N) * 2;
+}
+template <typename Shape>
+__device__ constexpr int boxes_bytes() {
+    return 4 * Shape::STORERS * 2 * box_bytes<Shape>();
+}
+
+// What Tiles keeps in shared memory: answers of the hardware, then barriers; and beside them the address of the tensor memory.
 constexpr int ANSWERED = 16 * ANSWERS;
 constexpr int TAKEN = ANSWERED + 8 * ANSWERS;
 constexpr int SUMMED = TAKEN + 8 * ANSWERS;
 constexpr int STORED = SUMMED + 8 * 2;
 constexpr int IS_LAST = STORED + 8 * 2;  // whether this program adds up the tile's parts
-constexpr int TILES_BYTES = IS_LAST + 8;
+constexpr int TENSOR_MEMORY = IS_LAST + 4;
+constexpr int TILES_BYTES = TENSOR_MEMORY + 4;
 
 // A place in a ring of SIZE barriers, and the parity of its current phase.
 template <int SIZE>
@@ -100,15 +115,18 @@ struct Tiles {
     scheduler::Schedule schedule;
     int first, end, stride;
 
-    // One thread, before any other uses them; a fence of their own follows.
-    __device__ __forceinline__ void init_barriers(int sum_tiles) const {
-        for (int tile = 0; tile < sum_tiles; ++tile) {
+    // One thread, before any other uses them; a fence of their own follows. `other_warps`: those that work on tiles beside the ones
+    // that store.
+    template <typename Shape>
+    __device__ __forceinline__ void init_barriers(int other_warps) const {
+        constexpr int STORING_WARPS = 4 * Shape::STORERS;
+        for (int tile = 0; tile < Shape::TILES; ++tile) {
             ptx::mbarrier_init(base + SUMMED + 8 * tile, 1);
             ptx::mbarrier_init(base + STORED + 8 * tile, CTAS * STORING_WARPS);
         }
         for (int answer = 0; answer < ANSWERS; ++answer) {
             ptx::mbarrier_init(base + ANSWERED + 8 * answer, 1);
-            ptx::mbarrier_init(base + TAKEN + 8 * answer, 1 + CTAS * (1 + STORING_WARPS));
+            ptx::mbarrier_init(base + TAKEN + 8 * answer, 1 + CTAS * (1 + STORING_WARPS + other_warps));
         }
     }
 
@@ -129,6 +147,20 @@ struct Tiles {
     template <int SIZE>
     __device__ __forceinline__ void await_stored(const Place<SIZE>& sums) const {
         ptx::mbarrier_wait(sums.of(base + STORED), sums.parity ^ 1);
+    }
+
+    // A whole warp tells that it has read them.
+    template <int SIZE>
+    __device__ __forceinline__ void say_stored(const Place<SIZE>& sums) const {
+        ptx::tcgen05_before_signal();
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive_first_relaxed<CTAS>(sums.of(base + STORED));
+    }
+
+    // Waits until the products of this place's sums are done.
+    template <int SIZE>
+    __device__ __forceinline__ void await_summed(const Place<SIZE>& sums) const {
+        ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);
     }
 
     // Has their tile's products tell when they are done.
@@ -158,14 +190,37 @@ struct Tiles {
     }
 };
 
-// The way of sums to C; warps 0 ... 3, each its 32 lanes.
+// What a storing thread reads of tensor memory: a lane, and so many columns.
+template <typename Shape>
+struct Storer {
+    static constexpr int COLUMNS = sum_columns<Shape>() / Shape::STORERS;
+
+    int warp, quarter, lane;  // among those that store; of the tensor memory's lanes; in the warp
+
+    __device__ __forceinline__ explicit Storer(int thread)
+        : warp(thread / 32 < 4 ? thread / 32 : thread / 32 - FIRST_OTHER_STORER + 4),
+          quarter(thread / 32 % 4),
+          lane(thread % 32) {}
+
+    __device__ __forceinline__ int first() const { return Shape::STORERS == 1 ? 0 : warp / 4 * COLUMNS; }
+    __device__ __forceinline__ int end() const { return first() + COLUMNS; }
+    // The tensor memory at its lane, in the upper half of the address.
+    __device__ __forceinline__ u32 lanes(u32 tensor_memory) const { return tensor_memory + (quarter << 21); }
+};
+
+// Where sums have no scales of their own.
+struct NoScales {
+    template <typename Values>
+    __device__ __forceinline__ void apply(const scheduler::Work&, Values&, int) const {}
+};
+
+// The way of sums to C; the storing warps.
 template <typename Shape>
 struct Storing {
     using Element = typename Shape::Element;
+    using Box = Place<2>;
     static constexpr int CTAS = Shape::CTAS;
-    static constexpr int COLUMNS = Shape::INSTRUCTION_N;   // of sums
-    static constexpr int CHUNK = widest_line(COLUMNS);     // of them at a time: one box
-    static constexpr int BOX_BYTES = 32 * CHUNK * 2;
+    static constexpr int CHUNK = widest_line(Shape::INSTRUCTION_N);  // columns of sums at a time: one box
     using Values = float[CHUNK / 16][16];
 
     Tiles<CTAS> tiles;
@@ -174,63 +229,77 @@ struct Storing {
     float* partials;
     u32* arrivals;
 
-    // Stores every tile. Two boxes of a warp are on their way at a time.
-    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, int thread) const {
-        const u32 lanes = tensor_memory + (thread / 32 << 21);  // 32 lanes a warp, in the upper half of the address
+    // Stores every tile. scales.apply(work, values, column) multiplies a chunk of its sums, from a column on, by what is theirs.
+    template <typename Scales>
+    __device__ __forceinline__ void store(u32 tensor_memory, const ptx::TensorMap& c, int thread, const Scales& scales) const {
+        const Storer<Shape> storer(thread);
         Place<Shape::TILES> sums;
-        Place<2> box;
-        tiles.template each<Role::Warp>([&](const scheduler::Work& work) {
-            ptx::mbarrier_wait(sums.of(tiles.base + SUMMED), sums.parity);
+        each_tile(thread, [&](const scheduler::Work& work, Box& box) {
+            tiles.await_summed(sums);
             ptx::tcgen05_after_signal();
-            const u32 tile = lanes + sums.index * sum_stride<Shape>();
-            const bool whole = tiles.schedule.split_k == 1;
-            float* parts = partials + static_cast<i64>(work.tile) * tiles.schedule.split_k * (Shape::M * Shape::N);
-            float4* mine = part_of(parts, work.part, thread);
+            const u32 tile = storer.lanes(tensor_memory) + sums.index * sum_stride<Shape>();
 #pragma unroll 1
-            for (int column = 0; column < COLUMNS; column += CHUNK) {
+            for (int column = storer.first(); column < storer.end(); column += CHUNK) {
                 Values values;
                 __syncwarp();  // the lanes may leave the wait, and the copy's issue, one by one
 #pragma unroll
                 for (int i = 0; i < CHUNK / 16; ++i) ptx::tmem_load(values[i], tile + column + 16 * i);
                 ptx::tmem_wait(values);
-                if (column == COLUMNS - CHUNK) {  // the next tile need not wait for these to be stored
-                    ptx::tcgen05_before_signal();
-                    __syncwarp();
-                    if (thread % 32 == 0) ptx::mbarrier_arrive_first_relaxed<CTAS>(sums.of(tiles.base + STORED));
-                }
-                if (whole) {
-                    store_box(values, c, box, work, column, thread);
-                } else {
-                    save_part(values, mine, column);
-                }
+                // The next tile need not wait for these to be stored.
+                if (column == storer.end() - CHUNK) tiles.say_stored(sums);
+                scales.apply(work, values, column);
+                put(values, c, box, work, column, storer);
             }
             sums.advance();
-            if (whole || !is_last(arrivals + work.tile * CTAS + tiles.rank, thread)) return;
-
-#pragma unroll 1
-            for (int column = 0; column < COLUMNS; column += CHUNK) {
-                Values values = {};
-#pragma unroll 1
-                for (int part = 0; part < tiles.schedule.split_k; ++part) add_part(values, part_of(parts, part, thread), column);
-                store_box(values, c, box, work, column, thread);
-            }
+            finish(c, box, work, storer, thread);
         });
+    }
+
+    // body(work, box) stores a tile. Two boxes of a warp are on their way at a time.
+    template <typename Body>
+    __device__ __forceinline__ void each_tile(int thread, Body body) const {
+        Box box;
+        tiles.template each<Role::Warp>([&](const scheduler::Work& work) { body(work, box); });
         if (thread % 32 == 0) ptx::tma_store_wait_read<0>();
         __syncwarp();
     }
 
+    // Puts a chunk of a tile's sums into C, or where k is split with those of the tile's other parts.
+    __device__ __forceinline__ void put(const Values& values, const ptx::TensorMap& c, Box& box, const scheduler::Work& work,
+                                        int column, const Storer<Shape>& storer) const {
+        if (tiles.schedule.split_k == 1) {
+            store_box(values, c, box, work, column, storer);
+        } else {
+            save_part(values, part_of(work, work.part, storer), column);
+        }
+    }
+
+    // Where k is split, whoever is the last with a tile adds its parts up, in their order, and stores them.
+    __device__ __forceinline__ void finish(const ptx::TensorMap& c, Box& box, const scheduler::Work& work,
+                                           const Storer<Shape>& storer, int thread) const {
+        if (tiles.schedule.split_k == 1 || !is_last(arrivals + work.tile * CTAS + tiles.rank, thread)) return;
+#pragma unroll 1
+        for (int column = storer.first(); column < storer.end(); column += CHUNK) {
+            Values values = {};
+#pragma unroll 1
+            for (int part = 0; part < tiles.schedule.split_k; ++part) add_part(values, part_of(work, part, storer), column);
+            store_box(values, c, box, work, column, storer);
+        }
+    }
+
     // Rounds a chunk of columns of sums, puts it together in shared memory and has it copied to C.
-    __device__ __forceinline__ void store_box(const Values& values, const ptx::TensorMap& c, Place<2>& box,
-                                              const scheduler::Work& work, int column, int thread) const {
-        const int warp = thread / 32, lane = thread % 32;
-        const u32 shared = boxes + (2 * warp + box.index) * BOX_BYTES;
+    __device__ __forceinline__ void store_box(const Values& values, const ptx::TensorMap& c, Box& box,
+                                              const scheduler::Work& work, int column, const Storer<Shape>& storer) const {
+        const int lane = storer.lane;
+        const u32 shared = boxes + (2 * storer.warp + box.index) * box_bytes<Shape>();
         box.advance();
         if (lane == 0) ptx::tma_store_wait_read<1>();
         __syncwarp();
         if constexpr (Shape::SWAPPED) {
 #pragma unroll
             for (int row = 0; row < CHUNK; ++row) {
-                ptx::store_shared(shared + row * 64 + lane * 2, Element::round(factor * values[row / 16][row % 16]));
+                ptx::store_shared(shared + row * 64 + Shape::column_of(lane) * 2,
+                                  Element::round(factor * values[row / 16][row % 16]));
             }
         } else {
 #pragma unroll
@@ -248,32 +317,36 @@ struct Storing {
         ptx::fence_async_shared();
         __syncwarp();
         if (lane == 0) {
-            const int lane_of_tile = tiles.rank * 128 + 32 * warp;
-            const int x = work.tile_n * Shape::N + (Shape::SWAPPED ? lane_of_tile : column);
-            const int y = work.tile_m * Shape::M + (Shape::SWAPPED ? column : lane_of_tile);
+            const int block = Shape::ROW_BLOCKS == 1 ? 0 : column / Shape::INSTRUCTION_N;
+            const int row_of_block = block * 128 + 32 * storer.quarter;
+            const int x = work.tile_n * Shape::N +
+                          (Shape::SWAPPED ? tiles.rank * (Shape::N / CTAS) + 32 * storer.quarter : column - block * Shape::INSTRUCTION_N);
+            const int y = work.tile_m * Shape::M + (Shape::SWAPPED ? column : tiles.rank * (Shape::M / CTAS) + row_of_block);
             ptx::tma_store(c, shared, x, y);
             ptx::tma_store_commit();
         }
     }
 
-    // This thread's vectors of a part: its lane's sums, four columns each, a vector of every thread after the other.
-    __device__ __forceinline__ float4* part_of(float* parts, int part, int thread) const {
-        constexpr int PROGRAM_VECTORS = STORING_THREADS * COLUMNS / 4;
-        return reinterpret_cast<float4*>(parts) + static_cast<i64>(part * CTAS + tiles.rank) * PROGRAM_VECTORS + thread;
+    // This thread's vectors of a part of a tile: its lane's sums, four columns each, a vector of every lane after the other.
+    __device__ __forceinline__ float4* part_of(const scheduler::Work& work, int part, const Storer<Shape>& storer) const {
+        constexpr int PROGRAM_VECTORS = 128 * sum_columns<Shape>() / 4;
+        float* const parts = partials + static_cast<i64>(work.tile) * tiles.schedule.split_k * (Shape::M * Shape::N);
+        return reinterpret_cast<float4*>(parts) + static_cast<i64>(part * CTAS + tiles.rank) * PROGRAM_VECTORS +
+               32 * storer.quarter + storer.lane;
     }
 
     __device__ __forceinline__ static void save_part(const Values& values, float4* part, int column) {
 #pragma unroll
         for (int i = 0; i < CHUNK / 4; ++i) {
             const float* four = values[i / 4] + i % 4 * 4;
-            part[(column / 4 + i) * STORING_THREADS] = make_float4(four[0], four[1], four[2], four[3]);
+            part[(column / 4 + i) * 128] = make_float4(four[0], four[1], four[2], four[3]);
         }
     }
 
     __device__ __forceinline__ static void add_part(Values& values, const float4* part, int column) {
 #pragma unroll
         for (int i = 0; i < CHUNK / 4; ++i) {
-            const float4 theirs = ptx::load_at_l2(part + (column / 4 + i) * STORING_THREADS);
+            const float4 theirs = ptx::load_at_l2(part + (column / 4 + i) * 128);
             float* four = values[i / 4] + i % 4 * 4;
             four[0] += theirs.x, four[1] += theirs.y, four[2] += theirs.z, four[3] += theirs.w;
         }
@@ -283,6 +356,7 @@ struct Storing {
     // parts' order, so that every run gives the same bits. The storing warps; one thread's release and acquire order
     // what all of them wrote and will read, past the barriers on both sides.
     __device__ __forceinline__ bool is_last(u32* count, int thread) const {
+        constexpr int STORING_THREADS = 128 * Shape::STORERS;
         ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);
         if (thread == 0) {
             const bool last = ptx::count_acquire_release(count) == tiles.schedule.split_k - 1u;

@@ -253,6 +253,16 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
 /// What all products have in common.
 fn product() -> Description {
     Description {
+        knobs: texts(&[
+            "block_sizes",
+            "l2_groupings",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "split_k",
+        ]),
         flops: "2 * m * n * k".to_owned(),
         tiles: named([("m", "block_sizes[0]"), ("n", "block_sizes[1]")]),
         parts: Some("split_k".to_owned()),
@@ -276,16 +286,6 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
     };
     Description {
         dtypes: dtypes(&[Dtype::Fp8]),
-        knobs: texts(&[
-            "block_sizes",
-            "l2_groupings",
-            "mma",
-            "num_sm_multiplier",
-            "num_stages",
-            "num_warps",
-            "pid_type",
-            "split_k",
-        ]),
         bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
         rows: named([("a", "k"), ("c", "2 * n")]),
         steps: named([("k", "block_sizes[2]")]),
@@ -314,16 +314,6 @@ pub(super) fn block_scaled(packed: u64, scales: &str) -> Description {
     let copies = format!("{step_bytes} / min(align({row}), {WIDEST_COPY})");
     Description {
         dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
-        knobs: texts(&[
-            "block_sizes",
-            "l2_groupings",
-            "mma",
-            "num_sm_multiplier",
-            "num_stages",
-            "num_warps",
-            "pid_type",
-            "split_k",
-        ]),
         bytes: format!("(m + n) * ({row}) + 2 * m * n + {scales}"),
         rows: named([("a", &row), ("c", "2 * n")]),
         steps: named([("k", &format!("{packed} * block_sizes[2]"))]),

@@ -8,10 +8,12 @@
 #include "host.h"
 
 #include "attention_tcgen05.cu"
+#include "launches.h"
 
 namespace {
 
-int divided(int a, int b) { return (a + b - 1) / b; }
+using launches::divided;
+using launches::parameter;
 
 struct Shape {
     int batch_heads, q_seq, kv_seq, head_dim;
@@ -59,21 +61,10 @@ Launched launch(const Shape& shape, uint8_t* q, uint8_t* k, uint8_t* v, int spli
     return it;
 }
 
-// A line a thing, in words that the crate's launch is put into as well.
 void describe(const Launched& it, const Shape& shape, int splits, bool contiguous) {
-    printf("grid %u cluster %u threads %u shared %u\n", it.grid.programs, it.grid.cluster, it.grid.threads,
-           it.grid.shared_bytes);
-    for (const model::Map* map : {&it.q, &it.k, &it.v}) {
-        const auto number = [](int64_t number) { return static_cast<long long>(number); };
-        printf("map of %d bytes, %lld x %lld x %lld, rows of %lld and %lld, tiles %d x %d x %d, swizzle %d\n",
-               map->element_bytes, number(map->extents[0]), number(map->extents[1]), number(map->extents[2]),
-               number(map->strides_bytes[0]), number(map->strides_bytes[1]), map->tile[0], map->tile[1], map->tile[2],
-               map->swizzle_bytes);
-    }
-    printf("workspace %lld counters %d\n", 4 * it.workspace_floats, it.counters);
-    printf("arguments %d %d %d %d %d %d", shape.batch_heads, shape.q_seq, shape.kv_seq, shape.head_dim, splits, contiguous);
-    if (CAUSAL) printf(" %d %d %d %d", shape.queries, shape.window, shape.sharing, shape.section);
-    printf("\n");
+    std::vector<int> arguments{shape.batch_heads, shape.q_seq, shape.kv_seq, shape.head_dim, splits, contiguous};
+    if (CAUSAL) arguments.insert(arguments.end(), {shape.queries, shape.window, shape.sharing, shape.section});
+    launches::describe(it.grid, {&it.q, &it.k, &it.v}, 4 * it.workspace_floats, it.counters, arguments);
 }
 
 // The result, which begins as NaN.
@@ -84,28 +75,17 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
     auto* out = reinterpret_cast<uint16_t*>(reinterpret_cast<uintptr_t>(memory.data()) + 31 & ~uintptr_t{31});
 
     const Launched it = launch(shape, bytes(q), bytes(k), bytes(v), splits, programs);
-    const auto parameter = [](const model::Map& map) {
-        ptx::TensorMap words{};
-        const model::Map* pointer = &map;
-        memcpy(&words, &pointer, sizeof pointer);
-        return words;
-    };
-    std::vector<float4> workspace(it.workspace_floats / 4 + 1, float4{NAN, NAN, NAN, NAN});
-    std::vector<unsigned> counters(it.counters + 1, 0);
-    model::share(workspace.data(), workspace.size() * sizeof(float4));
-    model::share(counters.data(), counters.size() * sizeof(unsigned));
+    launches::Scratch scratch(it.workspace_floats, it.counters + 1);
     model::run_grid(it.grid, seed, [&] {
-        attention_tcgen05(parameter(it.q), parameter(it.k), parameter(it.v), out, reinterpret_cast<float*>(workspace.data()),
-                          counters.data(), batch_heads, q_seq, kv_seq, head_dim, splits,
+        attention_tcgen05(parameter(it.q), parameter(it.k), parameter(it.v), out, scratch.floats(),
+                          scratch.counters.data(), batch_heads, q_seq, kv_seq, head_dim, splits,
                           static_cast<float>(1.4426950408889634 / std::sqrt(double(head_dim))), contiguous
 #if CAUSAL
                           , shape.queries, shape.window, shape.sharing, shape.section
 #endif
         );
     });
-    for (const unsigned count : counters) {
-        if (count != 0) model::fail("a counter is left at %u", count);
-    }
+    scratch.check();
     return Tensor(out, out + count);
 }
 

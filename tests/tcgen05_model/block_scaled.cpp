@@ -13,18 +13,18 @@
 #else
 #include "gemm_block_scaled_tcgen05.cu"
 #endif
+#include "launches.h"
 
 namespace {
 
-#define NAME_OF(macro) #macro
-#define NAME(macro) NAME_OF(macro)
+using launches::divided;
+using launches::parameter;
+
 const bool PACKED = std::string(NAME(FORMAT)) == "Nvfp4";
 const bool IN_BF16 = std::string(NAME(DTYPE)) == "bf16";
 const int A_BYTE = PACKED ? 2 : 1;    // numbers in one
 const int A_SCALE = PACKED ? 16 : 32;  // numbers with one
 const int A_BLOCK = 4 * A_SCALE;       // of k, of a block of scales
-
-int divided(int a, int b) { return (a + b - 1) / b; }
 
 struct Problem {
     int m, n, k, split_k, programs;
@@ -66,23 +66,23 @@ struct Operand {
     }
 };
 
-struct Launched {
+struct Launched : launches::Tiled {
     model::Map a, b, a_scales, b_scales, c;
-    model::Launch grid;
-    int tiles, tiles_m, tiles_n, k_steps, split_k, stride, span, together;
 };
 
 Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* a_scales, uint8_t* b_scales, uint8_t* c) {
     const auto [m, n, k, split_k, asked_programs, order, seed] = problem;
-    Launched it;
-    it.tiles_m = divided(m, BLOCK_M), it.tiles_n = divided(n, BLOCK_N), it.tiles = it.tiles_m * it.tiles_n;
-    it.k_steps = divided(k, BLOCK_K), it.split_k = split_k, it.together = 1;
-#if !defined(NUM_WARPS)
     const bool columns_first = BLOCK_M < 128;  // columns of C are the instruction's rows
-    it.together = (columns_first ? BLOCK_N : BLOCK_M) / 128;
+#if defined(NUM_WARPS)
+    const int together = 1;
+#else
+    const int together = (columns_first ? BLOCK_N : BLOCK_M) / 128;
+#endif
+    Launched it{launches::Tiled(m, n, k, split_k, asked_programs, order, {BLOCK_M, BLOCK_N, BLOCK_K}, together)};
+#if !defined(NUM_WARPS)
     const int row_bytes = k / A_BYTE, blocks = divided(k, A_BLOCK), step_blocks = BLOCK_K / A_BLOCK;
     const auto numbers = [&](uint8_t* at, int rows, int tile) {
-        return model::Map{at, 1, {row_bytes, rows}, {row_bytes}, {128, tile / it.together}, 128};
+        return model::Map{at, 1, {row_bytes, rows}, {row_bytes}, {128, tile / together}, 128};
     };
     it.a = numbers(a, m, BLOCK_M), it.b = numbers(b, n, BLOCK_N);
     // Of the instruction's rows a program has 128, of its columns all.
@@ -98,31 +98,12 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* a_scale
 #else
     it.grid.threads = 32 * NUM_WARPS;
 #endif
-    const int work = it.tiles * split_k, programs = order == 2 ? work : std::min(asked_programs, work);
-    it.stride = order == 2 ? 0 : order == 1 ? 1 : programs, it.span = order == 1 ? divided(work, programs) : work;
-    it.grid.programs = programs * it.together, it.grid.cluster = it.together;
     it.grid.shared_bytes = SMEM_BYTES;
-    if (order == 2) it.grid.at_once = asked_programs;
     return it;
 }
 
-// A line a thing, in words that the crate's launch is put into as well.
 void describe(const Launched& it) {
-    printf("grid %u cluster %u threads %u shared %u\n", it.grid.programs, it.grid.cluster, it.grid.threads,
-           it.grid.shared_bytes);
-    const auto joined = [](const auto& numbers, const char* between) {
-        std::string text;
-        for (const auto number : numbers) text += (text.empty() ? "" : between) + std::to_string(number);
-        return text;
-    };
-    for (const model::Map* map : {&it.a, &it.b, &it.a_scales, &it.b_scales, &it.c}) {
-        if (map->extents.empty()) continue;
-        printf("map of %d bytes, %s, rows of %s, tiles %s, swizzle %d\n", map->element_bytes, joined(map->extents, " x ").c_str(),
-               joined(map->strides_bytes, " and ").c_str(), joined(map->tile, " x ").c_str(), map->swizzle_bytes);
-    }
-    const int parts = it.split_k > 1 ? it.split_k : 0;
-    printf("workspace %lld counters %d\n", 4ll * it.tiles * parts * BLOCK_M * BLOCK_N, parts ? it.tiles * it.together : 0);
-    printf("arguments %d %d %d %d %d %d\n", it.tiles_m, it.tiles_n, it.k_steps, it.split_k, it.stride, it.span);
+    launches::describe(it.grid, {&it.a, &it.b, &it.a_scales, &it.b_scales, &it.c}, 4 * it.parts, it.arrivals(), it.arguments());
 }
 
 // C, which begins as NaN.
@@ -137,25 +118,13 @@ std::vector<uint16_t> run(Operand& a, Operand& b, const Problem& problem) {
                           problem.m, problem.n, problem.k, it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.stride, it.span);
     });
 #else
-    const size_t sums = problem.split_k > 1 ? static_cast<size_t>(it.tiles) * problem.split_k * BLOCK_M * BLOCK_N : 0;
-    std::vector<float4> partials(sums / 4 + 1, float4{NAN, NAN, NAN, NAN});
-    std::vector<unsigned> arrivals(it.tiles * it.together, 0);
-    model::share(partials.data(), partials.size() * sizeof(float4));
-    model::share(arrivals.data(), arrivals.size() * sizeof(unsigned));
-    const auto parameter = [](const model::Map& map) {
-        ptx::TensorMap words{};
-        const model::Map* pointer = &map;
-        memcpy(&words, &pointer, sizeof pointer);
-        return words;
-    };
+    launches::Scratch scratch(it.parts, it.tiles * it.together);
     model::run_grid(it.grid, problem.seed, [&] {
         gemm_block_scaled_tcgen05(parameter(it.a), parameter(it.b), parameter(it.a_scales), parameter(it.b_scales),
-                                  parameter(it.c), factors[0], factors[1], reinterpret_cast<float*>(partials.data()),
-                                  arrivals.data(), it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span);
+                                  parameter(it.c), factors[0], factors[1], scratch.floats(),
+                                  scratch.counters.data(), it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span);
     });
-    for (const unsigned count : arrivals) {
-        if (count != 0) model::fail("a count of arrivals is left at %u", count);
-    }
+    scratch.check();
 #endif
     return c;
 }

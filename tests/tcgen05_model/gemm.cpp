@@ -10,16 +10,18 @@
 #include "host.h"
 
 #include "gemm_tcgen05.cu"
+#include "launches.h"
 
 namespace {
+
+using launches::divided;
+using launches::parameter;
 
 #if defined(ZERO_POINTS)
 const bool WITH_ZEROS = ZERO_POINTS;
 #else
 const bool WITH_ZEROS = false;
 #endif
-
-int divided(int a, int b) { return (a + b - 1) / b; }
 
 // A code of B's format from random bits, and the weight it stands for.
 float weight(const std::string& format, unsigned bits, uint16_t& code) {
@@ -59,8 +61,6 @@ float scale(const std::string& format, unsigned bits, uint16_t& code) {
     return std::ldexp(1.0f, code - 127);
 }
 
-#define NAME_OF(macro) #macro
-#define NAME(macro) NAME_OF(macro)
 const std::string FORMAT = NAME(WEIGHTS);
 const bool IS_FP8 = FORMAT == "E4m3";                                               // A as well
 const int WEIGHTS_A_ROW = FORMAT == "Bf16" || FORMAT == "Int16" || IS_FP8 ? 1 : 2;  // of k, in a row of B's bytes
@@ -89,10 +89,9 @@ struct Groups {
 };
 
 // What a product is launched with: tensor maps of A, B and C, the grid, and the last arguments.
-struct Launched {
+struct Launched : launches::Tiled {
     model::Map a, b, c, scales, zeros;
-    model::Launch grid;
-    int tiles, tiles_m, tiles_n, k_steps, split_k, stride, span, group, group_steps;
+    int group, group_steps;
 };
 
 Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Groups& groups) {
@@ -100,7 +99,7 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Grou
     const int columns = BLOCK_N / TOGETHER;
     const int b_line = line_of(columns), coded_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : columns;
     const int c_line = line_of(WEIGHTS_FIRST ? BLOCK_M : BLOCK_N);
-    Launched it;
+    Launched it{launches::Tiled(m, n, k, split_k, asked_programs, order, {BLOCK_M, BLOCK_N, BLOCK_K}, TOGETHER)};
     it.a = {a, 2, {k, m}, {2 * k}, {64, BLOCK_M / TOGETHER}, 128};
     it.b = {b,
             WEIGHT_BYTES,
@@ -126,34 +125,25 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Grou
         it.group_steps = group >= k ? divided(k, BLOCK_K) : divided(group, BLOCK_K);
     }
 
-    it.tiles_m = divided(m, BLOCK_M), it.tiles_n = divided(n, BLOCK_N), it.tiles = it.tiles_m * it.tiles_n;
-    it.k_steps = divided(k, BLOCK_K), it.split_k = split_k;
-    const int work = it.tiles * split_k, programs = order == 2 ? work : std::min(asked_programs, work);
-    it.stride = order == 2 ? 0 : order == 1 ? 1 : programs, it.span = order == 1 ? divided(work, programs) : work;
-    it.grid.programs = programs * TOGETHER, it.grid.cluster = TOGETHER, it.grid.threads = 32 * (6 + DECODE_WARPS);
+    it.grid.threads = 32 * (6 + DECODE_WARPS);
     if (IS_FP8 && (WEIGHTS_FIRST ? BLOCK_M : BLOCK_N) > 128) it.grid.threads = 384;
     it.grid.shared_bytes = SMEM_BYTES;
-    if (order == 2) it.grid.at_once = asked_programs;
     return it;
 }
 
-// A line a thing, in words that the crate's launch is put into as well.
 void describe(const Launched& it) {
-    printf("grid %u cluster %u threads %u shared %u\n", it.grid.programs, it.grid.cluster, it.grid.threads,
-           it.grid.shared_bytes);
+    const bool has_groups = it.group > 0 && !IS_FP8;
     std::vector<const model::Map*> maps{&it.a, &it.b, &it.c};
-    if (it.group > 0 && !IS_FP8) maps.push_back(&it.scales);
+    if (has_groups) maps.push_back(&it.scales);
     if (WITH_ZEROS) maps.push_back(&it.zeros);
-    for (const model::Map* map : maps) {
-        printf("map of %d bytes, %lld x %lld, rows of %lld, tiles %d x %d, swizzle %d\n", map->element_bytes,
-               static_cast<long long>(map->extents[0]), static_cast<long long>(map->extents[1]),
-               static_cast<long long>(map->strides_bytes[0]), map->tile[0], map->tile[1], map->swizzle_bytes);
+    std::vector<int> arguments = it.arguments();
+    const auto extent = [](int64_t extent) { return static_cast<int>(extent); };
+    if (IS_FP8) {
+        const int k = extent(it.a.extents[0]);
+        arguments.insert(arguments.end(), {extent(it.a.extents[1]), extent(it.b.extents[1]), divided(k, 128), it.group == 1});
     }
-    const int parts = it.split_k > 1 ? it.split_k : 0;
-    printf("workspace %lld counters %d\n", 4ll * it.tiles * parts * BLOCK_M * BLOCK_N, parts ? it.tiles * TOGETHER : 0);
-    printf("arguments %d %d %d %d %d %d", it.tiles_m, it.tiles_n, it.k_steps, it.split_k, it.stride, it.span);
-    if (IS_FP8) printf(" %lld %lld %d %d", static_cast<long long>(it.a.extents[1]), static_cast<long long>(it.b.extents[1]), divided(it.a.extents[0], 128), it.group == 1);
-    it.group > 0 && !IS_FP8 ? printf(" %d\n", it.group_steps) : printf("\n");
+    if (has_groups) arguments.push_back(it.group_steps);
+    launches::describe(it.grid, maps, 4 * it.parts, it.arrivals(), arguments);
 }
 
 #if defined(BLOCK_SCALES)
@@ -172,24 +162,12 @@ std::vector<uint16_t> run(std::vector<uint8_t>& a, std::vector<uint8_t>& b, Grou
     std::vector<uint16_t> c(static_cast<size_t>(problem.m) * problem.n, 0x7FC0);
     const auto bytes = [](auto& tensor) { return reinterpret_cast<uint8_t*>(tensor.data()); };
     const Launched it = launch(problem, a.data(), b.data(), bytes(c), groups);
-    const size_t sums = problem.split_k > 1 ? static_cast<size_t>(it.tiles) * problem.split_k * BLOCK_M * BLOCK_N : 0;
-    std::vector<float4> partials(sums / 4 + 1, float4{NAN, NAN, NAN, NAN});
-    std::vector<unsigned> arrivals(it.tiles * TOGETHER, 0);
-    model::share(partials.data(), partials.size() * sizeof(float4));
-    model::share(arrivals.data(), arrivals.size() * sizeof(unsigned));
-    const auto parameter = [](const model::Map& map) {
-        ptx::TensorMap words{};
-        const model::Map* pointer = &map;
-        memcpy(&words, &pointer, sizeof pointer);
-        return words;
-    };
+    launches::Scratch scratch(it.parts, it.tiles * TOGETHER);
     model::run_grid(it.grid, problem.seed, [&] {
-        gemm_tcgen05(parameter(it.a), parameter(it.b), parameter(it.c), reinterpret_cast<float*>(partials.data()),
-                     arrivals.data(), it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span GROUP_ARGUMENTS);
+        gemm_tcgen05(parameter(it.a), parameter(it.b), parameter(it.c), scratch.floats(), scratch.counters.data(),
+                     it.tiles_m, it.tiles_n, it.k_steps, it.tiles_m, it.split_k, it.stride, it.span GROUP_ARGUMENTS);
     });
-    for (const unsigned count : arrivals) {
-        if (count != 0) model::fail("a count of arrivals is left at %u", count);
-    }
+    scratch.check();
     return c;
 }
 

@@ -192,20 +192,16 @@ struct ScaledKind {
     int k() const { return is_e2m1 ? 64 : 32; }
     int scales() const { return is_e2m1 ? 4 : 1; }
     float number(const uint8_t* row, int k) const {
-        if (!is_e2m1) return small_float(row[k], 4, 3);
-        return small_float(row[k / 2] >> 4 * (k % 2) & 15, 2, 1);
+        static constexpr float E2M1[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+        if (!is_e2m1) return from_e4m3(row[k]);
+        const int code = row[k / 2] >> 4 * (k % 2) & 15;
+        return code & 8 ? -E2M1[code & 7] : E2M1[code & 7];
     }
     // A scale of a row's word, by its place along k; `byte` is what the instruction names.
     float scale(u32 word, int place, int byte) const {
         const u32 code = word >> 8 * (is_e2m1 ? place : byte) & 255;
         if (is_e2m1 ? code >= 127 : code == 255) fail("a scale of code %u, which is a NaN or below zero", code);
-        return is_e2m1 ? small_float(code, 4, 3) : std::ldexp(1.0f, static_cast<int>(code) - 127);
-    }
-    static float small_float(u32 code, int exponent_bits, int fraction_bits) {
-        const int fraction = code & ((1 << fraction_bits) - 1), exponent = code >> fraction_bits & ((1 << exponent_bits) - 1);
-        const int significand = fraction + (exponent ? 1 << fraction_bits : 0), bias = (1 << (exponent_bits - 1)) - 1;
-        const float size = std::ldexp(static_cast<float>(significand), std::max(exponent, 1) - bias - fraction_bits);
-        return code >> (exponent_bits + fraction_bits) & 1 ? -size : size;
+        return is_e2m1 ? from_e4m3(code) : std::ldexp(1.0f, static_cast<int>(code) - 127);
     }
 };
 

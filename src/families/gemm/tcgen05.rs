@@ -17,8 +17,9 @@ const INSTRUCTION_M: u64 = 128;
 pub(super) const TMEM_COLUMNS: u64 = 512;
 /// The least that can be allocated; the next are twice as much each.
 pub(super) const LEAST_TMEM_COLUMNS: u64 = 32;
-/// Answers of the hardware, which block comes next, that a program keeps at once.
-const ANSWERS: u64 = 4;
+/// Answers of the hardware and barriers of tiles in shared memory: `TILES_BYTES` of tcgen05_gemm.cuh. Barriers of sums are there as if
+/// there were two, so that what has room does not hang on them.
+pub(super) const TILES_BYTES: u64 = 168;
 /// Elements of bf16 of the swizzled lines that panels are wide, the widest first.
 const LINES: [(u64, Swizzle); 3] = [(64, Swizzle::Bytes128), (32, Swizzle::Bytes64), (16, Swizzle::Bytes32)];
 /// Bytes of the widest of them.
@@ -251,14 +252,12 @@ impl Tiling {
         let bf16 = Element::Bf16.size_bytes();
         let decoded = if self.is_held { 0 } else { buffers * self.b_columns() * self.k * bf16 };
         let boxes = self.storers() * 4 * 2 * u64::from(WARP) * widest_line(self.instruction_n()).0 * bf16;
-        // Those of sums as if there were two, so that what has room does not hang on them.
-        let barriers = if self.is_decoded() { 3 * self.stages + buffers + 4 } else { 2 * self.stages + 4 };
-        let answers = ANSWERS * (16 + 2 * 8);
+        let barriers = if self.is_decoded() { 3 * self.stages + buffers } else { 2 * self.stages };
         // Each storing warp has the rows' own, where these are the instruction's columns.
         let row_scales =
             if self.block_scales && self.is_swapped() { 4 * self.m * Element::F32.size_bytes() } else { 0 };
         let stages = self.stages * (self.stage_bytes().0 + self.scale_bytes);
-        Bytes(stages + decoded + boxes + row_scales + answers + 8 * barriers + 8)
+        Bytes(stages + decoded + boxes + row_scales + TILES_BYTES + 8 * barriers)
     }
 
     fn smem(&self) -> Bytes {
@@ -327,8 +326,12 @@ pub(super) fn widest_line(columns: u64) -> (u64, Swizzle) {
 
 pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> Result<(), Rejection> {
     let tiling = Tiling::new(config, weights)?;
-    knobs::fits_smem(tiling.smem(), profile)?;
-    let resident = tiling.resident();
+    check_room(config, tiling.smem(), tiling.resident(), profile)
+}
+
+/// Whether a multiprocessor has room for a program with so much shared memory, and for as many as the config asks for.
+pub(super) fn check_room(config: &Config, smem: Bytes, resident: u64, profile: &GpuProfile) -> Result<(), Rejection> {
+    knobs::fits_smem(smem, profile)?;
     if let Some(multiplier) = config.num_sm_multiplier {
         require!(
             u64::from(multiplier) <= resident,
@@ -336,6 +339,54 @@ pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> 
         );
     }
     Ok(())
+}
+
+/// What programs with such tiles are launched with, whichever way they multiply.
+pub(super) struct Programs {
+    /// Rows, columns and elements of k of a tile's step.
+    pub tile: [u64; 3],
+    /// Programs that share a tile.
+    pub ctas: u64,
+    pub threads: u32,
+    pub smem: Bytes,
+}
+
+impl Programs {
+    /// The launch of a config on an [m, n, k] product. The kernel's arguments are `first`, the parts and arrivals of split tiles, the
+    /// work with its order (tiles_m, tiles_n, k_steps, group_m, split_k, stride, span), and `last`.
+    pub(super) fn launch(
+        &self,
+        config: &Config,
+        [m, n, k]: [u64; 3],
+        profile: &GpuProfile,
+        first: impl IntoIterator<Item = Arg>,
+        last: impl IntoIterator<Item = Arg>,
+    ) -> Launch {
+        let &Self { tile, ctas, threads, smem } = self;
+        let [tiles_m, tiles_n, k_steps] = [m.div_ceil(tile[0]), n.div_ceil(tile[1]), k.div_ceil(tile[2])];
+        let tiles = tiles_m * tiles_n;
+        let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
+        let work = tiles * split_k;
+        // A pair takes two multiprocessors.
+        let ProgramOrder { programs, stride, span } =
+            program_order(config, work, profile.multiprocessors / ctas as u32);
+        let (workspace, counters) = match split_k {
+            1 => (0, 0),
+            _ => (work * tile[0] * tile[1] * Element::F32.size_bytes(), tiles * ctas),
+        };
+        let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
+        let scratch = [Arg::Workspace, Arg::Counters];
+        let numbers = numbers.map(|number| Arg::I32(number as i32));
+        Launch {
+            grid: [(programs * ctas) as u32, 1, 1],
+            cluster: [ctas as u32, 1, 1],
+            threads: [threads, 1, 1],
+            dynamic_smem: smem,
+            args: first.into_iter().chain(scratch).chain(numbers).chain(last).collect(),
+            workspace: Bytes(workspace),
+            counters: counters as u32,
+        }
+    }
 }
 
 pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
@@ -398,23 +449,7 @@ pub(super) fn build(
     tiling.block_scales = of_operands.as_ref().is_some_and(|scales| scales.of_blocks);
     let mut macros = tiling.macros(product);
     macros.extend(of_operands.as_ref().map(|scales| ("BLOCK_SCALES", u8::from(scales.of_blocks).to_string())));
-    let tiles_m = m.div_ceil(tiling.m);
-    let tiles_n = n.div_ceil(tiling.n);
-    let tiles = tiles_m * tiles_n;
-    let k_steps = k.div_ceil(tiling.k);
-    let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
-    let work = tiles * split_k;
-    let ctas = tiling.ctas();
-    // A pair takes two multiprocessors.
-    let ProgramOrder { programs, stride, span } = program_order(config, work, profile.multiprocessors / ctas as u32);
-
-    let (workspace, counters) = match split_k {
-        1 => (0, 0),
-        _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles * ctas),
-    };
     let maps = tiling.tensor_maps(product).map(Arg::TensorMap);
-    let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
-    let scratch = [Arg::Workspace, Arg::Counters];
     let by_tile = |input, element, rows| {
         let groups = tiling.k / groups.map_or(tiling.k, |groups| groups.within(tiling.k));
         let tile = [groups, tiling.b_columns()].map(|extent| extent as u32);
@@ -422,20 +457,13 @@ pub(super) fn build(
     };
     let of_groups = product.scale_arguments(by_tile, |groups| groups.steps(k, tiling.k));
     let scales = of_groups.into_iter().chain(of_operands.into_iter().flat_map(|scales| scales.arguments));
-    let launch = Launch {
-        grid: [(programs * ctas) as u32, 1, 1],
-        cluster: [ctas as u32, 1, 1],
-        threads: [tiling.threads(), 1, 1],
-        dynamic_smem: tiling.smem(),
-        args: maps
-            .into_iter()
-            .chain(scratch)
-            .chain(numbers.map(|number| Arg::I32(number as i32)))
-            .chain(scales)
-            .collect(),
-        workspace: Bytes(workspace),
-        counters: counters as u32,
+    let programs = Programs {
+        tile: [tiling.m, tiling.n, tiling.k],
+        ctas: tiling.ctas(),
+        threads: tiling.threads(),
+        smem: tiling.smem(),
     };
+    let launch = programs.launch(config, [m, n, k], profile, maps, scales);
     Ok((KernelSpec::shipped("gemm_tcgen05.cu", "gemm_tcgen05", macros), launch))
 }
 

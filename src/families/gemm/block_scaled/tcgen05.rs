@@ -1,9 +1,8 @@
 //! `gemm_block_scaled_tcgen05.cu`: Blackwell's block-scaled products, fed by the copy engine, with sums and scales in tensor memory.
 
 use super::{Format, Product, SCALE_GROUPS, SCALE_ROWS};
-use crate::families::gemm::{
-    EXTENTS, PARTIAL_SUMS, ProgramOrder, TILES, conditions as read, group_m, program_order, split_k, tcgen05,
-};
+use crate::families::gemm::tcgen05::{self, Programs};
+use crate::families::gemm::{EXTENTS, PARTIAL_SUMS, TILES, conditions as read};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
@@ -22,8 +21,6 @@ const BLOCK_BYTES: u64 = SCALE_ROWS * SCALE_GROUPS;
 const BLOCK_COLUMNS: u64 = 4;
 /// The widest line of bytes in a tile of scales, of which each block has two.
 const SCALE_LINE: u64 = 256;
-/// Answers of the hardware and barriers of tiles: `TILES_BYTES` of tcgen05_gemm.cuh.
-const TILES_BYTES: u64 = 168;
 /// What the swizzle repeats by.
 const ALIGNMENT: u64 = 1024;
 
@@ -109,7 +106,7 @@ impl Tiling {
         let stages = (self.stages * self.stage_bytes().0).next_multiple_of(ALIGNMENT);
         let line = tcgen05::widest_line(self.instruction_n()).0;
         let boxes = 4 * 2 * u64::from(WARP) * line * Element::Bf16.size_bytes();
-        Bytes(stages + boxes + TILES_BYTES + 2 * 8 * self.stages + 8)
+        Bytes(stages + boxes + tcgen05::TILES_BYTES + 2 * 8 * self.stages)
     }
 
     /// Columns of tensor memory that a program takes.
@@ -174,15 +171,7 @@ pub(super) fn check(config: &Config, format: Format, profile: &GpuProfile) -> Re
     }
     knobs::any_order(config)?;
     let tiling = Tiling::new(config, format)?;
-    knobs::fits_smem(tiling.smem(), profile)?;
-    let resident = tiling.resident();
-    if let Some(multiplier) = config.num_sm_multiplier {
-        require!(
-            u64::from(multiplier) <= resident,
-            "num_sm_multiplier {multiplier}: a multiprocessor holds {resident} of these programs"
-        );
-    }
-    Ok(())
+    tcgen05::check_room(config, tiling.smem(), tiling.resident(), profile)
 }
 
 pub(super) fn conditions(format: Format) -> &'static [Condition] {
@@ -221,29 +210,15 @@ pub(super) fn build(
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
     let tiling = Tiling::new(config, product.format)?;
-    let [tiles_m, tiles_n] = [product.m.div_ceil(tiling.m), product.n.div_ceil(tiling.n)];
-    let tiles = tiles_m * tiles_n;
-    let k_steps = product.k.div_ceil(tiling.k());
-    let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
-    let (work, ctas) = (tiles * split_k, tiling.ctas());
-    // A pair takes two multiprocessors.
-    let ProgramOrder { programs, stride, span } = program_order(config, work, profile.multiprocessors / ctas as u32);
-    let (workspace, counters) = match split_k {
-        1 => (0, 0),
-        _ => (work * tiling.m * tiling.n * Element::F32.size_bytes(), tiles * ctas),
-    };
     let maps = tiling.tensor_maps(product).map(Arg::TensorMap);
-    let pointers = product.factors().into_iter().chain([Arg::Workspace, Arg::Counters]);
-    let numbers = [tiles_m, tiles_n, k_steps, group_m, split_k, stride, span];
-    let launch = Launch {
-        grid: [(programs * ctas) as u32, 1, 1],
-        cluster: [ctas as u32, 1, 1],
-        threads: [WARPS * WARP, 1, 1],
-        dynamic_smem: tiling.smem(),
-        args: maps.into_iter().chain(pointers).chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
-        workspace: Bytes(workspace),
-        counters: counters as u32,
+    let programs = Programs {
+        tile: [tiling.m, tiling.n, tiling.k()],
+        ctas: tiling.ctas(),
+        threads: WARPS * WARP,
+        smem: tiling.smem(),
     };
+    let pointers = maps.into_iter().chain(product.factors());
+    let launch = programs.launch(config, [product.m, product.n, product.k], profile, pointers, []);
     let macros = tiling.macros(product);
     Ok((KernelSpec::shipped("gemm_block_scaled_tcgen05.cu", "gemm_block_scaled_tcgen05", macros), launch))
 }
