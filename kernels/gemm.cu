@@ -226,21 +226,7 @@ __device__ __forceinline__ void store_tile(u16* c, Accumulators& acc, float tens
             for (int s = 0; s < 4; ++s) acc[i][s] *= factor;
         }
     }
-#pragma unroll
-    for (int i = 0; i < TILES_M; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int lane_row = row + 16 * i + 8 * half + lane / 4;
-#pragma unroll
-            for (int group = 0; group < GROUPS_N; ++group) {
-                const int lane_column = column + 32 * group + 8 * (lane % 4);
-                u32 columns[4];
-                layout::eight_columns<Weights::COLUMNS, Element>(columns, acc + (i * GROUPS_N + group) * 4, half, lane);
-                u16* row_of_c = c + static_cast<i64>(lane_row) * n;
-                if (lane_row < m) layout::store_columns<STORE_COLUMNS>(row_of_c + lane_column, columns, n - lane_column);
-            }
-        }
-    }
+    layout::store_fragments<Weights::COLUMNS, Element, STORE_COLUMNS, TILES_M, GROUPS_N>(c, acc, m, n, row, column, lane);
 }
 
 // Leaves this program's sums with those of the tile's other parts of k. The last program to arrive takes them all, adds

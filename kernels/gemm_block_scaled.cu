@@ -212,21 +212,7 @@ __device__ __forceinline__ void store_tile(u16* c, Accumulators& acc, float fact
 #pragma unroll
         for (int s = 0; s < 4; ++s) acc[i][s] = acc[i][s] * SCALE * factor;
     }
-#pragma unroll
-    for (int i = 0; i < TILES_M; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int lane_row = row + 16 * i + 8 * half + lane / 4;
-#pragma unroll
-            for (int group = 0; group < GROUPS_N; ++group) {
-                const int lane_column = column + 32 * group + 8 * (lane % 4);
-                u32 columns[4];
-                layout::eight_columns<layout::Columns::Natural, Element>(columns, acc + (i * GROUPS_N + group) * 4, half, lane);
-                u16* row_of_c = c + static_cast<i64>(lane_row) * n;
-                if (lane_row < m) layout::store_columns<C_VECTOR_BYTES / 2>(row_of_c + lane_column, columns, n - lane_column);
-            }
-        }
-    }
+    layout::store_fragments<layout::Columns::Natural, Element, C_VECTOR_BYTES / 2, TILES_M, GROUPS_N>(c, acc, m, n, row, column, lane);
 }
 
 }  // namespace

@@ -79,4 +79,25 @@ __device__ __forceinline__ void store_columns(ptx::u16* c, const u32 (&columns)[
     }
 }
 
+// Stores a warp's sums of m16n8k16 products, which begin at (row, column) of C [m, n]: TILES of 16 rows, each of GROUPS of 32 columns,
+// WIDTH (1, 2, 4 or 8) of them at once.
+template <Columns COLUMNS, typename Element, int WIDTH, int TILES, int GROUPS>
+__device__ __forceinline__ void store_fragments(ptx::u16* c, const float (*sums)[4], int m, int n, int row, int column, int lane) {
+#pragma unroll
+    for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int lane_row = row + 16 * i + 8 * half + lane / 4;
+#pragma unroll
+            for (int group = 0; group < GROUPS; ++group) {
+                const int lane_column = column + 32 * group + 8 * (lane % 4);
+                u32 columns[4];
+                eight_columns<COLUMNS, Element>(columns, sums + (i * GROUPS + group) * 4, half, lane);
+                ptx::u16* row_of_c = c + static_cast<long long>(lane_row) * n;
+                if (lane_row < m) store_columns<WIDTH>(row_of_c + lane_column, columns, n - lane_column);
+            }
+        }
+    }
+}
+
 }  // namespace layout
