@@ -48,8 +48,8 @@ impl Driver {
             self.call::<unsafe extern "C" fn(*mut u64, usize) -> i32>("cuMemAlloc_v2", |allocate| {
                 allocate(&raw mut address, bytes as usize)
             });
-            self.call::<unsafe extern "C" fn(u64, u8, usize) -> i32>("cuMemsetD8_v2", |set| {
-                set(address, 0, bytes as usize)
+            self.call::<unsafe extern "C" fn(u64, u8, usize, *mut c_void) -> i32>("cuMemsetD8Async", |set| {
+                set(address, 0, bytes as usize, std::ptr::null_mut())
             });
         }
         address

@@ -26,7 +26,8 @@ Case = namedtuple("Case", "name operator inputs options exact")
 
 def wrong(found, exact, allowed):
     """How many elements are wrong, those that are not finite where they should be among them."""
-    room = allowed + ROUNDING[found.dtype] * exact.abs() + 1e-30
+    limits = torch.finfo(found.dtype)
+    room = allowed + ROUNDING[found.dtype] * exact.abs() + limits.smallest_normal * limits.eps
     is_right = (found.double() - exact).abs() <= room
     return int((~is_right).sum())
 
@@ -70,9 +71,10 @@ class Inputs:
 
 
 def products(make):
-    shapes = [((16,), 384, 512), ((2, 5), 136, 264), ((300,), 1000, 130)]
-    for leading, n, k in shapes:
-        for dtype in (BF16, F16):
+    # Rows that the copy engine takes, and rows that it does not.
+    shapes = [((16,), 384, 512, (BF16, F16)), ((2, 5), 1000, 130, (BF16,))]
+    for leading, n, k, dtypes in shapes:
+        for dtype in dtypes:
             a = make.floats(*leading, k, dtype=dtype)
             b, packed = make.floats(k, n, dtype=dtype), make.whole(0, 255, k // 2, n).view(torch.int8)
 
@@ -114,7 +116,7 @@ def products(make):
 
 
 def fp8_products(make):
-    for leading, n, k in [((16,), 384, 512), ((2, 5), 136, 264), ((300,), 1000, 136)]:
+    for leading, n, k in [((16,), 384, 512), ((2, 5), 1000, 136)]:
         m = torch.Size(leading).numel()
         a, b = make.floats(*leading, k, dtype=E4M3), make.floats(n, k, dtype=E4M3).t()
         k_blocks, n_blocks = -(-k // 128), -(-n // 128)
@@ -188,7 +190,7 @@ def rows(make):
         return x.double() + y.double(), torch.zeros_like(x, dtype=torch.float64)
 
     for dtype in (BF16, F16, F32):
-        for shape in [(4, 4096), (2, 8, 1001), (3, 50_000)]:
+        for shape in [(2, 8, 1001), (3, 50_000)]:
             x, y = make.floats(*shape, dtype=dtype), make.floats(*shape, dtype=dtype)
             weight, bias = (make.floats(shape[-1], dtype=dtype) for _ in range(2))
             targets = make.whole(0, shape[-1] - 1, *shape[:-1], dtype=torch.int64)
