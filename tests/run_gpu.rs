@@ -22,7 +22,8 @@ impl Driver {
     /// The driver with GPU 0's primary context, which every later call on this thread is in.
     fn open() -> Self {
         // SAFETY: the driver's own library, and its functions by their declarations.
-        let driver = Self(unsafe { libloading::Library::new("libcuda.so.1") }.unwrap());
+        let load = |name| unsafe { libloading::Library::new(name) };
+        let driver = Self(load("libcuda.so.1").or_else(|_| load("libcuda.so")).unwrap());
         let mut context = std::ptr::null_mut();
         unsafe {
             driver.call::<unsafe extern "C" fn(*mut *mut c_void, i32) -> i32>("cuDevicePrimaryCtxRetain", |retain| {
