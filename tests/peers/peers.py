@@ -272,7 +272,7 @@ def scaled_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         return torch.empty(rows, k, dtype=torch.bfloat16, device="cuda").uniform_(-448, 448).to(torch.float8_e4m3fn)
 
     def scales(*shape: int):
-        return torch.empty(*shape, dtype=torch.float32, device="cuda").uniform_(2**-10, 2**-7)
+        return torch.empty(shape, dtype=torch.float32, device="cuda").uniform_(2**-10, 2**-7)
 
     a, b = operand(m), operand(n).t()
     scale_block = dict(work.dimensions).get("scale_block", 0)
