@@ -274,13 +274,16 @@ fn drop_idle_knobs(mut config: Config, family: Family) -> Config {
 }
 
 /// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it, and so does the empty word, for a
-/// knob that is left out.
+/// knob that is left out. In a list the empty word is itself, as a policy of Helion's.
 fn without_words(value: &Value) -> Value {
-    match value {
-        Value::String(text) if text == "whole" || text.is_empty() => Value::Null,
-        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
-        other => other.clone(),
+    fn listed(value: &Value) -> Value {
+        match value {
+            Value::String(text) if text == "whole" => Value::Null,
+            Value::Array(values) => Value::Array(values.iter().map(listed).collect()),
+            other => other.clone(),
+        }
     }
+    if value.as_str().is_some_and(str::is_empty) { Value::Null } else { listed(value) }
 }
 
 /// A config from JSON, with an error that names the field.

@@ -230,16 +230,19 @@ impl<'p> Guide<'p> {
     }
 
     /// By the prior's floors; a few of each tile first, since tiles decide most. Of a family with knobs of its own those that it
-    /// compiles kernels for may be its tiles.
+    /// compiles kernels for may be its tiles; but of kernels that are called, whose knobs are many, only where there are no blocks.
     fn by_floors(&self, problem: &Problem, legal: &[&Config]) -> Vec<Config> {
         let mut by_floor: Vec<(f64, &Config)> =
             legal.iter().map(|config| (self.prior.floor(config, problem, &self.profile), *config)).collect();
         by_floor.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let launch_knobs = families::spec(problem.family).launch_knobs();
+        let spec = families::spec(problem.family);
+        let (launch_knobs, is_called) = (spec.launch_knobs(), spec.callable().is_some());
         let mut alike: HashMap<_, usize> = HashMap::new();
         let mut turns: Vec<(usize, usize, &Config)> = Vec::new();
         for (place, (_, config)) in by_floor.iter().enumerate() {
-            let own: Vec<_> = config.own.iter().filter(|(knob, _)| !launch_knobs.contains(&knob.as_str())).collect();
+            let has_tiles = is_called && !config.block_sizes.is_empty();
+            let own = config.own.iter().filter(|(knob, _)| !has_tiles && !launch_knobs.contains(&knob.as_str()));
+            let own: Vec<_> = own.collect();
             let earlier = alike.entry((&config.block_sizes, config.mma, own)).or_default();
             turns.push((*earlier / ALIKE, place, config));
             *earlier += 1;
