@@ -62,6 +62,8 @@ pub struct Order {
     pub configs: Vec<Config>,
     /// Whether a model ordered them that has seen enough problems to be relied on.
     pub is_predicted: bool,
+    /// Whether kernels of another language are called.
+    pub is_called: bool,
 }
 
 /// Problems that a model must have seen to be relied on: fewer leave out whole kinds of shapes.
@@ -206,7 +208,8 @@ impl<'p> Guide<'p> {
             orders.push(self.by_floors(problem, &legal));
             orders.extend(self.by_the_others_model(problem, &legal));
         }
-        Order { configs: in_turn(orders), is_predicted }
+        let is_called = families::spec(problem.family).callable().is_some();
+        Order { configs: in_turn(orders), is_predicted, is_called }
     }
 
     /// The configs that the other GPU's model knows the like of, in its order.
