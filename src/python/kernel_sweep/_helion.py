@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import re
 
 from ._expressions import is_expression, value_of
 from .tuning import Family, FamilyError, Problem, reads, writes
@@ -215,11 +216,11 @@ class HelionFamily(Family):
         is_step = {name: step for name, _, step in self._cut}
         of_steps = []
         for tensor in self.tensors:
-            names = [extent for extent in tensor.shape if extent in block]
-            if tensor.role != "out" and (not any(is_step.values()) or any(is_step[name] for name in names)):
-                extents = [f"({block.get(extent, extent)})" for extent in map(str, tensor.shape)]
-                size = _BYTES.get(tensor.dtype, "element_bytes")
-                of_steps.append(" * ".join([*extents, str(size)]))
+            extents = [f"({extent})" for extent in tensor.shape]
+            names = set(_NAME.findall(" ".join(extents)))
+            if tensor.role != "out" and (not any(is_step.values()) or any(is_step.get(name) for name in names)):
+                extents = [_NAME.sub(lambda name: f"({block.get(name[0], name[0])})", extent) for extent in extents]
+                of_steps.append(" * ".join([*extents, str(_BYTES.get(tensor.dtype, "element_bytes"))]))
         tile = " * ".join(f"({block[name]})" for name in block if not is_step[name]) or "1"
         return {
             "tiles": {name: block[name] for name in block if not is_step[name]},
@@ -304,12 +305,14 @@ def _compiled_only(kernel, grid, *given, loads, ptx_options=None, **options):
 
     if ptx_options is not None:
         options["ptx_options"] = ptx_options
+    options.setdefault("launch_cooperative_grid", False)  # as Helion's launcher says it, so that it finds what is compiled here
     given = [MockTensor(one.dtype) if hasattr(one, "data_ptr") else one for one in given]
     made = kernel.run(*given, grid=grid, warmup=True, **options)
     if loads and made is not None:
         made._init_handles()
 
 
+_NAME = re.compile(r"[A-Za-z_]\w*")
 # Bytes of an element; what is not here is of the problem's type.
 _BYTES = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "fp8": 1, "i8": 1, "u8": 1, "i16": 2, "i32": 4, "i64": 8}
 # A thread's registers beside its part of a tile.
@@ -320,8 +323,8 @@ _ELEMENTS, _SUMS = (8, 32), (4, 128)
 _WARPS = (1, 2, 4, 8, 16)
 # How many steps are on their way to tensor cores, and what they may take of a multiprocessor's shared memory.
 _STAGES, _SHARED_BYTES = (3, 4), (8 << 10, 200 << 10)
-# What a block of a product has at most, and in steps at least; and any block.
-_MOST_MULTIPLIED, _LEAST_STEP, _MOST_BLOCK = 256, 32, 8192
+# What a block of a product has at least and at most, and in steps at least; and any block.
+_LEAST_MULTIPLIED, _MOST_MULTIPLIED, _LEAST_STEP, _MOST_BLOCK = 16, 256, 32, 8192
 # Tiles, with their warps and stages, of a problem.
 _MOST_TILES = 200
 
@@ -365,61 +368,62 @@ def _tiles(spec, generation, draw):
     """The default with other block sizes and loops, and with as many warps and stages as suit them."""
     layout = generation._key_to_flat_indices
     blocks, loops = layout["block_sizes"][0], layout.get("reduction_loops", ([], False))[0]
-    facts = spec.matmul_facts
-    most = _MOST_MULTIPLIED if facts else _MOST_BLOCK
-    choices = []
-    for place in blocks + loops:
-        fragment = generation.flat_spec[place]
-        sizes = [1 << power for power in range(31) if fragment.low <= 1 << power <= fragment.high]
-        # A loop as long as what is reduced is none.
-        choices.append(sizes if place in loops else [size for size in sizes if size <= most] or sizes[:1])
     ids = [block.block_id for block in spec.block_sizes]
     has_steps = bool(loops) or any(block_id not in spec.grid_block_ids for block_id in ids)
     stages = layout.get("num_stages", ([], False))[0] if has_steps else []
+    products = spec.matmul_facts
+    fewest, most = _SUMS if products else _ELEMENTS
+    depths = (None,) if not stages else _STAGES if products else (1, 3)
+    sizes_of = [_sizes(generation.flat_spec[place], products and place in blocks) for place in blocks + loops]
     tiles = []
-    for sizes in itertools.product(*choices):
-        if facts:
-            elements, step_bytes, suits = _multiplied(facts, dict(zip(ids, sizes)), generation, spec)
-        else:
-            elements, step_bytes, suits = math.prod(sizes), 0, True
-        if not suits:
-            continue
-        least, most = _SUMS if facts else _ELEMENTS
-        for warps in [warps for warps in _WARPS if least <= elements / (32 * warps) <= most][-2:]:
-            for depth in _STAGES if stages and facts else (1, 3) if stages else (None,):
-                if facts and not _SHARED_BYTES[0] <= (depth or 1) * step_bytes <= _SHARED_BYTES[1]:
+    for sizes in itertools.product(*sizes_of):
+        elements, step_bytes = math.prod(sizes), 0
+        if products:
+            of_block = dict(zip(ids, sizes))
+            if not all(_suits_tensor_cores(spec, product, of_block) for product in products):
+                continue
+            elements = max(_extent(product, "m", of_block) * _extent(product, "n", of_block) for product in products)
+            step_bytes = sum(_step_bytes(product, of_block) for product in products)
+        for warps in [warps for warps in _WARPS if fewest <= elements / (32 * warps) <= most][-2:]:
+            for depth in depths:
+                if products and stages and not _SHARED_BYTES[0] <= depth * step_bytes <= _SHARED_BYTES[1]:
                     continue
-                flat = generation.default_flat()
-                for place, size in zip(blocks + loops, sizes):
-                    flat[place] = size
-                flat[generation.num_warps_index] = warps
+                tile = generation.default_flat()
+                for place, value in (*zip(blocks + loops, sizes), (generation.num_warps_index, warps)):
+                    tile[place] = value
                 for place in stages:
-                    flat[place] = depth
-                tiles.append(flat)
+                    tile[place] = depth
+                tiles.append(tile)
     draw.shuffle(tiles)
     return tiles[:_MOST_TILES]
 
 
-def _multiplied(facts, sizes, generation, spec):
-    """Of a kernel that multiplies matrices: the sums of its largest product, the bytes that a step loads, and whether the blocks
-    suit tensor cores."""
-    sums = step_bytes = 0
-    for fact in facts:
-        m, n, k = (
-            sizes.get(block_id, extent)
-            for block_id, extent in (
-                (fact.m_block_id, fact.static_m),
-                (fact.n_block_id, fact.static_n),
-                (fact.k_block_id, fact.static_k),
-            )
-        )
-        if None in (m, n, k):
-            return 0, 0, False
-        if fact.k_block_id in sizes and k < _LEAST_STEP and spec.block_sizes.block_id_lookup(fact.k_block_id).size_hint > k:
-            return 0, 0, False
-        sums = max(sums, m * n)
-        step_bytes += (m * fact.lhs_dtype.itemsize + n * fact.rhs_dtype.itemsize) * k
-    return sums, step_bytes, True
+def _sizes(fragment, multiplies):
+    """The powers of two that a block size or a loop may be; a loop as long as what is reduced is none."""
+    sizes = [1 << power for power in range(31) if fragment.low <= 1 << power <= fragment.high]
+    if not multiplies:
+        return [size for size in sizes if size <= _MOST_BLOCK] or sizes[:1]
+    # Tensor cores fill as many rows and columns anyway.
+    least = min(_LEAST_MULTIPLIED, fragment.high)
+    return [size for size in sizes if least <= size <= _MOST_MULTIPLIED] or sizes[:1]
+
+
+def _extent(product, axis, of_block):
+    """What a program has of a product along m, n or k: its block, or all of it."""
+    return of_block.get(getattr(product, f"{axis}_block_id"), getattr(product, f"static_{axis}")) or 1
+
+
+def _suits_tensor_cores(spec, product, of_block):
+    """Whether a step along k is no shorter than it need be."""
+    if product.k_block_id not in of_block:
+        return True
+    whole = spec.block_sizes.block_id_lookup(product.k_block_id).size_hint
+    return _extent(product, "k", of_block) >= min(_LEAST_STEP, whole)
+
+
+def _step_bytes(product, of_block):
+    rows = _extent(product, "m", of_block) * product.lhs_dtype.itemsize + _extent(product, "n", of_block) * product.rhs_dtype.itemsize
+    return rows * _extent(product, "k", of_block)
 
 
 # By knob, what it is changed to beside its default, where it has one value for all that the kernel does.
