@@ -295,6 +295,14 @@ fn config_from(fields: Map<String, Value>) -> Result<Config> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_empty_word_leaves_a_knob_out_and_is_itself_in_a_list() {
+        let word = |text: &str| without_words(&text.into());
+        assert_eq!([word(""), word("whole"), word("flat")], [Value::Null, Value::Null, "flat".into()]);
+        let list = serde_json::json!(["", "first", "whole", 3]);
+        assert_eq!(without_words(&list), serde_json::json!(["", "first", null, 3]));
+    }
+
     fn expand_text(axes: &str, exclude: &str) -> Result<Vec<Config>> {
         let axes: Map<String, Value> = toml::from_str(axes).unwrap();
         let when: Map<String, Value> = toml::from_str(exclude).unwrap();
