@@ -262,6 +262,7 @@ def host_us(ops, calls=20_000):
     """What a call costs the host, queued without waiting: a product so small that the GPU keeps up."""
     a, b = (torch.randn(64, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     out = torch.empty_like(a)
+    weight = b[0].clone()
     packed, scales = torch.zeros(32, 64, device="cuda", dtype=torch.int8), torch.ones(1, 64, device="cuda", dtype=torch.bfloat16)
     ways = {
         "torch.matmul": lambda: torch.matmul(a, b),
@@ -270,7 +271,7 @@ def host_us(ops, calls=20_000):
         "ops.matmul out=": lambda: ops.matmul(a, b, out=out),
         "torch.ops.kernel_sweep.matmul": lambda: torch.ops.kernel_sweep.matmul(a, b),
         "ops.matmul_int4_group": lambda: ops.matmul_int4_group(a, packed, scales),
-        "ops.row_norm_rms": lambda: ops.row_norm_rms(a, b[0]),
+        "ops.row_norm_rms": lambda: ops.row_norm_rms(a, weight),
     }
     taken = {name: [] for name in ways}
     with torch.no_grad():
