@@ -9,7 +9,7 @@ first shape; a sweep of all the shapes asked for then gets --share (a fifth) of 
 what starting takes is shared by its shapes. The other shapes are tuned by Helion in turn, the second of every kernel first,
 each with an empty cache. The two configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of
 `peers.py`, and what they return is compared with the reference. The report is written after each shape, and a later run with
-the same --output goes on where that ended. After --until seconds no shape is begun that is not likely to be done by then.
+the same --output goes on where that ended, with what its sweeps found. After --until seconds no shape is begun that is not likely to be done by then.
 
 To use two GPUs, run it twice: each with its own CUDA_VISIBLE_DEVICES, --kernel, --output and --sweep-output, and half of the cores
 (taskset), since both tuners compile on all that they may.
@@ -65,15 +65,21 @@ def tuned_by_helion(kernel, arguments) -> tuple[dict, float]:
     return dict(config.config), time.monotonic() - start
 
 
-def swept(name: str, first: int, end: int, gpu: str, seconds: float, output: Path) -> tuple[object, float]:
-    """The document of a sweep of these shapes, and the seconds that it took with all that it needs."""
+def swept(name: str, first: int, end: int, gpu: str, seconds: float, output: Path) -> dict:
+    """What a sweep of these shapes has served for each, and the seconds that it took with all that it needs."""
     import kernel_sweep as ks
 
     os.environ |= {"HELION_EXAMPLE": name, "HELION_SHAPES": f"{first}:{end}"}
     start = time.monotonic()
     family = f"{helion_families.__file__}:{helion_families.family_name(name)}"
     document = ks.tune(family, gpu=gpu, budget=max(1.0, seconds - START_SECONDS), output=output, fresh=True)
-    return document, time.monotonic() - start
+    seconds = time.monotonic() - start
+    example, shapes = helion_families.EXAMPLES[name], {}
+    for place in range(first, end):
+        dtype = next(iter(example.reads.values()))[1]
+        answer = document.lookup(helion_families.family_name(name), dtype=dtype, **example.problems[place])
+        shapes[str(place)] = {"config": answer.best, "source": answer.source}
+    return {"seconds": seconds, "shapes": shapes}
 
 
 def compared(torch, sampler, example, kernel, sets: list, configs: dict[str, dict]) -> dict[str, dict]:
@@ -117,10 +123,12 @@ class Run:
         self.arguments, self.torch, self.sampler = arguments, torch, sampler
         self.start = time.monotonic()
         self.rows: list[dict] = []
+        self.served: dict[str, dict] = {}
         if arguments.output.is_file():
-            self.rows = json.loads(arguments.output.read_text())["rows"]
-        self.documents: dict[str, tuple[object, float]] = {}
-        self.tuner_seconds: dict[str, float] = {}
+            report = json.loads(arguments.output.read_text())
+            self.rows, self.served = report["rows"], report["served"]
+        known = [row for row in self.rows if "tuner_seconds" in row]
+        self.tuner_seconds: dict[str, float] = {row["kernel"]: row["tuner_seconds"] for row in known}
 
     def is_done(self, name: str, shape: int) -> bool:
         return any(row["kernel"] == name and row["shape"] == shape for row in self.rows)
@@ -129,8 +137,8 @@ class Run:
         """Whether another shape of the kernel is likely to be done in time; a first one takes as long as the longest so far."""
         shapes = self.arguments.end - self.arguments.first
         longest = self.tuner_seconds.get(name, max(self.tuner_seconds.values(), default=0.0))
-        swept = name in self.documents
-        need = longest + COMPARING_SECONDS + (0.0 if swept else self.arguments.share * longest * shapes)
+        sweeping = 0.0 if name in self.served else (self.arguments.seconds or self.arguments.share * longest) * shapes
+        need = longest + COMPARING_SECONDS + sweeping
         return time.monotonic() - self.start + need < self.arguments.until
 
     def shape(self, name: str, place: int) -> None:
@@ -147,22 +155,20 @@ class Run:
             self.tuner_seconds[name] = row["tuner_seconds"]
         except Exception as error:  # a tuner that finds nothing has no time to share either
             notes["helion"] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        count = arguments.end - arguments.first
-        if name not in self.documents:
+        if str(place) not in self.served.get(name, {}).get("shapes", {}):
             a_shape = arguments.seconds or arguments.share * self.tuner_seconds.get(name, 60.0)
-            seconds = a_shape * count
+            first, end = arguments.first, arguments.end
             try:
-                self.documents[name] = swept(name, arguments.first, arguments.end, arguments.gpu, seconds, arguments.sweep_output)
+                self.served[name] = swept(name, first, end, arguments.gpu, a_shape * (end - first), arguments.sweep_output)
             except Exception as error:
                 print(f"{name}: the sweep failed: {error}", file=sys.stderr)
-                self.documents[name] = (None, 0.0)
-        document, seconds = self.documents[name]
-        row["sweep_seconds"] = seconds / count
-        if document is not None:
-            answer = document.lookup(helion_families.family_name(name), dtype=next(iter(example.reads.values()))[1], **dims)
-            row["source"] = answer.source
-            if answer.best is not None:
-                configs["ours"] = answer.best
+                nothing = {str(shape): {"config": None, "source": "none"} for shape in range(first, end)}
+                self.served[name] = {"seconds": 0.0, "shapes": nothing}
+        sweep = self.served[name]
+        row["sweep_seconds"] = sweep["seconds"] / len(sweep["shapes"])
+        row["source"] = sweep["shapes"][str(place)]["source"]
+        if sweep["shapes"][str(place)]["config"] is not None:
+            configs["ours"] = sweep["shapes"][str(place)]["config"]
         kernel.reset()
         row["configs"] = configs
         row |= compared(torch, self.sampler, example, kernel, sets, configs) | notes
@@ -171,7 +177,9 @@ class Run:
         print(line(row), file=sys.stderr, flush=True)
 
     def write(self) -> None:
-        report = {"protocol": PROTOCOL, "machine": machine(self.torch), "versions": versions(), "rows": self.rows}
+        report = {"protocol": PROTOCOL, "machine": machine(self.torch), "versions": versions()}
+        # A sweep that failed is made again.
+        report |= {"served": {name: sweep for name, sweep in self.served.items() if sweep["seconds"]}, "rows": self.rows}
         self.arguments.output.parent.mkdir(parents=True, exist_ok=True)
         partial = self.arguments.output.with_suffix(".partial")
         partial.write_text(json.dumps(report, indent=2) + "\n")

@@ -34,8 +34,8 @@ def fakes(monkeypatch):
     def swept(name, first, end, _gpu, seconds, _output):
         clock.now += seconds
         log.append((name, first, end, seconds))
-        answer = SimpleNamespace(source="measured", best={"block_sizes": [32]})
-        return SimpleNamespace(lookup=lambda *_, **__: answer), seconds
+        answer = {"source": "measured", "config": {"block_sizes": [32]}}
+        return {"seconds": seconds, "shapes": {str(place): answer for place in range(first, end)}}
 
     def compared(_torch, _sampler, _example, _kernel, _sets, configs):
         return {whose: {"median_us": 10.0 - (whose == "ours"), "samples": 1} for whose in configs}
@@ -74,6 +74,7 @@ def test_a_run_that_ends_in_time_is_gone_on_with(examples, tmp_path, fakes):
     assert json.loads((tmp_path / "report.json").read_text())["rows"] == cut
     whole = helion_examples.run(arguments(examples, tmp_path, *options), None, None)
     assert whole[:2] == cut and [row["shape"] for row in whole] == [0, 0, 1, 1]
+    assert len(fakes.sweeps) == 2, "what was swept is known"
 
 
 def test_what_fails_on_either_side_is_told_and_ours_is_counted(examples, tmp_path, fakes, monkeypatch):
