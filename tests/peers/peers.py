@@ -71,7 +71,7 @@ MIN_SAMPLES = 5
 WARM_UP_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
 LONG_US = 100.0
-JOULES_SECONDS = 1.0
+JOULES_SECONDS = 0.5
 GRAPH_LAUNCHES = 16
 COPY = "copy"  # the call that is no peer but the bound
 
