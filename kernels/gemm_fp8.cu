@@ -11,19 +11,21 @@
 // All are contiguous and begin 16-byte aligned. k is below 2^31. A number is its code times its scale, whatever the sign of the
 // scale; the product of two scales must be a normal f32 or zero.
 //
-// The product is taken transposed, C^T = B^T A^T: wgmma's 64 rows are columns of C, so that a tile may have as few as 8
-// rows of C. Warps copy tiles of A and B to shared memory, NUM_STAGES steps ahead; the others multiply. The tensor cores' own
-// sums keep some 14 bits, so every 128 of k they are added up in f32 registers, where scales of blocks come in; while one group
-// of warps adds, the other multiplies. Programs of a cluster may share one tile's k: each sends
-// its sums to the program that adds them up.
+// Where TRANSPOSED, C^T = B^T A^T is taken: wgmma's 64 rows are columns of C, so that a tile may have as few as 8 rows of C.
+// Warps copy tiles of A and B to shared memory, NUM_STAGES steps ahead; the others multiply. The tensor cores' own sums keep
+// some 14 bits, so every 128 of k they are added up in f32 registers, where scales of blocks come in; while one group of warps
+// adds, the other multiplies. Transposed, a thread's sums are of many rows, whose scales it reads from shared memory, of which
+// wgmma at its full rate takes three quarters; else they are of two rows. Programs of a cluster may share one tile's k: each
+// sends its sums to the program that adds them up.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores' 8192 a
 // cycle and multiprocessor.
 //
 // Macros
-//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 192), columns of C (up to 256) and
-//                               elements of k (multiples of 128)
-//   NUM_WARPS                   warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
+//   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 192; not TRANSPOSED up to 256), columns
+//                               of C (up to 256; not TRANSPOSED 64 or 128) and elements of k (multiples of 128)
+//   TRANSPOSED                  1: wgmma's rows are columns of C; 0: they are rows of C
+//   NUM_WARPS                   warps that multiply, in groups of 4, each with 64, 128 or 256 of wgmma's rows
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   BLOCK_SCALES                1: blocks of 128 have scales; 0: rows and columns, or tensors
 //   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8 or 4, which divide k, or less:
@@ -70,8 +72,10 @@ using Element = halves::bf16;
 constexpr int PROMOTED = 128;               // of k, that the tensor cores sum; also what a scale of a block is for
 constexpr int PANELS = BLOCK_K / PROMOTED;  // of a tile: 128 bytes, as wide as the copy engine swizzles, each with all rows
 
-static_assert(BLOCK_M % (BLOCK_M <= 64 ? 8 : 16) == 0 && BLOCK_M >= 8 && BLOCK_M <= 192,
-              "BLOCK_M must be a multiple of 8 up to 64, or of 16 up to 192");
+static_assert(ACROSS % (ACROSS <= 64 ? 8 : 16) == 0 && ACROSS >= 8 && ACROSS <= 192,
+              "wgmma has a multiple of 8 columns up to 64, or of 16 up to 192");
+static_assert(TRANSPOSED || BLOCK_N <= 128, "all columns of a tile share a block's scale");
+static_assert(BLOCK_M <= 256, "the copy engine takes 256 rows at most");
 static_assert(BLOCK_K % PROMOTED == 0, "BLOCK_K must be a multiple of 128");
 static_assert(BLOCK_N <= 256, "a program has 256 columns at most");
 static_assert(power_of_two(K_VECTOR_BYTES) && K_VECTOR_BYTES <= 16, "K_VECTOR_BYTES: 1 ... 16");
@@ -84,16 +88,16 @@ constexpr int A_BYTES = PANELS * A_PANEL, B_BYTES = PANELS * B_PANEL;
 constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
 // A stage's scales: of each panel those of the rows of A, then those of 128 columns of B each.
 constexpr int B_SCALES = BLOCK_N < 128 ? 1 : BLOCK_N / 128;
-constexpr int PANEL_SCALES = BLOCK_M + B_SCALES + B_SCALES % 2;  // pairs stay aligned
+constexpr int PANEL_SCALES = BLOCK_M + (B_SCALES + 3) / 4 * 4;  // fours stay aligned
 constexpr int SCALE_BYTES = BLOCK_SCALES ? PANELS * PANEL_SCALES * 4 : 0;
-constexpr int BARRIER_BYTES = (NUM_STAGES * (16 + SCALE_BYTES) + 8 + 1023) / 1024 * 1024;  // keeps what follows aligned
+constexpr int BARRIER_BYTES = (NUM_STAGES * (16 + SCALE_BYTES) + 16 + 1023) / 1024 * 1024;  // keeps what follows aligned
 constexpr int STAGES_BYTES = NUM_STAGES * STAGE_BYTES + BARRIER_BYTES;
 
 static_assert(STAGES_BYTES + STAGING_BYTES <= 227 * 1024, "the stages exceed the shared memory of every GPU");
 
-using Part = float[SUMS];  // of one tile of 64 columns and 128 of k, in the tensor cores' precision
+using Part = float[SUMS];  // of one tile and 128 of k, in the tensor cores' precision
 
-// Tiles of 64 columns that a group multiplies at once: all, where registers allow, so that one is added up while the next is
+// Tiles that a group multiplies at once: all, where registers allow, so that one is added up while the next is
 // under way.
 constexpr int SPARE_REGISTERS = 40;  // for addresses, counters and scales
 constexpr int MOST_REGISTERS = GROUPS == 4 ? 96 : 232;
@@ -127,7 +131,7 @@ struct Layout {
     __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
     // Whether all sums of this program's share have arrived from the cluster.
     __device__ __forceinline__ u32 summed() const { return full(NUM_STAGES); }
-    __device__ __forceinline__ u32 scales(int stage) const { return summed() + 8 + stage * SCALE_BYTES; }
+    __device__ __forceinline__ u32 scales(int stage) const { return summed() + 16 + stage * SCALE_BYTES; }
     __device__ __forceinline__ u32 staging() const { return base + STAGES_BYTES; }
 };
 
@@ -184,20 +188,30 @@ __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map,
     }
 }
 
-// The scales of a step's blocks, zero beyond the matrices.
+// The scales of a step's blocks, zero beyond the matrices. Those of rows come four at a time where they are aligned.
 __device__ __forceinline__ void load_scales(u32 shared, const float* a_scales, const float* b_scales, int m, int n, int k,
                                             int row, int column, int step, int thread) {
-    const int blocks_k = scheduler::ceil_div(k, PROMOTED), blocks_n = scheduler::ceil_div(n, 128);
+    const int blocks_k = scheduler::ceil_div(k, PROMOTED);
+    const int width = m % 4 == 0 ? 4 : 1;
 #pragma unroll 1
-    for (int i = thread; i < PANELS * (BLOCK_M + B_SCALES); i += LOADERS) {
-        const int panel = i / (BLOCK_M + B_SCALES), place = i % (BLOCK_M + B_SCALES);
+    for (int panel = 0; panel < PANELS; ++panel, shared += 4 * PANEL_SCALES) {
         const int block_k = step * PANELS + panel;
-        const int block_n = column / 128 + place - BLOCK_M;
-        const bool of_a = place < BLOCK_M;
-        const bool inside = block_k < blocks_k && (of_a ? row + place < m : block_n < blocks_n);
-        const float* source = of_a ? a_scales + static_cast<i64>(block_k) * m + row + place
-                                   : b_scales + static_cast<i64>(block_n) * blocks_k + block_k;
-        ptx::cp_async<4>(shared + 4 * (panel * PANEL_SCALES + place), inside ? source : a_scales, inside ? 4 : 0);
+#pragma unroll 1
+        for (int y = width * thread; y < BLOCK_M; y += width * LOADERS) {
+            const bool inside = block_k < blocks_k && row + y < m;
+            const float* source = a_scales + (inside ? static_cast<i64>(block_k) * m + row + y : 0);
+            if (width == 4) {
+                ptx::cp_async<16>(shared + 4 * y, source, inside ? 16 : 0);
+            } else {
+                ptx::cp_async<4>(shared + 4 * y, source, inside ? 4 : 0);
+            }
+        }
+        if (thread < B_SCALES) {
+            const int block_n = column / 128 + thread;
+            const bool inside = block_k < blocks_k && 128 * block_n < n;
+            const float* source = b_scales + (inside ? static_cast<i64>(block_n) * blocks_k + block_k : 0);
+            ptx::cp_async<4>(shared + 4 * (BLOCK_M + thread), source, inside ? 4 : 0);
+        }
     }
 }
 
@@ -223,36 +237,51 @@ constexpr int FULL_ARRIVALS = 1 + (BLOCK_SCALES ? LOADERS : 0) + (BY_ENGINE ? 0 
 
 // ---- Multiplying ----
 
-// Which columns of the program's tile a lane's sums stand for: row r of the group's tile i is column 64 i + r.
+// Which elements of the program's tile a lane's sums stand for: sum 4 j + 2 h + e of the group's tile i is of one of wgmma's rows
+// and one of its columns.
 struct LanePlace {
     int group, warp, lane;
 
     __device__ __forceinline__ explicit LanePlace(int thread)
         : group(thread / 128), warp(thread / 32 % 4), lane(thread % 32) {}
 
-    // The column of its row of tile i and half h.
-    __device__ __forceinline__ int column(int i, int h) const {
-        return group * 64 * TILES + 16 * warp + 64 * i + 8 * h + lane / 4;
+    __device__ __forceinline__ int along(int i, int h) const { return group * 64 * TILES + 64 * i + 16 * warp + 8 * h + lane / 4; }
+    __device__ __forceinline__ int across(int j, int e) const { return 8 * j + lane % 4 * 2 + e; }
+    // Where it is in the tile of C, row by row.
+    __device__ __forceinline__ int index(int i, int j, int h, int e) const {
+        return TRANSPOSED ? across(j, e) * BLOCK_N + along(i, h) : along(i, h) * BLOCK_N + across(j, e);
     }
-    // The row of sum 4 j + e, and of 4 j + 2 + e.
-    __device__ __forceinline__ int row(int j, int e) const { return 8 * j + lane % 4 * 2 + e; }
+};
+
+// The scales of a lane's two rows of a tile under those of its block, where wgmma's rows are those of C; else nothing.
+struct RowScales {
+    float of[2] = {1, 1};
+
+    __device__ __forceinline__ RowScales(u32 scales, int tile, const LanePlace& place) {
+        if constexpr (BLOCK_SCALES && !TRANSPOSED) {
+            const float b_scale = ptx::load_shared_f32(scales + 4 * BLOCK_M);
+#pragma unroll
+            for (int h = 0; h < 2; ++h) of[h] = ptx::load_shared_f32(scales + 4 * place.along(tile, h)) * b_scale;
+        }
+    }
 };
 
 // Adds the part of one tile up in f32, under the scales of its block.
-__device__ __forceinline__ void promote(float (&sums)[SUMS], Part& part, u32 scales, int tile, const LanePlace& place) {
+__device__ __forceinline__ void promote(float (&sums)[SUMS], Part& part, u32 scales, const RowScales& rows, int tile,
+                                        const LanePlace& place) {
     ptx::wgmma_hold(part);
-    if constexpr (BLOCK_SCALES) {
+    if constexpr (BLOCK_SCALES && TRANSPOSED) {
         const float b_scale = ptx::load_shared_f32(scales + 4 * (BLOCK_M + (place.group * TILES + tile) / 2));
 #pragma unroll
-        for (int j = 0; j < BLOCK_M / 8; ++j) {
-            const float2 a_scale = ptx::load_shared_f32x2(scales + 4 * place.row(j, 0));
+        for (int j = 0; j < SUMS / 4; ++j) {
+            const float2 a_scale = ptx::load_shared_f32x2(scales + 4 * place.across(j, 0));
             const float scale[2] = {a_scale.x * b_scale, a_scale.y * b_scale};
 #pragma unroll
             for (int s = 0; s < 4; ++s) sums[4 * j + s] += part[4 * j + s] * scale[s % 2];
         }
     } else {
 #pragma unroll
-        for (int s = 0; s < SUMS; ++s) sums[s] += part[s];
+        for (int s = 0; s < SUMS; ++s) sums[s] += BLOCK_SCALES ? part[s] * rows.of[s / 2 % 2] : part[s];
     }
 }
 
@@ -275,8 +304,9 @@ __device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layo
     const int group = __shfl_sync(~0u, place.group, 0);  // the compiler sees that it is one for the warp
     for (int step = 0; step < steps; ++step, ring.advance()) {
         ptx::mbarrier_wait(at.full(ring.stage), ring.parity);
-        const ptx::Operand a = ptx::wgmma_operand(at.a(ring.stage), 16, 1024);
-        const ptx::Operand b = ptx::wgmma_operand(at.b(ring.stage) + group * TILES * 64 * PROMOTED, 16, 1024);
+        const u32 along = TRANSPOSED ? at.b(ring.stage) : at.a(ring.stage), across = TRANSPOSED ? at.a(ring.stage) : at.b(ring.stage);
+        const ptx::Operand rows = ptx::wgmma_operand(along + group * TILES * 64 * PROMOTED, 16, 1024);
+        const ptx::Operand columns = ptx::wgmma_operand(across, 16, 1024);
 #pragma unroll
         for (int panel = 0; panel < PANELS; ++panel) {
 #pragma unroll
@@ -287,16 +317,18 @@ __device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layo
                 for (int i = 0; i < PARTS; ++i) {
 #pragma unroll
                     for (int k32 = 0; k32 < PROMOTED / 32; ++k32) {
-                        ptx::WgmmaE4m3<BLOCK_M>::multiply(parts[i],
-                                                          b.at(panel * B_PANEL + (first + i) * 64 * PROMOTED + k32 * 32),
-                                                          a.at(panel * A_PANEL + k32 * 32), k32 > 0);
+                        ptx::WgmmaE4m3<ACROSS>::multiply(
+                            parts[i], rows.at(panel * ALONG * PROMOTED + (first + i) * 64 * PROMOTED + k32 * 32),
+                            columns.at(panel * ACROSS * PROMOTED + k32 * 32), k32 > 0);
                     }
                     ptx::wgmma_commit();
                 }
 #pragma unroll
                 for (int i = 0; i < PARTS; ++i) {
+                    const u32 scales = at.scales(ring.stage) + 4 * PANEL_SCALES * panel;
+                    const RowScales of_rows(scales, first + i, place);
                     wait_for_parts(PARTS - 1 - i);
-                    promote(sums[first + i], parts[i], at.scales(ring.stage) + 4 * PANEL_SCALES * panel, first + i, place);
+                    promote(sums[first + i], parts[i], scales, of_rows, first + i, place);
                 }
             }
         }
@@ -309,25 +341,29 @@ __device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layo
 __device__ __forceinline__ void scale_sums(Sums& sums, const float* a_scales, const float* b_scales, int m, int n, int row,
                                            int column, int scale_step, const LanePlace& place) {
     if constexpr (!BLOCK_SCALES) {
-        float of_columns[TILES][2];
+        const float* along_scales = TRANSPOSED ? b_scales : a_scales;
+        const float* across_scales = TRANSPOSED ? a_scales : b_scales;
+        const int along = TRANSPOSED ? column : row, along_end = TRANSPOSED ? n : m;
+        const int across = TRANSPOSED ? row : column, across_end = TRANSPOSED ? m : n;
+        float of_along[TILES][2];
 #pragma unroll
         for (int i = 0; i < TILES; ++i) {
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const int x = column + place.column(i, h);
-                of_columns[i][h] = x < n ? b_scales[x * scale_step] : 0;
+                const int x = along + place.along(i, h);
+                of_along[i][h] = x < along_end ? along_scales[x * scale_step] : 0;
             }
         }
 #pragma unroll
-        for (int j = 0; j < BLOCK_M / 8; ++j) {
+        for (int j = 0; j < SUMS / 4; ++j) {
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                const int y = row + place.row(j, e);
-                const float of_row = y < m ? a_scales[y * scale_step] : 0;
+                const int y = across + place.across(j, e);
+                const float of_across = y < across_end ? across_scales[y * scale_step] : 0;
 #pragma unroll
                 for (int i = 0; i < TILES; ++i) {
 #pragma unroll
-                    for (int h = 0; h < 2; ++h) sums[i][4 * j + 2 * h + e] *= of_row * of_columns[i][h];
+                    for (int h = 0; h < 2; ++h) sums[i][4 * j + 2 * h + e] *= of_across * of_along[i][h];
                 }
             }
         }
@@ -344,8 +380,8 @@ __device__ __forceinline__ void stage_rows(u32 buffer, const Sums& sums, int pas
 __device__ __forceinline__ void write_rows(const byte*, u16* c, u32 buffer, int m, int n, int row, int column,
                                            const LanePlace& place) {
     group_sync(place);
-    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * TILES * 8; v += 128) {
-        const int y = v / (TILES * 8), x = v % (TILES * 8) * 8;
+    for (int v = place.warp * 32 + place.lane; v < STAGING_ROWS * STAGED_PANELS * 8; v += 128) {
+        const int y = v / (STAGED_PANELS * 8), x = v % (STAGED_PANELS * 8) * 8;
         const u32 address = buffer + x / 64 * STAGING_PANEL + layout::swizzled<128, 16>(y, x % 64 * 2);
         const uint4 words = ptx::load_shared_u128(address);
         const u32 columns[4] = {words.x, words.y, words.z, words.w};
@@ -364,13 +400,13 @@ __device__ __forceinline__ void combine_parts(u16* c, const Sums& sums, int m, i
     const u32 reciprocal = ~0u / share + 1;  // index / share = index * reciprocal >> 32, exactly, below 2^16
     ptx::cluster_wait();  // every program has begun
 #pragma unroll
-    for (int j = 0; j < BLOCK_M / 8; ++j) {
+    for (int j = 0; j < SUMS / 4; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
 #pragma unroll
             for (int v = 0; v < 2 * TILES; ++v) {
                 const float sum[1] = {sums[v / 2][4 * j + 2 * (v % 2) + e]};
-                const int index = place.row(j, e) * BLOCK_N + place.column(v / 2, v % 2);
+                const int index = place.index(v / 2, j, v % 2, e);
                 const int owner = __umulhi(index, reciprocal);
                 const u32 slot = slots + 4 * (part * share + index - owner * share);
                 ptx::store_async(ptx::cluster_address(slot, owner), sum, ptx::cluster_address(at.summed(), owner));

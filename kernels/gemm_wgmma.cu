@@ -78,6 +78,7 @@
 #include "streaming.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
+#define TRANSPOSED 1
 #include "wgmma_programs.cuh"
 
 #if !defined(BY_WARP)

@@ -393,7 +393,7 @@ pub mod run {
     pub struct Given {
         /// Its first element.
         pub data: *mut c_void,
-        /// Its type: 1 bf16, 2 f32, 3 bytes, 4 16-bit integers.
+        /// Its type: 1 bf16, 2 f32, 3 bytes, 4 16-bit integers, 5 f16, 6 E4M3, 7 64-bit integers.
         pub element: u32,
         /// Extents that `shape` points to.
         pub rank: usize,
@@ -569,6 +569,9 @@ pub mod run {
             2 => Element::F32,
             3 => Element::I8,
             4 => Element::I16,
+            5 => Element::F16,
+            6 => Element::Fp8,
+            7 => Element::I64,
             other => return Err(Error::usage(format!("{name}: there is no type {other}"))),
         };
         // SAFETY: as the caller says.

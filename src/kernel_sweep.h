@@ -26,8 +26,9 @@ typedef struct kernel_sweep_heuristics kernel_sweep_heuristics;
  *   matmul_mxfp8: m n k (k in unpacked elements)
  *   matmul_int4_group: the same, and where they are not plain group (weights along k that share a scale: 32 or 64 in place of 128, 0
  *   for all) and zero_points (1 where there are any)
+ *   matmul_fp8: m n k, and scale_block where it is not one scale a tensor (1 for one a row and a column, 128 for blocks)
  *   attention: batch heads q_seq kv_seq head_dim, and where they are not plain kv_heads causal window
- *   row_softmax: rows cols     elementwise: numel */
+ *   row_softmax, row_norm_rms, row_norm_layer, row_cross_entropy: rows cols     elementwise: numel */
 typedef struct {
     const char *name;
     int64_t value;
@@ -125,12 +126,15 @@ size_t kernel_sweep_explain_json(const kernel_sweep_heuristics *heuristics, cons
 typedef struct kernel_sweep_runtime kernel_sweep_runtime;
 typedef struct kernel_sweep_kernel kernel_sweep_kernel;
 
-/* Types of elements. Two 4-bit weights are a byte; signed or not is the same. */
+/* Types of elements. Two 4-bit weights are a byte; signed or not is the same. So is a scale in E4M3 or E8M0. */
 enum {
     KERNEL_SWEEP_BF16 = 1,
     KERNEL_SWEEP_F32 = 2,
     KERNEL_SWEEP_BYTE = 3,
-    KERNEL_SWEEP_INT16 = 4
+    KERNEL_SWEEP_INT16 = 4,
+    KERNEL_SWEEP_F16 = 5,
+    KERNEL_SWEEP_E4M3 = 6, /* eight-bit floats */
+    KERNEL_SWEEP_INT64 = 7
 };
 
 /* A tensor in the GPU's memory, contiguous in row-major order, aligned to 16 bytes. */

@@ -27,7 +27,7 @@ const MEMORY: u64 = 16 << 40;
 const APART: u64 = 1 << 32;
 
 fn problem(family: Family, extents: &[i64], dtype: Dtype) -> Problem {
-    let named: Vec<_> = family.dimensions().iter().copied().zip(extents.iter().copied()).collect();
+    let named: Vec<_> = family.all_dimensions().zip(extents.iter().copied()).collect();
     Problem::new(family, &named, dtype).unwrap()
 }
 
@@ -43,10 +43,42 @@ fn problems() -> Vec<Problem> {
         let shapes = [[16, 4096, 4096], [2048, 2048, 2048], [5, 77, 66], [300, 1000, 130]];
         problems.extend(shapes.map(|shape| problem(family, &shape, Dtype::Bf16)));
     }
-    for dtype in [Dtype::Bf16, Dtype::F32] {
+    for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
         let rows = [[64, 4096], [4096, 1001], [3, 100_000]];
-        problems.extend(rows.map(|shape| problem(Family::RowSoftmax, &shape, dtype)));
+        for family in [Family::RowSoftmax, Family::RowNormRms, Family::RowNormLayer, Family::RowCrossEntropy] {
+            problems.extend(rows.map(|shape| problem(family, &shape, dtype)));
+        }
         problems.extend([1 << 20, 12345].map(|numel| problem(Family::Elementwise, &[numel], dtype)));
+    }
+    problems.extend(variants());
+    problems
+}
+
+/// With what weights, types and masks there are beside the plain ones.
+fn variants() -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for scale_block in [0, 1, 128] {
+        let shapes = [[16, 4096, 4096], [2048, 2048, 2048], [5, 77, 66]];
+        let scaled = shapes.map(|[m, n, k]| problem(Family::MatmulFp8, &[m, n, k, scale_block], Dtype::Fp8));
+        problems.extend(scaled);
+    }
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        for (group, zero_points) in [(128, 0), (32, 1), (0, 0)] {
+            let shapes = [[16, 4096, 4096], [300, 1000, 130]];
+            problems.extend(
+                shapes.map(|[m, n, k]| problem(Family::MatmulInt4Group, &[m, n, k, group, zero_points], dtype)),
+            );
+        }
+        for family in [Family::MatmulNvfp4, Family::MatmulMxfp4, Family::Matmul, Family::MatmulInt4] {
+            problems.push(problem(family, &[16, 4096, 4096], dtype));
+        }
+        for (kv_heads, causal, window) in [(2, 0, 0), (8, 1, 0), (2, 1, 100)] {
+            let shapes = [[1, 8, 1, 16384, 128], [2, 8, 1000, 1000, 64]];
+            problems.extend(shapes.map(|[batch, heads, q_seq, kv_seq, head_dim]| {
+                let extents = [batch, heads, q_seq, kv_seq, head_dim, kv_heads, causal, window];
+                problem(Family::Attention, &extents, dtype)
+            }));
+        }
     }
     problems
 }
@@ -217,6 +249,37 @@ fn a_hundred_thousand_launches_allocate_nothing_and_wait_for_nothing() {
         assert_eq!(counts.remove("cuLaunchKernelEx"), Some(each * kernels.len()));
         let scratch = kernels.iter().filter(|kernel| kernel.scratch_bytes() > Bytes(0)).count();
         assert_eq!(counts, BTreeMap::from([("cuEventRecord", each * scratch), ("cuStreamWaitEvent", each * scratch)]));
+    });
+}
+
+#[test]
+fn launches_in_a_row_are_so_many_of_one() {
+    with_standin("launches_in_a_row_are_so_many_of_one", &[], &[], |folder| {
+        let problems = problems();
+        let runtime = runtime(folder, &problems);
+        let mut with_scratch = 0;
+        for problem in &problems {
+            let kernel = runtime.prepare(problem).unwrap();
+            let given = Given::of(problem);
+            let (inputs, output) = given.tensors();
+            calls(folder);
+            kernel.launch(stream(5), &inputs, &output).unwrap();
+            let once = calls(folder);
+            kernel.launch_times(stream(5), &inputs, &output, 3).unwrap();
+            let thrice = calls(folder);
+            let is_launch = |call: &&Value| call["call"] == "cuLaunchKernelEx";
+            let launch = once.iter().find(is_launch).unwrap();
+            assert_eq!(thrice.iter().filter(is_launch).collect::<Vec<_>>(), [launch; 3], "{problem}");
+            // Scratch is waited for once and kept for all of them.
+            let others = |calls: &[Value]| calls.iter().filter(|call| !is_launch(call)).cloned().collect::<Vec<_>>();
+            assert_eq!(others(&thrice), others(&once), "{problem}");
+            with_scratch += others(&once).len();
+            kernel.launch_times(stream(5), &inputs, &output, 0).unwrap();
+            assert!(launches(&calls(folder)).is_empty());
+            assert!(kernel.launch_times(stream(5), &inputs[1..], &output, 3).is_err());
+            assert!(launches(&calls(folder)).is_empty());
+        }
+        assert!(with_scratch > 0, "some kernel has scratch");
     });
 }
 
@@ -592,8 +655,13 @@ fn a_bundle_of_other_sources_is_refused_by_their_name() {
 #[test]
 fn a_c_program_prepares_and_launches() {
     with_standin("a_c_program_prepares_and_launches", &[], &[], |folder| {
-        let problem = problem(Family::MatmulInt4, &[16, 4096, 4096], Dtype::Bf16);
-        let bundle = bundle_of(folder, &[problem]);
+        let problems = [
+            problem(Family::MatmulInt4, &[16, 4096, 4096], Dtype::Bf16),
+            problem(Family::MatmulFp8, &[16, 384, 512, 128], Dtype::Fp8),
+            problem(Family::RowNormRms, &[16, 4096], Dtype::F16),
+            problem(Family::RowCrossEntropy, &[16, 4096], Dtype::F32),
+        ];
+        let bundle = bundle_of(folder, &problems);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c-run");
         let done = |command: &mut Command| {
@@ -622,9 +690,12 @@ fn a_c_program_prepares_and_launches() {
         assert_eq!(said, "ok\n");
         let calls = calls(folder);
         let launched: Vec<_> = calls.iter().filter(|call| call["call"] == "cuLaunchKernelEx").collect();
-        assert_eq!(launched.iter().map(|launch| &launch["stream"]).collect::<Vec<_>>(), [&json!(5), &json!(0)]);
+        let (others, of_weights) = launched.split_at(3);
+        assert_eq!(of_weights.iter().map(|launch| &launch["stream"]).collect::<Vec<_>>(), [&json!(5), &json!(0)]);
+        let functions = ["gemm_fp8", "row_norm", "row_cross_entropy"];
+        assert_eq!(others.iter().map(|launch| &launch["function"]).collect::<Vec<_>>(), functions);
         let maps =
-            launched[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
+            of_weights[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
         assert_eq!(maps.collect::<Vec<_>>(), [1, 2, 3].map(|place| MEMORY + place * APART));
         assert_eq!(left(&calls), [0; 4]);
     });

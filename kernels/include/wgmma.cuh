@@ -75,6 +75,12 @@ __device__ __forceinline__ void stmatrix_trans(u32 address, const u32 (&words)[4
                  :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
 }
 
+// The same, not transposed: a lane holds columns 2 * (l % 4) and the next of row l / 4 of each.
+__device__ __forceinline__ void stmatrix(u32 address, const u32 (&words)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                 :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
 // The operands of the inline assembly: the names of the first COUNT registers, and the sums they stand for.
 #define REGISTERS_4 \
     "%0, %1, %2, %3"

@@ -1,10 +1,12 @@
-// What products have in common whose tiles come by Hopper's copy engine and are multiplied transposed, so that wgmma's 64 rows are
-// columns of C: a program's work, the ring of its stages, and how its sums become C through shared memory. How a cluster's programs add
-// theirs stands in each kernel: moved here, it is compiled to other code than the one that was measured.
+// What products have in common whose tiles come by Hopper's copy engine: a program's work, the ring of its stages, and how its sums
+// become C through shared memory. How a cluster's programs add theirs stands in each kernel: moved here, it is compiled to other code
+// than the one that was measured.
 //
 // Macros
 //   BLOCK_M, BLOCK_N     the tile, in rows and columns of C
-//   NUM_WARPS            warps that multiply, in groups of 4, each with BLOCK_N / groups columns (64, 128, 256)
+//   TRANSPOSED           1: wgmma's 64 rows are columns of C, so that a tile may have as few as 8 rows; 0: they are rows of C
+//   NUM_WARPS            warps that multiply, in groups of 4, which share the columns of C where TRANSPOSED, else its rows: each
+//                        has 64, 128 or 256 of them
 //   NUM_STAGES           tiles of A and B in shared memory at once: 2 ... 32
 //   C_VECTOR_BYTES       bytes of one copy of C: 16 (by the copy engine), 8, 4 or 2; divides those of a row of C
 //   EVERY_LANE_ARRIVES   for racecheck only: not one lane of a warp but all arrive at barriers
@@ -19,6 +21,9 @@
 
 #if !defined(BLOCK_M) || !defined(BLOCK_N)
 #error "BLOCK_M and BLOCK_N must be defined: the tile, in elements"
+#endif
+#if !defined(TRANSPOSED)
+#error "TRANSPOSED must be defined: 1 where wgmma's rows are columns of C, else 0"
 #endif
 #if !defined(NUM_WARPS)
 #error "NUM_WARPS must be defined: warps that multiply"
@@ -47,12 +52,14 @@ enum { EVERY_LANE = false, WARP_ARRIVALS = 1 };
 #endif
 
 constexpr int GROUPS = NUM_WARPS / 4;
-constexpr int TILES = BLOCK_N / (64 * GROUPS);  // of 64 columns, a group's
-constexpr int SUMS = BLOCK_M / 2;               // a thread's, of one tile of 64 columns
+constexpr int ALONG = TRANSPOSED ? BLOCK_N : BLOCK_M, ACROSS = TRANSPOSED ? BLOCK_M : BLOCK_N;  // wgmma's rows and columns
+constexpr int TILES = ALONG / (64 * GROUPS);  // of 64 of wgmma's rows, a group's
+constexpr int SUMS = ACROSS / 2;              // a thread's, of one tile
 using Sums = float[TILES][SUMS];
 
 static_assert(NUM_WARPS % 4 == 0 && power_of_two(GROUPS) && GROUPS <= 4, "NUM_WARPS must be 4, 8 or 16");
-static_assert(BLOCK_N % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns");
+static_assert(ALONG % (64 * GROUPS) == 0 && power_of_two(TILES) && TILES <= 4, "a group has 64, 128 or 256 columns or rows");
+static_assert(TRANSPOSED || BLOCK_N % 64 == 0, "C goes out in panels of 64 columns");
 static_assert(NUM_STAGES >= 2 && NUM_STAGES <= 32, "NUM_STAGES must be 2 ... 32");
 static_assert(power_of_two(C_VECTOR_BYTES) && C_VECTOR_BYTES >= 2 && C_VECTOR_BYTES <= 16, "C_VECTOR_BYTES: 2 ... 16");
 
@@ -72,11 +79,14 @@ using CTarget = Argument<C_BY_ENGINE>::Type;
 __device__ __forceinline__ void prefetch(const ptx::TensorMap& map) { ptx::prefetch_map(map); }
 __device__ __forceinline__ void prefetch(const byte*) {}
 
-// A group's rows of C go out through shared memory, two buffers of STAGING_ROWS at a time.
-constexpr int STAGING_ROWS = scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES);
+// A group's part of C goes out through shared memory in passes, two buffers of STAGING_ROWS at a time: all of the group's columns, or
+// where wgmma's rows are C's, one panel of 64 columns of one tile.
+constexpr int STAGING_ROWS = TRANSPOSED ? scheduler::smaller(BLOCK_M & -BLOCK_M, 64 / TILES) : 64;
 constexpr int STAGING_PANEL = STAGING_ROWS * 128;
-constexpr int STAGING_BUFFER = TILES * STAGING_PANEL;
+constexpr int STAGED_PANELS = TRANSPOSED ? TILES : 1;
+constexpr int STAGING_BUFFER = STAGED_PANELS * STAGING_PANEL;
 constexpr int STAGING_BYTES = 2 * GROUPS * STAGING_BUFFER;
+constexpr int PASSES = TRANSPOSED ? BLOCK_M / STAGING_ROWS : TILES * (BLOCK_N / 64);
 
 extern __shared__ __align__(1024) byte smem[];
 
@@ -117,10 +127,25 @@ __device__ __forceinline__ void group_sync(const Place& place) {
     ptx::barrier_sync<128>(GROUPS == 1 ? 1 : 1 + place.group);
 }
 
-// Writes STAGING_ROWS rows of a group's sums to shared memory as Element (halves.cuh), in panels of 64 columns, where row r of the
-// group's tile i is column 64 i + r.
+// Writes what a pass takes of a group's sums to shared memory as Element (halves.cuh), in panels of 64 columns; row r of the group's
+// tile i is column 64 i + r of its columns, or such a row of its rows.
 template <typename Element, typename Place>
 __device__ __forceinline__ void stage_matrices(u32 buffer, const Sums& sums, int pass, const Place& place) {
+    if constexpr (!TRANSPOSED) {
+        const int tile = pass / (BLOCK_N / 64), panel = pass % (BLOCK_N / 64);
+        const int row = 16 * place.warp + place.lane / 8 % 2 * 8 + place.lane % 8;
+#pragma unroll
+        for (int x = 0; x < 64; x += 16) {
+            u32 words[4];  // 8 columns of 8 rows and of 8 rows further down, then the 8 columns beside
+#pragma unroll
+            for (int w = 0; w < 4; ++w) {
+                const int s = (64 * panel + x) / 2 + 2 * w;
+                words[w] = Element::pack(sums[tile][s], sums[tile][s + 1]);
+            }
+            ptx::stmatrix(buffer + layout::swizzled<128, 16>(row, 2 * x + place.lane / 16 * 16), words);
+        }
+        return;
+    }
     constexpr int MATRICES = STAGING_ROWS == 8 ? 2 : 4;  // of 8 columns, then 8 rows further down
     const u32 lane_address =
         buffer + layout::swizzled<128, 16>(place.lane / 16 * (MATRICES == 4 ? 8 : 0) + place.lane % 8,
@@ -155,23 +180,29 @@ __device__ __forceinline__ void write_rows(const ptx::TensorMap& c_tiles, u16*, 
     group_sync(place);
     if (place.warp == 0 && place.lane == 0) {
 #pragma unroll
-        for (int i = 0; i < TILES; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
+        for (int i = 0; i < STAGED_PANELS; ++i) ptx::tma_store(c_tiles, buffer + i * STAGING_PANEL, column + 64 * i, row);
         ptx::tma_store_commit();
     }
 }
 
 // Writes the group's part of the tile of C that begins at (row, column) through its two buffers, which take turns from
-// tile to tile; the kernel's stage_rows puts STAGING_ROWS rows into one.
+// tile to tile; the kernel's stage_rows puts what a pass takes into one.
 template <typename Place>
 __device__ __forceinline__ void store_tile(const CTarget& c_tiles, u16* c, const Sums& sums, int m, int n, int row,
                                            int column, u32 staging, int& turn, const Place& place) {
 #pragma unroll
-    for (int pass = 0; pass < BLOCK_M / STAGING_ROWS; ++pass, turn ^= 1) {
+    for (int pass = 0; pass < PASSES; ++pass, turn ^= 1) {
         const u32 buffer = staging + (place.group * 2 + turn) * STAGING_BUFFER;
         if (C_BY_ENGINE && place.warp == 0 && place.lane == 0) ptx::tma_store_wait_read<1>();
         group_sync(place);  // the buffer is free
         stage_rows(buffer, sums, pass, place);
-        write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + place.group * 64 * TILES, place);
+        const int along = place.group * 64 * TILES;
+        if constexpr (TRANSPOSED) {
+            write_rows(c_tiles, c, buffer, m, n, row + pass * STAGING_ROWS, column + along, place);
+        } else {
+            const int tile = pass / (BLOCK_N / 64), panel = pass % (BLOCK_N / 64);
+            write_rows(c_tiles, c, buffer, m, n, row + along + 64 * tile, column + 64 * panel, place);
+        }
     }
 }
 

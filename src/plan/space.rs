@@ -274,13 +274,16 @@ fn drop_idle_knobs(mut config: Config, family: Family) -> Config {
 }
 
 /// The value of a knob in TOML, which has no null: `"whole"` (a row at once) stands for it, and so does the empty word, for a
-/// knob that is left out.
+/// knob that is left out. In a list the empty word is itself, as a policy of Helion's.
 fn without_words(value: &Value) -> Value {
-    match value {
-        Value::String(text) if text == "whole" || text.is_empty() => Value::Null,
-        Value::Array(values) => Value::Array(values.iter().map(without_words).collect()),
-        other => other.clone(),
+    fn listed(value: &Value) -> Value {
+        match value {
+            Value::String(text) if text == "whole" => Value::Null,
+            Value::Array(values) => Value::Array(values.iter().map(listed).collect()),
+            other => other.clone(),
+        }
     }
+    if value.as_str().is_some_and(str::is_empty) { Value::Null } else { listed(value) }
 }
 
 /// A config from JSON, with an error that names the field.
@@ -291,6 +294,14 @@ fn config_from(fields: Map<String, Value>) -> Result<Config> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_empty_word_leaves_a_knob_out_and_is_itself_in_a_list() {
+        let word = |text: &str| without_words(&text.into());
+        assert_eq!([word(""), word("whole"), word("flat")], [Value::Null, Value::Null, "flat".into()]);
+        let list = serde_json::json!(["", "first", "whole", 3]);
+        assert_eq!(without_words(&list), serde_json::json!(["", "first", null, 3]));
+    }
 
     fn expand_text(axes: &str, exclude: &str) -> Result<Vec<Config>> {
         let axes: Map<String, Value> = toml::from_str(axes).unwrap();

@@ -1,6 +1,8 @@
 //! The Python module's native half. What it offers is documented in `kernel_sweep/__init__.pyi`, beside its types.
 
 #[cfg(feature = "run")]
+mod call;
+#[cfg(feature = "run")]
 mod ops;
 #[cfg(feature = "harness")]
 mod process;

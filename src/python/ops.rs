@@ -1,10 +1,11 @@
 //! Launching from Python: the native half of `kernel_sweep/ops.py`. Preparing happens at a shape's first call; the calls after it find
 //! the kernel in a table, check their tensors and launch.
 
+use super::call::{Call, Codes, Extents, Given, MOST_EXTENTS, MOST_INPUTS, Mask, Part, times};
 use crate::device::cuda::vouched_stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heuristics::Heuristics;
-use crate::model::{Bytes, Dtype, Family, Problem};
+use crate::model::{Bytes, Dtype, Family};
 use crate::run::{Bundle, Element, Kernel, Runtime, Stream, Tensor};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -13,175 +14,6 @@ use pyo3::types::{PyDict, PyTuple};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-
-/// Extents of a tensor, and dimensions of a problem, at most.
-const MOST_EXTENTS: usize = 8;
-/// Inputs of an operator at most.
-const MOST_INPUTS: usize = 4;
-
-/// Products whose weights come with scales, which follow them.
-const SCALED: [Family; 3] = [Family::MatmulInt4Group, Family::MatmulNvfp4, Family::MatmulMxfp4];
-
-/// A list on the stack, zero beyond its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Extents {
-    extents: [u64; MOST_EXTENTS],
-    rank: usize,
-}
-
-impl Extents {
-    fn of(list: &[u64]) -> Self {
-        let mut extents = Self::default();
-        for extent in list {
-            extents.push(*extent);
-        }
-        extents
-    }
-
-    /// Whatever goes beyond the most is left out: no operator takes so many.
-    fn push(&mut self, extent: u64) {
-        if let Some(place) = self.extents.get_mut(self.rank) {
-            *place = extent;
-            self.rank += 1;
-        }
-    }
-
-    fn list(&self) -> &[u64] {
-        &self.extents[..self.rank]
-    }
-}
-
-/// A tensor of Python's.
-#[derive(Clone, Copy, Debug)]
-struct Given {
-    address: u64,
-    element: Element,
-    shape: Extents,
-}
-
-/// What attention's queries see of the keys: those up to their own, and at most so many of them, where that is not 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Mask {
-    causal: bool,
-    window: u64,
-}
-
-/// What an operator computes, and its tensors as its kernels see them.
-#[derive(Debug)]
-struct Call {
-    problem: [u64; MOST_EXTENTS],
-    dimensions: usize,
-    dtype: Dtype,
-    inputs: [Extents; MOST_INPUTS],
-    output: Extents,
-    output_element: Element,
-    /// The output's shape as Python is given it.
-    output_shape: Extents,
-}
-
-impl Call {
-    /// Of the inputs' shapes and types, where they fit each other, and what of attention's mask they do not tell.
-    fn new(family: Family, inputs: &[Given], mask: Mask) -> Result<Self, String> {
-        if mask != Mask::default() && family != Family::Attention {
-            return Err(format!("{family} has no mask"));
-        }
-        let shapes: Vec<&[u64]> = inputs.iter().map(|input| input.shape.list()).collect();
-        let element = inputs.first().map(|input| input.element);
-        let dtype = match element {
-            Some(Element::Bf16) => Dtype::Bf16,
-            Some(Element::F16) => Dtype::F16,
-            Some(Element::F32) => Dtype::F32,
-            _ => return Err(format!("{family}: its first tensor must be bfloat16, float16 or float32")),
-        };
-        let wrong = |wanted: &str| Err(format!("{family}: {shapes:?} are no shapes of {wanted}"));
-        let rows = |leading: &[u64]| leading.iter().fold(1u64, |rows, extent| rows.saturating_mul(*extent));
-        let of = |problem: &[u64], flat: &[&[u64]], output: &[u64], shape: &[u64]| {
-            let mut call = Self {
-                problem: [0; MOST_EXTENTS],
-                dimensions: problem.len(),
-                dtype,
-                inputs: [Extents::default(); MOST_INPUTS],
-                output: Extents::of(output),
-                output_element: inputs[0].element,
-                output_shape: Extents::of(shape),
-            };
-            call.problem[..problem.len()].copy_from_slice(problem);
-            call.inputs.iter_mut().zip(flat).for_each(|(input, flat)| *input = Extents::of(flat));
-            call
-        };
-        match (family.dimensions(), &shapes[..]) {
-            (["m", "n", "k"], [[leading @ .., k], [b_rows, n], scales @ [rows_of_scales, columns], others @ ..])
-                if SCALED.contains(&family) =>
-            {
-                let is_right = match (family, others) {
-                    (Family::MatmulNvfp4, [[1] | []]) | (Family::MatmulMxfp4 | Family::MatmulInt4Group, []) => true,
-                    (Family::MatmulInt4Group, [zeros]) => zeros == scales,
-                    _ => false,
-                };
-                if b_rows.checked_mul(2) != Some(*k) || columns != n || !is_right {
-                    return wrong("A [..., k], B [k / 2, n], scales [k / group, n] and what else its weights have");
-                }
-                let m = rows(leading);
-                let group = [128, 64, 32].into_iter().find(|group| k.div_ceil(*group) == *rows_of_scales);
-                let mut problem = vec![m, *n, *k];
-                if family == Family::MatmulInt4Group {
-                    // One row is for all weights along k.
-                    problem.extend([group.unwrap_or(u64::from(*rows_of_scales != 1)), others.len() as u64]);
-                }
-                let a = [m, *k];
-                let flat: Vec<&[u64]> = [&a[..], shapes[1], scales].into_iter().chain(others.iter().copied()).collect();
-                Ok(of(&problem, &flat, &[m, *n], &[leading, &[*n]].concat()))
-            }
-            (["m", "n", "k"], [[leading @ .., k], [b_rows, n]]) => {
-                let per_row = if family.packs_two_weights_a_byte() { 2 } else { 1 };
-                if b_rows.checked_mul(per_row) != Some(*k) {
-                    return wrong(if per_row == 2 { "A [..., k] and B [k / 2, n]" } else { "A [..., k] and B [k, n]" });
-                }
-                let m = rows(leading);
-                Ok(of(&[m, *n, *k], &[&[m, *k], &[*b_rows, *n]], &[m, *n], &[leading, &[*n]].concat()))
-            }
-            (
-                ["batch", "heads", "q_seq", "kv_seq", "head_dim"],
-                [q @ [batch, heads, q_seq, head_dim], keys, values],
-            ) => match keys {
-                [b, kv_heads, kv_seq, d]
-                    if *kv_heads > 0
-                        && [b, d] == [batch, head_dim]
-                        && heads.is_multiple_of(*kv_heads)
-                        && keys == values =>
-                {
-                    let problem =
-                        [*batch, *heads, *q_seq, *kv_seq, *head_dim, *kv_heads, mask.causal.into(), mask.window];
-                    Ok(of(&problem, &[q, keys, values], q, q))
-                }
-                _ => wrong("Q [batch, heads, q_seq, head_dim], K and V [batch, heads or a part, kv_seq, head_dim]"),
-            },
-            (["rows", "cols"], [whole @ [leading @ .., cols]]) => {
-                let flat = [rows(leading), *cols];
-                Ok(of(&flat, &[&flat], &flat, whole))
-            }
-            (["numel"], [x, y]) if x == y => {
-                let flat = [rows(x)];
-                Ok(of(&flat, &[&flat, &flat], &flat, x))
-            }
-            (["m", "n", "k"], _) => wrong("A [..., k] and B of two dimensions"),
-            (["batch", ..], _) => wrong("Q, K and V of four dimensions each"),
-            (["rows", "cols"], _) => wrong("X [..., cols]"),
-            (["numel"], _) => wrong("X and Y, which are the same"),
-            _ => Err(format!("{family} has no operator")),
-        }
-    }
-
-    fn problem(&self, family: Family) -> Result<Problem> {
-        let extents = self.problem[..self.dimensions].iter();
-        let named: Result<Vec<_>> = family
-            .all_dimensions()
-            .zip(extents)
-            .map(|(name, extent)| Ok((name, i64::try_from(*extent).map_err(Error::usage)?)))
-            .collect();
-        Problem::new(family, &named?, self.dtype)
-    }
-}
 
 /// What tells kernels of one GPU apart: the operator, the problem, and whether it has scratch of its own.
 type Name = (Family, Dtype, [u64; MOST_EXTENTS], bool);
@@ -316,7 +148,7 @@ pub(super) fn launch_torch(
         0 => None,
         bytes => Some(empty.call1((bytes,))?),
     };
-    let scratch = scratch.as_ref().map(of_torch).transpose()?;
+    let scratch = scratch.as_ref().map(|scratch| of_torch(scratch, Part::OUTPUT)).transpose()?;
     launch.run(&device, &kernel, stream, scratch.as_ref())
 }
 
@@ -358,20 +190,20 @@ impl Launch {
         family: &str,
         inputs: &Bound<'_, PyTuple>,
         out: &Bound<'_, PyAny>,
-        of: fn(&Bound<'_, PyAny>) -> PyResult<Given>,
+        of: fn(&Bound<'_, PyAny>, Part) -> PyResult<Given>,
         mask: Mask,
     ) -> PyResult<Self> {
         let family: Family = family.parse().map_err(raised)?;
-        let output = of(out)?;
+        let output = of(out, Part::OUTPUT)?;
         let mut given = [output; MOST_INPUTS];
         let count = inputs.len();
         if count == 0 || count > MOST_INPUTS {
             return Err(PyTypeError::new_err(format!("{count} inputs are none or more than any operator's")));
         }
-        for (place, input) in given.iter_mut().zip(inputs.iter_borrowed()) {
-            *place = of(&input)?;
+        for (index, (place, input)) in given.iter_mut().zip(inputs.iter_borrowed()).enumerate() {
+            *place = of(&input, Part::of(family, index))?;
         }
-        let call = Call::new(family, &given[..count], mask).map_err(PyValueError::new_err)?;
+        let call = Call::new(family, &given[..count], output.element, mask).map_err(PyValueError::new_err)?;
         if output.shape != call.output_shape || output.element != call.output_element {
             let (wanted, found) = (call.output_shape, output.shape);
             let element = call.output_element;
@@ -407,34 +239,37 @@ impl Launch {
 }
 
 /// A tensor of torch's, by its own methods.
-fn of_torch(tensor: &Bound<'_, PyAny>) -> PyResult<Given> {
+fn of_torch(tensor: &Bound<'_, PyAny>, part: Part) -> PyResult<Given> {
     let py = tensor.py();
     if !tensor.getattr(intern!(py, "is_cuda"))?.extract::<bool>()? {
         let place = tensor.getattr(intern!(py, "device"))?.str()?;
         return Err(PyValueError::new_err(format!("a tensor is on {place}, and kernels run on a CUDA GPU")));
     }
     let shape = extents(&tensor.getattr(intern!(py, "shape"))?)?;
-    if !tensor.call_method0(intern!(py, "is_contiguous"))?.extract::<bool>()? {
-        return Err(PyValueError::new_err(format!(
-            "a tensor of shape {:?} is not contiguous: give its .contiguous()",
-            shape.list()
-        )));
+    let is_known_to_lie_right =
+        !part.is_by_columns && tensor.call_method0(intern!(py, "is_contiguous"))?.extract::<bool>()?;
+    if !is_known_to_lie_right {
+        let strides: Vec<i64> = tensor.call_method0(intern!(py, "stride"))?.extract()?;
+        part.check_order(shape.list(), &strides).map_err(PyValueError::new_err)?;
     }
     let address = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
     let dtype = tensor.getattr(intern!(py, "dtype"))?.str()?;
-    let element = match dtype.to_cow()?.as_ref() {
-        "torch.bfloat16" => Element::Bf16,
-        "torch.float16" => Element::F16,
-        "torch.float32" => Element::F32,
-        "torch.int8" | "torch.uint8" => Element::I8,
-        "torch.int16" => Element::I16,
-        other => return Err(PyValueError::new_err(format!("no kernel takes a tensor of {other}"))),
+    let element = match (dtype.to_cow()?.as_ref(), part.codes) {
+        ("torch.bfloat16", _) => Element::Bf16,
+        ("torch.float16", _) => Element::F16,
+        ("torch.float32", _) => Element::F32,
+        ("torch.int8" | "torch.uint8", _) | ("torch.float4_e2m1fn_x2", Codes::E2m1) => Element::I8,
+        ("torch.int16", _) => Element::I16,
+        ("torch.int64", _) => Element::I64,
+        ("torch.float8_e4m3fn", Codes::E4m3) => Element::Fp8,
+        ("torch.float8_e4m3fn", Codes::E4m3Scales) | ("torch.float8_e8m0fnu", Codes::E8m0Scales) => Element::U8,
+        (other, _) => return Err(PyValueError::new_err(format!("no kernel takes a tensor of {other} there"))),
     };
     Ok(Given { address, element, shape })
 }
 
 /// An object with `__cuda_array_interface__`.
-fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Given> {
+fn of_array(object: &Bound<'_, PyAny>, part: Part) -> PyResult<Given> {
     let interface = interface(object)?;
     let get = |name: &str| -> PyResult<Option<Bound<'_, PyAny>>> {
         Ok(interface.get_item(name)?.filter(|value| !value.is_none()))
@@ -444,25 +279,29 @@ fn of_array(object: &Bound<'_, PyAny>) -> PyResult<Given> {
     let shape = extents(&need("shape")?)?;
     let (address, _): (u64, bool) = need("data")?.extract()?;
     let typestr: String = need("typestr")?.extract()?;
-    let element = match typestr.as_str() {
-        // NumPy has no name for bfloat16: two bytes of no type stand for it.
-        "<V2" | "|V2" => Element::Bf16,
-        "<f2" => Element::F16,
-        "<f4" => Element::F32,
-        "|i1" | "|u1" => Element::I8,
-        "<i2" => Element::I16,
-        other => return Err(PyValueError::new_err(format!("no kernel takes an array of {other}"))),
+    let element = match (typestr.as_str(), part.codes) {
+        // NumPy has no name for bfloat16: two bytes of no type stand for it. For eight-bit floats bytes do.
+        ("<V2" | "|V2", _) => Element::Bf16,
+        ("<f2", _) => Element::F16,
+        ("<f4", _) => Element::F32,
+        ("|i1" | "|u1", Codes::E4m3) => Element::Fp8,
+        ("|i1" | "|u1", _) => Element::I8,
+        ("<i2", _) => Element::I16,
+        ("<i8", _) => Element::I64,
+        (other, _) => return Err(PyValueError::new_err(format!("no kernel takes an array of {other}"))),
     };
-    if let Some(strides) = get("strides")? {
-        let mut wanted = element.size_bytes() as i64;
-        let strides: Vec<i64> = strides.extract()?;
-        for (stride, extent) in strides.iter().rev().zip(shape.list().iter().rev()) {
-            if *extent > 1 && *stride != wanted {
-                return Err(PyValueError::new_err(format!("an array of shape {:?} is not contiguous", shape.list())));
-            }
-            wanted *= *extent as i64;
+    let extents = shape.list();
+    let strides: Vec<i64> = match get("strides")? {
+        Some(strides) => {
+            let bytes: Vec<i64> = strides.extract()?;
+            let size = element.size_bytes() as i64;
+            // A stride that is no whole number of elements is none that any order has.
+            bytes.iter().map(|stride| if stride % size == 0 { stride / size } else { -1 }).collect()
         }
-    }
+        // Row-major, by the protocol.
+        None => (1..=extents.len()).map(|axis| extents[axis..].iter().copied().fold(1, times)).collect(),
+    };
+    part.check_order(extents, &strides).map_err(PyValueError::new_err)?;
     Ok(Given { address, element, shape })
 }
 

@@ -148,10 +148,17 @@ mod tests {
         };
         let all: BTreeMap<Family, [Inventory; 2]> = families.par_iter().map(counted).collect();
         let extent = |bits: u32| (0..bits, any::<u32>()).prop_map(|(bits, word)| i64::from(word % (2 << bits)).max(1));
-        let shapes = (0..families.len(), [extent(13), extent(16), extent(14)], any::<[bool; 2]>());
+        let kinds = (0..families.len(), any::<prop::sample::Index>(), any::<prop::sample::Index>());
+        let shapes = (kinds, [extent(13), extent(16), extent(14)], any::<[bool; 2]>());
         let mut runner = TestRunner::new(ProptestConfig::with_cases(500));
-        let checked = runner.run(&shapes, |(family, [one, other, third], [is_aligned, is_wide])| {
+        let checked = runner.run(&shapes, |((family, variant, dtype), [one, other, third], [is_aligned, is_wide])| {
             let family = families[family];
+            let variants: &[&[i64]] = match family {
+                Family::MatmulFp8 => &[&[0], &[1], &[128]],
+                Family::MatmulInt4Group => &[&[128, 0], &[128, 1], &[64, 0], &[32, 1], &[0, 0], &[0, 1]],
+                Family::Attention => &[&[8, 0, 0], &[2, 0, 0], &[8, 1, 0], &[1, 1, 0], &[2, 1, 1], &[8, 1, 1000]],
+                _ => &[&[]],
+            };
             let whole = |extent: i64| if is_aligned { (extent + 15) / 16 * 16 } else { extent };
             let extents = match family.dimensions() {
                 ["m", "n", "k"] => vec![one, whole(other), whole(third)],
@@ -160,8 +167,9 @@ mod tests {
                 _ if is_aligned => vec![2, 8, one, third, if is_wide { 128 } else { 64 }],
                 _ => vec![2, 8, one, third, other % 256 + 1],
             };
-            let named: Vec<_> = family.dimensions().iter().copied().zip(extents).collect();
-            let dtype = *family.dtypes().get(usize::from(is_wide)).unwrap_or(&Dtype::Bf16);
+            let extents = [&extents[..], variants[variant.index(variants.len())]].concat();
+            let named: Vec<_> = family.all_dimensions().zip(extents).collect();
+            let dtype = *dtype.get(family.dtypes());
             let Ok(problem) = Problem::new(family, &named, dtype) else { return Ok(()) };
             if let Ok((config, kernel, _)) = choose(&served, &problem, &profile) {
                 let [every, aligned] = &all[&family];

@@ -89,8 +89,18 @@ impl Kernel {
     /// output that lies over an input; or where the driver refuses.
     #[inline]
     pub fn launch(&self, stream: Stream, inputs: &[Tensor<'_>], output: &Tensor<'_>) -> Result<()> {
+        self.launch_times(stream, inputs, output, 1)
+    }
+
+    /// Launches it so many times in a row on the same tensors, which are checked once: the launches after the first cost the driver's
+    /// own call and no more.
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`].
+    #[inline]
+    pub fn launch_times(&self, stream: Stream, inputs: &[Tensor<'_>], output: &Tensor<'_>, times: u32) -> Result<()> {
         let addresses = self.checked(inputs, output)?;
-        let launched = self.served.launch(stream, &addresses[..inputs.len()], output.address());
+        let launched = self.served.launch(stream, &addresses[..inputs.len()], output.address(), times);
         launched.map_err(|fault| self.failed(fault))
     }
 

@@ -6,7 +6,7 @@ use crate::families::{self, Description};
 use crate::fit::{self, Time, Trials};
 use crate::heuristics::{Candidates, FittedModel, Model, ModelConfig, group_of};
 use crate::journal::Stage;
-use crate::model::{Config, GpuProfile, Micros, Problem};
+use crate::model::{Config, GpuProfile, KnobValue, Micros, Mma, Problem};
 use crate::plan::{self, Plan};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -62,6 +62,8 @@ pub struct Order {
     pub configs: Vec<Config>,
     /// Whether a model ordered them that has seen enough problems to be relied on.
     pub is_predicted: bool,
+    /// Whether kernels of another language are called.
+    pub is_called: bool,
 }
 
 /// Problems that a model must have seen to be relied on: fewer leave out whole kinds of shapes.
@@ -206,7 +208,8 @@ impl<'p> Guide<'p> {
             orders.push(self.by_floors(problem, &legal));
             orders.extend(self.by_the_others_model(problem, &legal));
         }
-        Order { configs: in_turn(orders), is_predicted }
+        let is_called = families::spec(problem.family).callable().is_some();
+        Order { configs: in_turn(orders), is_predicted, is_called }
     }
 
     /// The configs that the other GPU's model knows the like of, in its order.
@@ -229,24 +232,34 @@ impl<'p> Guide<'p> {
         (!configs.is_empty()).then_some(configs)
     }
 
-    /// By the prior's floors; a few of each tile first, since tiles decide most. Of a family with knobs of its own those that it
-    /// compiles kernels for may be its tiles.
+    /// By the prior's floors; a few of each tile first, since tiles decide most.
     fn by_floors(&self, problem: &Problem, legal: &[&Config]) -> Vec<Config> {
         let mut by_floor: Vec<(f64, &Config)> =
             legal.iter().map(|config| (self.prior.floor(config, problem, &self.profile), *config)).collect();
         by_floor.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let launch_knobs = families::spec(problem.family).launch_knobs();
+        let spec = families::spec(problem.family);
         let mut alike: HashMap<_, usize> = HashMap::new();
         let mut turns: Vec<(usize, usize, &Config)> = Vec::new();
         for (place, (_, config)) in by_floor.iter().enumerate() {
-            let own: Vec<_> = config.own.iter().filter(|(knob, _)| !launch_knobs.contains(&knob.as_str())).collect();
-            let earlier = alike.entry((&config.block_sizes, config.mma, own)).or_default();
+            let earlier = alike.entry(tile(config, spec.launch_knobs(), spec.callable().is_some())).or_default();
             turns.push((*earlier / ALIKE, place, config));
             *earlier += 1;
         }
         turns.sort_by_key(|(turn, place, _)| (*turn, *place));
         turns.into_iter().map(|(_, _, config)| config.clone()).collect()
     }
+}
+
+/// What configs of one tile share. Of a family with knobs of its own those that it compiles kernels for may be its tiles; but of
+/// kernels that are called, which have many, only where there are no blocks.
+fn tile<'c>(
+    config: &'c Config,
+    launch_knobs: &[&str],
+    is_called: bool,
+) -> (&'c [u32], Option<Mma>, Vec<(&'c String, &'c KnobValue)>) {
+    let has_blocks = is_called && !config.block_sizes.is_empty();
+    let own = config.own.iter().filter(|(knob, _)| !has_blocks && !launch_knobs.contains(&knob.as_str()));
+    (&config.block_sizes, config.mma, own.collect())
 }
 
 /// A document's model as far as it orders configs. Which are legal the plan knows, of all of its configs, where the document tells
@@ -308,6 +321,26 @@ fn trials(observations: &[Observation], description: &Description) -> (Vec<Probl
 mod tests {
     use super::*;
     use crate::model::{Dtype, Family};
+
+    #[test]
+    fn a_tile_is_its_blocks_and_own_knobs_where_a_kernel_that_is_called_has_none() {
+        let config = |blocks: &[u32], indexing: &str, order: &str| Config {
+            block_sizes: blocks.to_vec(),
+            own: [("indexing", indexing), ("order", order)]
+                .map(|(knob, value)| (knob.to_owned(), KnobValue::Word(value.to_owned())))
+                .into(),
+            ..Config::default()
+        };
+        let alike = |one: &Config, other: &Config, is_called| {
+            tile(one, &["order"], is_called) == tile(other, &["order"], is_called)
+        };
+        let [plain, other, ordered] = [("pointer", "flat"), ("descriptor", "flat"), ("pointer", "strips")]
+            .map(|(indexing, order)| config(&[64], indexing, order));
+        assert!(alike(&plain, &ordered, false) && alike(&plain, &ordered, true));
+        assert!(!alike(&plain, &other, false) && alike(&plain, &other, true));
+        assert!(!alike(&plain, &config(&[32], "pointer", "flat"), true));
+        assert!(!alike(&config(&[], "pointer", "flat"), &config(&[], "descriptor", "flat"), true));
+    }
 
     fn problem(m: i64, n: i64, k: i64) -> Problem {
         Problem::new(Family::Matmul, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap()

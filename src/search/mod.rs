@@ -57,6 +57,9 @@ pub trait Bench {
     /// Queues a trial of one candidate; false where the time is up.
     fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool>;
 
+    /// Tells which candidates will be submitted, so that what they need can be made ready beside one another.
+    fn expect(&mut self, candidates: &[Candidate]) -> Result<()>;
+
     /// What the oldest queued trial came to; nothing where none is queued.
     fn next(&mut self) -> Result<Option<Trial>>;
 
@@ -80,6 +83,8 @@ pub struct Width {
     pub random: usize,
     /// Configs one knob away from the best of these.
     pub neighbours: usize,
+    /// How many times as many are tried, each time of what is best by then, for as long as something better is found.
+    pub rounds: usize,
     /// Configs in the final, beside the anchors.
     pub finalists: usize,
     /// Finalists that share one kernel: they tell little of each other, and other problems may want another kernel.
@@ -91,16 +96,22 @@ pub struct Width {
 impl Width {
     /// Where a model tells what is promising: by its order the best is among the first 24 for 96 of 100 problems within 1 %.
     pub const GUIDED: Self =
-        Self { promising: 16, random: 3, neighbours: 6, finalists: 8, siblings: 3, abandon_factor: 2.0 };
+        Self { promising: 16, random: 3, neighbours: 6, rounds: 1, finalists: 8, siblings: 3, abandon_factor: 2.0 };
     /// Where none does yet.
     pub const WIDE: Self = Self { promising: 32, random: 16, neighbours: 10, ..Self::GUIDED };
+    /// Where none does, and nothing is known of what the knobs of kernels that are called mean.
+    pub const CALLED: Self = Self { neighbours: 14, rounds: 5, ..Self::WIDE };
 
     /// Where what is served is to be judged by the best there is.
     pub const THOROUGH: Self = Self { promising: 32, random: 12, neighbours: 12, ..Self::GUIDED };
 
     /// How wide to search where configs are in this order.
     pub fn of(order: &Order) -> Self {
-        if order.is_predicted { Self::GUIDED } else { Self::WIDE }
+        match order {
+            Order { is_predicted: true, .. } => Self::GUIDED,
+            Order { is_called: true, .. } => Self::CALLED,
+            _ => Self::WIDE,
+        }
     }
 
     /// The places in the order, `count` long, of the configs to try first; the random ones follow from the seed.
@@ -141,13 +152,44 @@ pub fn search(
     if !scores.try_all(bench, first, Stage::Screen, width)? {
         return Ok(RaceOutcome::OutOfTime);
     }
-    let nearest = scores.neighbours(order, width.neighbours);
-    let neighbours: Vec<Candidate> = nearest.into_iter().map(candidate).collect();
-    if !scores.try_all(bench, &neighbours, Stage::Refine, width)? {
-        return Ok(RaceOutcome::OutOfTime);
+    let all = required.iter().chain(&promising).collect();
+    Refinement { problem, order, must_race, width, candidate }.run(bench, scores, all, width.rounds)
+}
+
+/// What a search goes on with once the first candidates were tried.
+struct Refinement<'s> {
+    problem: &'s Problem,
+    order: &'s Order,
+    must_race: &'s [Config],
+    width: &'s Width,
+    candidate: &'s dyn Fn(&Config) -> Candidate,
+}
+
+impl Refinement<'_> {
+    /// Tries what is near the best, again where that found something better and `rounds` are left, and lets the best of all race.
+    fn run(
+        &self,
+        bench: &mut dyn Bench,
+        scores: Scores<'_>,
+        all: Vec<&Candidate>,
+        rounds: usize,
+    ) -> Result<RaceOutcome> {
+        let before = scores.best.map(|(time, _)| time);
+        let nearest = scores.neighbours(self.order, self.width.neighbours);
+        let neighbours: Vec<Candidate> = nearest.into_iter().map(self.candidate).collect();
+        bench.expect(&neighbours)?;
+        // From here on they hold these neighbours too.
+        let (mut scores, mut all) = (scores, all);
+        if !scores.try_all(bench, &neighbours, Stage::Refine, self.width)? {
+            return Ok(RaceOutcome::OutOfTime);
+        }
+        all.extend(&neighbours);
+        let is_better = scores.best.zip(before).is_some_and(|((time, _), before)| time < before);
+        if rounds > 1 && is_better {
+            return self.run(bench, scores, all, rounds - 1);
+        }
+        race(bench, self.problem.family, &all, self.must_race, &scores, self.width, &RacePlan::FINAL)
     }
-    let all: Vec<&Candidate> = required.iter().chain(&promising).chain(&neighbours).collect();
-    race(bench, problem.family, &all, must_race, &scores, width, &RacePlan::FINAL)
 }
 
 /// Candidates of an exhaustive search that are sampled more often once all are screened.
@@ -446,6 +488,10 @@ mod tests {
             Ok(true)
         }
 
+        fn expect(&mut self, _: &[Candidate]) -> Result<()> {
+            Ok(())
+        }
+
         fn next(&mut self) -> Result<Option<Trial>> {
             Ok(self.queued.pop_front())
         }
@@ -529,7 +575,7 @@ mod tests {
     fn roughly(by: fn(&Config) -> f64) -> Order {
         let mut configs = space();
         configs.sort_by(|one, other| by(one).total_cmp(&by(other)));
-        Order { configs, is_predicted: true }
+        Order { configs, is_predicted: true, is_called: false }
     }
 
     fn by_tile(config: &Config) -> f64 {
@@ -611,6 +657,26 @@ mod tests {
             bench.trials
         };
         assert_eq!([0, 1, 6].map(tried), [0, 1, 6].map(|neighbours| Width::GUIDED.promising + neighbours));
+    }
+
+    #[test]
+    fn rounds_go_on_for_as_long_as_something_better_is_near() {
+        // One tile alone is known at first; of the seven others, four are tried a round, the smallest first.
+        let mut order = roughly(by_tile);
+        let first = order.configs[0].clone();
+        order.configs.retain(|config| {
+            let blocks = first.block_sizes.clone();
+            Config { block_sizes: blocks, ..config.clone() } == first
+        });
+        order.configs.sort_by_key(|config| config.block_sizes[0]);
+        let best_of = |rounds| {
+            let width = Width { promising: 1, random: 0, neighbours: 4, rounds, ..Width::GUIDED };
+            let mut bench = Formula::new(|config| Some(1e3 / f64::from(config.block_sizes[0])));
+            search(&mut bench, &problem(), &order, &[], (&width, 7), &candidate).unwrap();
+            (bench.raced.iter().map(|(config, _)| config.block_sizes[0]).max().unwrap(), bench.trials)
+        };
+        assert!(best_of(1).0 < 1024 && best_of(10).0 == 1024, "{:?} {:?}", best_of(1), best_of(10));
+        assert_eq!(best_of(10), best_of(100), "nothing better is left");
     }
 
     #[test]

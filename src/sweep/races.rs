@@ -278,6 +278,10 @@ impl Bench for DeviceBench<'_, '_> {
         Ok(true)
     }
 
+    fn expect(&mut self, candidates: &[Candidate]) -> Result<()> {
+        self.lab.compile_ahead(&self.problem()?, candidates.iter().map(|candidate| candidate.config.clone()))
+    }
+
     fn next(&mut self) -> Result<Option<Trial>> {
         match self.queue.pop_front() {
             None => Ok(None),

@@ -17,6 +17,44 @@
 /* Where the stand-in's device 0 has its memory. */
 static void *at(int place) { return (void *)(uintptr_t)(((uint64_t)16 << 40) + ((uint64_t)place << 32)); }
 
+/* Launches the kernel of a problem on these tensors, the output last, one behind the other in memory. */
+static int launches(const kernel_sweep_runtime *runtime, const char *family, const kernel_sweep_dimension *shape,
+                    size_t dimensions, const char *dtype, kernel_sweep_tensor *tensors, size_t count) {
+    kernel_sweep_kernel *kernel = kernel_sweep_prepare(runtime, family, shape, dimensions, dtype);
+    EXPECT(kernel != NULL);
+    for (size_t place = 0; place < count; place++)
+        tensors[place].data = at((int)place + 1);
+    EXPECT(kernel_sweep_launch(kernel, NULL, tensors, count - 1, &tensors[count - 1], NULL, 0) == 0);
+    tensors[0].element = KERNEL_SWEEP_INT16;
+    EXPECT(kernel_sweep_launch(kernel, NULL, tensors, count - 1, &tensors[count - 1], NULL, 0) == -1 && SAYS("this is i16"));
+    kernel_sweep_release(kernel);
+    return 0;
+}
+
+/* Tensors of every type that a kernel has. */
+static int other_types(const kernel_sweep_runtime *runtime) {
+    uint64_t a[] = {16, 512}, b[] = {384, 512}, c[] = {16, 384}, a_scales[] = {4, 16}, b_scales[] = {3, 4};
+    kernel_sweep_dimension product[] = {{"m", 16}, {"n", 384}, {"k", 512}, {"scale_block", 128}};
+    kernel_sweep_tensor fp8[] = {{NULL, KERNEL_SWEEP_E4M3, 2, a},
+                                 {NULL, KERNEL_SWEEP_E4M3, 2, b},
+                                 {NULL, KERNEL_SWEEP_F32, 2, a_scales},
+                                 {NULL, KERNEL_SWEEP_F32, 2, b_scales},
+                                 {NULL, KERNEL_SWEEP_BF16, 2, c}};
+    if (launches(runtime, "matmul_fp8", product, 4, NULL, fp8, 5))
+        return 1;
+    uint64_t rows[] = {16, 4096}, columns[] = {4096}, one_a_row[] = {16};
+    kernel_sweep_dimension shape[] = {{"rows", 16}, {"cols", 4096}};
+    kernel_sweep_tensor norm[] = {{NULL, KERNEL_SWEEP_F16, 2, rows},
+                                  {NULL, KERNEL_SWEEP_F16, 1, columns},
+                                  {NULL, KERNEL_SWEEP_F16, 2, rows}};
+    if (launches(runtime, "row_norm_rms", shape, 2, "f16", norm, 3))
+        return 1;
+    kernel_sweep_tensor loss[] = {{NULL, KERNEL_SWEEP_F32, 2, rows},
+                                  {NULL, KERNEL_SWEEP_INT64, 1, one_a_row},
+                                  {NULL, KERNEL_SWEEP_F32, 1, one_a_row}};
+    return launches(runtime, "row_cross_entropy", shape, 2, "f32", loss, 3);
+}
+
 int main(int count, char **arguments) {
     if (count != 2)
         return 2;
@@ -42,6 +80,8 @@ int main(int count, char **arguments) {
     shape[2].value = 4096;
     kernel_sweep_kernel *kernel = kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, "torch.bfloat16");
     EXPECT(kernel != NULL && kernel_sweep_scratch_bytes(kernel) == 0);
+    if (other_types(runtime))
+        return 1;
     kernel_sweep_close(runtime); /* kernels may outlive it */
 
     uint64_t a_shape[] = {16, 4096}, b_shape[] = {2048, 4096}, c_shape[] = {16, 4096};

@@ -2,7 +2,7 @@
 """Times the kernels that this project serves beside those of PyTorch, on one GPU in one run.
 
     python3 tests/peers/peers.py --sweep target/release/sweep [--gpu h200] [--output output/h200/peers.json]
-        [--shapes FOLDER | --random N [--seed S]]
+        [--shapes FOLDER | --random N [--seed S]] [--joules]
 
 The works are those of `shapes/`, of another folder of shapes files, or random ones of the families' domains, which
 `sweep evaluate --random` draws. It runs from any folder, needs PyTorch with CUDA and the `sweep` binary, and takes at most --seconds (300): the peers are
@@ -13,14 +13,18 @@ done. A family that misses its deadline has no times, and the table says so.
 Softmax and addition are also set beside a copy of as many bytes, `copy_us`: what the memory takes at that size, launch and
 all.
 
-Peers are torch.matmul in bf16 (cuBLAS; for quantized weights too), torch._scaled_mm for 8-bit floats (cuBLASLt, with sums as exact
-as ours: no use_fast_accum), scaled_dot_product_attention with each backend,
-torch.softmax and torch.add. Both sides use one protocol, `cold-l2/2`: hold the stream and read a foreign buffer of twice the L2
+Peers are torch.matmul (cuBLAS; for quantized weights in the type of their activations), for int4 with group scales also torch's
+own kernel (_weight_int4pack_mm), torch._scaled_mm for 8-bit floats (cuBLASLt, with sums as exact as ours: no use_fast_accum),
+scaled_dot_product_attention with each backend, torch.softmax and torch.add. Both sides use one protocol, `cold-l2/2`: hold the stream and read a foreign buffer of twice the L2
 cache, which leaves that full of clean lines (a flush by writing leaves dirty ones, whose write-back the kernel would pay), event,
 launch, event; the median counts. Tensors lie in SETS places, which take turns. Both sides are timed on a GPU under load, at the
 clocks that its power limit leaves. Ours come from `sweep evaluate`, which searches the space of each shape and races the best
 with what the document serves for it. Peers are timed before and after ours, and the times of both passes are kept, so that drift
 shows.
+
+With --joules the energy of a launch stands beside its time: what is served, called by kernel_sweep.ops, which has to be
+installed, and the fastest peer, each launched back to back for JOULES_SECONDS, over which the GPU's own counter is read (NVML's
+total energy consumption).
 
 A Markdown table goes to stdout, everything to --output.
 """
@@ -28,6 +32,8 @@ A Markdown table goes to stdout, everything to --output.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
 import itertools
 import json
 import math
@@ -44,11 +50,15 @@ from pathlib import Path
 
 SHAPES = Path(__file__).resolve().parent / "shapes"
 VARIANTS = ("kv_heads", "causal", "window")
+SCALES = ("scale_block", "group", "zero_points")
 FAMILIES = [
     "matmul",
     "matmul_int4",
     "matmul_fp4",
     "matmul_int16",
+    "matmul_int4_group",
+    "matmul_nvfp4",
+    "matmul_mxfp4",
     "matmul_fp8",
     "attention",
     "row_softmax",
@@ -61,6 +71,8 @@ MIN_SAMPLES = 5
 WARM_UP_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
 LONG_US = 100.0
+JOULES_SECONDS = 0.5
+GRAPH_LAUNCHES = 16
 COPY = "copy"  # the call that is no peer but the bound
 
 
@@ -82,8 +94,9 @@ class Work:
     @property
     def shape(self) -> str:
         """The sizes, of variants with their names."""
-        named = [str(value) for name, value in self.dimensions if name not in VARIANTS]
-        return " ".join(["x".join(named)] + [f"{name}={value}" for name, value in self.dimensions if name in VARIANTS])
+        named = [name for name, _ in self.dimensions if name in VARIANTS + SCALES]
+        plain = " × ".join(str(value) for name, value in self.dimensions if name not in named)
+        return " ".join([plain] + [f"{name}={self[name]}" for name in named])
 
     @property
     def is_decode(self) -> bool:
@@ -205,6 +218,12 @@ def rotating_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
     return {name: rotating([calls[name] for calls in sets]) for name in sets[0]}
 
 
+def uniform(torch, work: Work, *shape: int):
+    """A tensor of the work's type, filled as `sweep` fills it."""
+    dtype = {"f32": torch.float32, "f16": torch.float16}.get(work.dtype, torch.bfloat16)
+    return torch.empty(*shape, dtype=dtype, device="cuda").uniform_(-1, 1)
+
+
 def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
     """The calls that do the work on one set of tensors; for work bound by memory also the copy that moves as many bytes."""
 
@@ -213,10 +232,7 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         target = torch.empty_like(source)
         return lambda: target.copy_(source)
 
-    def tensor(*shape: int):
-        dtype = torch.float32 if work.dtype == "f32" else torch.bfloat16
-        return torch.empty(*shape, dtype=dtype, device="cuda").uniform_(-1, 1)  # as ours
-
+    tensor = functools.partial(uniform, torch, work)
     if work.family == "elementwise":
         x, y = tensor(work["numel"]), tensor(work["numel"])
         out = torch.empty_like(x)
@@ -231,7 +247,21 @@ def peer_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         return scaled_calls(torch, work)
     a, b = tensor(work["m"], work["k"]), tensor(work["k"], work["n"])
     out = tensor(work["m"], work["n"])
-    return {"cuBLAS": lambda: torch.matmul(a, b, out=out)}
+    calls = {"cuBLAS": lambda: torch.matmul(a, b, out=out)}
+    if work.family == "matmul_int4_group" and work.dtype == "bf16":
+        calls |= int4_calls(torch, work, a)
+    return calls
+
+
+def int4_calls(torch, work: Work, a) -> dict[str, Callable[[], object]]:
+    """Torch's own product with int4 weights in groups, where it takes the shape; it has a zero point for each scale."""
+    n, k, group = work["n"], work["k"], work.variant("group", 128)
+    if group == 0 or n % 64 or k % max(group, 128):
+        return {}
+    bytes_of_b = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device="cuda")
+    packed = torch._convert_weight_to_int4pack(bytes_of_b, 8)
+    scales_and_zeros = torch.empty(k // group, n, 2, dtype=torch.bfloat16, device="cuda").uniform_(0.01, 0.1)
+    return {"torch int4": lambda: torch._weight_int4pack_mm(a, packed, group, scales_and_zeros)}
 
 
 def scaled_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
@@ -242,7 +272,7 @@ def scaled_calls(torch, work: Work) -> dict[str, Callable[[], object]]:
         return torch.empty(rows, k, dtype=torch.bfloat16, device="cuda").uniform_(-448, 448).to(torch.float8_e4m3fn)
 
     def scales(*shape: int):
-        return torch.empty(*shape, dtype=torch.float32, device="cuda").uniform_(2**-10, 2**-7)
+        return torch.empty(shape, dtype=torch.float32, device="cuda").uniform_(2**-10, 2**-7)
 
     a, b = operand(m), operand(n).t()
     scale_block = dict(work.dimensions).get("scale_block", 0)
@@ -313,8 +343,8 @@ def time_peers(works: list[Work], seconds: float, torch, sampler) -> dict[Work, 
 
 
 def peer_key(work: Work) -> Work:
-    """Products with quantized weights share the peer of the bf16 one."""
-    shares = work.family.startswith("matmul") and work.family != "matmul_fp8"
+    """Products with quantized weights share the peer of the plain one."""
+    shares = work.family in ("matmul_int4", "matmul_fp4", "matmul_int16", "matmul_nvfp4", "matmul_mxfp4")
     return Work("matmul", work.dimensions, work.dtype) if shares else work
 
 
@@ -323,6 +353,108 @@ def copy_terabytes_per_s(torch, sampler) -> float:
     source = torch.empty(1 << 29, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / sampler.median_us(lambda: target.copy_(source), time.monotonic() + 2) / 1e6
+
+
+# ---- Energy ----
+
+
+class Nvml:
+    """The energy counter of the GPU that torch has first, in joules."""
+
+    def __init__(self, torch):
+        self._library = ctypes.CDLL("libnvidia-ml.so.1")
+        self._device = ctypes.c_void_p()
+        uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}".encode()
+        self._checked(self._library.nvmlInit_v2())
+        self._checked(self._library.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(self._device)))
+
+    def joules(self) -> float:
+        millijoules = ctypes.c_ulonglong()
+        self._checked(self._library.nvmlDeviceGetTotalEnergyConsumption(self._device, ctypes.byref(millijoules)))
+        return millijoules.value / 1e3
+
+    @staticmethod
+    def _checked(status: int) -> None:
+        if status:
+            raise RuntimeError(f"NVML answers {status}")
+
+
+def joules_a_launch(torch, nvml, call: Callable[[], object]) -> float:
+    """Of launches back to back, once the clocks have settled for as long as is measured.
+
+    They are replayed from a graph, so that no kernel is too short for the host to keep the GPU busy. What fits into L2 stays there.
+    """
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(SETS):
+            call()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(GRAPH_LAUNCHES):
+            call()
+
+    def launch_for(seconds: float) -> int:
+        launches, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            for _ in range(SETS):
+                graph.replay()
+            torch.cuda.synchronize()
+            launches += SETS * GRAPH_LAUNCHES
+        return launches
+
+    launch_for(JOULES_SECONDS)
+    before = nvml.joules()
+    launches = launch_for(JOULES_SECONDS)
+    return (nvml.joules() - before) / launches
+
+
+def served_call(torch, ops, work: Work) -> Callable[[], object]:
+    """What is served for the work, on one set of tensors."""
+
+    tensor = functools.partial(uniform, torch, work)
+
+    def whole(dtype, *shape: int):
+        return torch.randint(0, 100, shape, device="cuda").to(dtype)
+
+    if work.family == "elementwise":
+        x, y = tensor(work["numel"]), tensor(work["numel"])
+        return lambda: ops.add(x, y)
+    if work.family == "row_softmax":
+        x = tensor(work["rows"], work["cols"])
+        return lambda: ops.row_softmax(x)
+    if work.family == "attention":
+        q = tensor(work["batch"], work["heads"], work["q_seq"], work["head_dim"])
+        kv_heads = work.variant("kv_heads", work["heads"])
+        k, v = (tensor(work["batch"], kv_heads, work["kv_seq"], work["head_dim"]) for _ in range(2))
+        options = {"causal": bool(work.variant("causal", 0)), "window": work.variant("window", 0) or None}
+        return lambda: ops.attention(q, k, v, **options)
+    m, n, k = work["m"], work["n"], work["k"]
+    a = tensor(m, k)
+    if work.family == "matmul":
+        b = tensor(k, n)
+        return lambda: ops.matmul(a, b)
+    if work.family == "matmul_int16":
+        b = whole(torch.int16, k, n)
+        return lambda: ops.matmul_int16(a, b)
+    product, b = getattr(ops, work.family), whole(torch.uint8, -(-k // 2), n)
+    scales = {
+        "matmul_int4": (),
+        "matmul_fp4": (),
+        "matmul_int4_group": (tensor(-(-k // (work.variant("group", 128) or k)), n),),
+        "matmul_nvfp4": (whole(torch.uint8, -(-k // 16), n), torch.ones(1, device="cuda")),
+        "matmul_mxfp4": (whole(torch.uint8, -(-k // 32), n),),
+    }
+    return lambda: product(a, b, *scales[work.family])
+
+
+def add_joules(rows: list[dict], works: list[Work], torch, ops, nvml) -> None:
+    """The energy of a launch of what is served and of the fastest peer, where both can be launched from Python."""
+    for work, row in zip(works, rows, strict=True):
+        if row["peer"] is None or work.family == "matmul_fp8" or work.variant("zero_points", 0):
+            continue
+        peer, served = peer_calls(torch, work)[row["peer"]], served_call(torch, ops, work)
+        row["joules"] = {"served": joules_a_launch(torch, nvml, served), "peer": joules_a_launch(torch, nvml, peer)}
 
 
 # ---- Ours ----
@@ -374,6 +506,8 @@ def target_of(work: Work, copy_rate: float) -> tuple[str, float] | None:
         return ("us", 8.5 if work["n"] == 4096 else 45.0)
     if work.family == "matmul_int16" and work["m"] == 16:
         return ("us", 17.0)
+    if work.family in ("matmul_int4_group", "matmul_nvfp4", "matmul_mxfp4"):
+        return ("ratio", 2.5 if work["m"] <= 16 else 0.9)
     if work.is_shared_decode:
         return ("us", work.streamed_bytes / (0.85 * copy_rate) / 1e6)
     if work.family == "attention" and any(work.variant(name, 0) for name in VARIANTS):
@@ -460,15 +594,20 @@ def markdown(report: dict) -> str:
         mark = {True: " ✓", False: " ✗", None: ""}[row["reached"]]
         return (f"≥ {value:.2f} ×" if kind == "ratio" else f"≤ {value:.1f} µs") + mark
 
+    has_joules = any("joules" in row for row in report["works"])
     lines = [
-        "| work | ours, µs | peer | peer, µs | peer / ours | peer / served | copy / ours | aim |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |",
+        "| work | ours, µs | peer | peer, µs | peer / ours | peer / served | copy / ours | aim |"
+        + " served, mJ | peer, mJ |" * has_joules,
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |" + " ---: | ---: |" * has_joules,
     ]
     for row in report["works"]:
-        shape = " × ".join(str(value) for value in row["problem"].values())
-        work = f"{row['family']} {shape}" + (f" {row['dtype']}" if row["dtype"] != "bf16" else "")
+        shape = Work(row["family"], tuple(row["problem"].items())).shape
+        work = f"{row['family']} {shape}" + (f" {row['dtype']}" if row["dtype"] not in ("bf16", "fp8") else "")
         cells = [work, number(row["ours_us"], 1), row["peer"] or "–", number(row["peer_us"], 1)]
         cells += [number(row["ratio"]), number(row["served_ratio"]), number(row.get("copy_ratio")), aim(row)]
+        if has_joules:
+            spent = row.get("joules", {})
+            cells += [number(spent[side] * 1e3 if side in spent else None) for side in ("served", "peer")]
         lines.append("| " + " | ".join(cells) + " |")
     for of, name in (("ours", "geomeans"), ("served", "served_geomeans")):
         means = ", ".join(f"{family} {value:.2f}" for family, value in report[name].items())
@@ -525,6 +664,12 @@ def run_on(shapes: Path, arguments: argparse.Namespace, torch, sampler) -> dict:
     ours = time_ours(arguments.sweep, arguments.gpu, by_family, shapes, arguments.sweep_output, ours_seconds)
     after = time_peers(works, arguments.seconds - (time.monotonic() - start), torch, sampler)
     rows = compare(works, before, after, ours, copy_rate, aims=shapes == SHAPES)
+    if arguments.joules:
+        from kernel_sweep import ops
+
+        document = arguments.sweep_output / arguments.gpu / f"observed_heuristics_{arguments.gpu}.json"
+        ops.use(document if document.is_file() else None)
+        add_joules(rows, works, torch, ops, Nvml(torch))
     return {
         "schema": 1,
         "protocol": PROTOCOL,
@@ -549,6 +694,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     shapes.add_argument("--random", type=int, metavar="N", help="in its place N problems of each family's domain")
     parser.add_argument("--seed", type=int, default=0, help="what --random draws by (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=300.0, help="most time it takes (default: %(default)s)")
+    parser.add_argument("--joules", action="store_true", help="measure the energy of a launch as well, after all times")
     parser.add_argument("--output", type=Path, help="the report (default: output/<gpu>/peers.json)")
     parser.add_argument(
         "--sweep-output", type=Path, default=Path("output"), help="where sweep looks for its document (default: output)"

@@ -1,5 +1,6 @@
 """What of the comparison needs no GPU: a run with a fake timer and a fake sweep, targets, and the table."""
 
+import contextlib
 import itertools
 import json
 import stat
@@ -195,3 +196,43 @@ def test_a_sample_that_the_gpu_did_not_wait_for_is_taken_again_and_each_is_flush
     assert sampler.sample_us(lambda: queue.append("call")) == pytest.approx(5.0)
     assert sampler.hold_cycles == 400
     assert queue == 3 * ["hold", "event", "read", "event", "call", "event"]
+
+
+def test_the_energy_of_a_launch_is_that_of_a_while_over_its_launches(monkeypatch):
+    clock = itertools.count(step=0.25)
+    launches = []
+
+    class Graph:
+        def replay(self):
+            launches.extend(["launch"] * peers.GRAPH_LAUNCHES)
+
+    stream = SimpleNamespace(synchronize=lambda: None)
+    cuda = SimpleNamespace(
+        Stream=lambda: stream,
+        stream=lambda _: contextlib.nullcontext(),
+        CUDAGraph=Graph,
+        graph=lambda _: contextlib.nullcontext(),
+        synchronize=lambda: None,
+    )
+    nvml = SimpleNamespace(joules=lambda: 0.5 * len(launches))
+    monkeypatch.setattr(peers.time, "monotonic", lambda: next(clock))
+    calls = []
+    assert peers.joules_a_launch(SimpleNamespace(cuda=cuda), nvml, lambda: calls.append(1)) == pytest.approx(0.5)
+    assert len(calls) == peers.SETS + peers.GRAPH_LAUNCHES  # once each before the graph, and into it
+
+
+def test_energy_stands_beside_the_times_of_what_can_be_called(report, monkeypatch):
+    monkeypatch.setattr(peers, "served_call", lambda *_: "served")
+    monkeypatch.setattr(peers, "joules_a_launch", lambda _torch, _nvml, call: 0.25 if call == "served" else 0.5)
+    peers.add_joules(report["works"], peers.read_works(peers.FAMILIES), None, None, None)
+    assert all(row["joules"] == {"served": 0.25, "peer": 0.5} for row in rows_of(report, "matmul"))
+    assert not any("joules" in row for row in rows_of(report, "matmul_fp8"))
+    lines = peers.markdown(report).splitlines()
+    assert lines[0].endswith("| served, mJ | peer, mJ |") and {line.count("|") for line in lines[:40]} == {11}
+    assert "| matmul_int4 16 × 28672 × 8192 | 20.0 | peer | 10.0 | 0.50 | 0.50 | – | ≤ 45.0 µs ✓ | 250.00 | 500.00 |" in lines
+
+
+def test_variants_are_named_where_they_are(report):
+    shapes = [line.split(" | ")[0] for line in peers.markdown(report).splitlines()]
+    assert "| matmul_int4_group 16 × 8192 × 8192 group=64 zero_points=1" in shapes
+    assert "| attention 1 × 32 × 4096 × 4096 × 128 kv_heads=8 causal=1" in shapes

@@ -3,12 +3,16 @@
     python tests/run/llama_layer.py --json llama_layer.json
 
 A decode step (some sequences, one token each, on a context) and a prefill (one sequence), each captured in a CUDA graph: by
-kernel_sweep.ops with int4 weights, by torch in bf16 (cuBLAS, scaled_dot_product_attention), and by torch.compile with max-autotune.
-All three have the same weights, int4 values times a power of two, so that they compute the same numbers but for rounding: each is
-compared, element by element, with the layer in f32. Where there is no operator of ours (a causal mask, a norm) torch's is called, and
-the output says so. Times are of graph replays, each after L2 was read full; medians of --samples, the three in turn.
+kernel_sweep.ops, by the same under torch.compile, by torch in bf16 (cuBLAS, scaled_dot_product_attention), and by torch.compile with
+max-autotune. Weights are int4 with a bf16 scale for each 128 along k; torch multiplies the bf16 weights that these stand for. So all
+compute the same numbers but for rounding: each is compared, element by element, with the layer in f32, and the run fails where ours
+is more than twice as far from it as torch's. Times are of graph replays, each after L2 was read full; medians of --samples, all in
+turn. What is not ours in our layer (silu(gate) * up, writing to the cache, copies) torch does.
 
-Beside it, what a call costs the host: torch.matmul, ops.matmul and torch.ops.kernel_sweep.matmul, queued without waiting.
+Beside it, what a call costs the host: torch's and ours, queued without waiting.
+
+Progress goes to stderr with the seconds since the start; the figures are written after each case, so that a run that is cut leaves what
+it has.
 """
 
 import argparse
@@ -22,7 +26,15 @@ import torch
 import torch.nn.functional as F
 
 HIDDEN, HEADS, KV_HEADS, HEAD, INNER = 4096, 32, 8, 128, 14336
-EPSILON = 1e-5
+# Weights along k that share a scale.
+GROUP = 128
+# That of ops.row_norm_rms.
+EPSILON = 1e-6
+START = time.monotonic()
+
+
+def say(text):
+    print(f"{time.monotonic() - START:7.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 class Sizes:
@@ -51,32 +63,46 @@ def pack(values):
     return (low | high << 4).to(torch.uint8).view(torch.int8).contiguous()
 
 
+def unpack(packed):
+    """The int4 values again, as f32."""
+    codes = packed.view(torch.uint8).to(torch.int32)
+    values = torch.stack([codes & 15, codes >> 4], dim=1).reshape(-1, packed.shape[1])
+    return torch.where(values > 7, values - 16, values).float()
+
+
 class Weights:
-    """Random int4 weights, packed and as bf16 with their scale, and norms of ones about."""
+    """Random int4 weights, packed, with their scales, [groups, n], and norms of ones about."""
 
     def __init__(self, sizes, device, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        self.packed, self.plain, self.scale = {}, {}, {}
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def random(*shape):
+            return torch.rand(shape, generator=generator, device=device)
+
+        self.packed, self.scales = {}, {}
         for name, (k, n) in sizes.products().items():
-            values = torch.randint(-8, 8, (k, n), generator=generator, dtype=torch.int32)
-            # The root mean square of the values is 4.6; with this scale a product keeps its rows' size. A power of two is exact.
-            scale = 2.0 ** -round(math.log2(4.6 * math.sqrt(k)))
-            self.packed[name] = pack(values).to(device)
-            self.plain[name] = (values * scale).to(torch.bfloat16).to(device)
-            self.scale[name] = scale
-        self.norms = [
-            (1 + 0.1 * torch.randn(sizes.hidden, generator=generator)).to(torch.bfloat16).to(device) for _ in range(2)
-        ]
+            values = torch.randint(-8, 8, (k, n), generator=generator, device=device, dtype=torch.int32)
+            self.packed[name] = pack(values)
+            # The root mean square of the values is 4.6; with scales about this a product keeps its rows' size.
+            scales = (0.5 + random(-(-k // GROUP), n)) / (4.6 * math.sqrt(k))
+            self.scales[name] = scales.to(torch.bfloat16)
+        self.norms = [(0.9 + 0.2 * random(sizes.hidden)).to(torch.bfloat16) for _ in range(2)]
+
+    def plain(self, name, dtype):
+        """The weights that the packed ones stand for, rounded to a type; in f32 they are exact."""
+        values = unpack(self.packed[name])
+        scales = self.scales[name].float().repeat_interleave(GROUP, dim=0)[: values.shape[0]]
+        return (values * scales).to(dtype)
 
 
 class Torch:
     """The layer's parts by torch, in the type of its inputs."""
 
     def __init__(self, weights, dtype=torch.bfloat16):
-        self.plain = {name: plain.to(dtype) for name, plain in weights.plain.items()}
+        self.weights = {name: weights.plain(name, dtype) for name in weights.packed}
 
     def product(self, x, name):
-        return x @ self.plain[name]
+        return x @ self.weights[name]
 
     def attention(self, q, k, v, causal):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
@@ -89,37 +115,27 @@ class Torch:
 
 
 class Ours:
-    """The layer's parts by our operators, and by torch's where there is none."""
+    """The layer's parts by our operators, which take tensors that are contiguous."""
 
     def __init__(self, weights, ops):
-        self.ops, self.packed, self.scale = ops, weights.packed, weights.scale
-        self.others = Torch(weights)
-        self.by_torch = set()
+        self.ops, self.packed, self.scales = ops, weights.packed, weights.scales
 
     def product(self, x, name):
-        return self.ops.matmul_int4(x * self.scale[name], self.packed[name])
+        return self.ops.matmul_int4_group(x, self.packed[name], self.scales[name])
 
     def attention(self, q, k, v, causal):
-        if causal:
-            self.by_torch.add("causal attention")
-            return self.others.attention(q, k, v, causal)
-        # Queries that share keys are rows of one head.
-        batch, heads, length, head = q.shape
-        groups = heads // k.shape[1]
-        grouped = q.reshape(batch, k.shape[1], groups * length, head).contiguous()
-        return self.ops.attention(grouped, k, v).view(batch, heads, length, head)
+        return self.ops.attention(q.contiguous(), k.contiguous(), v.contiguous(), causal=causal)
 
     def norm(self, x, weight):
-        self.by_torch.add("the norms")
-        return self.others.norm(x, weight)
+        return self.ops.row_norm_rms(x, weight)
 
     def add(self, x, y):
         return self.ops.add(x, y)
 
 
-def layer(parts, sizes, norms, x, context, causal):
-    """The layer on x [batch, length, hidden]. `context` is keys and values of what came before, [batch, kv_heads, …, head], or
-    None, where x is all there is. No rotary embedding: it is no part of what is compared."""
+def layer(parts, sizes, norms, x, cache, causal):
+    """The layer on x [batch, length, hidden]. `cache` is keys and values of what came before with room for those of x behind it,
+    [batch, kv_heads, …, head], or None, where x is all there is. No rotary embedding: it is no part of what is compared."""
     batch, length, _ = x.shape
 
     def heads(name, rows):
@@ -127,9 +143,11 @@ def layer(parts, sizes, norms, x, context, causal):
 
     rows = parts.norm(x, norms[0])
     q, k, v = (heads(name, rows) for name in "qkv")
-    if context is not None:
-        k, v = (torch.cat(pair, dim=2) for pair in zip(context, (k, v)))
-    attended = parts.attention(q.contiguous(), k.contiguous(), v.contiguous(), causal)
+    if cache is not None:
+        for whole, new in zip(cache, (k, v)):
+            whole[:, :, -length:].copy_(new)
+        k, v = cache
+    attended = parts.attention(q, k, v, causal)
     x = parts.add(x, parts.product(attended.transpose(1, 2).reshape(batch, length, -1), "o"))
     rows = parts.norm(x, norms[1])
     gated = F.silu(parts.product(rows, "gate")) * parts.product(rows, "up")
@@ -137,14 +155,22 @@ def layer(parts, sizes, norms, x, context, causal):
 
 
 def problem(sizes, batch, length, before, device, seed=1):
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def random(*shape):
-        return torch.randn(shape, generator=generator).to(torch.bfloat16).to(device)
+        return torch.randn(shape, generator=generator, device=device).to(torch.bfloat16)
 
     x = random(batch, length, sizes.hidden)
-    context = [random(batch, sizes.kv_heads, before, sizes.head) for _ in range(2)] if before else None
-    return x, context
+    cache = [random(batch, sizes.kv_heads, before + length, sizes.head) for _ in range(2)] if before else None
+    return x, cache
+
+
+def in_f32(weights, sizes, x, cache, causal):
+    """The layer's result in f32, from the very same weights and inputs."""
+    # Matrix products in f32 proper, not in TF32.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    cache = [tensor.float() for tensor in cache] if cache else None
+    return layer(Torch(weights, torch.float32), sizes, weights.norms, x.float(), cache, causal)
 
 
 def deviation(found, exact):
@@ -190,53 +216,62 @@ def times_us(graphs, samples):
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def run_case(name, sizes, weights, ops, batch, length, before, samples):
-    x, context = problem(sizes, batch, length, before, "cuda")
+def run_case(name, sizes, weights, ops, batch, length, before, samples, compile_mode):
+    """The figures of one case."""
+    x, cache = problem(sizes, batch, length, before, "cuda")
     causal = before == 0
-
-    def call(parts):
-        return lambda: layer(parts, sizes, weights.norms, x, context, causal)
-
     ours, plain = Ours(weights, ops), Torch(weights)
-    compiled = torch.compile(layer, mode="max-autotune-no-cudagraphs")
-    calls = {
-        "ours": call(ours),
-        "torch": call(plain),
-        "torch.compile": lambda: compiled(plain, sizes, weights.norms, x, context, causal),
-    }
+    calls = {"ours": (layer, ours), "torch": (layer, plain)}
+    if compile_mode != "none":
+        # What the other case compiled is not to make this one's sizes dynamic.
+        torch.compiler.reset()
+        compiled = torch.compile(layer, mode=compile_mode, dynamic=False)
+        calls |= {"ours, torch.compile": (compiled, ours), "torch.compile": (compiled, plain)}
     with torch.no_grad():
-        # Matrix products in f32 proper, not in TF32.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        in_f32 = [tensor.float() for tensor in context] if context else None
-        exact = layer(Torch(weights, torch.float32), sizes, weights.norms, x.float(), in_f32, causal)
+        exact = in_f32(weights, sizes, x, cache, causal)
         graphs, errors = {}, {}
-        for which, made in calls.items():
-            graph, result = captured(made)
+        for which, (function, parts) in calls.items():
+            graph, result = captured(lambda: function(parts, sizes, weights.norms, x, cache, causal))
             graph.replay()
             torch.cuda.synchronize()
             graphs[which], errors[which] = graph, deviation(result, exact)
+            say(f"{name}: {which} is captured, off by {errors[which]['relative']:.2e}, by {errors[which]['worst_element']:.2e} at worst")
+            check(name, which, errors)
         times = times_us(graphs, samples)
+    say(f"{name}: " + ", ".join(f"{which} {time_us:.1f} us" for which, time_us in times.items()))
     return {
         "case": name,
         "batch": batch,
         "tokens": length,
         "context": before,
+        "compile_mode": compile_mode,
         "times_us": times,
         "errors": errors,
-        "by_torch_in_ours": sorted(ours.by_torch),
     }
+
+
+def check(case, which, errors):
+    """Ends the run where a result is not what the layer makes: all are in bf16, so they err alike."""
+    error, by_torch = errors[which], errors.get("torch", errors[which])
+    is_near = error["relative"] < 0.05 and error["relative"] <= 2 * by_torch["relative"]
+    if not (error["finite"] and is_near and errors["ours"]["relative"] <= 2 * by_torch["relative"]):
+        sys.exit(f"{case}: {which} is off by {error}, where torch's is by {by_torch}")
 
 
 def host_us(ops, calls=20_000):
     """What a call costs the host, queued without waiting: a product so small that the GPU keeps up."""
     a, b = (torch.randn(64, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     out = torch.empty_like(a)
+    weight = b[0].clone()
+    packed, scales = torch.zeros(32, 64, device="cuda", dtype=torch.int8), torch.ones(1, 64, device="cuda", dtype=torch.bfloat16)
     ways = {
         "torch.matmul": lambda: torch.matmul(a, b),
         "torch.matmul out=": lambda: torch.matmul(a, b, out=out),
         "ops.matmul": lambda: ops.matmul(a, b),
         "ops.matmul out=": lambda: ops.matmul(a, b, out=out),
         "torch.ops.kernel_sweep.matmul": lambda: torch.ops.kernel_sweep.matmul(a, b),
+        "ops.matmul_int4_group": lambda: ops.matmul_int4_group(a, packed, scales),
+        "ops.row_norm_rms": lambda: ops.row_norm_rms(a, weight),
     }
     taken = {name: [] for name in ways}
     with torch.no_grad():
@@ -261,6 +296,12 @@ def main():
     parser.add_argument("--batch", type=int, default=16, help="sequences of the decode step")
     parser.add_argument("--context", type=int, default=4095, help="tokens before it")
     parser.add_argument("--prefill", type=int, default=2048, help="tokens of the prefill")
+    parser.add_argument(
+        "--compile-mode",
+        default="max-autotune-no-cudagraphs",
+        metavar="MODE",
+        help="of torch.compile, whose autotuning may take minutes; none to leave torch.compile out (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU here that torch can use")
@@ -270,28 +311,35 @@ def main():
         ops.use(arguments.use)
     sizes = Sizes()
     weights = Weights(sizes, "cuda")
+    say("the weights are made")
     figures = {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cases": [
-            run_case("decode", sizes, weights, ops, arguments.batch, 1, arguments.context, arguments.samples),
-            run_case("prefill", sizes, weights, ops, 1, arguments.prefill, 0, arguments.samples),
-        ],
-        "host_us": host_us(ops),
+        "cases": [],
     }
-    for case in figures["cases"]:
+
+    def write():
+        if arguments.json:
+            with open(arguments.json, "w") as file:
+                json.dump(figures, file, indent=1)
+                file.write("\n")
+
+    figures["host_us"] = host_us(ops)
+    say("host time of a call: " + ", ".join(f"{name} {time_us:.2f} us" for name, time_us in figures["host_us"].items()))
+    write()
+    for name, batch, length, before in [
+        ("decode", arguments.batch, 1, arguments.context),
+        ("prefill", 1, arguments.prefill, 0),
+    ]:
+        case = run_case(name, sizes, weights, ops, batch, length, before, arguments.samples, arguments.compile_mode)
+        figures["cases"].append(case)
+        write()
         print(f"{case['case']}: {case['batch']} sequences of {case['tokens']} tokens on {case['context']}")
-        for name, time_us in case["times_us"].items():
-            error = case["errors"][name]
-            print(f"  {name:14} {time_us:9.1f} us   error {error['relative']:.2e}, worst element {error['worst_element']:.2e}")
-        if case["by_torch_in_ours"]:
-            print(f"  by torch within ours: {', '.join(case['by_torch_in_ours'])}")
+        for which, time_us in case["times_us"].items():
+            error = case["errors"][which]
+            print(f"  {which:19} {time_us:9.1f} us   error {error['relative']:.2e}, worst element {error['worst_element']:.2e}")
     print("host time of a call: " + ", ".join(f"{name} {time_us:.2f} us" for name, time_us in figures["host_us"].items()))
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(figures, file, indent=1)
-            file.write("\n")
 
 
 if __name__ == "__main__":

@@ -305,11 +305,11 @@ impl Ready {
         Ok(Self { function, shape: GridShape::of(launch), counts: addresses.counts(), slots, maps })
     }
 
-    /// Launches it on these tensors, as many as it was made with.
+    /// Launches it so many times on these tensors, as many as it was made with: after the first nothing but the driver is called.
     ///
     /// # Errors
     /// Where the driver refuses.
-    pub(super) fn launch(&self, stream: sys::CUstream, addresses: &Addresses<'_>) -> Result<(), Fault> {
+    pub(super) fn launch(&self, stream: sys::CUstream, addresses: &Addresses<'_>, times: u32) -> Result<(), Fault> {
         if addresses.counts() != self.counts {
             let (given, wanted) = (addresses.counts(), self.counts);
             return Err(Fault::Refused(format!("{given:?} inputs, outputs and allowances where there are {wanted:?}")));
@@ -337,6 +337,9 @@ impl Ready {
                 }
             };
         }
-        self.shape.launch(self.function.function, stream, &mut pointers)
+        for _ in 0..times {
+            self.shape.launch(self.function.function, stream, &mut pointers)?;
+        }
+        Ok(())
     }
 }

@@ -412,11 +412,11 @@ impl Served {
         }
     }
 
-    /// Launches it. What shares its own scratch comes one after the other, on the GPU, whatever the streams.
-    pub(crate) fn launch(&self, stream: Stream, inputs: &[u64], output: u64) -> Result<(), Fault> {
+    /// Launches it so many times in a row. What shares its own scratch comes one after the other, on the GPU, whatever the streams.
+    pub(crate) fn launch(&self, stream: Stream, inputs: &[u64], output: u64, times: u32) -> Result<(), Fault> {
         let _entered = enter(self.module.context.raw)?;
         if self.scratch_bytes() == Bytes(0) {
-            return self.launch_with(stream, inputs, output, [0, 0]);
+            return self.launch_with(stream, inputs, output, [0, 0], times);
         }
         let Some(scratch) = &self.scratch else {
             return Err(Fault::Refused(format!(
@@ -433,7 +433,7 @@ impl Served {
         let last = scratch.last.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the event lives as long as the scratch, and the stream is the caller's. An event never recorded holds nothing up.
         unsafe { sys::cuStreamWaitEvent(stream.0, *last, 0) }.result()?;
-        self.launch_with(stream, inputs, output, [scratch.counters.address(), scratch.workspace.address()])?;
+        self.launch_with(stream, inputs, output, [scratch.counters.address(), scratch.workspace.address()], times)?;
         // SAFETY: as above.
         Ok(unsafe { result::event::record(*last, stream.0) }?)
     }
@@ -446,7 +446,7 @@ impl Served {
             unsafe { result::memset_d8_async(scratch, 0, self.counters.0 as usize, stream.0) }?;
         }
         let workspace = scratch + self.counters.0.next_multiple_of(SCRATCH_ALIGNMENT);
-        self.launch_with(stream, inputs, output, [scratch, workspace])
+        self.launch_with(stream, inputs, output, [scratch, workspace], 1)
     }
 
     fn launch_with(
@@ -455,8 +455,9 @@ impl Served {
         inputs: &[u64],
         output: u64,
         [counters, workspace]: [u64; 2],
+        times: u32,
     ) -> Result<(), Fault> {
-        self.ready.launch(stream.0, &Addresses { inputs, outputs: &[output], allowed: &[], workspace, counters })
+        self.ready.launch(stream.0, &Addresses { inputs, outputs: &[output], allowed: &[], workspace, counters }, times)
     }
 }
 

@@ -19,14 +19,16 @@ pub(in crate::families) struct Fp8;
 
 /// Of k that the tensor cores sum before it is added up in f32; also the edge of the blocks that have a scale each.
 const PROMOTED: u64 = 128;
-/// Columns of C in one product of a warpgroup.
-const TILE_COLUMNS: u64 = 64;
+/// wgmma's rows: of one product of a warpgroup, as many columns of C, or rows where it is not taken transposed.
+const WGMMA_ROWS: u64 = 64;
 /// Bytes of a swizzled row of A and B, and of C in shared memory.
 const PANEL_BYTES: u64 = 128;
 /// Barriers are in whole kibibytes, so that what follows is aligned.
 const BARRIER_UNIT: u64 = 1024;
-/// Rows of C in a tile: their sums twice, in the tensor cores' precision and in f32, are what registers hold.
+/// Rows of C in a tile that is taken transposed: their sums twice, in the tensor cores' precision and in f32, are what registers hold.
 const MOST_ROWS: u64 = 192;
+/// Columns of C in a tile that is not, two groups of warps sharing its rows; those of a block with one scale.
+const STRAIGHT_COLUMNS: u64 = PROMOTED;
 /// Columns of C in a tile: rows of B that the copy engine takes at once.
 const MOST_COLUMNS: u64 = 256;
 /// So many rows have among them a large scale for every block of k.
@@ -125,17 +127,22 @@ struct Tiling {
     /// Groups of four warps that multiply.
     groups: u64,
     stages: u64,
+    /// Whether wgmma's rows are columns of C. A lane then has sums of many rows of C, whose scales, where blocks have them, take more of
+    /// the shared memory's rate than wgmma leaves; otherwise it has sums of two.
+    transposed: bool,
 }
 
 impl Tiling {
-    /// The config's tiling, if a kernel with it can be compiled and run.
-    fn new(config: &Config) -> Result<Self, Rejection> {
+    /// The config's tiling for such scales, if a kernel with it can be compiled and run.
+    fn new(config: &Config, scaling: Scaling) -> Result<Self, Rejection> {
         let [m, n, k] = knobs::block_sizes(config)?.map(u64::from);
         let warps = knobs::num_warps(config)?;
         let stages = knobs::needed("num_stages", config.num_stages)?.into();
+        let can_be_straight = n == STRAIGHT_COLUMNS && warps == 8 && matches!(m, 128 | 256);
         require!(
-            m <= MOST_ROWS && m.is_multiple_of(if m <= 64 { 8 } else { 16 }),
-            "block of {m} along m: it must be a multiple of 8 up to 64 or of 16 up to {MOST_ROWS}"
+            m <= MOST_ROWS && m.is_multiple_of(if m <= 64 { 8 } else { 16 }) || can_be_straight,
+            "block of {m} along m: it must be a multiple of 8 up to 64 or of 16 up to {MOST_ROWS}, or 256 with {STRAIGHT_COLUMNS} \
+             along n and 8 warps"
         );
         require!(k.is_multiple_of(PROMOTED), "block of {k} along k: it must be a multiple of {PROMOTED}");
         require!((4..=16).contains(&warps), "num_warps {warps}: 4, 8 or 16 multiply, in groups of 4");
@@ -145,20 +152,21 @@ impl Tiling {
             n <= MOST_COLUMNS && n.is_multiple_of(groups) && [64, 128, 256].contains(&(n / groups)),
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256, all of them {MOST_COLUMNS} at most"
         );
-        let tiling = Self { m, n, k, groups, stages };
+        let transposed = !(can_be_straight && (m > MOST_ROWS || scaling == Scaling::Block));
+        let tiling = Self { m, n, k, groups, stages, transposed };
         let (registers, limit) = (tiling.registers_used(), tiling.most_registers());
         require!(registers <= limit, "{registers} registers a thread for sums and addresses exceed {limit}");
         Ok(tiling)
     }
 
-    /// Tiles of 64 columns in a group.
+    /// Tiles of 64 of wgmma's rows in a group.
     fn tiles(&self) -> u64 {
-        self.n / (TILE_COLUMNS * self.groups)
+        (if self.transposed { self.n } else { self.m }) / (WGMMA_ROWS * self.groups)
     }
 
-    /// Sums a thread holds of one tile of 64 columns.
+    /// Sums a thread holds of one of these.
     fn sums(&self) -> u64 {
-        self.m / 2
+        (if self.transposed { self.m } else { self.n }) / 2
     }
 
     fn most_registers(&self) -> u64 {
@@ -188,7 +196,12 @@ impl Tiling {
 
     /// Rows of C that leave through shared memory at once.
     fn staging_rows(&self) -> u64 {
-        (1 << self.m.trailing_zeros()).min(TILE_COLUMNS / self.tiles())
+        if self.transposed { (1 << self.m.trailing_zeros()).min(WGMMA_ROWS / self.tiles()) } else { WGMMA_ROWS }
+    }
+
+    /// Panels of 64 columns that these have.
+    fn staged_panels(&self) -> u64 {
+        if self.transposed { self.tiles() } else { 1 }
     }
 
     /// Bytes of A and B in one stage.
@@ -198,14 +211,14 @@ impl Tiling {
 
     /// Bytes of the barriers, and of the scales of blocks.
     fn barrier_bytes(&self, scaling: Scaling) -> u64 {
-        let of_columns = self.n.div_ceil(PROMOTED).next_multiple_of(2);
+        let of_columns = self.n.div_ceil(PROMOTED).next_multiple_of(4);
         let scales = if scaling == Scaling::Block { self.k / PROMOTED * (self.m + of_columns) * 4 } else { 0 };
-        (self.stages * (16 + scales) + 8).next_multiple_of(BARRIER_UNIT)
+        (self.stages * (16 + scales) + 16).next_multiple_of(BARRIER_UNIT)
     }
 
     /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
     fn smem(&self, scaling: Scaling, split_k: u64) -> Bytes {
-        let staging = 2 * self.groups * self.tiles() * self.staging_rows() * PANEL_BYTES;
+        let staging = 2 * self.groups * self.staged_panels() * self.staging_rows() * PANEL_BYTES;
         let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
         Bytes(self.stages * self.stage_bytes() + self.barrier_bytes(scaling) + staging.max(partials))
     }
@@ -310,7 +323,7 @@ impl FamilySpec for Fp8 {
             return tcgen05::check(config, Weights::E4m3, profile);
         }
         knobs::order(config)?;
-        let tiling = Tiling::new(config)?;
+        let tiling = Tiling::new(config, Scaling::Block)?;
         super::check_cluster(config)?;
         // What fits with the scales of blocks fits without.
         knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config)), profile)
@@ -331,8 +344,8 @@ impl FamilySpec for Fp8 {
         if config.mma == Some(Mma::Tcgen05) {
             return tcgen05::footprint(config, Weights::E4m3);
         }
-        let tiling = Tiling::new(config)?;
         let ([_, _, k], scaling) = parts_of(problem);
+        let tiling = Tiling::new(config, scaling)?;
         // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
         let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
         let registers = if alone { tiling.most_registers() } else { tiling.registers_used() };
@@ -360,13 +373,14 @@ impl FamilySpec for Fp8 {
             let product = Product { weights: Weights::E4m3, dtype: Element::Bf16, groups: None, m, n, k };
             return tcgen05::build(config, &product, Some(scales), profile);
         }
-        let tiling = Tiling::new(config)?;
+        let tiling = Tiling::new(config, scaling)?;
         let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
         let k_steps = k.div_ceil(tiling.k);
         let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
         let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
         let macros = [
             ("BLOCK_SCALES", u8::from(scaling == Scaling::Block).to_string()),
+            ("TRANSPOSED", u8::from(tiling.transposed).to_string()),
             ("BLOCK_M", tiling.m.to_string()),
             ("BLOCK_N", tiling.n.to_string()),
             ("BLOCK_K", tiling.k.to_string()),
@@ -546,13 +560,32 @@ mod tests {
         let stages = 3 * (24 + 128) * 128 + 2 * 8 * 2 * 128;
         assert_eq!(launch("").dynamic_smem, Bytes(stages + 1024));
         assert_eq!(launch(",scale_block=128").dynamic_smem, Bytes(stages + 1024));
-        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4 };
-        assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 2)) + 8 bytes");
+        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4, transposed: true };
+        assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 4)) + 16 bytes");
         let names =
             |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "BLOCK_SCALES").to_owned();
         assert_eq!(["", ",scale_block=1", ",scale_block=128"].map(names), ["0", "0", "1"]);
         let step = |scaling: &str| launch(scaling).args.last().cloned();
         assert_eq!((step(""), step(",scale_block=1")), (Some(Arg::I32(0)), Some(Arg::I32(1))), "it costs no compile");
+    }
+
+    #[test]
+    fn rows_that_have_scales_of_blocks_are_those_of_wgmma_where_tiles_are_large() {
+        let built = |m: u32, n: u32, num_warps, scaling: &str| {
+            let config = Config { block_sizes: vec![m, n, 128], num_warps: Some(num_warps), ..config() };
+            let (kernel, launch) = program(&config, &format!("m=520,n=304,k=4096{scaling}"));
+            (macros(&kernel, "TRANSPOSED").to_owned(), map(&launch.args[2]).tile[0], launch.dynamic_smem)
+        };
+        let staged = |m: u64, n: u64, barriers| Bytes(3 * (m + n) * 128 + barriers + 2 * 2 * 64 * 128);
+        assert_eq!(built(128, 128, 8, ",scale_block=128"), ("0".into(), 64, staged(128, 128, 2048)));
+        assert_eq!(built(128, 128, 8, ",scale_block=1"), ("1".into(), 64, staged(128, 128, 1024)));
+        for scaling in ["", ",scale_block=1", ",scale_block=128"] {
+            let barriers = if scaling.ends_with("128") { 4096 } else { 1024 };
+            assert_eq!(built(256, 128, 8, scaling), ("0".into(), 64, staged(256, 128, barriers)), "{scaling}");
+        }
+        for (m, n, num_warps) in [(128, 256, 8), (112, 128, 8), (64, 128, 4), (192, 128, 8)] {
+            assert_eq!(built(m, n, num_warps, ",scale_block=128").0, "1", "{m} {n} {num_warps}");
+        }
     }
 
     #[test]

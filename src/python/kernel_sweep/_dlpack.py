@@ -21,8 +21,12 @@ class _Tensor(ctypes.Structure):
 
 
 _CUDA = 2
-# Codes of signed and unsigned integers, floats and bfloats, with their bits, as __cuda_array_interface__ has them.
-_TYPES = {(0, 8): "|i1", (1, 8): "|u1", (0, 16): "<i2", (2, 32): "<f4", (4, 16): "<V2"}
+# Codes of signed and unsigned integers, floats, bfloats, E4M3 and E8M0, with their bits, as __cuda_array_interface__ has them: it has no
+# name for eight-bit floats but bytes.
+_TYPES = {
+    **{(0, 8): "|i1", (0, 16): "<i2", (0, 64): "<i8", (1, 8): "|u1"},
+    **{(2, 16): "<f2", (2, 32): "<f4", (4, 16): "<V2", (10, 8): "|u1", (14, 8): "|u1"},
+}
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p

@@ -216,6 +216,10 @@ class Family:
         """What is to be said of the kernel in the manifest: its language, name, file and arguments."""
         return {}
 
+    def _model_fields(self):
+        """What is to be said of how configs cut problems, in the manifest's words."""
+        return {}
+
     def identity(self):
         """Changes with whatever makes it another kernel: the code of its file and of ``sources``, and the versions of what
         compiles it."""
@@ -277,6 +281,8 @@ class Family:
                 fields["tolerance"] = {"relative": float(tensor.tolerance[0]), "absolute": float(tensor.tolerance[1])}
             parts.append(_table("tensor", fields, of_many=True))
         parts.append(callable_table)
+        if model := self._model_fields():
+            parts.append(_table("model", model))
         for kind in ("gpu", "cpu"):
             parts.append(self._space_table(kind))
         parts += [_table("problem", problem, of_many=True) for problem in self.problems]

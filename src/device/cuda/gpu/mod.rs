@@ -269,7 +269,7 @@ impl Gpu {
             counters: self.counters.address(),
         };
         // Encoded for these very tensors.
-        Ready::new(function, &program.launch, &addresses)?.launch(self.stream, &addresses)
+        Ready::new(function, &program.launch, &addresses)?.launch(self.stream, &addresses, 1)
     }
 
     /// Runs the kernel that is loaded on these tensors.
