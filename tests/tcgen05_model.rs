@@ -422,8 +422,8 @@ fn order_of(config: &Config, launch: &Launch) -> [i64; 3] {
 /// the model runs: for some configs of each product's space, evenly spread.
 #[test]
 fn the_crate_launches_what_the_model_runs() {
-    let mut cases = Cases::default();
     const CONFIGS: usize = 4;
+    let mut cases = Cases::default();
     let profile = GpuProfile::by_name("b200").unwrap();
     let [m, n, k] = [700, 1040, 1056];
     let products = [
@@ -531,8 +531,8 @@ fn block_scaled_operands_that_warps_decode() {
 
 #[test]
 fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
-    let mut cases = Cases::default();
     const CONFIGS: usize = 6;
+    let mut cases = Cases::default();
     let profile = GpuProfile::by_name("b200").unwrap();
     for (family, m) in [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].into_iter().flat_map(|it| [(it, 700), (it, 30)])
     {
@@ -549,10 +549,10 @@ fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
 
 #[test]
 fn block_scaled_products_with_something_left_out_are_refused() {
-    let mut cases = Cases::default();
     const SCALED: &str = "gemm_block_scaled_tcgen05.cu";
     const HEADER: &str = "tcgen05_scaled.cuh";
     const DECODING: &str = "gemm_block_scaled.cu";
+    let mut cases = Cases::default();
     let nvfp4 = || block_scaled("Nvfp4", "bf16", [128, 128, 256], 2, 2, &[[300, 136, 1056, 1, 1, STRIDES]]);
     let mxfp8 = || block_scaled("Mxfp8", "bf16", [64, 128, 128], 2, 2, &[[190, 136, 528, 1, 1, STRIDES]]);
     let pair = || block_scaled("Mxfp8", "bf16", [256, 128, 128], 2, 2, &[[600, 136, 528, 1, 1, STRIDES]]);
@@ -841,11 +841,11 @@ fn tensor_memory_ends_where_it_was_allocated() {
 
 #[test]
 fn tensor_memory_is_allocated_and_freed_once() {
-    let mut cases = Cases::default();
     const ALLOCATE: &str = "asm volatile(\"tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%0], %1;\" :: \"r\"(shared), \"n\"(COLUMNS) : \"memory\");";
     const RELINQUISH: &str =
         "asm volatile(\"tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;\" ::: \"memory\");";
     const FREE: &str = "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);";
+    let mut cases = Cases::default();
     bf16().refuses(&mut cases, &[Change(TCGEN05, RELINQUISH, "")], &["without giving the permit to allocate back"]);
     let early = [
         Change(TCGEN05, RELINQUISH, ""),
@@ -890,8 +890,8 @@ fn tensor_memory_is_allocated_and_freed_once() {
 
 #[test]
 fn loads_of_tensor_memory_give_nothing_before_their_wait() {
-    let mut cases = Cases::default();
     const WAIT: &str = "ptx::tmem_wait(values);";
+    let mut cases = Cases::default();
     for case in [bf16(), split(), pair()] {
         case.refuses(&mut cases, &[Change(TILES, WAIT, "")], &["tcgen05.wait::ld"]);
     }
@@ -954,8 +954,8 @@ fn missing_tcgen05_fences_are_refused() {
 
 #[test]
 fn missing_proxy_fences_are_refused() {
-    let mut cases = Cases::default();
     const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
+    let mut cases = Cases::default();
     let decoded_weights = Change(
         KERNEL,
         "buffer.index * OPERAND_BYTES, thread);\n                    ptx::fence_async_shared();",
@@ -1225,8 +1225,8 @@ fn attention_under_a_mask() {
 /// some configs of the space, evenly spread.
 #[test]
 fn the_crate_launches_the_attention_that_the_model_runs() {
-    let mut cases = Cases::default();
     const CONFIGS: usize = 5;
+    let mut cases = Cases::default();
     let profile = GpuProfile::by_name("b200").unwrap();
     for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 520, 72]] {
         let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];

@@ -1,7 +1,7 @@
 //! How much the longest tests test: what ends in some minutes on two cores, or so many times it as `$SWEEP_TESTS` says, up to all that
 //! they have. What they leave out is drawn by `$SWEEP_TESTS_SEED`.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses a part; one that cannot go on may stop
+#![allow(dead_code, unreachable_pub, clippy::panic, clippy::unwrap_used)] // each test uses a part; one that cannot go on may stop
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
