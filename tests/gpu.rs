@@ -71,7 +71,7 @@ fn cubin(compiler: &Compiler, kernel: &KernelSpec) -> PathBuf {
 
 impl Machine {
     fn reference(&self, problem: &Problem) -> Program {
-        let (kernel, launch) = families::spec(problem.family).reference(problem).unwrap();
+        let (kernel, launch) = families::spec(problem.family).reference(problem).unwrap().unwrap();
         Program { cubin: cubin(&self.compiler, &kernel), entry: kernel.entry, launch }
     }
 }
@@ -240,7 +240,7 @@ fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
 fn compiled(compiler: &Compiler, cases: Vec<Case>) -> Vec<(Case, Program)> {
     for case in &cases {
         compiler.request(&case.kernel).unwrap();
-        compiler.request(&families::spec(case.problem.family).reference(&case.problem).unwrap().0).unwrap();
+        compiler.request(&families::spec(case.problem.family).reference(&case.problem).unwrap().unwrap().0).unwrap();
     }
     let compiled = cases.into_iter().filter_map(|case| match compiler.wait(&case.kernel).unwrap() {
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => None,
@@ -290,7 +290,7 @@ fn fill_the_cache_for_an_h200() {
     println!("{} cases", compiled(&compiler, samples.flatten().collect()).len());
     for family in Family::ALL {
         for problem in shapes(family, SHAPES) {
-            cubin(&compiler, &families::spec(family).reference(&problem).unwrap().0);
+            cubin(&compiler, &families::spec(family).reference(&problem).unwrap().unwrap().0);
         }
     }
 }

@@ -58,7 +58,7 @@ fn every_kind_of_kernel_has_a_plan_whose_configs_run_on_each_problem() {
             assert!(candidates[0].program.is_ok(), "{name}: the default runs: {:?}", candidates[0].program);
             let task = spec(family).task(&planned.problem);
             assert_eq!(task.wanted.len(), task.outputs.len());
-            assert!(task.host.is_none() && spec(family).reference(&planned.problem).is_some());
+            assert!(task.host.is_none() && spec(family).reference(&planned.problem).unwrap().is_some());
         }
         let error = plan.problems(&GpuProfile::cpu(2, Bytes::mib(1))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);

@@ -200,7 +200,7 @@ fn what_is_served_is_launched_as_it_was_measured() {
                 Program { cubin, entry, launch }
             };
             let mut gpu = Gpu::open(0, &compiled(&support)).unwrap();
-            gpu.prepare(&spec.task(problem), 7, Some(&program(spec.reference(problem).unwrap()))).unwrap();
+            gpu.prepare(&spec.task(problem), 7, Some(&program(spec.reference(problem).unwrap().unwrap()))).unwrap();
             let measured = program(spec.program(kernel.config(), problem, &h200()).unwrap());
             gpu.load(kernel.config(), Some(&measured)).unwrap();
             calls(folder);

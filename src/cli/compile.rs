@@ -6,7 +6,7 @@ use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
 use crate::device::{Program, support_kernel};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::families::{self as family_specs, KernelSpec, Launch};
 use crate::model::{Config, GpuProfile};
 use crate::plan::{self, Plan};
@@ -19,7 +19,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
@@ -124,6 +124,9 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if all.failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
+/// Reasons that are told of a family none of whose kernels can run.
+const MOST_REASONS: usize = 3;
+
 /// Up to so many kernels. Those of one source and entry are of one space: of each, one after the other is drawn in turn, as long
 /// as it has some left. A larger sample holds a smaller one of the same seed.
 fn sample(all: &BTreeSet<&KernelSpec>, most: usize, seed: u64) -> BTreeSet<KernelSpec> {
@@ -153,7 +156,7 @@ fn compile_space(
     let mut rejected: BTreeSet<Config> = BTreeSet::new();
     let mut references = BTreeMap::new();
     for planned in plan.problems(profile)? {
-        if let Some((reference, launch)) = family_specs::spec(plan.family).reference(&planned.problem) {
+        if let Ok(Some((reference, launch))) = family_specs::spec(plan.family).reference(&planned.problem) {
             compiler.request(&reference)?;
             references.entry(reference).or_insert(launch);
         }
@@ -179,7 +182,7 @@ fn compile_space(
         Program::needed(compiler, &reference, &launch)?;
     }
     let mut coverage = Coverage::new(space, &keys);
-    let (mut failed, mut spilling) = (BTreeSet::new(), BTreeSet::new());
+    let (mut failed, mut spilling, mut why) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for kernel in &sample {
         let outcome = compiler.wait(kernel)?;
         let error = match &outcome {
@@ -198,10 +201,19 @@ fn compile_space(
         }
         if let Some(error) = error {
             failed.insert(kernel);
-            if !args.json {
-                note!("{}: {kernel}: {error}", plan.family);
-            }
+            let is_refused = !matches!(outcome, Compiled::Failed { timed_out: true, .. });
+            why.push((is_refused, error, kernel));
         }
+    }
+    // What a manifest says of all its kernels is bad input, and not a kernel that does not compile.
+    if !plan.family.ships() && !why.is_empty() && why.len() == sample.len() && why.iter().all(|(is_refused, ..)| *is_refused) {
+        let reasons: BTreeSet<&str> = why.iter().map(|(_, error, _)| error.as_str()).collect();
+        let reasons: Vec<&str> = reasons.into_iter().take(MOST_REASONS).collect();
+        let file = plan.file().unwrap_or(Path::new("its manifest")).display();
+        return Err(Error::usage(format!("{file}: no kernel of {} can run: {}", plan.family, reasons.join("; "))));
+    }
+    for (_, error, kernel) in why.iter().filter(|_| !args.json) {
+        note!("{}: {kernel}: {error}", plan.family);
     }
     let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
     for needed in kernels.values_mut() {

@@ -4,7 +4,7 @@ use super::Fault;
 use super::mutants::Alteration;
 use crate::compile::{Compiler, Outcome};
 use crate::error::Error;
-use crate::families::{KernelSpec, Launch, Task};
+use crate::families::{Code, KernelSpec, Launch, Task};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Identity};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,10 @@ impl Program {
         match compiler.wait(kernel)? {
             Outcome::Compiled { cubin, entry, .. } => {
                 Self::new(cubin, entry, kernel, launch).map_err(|error| Error::usage(format!("{kernel}: {error}")))
+            }
+            // One of somebody else's sources is what the user brought.
+            Outcome::Failed { error, timed_out, .. } if !timed_out && !matches!(kernel.code, Code::Shipped(_)) => {
+                Err(Error::usage(format!("{kernel} does not compile: {error}")))
             }
             Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
         }

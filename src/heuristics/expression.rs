@@ -168,7 +168,7 @@ impl Formula {
             None => Ok(Self { text: text.to_owned(), expression: expression.with_words_of_all(&scope) }),
             Some(Variable { name, .. }) => Err(Error::usage(format!(
                 "expression '{text}': there is no such entry of '{name}'; there are {}",
-                names.join(", ")
+                names.iter().copied().filter(|name| !name.is_empty()).collect::<Vec<_>>().join(", ")
             ))),
         }
     }

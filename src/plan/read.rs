@@ -82,7 +82,7 @@ struct RawExclusion {
 
 /// What is excluded: configs with any of the values that every field lists, or for which an expression holds.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "when must be an expression in quotes, or a table of lists of values by knob")]
 enum When {
     Pattern(Map<String, Value>),
     Condition(String),

@@ -4,7 +4,7 @@ use super::lab::{Lab, problem_seed};
 use crate::compile::Key;
 use crate::device::{Address, Found, Program, support_kernel};
 use crate::error::{Error, ErrorKind, Result};
-use crate::families;
+use crate::families::{self, Rejection};
 use crate::journal::{Stage, Status, Trial};
 use crate::measure::Sampling;
 use crate::model::{Config, Micros, Problem};
@@ -284,7 +284,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         }
         let problem = self.problem()?;
         let spec = families::spec(problem.family);
-        let reference = match (self.lab.kernels.compiler, spec.reference(&problem)) {
+        let reference = spec.reference(&problem).map_err(|Rejection(why)| Error::usage(format!("{problem}: {why}")))?;
+        let reference = match (self.lab.kernels.compiler, reference) {
             (Some(compiler), Some((kernel, launch))) => Some(Program::needed(compiler, &kernel, &launch)?),
             _ => None,
         };

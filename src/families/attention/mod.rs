@@ -383,7 +383,7 @@ impl FamilySpec for Attention {
         Ok(())
     }
 
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
         const QUERIES: u64 = 32;
         const MOST_BLOCKS_Y: u64 = 65_535;
         let sizes = Dimensions::of(problem);
@@ -415,7 +415,7 @@ impl FamilySpec for Attention {
             workspace: Bytes(0),
             counters: 0,
         };
-        Some((kernel, launch))
+        Ok(Some((kernel, launch)))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
