@@ -192,7 +192,7 @@ fn compile_space(
                 launches.get(kernel).and_then(|launch| launch.check_cubin(cubin, entry).err())
             }
         };
-        coverage.count(error.is_none(), outcome.spills());
+        coverage.count(error.is_none(), (!kernel.code.is_binary()).then(|| outcome.spills()));
         if outcome.spills() {
             spilling.insert(kernel);
         }
@@ -206,7 +206,11 @@ fn compile_space(
         }
     }
     // What a manifest says of all its kernels is bad input, and not a kernel that does not compile.
-    if !plan.family.ships() && !why.is_empty() && why.len() == sample.len() && why.iter().all(|(is_refused, ..)| *is_refused) {
+    if !plan.family.ships()
+        && !why.is_empty()
+        && why.len() == sample.len()
+        && why.iter().all(|(is_refused, ..)| *is_refused)
+    {
         let reasons: BTreeSet<&str> = why.iter().map(|(_, error, _)| error.as_str()).collect();
         let reasons: Vec<&str> = reasons.into_iter().take(MOST_REASONS).collect();
         let file = plan.file().unwrap_or(Path::new("its manifest")).display();

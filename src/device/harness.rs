@@ -55,6 +55,8 @@ pub struct Program {
     pub entry: String,
     /// Geometry and arguments.
     pub launch: Launch,
+    /// Whether the driver alone knows its spills: see [`Code::is_binary`].
+    pub is_binary: bool,
 }
 
 impl Program {
@@ -65,7 +67,7 @@ impl Program {
     pub fn new(cubin: PathBuf, entry: Option<String>, kernel: &KernelSpec, launch: &Launch) -> Result<Self, String> {
         let entry = entry.unwrap_or_else(|| kernel.entry.clone());
         launch.check_cubin(&cubin, &entry)?;
-        Ok(Self { cubin, entry, launch: launch.clone() })
+        Ok(Self { cubin, entry, launch: launch.clone(), is_binary: kernel.code.is_binary() })
     }
 
     /// The program of a kernel that nothing works without.

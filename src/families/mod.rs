@@ -81,6 +81,13 @@ pub enum Code {
     Callable(Callable),
 }
 
+impl Code {
+    /// Whether the driver loads it as it is, so that no compiler of ours tells what it takes of its threads.
+    pub const fn is_binary(&self) -> bool {
+        matches!(self, Self::Ptx(_) | Self::Cubin(_))
+    }
+}
+
 /// The file's name.
 impl fmt::Display for Code {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -397,6 +404,14 @@ pub trait FamilySpec: Sync {
         self.check_files(problem)?;
         let reference = self.reference(problem);
         reference.map(drop).map_err(|Rejection(why)| Rejection(format!("the reference cannot run: {why}")))
+    }
+
+    /// An expression of its plan with what its manifest defines in place of the names.
+    ///
+    /// # Errors
+    /// Where that has no end.
+    fn expand(&self, expression: &str) -> crate::error::Result<String> {
+        Ok(expression.to_owned())
     }
 
     /// The knobs that are launch arguments, so that changing them costs no compile.

@@ -164,10 +164,11 @@ impl Source<'_> {
     fn conditions(&self, family: Family, raw: &[Spanned<RawExclusion>]) -> Result<Vec<Formula>> {
         let condition = |exclusion: &Spanned<RawExclusion>| match &exclusion.get_ref().when {
             When::Pattern(_) => None,
-            When::Condition(text) => Some(
-                Formula::parse(text, &families::names(family))
-                    .map_err(|error| self.error(exclusion.span().start, error)),
-            ),
+            When::Condition(text) => {
+                let expanded = families::spec(family).expand(text);
+                let read = expanded.and_then(|text| Formula::parse(&text, &families::names(family)));
+                Some(read.map_err(|error| self.error(exclusion.span().start, error)))
+            }
         };
         raw.iter().filter_map(condition).collect()
     }

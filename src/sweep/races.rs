@@ -113,7 +113,7 @@ impl DeviceBench<'_, '_> {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
                 let (cubin, entry) = compiler.cached(&key).unwrap_or_default();
                 let entry = entry.unwrap_or_else(|| kernel.entry.clone());
-                (key, Ok(Some(Program { cubin, entry, launch: launch.clone() })))
+                (key, Ok(Some(Program { cubin, entry, launch: launch.clone(), is_binary: kernel.code.is_binary() })))
             }
             _ => match self.lab.program(program)? {
                 Some(compiled) => (self.lab.key(program)?, compiled),

@@ -102,10 +102,13 @@ pub fn load(path: &Path) -> Result<Family> {
     let manifest = read::read(&text, &path.display().to_string(), Some(&path), None)?;
     let family = manifest.family;
     let mut read = READ.write().unwrap_or_else(PoisonError::into_inner);
-    let earlier = read.iter().find(|(known, (_, known_path))| known.name() == family.name() && !is_same_file(known_path, &path));
+    let earlier =
+        read.iter().find(|(known, (_, known_path))| known.name() == family.name() && !is_same_file(known_path, &path));
     if let Some((_, (_, earlier))) = earlier {
         let (path, earlier) = (path.display(), earlier.display());
-        return Err(Error::usage(format!("{path}: '{family}' is the family of {earlier} already; choose another name")));
+        return Err(Error::usage(format!(
+            "{path}: '{family}' is the family of {earlier} already; choose another name"
+        )));
     }
     read.insert(family, (Box::leak(Box::new(manifest)), path));
     drop(read);
@@ -299,6 +302,10 @@ impl FamilySpec for Manifest {
             }
         }
         Ok(())
+    }
+
+    fn expand(&self, expression: &str) -> Result<String> {
+        self.definitions.expand(expression)
     }
 
     fn launch_knobs(&self) -> &'static [&'static str] {

@@ -1,5 +1,6 @@
 //! What a manifest comes to: expressions ready to be evaluated.
 
+use super::expand::Definitions;
 use super::raw::Role;
 use crate::families::legality::Condition;
 use crate::families::{Axis, Callable, Description, Extent, Tolerance};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 /// A family as its manifest has it.
 pub(super) struct Manifest {
     pub(super) family: Family,
+    pub(super) definitions: Definitions,
     pub(super) knobs: Vec<String>,
     pub(super) own_knobs: &'static [&'static str],
     pub(super) launch_knobs: &'static [&'static str],

@@ -8,7 +8,7 @@ use super::raw::{RawExpression, RawManifest, RawTensor, Role};
 use crate::error::{Error, Result};
 use crate::families::legality::{Condition, MOST_OWN_KNOBS, fixed_names, is_of_knobs, is_of_problem, names_of};
 use crate::families::{Extent, Tolerance, knobs};
-use crate::heuristics::{DescribedFamily, DescribedGroup, EXPRESSION_FUNCTIONS, Formula};
+use crate::heuristics::{DescribedBin, DescribedFamily, DescribedGroup, EXPRESSION_FUNCTIONS, Formula};
 use crate::model::{Config, Dtype, Family};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -120,6 +120,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     });
     Ok(Manifest {
         family: known,
+        definitions: reader.definitions.clone(),
         knobs: reader.knobs.clone(),
         own_knobs: forever(reader.own_knobs.iter().map(|name| forever_text(name)).collect()),
         launch_knobs: family.launch_knobs.as_ref().map_or(Ok(&[][..]), |raw| reader.launch_knobs(raw, &runs))?,
@@ -218,11 +219,18 @@ impl Reader<'_> {
             return Ok(());
         }
         let text = formula.text();
-        Err(self.error(at, format!("expression '{text}': it may name dimensions and element_bytes alone, no knob or GPU's figure")))
+        Err(self.error(
+            at,
+            format!("expression '{text}': it may name dimensions and element_bytes alone, no knob or GPU's figure"),
+        ))
     }
 
     /// The same of what a text is filled in with.
-    pub(super) fn check_values_of_problem<'v>(&self, at: usize, values: impl IntoIterator<Item = &'v Value>) -> Result<()> {
+    pub(super) fn check_values_of_problem<'v>(
+        &self,
+        at: usize,
+        values: impl IntoIterator<Item = &'v Value>,
+    ) -> Result<()> {
         values.into_iter().try_for_each(|value| match value {
             Value::Knob(name) => Err(self.error(at, format!("'{name}' is a knob, and no config has a say here"))),
             Value::Number(formula) => self.check_of_problem(at, formula),
@@ -298,8 +306,8 @@ impl Reader<'_> {
         let described = DescribedFamily {
             dims: self.dims.clone(),
             dtypes: raw.family.dtypes.get_ref().clone(),
-            bins: raw.family.bins.as_ref().map(|bins| bins.get_ref().clone()).unwrap_or_default(),
-            groups: raw.family.groups.as_ref().map_or_else(all, |groups| groups.get_ref().clone()),
+            bins: raw.family.bins.as_ref().map_or_else(|| Ok(BTreeMap::new()), |bins| self.bins(bins))?,
+            groups: raw.family.groups.as_ref().map_or_else(|| Ok(all()), |groups| self.groups(groups))?,
         };
         described.family(name).map_err(|error| {
             let text = error.to_string();
@@ -310,6 +318,25 @@ impl Reader<'_> {
             let of_part = spans.into_iter().find(|(start, _)| text.starts_with(start)).and_then(|(_, span)| span);
             self.error(of_part.map_or(at, |span| span.start), error)
         })
+    }
+
+    /// Bins with definitions in place of their names: a document has none.
+    fn bins(&self, raw: &Spanned<BTreeMap<String, DescribedBin>>) -> Result<BTreeMap<String, DescribedBin>> {
+        let expanded = raw.get_ref().iter().map(|(name, bin)| {
+            let of = self.definitions.expand(&bin.of).map_err(|error| self.error(raw.span().start, error))?;
+            Ok((name.clone(), DescribedBin { of, bounds: bin.bounds.clone() }))
+        });
+        expanded.collect()
+    }
+
+    /// The same of groups.
+    fn groups(&self, raw: &Spanned<Vec<DescribedGroup>>) -> Result<Vec<DescribedGroup>> {
+        let expanded = raw.get_ref().iter().map(|group| {
+            let when = group.when.as_ref().map(|when| self.definitions.expand(when)).transpose();
+            let when = when.map_err(|error| self.error(raw.span().start, error))?;
+            Ok(DescribedGroup { name: group.name.clone(), when })
+        });
+        expanded.collect()
     }
 
     fn c_types(&self, raw: &BTreeMap<String, String>, at: usize) -> Result<BTreeMap<Dtype, String>> {
@@ -387,7 +414,10 @@ impl Reader<'_> {
         for (place, tensor) in raw.iter().enumerate() {
             let name = &tensor.get_ref().name;
             if ["null", "scratch", "counters"].contains(&name.as_str()) || name.starts_with("allowed(") {
-                return Err(self.error(tensor.span().start, format!("tensor '{name}': arguments have that name for something else")));
+                return Err(self.error(
+                    tensor.span().start,
+                    format!("tensor '{name}': arguments have that name for something else"),
+                ));
             }
             if raw[..place].iter().any(|earlier| earlier.get_ref().name == *name) {
                 return Err(self.error(tensor.span().start, format!("tensor '{name}' is there twice")));
