@@ -141,6 +141,8 @@ fn copies(names: &[&str]) -> TempDir {
 
 /// What is said of a manifest with these changes, and that it is bad input.
 fn refused(name: &str, changes: &[(&str, &str)]) -> String {
+    /// A name is one family's alone.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let folder = copies(&[
         "vector_add.cu",
         "stencil.cu",
@@ -156,8 +158,6 @@ fn refused(name: &str, changes: &[(&str, &str)]) -> String {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
     }
-    // A name is one family's alone.
-    static COUNT: AtomicU32 = AtomicU32::new(0);
     let path = folder.path().join(format!("broken_{}.toml", COUNT.fetch_add(1, Ordering::Relaxed)));
     fs::write(&path, text).unwrap();
     let ran = manifest::load(&path).and_then(|family| Plan::load(family, None)?.problems(&h200()).map(drop));
@@ -217,7 +217,11 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
         ("vector_add.toml", &[("domain = { n =", "domain = { m =")], &["domain of 'm'"]),
         ("reduction.toml", &[("scratch = \"16 * blocks\"", "")], &["'scratch' is an argument"]),
         ("reduction.toml", &[("\"counters\", \"null\"", "\"null\", \"null\"")], &["'counters' is given"]),
-        ("reduction.toml", &[("dims = [\"n\"]", "dims = [\"n\", \"n\"]")], &["dims"]),
+        (
+            "reduction.toml",
+            &[("dims = [\"n\"]", "dims = [\"n\", \"n\"]")],
+            &["dimension 'n'", "something else already"],
+        ),
         ("product.toml", &[("bounds = [64, 1024] }, n_bin", "bounds = [64, 64] }, n_bin")], &["bin 'm_bin'", "rising"]),
         (
             "product.toml",

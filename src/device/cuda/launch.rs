@@ -145,7 +145,7 @@ impl Function {
         let local_bytes = self.attribute(CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?;
         if local_bytes > 0 {
             let registers = self.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
-            return Err(Fault::Refused(format!(
+            return Err(Fault::Spills(format!(
                 "spills: a thread has {local_bytes} bytes of local memory beside its {registers} registers"
             )));
         }

@@ -114,8 +114,10 @@ impl Run {
     /// The expressions of its launch.
     pub(super) fn launched(&self) -> impl Iterator<Item = &Formula> {
         let of_args = self.args.iter().filter_map(|argument| match argument {
-            Argument::I32(formula) | Argument::I64(formula) => Some(formula),
-            Argument::F32(Scalar::Number(formula)) | Argument::F64(Scalar::Number(formula)) => Some(formula),
+            Argument::I32(formula)
+            | Argument::I64(formula)
+            | Argument::F32(Scalar::Number(formula))
+            | Argument::F64(Scalar::Number(formula)) => Some(formula),
             _ => None,
         });
         let sizes = [&self.smem, &self.scratch, &self.counters].into_iter().flatten();
