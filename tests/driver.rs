@@ -142,6 +142,40 @@ fn gpu_place(problems: u32) -> Option<Place> {
     Some(place)
 }
 
+/// What the driver alone knows of PTX: where registers ran out every config has one record that says so.
+#[test]
+fn a_kernel_that_is_loaded_as_it_is_is_asked_for_its_spills() {
+    let Some(place) = Place::with(&[]).filter(|_| has_compiler()) else { return };
+    for name in ["from_ptx.toml", "scaled.cu", "scaled_1.ptx", "scaled_4.ptx"] {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifest");
+        fs::copy(data.join(name), place.path().join(name)).unwrap();
+    }
+    for (output, local_bytes) in [("none", "0"), ("some", "48")] {
+        let arguments = ["--gpu", "h200", "--family", "from_ptx.toml", "--shard", "0/1", "--output", output, "-q"];
+        let swept = place.run(&arguments, &[("STANDIN_LOCAL_BYTES", local_bytes)]);
+        let told = stderr(&swept);
+        let journals = place.path().join(output).join("h200/journal");
+        let journal = fs::read_dir(journals).unwrap().map(|file| file.unwrap().path());
+        let journal =
+            journal.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "jsonl")).unwrap();
+        let trials = trials(&journal);
+        let spilling = trials.iter().filter(|trial| {
+            let error = trial["error"].as_str().unwrap_or_default();
+            error == "spills: a thread has 48 bytes of local memory beside its 32 registers"
+        });
+        let spilling = spilling.count();
+        assert!(!trials.is_empty(), "{told}");
+        let count = |status: &str| trials.iter().filter(|trial| trial["status"] == status).count();
+        let spills = local_bytes == "48";
+        assert_eq!((spilling > 0, count("ok") > 0), (spills, !spills), "{told} {trials:?}");
+        assert_eq!(
+            (count("launch_failed"), count("pruned")),
+            (0, spilling),
+            "as what a compiler of ours tells: {trials:?}"
+        );
+    }
+}
+
 /// A shard fills its journal and makes no document.
 fn shard<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&H200[..], &["--plan", "gpu.toml", "--shard", "0/2"], more].concat()

@@ -71,8 +71,8 @@ fn cubin(compiler: &Compiler, kernel: &KernelSpec) -> PathBuf {
 
 impl Machine {
     fn reference(&self, problem: &Problem) -> Program {
-        let (kernel, launch) = families::spec(problem.family).reference(problem).unwrap();
-        Program { cubin: cubin(&self.compiler, &kernel), entry: kernel.entry, launch }
+        let (kernel, launch) = families::spec(problem.family).reference(problem).unwrap().unwrap();
+        Program { cubin: cubin(&self.compiler, &kernel), entry: kernel.entry, launch, is_binary: false }
     }
 }
 
@@ -240,12 +240,13 @@ fn cases(family: Family, profile: &GpuProfile, sample: &Sample) -> Vec<Case> {
 fn compiled(compiler: &Compiler, cases: Vec<Case>) -> Vec<(Case, Program)> {
     for case in &cases {
         compiler.request(&case.kernel).unwrap();
-        compiler.request(&families::spec(case.problem.family).reference(&case.problem).unwrap().0).unwrap();
+        compiler.request(&families::spec(case.problem.family).reference(&case.problem).unwrap().unwrap().0).unwrap();
     }
     let compiled = cases.into_iter().filter_map(|case| match compiler.wait(&case.kernel).unwrap() {
         Outcome::Compiled { resources, .. } if resources.spill_bytes > 0 => None,
         Outcome::Compiled { cubin, .. } => {
-            let program = Program { cubin, entry: case.kernel.entry.clone(), launch: case.launch.clone() };
+            let program =
+                Program { cubin, entry: case.kernel.entry.clone(), launch: case.launch.clone(), is_binary: false };
             Some((case, program))
         }
         Outcome::Failed { error, .. } => panic!("{}: {error}", case.config),
@@ -290,7 +291,7 @@ fn fill_the_cache_for_an_h200() {
     println!("{} cases", compiled(&compiler, samples.flatten().collect()).len());
     for family in Family::ALL {
         for problem in shapes(family, SHAPES) {
-            cubin(&compiler, &families::spec(family).reference(&problem).unwrap().0);
+            cubin(&compiler, &families::spec(family).reference(&problem).unwrap().unwrap().0);
         }
     }
 }
@@ -651,7 +652,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
         workspace: Bytes(0),
         counters: 0,
     };
-    let empty = Program { cubin: bench.machine.support.clone(), entry: "empty".into(), launch };
+    let empty = Program { cubin: bench.machine.support.clone(), entry: "empty".into(), launch, is_binary: false };
     bench.gpu.load(&Config::default(), Some(&empty)).unwrap();
     let (cold_us, cold_mhz) = time(&mut bench.gpu);
 
@@ -665,7 +666,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
     let spec = families::spec(Family::Elementwise);
     let kernel = spec.kernel(&config, &problem, &bench.machine.found.profile).unwrap();
     let launch = spec.launch(&config, &problem, &bench.machine.found.profile).unwrap();
-    let add = Program { cubin: cubin(&bench.machine.compiler, &kernel), entry: kernel.entry, launch };
+    let add = Program { cubin: cubin(&bench.machine.compiler, &kernel), entry: kernel.entry, launch, is_binary: false };
     bench.gpu.load(&config, Some(&add)).unwrap();
     // As the worker does before it times: a GPU that was idle has slower clocks.
     let started = Instant::now();
@@ -691,7 +692,7 @@ fn reading(bench: &Bench, bytes: u64) -> Program {
         workspace: Bytes(16),
         counters: 0,
     };
-    Program { cubin: bench.machine.support.clone(), entry: "read_lines".into(), launch }
+    Program { cubin: bench.machine.support.clone(), entry: "read_lines".into(), launch, is_binary: false }
 }
 
 /// A kernel that reads takes what it takes after reading alone, however much that was; after writing it pays for that too.

@@ -126,7 +126,7 @@ fn the_family_is_the_one_that_the_manifest_describes() {
     let names: Vec<&str> = tensors.inputs.iter().chain(&tensors.outputs).map(|tensor| tensor.name.as_str()).collect();
     assert_eq!(names, ["X", "Y", "OUT"]);
     assert_eq!((spec.bytes(&problem), spec.flops(&problem)), (Bytes(3 * 77 * 4), 77.0));
-    let (reference, launch) = spec.reference(&problem).unwrap();
+    let (reference, launch) = spec.reference(&problem).unwrap().unwrap();
     assert_eq!(reference.to_string(), "elementwise_reference.cu -DDTYPE=float");
     let allowed = Arg::F32(2.0 * (f32::EPSILON / 2.0));
     assert_eq!((launch.grid, launch.threads, launch.args.last()), ([1, 1, 1], [256, 1, 1], Some(&allowed)));

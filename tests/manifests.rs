@@ -13,6 +13,7 @@ use kernel_sweep::plan::Plan;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 fn data() -> PathBuf {
@@ -58,7 +59,7 @@ fn every_kind_of_kernel_has_a_plan_whose_configs_run_on_each_problem() {
             assert!(candidates[0].program.is_ok(), "{name}: the default runs: {:?}", candidates[0].program);
             let task = spec(family).task(&planned.problem);
             assert_eq!(task.wanted.len(), task.outputs.len());
-            assert!(task.host.is_none() && spec(family).reference(&planned.problem).is_some());
+            assert!(task.host.is_none() && spec(family).reference(&planned.problem).unwrap().is_some());
         }
         let error = plan.problems(&GpuProfile::cpu(2, Bytes::mib(1))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
@@ -140,6 +141,8 @@ fn copies(names: &[&str]) -> TempDir {
 
 /// What is said of a manifest with these changes, and that it is bad input.
 fn refused(name: &str, changes: &[(&str, &str)]) -> String {
+    /// A name is one family's alone.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let folder = copies(&[
         "vector_add.cu",
         "stencil.cu",
@@ -155,20 +158,20 @@ fn refused(name: &str, changes: &[(&str, &str)]) -> String {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
     }
-    let path = folder.path().join("broken.toml");
+    let path = folder.path().join(format!("broken_{}.toml", COUNT.fetch_add(1, Ordering::Relaxed)));
     fs::write(&path, text).unwrap();
     let ran = manifest::load(&path).and_then(|family| Plan::load(family, None)?.problems(&h200()).map(drop));
     let Err(error) = ran else { panic!("{changes:?} are nothing to refuse") };
     assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
     let message = error.to_string();
-    assert!(!message.contains('\n') && message.contains("broken.toml"), "{message}");
+    assert!(!message.contains('\n') && message.contains("broken_"), "{message}");
     message
 }
 
 #[allow(clippy::too_many_lines)] // a list of cases
 #[test]
 fn what_cannot_be_is_said_in_one_line_with_its_place() {
-    let line = |message: &str| message.contains("broken.toml:");
+    let line = |message: &str| message.contains(".toml:");
     for (name, changes, wanted) in [
         // Names that are not there, with the nearest.
         ("vector_add.toml", &[("ceil_div(n, block)", "ceil_div(n, blok)")][..], &["'blok', perhaps 'block'"][..]),
@@ -214,7 +217,11 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
         ("vector_add.toml", &[("domain = { n =", "domain = { m =")], &["domain of 'm'"]),
         ("reduction.toml", &[("scratch = \"16 * blocks\"", "")], &["'scratch' is an argument"]),
         ("reduction.toml", &[("\"counters\", \"null\"", "\"null\", \"null\"")], &["'counters' is given"]),
-        ("reduction.toml", &[("dims = [\"n\"]", "dims = [\"n\", \"n\"]")], &["dims"]),
+        (
+            "reduction.toml",
+            &[("dims = [\"n\"]", "dims = [\"n\", \"n\"]")],
+            &["dimension 'n'", "something else already"],
+        ),
         ("product.toml", &[("bounds = [64, 1024] }, n_bin", "bounds = [64, 64] }, n_bin")], &["bin 'm_bin'", "rising"]),
         (
             "product.toml",
@@ -265,6 +272,130 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
             &[("{ f32 = 3.0 }, { i64 = \"n\" }", "{ f64 = 3.0 }, { i64 = \"n\" }")],
             &["do not fit", "number 3"],
         ),
+        // References that run on no problem.
+        ("vector_add.toml", &[("ceil_div(n, 256)", "n * 0")], &["no config", "the reference cannot run", "grid x = 0"]),
+        ("vector_add.toml", &[("ceil_div(n, 256)", "n / (n - n)")], &["no config", "division by zero"]),
+        (
+            "vector_add.toml",
+            &[("[reference]\nsource = \"vector_add.cu\"", "[reference]\nsource = \"vector_{dtype}.cu\"")],
+            &["no config", "the reference cannot run", "there is no file"],
+        ),
+        // Where there is no config.
+        ("vector_add.toml", &[("ceil_div(n, 256)", "ceil_div(n, block)")], &["'ceil_div(n, block)'", "no knob"]),
+        (
+            "vector_add.toml",
+            &[("threads = [256]", "threads = [256]\nmacros = [\"B = block\"]")],
+            &["'block' is a knob"],
+        ),
+        ("vector_add.toml", &[("threads = [256]", "threads = [256]\nsmem = \"smem_per_block\"")], &["GPU's figure"]),
+        ("vector_add.toml", &[("shape = [\"n\"]", "shape = [\"n * block\"]")], &["no knob"]),
+        ("vector_add.toml", &[("flops = \"n\"", "flops = \"n * block\"")], &["no knob"]),
+        ("vector_add.toml", &[("whole(-1000, 1000)", "whole(-1000, block)")], &["no knob"]),
+        // Launch knobs that are none.
+        (
+            "vector_add.toml",
+            &[("knobs = [\"block\"]", "knobs = [\"block\"]\nlaunch_knobs = [\"blok\"]")],
+            &["no such knob", "block"],
+        ),
+        (
+            "vector_add.toml",
+            &[
+                ("knobs = [\"block\"]", "knobs = [\"block\"]\nlaunch_knobs = [\"block\"]"),
+                ("threads = [\"block\"]", "threads = [\"block\"]\nmacros = [\"B = 2 * block\"]"),
+            ],
+            &["'block'", "no launch knob"],
+        ),
+        (
+            "vector_add.toml",
+            &[
+                ("knobs = [\"block\"]", "knobs = [\"block\"]\nlaunch_knobs = [\"block\"]"),
+                ("[[kernel]]", "[[kernel]]\nwhen = \"block < 2000\""),
+            ],
+            &["'block'", "no launch knob"],
+        ),
+        (
+            "from_ptx.toml",
+            &[("launch_knobs = [", "launch_knobs = [\"per_thread\", ")],
+            &["'per_thread'", "no launch knob"],
+        ),
+        // Files of tensors.
+        (
+            "vector_add.toml",
+            &[("fill = \"whole(-1000, 1000)\"", "file = \"x_{n}.bin\"")],
+            &["no config", "it is not there"],
+        ),
+        (
+            "vector_add.toml",
+            &[("fill = \"whole(-1000, 1000)\"", "file = \"scaled.cu\"")],
+            &["no config", "bytes, the tensor"],
+        ),
+        (
+            "vector_add.toml",
+            &[("role = \"out\"", "role = \"out\"\nreference = \"z.bin\"")],
+            &["no config", "z.bin: it is not there"],
+        ),
+        (
+            "vector_add.toml",
+            &[("role = \"out\"", "role = \"out\"\nreference = \"z_{n / (n - n)}.bin\"")],
+            &["no config", "division by zero"],
+        ),
+        (
+            "vector_add.toml",
+            &[("role = \"out\"", "role = \"out\"\nreference = \"z_{block}.bin\"")],
+            &["'block' is a knob"],
+        ),
+        // Beyond what the GPU has.
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "threads = [\"block\"]\nsmem = 300_000")],
+            &["no config", "of shared memory"],
+        ),
+        (
+            "reduction.toml",
+            &[("scratch = \"16 * blocks\"", "scratch = \"n * n * n\"")],
+            &["no config", "of scratch need"],
+        ),
+        // Values of another type.
+        ("vector_add.toml", &[("threads = [\"block\"]", "threads = [1.5]")], &["a whole number or an expression"]),
+        ("vector_add.toml", &[("threads = [\"block\"]", "threads = [true]")], &["a whole number or an expression"]),
+        ("vector_add.toml", &[("{ i32 = \"n\" }", "{ u32 = \"n\" }")], &["i32, i64, f32 or f64"]),
+        (
+            "vector_add.toml",
+            &[("axes = { block = [64, 128, 256, 512, 1024] }", "axes = { block = [64.5] }")],
+            &["a whole number, true"],
+        ),
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "cluster = true\nthreads = [\"block\"]")],
+            &["a list of up to three"],
+        ),
+        // Names that are something else's.
+        (
+            "vector_add.toml",
+            &[("dims = [\"n\"]", "dims = [\"n\", \"num_warps\"]")],
+            &["dimension 'num_warps'", "something else"],
+        ),
+        ("vector_add.toml", &[("dims = [\"n\"]", "dims = [\"n\", \"element_bytes\"]")], &["dimension 'element_bytes'"]),
+        ("vector_add.toml", &[("dims = [\"n\"]", "dims = [\"n\", \"dtype\"]")], &["dimension 'dtype'"]),
+        ("vector_add.toml", &[("dims = [\"n\"]", "dims = [\"n\", \"block\"]")], &["knob 'block'"]),
+        ("vector_add.toml", &[("name = \"y\"", "name = \"null\"")], &["tensor 'null'"]),
+        (
+            "vector_add.toml",
+            &[("knobs = [\"block\"]", "knobs = [\"block\"]\ndefine = [\"min = 3\"]")],
+            &["definition 'min'"],
+        ),
+        ("vector_add.toml", &[("knobs = [\"block\"]", "knobs = [\"block\", \"max\"]")], &["knob 'max'"]),
+        (
+            "vector_add.toml",
+            &[("threads = [\"block\"]", "threads = [\"block\"]\nmacros = [\"FO O = 3\"]")],
+            &["no name of a macro"],
+        ),
+        // Entries of a list that is not that long.
+        (
+            "vector_add.toml",
+            &[("ceil_div(n, block)", "ceil_div(n, block_sizes[3])")],
+            &["block_sizes[2], l2_groupings[0]"],
+        ),
         // Clusters.
         (
             "vector_add.toml",
@@ -292,6 +423,116 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
             assert!(message.contains(part), "{changes:?}: {message}");
         }
         assert!(line(&message) || message.contains("no config"), "{message}");
+    }
+}
+
+/// The text of vector_add.toml with these changes, read under a name of its own from a folder with its kernel.
+fn changed(name: &str, changes: &[(&str, &str)]) -> (TempDir, PathBuf) {
+    let folder = copies(&["vector_add.cu"]);
+    let mut text = fs::read_to_string(data().join("vector_add.toml")).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let path = folder.path().join(format!("{name}.toml"));
+    fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn a_problem_that_the_reference_cannot_run_is_left_out_with_the_reason() {
+    let (_folder, path) = changed("unreferenced", &[("ceil_div(n, 256)", "n / 4098")]);
+    let family = manifest::load(&path).unwrap();
+    let plan = Plan::load(family, None).unwrap();
+    let problems = plan.problems(&h200()).unwrap();
+    let refused = |place: usize| {
+        let candidates = plan.candidates(&problems[place].problem, &h200());
+        candidates.into_iter().filter_map(|candidate| candidate.program.err()).map(|why| why.0).collect::<Vec<_>>()
+    };
+    assert!(refused(0).is_empty());
+    assert_eq!(refused(1).len(), 5);
+    assert!(refused(1).iter().all(|why| why.starts_with("the reference cannot run: grid x = 0")), "{:?}", refused(1));
+}
+
+#[test]
+fn integers_need_no_tolerance_and_a_header_may_have_a_comment() {
+    let changes = [
+        ("[\"f32\", \"i32\"]", "[\"i32\"]"),
+        ("tolerance = { absolute = 0.0 }\n", ""),
+        ("[family]", "[ family ] # mine"),
+    ];
+    let (folder, path) = changed("commented", &changes);
+    let family = manifest::load(&path).unwrap();
+    assert!(Plan::load(family, None).unwrap().problems(&h200()).is_ok());
+    fs::create_dir(folder.path().join("sweeps")).unwrap();
+    for name in ["commented.toml", "vector_add.cu"] {
+        fs::rename(folder.path().join(name), folder.path().join("sweeps").join(name)).unwrap();
+    }
+    let asked = sweep(folder.path()).args(["--gpu", "cpu", "--family", "commented"]).assert().code(2);
+    let told = String::from_utf8_lossy(&asked.get_output().stderr).into_owned();
+    assert!(told.contains("commented has no kernel for the host"), "it is found by its name: {told}");
+}
+
+#[test]
+fn definitions_stand_in_bins_groups_and_exclusions_too() {
+    let more = "define = [\"pairs = n / 2\"]\n[family.bins]\npairs_bin = { of = \"pairs\", bounds = [100] }\n\
+                [[family.groups]]\nname = \"few\"\nwhen = \"pairs < 100\"\n[[family.groups]]\nname = \"many\"\n[family.domain]\nn =";
+    let changes = [("domain = { n =", more), ("multiple = 4 } }", "multiple = 4 }")];
+    let excluded = "1024] }\n[[space.gpu.exclude]]\nwhen = \"pairs < 4 * block\"\nreason = \"too few\"";
+    let (_folder, path) = changed("defining", &[changes[0], changes[1], ("1024] }", excluded)]);
+    let family = manifest::load(&path).unwrap();
+    let described = DescribedFamily::of(family);
+    assert_eq!(
+        (described.bins["pairs_bin"].of.as_str(), described.groups[0].when.as_deref()),
+        ("(n / 2)", Some("(n / 2) < 100"))
+    );
+    let plan = Plan::load(family, None).unwrap();
+    let problem = Problem::parse(family, "n=4097", Dtype::F32).unwrap();
+    assert_eq!(plan.legal_configs(&problem, &h200()).len(), 4, "1024 is too much for 2048 pairs; 512 is not");
+}
+
+#[test]
+fn two_manifests_of_one_name_are_refused() {
+    let (_one, first) = changed("twin", &[]);
+    let (_other, second) = changed("twin", &[("1_000_000", "2_000_000")]);
+    let family = manifest::load(&first).unwrap();
+    let error = manifest::load(&second).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    let told = error.to_string();
+    assert!(told.contains("'twin' is the family of") && told.contains(&first.display().to_string()), "{told}");
+    assert_eq!(manifest::load(&first).unwrap(), family, "the same one may be read again");
+    let both = format!("{},{}", first.display(), second.display());
+    let asked = sweep(first.parent().unwrap()).args(["compile", "--gpu", "h200", "--family", &both]).assert().code(2);
+    assert!(String::from_utf8_lossy(&asked.get_output().stderr).contains("'twin' is the family of"));
+}
+
+/// What only a compiler tells: the kernel has no such entry, takes other arguments, or cannot be compiled so at all.
+#[test]
+fn what_fails_for_every_kernel_is_one_line_of_bad_input() {
+    let kernel = "[[kernel]]\nsource = \"vector_add.cu\"\nentry = \"vector_add<{c_type}>\"";
+    let reference = "[reference]\nsource = \"vector_add.cu\"\nentry = \"vector_add<{c_type}>\"";
+    for (place, (from, to, wanted)) in [
+        (kernel, kernel.replace("vector_add<{c_type}>", "vector_ad"), "no entry 'vector_ad'; it has "),
+        (kernel, kernel.replace("vector_add<{c_type}>", "vector_ad<{c_type}>"), "vector_ad"),
+        (reference, reference.replace("vector_add<{c_type}>", "vector_ad"), "no entry 'vector_ad'; it has "),
+        (reference, reference.replace("vector_add<{c_type}>", "vector_ad<{c_type}>"), "vector_ad"),
+        ("threads = [\"block\"]\nargs = [\"z\", ", "threads = [\"block\"]\nargs = [".to_owned(), "do not fit"),
+        ("threads = [\"block\"]\n", "threads = [\"block\"]\noptions = [\"--nonsense\"]\n".to_owned(), "nonsense"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (folder, path) = changed(&format!("failing_{place}"), &[(from, &to)]);
+        let asked = ["compile", "--gpu", "h200", "--family"];
+        let output = sweep(folder.path()).args(asked).arg(&path).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        if told.contains("no NVRTC here") {
+            eprintln!("skipped: no NVRTC at hand");
+            return;
+        }
+        assert_eq!(output.status.code(), Some(2), "{to}: {told}");
+        let lines: Vec<&str> = told.lines().filter(|line| line.starts_with("error")).collect();
+        assert!(lines.len() == 1 && lines[0].contains(wanted), "{to}: {told}");
     }
 }
 

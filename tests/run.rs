@@ -197,10 +197,10 @@ fn what_is_served_is_launched_as_it_was_measured() {
             let spec = families::spec(problem.family);
             let program = |(kernel, launch): (KernelSpec, families::Launch)| {
                 let (cubin, entry) = (compiled(&kernel), kernel.entry.clone());
-                Program { cubin, entry, launch }
+                Program { cubin, entry, launch, is_binary: false }
             };
             let mut gpu = Gpu::open(0, &compiled(&support)).unwrap();
-            gpu.prepare(&spec.task(problem), 7, Some(&program(spec.reference(problem).unwrap()))).unwrap();
+            gpu.prepare(&spec.task(problem), 7, Some(&program(spec.reference(problem).unwrap().unwrap()))).unwrap();
             let measured = program(spec.program(kernel.config(), problem, &h200()).unwrap());
             gpu.load(kernel.config(), Some(&measured)).unwrap();
             calls(folder);

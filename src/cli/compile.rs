@@ -6,7 +6,7 @@ use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
 use crate::device::{Program, support_kernel};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::families::{self as family_specs, KernelSpec};
 use crate::model::{GpuProfile, Problem};
 use crate::plan::{self, Kernels, Needed, Plan};
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
@@ -134,6 +134,9 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if all.failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
+/// Reasons that are told of a family none of whose kernels can run.
+const MOST_REASONS: usize = 3;
+
 /// Problems for each kernel of a sample whose kernels are drawn from: a plan has hundreds, most of which need the same ones, and to
 /// find that out takes longer than compiling a few.
 const PROBLEMS_A_KERNEL: usize = 50;
@@ -164,7 +167,7 @@ fn compile_space(
 ) -> Result<Counts> {
     let mut references = BTreeMap::new();
     for problem in problems {
-        if let Some((reference, launch)) = family_specs::spec(plan.family).reference(problem) {
+        if let Ok(Some((reference, launch))) = family_specs::spec(plan.family).reference(problem) {
             compiler.request(&reference)?;
             references.entry(reference).or_insert(launch);
         }
@@ -175,7 +178,7 @@ fn compile_space(
         Program::needed(compiler, &reference, &launch)?;
     }
     let mut coverage = Coverage::new(kernels.all.len(), &keys);
-    let (mut failed, mut spilling) = (BTreeSet::new(), BTreeSet::new());
+    let (mut failed, mut spilling, mut why) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for (place, Needed { kernel, launch, .. }) in sampled() {
         let outcome = compiler.wait(kernel)?;
         let error = match &outcome {
@@ -184,7 +187,7 @@ fn compile_space(
                 launch.check_cubin(cubin, entry.as_ref().unwrap_or(&kernel.entry)).err()
             }
         };
-        coverage.count(error.is_none(), outcome.spills());
+        coverage.count(error.is_none(), (!kernel.code.is_binary()).then(|| outcome.spills()));
         if outcome.spills() {
             spilling.insert(place);
         }
@@ -193,10 +196,23 @@ fn compile_space(
         }
         if let Some(error) = error {
             failed.insert(place);
-            if !is_quiet {
-                note!("{}: {kernel}: {error}", plan.family);
-            }
+            let is_refused = !matches!(outcome, Compiled::Failed { timed_out: true, .. });
+            why.push((is_refused, error, kernel));
         }
+    }
+    // What a manifest says of all its kernels is bad input, and not a kernel that does not compile.
+    if !plan.family.ships()
+        && !why.is_empty()
+        && why.len() == sample.len()
+        && why.iter().all(|(is_refused, ..)| *is_refused)
+    {
+        let reasons: BTreeSet<&str> = why.iter().map(|(_, error, _)| error.as_str()).collect();
+        let reasons: Vec<&str> = reasons.into_iter().take(MOST_REASONS).collect();
+        let file = plan.file().unwrap_or(Path::new("its manifest")).display();
+        return Err(Error::usage(format!("{file}: no kernel of {} can run: {}", plan.family, reasons.join("; "))));
+    }
+    for (_, error, kernel) in why.iter().filter(|_| !is_quiet) {
+        note!("{}: {kernel}: {error}", plan.family);
     }
     let mut counts = Counts { kernels: sample.len(), pruned: kernels.pruned, coverage, ..Counts::default() };
     for needed in &kernels.of_configs {

@@ -21,6 +21,9 @@ pub struct Coverage {
     pub failed: usize,
     /// Those that compiled and keep values in memory because registers ran out.
     pub spilling: usize,
+    /// Those of which the driver alone can tell that: PTX and cubins.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub untold: usize,
     /// A hash of the identities of all that were tried: of sources, macros, architecture and compiler.
     pub digest: String,
 }
@@ -32,11 +35,12 @@ impl Coverage {
         Self { space, digest: Key::of(&keys).0, ..Self::default() }
     }
 
-    /// Takes in what became of a kernel.
-    pub fn count(&mut self, has_compiled: bool, spills: bool) {
+    /// Takes in what became of a kernel; whether it spills, where that is known.
+    pub fn count(&mut self, has_compiled: bool, spills: Option<bool>) {
         self.compiled += usize::from(has_compiled);
         self.failed += usize::from(!has_compiled);
-        self.spilling += usize::from(spills);
+        self.spilling += usize::from(spills == Some(true));
+        self.untold += usize::from(has_compiled && spills.is_none());
     }
 
     /// Of two spaces together.
@@ -47,6 +51,7 @@ impl Coverage {
             compiled: self.compiled + other.compiled,
             failed: self.failed + other.failed,
             spilling: self.spilling + other.spilling,
+            untold: self.untold + other.untold,
             digest: Key::of(&[&self.digest, &other.digest]).0,
         }
     }
@@ -57,17 +62,26 @@ impl Coverage {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
 /// `2310 of 2310 kernels of the space compiled (100 %), 0 failed, 0 spill`
 impl fmt::Display for Coverage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { space, compiled, failed, spilling, .. } = self;
+        let Self { space, compiled, failed, spilling, untold, .. } = self;
         // Never rounded up to all of them.
         let share = (1000 * compiled).checked_div(*space).unwrap_or(1000);
         let share = if share % 10 == 0 { format!("{}", share / 10) } else { format!("{}.{}", share / 10, share % 10) };
         write!(
             out,
             "{compiled} of {space} kernels of the space compiled ({share} %), {failed} failed, {spilling} spill"
-        )
+        )?;
+        match untold {
+            0 => Ok(()),
+            _ => write!(out, ", of {untold} the driver alone can tell"),
+        }
     }
 }
 
@@ -124,9 +138,12 @@ mod tests {
     fn what_did_not_compile_is_never_rounded_away() {
         let keys = BTreeSet::from([Key("a".into()), Key("b".into())]);
         let mut coverage = Coverage::new(2000, &keys);
-        (0..1999).for_each(|kernel| coverage.count(true, kernel < 3));
-        coverage.count(false, false);
+        (0..1999).for_each(|kernel| coverage.count(true, Some(kernel < 3)));
+        coverage.count(false, Some(false));
         assert_eq!(coverage.to_string(), "1999 of 2000 kernels of the space compiled (99.9 %), 1 failed, 3 spill");
+        let mut told = coverage.clone();
+        told.count(true, None);
+        assert!(told.to_string().ends_with("3 spill, of 1 the driver alone can tell"), "{told}");
         assert!(!coverage.is_whole() && coverage.with(&coverage).space == 4000);
         assert_ne!(coverage.digest, Coverage::new(2000, &BTreeSet::from([Key("a".into())])).digest);
     }

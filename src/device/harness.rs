@@ -4,7 +4,7 @@ use super::Fault;
 use super::mutants::Alteration;
 use crate::compile::{Compiler, Outcome};
 use crate::error::Error;
-use crate::families::{KernelSpec, Launch, Task};
+use crate::families::{Code, KernelSpec, Launch, Task};
 use crate::measure::Sample;
 use crate::model::{Bytes, Config, GpuProfile, Identity};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ pub struct Program {
     pub entry: String,
     /// Geometry and arguments.
     pub launch: Launch,
+    /// Whether the driver alone knows its spills: see [`Code::is_binary`].
+    pub is_binary: bool,
 }
 
 impl Program {
@@ -65,7 +67,7 @@ impl Program {
     pub fn new(cubin: PathBuf, entry: Option<String>, kernel: &KernelSpec, launch: &Launch) -> Result<Self, String> {
         let entry = entry.unwrap_or_else(|| kernel.entry.clone());
         launch.check_cubin(&cubin, &entry)?;
-        Ok(Self { cubin, entry, launch: launch.clone() })
+        Ok(Self { cubin, entry, launch: launch.clone(), is_binary: kernel.code.is_binary() })
     }
 
     /// The program of a kernel that nothing works without.
@@ -76,6 +78,10 @@ impl Program {
         match compiler.wait(kernel)? {
             Outcome::Compiled { cubin, entry, .. } => {
                 Self::new(cubin, entry, kernel, launch).map_err(|error| Error::usage(format!("{kernel}: {error}")))
+            }
+            // One of somebody else's sources is what the user brought.
+            Outcome::Failed { error, timed_out, .. } if !timed_out && !matches!(kernel.code, Code::Shipped(_)) => {
+                Err(Error::usage(format!("{kernel} does not compile: {error}")))
             }
             Outcome::Failed { error, .. } => Err(Error::failure(format!("{kernel} does not compile: {error}"))),
         }

@@ -74,6 +74,16 @@ pub fn is_of_knobs(expression: &Formula) -> bool {
     expression.places().into_iter().all(is_knob)
 }
 
+/// Whether an expression reads nothing but dimensions and the bytes of an element, so that it is the same for all configs and GPUs.
+pub(super) fn is_of_problem(expression: &Formula) -> bool {
+    expression.places().into_iter().all(|place| place <= DIMENSIONS)
+}
+
+/// The names that every family's expressions know, without those of a list's entries.
+pub(super) fn fixed_names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(WORDS).map(|name| name.split('[').next().unwrap_or(name))
+}
+
 /// The fields of a config of the family that an expression reads, with repetitions.
 pub fn knobs_of(expression: &Formula, family: Family) -> Vec<&'static str> {
     let names = names(family);

@@ -81,6 +81,13 @@ pub enum Code {
     Callable(Callable),
 }
 
+impl Code {
+    /// Whether the driver loads it as it is, so that no compiler of ours tells what it takes of its threads.
+    pub const fn is_binary(&self) -> bool {
+        matches!(self, Self::Ptx(_) | Self::Cubin(_))
+    }
+}
+
 /// The file's name.
 impl fmt::Display for Code {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,9 +270,9 @@ impl Launch {
         self.cluster.iter().fold(1, |blocks, extent| extent.saturating_mul(blocks))
     }
 
-    /// Refuses arguments that are not the parameters of a function in a cubin, as far as that tells them.
+    /// Refuses a function that a cubin lacks, and arguments that are not its parameters, as far as the file tells.
     pub fn check_cubin(&self, cubin: &Path, entry: &str) -> Result<(), String> {
-        manifest::parameters(cubin, entry).map_or(Ok(()), |sizes| self.check_parameters(&sizes))
+        manifest::check_cubin(cubin, entry, self).map_err(|Rejection(why)| why)
     }
 
     /// Refuses arguments that are not parameters of these sizes in bytes.
@@ -383,6 +390,28 @@ pub trait FamilySpec: Sync {
         let needs = self.tensor_bytes(problem);
         require!(needs <= MOST_MEMORY, "the tensors need {needs}, more than {MOST_MEMORY}");
         Ok(())
+    }
+
+    /// Refuses a problem whose tensors have files that are not there, or that hold something else.
+    fn check_files(&self, _problem: &Problem) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Refuses a problem that no kernel can be verified on: one that does not fit memory, whose files are not there, or whose reference
+    /// cannot run.
+    fn check_problem(&self, problem: &Problem) -> Result<(), Rejection> {
+        self.fits_memory(problem)?;
+        self.check_files(problem)?;
+        let reference = self.reference(problem);
+        reference.map(drop).map_err(|Rejection(why)| Rejection(format!("the reference cannot run: {why}")))
+    }
+
+    /// An expression of its plan with what its manifest defines in place of the names.
+    ///
+    /// # Errors
+    /// Where that has no end.
+    fn expand(&self, expression: &str) -> crate::error::Result<String> {
+        Ok(expression.to_owned())
     }
 
     /// The knobs that are launch arguments, so that changing them costs no compile.
@@ -507,8 +536,8 @@ pub trait FamilySpec: Sync {
     fn check_host(&self, config: &Config, problem: &Problem) -> Result<(), Rejection>;
 
     /// The plain kernel whose outputs a candidate's are compared with, unless files have them. It writes them in
-    /// [`Element::reference`]'s type, and [`Reference::allowed`] in bf16.
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)>;
+    /// [`Element::reference`]'s type, and [`Reference::allowed`] in bf16. Refused where it cannot run on that problem.
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection>;
 
     /// The same computed on the host in f64: what the cpu device and the reference kernel's own test compare with.
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference;

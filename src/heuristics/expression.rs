@@ -168,7 +168,7 @@ impl Formula {
             None => Ok(Self { text: text.to_owned(), expression: expression.with_words_of_all(&scope) }),
             Some(Variable { name, .. }) => Err(Error::usage(format!(
                 "expression '{text}': there is no such entry of '{name}'; there are {}",
-                names.join(", ")
+                names.iter().copied().filter(|name| !name.is_empty()).collect::<Vec<_>>().join(", ")
             ))),
         }
     }
@@ -331,6 +331,11 @@ mod tests {
             assert!(error.contains(&format!("expression '{text}', column {column}: ")), "{error}");
             assert!(error.contains(why), "{error}");
         }
+        let long = format!("{} + rows + {}", vec!["m"; 200].join(" + "), vec!["n"; 200].join(" + "));
+        let error = value(&long).unwrap_err();
+        assert!(error.contains("'…") && error.contains("m + rows + n") && error.contains("…'"), "{error}");
+        let entry = Formula::parse("tiles[3]", &["m", "", "tiles[0]", "tiles[1]"]).unwrap_err().to_string();
+        assert!(entry.ends_with("no such entry of 'tiles'; there are m, tiles[0], tiles[1]"), "{entry}");
         assert!(value(&"(".repeat(5000)).unwrap_err().contains("longer than"));
         assert!(value(&"(".repeat(500)).unwrap_err().contains("levels deep"));
         assert!(value(&"-".repeat(500)).unwrap_err().contains("levels deep"));

@@ -52,9 +52,18 @@ pub(super) fn steps_of(text: &str, scope: &mut Scope) -> Result<Vec<Step>> {
     };
     parsed.map(|()| std::mem::take(&mut parser.steps)).map_err(|wrong| {
         let column = text.get(..parser.place).unwrap_or(text).chars().count() + 1;
-        let shown: String = text.chars().take(200).collect();
-        Error::usage(format!("expression '{shown}', column {column}: {wrong}"))
+        Error::usage(format!("expression '{}', column {column}: {wrong}", around(text, column)))
     })
+}
+
+/// A text, of a long one what lies around a column.
+fn around(text: &str, column: usize) -> String {
+    const MOST: usize = 200;
+    let letters = text.chars().count();
+    let begin = column.saturating_sub(MOST / 2).min(letters.saturating_sub(MOST));
+    let part: String = text.chars().skip(begin).take(MOST).collect();
+    let [before, after] = [begin > 0, begin + MOST < letters].map(|is_cut| if is_cut { "…" } else { "" });
+    format!("{before}{part}{after}")
 }
 
 /// What is wrong at the parser's place.

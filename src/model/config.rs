@@ -99,7 +99,7 @@ serde_by_name!(Mma);
 
 /// The value of a knob that is a family's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a knob's value must be a whole number, true, false, a word, or a list of those")]
 pub enum KnobValue {
     /// A number.
     Integer(i64),

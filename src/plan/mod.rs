@@ -186,7 +186,7 @@ impl Plan {
 }
 
 fn fits(problem: &Problem) -> Result<(), Rejection> {
-    families::spec(problem.family).fits_memory(problem)
+    families::spec(problem.family).check_problem(problem)
 }
 
 /// Looks up how `config` runs on `problem`.
@@ -194,7 +194,7 @@ pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Can
     candidate_if(&fits(problem), config, problem, profile)
 }
 
-/// The same, where it is known whether the problem `fits` any device.
+/// The same, where it is known whether the problem `fits`: whether kernels can be verified on it.
 fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
     let program = program(fits, &config, problem, profile);
     Candidate { config, program }

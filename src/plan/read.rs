@@ -82,7 +82,7 @@ struct RawExclusion {
 
 /// What is excluded: configs with any of the values that every field lists, or for which an expression holds.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "when must be an expression in quotes, or a table of lists of values by knob")]
 enum When {
     Pattern(Map<String, Value>),
     Condition(String),
@@ -164,10 +164,11 @@ impl Source<'_> {
     fn conditions(&self, family: Family, raw: &[Spanned<RawExclusion>]) -> Result<Vec<Formula>> {
         let condition = |exclusion: &Spanned<RawExclusion>| match &exclusion.get_ref().when {
             When::Pattern(_) => None,
-            When::Condition(text) => Some(
-                Formula::parse(text, &families::names(family))
-                    .map_err(|error| self.error(exclusion.span().start, error)),
-            ),
+            When::Condition(text) => {
+                let expanded = families::spec(family).expand(text);
+                let read = expanded.and_then(|text| Formula::parse(&text, &families::names(family)));
+                Some(read.map_err(|error| self.error(exclusion.span().start, error)))
+            }
         };
         raw.iter().filter_map(condition).collect()
     }

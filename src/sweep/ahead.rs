@@ -139,7 +139,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
             }
             let order = self.guide.order(problem);
             if let Some(compiler) = self.lab.kernels.compiler {
-                if let Some((reference, _)) = families::spec(problem.family).reference(problem) {
+                if let Ok(Some((reference, _))) = families::spec(problem.family).reference(problem) {
                     compiler.request(&reference)?;
                 }
                 let first = (self.width)(&order).first(order.configs.len(), problem_seed(self.lab.seed, problem));

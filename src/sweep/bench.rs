@@ -4,7 +4,7 @@ use super::lab::{Lab, problem_seed};
 use crate::compile::Key;
 use crate::device::{Address, Found, Program, support_kernel};
 use crate::error::{Error, ErrorKind, Result};
-use crate::families;
+use crate::families::{self, Rejection};
 use crate::journal::{Stage, Status, Trial};
 use crate::measure::Sampling;
 use crate::model::{Config, Micros, Problem};
@@ -218,7 +218,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 Err(failure) => failure,
             };
             // The language that was to build it says so, and its process is as good as before.
-            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_)) {
+            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_) | Failure::Spills(_)) {
                 return Ok(Err(failure));
             }
             if self.is_machine_sound(&failure)? {
@@ -242,7 +242,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// for all: what errs now and then is not to be served. That a process ended by itself says something only where others live.
     fn weight(&self, failure: &Failure) -> u32 {
         match failure {
-            Failure::Wrong { .. } | Failure::Unbuilt(_) => CONVICTING,
+            Failure::Wrong { .. } | Failure::Unbuilt(_) | Failure::Spills(_) => CONVICTING,
             Failure::Crashed(_) | Failure::Timeout(_) | Failure::Refused(_) => 1,
             // Whatever is called may do that, and it is asked for again in a process that ran nothing else.
             Failure::Ended(_) | Failure::Killed(_) if self.is_called() => 1,
@@ -284,7 +284,8 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         }
         let problem = self.problem()?;
         let spec = families::spec(problem.family);
-        let reference = match (self.lab.kernels.compiler, spec.reference(&problem)) {
+        let reference = spec.reference(&problem).map_err(|Rejection(why)| Error::usage(format!("{problem}: {why}")))?;
+        let reference = match (self.lab.kernels.compiler, reference) {
             (Some(compiler), Some((kernel, launch))) => Some(Program::needed(compiler, &kernel, &launch)?),
             _ => None,
         };
@@ -376,6 +377,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Failure::Timeout(_) => (Status::Timeout, None),
             Failure::Refused(_) => (Status::LaunchFailed, None),
             Failure::Unbuilt(_) => (Status::CompileFailed, None),
+            Failure::Spills(_) => (Status::Pruned, None),
             Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => {
                 (Status::Crashed, None)
             }
@@ -387,7 +389,10 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(super) fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
         let (rel_err, measurement, rounds_us) = match verdict {
             Verdict::Timed { rel_err, measurement, rounds_us, .. } => (rel_err, measurement, rounds_us),
-            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => {
+            Verdict::Wrong { error, .. }
+            | Verdict::Refused { error }
+            | Verdict::Unbuilt { error }
+            | Verdict::Spills { error } => {
                 return Err(Error::failure(error));
             }
         };

@@ -113,7 +113,7 @@ impl DeviceBench<'_, '_> {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
                 let (cubin, entry) = compiler.cached(&key).unwrap_or_default();
                 let entry = entry.unwrap_or_else(|| kernel.entry.clone());
-                (key, Ok(Some(Program { cubin, entry, launch: launch.clone() })))
+                (key, Ok(Some(Program { cubin, entry, launch: launch.clone(), is_binary: kernel.code.is_binary() })))
             }
             _ => match self.lab.program(program)? {
                 Some(compiled) => (self.lab.key(program)?, compiled),
@@ -143,7 +143,10 @@ impl DeviceBench<'_, '_> {
                 loaded |= measurement.loaded;
                 Ok(rounds_us)
             }
-            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => Err(error),
+            Verdict::Wrong { error, .. }
+            | Verdict::Refused { error }
+            | Verdict::Unbuilt { error }
+            | Verdict::Spills { error } => Err(error),
         };
         let rounds_us: Result<Vec<Vec<f64>>, String> = verdicts.into_iter().map(rounds_us).collect();
         Ok(rounds_us.map(|rounds_us| Reraced { rounds_us, loaded }))

@@ -96,6 +96,11 @@ pub enum Verdict {
         /// Why.
         error: String,
     },
+    /// It keeps values in memory because registers ran out.
+    Spills {
+        /// How many.
+        error: String,
+    },
 }
 
 impl Verdict {
@@ -108,6 +113,7 @@ impl Verdict {
             Self::Wrong { rel_err, error } => Err(Failure::Wrong { rel_err, error }),
             Self::Refused { error } => Err(Failure::Refused(error)),
             Self::Unbuilt { error } => Err(Failure::Unbuilt(error)),
+            Self::Spills { error } => Err(Failure::Spills(error)),
             timed @ Self::Timed { .. } => Ok(timed),
         }
     }

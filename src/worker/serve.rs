@@ -26,7 +26,9 @@ pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write, callee: Option<Box
     };
     process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
-            Fault::Refused(error) | Fault::Unbuilt(error) | Fault::Wrong(error) => Reply::Refused { error },
+            Fault::Refused(error) | Fault::Unbuilt(error) | Fault::Spills(error) | Fault::Wrong(error) => {
+                Reply::Refused { error }
+            }
             Fault::Dead(error) => Reply::Dead { error },
             Fault::Trouble(error) => Reply::Trouble { error },
         });
@@ -211,9 +213,7 @@ impl Session {
         for arm in arms {
             let outcome = match self.verify(arm) {
                 Ok(outcome) => outcome,
-                Err(Fault::Refused(error)) => Err(Verdict::Refused { error }),
-                Err(Fault::Unbuilt(error)) => Err(Verdict::Unbuilt { error }),
-                Err(lost) => return Err(lost),
+                Err(fault) => Err(refusable(Err(fault))?),
             };
             verified.push(outcome);
         }
@@ -275,6 +275,7 @@ fn refusable(verdict: Result<Verdict, Fault>) -> Result<Verdict, Fault> {
     match verdict {
         Err(Fault::Refused(error)) => Ok(Verdict::Refused { error }),
         Err(Fault::Unbuilt(error)) => Ok(Verdict::Unbuilt { error }),
+        Err(Fault::Spills(error)) => Ok(Verdict::Spills { error }),
         other => other,
     }
 }

@@ -115,6 +115,27 @@ int main(int count, char **arguments) {
     heuristics = load_text(arguments[1]);
     EXPECT(heuristics != NULL);
     kernel_sweep_free(heuristics);
+    /* A family that nothing but the document describes is asked by name and dimensions. */
+    const char *described =
+        "{\"schema_version\": 2, \"policy\": {\"families\": {\"rope\": {\"dims\": [\"tokens\", \"dim\"], \"dtypes\": [\"bf16\", \"f32\"],"
+        " \"bins\": {\"tokens_bin\": {\"of\": \"tokens\", \"bounds\": [16, 256]}},"
+        " \"groups\": [{\"name\": \"few\", \"when\": \"tokens <= 16\"}, {\"name\": \"many\"}]}}},"
+        " \"rules\": [{\"kernel_class\": \"rope\", \"match_exact_only\": true, \"shape_bucket\": {\"dtype\": \"fp16_bf16\","
+        " \"tokens_bin\": \"<=256\"}, \"templates\": [{\"template\": {\"num_warps\": 8}}]}],"
+        " \"fallbacks\": {\"rope\": {\"few\": {\"template\": {\"num_warps\": 1}}, \"many\": {\"template\": {\"num_warps\": 2}}}}}";
+    heuristics = kernel_sweep_load_json(described, strlen(described));
+    EXPECT(heuristics != NULL);
+    kernel_sweep_dimension rope[] = {{"dim", 128}, {"tokens", 200}};
+    EXPECT(kernel_sweep_lookup(heuristics, "rope", rope, 2, "bf16", &answer, configs, 2) == 0);
+    EXPECT(answer.source == KERNEL_SWEEP_RULE && answer.config_count == 1 && configs[0].num_warps == 8);
+    rope[1].value = 4096;
+    EXPECT(kernel_sweep_lookup(heuristics, "rope", rope, 2, "f32", &answer, configs, 2) == 0);
+    EXPECT(answer.source == KERNEL_SWEEP_FALLBACK && strcmp(answer.group, "many") == 0 && configs[0].num_warps == 2);
+    EXPECT(kernel_sweep_lookup(heuristics, "rope", rope, 1, NULL, &answer, configs, 2) == -1);
+    EXPECT(strstr(kernel_sweep_error(), "needs dimension 'tokens'") != NULL);
+    EXPECT(kernel_sweep_lookup(heuristics, "rope", rope, 2, "i32", &answer, configs, 2) == -1);
+    kernel_sweep_free(heuristics);
+
     EXPECT(kernel_sweep_load("/nowhere.json") == NULL && strstr(kernel_sweep_error(), "/nowhere.json") != NULL);
     EXPECT(kernel_sweep_load(NULL) == NULL);
     EXPECT(kernel_sweep_load_json("{", 1) == NULL && strstr(kernel_sweep_error(), "broken JSON") != NULL);

@@ -11,6 +11,7 @@
  *   STANDIN_FREE_MIB=N           memory that is free, of 141 GiB
  *   STANDIN_PAUSE_US=N           how long the device is waited for, each time
  *   STANDIN_MOST_THREADS=N       threads that a block of any kernel may have; 1024
+ *   STANDIN_LOCAL_BYTES=N        local memory that a thread of any kernel has; 0
  *   STANDIN_PARAMETERS=8,8,4     sizes of any kernel's parameters
  *   STANDIN_FAULT=FUNCTION:CODE  this function fails with this code: cuMemAlloc_v2, cuLaunchKernelEx, cuModuleLoadData, …
  *   STANDIN_FAULT_AFTER=N        but for its first N calls in a process
@@ -302,11 +303,12 @@ static size_t elf_bytes(const unsigned char *image) {
 Result cuModuleLoadData(void **module, const void *image) {
     FAULTS;
     if (!current[depth]) return 201;
-    if (memcmp(image, "\177ELF", 4) != 0) return 200;
+    const int is_cubin = memcmp(image, "\177ELF", 4) == 0;
+    if (!is_cubin && memcmp(image, "//", 2) != 0) return 200; /* PTX begins with a comment that says what made it */
     Module *loaded = malloc(sizeof *loaded);
     loaded->hash = 14695981039346656037u;
     const unsigned char *bytes = image;
-    for (size_t left = elf_bytes(bytes); left; left--) loaded->hash = (loaded->hash ^ *bytes++) * 1099511628211u;
+    for (size_t left = is_cubin ? elf_bytes(bytes) : strlen(image); left; left--) loaded->hash = (loaded->hash ^ *bytes++) * 1099511628211u;
     record("{\"call\":\"cuModuleLoadData\",\"image\":\"%016llx\"}\n", (unsigned long long)loaded->hash);
     *module = loaded;
     return 0;
@@ -335,11 +337,14 @@ Result cuFuncSetAttribute(void *function, int attribute, int value) {
     return (void)function, (void)attribute, (void)value, 0;
 }
 
-/* By the numbers of CUfunction_attribute: what a kernel of 32 registers has. */
+/* By the numbers of CUfunction_attribute: what a kernel of 32 registers has, which spills nothing by itself. */
 Result cuFuncGetAttribute(int *value, int attribute, void *function) {
     FAULTS;
     (void)function;
-    *value = attribute == 0 ? (int)number("STANDIN_MOST_THREADS", 1024) : attribute == 4 ? 32 : 0;
+    *value = attribute == 0   ? (int)number("STANDIN_MOST_THREADS", 1024)
+             : attribute == 3 ? (int)number("STANDIN_LOCAL_BYTES", 0)
+             : attribute == 4 ? 32
+                              : 0;
     return 0;
 }
 

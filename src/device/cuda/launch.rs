@@ -127,19 +127,34 @@ impl Function {
         if end == sys::CUresult::CUDA_ERROR_INVALID_VALUE {
             launch.check_parameters(&sizes).map_err(Fault::Refused)?;
         }
-        let attribute = |which| {
-            // SAFETY: the function's module is loaded.
-            unsafe { result::function::get_function_attribute(self.function, which) }.map(i32::unsigned_abs)
-        };
         let threads: u32 = launch.threads.iter().product();
-        let most = attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+        let most = self.attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
         if threads > most {
-            let registers = attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
+            let registers = self.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
             return Err(Fault::Refused(format!(
                 "a block of {threads} threads: with its {registers} registers a thread the kernel runs with {most} at most"
             )));
         }
         Ok(())
+    }
+
+    /// Refuses a function whose threads keep values in local memory. Of what no compiler of ours made the driver tells no more of spills.
+    #[cfg(feature = "harness")]
+    pub(super) fn check_spills(self) -> Result<(), Fault> {
+        use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, CU_FUNC_ATTRIBUTE_NUM_REGS};
+        let local_bytes = self.attribute(CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?;
+        if local_bytes > 0 {
+            let registers = self.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
+            return Err(Fault::Spills(format!(
+                "spills: a thread has {local_bytes} bytes of local memory beside its {registers} registers"
+            )));
+        }
+        Ok(())
+    }
+
+    fn attribute(self, which: sys::CUfunction_attribute_enum) -> Result<u32, Fault> {
+        // SAFETY: the function's module is loaded.
+        Ok(unsafe { result::function::get_function_attribute(self.function, which) }.map(i32::unsigned_abs)?)
     }
 
     /// Lets it have the shared memory and the cluster that a launch asks for.

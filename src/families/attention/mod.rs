@@ -382,7 +382,7 @@ impl FamilySpec for Attention {
         knobs::host_threads(config)
     }
 
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
         const QUERIES: u64 = 32;
         const MOST_BLOCKS_Y: u64 = 65_535;
         let sizes = Dimensions::of(problem);
@@ -414,7 +414,7 @@ impl FamilySpec for Attention {
             workspace: Bytes(0),
             counters: 0,
         };
-        Some((kernel, launch))
+        Ok(Some((kernel, launch)))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {

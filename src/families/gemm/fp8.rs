@@ -407,12 +407,12 @@ impl FamilySpec for Fp8 {
         super::check_host(config)
     }
 
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
         let ([m, n, k], scaling) = parts_of(problem);
         let macros = [("SCALING", scaling.name().to_string())];
         let kernel = KernelSpec::shipped("gemm_fp8_reference.cu", "gemm_fp8_reference", macros);
         let args = (0..4).map(Arg::Input).chain(super::reference_results([m, n, k], allowed(k)));
-        Some((kernel, super::reference_launch([m, n], args.collect())))
+        Ok(Some((kernel, super::reference_launch([m, n], args.collect()))))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {

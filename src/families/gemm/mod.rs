@@ -491,7 +491,7 @@ impl FamilySpec for Gemm {
         check_host(config)
     }
 
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
         let [m, n, k] = dimensions(problem);
         let product =
             Product { weights: self.weights, dtype: problem.dtype, groups: self.weights.groups(problem), m, n, k };
@@ -504,7 +504,7 @@ impl FamilySpec for Gemm {
         let rounding = product.groups.map(|_| Arg::F32(self.weights.rounding(problem.dtype) as f32));
         let results = reference_results([m, n, k], allowed(k));
         let args = [Arg::Input(0), Arg::Input(1)].into_iter().chain(results).chain(scales).chain(rounding);
-        Some((kernel, reference_launch([m, n], args.collect())))
+        Ok(Some((kernel, reference_launch([m, n], args.collect()))))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {

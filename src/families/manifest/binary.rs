@@ -38,17 +38,22 @@ pub(super) fn check(file: &Path, entry: &str, launch: &Launch, arch: &str) -> Re
         let runs = if is_ptx(file) { ptx::runs_on(own, arch) } else { ptx::version(own) == ptx::version(arch) };
         require!(runs, "{} is for {own}, not for {arch}", file.display());
     }
-    let names: Vec<&str> = contents.functions.keys().map(String::as_str).collect();
-    let known = contents.functions.get(entry);
-    let parameters = known
-        .ok_or_else(|| Rejection(format!("{} has no entry '{entry}'; it has {}", file.display(), names.join(", "))))?;
+    check_entry(&contents, &file.display().to_string(), entry, launch)
+}
+
+/// The same of a cubin that was compiled just now; one that tells nothing of itself is not refused.
+pub(crate) fn check_cubin(cubin: &Path, entry: &str, launch: &Launch) -> Result<(), Rejection> {
+    contents(cubin).map_or(Ok(()), |contents| check_entry(&contents, "the code", entry, launch))
+}
+
+fn check_entry(contents: &Contents, what: &str, entry: &str, launch: &Launch) -> Result<(), Rejection> {
+    let parameters = contents.functions.get(entry).ok_or_else(|| {
+        let names: Vec<&str> = contents.functions.keys().map(String::as_str).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        Rejection(format!("{what} has no entry '{entry}'; it has {names}"))
+    })?;
     match parameters {
         Some(sizes) => launch.check_parameters(sizes).map_err(|why| Rejection(format!("{entry}: {why}"))),
         None => Ok(()),
     }
-}
-
-/// The sizes of the parameters of a function in a cubin, where it tells them.
-pub(crate) fn parameters(cubin: &Path, entry: &str) -> Option<Vec<usize>> {
-    contents(cubin).ok()?.functions.get(entry)?.clone()
 }

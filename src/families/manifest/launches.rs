@@ -107,6 +107,8 @@ impl Reader<'_> {
             },
         };
         self.check_file(&raw.source)?;
+        self.check_values_of_problem(at, reference.run.compiled())?;
+        reference.run.launched().try_for_each(|formula| self.check_of_problem(at, formula))?;
         Ok(reference)
     }
 

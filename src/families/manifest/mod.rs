@@ -14,7 +14,7 @@ mod raw;
 mod read;
 mod scope;
 
-pub(crate) use binary::parameters;
+pub(crate) use binary::check_cubin;
 pub use cubin::same_code;
 
 use super::legality::{self, Condition};
@@ -26,12 +26,13 @@ use crate::error::{Context, Error, Result};
 use crate::heuristics;
 use crate::model::{Bytes, Config, Family, GpuProfile, PidType, Problem};
 use include_dir::{Dir, include_dir};
-use parts::{Kernel, Manifest, Runs};
+use parts::{Kernel, Manifest, Reference, Runs};
 use raw::Role;
 use scope::{Scope, check_clusters};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::OpenOptions;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -100,9 +101,23 @@ pub fn load(path: &Path) -> Result<Family> {
     let text = read_text(&path).context(what)?;
     let manifest = read::read(&text, &path.display().to_string(), Some(&path), None)?;
     let family = manifest.family;
-    READ.write().unwrap_or_else(PoisonError::into_inner).insert(family, (Box::leak(Box::new(manifest)), path));
+    let mut read = READ.write().unwrap_or_else(PoisonError::into_inner);
+    let earlier =
+        read.iter().find(|(known, (_, known_path))| known.name() == family.name() && !is_same_file(known_path, &path));
+    if let Some((_, (_, earlier))) = earlier {
+        let (path, earlier) = (path.display(), earlier.display());
+        return Err(Error::usage(format!(
+            "{path}: '{family}' is the family of {earlier} already; choose another name"
+        )));
+    }
+    read.insert(family, (Box::leak(Box::new(manifest)), path));
+    drop(read);
     family.make_known();
     Ok(family)
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().ok().is_some_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// The family of that name that the working directory's `sweeps/` describes, if it does.
@@ -221,6 +236,20 @@ impl Manifest {
     }
 }
 
+/// Refuses a file that is not there, or that holds more or less than its tensor.
+fn check_file(tensor: &str, file: &Path, bytes: Bytes) -> Result<(), Rejection> {
+    let what = |why: &dyn Display| Rejection(format!("tensor {tensor}: file {}: {why}", file.display()));
+    let metadata = file.metadata().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => what(&"it is not there"),
+        _ => what(&error),
+    })?;
+    match metadata.len() {
+        _ if !metadata.is_file() => Err(what(&"it is no file")),
+        length if length != bytes.0 => Err(what(&format!("it has {length} bytes, the tensor {}", bytes.0))),
+        _ => Ok(()),
+    }
+}
+
 impl FamilySpec for Manifest {
     fn tensors(&self, problem: &Problem) -> Tensors {
         // What cannot be is refused before it is asked for: see `fits_memory`.
@@ -260,6 +289,23 @@ impl FamilySpec for Manifest {
             super::MOST_MEMORY
         );
         Ok(())
+    }
+
+    fn check_files(&self, problem: &Problem) -> Result<(), Rejection> {
+        let scope = Scope::of_problem(self, problem);
+        for tensor in &self.tensors {
+            let spec = scope.tensor(tensor)?;
+            let right = tensor.right.as_ref().map(|file| scope.file(file)).transpose()?;
+            let right_bytes = Bytes(spec.numel().saturating_mul(spec.element.reference().size_bytes()));
+            for (file, bytes) in [(&spec.file, spec.bytes()), (&right, right_bytes)] {
+                file.as_ref().map_or(Ok(()), |file| check_file(&spec.name, file, bytes))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expand(&self, expression: &str) -> Result<String> {
+        self.definitions.expand(expression)
     }
 
     fn launch_knobs(&self) -> &'static [&'static str] {
@@ -380,6 +426,14 @@ impl FamilySpec for Manifest {
         }
         let (kernel, launch) = Scope::new(self, config, problem, profile).build(&self.kernel_of(config)?.run)?;
         check_clusters(launch.cluster_blocks().into(), profile)?;
+        knobs::fits_smem(launch.dynamic_smem, profile)?;
+        let scratch = Bytes(launch.workspace.0.saturating_add(4 * u64::from(launch.counters)));
+        let needs = Bytes(scratch.0.saturating_add(self.tensor_bytes(problem).0));
+        require!(
+            needs <= super::MOST_MEMORY,
+            "the tensors and {scratch} of scratch need {needs}, more than {}",
+            super::MOST_MEMORY
+        );
         if let Code::Cubin(file) | Code::Ptx(file) = &kernel.code {
             binary::check(file, &kernel.entry, &launch, &profile.arch)?;
         }
@@ -404,9 +458,9 @@ impl FamilySpec for Manifest {
         host::of(self.family).is_some() || self.callable().is_some()
     }
 
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
-        let run = &self.reference.as_ref()?.run;
-        Scope::of_problem(self, problem).build(run).ok()
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
+        let build = |reference: &Reference| Scope::of_problem(self, problem).build(&reference.run);
+        self.reference.as_ref().map(build).transpose()
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Right {

@@ -67,8 +67,8 @@ impl FamilySpec for NotRead {
         Self::refused()
     }
 
-    fn reference(&self, _problem: &Problem) -> Option<(KernelSpec, Launch)> {
-        None
+    fn reference(&self, _problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
+        Ok(None)
     }
 
     fn host_reference(&self, _problem: &Problem, _inputs: &[HostTensor]) -> Right {

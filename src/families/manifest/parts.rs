@@ -1,5 +1,6 @@
 //! What a manifest comes to: expressions ready to be evaluated.
 
+use super::expand::Definitions;
 use super::raw::Role;
 use crate::families::legality::Condition;
 use crate::families::{Axis, Callable, Description, Extent, Tolerance};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 /// A family as its manifest has it.
 pub(super) struct Manifest {
     pub(super) family: Family,
+    pub(super) definitions: Definitions,
     pub(super) knobs: Vec<String>,
     pub(super) own_knobs: &'static [&'static str],
     pub(super) launch_knobs: &'static [&'static str],
@@ -100,6 +102,34 @@ pub(super) struct Run {
     pub(super) scratch: Option<Formula>,
     pub(super) counters: Option<Formula>,
     pub(super) args: Vec<Argument>,
+}
+
+impl Run {
+    /// What decides which code is compiled or loaded.
+    pub(super) fn compiled(&self) -> impl Iterator<Item = &Value> {
+        let of_texts = self.source.values().chain(self.entry.values());
+        of_texts.chain(self.macros.iter().map(|(_, value)| value))
+    }
+
+    /// The expressions of its launch.
+    pub(super) fn launched(&self) -> impl Iterator<Item = &Formula> {
+        let of_args = self.args.iter().filter_map(|argument| match argument {
+            Argument::I32(formula)
+            | Argument::I64(formula)
+            | Argument::F32(Scalar::Number(formula))
+            | Argument::F64(Scalar::Number(formula)) => Some(formula),
+            _ => None,
+        });
+        let sizes = [&self.smem, &self.scratch, &self.counters].into_iter().flatten();
+        let axes = self.grid.iter().chain(&self.threads).chain(self.cluster.iter().flatten());
+        axes.chain(sizes).chain(of_args)
+    }
+}
+
+impl Template {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter_map(|(_, value)| value.as_ref())
+    }
 }
 
 /// A text with values in it: each after its text, none after the last.

@@ -12,7 +12,7 @@ use toml::Spanned;
 /// An expression over the dimensions, `element_bytes`, knobs, the GPU's figures and the definitions; or a number.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(feature = "harness", derive(JsonSchema))]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a whole number or an expression in quotes")]
 pub(super) enum RawExpression {
     Number(i64),
     Text(String),
@@ -83,7 +83,8 @@ pub(super) struct RawFamily {
     pub(super) knobs: Option<Spanned<Vec<String>>>,
     /// Those of them that no kernel is compiled for, so that changing them costs no compile.
     #[serde(default)]
-    pub(super) launch_knobs: Vec<String>,
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    pub(super) launch_knobs: Option<Spanned<Vec<String>>>,
     /// By knob: in which configs it changes nothing, as an expression of the other knobs; such configs do without it.
     #[serde(default)]
     #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, String>"))]
@@ -293,7 +294,7 @@ pub(super) struct RawKernel {
 /// One extent, or up to three.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(feature = "harness", derive(JsonSchema))]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a whole number, an expression in quotes, or a list of up to three")]
 pub(super) enum RawAxes {
     /// Along x.
     One(RawExpression),
@@ -304,7 +305,10 @@ pub(super) enum RawAxes {
 /// An argument.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(feature = "harness", derive(JsonSchema))]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "an argument must be a tensor's name, null, scratch, counters, or a scalar of i32, i64, f32 or f64 such as { i32 = \"n\" }"
+)]
 pub(super) enum RawArg {
     /// A tensor by its name, `null`, `scratch`, `counters`, or of a reference `allowed(name)`.
     Pointer(String),
@@ -329,7 +333,7 @@ pub(super) enum RawScalar {
 /// A float, or an expression whose value becomes one.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(feature = "harness", derive(JsonSchema))]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a number with a point, or an expression in quotes")]
 pub(super) enum RawNumber {
     Float(f64),
     Text(String),

@@ -1,13 +1,17 @@
 //! Reading manifests, with the line of whatever is wrong.
 
 use super::expand::Definitions;
-use super::parts::{Argument, Contents, Manifest, Reference, Runs, Template, TensorOf, Value, forever, forever_text};
+use super::parts::{
+    Argument, Contents, Kernel, Manifest, Reference, Runs, Template, TensorOf, Value, forever, forever_text,
+};
 use super::raw::{RawExpression, RawManifest, RawTensor, Role};
 use crate::error::{Error, Result};
-use crate::families::legality::{Condition, MOST_OWN_KNOBS, is_of_knobs, names_of};
+use crate::families::legality::{Condition, MOST_OWN_KNOBS, fixed_names, is_of_knobs, is_of_problem, names_of};
 use crate::families::{Extent, Tolerance, knobs};
-use crate::heuristics::{DescribedFamily, DescribedGroup, Formula};
+use crate::heuristics::{DescribedBin, DescribedFamily, DescribedGroup, EXPRESSION_FUNCTIONS, Formula};
 use crate::model::{Config, Dtype, Family};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -25,9 +29,14 @@ pub(super) struct Reader<'a> {
     pub(super) own_knobs: Vec<String>,
 }
 
-/// Whether a text has a manifest, and not only the problems and spaces of a family that is known elsewhere.
+/// Whether a text has a manifest, and not only the problems and spaces of a family that is known elsewhere. One that cannot be read
+/// may have, and whoever reads it on says what is wrong.
 pub(super) fn has_family(text: &str) -> bool {
-    text.lines().any(|line| line.trim() == "[family]")
+    #[derive(Deserialize)]
+    struct Described {
+        family: Option<IgnoredAny>,
+    }
+    toml::from_str::<Described>(text).map_or(true, |described| described.family.is_some())
 }
 
 /// Reads a manifest; `name` is what messages call it. One that `ships` is the description of a family of ours, whose files are built
@@ -47,7 +56,10 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
         reader.error(error.span().map_or(0, |span| span.start), error.message().replace('\n', "; "))
     })?;
     let family = &raw.family;
-    reader.dims.clone_from(family.dims.get_ref());
+    for dim in family.dims.get_ref() {
+        reader.check_name(family.dims.span().start, "dimension", dim)?;
+        reader.dims.push(dim.clone());
+    }
     if let Some(knobs) = &family.knobs {
         reader.take_knobs(knobs)?;
     }
@@ -55,9 +67,7 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     for definition in &family.define {
         let at = definition.span().start;
         let defined = reader.definitions.add(definition.get_ref()).map_err(|error| reader.error(at, error))?;
-        if reader.scope().contains(&defined.as_str()) {
-            return Err(reader.error(at, format!("'{defined}' is the name of something else already")));
-        }
+        reader.check_name(at, "definition", &defined)?;
         reader.formula_at(at, &defined)?;
     }
     let known = match shipped {
@@ -78,7 +88,8 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     }
     for (tensor, raw) in tensors.iter().zip(&raw.tensor) {
         let allows = |reference: &Reference| reference.run.args.contains(&Argument::Allowed(tensor.place));
-        let is_judged = tensor.tolerance.is_some() || !tensor.element(Dtype::Bf16).is_float();
+        let has_floats = known.dtypes().iter().any(|dtype| tensor.element(*dtype).is_float());
+        let is_judged = tensor.tolerance.is_some() || !has_floats;
         if tensor.role != Role::In && !is_judged && !reference.as_ref().is_some_and(allows) {
             return Err(reader.error(
                 raw.span().start,
@@ -109,13 +120,14 @@ pub(super) fn read(text: &str, name: &str, path: Option<&Path>, shipped: Option<
     });
     Ok(Manifest {
         family: known,
+        definitions: reader.definitions.clone(),
         knobs: reader.knobs.clone(),
         own_knobs: forever(reader.own_knobs.iter().map(|name| forever_text(name)).collect()),
-        launch_knobs: forever(family.launch_knobs.iter().map(|name| forever_text(name)).collect()),
+        launch_knobs: family.launch_knobs.as_ref().map_or(Ok(&[][..]), |raw| reader.launch_knobs(raw, &runs))?,
         idle: family.idle.iter().map(|(knob, when)| reader.idle(knob, when)).collect::<Result<_>>()?,
         domain: forever(extents.collect::<Result<_>>()?),
-        flops: reader.formula(&family.flops)?,
-        bytes: family.bytes.as_ref().map(|bytes| reader.formula(bytes)).transpose()?,
+        flops: reader.formula_of_problem(&family.flops)?,
+        bytes: family.bytes.as_ref().map(|bytes| reader.formula_of_problem(bytes)).transpose()?,
         c_types: reader.c_types(&family.c_types, family.dims.span().start)?,
         description: reader.description(&raw)?,
         axes: forever(reader.axes(&raw)?),
@@ -141,18 +153,95 @@ impl Reader<'_> {
         if self.own_knobs.len() > MOST_OWN_KNOBS {
             return Err(self.error(at, format!("more than {MOST_OWN_KNOBS} knobs that Helion does not have")));
         }
-        let dims: Vec<&str> = self.dims.iter().map(String::as_str).collect();
-        for (place, knob) in self.own_knobs.iter().enumerate() {
-            let is_taken = names_of(&dims, &[]).contains(&knob.as_str()) || self.own_knobs[..place].contains(knob);
-            let is_name = knob.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
-                && knob.starts_with(|letter: char| letter.is_ascii_alphabetic());
-            if is_taken || !is_name {
-                return Err(
-                    self.error(at, format!("knob '{knob}': a name of letters, digits and _ that is nothing else's"))
-                );
-            }
+        for knob in std::mem::take(&mut self.own_knobs) {
+            self.check_name(at, "knob", &knob)?;
+            self.own_knobs.push(knob);
         }
         Ok(())
+    }
+
+    /// Refuses a name that expressions, problems or macros would take for something else.
+    fn check_name(&self, at: usize, what: &str, name: &str) -> Result<()> {
+        let is_name = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+            && name.starts_with(|letter: char| letter.is_ascii_alphabetic());
+        if !is_name {
+            return Err(self.error(at, format!("{what} '{name}' is no name: letters, digits and _, a letter first")));
+        }
+        let functions = EXPRESSION_FUNCTIONS.map(|(call, _)| call.split('(').next().unwrap_or_default());
+        let is_taken = self.dims.iter().chain(&self.own_knobs).any(|own| own == name)
+            || fixed_names().chain(functions).chain(OTHER_NAMES).any(|taken| taken == name);
+        if is_taken {
+            return Err(self.error(at, format!("{what} '{name}' is the name of something else already")));
+        }
+        Ok(())
+    }
+
+    /// The knobs that no kernel is compiled for; refuses one that there is not, or that some kernel's code depends on.
+    fn launch_knobs(&self, raw: &Spanned<Vec<String>>, runs: &Runs) -> Result<&'static [&'static str]> {
+        let compiled = match runs {
+            Runs::Called { .. } => self.knobs.clone(),
+            Runs::Kernels(kernels) => {
+                let of_kernel = |kernel: &Kernel| {
+                    let choosing = kernel.when.iter().flat_map(|when| self.names_in(when));
+                    let compiled = kernel.run.compiled().flat_map(|value| match value {
+                        Value::Knob(name) => vec![name.clone()],
+                        Value::Number(formula) => self.names_in(formula),
+                        Value::CType | Value::Dtype => Vec::new(),
+                    });
+                    choosing.chain(compiled).collect::<Vec<_>>()
+                };
+                kernels.iter().flat_map(of_kernel).collect()
+            }
+        };
+        for knob in raw.get_ref() {
+            let why = if !self.knobs.contains(knob) {
+                format!("there is no such knob; there are {}", self.knobs.join(", "))
+            } else if compiled.contains(knob) {
+                "which kernel is compiled depends on it, so it is no launch knob".to_owned()
+            } else {
+                continue;
+            };
+            return Err(self.error(raw.span().start, format!("launch_knobs '{knob}': {why}")));
+        }
+        Ok(forever(raw.get_ref().iter().map(|name| forever_text(name)).collect()))
+    }
+
+    /// The names that an expression reads, of a list's entry the list's.
+    fn names_in(&self, formula: &Formula) -> Vec<String> {
+        let scope = self.scope();
+        let name = |place: usize| scope[place].split('[').next().unwrap_or_default().to_owned();
+        formula.places().into_iter().map(name).collect()
+    }
+
+    /// Refuses an expression that reads knobs or the GPU's figures where there is no config and no GPU.
+    pub(super) fn check_of_problem(&self, at: usize, formula: &Formula) -> Result<()> {
+        if is_of_problem(formula) {
+            return Ok(());
+        }
+        let text = formula.text();
+        Err(self.error(
+            at,
+            format!("expression '{text}': it may name dimensions and element_bytes alone, no knob or GPU's figure"),
+        ))
+    }
+
+    /// The same of what a text is filled in with.
+    pub(super) fn check_values_of_problem<'v>(
+        &self,
+        at: usize,
+        values: impl IntoIterator<Item = &'v Value>,
+    ) -> Result<()> {
+        values.into_iter().try_for_each(|value| match value {
+            Value::Knob(name) => Err(self.error(at, format!("'{name}' is a knob, and no config has a say here"))),
+            Value::Number(formula) => self.check_of_problem(at, formula),
+            Value::CType | Value::Dtype => Ok(()),
+        })
+    }
+
+    /// An expression that is the same for all configs and GPUs.
+    fn formula_of_problem(&self, raw: &Spanned<RawExpression>) -> Result<Formula> {
+        let formula = self.formula(raw)?;
+        self.check_of_problem(raw.span().start, &formula).map(|()| formula)
     }
 
     /// When a knob changes nothing.
@@ -167,9 +256,8 @@ impl Reader<'_> {
         if !is_of_knobs(&formula) {
             return Err(self.error(at, format!("idle '{}': it may name knobs alone", when.get_ref())));
         }
-        let scope = self.scope();
-        let fields = formula.places().into_iter().map(|place| scope[place].split('[').next().unwrap_or_default());
-        Ok((forever_text(knob), fields.map(forever_text).collect(), formula))
+        let fields = self.names_in(&formula).iter().map(|name| forever_text(name)).collect();
+        Ok((forever_text(knob), fields, formula))
     }
 
     pub(super) fn scope(&self) -> Vec<&str> {
@@ -218,8 +306,8 @@ impl Reader<'_> {
         let described = DescribedFamily {
             dims: self.dims.clone(),
             dtypes: raw.family.dtypes.get_ref().clone(),
-            bins: raw.family.bins.as_ref().map(|bins| bins.get_ref().clone()).unwrap_or_default(),
-            groups: raw.family.groups.as_ref().map_or_else(all, |groups| groups.get_ref().clone()),
+            bins: raw.family.bins.as_ref().map_or_else(|| Ok(BTreeMap::new()), |bins| self.bins(bins))?,
+            groups: raw.family.groups.as_ref().map_or_else(|| Ok(all()), |groups| self.groups(groups))?,
         };
         described.family(name).map_err(|error| {
             let text = error.to_string();
@@ -230,6 +318,25 @@ impl Reader<'_> {
             let of_part = spans.into_iter().find(|(start, _)| text.starts_with(start)).and_then(|(_, span)| span);
             self.error(of_part.map_or(at, |span| span.start), error)
         })
+    }
+
+    /// Bins with definitions in place of their names: a document has none.
+    fn bins(&self, raw: &Spanned<BTreeMap<String, DescribedBin>>) -> Result<BTreeMap<String, DescribedBin>> {
+        let expanded = raw.get_ref().iter().map(|(name, bin)| {
+            let of = self.definitions.expand(&bin.of).map_err(|error| self.error(raw.span().start, error))?;
+            Ok((name.clone(), DescribedBin { of, bounds: bin.bounds.clone() }))
+        });
+        expanded.collect()
+    }
+
+    /// The same of groups.
+    fn groups(&self, raw: &Spanned<Vec<DescribedGroup>>) -> Result<Vec<DescribedGroup>> {
+        let expanded = raw.get_ref().iter().map(|group| {
+            let when = group.when.as_ref().map(|when| self.definitions.expand(when)).transpose();
+            let when = when.map_err(|error| self.error(raw.span().start, error))?;
+            Ok(DescribedGroup { name: group.name.clone(), when })
+        });
+        expanded.collect()
     }
 
     fn c_types(&self, raw: &BTreeMap<String, String>, at: usize) -> Result<BTreeMap<Dtype, String>> {
@@ -264,7 +371,11 @@ impl Reader<'_> {
             text.as_ref().map(|text| self.contents(text.span().start, text.get_ref())).transpose()
         };
         let template = |text: &Option<Spanned<String>>| {
-            text.as_ref().map(|text| self.template(text.span().start, text.get_ref())).transpose()
+            let read = |text: &Spanned<String>| {
+                let template = self.template(text.span().start, text.get_ref())?;
+                self.check_values_of_problem(text.span().start, template.values()).map(|()| template)
+            };
+            text.as_ref().map(read).transpose()
         };
         let is_output = raw.role != Role::In;
         for (given, field) in [(raw.tolerance.is_some(), "tolerance"), (raw.reference.is_some(), "reference")] {
@@ -282,11 +393,11 @@ impl Reader<'_> {
             role: raw.role,
             place: 0,
             element,
-            shape: raw.shape.iter().map(|extent| self.formula(extent)).collect::<Result<_>>()?,
+            shape: raw.shape.iter().map(|extent| self.formula_of_problem(extent)).collect::<Result<_>>()?,
             fill: contents(&raw.fill)?,
             awkward: contents(&raw.awkward)?,
             file: template(&raw.file)?.map(|file| self.place_of(file)),
-            alignment: raw.alignment.as_ref().map(|alignment| self.formula(alignment)).transpose()?,
+            alignment: raw.alignment.as_ref().map(|alignment| self.formula_of_problem(alignment)).transpose()?,
             tolerance: raw
                 .tolerance
                 .map(|tolerance| Tolerance { relative: tolerance.relative, absolute: tolerance.absolute }),
@@ -302,6 +413,12 @@ impl Reader<'_> {
     fn check_tensors(&self, raw: &[Spanned<RawTensor>]) -> Result<()> {
         for (place, tensor) in raw.iter().enumerate() {
             let name = &tensor.get_ref().name;
+            if ["null", "scratch", "counters"].contains(&name.as_str()) || name.starts_with("allowed(") {
+                return Err(self.error(
+                    tensor.span().start,
+                    format!("tensor '{name}': arguments have that name for something else"),
+                ));
+            }
             if raw[..place].iter().any(|earlier| earlier.get_ref().name == *name) {
                 return Err(self.error(tensor.span().start, format!("tensor '{name}' is there twice")));
             }
@@ -326,6 +443,7 @@ impl Reader<'_> {
         };
         let arguments = arguments.map(split_arguments).unwrap_or_default();
         let arguments = arguments.iter().map(|argument| self.formula_at(at, argument)).collect::<Result<Vec<_>>>()?;
+        arguments.iter().try_for_each(|argument| self.check_of_problem(at, argument))?;
         let mut arguments = arguments.into_iter();
         let contents = match (name, arguments.next(), arguments.next()) {
             ("uniform", Some(magnitude), None) => Contents::Uniform(magnitude),
@@ -371,7 +489,11 @@ impl Reader<'_> {
             let (at, text) = (raw.span().start, raw.get_ref());
             let (name, value) =
                 text.split_once('=').ok_or_else(|| self.error(at, format!("macro '{text}': write NAME = value")))?;
-            Ok((name.trim().to_owned(), self.value(at, value)?))
+            let name = name.trim();
+            if name.is_empty() || !is_macro(name) {
+                return Err(self.error(at, format!("macro '{text}': '{name}' is no name of a macro")));
+            }
+            Ok((name.to_owned(), self.value(at, value)?))
         };
         raw.iter().map(read).collect()
     }
@@ -383,6 +505,14 @@ impl Reader<'_> {
         };
         raw.iter().map(read).collect()
     }
+}
+
+/// What problems, macros and models call something else.
+const OTHER_NAMES: [&str; 4] = ["c_type", "dtype", "dtype_bytes", "from"];
+
+fn is_macro(name: &str) -> bool {
+    name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        && !name.starts_with(|letter: char| letter.is_ascii_digit())
 }
 
 /// Names in a row, for a message.

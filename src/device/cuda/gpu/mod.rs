@@ -229,6 +229,9 @@ impl Gpu {
             }
             let function = Function::load(&read_cubin(&program.cubin)?, &program.entry)?;
             function.check(&program.launch)?;
+            if program.is_binary {
+                function.check_spills()?;
+            }
             self.loaded.insert(name.clone(), function);
         }
         let function = self.loaded[&name];

@@ -299,14 +299,14 @@ impl FamilySpec for BlockScaled {
         super::check_host(config)
     }
 
-    fn reference(&self, problem: &Problem) -> Option<(KernelSpec, Launch)> {
+    fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
         let product = Product::of(self.format, problem);
         let macros = [("FORMAT", self.format.name().to_string())];
         let kernel = KernelSpec::shipped("gemm_block_scaled_reference.cu", "gemm_block_scaled_reference", macros);
         let [m, n, k] = dimensions(problem);
         let results = super::reference_results([m, n, k], allowed(k));
         let args = (0..4).map(Arg::Input).chain(product.factors()).chain(results);
-        Some((kernel, super::reference_launch([m, n], args.collect())))
+        Ok(Some((kernel, super::reference_launch([m, n], args.collect()))))
     }
 
     fn host_reference(&self, problem: &Problem, inputs: &[HostTensor]) -> Reference {
