@@ -10,6 +10,7 @@ use crate::model::{Mma, PidType};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::{ptr, slice};
 
@@ -48,6 +49,8 @@ pub struct Knobs {
     /// 1 simt, 2 `mma_sync`, 3 wgmma, 4 tcgen05, 5 `mma_sync_tma`, 6 `tcgen05_tmem`,
     /// 7 `simt_wide`.
     pub mma: u32,
+    /// Operands that are copied to aligned rows first: 1 a, 2 b, 3 both.
+    pub realigned: u32,
 }
 
 /// What a query was answered.
@@ -68,8 +71,11 @@ thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
-/// Keeps the error for [`kernel_sweep_error`] and gives `otherwise` in place of a result.
-fn report<T>(result: Result<T>, otherwise: T) -> T {
+/// Keeps the error for [`kernel_sweep_error`] and gives `otherwise` in place of a result. A panic is such an error too: it would end
+/// the caller's process.
+fn report<T>(work: impl FnOnce() -> Result<T>, otherwise: T) -> T {
+    let result = catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::failure("a fault of kernel_sweep's own; standard error says where")));
     let message = result.as_ref().err().map(|error| error.to_string().replace('\0', " ")).unwrap_or_default();
     LAST_ERROR.set(CString::new(message).unwrap_or_default());
     result.unwrap_or(otherwise)
@@ -120,8 +126,9 @@ unsafe fn items<'a, T>(items: *const T, count: usize, name: &str) -> Result<&'a 
     }
 }
 
-fn boxed(heuristics: Result<Heuristics>) -> *mut Heuristics {
-    report(heuristics.map(|heuristics| Box::into_raw(Box::new(heuristics))), ptr::null_mut())
+/// What is made, for the caller to give back.
+fn boxed<T>(made: impl FnOnce() -> Result<T>) -> *mut T {
+    report(|| Ok(Box::into_raw(Box::new(made()?))), ptr::null_mut())
 }
 
 /// Loads a document from a file; null where it cannot.
@@ -131,7 +138,7 @@ fn boxed(heuristics: Result<Heuristics>) -> *mut Heuristics {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kernel_sweep_load(path: *const c_char) -> *mut Heuristics {
     // SAFETY: as the caller says.
-    boxed(unsafe { bytes(path, "path") }.and_then(|path| Heuristics::load(path_of(path)?)))
+    boxed(|| Heuristics::load(path_of(unsafe { bytes(path, "path") }?)?))
 }
 
 /// Loads a document from its JSON text of so many bytes; null where it cannot.
@@ -141,7 +148,7 @@ pub unsafe extern "C" fn kernel_sweep_load(path: *const c_char) -> *mut Heuristi
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kernel_sweep_load_json(json: *const c_char, length: usize) -> *mut Heuristics {
     // SAFETY: as the caller says.
-    boxed(unsafe { items(json.cast::<u8>(), length, "json") }.and_then(Heuristics::from_bytes))
+    boxed(|| Heuristics::from_bytes(unsafe { items(json.cast::<u8>(), length, "json") }?))
 }
 
 /// Loads the document built in for a GPU; null where there is none.
@@ -151,7 +158,7 @@ pub unsafe extern "C" fn kernel_sweep_load_json(json: *const c_char, length: usi
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kernel_sweep_builtin(gpu: *const c_char) -> *mut Heuristics {
     // SAFETY: as the caller says.
-    boxed(unsafe { text(gpu, "gpu") }.and_then(Heuristics::builtin))
+    boxed(|| Heuristics::builtin(unsafe { text(gpu, "gpu") }?))
 }
 
 /// Frees what a load gave; null is fine.
@@ -204,7 +211,7 @@ pub unsafe extern "C" fn kernel_sweep_lookup(
         }
         Ok(0)
     };
-    report(answered(), -1)
+    report(answered, -1)
 }
 
 /// Answers a query in JSON, as `sweep lookup --batch` does a line. Writes what there is room for and a zero, and returns the
@@ -255,7 +262,7 @@ unsafe fn write_answer(
         answer(heuristics, query.as_bytes())
     };
     // SAFETY: as the caller says.
-    unsafe { write_text(&report(answered(), String::new()), buffer, capacity) }
+    unsafe { write_text(&report(answered, String::new()), buffer, capacity) }
 }
 
 /// Says in JSON why a query is answered so, as `sweep lookup --explain --json` does. Writes and returns as
@@ -279,7 +286,7 @@ pub unsafe extern "C" fn kernel_sweep_explain_json(
         Ok(serde_json::to_string(&heuristics.explained(&query, true))?)
     };
     // SAFETY: as the caller says.
-    unsafe { write_text(&report(explained(), String::new()), buffer, capacity) }
+    unsafe { write_text(&report(explained, String::new()), buffer, capacity) }
 }
 
 /// Writes what there is room for and a zero, and returns the length of the whole text without it.
@@ -373,19 +380,19 @@ fn knobs(config: &Template) -> Knobs {
         reduction_loop: first("reduction_loops"),
         pid_type: position("pid_type", &PidType::ALL.map(PidType::name)),
         mma: position("mma", &Mma::ALL.map(Mma::name)),
+        realigned: position("realigned", &["a", "b", "ab"]),
     }
 }
 
 /// Opening a GPU, preparing a kernel and launching it, for C.
 #[cfg(feature = "run")]
 pub mod run {
-    use super::{Dimension, items, path_of, report, text};
+    use super::{Dimension, boxed, items, path_of, report, text};
     use crate::error::{Error, Result};
     use crate::heuristics::{DtypeName, Heuristics};
     use crate::model::{Dtype, Family, Problem};
     use crate::run::{Bundle, Context, Element, Kernel, Runtime, Stream, Tensor};
     use std::ffi::{CStr, c_char, c_int, c_void};
-    use std::ptr;
 
     /// A tensor in a GPU's memory, contiguous in row-major order.
     #[repr(C)]
@@ -419,7 +426,7 @@ pub mod run {
             // SAFETY: as the caller says.
             unsafe { served_by(runtime, document, bundle) }
         };
-        boxed(opened())
+        boxed(opened)
     }
 
     /// Adopts a context of the caller's, or the one that is current where it is null; null where that fails.
@@ -439,7 +446,7 @@ pub mod run {
             // SAFETY: as the caller says.
             unsafe { served_by(Runtime::on(context), document, bundle) }
         };
-        boxed(adopted())
+        boxed(adopted)
     }
 
     /// # Safety
@@ -501,7 +508,7 @@ pub mod run {
             };
             runtime.prepare(&Problem::new(family, &named?, dtype)?)
         };
-        boxed(prepared())
+        boxed(prepared)
     }
 
     /// Bytes of scratch that a launch of the kernel needs; 0 for most, and for null.
@@ -558,7 +565,7 @@ pub mod run {
             }
             Ok(0)
         };
-        report(launched(), -1)
+        report(launched, -1)
     }
 
     /// # Safety
@@ -590,8 +597,32 @@ pub mod run {
             drop(unsafe { Box::from_raw(kernel) });
         }
     }
+}
 
-    fn boxed<T>(made: Result<T>) -> *mut T {
-        report(made.map(|made| Box::into_raw(Box::new(made))), ptr::null_mut())
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::{kernel_sweep_error, knobs, report};
+    use crate::error::Error;
+    use std::ffi::CStr;
+
+    #[test]
+    fn what_is_copied_first_is_said() {
+        let realigned = |word: &str| {
+            let config = serde_json::json!({"block_sizes": [128, 256, 64], "mma": "wgmma", "realigned": word});
+            knobs(config.as_object().unwrap()).realigned
+        };
+        assert_eq!(["a", "b", "ab", "c"].map(realigned), [1, 2, 3, 0]);
+        assert_eq!(knobs(&serde_json::Map::new()).realigned, 0);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_the_call() {
+        // SAFETY: the message of this thread, which nothing changes meanwhile.
+        let error = || unsafe { CStr::from_ptr(kernel_sweep_error()) }.to_str().unwrap().to_owned();
+        assert_eq!((report(|| Ok(3), -1), error()), (3, String::new()));
+        assert_eq!(report(|| panic!("a fault"), -1), -1);
+        assert!(error().contains("a fault of kernel_sweep's own"), "{}", error());
+        assert_eq!((report(|| Err(Error::usage("wrong")), -1), error()), (-1, "wrong".to_owned()));
     }
 }

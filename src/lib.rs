@@ -11,6 +11,10 @@
 //! and, with `c` and `python`, all that is left without features; `run` has what it takes to launch what is served, up to that
 //! module, and `harness` the rest.
 
+#[cfg(test)]
+#[path = "../tests/common/amount.rs"]
+mod amount;
+
 pub mod error;
 pub mod model;
 pub mod heuristics;

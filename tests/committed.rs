@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
 use kernel_sweep::families::Legality;
-use kernel_sweep::heuristics::{Document, FittedModel, Heuristics, Source, Template, builtin_document, builtin_names};
+use kernel_sweep::heuristics::{
+    Bucket, Document, FittedModel, Heuristics, Source, Template, bucket_of, builtin_document, builtin_names,
+};
 use kernel_sweep::model::{Config, Family, GpuProfile, Problem};
 use kernel_sweep::plan;
 use serde_json::{Map, Value};
@@ -55,6 +57,55 @@ fn what_is_served_first_runs_on_every_problem_it_was_made_from() {
             let measured = problems(class, source).into_iter().filter(|(_, is_measured)| *is_measured);
             illegal.extend(measured.filter_map(|(problem, _)| rejection(template, &problem, &profile)));
         }
+    }
+    assert_none(&illegal);
+}
+
+/// The problems at which a bucket ends beyond one of its problems: along each dimension the last, and the one before, whose rows are
+/// aligned to nothing.
+fn edges(inside: &Problem, bucket: &Bucket) -> Vec<Problem> {
+    let names = inside.family.dimensions();
+    let extents: Vec<u64> = inside.shape.extents().iter().copied().take(names.len()).collect();
+    let with = |place: usize, extent: u64| {
+        let extents = extents.iter().enumerate().map(|(own, known)| if own == place { extent } else { *known } as i64);
+        let dimensions: Vec<(&str, i64)> = names.iter().copied().zip(extents).collect();
+        Problem::new(inside.family, &dimensions, inside.dtype).ok().filter(|problem| bucket_of(problem) == *bucket)
+    };
+    let last = |place: usize| {
+        let (mut inside, mut outside) = (extents[place], 2 * extents[place]);
+        while with(place, outside).is_none() && outside - inside > 1 {
+            let middle = inside.midpoint(outside);
+            if with(place, middle).is_some() { inside = middle } else { outside = middle }
+        }
+        inside
+    };
+    (0..names.len())
+        .flat_map(|place| [last(place), last(place) - 1].map(|extent| with(place, extent)))
+        .flatten()
+        .collect()
+}
+
+#[test]
+fn rules_run_to_the_edges_of_their_buckets_or_say_where_not() {
+    let mut illegal = Vec::new();
+    for gpu in builtin_names() {
+        let profile = GpuProfile::by_name(gpu).unwrap();
+        let (document, heuristics) = (document(gpu), Heuristics::builtin(gpu).unwrap());
+        let mut asked = 0;
+        for rule in document.rules.iter().filter(|rule| !rule.validation.contains_key("refused_on")) {
+            let template = &rule.templates[0].template;
+            let plain = problems(&rule.kernel_class, &rule.source).into_iter().map(|(problem, _)| problem);
+            let Some(inside) = plain.filter(|problem| problem.shape.is_plain()).max() else { continue };
+            // Where no config runs, none is to be had.
+            let is_workable = |problem: &Problem| {
+                let answer = heuristics.lookup_problem(problem);
+                answer.configs().any(|config| rejection(config, problem, &profile).is_none())
+            };
+            let edges: Vec<Problem> = edges(&inside, &rule.shape_bucket).into_iter().filter(is_workable).collect();
+            asked += edges.len();
+            illegal.extend(edges.iter().filter_map(|problem| rejection(template, problem, &profile)));
+        }
+        assert!(asked > document.rules.len(), "{gpu}: {asked} edges of {} rules", document.rules.len());
     }
     assert_none(&illegal);
 }

@@ -18,9 +18,7 @@ struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
-        let place = Self(folder_with_plan());
-        place.sweep(&[], 0);
-        place
+        Self(common::swept_folder())
     }
 
     /// Sweeps again; what it came to, and what it said.

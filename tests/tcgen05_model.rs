@@ -4,6 +4,8 @@
 #![cfg(all(unix, feature = "harness"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/amount.rs"]
+mod amount;
 #[path = "tcgen05_model/source.rs"]
 mod source;
 
@@ -109,6 +111,7 @@ fn seeded(arguments: &[u32], seed: u32) -> Vec<u32> {
 }
 
 /// A kernel's `main` with its macros, and what it is to run.
+#[derive(Clone)]
 struct Case {
     main: &'static str,
     macros: Vec<(&'static str, String)>,
@@ -117,34 +120,54 @@ struct Case {
 
 impl Case {
     /// It must come out right in every order.
-    fn passes(&self) {
-        let Some(model) = Model::new(self.main, &self.macros, |_, text| text) else { return };
-        for arguments in &self.runs {
-            for seed in 0..SEEDS {
-                if let Err(refusal) = model.run(&seeded(arguments, seed)) {
-                    panic!("{:?} {arguments:?}, seed {seed}: {refusal}", self.macros);
+    fn passes(self, cases: &mut Cases) {
+        cases.push(move || {
+            let Some(model) = Model::new(self.main, &self.macros, |_, text| text) else { return };
+            for arguments in &self.runs {
+                for seed in 0..SEEDS {
+                    if let Err(refusal) = model.run(&seeded(arguments, seed)) {
+                        panic!("{:?} {arguments:?}, seed {seed}: {refusal}", self.macros);
+                    }
                 }
             }
-        }
+        });
     }
 
     /// Changed so, it must be refused in every order, in one of these words.
-    fn refuses(&self, changes: &[Change], words: &[&str]) {
-        let change = |name: &str, text: String| {
-            changes.iter().filter(|change| change.0 == name).fold(text, |text, Change(_, old, new)| {
-                assert!(text.contains(old), "{name} has no such text to change: {old}");
-                text.replace(old, new)
-            })
-        };
-        let Some(model) = Model::new(self.main, &self.macros, change) else { return };
-        let what: Vec<&str> = changes.iter().map(|change| change.1).collect();
-        for seed in 0..SEEDS {
-            let Err(refusal) = model.run(&seeded(&self.runs[0], seed)) else {
-                panic!("{:?}, seed {seed}: not refused without {what:?}", self.macros)
+    fn refuses(&self, cases: &mut Cases, changes: &[Change], words: &[&str]) {
+        let (case, changes) = (self.clone(), changes.to_vec());
+        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        cases.push(move || {
+            let change = |name: &str, text: String| {
+                changes.iter().filter(|change| change.0 == name).fold(text, |text, Change(_, old, new)| {
+                    assert!(text.contains(old), "{name} has no such text to change: {old}");
+                    text.replace(old, new)
+                })
             };
-            let is_known = refusal.starts_with("refused: ") && words.iter().any(|word| refusal.contains(word));
-            assert!(is_known, "{:?}, seed {seed}: refused without {what:?}, but for: {refusal}", self.macros);
-        }
+            let Some(model) = Model::new(case.main, &case.macros, change) else { return };
+            let what: Vec<&str> = changes.iter().map(|change| change.1).collect();
+            for seed in 0..SEEDS {
+                let Err(refusal) = model.run(&seeded(&case.runs[0], seed)) else {
+                    panic!("{:?}, seed {seed}: not refused without {what:?}", case.macros)
+                };
+                let is_known = refusal.starts_with("refused: ") && words.iter().any(|word| refusal.contains(word));
+                assert!(is_known, "{:?}, seed {seed}: refused without {what:?}, but for: {refusal}", case.macros);
+            }
+        });
+    }
+}
+
+/// What a test asks of the model. Each case is compiled and run, so that usually some of them must do.
+#[derive(Default)]
+struct Cases(Vec<Box<dyn FnOnce() + Send>>);
+
+impl Cases {
+    fn push(&mut self, case: impl FnOnce() + Send + 'static) {
+        self.0.push(Box::new(case));
+    }
+
+    fn check(self) {
+        amount::some(self.0).into_par_iter().for_each(|case| case());
     }
 }
 
@@ -205,67 +228,81 @@ fn grouped(case: Case, group: u32, zero_points: bool) -> Case {
 
 #[test]
 fn tiles_of_128_rows() {
-    gemm("Bf16", [128, 256, 64], 3, 2, BF16, &[[130, 520, 200, 1, 2, STRIDES]]).passes();
+    let mut cases = Cases::default();
+    gemm("Bf16", [128, 256, 64], 3, 2, BF16, &[[130, 520, 200, 1, 2, STRIDES]]).passes(&mut cases);
     let shared = Decoded::Shared { warps: 2, buffers: 2 };
-    gemm("Fp4", [128, 128, 64], 4, 2, shared, &[[130, 272, 264, 2, 3, RUNS]]).passes();
+    gemm("Fp4", [128, 128, 64], 4, 2, shared, &[[130, 272, 264, 2, 3, RUNS]]).passes(&mut cases);
     let shared = Decoded::Shared { warps: 2, buffers: 3 };
-    gemm("Int16", [128, 64, 64], 4, 1, shared, &[[130, 136, 136, 1, 1, STRIDES]]).passes();
+    gemm("Int16", [128, 64, 64], 4, 1, shared, &[[130, 136, 136, 1, 1, STRIDES]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn tiles_of_few_rows() {
+    let mut cases = Cases::default();
     let runs = [[70, 136, 520, 4, 5, STRIDES], [1, 128, 64, 1, 1, STRIDES]];
-    gemm("Bf16", [64, 128, 64], 6, 2, BF16, &runs).passes();
-    gemm("Bf16", [48, 128, 128], 3, 2, BF16, &[[100, 136, 264, 1, 2, DEALT_OUT]]).passes();
+    gemm("Bf16", [64, 128, 64], 6, 2, BF16, &runs).passes(&mut cases);
+    gemm("Bf16", [48, 128, 128], 3, 2, BF16, &[[100, 136, 264, 1, 2, DEALT_OUT]]).passes(&mut cases);
     let shared = Decoded::Shared { warps: 10, buffers: 4 };
-    gemm("Int4", [16, 128, 128], 4, 2, shared, &[[9, 272, 520, 2, 3, RUNS]]).passes();
+    gemm("Int4", [16, 128, 128], 4, 2, shared, &[[9, 272, 520, 2, 3, RUNS]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn columns_in_steps_of_sixteen() {
-    gemm("Bf16", [128, 208, 64], 3, 2, BF16, &[[130, 424, 136, 2, 2, RUNS]]).passes();
-    gemm("Bf16", [256, 96, 64], 3, 2, BF16, &[[300, 200, 136, 1, 1, DEALT_OUT]]).passes();
+    let mut cases = Cases::default();
+    gemm("Bf16", [128, 208, 64], 3, 2, BF16, &[[130, 424, 136, 2, 2, RUNS]]).passes(&mut cases);
+    gemm("Bf16", [256, 96, 64], 3, 2, BF16, &[[300, 200, 136, 1, 1, DEALT_OUT]]).passes(&mut cases);
     let shared = Decoded::Shared { warps: 10, buffers: 3 };
-    gemm("Int4", [256, 224, 64], 4, 2, shared, &[[300, 464, 136, 1, 1, STRIDES]]).passes();
+    gemm("Int4", [256, 224, 64], 4, 2, shared, &[[300, 464, 136, 1, 1, STRIDES]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn pairs() {
-    gemm("Bf16", [256, 256, 64], 3, 2, BF16, &[[300, 520, 200, 2, 3, RUNS]]).passes();
-    gemm("Bf16", [256, 64, 128], 3, 2, BF16, &[[300, 136, 264, 1, 2, STRIDES]]).passes();
+    let mut cases = Cases::default();
+    gemm("Bf16", [256, 256, 64], 3, 2, BF16, &[[300, 520, 200, 2, 3, RUNS]]).passes(&mut cases);
+    gemm("Bf16", [256, 64, 128], 3, 2, BF16, &[[300, 136, 264, 1, 2, STRIDES]]).passes(&mut cases);
     let runs = [[530, 264, 136, 1, 1, STRIDES], [1030, 264, 136, 2, 1, DEALT_OUT]];
-    gemm("Bf16", [512, 256, 64], 2, 1, BF16, &runs).passes();
+    gemm("Bf16", [512, 256, 64], 2, 1, BF16, &runs).passes(&mut cases);
     let shared = Decoded::Shared { warps: 2, buffers: 2 };
-    gemm("Int4", [256, 128, 64], 4, 2, shared, &[[300, 272, 200, 1, 1, STRIDES]]).passes();
+    gemm("Int4", [256, 128, 64], 4, 2, shared, &[[300, 272, 200, 1, 1, STRIDES]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn weights_in_tensor_memory() {
+    let mut cases = Cases::default();
     let tensor = |warps, buffers| Decoded::Tensor { warps, buffers };
-    gemm("Int4", [16, 128, 128], 4, 2, tensor(8, 4), &[[9, 272, 520, 2, 3, RUNS]]).passes();
-    gemm("Int16", [80, 128, 64], 4, 2, tensor(4, 3), &[[90, 264, 264, 1, 2, DEALT_OUT]]).passes();
-    gemm("Fp4", [96, 256, 64], 4, 2, tensor(4, 2), &[[100, 528, 264, 2, 2, DEALT_OUT]]).passes();
-    gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes();
+    gemm("Int4", [16, 128, 128], 4, 2, tensor(8, 4), &[[9, 272, 520, 2, 3, RUNS]]).passes(&mut cases);
+    gemm("Int16", [80, 128, 64], 4, 2, tensor(4, 3), &[[90, 264, 264, 1, 2, DEALT_OUT]]).passes(&mut cases);
+    gemm("Fp4", [96, 256, 64], 4, 2, tensor(4, 2), &[[100, 528, 264, 2, 2, DEALT_OUT]]).passes(&mut cases);
+    gemm("Int4", [256, 256, 64], 4, 1, tensor(8, 4), &[[260, 272, 136, 1, 1, STRIDES]]).passes(&mut cases);
+    cases.check();
 }
 
 /// Groups shorter than a step, as long, and longer, of which the last may be short; one of all weights.
 #[test]
 fn weights_that_share_scales() {
+    let mut cases = Cases::default();
     let shared = |warps, buffers| Decoded::Shared { warps, buffers };
     let tensor = |warps, buffers| Decoded::Tensor { warps, buffers };
     let int4 = |block, decoded, runs: &[[u32; 6]]| gemm("Int4Group", block, 3, 2, decoded, runs);
-    grouped(int4([16, 128, 128], tensor(8, 3), &[[9, 272, 520, 2, 3, RUNS]]), 64, false).passes();
-    grouped(int4([32, 128, 64], tensor(4, 2), &[[40, 144, 328, 1, 1, STRIDES]]), 128, true).passes();
-    grouped(int4([96, 256, 64], tensor(8, 2), &[[100, 528, 136, 1, 2, DEALT_OUT]]), 32, true).passes();
-    grouped(int4([128, 128, 64], shared(2, 2), &[[130, 144, 328, 1, 1, STRIDES]]), 128, false).passes();
-    grouped(int4([256, 96, 128], shared(10, 2), &[[300, 208, 264, 2, 1, RUNS]]), 32, true).passes();
-    grouped(int4([48, 128, 64], shared(10, 3), &[[50, 144, 264, 1, 1, DEALT_OUT]]), 264, true).passes();
-    grouped(int4([16, 128, 64], tensor(4, 2), &[[9, 144, 264, 1, 1, STRIDES]]), 264, false).passes();
+    grouped(int4([16, 128, 128], tensor(8, 3), &[[9, 272, 520, 2, 3, RUNS]]), 64, false).passes(&mut cases);
+    grouped(int4([32, 128, 64], tensor(4, 2), &[[40, 144, 328, 1, 1, STRIDES]]), 128, true).passes(&mut cases);
+    grouped(int4([96, 256, 64], tensor(8, 2), &[[100, 528, 136, 1, 2, DEALT_OUT]]), 32, true).passes(&mut cases);
+    grouped(int4([128, 128, 64], shared(2, 2), &[[130, 144, 328, 1, 1, STRIDES]]), 128, false).passes(&mut cases);
+    grouped(int4([256, 96, 128], shared(10, 2), &[[300, 208, 264, 2, 1, RUNS]]), 32, true).passes(&mut cases);
+    grouped(int4([48, 128, 64], shared(10, 3), &[[50, 144, 264, 1, 1, DEALT_OUT]]), 264, true).passes(&mut cases);
+    grouped(int4([16, 128, 64], tensor(4, 2), &[[9, 144, 264, 1, 1, STRIDES]]), 264, false).passes(&mut cases);
     let fp4 = |weights, block, decoded, runs: &[[u32; 6]]| gemm(weights, block, 3, 2, decoded, runs);
-    grouped(fp4("Nvfp4", [16, 128, 64], tensor(8, 3), &[[9, 272, 328, 2, 3, RUNS]]), 16, false).passes();
-    grouped(fp4("Nvfp4", [256, 128, 64], shared(2, 2), &[[300, 144, 136, 1, 1, STRIDES]]), 16, false).passes();
-    grouped(fp4("Mxfp4", [64, 256, 128], tensor(4, 2), &[[70, 272, 264, 1, 1, STRIDES]]), 32, false).passes();
-    grouped(fp4("Mxfp4", [32, 128, 64], shared(10, 3), &[[40, 144, 328, 1, 1, DEALT_OUT]]), 32, false).passes();
+    grouped(fp4("Nvfp4", [16, 128, 64], tensor(8, 3), &[[9, 272, 328, 2, 3, RUNS]]), 16, false).passes(&mut cases);
+    grouped(fp4("Nvfp4", [256, 128, 64], shared(2, 2), &[[300, 144, 136, 1, 1, STRIDES]]), 16, false)
+        .passes(&mut cases);
+    grouped(fp4("Mxfp4", [64, 256, 128], tensor(4, 2), &[[70, 272, 264, 1, 1, STRIDES]]), 32, false).passes(&mut cases);
+    grouped(fp4("Mxfp4", [32, 128, 64], shared(10, 3), &[[40, 144, 328, 1, 1, DEALT_OUT]]), 32, false)
+        .passes(&mut cases);
+    cases.check();
 }
 
 /// A config of E4M3 products with scales of tensors (0), of rows and columns (1), or of blocks (128).
@@ -278,19 +315,23 @@ fn fp8(block: [u32; 3], stages: u32, scale_block: u32, runs: &[[u32; 6]]) -> Cas
 
 #[test]
 fn products_of_8_bit_floats() {
-    fp8([128, 128, 128], 3, 0, &[[130, 264, 272, 1, 2, STRIDES]]).passes();
-    fp8([16, 128, 256], 3, 1, &[[9, 272, 528, 2, 3, RUNS]]).passes();
-    fp8([256, 128, 256], 2, 1, &[[300, 264, 272, 1, 1, DEALT_OUT]]).passes();
-    fp8([256, 256, 128], 2, 1, &[[300, 264, 272, 2, 2, RUNS]]).passes();
+    let mut cases = Cases::default();
+    fp8([128, 128, 128], 3, 0, &[[130, 264, 272, 1, 2, STRIDES]]).passes(&mut cases);
+    fp8([16, 128, 256], 3, 1, &[[9, 272, 528, 2, 3, RUNS]]).passes(&mut cases);
+    fp8([256, 128, 256], 2, 1, &[[300, 264, 272, 1, 1, DEALT_OUT]]).passes(&mut cases);
+    fp8([256, 256, 128], 2, 1, &[[300, 264, 272, 2, 2, RUNS]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn products_of_8_bit_floats_whose_blocks_have_scales() {
-    fp8([128, 64, 128], 3, 128, &[[130, 200, 272, 1, 2, STRIDES]]).passes();
-    fp8([48, 128, 128], 3, 128, &[[50, 264, 528, 2, 1, DEALT_OUT]]).passes();
-    fp8([112, 128, 256], 2, 128, &[[130, 136, 400, 1, 1, STRIDES]]).passes();
-    fp8([256, 256, 128], 3, 128, &[[300, 520, 272, 1, 1, STRIDES]]).passes();
-    fp8([128, 256, 128], 2, 128, &[[200, 264, 528, 2, 2, RUNS]]).passes();
+    let mut cases = Cases::default();
+    fp8([128, 64, 128], 3, 128, &[[130, 200, 272, 1, 2, STRIDES]]).passes(&mut cases);
+    fp8([48, 128, 128], 3, 128, &[[50, 264, 528, 2, 1, DEALT_OUT]]).passes(&mut cases);
+    fp8([112, 128, 256], 2, 128, &[[130, 136, 400, 1, 1, STRIDES]]).passes(&mut cases);
+    fp8([256, 256, 128], 3, 128, &[[300, 520, 272, 1, 1, STRIDES]]).passes(&mut cases);
+    fp8([128, 256, 128], 2, 128, &[[200, 264, 528, 2, 2, RUNS]]).passes(&mut cases);
+    cases.check();
 }
 
 // ---- The launch ----
@@ -348,19 +389,23 @@ fn spread(problem: &Problem, profile: &GpuProfile, count: usize, kinds: &[Mma]) 
 /// What the crate launches is what `main` describes of the same shapes. `of_launch` gives its arguments, and which of the launch's
 /// numbers it tells.
 fn check_launch(
-    main: &str,
+    cases: &mut Cases,
+    main: &'static str,
     problem: &Problem,
     profile: &GpuProfile,
     config: &Config,
     of_launch: impl Fn(&Launch) -> (Vec<i64>, &'static [usize]),
 ) {
     let (kernel, launch) = spec(problem.family).build(config, problem, profile).unwrap();
-    let Some(model) = Model::new(main, &kernel.macros, |_, text| text) else { return };
     let (arguments, places) = of_launch(&launch);
-    let arguments = arguments.iter().map(i64::to_string);
-    let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
-    assert!(output.status.success());
-    assert_eq!(described(&launch, places), String::from_utf8_lossy(&output.stdout), "{config:?}");
+    let (launched, config) = (described(&launch, places), config.clone());
+    cases.push(move || {
+        let Some(model) = Model::new(main, &kernel.macros, |_, text| text) else { return };
+        let arguments = arguments.iter().map(i64::to_string);
+        let output = Command::new(&model.program).args(arguments).arg("describe").output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(launched, String::from_utf8_lossy(&output.stdout), "{config:?}");
+    });
 }
 
 /// How often k is split, the programs or pairs of them, and their order, of a product's launch.
@@ -378,6 +423,7 @@ fn order_of(config: &Config, launch: &Launch) -> [i64; 3] {
 #[test]
 fn the_crate_launches_what_the_model_runs() {
     const CONFIGS: usize = 4;
+    let mut cases = Cases::default();
     let profile = GpuProfile::by_name("b200").unwrap();
     let [m, n, k] = [700, 1040, 1056];
     let products = [
@@ -399,7 +445,7 @@ fn the_crate_launches_what_the_model_runs() {
         let dtype = *family.dtypes().first().unwrap();
         let problem = Problem::new(family, &extents.collect::<Vec<_>>(), dtype).unwrap();
         for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05, Mma::Tcgen05Tmem]) {
-            check_launch("gemm.cpp", &problem, &profile, &config, |launch| {
+            check_launch(&mut cases, "gemm.cpp", &problem, &profile, &config, |launch| {
                 let places = match numbers(launch).len() {
                     7 => &[0, 1, 2, 4, 5, 6][..],
                     8 => &[0, 1, 2, 4, 5, 6, 7],
@@ -409,6 +455,7 @@ fn the_crate_launches_what_the_model_runs() {
             });
         }
     }
+    cases.check();
 }
 
 // ---- Products of operands that both have scales ----
@@ -441,53 +488,63 @@ fn decoded_scaled(format: &str, dtype: &str, block: [u32; 3], warps: u32, vector
 
 #[test]
 fn block_scaled_tiles() {
-    block_scaled("Nvfp4", "bf16", [128, 128, 256], 3, 2, &[[130, 264, 608, 1, 2, STRIDES]]).passes();
-    block_scaled("Nvfp4", "f16", [128, 128, 512], 2, 1, &[[130, 264, 1120, 2, 3, RUNS]]).passes();
-    block_scaled("Mxfp8", "f16", [128, 256, 128], 3, 1, &[[130, 264, 400, 2, 3, RUNS]]).passes();
-    block_scaled("Mxfp8", "bf16", [128, 128, 256], 2, 2, &[[260, 136, 528, 1, 2, DEALT_OUT]]).passes();
+    let mut cases = Cases::default();
+    block_scaled("Nvfp4", "bf16", [128, 128, 256], 3, 2, &[[130, 264, 608, 1, 2, STRIDES]]).passes(&mut cases);
+    block_scaled("Nvfp4", "f16", [128, 128, 512], 2, 1, &[[130, 264, 1120, 2, 3, RUNS]]).passes(&mut cases);
+    block_scaled("Mxfp8", "f16", [128, 256, 128], 3, 1, &[[130, 264, 400, 2, 3, RUNS]]).passes(&mut cases);
+    block_scaled("Mxfp8", "bf16", [128, 128, 256], 2, 2, &[[260, 136, 528, 1, 2, DEALT_OUT]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn block_scaled_pairs() {
-    block_scaled("Nvfp4", "bf16", [256, 256, 256], 3, 1, &[[300, 264, 608, 1, 2, DEALT_OUT]]).passes();
-    block_scaled("Nvfp4", "bf16", [256, 128, 256], 3, 2, &[[530, 136, 544, 2, 3, STRIDES]]).passes();
-    block_scaled("Mxfp8", "bf16", [256, 256, 128], 3, 1, &[[300, 520, 272, 1, 1, RUNS]]).passes();
+    let mut cases = Cases::default();
+    block_scaled("Nvfp4", "bf16", [256, 256, 256], 3, 1, &[[300, 264, 608, 1, 2, DEALT_OUT]]).passes(&mut cases);
+    block_scaled("Nvfp4", "bf16", [256, 128, 256], 3, 2, &[[530, 136, 544, 2, 3, STRIDES]]).passes(&mut cases);
+    block_scaled("Mxfp8", "bf16", [256, 256, 128], 3, 1, &[[300, 520, 272, 1, 1, RUNS]]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn block_scaled_tiles_of_few_rows() {
+    let mut cases = Cases::default();
     block_scaled("Nvfp4", "bf16", [16, 128, 256], 4, 2, &[[9, 264, 1056, 2, 3, STRIDES], [1, 128, 32, 1, 1, RUNS]])
-        .passes();
-    block_scaled("Nvfp4", "bf16", [32, 256, 512], 2, 2, &[[30, 520, 608, 1, 2, DEALT_OUT]]).passes();
+        .passes(&mut cases);
+    block_scaled("Nvfp4", "bf16", [32, 256, 512], 2, 2, &[[30, 520, 608, 1, 2, DEALT_OUT]]).passes(&mut cases);
     // Rows of the second tile have the third and the fourth column of a block of scales.
-    block_scaled("Nvfp4", "f16", [64, 128, 256], 3, 2, &[[190, 136, 288, 1, 2, RUNS]]).passes();
-    block_scaled("Mxfp8", "bf16", [64, 256, 128], 4, 2, &[[150, 520, 400, 1, 2, STRIDES]]).passes();
-    block_scaled("Mxfp8", "f16", [16, 128, 256], 4, 2, &[[16, 264, 1040, 2, 3, STRIDES]]).passes();
+    block_scaled("Nvfp4", "f16", [64, 128, 256], 3, 2, &[[190, 136, 288, 1, 2, RUNS]]).passes(&mut cases);
+    block_scaled("Mxfp8", "bf16", [64, 256, 128], 4, 2, &[[150, 520, 400, 1, 2, STRIDES]]).passes(&mut cases);
+    block_scaled("Mxfp8", "f16", [16, 128, 256], 4, 2, &[[16, 264, 1040, 2, 3, STRIDES]]).passes(&mut cases);
+    cases.check();
 }
 
 /// The kernel for other GPUs, on the same products: its warps' own products and copies are modelled as well.
 #[test]
 fn block_scaled_operands_that_warps_decode() {
-    decoded_scaled("Nvfp4", "bf16", [64, 64, 128], 4, [4, 4], [70, 130, 328, 1, 3, STRIDES]).passes();
-    decoded_scaled("Nvfp4", "f16", [16, 32, 256], 1, [2, 2], [9, 67, 76, 1, 2, RUNS]).passes();
-    decoded_scaled("Mxfp8", "f16", [32, 128, 256], 4, [2, 2], [41, 133, 334, 1, 2, RUNS]).passes();
-    decoded_scaled("Mxfp8", "bf16", [128, 32, 128], 2, [16, 16], [140, 40, 144, 1, 9, STRIDES]).passes();
+    let mut cases = Cases::default();
+    decoded_scaled("Nvfp4", "bf16", [64, 64, 128], 4, [4, 4], [70, 130, 328, 1, 3, STRIDES]).passes(&mut cases);
+    decoded_scaled("Nvfp4", "f16", [16, 32, 256], 1, [2, 2], [9, 67, 76, 1, 2, RUNS]).passes(&mut cases);
+    decoded_scaled("Mxfp8", "f16", [32, 128, 256], 4, [2, 2], [41, 133, 334, 1, 2, RUNS]).passes(&mut cases);
+    decoded_scaled("Mxfp8", "bf16", [128, 32, 128], 2, [16, 16], [140, 40, 144, 1, 9, STRIDES]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
     const CONFIGS: usize = 6;
+    let mut cases = Cases::default();
     let profile = GpuProfile::by_name("b200").unwrap();
     for (family, m) in [Family::MatmulNvfp4Nvfp4, Family::MatmulMxfp8].into_iter().flat_map(|it| [(it, 700), (it, 30)])
     {
         let [n, k] = [1040, 2080];
         let problem = Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap();
         for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05]) {
-            check_launch("block_scaled.cpp", &problem, &profile, &config, |launch| {
+            check_launch(&mut cases, "block_scaled.cpp", &problem, &profile, &config, |launch| {
                 ([&[m, n, k][..], &order_of(&config, launch)].concat(), &[0, 1, 2, 4, 5, 6])
             });
         }
     }
+    cases.check();
 }
 
 #[test]
@@ -495,31 +552,32 @@ fn block_scaled_products_with_something_left_out_are_refused() {
     const SCALED: &str = "gemm_block_scaled_tcgen05.cu";
     const HEADER: &str = "tcgen05_scaled.cuh";
     const DECODING: &str = "gemm_block_scaled.cu";
+    let mut cases = Cases::default();
     let nvfp4 = || block_scaled("Nvfp4", "bf16", [128, 128, 256], 2, 2, &[[300, 136, 1056, 1, 1, STRIDES]]);
     let mxfp8 = || block_scaled("Mxfp8", "bf16", [64, 128, 128], 2, 2, &[[190, 136, 528, 1, 1, STRIDES]]);
     let pair = || block_scaled("Mxfp8", "bf16", [256, 128, 128], 2, 2, &[[600, 136, 528, 1, 1, STRIDES]]);
     let full = Change(SCALED, "ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);", "");
     for case in [nvfp4(), mxfp8(), pair()] {
-        case.refuses(&[full], &["a product reads what", COPIES, "tcgen05.cp writes tensor memory"]);
+        case.refuses(&mut cases, &[full], &["a product reads what", COPIES, "tcgen05.cp writes tensor memory"]);
     }
     let empty =
         Change(SCALED, "ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);\n                const", "const");
     for case in [nvfp4(), pair()] {
-        case.refuses(&[empty], &[COPIES, "more arrivals"]);
+        case.refuses(&mut cases, &[empty], &[COPIES, "more arrivals"]);
     }
     // Scales of one stage where those of another are still read: nobody promises that a copy waits for products.
     let once = Change(SCALED, "SCALES_AT + stage.index * SCALE_COLUMNS", "SCALES_AT");
     for case in [nvfp4(), mxfp8(), pair()] {
-        case.refuses(&[once], &["tcgen05.cp writes tensor memory that others may still use"]);
+        case.refuses(&mut cases, &[once], &["tcgen05.cp writes tensor memory that others may still use"]);
     }
     let uncopied = Change(SCALED, "copy_scales(scales, ptx", "if (step == work.begin) copy_scales(scales, ptx");
-    nvfp4().refuses(&[uncopied], &["is ", "other scales", "a scale of code", "being written"]);
+    nvfp4().refuses(&mut cases, &[uncopied], &["is ", "other scales", "a scale of code", "being written"]);
     let stored = Change(SCALED, "tiles.await_stored(sums);\n            ptx::tcgen05_after", "ptx::tcgen05_after");
     for case in [nvfp4(), pair()] {
-        case.refuses(&[stored], &SUMS);
+        case.refuses(&mut cases, &[stored], &SUMS);
     }
     let summed = Change(TILES, "ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);", "");
-    nvfp4().refuses(&[summed], &SUMS);
+    nvfp4().refuses(&mut cases, &[summed], &SUMS);
     // What is told of the operands and of their scales.
     for (case, change, words) in [
         (mxfp8(), Change(SCALED, "IS_E2M1 ? 0 : within", "0"), "C["),
@@ -537,14 +595,14 @@ fn block_scaled_products_with_something_left_out_are_refused() {
             "tcgen05.cp by 1 programs",
         ),
     ] {
-        case.refuses(&[change], &[words]);
+        case.refuses(&mut cases, &[change], &[words]);
     }
     let columns = Change(
         SCALED,
         "power_of_two_from(32, SCALES_AT + NUM_STAGES * SCALE_COLUMNS)",
         "power_of_two_from(32, SCALES_AT)",
     );
-    nvfp4().refuses(&[columns], &["of tensor memory, of which"]);
+    nvfp4().refuses(&mut cases, &[columns], &["of tensor memory, of which"]);
     // The kernel that decodes.
     let decoded = || decoded_scaled("Mxfp8", "bf16", [64, 64, 128], 4, [16, 16], [70, 72, 656, 1, 1, STRIDES]);
     for change in [
@@ -557,10 +615,11 @@ fn block_scaled_products_with_something_left_out_are_refused() {
         Change("block_scaled.cuh", "row / 32 % 4 * 4", "row / 32 % 4"),
         Change(DECODING, "sums[2] * lower * left", "sums[2] * upper * left"),
     ] {
-        decoded().refuses(&[change], &["C[", "not aligned"]);
+        decoded().refuses(&mut cases, &[change], &["C[", "not aligned"]);
     }
     let unsynchronized = Change(DECODING, "__syncthreads();  // this stage", "// this stage");
-    decoded().refuses(&[unsynchronized], &["others may still read or write", "may not be written yet"]);
+    decoded().refuses(&mut cases, &[unsynchronized], &["others may still read or write", "may not be written yet"]);
+    cases.check();
 }
 
 // ---- What the model must refuse: the GEMM with something left out ----
@@ -609,56 +668,62 @@ const EMPTY_DRAIN: &str = "for (int i = 0; i < NUM_STAGES; ++i, stage.advance())
 
 #[test]
 fn a_missing_wait_is_refused() {
+    let mut cases = Cases::default();
     let full = without("ptx::mbarrier_wait(stage.of(base + FULL), stage.parity);");
     for case in [bf16(), decoded(), held(), pair(), decoded_pair()] {
-        case.refuses(&[full], &["a product reads what", COPIES]);
+        case.refuses(&mut cases, &[full], &["a product reads what", COPIES]);
     }
     let ready = without("if constexpr (DECODED) ptx::mbarrier_wait(buffer.of(base + READY), buffer.parity);");
-    decoded().refuses(&[ready], &["a product reads what"]);
-    decoded_pair().refuses(&[ready], &["a product reads what"]);
-    held().refuses(&[ready], &["a product reads tensor memory that is being written", COPIES]);
+    decoded().refuses(&mut cases, &[ready], &["a product reads what"]);
+    decoded_pair().refuses(&mut cases, &[ready], &["a product reads what"]);
+    held().refuses(&mut cases, &[ready], &["a product reads tensor memory that is being written", COPIES]);
     let raw = without("ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);");
-    decoded().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
-    held().refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
+    decoded().refuses(&mut cases, &[raw], &["a thread reads what may not be written yet", COPIES]);
+    held().refuses(&mut cases, &[raw], &["a thread reads what may not be written yet", COPIES]);
     let empty = Change(
         KERNEL,
         "ptx::mbarrier_wait(stage.of(base + EMPTY), stage.parity ^ 1);\n                copy_step",
         "copy_step",
     );
     for case in [bf16(), decoded(), held(), pair()] {
-        case.refuses(&[empty], &[COPIES, "more arrivals"]);
+        case.refuses(&mut cases, &[empty], &[COPIES, "more arrivals"]);
     }
     let reused = without("ptx::mbarrier_wait(reused.of(base + EMPTY), reused.parity);");
     decoded().refuses(
+        &mut cases,
         &[reused],
         &["a thread writes where others may still read or write", "a product reads what", "the grid hangs"],
     );
-    held().refuses(&[reused], &["tcgen05.st where others may still read or write"]);
+    held().refuses(&mut cases, &[reused], &["tcgen05.st where others may still read or write"]);
     let drained = without("tiles.await_stored(sums);\n            ");
     for case in [bf16(), pair()] {
-        case.refuses(&[drained], &SUMS);
+        case.refuses(&mut cases, &[drained], &SUMS);
     }
     let summed = Change(TILES, "ptx::mbarrier_wait(sums.of(base + SUMMED), sums.parity);", "");
     for case in [bf16(), pair()] {
-        case.refuses(&[summed], &SUMS);
+        case.refuses(&mut cases, &[summed], &SUMS);
     }
     let taken = Change(TILES, "if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);", "");
     dealt_out().refuses(
+        &mut cases,
         &[taken],
         &["clusterlaunchcontrol.try_cancel writes where", "more arrivals", "in the midst of a phase"],
     );
     let answered = Change(TILES, "ptx::mbarrier_wait(answer.of(base + ANSWERED), answer.parity);", "");
     dealt_out().refuses(
+        &mut cases,
         &[answered],
         &["a thread reads what may not be written yet", "clusterlaunchcontrol.try_cancel writes where"],
     );
     let read = Change(TILES, "if (lane == 0) ptx::tma_store_wait_read<1>();", "");
-    bf16().refuses(&[read], &["a thread writes where others may still read or write"]);
+    bf16().refuses(&mut cases, &[read], &["a thread writes where others may still read or write"]);
+    cases.check();
 }
 
 /// What weights share is waited for like the weights, and is that of their own columns and group.
 #[test]
 fn scales_of_others_are_refused() {
+    let mut cases = Cases::default();
     let tensor = Decoded::Tensor { warps: 4, buffers: 2 };
     let of_tensor =
         || grouped(gemm("Int4Group", [16, 128, 128], 3, 2, tensor, &[[9, 144, 264, 1, 1, STRIDES]]), 64, true);
@@ -666,24 +731,29 @@ fn scales_of_others_are_refused() {
     let of_shared =
         || grouped(gemm("Int4Group", [16, 128, 64], 3, 2, shared, &[[9, 144, 264, 1, 1, STRIDES]]), 128, true);
     let wrong = ["C["];
-    of_tensor().refuses(&[without(" || i * SHARES * BLOCK_DEPTH % GROUP_K == 0")], &wrong);
-    of_tensor()
-        .refuses(&[without("32 * quarter + 2 * (lane / 4)"), Change(KERNEL, "columns_on()", "columns_on(0)")], &wrong);
-    of_shared().refuses(&[without(".columns_on(8 * column)")], &wrong);
-    of_shared().refuses(&[without("/ scaling.group_steps")], &wrong);
+    of_tensor().refuses(&mut cases, &[without(" || i * SHARES * BLOCK_DEPTH % GROUP_K == 0")], &wrong);
+    of_tensor().refuses(
+        &mut cases,
+        &[without("32 * quarter + 2 * (lane / 4)"), Change(KERNEL, "columns_on()", "columns_on(0)")],
+        &wrong,
+    );
+    of_shared().refuses(&mut cases, &[without(".columns_on(8 * column)")], &wrong);
+    of_shared().refuses(&mut cases, &[without("/ scaling.group_steps")], &wrong);
     let raw = without("ptx::mbarrier_wait(stage.of(base + RAW), stage.parity);");
     let bytes = without(" + SCALES_COPIED");
     let first = Change(KERNEL, "SCALE_STAGES + stage.index * SCALES_BYTES;", "SCALE_STAGES;");
     for case in [of_tensor(), of_shared()] {
-        case.refuses(&[raw], &["a thread reads what may not be written yet", COPIES]);
-        case.refuses(&[bytes], &["bytes are counted in a later phase"]);
-        case.refuses(&[first], &["a thread reads what may not be written yet", COPIES, "C["]);
+        case.refuses(&mut cases, &[raw], &["a thread reads what may not be written yet", COPIES]);
+        case.refuses(&mut cases, &[bytes], &["bytes are counted in a later phase"]);
+        case.refuses(&mut cases, &[first], &["a thread reads what may not be written yet", COPIES, "C["]);
     }
+    cases.check();
 }
 
 /// Sums of 128 of k take turns in tensor memory, and are scaled by what belongs to them.
 #[test]
 fn sums_of_8_bit_floats_take_turns() {
+    let mut cases = Cases::default();
     let of_rows = || fp8([16, 128, 128], 2, 1, &[[9, 136, 272, 1, 1, STRIDES]]);
     let of_few = || fp8([48, 128, 128], 2, 128, &[[50, 136, 656, 1, 1, STRIDES]]);
     let of_pairs = || fp8([256, 64, 128], 2, 128, &[[600, 72, 528, 1, 1, STRIDES]]);
@@ -696,32 +766,40 @@ fn sums_of_8_bit_floats_take_turns() {
     );
     let after = Change(KERNEL, "ptx::tcgen05_after_signal();\n                add_block", "add_block");
     for case in [of_few(), of_pairs()] {
-        case.refuses(&[summed], &SUMS);
-        case.refuses(&[stored], &SUMS);
-        case.refuses(&[before], &["a product writes tensor memory that others may still use"]);
-        case.refuses(&[after], &["no tcgen05.fence::after_thread_sync follows the wait"]);
-        case.refuses(&[without("ahead[i].fetch(scales, storer, first + i + AHEAD);")], &["C["]);
+        case.refuses(&mut cases, &[summed], &SUMS);
+        case.refuses(&mut cases, &[stored], &SUMS);
+        case.refuses(&mut cases, &[before], &["a product writes tensor memory that others may still use"]);
+        case.refuses(&mut cases, &[after], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+        case.refuses(&mut cases, &[without("ahead[i].fetch(scales, storer, first + i + AHEAD);")], &["C["]);
     }
     let unread = without("__syncwarp();  // the warp has read the last ones");
     of_few().refuses(
+        &mut cases,
         &[unread],
         &["a thread writes where others may still read or write", "a thread reads what may not be written yet"],
     );
-    of_few().refuses(&[Change(KERNEL, "SWAPPED && !PROMOTED ?", "SWAPPED ?")], &["C["]);
-    of_few().refuses(&[Change(KERNEL, "B_PANEL_BYTES + part * 32 : k16", "B_PANEL_BYTES + part * 16 : k16")], &["C["]);
+    of_few().refuses(&mut cases, &[Change(KERNEL, "SWAPPED && !PROMOTED ?", "SWAPPED ?")], &["C["]);
+    of_few().refuses(
+        &mut cases,
+        &[Change(KERNEL, "B_PANEL_BYTES + part * 32 : k16", "B_PANEL_BYTES + part * 16 : k16")],
+        &["C["],
+    );
     of_rows().refuses(
+        &mut cases,
         &[without("if constexpr (FP8) TileScales<Source>(source, rank, work, storer).apply(values, column);")],
         &["C["],
     );
     for case in [of_rows(), of_few()] {
-        case.refuses(&[Change(TCGEN05, "kind::f8f6f4", "kind::f16")], &["that is not of bf16 products"]);
+        case.refuses(&mut cases, &[Change(TCGEN05, "kind::f8f6f4", "kind::f16")], &["that is not of bf16 products"]);
         let major = Change(KERNEL, "B_MAJOR = FP8 ? Major::K", "B_MAJOR = FP8 ? Major::MN");
-        case.refuses(&[major], &["an MN-major operand"]);
+        case.refuses(&mut cases, &[major], &["an MN-major operand"]);
     }
+    cases.check();
 }
 
 #[test]
 fn a_missing_signal_hangs() {
+    let mut cases = Cases::default();
     for (case, change) in [
         (bf16(), without("ptx::tcgen05_commit<CTAS>(stage.of(base + EMPTY));")),
         (pair(), without("tiles.say_summed(sums);")),
@@ -729,29 +807,36 @@ fn a_missing_signal_hangs() {
         (decoded(), without("if (thread % 32 == 0) ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY));")),
         (bf16(), Change(KERNEL, "CTAS * (A_BYTES + (DECODED ? 0 : B_BYTES))", "CTAS * (A_BYTES + B_BYTES) + 16")),
     ] {
-        case.refuses(&[change], &["the grid hangs"]);
+        case.refuses(&mut cases, &[change], &["the grid hangs"]);
     }
+    cases.check();
 }
 
 #[test]
 fn tensor_memory_ends_where_it_was_allocated() {
+    let mut cases = Cases::default();
     let words = ["of tensor memory, of which"];
     let anywhere = Change(KERNEL, "multiply_step(tensor_memory + sums.index", "multiply_step(sums.index");
-    bf16().refuses(&[anywhere], &words);
-    pair().refuses(&[anywhere], &words);
+    bf16().refuses(&mut cases, &[anywhere], &words);
+    pair().refuses(&mut cases, &[anywhere], &words);
     let from_zero = Change(TILES, "return tensor_memory + (quarter", "return (quarter");
-    bf16().refuses(&[from_zero], &words);
+    bf16().refuses(&mut cases, &[from_zero], &words);
     let weights = Change(KERNEL, "tensor_memory + WEIGHTS_AT + buffer.index", "WEIGHTS_AT + buffer.index");
-    held().refuses(&[weights], &["of tensor memory, of which", "tcgen05.st where others may still read or write"]);
+    held().refuses(
+        &mut cases,
+        &[weights],
+        &["of tensor memory, of which", "tcgen05.st where others may still read or write"],
+    );
     let half = Change(
         KERNEL,
         "TMEM_COLUMNS = tcgen05_gemm::power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS);",
         "TMEM_COLUMNS = tcgen05_gemm::power_of_two_from(32, WEIGHTS_AT + ALL_WEIGHT_COLUMNS) / 2;",
     );
-    bf16().refuses(&[half], &words);
-    held().refuses(&[half], &words);
+    bf16().refuses(&mut cases, &[half], &words);
+    held().refuses(&mut cases, &[half], &words);
     let lanes = Change(TILES, "(quarter << 21)", "(quarter << 20)");
-    bf16().refuses(&[lanes], &["reaches lanes from"]);
+    bf16().refuses(&mut cases, &[lanes], &["reaches lanes from"]);
+    cases.check();
 }
 
 #[test]
@@ -760,7 +845,8 @@ fn tensor_memory_is_allocated_and_freed_once() {
     const RELINQUISH: &str =
         "asm volatile(\"tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;\" ::: \"memory\");";
     const FREE: &str = "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);";
-    bf16().refuses(&[Change(TCGEN05, RELINQUISH, "")], &["without giving the permit to allocate back"]);
+    let mut cases = Cases::default();
+    bf16().refuses(&mut cases, &[Change(TCGEN05, RELINQUISH, "")], &["without giving the permit to allocate back"]);
     let early = [
         Change(TCGEN05, RELINQUISH, ""),
         Change(
@@ -772,9 +858,9 @@ fn tensor_memory_is_allocated_and_freed_once() {
             ),
         ),
     ];
-    bf16().refuses(&early, &["tcgen05.alloc after relinquish_alloc_permit"]);
+    bf16().refuses(&mut cases, &early, &["tcgen05.alloc after relinquish_alloc_permit"]);
     for case in [bf16(), pair()] {
-        case.refuses(&[without(FREE)], &["tensor memory that it did not free"]);
+        case.refuses(&mut cases, &[without(FREE)], &["tensor memory that it did not free"]);
         let twice = Change(
             KERNEL,
             FREE,
@@ -783,47 +869,56 @@ fn tensor_memory_is_allocated_and_freed_once() {
                 "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS>(tensor_memory);"
             ),
         );
-        case.refuses(&[twice], &["tcgen05.dealloc of what is not allocated"]);
+        case.refuses(&mut cases, &[twice], &["tcgen05.dealloc of what is not allocated"]);
         let part = Change(
             KERNEL,
             FREE,
             "if (warp == MULTIPLYING_WARP) ptx::tmem_free<CTAS, TMEM_COLUMNS / 2>(tensor_memory);",
         );
-        case.refuses(&[part], &["tcgen05.dealloc of"]);
+        case.refuses(&mut cases, &[part], &["tcgen05.dealloc of"]);
     }
     let assertion = "static_assert(COLUMNS >= 32 && COLUMNS <= 512 && (COLUMNS & (COLUMNS - 1)) == 0, \"TMEM columns: 32 ... 512\");";
     for (columns, seen) in [("48 + TMEM_COLUMNS", "176 columns"), ("16", "16 columns")] {
         let odd: &'static str = Box::leak(format!("ptx::tmem_allocate<CTAS, {columns}>").into_boxed_str());
         let changes = [Change(TCGEN05, assertion, ""), Change(KERNEL, "ptx::tmem_allocate<CTAS, TMEM_COLUMNS>", odd)];
-        bf16().refuses(&changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
+        bf16().refuses(&mut cases, &changes, &[&format!("{seen} of tensor memory: it must be a power of two")]);
     }
     let alone = Change(KERNEL, "ptx::tcgen05_commit<CTAS>(stage", "ptx::tcgen05_commit<1>(stage");
-    pair().refuses(&[alone], &["tcgen05.commit by 1 programs"]);
+    pair().refuses(&mut cases, &[alone], &["tcgen05.commit by 1 programs"]);
+    cases.check();
 }
 
 #[test]
 fn loads_of_tensor_memory_give_nothing_before_their_wait() {
     const WAIT: &str = "ptx::tmem_wait(values);";
+    let mut cases = Cases::default();
     for case in [bf16(), split(), pair()] {
-        case.refuses(&[Change(TILES, WAIT, "")], &["tcgen05.wait::ld"]);
+        case.refuses(&mut cases, &[Change(TILES, WAIT, "")], &["tcgen05.wait::ld"]);
     }
     bf16().refuses(
+        &mut cases,
         &[Change(TCGEN05, "asm volatile(\"tcgen05.wait::ld.sync.aligned;\" ::: \"memory\");", "")],
         &["tcgen05.wait::ld"],
     );
     let early = Change(TILES, WAIT, "const float early = values[0][3]; ptx::tmem_wait(values); values[0][3] = early;");
-    bf16().refuses(&[early], &["is nan, not"]);
-    held().refuses(&[without("ptx::tmem_wait_stores();")], &["a product reads tensor memory that is being written"]);
+    bf16().refuses(&mut cases, &[early], &["is nan, not"]);
+    held().refuses(
+        &mut cases,
+        &[without("ptx::tmem_wait_stores();")],
+        &["a product reads tensor memory that is being written"],
+    );
+    cases.check();
 }
 
 #[test]
 fn missing_tcgen05_fences_are_refused() {
+    let mut cases = Cases::default();
     let before_drained = Change(TILES, "ptx::tcgen05_before_signal();\n        __syncwarp();", "__syncwarp();");
     for case in [bf16(), pair()] {
-        case.refuses(&[before_drained], &["a product writes tensor memory that others may still use"]);
+        case.refuses(&mut cases, &[before_drained], &["a product writes tensor memory that others may still use"]);
     }
     let before_ready = Change(KERNEL, "ptx::tcgen05_before_signal();\n                } else", "} else");
-    held().refuses(&[before_ready], &["a product reads tensor memory that is being written"]);
+    held().refuses(&mut cases, &[before_ready], &["a product reads tensor memory that is being written"]);
     let before_end = Change(
         KERNEL,
         "ptx::tcgen05_before_signal();\n    tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
@@ -836,34 +931,38 @@ fn missing_tcgen05_fences_are_refused() {
     );
     for case in [bf16(), pair()] {
         case.refuses(
+            &mut cases,
             &[before_end, before_drained],
             &["tcgen05.dealloc of what others", "a product writes tensor memory"],
         );
         case.refuses(
+            &mut cases,
             &[after_end],
             &["tcgen05.dealloc of what others may still use: no tcgen05.fence::after_thread_sync"],
         );
     }
     let after_full = Change(KERNEL, "ptx::tcgen05_after_signal();\n                multiply_step", "multiply_step");
     for case in [bf16(), decoded(), held(), pair()] {
-        case.refuses(&[after_full], &["no tcgen05.fence::after_thread_sync follows"]);
+        case.refuses(&mut cases, &[after_full], &["no tcgen05.fence::after_thread_sync follows"]);
     }
     let after_summed = Change(TILES, "ptx::tcgen05_after_signal();\n            const u32 tile", "const u32 tile");
-    bf16().refuses(&[after_summed], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+    bf16().refuses(&mut cases, &[after_summed], &["no tcgen05.fence::after_thread_sync follows the wait"]);
     let after_raw = Change(KERNEL, "ptx::tcgen05_after_signal();\n                    hold_step", "hold_step");
-    held().refuses(&[after_raw], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+    held().refuses(&mut cases, &[after_raw], &["no tcgen05.fence::after_thread_sync follows the wait"]);
+    cases.check();
 }
 
 #[test]
 fn missing_proxy_fences_are_refused() {
     const READY: &str = "ptx::mbarrier_arrive_first<CTAS>(buffer.of(base + READY))";
+    let mut cases = Cases::default();
     let decoded_weights = Change(
         KERNEL,
         "buffer.index * OPERAND_BYTES, thread);\n                    ptx::fence_async_shared();",
         "buffer.index * OPERAND_BYTES, thread);",
     );
     for case in [decoded(), decoded_pair()] {
-        case.refuses(&[decoded_weights], &["no fence shows it", "may not be done"]);
+        case.refuses(&mut cases, &[decoded_weights], &["no fence shows it", "may not be done"]);
     }
     let box_of_c = Change(
         TILES,
@@ -872,6 +971,7 @@ fn missing_proxy_fences_are_refused() {
     );
     for case in [bf16(), split(), pair()] {
         case.refuses(
+            &mut cases,
             &[box_of_c],
             &["the copy engine reads what a write by a thread is known of, but no fence shows it"],
         );
@@ -882,19 +982,21 @@ fn missing_proxy_fences_are_refused() {
         "__syncwarp();\n                if (thread % 32 == 0) ptx::mbarrier_arrive_first",
         "if (thread % 32 == 0) ptx::mbarrier_arrive_first",
     );
-    decoded().refuses(&[unmet], &["a product reads what"]);
+    decoded().refuses(&mut cases, &[unmet], &["a product reads what"]);
     // Nor is what a thread wrote told by a signal that promises nothing of it.
     let relaxed = Change(KERNEL, READY, "ptx::mbarrier_arrive_first_relaxed<CTAS>(buffer.of(base + READY))");
     for case in [decoded(), decoded_pair()] {
-        case.refuses(&[relaxed], &["a product reads what"]);
+        case.refuses(&mut cases, &[relaxed], &["a product reads what"]);
     }
+    cases.check();
 }
 
 #[test]
 fn barriers_are_initialized_where_all_see_it() {
+    let mut cases = Cases::default();
     let words = ["a barrier whose initialization", "no barrier was initialized"];
     for case in [bf16(), decoded(), pair()] {
-        case.refuses(&[without("ptx::fence_mbarrier_init();")], &words);
+        case.refuses(&mut cases, &[without("ptx::fence_mbarrier_init();")], &words);
     }
     let unmet = Change(
         KERNEL,
@@ -902,6 +1004,7 @@ fn barriers_are_initialized_where_all_see_it() {
         "const u32",
     );
     bf16().refuses(
+        &mut cases,
         &[unmet],
         &["a barrier whose initialization", "no barrier was initialized", "a thread reads what may not be written yet"],
     );
@@ -911,13 +1014,15 @@ fn barriers_are_initialized_where_all_see_it() {
         "ptx::tcgen05_before_signal();\n    tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    const u32",
         "ptx::tcgen05_before_signal();\n    __syncthreads();\n    ptx::tcgen05_after_signal();\n    const u32",
     );
-    pair().refuses(&[alone], &words);
+    pair().refuses(&mut cases, &[alone], &words);
+    cases.check();
 }
 
 #[test]
 fn programs_of_a_pair_wait_for_each_other() {
+    let mut cases = Cases::default();
     let start = without("if (CTAS > 1) tcgen05_gemm::sync_all<CTAS>();");
-    pair().refuses(&[start], &["a program that may not have begun"]);
+    pair().refuses(&mut cases, &[start], &["a program that may not have begun"]);
     let end = Change(
         KERNEL,
         "tcgen05_gemm::sync_all<CTAS>();\n    ptx::tcgen05_after_signal();\n    if (warp",
@@ -925,20 +1030,22 @@ fn programs_of_a_pair_wait_for_each_other() {
     );
     let drain = without(EMPTY_DRAIN);
     let stored = without(STORED_DRAIN);
-    pair().refuses(&[end, drain, stored], &["a program leaves", "a program that has left"]);
-    pair().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
-    dealt_out().refuses(&[end, stored], &["a program leaves", "a program that has left"]);
+    pair().refuses(&mut cases, &[end, drain, stored], &["a program leaves", "a program that has left"]);
+    pair().refuses(&mut cases, &[end, stored], &["a program leaves", "a program that has left"]);
+    dealt_out().refuses(&mut cases, &[end, stored], &["a program leaves", "a program that has left"]);
+    cases.check();
 }
 
 #[test]
 fn nobody_leaves_what_is_under_way() {
+    let mut cases = Cases::default();
     let drain = without(EMPTY_DRAIN);
     for case in [bf16(), decoded(), pair()] {
-        case.refuses(&[drain], &["a program leaves"]);
+        case.refuses(&mut cases, &[drain], &["a program leaves"]);
     }
     let boxes = Change(TILES, "if (thread % 32 == 0) ptx::tma_store_wait_read<0>();", "");
     for case in [bf16(), pair()] {
-        case.refuses(&[boxes], &["a program leaves"]);
+        case.refuses(&mut cases, &[boxes], &["a program leaves"]);
     }
     let end = Change(
         KERNEL,
@@ -946,48 +1053,55 @@ fn nobody_leaves_what_is_under_way() {
         "ptx::tcgen05_after_signal();\n    if (warp",
     );
     let stored = without(STORED_DRAIN);
-    bf16().refuses(&[end, stored], &["tcgen05.dealloc of what others may still use"]);
+    bf16().refuses(&mut cases, &[end, stored], &["tcgen05.dealloc of what others may still use"]);
+    cases.check();
 }
 
 #[test]
 fn lanes_come_together_before_aligned_instructions() {
+    let mut cases = Cases::default();
     let words = ["an aligned instruction in a warp that is not together"];
     let load = Change(TILES, "Values values;\n                __syncwarp();", "Values values;");
     for case in [bf16(), pair()] {
-        case.refuses(&[load], &words);
+        case.refuses(&mut cases, &[load], &words);
     }
     let hold = Change(KERNEL, "if constexpr (HELD) {\n                    __syncwarp();", "if constexpr (HELD) {");
-    held().refuses(&[hold], &words);
+    held().refuses(&mut cases, &[hold], &words);
+    cases.check();
 }
 
 #[test]
 fn parts_of_k_are_added_by_whoever_is_last() {
+    let mut cases = Cases::default();
     let words = [
         "global memory that another program may not have written",
         "global memory that others may still read or write",
     ];
     let relaxed = Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.relaxed.gpu");
-    split().refuses(&[relaxed], &words);
-    split().refuses(&[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.release.gpu")], &words);
-    split().refuses(&[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.acquire.gpu")], &words);
+    split().refuses(&mut cases, &[relaxed], &words);
+    split().refuses(&mut cases, &[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.release.gpu")], &words);
+    split().refuses(&mut cases, &[Change(TCGEN05, "atom.add.acq_rel.gpu", "atom.add.acquire.gpu")], &words);
     let before = Change(
         TILES,
         "ptx::barrier_sync<STORING_THREADS>(STORING_BARRIER);\n        if (thread == 0) {",
         "if (thread == 0) {",
     );
-    split().refuses(&[before], &["global memory", "shared memory"]);
+    split().refuses(&mut cases, &[before], &["global memory", "shared memory"]);
     // Programs run at once: whoever takes himself for the last before the others have come finds their parts missing.
     let hasty = Change(
         TILES,
         "ptx::count_acquire_release(count) == tiles.schedule.split_k - 1u",
         "ptx::count_acquire_release(count) == 0",
     );
-    split().refuses(&[hasty], &["global memory", "is nan", "a count of arrivals is left"]);
+    split().refuses(&mut cases, &[hasty], &["global memory", "is nan", "a count of arrivals is left"]);
+    cases.check();
 }
 
 #[test]
 fn shared_memory_ends_where_the_launch_says() {
+    let mut cases = Cases::default();
     bf16().refuses(
+        &mut cases,
         &[Change(
             KERNEL,
             "constexpr int SMEM_BYTES = READY + 8 * BUFFERS;",
@@ -995,6 +1109,7 @@ fn shared_memory_ends_where_the_launch_says() {
         )],
         &["beyond the program's shared memory"],
     );
+    cases.check();
 }
 
 // ---- Attention ----
@@ -1048,54 +1163,62 @@ fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[
 
 #[test]
 fn attention_whose_weights_take_the_place_of_scores() {
+    let mut cases = Cases::default();
     let problems = [
         Attention { programs: 2, ..Attention::of([1, 300, 200, 128]) },
         Attention { rising: 40, ..Attention::of([1, 130, 300, 120]) },
     ];
-    attention(128, [256, 128], 2, &problems).passes();
-    attention(192, [256, 64], 2, &[Attention::of([2, 140, 150, 192])]).passes();
+    attention(128, [256, 128], 2, &problems).passes(&mut cases);
+    attention(192, [256, 64], 2, &[Attention::of([2, 140, 150, 192])]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn attention_whose_weights_lie_apart() {
+    let mut cases = Cases::default();
     let problems = [
         Attention { contiguous: true, programs: 2, ..Attention::of([3, 40, 257, 64]) },
         Attention { rising: 40, ..Attention::of([2, 260, 300, 64]) },
     ];
-    attention(64, [256, 128], 3, &problems).passes();
+    attention(64, [256, 128], 3, &problems).passes(&mut cases);
     let of_splits = Attention { splits: 2, programs: 3, ..Attention::of([2, 150, 200, 40]) };
-    attention(48, [256, 96], 2, &[of_splits]).passes();
-    attention(128, [256, 64], 2, &[Attention { rising: 40, ..Attention::of([1, 256, 128, 128]) }]).passes();
+    attention(48, [256, 96], 2, &[of_splits]).passes(&mut cases);
+    attention(128, [256, 64], 2, &[Attention { rising: 40, ..Attention::of([1, 256, 128, 128]) }]).passes(&mut cases);
+    cases.check();
 }
 
 #[test]
 fn attention_of_few_queries_with_splits() {
+    let mut cases = Cases::default();
     let problems = [
         Attention { splits: 3, programs: 4, ..Attention::of([3, 1, 600, 128]) },
         Attention { splits: 4, programs: 2, contiguous: true, ..Attention::of([2, 1, 129, 128]) },
     ];
-    attention(128, [128, 128], 2, &problems).passes();
+    attention(128, [128, 128], 2, &problems).passes(&mut cases);
     let rising = Attention { splits: 2, programs: 2, rising: 30, ..Attention::of([1, 33, 300, 96]) };
-    attention(96, [128, 96], 3, &[rising]).passes();
+    attention(96, [128, 96], 3, &[rising]).passes(&mut cases);
     let of_large_heads = Attention { splits: 2, programs: 3, ..Attention::of([2, 130, 150, 256]) };
-    attention(256, [128, 64], 2, &[of_large_heads]).passes();
+    attention(256, [128, 64], 2, &[of_large_heads]).passes(&mut cases);
+    cases.check();
 }
 
 /// Tiles of one head and of several, blocks that a query sees nothing of, queries before the first key, windows, both orders.
 #[test]
 fn attention_under_a_mask() {
+    let mut cases = Cases::default();
     let masked = |case: Case| Case { macros: [case.macros, vec![("CAUSAL", "1".to_owned())]].concat(), ..case };
     let mask = |queries, window, sharing, section| Some(Mask { queries, window, sharing, section });
     let problems = [
         Attention { mask: mask(300, 300, 2, 2), programs: 2, ..Attention::of([2, 300, 300, 64]) },
         Attention { mask: mask(140, 60, 1, 1), programs: 2, contiguous: true, ..Attention::of([1, 140, 60, 64]) },
     ];
-    masked(attention(64, [256, 128], 3, &problems)).passes();
+    masked(attention(64, [256, 128], 3, &problems)).passes(&mut cases);
     let problems = [
         Attention { mask: mask(40, 500, 1, 3), splits: 2, programs: 3, ..Attention::of([2, 80, 500, 128]) },
         Attention { mask: mask(200, 70, 1, 1), rising: 40, ..Attention::of([1, 200, 330, 128]) },
     ];
-    masked(attention(128, [128, 64], 2, &problems)).passes();
+    masked(attention(128, [128, 64], 2, &problems)).passes(&mut cases);
+    cases.check();
 }
 
 /// What the crate launches is what the kernel's contract says of the shapes, by `attention.cpp`, which is what the model runs: for
@@ -1103,6 +1226,7 @@ fn attention_under_a_mask() {
 #[test]
 fn the_crate_launches_the_attention_that_the_model_runs() {
     const CONFIGS: usize = 5;
+    let mut cases = Cases::default();
     let profile = GpuProfile::by_name("b200").unwrap();
     for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 520, 72]] {
         let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
@@ -1110,17 +1234,19 @@ fn the_crate_launches_the_attention_that_the_model_runs() {
         for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05]) {
             let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
             let splits = i64::from(config.split_k.unwrap());
-            check_launch("attention.cpp", &problem, &profile, &config, |launch| {
+            check_launch(&mut cases, "attention.cpp", &problem, &profile, &config, |launch| {
                 let shared = [splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
                 ([&[6, q_seq, kv_seq, head_dim][..], &shared].concat(), &[0, 1, 2, 3, 4, 5])
             });
         }
     }
+    cases.check();
 }
 
 /// What each of these lines is there for: without it the model refuses the kernel.
 #[test]
 fn attention_that_leaves_something_out_is_refused() {
+    let mut cases = Cases::default();
     let rising = Attention { rising: 40, ..Attention::of([2, 130, 330, 64]) };
     let of_one_block = Attention::of([3, 130, 100, 64]);
     // Of several lines, which name the place, the first is left out.
@@ -1151,9 +1277,10 @@ fn attention_that_leaves_something_out_is_refused() {
             &["may still read or write", "may not be done"],
         ),
     ];
-    without.into_par_iter().for_each(|(problem, line, words)| {
+    for (problem, line, words) in without {
         let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
         let case = attention(64, [256, 128], 2, &[problem]);
-        case.refuses(&[Change("attention_tcgen05.cu", line, rest)], words);
-    });
+        case.refuses(&mut cases, &[Change("attention_tcgen05.cu", line, rest)], words);
+    }
+    cases.check();
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::wait_for;
+use common::{at_once, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,15 +25,13 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = common::swept_folder();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         common::install(Path::new(env!("CARGO_BIN_EXE_sweep")), &folder.path().join("sweep"));
-        for (name, more) in [("plan.toml", 0), ("some.toml", common::SOME), ("endless.toml", common::ENDLESS)] {
+        for (name, more) in [("some.toml", common::SOME), ("endless.toml", common::ENDLESS)] {
             fs::write(folder.path().join(name), common::plan_with(more)).unwrap();
         }
         let mut place = Self { folder, document: Vec::new() };
-        let made = place.tool(&["--plan", "plan.toml", "-q"]).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
         place.document = fs::read(place.output(DOCUMENT)).unwrap();
         place
     }
@@ -252,7 +250,9 @@ fn with_faults(place: &Place, output: &str, cases: &str) -> Output {
     let times: String = cases.split("first ").nth(1).unwrap_or("0").chars().take_while(char::is_ascii_digit).collect();
     let first = first.replace("COUNTER", counter.to_str().unwrap()).replace("TIMES", &times);
     let cases = cases.replace(&format!("first {times}"), &first);
-    let tool = common::tool_with_faults(place.path(), &cases);
+    let folder = place.path().join(format!("{output}.tool"));
+    fs::create_dir(&folder).unwrap();
+    let tool = common::tool_with_faults(&folder, &cases);
     let mut sweep = place.tool(&["--plan", "plan.toml", "-q", "--json", "--output", output]);
     sweep.env("SWEEP_PROGRAM", tool).output().unwrap()
 }
@@ -272,7 +272,7 @@ fn assert_the_rest_is_done(place: &Place, output: &str) {
 #[test]
 fn a_process_that_is_killed_some_times_costs_nothing() {
     let place = Place::new();
-    for (output, cases) in [
+    let cases = [
         ("preparing", r#"*'"ask":"prepare"'*) first 2 && kill -9 $$ ;;"#),
         ("opening", r#"*'"ask":"open"'*) first 2 && kill -9 $$ ;;"#),
         ("screening", r#"*'"ask":"trial"'*'"block_sizes":[8]'*) first 1 && kill -9 $$ ;;"#),
@@ -280,29 +280,31 @@ fn a_process_that_is_killed_some_times_costs_nothing() {
         ("racing", r#"*'"ask":"race"'*) first 2 && kill -9 $$ ;;"#),
         ("stopped", r#"*'"ask":"trial"'*'"block_sizes":[8]'*) first 1 && kill -TERM $$ ;;"#),
         ("memory", r#"*'"ask":"trial"'*) first 2 && { echo '{"reply":"trouble","error":"no memory"}'; exit; } ;;"#),
-    ] {
+    ];
+    at_once(&cases, |(output, cases)| {
         let swept = with_faults(&place, output, cases);
         assert!(swept.status.success(), "{output}: {swept:?}");
         assert_the_rest_is_done(&place, output);
-    }
+    });
 }
 
 #[test]
 fn a_machine_that_stays_in_trouble_ends_the_sweep_and_blames_no_config() {
     let place = Place::new();
-    for (output, cases) in [
+    let cases = [
         ("preparing", r#"*'"ask":"prepare"'*) kill -9 $$ ;;"#),
         ("screening", r#"*'"ask":"trial"'*) kill -9 $$ ;;"#),
         ("dying", r#"*'"ask":"trial"'*) exit 1 ;;"#),
         ("device", r#"*'"ask":"open"'*) echo '{"reply":"refused","error":"no device"}'; exit ;;"#),
         ("canary", r#"*'"ask":"control"'* | *'"ask":"trial"'*) exit 1 ;;"#),
-    ] {
+    ];
+    at_once(&cases, |(output, cases)| {
         let swept = with_faults(&place, output, cases);
         let message = error(&swept);
         assert!(message.contains("no config is blamed"), "{output}: {message}");
         assert_eq!(place.trials(output), Vec::<Value>::new(), "{output}");
         assert_the_rest_is_done(&place, output);
-    }
+    });
 }
 
 #[test]

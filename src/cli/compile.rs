@@ -7,9 +7,9 @@ use super::output::{self, note};
 use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
 use crate::device::{Program, support_kernel};
 use crate::error::{Context, Error, Result};
-use crate::families::{self as family_specs, KernelSpec, Launch};
-use crate::model::{Config, GpuProfile};
-use crate::plan::{self, Plan};
+use crate::families::{self as family_specs, KernelSpec};
+use crate::model::{GpuProfile, Problem};
+use crate::plan::{self, Kernels, Needed, Plan};
 use crate::site::{self, Progress};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -19,6 +19,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
@@ -35,7 +36,7 @@ pub(super) struct CompileArgs {
     family: Families,
     /// Compile no more than so many kernels of a family: as many of each of its spaces, drawn by --seed
     #[arg(long, value_name = "COUNT")]
-    kernels: Option<std::num::NonZeroUsize>,
+    kernels: Option<NonZeroUsize>,
     /// Seed of that draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -72,7 +73,7 @@ struct Counts {
     failed: usize,
     spilling: usize,
     pruned: usize,
-    /// Of the kernels alone, and of how many in the space.
+    /// Of the kernels alone, and of how many in the space, on the problems that a sample of it is drawn from.
     coverage: Coverage,
 }
 
@@ -89,8 +90,17 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     let list = args.list.as_ref().map(|path| File::create(path).context(|| path.display().to_string())).transpose()?;
     let (arch, nvrtc) = (profile.arch.clone(), compiler.version().to_owned());
     let mut report = Report { gpu: profile.name.clone(), arch, nvrtc, families: BTreeMap::new() };
-    for plan in &plans {
-        let counts = compile_space(plan, &profile, &compiler, list.as_ref(), args)?;
+    let problems: Vec<Vec<&Problem>> =
+        plans.iter().map(|plan| problems(plan, &profile, args.kernels, args.seed)).collect::<Result<_>>()?;
+    let spaces: Vec<Kernels> = std::iter::zip(&plans, &problems)
+        .map(|(plan, problems)| plan.kernels(problems.iter().copied(), &profile))
+        .collect();
+    let samples: Vec<BTreeSet<usize>> = match args.kernels {
+        Some(most) => plan::sample(&spaces, most.get(), args.seed),
+        None => spaces.iter().map(|space| (0..space.all.len()).collect()).collect(),
+    };
+    for (((plan, problems), space), sample) in plans.iter().zip(&problems).zip(&spaces).zip(&samples) {
+        let counts = compile_space((plan, problems), (space, sample), (&compiler, list.as_ref()), args.json)?;
         if !args.json {
             note!(
                 "{}: {}; {} configs, {} compiled, {} failed, {} spilling, {} pruned",
@@ -124,83 +134,68 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if all.failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
+/// Problems for each kernel of a sample whose kernels are drawn from: a plan has hundreds, most of which need the same ones, and to
+/// find that out takes longer than compiling a few.
+const PROBLEMS_A_KERNEL: usize = 50;
+
+/// A plan's problems, or of a sample of so many kernels of it some, which are drawn as well.
+fn problems<'p>(
+    plan: &'p Plan,
+    profile: &GpuProfile,
+    kernels: Option<NonZeroUsize>,
+    seed: u64,
+) -> Result<Vec<&'p Problem>> {
+    let all = plan.problems(profile)?;
+    let most = kernels.map_or(usize::MAX, |kernels| kernels.get().saturating_mul(PROBLEMS_A_KERNEL));
+    let mut places: Vec<usize> = (0..all.len()).collect();
+    if most < all.len() {
+        places.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        places.truncate(most);
+    }
+    Ok(places.into_iter().map(|place| &all[place].problem).collect())
+}
+
 /// Reasons that are told of a family none of whose kernels can run.
 const MOST_REASONS: usize = 3;
 
-/// Up to so many kernels. Those of one source and entry are of one space: of each, one after the other is drawn in turn, as long
-/// as it has some left. A larger sample holds a smaller one of the same seed.
-fn sample(all: &BTreeSet<&KernelSpec>, most: usize, seed: u64) -> BTreeSet<KernelSpec> {
-    let mut spaces: BTreeMap<_, Vec<&KernelSpec>> = BTreeMap::new();
-    for kernel in all {
-        spaces.entry((&kernel.code, &kernel.entry)).or_default().push(kernel);
-    }
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut drawn: Vec<(usize, &KernelSpec)> = Vec::new();
-    for kernels in spaces.values_mut() {
-        kernels.shuffle(&mut random);
-        drawn.extend(kernels.iter().copied().enumerate());
-    }
-    drawn.sort_by_key(|(turn, _)| *turn);
-    drawn.into_iter().take(most).map(|(_, kernel)| kernel.clone()).collect()
-}
-
+/// Compiles these kernels of a plan, and what it compares their outputs with on these problems.
 fn compile_space(
-    plan: &Plan,
-    profile: &GpuProfile,
-    compiler: &Compiler,
-    list: Option<&File>,
-    args: &CompileArgs,
+    (plan, problems): (&Plan, &[&Problem]),
+    (kernels, sample): (&Kernels, &BTreeSet<usize>),
+    (compiler, list): (&Compiler, Option<&File>),
+    is_quiet: bool,
 ) -> Result<Counts> {
-    let mut kernels: BTreeMap<Config, BTreeSet<KernelSpec>> = BTreeMap::new();
-    let mut launches: BTreeMap<KernelSpec, Launch> = BTreeMap::new();
-    let mut rejected: BTreeSet<Config> = BTreeSet::new();
     let mut references = BTreeMap::new();
-    for planned in plan.problems(profile)? {
-        if let Ok(Some((reference, launch))) = family_specs::spec(plan.family).reference(&planned.problem) {
+    for problem in problems {
+        if let Ok(Some((reference, launch))) = family_specs::spec(plan.family).reference(problem) {
             compiler.request(&reference)?;
             references.entry(reference).or_insert(launch);
         }
-        for candidate in plan.candidates(&planned.problem, profile) {
-            match candidate.program {
-                Ok(Some((kernel, launch))) => {
-                    launches.entry(kernel.clone()).or_insert(launch);
-                    kernels.entry(candidate.config).or_default().insert(kernel);
-                }
-                Ok(None) => {}
-                Err(_) => {
-                    rejected.insert(candidate.config);
-                }
-            }
-        }
     }
-    let all: BTreeSet<&KernelSpec> = kernels.values().flatten().collect();
-    let space = all.len();
-    let most = args.kernels.map_or(usize::MAX, std::num::NonZeroUsize::get);
-    let sample = sample(&all, most, args.seed);
-    let keys: BTreeSet<Key> = sample.iter().map(|kernel| compiler.request(kernel)).collect::<Result<_>>()?;
+    let sampled = || sample.iter().map(|place| (place, &kernels.all[*place]));
+    let keys: BTreeSet<Key> = sampled().map(|(_, needed)| compiler.request(&needed.kernel)).collect::<Result<_>>()?;
     for (reference, launch) in references {
         Program::needed(compiler, &reference, &launch)?;
     }
-    let mut coverage = Coverage::new(space, &keys);
+    let mut coverage = Coverage::new(kernels.all.len(), &keys);
     let (mut failed, mut spilling, mut why) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for kernel in &sample {
+    for (place, Needed { kernel, launch, .. }) in sampled() {
         let outcome = compiler.wait(kernel)?;
         let error = match &outcome {
             Compiled::Failed { error, .. } => Some(error.clone()),
             Compiled::Compiled { cubin, entry, .. } => {
-                let entry = entry.as_ref().unwrap_or(&kernel.entry);
-                launches.get(kernel).and_then(|launch| launch.check_cubin(cubin, entry).err())
+                launch.check_cubin(cubin, entry.as_ref().unwrap_or(&kernel.entry)).err()
             }
         };
         coverage.count(error.is_none(), (!kernel.code.is_binary()).then(|| outcome.spills()));
         if outcome.spills() {
-            spilling.insert(kernel);
+            spilling.insert(place);
         }
         if let Some(list) = list {
             writeln!(&*list, "{}", line_of(plan, kernel, &outcome))?;
         }
         if let Some(error) = error {
-            failed.insert(kernel);
+            failed.insert(place);
             let is_refused = !matches!(outcome, Compiled::Failed { timed_out: true, .. });
             why.push((is_refused, error, kernel));
         }
@@ -216,22 +211,18 @@ fn compile_space(
         let file = plan.file().unwrap_or(Path::new("its manifest")).display();
         return Err(Error::usage(format!("{file}: no kernel of {} can run: {}", plan.family, reasons.join("; "))));
     }
-    for (_, error, kernel) in why.iter().filter(|_| !args.json) {
+    for (_, error, kernel) in why.iter().filter(|_| !is_quiet) {
         note!("{}: {kernel}: {error}", plan.family);
     }
-    let pruned = rejected.iter().filter(|config| !kernels.contains_key(*config)).count();
-    for needed in kernels.values_mut() {
-        needed.retain(|kernel| sample.contains(kernel));
-    }
-    kernels.retain(|_, needed| !needed.is_empty());
-    let configs = kernels.len() + pruned;
-    let mut counts = Counts { kernels: sample.len(), configs, pruned, coverage, ..Counts::default() };
-    for needed in kernels.values() {
-        let has_failed = needed.iter().any(|kernel| failed.contains(kernel));
+    let mut counts = Counts { kernels: sample.len(), pruned: kernels.pruned, coverage, ..Counts::default() };
+    for needed in &kernels.of_configs {
+        let needed: BTreeSet<&usize> = needed.intersection(sample).collect();
+        let has_failed = !needed.is_disjoint(&failed);
         counts.failed += usize::from(has_failed);
-        counts.compiled += usize::from(!has_failed);
-        counts.spilling += usize::from(!has_failed && needed.iter().any(|kernel| spilling.contains(kernel)));
+        counts.compiled += usize::from(!has_failed && !needed.is_empty());
+        counts.spilling += usize::from(!has_failed && !needed.is_disjoint(&spilling));
     }
+    counts.configs = counts.failed + counts.compiled + counts.pruned;
     Ok(counts)
 }
 
@@ -245,27 +236,5 @@ fn line_of(plan: &Plan, kernel: &KernelSpec, outcome: &Compiled) -> serde_json::
         Compiled::Failed { key, error, .. } => {
             json!({"family": family, "kernel": kernel, "key": key, "error": error})
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sample_holds_kernels_of_every_space_and_a_larger_one_holds_it() {
-        let kernel = |source, tile: usize| KernelSpec::shipped(source, "gemm", [("TILE", tile.to_string())]);
-        let few = (0..3).map(|tile| kernel("wgmma.cu", tile));
-        let kernels: Vec<KernelSpec> = (0..100).map(|tile| kernel("mma_sync.cu", tile)).chain(few).collect();
-        let all: BTreeSet<&KernelSpec> = kernels.iter().collect();
-        let of_few = |sample: &BTreeSet<KernelSpec>| {
-            sample.iter().filter(|kernel| kernel.code.to_string() == "wgmma.cu").count()
-        };
-        let [one, four, ten, every] = [1, 4, 10, usize::MAX].map(|most| sample(&all, most, 7));
-        assert_eq!([one.len(), four.len(), ten.len(), every.len()], [1, 4, 10, 103]);
-        assert_eq!((of_few(&four), of_few(&ten)), (2, 3), "as many of each space as it has");
-        assert!(one.is_subset(&four) && four.is_subset(&ten));
-        assert_eq!(ten, sample(&all, 10, 7));
-        assert_ne!(ten, sample(&all, 10, 8));
     }
 }

@@ -128,6 +128,9 @@ impl Earlier {
         match &mut derived.model {
             Some(model) if is_enough => {
                 learn_answers(model, &earlier, |problem| !coverage.has_measured(&earlier.dims, problem));
+                let ranked = derived.rules.iter().flat_map(|rule| &rule.templates).filter_map(|ranked| ranked.config());
+                let fallbacks = derived.fallbacks.values().filter_map(Fallback::config);
+                learn_configs(model, &earlier, ranked.chain(fallbacks));
                 return false;
             }
             None if is_enough => return false,
@@ -252,11 +255,28 @@ fn dims_of_model(names: &[String], dims: &[i64], count: usize) -> Option<Vec<i64
     (all.len() == shape.extents().len() || shape.is_plain()).then_some(all)
 }
 
+/// Whether configs of one model say the same in another.
+fn are_of_one_kind(model: &FittedModel, other: &FittedModel) -> bool {
+    model.config_constants == other.config_constants && model.knobs == other.knobs
+}
+
+/// Gives a model the configs of another that are served: a config that it does not know counts as one that cannot run.
+fn learn_configs<'d>(model: &mut FittedModel, other: &FittedModel, served: impl Iterator<Item = &'d Template>) {
+    if !are_of_one_kind(model, other) {
+        return;
+    }
+    for template in served {
+        if !model.configs.iter().any(|own| own.template == *template) {
+            model.configs.extend(other.configs.iter().find(|config| config.template == *template).cloned());
+        }
+    }
+}
+
 /// Gives a model the exact answers of another for some problems, with the configs that these name.
 fn learn_answers(model: &mut FittedModel, other: &FittedModel, is_wanted: impl Fn(&MeasuredProblem) -> bool) {
     // One of them may know variants beside.
     let is_alike = model.dims.starts_with(&other.dims) || other.dims.starts_with(&model.dims);
-    if !is_alike || model.config_constants != other.config_constants || model.knobs != other.knobs {
+    if !is_alike || !are_of_one_kind(model, other) {
         return;
     }
     let wanted: Vec<&MeasuredProblem> = other.problems.iter().filter(|problem| is_wanted(problem)).collect();

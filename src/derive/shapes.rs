@@ -34,6 +34,11 @@ impl<'t> Known<'t> {
         Some(Self { family, profile, configs })
     }
 
+    /// Whether any config runs on a problem.
+    fn is_workable(&self, problem: &Problem) -> bool {
+        (0..self.configs.len()).any(|config| self.is_legal(config, problem) == Some(true))
+    }
+
     /// Whether a config runs on a problem; none where the family does not know the config.
     pub(super) fn is_legal(&self, config: usize, problem: &Problem) -> Option<bool> {
         let config = self.configs.get(config)?.as_ref()?;
@@ -47,32 +52,35 @@ pub(super) struct Place {
     shapes: Vec<Problem>,
     /// The configs that the family refuses on one of the shapes, each with the first such.
     refused: BTreeMap<usize, Problem>,
-    /// Whether a config that works on some of what was measured runs on all shapes.
-    has_choice: bool,
+    /// The configs that were raced there and may not be chosen.
+    barred: BTreeSet<usize>,
 }
 
 impl Place {
-    fn new(shapes: Vec<Problem>, rows: &[&Row], known: &Known) -> Self {
+    /// Of its shapes, and of those at its edges, which few problems lie at.
+    fn new(shapes: Vec<Problem>, edges: &[Problem], rows: &[&Row], known: &Known) -> Self {
         let raced: BTreeSet<usize> = rows
             .iter()
             .flat_map(|row| row.cells())
             .filter(|cell| cell.ln_slowdown.is_some())
             .map(|cell| cell.config)
             .collect();
-        let refused: BTreeMap<usize, Problem> = raced
-            .iter()
-            .filter_map(|config| {
-                let refuses = |shape: &&Problem| known.is_legal(*config, shape) == Some(false);
-                Some((*config, *shapes.iter().find(refuses)?))
-            })
-            .collect();
-        let has_choice = raced.len() > refused.len();
-        Self { shapes, refused, has_choice }
+        let refused_on = |among: &[Problem]| -> BTreeMap<usize, Problem> {
+            let refusing = |config| among.iter().find(|shape| known.is_legal(config, shape) == Some(false));
+            raced.iter().filter_map(|config| Some((*config, *refusing(*config)?))).collect()
+        };
+        let (on_shapes, mut refused) = (refused_on(&shapes), refused_on(edges));
+        // One that runs everywhere is chosen where there is any, else one that runs everywhere but at the edges.
+        let everywhere: BTreeSet<usize> = on_shapes.keys().chain(refused.keys()).copied().collect();
+        let inside: BTreeSet<usize> = on_shapes.keys().copied().collect();
+        let barred = [everywhere, inside].into_iter().find(|barred| barred.len() < raced.len()).unwrap_or_default();
+        refused.extend(on_shapes);
+        Self { shapes, refused, barred }
     }
 
     /// Whether a config that was raced there may be chosen: one that runs on all shapes, as long as there is any.
     pub(super) fn allows(&self, config: usize) -> bool {
-        !self.has_choice || !self.refused.contains_key(&config)
+        !self.barred.contains(&config)
     }
 
     /// A shape that a config is refused on.
@@ -91,8 +99,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Those of a class, judged by what was measured, draws of the family's domain and the corner that has the largest extent of
-    /// any of these along each dimension.
+    /// Those of a class, judged by what was measured, draws of the family's domain, the corner that has the largest extent of any of
+    /// these along each dimension, and the edges near it.
     pub(super) fn of(table: &Table, known: Option<&Known>) -> Self {
         let all: Vec<&Row> = table.rows.iter().collect();
         let mut buckets: BTreeMap<&Bucket, Sample> =
@@ -120,9 +128,13 @@ impl Places {
                 }
             }
         }
-        let place = |sample: Sample, rows: &[&Row]| match known {
-            Some(known) => Place::new(sample.with_corner(), rows, known),
-            None => Place { has_choice: true, ..Place::default() },
+        let place = |sample: Sample, rows: &[&Row], is_there: &dyn Fn(&Problem) -> bool| match known {
+            Some(known) => {
+                let edges: Vec<Problem> =
+                    sample.edges(is_there).into_iter().filter(|edge| known.is_workable(edge)).collect();
+                Place::new(sample.with_corner(), &edges, rows, known)
+            }
+            None => Place::default(),
         };
         let of = |is_there: &dyn Fn(&Row) -> bool| -> Vec<&Row> {
             all.iter().copied().filter(|row| is_there(row)).collect()
@@ -132,14 +144,18 @@ impl Places {
             .map(|(group, sample)| {
                 let rows = of(&|row| row.facts.group == Some(group));
                 // What is borrowed where nothing was measured may come from anywhere.
-                (group, place(sample, if rows.is_empty() { &all } else { &rows }))
+                let rows = if rows.is_empty() { &all } else { &rows };
+                (group, place(sample, rows, &|problem| group_of(problem) == group))
             })
             .collect();
         let shapes = groups.values().flat_map(|group| group.shapes.iter().copied()).collect();
-        let class = known.map_or_else(|| place(Sample::default(), &all), |known| Place::new(shapes, &all, known));
+        let class = known.map_or_else(Place::default, |known| Place::new(shapes, &[], &all, known));
         let buckets = buckets
             .into_iter()
-            .map(|(bucket, sample)| (bucket.clone(), place(sample, &of(&|row| row.facts.bucket == *bucket))))
+            .map(|(bucket, sample)| {
+                let rows = of(&|row| row.facts.bucket == *bucket);
+                (bucket.clone(), place(sample, &rows, &|problem| bucket_of(problem) == *bucket))
+            })
             .collect();
         Self { buckets, groups, class }
     }
@@ -173,6 +189,38 @@ impl Sample {
             self.shapes.push(problem);
             self.drawn += usize::from(most_drawn < usize::MAX);
         }
+    }
+
+    /// The problems at which a place ends beyond its largest: along each dimension the last one, and the one before, whose rows are
+    /// aligned to nothing. Where a place has no end, its largest extents stand for that.
+    fn edges(&self, is_there: &dyn Fn(&Problem) -> bool) -> Vec<Problem> {
+        let Some(largest) = self.largest.filter(is_there) else { return Vec::new() };
+        let extents: Vec<u64> =
+            largest.shape.extents().iter().copied().take(largest.family.dimensions().len()).collect();
+        let with = |changed: &[(usize, u64)]| {
+            let mut extents = extents.clone();
+            for (place, extent) in changed {
+                extents[*place] = *extent;
+            }
+            let dimensions: Vec<(&str, i64)> =
+                largest.family.dimensions().iter().copied().zip(extents.iter().map(|extent| *extent as i64)).collect();
+            Problem::new(largest.family, &dimensions, largest.dtype).ok().filter(is_there)
+        };
+        let last = |place: usize| {
+            let (mut inside, mut outside) = (extents[place], 2 * extents[place]);
+            if with(&[(place, outside)]).is_some() {
+                return inside;
+            }
+            while outside - inside > 1 {
+                let middle = inside.midpoint(outside);
+                if with(&[(place, middle)]).is_some() { inside = middle } else { outside = middle }
+            }
+            inside
+        };
+        let ends: Vec<(usize, u64)> = (0..extents.len()).map(|place| (place, last(place))).collect();
+        let before: Vec<(usize, u64)> = ends.iter().map(|(place, end)| (*place, end - 1)).collect();
+        let alone = ends.iter().chain(&before).map(|edge| vec![*edge]);
+        alone.chain([before.clone()]).filter_map(|changed| with(&changed)).collect()
     }
 
     fn with_corner(self) -> Vec<Problem> {

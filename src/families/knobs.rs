@@ -48,6 +48,19 @@ pub(super) fn needed(knob: &str, value: Option<u32>) -> Result<u32, Rejection> {
     Ok(value)
 }
 
+/// Threads that a config may ask the host for: as many as a block of a GPU has, and more than are worth starting.
+const MOST_HOST_THREADS: u32 = 1024;
+
+/// Checks the threads that a config asks the host for, its `num_warps`.
+pub(super) fn host_threads(config: &Config) -> Result<(), Rejection> {
+    let threads = needed("num_warps", config.num_warps)?;
+    require!(
+        threads <= MOST_HOST_THREADS,
+        "num_warps {threads} is more than the {MOST_HOST_THREADS} threads of the host"
+    );
+    Ok(())
+}
+
 /// The tile extents, exactly `N` and positive.
 pub(super) fn block_sizes<const N: usize>(config: &Config) -> Result<[u32; N], Rejection> {
     let sizes = &config.block_sizes;

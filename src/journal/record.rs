@@ -362,3 +362,21 @@ pub enum Line {
     /// Every other line.
     Trial(Box<Trial>),
 }
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_told_from_a_verdict_on_the_config() {
+        let problem = Problem::parse(Family::Elementwise, "numel=64", Dtype::Bf16).unwrap();
+        let may_pass = |status| Trial::untimed(&problem, Config::default(), Stage::Screen, status).may_pass();
+        for status in [Status::Timeout, Status::CompileTimeout, Status::LaunchFailed] {
+            assert!(may_pass(status), "{status:?} is tried again");
+        }
+        for status in [Status::Ok, Status::Wrong, Status::CompileFailed, Status::Crashed, Status::Pruned] {
+            assert!(!may_pass(status), "{status:?} is settled");
+        }
+    }
+}

@@ -88,3 +88,34 @@ impl Noise {
         if self.count < 2.0 { f64::INFINITY } else { (self.squares / (self.count - 1.0)).sqrt() / self.mean }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples until it is enough, of times that take turns.
+    fn samples_of(mut noise: Noise) -> usize {
+        let times_us = [9.0, 11.0, 10.0, 10.5].into_iter().cycle().map(Micros);
+        let enough = times_us.take(1000).position(|time| {
+            noise.add(time);
+            noise.finished()
+        });
+        enough.map_or(1000, |last| last + 1)
+    }
+
+    #[test]
+    fn what_is_enough_stays_the_same_when_samples_are_forgotten() {
+        let usual = samples_of(Noise::default());
+        for noise in [
+            Noise { small: 0.2, ..Noise::default() },
+            Noise { settled: 0.5, ..Noise::default() },
+            Noise { window: 4, ..Noise::default() },
+        ] {
+            let mut again = noise.clone();
+            again.add(Micros(1000.0));
+            again.initialize();
+            assert_eq!(samples_of(again), samples_of(noise.clone()), "{noise:?}");
+            assert!(samples_of(noise.clone()) < usual, "{noise:?} is content with less");
+        }
+    }
+}

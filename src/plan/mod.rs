@@ -2,11 +2,13 @@
 //! and the pruned ones with their reason.
 
 mod domain;
+mod kernels;
 mod problem;
 mod read;
 mod space;
 
 pub use domain::{Alignment, Limits, Purpose, draw, draw_plain, draw_variants};
+pub use kernels::{Kernels, Needed, sample};
 pub use problem::PlannedProblem;
 pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;
@@ -194,15 +196,24 @@ pub fn candidate(config: Config, problem: &Problem, profile: &GpuProfile) -> Can
 
 /// The same, where it is known whether the problem `fits`: whether kernels can be verified on it.
 fn candidate_if(fits: &Result<(), Rejection>, config: Config, problem: &Problem, profile: &GpuProfile) -> Candidate {
-    let spec = families::spec(problem.family);
-    let program = fits.clone().and_then(|()| {
-        if runs_own_kernels(problem, profile) {
-            spec.check_host(&config, problem).map(|()| None)
-        } else {
-            spec.program(&config, problem, profile).map(Some)
-        }
-    });
+    let program = program(fits, &config, problem, profile);
     Candidate { config, program }
+}
+
+/// The kernel and launch that `config` comes to on `problem`, or why it cannot run; nothing where the device has kernels of its own.
+fn program(
+    fits: &Result<(), Rejection>,
+    config: &Config,
+    problem: &Problem,
+    profile: &GpuProfile,
+) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
+    fits.clone()?;
+    let spec = families::spec(problem.family);
+    if runs_own_kernels(problem, profile) {
+        spec.check_host(config, problem).map(|()| None)
+    } else {
+        spec.program(config, problem, profile).map(Some)
+    }
 }
 
 /// Whether the device runs the problem by kernels of its own: the host does, but for those that are called.

@@ -10,6 +10,7 @@ use crate::run::{Bundle, Element, Kernel, Runtime, Stream, Tensor};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -125,31 +126,44 @@ fn read(path: &Path) -> PyResult<Served> {
     Ok(Served::Document(Arc::new(Heuristics::load(path).map_err(raised)?)))
 }
 
-/// Launches a family's kernel on tensors of torch's, on a stream by its handle. `empty` makes bytes of scratch where some are needed.
+/// Launches a family's kernel on tensors of torch's, on a stream by its handle, and returns the output: a new tensor of the first
+/// input's type where none is given. `scratch` makes bytes beside a tensor where some are needed.
 #[pyfunction]
-#[pyo3(signature = (family, inputs, out, device, stream, empty, causal = false, window = 0))]
+#[pyo3(signature = (family, inputs, out, device, stream, scratch, causal = false, window = 0))]
 #[allow(clippy::too_many_arguments)] // Python's own
-pub(super) fn launch_torch(
+pub(super) fn launch_torch<'py>(
     family: &str,
-    inputs: &Bound<'_, PyTuple>,
-    out: &Bound<'_, PyAny>,
+    inputs: &Bound<'py, PyTuple>,
+    out: Option<Bound<'py, PyAny>>,
     device: u32,
     stream: usize,
-    empty: &Bound<'_, PyAny>,
+    scratch: &Bound<'py, PyAny>,
     causal: bool,
     window: u64,
-) -> PyResult<()> {
-    let launch = Launch::new(family, inputs, out, of_torch, Mask { causal, window })?;
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = inputs.py();
+    let given = out.as_ref().map(|out| of_torch(out, Part::OUTPUT)).transpose()?;
+    let mut launch = Launch::new(family, inputs, given, of_torch, Mask { causal, window })?;
+    let out = match out {
+        Some(out) => out,
+        None => {
+            let shape = PyTuple::new(py, launch.output.shape.list())?;
+            let out = inputs.get_item(0)?.call_method1(intern!(py, "new_empty"), (shape,))?;
+            launch.output.address = address_of(&out)?;
+            out
+        }
+    };
     let device = self::device(device).map_err(raised)?;
     let stream = vouched_stream(stream);
-    let kernel = device.kernel(inputs.py(), launch.family, &launch.call, false, stream).map_err(raised)?;
+    let kernel = device.kernel(py, launch.family, &launch.call, false, stream).map_err(raised)?;
     let Bytes(scratch_bytes) = kernel.scratch_bytes();
     let scratch = match scratch_bytes {
         0 => None,
-        bytes => Some(empty.call1((bytes,))?),
+        bytes => Some(scratch.call1((inputs.get_item(0)?, bytes))?),
     };
-    let scratch = scratch.as_ref().map(|scratch| of_torch(scratch, Part::OUTPUT)).transpose()?;
-    launch.run(&device, &kernel, stream, scratch.as_ref())
+    let scratch_given = scratch.as_ref().map(|scratch| of_torch(scratch, Part::OUTPUT)).transpose()?;
+    launch.run(&device, &kernel, stream, scratch_given.as_ref())?;
+    Ok(out)
 }
 
 /// The same on objects with `__cuda_array_interface__`, whose GPU the driver tells.
@@ -163,7 +177,7 @@ pub(super) fn launch_arrays(
     causal: bool,
     window: u64,
 ) -> PyResult<()> {
-    let launch = Launch::new(family, inputs, out, of_array, Mask { causal, window })?;
+    let launch = Launch::new(family, inputs, Some(of_array(out, Part::OUTPUT)?), of_array, Mask { causal, window })?;
     if is_read_only(out)? {
         return Err(PyValueError::new_err("out is read-only"));
     }
@@ -186,32 +200,34 @@ struct Launch {
 }
 
 impl Launch {
+    /// Of the output that is given, or one that has yet to be made, without an address.
     fn new(
         family: &str,
         inputs: &Bound<'_, PyTuple>,
-        out: &Bound<'_, PyAny>,
+        output: Option<Given>,
         of: fn(&Bound<'_, PyAny>, Part) -> PyResult<Given>,
         mask: Mask,
     ) -> PyResult<Self> {
         let family: Family = family.parse().map_err(raised)?;
-        let output = of(out, Part::OUTPUT)?;
-        let mut given = [output; MOST_INPUTS];
         let count = inputs.len();
         if count == 0 || count > MOST_INPUTS {
             return Err(PyTypeError::new_err(format!("{count} inputs are none or more than any operator's")));
         }
+        let mut given = [Given { address: 0, element: Element::Bf16, shape: Extents::default() }; MOST_INPUTS];
         for (index, (place, input)) in given.iter_mut().zip(inputs.iter_borrowed()).enumerate() {
             *place = of(&input, Part::of(family, index))?;
         }
-        let call = Call::new(family, &given[..count], output.element, mask).map_err(PyValueError::new_err)?;
-        if output.shape != call.output_shape || output.element != call.output_element {
-            let (wanted, found) = (call.output_shape, output.shape);
-            let element = call.output_element;
+        let result = output.map_or(given[0].element, |output| output.element);
+        let call = Call::new(family, &given[..count], result, mask).map_err(PyValueError::new_err)?;
+        let wanted = Given { address: 0, element: call.output_element, shape: call.output_shape };
+        let output = output.unwrap_or(wanted);
+        if output.shape != wanted.shape || output.element != wanted.element {
             return Err(PyValueError::new_err(format!(
-                "out must be {element:?} {:?}, and is {:?} {:?}",
-                wanted.list(),
+                "out must be {:?} {:?}, and is {:?} {:?}",
+                wanted.element,
+                wanted.shape.list(),
                 output.element,
-                found.list()
+                output.shape.list()
             )));
         }
         Ok(Self { family, call, given, inputs: count, output })
@@ -252,20 +268,47 @@ fn of_torch(tensor: &Bound<'_, PyAny>, part: Part) -> PyResult<Given> {
         let strides: Vec<i64> = tensor.call_method0(intern!(py, "stride"))?.extract()?;
         part.check_order(shape.list(), &strides).map_err(PyValueError::new_err)?;
     }
-    let address = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
-    let dtype = tensor.getattr(intern!(py, "dtype"))?.str()?;
-    let element = match (dtype.to_cow()?.as_ref(), part.codes) {
-        ("torch.bfloat16", _) => Element::Bf16,
-        ("torch.float16", _) => Element::F16,
-        ("torch.float32", _) => Element::F32,
-        ("torch.int8" | "torch.uint8", _) | ("torch.float4_e2m1fn_x2", Codes::E2m1) => Element::I8,
-        ("torch.int16", _) => Element::I16,
-        ("torch.int64", _) => Element::I64,
-        ("torch.float8_e4m3fn", Codes::E4m3) => Element::Fp8,
-        ("torch.float8_e4m3fn", Codes::E4m3Scales) | ("torch.float8_e8m0fnu", Codes::E8m0Scales) => Element::U8,
-        (other, _) => return Err(PyValueError::new_err(format!("no kernel takes a tensor of {other} there"))),
+    let address = address_of(tensor)?;
+    let dtype = tensor.getattr(intern!(py, "dtype"))?;
+    let element = match (name_of_type(&dtype)?, part.codes) {
+        ("bfloat16", _) => Element::Bf16,
+        ("float16", _) => Element::F16,
+        ("float32", _) => Element::F32,
+        ("int8" | "uint8", _) | ("float4_e2m1fn_x2", Codes::E2m1) => Element::I8,
+        ("int16", _) => Element::I16,
+        ("int64", _) => Element::I64,
+        ("float8_e4m3fn", Codes::E4m3) => Element::Fp8,
+        ("float8_e4m3fn", Codes::E4m3Scales) | ("float8_e8m0fnu", Codes::E8m0Scales) => Element::U8,
+        _ => return Err(PyValueError::new_err(format!("no kernel takes a tensor of {dtype} there"))),
     };
     Ok(Given { address, element, shape })
+}
+
+fn address_of(tensor: &Bound<'_, PyAny>) -> PyResult<u64> {
+    tensor.call_method0(intern!(tensor.py(), "data_ptr"))?.extract()
+}
+
+/// The name of a type of torch's, which are objects of their own; empty where no kernel takes it.
+fn name_of_type(dtype: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    const NAMES: [&str; 10] = [
+        "bfloat16",
+        "float16",
+        "float32",
+        "int8",
+        "uint8",
+        "int16",
+        "int64",
+        "float8_e4m3fn",
+        "float8_e8m0fnu",
+        "float4_e2m1fn_x2",
+    ];
+    static TYPES: PyOnceLock<Vec<(Py<PyAny>, &'static str)>> = PyOnceLock::new();
+    let types = TYPES.get_or_try_init(dtype.py(), || -> PyResult<_> {
+        let torch = dtype.py().import(intern!(dtype.py(), "torch"))?;
+        let known = NAMES.into_iter().map(|name| Ok(torch.getattr_opt(name)?.map(|known| (known.unbind(), name))));
+        Ok(known.collect::<PyResult<Vec<_>>>()?.into_iter().flatten().collect())
+    })?;
+    Ok(types.iter().find(|(known, _)| known.is(dtype)).map_or("", |(_, name)| name))
 }
 
 /// An object with `__cuda_array_interface__`.

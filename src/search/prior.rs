@@ -277,6 +277,40 @@ mod tests {
         assert!((fitted.floor.flops_per_us / own.floor.flops_per_us - 2250.0 / 989.0).abs() < 1e-9);
     }
 
+    /// Two floors worked out by hand from what the GPUs' makers say.
+    #[test]
+    fn a_floor_is_the_longest_of_multiplying_copying_and_loading_with_a_little_of_the_others() {
+        let floor = |gpu: &str, family, shape: &str, config: &str| {
+            let profile = GpuProfile::by_name(gpu).unwrap();
+            let problem = Problem::parse(family, shape, Dtype::Bf16).unwrap();
+            Prior::floors(&profile).floor(&serde_json::from_str(config).unwrap(), &problem, &profile)
+        };
+        // 256 programs on 108 multiprocessors, one each at once: 3 waves of 32 steps of 32 × 128 × 64, 524,288 FLOP and 20,480 bytes.
+        // Multiplying: 96 · 108 · 524,288 FLOP at 312 TFLOP/s, 17.422 µs.
+        // Loading: 96 · 108 · 20,480 bytes at twice 2039 GB/s, 52.069 µs.
+        // Copying at 2039 GB/s: A, B and C are 68,681,728 bytes; the four parts of each sum, 256 · 4096 of 4 bytes, are written and
+        // read: 8,388,608 more; 37.798 µs.
+        let split = floor(
+            "a100",
+            Family::Matmul,
+            "m=64,n=4096,k=8192",
+            r#"{"block_sizes":[32,128,64],"l2_groupings":[1],"mma":"mma_sync","num_stages":6,"num_warps":4,"pid_type":"flat","split_k":4}"#,
+        );
+        let by_hand = 52.069 + 0.1 * (17.422 + 37.798) + 3.0 * 0.8;
+        assert!((split / by_hand - 1.0).abs() < 1e-4, "{split} µs, by hand {by_hand}");
+        // 264 programs, two on each of 132 multiprocessors, with 8,192 bytes on the way each: 2.163 MB in 0.8 µs, less than 4800 GB/s.
+        // Copying 805,306,368 bytes at that rate takes 297.89 µs, loading 249 tiles by each program from L2 56.095 µs, and adding
+        // 249 · 264 · 2048 numbers at the tensor cores' rate 0.136 µs.
+        let streamed = floor(
+            "h200",
+            Family::Elementwise,
+            "numel=134217728",
+            r#"{"block_sizes":[2048],"mma":"simt","num_sm_multiplier":2,"num_warps":32,"pid_type":"persistent_interleaved"}"#,
+        );
+        let by_hand = 297.89 + 0.1 * (56.095 + 0.136) + 0.8;
+        assert!((streamed / by_hand - 1.0).abs() < 1e-4, "{streamed} µs, by hand {by_hand}");
+    }
+
     #[test]
     fn floors_know_the_better_instructions_and_the_programs_that_a_gpu_holds() {
         let b200 = GpuProfile::by_name("b200").unwrap();

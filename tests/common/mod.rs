@@ -2,12 +2,15 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses a part; one that cannot go on may stop
 
+pub mod amount;
+
 use assert_cmd::Command;
 use kernel_sweep::device::{Found, cuda};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -57,6 +60,30 @@ pub fn folder_with_plan() -> TempDir {
     folder
 }
 
+/// A folder in which the plan was swept. That is done once for all tests of a file, which get copies.
+pub fn swept_folder() -> TempDir {
+    static FILES: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
+    let files = FILES.get_or_init(|| {
+        let folder = folder_with_plan();
+        sweep(folder.path()).args(TINY).arg("-q").assert().success();
+        let (mut files, mut places) = (Vec::new(), vec![PathBuf::new()]);
+        while let Some(place) = places.pop() {
+            for entry in fs::read_dir(folder.path().join(&place)).unwrap() {
+                let (path, place) = entry.map(|entry| (entry.path(), place.join(entry.file_name()))).unwrap();
+                if path.is_dir() { places.push(place) } else { files.push((place, fs::read(path).unwrap())) }
+            }
+        }
+        files
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for (place, contents) in files {
+        let path = folder.path().join(place);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+    folder
+}
+
 /// Makes `path` a program as `original` is. By a process of its own: while this one has it open for writing, what other
 /// tests start inherits that, and it cannot be run ("text file busy").
 pub fn install(original: &Path, path: &Path) {
@@ -97,6 +124,12 @@ pub fn gpu() -> Option<Found> {
         eprintln!("no GPU here: nothing to test");
     }
     found
+}
+
+/// Checks each of these at the same time as the others: sweeps wait more than they compute.
+pub fn at_once<T: Copy + Sync>(cases: &[T], check: impl Fn(T) + Sync) {
+    let check = &check;
+    std::thread::scope(|scope| cases.iter().for_each(|case| drop(scope.spawn(move || check(*case)))));
 }
 
 /// Waits until something holds, with the patience that a machine busy with other things needs.

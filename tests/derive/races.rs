@@ -132,6 +132,26 @@ fn what_is_within_the_pooled_noise_is_a_tie_that_a_fixed_order_breaks() {
     assert!((problem.noise - 0.01).abs() < 1e-4 && problem.slowdown > Some(1.008), "{problem:?}");
 }
 
+/// Without the winner of the final, each anchor of a cross race adds noise of its own, which several of them even out.
+#[test]
+fn many_anchors_tell_more_than_one() {
+    let noise = |anchors: u32| {
+        let mut trials = with_null_arms(0.01, 1.0);
+        trials.truncate(trials.len() - 2); // the problem below has other races
+        trials.push(at((Stage::Final, 2), (0, 0), 256, &[10.0; 12]));
+        for anchor in 0..anchors {
+            trials.push(at((Stage::Final, 2), (0, 0), 16 + anchor, &[11.0; 12]));
+            trials.push(at((Stage::Cross, 3), (0, 0), 16 + anchor, &[11.0; 12]));
+        }
+        trials.push(at((Stage::Cross, 3), (0, 0), 1024, &[9.0; 12]));
+        let (block, problem) = tiny(&trials);
+        assert_eq!(block, 1024);
+        problem.noise
+    };
+    let [one, two, four] = [1, 2, 4].map(noise);
+    assert!(one > 1.1 * two && two > 1.05 * four, "{one} {two} {four}");
+}
+
 #[test]
 fn a_document_names_the_programs_it_compared_with() {
     let with_mma = |block: u32, mma| Config { mma: Some(mma), ..config(block) };

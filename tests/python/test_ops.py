@@ -127,8 +127,11 @@ def test_every_operator_launches_its_kernel_and_nothing_else_the_second_time(dri
         assert operator(*given, out=out) is out
         first = launches()
         assert operator(*given, out=out, stream=7) is out
-        second = calls()
-        assert [call["call"] for call in second] == ["cuLaunchKernelEx"], second
+        # Where a kernel has scratch, its launches wait for each other.
+        told = calls()
+        second = [call for call in told if call["call"] == "cuLaunchKernelEx"]
+        others = {call["call"] for call in told} - {"cuLaunchKernelEx"}
+        assert len(second) == 1 and others <= {"cuStreamWaitEvent", "cuEventRecord"}, told
         assert first[0]["function"].startswith(function), first
         assert (first[0]["stream"], second[0]["stream"]) == (0, 7)
         addresses = {word["map"] if isinstance(word, dict) else word for word in second[0]["parameters"]}
@@ -195,7 +198,6 @@ def test_tensors_that_fit_no_kernel_are_refused(driver, tmp_path):
 
 
 def test_products_of_two_scaled_operands_are_launched_by_a_document_that_has_them(driver, tmp_path):
-    """On this GPU nobody measured them, so the one built in has none."""
     config = {"block_sizes": [64, 64, 64], "mma": "mma_sync", "num_stages": 3, "num_warps": 4, "pid_type": "flat", "l2_groupings": [8], "split_k": 1}
     groups = {group: {"template": config} for group in ("small_m", "small_n", "small_k", "balanced", "rect")}
     deep = {**config, "block_sizes": [64, 64, 128]}
@@ -209,7 +211,6 @@ def test_products_of_two_scaled_operands_are_launched_by_a_document_that_has_the
     nv = [Array([2, 8, 256], byte, 1), Array([256, 384], byte, 2, strides=(1, 256))]
     nv += [Array([1, 8, 32, 16], byte, 3), Array([3 * 8 * 512], byte, 4), Array([1], f32, 5), Array([], f32, 6)]
     out, half = Array([2, 8, 384], place=9), Array([2, 8, 384], f16, place=9)
-    refused(ValueError, "the document has no config that runs it", ops.matmul_mxfp8, *mx, out=out)
     ops.use("own.json")
     for operator, inputs in ((ops.matmul_mxfp8, mx), (ops.matmul_nvfp4_nvfp4, nv)):
         images = []

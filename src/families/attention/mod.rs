@@ -379,8 +379,7 @@ impl FamilySpec for Attention {
         knobs::only(config, &["num_warps"])?;
         let [one, block_q, block_kv] = knobs::block_sizes(config)?;
         require!(one == 1, "block_sizes [{one}, {block_q}, {block_kv}]: a program has 1 head at a time");
-        knobs::needed("num_warps", config.num_warps)?;
-        Ok(())
+        knobs::host_threads(config)
     }
 
     fn reference(&self, problem: &Problem) -> Result<Option<(KernelSpec, Launch)>, Rejection> {

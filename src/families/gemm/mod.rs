@@ -578,8 +578,7 @@ fn check_cluster(config: &Config) -> Result<(), Rejection> {
 fn check_host(config: &Config) -> Result<(), Rejection> {
     knobs::only(config, &["num_warps"])?;
     knobs::block_sizes::<3>(config)?;
-    knobs::needed("num_warps", config.num_warps)?;
-    Ok(())
+    knobs::host_threads(config)
 }
 
 /// What follows the inputs among a reference kernel's arguments: C, what it may differ by, the problem and its allowance.

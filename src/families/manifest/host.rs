@@ -23,14 +23,13 @@ pub(super) fn of(family: Family) -> Option<&'static Host> {
 fn check_elementwise(config: &Config, _problem: &Problem) -> Result<(), Rejection> {
     knobs::only(config, &["num_warps"])?;
     knobs::block_sizes::<1>(config)?;
-    knobs::needed("num_warps", config.num_warps)?;
-    Ok(())
+    knobs::host_threads(config)
 }
 
 fn check_row_softmax(config: &Config, _problem: &Problem) -> Result<(), Rejection> {
     knobs::only(config, &["num_warps", "reduction_loops"])?;
     knobs::block_sizes::<1>(config)?;
-    knobs::needed("num_warps", config.num_warps)?;
+    knobs::host_threads(config)?;
     match config.reduction_loops.as_slice() {
         [None | Some(1..)] => Ok(()),
         [Some(0)] => Err(Rejection("reduction_loops [0] must be positive, or null for the whole row".into())),

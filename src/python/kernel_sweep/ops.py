@@ -185,16 +185,15 @@ def _launch(family, inputs, out, options=()):
     first = inputs[0]
     if not first.is_cuda:
         raise ValueError(f"a tensor is on {first.device}, and kernels run on a CUDA GPU")
-    if out is None:
+    if out is None and family in _RESULTS:
         out = _empty_output(family, inputs)
     device = first.get_device()
     stream = torch._C._cuda_getCurrentRawStream(device)
+    return _native.launch_torch(family, inputs, out, device, stream, _scratch, *options)
 
-    def scratch(count):
-        return torch.empty(count, dtype=torch.uint8, device=first.device)
 
-    _native.launch_torch(family, inputs, out, device, stream, scratch, *options)
-    return out
+def _scratch(beside, count):
+    return torch.empty(count, dtype=torch.uint8, device=beside.device)
 
 
 def _empty_output(family, inputs):
