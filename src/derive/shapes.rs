@@ -199,7 +199,9 @@ impl Sample {
             largest.shape.extents().iter().copied().take(largest.family.dimensions().len()).collect();
         let with = |changed: &[(usize, u64)]| {
             let mut extents = extents.clone();
-            changed.iter().for_each(|(place, extent)| extents[*place] = *extent);
+            for (place, extent) in changed {
+                extents[*place] = *extent;
+            }
             let dimensions: Vec<(&str, i64)> =
                 largest.family.dimensions().iter().copied().zip(extents.iter().map(|extent| *extent as i64)).collect();
             Problem::new(largest.family, &dimensions, largest.dtype).ok().filter(is_there)
