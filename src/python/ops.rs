@@ -144,14 +144,13 @@ pub(super) fn launch_torch<'py>(
     let py = inputs.py();
     let given = out.as_ref().map(|out| of_torch(out, Part::OUTPUT)).transpose()?;
     let mut launch = Launch::new(family, inputs, given, of_torch, Mask { causal, window })?;
-    let out = match out {
-        Some(out) => out,
-        None => {
-            let shape = PyTuple::new(py, launch.output.shape.list())?;
-            let out = inputs.get_item(0)?.call_method1(intern!(py, "new_empty"), (shape,))?;
-            launch.output.address = address_of(&out)?;
-            out
-        }
+    let out = if let Some(out) = out {
+        out
+    } else {
+        let shape = PyTuple::new(py, launch.output.shape.list())?;
+        let out = inputs.get_item(0)?.call_method1(intern!(py, "new_empty"), (shape,))?;
+        launch.output.address = address_of(&out)?;
+        out
     };
     let device = self::device(device).map_err(raised)?;
     let stream = vouched_stream(stream);

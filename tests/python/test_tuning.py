@@ -132,6 +132,8 @@ def test_tune_returns_a_document_and_tells_of_every_trial(tmp_path, monkeypatch)
     assert again == []
     with pytest.raises(ks.TuneError, match="no family other: it has scale"):
         ks.tune(f"{NUMPY}:other", gpu="cpu", output=tmp_path / "output")
+    with pytest.raises(ks.TuneError, match="no config was seen to work: 1 compile_failed; the last error: .*RuntimeError: thrown"):
+        ks.tune(f"{NUMPY}:hopeless", gpu="cpu", output=tmp_path / "other")
     with pytest.raises(ks.TuneError, match="no h200 on this machine"):
         ks.tune(family, gpu="h200", output=tmp_path / "output")
 
@@ -144,7 +146,7 @@ def test_what_is_wrong_with_a_family_is_told_in_one_line(sweep):
 
     assert "needs a_package_that_nobody_has" in of(FAMILIES / "needs_more.py")
     assert "build is 3, which cannot be called" in of(FAMILIES / "strange.py")
-    assert "has the families scale, faulty, split" in of(NUMPY)
+    assert "has the families scale, faulty, hopeless" in of(NUMPY)
     assert "there is no file nothing.py" in of("nothing.py:scale")
     assert "SWEEP_PYTHON" in of(f"{NUMPY}:scale", SWEEP_PYTHON="/nowhere/python")
     # A Python without the package: isolated, it sees no site-packages.

@@ -405,7 +405,19 @@ def tune(
     if process.returncode not in (0, _UNWORKABLE):
         said = next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "")
         raise TuneError(said.removeprefix("error:").strip() or f"the tool ended with {process.returncode}")
-    return Heuristics.load(json.loads(answer)["document"])
+    summary = json.loads(answer)
+    if not summary["resumed"] and not summary["statuses"].get("ok"):
+        raise TuneError(f"no config was seen to work: {_told(summary)}")
+    return Heuristics.load(summary["document"])
+
+
+def _told(summary):
+    """What became of a sweep's trials, and the last error among them."""
+    statuses = ", ".join(f"{count} {status}" for status, count in summary["statuses"].items() if count)
+    lines = (line for journal in summary["journals"] for line in Path(journal).read_text().splitlines())
+    errors = [error for error in (json.loads(line).get("error") for line in lines) if error]
+    within = f"none was tried in {summary['wall_s']:.0f} s; the budget may be too short"
+    return (statuses or within) + (f"; the last error: {errors[-1]}" if errors else "")
 
 
 def _journals(output):

@@ -49,6 +49,8 @@ scale = ks.Family(name="scale", space={"step": [64, 4096, 65536]}, **parts([20_0
 FAULTS = ["build raises", "builds nothing", "raises", "hangs", "exits", "aborts", "wrong", "changes its input"]
 faulty = ks.Family(name="faulty", space={"step": [4096], "fault": ["none", *FAULTS]}, **parts([20_000]))
 
+hopeless = ks.Family(name="hopeless", space={"step": [4096], "fault": ["raises"]}, **parts([20_000]))
+
 # What is fast for few is slow for many, and the other way round.
 split = ks.Family(
     name="split",
