@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
 use kernel_sweep::families::{Arg, Code, KernelSpec, Launch, spec};
+use kernel_sweep::heuristics::{Document, builtin_document, builtin_names};
 use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -354,6 +356,42 @@ fn every_config_of_every_space_is_what_runs() {
                 Ok(())
             });
         }
+    }
+}
+
+/// The problems that an entry was made from.
+fn problems(class: &str, source: &Map<String, Value>) -> Vec<Problem> {
+    let problem = |of_source: &Value| {
+        let (shape, dtype) = of_source["problem"].as_str().unwrap().rsplit_once(' ').unwrap();
+        Problem::parse(class.parse().unwrap(), shape, dtype.parse().unwrap()).unwrap()
+    };
+    source["problems"].as_array().unwrap().iter().map(problem).collect()
+}
+
+#[test]
+fn every_committed_template_is_what_runs_on_its_problems() {
+    for gpu in builtin_names() {
+        let profile = GpuProfile::by_name(gpu).unwrap();
+        let document = Document::from_bytes(builtin_document(gpu).unwrap().as_bytes()).unwrap();
+        let rules = document.rules.iter().flat_map(|rule| {
+            rule.templates.iter().map(|ranked| (rule.kernel_class.as_str(), &ranked.template, &rule.source))
+        });
+        let fallbacks = document.fallbacks.iter().flat_map(|(class, groups)| {
+            groups.values().map(move |fallback| (class.as_str(), &fallback.template, &fallback.source))
+        });
+        let (mut variants, mut checked) = (0, 0);
+        for (class, template, source) in rules.chain(fallbacks) {
+            let config: Config = serde_json::from_value(Value::Object(template.clone())).unwrap();
+            for problem in problems(class, source) {
+                // Further templates of a rule may not run on all of its problems.
+                let Ok((kernel, launch)) = spec(problem.family).program(&config, &problem, &profile) else { continue };
+                is_as_named(&config, &problem, &profile, &Running { kernel: &kernel, launch: &launch });
+                variants += usize::from(!problem.shape.is_plain());
+                checked += 1;
+            }
+        }
+        assert!(checked > 2 * document.rules.len(), "{gpu}: {checked}");
+        assert!(variants > 0 || gpu == "h100", "{gpu}: the H100 was swept before there were variants");
     }
 }
 

@@ -107,6 +107,7 @@ impl Places {
             table.rows.iter().map(|row| (&row.facts.bucket, Sample::default())).collect();
         let mut groups: BTreeMap<&'static str, Sample> =
             class_groups(table.class).iter().map(|group| (*group, Sample::default())).collect();
+        let mut steps = Steps::default();
         if let Some(known) = known.filter(|known| known.configs.iter().any(Option::is_some)) {
             let measured: Vec<Problem> = table.rows.iter().filter_map(|row| row.facts.problem).collect();
             let dtypes: BTreeSet<Dtype> = measured.iter().map(|problem| problem.dtype).collect();
@@ -119,6 +120,7 @@ impl Places {
                 .collect();
             for (problems, most) in [(measured, usize::MAX), (drawn, MOST_OF_A_PLACE)] {
                 for problem in problems {
+                    steps.add(&problem);
                     if let Some(bucket) = buckets.get_mut(&bucket_of(&problem)) {
                         bucket.add(problem, most);
                     }
@@ -131,7 +133,7 @@ impl Places {
         let place = |sample: Sample, rows: &[&Row], is_there: &dyn Fn(&Problem) -> bool| match known {
             Some(known) => {
                 let edges: Vec<Problem> =
-                    sample.edges(is_there).into_iter().filter(|edge| known.is_workable(edge)).collect();
+                    sample.edges(is_there, &steps).into_iter().filter(|edge| known.is_workable(edge)).collect();
                 Place::new(sample.with_corner(), &edges, rows, known)
             }
             None => Place::default(),
@@ -159,6 +161,33 @@ impl Places {
             .collect();
         Self { buckets, groups, class }
     }
+}
+
+/// A problem's extents without those of its variants.
+fn plain_extents(problem: &Problem) -> Vec<u64> {
+    problem.shape.extents().iter().copied().take(problem.family.dimensions().len()).collect()
+}
+
+/// What all extents along a dimension are multiples of: heads are in whole vectors wherever a family's domain has them.
+#[derive(Default)]
+struct Steps(Vec<u64>);
+
+impl Steps {
+    fn add(&mut self, problem: &Problem) {
+        let extents = plain_extents(problem);
+        self.0.resize(extents.len(), 0);
+        for (step, extent) in self.0.iter_mut().zip(extents) {
+            *step = greatest_common_divisor(*step, extent);
+        }
+    }
+
+    fn of(&self, place: usize) -> u64 {
+        self.0.get(place).copied().unwrap_or_default().max(1)
+    }
+}
+
+const fn greatest_common_divisor(one: u64, other: u64) -> u64 {
+    if other == 0 { one } else { greatest_common_divisor(other, one % other) }
 }
 
 /// Shapes of a place.
@@ -193,10 +222,11 @@ impl Sample {
 
     /// The problems at which a place ends beyond its largest: along each dimension the last one, and the one before, whose rows are
     /// aligned to nothing. Where a place has no end, its largest extents stand for that.
-    fn edges(&self, is_there: &dyn Fn(&Problem) -> bool) -> Vec<Problem> {
-        let Some(largest) = self.largest.filter(is_there) else { return Vec::new() };
-        let extents: Vec<u64> =
-            largest.shape.extents().iter().copied().take(largest.family.dimensions().len()).collect();
+    fn edges(&self, is_there: &dyn Fn(&Problem) -> bool, steps: &Steps) -> Vec<Problem> {
+        // The corner may be another place's.
+        let corner = self.largest.filter(is_there);
+        let Some(largest) = corner.or_else(|| self.shapes.iter().copied().max()) else { return Vec::new() };
+        let extents = plain_extents(&largest);
         let with = |changed: &[(usize, u64)]| {
             let mut extents = extents.clone();
             for (place, extent) in changed {
@@ -207,7 +237,8 @@ impl Sample {
             Problem::new(largest.family, &dimensions, largest.dtype).ok().filter(is_there)
         };
         let last = |place: usize| {
-            let (mut inside, mut outside) = (extents[place], 2 * extents[place]);
+            let (step, mut inside) = (steps.of(place), extents[place]);
+            let mut outside = 2 * inside;
             if with(&[(place, outside)]).is_some() {
                 return inside;
             }
@@ -215,10 +246,11 @@ impl Sample {
                 let middle = inside.midpoint(outside);
                 if with(&[(place, middle)]).is_some() { inside = middle } else { outside = middle }
             }
-            inside
+            inside - inside % step
         };
         let ends: Vec<(usize, u64)> = (0..extents.len()).map(|place| (place, last(place))).collect();
-        let before: Vec<(usize, u64)> = ends.iter().map(|(place, end)| (*place, end - 1)).collect();
+        let before: Vec<(usize, u64)> =
+            ends.iter().map(|(place, end)| (*place, end.saturating_sub(steps.of(*place)))).collect();
         let alone = ends.iter().chain(&before).map(|edge| vec![*edge]);
         alone.chain([before.clone()]).filter_map(|changed| with(&changed)).collect()
     }
