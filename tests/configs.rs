@@ -247,7 +247,11 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
                 }
             }
-            let tiles = extents[0] * extents[1] * extents[2].div_ceil(q) * split.unwrap();
+            // Few queries of heads that share keys are rows of one tile.
+            let [batch, heads, q_seq, _, _, kv_heads] = problem.shape.first();
+            let sharing = heads / kv_heads;
+            let rows = if q_seq < q { (sharing * q_seq).div_ceil(q) } else { sharing * q_seq.div_ceil(q) };
+            let tiles = batch * kv_heads * rows * split.unwrap();
             assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
             assert_eq!(running.argument("splits"), split.unwrap());
             assert_eq!(running.argument("contiguous"), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
