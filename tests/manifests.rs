@@ -353,7 +353,7 @@ fn what_cannot_be_is_said_in_one_line_with_its_place() {
         (
             "reduction.toml",
             &[("scratch = \"16 * blocks\"", "scratch = \"n * n * n\"")],
-            &["no config", "of scratch need"],
+            &["no config", "of scratch are more"],
         ),
         // Values of another type.
         ("vector_add.toml", &[("threads = [\"block\"]", "threads = [1.5]")], &["a whole number or an expression"]),
