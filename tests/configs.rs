@@ -247,12 +247,13 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!((running.value("NUM_WARPS"), threads), (warps.unwrap(), 32 * warps.unwrap()));
                 }
             }
-            // Few queries of heads that share keys are rows of one tile.
-            let [batch, heads, q_seq, _, _, kv_heads] = problem.shape.first();
+            // Queries of heads that share keys are rows of one tile, but for a mask's, where there are many.
+            let [batch, heads, q_seq, _, _, kv_heads, causal] = problem.shape.first();
             let sharing = heads / kv_heads;
-            let rows = if q_seq < q { (sharing * q_seq).div_ceil(q) } else { sharing * q_seq.div_ceil(q) };
+            let is_shared = causal == 0 || q_seq < q;
+            let rows = if is_shared { (sharing * q_seq).div_ceil(q) } else { sharing * q_seq.div_ceil(q) };
             let tiles = batch * kv_heads * rows * split.unwrap();
-            assert_eq!(running.blocks(), programs(config, tiles, multiprocessors));
+            assert_eq!(running.blocks(), programs(config, tiles, multiprocessors), "{problem}: {config}");
             assert_eq!(running.argument("splits"), split.unwrap());
             assert_eq!(running.argument("contiguous"), u64::from(config.pid_type == Some(PidType::PersistentBlocked)));
         }
