@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
+mod common;
+
+use common::problems_of;
 use kernel_sweep::families::Legality;
 use kernel_sweep::heuristics::{
     Bucket, Document, FittedModel, Heuristics, Source, Template, bucket_of, builtin_document, builtin_names,
@@ -14,16 +17,6 @@ use std::path::Path;
 
 fn document(gpu: &str) -> Document {
     Document::from_bytes(builtin_document(gpu).unwrap().as_bytes()).unwrap()
-}
-
-/// The problems that an entry of a class was measured on, with whether what it serves first was.
-fn problems(class: &str, source: &Map<String, Value>) -> Vec<(Problem, bool)> {
-    let problem = |of_source: &Value| {
-        let (shape, dtype) = of_source["problem"].as_str().unwrap().rsplit_once(' ').unwrap();
-        let problem = Problem::parse(class.parse().unwrap(), shape, dtype.parse().unwrap()).unwrap();
-        (problem, !of_source["served_us"].is_null())
-    };
-    source["problems"].as_array().unwrap().iter().map(problem).collect()
 }
 
 /// The class, the config served first and the source of each rule and fallback.
@@ -54,7 +47,7 @@ fn what_is_served_first_runs_on_every_problem_it_was_made_from() {
         let profile = GpuProfile::by_name(gpu).unwrap();
         for (class, template, source) in entries(&document(gpu)) {
             // A problem that the config was not measured on may be one that it cannot run on.
-            let measured = problems(class, source).into_iter().filter(|(_, is_measured)| *is_measured);
+            let measured = problems_of(class, source).into_iter().filter(|(_, is_measured)| *is_measured);
             illegal.extend(measured.filter_map(|(problem, _)| rejection(template, &problem, &profile)));
         }
     }
@@ -97,7 +90,7 @@ fn rules_run_to_the_edges_of_their_buckets_or_say_where_not() {
         let mut asked = 0;
         for rule in document.rules.iter().filter(|rule| !rule.validation.contains_key("refused_on")) {
             let template = &rule.templates[0].template;
-            let plain = problems(&rule.kernel_class, &rule.source).into_iter().map(|(problem, _)| problem);
+            let plain = problems_of(&rule.kernel_class, &rule.source).into_iter().map(|(problem, _)| problem);
             let Some(inside) = plain.filter(|problem| problem.shape.is_plain()).max() else { continue };
             // Where no config runs, none is to be had.
             let is_workable = |problem: &Problem| {
@@ -132,7 +125,7 @@ fn exact_shapes_are_answered_what_was_measured_on_them_and_runs_there() {
             assert!(document.models.contains_key(family.name()), "{gpu}: no model of {family}");
         }
         let asked: BTreeSet<Problem> = entries(&document)
-            .flat_map(|(class, _, source)| problems(class, source))
+            .flat_map(|(class, _, source)| problems_of(class, source))
             .map(|(problem, _)| problem)
             .collect();
         for problem in &asked {

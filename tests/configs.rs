@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on may stop
 
+mod common;
+
+use common::problems_of;
 use kernel_sweep::families::{Arg, Code, KernelSpec, Launch, spec};
 use kernel_sweep::heuristics::{Document, builtin_document, builtin_names};
 use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};
 use kernel_sweep::plan::Plan;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -364,15 +367,6 @@ fn every_config_of_every_space_is_what_runs() {
     }
 }
 
-/// The problems that an entry was made from.
-fn problems(class: &str, source: &Map<String, Value>) -> Vec<Problem> {
-    let problem = |of_source: &Value| {
-        let (shape, dtype) = of_source["problem"].as_str().unwrap().rsplit_once(' ').unwrap();
-        Problem::parse(class.parse().unwrap(), shape, dtype.parse().unwrap()).unwrap()
-    };
-    source["problems"].as_array().unwrap().iter().map(problem).collect()
-}
-
 #[test]
 fn every_committed_template_is_what_runs_on_its_problems() {
     for gpu in builtin_names() {
@@ -387,7 +381,7 @@ fn every_committed_template_is_what_runs_on_its_problems() {
         let (mut variants, mut checked) = (0, 0);
         for (class, template, source) in rules.chain(fallbacks) {
             let config: Config = serde_json::from_value(Value::Object(template.clone())).unwrap();
-            for problem in problems(class, source) {
+            for (problem, _) in problems_of(class, source) {
                 // Further templates of a rule may not run on all of its problems.
                 let Ok((kernel, launch)) = spec(problem.family).program(&config, &problem, &profile) else { continue };
                 is_as_named(&config, &problem, &profile, &Running { kernel: &kernel, launch: &launch });

@@ -2,7 +2,7 @@
 
 use super::table::{Row, Table};
 use crate::families;
-use crate::heuristics::{Bucket, bucket_of, class_groups, group_of};
+use crate::heuristics::{Bucket, bucket_of, class_groups, greatest_common_divisor, group_of};
 use crate::model::{Config, Dtype, Family, GpuProfile, Problem};
 use crate::plan::{Limits, Purpose, draw_plain, draw_variants};
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,6 +163,13 @@ impl Places {
     }
 }
 
+/// The plain problem of a family with these extents.
+fn plain(family: Family, extents: impl IntoIterator<Item = u64>, dtype: Dtype) -> Option<Problem> {
+    let extents = extents.into_iter().map(|extent| extent as i64);
+    let dimensions: Vec<(&str, i64)> = family.dimensions().iter().copied().zip(extents).collect();
+    Problem::new(family, &dimensions, dtype).ok()
+}
+
 /// A problem's extents without those of its variants.
 fn plain_extents(problem: &Problem) -> Vec<u64> {
     problem.shape.extents().iter().copied().take(problem.family.dimensions().len()).collect()
@@ -186,10 +193,6 @@ impl Steps {
     }
 }
 
-const fn greatest_common_divisor(one: u64, other: u64) -> u64 {
-    if other == 0 { one } else { greatest_common_divisor(other, one % other) }
-}
-
 /// Shapes of a place.
 #[derive(Default)]
 struct Sample {
@@ -204,14 +207,8 @@ impl Sample {
     fn add(&mut self, problem: Problem, most_drawn: usize) {
         let largest = self.largest.get_or_insert(problem);
         // Variants need no more than the plain problem of the same dimensions.
-        let names = problem.family.dimensions();
-        let dimensions: Vec<(&str, i64)> = names
-            .iter()
-            .zip(largest.shape.extents().iter().zip(problem.shape.extents()))
-            .map(|(name, (one, other))| (*name, *one.max(other) as i64))
-            .collect();
-        let dtype = largest.dtype.max(problem.dtype);
-        if let Ok(corner) = Problem::new(problem.family, &dimensions, dtype) {
+        let extents = largest.shape.extents().iter().zip(problem.shape.extents()).map(|(one, other)| *one.max(other));
+        if let Some(corner) = plain(problem.family, extents, largest.dtype.max(problem.dtype)) {
             *largest = corner;
         }
         if self.drawn < most_drawn {
@@ -232,9 +229,7 @@ impl Sample {
             for (place, extent) in changed {
                 extents[*place] = *extent;
             }
-            let dimensions: Vec<(&str, i64)> =
-                largest.family.dimensions().iter().copied().zip(extents.iter().map(|extent| *extent as i64)).collect();
-            Problem::new(largest.family, &dimensions, largest.dtype).ok().filter(is_there)
+            plain(largest.family, extents, largest.dtype).filter(is_there)
         };
         let last = |place: usize| {
             let (step, mut inside) = (steps.of(place), extents[place]);

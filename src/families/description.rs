@@ -201,19 +201,12 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
     let line = |operand: &str, row: &str| {
         format!("{operand}_line = if(realigns_{operand}, {CACHE_LINE}, min(align({row}), {CACHE_LINE}))")
     };
+    let mut knobs = product().knobs;
+    knobs.push("realigned".to_owned());
+    knobs.sort();
     Description {
         dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
-        knobs: texts(&[
-            "block_sizes",
-            "l2_groupings",
-            "mma",
-            "num_sm_multiplier",
-            "num_stages",
-            "num_warps",
-            "pid_type",
-            "realigned",
-            "split_k",
-        ]),
+        knobs,
         bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n{scales}"),
         rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
         steps: named([("k", &format!("{packed} * block_sizes[2]"))]),

@@ -89,6 +89,8 @@ pub(crate) use rows::{ANCHOR_DIGITS, as_written};
 #[cfg(feature = "harness")]
 pub(crate) use scope::nearest;
 pub use shipped::CLASSES;
+#[cfg(feature = "harness")]
+pub(crate) use steps::greatest_common_divisor;
 pub use template::Template;
 #[cfg(feature = "harness")]
 pub(crate) use trees::feature_name;

@@ -81,6 +81,14 @@ pub(super) enum Binary {
     Unequal,
 }
 
+/// Of two numbers; that of a number and 0 is the number.
+pub(crate) const fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
+    while other != 0 {
+        (one, other) = (other, one % other);
+    }
+    one
+}
+
 impl Unary {
     #[inline]
     pub(super) fn of(self, a: i64) -> Result<i64, Fault> {
@@ -118,11 +126,8 @@ impl Binary {
             Self::Divide => quotient(a, b),
             Self::Equal => Ok(i64::from(a == b)),
             Self::Gcd => {
-                let (mut a, mut b) = (a.unsigned_abs(), b.unsigned_abs());
-                while b != 0 {
-                    (a, b) = (b, a % b);
-                }
-                i64::try_from(a).map_err(|_| Fault::Overflow)
+                let divisor = greatest_common_divisor(a.unsigned_abs(), b.unsigned_abs());
+                i64::try_from(divisor).map_err(|_| Fault::Overflow)
             }
             Self::Less => Ok(i64::from(a < b)),
             Self::LessOrEqual => Ok(i64::from(a <= b)),

@@ -6,13 +6,24 @@ pub mod amount;
 
 use assert_cmd::Command;
 use kernel_sweep::device::{Found, cuda};
-use serde_json::Value;
+use kernel_sweep::model::Problem;
+use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// The problems that a document's entry of a class was measured on, with whether what it serves first was.
+pub fn problems_of(class: &str, source: &Map<String, Value>) -> Vec<(Problem, bool)> {
+    let problem = |of_source: &Value| {
+        let (shape, dtype) = of_source["problem"].as_str().unwrap().rsplit_once(' ').unwrap();
+        let problem = Problem::parse(class.parse().unwrap(), shape, dtype.parse().unwrap()).unwrap();
+        (problem, !of_source["served_us"].is_null())
+    };
+    source["problems"].as_array().unwrap().iter().map(problem).collect()
+}
 
 /// Two problems in two groups, four configs: a second's work.
 pub const PLAN: &str = r#"

@@ -438,14 +438,14 @@ def served_call(torch, ops, work: Work) -> Callable[[], object]:
         b = whole(torch.int16, k, n)
         return lambda: ops.matmul_int16(a, b)
     product, b = getattr(ops, work.family), whole(torch.uint8, -(-k // 2), n)
-    scales = {
-        "matmul_int4": (),
-        "matmul_fp4": (),
-        "matmul_int4_group": (tensor(-(-k // (work.variant("group", 128) or k)), n),),
-        "matmul_nvfp4": (whole(torch.uint8, -(-k // 16), n), torch.ones(1, device="cuda")),
-        "matmul_mxfp4": (whole(torch.uint8, -(-k // 32), n),),
-    }
-    return lambda: product(a, b, *scales[work.family])
+    scales = ()
+    if work.family == "matmul_int4_group":
+        scales = (tensor(-(-k // (work.variant("group", 128) or k)), n),)
+    elif work.family == "matmul_nvfp4":
+        scales = (whole(torch.uint8, -(-k // 16), n), torch.ones(1, device="cuda"))
+    elif work.family == "matmul_mxfp4":
+        scales = (whole(torch.uint8, -(-k // 32), n),)
+    return lambda: product(a, b, *scales)
 
 
 def add_joules(rows: list[dict], works: list[Work], torch, ops, nvml) -> None:
