@@ -79,10 +79,10 @@ fn kernel_changes(old: &Side, new: &Side) -> Vec<Change> {
     let mut unchanged: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (place, was) in &old.entries {
         let Some(is) = new.entries.get(place).filter(|is| is.template == was.template) else { continue };
-        if let (Some(was), Some(is)) = (was.kernels, is.kernels) {
+        if !was.kernels.is_empty() && !is.kernels.is_empty() {
             let (all, other) = unchanged.entry(place.class()).or_default();
             *all += 1;
-            *other += usize::from(was != is);
+            *other += usize::from(was.kernels != is.kernels);
         }
     }
     let changed = unchanged.into_iter().filter(|(_, (_, other))| *other > 0);

@@ -31,7 +31,7 @@ use compared::{Compared, Parted, contest};
 use environment::{environment_changes, incomparable_classes};
 use night::{MOST, Set};
 use shift::Judge;
-use side::{Place, Side};
+use side::{Place, Side, all_told};
 use std::collections::BTreeSet;
 
 /// What to do about classes whose times in the two documents are of unlike protocols or devices.
@@ -53,7 +53,8 @@ pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> 
         let classes = incomparable_classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(Error::usage(format!("the times of {classes} cannot be compared: {class} was measured {why}")));
     }
-    let (mut old, mut new) = (Side::of(old), Side::of(new));
+    let (of_old, of_new) = (all_told(old), all_told(new));
+    let (mut old, mut new) = (Side::of(old, &of_old), Side::of(new, &of_new));
     for side in [&mut old, &mut new] {
         side.forget_times(&incomparable_classes);
     }
