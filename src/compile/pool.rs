@@ -73,8 +73,6 @@ struct State {
     queue: VecDeque<(KernelSpec, Key)>,
     /// What became of each kernel asked for, once that is known: an error is this machine's doing and says nothing of the kernel.
     kernels: HashMap<KernelSpec, (Key, Option<Result<Outcome>>)>,
-    /// Identities that were worked out by now.
-    keys: HashMap<KernelSpec, Key>,
     compile_s: f64,
     processes: Vec<Killer>,
     stopped: bool,
@@ -136,6 +134,11 @@ impl Compiler {
         Ok(compiler)
     }
 
+    /// How it compiles kernels, and what names them.
+    pub fn recipes(&self) -> &Recipes {
+        &self.shared.recipes
+    }
+
     /// The compiler's full version, part of every kernel's identity.
     pub fn version(&self) -> &str {
         self.shared.recipes.version()
@@ -146,12 +149,7 @@ impl Compiler {
     /// # Errors
     /// Where the kernel's source is missing.
     pub fn key(&self, spec: &KernelSpec) -> Result<Key> {
-        if let Some(key) = self.shared.state().keys.get(spec) {
-            return Ok(key.clone());
-        }
-        let key = self.shared.recipes.key(spec)?;
-        self.shared.state().keys.insert(spec.clone(), key.clone());
-        Ok(key)
+        self.shared.recipes.key(spec)
     }
 
     /// Asks for a kernel, unless that was done before, and returns its identity.

@@ -208,7 +208,11 @@ fn fields<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<BTr
 /// The problems that have a name, each as far as it can be read.
 fn problems<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ProblemSource>, D::Error> {
     let problems: Vec<Map<String, Value>> = items(from)?;
-    Ok(problems.iter().filter(|problem| problem.get("problem").is_some_and(Value::is_string)).map(as_far_as_it_reads).collect())
+    Ok(problems
+        .iter()
+        .filter(|problem| problem.get("problem").is_some_and(Value::is_string))
+        .map(as_far_as_it_reads)
+        .collect())
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks

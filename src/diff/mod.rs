@@ -21,12 +21,12 @@ mod verdict;
 
 pub use changes::{Change, ClassShift, Contest, Diff, Entry, LostProblem, Ratio, Status};
 pub use night::Calibration;
-pub(crate) use shift::{Z_95, absolute_sigma, relative_sigma};
+pub(crate) use shift::{absolute_sigma, relative_sigma};
 pub use stability::Stability;
 
 use crate::error::{Error, Result};
 use crate::heuristics::Document;
-use crate::measure::{mean, median};
+use crate::measure::{Z_95, mean, median};
 use compared::{Compared, Parted, contest};
 use environment::{environment_changes, incomparable_classes};
 use night::{MOST, Set};
@@ -85,12 +85,12 @@ pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> 
     Ok(diff)
 }
 
-/// A class that changed by less as a whole did not, from one host or night to another.
+/// A class that changed by less as a whole did not, from one host or night to another: a race decides, and this says when to run it.
 pub(crate) const SAME_CLASS: f64 = 0.015;
 /// The least that two documents alone show. Of ten sweeps of one class on one H200, one after the other, four pairs were 2.2 to
 /// 2.8 % apart as a whole, far beyond what their problems scatter by.
 const SURE_CLASS_SHIFT: f64 = 0.04;
-/// Standard errors beyond that which make it sure.
+/// Standard errors beyond that which make it sure: by a normal distribution one class in 740 without change is.
 const CLASS_ERRORS: f64 = 3.0;
 /// A class with fewer problems has no shift of its own.
 const FEWEST_OF_CLASS: usize = 5;
