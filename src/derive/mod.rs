@@ -107,7 +107,7 @@ pub struct Inputs<'a> {
 
 /// Derives the document that is to be served from now on: the classes there are measurements of anew, what the document before
 /// serves staying where nothing beats it by more than noise, or where it was measured on what is not among these journals, and its
-/// other classes as they are. Trials of kernels that have changed since say nothing of what is served.
+/// other classes as they are. Trials of a journal by kernels that have changed since say nothing of what is served.
 ///
 /// # Errors
 /// Where a journal is of another GPU than this, journals or the document before are of different devices, or journals of

@@ -54,13 +54,15 @@ impl<R: Borrow<Recipes>> TodaysKernels<R> {
     }
 }
 
-/// Those of each family, by the compiler that its journals were last filled with: whoever derives has another one, or none.
+/// Those of each family, by the compiler that its journals were last filled with: whoever derives has another one, or none. Of what
+/// archives alone hold there are none: an archive counts as it is.
 pub(super) struct ByFamily(BTreeMap<Family, TodaysKernels<Recipes>>);
 
 impl ByFamily {
     pub(super) fn of(profile: &GpuProfile, journals: &[(String, Contents)]) -> Self {
+        let is_journal = |contents: &&Contents| !contents.is_archive;
         let mut latest: BTreeMap<Family, &Header> = BTreeMap::new();
-        for (_, Contents { headers, trials, .. }) in journals {
+        for Contents { headers, trials, .. } in journals.iter().map(|(_, contents)| contents).filter(is_journal) {
             let Some(header) = headers.iter().max_by_key(|header| &header.started) else { continue };
             for trial in trials {
                 let known = latest.entry(trial.family).or_insert(header);

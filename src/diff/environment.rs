@@ -74,6 +74,9 @@ fn values(environments: &[Environment], field: &str) -> String {
     values.into_iter().collect::<Vec<_>>().join(", ")
 }
 
+/// The field of a change of kernels.
+pub(super) const KERNEL: &str = "kernel";
+
 /// Classes where a config that is served by both documents runs as another kernel.
 fn kernel_changes(old: &Side, new: &Side) -> Vec<Change> {
     let mut unchanged: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -88,7 +91,7 @@ fn kernel_changes(old: &Side, new: &Side) -> Vec<Change> {
     let changed = unchanged.into_iter().filter(|(_, (_, other))| *other > 0);
     let change = |(class, (all, other)): (&str, (usize, usize))| Change {
         class: Some(class.to_owned()),
-        field: "kernel".to_owned(),
+        field: KERNEL.to_owned(),
         old: format!("{all} configs served as before"),
         new: format!("{other} of them run as other kernels"),
     };

@@ -146,7 +146,7 @@ impl Tonight<'_> {
         if !path.is_file() {
             return Ok(State::New);
         }
-        let (journal, Contents { headers, mut trials, warnings }) = Journal::open(&path, false)?;
+        let (journal, Contents { headers, mut trials, warnings, .. }) = Journal::open(&path, false)?;
         drop(journal);
         for warning in &warnings {
             self.site.progress.say(warning);

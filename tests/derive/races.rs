@@ -196,7 +196,7 @@ fn protocols_never_count_together() {
 }
 
 fn run(trials: &[Trial], before: Option<&Document>, is_today: &(dyn Fn(&Trial) -> bool + Sync)) -> Document {
-    let contents = Contents { headers: vec![header()], trials: trials.to_vec(), warnings: Vec::new() };
+    let contents = Contents { headers: vec![header()], trials: trials.to_vec(), ..Contents::default() };
     let inputs = Inputs {
         profile: &h200(),
         journals: &[("journal".into(), contents)],
