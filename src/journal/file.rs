@@ -674,6 +674,6 @@ mod tests {
         write(&path, &lines());
         let archive = folder.path().join("archive/journal.jsonl.zst");
         pack(read(&path).unwrap(), &archive).unwrap();
-        assert_eq!(read(&archive).unwrap(), read(&path).unwrap());
+        assert_eq!(read(&archive).unwrap(), Contents { is_archive: true, ..read(&path).unwrap() });
     }
 }
