@@ -68,6 +68,11 @@ fn unsealed(line: &mut Value) {
     line.as_object_mut().unwrap().remove("seal");
 }
 
+fn write(journal: &Path, lines: &[Value]) {
+    let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    fs::write(journal, lines.join("\n") + "\n").unwrap();
+}
+
 #[test]
 fn kernels_that_have_changed_say_nothing_whoever_derives() {
     let folder = folder_with_plan();
@@ -114,15 +119,14 @@ fn kernels_that_have_changed_say_nothing_whoever_derives() {
     // Where all of a class is of other kernels, as of an older version of the sources, all of it counts: nothing else is known.
     let run = with_journals_of(folder.path(), &whole);
     let path = run.path().join(journal);
-    let aged = lines.iter().map(|line| {
-        let mut line = line.clone();
+    let mut aged = lines.clone();
+    for line in &mut aged {
         if line["kind"] == "trial" {
             line["kernel"] = "eeeeeeeeeeeeeeee".into();
         }
-        unsealed(&mut line);
-        format!("{line}\n")
-    });
-    fs::write(&path, aged.collect::<String>()).unwrap();
+        unsealed(line);
+    }
+    write(&path, &aged);
     fs::remove_file(run.path().join(DOCUMENT)).unwrap();
     let told = derive(run.path());
     assert!(told.contains("row_softmax: no trial is of a kernel that these sources make"), "{told}");
@@ -170,7 +174,7 @@ fn with_a_final(journal: &Path) -> Value {
     let mut null_arm = arm(configs[0], 10.0);
     null_arm["null_arm"] = true.into();
     all.push(null_arm);
-    fs::write(journal, all.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    write(journal, &all);
     configs[configs.len() - 1].clone()
 }
 
