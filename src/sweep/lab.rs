@@ -79,6 +79,8 @@ pub(super) struct State {
     passing: HashMap<Problem, Vec<Trial>>,
     /// The races of each problem so far.
     races: HashMap<Problem, u64>,
+    /// Kernels of whose local memory people were told.
+    told: BTreeSet<Key>,
     pub(super) counts: Counts,
     deadline: Option<Instant>,
     /// Measuring processes that nobody uses at the moment.
@@ -120,8 +122,8 @@ impl<'a> Lab<'a> {
             let of_problem = known.entry(trial.problem()).or_default();
             of_problem.entry(trial.config.clone()).or_default().push(Known { trial, counted: false });
         }
-        let (counts, idle) = (Counts::default(), Vec::new());
-        let state = State { journal, known, passing, races, counts, deadline: None, idle };
+        let (told, counts, idle) = (BTreeSet::new(), Counts::default(), Vec::new());
+        let state = State { journal, known, passing, races, told, counts, deadline: None, idle };
         let host = Key::of(&[cpu::kernels::SOURCE, env!("CARGO_PKG_VERSION")]);
         let (profile, compiler) = (site.found().profile.clone(), site.compiler.as_ref());
         let kernels = Kernels { profile, compiler, host };
@@ -328,6 +330,16 @@ impl<'a> Lab<'a> {
             self.progress.trial(trial);
         }
         Ok(())
+    }
+
+    /// Says of a kernel, once, that its threads have local memory, which is measured like any other.
+    pub(super) fn tell_of_local_memory(&self, config: &Config, kernel: &Key, local_memory: Bytes) {
+        if local_memory > Bytes(0) && self.state().told.insert(kernel.clone()) {
+            self.progress.say(&format!(
+                "{config}: a thread has {local_memory} of local memory, for arrays or for values that found no register: the driver \
+                 does not tell which, so it is measured all the same"
+            ));
+        }
     }
 
     pub(super) fn idle_worker(&self, address: Address) -> Option<Worker> {
