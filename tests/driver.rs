@@ -146,9 +146,15 @@ fn gpu_place(problems: u32) -> Option<Place> {
 #[test]
 fn local_memory_of_a_kernel_that_is_loaded_as_it_is_is_told_and_measured() {
     let Some(place) = Place::with(&[]).filter(|_| has_compiler()) else { return };
-    for name in
-        ["from_ptx.toml", "scaled.cu", "scaled_1.ptx", "scaled_4.ptx", "from_cubin.toml", "reduction.cu", "plainly_sm_90.cubin"]
-    {
+    for name in [
+        "from_ptx.toml",
+        "scaled.cu",
+        "scaled_1.ptx",
+        "scaled_4.ptx",
+        "from_cubin.toml",
+        "reduction.cu",
+        "plainly_sm_90.cubin",
+    ] {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifest");
         fs::copy(data.join(name), place.path().join(name)).unwrap();
     }
@@ -162,7 +168,9 @@ fn local_memory_of_a_kernel_that_is_loaded_as_it_is_is_told_and_measured() {
         assert!(swept.status.success(), "{told}");
         let trials = trials(&place.path().join(output).join(format!("h200/journal/{family}.jsonl")));
         // A file that is not there is left out, as ever.
-        let is_measured = |trial: &Value| trial["status"] == "ok" || trial["error"].as_str().unwrap_or_default().starts_with("there is no");
+        let is_measured = |trial: &Value| {
+            trial["status"] == "ok" || trial["error"].as_str().unwrap_or_default().starts_with("there is no")
+        };
         assert!(!trials.is_empty() && trials.iter().all(is_measured), "{told} {trials:?}");
         let notes = told.lines().filter(|line| line.contains("a thread has 48 B of local memory")).count();
         assert_eq!(notes, if local_bytes == "48" { kernels } else { 0 }, "{told}");
@@ -181,8 +189,16 @@ fn a_manifest_none_of_whose_kernels_can_run_is_refused_before_anything_is_measur
     let own = |kernel: &str| format!("{before}[[kernel]]{kernel}");
     let entry = "vector_add<{c_type}>";
     for (name, text, told) in [
-        ("template", own(&kernel.replace(entry, "vector_ad<{c_type}>")), "vector_add.cu has no entry 'vector_ad<float>'"),
-        ("plain", own(&kernel.replace(entry, "vector_add")), "vector_add.cu has no entry 'vector_add'; it has vector_add"),
+        (
+            "template",
+            own(&kernel.replace(entry, "vector_ad<{c_type}>")),
+            "vector_add.cu has no entry 'vector_ad<float>'",
+        ),
+        (
+            "plain",
+            own(&kernel.replace(entry, "vector_add")),
+            "vector_add.cu has no entry 'vector_add'; it has vector_add",
+        ),
         ("argument", own(&kernel.replace("{ i32 = \"n\" }", "{ f64 = 1.0 }")), "number 4"),
         ("syntax", own(&kernel.replace("vector_add.cu", "syntax.cu")), "syntax.cu(1)"),
         ("reference", text.replacen(entry, "vector_ad<{c_type}>", 1), "has no entry 'vector_ad<float>'"),
@@ -199,8 +215,18 @@ fn a_manifest_none_of_whose_kernels_can_run_is_refused_before_anything_is_measur
         assert!(!folder.join("journal").exists() && !folder.join("observed_heuristics_h200.json").exists(), "{name}");
     }
     // Where one kernel can run, the others cost a record each.
-    let some = own(&kernel.replace("threads = [\"block\"]", "threads = [\"block\"]\noptions = [\"-DN=1\"]\nmacros = [\"BLOCK = block\"]"));
-    fs::write(place.path().join("some.toml"), some.replace("vector_add.cu\"\nentry = \"vector_add<{c_type}>\"\ngrid = [\"ceil_div(n, block)", "some.cu\"\nentry = \"vector_add<{c_type}>\"\ngrid = [\"ceil_div(n, block)")).unwrap();
+    let some = own(&kernel.replace(
+        "threads = [\"block\"]",
+        "threads = [\"block\"]\noptions = [\"-DN=1\"]\nmacros = [\"BLOCK = block\"]",
+    ));
+    fs::write(
+        place.path().join("some.toml"),
+        some.replace(
+            "vector_add.cu\"\nentry = \"vector_add<{c_type}>\"\ngrid = [\"ceil_div(n, block)",
+            "some.cu\"\nentry = \"vector_add<{c_type}>\"\ngrid = [\"ceil_div(n, block)",
+        ),
+    )
+    .unwrap();
     let source = fs::read_to_string(data.join("vector_add.cu")).unwrap();
     fs::write(place.path().join("some.cu"), format!("#if BLOCK == 256\n#error not of 256\n#endif\n{source}")).unwrap();
     let swept = place.run(&["--gpu", "h200", "--family", "some.toml"], &[]);

@@ -754,7 +754,8 @@ fn every_manifest_there_is_is_one_by_the_schema() {
     let folder = tempfile::tempdir().unwrap();
     sweep(folder.path()).args(["new", "own/rope"]).assert().success();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let all = [data(), root.join("sweeps"), folder.path().join("own")].into_iter().flat_map(|folder| toml_files(&folder));
+    let all =
+        [data(), root.join("sweeps"), folder.path().join("own")].into_iter().flat_map(|folder| toml_files(&folder));
     let mut manifests = 0;
     for path in all {
         let value: serde_json::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();

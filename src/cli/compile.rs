@@ -180,9 +180,7 @@ fn compile_space(
         let outcome = compiler.wait(kernel)?;
         let error = match &outcome {
             Compiled::Failed { error, .. } => Some(error.clone()),
-            Compiled::Compiled { cubin, entry, .. } => {
-                Program::new(cubin.clone(), entry.clone(), kernel, launch).err()
-            }
+            Compiled::Compiled { cubin, entry, .. } => Program::new(cubin.clone(), entry.clone(), kernel, launch).err(),
         };
         coverage.count(error.is_none(), (!kernel.code.is_binary()).then(|| outcome.spills()));
         if outcome.spills() {

@@ -4,8 +4,8 @@ use super::cache::{Entry, Found};
 use super::recipe::{self, Job, Recipes, Reply};
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
-use crate::families::{Callable, Code, KernelSpec};
 use crate::families::manifest::explained;
+use crate::families::{Callable, Code, KernelSpec};
 use crate::process::{self, Killer, LineProcess, Silence};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -121,6 +121,7 @@ impl Compiler {
     pub fn start(settings: Settings, notice: Notice) -> Result<Self> {
         let workers = settings.workers.max(1);
         let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
+        settings.cache.note_compiler(&version);
         let recipes = Recipes::found(&settings.arch, version);
         if let Some(folder) = recipes.folder() {
             notice(&format!("the kernels are those in {}", folder.display()));

@@ -76,9 +76,7 @@ impl Program {
     /// Where it does not compile, or has other parameters.
     pub fn needed(compiler: &Compiler, kernel: &KernelSpec, launch: &Launch) -> crate::error::Result<Self> {
         match compiler.wait(kernel)? {
-            Outcome::Compiled { cubin, entry, .. } => {
-                Self::new(cubin, entry, kernel, launch).map_err(|error| Error::usage(format!("{kernel}: {error}")))
-            }
+            Outcome::Compiled { cubin, entry, .. } => Self::new(cubin, entry, kernel, launch).map_err(Error::usage),
             // One of somebody else's sources is what the user brought.
             Outcome::Failed { error, timed_out, .. } if !timed_out && !matches!(kernel.code, Code::Shipped(_)) => {
                 Err(Error::usage(format!("{kernel} does not compile: {error}")))

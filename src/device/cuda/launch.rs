@@ -143,7 +143,8 @@ impl Function {
     /// Local memory of a thread: arrays that are there by design, and values that found no register. The driver does not tell them apart.
     #[cfg(feature = "harness")]
     pub(super) fn local_memory(self) -> Result<Bytes, Fault> {
-        self.attribute(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES).map(|bytes| Bytes(bytes.into()))
+        self.attribute(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)
+            .map(|bytes| Bytes(bytes.into()))
     }
 
     fn attribute(self, which: sys::CUfunction_attribute_enum) -> Result<u32, Fault> {

@@ -15,6 +15,6 @@ pub use nvrtc::LoadedNvrtc;
 #[cfg(feature = "harness")]
 pub use nvrtc::serve_compiles;
 #[cfg(all(feature = "python", feature = "run"))]
-pub(crate) use served::vouched_stream;
+pub(crate) use served::{device_of, vouched_stream};
 pub use served::{Context, Stream, Tensor};
 pub(crate) use served::{Module, Served};

@@ -20,8 +20,8 @@ mod schema;
 mod scope;
 
 pub(crate) use binary::check_cubin;
-pub(crate) use cuda::explained;
 pub use cubin::same_code;
+pub(crate) use cuda::explained;
 #[cfg(feature = "harness")]
 pub(crate) use raw_plan::{RawExclusion, RawProblem, RawRandom, RawSpace, When};
 

@@ -1,9 +1,9 @@
 //! The manifest as it is written: TOML, with the place of whatever can be wrong. Its JSON Schema is made of these types.
 
-use crate::families::Callable;
-use crate::heuristics::{DescribedBin, DescribedGroup};
 #[cfg(feature = "harness")]
 use super::schema;
+use crate::families::Callable;
+use crate::heuristics::{DescribedBin, DescribedGroup};
 #[cfg(feature = "harness")]
 use schemars::JsonSchema;
 use serde::Deserialize;

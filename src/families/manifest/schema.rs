@@ -47,7 +47,8 @@ pub(super) fn dtype(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn space_names() -> Value {
     let gpus = GpuProfile::known().into_iter().map(|profile| profile.name);
     let kinds = Mma::ALL.into_iter().map(|mma| mma.name().to_owned());
-    let names: Vec<String> = [GpuProfile::CPU.to_owned(), "gpu".to_owned()].into_iter().chain(gpus).chain(kinds).collect();
+    let names: Vec<String> =
+        [GpuProfile::CPU.to_owned(), "gpu".to_owned()].into_iter().chain(gpus).chain(kinds).collect();
     json!({"anyOf": [{"enum": names}, {"pattern": "^sm_"}]})
 }
 
