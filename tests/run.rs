@@ -640,6 +640,28 @@ fn threads_that_prepare_different_problems_compile_side_by_side() {
     });
 }
 
+/// Problems that share a kernel may each need another amount of shared memory: what one is granted, none takes from another.
+#[test]
+fn a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for() {
+    let test = "a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for";
+    with_standin(test, &[], &[], |folder| {
+        let problems: Vec<Problem> =
+            (1..=60).rev().map(|step| problem(Family::RowSoftmax, &[64, 512 * step], Dtype::Bf16)).collect();
+        let runtime = runtime(folder, &problems);
+        let kernels: Vec<Kernel> = problems.iter().map(|problem| runtime.prepare(problem).unwrap()).collect();
+        let (mut largest, mut smaller) = (BTreeMap::new(), 0);
+        for kernel in &kernels {
+            let spec = families::spec(Family::RowSoftmax);
+            let (code, launch) = spec.program(kernel.config(), kernel.problem(), &h200()).unwrap();
+            let largest = largest.entry(code).or_insert(launch.dynamic_smem);
+            smaller += usize::from(launch.dynamic_smem < *largest);
+            *largest = launch.dynamic_smem.max(*largest);
+        }
+        assert!(smaller > 0, "some problem needs less than another one of its kernel");
+        kernels.iter().for_each(|kernel| launch(kernel, stream(5)));
+    });
+}
+
 /// What is let go of when there is too much frees its scratch; its code stays, since a graph may hold launches of it.
 #[test]
 fn kernels_that_are_let_go_of_leave_their_code_until_it_is_forgotten() {

@@ -172,7 +172,7 @@ fn compile_space(
     let sampled = || sample.iter().map(|place| (place, &kernels.all[*place]));
     let keys: BTreeSet<Key> = sampled().map(|(_, needed)| compiler.request(&needed.kernel)).collect::<Result<_>>()?;
     for (reference, launch) in references {
-        Program::needed(compiler, &reference, &launch)?;
+        site::needed_reference(plan, &reference, &launch, compiler)?;
     }
     let mut coverage = Coverage::new(kernels.all.len(), &keys);
     let (mut failed, mut spilling, mut why) = (BTreeSet::new(), BTreeSet::new(), Vec::new());

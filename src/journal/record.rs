@@ -382,5 +382,14 @@ mod tests {
         for status in [Status::Ok, Status::Wrong, Status::CompileFailed, Status::Crashed, Status::Pruned] {
             assert!(!may_pass(status), "{status:?} is settled");
         }
+        let pruned = |error: &str| {
+            let untimed = Trial::untimed(&problem, Config::default(), Stage::Screen, Status::Pruned);
+            Trial { error: Some(error.to_owned()), ..untimed }.may_pass()
+        };
+        assert!(
+            pruned("spills: a thread has 48 bytes of local memory beside its 32 registers"),
+            "it is no reason any more"
+        );
+        assert!(!pruned("spills 48 bytes of registers"));
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::compile::{Compiler, Outcome};
 use crate::device::Program;
-use crate::error::{Error, Result};
-use crate::families;
+use crate::error::{Context, Error, Result};
+use crate::families::{self, KernelSpec, Launch};
 use crate::model::GpuProfile;
 use crate::plan::Plan;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Display, Path};
 
 /// Reasons that are told of a family none of whose kernels can run.
 const MOST_REASONS: usize = 3;
@@ -28,7 +28,7 @@ pub fn check_kernels(plan: &Plan, profile: &GpuProfile, compiler: &Compiler) -> 
     let mut references = BTreeSet::new();
     for (reference, launch) in problems.iter().filter_map(|planned| spec.reference(&planned.problem).ok().flatten()) {
         if references.len() < MOST_REFERENCES && references.insert(reference.clone()) {
-            Program::needed(compiler, &reference, &launch)?;
+            needed_reference(plan, &reference, &launch, compiler)?;
         }
     }
     let (mut seen, mut reasons) = (BTreeSet::new(), BTreeSet::new());
@@ -54,9 +54,21 @@ pub fn check_kernels(plan: &Plan, profile: &GpuProfile, compiler: &Compiler) -> 
     Err(no_kernel_runs(plan, &reasons))
 }
 
+/// The program of a plan's reference.
+///
+/// # Errors
+/// As [`Program::needed`], with the plan's file.
+pub fn needed_reference(plan: &Plan, reference: &KernelSpec, launch: &Launch, compiler: &Compiler) -> Result<Program> {
+    Program::needed(compiler, reference, launch)
+        .context(|| format!("{}: the reference of {}", file_of(plan), plan.family))
+}
+
+fn file_of(plan: &Plan) -> Display<'_> {
+    plan.file().unwrap_or(Path::new("its manifest")).display()
+}
+
 /// What is said of a plan none of whose kernels can run, for these reasons.
 pub fn no_kernel_runs(plan: &Plan, reasons: &BTreeSet<String>) -> Error {
     let reasons: Vec<&str> = reasons.iter().take(MOST_REASONS).map(String::as_str).collect();
-    let file = plan.file().unwrap_or(Path::new("its manifest")).display();
-    Error::usage(format!("{file}: no kernel of {} can run: {}", plan.family, reasons.join("; ")))
+    Error::usage(format!("{}: no kernel of {} can run: {}", file_of(plan), plan.family, reasons.join("; ")))
 }

@@ -323,6 +323,8 @@ impl<'a> Tensor<'a> {
 pub(crate) struct Module {
     context: Arc<Context>,
     function: Function,
+    /// The most shared memory that a launch of it was granted: of problems that share a kernel, each may need another amount.
+    granted: Mutex<Bytes>,
     /// An address of the context's, for tensor maps to be encoded with before there are tensors.
     anchor: Buffer,
 }
@@ -337,10 +339,20 @@ impl Module {
         let _entered = enter(context.raw)?;
         let function = Function::load(image, entry)?;
         // Dropped where something fails, it unloads the function.
-        let mut module = Self { context: Arc::clone(context), function, anchor: Buffer::new(0)? };
+        let granted = Mutex::new(Bytes(0));
+        let mut module = Self { context: Arc::clone(context), function, granted, anchor: Buffer::new(0)? };
         module.anchor = Buffer::new(1)?;
         function.load_now()?;
         Ok(module)
+    }
+
+    /// Lets the function have what a launch asks for, and keeps what earlier ones were granted.
+    fn grant(&self, launch: &Launch) -> Result<(), Fault> {
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let dynamic_smem = launch.dynamic_smem.max(*granted);
+        self.function.grant(&Launch { dynamic_smem, ..launch.clone() })?;
+        *granted = dynamic_smem;
+        Ok(())
     }
 }
 
@@ -389,7 +401,7 @@ impl Served {
     pub(crate) fn new(module: &Arc<Module>, launch: &Launch, inputs: usize, owns_scratch: bool) -> Result<Self, Fault> {
         let _entered = enter(module.context.raw)?;
         module.function.check(launch)?;
-        module.function.grant(launch)?;
+        module.grant(launch)?;
         let anchor = module.anchor.address();
         let anchors = vec![anchor; inputs];
         let addresses =
