@@ -613,15 +613,21 @@ fn without_nvrtc_what_the_cache_holds_runs_whichever_compiler_filled_it() {
     });
 }
 
+/// A folder with a stand-in for NVRTC, for a process with the stand-in for the driver.
+fn standin_compiler(flags: &[&str]) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    if !standin::is_at_work() {
+        nvrtc::build(folder.path(), 13, &nvrtc::LIBRARIES, flags);
+    }
+    let place = folder.path().display().to_string();
+    (folder, place)
+}
+
 /// The stand-in for NVRTC compiles no kernel before so many threads ask it to.
 #[test]
 fn threads_that_prepare_different_problems_compile_side_by_side() {
     let test = "threads_that_prepare_different_problems_compile_side_by_side";
-    let compiler = tempfile::tempdir().unwrap();
-    if std::env::var_os("SWEEP_NVRTC").is_none_or(|place| !place.to_string_lossy().ends_with("together")) {
-        nvrtc::build(&compiler.path().join("together"), 13, &nvrtc::LIBRARIES, &["-DTOGETHER=3"]);
-    }
-    let place = compiler.path().join("together").display().to_string();
+    let (_compiler, place) = standin_compiler(&["-DTOGETHER=3"]);
     with_standin(test, &[], &[("SWEEP_NVRTC", &place)], |folder| {
         let problems = [
             problem(Family::Elementwise, &[1 << 20], Dtype::Bf16),
@@ -644,20 +650,24 @@ fn threads_that_prepare_different_problems_compile_side_by_side() {
 #[test]
 fn a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for() {
     let test = "a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for";
-    with_standin(test, &[], &[], |folder| {
-        let problems: Vec<Problem> =
-            (1..=60).rev().map(|step| problem(Family::RowSoftmax, &[64, 512 * step], Dtype::Bf16)).collect();
-        let runtime = runtime(folder, &problems);
-        let kernels: Vec<Kernel> = problems.iter().map(|problem| runtime.prepare(problem).unwrap()).collect();
-        let (mut largest, mut smaller) = (BTreeMap::new(), 0);
-        for kernel in &kernels {
+    let (_compiler, place) = standin_compiler(&[]);
+    with_standin(test, &[], &[("SWEEP_NVRTC", &place)], |_| {
+        // One warp keeps whole rows in shared memory.
+        let config = json!({"block_sizes": [1], "num_warps": 1, "reduction_loops": [null], "pid_type": "flat", "split_k": 1, "mma": "simt"});
+        let groups: serde_json::Map<String, Value> = ["short", "narrow", "wide", "square"]
+            .map(|group| (group.to_owned(), json!({"template": config})))
+            .into_iter()
+            .collect();
+        let document = json!({"schema_version": 2, "rules": [], "fallbacks": {"row_softmax": groups}}).to_string();
+        let runtime = Runtime::open(0).unwrap().with_document(Heuristics::from_bytes(document.as_bytes()).unwrap());
+        let smem_bytes = |kernel: &Kernel| {
             let spec = families::spec(Family::RowSoftmax);
-            let (code, launch) = spec.program(kernel.config(), kernel.problem(), &h200()).unwrap();
-            let largest = largest.entry(code).or_insert(launch.dynamic_smem);
-            smaller += usize::from(launch.dynamic_smem < *largest);
-            *largest = launch.dynamic_smem.max(*largest);
-        }
-        assert!(smaller > 0, "some problem needs less than another one of its kernel");
+            spec.program(kernel.config(), kernel.problem(), &h200()).unwrap().1.dynamic_smem.0
+        };
+        let rows = [80 << 10, 30 << 10, 100 << 10, 28 << 10];
+        let kernels = rows.map(|cols| runtime.prepare(&problem(Family::RowSoftmax, &[64, cols], Dtype::Bf16)).unwrap());
+        let needed: Vec<u64> = kernels.iter().map(smem_bytes).collect();
+        assert!(needed[0] > needed[1] && needed[2] > needed[3] && needed[3] > 48 << 10, "{needed:?}");
         kernels.iter().for_each(|kernel| launch(kernel, stream(5)));
     });
 }
