@@ -639,7 +639,9 @@ fn threads_that_prepare_different_problems_compile_side_by_side() {
             // Two threads ask for each: whoever needs the same kernel waits for it.
             let threads: Vec<_> =
                 problems.iter().chain(&problems).map(|problem| scope.spawn(|| runtime.prepare(problem))).collect();
-            threads.into_iter().for_each(|thread| drop(thread.join().unwrap().unwrap()));
+            for thread in threads {
+                drop(thread.join().unwrap().unwrap());
+            }
         });
         let loaded = names(&calls(folder)).into_iter().filter(|name| *name == "cuModuleLoadData").count();
         assert_eq!(loaded, 3, "each kernel once");
@@ -668,7 +670,9 @@ fn a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for() 
         let kernels = rows.map(|cols| runtime.prepare(&problem(Family::RowSoftmax, &[64, cols], Dtype::Bf16)).unwrap());
         let needed: Vec<u64> = kernels.iter().map(smem_bytes).collect();
         assert!(needed[0] > needed[1] && needed[2] > needed[3] && needed[3] > 48 << 10, "{needed:?}");
-        kernels.iter().for_each(|kernel| launch(kernel, stream(5)));
+        for kernel in &kernels {
+            launch(kernel, stream(5));
+        }
     });
 }
 

@@ -23,7 +23,7 @@ struct Kept<V> {
     used: AtomicU64,
 }
 
-impl<K: Eq + Hash + Clone, V> Recent<K, V> {
+impl<K: Eq + Hash + Copy, V> Recent<K, V> {
     /// So many at most, of so much weight together. The last one that was put in stays, whatever it weighs.
     pub fn new(most: usize, most_weight: u64) -> Self {
         Self { most, most_weight, clock: AtomicU64::new(0), kept: RwLock::default() }
@@ -43,20 +43,20 @@ impl<K: Eq + Hash + Clone, V> Recent<K, V> {
 
     /// Keeps a value, and lets go of what there is no more room for. Where another thread was faster, the value is its.
     pub fn put(&self, name: K, value: V, weight: u64) -> Arc<V> {
-        let mut gone = Vec::new();
+        let (value, mut gone) = (Arc::new(value), Vec::new());
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         let now = 1 + self.clock.fetch_add(1, Ordering::Relaxed);
-        let new = || Kept { value: Arc::new(value), weight, used: AtomicU64::new(now) };
-        let value = Arc::clone(&kept.entry(name.clone()).or_insert_with(new).value);
+        let new = || Kept { value: Arc::clone(&value), weight, used: AtomicU64::new(now) };
+        let found = Arc::clone(&kept.entry(name).or_insert_with(new).value);
         while kept.len() > self.most.max(1) || kept.values().map(|kept| kept.weight).sum::<u64>() > self.most_weight {
             let others = kept.iter().filter(|(other, _)| **other != name);
-            let oldest = others.min_by_key(|(_, kept)| kept.used.load(Ordering::Relaxed)).map(|(name, _)| name.clone());
+            let oldest = others.min_by_key(|(_, kept)| kept.used.load(Ordering::Relaxed)).map(|(name, _)| *name);
             let Some(oldest) = oldest else { break };
             gone.extend(kept.remove(&oldest));
         }
-        drop(kept); // letting go of something may take time, which nobody else waits for
-        drop(gone);
-        value
+        drop(kept);
+        drop((value, gone)); // which may take time, and nobody else waits for it
+        found
     }
 
     /// Lets go of all.

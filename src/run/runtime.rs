@@ -19,8 +19,11 @@ pub struct Runtime {
     document: Result<Arc<Heuristics>>,
     kernels: Kernels,
     /// What was loaded, each behind a lock of its own: whoever needs the same kernel waits for it, and nobody else.
-    modules: Mutex<HashMap<Key, Arc<Mutex<Option<Arc<Module>>>>>>,
+    modules: Mutex<HashMap<Key, Loading>>,
 }
+
+/// A kernel's module, once it is loaded.
+type Loading = Arc<Mutex<Option<Arc<Module>>>>;
 
 /// Where cubins come from.
 enum Kernels {

@@ -65,8 +65,7 @@ fn value_of(knob: &str) -> Value {
         json!({"enum": names})
     };
     match knob {
-        "block_sizes" => json!({"type": "array", "items": {"type": "integer", "minimum": 1}}),
-        "l2_groupings" => json!({"type": "array", "items": {"type": "integer", "minimum": 1}}),
+        "block_sizes" | "l2_groupings" => json!({"type": "array", "items": {"type": "integer", "minimum": 1}}),
         "reduction_loops" => {
             json!({"type": "array", "items": {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "whole"}]}})
         }
