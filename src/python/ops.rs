@@ -116,7 +116,9 @@ pub(super) fn use_file(path: Option<PathBuf>) -> PyResult<()> {
     let mut devices = DEVICES.write().unwrap_or_else(PoisonError::into_inner);
     devices.served = served;
     let open = std::mem::take(&mut devices.open);
-    open.iter().for_each(|device| device.kernels.clear());
+    for device in &open {
+        device.kernels.clear();
+    }
     devices.retired.extend(open);
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use super::ptx::without_comments;
 use super::read_text;
-use crate::families::{Code, KernelSpec};
+use crate::families::Code;
+#[cfg(feature = "harness")]
+use crate::families::KernelSpec;
 
 /// The kernels of somebody else's source, templates too, by their names; none of any other code, or where it cannot be read.
 pub(super) fn kernels(code: &Code) -> Vec<String> {
@@ -41,6 +43,7 @@ fn declared(mut rest: &str) -> Option<&str> {
 }
 
 /// What a compiler says of a kernel, in one line: that of the expression its function is known by names the kernels there are.
+#[cfg(feature = "harness")]
 pub(crate) fn explained(kernel: &KernelSpec, error: &str) -> String {
     /// The file that NVRTC makes up for name expressions.
     const EXPRESSIONS: &str = "__nv_name_map";
@@ -52,7 +55,7 @@ pub(crate) fn explained(kernel: &KernelSpec, error: &str) -> String {
     format!("{} has no entry '{}' ({why}); it has {names}", kernel.code, kernel.entry)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "harness"))]
 mod tests {
     use super::*;
 

@@ -21,6 +21,7 @@ mod scope;
 
 pub(crate) use binary::check_cubin;
 pub use cubin::same_code;
+#[cfg(feature = "harness")]
 pub(crate) use cuda::explained;
 #[cfg(feature = "harness")]
 pub(crate) use raw_plan::{RawExclusion, RawProblem, RawRandom, RawSpace, When};
