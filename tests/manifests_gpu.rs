@@ -58,14 +58,17 @@ fn every_kind_of_kernel_is_swept_by_its_manifest() {
     }
 }
 
-/// A kernel whose threads keep an array in local memory, whatever the compiler does: which element is read, the data say.
+/// A kernel whose threads keep arrays in local memory by design: which element is written and read, the data say.
 const WITH_AN_ARRAY: &str = r#"extern "C" __global__ void scaled(float *y, const float *x, float factor, long long n) {
-    float factors[16];
-    for (int place = 0; place < 16; place++)
-        factors[place] = factor + (float)place * (x[0] - x[0]);
+    float factors[16], more[16];
+    for (int place = 0; place < 16; place++) {
+        const int shuffled = place * ((int)n | 1) & 15;
+        factors[shuffled] = factor + (float)place;
+        more[shuffled] = (float)place;
+    }
     const long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * PER_THREAD;
     for (long long place = first; place < first + PER_THREAD && place < n; place++)
-        y[place] = factors[__float_as_int(x[place]) >> 8 & 15] * x[place];
+        y[place] = (factors[__float_as_int(x[place]) >> 8 & 15] - more[__float_as_int(x[place]) >> 8 & 15]) * x[place];
 }
 "#;
 
