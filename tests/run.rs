@@ -837,15 +837,16 @@ fn a_c_program_prepares_and_launches() {
         let (others, of_weights) = launched.split_at(4);
         assert_eq!(of_weights.iter().map(|launch| &launch["stream"]).collect::<Vec<_>>(), [&json!(5), &json!(0)]);
         let functions = ["gemm_fp8", "row_norm", "row_cross_entropy", "attention"];
-        // None of them has scratch of its own: the one that needs some is given it.
-        let made = calls.iter().filter(|call| call["call"] == "cuMemAlloc_v2");
-        assert!(
-            made.map(|call| call["bytes"].as_u64().unwrap()).all(|bytes| bytes <= 1)
-                && !names(&calls).contains(&"cuEventCreate")
-        );
+        // What was prepared without scratch has none of its own: from its loading to its launch nothing is made but what maps are made with.
+        let at = |wanted: &Value| calls.iter().position(|call| call == wanted).unwrap();
+        let before = &calls[at(launched[2])..at(launched[3])];
+        let made: Vec<&Value> =
+            before.iter().filter(|call| call["call"] == "cuMemAlloc_v2").map(|call| &call["bytes"]).collect();
+        assert!(made.len() <= 1 && !names(before).contains(&"cuEventCreate"), "{before:?}");
         let scratch = json!(MEMORY + 5 * APART);
         assert!(others[3]["parameters"].as_array().unwrap().contains(&scratch), "{}", others[3]);
-        assert_eq!(others.iter().map(|launch| &launch["function"]).collect::<Vec<_>>(), functions);
+        let launched_as = |(launch, name): (&&Value, &str)| launch["function"].as_str().unwrap().starts_with(name);
+        assert!(others.iter().zip(functions).all(launched_as), "{others:?}");
         let maps =
             of_weights[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
         assert_eq!(maps.collect::<Vec<_>>(), [1, 2, 3].map(|place| MEMORY + place * APART));
