@@ -4,6 +4,7 @@ use super::cache::{Entry, Found};
 use super::recipe::{self, Job, Recipes, Reply};
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
+use crate::families::manifest::explained;
 use crate::families::{Callable, Code, KernelSpec};
 use crate::process::{self, Killer, LineProcess, Silence};
 use std::collections::{HashMap, VecDeque};
@@ -118,6 +119,7 @@ impl Compiler {
     pub fn start(settings: Settings, notice: Notice) -> Result<Self> {
         let workers = settings.workers.max(1);
         let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
+        settings.cache.note_compiler(&version);
         let recipes = Recipes::found(&settings.arch, version);
         if let Some(folder) = recipes.folder() {
             notice(&format!("the kernels are those in {}", folder.display()));
@@ -164,7 +166,7 @@ impl Compiler {
         let key = self.key(spec)?;
         shared.take_in(spec, &key)?;
         let cached = match shared.settings.cache.get(&key) {
-            Found::Entry(entry) => Some(shared.outcome(&key, &entry)),
+            Found::Entry(entry) => Some(shared.outcome(spec, &key, &entry)),
             Found::Nothing => None,
             Found::Damaged => {
                 let place = shared.settings.cache.cubin(&key);
@@ -271,13 +273,13 @@ impl Shared {
         self.settings.cache.put(key, Some(&bytes), &Entry::new(Some(&bytes), String::new()))
     }
 
-    fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
+    fn outcome(&self, spec: &KernelSpec, key: &Key, entry: &Entry) -> Outcome {
         if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
             let Entry { function, resources, .. } = entry.clone();
             return Outcome::Compiled { key: key.clone(), cubin, entry: function, resources };
         }
-        let error = entry.first_error().to_string();
+        let error = explained(spec, entry.first_error());
         Outcome::Failed { key: key.clone(), timed_out: false, error }
     }
 
@@ -345,7 +347,7 @@ impl Shared {
         };
         let entry = Entry { function: answer.entry, ..Entry::new(answer.cubin.as_deref(), answer.log) };
         self.settings.cache.put(key, answer.cubin.as_deref(), &entry)?;
-        Ok(self.outcome(key, &entry))
+        Ok(self.outcome(spec, key, &entry))
     }
 
     /// Asks this thread's process, or a new one where there is none. One that gave no answer is of no more use.

@@ -173,6 +173,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let trial = match verdict {
             Ok(verdict) => {
                 self.known_good.get_or_insert_with(|| arm.clone());
+                if let Verdict::Timed { local_memory, .. } = verdict {
+                    self.lab.tell_of_local_memory(&arm.config, key, local_memory);
+                }
                 self.judged(&arm.config, *stage, key, verdict)?
             }
             Err(failure) => {
@@ -218,7 +221,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 Err(failure) => failure,
             };
             // The language that was to build it says so, and its process is as good as before.
-            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_) | Failure::Spills(_)) {
+            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_)) {
                 return Ok(Err(failure));
             }
             if self.is_machine_sound(&failure)? {
@@ -242,7 +245,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// for all: what errs now and then is not to be served. That a process ended by itself says something only where others live.
     fn weight(&self, failure: &Failure) -> u32 {
         match failure {
-            Failure::Wrong { .. } | Failure::Unbuilt(_) | Failure::Spills(_) => CONVICTING,
+            Failure::Wrong { .. } | Failure::Unbuilt(_) => CONVICTING,
             Failure::Crashed(_) | Failure::Timeout(_) | Failure::Refused(_) => 1,
             // Whatever is called may do that, and it is asked for again in a process that ran nothing else.
             Failure::Ended(_) | Failure::Killed(_) if self.is_called() => 1,
@@ -377,7 +380,6 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Failure::Timeout(_) => (Status::Timeout, None),
             Failure::Refused(_) => (Status::LaunchFailed, None),
             Failure::Unbuilt(_) => (Status::CompileFailed, None),
-            Failure::Spills(_) => (Status::Pruned, None),
             Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => {
                 (Status::Crashed, None)
             }
@@ -389,10 +391,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(super) fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
         let (rel_err, measurement, rounds_us) = match verdict {
             Verdict::Timed { rel_err, measurement, rounds_us, .. } => (rel_err, measurement, rounds_us),
-            Verdict::Wrong { error, .. }
-            | Verdict::Refused { error }
-            | Verdict::Unbuilt { error }
-            | Verdict::Spills { error } => {
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => {
                 return Err(Error::failure(error));
             }
         };

@@ -50,6 +50,8 @@ pub(crate) struct Lab<'a> {
 
 #[derive(Default)]
 pub(super) struct State {
+    /// Kernels of whose local memory people were told.
+    told: BTreeSet<Key>,
     pub(super) counts: Counts,
     /// Measuring processes that nobody uses at the moment.
     pub(super) idle: Vec<(Address, Worker)>,
@@ -130,6 +132,16 @@ impl<'a> Lab<'a> {
             self.progress.trial(trial);
         }
         Ok(())
+    }
+
+    /// Says of a kernel, once, that its threads have local memory, which is measured like any other.
+    pub(super) fn tell_of_local_memory(&self, config: &Config, kernel: &Key, local_memory: Bytes) {
+        if local_memory > Bytes(0) && self.state().told.insert(kernel.clone()) {
+            self.progress.say(&format!(
+                "{config}: a thread has {local_memory} of local memory, for arrays or for values that found no register: the driver \
+                 does not tell which, so it is measured all the same"
+            ));
+        }
     }
 
     pub(super) fn idle_worker(&self, address: Address) -> Option<Worker> {

@@ -34,7 +34,7 @@ use crate::model::Family;
 use crate::paths;
 use crate::plan::{self, Plan};
 use crate::process;
-use crate::site::Site;
+use crate::site::{self, Site};
 use family::{Previous, Swept};
 use std::collections::BTreeMap;
 use std::thread::ScopedJoinHandle;
@@ -86,6 +86,9 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     }
     let previous = previous.map(Previous::new);
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
+    if let Some(compiler) = &site.compiler {
+        plans.iter().try_for_each(|plan| site::check_kernels(plan, &found.profile, compiler))?;
+    }
     paths::check_outputs(summary.document.as_deref(), &summary.journals)?;
     progress.plans(&plans);
     let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;

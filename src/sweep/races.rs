@@ -142,10 +142,7 @@ impl DeviceBench<'_, '_> {
                 loaded |= measurement.loaded;
                 Ok(rounds_us)
             }
-            Verdict::Wrong { error, .. }
-            | Verdict::Refused { error }
-            | Verdict::Unbuilt { error }
-            | Verdict::Spills { error } => Err(error),
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => Err(error),
         };
         let rounds_us: Result<Vec<Vec<f64>>, String> = verdicts.into_iter().map(rounds_us).collect();
         Ok(rounds_us.map(|rounds_us| Reraced { rounds_us, loaded }))
