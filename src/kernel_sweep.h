@@ -138,7 +138,7 @@ enum {
     KERNEL_SWEEP_INT64 = 7
 };
 
-/* A tensor in the GPU's memory, contiguous in row-major order, aligned to 16 bytes. */
+/* A tensor in the GPU's memory, contiguous in row-major order, aligned to 16 bytes, on Blackwell to 32: a launch refuses others. */
 typedef struct {
     void *data;            /* a device pointer (CUdeviceptr) */
     uint32_t element;      /* KERNEL_SWEEP_BF16, ... */

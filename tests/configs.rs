@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::problems_of;
+use common::{WIDE_SOURCES, problems_of};
 use kernel_sweep::families::{Arg, Code, KernelSpec, Launch, spec};
 use kernel_sweep::heuristics::{Document, builtin_document, builtin_names};
 use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};
@@ -171,6 +171,13 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
     let knob = |value: Option<u32>| u64::from(value.unwrap());
     let (warps, split) = (config.num_warps.map(u64::from), config.split_k.map(u64::from));
     let multiprocessors = u64::from(profile.multiprocessors);
+    let is_wide = WIDE_SOURCES.contains(&running.source());
+    assert_eq!(
+        spec(problem.family).alignment(config),
+        if is_wide { 32 } else { 16 },
+        "{config} is {}",
+        running.source()
+    );
     match problem.family {
         Family::Elementwise => {
             let is_wide = config.mma == Some(Mma::SimtWide);

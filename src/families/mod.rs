@@ -239,6 +239,10 @@ const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, u16::MAX as u32, u16::MAX as u32
 const MOST_THREADS: [u32; 3] = [1024, 1024, 64];
 /// The most blocks of a cluster, where the kernel asks for more than every GPU has (CUDA C++ Programming Guide).
 const MOST_CLUSTER: u32 = 16;
+/// Bytes that every kernel's tensors begin at multiples of: the widest loads and stores of all GPUs, and what the copy engine needs.
+pub const LEAST_ALIGNMENT: u64 = 16;
+/// Bytes that Blackwell's widest loads and stores take at once (PTX ISA, `ld.global.v8.b32`).
+const WIDEST_ALIGNMENT: u64 = 32;
 /// Bytes of a tensor map.
 const TENSOR_MAP_BYTES: usize = 128;
 
@@ -413,6 +417,11 @@ pub trait FamilySpec: Sync {
     /// Where that has no end.
     fn expand(&self, expression: &str) -> crate::error::Result<String> {
         Ok(expression.to_owned())
+    }
+
+    /// Bytes that the tensors of a config's launch must begin at multiples of: as many as its widest loads and stores take at once.
+    fn alignment(&self, _config: &Config) -> u64 {
+        LEAST_ALIGNMENT
     }
 
     /// The knobs that are launch arguments, so that changing them costs no compile.

@@ -2,14 +2,12 @@
 
 use crate::device::cuda::{Context, Served, Stream, Tensor};
 use crate::error::{Error, Result};
-use crate::families::{Element, TensorSpec};
+use crate::families::{self, Element, TensorSpec};
 use crate::model::{Bytes, Config, Problem};
 use std::fmt;
 
 /// Tensors that a kernel reads at most: a launch keeps their addresses on its stack.
 pub(super) const MOST_INPUTS: usize = 8;
-/// What every tensor begins at a multiple of: the widest copies are of so many bytes, and the copy engine asks for it.
-const ALIGNMENT: u64 = 16;
 
 /// What a tensor of the problem must be.
 #[derive(Debug)]
@@ -44,6 +42,8 @@ pub struct Kernel {
     config: Config,
     inputs: Vec<Operand>,
     output: Operand,
+    /// Bytes that every tensor begins at a multiple of.
+    alignment: u64,
     served: Served,
 }
 
@@ -56,7 +56,8 @@ impl Kernel {
         served: Served,
     ) -> Self {
         let inputs = inputs.iter().map(Operand::of).collect();
-        Self { problem, config, inputs, output: Operand::of(output), served }
+        let alignment = families::spec(problem.family).alignment(&config);
+        Self { problem, config, inputs, output: Operand::of(output), alignment, served }
     }
 
     /// What it computes.
@@ -85,7 +86,8 @@ impl Kernel {
     /// and none can go into a graph. [`Kernel::launch_in`] has neither limit.
     ///
     /// # Errors
-    /// Where a tensor is not the problem's: of another shape or type, not aligned to 16 bytes, in another GPU's memory, or an
+    /// Where a tensor is not the problem's: of another shape or type, not aligned to 16 bytes (32 for some of
+    /// Blackwell's kernels), in another GPU's memory, or an
     /// output that lies over an input; or where the driver refuses.
     #[inline]
     pub fn launch(&self, stream: Stream, inputs: &[Tensor<'_>], output: &Tensor<'_>) -> Result<()> {
@@ -167,9 +169,9 @@ impl Kernel {
                 self.refused(format!("{name} is in the memory of GPU {place}, and it was prepared on GPU {own}"))
             );
         }
-        if tensor.address() == 0 || !tensor.address().is_multiple_of(ALIGNMENT) {
-            let place = tensor.address();
-            return Err(self.refused(format!("{name} at {place:#x} is not aligned to {ALIGNMENT} bytes: copy it")));
+        if tensor.address() == 0 || !tensor.address().is_multiple_of(self.alignment) {
+            let (place, alignment) = (tensor.address(), self.alignment);
+            return Err(self.refused(format!("{name} at {place:#x} is not aligned to {alignment} bytes: copy it")));
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// The sources of kernels that load or store 32 bytes at once, which Blackwell alone can.
+pub const WIDE_SOURCES: [&str; 3] = ["elementwise_wide.cu", "row_softmax_wide.cu", "attention_tcgen05.cu"];
+
 /// The problems that a document's entry of a class was measured on, with whether what it serves first was.
 pub fn problems_of(class: &str, source: &Map<String, Value>) -> Vec<(Problem, bool)> {
     let problem = |of_source: &Value| {

@@ -35,6 +35,11 @@ impl Instruction {
         self.opcode.strip_prefix(opcode).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
+    /// Whether it loads or stores so much of the GPU's memory at once.
+    pub(crate) fn is_of_32_bytes(&self) -> bool {
+        (self.is("LDG") || self.is("STG")) && self.opcode.split('.').any(|modifier| modifier == "256")
+    }
+
     /// The labels that it names.
     fn labels(&self) -> impl Iterator<Item = &str> {
         let is_of_label = |character: char| character.is_ascii_alphanumeric() || "._$".contains(character);

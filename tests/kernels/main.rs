@@ -14,7 +14,7 @@ mod listing;
 mod tool;
 
 use checks::faults;
-use common::amount;
+use common::{WIDE_SOURCES, amount};
 use kernel_sweep::compile::Recorded;
 use kernel_sweep::model::{Family, GpuProfile};
 use kernel_sweep::plan::Plan;
@@ -119,6 +119,10 @@ fn check_sample((gpu, arch): (&str, &str), opcodes: &[&str]) {
         found.extend(faults.map(|fault| format!("{spec}: {fault}")));
     }
     assert!(found.is_empty(), "{gpu}, seed {seed}: {} faults:\n{}", found.len(), found.join("\n"));
+    let is_wide = |one: &&Compiled| one.kernel.instructions().any(listing::Instruction::is_of_32_bytes);
+    for Compiled { spec, .. } in all.iter().filter(is_wide) {
+        assert!(WIDE_SOURCES.iter().any(|source| spec.starts_with(source)), "{spec} loads or stores 32 bytes at once");
+    }
     for opcode in opcodes {
         let has_it = |one: &Compiled| one.kernel.instructions().any(|instruction| instruction.is(opcode));
         assert!(all.iter().any(has_it), "{gpu}, seed {seed}: no {opcode} in {} kernels", all.len());
@@ -142,20 +146,25 @@ fn kernels_of_other_blackwell_gpus_have_neither() {
     check_sample(("rtx5090", "sm_120a"), &["HMMA"]);
 }
 
-/// The records that `sweep compile --record` made and that are committed: of whole spaces, and of those of the GPU that they name.
+/// What `sweep compile --record` wrote of a GPU's whole spaces, where that is committed.
+fn record_of(gpu: &str) -> Option<Recorded> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("output").join(gpu).join("compiled.json");
+    path.is_file().then(|| Recorded::read(&path).unwrap())
+}
+
 #[test]
-fn what_is_recorded_as_compiled_is_every_kernel_of_the_space() {
+fn what_is_recorded_as_compiled_is_every_kernel_of_the_space_and_none_spills_that_is_not_known() {
     let output = Path::new(env!("CARGO_MANIFEST_DIR")).join("output");
-    for folder in output.read_dir().unwrap() {
-        let path = folder.unwrap().path().join("compiled.json");
-        if !path.is_file() {
-            continue;
-        }
-        let record = Recorded::read(&path).unwrap();
-        let profile = GpuProfile::by_name(&record.gpu).unwrap();
-        assert_eq!((path.parent().unwrap().file_name().unwrap(), &record.arch), (profile.name.as_ref(), &profile.arch));
-        for (family, coverage) in &record.families {
-            assert!(coverage.is_whole() && coverage.failed == 0 && coverage.spilling == 0, "{family}: {coverage}");
+    let gpus = output.read_dir().unwrap().map(|folder| folder.unwrap().file_name().into_string().unwrap());
+    let records: Vec<Recorded> = gpus.filter_map(|gpu| record_of(&gpu).filter(|record| record.gpu == gpu)).collect();
+    assert!(records.iter().any(|record| record.gpu == "b200"));
+    for Recorded { gpu, arch, families, .. } in records {
+        assert_eq!(arch, GpuProfile::by_name(&gpu).unwrap().arch);
+        for (family, coverage) in &families {
+            let is_of_family =
+                |(gpus, spec): &&(&[&str], &str)| gpus.contains(&&*gpu) && spec.starts_with(family.as_str());
+            assert_eq!(coverage.spilling, SPILLING.iter().filter(is_of_family).count(), "{family}: {coverage}");
+            assert!(coverage.is_whole() && coverage.failed == 0, "{family}: {coverage}");
         }
     }
 }

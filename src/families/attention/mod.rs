@@ -271,6 +271,10 @@ impl FamilySpec for Attention {
         Some(awkward)
     }
 
+    fn alignment(&self, config: &Config) -> u64 {
+        if config.mma == Some(Mma::Tcgen05) { super::WIDEST_ALIGNMENT } else { super::LEAST_ALIGNMENT }
+    }
+
     fn launch_knobs(&self) -> &'static [&'static str] {
         &["num_sm_multiplier", "pid_type", "split_k"]
     }

@@ -4,10 +4,14 @@ use super::parts::{Argument, Kernel, Reference, Run, Scalar, TensorOf, forever};
 use super::raw::{RawArg, RawAxes, RawExpression, RawKernel, RawNumber, RawReference, RawScalar, Role};
 use super::read::{Reader, names};
 use crate::error::Result;
+use crate::families::LEAST_ALIGNMENT;
 use crate::families::legality::{Condition, is_of_knobs};
 use crate::heuristics::Formula;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+
+/// Bytes that a sweep's tensors begin at multiples of, so that no kernel is known to need more.
+const MOST_ALIGNMENT: u64 = 256;
 
 impl Reader<'_> {
     fn axes_of(&self, what: &str, at: usize, raw: &[Spanned<RawExpression>]) -> Result<[Formula; 3]> {
@@ -144,8 +148,17 @@ impl Reader<'_> {
         };
         needs(Argument::Scratch, raw.scratch.is_some(), "scratch")?;
         needs(Argument::Counters, raw.counters.is_some(), "counters")?;
+        let alignment = raw.alignment.as_ref().map_or(Ok(LEAST_ALIGNMENT), |alignment| {
+            let bytes = *alignment.get_ref();
+            if bytes.is_power_of_two() && (LEAST_ALIGNMENT..=MOST_ALIGNMENT).contains(&bytes) {
+                return Ok(bytes);
+            }
+            let wanted = format!("a power of two from {LEAST_ALIGNMENT} to {MOST_ALIGNMENT}");
+            Err(self.error(alignment.span().start, format!("alignment {bytes}: it must be {wanted}")))
+        });
         Ok(Kernel {
             when: when.transpose()?,
+            alignment: alignment?,
             of_knobs,
             conditions: forever(conditions),
             run: Run {

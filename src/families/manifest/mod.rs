@@ -317,6 +317,10 @@ impl FamilySpec for Manifest {
         self.definitions.expand(expression)
     }
 
+    fn alignment(&self, config: &Config) -> u64 {
+        self.kernel_of(config).map_or(super::LEAST_ALIGNMENT, |kernel| kernel.alignment)
+    }
+
     fn launch_knobs(&self) -> &'static [&'static str] {
         self.launch_knobs
     }

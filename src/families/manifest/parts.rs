@@ -83,6 +83,8 @@ pub(super) struct Kernel {
     /// What must hold of a config on any problem.
     pub(super) of_knobs: Vec<Condition>,
     pub(super) conditions: &'static [Condition],
+    /// Bytes that its tensors must begin at multiples of.
+    pub(super) alignment: u64,
     pub(super) run: Run,
 }
 

@@ -302,6 +302,9 @@ pub(super) struct RawKernel {
     /// 32-bit words behind the argument `counters`, which are zero at launch and which the kernel leaves zero.
     #[cfg_attr(feature = "harness", schemars(with = "Option<RawExpression>"))]
     pub(super) counters: Option<Spanned<RawExpression>>,
+    /// Bytes that its tensors must begin at multiples of, where it is run after it was swept: a power of two from 16, the usual, to 256.
+    #[cfg_attr(feature = "harness", schemars(with = "Option<u64>", range(min = 16, max = 256)))]
+    pub(super) alignment: Option<Spanned<u64>>,
     /// The arguments in order: a tensor's name, `null`, `scratch`, `counters`, or a scalar such as `{ i32 = "cols" }`.
     #[cfg_attr(feature = "harness", schemars(with = "Vec<RawArg>"))]
     pub(super) args: Vec<Spanned<RawArg>>,
