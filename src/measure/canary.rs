@@ -113,6 +113,11 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_has_no_canary_is_quiet() {
+        assert!(!Watch::default().look(&[], at(0), at(0)));
+    }
+
+    #[test]
     fn long_looks_are_far_apart() {
         let mut watch = Watch::default();
         watch.look(&[vec![450.0; 3]], at(100), at(140));

@@ -614,6 +614,49 @@ mod tests {
     }
 
     #[test]
+    fn the_less_is_known_the_more_is_tried() {
+        let predicted = roughly(by_tile);
+        let unknown = Order { is_predicted: false, ..predicted.clone() };
+        let called = Order { is_called: true, ..unknown.clone() };
+        let tried = [&predicted, &unknown, &called].map(|order| {
+            let width = Width::of(order);
+            (width.first(1000, 0).len(), width.neighbours, width.rounds)
+        });
+        assert_eq!(tried, [(19, 6, 1), (48, 10, 1), (48, 14, 5)]);
+        let predicted = Order { is_called: true, ..predicted };
+        assert_eq!(Width::of(&predicted), Width::GUIDED, "whatever runs them, a model tells what is promising");
+        let thorough = Width::THOROUGH;
+        assert_eq!((thorough.first(1000, 0).len(), thorough.neighbours), (44, 12));
+    }
+
+    /// What ran with the incumbent is as much slower as it was there; what ran apart is what it took.
+    #[test]
+    fn times_are_beside_the_incumbents_of_the_same_race_alone() {
+        let configs: Vec<Candidate> = space()[..5].iter().map(candidate).collect();
+        let [incumbent, beside, elsewhere, alone, failed] = configs.iter().collect::<Vec<_>>()[..] else {
+            unreachable!()
+        };
+        let trial = |candidate: &Candidate, us: f64, race: Option<u64>| {
+            let blank = Trial::untimed(&problem(), candidate.config.clone(), Stage::Screen, Status::Ok);
+            Trial { time_us: Some(Micros(us)), median_us: Some(Micros(us)), race, ..blank }
+        };
+        let times = |race: Option<u64>| {
+            let trials = [
+                trial(incumbent, 150.0, race),
+                trial(beside, 120.0, Some(1)),
+                trial(elsewhere, 90.0, Some(2)),
+                trial(alone, 75.0, None),
+            ];
+            let mut scores = Scores::default();
+            scores.add(incumbent, Micros(100.0));
+            scores.note_race(Micros(100.0), incumbent, &[beside, elsewhere, alone, failed], &trials);
+            [incumbent, beside, elsewhere, alone, failed].map(|candidate| scores.of(candidate).map(|time| time.0))
+        };
+        assert_eq!(times(Some(1)), [Some(100.0), Some(80.0), Some(90.0), Some(75.0), None]);
+        assert_eq!(times(None), [Some(100.0), Some(120.0), Some(90.0), Some(75.0), None]);
+    }
+
+    #[test]
     fn slow_configs_race_with_the_best_so_far_and_a_falling_clock_misleads_nobody() {
         let mut bench = Formula::new(|config| bowl(config).map(|time| 40.0 * time));
         let best = finalists(run(&mut bench, &roughly(by_tile), &[]));

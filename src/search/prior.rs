@@ -311,6 +311,30 @@ mod tests {
         assert!((streamed / by_hand - 1.0).abs() < 1e-4, "{streamed} µs, by hand {by_hand}");
     }
 
+    /// Whatever the tiles, splits and program orders: all the work has to be done, and all the tensors have to be moved.
+    #[test]
+    fn no_floor_is_less_than_the_gpus_rates_allow() {
+        for (gpu, family, shape) in [
+            ("a100", Family::Matmul, "m=4096,n=4096,k=4096"),
+            ("h200", Family::Matmul, "m=16896,n=3072,k=2048"),
+            ("h200", Family::MatmulFp8, "m=4096,n=4096,k=8192"),
+            ("b200", Family::Attention, "batch=4,heads=8,q_seq=2048,kv_seq=2048,head_dim=128"),
+            ("h200", Family::RowSoftmax, "rows=4096,cols=32768"),
+        ] {
+            let (profile, plan) = (GpuProfile::by_name(gpu).unwrap(), Plan::load(family, None).unwrap());
+            let problem = Problem::parse(family, shape, family.dtypes()[0]).unwrap();
+            let (spec, peaks) = (families::spec(family), profile.peaks.unwrap());
+            let rate = f64::from(peaks.bf16_tflops) * 1e6 * if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+            let memory_us = spec.bytes(&problem).0 as f64 / (f64::from(peaks.memory_gb_per_s) * 1e3);
+            for config in plan.legal_configs(&problem, &profile) {
+                let multiplying_us = spec.flops(&problem) / (rate * mma_share(config, &profile));
+                let floor = Prior::floors(&profile).floor(config, &problem, &profile);
+                let least = multiplying_us.max(memory_us);
+                assert!(floor >= least, "{gpu} {problem} {config}: {floor} µs, where the rates allow {least}");
+            }
+        }
+    }
+
     #[test]
     fn floors_know_the_better_instructions_and_the_programs_that_a_gpu_holds() {
         let b200 = GpuProfile::by_name("b200").unwrap();
