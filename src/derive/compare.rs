@@ -137,6 +137,10 @@ mod tests {
             assert_eq!(told(ratio), wanted, "{ratio}");
         }
         assert!(by(0.96).is_tie(0.05) && by(1.04).is_tie(0.05), "occasions differ by more");
+        // At the bound it is not beyond it.
+        let bounded = |ratio: f64| Comparison { noise: 0.25, tie_width: 0.125, ..by(ratio) };
+        assert!(!bounded(0.75).is_faster() && !bounded(1.25).is_slower() && !bounded(0.875).is_no_tie());
+        assert!(bounded(0.75).is_tie(0.0) && bounded(1.25).is_tie(0.0) && bounded(0.5).is_tie(0.5));
     }
 
     #[test]

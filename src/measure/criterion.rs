@@ -145,6 +145,8 @@ mod tests {
         assert!(!noise(&[0.3, 0.1, 0.096, 0.106, 0.1]).holds_still(0.1));
         assert!(!noise(&[0.3, 0.094, 0.1, 0.1, 0.1]).holds_still(0.1));
         assert!(!noise(&[0.1, 0.1, 0.1]).holds_still(0.1), "too few");
+        let half = Noise { settled: 0.5, ..noise(&[0.25, 0.75, 0.5, 0.5]) };
+        assert!(half.holds_still(0.5), "near enough at the bound");
     }
 
     #[test]

@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn an_exclusion_may_name_any_field() {
         let axes = "block_sizes = [[16, 32], [64]]\nl2_groupings = [[1], [8]]\nnum_warps = [4, 8]\nnum_stages = [2, 3]\n\
-                    pid_type = ['flat', 'persistent_blocked']\nnum_sm_multiplier = [1, 2]\nsplit_k = [1, 4]";
+                    pid_type = ['flat', 'persistent_blocked']\nnum_sm_multiplier = [1, 2]\nsplit_k = [1, 4]\nrealigned = ['', 'a', 'ab']";
         let all = expand_text(axes, "").unwrap();
         let excluded = [
             ("block_sizes", "[16, 64]"),
@@ -370,6 +370,7 @@ mod tests {
             ("num_stages", "3"),
             ("num_warps", "4"),
             ("pid_type", "'flat'"),
+            ("realigned", "'a'"),
             ("split_k", "4"),
         ];
         for (field, value) in excluded {

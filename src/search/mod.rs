@@ -455,6 +455,8 @@ mod tests {
         /// How long its last race was to be.
         race_plan: Option<RacePlan>,
         pruned: usize,
+        /// How often each was to be sampled, at what stage.
+        sampled: Vec<(Config, Stage, Sampling)>,
     }
 
     impl Formula {
@@ -467,6 +469,7 @@ mod tests {
                 race_plan: None,
                 screened: Vec::new(),
                 pruned: 0,
+                sampled: Vec::new(),
             }
         }
 
@@ -481,8 +484,9 @@ mod tests {
     }
 
     impl Bench for Formula {
-        fn submit(&mut self, candidate: &Candidate, stage: Stage, _: Sampling) -> Result<bool> {
+        fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool> {
             self.trials += 1;
+            self.sampled.push((candidate.config.clone(), stage, sampling));
             self.queued.push_back(self.record(candidate, stage));
             assert!(self.queued.len() <= 2, "one runs and one waits");
             Ok(true)
@@ -611,6 +615,25 @@ mod tests {
         assert_eq!(first, Width::GUIDED.first(1000, 3));
         assert_ne!(first, Width::GUIDED.first(1000, 4));
         assert_eq!(Width::GUIDED.first(5, 3), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn neighbours_are_sampled_more_often_and_all_up_to_twice_the_best_so_far() {
+        let mut bench = Formula::new(bowl);
+        run(&mut bench, &roughly(by_tile), &[]).unwrap();
+        let mut times_us: Vec<f64> = Vec::new();
+        for (config, stage, sampling) in &bench.sampled {
+            let usual = if *stage == Stage::Screen { Sampling::SCREEN } else { Sampling::REFINE };
+            // One runs while the next is queued.
+            let done = &times_us[..times_us.len().saturating_sub(1)];
+            let best = done.iter().copied().reduce(f64::min).map(Micros);
+            let all_done = times_us.iter().copied().reduce(f64::min).map(Micros);
+            let wanted = [best, all_done].map(|best| usual.abandoning(best, 2.0));
+            assert!(wanted.contains(sampling), "{config}: {sampling:?}, not {wanted:?}");
+            times_us.push(bowl(config).unwrap());
+        }
+        let stages: Vec<Stage> = bench.sampled.iter().map(|(_, stage, _)| *stage).collect();
+        assert!(stages.is_sorted() && stages.contains(&Stage::Screen) && stages.contains(&Stage::Refine));
     }
 
     #[test]

@@ -335,6 +335,31 @@ mod tests {
         }
     }
 
+    /// With memory out of the way, what fills every multiprocessor to the end takes the problem's FLOP at the rate.
+    #[test]
+    fn multiplying_takes_half_as_long_at_twice_the_rate() {
+        for (gpu, family) in [("a100", Family::Matmul), ("h200", Family::Matmul), ("h200", Family::MatmulFp8)] {
+            let (profile, plan) = (GpuProfile::by_name(gpu).unwrap(), Plan::load(family, None).unwrap());
+            let m = 128 * u64::from(profile.multiprocessors);
+            let problem = Problem::parse(family, &format!("m={m},n=3072,k=8192"), family.dtypes()[0]).unwrap();
+            let faster = if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+            let tflops = profile.peaks.unwrap().bf16_tflops;
+            let floor = |config: &Config, bf16_tflops: u32| {
+                let peaks = Peaks { memory_gb_per_s: 1_000_000, bf16_tflops };
+                let prior = Prior { peaks: Some(peaks), ..Prior::floors(&profile) };
+                prior.floor(config, &problem, &profile)
+            };
+            let large = |config: &&Config| config.block_sizes[0] >= 128 && config.block_sizes[1] >= 128;
+            let shares = plan.legal_configs(&problem, &profile).into_iter().filter(large).map(|config| {
+                let rate = faster * f64::from(tflops) * 1e6 * mma_share(config, &profile);
+                let least = families::spec(family).flops(&problem) / rate;
+                2.0 * (floor(config, tflops) - floor(config, 2 * tflops)) / least
+            });
+            let least = shares.fold(f64::INFINITY, f64::min);
+            assert!((least - 1.0).abs() < 1e-9, "{gpu} {family}: {least} times as long");
+        }
+    }
+
     #[test]
     fn floors_know_the_better_instructions_and_the_programs_that_a_gpu_holds() {
         let b200 = GpuProfile::by_name("b200").unwrap();
