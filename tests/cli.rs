@@ -76,7 +76,7 @@ fn a_page_shows_what_a_sweep_left_behind() {
         fs::read_to_string(folder.path().join("page.html")).unwrap()
     };
     let page = report();
-    assert_eq!(page.matches("class=\"point\"").count(), 2, "the winners of both problems");
+    assert_eq!(page.matches("r=\"2\" data-t=").count(), 2, "the winners of both problems");
     assert!(
         page.contains("rows=256,cols=300 bf16\n") && page.contains("rows=600,cols=300 f32\n"),
         "a family of two types"

@@ -109,7 +109,7 @@ fn add(
 }
 
 /// What the rules and the fallbacks, chosen from the rows that are kept, take on the others. A rule is only there where its
-/// bucket keeps a problem, and a choice that was never tried on a problem says nothing of it.
+/// bucket keeps a problem.
 fn choices(
     class: &Class,
     known: &Known,
@@ -135,18 +135,17 @@ fn choices(
             class.choice_of_group(group, &of_group(Some(group))).or_else(|| class.choice_of_group(group, kept))
         });
         for (left_out, choice) in left_out.iter_mut().zip([rule, fallback]) {
-            let slowdown = choice.and_then(|config| slowdown(row, config, known));
-            left_out.extend(slowdown.map(|slowdown| LeftOut {
+            left_out.extend(choice.map(|config| LeftOut {
                 group: facts.group.unwrap_or_default().to_owned(),
                 aligned: is_aligned(*place),
-                slowdown,
+                slowdown: slowdown(row, config, known),
             }));
         }
     }
     left_out
 }
 
-/// A config's time over the best; what is refused or failed counts as a missing one does where configs are chosen.
+/// A config's time over the best, where it was tried; what is refused or failed counts as a missing one does where configs are chosen.
 fn slowdown(row: &Row, config: usize, known: &Known) -> Option<f64> {
     let missing = row.ln_missing.exp();
     if row.facts.problem.is_some_and(|problem| known.is_legal(config, &problem) == Some(false)) {

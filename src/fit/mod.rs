@@ -205,7 +205,8 @@ impl<'a> Prepared<'a> {
                     .filter(|(problem, _)| !trials.borrowed.contains(problem))
                     .map(|(problem, slowdown)| {
                         let Problem { dims, dtype, group } = &trials.problems[problem];
-                        LeftOut { group: group.clone(), aligned: self.model.is_aligned(dims, dtype), slowdown }
+                        let aligned = self.model.is_aligned(dims, dtype);
+                        LeftOut { group: group.clone(), aligned, slowdown: Some(slowdown) }
                     })
                     .collect()
             })

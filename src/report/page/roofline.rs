@@ -9,7 +9,7 @@ use crate::families;
 use crate::journal::Trial;
 use crate::model::{Family, Micros, Mma, Problem};
 use maud::{Markup, html};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One problem's winner.
 struct Point<'t> {
@@ -79,7 +79,7 @@ pub(super) fn section(swept: &[Swept]) -> Section {
                 (memory_of.source) ". Arithmetic: "
                 b { (si(arithmetic.flops_per_s())) "FLOP/s" } ", by " (arithmetic_of.family) " "
                 (arithmetic.problem.label()) (arithmetic_of.source)
-                ". Bytes are the fewest a problem can move: each input read once, the output written once. What lies "
+                ". Of dots that would lie on each other one is drawn. Bytes are the fewest a problem can move: each input read once, the output written once. What lies "
                 "far below both ceilings is small, and takes what a launch takes."
             }
             (legend(&families))
@@ -155,7 +155,7 @@ fn chart(family: Family, points: &[Point], most_bytes: f64, most_flops: f64) -> 
     };
     html! { svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ "Roofline of " (family) } {
         (frame.draw())
-        @for point in points { (dot(x.place(point.intensity()), y.place(point.flops_per_s()), point)) }
+        (dots(points, |point| [x.place(point.intensity()), y.place(point.flops_per_s())]))
         path class="ceiling" d=(path) {}
         text class="axis" x=(at(right - 2.0)) y=(at(y.place(most_flops) - 5.0))
         text-anchor="end" { (si(most_flops)) "FLOP/s" }
@@ -179,13 +179,32 @@ fn by_size(family: Family, points: &[Point], [least, most]: [f64; 2], slowest: f
     };
     html! { svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ "Memory rate of " (family) } {
         (frame.draw())
-        @for point in points { (dot(x.place(point.bytes), y.place(point.bytes_per_s()), point)) }
+        (dots(points, |point| [x.place(point.bytes), y.place(point.bytes_per_s())]))
         path class="ceiling" d={ "M" (at(left)) " " (ceiling) "L" (at(right)) " " (ceiling) } {}
         text class="axis" x=(at(left + 4.0)) y=(at(y.place(most_bytes) - 5.0)) { (si(most_bytes)) "B/s" }
     } }
 }
 
-fn dot(x: f64, y: f64, point: &Point) -> Markup {
-    let color = palette::of_mma(point.trial.config.mma);
-    html! { circle class="point" cx=(at(x)) cy=(at(y)) r="2" fill=(color) data-t=(point.tip()) {} }
+/// How far dots of a colour are from each other at least: nearer ones could not be told apart, nor pointed at.
+const APART: f64 = 2.0;
+
+/// A dot for each point, but where one of its colour is already. What dots of a colour have in common is said once: there are thousands.
+fn dots(points: &[Point], place: impl Fn(&Point) -> [f64; 2]) -> Markup {
+    let mut of_kind: BTreeMap<Option<Mma>, Vec<(&Point, [f64; 2])>> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for point in points {
+        let (mma, place) = (point.trial.config.mma, place(point));
+        if taken.insert((mma, place.map(|along| (along / APART).round() as i64))) {
+            of_kind.entry(mma).or_default().push((point, place));
+        }
+    }
+    html! {
+        @for (mma, points) in of_kind {
+            g class="points" fill=(palette::of_mma(mma)) {
+                @for (point, [x, y]) in points {
+                    circle cx=(at(x)) cy=(at(y)) r="2" data-t=(point.tip()) {}
+                }
+            }
+        }
+    }
 }
