@@ -156,10 +156,14 @@ kernel_sweep_runtime *kernel_sweep_adopt(void *context, const char *document, co
 void kernel_sweep_close(kernel_sweep_runtime *runtime);
 
 /* Looks a problem up, compiles its kernel or takes it from cache or bundle, and loads it; `dtype` as in kernel_sweep_lookup(). NULL
- * where that fails. Give it back with kernel_sweep_release(), which waits for what runs, once no launch and no graph needs it. */
+ * where that fails. A kernel that needs scratch gets its own, unless it is prepared without: then every launch is given some. Give it
+ * back with kernel_sweep_release(), which waits for what runs, once no launch needs it, and no graph unless the runtime stays open. */
 kernel_sweep_kernel *kernel_sweep_prepare(const kernel_sweep_runtime *runtime, const char *family,
                                           const kernel_sweep_dimension *dimensions, size_t dimension_count,
                                           const char *dtype);
+kernel_sweep_kernel *kernel_sweep_prepare_without_scratch(const kernel_sweep_runtime *runtime, const char *family,
+                                                          const kernel_sweep_dimension *dimensions,
+                                                          size_t dimension_count, const char *dtype);
 void kernel_sweep_release(kernel_sweep_kernel *kernel);
 
 /* Bytes of GPU memory that a launch needs beside its tensors; 0 for most kernels. */
@@ -167,8 +171,8 @@ uint64_t kernel_sweep_scratch_bytes(const kernel_sweep_kernel *kernel);
 
 /* Launches a kernel on a stream (CUstream or cudaStream_t; NULL is the default one) and returns at once: 0, or -1 where a tensor is
  * not the problem's, or the driver refuses. Inputs in the family's order: A B; Q K V; X; X Y. `scratch` may be NULL: a kernel that
- * needs some then uses its own, one launch after the other on the GPU, and in no graph; else it is as many bytes, aligned to 16, that
- * nothing else uses meanwhile. */
+ * needs some then uses its own, one launch after the other on the GPU, and in no graph (one that was prepared without refuses); else it
+ * is as many bytes, aligned to 16, that nothing else uses meanwhile. */
 int kernel_sweep_launch(const kernel_sweep_kernel *kernel, void *stream, const kernel_sweep_tensor *inputs,
                         size_t input_count, const kernel_sweep_tensor *output, void *scratch, uint64_t scratch_bytes);
 

@@ -142,38 +142,98 @@ fn gpu_place(problems: u32) -> Option<Place> {
     Some(place)
 }
 
-/// What the driver alone knows of PTX: where registers ran out every config has one record that says so.
+/// What the driver alone knows of PTX and cubins: that their threads have local memory is said once of each kernel, and leaves none out.
 #[test]
-fn a_kernel_that_is_loaded_as_it_is_is_asked_for_its_spills() {
+fn local_memory_of_a_kernel_that_is_loaded_as_it_is_is_told_and_measured() {
     let Some(place) = Place::with(&[]).filter(|_| has_compiler()) else { return };
-    for name in ["from_ptx.toml", "scaled.cu", "scaled_1.ptx", "scaled_4.ptx"] {
+    for name in [
+        "from_ptx.toml",
+        "scaled.cu",
+        "scaled_1.ptx",
+        "scaled_4.ptx",
+        "from_cubin.toml",
+        "reduction.cu",
+        "plainly_sm_90.cubin",
+    ] {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifest");
         fs::copy(data.join(name), place.path().join(name)).unwrap();
     }
-    for (output, local_bytes) in [("none", "0"), ("some", "48")] {
-        let arguments = ["--gpu", "h200", "--family", "from_ptx.toml", "--shard", "0/1", "--output", output, "-q"];
+    for (family, kernels, local_bytes) in
+        [("from_ptx", 2, "0"), ("from_ptx", 2, "48"), ("from_cubin", 1, "0"), ("from_cubin", 1, "48")]
+    {
+        let (manifest, output) = (format!("{family}.toml"), format!("{family}_{local_bytes}"));
+        let arguments = ["--gpu", "h200", "--family", &manifest, "--shard", "0/1", "--output", &output];
         let swept = place.run(&arguments, &[("STANDIN_LOCAL_BYTES", local_bytes)]);
         let told = stderr(&swept);
-        let journals = place.path().join(output).join("h200/journal");
-        let journal = fs::read_dir(journals).unwrap().map(|file| file.unwrap().path());
-        let journal =
-            journal.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "jsonl")).unwrap();
-        let trials = trials(&journal);
-        let spilling = trials.iter().filter(|trial| {
-            let error = trial["error"].as_str().unwrap_or_default();
-            error == "spills: a thread has 48 bytes of local memory beside its 32 registers"
-        });
-        let spilling = spilling.count();
-        assert!(!trials.is_empty(), "{told}");
-        let count = |status: &str| trials.iter().filter(|trial| trial["status"] == status).count();
-        let spills = local_bytes == "48";
-        assert_eq!((spilling > 0, count("ok") > 0), (spills, !spills), "{told} {trials:?}");
-        assert_eq!(
-            (count("launch_failed"), count("pruned")),
-            (0, spilling),
-            "as what a compiler of ours tells: {trials:?}"
-        );
+        assert!(swept.status.success(), "{told}");
+        let trials = trials(&place.path().join(output).join(format!("h200/journal/{family}.jsonl")));
+        // A file that is not there is left out, as ever.
+        let is_measured = |trial: &Value| {
+            trial["status"] == "ok" || trial["error"].as_str().unwrap_or_default().starts_with("there is no")
+        };
+        assert!(!trials.is_empty() && trials.iter().all(is_measured), "{told} {trials:?}");
+        let notes = told.lines().filter(|line| line.contains("a thread has 48 B of local memory")).count();
+        assert_eq!(notes, if local_bytes == "48" { kernels } else { 0 }, "{told}");
     }
+}
+
+/// What a manifest says of all its kernels is bad input for the sweep too: one line, and nothing is measured or written over.
+#[test]
+fn a_manifest_none_of_whose_kernels_can_run_is_refused_before_anything_is_measured() {
+    let Some(place) = Place::with(&[]).filter(|_| has_compiler()) else { return };
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifest");
+    fs::copy(data.join("vector_add.cu"), place.path().join("vector_add.cu")).unwrap();
+    fs::write(place.path().join("syntax.cu"), "__global__ void vector_add( {").unwrap();
+    let text = fs::read_to_string(data.join("vector_add.toml")).unwrap();
+    let (before, kernel) = text.split_once("[[kernel]]").unwrap();
+    let own = |kernel: &str| format!("{before}[[kernel]]{kernel}");
+    let entry = "vector_add<{c_type}>";
+    for (name, text, told) in [
+        (
+            "template",
+            own(&kernel.replace(entry, "vector_ad<{c_type}>")),
+            "vector_add.cu has no entry 'vector_ad<float>'",
+        ),
+        (
+            "plain",
+            own(&kernel.replace(entry, "vector_add")),
+            "vector_add.cu has no entry 'vector_add'; it has vector_add",
+        ),
+        ("argument", own(&kernel.replace("{ i32 = \"n\" }", "{ f64 = 1.0 }")), "number 4"),
+        ("syntax", own(&kernel.replace("vector_add.cu", "syntax.cu")), "syntax.cu(1)"),
+        ("reference", text.replacen(entry, "vector_ad<{c_type}>", 1), "has no entry 'vector_ad<float>'"),
+    ] {
+        let manifest = format!("broken_{name}.toml");
+        fs::write(place.path().join(&manifest), text).unwrap();
+        let swept = place.run(&["--gpu", "h200", "--family", &manifest, "--output", name], &[]);
+        let said = stderr(&swept);
+        assert_eq!(swept.status.code(), Some(2), "{name}: {said}");
+        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error")).collect();
+        assert!(errors.len() == 1 && errors[0].contains(told), "{name}: {said}");
+        assert!(name == "argument" || name == "syntax" || errors[0].contains("it has vector_add"), "{name}: {said}");
+        let folder = place.path().join(name).join("h200");
+        assert!(!folder.join("journal").exists() && !folder.join("observed_heuristics_h200.json").exists(), "{name}");
+    }
+    // Where one kernel can run, the others cost a record each.
+    let some = own(&kernel.replace(
+        "threads = [\"block\"]",
+        "threads = [\"block\"]\noptions = [\"-DN=1\"]\nmacros = [\"BLOCK = block\"]",
+    ));
+    fs::write(
+        place.path().join("some.toml"),
+        some.replace(
+            "vector_add.cu\"\nentry = \"vector_add<{c_type}>\"\ngrid = [\"ceil_div(n, block)",
+            "some.cu\"\nentry = \"vector_add<{c_type}>\"\ngrid = [\"ceil_div(n, block)",
+        ),
+    )
+    .unwrap();
+    let source = fs::read_to_string(data.join("vector_add.cu")).unwrap();
+    fs::write(place.path().join("some.cu"), format!("#if BLOCK == 256\n#error not of 256\n#endif\n{source}")).unwrap();
+    let swept = place.run(&["--gpu", "h200", "--family", "some.toml"], &[]);
+    assert!(swept.status.success(), "{}", stderr(&swept));
+    let trials = trials(&place.path().join("output/h200/journal/some.jsonl"));
+    let of = |status: &str| trials.iter().filter(|trial| trial["status"] == status).count();
+    assert!(of("compile_failed") > 0 && of("ok") > 0, "{trials:?}");
 }
 
 /// A shard fills its journal and makes no document.

@@ -172,14 +172,16 @@ fn random_problems_are_of_the_domain_by_the_seed_and_never_of_the_plan() {
     };
     let problems = evaluate("7");
     assert_eq!((problems.len(), &evaluate("7")), (4, &problems));
+    let of_other_types = problems.iter().filter(|problem| !problem.ends_with(" bf16")).count();
+    assert_eq!(of_other_types, 1, "users come with all types of the family: {problems:?}");
     let others = evaluate("8");
     assert!(others.iter().all(|problem| !problems.contains(problem)), "{problems:?} {others:?}");
 
     // A plan that holds what would be drawn: it is passed over.
     let mut plan = common::PLAN.to_string();
     for problem in &problems[..2] {
-        let (shape, _) = problem.split_once(' ').unwrap();
-        plan = format!("{plan}[[space.cpu.problem]]\n{}\n", shape.replace(',', "\n"));
+        let (shape, dtype) = problem.split_once(' ').unwrap();
+        plan = format!("{plan}[[space.cpu.problem]]\n{}\ndtype = '{dtype}'\n", shape.replace(',', "\n"));
     }
     fs::write(folder.path().join("plan.toml"), plan).unwrap();
     let beside = evaluate("7");

@@ -5,9 +5,12 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
 mod common;
+#[path = "common/nvrtc.rs"]
+mod nvrtc;
 
 use assert_cmd::cargo::CommandCargoExt;
 use common::wait_for;
+use nvrtc::{LIBRARIES, build};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -15,40 +18,13 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Builds a stand-in and its builtins, or what is to be taken for them, into a folder.
-fn build(folder: &Path, major: u32, names: &[&str]) {
-    fs::create_dir_all(folder).unwrap();
-    for name in names {
-        let (source, soname) = if name.contains("builtins") {
-            ("__attribute__((constructor)) static void mark(void) { close(open(MARK, O_CREAT, 0600)); }", *name)
-        } else {
-            ("", "libnvrtc.so.13")
-        };
-        let mark = format!("-DMARK=\"{}\"", folder.join(format!("{name}.loaded")).display());
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", &mark, &format!("-DMAJOR={major}"), &format!("-Wl,-soname,{soname}")]);
-        compiler.arg("-o").arg(folder.join(name));
-        if source.is_empty() {
-            compiler.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nvrtc/stub.c")).arg("-ldl");
-        } else {
-            let file = folder.join("builtins.c");
-            fs::write(&file, format!("#include <fcntl.h>\n#include <unistd.h>\n{source}\n")).unwrap();
-            compiler.arg(file);
-        }
-        let built = compiler.output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    }
-}
-
-const LIBRARIES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"];
-
 /// A folder to work in, with a stand-in and a cache of its own.
 struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
-        build(&place.path("nvrtc"), 13, &LIBRARIES);
+        build(&place.path("nvrtc"), 13, &LIBRARIES, &[]);
         fs::create_dir(place.path("work")).unwrap();
         place
     }
@@ -95,7 +71,7 @@ fn refused(mut command: Command, code: i32) -> String {
 fn the_nvrtc_that_is_named_compiles_whatever_the_loader_knows() {
     let place = Place::new();
     let decoys = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc-builtins.so.13.0"];
-    build(&place.path("decoy"), 13, &decoys);
+    build(&place.path("decoy"), 13, &decoys, &[]);
     for named in ["nvrtc", "nvrtc/libnvrtc.so.13"] {
         let mut command = place.compile();
         command.env("SWEEP_NVRTC", place.path(named)).env("LD_LIBRARY_PATH", place.path("decoy"));
@@ -113,8 +89,8 @@ fn the_nvrtc_that_is_named_compiles_whatever_the_loader_knows() {
 #[test]
 fn what_is_no_nvrtc_of_this_version_is_refused_by_its_name() {
     let place = Place::new();
-    build(&place.path("old"), 12, &LIBRARIES);
-    build(&place.path("alone"), 13, &["libnvrtc.so.13"]);
+    build(&place.path("old"), 12, &LIBRARIES, &[]);
+    build(&place.path("alone"), 13, &["libnvrtc.so.13"], &[]);
     fs::write(place.path("work/libnvrtc.so.13"), "no library").unwrap();
     fs::create_dir(place.path("empty")).unwrap();
     let cases = [

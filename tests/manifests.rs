@@ -728,29 +728,183 @@ fn what_new_writes_is_a_family_that_works_as_it_is() {
     assert!(String::from_utf8_lossy(&broken.get_output().stderr).contains("rope.toml:2"));
 }
 
-#[test]
-fn the_schema_of_manifests_is_the_committed_one_and_knows_good_from_bad() {
+/// The schema as it is made, which the committed file is.
+fn schema() -> jsonschema::Validator {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sweeps/manifest.schema.json");
     let made = format!("{:#}\n", serde_json::to_value(manifest::schema()).unwrap());
     if std::env::var_os("UPDATE_SCHEMA").is_some() {
         fs::write(&path, &made).unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap_or_default(), made, "set UPDATE_SCHEMA to write it anew");
-    let schema = jsonschema::validator_for(&serde_json::from_str(&made).unwrap()).unwrap();
-    let manifests = fs::read_dir(data()).unwrap().map(|entry| entry.unwrap().path());
-    let manifests = manifests.filter(|path| path.extension().is_some_and(|ending| ending == "toml"));
-    let shipped = ["elementwise", "row_softmax", "row_norm_rms", "row_norm_layer", "row_cross_entropy"];
-    let shipped = shipped.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("sweeps/{name}.toml")));
-    for path in manifests.chain(shipped) {
+    jsonschema::validator_for(&serde_json::from_str(&made).unwrap()).unwrap()
+}
+
+fn toml_files(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "toml")).collect()
+}
+
+fn complaints(schema: &jsonschema::Validator, value: &serde_json::Value) -> Vec<String> {
+    schema.iter_errors(value).map(|error| format!("{error} at {}", error.instance_path)).collect()
+}
+
+#[test]
+fn every_manifest_there_is_is_one_by_the_schema() {
+    let schema = schema();
+    let folder = tempfile::tempdir().unwrap();
+    sweep(folder.path()).args(["new", "own/rope"]).assert().success();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let all =
+        [data(), root.join("sweeps"), folder.path().join("own")].into_iter().flat_map(|folder| toml_files(&folder));
+    let mut manifests = 0;
+    for path in all {
         let value: serde_json::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        assert!(
-            schema.is_valid(&value),
-            "{}: {:?}",
-            path.display(),
-            schema.iter_errors(&value).next().map(|error| error.to_string())
-        );
-        let mut bad = value;
-        bad["family"]["dimensions"] = json!(["n"]);
-        assert!(!schema.is_valid(&bad));
+        // Families in code have a plan alone.
+        if value.get("family").is_some() {
+            assert_eq!(complaints(&schema, &value), [""; 0], "{}", path.display());
+            manifests += 1;
+        }
+    }
+    assert!(manifests >= 13, "{manifests}");
+}
+
+/// What the schema refuses is refused by the tool as well: an editor complains of nothing that would work.
+#[allow(clippy::too_many_lines)] // a list of cases
+#[test]
+fn the_schema_refuses_what_is_no_manifest() {
+    let schema = schema();
+    let text = fs::read_to_string(data().join("product.toml")).unwrap();
+    let good: serde_json::Value = toml::from_str(&text).unwrap();
+    assert_eq!(complaints(&schema, &good), [""; 0]);
+    let cases = [
+        // Keys that there are not.
+        ("/families", json!({})),
+        ("/family/dimensions", json!(["n"])),
+        ("/family/bins/m_bin/bound", json!([1])),
+        ("/family/groups/0/wen", json!("m < 3")),
+        ("/family/domain/m/mots", json!(3)),
+        ("/tensor/0/alignement", json!(16)),
+        ("/tensor/2/tolerance", json!({"relativ": 0.1})),
+        ("/reference/tread", json!([1])),
+        ("/kernel/0/thread", json!([1])),
+        ("/kernel/0/require", json!([{"hold": "m > 1", "reason": "it must"}])),
+        ("/random", json!({"problems": 3, "seed": 1, "count": 2})),
+        ("/space/gpu/axis", json!({})),
+        ("/space/gpu/exclude", json!([{"when": "unroll > 1", "reason": "so", "why": "so"}])),
+        ("/space/h300", json!({"default": {}, "axes": {}})),
+        ("/family/c_types", json!({"bf32": "float"})),
+        // Values of another type or form.
+        ("/family", json!("product")),
+        ("/family/dims", json!("m")),
+        ("/family/dims", json!([])),
+        ("/family/dims", json!(["m", "n", "k", "m"])),
+        ("/family/dims", json!(["m", "n", "k 1"])),
+        ("/family/dtypes", json!(["f31"])),
+        ("/family/dtypes", json!([])),
+        ("/family/flops", json!(1.5)),
+        ("/family/flops", json!(["m"])),
+        ("/family/define", json!(["m + n"])),
+        ("/family/domain/m/least", json!(0)),
+        ("/family/domain/m/most", json!("many")),
+        ("/tensor/0/role", json!("input")),
+        ("/tensor/0/dtype", json!("float")),
+        ("/tensor/0/shape", json!("m")),
+        ("/tensor/0/shape", json!([1.5])),
+        ("/tensor/0/fill", json!("normal(1)")),
+        ("/tensor/0/fill", json!("uniform")),
+        ("/tensor/0/tolerance", json!({"relative": 0.1})),
+        ("/tensor", json!([])),
+        ("/reference/source", json!("product.cc")),
+        ("/kernel", json!([])),
+        ("/kernel", json!({})),
+        ("/kernel/0/source", json!("product.cc")),
+        ("/kernel/0/entry", json!(3)),
+        ("/kernel/0/grid", json!([])),
+        ("/kernel/0/grid", json!([1, 1, 1, 1])),
+        ("/kernel/0/grid", json!(1)),
+        ("/kernel/0/threads", json!([true])),
+        ("/kernel/0/cluster", json!(true)),
+        ("/kernel/0/cluster", json!([])),
+        ("/kernel/0/smem", json!(0.5)),
+        ("/kernel/0/macros", json!(["1ST = 3"])),
+        ("/kernel/0/macros", json!(["M"])),
+        ("/kernel/0/options", json!("-O3")),
+        ("/kernel/0/args/0", json!(3)),
+        ("/kernel/0/args/0", json!({"u32": "n"})),
+        ("/kernel/0/args/0", json!({"i32": 1.5})),
+        ("/kernel/0/args/0", json!({"i32": 1, "i64": 1})),
+        ("/problem", json!([{"m": 1.5, "n": 1, "k": 1}])),
+        ("/problem", json!([{"m": 0, "n": 1, "k": 1}])),
+        ("/problem", json!([{"m": "1", "n": 1, "k": 1}])),
+        ("/problem", json!([{"m": 1, "n": 1, "k": 1, "dtype": 32}])),
+        ("/problem", json!([{"m": 1, "n": 1, "k": 1, "dtype": "f31"}])),
+        ("/problem", json!([{"m": 1, "n": 1, "k": 1, "from": 7}])),
+        ("/random", json!({"problems": -3, "seed": 1})),
+        ("/random", json!({"problems": 3, "seed": "one"})),
+        ("/space/gpu/default/unroll", json!(1.5)),
+        ("/space/gpu/default/num_warps", json!("four")),
+        ("/space/gpu/default/block_sizes", json!(64)),
+        ("/space/gpu/axes/unroll", json!(4)),
+        ("/space/gpu/axes/unroll", json!([])),
+        ("/space/gpu/axes/unroll", json!([2.5])),
+        ("/space/gpu/axes/block_sizes", json!([16, 32, 16])),
+        ("/space/gpu/axes/pid_type", json!(["flatly"])),
+        ("/space/gpu/exclude", json!([{"when": 3, "reason": "so"}])),
+        ("/space/gpu/exclude", json!([{"when": {"unroll": 3}, "reason": "so"}])),
+        ("/space/gpu/superseded_by", json!("tcgen06")),
+    ];
+    let changes = cases.map(|(place, wrong)| (place, Some(wrong)));
+    // Keys that are needed.
+    let needed = [
+        "/family",
+        "/family/dims",
+        "/family/dtypes",
+        "/family/flops",
+        "/family/domain",
+        "/family/domain/m/least",
+        "/family/groups/0/name",
+        "/tensor",
+        "/tensor/0/name",
+        "/tensor/0/role",
+        "/tensor/0/dtype",
+        "/tensor/0/shape",
+        "/reference",
+        "/reference/source",
+        "/reference/entry",
+        "/reference/grid",
+        "/reference/threads",
+        "/reference/args",
+        "/kernel",
+        "/kernel/0/source",
+        "/kernel/0/entry",
+        "/kernel/0/grid",
+        "/kernel/0/threads",
+        "/kernel/0/args",
+        "/space",
+        "/space/gpu/default",
+        "/space/gpu/axes",
+    ]
+    .map(|place| (place, None));
+    let mut none_to_measure = good.clone();
+    for problems in ["problem", "random"] {
+        assert!(schema.is_valid(&none_to_measure), "the other is enough");
+        none_to_measure.as_object_mut().unwrap().remove(problems);
+    }
+    assert!(!schema.is_valid(&none_to_measure));
+    let folder = copies(&["product.cu"]);
+    for (number, (place, wrong)) in changes.into_iter().chain(needed).enumerate() {
+        let mut bad = good.clone();
+        let (above, name) = place.rsplit_once('/').unwrap();
+        let said = format!("{place} = {wrong:?}");
+        match (bad.pointer_mut(above).unwrap_or_else(|| panic!("{place}")), wrong) {
+            (serde_json::Value::Object(fields), Some(wrong)) => drop(fields.insert(name.to_owned(), wrong)),
+            (serde_json::Value::Object(fields), None) => assert!(fields.remove(name).is_some(), "{said}"),
+            (list, wrong) => list[name.parse::<usize>().unwrap()] = wrong.unwrap(),
+        }
+        assert!(!schema.is_valid(&bad), "{said} is nothing to the schema");
+        let path = folder.path().join(format!("by_schema_{number}.toml"));
+        fs::write(&path, toml::to_string(&bad).unwrap()).unwrap();
+        let read = manifest::load(&path).and_then(|family| Plan::load(family, None)?.problems(&h200()).map(drop));
+        assert!(read.is_err(), "{said} is refused by the schema alone");
     }
 }

@@ -3,6 +3,8 @@
 #![cfg(all(feature = "harness", target_os = "linux"))]
 #![allow(clippy::unwrap_used, unsafe_code)] // a test that cannot go on may stop; tensors are addresses of nothing
 
+#[path = "common/nvrtc.rs"]
+mod nvrtc;
 #[path = "common/standin.rs"]
 mod standin;
 
@@ -12,7 +14,9 @@ use kernel_sweep::device::{Device, Program};
 use kernel_sweep::families::{self, KernelSpec, TensorSpec};
 use kernel_sweep::heuristics::{Document, Heuristics, builtin_document};
 use kernel_sweep::model::{Bytes, Dtype, Family, GpuProfile, Problem};
-use kernel_sweep::run::{Bundle, Contents, Context, Element, Kernel, Runtime, Stream, Tensor, answerable, answered};
+use kernel_sweep::run::{
+    Bundle, Contents, Context, Element, Kernel, Recent, Runtime, Stream, Tensor, answerable, answered,
+};
 use serde_json::{Value, json};
 use standin::{calls, names, with_standin};
 use std::collections::BTreeMap;
@@ -553,19 +557,158 @@ fn without_a_driver_nothing_is_opened() {
     assert!(error.contains("there is no CUDA driver here"), "{error}");
 }
 
+/// Where no NVRTC is found, unless a toolkit lies where it always does.
+const WITHOUT_NVRTC: [(&str, &str); 4] =
+    [("PATH", "/nowhere"), ("CUDA_HOME", "/nowhere"), ("CUDA_PATH", "/nowhere"), ("HOME", "/nowhere")];
+
 #[test]
 fn without_nvrtc_and_bundle_the_way_on_is_told() {
     let test = "without_nvrtc_and_bundle_the_way_on_is_told";
-    let environment =
-        [("PATH", "/nowhere"), ("CUDA_HOME", "/nowhere"), ("CUDA_PATH", "/nowhere"), ("HOME", "/nowhere")];
-    with_standin(test, &[], &environment, |_| {
+    with_standin(test, &[], &WITHOUT_NVRTC, |folder| {
         if Path::new("/usr/local/cuda").exists() {
-            return; // a toolkit is found where it always lies
+            return;
         }
         let problem = problem(Family::Elementwise, &[4096], Dtype::Bf16);
         let error = Runtime::open(0).unwrap().prepare(&problem).unwrap_err().to_string();
-        assert!(error.contains("there is no NVRTC here to compile the kernel, and no bundle"), "{error}");
+        let cache = folder.join("cache/cubin");
+        let told = format!(
+            "there is no NVRTC here to compile the kernel, the cubin cache {} does not hold it, and there is no bundle",
+            cache.display()
+        );
+        assert!(error.contains(&told) && !error.contains('\n'), "{error}");
         assert!(error.contains("SWEEP_NVRTC") && error.contains("sweep bundle"), "{error}");
+    });
+}
+
+#[test]
+fn without_nvrtc_what_the_cache_holds_runs_whichever_compiler_filled_it() {
+    let test = "without_nvrtc_what_the_cache_holds_runs_whichever_compiler_filled_it";
+    with_standin(test, &[], &WITHOUT_NVRTC, |folder| {
+        if Path::new("/usr/local/cuda").exists() {
+            return;
+        }
+        let problems = [4096, 4097].map(|numel| problem(Family::Elementwise, &[numel], Dtype::Bf16));
+        let cache = Cache::in_folder(&kernel_sweep::paths::cache_folder().unwrap()).unwrap();
+        let runtime = Runtime::open(0).unwrap();
+        for (problem, version) in problems.iter().zip(["13.0.88", "13.7.1"]) {
+            let error = runtime.prepare(problem).unwrap_err().to_string();
+            assert!(error.contains("the cubin cache"), "{error}");
+            let recipes = Recipes::built_in("sm_90a", version.into());
+            let kernel = answered(&Heuristics::builtin("h200").unwrap(), [problem], &h200()).unwrap();
+            let kernel = kernel.first().unwrap();
+            let cubin = Some(cubin_of(version));
+            compile::cubin(&recipes, &cache, kernel, |_| Ok(Answer { cubin, entry: None, log: String::new() }))
+                .unwrap();
+            // What comes with this version is known; of any other it is written down who filled the cache.
+            cache.note_compiler(version);
+            calls(folder);
+            launch(&runtime.prepare(problem).unwrap(), stream(5));
+            assert_eq!(launches(&calls(folder)).len(), 1, "NVRTC {version}");
+        }
+        // What was altered is none.
+        let kernel = answered(&Heuristics::builtin("h200").unwrap(), &problems[..1], &h200()).unwrap();
+        let path = cache.cubin(&recipes().key(kernel.first().unwrap()).unwrap());
+        fs::write(&path, cubin_of("another")).unwrap();
+        assert!(Runtime::open(0).unwrap().prepare(&problems[0]).is_err());
+    });
+}
+
+/// A folder with a stand-in for NVRTC, for a process with the stand-in for the driver.
+fn standin_compiler(flags: &[&str]) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    if !standin::is_at_work() {
+        nvrtc::build(folder.path(), 13, &nvrtc::LIBRARIES, flags);
+    }
+    let place = folder.path().display().to_string();
+    (folder, place)
+}
+
+/// The stand-in for NVRTC compiles no kernel before so many threads ask it to.
+#[test]
+fn threads_that_prepare_different_problems_compile_side_by_side() {
+    let test = "threads_that_prepare_different_problems_compile_side_by_side";
+    let (_compiler, place) = standin_compiler(&["-DTOGETHER=3"]);
+    with_standin(test, &[], &[("SWEEP_NVRTC", &place)], |folder| {
+        let problems = [
+            problem(Family::Elementwise, &[1 << 20], Dtype::Bf16),
+            problem(Family::RowSoftmax, &[64, 4096], Dtype::Bf16),
+            problem(Family::RowNormRms, &[64, 4096], Dtype::F32),
+        ];
+        let runtime = Runtime::open(0).unwrap();
+        std::thread::scope(|scope| {
+            // Two threads ask for each: whoever needs the same kernel waits for it.
+            let threads: Vec<_> =
+                problems.iter().chain(&problems).map(|problem| scope.spawn(|| runtime.prepare(problem))).collect();
+            for thread in threads {
+                drop(thread.join().unwrap().unwrap());
+            }
+        });
+        let loaded = names(&calls(folder)).into_iter().filter(|name| *name == "cuModuleLoadData").count();
+        assert_eq!(loaded, 3, "each kernel once");
+    });
+}
+
+/// Problems that share a kernel may each need another amount of shared memory: what one is granted, none takes from another.
+#[test]
+fn a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for() {
+    let test = "a_kernel_keeps_the_shared_memory_of_every_problem_that_it_was_prepared_for";
+    let (_compiler, place) = standin_compiler(&[]);
+    with_standin(test, &[], &[("SWEEP_NVRTC", &place)], |_| {
+        // One warp keeps whole rows in shared memory.
+        let config = json!({"block_sizes": [1], "num_warps": 1, "reduction_loops": [null], "pid_type": "flat", "split_k": 1, "mma": "simt"});
+        let groups: serde_json::Map<String, Value> = ["short", "narrow", "wide", "square"]
+            .map(|group| (group.to_owned(), json!({"template": config})))
+            .into_iter()
+            .collect();
+        let document = json!({"schema_version": 2, "rules": [], "fallbacks": {"row_softmax": groups}}).to_string();
+        let runtime = Runtime::open(0).unwrap().with_document(Heuristics::from_bytes(document.as_bytes()).unwrap());
+        let smem_bytes = |kernel: &Kernel| {
+            let spec = families::spec(Family::RowSoftmax);
+            spec.program(kernel.config(), kernel.problem(), &h200()).unwrap().1.dynamic_smem.0
+        };
+        let rows = [80 << 10, 30 << 10, 100 << 10, 28 << 10];
+        let kernels = rows.map(|cols| runtime.prepare(&problem(Family::RowSoftmax, &[64, cols], Dtype::Bf16)).unwrap());
+        let needed: Vec<u64> = kernels.iter().map(smem_bytes).collect();
+        assert!(needed[0] > needed[1] && needed[2] > needed[3] && needed[3] > 48 << 10, "{needed:?}");
+        for kernel in &kernels {
+            launch(kernel, stream(5));
+        }
+    });
+}
+
+/// What is let go of when there is too much frees its scratch; its code stays, since a graph may hold launches of it.
+#[test]
+fn kernels_that_are_let_go_of_leave_their_code_until_it_is_forgotten() {
+    with_standin("kernels_that_are_let_go_of_leave_their_code_until_it_is_forgotten", &[], &[], |folder| {
+        let with_scratch =
+            [16384, 16448, 16512].map(|keys| problem(Family::Attention, &[1, 8, 1, keys, 128], Dtype::Bf16));
+        let runtime = runtime(folder, &with_scratch);
+        let kept: Recent<usize, Kernel> = Recent::new(2, u64::MAX);
+        calls(folder);
+        for (place, problem) in with_scratch.iter().enumerate() {
+            let kernel = runtime.prepare(problem).unwrap();
+            let scratch = kernel.scratch_bytes();
+            assert!(scratch > Bytes(0));
+            launch(&kept.put(place, kernel, scratch.0), stream(5));
+        }
+        let told = calls(folder);
+        let count = |name: &str, calls: &[Value]| names(calls).iter().filter(|other| **other == name).count();
+        assert!(kept.get(&0).is_none() && kept.get(&1).is_some() && kept.get(&2).is_some());
+        assert_eq!((count("cuEventDestroy_v2", &told), count("cuModuleUnload", &told)), (1, 0));
+        assert!(count("cuMemFree_v2", &told) > 0, "its scratch is given back");
+        // It comes back without being loaded again.
+        launch(&kept.put(0, runtime.prepare(&with_scratch[0]).unwrap(), 0), stream(5));
+        assert_eq!(count("cuModuleLoadData", &calls(folder)), 0);
+        // What is forgotten stays for whoever has a kernel of it.
+        let (held, loaded) = (kept.get(&0).unwrap(), count("cuModuleLoadData", &told));
+        kept.clear();
+        runtime.forget();
+        assert_eq!(count("cuModuleUnload", &calls(folder)), loaded - 1);
+        launch(&held, stream(5));
+        drop(held);
+        assert_eq!(count("cuModuleUnload", &calls(folder)), 1);
+        launch(&runtime.prepare(&with_scratch[0]).unwrap(), stream(5));
+        assert_eq!(count("cuModuleLoadData", &calls(folder)), 1);
     });
 }
 
@@ -660,6 +803,7 @@ fn a_c_program_prepares_and_launches() {
             problem(Family::MatmulFp8, &[16, 384, 512, 128], Dtype::Fp8),
             problem(Family::RowNormRms, &[16, 4096], Dtype::F16),
             problem(Family::RowCrossEntropy, &[16, 4096], Dtype::F32),
+            problem(Family::Attention, &[1, 8, 1, 16384, 128], Dtype::Bf16),
         ];
         let bundle = bundle_of(folder, &problems);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -690,10 +834,19 @@ fn a_c_program_prepares_and_launches() {
         assert_eq!(said, "ok\n");
         let calls = calls(folder);
         let launched: Vec<_> = calls.iter().filter(|call| call["call"] == "cuLaunchKernelEx").collect();
-        let (others, of_weights) = launched.split_at(3);
+        let (others, of_weights) = launched.split_at(4);
         assert_eq!(of_weights.iter().map(|launch| &launch["stream"]).collect::<Vec<_>>(), [&json!(5), &json!(0)]);
-        let functions = ["gemm_fp8", "row_norm", "row_cross_entropy"];
-        assert_eq!(others.iter().map(|launch| &launch["function"]).collect::<Vec<_>>(), functions);
+        let functions = ["gemm_fp8", "row_norm", "row_cross_entropy", "attention"];
+        // What was prepared without scratch has none of its own: from its loading to its launch nothing is made but what maps are made with.
+        let at = |wanted: &Value| calls.iter().position(|call| call == wanted).unwrap();
+        let before = &calls[at(launched[2])..at(launched[3])];
+        let made: Vec<&Value> =
+            before.iter().filter(|call| call["call"] == "cuMemAlloc_v2").map(|call| &call["bytes"]).collect();
+        assert!(made.len() <= 1 && !names(before).contains(&"cuEventCreate"), "{before:?}");
+        let scratch = json!(MEMORY + 5 * APART);
+        assert!(others[3]["parameters"].as_array().unwrap().contains(&scratch), "{}", others[3]);
+        let launched_as = |(launch, name): (&&Value, &str)| launch["function"].as_str().unwrap().starts_with(name);
+        assert!(others.iter().zip(functions).all(launched_as), "{others:?}");
         let maps =
             of_weights[0]["parameters"].as_array().unwrap().iter().filter_map(|parameter| parameter["map"].as_u64());
         assert_eq!(maps.collect::<Vec<_>>(), [1, 2, 3].map(|place| MEMORY + place * APART));

@@ -123,7 +123,7 @@ fn pack(args: &ArchiveArgs, folder: &GpuFolder) -> Result<Outcome> {
 fn together(journals: &[PathBuf], gpu: &str) -> Result<Contents> {
     let (mut all, mut evidence) = (Contents::default(), Evidence::default());
     for journal in journals {
-        let Contents { headers, trials, warnings } = journal::read(journal)?;
+        let Contents { headers, trials, warnings, .. } = journal::read(journal)?;
         for warning in &warnings {
             note!("{warning}");
         }

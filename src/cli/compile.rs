@@ -6,7 +6,7 @@ use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Settings};
 use crate::device::{Program, support_kernel};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::families::{self as family_specs, KernelSpec};
 use crate::model::{GpuProfile, Problem};
 use crate::plan::{self, Kernels, Needed, Plan};
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Compile the whole config space for a GPU's architecture; needs no GPU
 #[derive(clap::Args, Debug)]
@@ -134,9 +134,6 @@ pub(super) fn run(args: &CompileArgs) -> Result<Outcome> {
     Ok(if all.failed == 0 { Outcome::Done } else { Outcome::Unworkable })
 }
 
-/// Reasons that are told of a family none of whose kernels can run.
-const MOST_REASONS: usize = 3;
-
 /// Problems for each kernel of a sample whose kernels are drawn from: a plan has hundreds, most of which need the same ones, and to
 /// find that out takes longer than compiling a few.
 const PROBLEMS_A_KERNEL: usize = 50;
@@ -175,7 +172,7 @@ fn compile_space(
     let sampled = || sample.iter().map(|place| (place, &kernels.all[*place]));
     let keys: BTreeSet<Key> = sampled().map(|(_, needed)| compiler.request(&needed.kernel)).collect::<Result<_>>()?;
     for (reference, launch) in references {
-        Program::needed(compiler, &reference, &launch)?;
+        site::needed_reference(plan, &reference, &launch, compiler)?;
     }
     let mut coverage = Coverage::new(kernels.all.len(), &keys);
     let (mut failed, mut spilling, mut why) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -183,9 +180,7 @@ fn compile_space(
         let outcome = compiler.wait(kernel)?;
         let error = match &outcome {
             Compiled::Failed { error, .. } => Some(error.clone()),
-            Compiled::Compiled { cubin, entry, .. } => {
-                launch.check_cubin(cubin, entry.as_ref().unwrap_or(&kernel.entry)).err()
-            }
+            Compiled::Compiled { cubin, entry, .. } => Program::new(cubin.clone(), entry.clone(), kernel, launch).err(),
         };
         coverage.count(error.is_none(), (!kernel.code.is_binary()).then(|| outcome.spills()));
         if outcome.spills() {
@@ -206,10 +201,7 @@ fn compile_space(
         && why.len() == sample.len()
         && why.iter().all(|(is_refused, ..)| *is_refused)
     {
-        let reasons: BTreeSet<&str> = why.iter().map(|(_, error, _)| error.as_str()).collect();
-        let reasons: Vec<&str> = reasons.into_iter().take(MOST_REASONS).collect();
-        let file = plan.file().unwrap_or(Path::new("its manifest")).display();
-        return Err(Error::usage(format!("{file}: no kernel of {} can run: {}", plan.family, reasons.join("; "))));
+        return Err(site::no_kernel_runs(plan, &why.into_iter().map(|(_, error, _)| error).collect()));
     }
     for (_, error, kernel) in why.iter().filter(|_| !is_quiet) {
         note!("{}: {kernel}: {error}", plan.family);

@@ -4,10 +4,11 @@ use super::arguments::{Families, OutputArgs, families, known_by_files};
 use super::outcome::Outcome;
 use super::output::{self, note};
 use crate::derive::{self, Defaults, Derived, Evidence, Inputs, helion_csv};
+use crate::device;
 use crate::error::{Context, Error, Result};
 use crate::heuristics::Document;
 use crate::journal::{self, Contents, Header, Trial};
-use crate::model::{Bytes, Family, GpuProfile, Mma};
+use crate::model::{Family, GpuProfile, Mma};
 use crate::paths::{self, GpuFolder};
 use crate::plan::{self, Plan};
 use crate::report;
@@ -83,7 +84,6 @@ pub(super) fn run(args: &DeriveArgs) -> Result<Outcome> {
         defaults: &defaults(&plans, &profile),
         before: before.as_ref(),
         accept_driver: args.accept_driver,
-        is_current: &|_| Ok(true),
     })?;
     if derived.classes.is_empty() {
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
@@ -126,7 +126,7 @@ pub(super) fn profile(gpu: &str, journals: &[(String, Contents)]) -> Result<GpuP
 
 fn known_profile(gpu: &str, header: Option<&Header>) -> Result<GpuProfile> {
     if gpu == GpuProfile::CPU {
-        return Ok(GpuProfile::cpu(1, Bytes(0)));
+        return Ok(device::cpu::discover().profile);
     }
     GpuProfile::by_name(gpu).or_else(|unknown| {
         let arch = header.map(|header| header.arch.clone()).ok_or(unknown.clone())?;
@@ -257,6 +257,12 @@ fn summarize(derived: &Derived, path: &Path) {
             "{} trials err far more than others of their problem, as with a race: their kernels are taken for wrong there",
             derived.stray_trials
         );
+    }
+    if derived.changed_trials > 0 {
+        note!("{} trials are of kernels that have changed since: left out", derived.changed_trials);
+    }
+    for family in &derived.of_other_kernels {
+        note!("{family}: no trial is of a kernel that these sources make: all count, as of the version that made them");
     }
     note!("wrote {}", path.display());
 }

@@ -35,7 +35,8 @@ pub(super) struct EvaluateArgs {
     /// File of [[problem]] entries as in a plan; for several families a folder that holds <family>.toml for each
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
-    /// In place of a file, so many problems of each family's domain, none of the plan, drawn by --seed
+    /// In place of a file, so many problems of each family's domain, none of the plan, drawn by --seed; a quarter in another type
+    /// than the family's first, where it has several
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RANDOM_PROBLEMS as i64))]
     random: Option<u32>,
     /// Accept problems of the plan too; their regret flatters the document

@@ -1,7 +1,7 @@
 //! The cubin cache: one kernel's cubin and what is known of it, named by everything that went into it. It is the user's alone,
 //! and what it holds is checked by its hash whenever it is read: what was altered never reaches a driver.
 
-use super::Resources;
+use super::{Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
 use crate::heuristics;
 use crate::paths::make_private;
@@ -91,6 +91,11 @@ pub(super) enum Found {
     Damaged,
 }
 
+/// The file of the versions of the compilers that filled a cache, one a line, the latest first.
+const COMPILERS: &str = "compilers";
+/// Earlier ones are forgotten.
+const MOST_COMPILERS: usize = 8;
+
 /// Cubins on disk.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -107,6 +112,37 @@ impl Cache {
         make_private(&folder, &[])?;
         heuristics::clear_leftovers(&folder);
         Ok(Self { folder })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The compilers that have filled it, by their versions, the latest first; where none is written down, the one that comes with
+    /// this version.
+    pub fn compilers(&self) -> Vec<String> {
+        let text = read(&self.folder.join(COMPILERS)).unwrap_or_default();
+        let mut versions: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        versions.retain(|version| !version.is_empty());
+        let own = Nvrtc::WHEEL.rsplit('=').next().unwrap_or_default().to_owned();
+        if !versions.contains(&own) {
+            versions.push(own);
+        }
+        versions
+    }
+
+    /// Writes down which compiler fills it from now on, for whoever has none and looks for its cubins. Where that cannot be written, the
+    /// cubins are there all the same for whoever has the compiler.
+    pub fn note_compiler(&self, version: &str) {
+        let path = self.folder.join(COMPILERS);
+        let known = String::from_utf8_lossy(&read(&path).unwrap_or_default()).into_owned();
+        if known.lines().next() == Some(version) {
+            return;
+        }
+        let others = known.lines().filter(|known| *known != version);
+        let versions: Vec<&str> = std::iter::once(version).chain(others).take(MOST_COMPILERS).collect();
+        let _ = self.write(&path, (versions.join("\n") + "\n").as_bytes());
     }
 
     /// Where the cubin of `key` is, once it is there.
@@ -198,6 +234,21 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn compilers_are_known_by_what_they_filled_the_latest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::in_folder(folder.path()).unwrap();
+        assert_eq!(cache.compilers(), ["13.0.88"], "the wheel's");
+        for version in ["13.1.1", "13.0.88", "13.1.1", "13.1.1"] {
+            cache.note_compiler(version);
+        }
+        assert_eq!(Cache::in_folder(folder.path()).unwrap().compilers(), ["13.1.1", "13.0.88"]);
+        (0..20).for_each(|minor| cache.note_compiler(&format!("13.{minor}")));
+        assert_eq!((cache.compilers().len(), cache.compilers()[0].as_str()), (9, "13.19"));
+        fs::write(cache.folder().join("compilers"), [0xff, 0]).unwrap();
+        assert!(cache.compilers().contains(&"13.0.88".to_owned()), "what was altered keeps nothing from being found");
     }
 
     #[test]

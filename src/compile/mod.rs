@@ -16,7 +16,7 @@ pub(crate) use cache::sha256;
 pub use cache::{Cache, Key, read_cubin};
 #[cfg(feature = "harness")]
 pub use coverage::{Coverage, Recorded};
-pub use here::cubin;
+pub use here::{cached, cubin};
 pub use nvrtc::Nvrtc;
 #[cfg(feature = "harness")]
 pub use pool::{Compiler, Notice, Outcome, Settings};

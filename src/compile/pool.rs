@@ -4,6 +4,7 @@ use super::cache::{Entry, Found};
 use super::recipe::{self, Job, Recipes, Reply};
 use super::{Cache, Key, Nvrtc, Resources};
 use crate::error::{Context, Error, Result};
+use crate::families::manifest::explained;
 use crate::families::{Callable, Code, KernelSpec};
 use crate::process::{self, Killer, LineProcess, Silence};
 use std::collections::{HashMap, VecDeque};
@@ -73,8 +74,6 @@ struct State {
     queue: VecDeque<(KernelSpec, Key)>,
     /// What became of each kernel asked for, once that is known: an error is this machine's doing and says nothing of the kernel.
     kernels: HashMap<KernelSpec, (Key, Option<Result<Outcome>>)>,
-    /// Identities that were worked out by now.
-    keys: HashMap<KernelSpec, Key>,
     compile_s: f64,
     processes: Vec<Killer>,
     stopped: bool,
@@ -120,6 +119,7 @@ impl Compiler {
     pub fn start(settings: Settings, notice: Notice) -> Result<Self> {
         let workers = settings.workers.max(1);
         let version = version(&settings).context(|| format!("NVRTC {}", settings.nvrtc.library.display()))?;
+        settings.cache.note_compiler(&version);
         let recipes = Recipes::found(&settings.arch, version);
         if let Some(folder) = recipes.folder() {
             notice(&format!("the kernels are those in {}", folder.display()));
@@ -136,6 +136,11 @@ impl Compiler {
         Ok(compiler)
     }
 
+    /// How it compiles kernels, and what names them.
+    pub fn recipes(&self) -> &Recipes {
+        &self.shared.recipes
+    }
+
     /// The compiler's full version, part of every kernel's identity.
     pub fn version(&self) -> &str {
         self.shared.recipes.version()
@@ -146,12 +151,7 @@ impl Compiler {
     /// # Errors
     /// Where the kernel's source is missing.
     pub fn key(&self, spec: &KernelSpec) -> Result<Key> {
-        if let Some(key) = self.shared.state().keys.get(spec) {
-            return Ok(key.clone());
-        }
-        let key = self.shared.recipes.key(spec)?;
-        self.shared.state().keys.insert(spec.clone(), key.clone());
-        Ok(key)
+        self.shared.recipes.key(spec)
     }
 
     /// Asks for a kernel, unless that was done before, and returns its identity.
@@ -166,7 +166,7 @@ impl Compiler {
         let key = self.key(spec)?;
         shared.take_in(spec, &key)?;
         let cached = match shared.settings.cache.get(&key) {
-            Found::Entry(entry) => Some(shared.outcome(&key, &entry)),
+            Found::Entry(entry) => Some(shared.outcome(spec, &key, &entry)),
             Found::Nothing => None,
             Found::Damaged => {
                 let place = shared.settings.cache.cubin(&key);
@@ -273,13 +273,13 @@ impl Shared {
         self.settings.cache.put(key, Some(&bytes), &Entry::new(Some(&bytes), String::new()))
     }
 
-    fn outcome(&self, key: &Key, entry: &Entry) -> Outcome {
+    fn outcome(&self, spec: &KernelSpec, key: &Key, entry: &Entry) -> Outcome {
         if entry.cubin.is_some() {
             let cubin = self.settings.cache.cubin(key);
             let Entry { function, resources, .. } = entry.clone();
             return Outcome::Compiled { key: key.clone(), cubin, entry: function, resources };
         }
-        let error = entry.first_error().to_string();
+        let error = explained(spec, entry.first_error());
         Outcome::Failed { key: key.clone(), timed_out: false, error }
     }
 
@@ -347,7 +347,7 @@ impl Shared {
         };
         let entry = Entry { function: answer.entry, ..Entry::new(answer.cubin.as_deref(), answer.log) };
         self.settings.cache.put(key, answer.cubin.as_deref(), &entry)?;
-        Ok(self.outcome(key, &entry))
+        Ok(self.outcome(spec, key, &entry))
     }
 
     /// Asks this thread's process, or a new one where there is none. One that gave no answer is of no more use.

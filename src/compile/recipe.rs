@@ -5,10 +5,10 @@ use super::source::Sources;
 use crate::error::{Error, Result};
 use crate::families::{Callable, Code, KernelSpec};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 #[cfg(feature = "harness")]
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a compiler is asked; a compile worker, one JSON a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,18 +46,24 @@ pub struct Recipes {
     sources: Sources,
     arch: String,
     version: String,
+    /// Identities that were worked out by now.
+    keys: Mutex<HashMap<KernelSpec, Key>>,
 }
 
 impl Recipes {
     /// Of the sources in the working directory, else those built in.
     #[cfg(feature = "harness")]
-    pub(super) fn found(arch: &str, version: String) -> Self {
-        Self { sources: Sources::find(), arch: arch.into(), version }
+    pub fn found(arch: &str, version: String) -> Self {
+        Self::of(Sources::find(), arch, version)
     }
 
     /// Of the sources built in, whatever lies in the working directory.
     pub fn built_in(arch: &str, version: String) -> Self {
-        Self { sources: Sources::built_in(), arch: arch.into(), version }
+        Self::of(Sources::built_in(), arch, version)
+    }
+
+    fn of(sources: Sources, arch: &str, version: String) -> Self {
+        Self { sources, arch: arch.into(), version, keys: Mutex::default() }
     }
 
     /// The folder that the sources are from, where they are not built in.
@@ -88,6 +94,16 @@ impl Recipes {
     /// # Errors
     /// Where its source is missing.
     pub fn key(&self, spec: &KernelSpec) -> Result<Key> {
+        let keys = || self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = keys().get(spec) {
+            return Ok(key.clone());
+        }
+        let key = self.key_of(spec)?;
+        keys().insert(spec.clone(), key.clone());
+        Ok(key)
+    }
+
+    fn key_of(&self, spec: &KernelSpec) -> Result<Key> {
         let source = self.sources.assemble(&spec.code)?;
         let options = self.options(spec).join(" ");
         let expression = if spec.is_named_by_expression() { spec.entry.as_str() } else { "" };

@@ -7,7 +7,6 @@ use super::merge::environments_of;
 use super::report::ModelReport;
 use super::table::Table;
 use super::validation::Source;
-use crate::error::Result;
 use crate::heuristics::{Bucket, Document, Fallback, FittedModel, MeasuredProblem, Rule, Template, bucket_of};
 use crate::journal::{Stage, Status, Trial};
 use crate::model::{Config, Family, Likeness, Shape};
@@ -37,32 +36,29 @@ struct Known {
 }
 
 impl Earlier {
-    /// What a document holds of a class, but for what ran as kernels that are not today's.
-    ///
-    /// # Errors
-    /// As `is_current` says.
-    pub(super) fn of(before: &Document, class: &str, is_current: &dyn Fn(&Trial) -> Result<bool>) -> Result<Self> {
+    /// What a document holds of a class, but for what ran as kernels that are not today's, as `is_today` tells of trials.
+    pub(super) fn of(before: &Document, class: &str, is_today: &dyn Fn(&Trial) -> bool) -> Self {
         let mut all_are_today = true;
-        let mut is_today = |template: Option<&Template>, source: &Map<String, Value>| -> Result<bool> {
-            let is_today = ran_as_today(class, template, &Source::of_document(source), is_current)?;
+        let mut is_today = |template: Option<&Template>, source: &Map<String, Value>| {
+            let is_today = ran_as_today(class, template, &Source::of_document(source), is_today);
             all_are_today &= is_today;
-            Ok(is_today)
+            is_today
         };
         let mut earlier = Self::default();
         for rule in before.rules.iter().filter(|rule| rule.kernel_class == class) {
             let first = rule.templates.iter().find_map(|ranked| ranked.config());
-            if is_today(first, &rule.source)? {
+            if is_today(first, &rule.source) {
                 earlier.rules.insert(rule.shape_bucket.clone(), rule.clone());
             }
         }
         for (group, fallback) in before.fallbacks.get(class).into_iter().flatten() {
-            if is_today(fallback.config(), &fallback.source)? {
+            if is_today(fallback.config(), &fallback.source) {
                 earlier.fallbacks.insert(group.clone(), fallback.clone());
             }
         }
         earlier.model = before.models.get(class).filter(|_| all_are_today).cloned();
         earlier.environments = environments_of(&before.policy).remove(class).unwrap_or_default();
-        Ok(earlier)
+        earlier
     }
 
     /// What it was measured with.
@@ -145,27 +141,15 @@ impl Earlier {
 }
 
 /// Whether what is served of an entry ran as the kernels that it has today, as far as anybody can tell.
-fn ran_as_today(
-    class: &str,
-    template: Option<&Template>,
-    source: &Source,
-    is_current: &dyn Fn(&Trial) -> Result<bool>,
-) -> Result<bool> {
+fn ran_as_today(class: &str, template: Option<&Template>, source: &Source, is_today: &dyn Fn(&Trial) -> bool) -> bool {
     let config = template.and_then(|template| serde_json::from_value::<Config>(template.clone().into()).ok());
-    let Some(config) = config.filter(|_| !source.kernels.is_empty()) else { return Ok(true) };
+    let Some(config) = config.filter(|_| !source.kernels.is_empty()) else { return true };
     // Where it has no time it may never have run.
     let ran_on = source.problems.iter().filter(|known| known.served_us.is_some());
-    for problem in ran_on.filter_map(|known| problem(class, &known.problem)) {
+    ran_on.filter_map(|known| problem(class, &known.problem)).all(|problem| {
         let blank = Trial::untimed(&problem, config.clone(), Stage::Final, Status::Ok);
-        let mut ran = false;
-        for kernel in &source.kernels {
-            ran = ran || is_current(&Trial { kernel: kernel.clone(), ..blank.clone() })?;
-        }
-        if !ran {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        source.kernels.iter().any(|kernel| is_today(&Trial { kernel: kernel.clone(), ..blank.clone() }))
+    })
 }
 
 fn names(source: &Map<String, Value>) -> BTreeSet<String> {

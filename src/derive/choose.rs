@@ -9,7 +9,7 @@ use crate::measure::{geomean, quantile, sorted};
 use serde_json::Map;
 use std::cmp::Ordering;
 
-/// Most templates of a rule.
+/// Most templates of a rule: as many as whoever tries what a document offers has time for, and as the lookup answers.
 const MOST_TEMPLATES: usize = 3;
 
 /// What all the problems of a group weigh together where a bucket's config is chosen, each problem of the bucket being 1: a few

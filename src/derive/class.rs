@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most programs of a problem that a document names for others to compare with.
+/// Most programs of a problem that a document names for others to compare with: one more would narrow what is told beside them
+/// by 1 %.
 const MOST_ANCHORS: usize = 6;
 
 /// Whether a bucket gets a rule.

@@ -202,6 +202,8 @@ pub struct Evidence {
     journals: Vec<(BTreeSet<&'static str>, Vec<Header>)>,
     /// Whether journals of unlike drivers count together.
     pub(super) accept_driver: bool,
+    /// Classes that were measured with other kernels than today's alone.
+    pub(super) of_other_kernels: BTreeSet<&'static str>,
     problem_indices: HashMap<(String, String), usize>,
     config_indices: HashMap<String, usize>,
     kernel_indices: HashMap<String, usize>,

@@ -41,6 +41,7 @@ mod race;
 mod report;
 mod shapes;
 mod table;
+mod todays_kernels;
 mod validation;
 
 pub use evidence::{Environment, Evidence, ProblemFacts, Record, Timing};
@@ -52,6 +53,7 @@ pub(crate) use pair::pair;
 pub use report::{ClassReport, ModelReport};
 pub use table::config_key;
 pub(crate) use table::text_key;
+pub(crate) use todays_kernels::TodaysKernels;
 pub use validation::{Compared, Exemplar, LeaveOneOut, ProblemSource, Source, Ties, Validation};
 
 use crate::error::{Context, Result};
@@ -65,6 +67,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use table::{MISSING_SLOWDOWN, Table};
+use todays_kernels::ByFamily;
 
 /// The defaults of each family, one for each kind of space it has on the device.
 pub type Defaults = BTreeMap<Family, Vec<Config>>;
@@ -80,6 +83,10 @@ pub struct Derived {
     pub unusable_trials: usize,
     /// Trials called `ok` that err so much more than others of their problem that they were taken for wrong.
     pub stray_trials: usize,
+    /// Trials of kernels that have changed since, which were left out.
+    pub changed_trials: usize,
+    /// Classes without a trial of a kernel that is today's: another version of the sources made all of it, and all of it counts.
+    pub of_other_kernels: BTreeSet<Family>,
 }
 
 /// All that a document follows from.
@@ -96,47 +103,63 @@ pub struct Inputs<'a> {
     pub before: Option<&'a Document>,
     /// Whether journals of unlike drivers, or of one that is not known, count together.
     pub accept_driver: bool,
-    /// Whether a trial's kernel is today's; those of others say nothing of what is served.
-    pub is_current: &'a dyn Fn(&Trial) -> Result<bool>,
 }
 
 /// Derives the document that is to be served from now on: the classes there are measurements of anew, what the document before
 /// serves staying where nothing beats it by more than noise, or where it was measured on what is not among these journals, and its
-/// other classes as they are.
+/// other classes as they are. Trials of a journal by kernels that have changed since say nothing of what is served.
 ///
 /// # Errors
 /// Where a journal is of another GPU than this, journals or the document before are of different devices, or journals of
-/// different protocols or drivers; and as `is_current` says.
+/// different protocols or drivers.
 pub fn run(inputs: Inputs) -> Result<Derived> {
+    let kernels = ByFamily::of(inputs.profile, inputs.journals);
+    run_where(inputs, &|trial| kernels.made(trial))
+}
+
+/// The same where `is_today` tells whether a trial's kernel is today's.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_where(inputs: Inputs, is_today: &(dyn Fn(&Trial) -> bool + Sync)) -> Result<Derived> {
     let mut evidence = inputs.measurements;
     evidence.accept_driver = inputs.accept_driver;
-    for (name, contents) in inputs.journals {
+    let are_today: Vec<Vec<bool>> =
+        inputs.journals.iter().map(|(_, contents)| contents.trials.par_iter().map(is_today).collect()).collect();
+    let judged =
+        inputs.journals.iter().zip(&are_today).flat_map(|((_, contents), are)| contents.trials.iter().zip(are));
+    // What never ran has no kernel.
+    let ran = judged.clone().filter(|(trial, _)| !trial.kernel.is_empty());
+    let (today, other): (Vec<_>, Vec<_>) = ran.partition(|(_, is_today)| **is_today);
+    let [today, other] =
+        [today, other].map(|ran| ran.iter().map(|(trial, _)| trial.family).collect::<BTreeSet<Family>>());
+    let of_other_kernels = &other - &today;
+    let counts = |trial: &Trial, is_today: bool| is_today || of_other_kernels.contains(&trial.family);
+    let changed_trials = judged.filter(|(trial, is_today)| !counts(trial, **is_today)).count();
+    for ((name, contents), are_today) in inputs.journals.iter().zip(&are_today) {
         contents
             .headers
             .iter()
             .try_for_each(|header| header.refuse_other_gpu(&inputs.profile.name))
             .context(|| name)?;
-        let mut current = Vec::with_capacity(contents.trials.len());
-        for trial in &contents.trials {
-            if (inputs.is_current)(trial)? {
-                current.push(trial);
-            }
-        }
-        evidence.add_trials(&contents.headers, &current).context(|| name)?;
+        let trials = contents.trials.iter().zip(are_today).filter(|(trial, is_today)| counts(trial, **is_today));
+        evidence.add_trials(&contents.headers, &trials.map(|(trial, _)| trial).collect::<Vec<_>>()).context(|| name)?;
     }
+    evidence.of_other_kernels = of_other_kernels.iter().map(|family| family.name()).collect();
     let mut earlier = BTreeMap::new();
     if let Some(before) = inputs.before {
         evidence.identities().try_for_each(|identity| merge::refuse_other_device(before, &identity))?;
-        for class in evidence.classes() {
-            earlier.insert(class.to_owned(), Earlier::of(before, class, inputs.is_current)?);
-        }
+        let is_today = |trial: &Trial| counts(trial, is_today(trial));
+        earlier.extend(
+            evidence.classes().into_iter().map(|class| (class.to_owned(), Earlier::of(before, class, &is_today))),
+        );
     }
     let mut derived = derive_all(inputs.before, earlier, &evidence, inputs.profile, inputs.defaults);
     if let Some(before) = inputs.before {
         let classes: BTreeSet<String> = derived.classes.iter().map(|report| report.class.clone()).collect();
         derived.document = merge(before.clone(), derived.document, &classes);
     }
-    Ok(derived)
+    Ok(Derived { changed_trials, of_other_kernels, ..derived })
 }
 
 /// Derives the document of a GPU.
@@ -152,9 +175,8 @@ pub fn document_after(
     profile: &GpuProfile,
     defaults: &Defaults,
 ) -> Derived {
-    // That every kernel is today's is no cause of an error.
-    let earlier = |class: &str| Earlier::of(before?, class, &|_| Ok(true)).ok();
-    let earlier = evidence.classes().into_iter().filter_map(|class| Some((class.to_owned(), earlier(class)?)));
+    let earlier = |class: &str| Some((class.to_owned(), Earlier::of(before?, class, &|_| true)));
+    let earlier = evidence.classes().into_iter().filter_map(earlier);
     derive_all(before, earlier.collect(), evidence, profile, defaults)
 }
 
@@ -173,6 +195,8 @@ fn derive_all(
     let tables = Table::all(evidence, &default_texts.collect());
     let derive = |table: &Table| {
         let sister = table.class.parse().ok().and_then(Family::sister);
+        // Of kernels that have changed there is nothing to learn.
+        let sister = sister.filter(|sister| !evidence.of_other_kernels.contains(sister.name()));
         let sister = sister.and_then(|sister| tables.iter().find(|table| table.class == sister.name()));
         derive_class(table, sister, before, profile)
     };
@@ -221,7 +245,14 @@ fn derive_all(
         models,
         extra: Map::new(),
     };
-    Derived { document, classes: reports, unusable_trials: evidence.unusable, stray_trials: evidence.stray }
+    Derived {
+        document,
+        classes: reports,
+        unusable_trials: evidence.unusable,
+        stray_trials: evidence.stray,
+        changed_trials: 0,
+        of_other_kernels: BTreeSet::new(),
+    }
 }
 
 /// What a Blackwell document says of the kernels that nobody here could run.

@@ -2,7 +2,7 @@
 //! null arms there are, from one occasion to another from the configs that raced on both. One draw would say little: a second
 //! one exceeds it in every third case.
 
-use crate::measure::{DurationClass, median, quantile, sorted};
+use crate::measure::{DurationClass, Z_95, median, quantile, sorted};
 use std::collections::BTreeMap;
 
 /// No two medians are told apart below this: sampling stops where stdev/mean falls under 0.5 %, so nothing is known
@@ -12,9 +12,6 @@ pub(crate) const NOISE_FLOOR: f64 = 0.005;
 /// What a lone time without quartiles, rounds or a null arm may be off by. An assumption: such a time says nothing of
 /// its own noise.
 pub(crate) const ASSUMED_NOISE: f64 = 0.02;
-
-/// Half the width of a 95 % interval in standard errors.
-pub(super) const Z_95: f64 = 1.96;
 
 /// Standard deviations in a median absolute deviation, for normal samples.
 pub(super) const MAD_SIGMAS: f64 = 1.4826;

@@ -2,7 +2,8 @@
 //! each time says of itself.
 
 use super::evidence::Timing;
-use super::noise::{ASSUMED_NOISE, MAD_SIGMAS, Z_95};
+use super::noise::{ASSUMED_NOISE, MAD_SIGMAS};
+use crate::measure::Z_95;
 use crate::measure::{DurationClass, mean, median, quantile, sorted};
 use crate::model::Micros;
 

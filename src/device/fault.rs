@@ -10,8 +10,6 @@ pub enum Fault {
     Refused(String),
     /// What was to build this kernel, in another language, refused; the device goes on.
     Unbuilt(String),
-    /// This kernel keeps values in memory because registers ran out; the device goes on.
-    Spills(String),
     /// This kernel does what no kernel may, beside writing a wrong output; the device goes on.
     Wrong(String),
     /// What ran broke the device: it is of no more use to this process.
@@ -26,7 +24,6 @@ impl fmt::Display for Fault {
         match self {
             Self::Refused(message)
             | Self::Unbuilt(message)
-            | Self::Spills(message)
             | Self::Wrong(message)
             | Self::Dead(message)
             | Self::Trouble(message) => out.write_str(message),

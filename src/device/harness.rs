@@ -55,7 +55,7 @@ pub struct Program {
     pub entry: String,
     /// Geometry and arguments.
     pub launch: Launch,
-    /// Whether the driver alone knows its spills: see [`Code::is_binary`].
+    /// Whether the driver alone knows its registers and local memory: see [`Code::is_binary`].
     pub is_binary: bool,
 }
 
@@ -66,7 +66,7 @@ impl Program {
     /// Where the launch's arguments are not the kernel's parameters.
     pub fn new(cubin: PathBuf, entry: Option<String>, kernel: &KernelSpec, launch: &Launch) -> Result<Self, String> {
         let entry = entry.unwrap_or_else(|| kernel.entry.clone());
-        launch.check_cubin(&cubin, &entry)?;
+        launch.check_cubin(&cubin, &entry, &kernel.code)?;
         Ok(Self { cubin, entry, launch: launch.clone(), is_binary: kernel.code.is_binary() })
     }
 
@@ -76,9 +76,7 @@ impl Program {
     /// Where it does not compile, or has other parameters.
     pub fn needed(compiler: &Compiler, kernel: &KernelSpec, launch: &Launch) -> crate::error::Result<Self> {
         match compiler.wait(kernel)? {
-            Outcome::Compiled { cubin, entry, .. } => {
-                Self::new(cubin, entry, kernel, launch).map_err(|error| Error::usage(format!("{kernel}: {error}")))
-            }
+            Outcome::Compiled { cubin, entry, .. } => Self::new(cubin, entry, kernel, launch).map_err(Error::usage),
             // One of somebody else's sources is what the user brought.
             Outcome::Failed { error, timed_out, .. } if !timed_out && !matches!(kernel.code, Code::Shipped(_)) => {
                 Err(Error::usage(format!("{kernel} does not compile: {error}")))
@@ -159,6 +157,12 @@ pub trait Device {
 
     /// Makes a config's kernel the one that runs next.
     fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault>;
+
+    /// Local memory of a thread of the loaded kernel, where the driver alone tells of it: of one that was loaded as it is. Whether
+    /// arrays lie there by design or values that found no register nobody knows, so it is no reason to leave the kernel out.
+    fn local_memory(&self) -> Result<Bytes, Fault> {
+        Ok(Bytes(0))
+    }
 
     /// Poisons the output, runs the loaded kernel and compares its output with the reference: on the plain inputs and on the
     /// awkward ones ([`crate::families::awkward`]).

@@ -2,14 +2,15 @@
 
 use super::changes::{Contest, Entry, Ratio, Status};
 use super::night::{Calibration, MOST, Set, TOLD_APART};
-use super::shift::{Judge, Shift, Z_95};
+use super::shift::{Judge, Shift};
 use super::side::{Place, Served, Side, label};
 use crate::derive::problem;
 use crate::heuristics::bucket_of;
-use crate::measure::geomean;
+use crate::measure::{Z_95, geomean};
 use std::collections::BTreeMap;
 
-/// A problem that changed by so much, beyond its noise, makes an entry mixed where another changed the other way.
+/// A problem that changed by so much, beyond its noise, makes an entry mixed where another changed the other way: five times what
+/// anybody is told of, so that a mean hides nothing that somebody would miss.
 const FAR: f64 = 0.1;
 /// A part of a fallback is AMBIGUOUS only where it stands out by so many deviations: there are many of them.
 const PART_DEVIATIONS: f64 = 2.0;

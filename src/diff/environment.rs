@@ -74,21 +74,24 @@ fn values(environments: &[Environment], field: &str) -> String {
     values.into_iter().collect::<Vec<_>>().join(", ")
 }
 
+/// The field of a change of kernels.
+pub(super) const KERNEL: &str = "kernel";
+
 /// Classes where a config that is served by both documents runs as another kernel.
 fn kernel_changes(old: &Side, new: &Side) -> Vec<Change> {
     let mut unchanged: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (place, was) in &old.entries {
         let Some(is) = new.entries.get(place).filter(|is| is.template == was.template) else { continue };
-        if let (Some(was), Some(is)) = (was.kernels, is.kernels) {
+        if !was.kernels.is_empty() && !is.kernels.is_empty() {
             let (all, other) = unchanged.entry(place.class()).or_default();
             *all += 1;
-            *other += usize::from(was != is);
+            *other += usize::from(was.kernels != is.kernels);
         }
     }
     let changed = unchanged.into_iter().filter(|(_, (_, other))| *other > 0);
     let change = |(class, (all, other)): (&str, (usize, usize))| Change {
         class: Some(class.to_owned()),
-        field: "kernel".to_owned(),
+        field: KERNEL.to_owned(),
         old: format!("{all} configs served as before"),
         new: format!("{other} of them run as other kernels"),
     };

@@ -21,17 +21,17 @@ mod verdict;
 
 pub use changes::{Change, ClassShift, Contest, Diff, Entry, LostProblem, Ratio, Status};
 pub use night::Calibration;
-pub(crate) use shift::{Z_95, absolute_sigma, relative_sigma};
+pub(crate) use shift::{absolute_sigma, relative_sigma};
 pub use stability::Stability;
 
 use crate::error::{Error, Result};
 use crate::heuristics::Document;
-use crate::measure::{mean, median};
+use crate::measure::{Z_95, mean, median};
 use compared::{Compared, Parted, contest};
 use environment::{environment_changes, incomparable_classes};
 use night::{MOST, Set};
 use shift::Judge;
-use side::{Place, Side};
+use side::{Place, Side, all_told};
 use std::collections::BTreeSet;
 
 /// What to do about classes whose times in the two documents are of unlike protocols or devices.
@@ -53,7 +53,8 @@ pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> 
         let classes = incomparable_classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(Error::usage(format!("the times of {classes} cannot be compared: {class} was measured {why}")));
     }
-    let (mut old, mut new) = (Side::of(old), Side::of(new));
+    let (of_old, of_new) = (all_told(old), all_told(new));
+    let (mut old, mut new) = (Side::of(old, &of_old), Side::of(new, &of_new));
     for side in [&mut old, &mut new] {
         side.forget_times(&incomparable_classes);
     }
@@ -84,12 +85,12 @@ pub fn diff(old: &Document, new: &Document, incomparable: IncomparableTimes) -> 
     Ok(diff)
 }
 
-/// A class that changed by less as a whole did not, from one host or night to another.
+/// A class that changed by less as a whole did not, from one host or night to another: a race decides, and this says when to run it.
 pub(crate) const SAME_CLASS: f64 = 0.015;
 /// The least that two documents alone show. Of ten sweeps of one class on one H200, one after the other, four pairs were 2.2 to
 /// 2.8 % apart as a whole, far beyond what their problems scatter by.
 const SURE_CLASS_SHIFT: f64 = 0.04;
-/// Standard errors beyond that which make it sure.
+/// Standard errors beyond that which make it sure: by a normal distribution one class in 740 without change is.
 const CLASS_ERRORS: f64 = 3.0;
 /// A class with fewer problems has no shift of its own.
 const FEWEST_OF_CLASS: usize = 5;

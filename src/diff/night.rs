@@ -32,7 +32,7 @@ struct Term {
     weight: f64,
 }
 
-/// No problem counts for more standard deviations.
+/// No problem counts for more standard deviations: times stray farther than a normal distribution has it, and a stray is no proof.
 pub(super) const MOST: f64 = 4.0;
 /// Times closer than this are the same to everyone.
 pub(super) const TOLD_APART: f64 = 0.02;

@@ -2,7 +2,7 @@
 
 use super::side::{Place, Served, Side, Time};
 use crate::derive::half_width;
-use crate::measure::{DurationClass, mean, median};
+use crate::measure::{DurationClass, Z_95, mean, median};
 use crate::model::Micros;
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ impl Shift {
 const FEWEST_OF_SPREAD: usize = 20;
 /// Fewer problems than this say nothing of what they shifted by together.
 const FEWEST_OF_DRIFT: usize = 5;
-/// No time is known better from one sweep to another.
+/// No time is known better from one sweep to another: the least spread that is [`RECORDED`], rounded.
 const LEAST_SIGMA: f64 = 0.003;
 /// Robust standard deviations by duration class, of 716 problems of attention, softmax, elementwise and matmul that two sweeps on
 /// an H200 timed with the same kernels: relative to infinitely many anchors, and absolute less the median of family and class.
@@ -40,8 +40,6 @@ const RECORDED: [[f64; DurationClass::ALL.len()]; 2] =
     [[0.0092, 0.0092, 0.0058, 0.0049, 0.0033], [0.0142, 0.0142, 0.0096, 0.0082, 0.0125]];
 const RELATIVE: usize = 0;
 const ABSOLUTE: usize = 1;
-/// Half a 95 % interval in standard deviations.
-pub(crate) const Z_95: f64 = 1.96;
 
 /// Standard deviation, from one race to another, of a program's time relative to so many others of its race, in logarithms.
 pub(crate) fn relative_sigma(duration: DurationClass, others: usize) -> f64 {

@@ -1,8 +1,7 @@
 //! One of the two documents: what it serves in each place, and what it says of each problem.
 
-use crate::derive::{config_key, text_key};
+use crate::derive::{ProblemSource, Source, Validation, config_key, text_key};
 use crate::heuristics::{ANCHOR_DIGITS, Bucket, Document, Rule, Template, as_written, by_rank, four_digits};
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a config is served; rules sort before fallbacks.
@@ -44,17 +43,17 @@ pub(super) struct Time {
 }
 
 impl Time {
-    fn read(problem: &Value) -> Option<Self> {
-        let positive = |value: &Value| value.as_f64().filter(|figure| *figure > 0.0);
-        let anchors = problem["anchors"].as_object().into_iter().flatten();
+    /// Nothing where no time is known.
+    fn of(problem: &ProblemSource) -> Option<Self> {
+        let positive = |figure: &f64| *figure > 0.0;
         // Documents of before have more digits.
         let program = |key: &String| key.get(..ANCHOR_DIGITS).unwrap_or(key).to_owned();
-        let anchor = |(key, ratio): (&String, &Value)| Some((program(key), as_written(positive(ratio)?)));
+        let anchors = problem.anchors.iter().filter(|(_, ratio)| positive(ratio));
         Some(Self {
-            us: four_digits(positive(&problem["served_us"])?),
-            noise: problem["noise"].as_f64().unwrap_or(0.0),
-            anchors: anchors.filter_map(anchor).collect(),
-            slowdown: positive(&problem["slowdown"]).map_or(1.0, as_written),
+            us: four_digits(problem.served_us.filter(positive)?),
+            noise: problem.noise,
+            anchors: anchors.map(|(key, ratio)| (program(key), as_written(*ratio))).collect(),
+            slowdown: problem.slowdown.filter(positive).map_or(1.0, as_written),
         })
     }
 
@@ -64,28 +63,64 @@ impl Time {
     }
 }
 
+/// What a document says of one place.
+pub(super) struct Told<'d> {
+    template: Option<&'d Template>,
+    source: Source,
+    validation: Validation,
+}
+
+/// All that a document says of its places.
+pub(super) type AllTold<'d> = BTreeMap<Place<'d>, Told<'d>>;
+
+/// Reads it.
+pub(super) fn all_told(document: &Document) -> AllTold<'_> {
+    let told = |template, source, validation| {
+        let (source, validation) = (Source::of_document(source), Validation::of_document(validation));
+        Told { template, source, validation }
+    };
+    let rules = document.rules.iter().map(|rule| {
+        let place = Place::Rule(&rule.kernel_class, &rule.shape_bucket);
+        (place, told(served_first(rule), &rule.source, &rule.validation))
+    });
+    let groups = document.fallbacks.iter().flat_map(|(class, groups)| groups.iter().map(move |group| (class, group)));
+    let fallbacks = groups.map(|(class, (group, fallback))| {
+        (Place::Fallback(class, group), told(fallback.config(), &fallback.source, &fallback.validation))
+    });
+    rules.chain(fallbacks).collect()
+}
+
+/// The config that a rule serves first.
+fn served_first(rule: &Rule) -> Option<&Template> {
+    let ranked = rule.templates.iter().filter(|ranked| ranked.config().is_some()).min_by(|a, b| by_rank(a, b));
+    ranked.map(|ranked| &ranked.template)
+}
+
 /// What a document serves in one place.
 pub(super) struct Served<'d> {
     pub(super) template: Option<&'d Template>,
     /// By problem.
     pub(super) times: BTreeMap<&'d str, Option<Time>>,
-    pub(super) kernels: Option<&'d Value>,
-    /// What names the trials that it was derived from, if it says so: other trials have another name.
-    measurement: Option<&'d str>,
+    /// The hashes of the kernels it ran as; none where nobody told.
+    pub(super) kernels: &'d BTreeSet<String>,
+    /// What names the trials that it was derived from; empty where nobody told. Other trials have another name.
+    measurement: &'d str,
     /// The keys of the configs that the document cannot tell from the template.
     ties: BTreeSet<String>,
 }
 
 impl<'d> Served<'d> {
-    fn new(template: Option<&'d Template>, source: &'d Map<String, Value>, validation: &'d Map<String, Value>) -> Self {
-        let problems = source.get("problems").and_then(Value::as_array).into_iter().flatten();
-        let times = problems.filter_map(|problem| Some((problem["problem"].as_str()?, Time::read(problem))));
-        let ties = validation.get("ties").and_then(|ties| ties["configs"].as_array()).into_iter().flatten();
-        // Documents of before keys hold the texts themselves.
-        let key = |tie: &str| if tie.starts_with('{') { text_key(tie) } else { tie.to_owned() };
-        let ties = ties.filter_map(Value::as_str).map(key).collect();
-        let measurement = source.get("measurement").and_then(Value::as_str);
-        Self { template, times: times.collect(), kernels: source.get("kernels"), measurement, ties }
+    fn new(told: &'d Told<'d>) -> Self {
+        let Told { template, source, validation } = told;
+        // Documents of before keep the texts themselves.
+        let key = |tie: &String| if tie.starts_with('{') { text_key(tie) } else { tie.clone() };
+        Self {
+            template: *template,
+            times: source.problems.iter().map(|problem| (problem.problem.as_str(), Time::of(problem))).collect(),
+            kernels: &source.kernels,
+            measurement: &source.measurement,
+            ties: validation.ties.iter().flat_map(|ties| &ties.configs).map(key).collect(),
+        }
     }
 
     pub(super) fn time(&self, problem: &str) -> Option<&Time> {
@@ -96,7 +131,8 @@ impl<'d> Served<'d> {
     /// both say of it is the same. A time that stands alone says too little for that where the trials are others.
     pub(super) fn is_carried_over(&self, other: &Self, problem: &str) -> bool {
         let Some((one, another)) = self.time(problem).zip(other.time(problem)) else { return false };
-        let other_trials = self.measurement.zip(other.measurement).is_some_and(|(one, another)| one != another);
+        let is_told = !self.measurement.is_empty() && !other.measurement.is_empty();
+        let other_trials = is_told && self.measurement != other.measurement;
         one == another && !(other_trials && one.stands_alone())
     }
 
@@ -107,8 +143,7 @@ impl<'d> Served<'d> {
 
     /// The config with the hashes of its kernels.
     pub(super) fn program(&self) -> Option<(Template, Vec<String>)> {
-        let kernels = self.kernels.and_then(Value::as_array).into_iter().flatten();
-        Some((self.template?.clone(), kernels.filter_map(Value::as_str).map(str::to_owned).collect()))
+        Some((self.template?.clone(), self.kernels.iter().cloned().collect()))
     }
 
     /// Whether either document counts the other's config among the ties of its own.
@@ -117,11 +152,6 @@ impl<'d> Served<'d> {
             template.is_some_and(|one| ties.contains(&config_key(one)))
         };
         within(&self.ties, other.template) || within(&other.ties, self.template)
-    }
-
-    fn of_rule(rule: &'d Rule) -> Self {
-        let ranked = rule.templates.iter().filter(|ranked| ranked.config().is_some()).min_by(|a, b| by_rank(a, b));
-        Self::new(ranked.map(|ranked| &ranked.template), &rule.source, &rule.validation)
     }
 }
 
@@ -134,18 +164,8 @@ pub(super) struct Side<'d> {
 }
 
 impl<'d> Side<'d> {
-    pub(super) fn of(document: &'d Document) -> Self {
-        let rules = document.rules.iter();
-        let mut entries: BTreeMap<Place, Served> =
-            rules.map(|rule| (Place::Rule(&rule.kernel_class, &rule.shape_bucket), Served::of_rule(rule))).collect();
-        for (class, groups) in &document.fallbacks {
-            for (group, fallback) in groups {
-                entries.insert(
-                    Place::Fallback(class, group),
-                    Served::new(fallback.config(), &fallback.source, &fallback.validation),
-                );
-            }
-        }
+    pub(super) fn of(document: &'d Document, told: &'d AllTold<'d>) -> Self {
+        let entries: BTreeMap<Place, Served> = told.iter().map(|(place, told)| (*place, Served::new(told))).collect();
         let mut places = BTreeMap::new();
         for (place, entry) in &entries {
             for problem in entry.times.keys() {

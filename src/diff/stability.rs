@@ -1,10 +1,11 @@
 //! Would the same sweep serve the same configs again? The share of buckets where the first template changed, ties apart.
 
 use super::night::{Set, TOLD_APART};
-use super::shift::{Judge, Shift, Z_95};
+use super::shift::{Judge, Shift};
 use super::side::Side;
 use crate::derive::problem;
 use crate::heuristics::{Bucket, bucket_of};
+use crate::measure::Z_95;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
 //! A diff for people: a table for the terminal, Markdown for a pull request.
 
+use super::environment::KERNEL;
 use super::{Diff, Entry, Ratio, Status};
 use comfy_table::{Table, presets};
 use std::fmt::Write;
@@ -8,6 +9,9 @@ const HEADINGS: [&str; 7] = ["", "class", "where", "new/old", "range", "noise", 
 
 /// Rows that Markdown shows unfolded: what a reader of a pull request takes in at once.
 const MOST_ROWS: usize = 10;
+/// What the columns mean.
+const LEGEND: &str = "new/old: time by the new document over that by the old one, less what shifted all times; under 1 is faster. noise: \
+     half of its 95 % interval. AMBIGUOUS: more than 2 % off, and perhaps by chance.";
 /// Bytes of a comment. GitHub takes 65,536 characters, and whoever posts it may add a line.
 const MOST_BYTES: usize = 60_000;
 
@@ -50,6 +54,7 @@ impl Diff {
         if !shown.is_empty() {
             out.push('\n');
             push_rows(&mut out, shown);
+            let _ = writeln!(out, "\n{LEGEND}");
         }
         let notes = self.notes();
         if !notes.is_empty() {
@@ -71,7 +76,8 @@ impl Diff {
         let line = |change: &super::Change| {
             let class = change.class.as_ref().map(|class| format!("{class}: ")).unwrap_or_default();
             let note = if change.field == "protocol" { "; times are not compared" } else { "" };
-            format!("{class}{} changed: {} → {}{note}", change.field, named(&change.old), named(&change.new))
+            let to = if change.field == KERNEL { "," } else { " →" };
+            format!("{class}{} changed: {}{to} {}{note}", change.field, named(&change.old), named(&change.new))
         };
         self.environment.iter().map(line).collect()
     }
@@ -93,9 +99,9 @@ impl Diff {
         let stability = &self.stability;
         if stability.changed_within_ties + stability.changed_outside_ties > 0 {
             lines.push(format!(
-                "first templates differ in {:.1} % of {} buckets outside tie classes, in {:.1} % within",
-                stability.share_outside_ties * 100.0,
+                "of {} buckets {:.1} % are served another config first that noise tells from the one before, {:.1} % one that it does not",
                 stability.buckets,
+                stability.share_outside_ties * 100.0,
                 stability.share_within_ties * 100.0
             ));
         }

@@ -30,8 +30,8 @@ impl Diff {
         entries
     }
 
-    /// What regressed and how much, or what else became of the entries: `2 slower, the most matmul m_bin <=4 at 1.250 ± 0.028 of the
-    /// old time`. Entries are called what `name` calls them.
+    /// What regressed and how much, or what else became of the entries: `2 slower, the most matmul m_bin <=4 at 1.250 ± 0.028 times
+    /// the old time`. Entries are called what `name` calls them.
     pub fn verdict(&self, name: &dyn Fn(&Entry) -> String) -> String {
         let counts = self.counts();
         let count = |status: Status| counts.get(&status).copied().unwrap_or(0);
@@ -47,7 +47,7 @@ impl Diff {
         let worst = entries.iter().find_map(|entry| {
             let times = entry.times.as_ref().filter(|times| times.ratio > 1.0)?;
             Some(format!(
-                "the most {} {} at {:.3} ± {:.3} of the old time",
+                "the most {} {} at {:.3} ± {:.3} times the old time",
                 entry.class,
                 name(entry),
                 times.ratio,

@@ -45,7 +45,7 @@ pub enum Shapes {
         /// They may be of the plan, which flatters the document.
         allow_planned: bool,
     },
-    /// So many of each family's domain, none of them of the plan, drawn with the seed of the options.
+    /// So many of each family's domain and types, none of them of the plan, drawn with the seed of the options.
     Random(usize),
 }
 
@@ -70,7 +70,7 @@ pub fn run(options: &Options, shapes: &Shapes) -> Result<Report> {
         let planned: BTreeSet<Problem> = plan.problems(profile)?.iter().map(|planned| planned.problem).collect();
         let problems = match read.remove(&plan.family).flatten() {
             Some(problems) => problems,
-            None => shapes.draw(plan.family, options.seed, Limits::of(profile), &planned)?,
+            None => shapes.draw(plan, options.seed, profile, &planned)?,
         };
         shapes.check(&problems, &planned)?;
         Ok((plan, problems))
@@ -106,16 +106,19 @@ impl Shapes {
         }
     }
 
+    /// Problems of the family's domain, in those of its types that the plan has configs for.
     fn draw(
         &self,
-        family: Family,
+        plan: &Plan,
         seed: u64,
-        limits: Limits,
+        profile: &GpuProfile,
         planned: &BTreeSet<Problem>,
     ) -> Result<Vec<PlannedProblem>> {
         let Self::Random(count) = *self else { return Ok(Vec::new()) };
-        let drawn: Vec<_> =
-            plan::draw(family, Purpose::Evaluation, seed, limits, planned.clone()).take(count).collect();
+        let (family, limits) = (plan.family, Limits::of(profile));
+        let drawn = plan::draw(family, Purpose::Evaluation, seed, limits, planned.clone()).take(count);
+        let runs = |problem: &Problem| !planned.contains(problem) && !plan.legal_configs(problem, profile).is_empty();
+        let drawn: Vec<_> = plan::in_all_types(family, Purpose::Evaluation, seed, limits, drawn, runs).collect();
         if drawn.len() < count {
             return Err(Error::usage(format!(
                 "--random {count}: beside the plan the domain of {family} has hardly more than {} problems for this device",
@@ -184,8 +187,8 @@ impl OneFamily<'_> {
             questions.iter().flat_map(|question| question.pick.clone().into_iter().chain(question.fallback.clone()));
         let progress = &self.site.progress;
         let mut lab = Lab::new(self.site, self.options.seed, defenders.collect(), journal);
-        lab.deadlines.trial = self.options.trial_deadline;
-        lab.set_deadline(deadline);
+        lab.clock.deadlines.trial = self.options.trial_deadline;
+        lab.clock.set_end(deadline);
         let guide = Guide::new(self.plan, profile, self.document.models.get(self.plan.family.name()));
         let problems: Vec<Problem> = questions.iter().map(|question| question.planned.problem).collect();
         let must_race = |problem: &Problem| {
@@ -202,7 +205,7 @@ impl OneFamily<'_> {
             Ok(())
         };
         ahead.beside(|| sweep::on_all_devices(&lab, &self.site.devices, &numbered, work))?;
-        let out_of_time = lab.finish().0.out_of_time;
+        let out_of_time = lab.finish().out_of_time;
         let evaluated = evaluated.into_inner().unwrap_or_else(PoisonError::into_inner);
         let evaluated = evaluated.into_iter().zip(&questions).map(|(evaluated, question)| {
             let evaluated = evaluated.unwrap_or_else(|| question.unanswered("not reached", None));

@@ -82,7 +82,8 @@ pub enum Code {
 }
 
 impl Code {
-    /// Whether the driver loads it as it is, so that no compiler of ours tells what it takes of its threads.
+    /// Whether the driver loads it as it is, so that no compiler of ours tells its registers and spills. What the driver tells of local
+    /// memory may be either arrays or spills, and leaves nothing out.
     pub const fn is_binary(&self) -> bool {
         matches!(self, Self::Ptx(_) | Self::Cubin(_))
     }
@@ -270,9 +271,9 @@ impl Launch {
         self.cluster.iter().fold(1, |blocks, extent| extent.saturating_mul(blocks))
     }
 
-    /// Refuses a function that a cubin lacks, and arguments that are not its parameters, as far as the file tells.
-    pub fn check_cubin(&self, cubin: &Path, entry: &str) -> Result<(), String> {
-        manifest::check_cubin(cubin, entry, self).map_err(|Rejection(why)| why)
+    /// Refuses a function that a cubin, compiled of `code`, lacks, and arguments that are not its parameters, as far as the file tells.
+    pub fn check_cubin(&self, cubin: &Path, entry: &str, code: &Code) -> Result<(), String> {
+        manifest::check_cubin(cubin, entry, self, code).map_err(|Rejection(why)| why)
     }
 
     /// Refuses arguments that are not parameters of these sizes in bytes.

@@ -96,10 +96,13 @@ const FEWEST_PROBLEMS: usize = 5;
 /// that the others flatter them.
 const LEAST_TRIED: f64 = 0.75;
 
+/// A group and an alignment, or all of them.
+type Part<'c> = (Option<&'c str>, Option<bool>);
+
 /// The regret of choices where they were tried: over all, by alignment, by group and by both. `divisions` is how often each problem was
 /// left out.
 pub fn regrets(choices: &[LeftOut], divisions: usize) -> Vec<Regret> {
-    let mut cells: BTreeMap<(Option<&str>, Option<bool>), Vec<Option<f64>>> = BTreeMap::new();
+    let mut cells: BTreeMap<Part, Vec<Option<f64>>> = BTreeMap::new();
     for choice in choices {
         for group in [None, Some(choice.group.as_str())] {
             for aligned in [None, Some(choice.aligned)] {

@@ -19,6 +19,8 @@ pub struct Contents {
     pub trials: Vec<Trial>,
     /// What is to be said of it: headers that somebody changed.
     pub warnings: Vec<String>,
+    /// It is an archive, packed beside the document that was made of it: by sources that need not be those at hand.
+    pub is_archive: bool,
 }
 
 /// A journal open for appending; no other process can open it meanwhile.
@@ -312,7 +314,7 @@ pub fn read(path: &Path) -> Result<Contents> {
     match damage.first() {
         Some(damage) => Err(damage.refusal()).context(what),
         None if is_archive && contents.headers.is_empty() => Err(Error::usage("it holds nothing")).context(what),
-        None => Ok(contents),
+        None => Ok(Contents { is_archive, ..contents }),
     }
 }
 
@@ -678,6 +680,6 @@ mod tests {
         write(&path, &lines());
         let archive = folder.path().join("archive/journal.jsonl.zst");
         pack(read(&path).unwrap(), &archive).unwrap();
-        assert_eq!(read(&archive).unwrap(), read(&path).unwrap());
+        assert_eq!(read(&archive).unwrap(), Contents { is_archive: true, ..read(&path).unwrap() });
     }
 }

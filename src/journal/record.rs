@@ -336,9 +336,13 @@ impl Trial {
     }
 
     /// Whether it failed by what may pass: the next run tries again. A time-out may be a busy machine's, and a driver refuses what it
-    /// has no room for at the moment.
+    /// has no room for at the moment. An earlier version left out what has local memory by the driver's word, which is none of spills.
     pub fn may_pass(&self) -> bool {
+        /// How it began what it said of them.
+        const LOCAL_MEMORY: &str = "spills: a thread has ";
+        let had_local_memory = || self.error.as_ref().is_some_and(|error| error.starts_with(LOCAL_MEMORY));
         matches!(self.status, Status::Timeout | Status::CompileTimeout | Status::LaunchFailed)
+            || self.status == Status::Pruned && had_local_memory()
     }
 
     /// The problem that was tried.
@@ -494,5 +498,14 @@ mod tests {
         for status in [Status::Ok, Status::Wrong, Status::CompileFailed, Status::Crashed, Status::Pruned] {
             assert!(!may_pass(status), "{status:?} is settled");
         }
+        let pruned = |error: &str| {
+            let untimed = Trial::untimed(&problem, Config::default(), Stage::Screen, Status::Pruned);
+            Trial { error: Some(error.to_owned()), ..untimed }.may_pass()
+        };
+        assert!(
+            pruned("spills: a thread has 48 bytes of local memory beside its 32 registers"),
+            "it is no reason any more"
+        );
+        assert!(!pruned("spills 48 bytes of registers"));
     }
 }

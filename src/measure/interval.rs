@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 /// The share of an interval's cases that either of its sides may miss.
 pub(super) const TAIL: f64 = 0.025;
-/// Half the width of the interval in standard errors, of a normal distribution.
-pub(super) const Z_95: f64 = 1.96;
-/// Resamples of the problems.
+/// Half the width of a 95 % interval in standard errors, of a normal distribution.
+pub(crate) const Z_95: f64 = 1.96;
+/// Resamples of the problems: the ends of the interval are then within some 2 % of its width.
 const RESAMPLES: usize = 2000;
 /// Fewer values say nothing of their own spread.
 const FEWEST: usize = 8;

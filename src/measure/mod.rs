@@ -11,6 +11,7 @@ mod warmup;
 pub use canary::Watch;
 pub use criterion::{Noise, StoppingCriterion};
 pub use cross_fit::{CrossFit, cross_fit, interval_of_largest, log_ratio};
+pub(crate) use interval::Z_95;
 pub use interval::{Interval, interval_of_mean, interval_of_quantile};
 pub use race::{RacePlan, Raced, Rounds, race};
 pub use statistics::{DurationClass, Summary, geomean, location_us, mean, median, quantile, sorted};

@@ -2,11 +2,11 @@
 
 use super::rounds::{duration_of, ln_ratio};
 use crate::derive::half_width;
-use crate::diff::{Z_95, absolute_sigma, relative_sigma};
+use crate::diff::{absolute_sigma, relative_sigma};
 use crate::error::Result;
 use crate::heuristics::group_of;
 use crate::journal::{Change, Header, Stage, Status, Trial};
-use crate::measure::{DurationClass, geomean, location_us, mean, median, sorted};
+use crate::measure::{DurationClass, Z_95, geomean, location_us, mean, median, sorted};
 use crate::model::{Config, Problem};
 use crate::sweep::{DeviceBench, Reraced};
 use serde::Serialize;

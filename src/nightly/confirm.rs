@@ -93,7 +93,7 @@ impl Confirmation {
         };
         let note = self.note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
         format!(
-            "{}{place}: {:.3} of the old time by the documents, {raced}: {finding}{note}",
+            "{}{place}: {:.3} times the old time by the documents, {raced}: {finding}{note}",
             self.class, self.documents
         )
     }

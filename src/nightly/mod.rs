@@ -17,7 +17,7 @@ pub use confirm::{Confirmation, Finding};
 pub use night::{Kept, kept};
 pub use report::{Event, Report, State, Verdict};
 
-use crate::derive::{self, Evidence, Inputs};
+use crate::derive;
 use crate::diff::{self, Contest, Diff, IncomparableTimes};
 use crate::error::{Context, Error, Result};
 use crate::families;
@@ -85,7 +85,8 @@ pub fn run(options: &Options, tell: &dyn Fn(&Event) -> Result<()>) -> Result<Rep
     let summary = sweep::run_at(&site, &measuring, Instant::now())?;
     tell(&Event::Swept(Box::new(summary.clone())))?;
 
-    let after = derive_document(&site, options, &plans, before.as_ref())?;
+    let after =
+        sweep::derive_journals(&site, &options.sweep, &plans.iter().collect::<Vec<_>>(), before.as_ref())?.document;
     let candidate = night.candidate();
     after.write_atomically(&candidate)?;
     let after = load_whole(&candidate, &options.sweep.families)?;
@@ -145,7 +146,7 @@ impl Tonight<'_> {
         if !path.is_file() {
             return Ok(State::New);
         }
-        let (journal, Contents { headers, mut trials, warnings }) = Journal::open(&path, false)?;
+        let (journal, Contents { headers, mut trials, warnings, .. }) = Journal::open(&path, false)?;
         drop(journal);
         for warning in &warnings {
             self.site.progress.say(warning);
@@ -157,7 +158,7 @@ impl Tonight<'_> {
         }
         let record = self.night.folder().join("check").join(format!("{}.jsonl", self.plan.family));
         let lab = Lab::new(self.site, self.options.sweep.seed, Vec::new(), self.site.journal(&record, false)?);
-        let stale = check::stale(&trials, |trial| lab.is_current(trial))?;
+        let stale = check::stale(&trials, |trial| lab.memory.is_current(trial))?;
         trials.retain(|trial| !stale.contains(&trial.problem()));
         let check = self.check(&lab, &trials)?;
         if check.loaded {
@@ -297,26 +298,6 @@ fn undefended(before: &Document, families: &[Family]) -> Vec<String> {
 
 fn days_since_1970() -> usize {
     (jiff::Timestamp::now().as_second() / 86_400).unsigned_abs() as usize
-}
-
-/// The document of all families' journals, with what `before` serves kept where nothing beats it, and its other classes.
-fn derive_document(site: &Site, options: &Options, plans: &[Plan], before: Option<&Document>) -> Result<Document> {
-    let profile = &site.found().profile;
-    let mut journals = Vec::new();
-    for plan in plans {
-        let path = site.folder.journal(plan.family, (0, 1));
-        journals.push((path.display().to_string(), journal::read(&path)?));
-    }
-    let derived = derive::run(Inputs {
-        profile,
-        journals: &journals,
-        measurements: Evidence::default(),
-        defaults: &plans.iter().map(|plan| (plan.family, plan.defaults(profile))).collect(),
-        before,
-        accept_driver: options.sweep.site.accept_driver,
-        is_current: &|_| Ok(true),
-    })?;
-    Ok(derived.document)
 }
 
 /// Loads a document and makes sure that it answers every shape of the families with a config of ours.

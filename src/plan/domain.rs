@@ -7,7 +7,7 @@
 use super::problem::PlannedProblem;
 use crate::families::{self, Extent};
 use crate::heuristics::Formula;
-use crate::model::{Bytes, Family, GpuProfile, Problem, Shape};
+use crate::model::{Bytes, Dtype, Family, GpuProfile, Problem, Shape};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -145,8 +145,33 @@ pub fn draw_variants(
     all.take(if family.variants().is_empty() { 0 } else { usize::MAX })
 }
 
+/// Gives a quarter of a family's problems another of its types than the first, each as often, as far as the limits allow that and it
+/// `runs`: whoever asks a document asks in these too. Shapes stay what they are.
+pub fn in_all_types(
+    family: Family,
+    purpose: Purpose,
+    seed: u64,
+    limits: Limits,
+    problems: impl Iterator<Item = PlannedProblem>,
+    runs: impl Fn(&Problem) -> bool,
+) -> impl Iterator<Item = PlannedProblem> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(TYPES_STREAM + 2 * stream_of(family) + purpose as u64);
+    let others: &'static [Dtype] = family.dtypes().get(1..).unwrap_or_default();
+    let (mut is_other, mut other) = (Deck::of(&[true, false, false, false]), Deck::of(others));
+    problems.map(move |planned| {
+        if others.is_empty() || !is_other.deal(&mut random) {
+            return planned;
+        }
+        let problem = Problem { dtype: other.deal(&mut random), ..planned.problem };
+        if limits.allow(&problem) && runs(&problem) { PlannedProblem { problem, ..planned } } else { planned }
+    })
+}
+
 /// The number of the first stream that variants are drawn from: beyond those of all families.
 const VARIANTS_STREAM: u64 = 1 << 48;
+/// The same of types.
+const TYPES_STREAM: u64 = 1 << 49;
 
 fn draws(
     seed: u64,
@@ -505,6 +530,29 @@ mod tests {
             let both = evaluation(family, 5, 400);
             let expected = if family.variants().is_empty() { 400 } else { 200 };
             assert_eq!(both.iter().filter(|problem| problem.shape.is_plain()).count(), expected, "{family}");
+        }
+    }
+
+    #[test]
+    fn a_quarter_is_of_other_types_each_as_often_and_shapes_stay() {
+        for family in Family::ALL {
+            let typed = |runs: &dyn Fn(&Problem) -> bool| -> Vec<Problem> {
+                let drawn = draw(family, Purpose::Evaluation, 11, Limits::GPU, []).take(240);
+                let typed = in_all_types(family, Purpose::Evaluation, 11, Limits::GPU, drawn, runs);
+                typed.map(|planned| planned.problem).collect()
+            };
+            let [plain, all] = [evaluation(family, 11, 240), typed(&|_| true)];
+            assert!(plain.iter().zip(&all).all(|(one, other)| one.shape == other.shape), "{family}");
+            assert!(all.iter().all(|problem| Limits::GPU.allow(problem)), "{family}");
+            let others = &family.dtypes()[1..];
+            for dtype in others {
+                // A large problem may be too large in a wider type.
+                let met = all.iter().filter(|problem| problem.dtype == *dtype).count();
+                let most = 60 / others.len();
+                assert!((most * 8 / 10..=most).contains(&met), "{family} {dtype}: {met} of {most}");
+            }
+            assert_eq!(typed(&|_| false), plain, "{family}: what runs in no other type stays");
+            assert_eq!(typed(&|_| true), all, "the same seed deals the same");
         }
     }
 

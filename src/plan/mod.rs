@@ -7,7 +7,7 @@ mod problem;
 mod read;
 mod space;
 
-pub use domain::{Alignment, Limits, Purpose, draw, draw_plain, draw_variants};
+pub use domain::{Alignment, Limits, Purpose, draw, draw_plain, draw_variants, in_all_types};
 pub use kernels::{Kernels, Needed, sample};
 pub use problem::PlannedProblem;
 pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};

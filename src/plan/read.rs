@@ -4,12 +4,12 @@ use super::domain::{self, Limits, Purpose};
 use super::problem::PlannedProblem;
 use super::space::{self, Exclusion, Space};
 use crate::error::{Context, Error, Result};
+use crate::families::manifest::{RawExclusion, RawProblem, RawRandom, RawSpace, When};
 use crate::families::{self, manifest};
 use crate::heuristics::Formula;
 use crate::model::{Config, Family, Problem};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::Spanned;
@@ -35,57 +35,6 @@ struct RawPlan {
     _callable: Option<IgnoredAny>,
     #[serde(rename = "model")]
     _model: Option<IgnoredAny>,
-}
-
-/// Dimensions come as they are named; which names a family has, [`Problem::new`] knows.
-#[derive(Deserialize)]
-struct RawProblem {
-    dtype: Option<String>,
-    from: Option<String>,
-    #[serde(flatten)]
-    dimensions: BTreeMap<String, toml::Value>,
-}
-
-/// A random design over the family's domain, beside the problems that are written out.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRandom {
-    problems: usize,
-    /// Of a family that has some, beside these.
-    #[serde(default)]
-    variants: usize,
-    seed: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSpace {
-    default: Spanned<Map<String, Value>>,
-    #[serde(default)]
-    axes: Option<Spanned<Map<String, Value>>>,
-    /// Configs that no product of axes makes, in their order, beside those of the axes.
-    #[serde(default)]
-    configs: Vec<Spanned<Map<String, Value>>>,
-    #[serde(default)]
-    exclude: Vec<Spanned<RawExclusion>>,
-    superseded_by: Option<Spanned<String>>,
-    problem: Option<Vec<Spanned<RawProblem>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawExclusion {
-    when: When,
-    #[serde(rename = "reason")]
-    _reason: String,
-}
-
-/// What is excluded: configs with any of the values that every field lists, or for which an expression holds.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "when must be an expression in quotes, or a table of lists of values by knob")]
-enum When {
-    Pattern(Map<String, Value>),
-    Condition(String),
 }
 
 /// The text being read and what to call it.

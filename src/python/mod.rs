@@ -25,7 +25,7 @@ impl From<crate::error::Error> for PyErr {
 mod _native {
     #[cfg(feature = "run")]
     #[pymodule_export]
-    use super::ops::{launch_arrays, launch_torch, use_file};
+    use super::ops::{forget, launch_arrays, launch_torch, use_file};
     #[cfg(feature = "harness")]
     #[pymodule_export]
     use super::process::{measure, sweep};

@@ -2,27 +2,32 @@
 //! the kernel in a table, check their tensors and launch.
 
 use super::call::{Call, Codes, Extents, Given, MOST_EXTENTS, MOST_INPUTS, Mask, Part, times};
-use crate::device::cuda::vouched_stream;
+use crate::device::cuda::{device_of, vouched_stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::heuristics::Heuristics;
 use crate::model::{Bytes, Dtype, Family};
-use crate::run::{Bundle, Element, Kernel, Runtime, Stream, Tensor};
+use crate::run::{Bundle, Element, Kernel, Recent, Runtime, Stream, Tensor};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What tells kernels of one GPU apart: the operator, the problem, and whether it has scratch of its own.
 type Name = (Family, Dtype, [u64; MOST_EXTENTS], bool);
 
-/// A GPU with the kernels prepared on it.
+/// Kernels that are kept of a GPU: more shapes than a model has, at a few kilobytes of the host's memory each.
+const MOST_KERNELS: usize = 1024;
+/// What scratch of their own the kernels that are kept may have together, in bytes. Those of torch's tensors have none.
+const MOST_SCRATCH: u64 = 1 << 30;
+
+/// A GPU with the kernels prepared on it. Those used longest ago go where there are too many; their code stays loaded, since a graph
+/// may hold launches of them.
 struct Device {
     runtime: Runtime,
-    kernels: RwLock<HashMap<Name, Arc<Kernel>>>,
+    kernels: Recent<Name, Kernel>,
 }
 
 /// What answers in place of the built-in documents.
@@ -36,7 +41,7 @@ enum Served {
 struct Devices {
     served: Option<Served>,
     open: Vec<Arc<Device>>,
-    /// What served before something else was used. Graphs may hold its kernels, so it stays.
+    /// What served before something else was used. Graphs may hold launches of its kernels, so their code stays.
     retired: Vec<Arc<Device>>,
 }
 
@@ -58,7 +63,7 @@ fn device(ordinal: u32) -> Result<Arc<Device>> {
         Some(Served::Document(document)) => runtime.with_document(Arc::clone(document)),
         Some(Served::Bundle(path)) => runtime.with_bundle(Bundle::open(path)?)?,
     };
-    let device = Arc::new(Device { runtime, kernels: RwLock::default() });
+    let device = Arc::new(Device { runtime, kernels: Recent::new(MOST_KERNELS, MOST_SCRATCH) });
     devices.open.push(Arc::clone(&device));
     Ok(device)
 }
@@ -74,8 +79,8 @@ impl Device {
         stream: Stream,
     ) -> Result<Arc<Kernel>> {
         let name = (family, call.dtype, call.problem, owns_scratch);
-        if let Some(kernel) = self.kernels.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
-            return Ok(Arc::clone(kernel));
+        if let Some(kernel) = self.kernels.get(&name) {
+            return Ok(kernel);
         }
         let problem = call.problem(family)?;
         if self.runtime.context().is_capturing(stream)? {
@@ -86,8 +91,8 @@ impl Device {
         let kernel = py.detach(|| {
             if owns_scratch { self.runtime.prepare(&problem) } else { self.runtime.prepare_without_scratch(&problem) }
         })?;
-        let mut kernels = self.kernels.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(kernels.entry(name).or_insert_with(|| Arc::new(kernel))))
+        let scratch_bytes = if owns_scratch { kernel.scratch_bytes().0 } else { 0 };
+        Ok(self.kernels.put(name, kernel, scratch_bytes))
     }
 }
 
@@ -111,8 +116,27 @@ pub(super) fn use_file(path: Option<PathBuf>) -> PyResult<()> {
     let mut devices = DEVICES.write().unwrap_or_else(PoisonError::into_inner);
     devices.served = served;
     let open = std::mem::take(&mut devices.open);
+    for device in &open {
+        device.kernels.clear();
+    }
     devices.retired.extend(open);
     Ok(())
+}
+
+/// Gives back all that was prepared: kernels, their scratch and their code.
+#[pyfunction]
+pub(super) fn forget(py: Python<'_>) {
+    py.detach(|| {
+        let mut devices = DEVICES.write().unwrap_or_else(PoisonError::into_inner);
+        let retired = std::mem::take(&mut devices.retired);
+        let open = devices.open.clone();
+        drop(devices);
+        for device in &open {
+            device.kernels.clear();
+            device.runtime.forget();
+        }
+        drop(retired); // what it has loaded goes with it
+    });
 }
 
 fn read(path: &Path) -> PyResult<Served> {
@@ -165,7 +189,7 @@ pub(super) fn launch_torch<'py>(
     Ok(out)
 }
 
-/// The same on objects with `__cuda_array_interface__`, whose GPU the driver tells.
+/// The same on objects with `__cuda_array_interface__`. The driver tells which GPU they are on, and no other is opened.
 #[pyfunction]
 #[pyo3(signature = (family, inputs, out, stream, causal = false, window = 0))]
 pub(super) fn launch_arrays(
@@ -180,10 +204,7 @@ pub(super) fn launch_arrays(
     if is_read_only(out)? {
         return Err(PyValueError::new_err("out is read-only"));
     }
-    let first = device(0).map_err(raised)?;
-    let place =
-        first.runtime.context().tensor(launch.given[0].address, launch.given[0].element, &[]).map_err(raised)?;
-    let device = device(place.device()).map_err(raised)?;
+    let device = device(device_of(launch.given[0].address).map_err(raised)?).map_err(raised)?;
     let stream = vouched_stream(stream);
     let kernel = device.kernel(inputs.py(), launch.family, &launch.call, true, stream).map_err(raised)?;
     launch.run(&device, &kernel, stream, None)

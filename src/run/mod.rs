@@ -20,11 +20,14 @@
 //! ```
 //!
 //! A launch checks shapes, types, alignment and device, allocates nothing and waits for nothing. Runtimes and kernels may be used
-//! from many threads and on many streams at once. A graph that holds a kernel's launches is not to outlive the kernel.
+//! from many threads and on many streams at once, and threads that prepare different problems do not wait for each other. A graph has
+//! copies of all that a launch is given but the kernel's code and its scratch: code stays loaded as long as a kernel or the runtime that
+//! it is from does, unless [`Runtime::forget`] is called. A graph that holds a kernel's launches is not to outlive that.
 
 mod bundle;
 mod inventory;
 mod kernel;
+mod recent;
 mod runtime;
 
 pub use crate::device::cuda::{Context, Stream, Tensor};
@@ -32,4 +35,5 @@ pub use crate::families::Element;
 pub use bundle::{Bundle, Contents, Packed};
 pub use inventory::{Inventory, answerable, answered};
 pub use kernel::Kernel;
+pub use recent::Recent;
 pub use runtime::Runtime;

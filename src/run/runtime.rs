@@ -18,20 +18,26 @@ pub struct Runtime {
     /// The one built in for the GPU, or why there is none.
     document: Result<Arc<Heuristics>>,
     kernels: Kernels,
-    modules: Mutex<HashMap<Key, Arc<Module>>>,
+    /// What was loaded, each behind a lock of its own: whoever needs the same kernel waits for it, and nobody else.
+    modules: Mutex<HashMap<Key, Loading>>,
 }
+
+/// A kernel's module, once it is loaded.
+type Loading = Arc<Mutex<Option<Arc<Module>>>>;
 
 /// Where cubins come from.
 enum Kernels {
     /// NVRTC, once it is needed, and the cache of what it made.
-    Compiled(Mutex<Option<Workshop>>),
+    Compiled(Mutex<Option<Arc<Workshop>>>),
     Packed(Box<Bundle>),
 }
 
-/// What compiles.
+/// What compiles, or has compiled.
 struct Workshop {
-    nvrtc: LoadedNvrtc,
-    recipes: Recipes,
+    /// None where it is not here.
+    nvrtc: Option<LoadedNvrtc>,
+    /// Of the NVRTC that is here; where none is, of each that has filled the cache.
+    recipes: Vec<Recipes>,
     cache: Cache,
 }
 
@@ -83,8 +89,8 @@ impl Runtime {
     /// needs scratch gets its own.
     ///
     /// # Errors
-    /// Where no document answers for the GPU, or it has no config that runs the problem; where the kernel is to be compiled and
-    /// NVRTC is not here, or is in no bundle; where the driver refuses.
+    /// Where no document answers for the GPU, or it has no config that runs the problem; where the kernel is in no cache or bundle, and
+    /// NVRTC is not here; where the driver refuses.
     pub fn prepare(&self, problem: &Problem) -> Result<Kernel> {
         self.prepare_with(problem, true)
     }
@@ -121,49 +127,77 @@ impl Runtime {
         prepared().context(|| format!("preparing {problem} on {}", self.context.profile().device_name))
     }
 
+    /// Lets go of the code that no kernel holds. A graph may hold launches of kernels that were dropped since: call it only once
+    /// none of those is launched any more.
+    pub fn forget(&self) {
+        let modules = std::mem::take(&mut *locked(&self.modules));
+        drop(modules); // it waits for what runs, and nobody else waits for it
+    }
+
     /// A kernel's module, loaded now or before.
     fn module(&self, kernel: &KernelSpec) -> Result<Arc<Module>> {
-        let loaded = |key: Key, image: &dyn Fn() -> Result<(Vec<u8>, String)>| -> Result<Arc<Module>> {
-            if let Some(module) = locked(&self.modules).get(&key) {
-                return Ok(Arc::clone(module));
-            }
-            let (image, entry) = image()?;
-            let module = Arc::new(Module::load(&self.context, &image, &entry)?);
-            // Another thread may have been faster.
-            Ok(Arc::clone(locked(&self.modules).entry(key).or_insert(module)))
-        };
         match &self.kernels {
             Kernels::Packed(bundle) => {
-                loaded(bundle.key(kernel)?, &|| Ok((bundle.cubin(kernel)?, kernel.entry.clone())))
+                self.loaded(bundle.key(kernel)?, || Ok((bundle.cubin(kernel)?, kernel.entry.clone())))
             }
-            Kernels::Compiled(workshop) => {
-                let mut workshop = locked(workshop);
-                let Workshop { nvrtc, recipes, cache } = match &mut *workshop {
-                    Some(open) => open,
-                    closed => closed.insert(Workshop::open(&self.context.profile().arch)?),
-                };
-                let compile = || compile::cubin(recipes, cache, kernel, |job| nvrtc.compile(job));
-                loaded(recipes.key(kernel)?, &compile)
+            Kernels::Compiled(workshop) => self.compiled(workshop, kernel),
+        }
+    }
+
+    fn compiled(&self, workshop: &Mutex<Option<Arc<Workshop>>>, kernel: &KernelSpec) -> Result<Arc<Module>> {
+        let open = || -> Result<Arc<Workshop>> {
+            let mut workshop = locked(workshop);
+            if let Some(open) = &*workshop {
+                return Ok(Arc::clone(open));
+            }
+            let open = Arc::new(Workshop::open(&self.context.profile().arch)?);
+            Ok(Arc::clone(workshop.insert(open)))
+        };
+        let open = open()?;
+        let Workshop { nvrtc, recipes, cache } = &*open;
+        if let (Some(nvrtc), [recipes]) = (nvrtc, &recipes[..]) {
+            let compile = || compile::cubin(recipes, cache, kernel, |job| nvrtc.compile(job));
+            return self.loaded(recipes.key(kernel)?, compile);
+        }
+        for recipes in recipes {
+            if let Some(cached) = compile::cached(recipes, cache, kernel)? {
+                return self.loaded(recipes.key(kernel)?, || Ok(cached));
             }
         }
+        *locked(workshop) = None; // it may be installed by the next time
+        Err(Error::usage(format!(
+            "there is no NVRTC here to compile the kernel, the cubin cache {} does not hold it, and there is no bundle: \
+             `pip install {}`, set {} to one, or take a bundle of `sweep bundle`",
+            cache.folder().display(),
+            Nvrtc::WHEEL,
+            Nvrtc::VARIABLE
+        )))
+    }
+
+    /// The module of that identity, of an image and the function's name in it where it is not loaded yet.
+    fn loaded(&self, key: Key, image: impl FnOnce() -> Result<(Vec<u8>, String)>) -> Result<Arc<Module>> {
+        let place = Arc::clone(locked(&self.modules).entry(key).or_default());
+        let mut place = locked(&place);
+        if let Some(module) = &*place {
+            return Ok(Arc::clone(module));
+        }
+        let (image, entry) = image()?;
+        Ok(Arc::clone(place.insert(Arc::new(Module::load(&self.context, &image, &entry)?))))
     }
 }
 
 impl Workshop {
     fn open(arch: &str) -> Result<Self> {
-        let found = Nvrtc::here()?.ok_or_else(|| {
-            Error::usage(format!(
-                "there is no NVRTC here to compile the kernel, and no bundle: `pip install {}`, set {} to one, or take a bundle of \
-                 `sweep bundle`",
-                Nvrtc::WHEEL,
-                Nvrtc::VARIABLE
-            ))
-        })?;
+        let cache = Cache::in_folder(&cache_folder()?)?;
+        let recipes = |version| Recipes::built_in(arch, version);
+        let Some(found) = Nvrtc::here()? else {
+            return Ok(Self { nvrtc: None, recipes: cache.compilers().into_iter().map(recipes).collect(), cache });
+        };
         let what = || format!("NVRTC {}", found.library.display());
         let nvrtc = LoadedNvrtc::open(&found).context(what)?;
         let version = version_of(nvrtc.compile(&version_job(arch)).context(what)?).context(what)?;
-        let cache = Cache::in_folder(&cache_folder()?)?;
-        Ok(Self { nvrtc, recipes: Recipes::built_in(arch, version), cache })
+        cache.note_compiler(&version);
+        Ok(Self { nvrtc: Some(nvrtc), recipes: vec![recipes(version)], cache })
     }
 }
 

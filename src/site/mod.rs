@@ -2,11 +2,13 @@
 
 mod compiler;
 mod devices;
+mod kernels;
 mod progress;
 mod python;
 
 pub use compiler::compiler;
 pub use devices::{Choice, Wanted};
+pub use kernels::{check_kernels, needed_reference, no_kernel_runs};
 pub use progress::Progress;
 pub use python::{describe, python_family};
 

@@ -62,9 +62,9 @@ const CONTROL_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), D
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found, turn: &'lab Turn) -> Result<Self> {
-        let support = lab.kernels.compiler.map(|compiler| compiler.needed(&support_kernel())).transpose()?;
+        let support = lab.compiler.map(|compiler| compiler.needed(&support_kernel())).transpose()?;
         let address = found.address;
-        let start = || Worker::new(address, support, lab.deadlines).holding(lab.site.held(address));
+        let start = || Worker::new(address, support, lab.clock.deadlines).holding(lab.site.held(address));
         let worker = lab.idle_worker(address).unwrap_or_else(start);
         Ok(Self {
             lab,
@@ -89,7 +89,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 
     /// Whether there is time to measure this problem.
     pub(crate) fn has_time(&self, problem: &Problem) -> Result<bool> {
-        self.lab.has_time(problem)
+        self.lab.clock.has_time(problem)
     }
 
     /// Makes `problem` the one that is measured. Its tensors are made when the first trial needs them.
@@ -110,7 +110,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn retry(&mut self, configs: &[Config]) -> Result<bool> {
         let mut works = false;
         for config in configs {
-            let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.kernels.profile);
+            let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.profile);
             if !self.submit(&candidate, Stage::Screen, Sampling::SCREEN)? {
                 break;
             }
@@ -173,6 +173,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let trial = match verdict {
             Ok(verdict) => {
                 self.known_good.get_or_insert_with(|| arm.clone());
+                if let Verdict::Timed { local_memory, .. } = verdict {
+                    self.lab.tell_of_local_memory(&arm.config, key, local_memory);
+                }
                 self.judged(&arm.config, *stage, key, verdict)?
             }
             Err(failure) => {
@@ -218,7 +221,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
                 Err(failure) => failure,
             };
             // The language that was to build it says so, and its process is as good as before.
-            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_) | Failure::Spills(_)) {
+            if self.is_time_up()? || matches!(failure, Failure::Unbuilt(_)) {
                 return Ok(Err(failure));
             }
             if self.is_machine_sound(&failure)? {
@@ -242,7 +245,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// for all: what errs now and then is not to be served. That a process ended by itself says something only where others live.
     fn weight(&self, failure: &Failure) -> u32 {
         match failure {
-            Failure::Wrong { .. } | Failure::Unbuilt(_) | Failure::Spills(_) => CONVICTING,
+            Failure::Wrong { .. } | Failure::Unbuilt(_) => CONVICTING,
             Failure::Crashed(_) | Failure::Timeout(_) | Failure::Refused(_) => 1,
             // Whatever is called may do that, and it is asked for again in a process that ran nothing else.
             Failure::Ended(_) | Failure::Killed(_) if self.is_called() => 1,
@@ -259,9 +262,9 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let mut trouble = None;
         for pause in CONTROL_PAUSES {
             std::thread::sleep(pause);
-            self.lab.has_time(&self.problem()?)?;
+            self.lab.clock.has_time(&self.problem()?)?;
             self.worker.restart();
-            self.worker.set_deadlines(self.lab.deadlines);
+            self.worker.set_deadlines(self.lab.clock.deadlines);
             match self.worker.control(None) {
                 Ok(()) => {
                     let known_good = self.known_good.clone();
@@ -285,7 +288,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let problem = self.problem()?;
         let spec = families::spec(problem.family);
         let reference = spec.reference(&problem).map_err(|Rejection(why)| Error::usage(format!("{problem}: {why}")))?;
-        let reference = match (self.lab.kernels.compiler, reference) {
+        let reference = match (self.lab.compiler, reference) {
             (Some(compiler), Some((kernel, launch))) => Some(Program::needed(compiler, &kernel, &launch)?),
             _ => None,
         };
@@ -306,12 +309,12 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 
     /// From now on the worker is given no longer for a request about so many configs than there is time.
     pub(super) fn limit_to_time_left(&mut self, arms: usize) {
-        self.worker.set_deadlines(self.lab.deadlines_of(arms));
+        self.worker.set_deadlines(self.lab.clock.deadlines_of(arms));
     }
 
     /// Whether what failed may only have been cut off.
     pub(super) fn is_time_up(&self) -> Result<bool> {
-        Ok(!self.lab.has_time(&self.problem()?)?)
+        Ok(!self.lab.clock.has_time(&self.problem()?)?)
     }
 
     /// Tries a config alone, of which a failure in a race may be known, and records what it is condemned for.
@@ -345,7 +348,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 
     /// Whether there is time for another trial. An interrupt loses none of those under way.
     pub(super) fn has_time_else_finish(&mut self, problem: &Problem) -> Result<bool> {
-        let has_time = self.lab.has_time(problem);
+        let has_time = self.lab.clock.has_time(problem);
         if has_time.is_err() {
             while self.next()?.is_some() {}
         }
@@ -377,7 +380,6 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             Failure::Timeout(_) => (Status::Timeout, None),
             Failure::Refused(_) => (Status::LaunchFailed, None),
             Failure::Unbuilt(_) => (Status::CompileFailed, None),
-            Failure::Spills(_) => (Status::Pruned, None),
             Failure::Crashed(_) | Failure::Ended(_) | Failure::Killed(_) | Failure::Trouble(_) => {
                 (Status::Crashed, None)
             }
@@ -389,10 +391,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(super) fn judged(&self, config: &Config, stage: Stage, kernel: &Key, verdict: Verdict) -> Result<Trial> {
         let (rel_err, measurement, rounds_us) = match verdict {
             Verdict::Timed { rel_err, measurement, rounds_us, .. } => (rel_err, measurement, rounds_us),
-            Verdict::Wrong { error, .. }
-            | Verdict::Refused { error }
-            | Verdict::Unbuilt { error }
-            | Verdict::Spills { error } => {
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => {
                 return Err(Error::failure(error));
             }
         };

@@ -2,11 +2,11 @@
 
 use super::ahead::Ahead;
 use super::bench::{DeviceBench, Turn};
-use super::lab::{Counts, Kernels, Lab, problem_seed};
+use super::lab::{Counts, Lab, problem_seed};
 use super::options::Options;
 use super::schedule::{self, Stages};
 use super::summary::{FamilySummary, Winner};
-use crate::derive::{self, Defaults, Evidence, Inputs, NOISE_FLOOR, pair, timing_of};
+use crate::derive::{NOISE_FLOOR, pair, timing_of};
 use crate::device::Found;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heuristics::{Document, Heuristics, group_of};
@@ -22,21 +22,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a family's sweep came to, and the kernels it ran.
-pub(super) struct Swept<'a> {
+/// What a family's sweep came to.
+pub(super) struct Swept {
     pub(super) summary: FamilySummary,
     pub(super) counts: Counts,
-    pub(super) kernels: Kernels<'a>,
 }
 
 /// Sweeps one family within the budget. `previous` is the document before the sweep: what it serves races again.
-pub(super) fn sweep_family<'a>(
-    site: &'a Site,
+pub(super) fn sweep_family(
+    site: &Site,
     options: &Options,
     plan: &Plan,
     previous: Option<&Previous>,
     budget: Option<Duration>,
-) -> Result<Swept<'a>> {
+) -> Result<Swept> {
     let started = Instant::now();
     let (profile, progress) = (&site.found().profile, &site.progress);
     let problems = ordered_problems(options, plan, profile)?;
@@ -46,16 +45,16 @@ pub(super) fn sweep_family<'a>(
     let mut defenders = served_configs(previous, &problems);
     defenders.retain(|config| !defaults.contains(config));
     let mut lab = Lab::new(site, options.seed, defenders, journal);
-    lab.deadlines.trial = options.trial_deadline;
+    lab.clock.deadlines.trial = options.trial_deadline;
     progress.family(plan.family, problems.len());
-    let earlier = previous.and_then(|previous| previous.models.get(plan.family.name()));
+    let earlier = previous.and_then(|previous| previous.document.models.get(plan.family.name()));
     let guide = Guide::new(plan, profile, earlier);
     let (open, finals, left) = (problems.clone(), BTreeMap::new(), Left::default());
     let mut sweep =
         FamilySweep { started, site, options, plan, lab: &lab, guide: &guide, previous, open, finals, left };
     sweep.take_over_finals()?;
     if !sweep.open.is_empty() {
-        guide.learn(&lab.observations())?;
+        guide.learn(&lab.memory.observations())?;
         if let Some(prior) = guide.prior() {
             progress.say(&format!("{} on {}: {prior}", plan.family, profile.name));
         }
@@ -64,7 +63,7 @@ pub(super) fn sweep_family<'a>(
 
     let FamilySweep { finals, left, .. } = sweep;
     let left = left.problems.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (counts, kernels) = lab.finish();
+    let counts = lab.finish();
     let mut summary = FamilySummary { problems: problems.len(), ..FamilySummary::default() };
     for problem in &problems {
         let cut = counts.out_of_time.contains(problem) || left.contains_key(problem);
@@ -76,21 +75,19 @@ pub(super) fn sweep_family<'a>(
         }
     }
     summary.left = left.into_iter().map(|(problem, why)| format!("{problem}: {why}")).collect();
-    Ok(Swept { summary, counts, kernels })
+    Ok(Swept { summary, counts })
 }
 
 /// The document before the sweep.
 pub(super) struct Previous {
+    pub(super) document: Document,
     /// What it serves.
     heuristics: Heuristics,
-    /// Its models by class.
-    models: BTreeMap<String, serde_json::Value>,
 }
 
 impl Previous {
     pub(super) fn new(document: Document) -> Self {
-        let models = document.models.clone();
-        Self { heuristics: Heuristics::new(document), models }
+        Self { heuristics: Heuristics::new(document.clone()), document }
     }
 }
 
@@ -143,8 +140,8 @@ impl Stages for FamilySweep<'_, '_> {
     }
 
     fn search(&mut self, until: Option<Duration>) -> Result<bool> {
-        self.lab.set_deadline(until.map(|until| self.started + until));
-        self.lab.forget_out_of_time();
+        self.lab.clock.set_end(until.map(|until| self.started + until));
+        self.lab.clock.forget_out_of_time();
         let finals = Mutex::new(std::mem::take(&mut self.finals));
         let must_race = |problem: &Problem| self.must_race(problem);
         let ahead = Ahead::new(self.lab, self.guide, &self.open, &must_race, Width::of);
@@ -172,14 +169,14 @@ impl Stages for FamilySweep<'_, '_> {
         };
         ahead.beside_and_learning(|| on_all_devices(self.lab, &self.site.devices, &self.open, work))?;
         self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (lab, finals) = (self.lab, &self.finals);
-        self.open.retain(|problem| !finals.contains_key(problem) && lab.is_out_of_time(problem));
+        let (finals, out_of_time) = (&self.finals, self.lab.clock.out_of_time());
+        self.open.retain(|problem| !finals.contains_key(problem) && out_of_time.contains(problem));
         self.site.progress.more(self.open.len());
         Ok(!self.open.is_empty())
     }
 
     fn cross(&mut self, until: Option<Duration>) -> Result<()> {
-        self.lab.set_deadline(until.map(|until| self.started + until));
+        self.lab.clock.set_end(until.map(|until| self.started + until));
         let others = finals_of_other_shards(&self.site.folder, self.options.site.shard, self.plan.family)?;
         let all = self.finals.iter().chain(&others).map(|(problem, trials)| (*problem, trials.clone()));
         let crossings = search::crossings(&all.collect());
@@ -189,9 +186,9 @@ impl Stages for FamilySweep<'_, '_> {
         }
         // Models serve most shapes, so what they would choose comes first, and again when they have learnt from what that and the
         // crossings came to.
-        self.race_on_others(self.guide.held_out_choices(&self.lab.observations())?)?;
+        self.race_on_others(self.guide.held_out_choices(&self.lab.memory.observations())?)?;
         self.race_on_others(crossings)?;
-        self.race_on_others(self.guide.held_out_choices(&self.lab.observations())?)
+        self.race_on_others(self.guide.held_out_choices(&self.lab.memory.observations())?)
     }
 }
 
@@ -221,8 +218,8 @@ impl FamilySweep<'_, '_> {
             return Ok(());
         }
         for problem in std::mem::take(&mut self.open) {
-            match self.lab.recall_final(&problem, &self.must_race(&problem))? {
-                Some(trials) if !trials.is_empty() && self.lab.unsettled(&problem)?.is_empty() => {
+            match self.lab.memory.recall_final(&problem, &self.must_race(&problem))? {
+                Some(trials) if !trials.is_empty() && self.lab.memory.unsettled(&problem)?.is_empty() => {
                     self.finals.insert(problem, trials);
                     self.site.progress.step();
                 }
@@ -257,8 +254,8 @@ impl FamilySweep<'_, '_> {
             return search::exhaust(bench, problem.family, &candidates, &must_race, &Width::GUIDED);
         }
         // A final that stands but for what may have passed since is run again where something did.
-        if let Some(trials) = self.lab.recall_final(problem, &must_race)?.filter(|trials| !trials.is_empty())
-            && !bench.retry(&self.lab.unsettled(problem)?)?
+        if let Some(trials) = self.lab.memory.recall_final(problem, &must_race)?.filter(|trials| !trials.is_empty())
+            && !bench.retry(&self.lab.memory.unsettled(problem)?)?
         {
             return Ok(RaceOutcome::Done(trials));
         }
@@ -288,51 +285,6 @@ fn ordered_problems(options: &Options, plan: &Plan, profile: &GpuProfile) -> Res
         .collect();
     numbered.sort_by_key(|(turn, group, _)| (*turn, *group));
     Ok(numbered.into_iter().map(|(_, _, problem)| problem).collect())
-}
-
-/// Puts into the document what one family's journal makes of it, and that of a sister, which learn of each other; returns the
-/// number of its rules and fallbacks. Trials of kernels that have changed since say nothing of those served, nor does a sister's
-/// journal of another environment.
-pub(super) fn derive_family(
-    site: &Site,
-    options: &Options,
-    plan: &Plan,
-    kernels: &Kernels<'_>,
-) -> Result<(usize, usize)> {
-    let profile = &site.found().profile;
-    let (mut journals, mut defaults) = (Vec::new(), Defaults::from([(plan.family, plan.defaults(profile))]));
-    for family in [Some(plan.family), plan.family.sister()].into_iter().flatten() {
-        let journal = site.folder.journal(family, options.site.shard);
-        if !journal.is_file() {
-            continue;
-        }
-        let contents = crate::journal::read(&journal)?;
-        if family != plan.family {
-            if let Some(change) = site.apart(&contents.headers).first() {
-                let journal = journal.display();
-                site.progress.say(&format!("{} learns nothing of {journal}: {change} since", plan.family));
-                continue;
-            }
-            defaults.insert(family, Plan::load(family, None)?.defaults(profile));
-        }
-        journals.push((journal.display().to_string(), contents));
-    }
-    let path = site.folder.document();
-    let before = if path.is_file() { Some(Document::load(&path)?) } else { None };
-    let derived = derive::run(Inputs {
-        profile,
-        journals: &journals,
-        measurements: Evidence::default(),
-        defaults: &defaults,
-        before: before.as_ref(),
-        accept_driver: options.site.accept_driver,
-        is_current: &|trial| kernels.are_those_of(trial),
-    })?;
-    let document = derived.document;
-    document.write_atomically(&path)?;
-    let class = plan.family.name();
-    let rules = document.rules.iter().filter(|rule| rule.kernel_class == class).count();
-    Ok((rules, document.fallbacks.get(class).map_or(0, BTreeMap::len)))
 }
 
 /// The finals that the other shards have journaled by now, best first. A shard that runs once more when all are done

@@ -2,9 +2,12 @@
 
 mod ahead;
 mod bench;
+mod clock;
+mod document;
 mod effort;
 mod family;
 mod lab;
+mod memory;
 mod options;
 mod races;
 mod same_code;
@@ -13,6 +16,7 @@ mod summary;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use bench::{DeviceBench, Turn};
+pub(crate) use document::derive_journals;
 pub use effort::Effort;
 pub(crate) use family::on_all_devices;
 pub use lab::Counts;
@@ -30,7 +34,7 @@ use crate::model::Family;
 use crate::paths;
 use crate::plan::{self, Plan};
 use crate::process;
-use crate::site::Site;
+use crate::site::{self, Site};
 use family::{Previous, Swept};
 use std::collections::BTreeMap;
 use std::thread::ScopedJoinHandle;
@@ -82,6 +86,9 @@ pub fn run_at(site: &Site, options: &Options, started: Instant) -> Result<Summar
     }
     let previous = previous.map(Previous::new);
     plans.iter().try_for_each(|plan| plan.problems(&found.profile).map(drop))?;
+    if let Some(compiler) = &site.compiler {
+        plans.iter().try_for_each(|plan| site::check_kernels(plan, &found.profile, compiler))?;
+    }
     paths::check_outputs(summary.document.as_deref(), &summary.journals)?;
     progress.plans(&plans);
     let busy_s = sweep_plans(site, options, &plans, previous.as_ref(), started, &mut summary)?;
@@ -119,7 +126,7 @@ fn sweep_plans(
                 }
                 let share = left().map(|left| left / (to_do.len() - index) as u32);
                 let swept = family::sweep_family(site, &turn, plan, previous, share);
-                let Swept { summary: family, counts, kernels } = swept.context(|| format!("family {}", plan.family))?;
+                let Swept { summary: family, counts } = swept.context(|| format!("family {}", plan.family))?;
                 busy_s += counts.busy_s;
                 summary.loaded += counts.loaded;
                 if !summary.families.contains_key(&plan.family) {
@@ -134,7 +141,8 @@ fn sweep_plans(
                 summary.families.insert(plan.family, family);
                 end(deriving.take(), summary)?;
                 if options.makes_document() {
-                    let derive = move || family::derive_family(site, options, plan, &kernels);
+                    let before = previous.map(|previous| &previous.document);
+                    let derive = move || document::update(site, options, plan, before);
                     let thread = process::spawn_in(scope, "the deriving thread", derive)?;
                     deriving = Some(Deriving { family: plan.family, thread });
                     if site.found().profile.is_cpu() {

@@ -36,18 +36,18 @@ impl DeviceBench<'_, '_> {
         let problem = self.problem()?;
         let mut open = Vec::new();
         for config in configs {
-            let candidate = plan::candidate(config.clone(), &problem, &self.lab.kernels.profile);
+            let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
             let Ok(program) = &candidate.program else {
                 self.pruned(&candidate)?;
                 continue;
             };
             let key = self.lab.key(program.as_ref())?;
-            if self.lab.recall(&problem, config, Stage::Cross, &key).is_none() {
+            if self.lab.memory.recall(&problem, config, Stage::Cross, &key).is_none() {
                 open.push((candidate, key));
             }
         }
         let anchors: Vec<Candidate> =
-            anchors.iter().map(|config| plan::candidate(config.clone(), &problem, &self.lab.kernels.profile)).collect();
+            anchors.iter().map(|config| plan::candidate(config.clone(), &problem, &self.lab.profile)).collect();
         let mut racers: Vec<Racer> = anchors.iter().map(Racer::anchor).collect();
         let mut shared: Vec<(&Candidate, &Candidate)> = Vec::new();
         let mut crossed = 0;
@@ -60,7 +60,7 @@ impl DeviceBench<'_, '_> {
                     self.lab.record(failed)?;
                     continue;
                 }
-                None => return self.lab.has_time(&problem).map(drop),
+                None => return self.lab.clock.has_time(&problem).map(drop),
             }
             match racers.iter().find(|racer| racer.candidate.runs_as(candidate)) {
                 Some(racer) => shared.push((candidate, racer.candidate)),
@@ -101,15 +101,14 @@ impl DeviceBench<'_, '_> {
     /// What a config runs as on the problem, with the kernel's identity: the one of this hash where that is still cached, else
     /// today's. Or why it does not run.
     pub(crate) fn program_of(&self, config: &Config, kernel: Option<&str>) -> Result<Result<(Arm, Key), String>> {
-        let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.kernels.profile);
+        let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.profile);
         let program = match &candidate.program {
             Ok(program) => program.as_ref(),
             Err(rejection) => return Ok(Err(rejection.to_string())),
         };
         let earlier = kernel.map(|hash| Key(hash.to_string()));
-        let earlier =
-            earlier.filter(|key| self.lab.kernels.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
-        let (key, program) = match (earlier, program, self.lab.kernels.compiler) {
+        let earlier = earlier.filter(|key| self.lab.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
+        let (key, program) = match (earlier, program, self.lab.compiler) {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
                 let (cubin, entry) = compiler.cached(&key).unwrap_or_default();
                 let entry = entry.unwrap_or_else(|| kernel.entry.clone());
@@ -131,7 +130,7 @@ impl DeviceBench<'_, '_> {
     pub(crate) fn race_programs(&mut self, arms: &[Arm], turn: u64) -> Result<Result<Reraced, String>> {
         let problem = self.problem()?;
         // Only an interrupt ends it: there is nothing to go on with where the time is up.
-        self.lab.has_time(&problem)?;
+        self.lab.clock.has_time(&problem)?;
         let seed = problem_seed(self.lab.seed.wrapping_add(turn), &problem);
         let verdicts = match self.race_in_turn(arms, RacePlan::RECHECK, seed)? {
             Ok(results) => results.verdicts,
@@ -143,10 +142,7 @@ impl DeviceBench<'_, '_> {
                 loaded |= measurement.loaded;
                 Ok(rounds_us)
             }
-            Verdict::Wrong { error, .. }
-            | Verdict::Refused { error }
-            | Verdict::Unbuilt { error }
-            | Verdict::Spills { error } => Err(error),
+            Verdict::Wrong { error, .. } | Verdict::Refused { error } | Verdict::Unbuilt { error } => Err(error),
         };
         let rounds_us: Result<Vec<Vec<f64>>, String> = verdicts.into_iter().map(rounds_us).collect();
         Ok(rounds_us.map(|rounds_us| Reraced { rounds_us, loaded }))
@@ -162,7 +158,7 @@ impl DeviceBench<'_, '_> {
         let mut survivors = Vec::new();
         for racer in racers {
             let Some((arm, key)) = self.arm(racer)? else { continue };
-            if !self.lab.has_time(&self.problem()?)? {
+            if !self.lab.clock.has_time(&self.problem()?)? {
                 return Ok(Attempt::OutOfTime);
             }
             if !self.is_condemned(&arm, stage, &key, None)? {
@@ -195,7 +191,7 @@ impl DeviceBench<'_, '_> {
         for racer in racers {
             running.extend(self.arm(racer)?);
         }
-        if !self.lab.has_time(&problem)? {
+        if !self.lab.clock.has_time(&problem)? {
             return Ok(Attempt::OutOfTime);
         }
         let arms: Vec<Arm> = running.iter().map(|(arm, _)| arm.clone()).collect();
@@ -205,7 +201,7 @@ impl DeviceBench<'_, '_> {
             Err(_) if self.is_time_up()? => return Ok(Attempt::OutOfTime),
             Err(failure) => return Ok(Attempt::Crashed(failure)),
         };
-        let race = Some(self.lab.next_race(&problem));
+        let race = Some(self.lab.memory.next_race(&problem));
         let (mut trials, mut suspects) = (Vec::new(), Vec::new());
         for ((arm, key), verdict) in running.iter().zip(verdicts) {
             match verdict.timed() {
@@ -249,7 +245,7 @@ impl Bench for DeviceBench<'_, '_> {
             return Ok(true);
         };
         let key = self.lab.key(program.as_ref())?;
-        if let Some(trial) = self.lab.recall(&problem, &candidate.config, stage, &key) {
+        if let Some(trial) = self.lab.memory.recall(&problem, &candidate.config, stage, &key) {
             self.queue.push_back(Queued::Known(Box::new(trial)));
             return Ok(true);
         }
@@ -303,14 +299,17 @@ impl Bench for DeviceBench<'_, '_> {
                 continue;
             };
             let key = self.lab.key(program.as_ref())?;
-            match (self.lab.recall(&problem, &candidate.config, stage, &key), self.lab.program(program.as_ref())?) {
+            match (
+                self.lab.memory.recall(&problem, &candidate.config, stage, &key),
+                self.lab.program(program.as_ref())?,
+            ) {
                 (Some(trial), _) => known.push(trial),
                 (None, Some(Ok(_))) => racers.push(Racer::contender(candidate)),
                 (None, Some(Err((status, error)))) => {
                     let failed = self.unmeasured(&candidate.config, stage, status, Some(error), &key)?;
                     known.push(self.lab.record(failed)?);
                 }
-                (None, None) => return self.lab.has_time(&problem).map(|_| None),
+                (None, None) => return self.lab.clock.has_time(&problem).map(|_| None),
             }
         }
         if racers.len() == 1 {
@@ -329,7 +328,7 @@ impl Bench for DeviceBench<'_, '_> {
 
     fn race(&mut self, racers: &[Racer], plan: &RacePlan) -> Result<RaceOutcome> {
         let configs: Vec<Config> = racers.iter().map(|racer| racer.candidate.config.clone()).collect();
-        if let Some(trials) = self.lab.recall_final(&self.problem()?, &configs)? {
+        if let Some(trials) = self.lab.memory.recall_final(&self.problem()?, &configs)? {
             return Ok(RaceOutcome::Done(trials));
         }
         let mut outcome = self.race_anew(racers, plan)?;
@@ -343,8 +342,8 @@ impl Bench for DeviceBench<'_, '_> {
         let problem = self.problem()?;
         let Err(rejection) = &candidate.program else { return Ok(()) };
         let none = Key(String::new());
-        let known = self.lab.recall(&problem, &candidate.config, Stage::Screen, &none).is_some();
-        if !known && self.lab.has_time(&problem)? {
+        let known = self.lab.memory.recall(&problem, &candidate.config, Stage::Screen, &none).is_some();
+        if !known && self.lab.clock.has_time(&problem)? {
             let reason = Some(rejection.to_string());
             let trial = self.unmeasured(&candidate.config, Stage::Screen, Status::Pruned, reason, &none)?;
             self.lab.record(trial)?;

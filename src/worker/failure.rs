@@ -17,8 +17,6 @@ pub enum Failure {
     Refused(String),
     /// What was to build it refused.
     Unbuilt(String),
-    /// It keeps values in memory because registers ran out.
-    Spills(String),
     /// The output is not the reference's.
     Wrong {
         /// Its distance from the reference; none where it is not finite.
@@ -40,7 +38,6 @@ impl fmt::Display for Failure {
             | Self::Timeout(why)
             | Self::Refused(why)
             | Self::Unbuilt(why)
-            | Self::Spills(why)
             | Self::Wrong { error: why, .. }
             | Self::Trouble(why) => out.write_str(why),
         }

@@ -6,7 +6,7 @@ use super::Failure;
 use crate::device::{Address, Program};
 use crate::families::Task;
 use crate::measure::{Measurement, RacePlan, Sampling};
-use crate::model::Config;
+use crate::model::{Bytes, Config};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -78,6 +78,8 @@ pub enum Verdict {
         measurement: Measurement,
         /// Races only: the time of each round in microseconds.
         rounds_us: Vec<f64>,
+        /// Trials only: local memory of a thread, where the driver alone tells of it ([`crate::device::Device::local_memory`]).
+        local_memory: Bytes,
     },
     /// Its output is not the reference's.
     Wrong {
@@ -96,11 +98,6 @@ pub enum Verdict {
         /// Why.
         error: String,
     },
-    /// It keeps values in memory because registers ran out.
-    Spills {
-        /// How many.
-        error: String,
-    },
 }
 
 impl Verdict {
@@ -113,7 +110,6 @@ impl Verdict {
             Self::Wrong { rel_err, error } => Err(Failure::Wrong { rel_err, error }),
             Self::Refused { error } => Err(Failure::Refused(error)),
             Self::Unbuilt { error } => Err(Failure::Unbuilt(error)),
-            Self::Spills { error } => Err(Failure::Spills(error)),
             timed @ Self::Timed { .. } => Ok(timed),
         }
     }

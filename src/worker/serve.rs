@@ -5,6 +5,7 @@ use crate::device::{self, Address, Callee, Deviation, Device, Fault};
 use crate::error::{Error, Result};
 use crate::families::TensorSpec;
 use crate::measure::{self, Measurement, RacePlan, Sample, Sampling, Summary, Throttling, Timer, WarmUp, Watch};
+use crate::model::Bytes;
 use crate::process;
 use rand::SeedableRng;
 use std::io::{BufRead, Write};
@@ -26,9 +27,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut dyn Write, callee: Option<Box
     };
     process::answer_lines(input, output, |request| {
         let reply = session.answer(request).unwrap_or_else(|fault| match fault {
-            Fault::Refused(error) | Fault::Unbuilt(error) | Fault::Spills(error) | Fault::Wrong(error) => {
-                Reply::Refused { error }
-            }
+            Fault::Refused(error) | Fault::Unbuilt(error) | Fault::Wrong(error) => Reply::Refused { error },
             Fault::Dead(error) => Reply::Dead { error },
             Fault::Trouble(error) => Reply::Trouble { error },
         });
@@ -147,7 +146,8 @@ impl Session {
         })?;
         measurement.loaded = loaded;
         let Deviation { relative: rel_err, worst, .. } = deviation;
-        Ok(Verdict::Timed { rel_err, worst, measurement, rounds_us: Vec::new() })
+        let local_memory = self.device()?.local_memory()?;
+        Ok(Verdict::Timed { rel_err, worst, measurement, rounds_us: Vec::new(), local_memory })
     }
 
     /// Before the first sample that counts; the kernel that is loaded is the load.
@@ -239,6 +239,7 @@ impl Session {
             worst: errors[racer].worst,
             measurement: Measurement { loaded, ..Measurement::of_race(summary, samples) },
             rounds_us: times_us(samples),
+            local_memory: Bytes(0),
         };
         let mut racers = 0..;
         let verdicts = verified.iter().map(|outcome| {
@@ -275,7 +276,6 @@ fn refusable(verdict: Result<Verdict, Fault>) -> Result<Verdict, Fault> {
     match verdict {
         Err(Fault::Refused(error)) => Ok(Verdict::Refused { error }),
         Err(Fault::Unbuilt(error)) => Ok(Verdict::Unbuilt { error }),
-        Err(Fault::Spills(error)) => Ok(Verdict::Spills { error }),
         other => other,
     }
 }

@@ -55,6 +55,24 @@ static int other_types(const kernel_sweep_runtime *runtime) {
     return launches(runtime, "row_cross_entropy", shape, 2, "f32", loss, 3);
 }
 
+/* A kernel that needs scratch, and is prepared without. */
+static int scratch_of_ours(const kernel_sweep_runtime *runtime) {
+    kernel_sweep_dimension shape[] = {{"batch", 1}, {"heads", 8}, {"q_seq", 1}, {"kv_seq", 16384}, {"head_dim", 128}};
+    kernel_sweep_kernel *kernel = kernel_sweep_prepare_without_scratch(runtime, "attention", shape, 5, NULL);
+    EXPECT(kernel != NULL);
+    uint64_t bytes = kernel_sweep_scratch_bytes(kernel), q[] = {1, 8, 1, 128}, k[] = {1, 8, 16384, 128};
+    EXPECT(bytes > 0);
+    kernel_sweep_tensor inputs[] = {{at(1), KERNEL_SWEEP_BF16, 4, q}, {at(2), KERNEL_SWEEP_BF16, 4, k}, {at(3), KERNEL_SWEEP_BF16, 4, k}};
+    kernel_sweep_tensor output = {at(4), KERNEL_SWEEP_BF16, 4, q};
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 3, &output, NULL, 0) == -1 && SAYS("prepared without"));
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 3, &output, at(5), bytes - 1) == -1 && SAYS("scratch of"));
+    EXPECT(kernel_sweep_launch(kernel, NULL, inputs, 3, &output, at(5), bytes) == 0);
+    kernel_sweep_release(kernel);
+    EXPECT(kernel_sweep_prepare_without_scratch(runtime, "attention", shape, 4, NULL) == NULL && SAYS("head_dim"));
+    EXPECT(kernel_sweep_prepare_without_scratch(NULL, "attention", shape, 5, NULL) == NULL && SAYS("runtime is a null pointer"));
+    return 0;
+}
+
 int main(int count, char **arguments) {
     if (count != 2)
         return 2;
@@ -80,7 +98,7 @@ int main(int count, char **arguments) {
     shape[2].value = 4096;
     kernel_sweep_kernel *kernel = kernel_sweep_prepare(runtime, "matmul_int4", shape, 3, "torch.bfloat16");
     EXPECT(kernel != NULL && kernel_sweep_scratch_bytes(kernel) == 0);
-    if (other_types(runtime))
+    if (other_types(runtime) || scratch_of_ours(runtime))
         return 1;
     kernel_sweep_close(runtime); /* kernels may outlive it */
 

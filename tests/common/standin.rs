@@ -23,6 +23,11 @@ pub fn build(folder: &Path, flags: &[&str]) -> bool {
 /// Names the folder of a test that runs with the stand-in.
 const FOLDER: &str = "STANDIN_TEST_FOLDER";
 
+/// Whether this is a process that runs a test with it.
+pub fn is_at_work() -> bool {
+    std::env::var_os(FOLDER).is_some()
+}
+
 /// Runs a test in a process of its own, whose loader finds the stand-in before any driver. There it is called again, with the
 /// folder that has the stand-in and is its own; here it is not.
 pub fn with_standin(test: &str, flags: &[&str], environment: &[(&str, &str)], body: impl FnOnce(&Path)) {

@@ -40,27 +40,28 @@ fn derived(
     before: Option<&Document>,
     journals: Vec<Contents>,
     accept_driver: bool,
-    is_current: &dyn Fn(&Trial) -> bool,
+    is_today: &(dyn Fn(&Trial) -> bool + Sync),
 ) -> Result<Derived> {
     let named = journals.into_iter().enumerate().map(|(place, contents)| (format!("journal {place}"), contents));
-    derive::run(Inputs {
+    let named: Vec<_> = named.collect();
+    let inputs = Inputs {
         profile: &h200(),
-        journals: &named.collect::<Vec<_>>(),
+        journals: &named,
         measurements: Evidence::default(),
         defaults: &Defaults::new(),
         before,
         accept_driver,
-        is_current: &|trial| Ok(is_current(trial)),
-    })
+    };
+    derive::run_where(inputs, is_today)
 }
 
 fn try_run(
     before: Option<&Document>,
     journals: Vec<Contents>,
     accept_driver: bool,
-    is_current: &dyn Fn(&Trial) -> bool,
+    is_today: &(dyn Fn(&Trial) -> bool + Sync),
 ) -> Result<Document> {
-    let derived = derived(before, journals, accept_driver, is_current)?;
+    let derived = derived(before, journals, accept_driver, is_today)?;
     // As whoever reads it has it.
     Document::from_bytes(derived.document.to_canonical_json().as_bytes())
 }
@@ -177,8 +178,8 @@ fn what_ran_as_kernels_that_are_gone_does_not_stay() {
     let before = run(None, &first_night());
     let now: Vec<Trial> =
         finals(&SMALL[..1], 128).into_iter().map(|trial| Trial { kernel: "new".into(), ..trial }).collect();
-    let is_current = |trial: &Trial| trial.kernel == "new";
-    let after = try_run(Some(&before), vec![contents(&[header()], &now)], false, &is_current).unwrap();
+    let is_today = |trial: &Trial| trial.kernel == "new";
+    let after = try_run(Some(&before), vec![contents(&[header()], &now)], false, &is_today).unwrap();
     let problems: BTreeSet<String> = entries(&after).into_iter().flat_map(|(_, problems, _)| problems).collect();
     assert_eq!(problems.into_iter().collect::<Vec<_>>(), [format!("{} bf16", SMALL[0])]);
 }

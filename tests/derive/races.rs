@@ -195,8 +195,8 @@ fn protocols_never_count_together() {
     assert!(error.contains("cold-l2/1 and cold-l2/2"), "one journal of both: {error}");
 }
 
-fn run(trials: &[Trial], before: Option<&Document>, is_current: &dyn Fn(&Trial) -> bool) -> Document {
-    let contents = Contents { headers: vec![header()], trials: trials.to_vec(), warnings: Vec::new() };
+fn run(trials: &[Trial], before: Option<&Document>, is_today: &(dyn Fn(&Trial) -> bool + Sync)) -> Document {
+    let contents = Contents { headers: vec![header()], trials: trials.to_vec(), ..Contents::default() };
     let inputs = Inputs {
         profile: &h200(),
         journals: &[("journal".into(), contents)],
@@ -204,9 +204,8 @@ fn run(trials: &[Trial], before: Option<&Document>, is_current: &dyn Fn(&Trial) 
         defaults: &Defaults::new(),
         before,
         accept_driver: false,
-        is_current: &|trial| Ok(is_current(trial)),
     };
-    derive::run(inputs).unwrap().document
+    derive::run_where(inputs, is_today).unwrap().document
 }
 
 #[test]

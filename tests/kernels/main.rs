@@ -73,20 +73,32 @@ fn check_report(report: &Value, (gpu, arch): (&str, &str), kernels: usize) {
         assert_eq!(count("configs"), count("compiled") + count("pruned"), "{family}: {counts}");
     }
     for spec in report["spilling"].as_array().unwrap() {
-        assert!(is_known(gpu, spec.as_str().unwrap(), "spills "), "{gpu}: {spec} spills");
+        assert!(spills(gpu, spec.as_str().unwrap()), "{gpu}: {spec} spills");
     }
+}
+
+/// Kernels of which ptxas keeps some bytes in memory though it has registers left, of all that elementwise has on these GPUs: a sweep
+/// finds them when they are compiled, and tries none. On other threads or tiles the same code does not.
+const SPILLING: [(&[&str], &str); 5] = [
+    (&["h200"], "elementwise.cu -DDTYPE=f16 -DBLOCK=2048 -DNUM_WARPS=2 -DONE_TILE=0"),
+    (&["h200"], "elementwise.cu -DDTYPE=f16 -DBLOCK=4096 -DNUM_WARPS=4 -DONE_TILE=0"),
+    (&["h200", "b200", "b300"], "elementwise.cu -DDTYPE=f16 -DBLOCK=32768 -DNUM_WARPS=32 -DONE_TILE=1"),
+    (&["rtx5090"], "elementwise.cu -DDTYPE=bf16 -DBLOCK=16384 -DNUM_WARPS=16 -DONE_TILE=0"),
+    (&["rtx5090"], "elementwise.cu -DDTYPE=f16 -DBLOCK=16384 -DNUM_WARPS=16 -DONE_TILE=0"),
+];
+
+/// Whether a kernel is known to spill. For sm_103a and sm_120a ptxas takes more registers for some tiles of attention than there are;
+/// the clock tells what that costs.
+fn spills(gpu: &str, spec: &str) -> bool {
+    let is_attention = ["b300", "rtx5090"].contains(&gpu) && spec.starts_with("attention");
+    is_attention || SPILLING.iter().any(|(gpus, known)| gpus.contains(&gpu) && spec == *known)
 }
 
 /// Rows of several programs meet at the cluster's barrier once a row, which is a fence. All that was measured of Hopper's softmax is of
 /// this text, where asynchronous stores in its place gained nothing (`row_softmax.cu`); the wide one does without.
-///
-/// For sm_103a and sm_120a ptxas takes more registers for some tiles of attention than there are; the clock tells what that costs. Two
-/// float16 tensors are added with 32 registers a thread, as bf16 is, and three of the kernels keep 8 bytes in memory.
 fn is_known(gpu: &str, spec: &str, fault: &str) -> bool {
-    let is_attention = ["b300", "rtx5090"].contains(&gpu) && spec.starts_with("attention");
-    let is_half_sum = spec.starts_with("elementwise.cu -DDTYPE=f16 ");
-    if fault.starts_with("spills ") && (is_attention || is_half_sum) {
-        return true;
+    if fault.starts_with("spills ") {
+        return spills(gpu, spec);
     }
     let meets =
         ["row_softmax.cu ", "row_norm.cu ", "row_cross_entropy.cu "].iter().any(|source| spec.starts_with(source));

@@ -19,8 +19,9 @@ arguments = dict(zip(sys.argv[2:], sys.argv[3:]))
 if arguments["--family"] == "attention": sys.exit(1)
 import json
 if "--random" in arguments:
-    shape = f"numel={{1000 + int(arguments['--seed'])}} bf16"
-    print(json.dumps({{"problems": [{{"problem": shape}}] * int(arguments["--random"])}}))
+    numel, types = 1000 + int(arguments["--seed"]), ["bf16", "f16", "f32"]
+    drawn = [f"numel={{numel}} {{types[place % 3]}}" for place in range(int(arguments["--random"]))]
+    print(json.dumps({{"problems": [{{"problem": problem}} for problem in drawn]}}))
     sys.exit(0)
 problems = tomllib.load(open(arguments["--shapes"], "rb"))["problem"]
 config = {{"block_sizes": [1]}}
@@ -129,9 +130,11 @@ def test_other_shapes_files_and_random_shapes_have_no_aims(sweep, peers_that_are
     assert (row["problem"], row["dtype"], row["ratio"]) == ({"numel": 4096}, "f32", 0.5) and "target" not in row
     report = run(sweep, "--family", "elementwise", "--random", 3, "--seed", 7)
     assert [row["problem"] for row in report["works"]] == [{"numel": 1007}] * 3
+    assert [row["dtype"] for row in report["works"]] == ["bf16", "f16", "f32"], "of all types of the family"
     assert (report["random"], report["protocol"]) == ({"problems": 3, "seed": 7}, "cold-l2/2")
     assert all(row["served_ratio"] == 0.5 and "target" not in row for row in report["works"])
-    assert "| elementwise 1007 | 20.0 | peer | 10.0 | 0.50 | 0.50 | – | – |" in peers.markdown(report)
+    for work in ("elementwise 1007", "elementwise 1007 f16", "elementwise 1007 f32"):
+        assert f"| {work} | 20.0 | peer | 10.0 | 0.50 | 0.50 | – | – |" in peers.markdown(report)
 
 
 def test_calls_take_turns_on_several_sets_of_tensors(monkeypatch):

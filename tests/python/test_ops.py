@@ -231,6 +231,54 @@ def test_products_of_two_scaled_operands_are_launched_by_a_document_that_has_the
     run(body, driver, tmp_path)
 
 
+def test_arrays_on_one_gpu_open_no_other(driver, tmp_path):
+    body = """
+    second = [Array([1000], place=place, address=(17 << 40) + (place << 32)) for place in (1, 2, 3)]
+    ops.add(second[0], second[1], out=second[2])
+    retained = [call["call"] for call in calls()].count("cuDevicePrimaryCtxRetain")
+    assert retained == 1, retained
+    first = [Array([1000], place=place) for place in (1, 2, 3)]
+    refused(ValueError, "in the memory of GPU 0", ops.add, second[0], first[1], out=second[2])
+    assert [call["call"] for call in calls()].count("cuDevicePrimaryCtxRetain") == 0
+    ops.add(first[0], first[1], out=first[2])
+    assert len(launches()) == 1
+    """
+    run(body, driver, tmp_path, STANDIN_COUNT="2")
+
+
+def test_many_shapes_are_served_and_what_is_forgotten_is_prepared_again(driver, tmp_path):
+    body = """
+    def add(n):
+        ops.add(Array([n], place=1), Array([n], place=2), out=Array([n], place=3))
+
+    def count(name, told):
+        return [call["call"] for call in told].count(name)
+
+    # Shapes whose kernels have scratch of their own: those used longest ago go, and so does their scratch, but no code.
+    q, out = Array([1, 8, 1, 128], place=1), Array([1, 8, 1, 128], place=4)
+
+    def attend(keys):
+        ops.attention(q, Array([1, 8, keys, 128], place=2), Array([1, 8, keys, 128], place=3), out=out)
+
+    attend(16384)
+    calls()
+    for step in range(1, 1100):
+        add(8 * step)
+    told = calls()
+    assert count("cuLaunchKernelEx", told) == 1099 and count("cuModuleUnload", told) == 0
+    assert count("cuEventDestroy_v2", told) == 1 and count("cuMemFree_v2", told) > 0, "the one with scratch went"
+    attend(16384)
+    assert count("cuEventCreate", calls()) == 1, "it is prepared again"
+    ops.forget()
+    told = calls()
+    assert count("cuModuleUnload", told) > 1 and count("cuEventDestroy_v2", told) == 1
+    add(1000)
+    told = calls()
+    assert count("cuModuleLoadData", told) == 1 and count("cuLaunchKernelEx", told) == 1
+    """
+    run(body, driver, tmp_path)
+
+
 def test_a_launch_is_on_the_stream_that_is_given_or_said(driver, tmp_path):
     body = """
     class Stream:

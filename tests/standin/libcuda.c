@@ -287,6 +287,7 @@ typedef struct {
 typedef struct {
     Module *module;
     char name[64];
+    unsigned most_dynamic_bytes; /* of shared memory that a launch may ask for */
 } Function;
 
 /* The bytes of a 64-bit ELF, whose last part is the table of its sections or of its segments. */
@@ -323,6 +324,7 @@ Result cuModuleUnload(void *module) {
 Result cuModuleGetFunction(void **function, void *module, const char *name) {
     Function *found = malloc(sizeof *found);
     found->module = module;
+    found->most_dynamic_bytes = 48 << 10;
     snprintf(found->name, sizeof found->name, "%s", name);
     *function = found;
     return 0;
@@ -332,9 +334,11 @@ Result cuModuleGetFunction(void **function, void *module, const char *name) {
 Result cuFuncLoad(void *function) { return (void)function, 0; }
 #endif
 
+/* Of the attributes, by their numbers: 8 the dynamic shared memory that a launch may have. */
 Result cuFuncSetAttribute(void *function, int attribute, int value) {
     FAULTS;
-    return (void)function, (void)attribute, (void)value, 0;
+    if (attribute == 8) ((Function *)function)->most_dynamic_bytes = (unsigned)value;
+    return 0;
 }
 
 /* By the numbers of CUfunction_attribute: what a kernel of 32 registers has, which spills nothing by itself. */
@@ -405,6 +409,7 @@ Result cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **p
     FAULTS;
     (void)extra;
     if (!current[depth]) return 201;
+    if (config->smem_bytes > function->most_dynamic_bytes) return 1;
     if (!getenv("STANDIN_RECORD")) return 0;
     char text[4096];
     int length = 0;

@@ -3,6 +3,8 @@
 use super::tensor_map;
 use crate::device::Fault;
 use crate::families::{Arg, Launch, Mapped};
+#[cfg(feature = "harness")]
+use crate::model::Bytes;
 use cudarc::driver::sys::CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim;
 use cudarc::driver::{result, sys};
 use std::ffi::{CString, c_void};
@@ -138,18 +140,11 @@ impl Function {
         Ok(())
     }
 
-    /// Refuses a function whose threads keep values in local memory. Of what no compiler of ours made the driver tells no more of spills.
+    /// Local memory of a thread: arrays that are there by design, and values that found no register. The driver does not tell them apart.
     #[cfg(feature = "harness")]
-    pub(super) fn check_spills(self) -> Result<(), Fault> {
-        use sys::CUfunction_attribute_enum::{CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, CU_FUNC_ATTRIBUTE_NUM_REGS};
-        let local_bytes = self.attribute(CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?;
-        if local_bytes > 0 {
-            let registers = self.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS)?;
-            return Err(Fault::Spills(format!(
-                "spills: a thread has {local_bytes} bytes of local memory beside its {registers} registers"
-            )));
-        }
-        Ok(())
+    pub(super) fn local_memory(self) -> Result<Bytes, Fault> {
+        self.attribute(sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)
+            .map(|bytes| Bytes(bytes.into()))
     }
 
     fn attribute(self, which: sys::CUfunction_attribute_enum) -> Result<u32, Fault> {

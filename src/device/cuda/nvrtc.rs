@@ -1,4 +1,5 @@
-//! NVRTC in this process, one job at a time: the compile worker's inside, and what compiles where a kernel is to run at once.
+//! NVRTC in this process: the compile worker's inside, and what compiles where a kernel is to run at once. Several threads may compile
+//! at once, each a program of its own, as NVRTC's guide has it of version 12.3 and later.
 
 #[cfg(feature = "harness")]
 use crate::compile::Reply;

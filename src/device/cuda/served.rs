@@ -152,28 +152,8 @@ impl Context {
     /// # Errors
     /// Where the address is in no GPU's own memory.
     pub fn tensor<'a>(&self, address: u64, element: Element, shape: &'a [u64]) -> error::Result<Tensor<'a>> {
-        use sys::CUpointer_attribute_enum::{
-            CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL as ORDINAL, CU_POINTER_ATTRIBUTE_IS_MANAGED as MANAGED,
-            CU_POINTER_ATTRIBUTE_MEMORY_TYPE as KIND,
-        };
-        const DEVICE_MEMORY: u32 = sys::CUmemorytype_enum::CU_MEMORYTYPE_DEVICE as u32;
         let _entered = enter(self.raw)?;
-        let (mut kind, mut ordinal, mut is_managed) = (0u32, -1i32, 0u32);
-        let mut which = [KIND, ORDINAL, MANAGED];
-        let mut values = [
-            ptr::from_mut(&mut kind).cast::<c_void>(),
-            ptr::from_mut(&mut ordinal).cast(),
-            ptr::from_mut(&mut is_managed).cast(),
-        ];
-        // SAFETY: the lists are as long as is said, and each place as wide as its attribute; an address the driver does not know
-        // gives zeros.
-        unsafe { sys::cuPointerGetAttributes(which.len() as u32, which.as_mut_ptr(), values.as_mut_ptr(), address) }
-            .result()
-            .map_err(Fault::from)?;
-        match (kind, is_managed, u32::try_from(ordinal)) {
-            (DEVICE_MEMORY, 0, Ok(device)) => Ok(Tensor { address, element, shape, device }),
-            _ => Err(Error::usage(format!("address {address:#x} is in no GPU's own memory"))),
-        }
+        Ok(Tensor { address, element, shape, device: home_of(address)? })
     }
 
     /// Whether what is launched on a stream goes into a graph.
@@ -193,6 +173,41 @@ impl Context {
     /// The GPU's ordinal, as CUDA counts those it shows this process.
     pub fn ordinal(&self) -> u32 {
         self.device.unsigned_abs()
+    }
+}
+
+/// The ordinal of the GPU whose own memory an address is in. The driver knows without any context being open.
+///
+/// # Errors
+/// Where there is no driver, or the address is in no GPU's own memory.
+#[cfg(feature = "python")]
+pub(crate) fn device_of(address: u64) -> error::Result<u32> {
+    start()?;
+    home_of(address)
+}
+
+/// The same, once the driver has started.
+fn home_of(address: u64) -> error::Result<u32> {
+    use sys::CUpointer_attribute_enum::{
+        CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL as ORDINAL, CU_POINTER_ATTRIBUTE_IS_MANAGED as MANAGED,
+        CU_POINTER_ATTRIBUTE_MEMORY_TYPE as KIND,
+    };
+    const DEVICE_MEMORY: u32 = sys::CUmemorytype_enum::CU_MEMORYTYPE_DEVICE as u32;
+    let (mut kind, mut ordinal, mut is_managed) = (0u32, -1i32, 0u32);
+    let mut which = [KIND, ORDINAL, MANAGED];
+    let mut values = [
+        ptr::from_mut(&mut kind).cast::<c_void>(),
+        ptr::from_mut(&mut ordinal).cast(),
+        ptr::from_mut(&mut is_managed).cast(),
+    ];
+    // SAFETY: the lists are as long as is said, and each place as wide as its attribute; an address the driver does not know
+    // gives zeros.
+    unsafe { sys::cuPointerGetAttributes(which.len() as u32, which.as_mut_ptr(), values.as_mut_ptr(), address) }
+        .result()
+        .map_err(Fault::from)?;
+    match (kind, is_managed, u32::try_from(ordinal)) {
+        (DEVICE_MEMORY, 0, Ok(device)) => Ok(device),
+        _ => Err(Error::usage(format!("address {address:#x} is in no GPU's own memory"))),
     }
 }
 
@@ -308,6 +323,8 @@ impl<'a> Tensor<'a> {
 pub(crate) struct Module {
     context: Arc<Context>,
     function: Function,
+    /// The most shared memory that a launch of it was granted: of problems that share a kernel, each may need another amount.
+    granted: Mutex<Bytes>,
     /// An address of the context's, for tensor maps to be encoded with before there are tensors.
     anchor: Buffer,
 }
@@ -322,10 +339,20 @@ impl Module {
         let _entered = enter(context.raw)?;
         let function = Function::load(image, entry)?;
         // Dropped where something fails, it unloads the function.
-        let mut module = Self { context: Arc::clone(context), function, anchor: Buffer::new(0)? };
+        let granted = Mutex::new(Bytes(0));
+        let mut module = Self { context: Arc::clone(context), function, granted, anchor: Buffer::new(0)? };
         module.anchor = Buffer::new(1)?;
         function.load_now()?;
         Ok(module)
+    }
+
+    /// Lets the function have what a launch asks for, and keeps what earlier ones were granted.
+    fn grant(&self, launch: &Launch) -> Result<(), Fault> {
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let dynamic_smem = launch.dynamic_smem.max(*granted);
+        self.function.grant(&Launch { dynamic_smem, ..launch.clone() })?;
+        *granted = dynamic_smem;
+        Ok(())
     }
 }
 
@@ -374,7 +401,7 @@ impl Served {
     pub(crate) fn new(module: &Arc<Module>, launch: &Launch, inputs: usize, owns_scratch: bool) -> Result<Self, Fault> {
         let _entered = enter(module.context.raw)?;
         module.function.check(launch)?;
-        module.function.grant(launch)?;
+        module.grant(launch)?;
         let anchor = module.anchor.address();
         let anchors = vec![anchor; inputs];
         let addresses =

@@ -3,6 +3,7 @@
 
 mod binary;
 mod cubin;
+mod cuda;
 mod expand;
 mod host;
 mod launches;
@@ -11,11 +12,19 @@ mod not_read;
 mod parts;
 mod ptx;
 mod raw;
+#[cfg(feature = "harness")]
+mod raw_plan;
 mod read;
+#[cfg(feature = "harness")]
+mod schema;
 mod scope;
 
 pub(crate) use binary::check_cubin;
 pub use cubin::same_code;
+#[cfg(feature = "harness")]
+pub(crate) use cuda::explained;
+#[cfg(feature = "harness")]
+pub(crate) use raw_plan::{RawExclusion, RawProblem, RawRandom, RawSpace, When};
 
 use super::legality::{self, Condition};
 use super::{

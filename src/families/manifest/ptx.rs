@@ -48,7 +48,8 @@ fn size_bytes(parameter: &str) -> Option<usize> {
     Some(bits / 8 * count)
 }
 
-fn without_comments(text: &str) -> String {
+/// A text of PTX or of C++ without what is a comment in either.
+pub(super) fn without_comments(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
     while let Some(place) = rest.find("//").into_iter().chain(rest.find("/*")).min() {

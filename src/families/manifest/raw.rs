@@ -1,5 +1,7 @@
 //! The manifest as it is written: TOML, with the place of whatever can be wrong. Its JSON Schema is made of these types.
 
+#[cfg(feature = "harness")]
+use super::schema;
 use crate::families::Callable;
 use crate::heuristics::{DescribedBin, DescribedGroup};
 #[cfg(feature = "harness")]
@@ -30,19 +32,23 @@ impl RawExpression {
 /// A kernel family: what it computes, on which tensors, by which kernels, and over which configs and problems it is swept.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "harness", derive(JsonSchema))]
+#[cfg_attr(
+    feature = "harness",
+    schemars(extend("required" = ["family", "tensor", "space"], "allOf" = schema::wholes()))
+)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawManifest {
     pub(super) family: RawFamily,
     /// The tensors, in any order.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawTensor>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawTensor>", length(min = 1), extend("contains" = schema::an_output())))]
     pub(super) tensor: Vec<Spanned<RawTensor>>,
     /// The plain kernel that outputs are compared with. Not needed where every output has a file.
     #[cfg_attr(feature = "harness", schemars(with = "Option<RawReference>"))]
     pub(super) reference: Option<Spanned<RawReference>>,
     /// The kernels: a config runs the first whose `when` holds.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawKernel>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawKernel>", length(min = 1)))]
     pub(super) kernel: Vec<Spanned<RawKernel>>,
     /// What runs its configs in place of kernels: a family that a file of Python names. `sweep --family FILE.py:NAME` writes it.
     pub(super) callable: Option<Callable>,
@@ -51,16 +57,19 @@ pub(super) struct RawManifest {
     pub(super) model: RawModel,
     /// Problems to sweep: the dimensions by name, `dtype` where it is not the first, and `from` where they are taken.
     #[serde(default, rename = "problem")]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<BTreeMap<String, serde_json::Value>>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<super::raw_plan::RawProblem>"))]
     _problem: IgnoredAny,
     /// Random problems beside them, drawn from the domain: `problems` and `seed`.
     #[serde(default, rename = "random")]
-    #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, u64>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Option<super::raw_plan::RawRandom>"))]
     _random: IgnoredAny,
     /// Config spaces: `[space.gpu]` for any GPU, or by GPU (`h200`), architecture (`sm_90a`) or kind of `mma`. Each has a `default`,
     /// `axes` that list every knob's values, and any number of `[[space.….exclude]]` with `when` and `reason`.
     #[serde(default, rename = "space")]
-    #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, serde_json::Value>"))]
+    #[cfg_attr(
+        feature = "harness",
+        schemars(with = "BTreeMap<String, super::raw_plan::RawSpace>", extend("propertyNames" = schema::space_names()))
+    )]
     _space: IgnoredAny,
 }
 
@@ -72,18 +81,21 @@ pub(super) struct RawFamily {
     #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
     pub(super) name: Option<Spanned<String>>,
     /// The names of a problem's dimensions, in order.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(
+        feature = "harness",
+        schemars(with = "Vec<String>", length(min = 1, max = 8), inner(regex(pattern = schema::NAME)), extend("uniqueItems" = true))
+    )]
     pub(super) dims: Spanned<Vec<String>>,
     /// The types of the first tensor that its kernels come in: bf16, f16, f32, f64, fp8, i8, i16, i32, i64 or u8.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "harness", schemars(schema_with = "schema::dtypes"))]
     pub(super) dtypes: Spanned<Vec<String>>,
     /// The names of its knobs: Helion's (`block_sizes`, `num_warps`, `num_stages`, …) or any others.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>", inner(regex(pattern = schema::NAME))))]
     pub(super) knobs: Option<Spanned<Vec<String>>>,
     /// Those of them that no kernel is compiled for, so that changing them costs no compile.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>", inner(regex(pattern = schema::NAME))))]
     pub(super) launch_knobs: Option<Spanned<Vec<String>>>,
     /// By knob: in which configs it changes nothing, as an expression of the other knobs; such configs do without it.
     #[serde(default)]
@@ -91,7 +103,7 @@ pub(super) struct RawFamily {
     pub(super) idle: BTreeMap<String, Spanned<String>>,
     /// `name = expression`, for all expressions after it.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>", inner(regex(pattern = schema::DEFINITION))))]
     pub(super) define: Vec<Spanned<String>>,
     /// Operations of a problem.
     #[cfg_attr(feature = "harness", schemars(with = "RawExpression"))]
@@ -114,6 +126,7 @@ pub(super) struct RawFamily {
     /// What the kernels call types, where it is not the usual name in C: `bf16 = "__nv_bfloat16"`. Macros and entries have it as
     /// `c_type`.
     #[serde(default)]
+    #[cfg_attr(feature = "harness", schemars(schema_with = "schema::c_types"))]
     pub(super) c_types: BTreeMap<String, String>,
     /// By dimension: what sizes users may come with, which random problems are drawn from.
     #[cfg_attr(feature = "harness", schemars(with = "BTreeMap<String, RawExtent>"))]
@@ -125,11 +138,14 @@ pub(super) struct RawFamily {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawExtent {
     /// The least.
+    #[cfg_attr(feature = "harness", schemars(range(min = 1)))]
     pub(super) least: u64,
     /// The largest.
+    #[cfg_attr(feature = "harness", schemars(range(min = 1)))]
     pub(super) most: u64,
     /// What it is a multiple of in three draws of four; 1 where this is not given.
     #[serde(default = "one")]
+    #[cfg_attr(feature = "harness", schemars(range(min = 1)))]
     pub(super) multiple: u64,
 }
 
@@ -161,6 +177,7 @@ pub(super) enum Role {
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "harness", derive(JsonSchema))]
+#[cfg_attr(feature = "harness", schemars(extend("allOf" = schema::by_role())))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTensor {
     /// What arguments call it.
@@ -168,18 +185,19 @@ pub(super) struct RawTensor {
     /// Whether the kernel reads it, writes it, or both.
     pub(super) role: Role,
     /// The type of its elements, or `dtype` for the problem's.
+    #[cfg_attr(feature = "harness", schemars(schema_with = "schema::element"))]
     pub(super) dtype: String,
     /// Its extents, slowest first.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>", length(max = 8)))]
     pub(super) shape: Vec<Spanned<RawExpression>>,
     /// What it is filled with: `uniform(m)`, in [-m, m); `whole(a, b)`, whole numbers of that range; `wide(a, b)`, of either sign with
     /// exponents of two from a to b; `landmarks(a, b)`, the same, but a row's last column and those on either side of the multiples of
     /// 64 larger than all others by four powers of two; `logits(m)`; `extremes`, of integers: one in eight is the least or the largest;
     /// or `bits`, the usual for integers. For floats the usual is `uniform(1)`.
-    #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Option<String>", regex(pattern = schema::FILL)))]
     pub(super) fill: Option<Spanned<String>>,
     /// What it is filled with beside that, for checking alone.
-    #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Option<String>", regex(pattern = schema::FILL)))]
     pub(super) awkward: Option<Spanned<String>>,
     /// A file with its contents in their place, which may have `{expressions}` in its name.
     #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
@@ -212,7 +230,7 @@ pub(super) struct RawTolerance {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawReference {
     /// The file, beside the manifest: CUDA C++. It writes outputs of floats in f32 (of f64 in f64).
-    #[cfg_attr(feature = "harness", schemars(with = "String"))]
+    #[cfg_attr(feature = "harness", schemars(with = "String", regex(pattern = schema::KERNEL_FILE)))]
     pub(super) source: Spanned<String>,
     /// Folders that includes are looked for in, beside the file's own.
     #[serde(default)]
@@ -225,13 +243,13 @@ pub(super) struct RawReference {
     pub(super) entry: Spanned<String>,
     /// `NAME = value`, in order; no knob has a say.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>", inner(regex(pattern = schema::MACRO))))]
     pub(super) macros: Vec<Spanned<String>>,
     /// Blocks along x, y, z.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>", length(min = 1, max = 3)))]
     pub(super) grid: Vec<Spanned<RawExpression>>,
     /// Threads of a block along x, y, z.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>", length(min = 1, max = 3)))]
     pub(super) threads: Vec<Spanned<RawExpression>>,
     /// Dynamic shared memory in bytes.
     #[cfg_attr(feature = "harness", schemars(with = "Option<RawExpression>"))]
@@ -248,8 +266,10 @@ pub(super) struct RawKernel {
     /// Which configs run it, by their knobs; all that are left where this is not given.
     #[cfg_attr(feature = "harness", schemars(with = "Option<String>"))]
     pub(super) when: Option<Spanned<String>>,
-    /// The file, beside the manifest: `.cu`, `.ptx` or `.cubin`. It may have `{expressions}` over knobs in its name.
-    #[cfg_attr(feature = "harness", schemars(with = "String"))]
+    /// The file, beside the manifest: `.cu`, `.ptx` or `.cubin`. It may have `{expressions}` over knobs in its name. A `.cu` whose registers
+    /// run out is left out of a sweep. Of `.ptx` and `.cubin` the driver tells local memory alone, which may be arrays by design: that is
+    /// said, and they are measured all the same.
+    #[cfg_attr(feature = "harness", schemars(with = "String", regex(pattern = schema::KERNEL_FILE)))]
     pub(super) source: Spanned<String>,
     /// Folders that includes are looked for in, beside the file's own.
     #[serde(default)]
@@ -262,13 +282,13 @@ pub(super) struct RawKernel {
     pub(super) entry: Spanned<String>,
     /// `NAME = value`, in order: an expression, `c_type`, or a knob that holds a word.
     #[serde(default)]
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<String>", inner(regex(pattern = schema::MACRO))))]
     pub(super) macros: Vec<Spanned<String>>,
     /// Blocks along x, y, z.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>", length(min = 1, max = 3)))]
     pub(super) grid: Vec<Spanned<RawExpression>>,
     /// Threads of a block along x, y, z.
-    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>"))]
+    #[cfg_attr(feature = "harness", schemars(with = "Vec<RawExpression>", length(min = 1, max = 3)))]
     pub(super) threads: Vec<Spanned<RawExpression>>,
     /// Blocks of a cluster: along x, or a list along x, y, z. More than one block needs a GPU with clusters, of `sm_90` or later.
     #[cfg_attr(feature = "harness", schemars(with = "Option<RawAxes>"))]
@@ -299,7 +319,7 @@ pub(super) enum RawAxes {
     /// Along x.
     One(RawExpression),
     /// Along x, y, z.
-    List(Vec<RawExpression>),
+    List(#[cfg_attr(feature = "harness", schemars(length(min = 1, max = 3)))] Vec<RawExpression>),
 }
 
 /// An argument.

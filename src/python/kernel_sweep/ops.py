@@ -8,6 +8,10 @@ Each operator looks its shape up in the document of the GPU that its tensors are
 the kernel (or takes it from the cache, or from a bundle that :func:`use` named) and loads it. The calls after it launch alone: they
 check their tensors, wait for nothing and, but for the output and what scratch a kernel needs, allocate nothing.
 
+The 1,024 shapes of a GPU that were used last stay prepared (of objects that are not torch's, as many as have a gigabyte of scratch
+together); any other is prepared again at its next call, without compiling. The code of kernels stays loaded, so a CUDA graph may be
+replayed whatever was called since. Code is as much as the document has configs for, and no more; :func:`forget` gives it back.
+
 Where torch is installed, the same operators are ``torch.ops.kernel_sweep.*``, with fake implementations: a direct call becomes one
 of these under ``torch.compile``. A CUDA graph may hold either, once each shape was called before. They have no gradients.
 
@@ -27,6 +31,7 @@ except ImportError:  # torch is optional
 __all__ = [
     "add",
     "attention",
+    "forget",
     "matmul",
     "matmul_fp4",
     "matmul_fp8",
@@ -52,6 +57,13 @@ def use(path: Any) -> None:
     ``OSError`` where the file cannot be opened, ``ValueError`` where it is neither or was altered.
     """
     _native.use_file(path)
+
+
+def forget() -> None:
+    """Gives back all that was prepared: kernels, the scratch that they own, and their code. It waits for what runs on the GPU. Call it
+    only once no CUDA graph that holds an operator is replayed any more, and while none is captured: such a graph would run code that is
+    gone. What is called again is prepared again."""
+    _native.forget()
 
 
 def matmul(a: Any, b: Any, *, out: Any = None, stream: Any = None) -> Any:

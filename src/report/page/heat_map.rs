@@ -27,7 +27,8 @@ type Numbered<'s, 'd> = (usize, &'s Served<'d>);
 struct Served<'d> {
     bucket: Bucket,
     template: &'d Template,
-    is_rule: bool,
+    /// The group whose fallback it is; none of a rule.
+    group: Option<&'d str>,
     /// Geometric mean of its time over the best, on the bucket's problems; none where it was not measured there.
     regret: Option<f64>,
     problems: usize,
@@ -35,6 +36,15 @@ struct Served<'d> {
 }
 
 impl Served<'_> {
+    fn is_rule(&self) -> bool {
+        self.group.is_none()
+    }
+
+    /// `rule`, or `fallback rect`: buckets of one name may be served by the fallbacks of two groups.
+    fn by(&self) -> String {
+        self.group.map_or_else(|| "rule".to_owned(), |group| format!("fallback {group}"))
+    }
+
     fn is_far(&self) -> bool {
         self.regret.is_some_and(|regret| regret > FAR)
     }
@@ -78,14 +88,14 @@ fn served<'d>(document: &'d Document, class: &str) -> Vec<Served<'d>> {
         all.push(Served {
             bucket: rule.shape_bucket.clone(),
             template: &first.template,
-            is_rule: true,
+            group: None,
             regret: geomean(&slowdowns).or(first.geomean_slowdown),
             problems: source.problems.len(),
             ties: Validation::of_document(&rule.validation).ties.map_or(0, |ties| ties.configs.len()),
         });
     }
     let ruled: BTreeSet<Bucket> = all.iter().map(|served| served.bucket.clone()).collect();
-    for fallback in document.fallbacks.get(class).into_iter().flat_map(BTreeMap::values) {
+    for (group, fallback) in document.fallbacks.get(class).into_iter().flatten() {
         let Some(template) = fallback.config() else { continue };
         let mut buckets: BTreeMap<Bucket, Vec<Option<f64>>> = BTreeMap::new();
         for of_source in Source::of_document(&fallback.source).problems {
@@ -97,7 +107,7 @@ fn served<'d>(document: &'d Document, class: &str) -> Vec<Served<'d>> {
             all.push(Served {
                 bucket,
                 template,
-                is_rule: false,
+                group: Some(group),
                 regret: geomean(&measured),
                 problems: slowdowns.len(),
                 ties: 0,
@@ -117,7 +127,7 @@ fn legend(document: &Document) -> Markup {
         div class="legend" {
             span {
                 @for tile in [0.0, 0.33, 0.67, 1.0] { (swatch(&palette::of_config(Some("wgmma"), tile, 0, 1).fill)) }
-                "colour: the config, darker with a larger tile"
+                "colour: the instructions of the config, darker with a larger tile"
             }
             @for mma in used {
                 span { (swatch(&palette::of_config(Some(mma), 0.45, 0, 1).fill)) (mma) }
@@ -191,10 +201,14 @@ fn family(class: &str, served: &[Served]) -> Markup {
         let key = layout.others.iter().map(|field| key_of(field, &of_bucket.bucket)).collect();
         maps.entry(key).or_default().push((row, of_bucket));
     }
-    let rules = served.iter().filter(|served| served.is_rule).count();
+    let rules = served.iter().filter(|served| served.is_rule()).count();
     let regrets = |of: bool| {
         geomean(
-            &served.iter().filter(|served| served.is_rule == of).filter_map(|served| served.regret).collect::<Vec<_>>(),
+            &served
+                .iter()
+                .filter(|served| served.is_rule() == of)
+                .filter_map(|served| served.regret)
+                .collect::<Vec<_>>(),
         )
     };
     html! {
@@ -285,11 +299,11 @@ fn cell(class: &str, index: usize, served: &Served, paint: &Paint, place: &Place
     let (x, y, width, height) = (at(place.x), at(place.y), at(place.width), at(CELL[1]));
     html! {
         a href={ "#" (class) "-" (index) } tabindex="-1" data-t=(tip(served)) {
-            rect class={ "cell" @if !served.is_rule { " fallback" } } x=(x) y=(y) width=(width) height=(height)
-                fill=[served.is_rule.then_some(&paint.fill)] {}
+            rect class={ "cell" @if !served.is_rule() { " fallback" } } x=(x) y=(y) width=(width) height=(height)
+                fill=[served.is_rule().then_some(&paint.fill)] {}
             @if served.ties > 0 { rect class="hatch" x=(x) y=(y) width=(width) height=(height) {} }
             @if fits {
-                text class={ "on" @if !served.is_rule { " grey" } @else if paint.text == palette::LIGHT { " light" } }
+                text class={ "on" @if !served.is_rule() { " grey" } @else if paint.text == palette::LIGHT { " light" } }
                     x=(at(place.x + place.width / 2.0)) y=(at(place.y + 14.5)) text-anchor="middle" { (number) }
             }
         }
@@ -297,7 +311,7 @@ fn cell(class: &str, index: usize, served: &Served, paint: &Paint, place: &Place
 }
 
 fn tip(served: &Served) -> String {
-    let by = if served.is_rule { "rule" } else { "fallback" };
+    let by = served.by();
     let regret = served
         .regret
         .map_or_else(|| "not measured here".to_owned(), |regret| format!("{} behind the best", percent(regret)));
@@ -320,7 +334,7 @@ fn table(class: &str, served: &[Served]) -> Markup {
             tbody { @for (index, served) in served.iter().enumerate() {
                 tr id={ (class) "-" (index) } {
                     td { (spelled(&served.bucket)) }
-                    td { @if served.is_rule { "rule" } @else { "fallback" } }
+                    td { (served.by()) }
                     td { (config_of(served.template)) }
                     td class="n" data-v=(served.regret.unwrap_or(f64::MAX)) { (served.regret.map_or_else(||
                     "?".to_owned(), percent)) }
@@ -456,7 +470,7 @@ mod tests {
         let served = |fields: &[(&str, &str)]| Served {
             bucket: bucket(fields),
             template: &template,
-            is_rule: true,
+            group: None,
             regret: None,
             problems: 1,
             ties: 0,

@@ -229,9 +229,6 @@ impl Gpu {
             }
             let function = Function::load(&read_cubin(&program.cubin)?, &program.entry)?;
             function.check(&program.launch)?;
-            if program.is_binary {
-                function.check_spills()?;
-            }
             self.loaded.insert(name.clone(), function);
         }
         let function = self.loaded[&name];
@@ -430,6 +427,13 @@ impl Device for Gpu {
         self.make_scratch(program)?;
         self.current = Some(Current::Compiled(function, program.clone()));
         Ok(())
+    }
+
+    fn local_memory(&self) -> Result<Bytes, Fault> {
+        match &self.current {
+            Some(Current::Compiled(function, Program { is_binary: true, .. })) => function.local_memory(),
+            _ => Ok(Bytes(0)),
+        }
     }
 
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {
