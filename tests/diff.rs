@@ -279,6 +279,36 @@ fn a_whole_class_that_got_slower_is_a_regression_of_its_own() {
     assert!(!diff_of(9.5).regression);
 }
 
+/// 1.42 %: what one time of less than 20 µs is off by from sweep to sweep, where too few were measured to tell.
+const ONE_TIME: f64 = 0.0142;
+
+#[test]
+fn an_entry_says_by_how_much_it_changed_and_how_sure_that_is() {
+    let problems = |us: [f64; 4]| (0..4).map(|at| problem(&format!("p{at}"), us[at], 0.01)).collect::<Vec<_>>();
+    let new_us = [10.0, 10.1, 10.3, 10.5];
+    let diff = diff(&one(16, &problems([10.0; 4])), &one(16, &problems(new_us)));
+    let times = only(&diff).times.as_ref().unwrap();
+    let change = new_us.iter().map(|us| (us / 10.0_f64).ln()).sum::<f64>() / 4.0;
+    let near = |value: f64, wanted: f64| (value - wanted).abs() < 1e-9;
+    assert!(near(times.ratio, change.exp()) && near(times.absolute, change.exp()), "{times:?}");
+    assert!(near(times.range[0], 1.0) && near(times.range[1], 1.05), "{times:?}");
+    assert!(near(times.noise, 1.96 * ONE_TIME / 2.0) && near(times.deviations, 2.0 * change / ONE_TIME), "{times:?}");
+    assert_eq!((times.problems, times.anchored, times.mixed), (4, 0, false));
+}
+
+#[test]
+fn a_class_is_known_better_than_its_problems_and_one_stray_of_them_is_no_shift() {
+    let class = |first_us: f64| diff(&class_with(10.0, 10.0), &class_with(10.0, first_us)).classes.remove(0);
+    let quiet = class(10.1);
+    assert_eq!(quiet.problems, 16);
+    assert!((quiet.noise - 1.96 * ONE_TIME / 16.0_f64.sqrt()).abs() < 1e-9, "{}", quiet.noise);
+    // Four of sixteen count for four deviations each, however far they went.
+    for (first_us, shift) in [(20.0, ONE_TIME), (30.0, ONE_TIME), (5.0, -ONE_TIME), (2.5, -ONE_TIME)] {
+        let strayed = class(first_us);
+        assert!((strayed.ratio.ln() - shift).abs() < 1e-9 && !strayed.suspect, "{first_us} µs: {}", strayed.ratio);
+    }
+}
+
 #[test]
 fn a_bucket_that_a_fallback_serves_is_found_among_the_others() {
     let with = |slow_us: f64| {

@@ -722,3 +722,31 @@ fn a_family_that_a_document_describes_has_a_default_type_of_its_own() {
     }
     assert_eq!(example().dtype("batched_matmul", None).unwrap().name(), "bf16", "no family's");
 }
+
+#[test]
+fn an_answer_says_how_long_its_configs_take_and_how_that_is_known() {
+    let options = Options { max_configs: Some(2), ..Options::default() };
+    let heuristics = Heuristics::builtin("h200").unwrap();
+    let capped = Heuristics::builtin("h200").unwrap().with_options(&options);
+    let (mut measured, mut predicted) = (0, 0);
+    // Of the plan, and of nobody's.
+    for shape in
+        ["m=1,n=40,k=392", "m=1,n=57,k=1952", "m=333,n=4568,k=1240", "m=77,n=3000,k=5000", "m=2000,n=1504,k=712"]
+    {
+        let problem = problem(Family::Matmul, shape);
+        for heuristics in [&heuristics, &capped] {
+            let answer = heuristics.lookup_problem(&problem);
+            let times_us = match answer.source {
+                Source::Measured => (answer.measured_us(), answer.predicted_us().is_none()),
+                Source::Model => (answer.predicted_us(), answer.measured_us().is_none()),
+                _ => continue,
+            };
+            measured += usize::from(answer.source == Source::Measured);
+            predicted += usize::from(answer.source == Source::Model);
+            let (Some(times_us), true) = times_us else { panic!("{shape}: {times_us:?}") };
+            assert!(times_us.len() == answer.configs().len() && !times_us.is_empty(), "{shape}: {times_us:?}");
+            assert!(times_us[0] > 0.0 && times_us.is_sorted(), "{shape}: {times_us:?}");
+        }
+    }
+    assert!(measured >= 2 && predicted >= 2, "{measured} measured, {predicted} predicted");
+}

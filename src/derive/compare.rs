@@ -105,3 +105,54 @@ impl Comparison {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Over four problems, so much slower than the baseline.
+    fn by(ratio: f64) -> Comparison {
+        Comparison {
+            ratio: Some((ratio, ratio, ratio)),
+            noise: 0.03,
+            tie_width: 0.01,
+            pairs: 4,
+            ..Comparison::default()
+        }
+    }
+
+    #[test]
+    fn beyond_noise_is_faster_or_slower_and_beyond_a_tie_class_is_no_tie() {
+        let told = |ratio: f64| {
+            let comparison = by(ratio);
+            (comparison.is_faster(), comparison.is_no_tie(), comparison.is_slower(), comparison.is_tie(0.0))
+        };
+        for (ratio, wanted) in [
+            (0.96, (true, true, false, false)),
+            (0.98, (false, true, false, true)),
+            (0.995, (false, false, false, true)),
+            (1.02, (false, false, false, true)),
+            (1.04, (false, false, true, false)),
+        ] {
+            assert_eq!(told(ratio), wanted, "{ratio}");
+        }
+        assert!(by(0.96).is_tie(0.05) && by(1.04).is_tie(0.05), "occasions differ by more");
+        // At the bound it is not beyond it.
+        let bounded = |ratio: f64| Comparison { noise: 0.25, tie_width: 0.125, ..by(ratio) };
+        assert!(!bounded(0.75).is_faster() && !bounded(1.25).is_slower() && !bounded(0.875).is_no_tie());
+        assert!(bounded(0.75).is_tie(0.0) && bounded(1.25).is_tie(0.0) && bounded(0.5).is_tie(0.5));
+    }
+
+    #[test]
+    fn what_fails_is_never_faster_and_what_works_where_the_other_fails_is() {
+        let slow = Comparison { baseline_fails: 1, ..by(1.2) };
+        assert!(slow.is_faster() && slow.is_no_tie() && !slow.is_tie(1.0));
+        let fails = Comparison { challenger_fails: 1, ..by(0.5) };
+        assert!(!fails.is_faster() && !fails.is_no_tie() && fails.is_slower() && !fails.is_tie(1.0));
+        let both = Comparison { baseline_fails: 1, ..fails };
+        assert!(!both.is_faster() && both.is_slower());
+        assert!(!Comparison { untried: 1, ..by(1.0) }.is_tie(1.0), "not timed on all");
+        let alone = Comparison { untried: 4, ..Comparison::default() };
+        assert!(alone.is_faster() && !alone.is_slower() && !alone.is_tie(1.0), "the baseline was never tried");
+    }
+}

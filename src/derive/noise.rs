@@ -147,6 +147,13 @@ mod tests {
     }
 
     #[test]
+    fn the_noise_of_a_mean_is_less_than_that_of_each() {
+        assert!((joint([0.03, 0.04].into_iter()) - 0.025).abs() < 1e-12);
+        assert!((joint([0.02; 4].into_iter()) - 0.01).abs() < 1e-12);
+        assert!(joint([].into_iter()).abs() < 1e-12);
+    }
+
+    #[test]
     fn one_draw_in_twenty_is_farther() {
         let noise = Noise::of(&draws(DurationClass::Slow, 19), &[]);
         assert!((noise.level(DurationClass::Slow).usual() - 0.019f64.exp_m1()).abs() < 1e-12);

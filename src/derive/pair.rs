@@ -94,3 +94,82 @@ fn relative_error(timing: &Timing) -> Option<f64> {
     let error = MEDIAN_EFFICIENCY * (q3 - q1) / IQR_SIGMAS / timing.time_us / f64::from(timing.samples).sqrt();
     (error.is_finite() && error >= 0.0).then_some(error)
 }
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An arm of the first race there is.
+    fn arm(rounds_us: &[f64]) -> Timing {
+        Timing {
+            time_us: median(rounds_us.iter().copied()).unwrap(),
+            rounds_us: rounds_us.to_vec(),
+            race: 1,
+            ..Timing::default()
+        }
+    }
+
+    fn near(value: f64, wanted: f64) -> bool {
+        (value - wanted).abs() < 1e-9
+    }
+
+    #[test]
+    fn long_rounds_compare_in_pairs_and_short_ones_by_their_fastest_half() {
+        // The clock halves from round to round; the second takes 2 % more each time.
+        let clock = [100.0, 400.0, 200.0, 800.0, 300.0];
+        let (first, second) = (arm(&clock), arm(&clock.map(|us| 1.02 * us)));
+        let (ln_ratio, rounds) = raced(&first, &second).unwrap();
+        assert!(near(ln_ratio, -(1.02f64.ln())) && rounds == 5, "{ln_ratio}");
+        // The slowest two of five are late.
+        let (early, late) = (arm(&[10.0, 10.0, 10.0, 11.0, 11.0]), arm(&[9.0, 40.0, 9.3, 30.0, 9.6]));
+        let (ln_ratio, _) = raced(&early, &late).unwrap();
+        assert!(near(ln_ratio, (10.0f64 / 9.3).ln()), "{ln_ratio}");
+        let (back, _) = raced(&late, &early).unwrap();
+        assert!(near(back, -ln_ratio));
+    }
+
+    #[test]
+    fn rounds_are_shared_from_where_both_ran_and_where_nobody_chose() {
+        let rounds = |first: &Timing, second: &Timing| raced(first, second).map(|(_, rounds)| rounds);
+        let whole = arm(&[60.0; 10]);
+        assert_eq!(rounds(&whole, &Timing { race: 2, ..whole.clone() }), None, "of two races");
+        let chosen = Timing { chosen_by: 4, ..whole.clone() };
+        assert_eq!(rounds(&chosen, &whole), Some(6));
+        assert_eq!(rounds(&chosen, &arm(&[60.0; 3])), Some(3), "it was out before the others reported");
+        let late = Timing { joined: 7, ..arm(&[60.0; 3]) };
+        assert_eq!([rounds(&late, &whole), rounds(&whole, &late), rounds(&chosen, &late)], [Some(3); 3]);
+        assert_eq!(rounds(&whole, &arm(&[60.0, 0.0, 60.0])), Some(2), "no time is none");
+    }
+
+    #[test]
+    fn noise_is_the_spread_of_the_pairs_and_no_less_than_it_is_said_to_be() {
+        // Ratios 1 ± 3 % around 1: a median absolute deviation of 3 %, of nine rounds.
+        let spread = [1.0, 1.03, 1.0 / 1.03, 1.03, 1.0 / 1.03, 1.0, 1.03, 1.0 / 1.03, 1.0];
+        let (first, second) = (arm(&spread.map(|ratio| 100.0 * ratio)), arm(&[100.0; 9]));
+        let compared = pair(&first, &second, 0.005);
+        let error = 1.2533 * 1.4826 * 1.03f64.ln() / 3.0;
+        assert!(
+            near(compared.ratio, 1.0) && near(compared.noise, 1.96 * error) && compared.rounds == 9,
+            "{compared:?}"
+        );
+        assert!(near(pair(&first, &second, 0.2).noise, 0.2));
+    }
+
+    #[test]
+    fn times_of_their_own_are_as_sure_as_their_quartiles_say() {
+        let lone = |time_us: f64, quartiles_us| Timing { time_us, quartiles_us, samples: 16, ..Timing::default() };
+        let (first, second) = (lone(100.0, Some((98.0, 102.0))), lone(200.0, Some((197.0, 203.0))));
+        let [one, other] = [4.0 / 100.0, 6.0 / 200.0].map(|spread| 1.2533 * spread / 1.349 / 4.0);
+        assert!(near(lone_noise(&first).unwrap(), 1.96 * one));
+        let compared = pair(&first, &Timing { race: 9, ..second.clone() }, 0.005);
+        assert!(near(compared.ratio, 0.5) && near(compared.noise, 1.96 * one.hypot(other)), "{compared:?}");
+        assert_eq!(compared.rounds, 0);
+        let unsure = pair(&first, &Timing { race: 9, ..lone(200.0, None) }, 0.005);
+        assert!(near(unsure.noise, ASSUMED_NOISE));
+        // Four rounds say nothing of their own spread.
+        let few = [arm(&[100.0, 103.0, 98.0, 101.0]), arm(&[99.0; 4])];
+        assert_eq!(pair(&few[0], &few[1], 0.005).rounds, 0);
+        assert_eq!(lone_noise(&lone(100.0, Some((102.0, 98.0)))), None, "quartiles the wrong way round");
+    }
+}

@@ -194,3 +194,97 @@ impl Diff {
         slower || !self.lost_problems.is_empty()
     }
 }
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::{IncomparableTimes, diff};
+    use crate::heuristics::Document;
+
+    fn entry(status: Status, ratio: Option<f64>) -> Entry {
+        let times = ratio.map(|ratio| Ratio {
+            ratio,
+            range: [ratio; 2],
+            noise: 0.01,
+            absolute: ratio,
+            deviations: 2.0,
+            problems: 1,
+            anchored: 0,
+            mixed: false,
+            bucket: None,
+        });
+        Entry {
+            class: "matmul".to_owned(),
+            place: "m_bin <=4".to_owned(),
+            rule: true,
+            status,
+            times,
+            config_changed: false,
+            uncovered: false,
+            regression: status == Status::Slow,
+            contests: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_race_says_whether_what_looks_slower_is() {
+        let settled = |status, slower, uncovered| {
+            let mut entry = Entry { uncovered, ..entry(status, Some(1.05)) };
+            entry.settle(slower);
+            (entry.status, entry.regression)
+        };
+        assert_eq!(settled(Status::Ambiguous, true, false), (Status::Slow, true));
+        assert_eq!(settled(Status::Ambiguous, false, false), (Status::Ambiguous, false));
+        assert_eq!(settled(Status::Slow, true, false), (Status::Slow, true));
+        assert_eq!(settled(Status::Slow, false, false), (Status::Ambiguous, false));
+        for other in [Status::Removed, Status::Added] {
+            assert_eq!([true, false].map(|slower| settled(other, slower, false)), [(other, true), (other, false)]);
+        }
+        assert_eq!(settled(Status::Removed, false, true), (Status::Removed, true), "no race brings back what is gone");
+    }
+
+    #[test]
+    fn what_looks_slower_by_more_than_two_per_cent_is_worth_a_race() {
+        for status in [Status::Slow, Status::Ambiguous, Status::Removed, Status::Added] {
+            let suspect = |ratio| entry(status, ratio).is_suspect();
+            assert_eq!([Some(1.021), Some(1.019), Some(0.9), None].map(suspect), [true, false, false, false]);
+        }
+        for status in [Status::Same, Status::Fast] {
+            assert!(!entry(status, Some(1.1)).is_suspect(), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn anything_slower_or_lost_is_a_regression_of_the_whole() {
+        let nothing = Document::from_value(
+            serde_json::json!({ "schema_version": 2, "policy": {}, "rules": [], "fallbacks": {} }),
+        )
+        .unwrap();
+        let same = diff(&nothing, &nothing, IncomparableTimes::Refuse).unwrap();
+        let told = |diff: &Diff| (diff.has_suspects(), diff.has_regression());
+        assert_eq!(told(&same), (false, false));
+        let with = |entry| Diff { entries: vec![self::entry(Status::Same, Some(1.0)), entry], ..same.clone() };
+        assert_eq!(told(&with(entry(Status::Slow, Some(1.1)))), (true, true));
+        assert_eq!(told(&with(entry(Status::Ambiguous, Some(1.1)))), (true, false));
+        assert_eq!(told(&with(entry(Status::Fast, Some(0.9)))), (false, false));
+        let class = |suspect, regression| {
+            let shift = ClassShift {
+                class: "matmul".to_owned(),
+                ratio: 1.05,
+                noise: 0.01,
+                problems: 9,
+                suspect,
+                regression,
+                contests: Vec::new(),
+            };
+            told(&Diff { classes: vec![shift], ..same.clone() })
+        };
+        assert_eq!(
+            [class(false, false), class(true, false), class(true, true)],
+            [(false, false), (true, false), (true, true)]
+        );
+        let lost = LostProblem { class: "matmul".to_owned(), problem: "m=1,n=2,k=3 bf16".to_owned() };
+        assert_eq!(told(&Diff { lost_problems: vec![lost], ..same }), (false, true));
+    }
+}

@@ -699,6 +699,22 @@ mod tests {
         Model::from_json(&value().to_string()).unwrap()
     }
 
+    #[test]
+    fn a_knob_is_a_number_whatever_it_is() {
+        let model = model();
+        let flat = model.scope.word("flat");
+        let knobs = [json!(true), json!(false), json!(7), json!("flat"), json!(0.5), json!([7]), Value::Null];
+        assert_eq!(knobs.map(|knob| model.number(&knob)), [1, 0, 7, flat, MISSING, MISSING, MISSING]);
+    }
+
+    #[test]
+    fn a_model_with_more_dimensions_than_its_family_needs_knows_variants() {
+        let document: Value = serde_json::from_str(crate::heuristics::builtin_document("h200").unwrap()).unwrap();
+        let knows = |class: &str| Model::from_json(&document["models"][class].to_string()).unwrap().knows_variants();
+        assert_eq!(["attention", "matmul", "row_softmax"].map(knows), [true, false, false]);
+        assert!(!model().knows_variants(), "of no family that is known");
+    }
+
     /// The same model in the form before.
     fn value_of_before() -> Value {
         let config = |tile: i64, split: i64, registers: i64| {

@@ -147,3 +147,70 @@ pub(super) fn is_name_start(letter: char) -> bool {
 pub(super) fn is_name_part(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || letter == '_'
 }
+
+#[allow(clippy::unwrap_used)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_text_that_is_named_has_a_number_of_its_own_and_all_others_share_one() {
+        let mut scope = Scope::default();
+        let named = ["flat", "strips", "flat", "whole"].map(|text| scope.word_slot(text));
+        assert_eq!(named[0], named[2]);
+        let unnamed = scope.word("spiral");
+        assert_eq!(scope.word("zigzag"), unnamed);
+        let mut apart = vec![named[0], named[1], named[3], unnamed];
+        assert_eq!(["flat", "strips", "whole"].map(|text| scope.word(text)), [named[0], named[1], named[3]]);
+        apart.sort_unstable();
+        apart.dedup();
+        assert_eq!(apart.len(), 4, "{apart:?}");
+        assert!(apart.iter().all(|number| *number < i64::MIN / 4), "no number that is meant as one: {apart:?}");
+    }
+
+    #[test]
+    fn names_are_declared_once_and_knobs_have_entries() {
+        let mut scope = Scope::default();
+        assert_eq!([scope.declare("rows").unwrap(), scope.declare("_cols2").unwrap()], [0, 1]);
+        scope.declare_knob("block_sizes").unwrap();
+        assert_eq!(scope.names().collect::<Vec<_>>(), ["rows", "_cols2", "block_sizes"]);
+        for (name, said) in
+            [("2d", "no name"), ("", "no name"), ("a-b", "no name"), ("rows", "twice"), ("block_sizes", "twice")]
+        {
+            let refused = [scope.declare(name).map(drop), scope.declare_knob(name)];
+            for error in refused.map(|refused| refused.unwrap_err().to_string()) {
+                assert!(error.contains(said), "{name}: {error}");
+            }
+        }
+        let slots = [("rows", None), ("block_sizes", Some(1)), ("block_sizes", None), ("block_sizes", Some(1))];
+        assert_eq!(slots.map(|(name, entry)| scope.resolve(name, entry).unwrap()), [0, 2, 3, 2]);
+        assert_eq!(scope.len(), 4);
+        let knobs: Vec<String> = scope.knob_slots().map(|(slot, knob)| format!("{slot} {knob}")).collect();
+        assert_eq!(knobs, ["2 block_sizes[1]", "3 block_sizes"]);
+        assert_eq!(scope.resolve("rows", Some(0)), Err("'rows' is no knob, so it has no entries".to_owned()));
+        let unknown = scope.resolve("rowz", None).unwrap_err();
+        assert_eq!(unknown, "unknown name 'rowz', perhaps 'rows'; there are _cols2, block_sizes, rows");
+        let unlike = scope.resolve("depth", None).unwrap_err();
+        assert!(unlike.starts_with("unknown name 'depth'; "), "{unlike}");
+    }
+
+    #[test]
+    fn the_nearest_name_is_the_one_with_the_fewest_letters_to_change() {
+        for (one, other, letters) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("kitten", "sitting", 3),
+            ("flaw", "lawn", 2),
+            ("rows", "rows", 0),
+        ] {
+            assert_eq!(distance(one, other), letters, "{one} {other}");
+        }
+        let names = ["num_warps", "num_stages", "m"];
+        for (unknown, near) in
+            [("num_warp", Some("num_warps")), ("nun_stage", Some("num_stages")), ("k", Some("m")), ("threads", None)]
+        {
+            assert_eq!(nearest(unknown, &names), near, "{unknown}");
+        }
+    }
+}

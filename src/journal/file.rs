@@ -644,8 +644,14 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let older: String = lines().iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
         assert!(!older.contains("seal") && text.lines().all(|line| line.contains("\"seal\":\"")));
-        std::fs::write(&path, older).unwrap();
+        std::fs::write(&path, &older).unwrap();
         assert_eq!(read(&path).unwrap(), whole);
+        // A trial among them that cannot be read is left out as one with a seal is.
+        let unreadable = older.replacen("\"numel\":2", "\"numel\":", 1);
+        assert_ne!(unreadable, older);
+        std::fs::write(&path, unreadable).unwrap();
+        let (_, contents) = Journal::open(&path, false).unwrap();
+        assert_eq!(contents.trials, [whole.trials[0].clone(), whole.trials[2].clone()]);
         std::fs::write(&path, text.replace("580.1", "590.2")).unwrap();
         let edited = read(&path).unwrap();
         assert_eq!((edited.headers[0].driver.as_str(), edited.trials), ("590.2", whole.trials));

@@ -150,4 +150,21 @@ mod tests {
         drop(first);
         Lock::take(&path).unwrap();
     }
+
+    #[test]
+    fn a_device_that_is_about_to_be_free_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device.lock");
+        let first = Lock::take_device(&path).unwrap();
+        let second = std::thread::spawn(move || Lock::take_device(&path));
+        std::thread::sleep(3 * PAUSE);
+        drop(first);
+        second.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_named_as_one() {
+        let error = unlockable(&std::io::Error::from_raw_os_error(libc::ENOLCK)).to_string();
+        assert!(error.contains("keeps no locks") && error.contains("--output"), "{error}");
+    }
 }

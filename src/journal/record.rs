@@ -372,6 +372,122 @@ pub enum Line {
 mod tests {
     use super::*;
 
+    fn trial(status: Status, change: impl Fn(&mut Trial)) -> Trial {
+        let problem = Problem::parse(Family::Elementwise, "numel=64", Dtype::Bf16).unwrap();
+        let mut trial = Trial::untimed(&problem, Config::default(), Stage::Final, status);
+        change(&mut trial);
+        trial
+    }
+
+    /// A trial that contradicts itself in nothing, but for the change.
+    fn timed(change: impl Fn(&mut Trial)) -> Trial {
+        let us = |time: f64| Some(Micros(time));
+        trial(Status::Ok, |trial| {
+            (trial.min_us, trial.q1_us, trial.time_us) = (us(5.0), us(6.0), us(6.5));
+            (trial.median_us, trial.q3_us, trial.rounds_us) = (us(7.0), us(8.0), vec![5.0, 8.0]);
+            (trial.samples, trial.rel_err, trial.sm_mhz) = (Some(2), Some(0.002), Some(1980));
+            change(trial);
+        })
+    }
+
+    #[test]
+    fn figures_that_no_clock_and_no_comparison_can_have_said_are_contradictions() {
+        type Edit = fn(&mut Trial);
+        let us = |time: f64| Some(Micros(time));
+        assert_eq!(timed(|_| {}).contradiction(), None);
+        let right: [(&str, Edit); 9] = [
+            ("nothing told", |trial| *trial = self::trial(Status::Ok, |_| {})),
+            ("a day", |trial| trial.q3_us = Some(Micros(86_400e6))),
+            ("order within the rounding", |trial| trial.min_us = Some(Micros(6.0015))),
+            ("the same throughout", |trial| {
+                let same = Some(Micros(7.0));
+                (trial.min_us, trial.q1_us, trial.time_us, trial.q3_us) = (same, same, same, same);
+            }),
+            ("the reference itself", |trial| trial.rel_err = Some(0.0)),
+            ("as far off as nothing", |trial| trial.rel_err = Some(1.0)),
+            ("the fastest clock", |trial| trial.sm_mhz = Some(FASTEST_MHZ)),
+            ("one sample", |trial| trial.samples = Some(1)),
+            ("wrong by far", |trial| *trial = self::trial(Status::Wrong, |wrong| wrong.rel_err = Some(30.0))),
+        ];
+        for (what, edit) in right {
+            assert_eq!(timed(edit).contradiction(), None, "{what}");
+        }
+        let wrong: [(&str, Edit); 15] = [
+            ("min_us is 0", |trial| trial.min_us = Some(Micros(0.0))),
+            ("q1_us is -", |trial| trial.q1_us = Some(Micros(-6.0))),
+            ("time_us is NaN", |trial| trial.time_us = Some(Micros(f64::NAN))),
+            ("q3_us is", |trial| trial.q3_us = Some(Micros(86_401e6))),
+            ("a round took 0 µs", |trial| trial.rounds_us[1] = 0.0),
+            ("a round took inf µs", |trial| trial.rounds_us[0] = f64::INFINITY),
+            ("it failed and has times", |trial| (trial.status, trial.rounds_us) = (Status::Wrong, Vec::new())),
+            ("it failed and has times", |trial| {
+                *trial = self::trial(Status::Crashed, |crashed| crashed.rounds_us = vec![5.0]);
+            }),
+            ("samples is 0", |trial| trial.samples = Some(0)),
+            ("rel_err is 1.01", |trial| trial.rel_err = Some(1.01)),
+            ("rel_err is -0.1", |trial| trial.rel_err = Some(-0.1)),
+            ("rel_err is NaN", |trial| *trial = self::trial(Status::Wrong, |wrong| wrong.rel_err = Some(f64::NAN))),
+            ("sm_mhz is 0", |trial| trial.sm_mhz = Some(0)),
+            ("sm_mhz is 20001", |trial| trial.sm_mhz = Some(20_001)),
+            ("is more than time_us", |trial| (trial.q1_us, trial.min_us) = (None, Some(Micros(6.6)))),
+        ];
+        for (said, edit) in wrong {
+            let contradiction = timed(edit).contradiction();
+            assert!(contradiction.as_ref().is_some_and(|text| text.contains(said)), "{said}: {contradiction:?}");
+        }
+        let order = timed(|trial| trial.q1_us = Some(Micros(7.003))).contradiction().unwrap();
+        assert!(order.contains("q1_us") && order.contains("is more than median_us"), "{order}");
+        let order = timed(|trial| trial.time_us = Some(Micros(7.003))).contradiction().unwrap();
+        assert!(order.contains("time_us") && order.contains("is more than median_us"), "{order}");
+        let older = timed(|trial| (trial.time_us, trial.median_us) = (None, us(7.0)));
+        assert_eq!((older.time(), timed(|_| {}).time()), (us(7.0), us(6.5)), "journals of before have medians alone");
+    }
+
+    #[test]
+    fn trials_stand_together_where_device_protocol_and_a_known_driver_are_the_same() {
+        let header = Header {
+            gpu: "NVIDIA H200".to_owned(),
+            driver: "580.1".to_owned(),
+            nvrtc: "13.0.88".to_owned(),
+            protocol: "cold-l2/2".to_owned(),
+            multiprocessors: Some(132),
+            ..Header::default()
+        };
+        let said = |header: &Header, earlier: &Header| {
+            let changes = header.changes_since(earlier).into_iter();
+            changes.map(|change| (change.to_string(), change.is_acceptable())).collect::<Vec<_>>()
+        };
+        let other = |change: fn(&mut Header)| {
+            let mut other = header.clone();
+            change(&mut other);
+            other
+        };
+        assert_eq!(said(&header, &header), []);
+        let driver = other(|header| header.driver = "590.2".to_owned());
+        assert_eq!(said(&driver, &header), [("driver 580.1 → 590.2".to_owned(), true)]);
+        let unknown = other(|header| header.driver.clear());
+        assert_eq!(said(&unknown, &header), [("driver 580.1 → unknown".to_owned(), true)]);
+        assert_eq!(said(&header, &unknown), [("driver unknown → 580.1".to_owned(), true)]);
+        assert_eq!(said(&unknown, &unknown), [("driver unknown → unknown".to_owned(), true)]);
+        let protocol = other(|header| header.protocol = "cold-l2/3".to_owned());
+        assert_eq!(said(&protocol, &header), [("protocol cold-l2/2 → cold-l2/3".to_owned(), false)]);
+        let [gpu, untold] =
+            [other(|header| header.multiprocessors = Some(66)), other(|header| header.multiprocessors = None)];
+        assert!(matches!(&said(&gpu, &header)[..], [(text, false)] if text.starts_with("device NVIDIA H200 (132")));
+        assert!(matches!(&said(&header, &untold)[..], [(text, true)] if text.ends_with("one of unknown size")));
+    }
+
+    #[test]
+    fn a_journal_is_of_the_gpu_that_it_was_measured_on() {
+        let header = Header { gpu: "NVIDIA H200".to_owned(), nvrtc: "13.0.88".to_owned(), ..Header::default() };
+        assert_eq!(header.device(), "h200");
+        assert!(header.refuse_other_gpu("h200").is_ok());
+        let error = header.refuse_other_gpu("h100").unwrap_err().to_string();
+        assert!(error.contains("NVIDIA H200") && error.contains("h100"), "{error}");
+        let host = Header { gpu: "AMD EPYC".to_owned(), ..Header::default() };
+        assert_eq!(host.device(), "cpu", "the host needs no compiler");
+    }
+
     #[test]
     fn what_may_pass_is_told_from_a_verdict_on_the_config() {
         let problem = Problem::parse(Family::Elementwise, "numel=64", Dtype::Bf16).unwrap();

@@ -95,6 +95,13 @@ mod tests {
     }
 
     #[test]
+    fn one_and_a_half_times_the_best_is_still_quiet() {
+        let mut watch = Watch::default();
+        assert!(!watch.look(&[vec![400.0, 800.0]], at(0), at(0)));
+        assert!(watch.look(&[vec![400.0, 801.0]], at(100), at(100)));
+    }
+
+    #[test]
     fn a_load_that_was_there_from_the_start_shows_by_the_times_that_got_through() {
         let mut watch = Watch::default();
         assert!(watch.look(&[vec![450.0, 3450.0, 3400.0]], at(0), at(0)));
@@ -110,6 +117,11 @@ mod tests {
         assert!(!watch.look(&times_us, at(100), at(100)));
         times_us[3].fill(2000.0);
         assert!(watch.look(&times_us, at(200), at(200)));
+    }
+
+    #[test]
+    fn a_device_that_has_no_canary_is_quiet() {
+        assert!(!Watch::default().look(&[], at(0), at(0)));
     }
 
     #[test]

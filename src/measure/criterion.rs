@@ -103,6 +103,52 @@ mod tests {
         enough.map_or(1000, |last| last + 1)
     }
 
+    fn of(times_us: &[f64]) -> Noise {
+        let mut noise = Noise { window: 4, ..Noise::default() };
+        for us in times_us {
+            noise.add(Micros(*us));
+        }
+        noise
+    }
+
+    #[test]
+    fn two_equal_samples_are_enough() {
+        assert!(!of(&[]).finished() && !of(&[10.0]).finished());
+        assert!(of(&[10.0, 10.0]).finished());
+    }
+
+    #[test]
+    fn noise_is_the_standard_deviation_over_the_mean() {
+        for (times_us, wanted) in [(&[9.0, 11.0][..], 2f64.sqrt()), (&[8.0, 10.0, 12.0], 2.0), (&[10.0; 5], 0.0)] {
+            let deviation = of(times_us).relative_deviation();
+            assert!((deviation - wanted / 10.0).abs() < 1e-12, "{times_us:?}: {deviation}");
+        }
+        assert!(of(&[10.0]).relative_deviation().is_infinite(), "one says nothing");
+    }
+
+    #[test]
+    fn times_drift_where_the_last_are_off_by_more_than_two_errors_of_their_mean() {
+        for (first, last) in [(10.0, 11.0), (11.0, 10.0)] {
+            let mut times_us = [first; 8];
+            times_us[4..].fill(last);
+            // The mean is 10.5; four times of this noise have an error of half of it.
+            let off = 0.5 / 10.5;
+            assert!(of(&times_us).drifts(0.99 * off) && !of(&times_us).drifts(1.01 * off), "{times_us:?}");
+        }
+        assert!(!of(&[10.0; 8]).drifts(0.0));
+    }
+
+    #[test]
+    fn noise_holds_still_where_all_of_the_window_are_near_the_last() {
+        let noise = |history: &[f64]| Noise { history: history.to_vec(), ..of(&[]) };
+        assert!(noise(&[0.3, 0.1, 0.096, 0.104, 0.1]).holds_still(0.1));
+        assert!(!noise(&[0.3, 0.1, 0.096, 0.106, 0.1]).holds_still(0.1));
+        assert!(!noise(&[0.3, 0.094, 0.1, 0.1, 0.1]).holds_still(0.1));
+        assert!(!noise(&[0.1, 0.1, 0.1]).holds_still(0.1), "too few");
+        let half = Noise { settled: 0.5, ..noise(&[0.25, 0.75, 0.5, 0.5]) };
+        assert!(half.holds_still(0.5), "near enough at the bound");
+    }
+
     #[test]
     fn what_is_enough_stays_the_same_when_samples_are_forgotten() {
         let usual = samples_of(Noise::default());

@@ -191,6 +191,46 @@ mod tests {
         assert_eq!(cross_fit(&[1.0; 9], &[], 0), None);
     }
 
+    /// A fit that resampled rounds put above and below by as much.
+    fn fit(ln_ratio: f64, deviations: impl Fn(usize) -> f64) -> CrossFit {
+        CrossFit { ln_ratio, deviations: (0..200).map(deviations).collect() }
+    }
+
+    #[test]
+    fn an_interval_is_two_errors_wide_either_way() {
+        let fit = fit(0.1, |resample| if resample % 4 == 0 { 0.02 } else { 0.0 });
+        assert!(near(fit.error(), 0.01));
+        let Interval { low: Some(low), high: Some(high) } = fit.interval() else { unreachable!() };
+        assert!(near(low, 0.1 - 0.0196) && near(high, 0.1 + 0.0196), "{low} {high}");
+    }
+
+    #[test]
+    fn the_largest_is_less_by_the_luck_of_all_that_could_be_it() {
+        let by_turns = |size: f64, turn: usize| {
+            move |resample: usize| if (resample / turn).is_multiple_of(2) { size } else { -size }
+        };
+        let bounds = |fits: &[CrossFit]| {
+            let Interval { low: Some(low), high: Some(high) } = interval_of_largest(fits) else { unreachable!() };
+            [low, high]
+        };
+        let [first, near_by, hopeless] =
+            [fit(0.10, by_turns(0.01, 1)), fit(0.05, by_turns(0.02, 2)), fit(0.0, by_turns(0.03, 4))];
+        let all = [
+            (vec![first.clone()], [0.10 - 0.01, 0.10 + 0.0196]),
+            (vec![first.clone(), near_by.clone()], [0.10 - 0.02, 0.10 + 0.0196]),
+            // Its best is below the worst of the first, so that its luck does not count.
+            (vec![first.clone(), hopeless.clone()], [0.10 - 0.01, 0.10 + 0.0196]),
+            (vec![hopeless, near_by, first], [0.10 - 0.02, 0.10 + 0.0196]),
+        ];
+        for (fits, wanted) in all {
+            let bounds = bounds(&fits);
+            assert!(bounds.iter().zip(wanted).all(|(bound, wanted)| near(*bound, wanted)), "{fits:?}: {bounds:?}");
+        }
+        // One that is less, and may be more by far.
+        let wide = bounds(&[fit(0.10, by_turns(0.01, 1)), fit(0.0, by_turns(0.1, 1))]);
+        assert!(near(wide[1], 0.196), "{wide:?}");
+    }
+
     #[test]
     fn the_same_rounds_and_seed_give_the_same_interval() {
         let noisy: Vec<f64> = (0..30).map(|round| 10.0 + f64::from(round * 7 % 11) / 20.0).collect();

@@ -128,6 +128,35 @@ mod tests {
     }
 
     #[test]
+    fn the_error_of_a_mean_is_that_of_a_sample() {
+        let (middle, error) = mean_and_error(&[1.0, 2.0, 3.0, 6.0]);
+        // Squares of 4, 1, 0 and 9 over three, of four values.
+        assert!(
+            (middle - 3.0).abs() < 1e-12 && (error - (14.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12,
+            "{middle} {error}"
+        );
+    }
+
+    #[test]
+    fn a_mean_is_bounded_on_the_side_of_its_large_values_by_more() {
+        let values: Vec<f64> = (0..40).map(|index| if index % 8 == 0 { 8.0 } else { f64::from(index % 3) }).collect();
+        let (middle, error) = mean_and_error(&values);
+        let Interval { low: Some(low), high: Some(high) } = interval_of_mean(&values, 0) else { unreachable!() };
+        let [below, above] = [middle - low, high - middle].map(|reach| reach / error);
+        assert!((1.4..2.0).contains(&below) && (2.0..3.2).contains(&above), "{below} and {above} standard errors");
+        assert_eq!(interval_of_mean(&[3.0; 8], 0), Interval::between(3.0, 3.0));
+        assert_eq!(interval_of_mean(&[3.0; 7], 0), Interval::default(), "too few to know their spread");
+    }
+
+    #[test]
+    fn a_quantile_lies_between_two_ranks() {
+        // Of 40 values fewer than 14.27 are below the median in 2.5 of a hundred cases, and more than 26.73 in as many.
+        let values: Vec<f64> = (0..40).map(|index| f64::from(2 * index)).collect();
+        let Interval { low: Some(low), high: Some(high) } = interval_of_quantile(&values, 0.5) else { unreachable!() };
+        assert!((low / 2.0 - 13.27).abs() < 0.01 && (high / 2.0 - 25.73).abs() < 0.01, "{low} {high}");
+    }
+
+    #[test]
     fn a_binomial_quantile_is_where_the_sum_of_its_masses_comes_to_the_tail() {
         // Two throws of a coin: 1/4, 1/2, 1/4.
         let quantiles = [0.125, 0.25, 0.5, 0.75, 0.875].map(|tail| binomial_quantile(2, 0.5, tail));

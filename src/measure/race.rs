@@ -210,6 +210,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_just_as_far_behind_as_it_may_be_stays() {
+        let times = [20.0, 21.0, 60.0, 60.1];
+        let raced = run(&[false; 4], &RacePlan::FINAL, |arm, _| times[arm]);
+        assert_eq!(
+            rounds(&raced),
+            [48, 48, 16, 3],
+            "5 % behind at the end, three times as long after the first rounds"
+        );
+    }
+
+    #[test]
     fn slow_arms_have_fewer_rounds() {
         let total = |us: f64| rounds(&run(&[false], &RacePlan::FINAL, |_, _| us))[0];
         assert_eq!([11.0, 19.0, 21.0, 60.0, 300.0].map(total), [120, 90, 48, 20, 12]);

@@ -137,6 +137,30 @@ mod tests {
     }
 
     #[test]
+    fn classes_begin_where_the_ones_before_end() {
+        use DurationClass::{Slow, Under12, Under20, Under50, Under200};
+        let bounds = [(Under12, 0.0, 12.0), (Under20, 12.0, 20.0), (Under50, 20.0, 50.0), (Under200, 50.0, 200.0)];
+        for (class, first, end) in bounds {
+            assert_eq!([first, end - 1e-9].map(|us| DurationClass::of(Micros(us))), [class; 2]);
+        }
+        assert_eq!([200.0, 1e9].map(|us| DurationClass::of(Micros(us))), [Slow; 2]);
+        assert_eq!(DurationClass::ALL.map(DurationClass::is_late_now_and_then), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn short_times_are_told_by_their_fastest_half_and_long_ones_by_their_middle() {
+        for (times_us, wanted) in [
+            (&[10.0, 12.0, 30.0, 40.0][..], 11.0),
+            (&[10.0, 12.0, 14.0, 40.0, 90.0], 12.0),
+            (&[60.0, 62.0, 64.0], 62.0),
+            (&[300.0, 301.0, 303.0, 900.0], 302.0),
+        ] {
+            assert_eq!(Summary::of(times_us).time_us, Micros(wanted), "{times_us:?}");
+        }
+        assert!(location_us(&[]).is_nan());
+    }
+
+    #[test]
     fn geometric_mean_of_a_ratio_and_its_inverse_is_one() {
         assert!((geomean(&[4.0, 0.25]).unwrap() - 1.0).abs() < 1e-15);
         assert_eq!(geomean(&[]), None);

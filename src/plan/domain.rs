@@ -399,6 +399,9 @@ fn log_uniform(random: &mut impl Rng, range: RangeInclusive<u64>, step: u64) -> 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::heuristics::builtin_document;
+    use crate::model::{Dtype, FamilyProfile};
+    use crate::plan::Plan;
     use proptest::prelude::*;
 
     fn drawn(family: Family, purpose: Purpose, seed: u64, count: usize) -> Vec<Problem> {
@@ -599,6 +602,65 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A design that drew other problems than it did when it was measured would leave the document without what it was made for.
+    #[test]
+    fn designs_are_drawn_as_they_were_when_they_were_measured() {
+        let document: serde_json::Value = serde_json::from_str(builtin_document("h200").unwrap()).unwrap();
+        let profile = GpuProfile::by_name("h200").unwrap();
+        let mut designs = 0;
+        for family in Family::ALL {
+            let model = &document["models"][family.name()];
+            let (Some(dims), Some(measured)) = (model["dims"].as_array(), model["problems"].as_object()) else {
+                continue;
+            };
+            let measured: BTreeSet<&str> = measured
+                .values()
+                .flat_map(|of_dtype| of_dtype.as_array().unwrap())
+                .filter_map(|problem| problem.as_str()?.split(' ').next())
+                .collect();
+            let plan = Plan::load(family, None).unwrap();
+            let drawn = plan
+                .problems(&profile)
+                .unwrap()
+                .iter()
+                .filter(|planned| planned.from.as_ref().is_some_and(|from| from.starts_with("random")));
+            let (plain, variants): (Vec<Problem>, Vec<Problem>) =
+                drawn.map(|planned| planned.problem).partition(|problem| problem.shape.is_plain());
+            for drawn in [plain, variants] {
+                let is_known = |problem: &&Problem| {
+                    let extents: Vec<String> =
+                        problem.shape.extents().iter().take(dims.len()).map(u64::to_string).collect();
+                    measured.contains(extents.join(",").as_str())
+                };
+                let known = drawn.iter().filter(is_known).count();
+                // All of them, or as many as there was time for.
+                assert!(10 * known >= drawn.len(), "{family}: {known} of {}", drawn.len());
+                designs += usize::from(!drawn.is_empty());
+            }
+        }
+        assert!(designs >= 8, "{designs}");
+    }
+
+    /// The numbers that designs and evaluations of a user's own families are drawn by today; others would draw other problems.
+    #[test]
+    fn each_family_has_a_stream_of_its_own_that_stays() {
+        let named = |name: &'static str| {
+            Family::described(|known| known.name() == name, || FamilyProfile { name, ..*Family::Elementwise.profile() })
+        };
+        let own = ["rope", "stencil", "a_family_with_a_long_name"].map(|name| stream_of(named(name)));
+        assert_eq!(own.map(|stream| stream - Family::ALL.len() as u64), [1_078_239_790, 3_043_103_156, 1_997_720_970]);
+        let all: BTreeSet<u64> = Family::ALL.into_iter().map(stream_of).chain(own).collect();
+        assert_eq!(all.len(), Family::ALL.len() + own.len());
+        assert_eq!(Family::ALL.map(stream_of).to_vec(), (0..Family::ALL.len() as u64).collect::<Vec<_>>());
+        assert!(all.iter().all(|stream| 2 * stream + 1 < VARIANTS_STREAM));
+    }
+
+    #[test]
+    fn alignment_is_of_every_extent_and_has_a_name() {
+        let of = |shape: &str| Alignment::of(&Problem::parse(Family::Matmul, shape, Dtype::Bf16).unwrap()).name();
+        assert_eq!([of("m=17,n=64,k=128"), of("m=17,n=65,k=128")], ["aligned", "unaligned"]);
     }
 
     /// Each octave of a log-uniform extent is met as often as another.

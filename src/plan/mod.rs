@@ -348,6 +348,57 @@ mod tests {
     }
 
     #[test]
+    fn variants_are_drawn_for_families_that_have_some() {
+        let read = |family, variants| {
+            Plan::parse(family, &format!("[random]\nproblems = 4\nvariants = {variants}\nseed = 3"), "plan")
+        };
+        let plain = |plan: Plan| plan.problems.iter().filter(|planned| planned.problem.shape.is_plain()).count();
+        let attention = read(Family::Attention, 6).unwrap();
+        assert_eq!((attention.problems.len(), plain(attention)), (10, 4));
+        assert_eq!(read(Family::Matmul, 0).unwrap().problems.len(), 4);
+        let error = read(Family::Matmul, 1).unwrap_err().to_string();
+        assert!(error.starts_with("plan:1") && error.contains("matmul has none"), "{error}");
+        let most = |count| Plan::parse(Family::Elementwise, &format!("[random]\nproblems = {count}\nseed = 3"), "plan");
+        let error = most(MOST_RANDOM_PROBLEMS + 1).unwrap_err().to_string();
+        assert!(error.contains("more than"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_shapes_is_a_plans_problems_without_its_spaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shapes.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_shapes(Family::Elementwise, &path)
+        };
+        let shapes = read("[[problem]]\nnumel = 5000\nfrom = 'a model'\n[[problem]]\nnumel = 7").unwrap();
+        let told: Vec<(String, Option<&str>)> =
+            shapes.iter().map(|planned| (planned.problem.shape.to_string(), planned.from.as_deref())).collect();
+        assert_eq!(told, [("numel=5000".to_owned(), Some("a model")), ("numel=7".to_owned(), None)]);
+        for (wrong, said) in [("", "it has no [[problem]]"), ("[[problem]]\nrows = 5", "rows")] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("shapes.toml") && error.contains(said), "{error}");
+        }
+        assert!(read_shapes(Family::Elementwise, &folder.path().join("none.toml")).is_err());
+    }
+
+    #[test]
+    fn plans_without_a_space_for_a_gpu_are_left_out_unless_all_are() {
+        let [a100, h200] = ["a100", "h200"].map(|gpu| GpuProfile::by_name(gpu).unwrap());
+        let plans = |families: &[Family]| load_all(families, None).unwrap();
+        let left = |families: &[Family], profile: &GpuProfile| {
+            let (with, without) = with_a_space(plans(families), profile);
+            (with.iter().map(|plan| plan.family).collect::<Vec<_>>(), without)
+        };
+        let both = [Family::Matmul, Family::MatmulFp8];
+        assert_eq!(left(&both, &h200), (both.to_vec(), Vec::new()));
+        let (with, without) = left(&both, &a100);
+        assert_eq!(with, [Family::Matmul]);
+        assert_eq!(without, ["matmul_fp8 is left out: its plan has no config space for a100"]);
+        assert_eq!(left(&both[1..], &a100), (both[1..].to_vec(), Vec::new()), "whoever asks for its problems is told");
+    }
+
+    #[test]
     fn what_supersedes_a_space_must_be_known() {
         let text = "[space.mma_sync]\nsuperseded_by = 'hgmma'\ndefault = { block_sizes = [16, 32, 64] }\naxes = { block_sizes = [[16], [32], [64]] }";
         let error = Plan::parse(Family::Matmul, text, "plan").unwrap_err().to_string();

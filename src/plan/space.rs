@@ -358,6 +358,31 @@ mod tests {
     }
 
     #[test]
+    fn an_exclusion_may_name_any_field() {
+        let axes = "block_sizes = [[16, 32], [64]]\nl2_groupings = [[1], [8]]\nnum_warps = [4, 8]\nnum_stages = [2, 3]\n\
+                    pid_type = ['flat', 'persistent_blocked']\nnum_sm_multiplier = [1, 2]\nsplit_k = [1, 4]\nrealigned = ['', 'a', 'ab']";
+        let all = expand_text(axes, "").unwrap();
+        let excluded = [
+            ("block_sizes", "[16, 64]"),
+            ("l2_groupings", "[8]"),
+            ("mma", "'mma_sync'"),
+            ("num_sm_multiplier", "2"),
+            ("num_stages", "3"),
+            ("num_warps", "4"),
+            ("pid_type", "'flat'"),
+            ("realigned", "'a'"),
+            ("split_k", "4"),
+        ];
+        for (field, value) in excluded {
+            let pattern: Map<String, Value> = toml::from_str(&format!("{field} = {value}")).unwrap();
+            let is_met = |config: &&Config| config.to_template().get(field) != pattern.get(field);
+            let left: Vec<&Config> = all.iter().filter(is_met).collect();
+            let listed = expand_text(axes, &format!("{field} = [{value}]")).unwrap();
+            assert!(left.len() < all.len() && listed.iter().eq(left), "{field}: {} of {}", listed.len(), all.len());
+        }
+    }
+
+    #[test]
     fn a_whole_row_is_null() {
         let axes = "block_sizes = [[1]]\nreduction_loops = [['whole'], [1024]]\nnum_stages = [2, 3]";
         let configs = softmax_configs("simt", axes);

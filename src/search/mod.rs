@@ -455,6 +455,8 @@ mod tests {
         /// How long its last race was to be.
         race_plan: Option<RacePlan>,
         pruned: usize,
+        /// How often each was to be sampled, at what stage.
+        sampled: Vec<(Config, Stage, Sampling)>,
     }
 
     impl Formula {
@@ -467,6 +469,7 @@ mod tests {
                 race_plan: None,
                 screened: Vec::new(),
                 pruned: 0,
+                sampled: Vec::new(),
             }
         }
 
@@ -481,8 +484,9 @@ mod tests {
     }
 
     impl Bench for Formula {
-        fn submit(&mut self, candidate: &Candidate, stage: Stage, _: Sampling) -> Result<bool> {
+        fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool> {
             self.trials += 1;
+            self.sampled.push((candidate.config.clone(), stage, sampling));
             self.queued.push_back(self.record(candidate, stage));
             assert!(self.queued.len() <= 2, "one runs and one waits");
             Ok(true)
@@ -611,6 +615,68 @@ mod tests {
         assert_eq!(first, Width::GUIDED.first(1000, 3));
         assert_ne!(first, Width::GUIDED.first(1000, 4));
         assert_eq!(Width::GUIDED.first(5, 3), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn neighbours_are_sampled_more_often_and_all_up_to_twice_the_best_so_far() {
+        let mut bench = Formula::new(bowl);
+        run(&mut bench, &roughly(by_tile), &[]).unwrap();
+        let mut times_us: Vec<f64> = Vec::new();
+        for (config, stage, sampling) in &bench.sampled {
+            let usual = if *stage == Stage::Screen { Sampling::SCREEN } else { Sampling::REFINE };
+            // One runs while the next is queued.
+            let done = &times_us[..times_us.len().saturating_sub(1)];
+            let best = done.iter().copied().reduce(f64::min).map(Micros);
+            let all_done = times_us.iter().copied().reduce(f64::min).map(Micros);
+            let wanted = [best, all_done].map(|best| usual.abandoning(best, 2.0));
+            assert!(wanted.contains(sampling), "{config}: {sampling:?}, not {wanted:?}");
+            times_us.push(bowl(config).unwrap());
+        }
+        let stages: Vec<Stage> = bench.sampled.iter().map(|(_, stage, _)| *stage).collect();
+        assert!(stages.is_sorted() && stages.contains(&Stage::Screen) && stages.contains(&Stage::Refine));
+    }
+
+    #[test]
+    fn the_less_is_known_the_more_is_tried() {
+        let predicted = roughly(by_tile);
+        let unknown = Order { is_predicted: false, ..predicted.clone() };
+        let called = Order { is_called: true, ..unknown.clone() };
+        let tried = [&predicted, &unknown, &called].map(|order| {
+            let width = Width::of(order);
+            (width.first(1000, 0).len(), width.neighbours, width.rounds)
+        });
+        assert_eq!(tried, [(19, 6, 1), (48, 10, 1), (48, 14, 5)]);
+        let predicted = Order { is_called: true, ..predicted };
+        assert_eq!(Width::of(&predicted), Width::GUIDED, "whatever runs them, a model tells what is promising");
+        let thorough = Width::THOROUGH;
+        assert_eq!((thorough.first(1000, 0).len(), thorough.neighbours), (44, 12));
+    }
+
+    /// What ran with the incumbent is as much slower as it was there; what ran apart is what it took.
+    #[test]
+    fn times_are_beside_the_incumbents_of_the_same_race_alone() {
+        let configs: Vec<Candidate> = space()[..5].iter().map(candidate).collect();
+        let [incumbent, beside, elsewhere, alone, failed] = configs.iter().collect::<Vec<_>>()[..] else {
+            unreachable!()
+        };
+        let trial = |candidate: &Candidate, us: f64, race: Option<u64>| {
+            let blank = Trial::untimed(&problem(), candidate.config.clone(), Stage::Screen, Status::Ok);
+            Trial { time_us: Some(Micros(us)), median_us: Some(Micros(us)), race, ..blank }
+        };
+        let times = |race: Option<u64>| {
+            let trials = [
+                trial(incumbent, 150.0, race),
+                trial(beside, 120.0, Some(1)),
+                trial(elsewhere, 90.0, Some(2)),
+                trial(alone, 75.0, None),
+            ];
+            let mut scores = Scores::default();
+            scores.add(incumbent, Micros(100.0));
+            scores.note_race(Micros(100.0), incumbent, &[beside, elsewhere, alone, failed], &trials);
+            [incumbent, beside, elsewhere, alone, failed].map(|candidate| scores.of(candidate).map(|time| time.0))
+        };
+        assert_eq!(times(Some(1)), [Some(100.0), Some(80.0), Some(90.0), Some(75.0), None]);
+        assert_eq!(times(None), [Some(100.0), Some(120.0), Some(90.0), Some(75.0), None]);
     }
 
     #[test]

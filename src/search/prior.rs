@@ -311,6 +311,55 @@ mod tests {
         assert!((streamed / by_hand - 1.0).abs() < 1e-4, "{streamed} µs, by hand {by_hand}");
     }
 
+    /// Whatever the tiles, splits and program orders: all the work has to be done, and all the tensors have to be moved.
+    #[test]
+    fn no_floor_is_less_than_the_gpus_rates_allow() {
+        for (gpu, family, shape) in [
+            ("a100", Family::Matmul, "m=4096,n=4096,k=4096"),
+            ("h200", Family::Matmul, "m=16896,n=3072,k=2048"),
+            ("h200", Family::MatmulFp8, "m=4096,n=4096,k=8192"),
+            ("b200", Family::Attention, "batch=4,heads=8,q_seq=2048,kv_seq=2048,head_dim=128"),
+            ("h200", Family::RowSoftmax, "rows=4096,cols=32768"),
+        ] {
+            let (profile, plan) = (GpuProfile::by_name(gpu).unwrap(), Plan::load(family, None).unwrap());
+            let problem = Problem::parse(family, shape, family.dtypes()[0]).unwrap();
+            let (spec, peaks) = (families::spec(family), profile.peaks.unwrap());
+            let rate = f64::from(peaks.bf16_tflops) * 1e6 * if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+            let memory_us = spec.bytes(&problem).0 as f64 / (f64::from(peaks.memory_gb_per_s) * 1e3);
+            for config in plan.legal_configs(&problem, &profile) {
+                let multiplying_us = spec.flops(&problem) / (rate * mma_share(config, &profile));
+                let floor = Prior::floors(&profile).floor(config, &problem, &profile);
+                let least = multiplying_us.max(memory_us);
+                assert!(floor >= least, "{gpu} {problem} {config}: {floor} µs, where the rates allow {least}");
+            }
+        }
+    }
+
+    /// With memory out of the way, what fills every multiprocessor to the end takes the problem's FLOP at the rate.
+    #[test]
+    fn multiplying_takes_half_as_long_at_twice_the_rate() {
+        for (gpu, family) in [("a100", Family::Matmul), ("h200", Family::Matmul), ("h200", Family::MatmulFp8)] {
+            let (profile, plan) = (GpuProfile::by_name(gpu).unwrap(), Plan::load(family, None).unwrap());
+            let m = 128 * u64::from(profile.multiprocessors);
+            let problem = Problem::parse(family, &format!("m={m},n=3072,k=8192"), family.dtypes()[0]).unwrap();
+            let faster = if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+            let tflops = profile.peaks.unwrap().bf16_tflops;
+            let floor = |config: &Config, bf16_tflops: u32| {
+                let peaks = Peaks { memory_gb_per_s: 1_000_000, bf16_tflops };
+                let prior = Prior { peaks: Some(peaks), ..Prior::floors(&profile) };
+                prior.floor(config, &problem, &profile)
+            };
+            let large = |config: &&Config| config.block_sizes[0] >= 128 && config.block_sizes[1] >= 128;
+            let shares = plan.legal_configs(&problem, &profile).into_iter().filter(large).map(|config| {
+                let rate = faster * f64::from(tflops) * 1e6 * mma_share(config, &profile);
+                let least = families::spec(family).flops(&problem) / rate;
+                2.0 * (floor(config, tflops) - floor(config, 2 * tflops)) / least
+            });
+            let least = shares.fold(f64::INFINITY, f64::min);
+            assert!((least - 1.0).abs() < 1e-9, "{gpu} {family}: {least} times as long");
+        }
+    }
+
     #[test]
     fn floors_know_the_better_instructions_and_the_programs_that_a_gpu_holds() {
         let b200 = GpuProfile::by_name("b200").unwrap();

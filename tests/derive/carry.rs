@@ -2,7 +2,7 @@
 
 use super::models;
 use super::trials::{config, failed, finalist, h200, header, trial};
-use kernel_sweep::derive::{self, Defaults, Evidence, Inputs};
+use kernel_sweep::derive::{self, Defaults, Derived, Evidence, Inputs};
 use kernel_sweep::error::Result;
 use kernel_sweep::heuristics::{Document, FittedModel};
 use kernel_sweep::journal::{Contents, Header, Stage, Status, Trial};
@@ -36,12 +36,12 @@ fn contents(headers: &[Header], trials: &[Trial]) -> Contents {
     Contents { headers: headers.to_vec(), trials: trials.to_vec(), ..Contents::default() }
 }
 
-fn try_run(
+fn derived(
     before: Option<&Document>,
     journals: Vec<Contents>,
     accept_driver: bool,
     is_today: &(dyn Fn(&Trial) -> bool + Sync),
-) -> Result<Document> {
+) -> Result<Derived> {
     let named = journals.into_iter().enumerate().map(|(place, contents)| (format!("journal {place}"), contents));
     let named: Vec<_> = named.collect();
     let inputs = Inputs {
@@ -52,7 +52,16 @@ fn try_run(
         before,
         accept_driver,
     };
-    let derived = derive::run_where(inputs, is_today)?;
+    derive::run_where(inputs, is_today)
+}
+
+fn try_run(
+    before: Option<&Document>,
+    journals: Vec<Contents>,
+    accept_driver: bool,
+    is_today: &(dyn Fn(&Trial) -> bool + Sync),
+) -> Result<Document> {
+    let derived = derived(before, journals, accept_driver, is_today)?;
     // As whoever reads it has it.
     Document::from_bytes(derived.document.to_canonical_json().as_bytes())
 }
@@ -119,6 +128,21 @@ fn whatever_part_is_measured_anew_the_rest_stays_as_it_was() {
         // The same journal once more changes nothing.
         let again = run(Some(&after), &finals(&measured, 128));
         assert_eq!(again.to_canonical_json(), after.to_canonical_json(), "{measured:?}");
+    }
+}
+
+#[test]
+fn a_report_counts_what_was_measured_and_what_stays() {
+    let before = run(None, &first_night());
+    for measured in [&NARROW[..1], &NARROW, &[&SMALL[..], &LARGE].concat()] {
+        let trials = finals(measured, 128);
+        let derived = derived(Some(&before), vec![contents(&[header()], &trials)], false, &|_| true).unwrap();
+        let [report] = &derived.classes[..] else { panic!("one class, not {:?}", derived.classes) };
+        let now = entries(&derived.document);
+        let as_it_was = entries(&before).into_iter().filter(|entry| now.contains(entry)).count();
+        assert!(as_it_was > 0 && report.carried_over == as_it_was, "{measured:?}: {as_it_was}, not {report:?}");
+        let counts = (report.trials, report.problems, report.rules, report.fallbacks);
+        assert_eq!(counts, (trials.len(), measured.len(), derived.document.rules.len(), now.len() - report.rules));
     }
 }
 
