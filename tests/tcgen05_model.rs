@@ -267,6 +267,9 @@ fn pairs() {
     gemm("Bf16", [512, 256, 64], 2, 1, BF16, &runs).passes(&mut cases);
     let shared = Decoded::Shared { warps: 2, buffers: 2 };
     gemm("Int4", [256, 128, 64], 4, 2, shared, &[[300, 272, 200, 1, 1, STRIDES]]).passes(&mut cases);
+    // A pair takes one tile, some, as many as answers fit at once and one more, and all.
+    let runs = [18, 7, 4, 1].map(|pairs| [1500, 136, 72, 1, pairs, DEALT_OUT]);
+    gemm("Bf16", [256, 64, 64], 2, 2, BF16, &runs).passes(&mut cases);
     cases.check();
 }
 
@@ -703,7 +706,8 @@ fn a_missing_wait_is_refused() {
     for case in [bf16(), pair()] {
         case.refuses(&mut cases, &[summed], &SUMS);
     }
-    let taken = Change(TILES, "if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);", "");
+    let taken =
+        Change(TILES, "await_taken(answer);\n        ptx::mbarrier_arrive_expect", "ptx::mbarrier_arrive_expect");
     dealt_out().refuses(
         &mut cases,
         &[taken],
@@ -1033,6 +1037,28 @@ fn programs_of_a_pair_wait_for_each_other() {
     pair().refuses(&mut cases, &[end, drain, stored], &["a program leaves", "a program that has left"]);
     pair().refuses(&mut cases, &[end, stored], &["a program leaves", "a program that has left"]);
     dealt_out().refuses(&mut cases, &[end, stored], &["a program leaves", "a program that has left"]);
+    cases.check();
+}
+
+/// When a pair meets at its end, what one program has signalled to the other may still be on its way: it has come where the phase that
+/// it belongs to was seen to end.
+#[test]
+fn nobody_leaves_before_the_last_signals_of_the_other_have_come() {
+    let mut cases = Cases::default();
+    let words = ["without having waited for the last arrivals of others"];
+    let scaled = || block_scaled("Mxfp8", "bf16", [256, 128, 128], 2, 2, &[[1500, 136, 144, 1, 2, DEALT_OUT]]);
+    let one_each = || gemm("Bf16", [256, 64, 64], 2, 2, BF16, &[[300, 136, 72, 1, 6, DEALT_OUT]]);
+    let taken = Change(TILES, "for (int i = 0; i < ANSWERS; ++i, answer.advance()) await_taken(answer);", "");
+    for case in [dealt_out(), scaled(), one_each()] {
+        case.refuses(&mut cases, &[taken], &words);
+    }
+    let but_one = Change(TILES, "i < ANSWERS; ++i, answer.advance()", "i < ANSWERS - 1; ++i, answer.advance()");
+    dealt_out().refuses(&mut cases, &[but_one], &words);
+    for case in [pair(), dealt_out()] {
+        case.refuses(&mut cases, &[without(STORED_DRAIN)], &words);
+    }
+    let stored = Change("gemm_block_scaled_tcgen05.cu", STORED_DRAIN, "");
+    scaled().refuses(&mut cases, &[stored], &words);
     cases.check();
 }
 
