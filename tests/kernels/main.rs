@@ -82,10 +82,15 @@ fn check_report(report: &Value, (gpu, arch): (&str, &str), kernels: usize) {
 ///
 /// For sm_103a and sm_120a ptxas takes more registers for some tiles of attention than there are; the clock tells what that costs. Two
 /// float16 tensors are added with 32 registers a thread, as bf16 is, and three of the kernels keep 8 bytes in memory.
+///
+/// For sm_90a ptxas brings no lanes together before registers are handed over: the kernels' branches there are by whole warps.
 fn is_known(gpu: &str, spec: &str, fault: &str) -> bool {
     let is_attention = ["b300", "rtx5090"].contains(&gpu) && spec.starts_with("attention");
     let is_half_sum = spec.starts_with("elementwise.cu -DDTYPE=f16 ");
     if fault.starts_with("spills ") && (is_attention || is_half_sum) {
+        return true;
+    }
+    if gpu == "h200" && fault.starts_with("lanes may come apart to USETMAXREG") {
         return true;
     }
     let meets =
@@ -259,6 +264,11 @@ fn found(slot: &str) -> Vec<String> {
 fn a_listing_is_read_as_it_is_written() {
     let apart = "lanes may come apart to LDTM.x16 R4, tmem[UR5]".to_owned();
     assert_eq!(found("NOP"), std::slice::from_ref(&apart));
+    for other in ["STTM.x16 tmem[UR5], R4", "UVIRTCOUNT.DEALLOC.SMPOOL 0x80", "USETMAXREG.TRY_ALLOC.CTAPOOL UP0, 0xf0"]
+    {
+        let [kernel] = <[Kernel; 1]>::try_from(kernels(&LISTING.replace("LDTM.x16 R4, tmem[UR5]", other))).unwrap();
+        assert!(faults(&kernel).contains(&format!("lanes may come apart to {other}")), "{other}");
+    }
     for (fence, is_one) in [
         ("MEMBAR.ALL.GPU", true),
         ("@!P3 MEMBAR.SC.SYS", true),
