@@ -27,10 +27,11 @@
 // Who does what: a warpgroup for each panel takes the softmax, a thread a query; the next writes results; of the last, one warp
 // copies keys, values and queries to shared memory, and one owns the tensor memory and multiplies. While the tensor cores work
 // for one panel, the other's warps take its softmax; with BLOCK_Q 128, those of the next block where scores have their own place.
-// The first block of the next tile is multiplied before the last weights of this one, and results are written meanwhile.
+// A panel's first scores of the next tile are multiplied right after its last weights of this one, since the next tile's queries may
+// still be on their way; results are written meanwhile.
 //
-// Tensor memory, 512 columns of 128 lanes: for each panel BLOCK_KV of scores, HEAD_DIM of sums, and BLOCK_KV / 2 of weights as
-// bf16 pairs, from where they are multiplied. Where these have no room they take the place of their scores: then a panel's next
+// Tensor memory, 512 columns of 128 lanes: for each panel BLOCK_KV of scores, HEAD_DIM of sums, and BLOCK_KV / 2 of weights,
+// two a column, from where they are multiplied. Where these have no room they take the place of their scores: then a panel's next
 // scores are issued after its product of weights and values, and over the weights. The PTX ISA promises the order of products
 // of one accumulator and shape alone (9.7.16.6.2); that all of a thread's are taken in the order of issue is how the tensor
 // cores are said to work, and what public attention kernels rely on. With weights apart nothing relies on it.
@@ -472,7 +473,8 @@ __device__ __forceinline__ float maximum_of(const Scores& scores) {
 }
 
 // 2^x of both by multiply-adds: x is its nearest integer, which becomes the exponent, and a rest within 1/2, whose power is a
-// polynomial of least relative error, 7.5e-5 at most: 1/26 of what rounding to bf16 errs by. What is below 2^-126 becomes that.
+// polynomial of least relative error, 7.5e-5 at most. Rounding the weight errs by up to 2^-8 to bf16, 52 times as much, and by up to
+// 2^-11 to f16, 6.5 times as much. What is below 2^-126 becomes that.
 __device__ __forceinline__ Pair exp2_polynomial(Pair x) {
     constexpr float ROUNDING = 12582912.0f;  // 1.5 * 2^23: a sum with it has its integer in its lowest bits
     x = {fmaxf(x.low, -126.0f), fmaxf(x.high, -126.0f)};

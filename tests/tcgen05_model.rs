@@ -267,6 +267,9 @@ fn pairs() {
     gemm("Bf16", [512, 256, 64], 2, 1, BF16, &runs).passes(&mut cases);
     let shared = Decoded::Shared { warps: 2, buffers: 2 };
     gemm("Int4", [256, 128, 64], 4, 2, shared, &[[300, 272, 200, 1, 1, STRIDES]]).passes(&mut cases);
+    // A pair takes one tile, some, as many as answers fit at once and one more, and all.
+    let runs = [18, 7, 4, 1].map(|pairs| [1500, 136, 72, 1, pairs, DEALT_OUT]);
+    gemm("Bf16", [256, 64, 64], 2, 2, BF16, &runs).passes(&mut cases);
     cases.check();
 }
 
@@ -703,7 +706,8 @@ fn a_missing_wait_is_refused() {
     for case in [bf16(), pair()] {
         case.refuses(&mut cases, &[summed], &SUMS);
     }
-    let taken = Change(TILES, "if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);", "");
+    let taken =
+        Change(TILES, "await_taken(answer);\n        ptx::mbarrier_arrive_expect", "ptx::mbarrier_arrive_expect");
     dealt_out().refuses(
         &mut cases,
         &[taken],
@@ -1036,6 +1040,28 @@ fn programs_of_a_pair_wait_for_each_other() {
     cases.check();
 }
 
+/// When a pair meets at its end, what one program has signalled to the other may still be on its way: it has come where the phase that
+/// it belongs to was seen to end.
+#[test]
+fn nobody_leaves_before_the_last_signals_of_the_other_have_come() {
+    let mut cases = Cases::default();
+    let words = ["without having waited for the last arrivals of others"];
+    let scaled = || block_scaled("Mxfp8", "bf16", [256, 128, 128], 2, 2, &[[1500, 136, 144, 1, 2, DEALT_OUT]]);
+    let one_each = || gemm("Bf16", [256, 64, 64], 2, 2, BF16, &[[300, 136, 72, 1, 6, DEALT_OUT]]);
+    let taken = Change(TILES, "for (int i = 0; i < ANSWERS; ++i, answer.advance()) await_taken(answer);", "");
+    for case in [dealt_out(), scaled(), one_each()] {
+        case.refuses(&mut cases, &[taken], &words);
+    }
+    let but_one = Change(TILES, "i < ANSWERS; ++i, answer.advance()", "i < ANSWERS - 1; ++i, answer.advance()");
+    dealt_out().refuses(&mut cases, &[but_one], &words);
+    for case in [pair(), dealt_out()] {
+        case.refuses(&mut cases, &[without(STORED_DRAIN)], &words);
+    }
+    let stored = Change("gemm_block_scaled_tcgen05.cu", STORED_DRAIN, "");
+    scaled().refuses(&mut cases, &[stored], &words);
+    cases.check();
+}
+
 #[test]
 fn nobody_leaves_what_is_under_way() {
     let mut cases = Cases::default();
@@ -1161,6 +1187,11 @@ fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[
     }
 }
 
+/// The same under a mask.
+fn masked(case: Case) -> Case {
+    Case { macros: [case.macros, vec![("CAUSAL", "1".to_owned())]].concat(), ..case }
+}
+
 #[test]
 fn attention_whose_weights_take_the_place_of_scores() {
     let mut cases = Cases::default();
@@ -1206,7 +1237,6 @@ fn attention_of_few_queries_with_splits() {
 #[test]
 fn attention_under_a_mask() {
     let mut cases = Cases::default();
-    let masked = |case: Case| Case { macros: [case.macros, vec![("CAUSAL", "1".to_owned())]].concat(), ..case };
     let mask = |queries, window, sharing, section| Some(Mask { queries, window, sharing, section });
     let problems = [
         Attention { mask: mask(300, 300, 2, 2), programs: 2, ..Attention::of([2, 300, 300, 64]) },
@@ -1278,9 +1308,95 @@ fn attention_that_leaves_something_out_is_refused() {
         ),
     ];
     for (problem, line, words) in without {
-        let (_, rest) = line.split_once('\n').unwrap_or((line, ""));
-        let case = attention(64, [256, 128], 2, &[problem]);
-        case.refuses(&mut cases, &[Change("attention_tcgen05.cu", line, rest)], words);
+        attention(64, [256, 128], 2, &[problem]).refuses(&mut cases, &[without_first(line)], words);
     }
+    cases.check();
+}
+
+const ATTENTION: &str = "attention_tcgen05.cu";
+
+/// Without the first of several lines, which name the place.
+fn without_first(lines: &'static str) -> Change {
+    let (_, rest) = lines.split_once('\n').unwrap_or((lines, ""));
+    Change(ATTENTION, lines, rest)
+}
+
+/// The same of what each of its layouts needs: weights apart, weights in the place of scores, and masked scores.
+#[test]
+fn attention_of_each_layout_that_does_not_wait_is_refused() {
+    let mut cases = Cases::default();
+    let rising = |head_dim| Attention { rising: 40, ..Attention::of([1, 130, 330, head_dim]) };
+    let apart = attention(64, [256, 128], 2, &[rising(64)]);
+    let in_place = attention(128, [256, 128], 2, &[rising(128)]);
+    let causal = |window, kv_seq| {
+        let mask = Some(Mask { queries: 140, window, sharing: 1, section: 1 });
+        masked(attention(64, [256, 128], 2, &[Attention { mask, ..Attention::of([1, 140, kv_seq, 64]) }]))
+    };
+    let others = ["may not be done", "others may still", "no tcgen05.fence::after_thread_sync follows"];
+    for case in [&apart, &in_place, &causal(400, 400)] {
+        for (lines, words) in [
+            (
+                "if (step.is_first()) ptx::mbarrier_wait(barriers.queries_full, queries.next(panel));",
+                &["a product reads what"][..],
+            ),
+            ("if (panel == 0) ptx::mbarrier_wait(keys.full(), keys.phase);", &["a product reads what"]),
+            ("await(barriers.scores_full, phases.next(SCORES_FULL));", &others),
+            ("ptx::mbarrier_wait(ring.empty(), ring.phase ^ 1);", &[COPIES, "more arrivals", "the grid hangs"]),
+            ("ptx::mbarrier_wait(keys.empty(), keys.phase ^ 1);", &["without having waited"]),
+            ("for (int panel = 0; panel < PANELS; ++panel) wait_empty(panel);", &["without having waited"]),
+            (
+                "ptx::mbarrier_wait(barriers.statistics_full, phase);",
+                &["a thread reads what", "a thread writes where others"],
+            ),
+        ] {
+            case.refuses(&mut cases, &[without_first(lines)], words);
+        }
+        let weights = "await(barriers.weights_full + part * 8, weights_phase);";
+        case.refuses(&mut cases, &[Change(ATTENTION, weights, "ptx::tcgen05_after_signal();")], &others);
+    }
+    // What takes the place of scores is not overwritten by the next, and lies in its own panel's.
+    let early = Change(ATTENTION, "const bool early = APART && ", "const bool early = ");
+    in_place.refuses(&mut cases, &[early], &["may not be done", "the grid hangs"]);
+    in_place.refuses(&mut cases, &[Change(ATTENTION, "APART ? BLOCK_KV / 2 : BLOCK_KV;", "BLOCK_KV / 2;")], &others);
+    in_place.refuses(
+        &mut cases,
+        &[without_first("ptx::tmem_wait_stores();\n            signal")],
+        &["that is being written"],
+    );
+    in_place.refuses(&mut cases, &[without_first("if (any_raised) rescale_sums(rescale);")], &["out["]);
+    in_place.refuses(&mut cases, &[without_first("await(barriers.sums_full, phase);")], &others);
+    // The mask: keys after the query, keys before its window, queries before the first key and such as see nothing of a block.
+    let hide =
+        without_first("if (tile.hides(key, BLOCK_KV)) hide(values, tile, tile.reach(panel * PANEL + thread, key));");
+    for case in [causal(200, 200), causal(60, 60), causal(100, 400)] {
+        case.refuses(&mut cases, &[hide], &["out["]);
+    }
+    let unseen = without_first("if (softmax.row.maximum == LOWEST) softmax.row.sum = 0.0f;");
+    causal(60, 60).refuses(&mut cases, &[unseen], &["out["]);
+    let lowest = Change(ATTENTION, "fmaxf(maximum_of(values) * scale_log2, LOWEST)", "maximum_of(values) * scale_log2");
+    causal(60, 60).refuses(&mut cases, &[lowest], &["out["]);
+    cases.check();
+}
+
+/// What one instruction moves is aligned to as much.
+#[test]
+fn unaligned_loads_and_stores_of_global_memory_are_refused() {
+    let mut cases = Cases::default();
+    // Rows of 80 bytes are no whole sectors of 32.
+    let sectors = Change(ATTENTION, "if (head_dim % 16 == 0) {", "if (head_dim % 8 == 0) {");
+    attention(48, [256, 96], 2, &[Attention::of([1, 150, 100, 40])]).refuses(
+        &mut cases,
+        &[sectors],
+        &["a store of 32 bytes of global memory, 16 past"],
+    );
+    let parts = "reinterpret_cast<float4*>(parts) +";
+    let stored = Change(TILES, parts, "reinterpret_cast<float4*>(parts + 1) +");
+    split().refuses(&mut cases, &[stored], &["a store of 16 bytes of global memory, 4 past"]);
+    let loaded = Change(
+        TILES,
+        "ptx::load_at_l2(part + (column / 4 + i) * 128)",
+        "ptx::load_at_l2(reinterpret_cast<const float4*>(reinterpret_cast<const float*>(part + (column / 4 + i) * 128) + 2))",
+    );
+    split().refuses(&mut cases, &[loaded], &["a load of 16 bytes of global memory, 8 past"]);
     cases.check();
 }

@@ -45,7 +45,8 @@ struct Pair<f16> {
 template <typename Element>
 constexpr unsigned MINUS_INFINITY = sizeof(Element) == 4 ? 0xff800000u : Pair<Element>::MINUS_INFINITY;
 
-// So many bytes of `Element` (bf16, f16 or float) that one instruction loads or stores: 4, 8 or 16, and aligned to as many.
+// So many bytes of `Element` (bf16, f16 or float) that one instruction loads or stores: 4, 8 or 16, or on
+// Blackwell 32 (wide.cuh), and aligned to as many.
 template <typename Element, int BYTES>
 struct alignas(BYTES) Vector {
     static constexpr int WORDS = BYTES / 4;

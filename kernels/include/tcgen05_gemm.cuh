@@ -17,7 +17,7 @@
 //   stored[tile]    one for each storing warp of the pair, at its first program, when it has read the sums; awaited to begin
 //                   the next tile but TILES - 1
 //   answered[i]     1 and the 16 bytes of an answer, at each program; awaited to begin the next tile
-//   taken[i]        one for each that reads an answer, of both programs, at the first; awaited to ask again
+//   taken[i]        one for each that reads an answer, of both programs, at the first; awaited to ask again, and to leave
 // Signals between the programs of a pair never release at the cluster's scope: what they stand for is the tensor core's and the
 // copy engine's to use, past proxy fences, or was read from tensor memory.
 #pragma once
@@ -141,6 +141,10 @@ struct Tiles {
             body(schedule.at(index));
             index = stride > 0 ? index + stride : take<ROLE>(answer);
         }
+        // The other program's last arrivals may still be on their way when the pair meets at the end, which orders nothing.
+        if (ROLE == Role::Copying && stride == 0) {
+            for (int i = 0; i < ANSWERS; ++i, answer.advance()) await_taken(answer);
+        }
     }
 
     // Waits until the sums of this place have been read.
@@ -169,9 +173,14 @@ struct Tiles {
         ptx::tcgen05_commit<CTAS>(sums.of(base + SUMMED));
     }
 
+    // Waits until everyone has taken what was last answered at this place, if anything was.
+    __device__ __forceinline__ void await_taken(const Answer& answer) const {
+        if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);
+    }
+
     __device__ __forceinline__ void ask(const Answer& answer) const {
         const u32 answered = answer.of(base + ANSWERED);
-        if (rank == 0) ptx::mbarrier_wait(answer.of(base + TAKEN), answer.parity ^ 1);
+        await_taken(answer);
         ptx::mbarrier_arrive_expect(answered, 16);
         if (rank == 0) ptx::cancel_block<CTAS>(base + 16 * answer.index, answered);
     }

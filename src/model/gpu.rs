@@ -1,6 +1,6 @@
 //! Profiles of the GPUs the tool knows: what pruning and launch geometry need, without a driver.
 
-use super::{Bytes, Mma};
+use super::{Bytes, Family, Mma};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -40,6 +40,20 @@ pub struct Peaks {
     pub memory_gb_per_s: u32,
     /// Of dense products of bf16 with sums in f32, in 10^12 operations a second.
     pub bf16_tflops: u32,
+}
+
+impl Peaks {
+    /// Of a family's products by these instructions, in 10^12 operations a second: how many times bf16's, its maker says as well (the
+    /// datasheets of H100, H200, HGX B200 and B300). Operands that a kernel decodes are multiplied as bf16. B300's rate of NVFP4, half as
+    /// much again, takes instructions over 96 of k, which no kernel here has.
+    pub fn tflops(self, family: Family, mma: Option<Mma>) -> u32 {
+        let times = match (family, mma) {
+            (Family::MatmulNvfp4Nvfp4, Some(Mma::Tcgen05)) => 4,
+            (Family::MatmulMxfp8, Some(Mma::Tcgen05)) | (Family::MatmulFp8, Some(Mma::Wgmma | Mma::Tcgen05)) => 2,
+            _ => 1,
+        };
+        times * self.bf16_tflops
+    }
 }
 
 /// Name, part of the driver's name, architecture, multiprocessors, shared memory in KiB a block and a multiprocessor,
@@ -232,6 +246,24 @@ mod tests {
         assert_eq!(GpuProfile::short_name("NVIDIA H200"), "h200");
         assert_eq!(GpuProfile::short_name("NVIDIA GH200 480GB"), "gh200_480gb");
     }
+
+    #[test]
+    fn narrow_operands_are_multiplied_faster_where_the_instructions_take_them() {
+        let rate = |gpu: &str, family, mma| GpuProfile::by_name(gpu).unwrap().peaks.unwrap().tflops(family, Some(mma));
+        for gpu in ["b200", "b300"] {
+            assert_eq!(rate(gpu, Family::MatmulNvfp4Nvfp4, Mma::Tcgen05), 9000);
+            assert_eq!(rate(gpu, Family::MatmulMxfp8, Mma::Tcgen05), 4500);
+            assert_eq!(rate(gpu, Family::MatmulFp8, Mma::Tcgen05), 4500);
+            // Weights that are decoded to bf16, and operands that warps decode.
+            assert_eq!(rate(gpu, Family::MatmulNvfp4, Mma::Tcgen05), 2250);
+            assert_eq!(rate(gpu, Family::MatmulNvfp4Nvfp4, Mma::MmaSync), 2250);
+            assert_eq!(rate(gpu, Family::MatmulMxfp8, Mma::MmaSync), 2250);
+            assert_eq!(rate(gpu, Family::Matmul, Mma::Tcgen05), 2250);
+        }
+        assert_eq!(rate("h200", Family::MatmulFp8, Mma::Wgmma), 1978);
+        assert_eq!(rate("h200", Family::MatmulMxfp8, Mma::MmaSync), 989);
+    }
+
     #[test]
     fn devices_are_alike_in_all_that_is_known_or_not_known_to_be() {
         let of = |name: &str, multiprocessors: u32, gib: u64| Identity {

@@ -3,7 +3,7 @@
 
 use crate::families::{self, Description, Work};
 use crate::heuristics::{FittedModel, Model, builtin_document, builtin_names};
-use crate::model::{Config, Dtype, Family, GpuProfile, Mma, Peaks, Problem};
+use crate::model::{Config, Family, GpuProfile, Mma, Peaks, Problem};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -60,7 +60,7 @@ impl Prior {
     pub(super) fn said(&self, has_model: bool) -> Option<String> {
         let Peaks { memory_gb_per_s, bf16_tflops } = self.peaks?;
         let floors = format!(
-            "floors ({memory_gb_per_s} GB/s, {bf16_tflops} TFLOP/s, {} multiprocessors, as its maker says)",
+            "floors ({memory_gb_per_s} GB/s, {bf16_tflops} TFLOP/s of bf16, {} multiprocessors, as its maker says)",
             self.multiprocessors
         );
         let other = self.other.as_ref().filter(|_| has_model).map(|other| {
@@ -103,8 +103,7 @@ impl Prior {
         let Some(peaks) = self.peaks else { return loaded_bytes(&work, profile) };
         let multiprocessors = f64::from(profile.multiprocessors);
         let memory_bytes_per_us = f64::from(peaks.memory_gb_per_s) * 1e3;
-        // Tensor cores take 8-bit floats twice as fast.
-        let tflops = f64::from(peaks.bf16_tflops) * if problem.dtype == Dtype::Fp8 { 2.0 } else { 1.0 };
+        let tflops = f64::from(peaks.tflops(problem.family, config.mma));
         let flops_per_us = tflops * 1e6 * mma_share(config, profile);
 
         // The longest row of programs, each multiprocessor shared by those that it holds at once.
@@ -183,6 +182,7 @@ fn loaded_bytes(work: &Work, profile: &GpuProfile) -> f64 {
 mod tests {
     use super::*;
     use crate::heuristics::ModelConfig;
+    use crate::model::Dtype;
     use crate::plan::Plan;
 
     /// A clock that is none of ours: what the document of a GPU expects of its configs.
@@ -379,5 +379,34 @@ mod tests {
         // A stream of weights: 268 MB at 8 TB/s, by as many programs as the GPU has multiprocessors or more.
         let (_, floor, work) = best("m=16,n=16384,k=8192");
         assert!((33.5..60.0).contains(&floor) && work.programs >= 100, "{floor} {work:?}");
+    }
+
+    /// 8.8 PFLOP by the instructions that take the operands as they lie, at 2.25, 4.5 or 9 PFLOP/s; by those that take bf16 alone, at
+    /// half of 2.25.
+    #[test]
+    fn floors_know_how_fast_each_format_is_multiplied() {
+        let b200 = GpuProfile::by_name("b200").unwrap();
+        let prior = Prior::floors(&b200);
+        for (family, tcgen05_us) in [
+            (Family::Matmul, 3909.4),
+            (Family::MatmulNvfp4, 3909.4),
+            (Family::MatmulFp8, 1954.7),
+            (Family::MatmulMxfp8, 1954.7),
+            (Family::MatmulNvfp4Nvfp4, 977.3),
+        ] {
+            let dtype = *family.dtypes().first().unwrap();
+            let problem = Problem::parse(family, "m=16384,n=16384,k=16384", dtype).unwrap();
+            let plan = Plan::load(family, None).unwrap();
+            let configs = plan.legal_configs(&problem, &b200);
+            let best = |mma: Mma| {
+                let of_kind = configs.iter().filter(|config| config.mma == Some(mma));
+                of_kind.map(|config| prior.floor(config, &problem, &b200)).fold(f64::INFINITY, f64::min)
+            };
+            let near = |least_us: f64| least_us..1.4 * least_us;
+            let [tcgen05, mma_sync] = [Mma::Tcgen05, Mma::MmaSync].map(best);
+            assert!(near(tcgen05_us).contains(&tcgen05), "{family}: {tcgen05} µs");
+            let has_other = configs.iter().any(|config| config.mma == Some(Mma::MmaSync));
+            assert!(!has_other || near(2.0 * 3909.4).contains(&mma_sync), "{family}: {mma_sync} µs");
+        }
     }
 }

@@ -103,7 +103,13 @@ impl Convergence {
     }
 }
 
-/// Instructions on tensor memory that all lanes of a warp must come to together, and may not.
+/// Instructions that all lanes of a warp must come to together: loads and stores of tensor memory, what relinquishes the permit to
+/// allocate it, and what hands registers over. Before these ptxas itself brings the lanes together, on Blackwell. Allocating and freeing
+/// cannot be looked at so: of them ptxas makes code in which one lane is elected, and branches of its own, to `UTCATOMSWS`. Nor can
+/// `ldmatrix`, `mma.sync` and `wgmma`: it takes the kernel's word that a branch before them is the same in all lanes.
+const ALIGNED: [&str; 4] = ["LDTM", "STTM", "UVIRTCOUNT", "USETMAXREG"];
+
+/// Instructions that all lanes of a warp must come to together, and may not.
 fn unsynchronized(kernel: &Kernel) -> Vec<String> {
     let mut before: Vec<Option<Convergence>> = vec![None; kernel.blocks.len()];
     before[0] = Some(Convergence { is_together: true, barriers: BTreeMap::new(), voted: BTreeSet::new() });
@@ -130,7 +136,7 @@ fn unsynchronized(kernel: &Kernel) -> Vec<String> {
     for (block, state) in kernel.blocks.iter().zip(before) {
         let Some(mut state) = state else { continue };
         for instruction in &block.instructions {
-            if (instruction.is("LDTM") || instruction.is("STTM")) && !state.is_together {
+            if ALIGNED.iter().any(|opcode| instruction.is(opcode)) && !state.is_together {
                 faults.insert(format!("lanes may come apart to {}", instruction.text));
             }
             state.after(instruction);

@@ -69,7 +69,7 @@ inline void arrive(u32 address, int count, int64_t bytes, Signal signal) {
     barrier.order.add(current->now.order);
     if (signal == Signal::RELEASE) (far ? barrier.far : barrier.memory).add(current->now.memory);
     if (signal == Signal::RELEASE_TO_PROGRAM) barrier.memory.add(current->now.memory.without_writes());
-    if (far) barrier.from_afar.push_back(stamp_of_thread());
+    if (far) barrier.must_be_seen = barrier.phase + 1;
     tick();
     if (barrier.pending <= 0) fail("more arrivals at a barrier than it counts: %s", place(address).c_str());
     barrier.pending -= count, barrier.bytes += bytes;

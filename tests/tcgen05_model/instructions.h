@@ -259,6 +259,8 @@ inline void barrier_wait(Call& call) {
     call.set(0, ended);
 }
 
+inline void set_registers(Call&) { together(true, "setmaxnreg"); }
+
 inline void fence(Call& call) {
     if (call.has("mbarrier_init")) return publish_barriers();
     if (call.has("proxy")) {
@@ -282,6 +284,7 @@ inline void program_sync(Call& call) {
     sync_program(static_cast<int>(call.word(0)), count, !call.has("arrive"));
 }
 inline void cluster_barrier(Call& call) {
+    together(call.has("aligned"), "barrier.cluster");
     if (call.has("arrive")) {
         cluster_arrive(!call.has("relaxed"));
     } else {
@@ -582,7 +585,7 @@ inline const std::vector<Known>& instructions() {
         {"elect.sync", run::elect},
         {"prefetch", run::nothing},
         {"createpolicy", run::nothing},
-        {"setmaxnreg", run::nothing},
+        {"setmaxnreg", run::set_registers},
         {"cp.async.bulk.tensor", run::copy_tensor},
         {"cp.async.bulk.commit_group", run::bulk_commit},
         {"cp.async.bulk.wait_group", run::bulk_wait},

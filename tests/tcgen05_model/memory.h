@@ -60,10 +60,11 @@ struct Barrier {
     Meeting order, memory, far;  // of the arrivals of this phase; `far`: releases of other programs, at the cluster's scope
     Knowledge ended;             // what the phases that ended have told
     View ended_far;
-    Stamp made;                    // its initialization
-    Stamp published;               // the fence that shows it to the engines and the cluster
-    unsigned must_be_seen = 0;     // the last phase at which others than this program's threads arrived
-    std::vector<Stamp> from_afar;  // arrivals of threads of other programs
+    Stamp made;                  // its initialization
+    Stamp published;             // the fence that shows it to the engines and the cluster
+    // Phases that somebody has to see end before the program leaves: up to the last at which an engine or another program's thread
+    // arrived. Nothing else tells that such an arrival has come: not even that the thread has met this program's since.
+    unsigned must_be_seen = 0;
     std::vector<Thread*> waiting;
 };
 
@@ -228,7 +229,14 @@ inline Global* global_of(const void* pointer) {
     return nullptr;
 }
 
+// What one instruction loads or stores is aligned to as many bytes.
+inline void check_alignment(const char* what, const void* pointer, size_t bytes) {
+    const size_t past = reinterpret_cast<uintptr_t>(pointer) % bytes;
+    if (past != 0) fail("%s of %zu bytes of global memory, %zu past a multiple of them", what, bytes, past);
+}
+
 void thread_reads_global(const void* pointer, size_t bytes) {
+    check_alignment("a load", pointer, bytes);
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
@@ -240,6 +248,7 @@ void thread_reads_global(const void* pointer, size_t bytes) {
 }
 
 void thread_writes_global(const void* pointer, size_t bytes) {
+    check_alignment("a store", pointer, bytes);
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
