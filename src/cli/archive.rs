@@ -37,8 +37,8 @@ pub(super) struct ArchiveArgs {
     output: OutputArgs,
 }
 
-/// The most an archive may weigh to be committed.
-const LIMIT: Bytes = Bytes::mib(2);
+/// The most an archive may weigh to be committed: 4 MB.
+const LIMIT: Bytes = Bytes(4_000_000);
 
 pub(super) fn run(args: &ArchiveArgs) -> Result<Outcome> {
     let folder = args.output.of_gpu(&args.gpu)?;
