@@ -488,11 +488,8 @@ pub mod run {
         dimension_count: usize,
         dtype: *const c_char,
     ) -> *mut Kernel {
-        boxed(|| {
-            // SAFETY: as the caller says.
-            let (runtime, problem) = unsafe { asked(runtime, family, dimensions, dimension_count, dtype) }?;
-            runtime.prepare(&problem)
-        })
+        // SAFETY: as the caller says.
+        unsafe { prepared(runtime, family, dimensions, dimension_count, dtype, Runtime::prepare) }
     }
 
     /// The same without scratch of its own, which launches are given; null where that fails.
@@ -507,42 +504,42 @@ pub mod run {
         dimension_count: usize,
         dtype: *const c_char,
     ) -> *mut Kernel {
-        boxed(|| {
-            // SAFETY: as the caller says.
-            let (runtime, problem) = unsafe { asked(runtime, family, dimensions, dimension_count, dtype) }?;
-            runtime.prepare_without_scratch(&problem)
-        })
+        // SAFETY: as the caller says.
+        unsafe { prepared(runtime, family, dimensions, dimension_count, dtype, Runtime::prepare_without_scratch) }
     }
 
-    /// The runtime, and the problem that it is asked to prepare.
+    /// What `prepare` makes of the problem that is asked for.
     ///
     /// # Safety
     /// As [`kernel_sweep_prepare`].
-    unsafe fn asked<'a>(
+    unsafe fn prepared(
         runtime: *const Runtime,
         family: *const c_char,
         dimensions: *const Dimension,
         dimension_count: usize,
         dtype: *const c_char,
-    ) -> Result<(&'a Runtime, Problem)> {
-        // SAFETY: as the caller says.
-        let runtime = unsafe { runtime.as_ref() }.ok_or_else(|| Error::usage("runtime is a null pointer"))?;
-        // SAFETY: as the caller says.
-        let (family, dimensions) =
-            unsafe { (text(family, "family")?, items(dimensions, dimension_count, "dimensions")?) };
-        let named: Result<Vec<_>> = dimensions
-            .iter()
+        prepare: fn(&Runtime, &Problem) -> Result<Kernel>,
+    ) -> *mut Kernel {
+        boxed(|| {
             // SAFETY: as the caller says.
-            .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
-            .collect();
-        // SAFETY: as the caller says.
-        let dtype = if dtype.is_null() { None } else { Some(unsafe { text(dtype, "dtype") }?) };
-        let family: Family = family.parse()?;
-        let dtype: Dtype = match dtype {
-            None => family.default_dtype(),
-            Some(name) => DtypeName::parse(name)?.name().parse()?,
-        };
-        Ok((runtime, Problem::new(family, &named?, dtype)?))
+            let runtime = unsafe { runtime.as_ref() }.ok_or_else(|| Error::usage("runtime is a null pointer"))?;
+            // SAFETY: as the caller says.
+            let (family, dimensions) =
+                unsafe { (text(family, "family")?, items(dimensions, dimension_count, "dimensions")?) };
+            let named: Result<Vec<_>> = dimensions
+                .iter()
+                // SAFETY: as the caller says.
+                .map(|dimension| Ok((unsafe { text(dimension.name, "a dimension's name") }?, dimension.value)))
+                .collect();
+            // SAFETY: as the caller says.
+            let dtype = if dtype.is_null() { None } else { Some(unsafe { text(dtype, "dtype") }?) };
+            let family: Family = family.parse()?;
+            let dtype: Dtype = match dtype {
+                None => family.default_dtype(),
+                Some(name) => DtypeName::parse(name)?.name().parse()?,
+            };
+            prepare(runtime, &Problem::new(family, &named?, dtype)?)
+        })
     }
 
     /// Bytes of scratch that a launch of the kernel needs; 0 for most, and for null.

@@ -561,13 +561,19 @@ fn without_a_driver_nothing_is_opened() {
 const WITHOUT_NVRTC: [(&str, &str); 4] =
     [("PATH", "/nowhere"), ("CUDA_HOME", "/nowhere"), ("CUDA_PATH", "/nowhere"), ("HOME", "/nowhere")];
 
+/// Checks something on the stand-in driver where no NVRTC is found; nothing where a toolkit lies where it always does.
+fn without_nvrtc(test: &str, check: impl FnOnce(&Path)) {
+    with_standin(test, &[], &WITHOUT_NVRTC, |folder| {
+        if !Path::new("/usr/local/cuda").exists() {
+            check(folder);
+        }
+    });
+}
+
 #[test]
 fn without_nvrtc_and_bundle_the_way_on_is_told() {
     let test = "without_nvrtc_and_bundle_the_way_on_is_told";
-    with_standin(test, &[], &WITHOUT_NVRTC, |folder| {
-        if Path::new("/usr/local/cuda").exists() {
-            return;
-        }
+    without_nvrtc(test, |folder| {
         let problem = problem(Family::Elementwise, &[4096], Dtype::Bf16);
         let error = Runtime::open(0).unwrap().prepare(&problem).unwrap_err().to_string();
         let cache = folder.join("cache/cubin");
@@ -583,10 +589,7 @@ fn without_nvrtc_and_bundle_the_way_on_is_told() {
 #[test]
 fn without_nvrtc_what_the_cache_holds_runs_whichever_compiler_filled_it() {
     let test = "without_nvrtc_what_the_cache_holds_runs_whichever_compiler_filled_it";
-    with_standin(test, &[], &WITHOUT_NVRTC, |folder| {
-        if Path::new("/usr/local/cuda").exists() {
-            return;
-        }
+    without_nvrtc(test, |folder| {
         let problems = [4096, 4097].map(|numel| problem(Family::Elementwise, &[numel], Dtype::Bf16));
         let cache = Cache::in_folder(&kernel_sweep::paths::cache_folder().unwrap()).unwrap();
         let runtime = Runtime::open(0).unwrap();

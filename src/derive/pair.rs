@@ -3,8 +3,7 @@
 
 use super::evidence::Timing;
 use super::noise::{ASSUMED_NOISE, MAD_SIGMAS};
-use crate::measure::Z_95;
-use crate::measure::{DurationClass, mean, median, quantile, sorted};
+use crate::measure::{DurationClass, Z_95, mean, median, quantile, sorted};
 use crate::model::Micros;
 
 /// Standard error of the median over that of the mean, for normal samples: √(π/2).

@@ -86,9 +86,8 @@ impl Kernel {
     /// and none can go into a graph. [`Kernel::launch_in`] has neither limit.
     ///
     /// # Errors
-    /// Where a tensor is not the problem's: of another shape or type, not aligned to 16 bytes (32 for some of
-    /// Blackwell's kernels), in another GPU's memory, or an
-    /// output that lies over an input; or where the driver refuses.
+    /// Where a tensor is not the problem's: of another shape or type, not aligned to 16 bytes (32 for some of Blackwell's
+    /// kernels), in another GPU's memory, or an output that lies over an input; or where the driver refuses.
     #[inline]
     pub fn launch(&self, stream: Stream, inputs: &[Tensor<'_>], output: &Tensor<'_>) -> Result<()> {
         self.launch_times(stream, inputs, output, 1)

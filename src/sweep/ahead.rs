@@ -68,7 +68,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
         let ready = self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(problem);
         let order = ready.unwrap_or_else(|| self.guide.order(problem));
         let how = (&(self.width)(&order), problem_seed(self.lab.seed, problem));
-        let candidate = |config: &Config| plan::candidate(config.clone(), problem, &self.lab.profile);
+        let candidate = |config: &Config| plan::candidate(config.clone(), problem, self.lab.profile());
         let outcome = search::search(bench, problem, &order, must_race, how, &candidate);
         self.done.fetch_add(1, Ordering::Relaxed);
         if self.is_host() && self.learns.load(Ordering::Relaxed) {
@@ -88,7 +88,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
     }
 
     fn is_host(&self) -> bool {
-        self.lab.profile.is_cpu()
+        self.lab.profile().is_cpu()
     }
 
     fn run(&self, work: impl FnOnce() -> Result<()>, learning: bool) -> Result<()> {
@@ -138,7 +138,7 @@ impl<'l, 'a, 'p> Ahead<'l, 'a, 'p> {
                 continue; // a device was faster
             }
             let order = self.guide.order(problem);
-            if let Some(compiler) = self.lab.compiler {
+            if let Some(compiler) = self.lab.compiler() {
                 if let Ok(Some((reference, _))) = families::spec(problem.family).reference(problem) {
                     compiler.request(&reference)?;
                 }

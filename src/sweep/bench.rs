@@ -62,7 +62,7 @@ const CONTROL_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), D
 
 impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found, turn: &'lab Turn) -> Result<Self> {
-        let support = lab.compiler.map(|compiler| compiler.needed(&support_kernel())).transpose()?;
+        let support = lab.compiler().map(|compiler| compiler.needed(&support_kernel())).transpose()?;
         let address = found.address;
         let start = || Worker::new(address, support, lab.clock.deadlines).holding(lab.site.held(address));
         let worker = lab.idle_worker(address).unwrap_or_else(start);
@@ -110,7 +110,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn retry(&mut self, configs: &[Config]) -> Result<bool> {
         let mut works = false;
         for config in configs {
-            let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.profile);
+            let candidate = plan::candidate(config.clone(), &self.problem()?, self.lab.profile());
             if !self.submit(&candidate, Stage::Screen, Sampling::SCREEN)? {
                 break;
             }
@@ -214,7 +214,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
             let failure = match asked {
                 Ok(done) => {
                     if let Some(last) = last {
-                        self.lab.progress.say(&format!("{}: {last}; not so when tried again", self.problem()?));
+                        self.lab.site.progress.say(&format!("{}: {last}; not so when tried again", self.problem()?));
                     }
                     return Ok(Ok(done));
                 }
@@ -288,7 +288,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let problem = self.problem()?;
         let spec = families::spec(problem.family);
         let reference = spec.reference(&problem).map_err(|Rejection(why)| Error::usage(format!("{problem}: {why}")))?;
-        let reference = match (self.lab.compiler, reference) {
+        let reference = match (self.lab.compiler(), reference) {
             (Some(compiler), Some((kernel, launch))) => Some(Program::needed(compiler, &kernel, &launch)?),
             _ => None,
         };

@@ -327,7 +327,7 @@ pub(crate) fn on_all_devices<T: Sync>(
             let mut bench = DeviceBench::new(lab, found, turn)?;
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(&mut bench, task)?;
-                lab.progress.step();
+                lab.site.progress.step();
             }
             bench.leave();
             Ok(())

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::memory::Memory;
-use crate::compile::{Compiler, Key, Outcome, Recipes};
+use crate::compile::{Compiler, Key, Outcome};
 use crate::derive::TodaysKernels;
 use crate::device::{Address, Found, Program};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Status, Trial};
 use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
-use crate::site::{Progress, Site};
+use crate::site::Site;
 use crate::worker::Worker;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,14 +38,10 @@ pub struct Counts {
 /// What all devices of a family's sweep share.
 pub(crate) struct Lab<'a> {
     pub(super) site: &'a Site,
-    pub(super) profile: GpuProfile,
-    pub(super) compiler: Option<&'a Compiler>,
-    kernels: TodaysKernels<&'a Recipes>,
     pub(super) seed: u64,
     pub(crate) memory: Memory<'a>,
     pub(crate) clock: Clock,
     state: Mutex<State>,
-    pub(super) progress: &'a Progress,
 }
 
 #[derive(Default)]
@@ -60,11 +56,19 @@ pub(super) struct State {
 impl<'a> Lab<'a> {
     /// What the devices of `site` share while they fill a journal that holds these trials.
     pub(crate) fn new(site: &'a Site, seed: u64, defenders: Vec<Config>, journal: (Journal, Vec<Trial>)) -> Self {
-        let (profile, compiler) = (site.found().profile.clone(), site.compiler.as_ref());
-        let kernels = TodaysKernels::new(&profile, compiler.map(Compiler::recipes));
-        let memory = Memory::new(kernels.clone(), defenders, journal);
-        let (clock, state, progress) = (Clock::default(), Mutex::default(), &site.progress);
-        Self { site, profile, compiler, kernels, seed, memory, clock, state, progress }
+        let kernels = TodaysKernels::new(&site.found().profile, site.compiler.as_ref().map(Compiler::recipes));
+        let memory = Memory::new(kernels, defenders, journal);
+        Self { site, seed, memory, clock: Clock::default(), state: Mutex::default() }
+    }
+
+    /// What the devices are.
+    pub(super) fn profile(&self) -> &'a GpuProfile {
+        &self.site.found().profile
+    }
+
+    /// What compiles for them, where anything is compiled.
+    pub(super) fn compiler(&self) -> Option<&'a Compiler> {
+        self.site.compiler.as_ref()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -75,7 +79,7 @@ impl<'a> Lab<'a> {
     /// the device has memory for both.
     pub(super) fn benches_on(&self, found: &Found) -> usize {
         let has_room = found.memory.is_some_and(|memory| memory >= MEMORY_OF_TWO);
-        if self.compiler.is_some() && has_room { 2 } else { 1 }
+        if self.compiler().is_some() && has_room { 2 } else { 1 }
     }
 
     /// Whether this run has measured anything yet.
@@ -85,9 +89,9 @@ impl<'a> Lab<'a> {
 
     /// Lets the kernels of these configs compile, in the order they will be asked for.
     pub(super) fn compile_ahead(&self, problem: &Problem, configs: impl IntoIterator<Item = Config>) -> Result<()> {
-        let Some(compiler) = self.compiler else { return Ok(()) };
+        let Some(compiler) = self.compiler() else { return Ok(()) };
         for config in configs {
-            if let Ok(Some((kernel, _))) = plan::candidate(config, problem, &self.profile).program {
+            if let Ok(Some((kernel, _))) = plan::candidate(config, problem, self.profile()).program {
                 compiler.request(&kernel)?;
             }
         }
@@ -103,9 +107,9 @@ impl<'a> Lab<'a> {
 
     /// The kernel's identity; compiling it begins.
     pub(super) fn key(&self, program: Option<&(KernelSpec, Launch)>) -> Result<Key> {
-        match (self.compiler, program) {
+        match (self.compiler(), program) {
             (Some(compiler), Some((kernel, _))) => compiler.request(kernel),
-            _ => self.kernels.key(program),
+            _ => self.memory.kernels().key(program),
         }
     }
 
@@ -129,7 +133,7 @@ impl<'a> Lab<'a> {
             self.site.tell_of_load();
         }
         for trial in made {
-            self.progress.trial(trial);
+            self.site.progress.trial(trial);
         }
         Ok(())
     }
@@ -137,7 +141,7 @@ impl<'a> Lab<'a> {
     /// Says of a kernel, once, that its threads have local memory, which is measured like any other.
     pub(super) fn tell_of_local_memory(&self, config: &Config, kernel: &Key, local_memory: Bytes) {
         if local_memory > Bytes(0) && self.state().told.insert(kernel.clone()) {
-            self.progress.say(&format!(
+            self.site.progress.say(&format!(
                 "{config}: a thread has {local_memory} of local memory, for arrays or for values that found no register: the driver \
                  does not tell which, so it is measured all the same"
             ));
@@ -161,7 +165,7 @@ impl<'a> Lab<'a> {
     }
 
     fn program_by(&self, program: Option<&(KernelSpec, Launch)>, end: Option<Instant>) -> Result<Option<Compiled>> {
-        let (Some((kernel, launch)), Some(compiler)) = (program, self.compiler) else {
+        let (Some((kernel, launch)), Some(compiler)) = (program, self.compiler()) else {
             return Ok(Some(Ok(None))); // what the host runs, or calls, is not compiled ahead
         };
         let outcome = compiler.wait_until(kernel, end)?;

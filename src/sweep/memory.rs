@@ -76,6 +76,11 @@ impl<'a> Memory<'a> {
         self.state().resumed
     }
 
+    /// What configs run as today.
+    pub(super) fn kernels(&self) -> &TodaysKernels<&'a Recipes> {
+        &self.kernels
+    }
+
     /// Whether a trial of the journal was made with the kernel that its config has now.
     pub(crate) fn is_current(&self, trial: &Trial) -> Result<bool> {
         self.kernels.made(trial)

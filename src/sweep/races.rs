@@ -36,7 +36,7 @@ impl DeviceBench<'_, '_> {
         let problem = self.problem()?;
         let mut open = Vec::new();
         for config in configs {
-            let candidate = plan::candidate(config.clone(), &problem, &self.lab.profile);
+            let candidate = plan::candidate(config.clone(), &problem, self.lab.profile());
             let Ok(program) = &candidate.program else {
                 self.pruned(&candidate)?;
                 continue;
@@ -47,7 +47,7 @@ impl DeviceBench<'_, '_> {
             }
         }
         let anchors: Vec<Candidate> =
-            anchors.iter().map(|config| plan::candidate(config.clone(), &problem, &self.lab.profile)).collect();
+            anchors.iter().map(|config| plan::candidate(config.clone(), &problem, self.lab.profile())).collect();
         let mut racers: Vec<Racer> = anchors.iter().map(Racer::anchor).collect();
         let mut shared: Vec<(&Candidate, &Candidate)> = Vec::new();
         let mut crossed = 0;
@@ -101,14 +101,14 @@ impl DeviceBench<'_, '_> {
     /// What a config runs as on the problem, with the kernel's identity: the one of this hash where that is still cached, else
     /// today's. Or why it does not run.
     pub(crate) fn program_of(&self, config: &Config, kernel: Option<&str>) -> Result<Result<(Arm, Key), String>> {
-        let candidate = plan::candidate(config.clone(), &self.problem()?, &self.lab.profile);
+        let candidate = plan::candidate(config.clone(), &self.problem()?, self.lab.profile());
         let program = match &candidate.program {
             Ok(program) => program.as_ref(),
             Err(rejection) => return Ok(Err(rejection.to_string())),
         };
         let earlier = kernel.map(|hash| Key(hash.to_string()));
-        let earlier = earlier.filter(|key| self.lab.compiler.is_some_and(|compiler| compiler.cached(key).is_some()));
-        let (key, program) = match (earlier, program, self.lab.compiler) {
+        let earlier = earlier.filter(|key| self.lab.compiler().is_some_and(|compiler| compiler.cached(key).is_some()));
+        let (key, program) = match (earlier, program, self.lab.compiler()) {
             (Some(key), Some((kernel, launch)), Some(compiler)) => {
                 let (cubin, entry) = compiler.cached(&key).unwrap_or_default();
                 let entry = entry.unwrap_or_else(|| kernel.entry.clone());

@@ -1,6 +1,6 @@
 //! Reading how a manifest's kernels are compiled and launched.
 
-use super::parts::{Argument, Kernel, Reference, Run, Scalar, TensorOf, forever};
+use super::parts::{Argument, Kernel, Reference, Run, Scalar, TensorOf, USUAL_ALIGNMENT, forever};
 use super::raw::{RawArg, RawAxes, RawExpression, RawKernel, RawNumber, RawReference, RawScalar, Role};
 use super::read::{Reader, names};
 use crate::error::Result;
@@ -9,9 +9,6 @@ use crate::families::legality::{Condition, is_of_knobs};
 use crate::heuristics::Formula;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
-
-/// Bytes that a sweep's tensors begin at multiples of, so that no kernel is known to need more.
-const MOST_ALIGNMENT: u64 = 256;
 
 impl Reader<'_> {
     fn axes_of(&self, what: &str, at: usize, raw: &[Spanned<RawExpression>]) -> Result<[Formula; 3]> {
@@ -150,10 +147,10 @@ impl Reader<'_> {
         needs(Argument::Counters, raw.counters.is_some(), "counters")?;
         let alignment = raw.alignment.as_ref().map_or(Ok(LEAST_ALIGNMENT), |alignment| {
             let bytes = *alignment.get_ref();
-            if bytes.is_power_of_two() && (LEAST_ALIGNMENT..=MOST_ALIGNMENT).contains(&bytes) {
+            if bytes.is_power_of_two() && (LEAST_ALIGNMENT..=USUAL_ALIGNMENT).contains(&bytes) {
                 return Ok(bytes);
             }
-            let wanted = format!("a power of two from {LEAST_ALIGNMENT} to {MOST_ALIGNMENT}");
+            let wanted = format!("a power of two from {LEAST_ALIGNMENT} to {USUAL_ALIGNMENT}");
             Err(self.error(alignment.span().start, format!("alignment {bytes}: it must be {wanted}")))
         });
         Ok(Kernel {

@@ -9,6 +9,9 @@ use crate::model::{Dtype, Family};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// Bytes that every allocation of a sweep is aligned to, so that no kernel is known to need more.
+pub(super) const USUAL_ALIGNMENT: u64 = 256;
+
 /// A family as its manifest has it.
 pub(super) struct Manifest {
     pub(super) family: Family,

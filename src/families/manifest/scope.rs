@@ -1,6 +1,6 @@
 //! What a manifest's expressions come to for a config and a problem: tensors, kernels and launches.
 
-use super::parts::{Argument, Contents, Manifest, Run, Scalar, Template, TensorOf, Value};
+use super::parts::{Argument, Contents, Manifest, Run, Scalar, Template, TensorOf, USUAL_ALIGNMENT, Value};
 use super::raw::Role;
 use crate::families::legality::{Values, names, values};
 use crate::families::{Arg, Code, Fill, KernelSpec, Launch, Rejection, TensorSpec, knobs, require};
@@ -114,8 +114,6 @@ impl<'a> Scope<'a> {
     }
 
     pub(super) fn tensor(&self, tensor: &TensorOf) -> Result<TensorSpec, Rejection> {
-        /// What every allocation is aligned to.
-        const USUAL: u64 = 256;
         let element = tensor.element(self.problem.dtype);
         let extent = |formula| {
             let extent: u64 = self.natural(&tensor.name, formula)?;
@@ -125,10 +123,11 @@ impl<'a> Scope<'a> {
         let shape = tensor.shape.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
         let usual = if element.is_float() { Fill::Uniform { magnitude: 1.0 } } else { Fill::Bits };
         let fill = tensor.fill.as_ref().map_or(Ok(usual), |contents| self.fill(contents))?;
-        let alignment = tensor.alignment.as_ref().map_or(Ok(USUAL), |formula| self.natural("alignment", formula))?;
+        let alignment =
+            tensor.alignment.as_ref().map_or(Ok(USUAL_ALIGNMENT), |formula| self.natural("alignment", formula))?;
         require!(
-            alignment.is_power_of_two() && (element.size_bytes()..=USUAL).contains(&alignment),
-            "tensor {}: alignment {alignment} is no power of two from {} to {USUAL}",
+            alignment.is_power_of_two() && (element.size_bytes()..=USUAL_ALIGNMENT).contains(&alignment),
+            "tensor {}: alignment {alignment} is no power of two from {} to {USUAL_ALIGNMENT}",
             tensor.name,
             element.size_bytes()
         );
@@ -138,7 +137,7 @@ impl<'a> Scope<'a> {
             shape,
             fill: if tensor.role == Role::Out { Fill::Nothing } else { fill },
             file: tensor.file.as_ref().map(|file| self.file(file)).transpose()?,
-            offset_bytes: alignment % USUAL,
+            offset_bytes: alignment % USUAL_ALIGNMENT,
         })
     }
 
