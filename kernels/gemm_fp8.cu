@@ -31,6 +31,8 @@
 //   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8 or 4, which divide k, or less:
 //                               rows begin anywhere, and words are put together from two
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2; divides 2 n
+//   REALIGNED                   1: all programs together first copy A and B to scratch, where rows begin at multiples of 128
+//                               bytes: K_VECTOR_BYTES is 16, and the tensor maps are those of the copies; else 0
 //   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
 //
 // Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
@@ -45,10 +47,15 @@
 //                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 //   scale_step                how far the scales of neighbouring rows and columns are apart: 1, or 0 where all have the same
+// and, with REALIGNED, where all programs must be resident at once and split_k is 1:
+//   a_rows, b_rows            A and B themselves
+//   scratch                   room for the copy of A and then that of B
+//   counters                  two words that are zero, and are left zero
 
 #include "halves.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
+#include "realign.cuh"
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tma.cuh"
@@ -63,6 +70,14 @@
 #endif
 #if !defined(K_VECTOR_BYTES)
 #error "K_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#endif
+#if !defined(REALIGNED)
+#error "REALIGNED must be defined: 1 where A and B are copied to aligned rows, else 0"
+#endif
+#if REALIGNED
+#define COPY_PARAMETERS , const byte *a_rows, const byte *b_rows, byte *scratch, u32 *counters
+#else
+#define COPY_PARAMETERS
 #endif
 
 namespace {
@@ -81,6 +96,7 @@ static_assert(BLOCK_N <= 256, "a program has 256 columns at most");
 static_assert(power_of_two(K_VECTOR_BYTES) && K_VECTOR_BYTES <= 16, "K_VECTOR_BYTES: 1 ... 16");
 
 constexpr bool BY_ENGINE = K_VECTOR_BYTES == 16;
+static_assert(!REALIGNED || BY_ENGINE, "realigned rows are copied by the engine");
 using Source = Argument<BY_ENGINE>::Type;
 
 constexpr int A_PANEL = BLOCK_M * PROMOTED, B_PANEL = BLOCK_N * PROMOTED;
@@ -117,7 +133,8 @@ constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : LOADERS);
 // but no more than leave each thread its registers. A quarter of the multiprocessor has 512 for each lane, and hosts every
 // fourth warp.
 constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
-constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * REGISTERS);
+constexpr int LOADER_REGISTERS = K_VECTOR_BYTES < 4 ? 56 : 0;  // of a thread that puts words together
+constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * (REGISTERS > LOADER_REGISTERS ? REGISTERS : LOADER_REGISTERS));
 constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
 
 // Where this program's stages, barriers and staging begin.
@@ -436,7 +453,12 @@ __device__ __forceinline__ void combine_parts(u16* c, const Sums& sums, int m, i
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT > 0 ? RESIDENT : 1)
 gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, const __grid_constant__ CTarget c_tiles,
          const float* a_scales, const float* b_scales, u16* c, int m, int n, int k, int tiles_m, int tiles_n, int k_steps,
-         int group_m, int split_k, int stride, int span, int scale_step) {
+         int group_m, int split_k, int stride, int span, int scale_step COPY_PARAMETERS) {
+#if REALIGNED
+    realign::copy_rows<THREADS>(scratch, a_rows, m, k);
+    realign::copy_rows<THREADS>(scratch + static_cast<i64>(m) * realign::pitch_bytes(k), b_rows, n, k);
+    realign::wait_for_all_programs(counters);
+#endif
     const Layout at{ptx::shared_address(smem)};
     const Work work(tiles_m, tiles_n, k_steps, group_m, split_k, stride, span);
     const int thread = threadIdx.x;

@@ -164,6 +164,25 @@ fn runs(config: &Config, tiles: u64, places: u64) -> u64 {
     if config.pid_type == Some(PidType::PersistentInterleaved) { most } else { tiles.div_ceil(tiles.div_ceil(most)) }
 }
 
+/// The operands that a config copies first.
+fn realigned(config: &Config) -> Option<String> {
+    config.own.get("realigned").map(ToString::to_string)
+}
+
+/// The programs that run where operands may be copied first: all of them must then run at once, and every multiprocessor copies but
+/// beside clusters.
+fn runs_realigned(config: &Config, tiles: u64, multiprocessors: u64, running: &Running) -> u64 {
+    let is_realigned = realigned(config).is_some();
+    let launch = running.launch;
+    assert_eq!([launch.counters > 0, launch.workspace.0 > 0, launch.cooperative], [is_realigned; 3]);
+    let programs = runs(config, tiles, multiprocessors);
+    if !is_realigned {
+        return programs;
+    }
+    assert!(running.blocks() <= multiprocessors, "all run at once");
+    if config.split_k == Some(1) { multiprocessors } else { programs }
+}
+
 #[allow(clippy::too_many_lines)] // a family after the other
 fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running: &Running) {
     let extents: Vec<u64> = problem.shape.dimensions().iter().map(|(_, extent)| *extent).collect();
@@ -290,14 +309,16 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
                     assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
                     assert_eq!(u64::from(running.launch.cluster[0]), split);
-                    ("gemm_fp8.cu", runs(config, all, multiprocessors), split)
+                    let is_realigned = realigned(config).is_some();
+                    assert_eq!(running.value("REALIGNED"), u64::from(is_realigned));
+                    ("gemm_fp8.cu", runs_realigned(config, all, multiprocessors, running), split)
                 }
                 mma @ (Mma::Wgmma | Mma::MmaSyncTma) => {
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
                     assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
                     assert_eq!(running.value("BY_WARP"), u64::from(mma == Mma::MmaSyncTma));
                     assert_eq!(u64::from(running.launch.cluster[0]), split);
-                    let realigned = match config.own.get("realigned").map(ToString::to_string).as_deref() {
+                    let realigned = match realigned(config).as_deref() {
                         None => 0,
                         Some("a") => 1,
                         Some("b") => 2,
@@ -305,12 +326,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                         other => panic!("{other:?}"),
                     };
                     assert_eq!(running.value("REALIGNED"), realigned);
-                    assert_eq!(running.launch.counters > 0, realigned > 0);
-                    assert_eq!(running.launch.workspace.0 > 0, realigned > 0);
-                    if realigned > 0 {
-                        assert!(running.blocks() <= multiprocessors, "all run at once");
-                    }
-                    ("gemm_wgmma.cu", runs(config, all, multiprocessors), split)
+                    ("gemm_wgmma.cu", runs_realigned(config, all, multiprocessors, running), split)
                 }
                 Mma::Tcgen05 if is_block_scaled => {
                     assert_eq!((warps, threads), (None, 192));

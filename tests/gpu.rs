@@ -651,6 +651,7 @@ fn a_sample_reads_the_kernel_and_nothing_else() {
         args: Vec::new(),
         workspace: Bytes(0),
         counters: 0,
+        cooperative: false,
     };
     let empty = Program { cubin: bench.machine.support.clone(), entry: "empty".into(), launch, is_binary: false };
     bench.gpu.load(&Config::default(), Some(&empty)).unwrap();
@@ -691,6 +692,7 @@ fn reading(bench: &Bench, bytes: u64) -> Program {
         args: vec![Arg::Input(0), Arg::I64((bytes / 16) as i64), Arg::Workspace],
         workspace: Bytes(16),
         counters: 0,
+        cooperative: false,
     };
     Program { cubin: bench.machine.support.clone(), entry: "read_lines".into(), launch, is_binary: false }
 }

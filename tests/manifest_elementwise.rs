@@ -39,6 +39,7 @@ fn replaced(config: &Config, numel: u64, dtype: Dtype, multiprocessors: u32) -> 
         ],
         workspace: Bytes(0),
         counters: 0,
+        cooperative: false,
     };
     Some((KernelSpec::shipped("elementwise.cu", "elementwise", macros), launch))
 }

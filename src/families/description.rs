@@ -273,26 +273,33 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
         "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
     let scales = if variants { SCALES } else { "2" };
     let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
-    // Rows of A and B that are not aligned for the engine are copied by threads.
-    let copies = |tile: &str| {
-        format!("if(min(align(k), {WIDEST_COPY}) < {WIDEST_COPY}, {tile} / min(align(k), {WIDEST_COPY}), 0)")
-    };
+    let mut knobs = product().knobs;
+    knobs.push("realigned".to_owned());
+    knobs.sort();
     Description {
         dtypes: dtypes(&[Dtype::Fp8]),
+        knobs,
         bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
         rows: named([("a", "k"), ("c", "2 * n")]),
         steps: named([("k", "block_sizes[2]")]),
         definitions: texts(&[
             &format!("smem_bytes = num_stages * ({step_bytes})"),
             "threads = 32 * num_warps",
-            &format!("step_copies = {}", copies(step_bytes)),
+            "realigns = given(realigned)",
+            // Bytes that rows of A and B begin at multiples of, as the kernel finds them.
+            &format!("line = if(realigns, {CACHE_LINE}, min(align(k), {CACHE_LINE}))"),
+            "realigned_bytes = if(realigns, 2 * (m + n) * k, 0)",
+            // Rows that are not aligned for the engine are copied by threads.
+            &format!("step_copies = if(line < {WIDEST_COPY}, {step_bytes} / min(line, {WIDEST_COPY}), 0)"),
         ]),
         step_bytes: Some(step_bytes.to_owned()),
         features: texts(&[
             "smem_bytes",
             "tile_m * tile_n",
             "tile_m * tile_n / num_warps",
+            "line",
             "step_copies",
+            "realigned_bytes",
             "per_mille(rounds * steps * step_copies, floor_ns)",
         ]),
         ..product()

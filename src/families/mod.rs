@@ -231,6 +231,10 @@ pub struct Launch {
     pub workspace: Bytes,
     /// Words behind [`Arg::Counters`].
     pub counters: u32,
+    /// Whether all blocks wait for each other: the driver then refuses a launch whose blocks do not all fit the GPU at once, and begins
+    /// it when they do.
+    #[serde(default)]
+    pub cooperative: bool,
 }
 
 /// The most blocks along x, and along y and z (CUDA C++ Programming Guide, table of compute capabilities).

@@ -169,6 +169,7 @@ mod tests {
             args: Vec::new(),
             workspace: Bytes(0),
             counters: 0,
+            cooperative: false,
         };
         let needed = |(source, tile, mma): (&str, usize, Mma)| Needed {
             kernel: KernelSpec::shipped(source, "gemm", [("TILE", tile.to_string())]),

@@ -24,23 +24,28 @@ pub(super) struct GridShape {
     pub(super) cluster: [u32; 3],
     pub(super) threads: [u32; 3],
     pub(super) smem_bytes: u32,
+    /// Whether all blocks must run at once.
+    pub(super) cooperative: bool,
 }
 
 impl GridShape {
     fn of(launch: &Launch) -> Self {
-        let Launch { grid, cluster, threads, dynamic_smem, .. } = launch;
-        Self { grid: *grid, cluster: *cluster, threads: *threads, smem_bytes: dynamic_smem.0 as u32 }
+        let &Launch { grid, cluster, threads, dynamic_smem, cooperative, .. } = launch;
+        Self { grid, cluster, threads, smem_bytes: dynamic_smem.0 as u32, cooperative }
     }
 
     /// Launches with parameters that lie where the pointers say.
     fn launch(&self, function: sys::CUfunction, stream: sys::CUstream, parameters: &mut Pointers) -> Result<(), Fault> {
-        let mut cluster = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
-        };
+        use sys::CUlaunchAttributeID::{CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, CU_LAUNCH_ATTRIBUTE_COOPERATIVE};
+        let attribute =
+            |id| sys::CUlaunchAttribute { id, pad: [0; 4], value: sys::CUlaunchAttributeValue { pad: [0; 64] } };
+        let mut attributes =
+            [CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, CU_LAUNCH_ATTRIBUTE_COOPERATIVE].map(attribute);
         let [x, y, z] = self.cluster;
-        cluster.value.clusterDim = ClusterDim { x, y, z };
+        attributes[0].value.clusterDim = ClusterDim { x, y, z };
+        attributes[1].value.cooperative = 1;
+        let has_clusters = self.cluster != [1; 3];
+        let used = &mut attributes[usize::from(!has_clusters)..][..usize::from(has_clusters) + usize::from(self.cooperative)];
         let [x, y, z] = self.grid;
         let config = sys::CUlaunchConfig {
             gridDimX: x,
@@ -51,8 +56,8 @@ impl GridShape {
             blockDimZ: self.threads[2],
             sharedMemBytes: self.smem_bytes,
             hStream: stream,
-            attrs: &raw mut cluster,
-            numAttrs: u32::from(self.cluster != [1; 3]),
+            attrs: used.as_mut_ptr(),
+            numAttrs: used.len() as u32,
         };
         // SAFETY: the driver copies each parameter, as wide as the kernel declares, out of its storage during the call
         // (little-endian, so narrow ones are the low bytes of a word). What the kernel does with its pointers is its

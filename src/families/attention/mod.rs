@@ -203,6 +203,7 @@ impl Split {
             args: self.arguments(sources, sizes, programs.contiguous),
             workspace: self.workspace(sizes, padded_head),
             counters: self.counters(),
+            cooperative: false,
         }
     }
 }
@@ -417,6 +418,7 @@ impl FamilySpec for Attention {
             ],
             workspace: Bytes(0),
             counters: 0,
+            cooperative: false,
         };
         Ok(Some((kernel, launch)))
     }

@@ -2,6 +2,7 @@
 //!
 //! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
 
+use super::realigned::{self, Matrix, Realigned, pitch_bytes};
 use super::{EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
@@ -35,6 +36,8 @@ const MOST_COLUMNS: u64 = 256;
 const MANY_ROWS: u64 = 16;
 /// Registers of a thread for addresses, counters and scales.
 const SPARE_REGISTERS: u64 = 40;
+/// Registers of a thread that puts words together from two, where rows begin anywhere.
+const LOADER_REGISTERS: u64 = 56;
 /// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
 const MOST_REGISTERS_WITHOUT: u64 = 160;
 
@@ -127,6 +130,8 @@ struct Tiling {
     /// Groups of four warps that multiply.
     groups: u64,
     stages: u64,
+    /// Whether A and B are copied to aligned rows first.
+    realigned: Realigned,
     /// Whether wgmma's rows are columns of C. A lane then has sums of many rows of C, whose scales, where blocks have them, take more of
     /// the shared memory's rate than wgmma leaves; otherwise it has sums of two.
     transposed: bool,
@@ -153,7 +158,13 @@ impl Tiling {
             "block of {n} along n: each of {groups} groups of warps has 64, 128 or 256, all of them {MOST_COLUMNS} at most"
         );
         let transposed = !(can_be_straight && (m > MOST_ROWS || scaling == Scaling::Block));
-        let tiling = Self { m, n, k, groups, stages, transposed };
+        let realigned = Realigned::of(config)?;
+        require!(
+            realigned.a == realigned.b,
+            "{}: rows of A and of B are equally long, so both are copied: ab",
+            realigned::KNOB
+        );
+        let tiling = Self { m, n, k, groups, stages, realigned, transposed };
         let (registers, limit) = (tiling.registers_used(), tiling.most_registers());
         require!(registers <= limit, "{registers} registers a thread for sums and addresses exceed {limit}");
         Ok(tiling)
@@ -223,16 +234,34 @@ impl Tiling {
         Bytes(self.stages * self.stage_bytes() + self.barrier_bytes(scaling) + staging.max(partials))
     }
 
+    /// Bytes of one copy of a row of A or B: below words rows begin anywhere.
+    fn k_vector_bytes(&self, k: u64) -> u64 {
+        match vector_bytes(if self.realigned.any() { pitch_bytes(k) } else { k }) {
+            2 => 1,
+            bytes => bytes,
+        }
+    }
+
+    /// Whether the copy engine takes rows of A and B.
+    fn by_engine(&self, k: u64) -> bool {
+        self.k_vector_bytes(k) == 16
+    }
+
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
     fn operands(&self, [m, n, k]: [u64; 3]) -> [Arg; 3] {
-        let tiled = |input, element: Element, shape, rows: u64| {
+        let tiled = |of, element: Element, shape, rows: u64| {
             let tile = [rows as u32, (PANEL_BYTES / element.size_bytes()) as u32];
-            Arg::TensorMap(TensorMap::of_matrix(input, element, shape, tile, Swizzle::Bytes128))
+            let mut map = TensorMap::of_matrix(of, element, shape, tile, Swizzle::Bytes128);
+            if matches!(of, Mapped::Workspace(_)) {
+                map.strides_bytes = map.strides_bytes.into_iter().map(pitch_bytes).collect();
+            }
+            Arg::TensorMap(map)
         };
-        let [a, b] = if vector_bytes(k) == 16 {
+        let [a_place, b_place] = self.realigned.places(matrices([m, n, k])).map(|place| place.map(Mapped::Workspace));
+        let [a, b] = if self.by_engine(k) {
             [
-                tiled(Mapped::Input(0), Element::Fp8, [m, k], self.m),
-                tiled(Mapped::Input(1), Element::Fp8, [n, k], self.n),
+                tiled(a_place.unwrap_or(Mapped::Input(0)), Element::Fp8, [m, k], self.m),
+                tiled(b_place.unwrap_or(Mapped::Input(1)), Element::Fp8, [n, k], self.n),
             ]
         } else {
             [Arg::Input(0), Arg::Input(1)]
@@ -244,12 +273,9 @@ impl Tiling {
     }
 }
 
-/// Bytes of one copy of a row of A or B: below words rows begin anywhere.
-const fn k_vector_bytes(k: u64) -> u64 {
-    match vector_bytes(k) {
-        2 => 1,
-        bytes => bytes,
-    }
+/// A and B as they lie in memory.
+fn matrices([m, n, k]: [u64; 3]) -> [Matrix; 2] {
+    [m, n].map(|rows| Matrix { rows, row_bytes: k })
 }
 
 fn c_row_bytes(n: u64) -> u64 {
@@ -286,6 +312,10 @@ impl FamilySpec for Fp8 {
         &super::LAUNCH_KNOBS
     }
 
+    fn own_knobs(&self) -> &'static [&'static str] {
+        &[realigned::KNOB]
+    }
+
     fn description(&self) -> Description {
         crate::families::description::gemm_fp8(false)
     }
@@ -313,7 +343,8 @@ impl FamilySpec for Fp8 {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        knobs::only(config, &super::KNOBS)?;
+        let own = (config.mma == Some(Mma::Wgmma)).then_some(realigned::KNOB);
+        knobs::only(config, &super::KNOBS.into_iter().chain(own).collect::<Vec<_>>())?;
         let mma = config.mma.filter(|mma| matches!(mma, Mma::Wgmma | Mma::Tcgen05));
         let mma = mma.ok_or_else(|| Rejection("a product of 8-bit floats needs mma: wgmma or tcgen05".into()))?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);
@@ -324,14 +355,17 @@ impl FamilySpec for Fp8 {
         }
         knobs::order(config)?;
         let tiling = Tiling::new(config, Scaling::Block)?;
+        tiling.realigned.check(config)?;
         super::check_cluster(config)?;
         // What fits with the scales of blocks fits without.
         knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config)), profile)
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
-        static OF_WGMMA: LazyLock<Vec<Condition>> =
-            LazyLock::new(|| legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]));
+        static OF_WGMMA: LazyLock<Vec<Condition>> = LazyLock::new(|| {
+            let copies = realigned::conditions(Family::MatmulFp8, [("m", "k"), ("n", "k")]);
+            legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]).into_iter().chain(copies).collect()
+        });
         if config.mma == Some(Mma::Tcgen05) { tcgen05::conditions(Weights::E4m3) } else { &OF_WGMMA }
     }
 
@@ -348,9 +382,11 @@ impl FamilySpec for Fp8 {
         let tiling = Tiling::new(config, scaling)?;
         // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
         let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
-        let registers = if alone { tiling.most_registers() } else { tiling.registers_used() };
+        let loader_registers = if tiling.k_vector_bytes(k) < 4 { LOADER_REGISTERS } else { 0 };
+        let registers =
+            if alone { tiling.most_registers() } else { tiling.registers_used().max(loader_registers) };
         Ok(Footprint {
-            threads: tiling.threads(vector_bytes(k) == 16),
+            threads: tiling.threads(tiling.by_engine(k)),
             registers: registers.next_multiple_of(8) as u32,
             smem: tiling.smem(scaling, split_k(config)),
             stage_bytes: Bytes(tiling.stage_bytes()),
@@ -374,10 +410,12 @@ impl FamilySpec for Fp8 {
             return tcgen05::build(config, &product, Some(scales), profile);
         }
         let tiling = Tiling::new(config, scaling)?;
+        let realigned = tiling.realigned.any();
         let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
         let k_steps = k.div_ceil(tiling.k);
         let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
         let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
+        let programs = tiling.realigned.programs(programs, split_k, profile);
         let macros = [
             ("BLOCK_SCALES", u8::from(scaling == Scaling::Block).to_string()),
             ("TRANSPOSED", u8::from(tiling.transposed).to_string()),
@@ -386,19 +424,23 @@ impl FamilySpec for Fp8 {
             ("BLOCK_K", tiling.k.to_string()),
             ("NUM_WARPS", (4 * tiling.groups).to_string()),
             ("NUM_STAGES", tiling.stages.to_string()),
-            ("K_VECTOR_BYTES", k_vector_bytes(k).to_string()),
+            ("K_VECTOR_BYTES", tiling.k_vector_bytes(k).to_string()),
             ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
+            ("REALIGNED", u8::from(realigned).to_string()),
         ];
         let numbers = [m, n, k, tiles_m, tiles_n, k_steps, group_m, split_k, stride, span, scale_step];
         let args = tiling.operands(extents).into_iter().chain([Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
+        let copies =
+            realigned.then_some([Arg::Input(0), Arg::Input(1), Arg::Workspace, Arg::Counters]).into_iter().flatten();
         let launch = Launch {
             grid: [(programs * split_k) as u32, 1, 1],
             cluster: [split_k as u32, 1, 1],
-            threads: [tiling.threads(vector_bytes(k) == 16), 1, 1],
+            threads: [tiling.threads(tiling.by_engine(k)), 1, 1],
             dynamic_smem: tiling.smem(scaling, split_k),
-            args: args.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
-            workspace: Bytes(0),
-            counters: 0,
+            args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(copies).collect(),
+            workspace: tiling.realigned.scratch(matrices(extents)),
+            counters: if realigned { 2 } else { 0 },
+            cooperative: realigned,
         };
         Ok((KernelSpec::shipped("gemm_fp8.cu", "gemm_fp8", macros), launch))
     }
@@ -451,12 +493,12 @@ impl FamilySpec for Fp8 {
 #[allow(clippy::unwrap_used)]
 #[cfg(test)]
 mod tests {
-    use super::{MATMUL_FP8, Scaling, Tiling};
+    use super::{MATMUL_FP8, Realigned, Scaling, Tiling};
     use crate::families::{
         Arg, Code, Element, FamilySpec, HostTensor, KernelSpec, Launch, Mapped, Swizzle, TensorMap, TensorSpec, fill,
         spec,
     };
-    use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+    use crate::model::{Bytes, Config, Dtype, Family, GpuProfile, KnobValue, Mma, PidType, Problem};
     use proptest::prelude::*;
 
     fn problem(shape: &str) -> Problem {
@@ -555,12 +597,55 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_lie_anywhere_are_copied_to_where_the_engine_takes_them() {
+        let ab = [("realigned".to_string(), KnobValue::Word("ab".to_string()))];
+        let realigned = |config: Config| Config { own: ab.clone().into(), ..config };
+        let shared = realigned(Config { split_k: Some(4), ..config() });
+        let (kernel, launch) = program(&shared, "m=20,n=301,k=4001");
+        assert_eq!(["REALIGNED", "K_VECTOR_BYTES"].map(|name| macros(&kernel, name)), ["1", "16"]);
+        let [a, b] = [0, 1].map(|place| map(&launch.args[place]));
+        assert_eq!([a.of, b.of], [Mapped::Workspace(0), Mapped::Workspace(20 * 4096)]);
+        assert_eq!([&a.strides_bytes[..], &b.strides_bytes[..]], [&[4096], &[4096]]);
+        assert_eq!([&a.extents[..], &b.extents[..]], [&[4001, 20], &[4001, 301]]);
+        assert_eq!((launch.workspace, launch.counters, launch.cooperative), (Bytes(321 * 4096), 2, true));
+        assert_eq!((launch.grid[0], launch.cluster[0], launch.threads[0]), (3 * 4, 4, 128 + 32));
+        let last = [Arg::Input(0), Arg::Input(1), Arg::Workspace, Arg::Counters];
+        assert_eq!(launch.args[launch.args.len() - 4..], last);
+        // Every multiprocessor copies, though there is one tile.
+        let interleaved = Config {
+            pid_type: Some(PidType::PersistentInterleaved),
+            num_sm_multiplier: Some(1),
+            ..realigned(config())
+        };
+        assert_eq!(program(&interleaved, "m=20,n=100,k=4001").1.grid[0], h200().multiprocessors);
+        let plain = program(&config(), "m=20,n=301,k=4001");
+        assert_eq!((macros(&plain.0, "REALIGNED"), plain.1.args.len()), ("0", launch.args.len() - 4));
+        assert_eq!((plain.1.workspace, plain.1.cooperative), (Bytes(0), false));
+        let refusal = |config: &Config, shape: &str| {
+            spec(Family::MatmulFp8).program(config, &problem(shape), &h200()).unwrap_err().0
+        };
+        for (config, shape, reason) in [
+            (realigned(config()), "m=20,n=301,k=4001", "all programs wait for each other"),
+            (shared.clone(), "m=20,n=301,k=4096", "rows of A begin at multiples of 128 bytes as they are"),
+            (shared.clone(), "m=20,n=3201,k=4001", "clusters must all run at once"),
+            (
+                Config { own: [("realigned".to_string(), KnobValue::Word("a".to_string()))].into(), ..shared },
+                "m=20,n=301,k=4001",
+                "both are copied",
+            ),
+        ] {
+            let refused = refusal(&config, shape);
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+
+    #[test]
     fn scales_of_blocks_have_room_beside_the_barriers() {
         let launch = |scaling: &str| program(&config(), &format!("m=20,n=300,k=4096{scaling}")).1;
         let stages = 3 * (24 + 128) * 128 + 2 * 8 * 2 * 128;
         assert_eq!(launch("").dynamic_smem, Bytes(stages + 1024));
         assert_eq!(launch(",scale_block=128").dynamic_smem, Bytes(stages + 1024));
-        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4, transposed: true };
+        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4, realigned: Realigned::default(), transposed: true };
         assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 4)) + 16 bytes");
         let names =
             |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "BLOCK_SCALES").to_owned();

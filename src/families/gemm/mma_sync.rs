@@ -138,6 +138,7 @@ pub(super) fn build(
         args: tensors.into_iter().chain(numbers.map(|number| Arg::I32(number as i32))).chain(scales).collect(),
         workspace: Bytes(workspace),
         counters,
+        cooperative: false,
     };
     Ok((KernelSpec::shipped("gemm.cu", "gemm", macros), launch))
 }

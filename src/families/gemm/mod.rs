@@ -15,6 +15,7 @@ use super::{
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use realigned::Matrix;
 use std::sync::LazyLock;
 
 pub(super) use block_scaled::{MATMUL_MXFP8, MATMUL_NVFP4_NVFP4};
@@ -299,6 +300,14 @@ impl Product {
     /// Bytes of a row of B.
     fn b_row_bytes(&self) -> u64 {
         self.n * self.weights.element_bytes()
+    }
+
+    /// A and B as they lie in memory.
+    fn operands(&self) -> [Matrix; 2] {
+        [
+            Matrix { rows: self.m, row_bytes: self.a_row_bytes() },
+            Matrix { rows: self.k / self.weights.per_element(), row_bytes: self.b_row_bytes() },
+        ]
     }
 
     /// Bytes of a row of C.
@@ -597,6 +606,7 @@ fn reference_launch([m, n]: [u64; 2], args: Vec<Arg>) -> Launch {
         args,
         workspace: Bytes(0),
         counters: 0,
+        cooperative: false,
     }
 }
 

@@ -1,17 +1,35 @@
 //! The knob `realigned`: operands that all programs first copy to scratch, where rows begin at multiples of a line of the cache,
 //! so that the copy engine can take them, and takes them as fast as it can.
+//!
+//! All programs then wait for each other, so all must run at once: persistent ones, one a multiprocessor, or clusters that share k, as
+//! many as surely find room.
 
-use super::{Condition, Product};
-use crate::families::{Rejection, require};
-use crate::model::{Bytes, Config, KnobValue};
+use crate::families::{Condition, Rejection, legality, require};
+use crate::model::{Bytes, Config, Family, GpuProfile, KnobValue};
 
 /// The knob's name: `a`, `b` or `ab`; a config that has none copies nothing.
 pub(super) const KNOB: &str = "realigned";
 
 /// Bytes of a line of the cache, at multiples of which copied rows begin.
 const LINE_BYTES: u64 = 128;
+/// Programs of the largest cluster that copies: larger ones find room on few GPUs' parts.
+const MOST_PARTS: u64 = 8;
 /// Most scratch for copies: as much as a problem of the families' domain takes.
 const MOST_SCRATCH: u64 = 4 << 30;
+
+/// An operand as it lies in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    pub(super) rows: u64,
+    pub(super) row_bytes: u64,
+}
+
+impl Matrix {
+    /// Bytes of a copy whose rows are aligned.
+    fn copy_bytes(self) -> u64 {
+        self.rows * pitch_bytes(self.row_bytes)
+    }
+}
 
 /// Which operands are copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,14 +54,21 @@ impl Realigned {
         self.a || self.b
     }
 
-    /// Refuses configs whose programs could wait for one that does not run yet.
+    /// Refuses configs whose programs could wait for one that does not run yet, but for clusters that are too many: see [`conditions`].
     pub(super) fn check(self, config: &Config) -> Result<(), Rejection> {
+        let are_one_each =
+            config.pid_type.is_some_and(|order| order.is_persistent() && config.num_sm_multiplier == Some(1));
         require!(
-            !self.any()
-                || config.pid_type.is_some_and(|order| order.is_persistent() && config.num_sm_multiplier == Some(1)),
-            "{KNOB}: all programs wait for each other, so they must be persistent, with num_sm_multiplier 1"
+            !self.any() || are_one_each || (2..=MOST_PARTS).contains(&super::split_k(config)),
+            "{KNOB}: all programs wait for each other, so they must be persistent with num_sm_multiplier 1, or share k with split_k 2 \
+             to {MOST_PARTS}"
         );
         Ok(())
+    }
+
+    /// The programs that a launch has where so many have tiles: beside clusters, every multiprocessor copies.
+    pub(super) fn programs(self, with_tiles: u64, split_k: u64, profile: &GpuProfile) -> u64 {
+        if self.any() && split_k == 1 { profile.multiprocessors.into() } else { with_tiles }
     }
 
     /// The kernel's macro.
@@ -51,20 +76,19 @@ impl Realigned {
         u8::from(self.a) + 2 * u8::from(self.b)
     }
 
-    /// Bytes of A's copy, after which B's begins.
-    fn a_bytes(self, product: &Product) -> u64 {
-        if self.a { product.m * pitch_bytes(product.a_row_bytes()) } else { 0 }
+    /// Bytes of the copies of A and B; B's comes after A's.
+    fn copies(self, [a, b]: [Matrix; 2]) -> [u64; 2] {
+        [(self.a, a), (self.b, b)].map(|(is_copied, matrix)| if is_copied { matrix.copy_bytes() } else { 0 })
     }
 
     /// Where in scratch the copy of A and that of B begin, where there is one.
-    pub(super) fn places(self, product: &Product) -> [Option<u64>; 2] {
-        [self.a.then_some(0), self.b.then(|| self.a_bytes(product))]
+    pub(super) fn places(self, operands: [Matrix; 2]) -> [Option<u64>; 2] {
+        [self.a.then_some(0), self.b.then(|| self.copies(operands)[0])]
     }
 
     /// Scratch for the copies.
-    pub(super) fn scratch(self, product: &Product) -> Bytes {
-        let b_rows = product.k / product.weights.per_element();
-        Bytes(self.a_bytes(product) + if self.b { b_rows * pitch_bytes(product.b_row_bytes()) } else { 0 })
+    pub(super) fn scratch(self, operands: [Matrix; 2]) -> Bytes {
+        Bytes(self.copies(operands).iter().sum())
     }
 }
 
@@ -73,18 +97,30 @@ pub(super) fn pitch_bytes(row_bytes: u64) -> u64 {
     row_bytes.next_multiple_of(LINE_BYTES)
 }
 
-/// Where copying is of any use, and has room. Of B, an element of `bytes` holds `packed` weights along k.
-pub(super) fn conditions(bytes: u64, packed: u64) -> impl Iterator<Item = Condition> {
+/// Where copying is of any use, and has room: of A and of B, expressions of how many rows they have and of a row's bytes.
+pub(super) fn conditions(
+    family: Family,
+    [(a_rows, a_row), (b_rows, b_row)]: [(&str, &str); 2],
+) -> impl Iterator<Item = Condition> {
     let (a, b) = (format!("({KNOB} == \"a\" || {KNOB} == \"ab\")"), format!("({KNOB} == \"b\" || {KNOB} == \"ab\")"));
-    let a_copy = format!("m * ceil_div(2 * k, {LINE_BYTES}) * {LINE_BYTES}");
-    let b_copy = format!("ceil_div(k, {packed}) * ceil_div({bytes} * n, {LINE_BYTES}) * {LINE_BYTES}");
+    let a_copy = format!("{a_rows} * ceil_div({a_row}, {LINE_BYTES}) * {LINE_BYTES}");
+    let b_copy = format!("{b_rows} * ceil_div({b_row}, {LINE_BYTES}) * {LINE_BYTES}");
     let texts = [
-        (format!("!{a} || 2 * k % {LINE_BYTES} != 0"), "rows of A begin at multiples of 128 bytes as they are"),
-        (format!("!{b} || {bytes} * n % {LINE_BYTES} != 0"), "rows of B begin at multiples of 128 bytes as they are"),
+        (format!("!{a} || {a_row} % {LINE_BYTES} != 0"), "rows of A begin at multiples of 128 bytes as they are"),
+        (format!("!{b} || {b_row} % {LINE_BYTES} != 0"), "rows of B begin at multiples of 128 bytes as they are"),
         (
             format!("if({a}, {a_copy}, 0) + if({b}, {b_copy}, 0) <= {MOST_SCRATCH}"),
             "copies of more than 4 GiB would crowd out the problem",
         ),
+        // Clusters of eight fit parts of a GPU with 14 multiprocessors once and those with 16 or 18 twice, so at least three in four
+        // multiprocessors have one.
+        (
+            format!(
+                "!({a} || {b}) || split_k == 1 || \
+                 ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1]) * split_k <= multiprocessors * 3 / 4"
+            ),
+            "programs that copy wait for each other, so their clusters must all run at once",
+        ),
     ];
-    texts.into_iter().flat_map(|(text, reason)| super::conditions([(text.as_str(), reason)]))
+    texts.into_iter().flat_map(move |(text, reason)| legality::conditions(family, [(text.as_str(), reason)]))
 }

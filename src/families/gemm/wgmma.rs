@@ -7,7 +7,7 @@ use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
 };
-use crate::model::{Bytes, Config, GpuProfile, Mma};
+use crate::model::{Bytes, Config, Family, GpuProfile, Mma};
 use std::sync::LazyLock;
 
 /// Columns of C in one product of a warpgroup.
@@ -168,7 +168,7 @@ impl Tiling {
             }
             Arg::TensorMap(map)
         };
-        let [a_place, b_place] = self.realigned.places(product).map(|place| place.map(Mapped::Workspace));
+        let [a_place, b_place] = self.realigned.places(product.operands()).map(|place| place.map(Mapped::Workspace));
         let a = tiled(a_place.unwrap_or(Mapped::Input(0)), dtype, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
         let b_shape = [k / weights.per_element(), n];
         let b = tiled(
@@ -231,7 +231,9 @@ pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> 
 
 pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
     fn read(weight_bytes: u64, packed: u64) -> Vec<Condition> {
-        super::conditions([EXTENTS, TILES]).into_iter().chain(realigned::conditions(weight_bytes, packed)).collect()
+        let (b_rows, b_row) = (format!("ceil_div(k, {packed})"), format!("{weight_bytes} * n"));
+        let copies = realigned::conditions(Family::Matmul, [("m", "2 * k"), (&b_rows, &b_row)]);
+        super::conditions([EXTENTS, TILES]).into_iter().chain(copies).collect()
     }
     static UNPACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(2, 1));
     static PACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(1, 2));
@@ -264,6 +266,7 @@ pub(super) fn build(
     let k_steps = k.div_ceil(tiling.k);
     let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
     let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
+    let programs = tiling.realigned.programs(programs, split_k, profile);
 
     let [a_vector, b_vector, c_vector] = tiling.vectors(product);
     let own = [
@@ -299,8 +302,9 @@ pub(super) fn build(
         threads: [tiling.threads(), 1, 1],
         dynamic_smem: tiling.smem(split_k),
         args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(raw).chain(scales).collect(),
-        workspace: tiling.realigned.scratch(product),
+        workspace: tiling.realigned.scratch(product.operands()),
         counters: if tiling.realigned.any() { 2 } else { 0 },
+        cooperative: tiling.realigned.any(),
     };
     Ok((KernelSpec::shipped("gemm_wgmma.cu", "gemm_wgmma", macros), launch))
 }

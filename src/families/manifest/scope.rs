@@ -178,6 +178,7 @@ impl<'a> Scope<'a> {
             args: run.args.iter().map(|argument| self.arg(argument)).collect::<Result<_, _>>()?,
             workspace: Bytes(self.optional("scratch", run.scratch.as_ref())?),
             counters: self.optional("counters", run.counters.as_ref())?,
+            cooperative: false,
         };
         launch.check_limits()?;
         if run.folder.is_some() {

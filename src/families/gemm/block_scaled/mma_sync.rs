@@ -137,6 +137,7 @@ pub(super) fn build(
         args: tensors.chain(numbers.map(|number| Arg::I32(number as i32))).collect(),
         workspace: Bytes(0),
         counters: 0,
+        cooperative: false,
     };
     Ok((KernelSpec::shipped("gemm_block_scaled.cu", "gemm_block_scaled", macros), launch))
 }
