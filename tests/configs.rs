@@ -75,9 +75,11 @@ fn plans() -> impl Iterator<Item = (Family, Plan, GpuProfile)> {
 fn parameters(source: &str, entry: &str, macros: &[&str]) -> Vec<String> {
     static KNOWN: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
     // A masked kernel has those within `#if CAUSAL`, one whose weights share scales those of a macro after the others.
-    let [is_causal, is_grouped, has_scales] = ["CAUSAL", "GROUP", "BLOCK_SCALES"].map(|name| macros.contains(&name));
+    // One that copies its operands first has those of another.
+    let [is_causal, is_grouped, has_scales, is_realigned] =
+        ["CAUSAL", "GROUP", "BLOCK_SCALES", "REALIGNED"].map(|name| macros.contains(&name));
     let mut known = KNOWN.lock().unwrap();
-    let names = known.entry(format!("{source} {entry} {is_causal} {is_grouped} {has_scales}")).or_insert_with(|| {
+    let names = known.entry(format!("{source} {entry} {is_causal} {is_grouped} {has_scales} {is_realigned}")).or_insert_with(|| {
         let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
         let headers = fs::read_dir(kernels.join("include")).unwrap().map(|entry| entry.unwrap().path());
         let mut texts =
@@ -89,6 +91,10 @@ fn parameters(source: &str, entry: &str, macros: &[&str]) -> Vec<String> {
                 Some((all, _)) => all.to_owned(),
                 None => list.to_owned(),
             };
+            if let Some(all) = list.strip_suffix(" COPY_PARAMETERS") {
+                let copies = if is_realigned { defined(&text, 0, "COPY_PARAMETERS") } else { String::new() };
+                return Some(format!("{all}{copies}"));
+            }
             Some(match list.strip_suffix(" SCALE_PARAMETERS") {
                 Some(all) if is_grouped => format!("{all}{}", defined(&text, 0, "SCALE_PARAMETERS")),
                 Some(all) if has_scales => format!("{all}{}", defined(&text, 1, "SCALE_PARAMETERS")),
@@ -127,7 +133,8 @@ impl Running<'_> {
 
     /// The argument that the kernel's parameter of that name gets.
     fn argument(&self, name: &str) -> u64 {
-        let macros: Vec<&str> = self.kernel.macros.iter().map(|(name, _)| &**name).collect();
+        let there = self.kernel.macros.iter().filter(|(name, value)| name != "REALIGNED" || value != "0");
+        let macros: Vec<&str> = there.map(|(name, _)| &**name).collect();
         let parameters = parameters(self.source(), &self.kernel.entry, &macros);
         assert_eq!(parameters.len(), self.launch.args.len(), "{} gets what it asks for", self.kernel);
         let place = parameters.iter().position(|known| known == name).unwrap();
@@ -357,6 +364,8 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
             let parts = if has_parts { running.argument("split_k") } else { 1 };
             let tile_rows = u64::from(config.l2_groupings[0]).min(tiles[0]); // beyond those there are it is all of them
             let order = match config.pid_type {
+                // Programs without a tile copy alone.
+                Some(PidType::PersistentInterleaved) if realigned(config).is_some() => programs.min(all),
                 Some(PidType::PersistentInterleaved) => programs,
                 Some(PidType::ClusterLaunchControl) => 0,
                 _ => 1,

@@ -65,6 +65,8 @@ pub(super) struct Entries {
     kind: Kind,
     /// Sorted by bucket once all are added.
     rules: Vec<Rule>,
+    /// Their buckets once they are sorted, side by side: a search meets four in a line of the cache.
+    buckets: Vec<PackedBucket>,
     /// By position of the group.
     fallbacks: Vec<Option<Entry>>,
 }
@@ -72,7 +74,7 @@ pub(super) struct Entries {
 impl Entries {
     /// Those of a class of that kind: none yet.
     pub(super) fn new(kind: Kind) -> Self {
-        Self { kind, rules: Vec::new(), fallbacks: vec![None; kind.groups().len()] }
+        Self { kind, rules: Vec::new(), buckets: Vec::new(), fallbacks: vec![None; kind.groups().len()] }
     }
 
     /// What the class computes.
@@ -96,6 +98,7 @@ impl Entries {
     pub(super) fn sort(&mut self) {
         self.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
         self.rules.dedup_by_key(|rule| rule.bucket);
+        self.buckets = self.rules.iter().map(|rule| rule.bucket).collect();
     }
 
     /// Whether there is a rule for a variant of the class's problems.
@@ -106,7 +109,7 @@ impl Entries {
     /// The rule whose bucket is equal to the query's.
     pub(super) fn rule(&self, query: &Query) -> Option<Found> {
         let bucket = PackedBucket::of(self.kind, &query.extents, query.dtype.class());
-        self.rules.binary_search_by_key(&bucket, |rule| rule.bucket).ok().map(Found::Rule)
+        self.buckets.binary_search(&bucket).ok().map(Found::Rule)
     }
 
     /// The fallback of the query's group.

@@ -159,6 +159,17 @@ impl Extents {
         }
     }
 
+    /// Whether they have no variants: [`Extents::plain`] changes nothing.
+    pub(super) fn is_plain(&self) -> bool {
+        match self {
+            Self::Attention { heads, kv_heads, causal, window, .. } => {
+                kv_heads == heads && [causal, window].into_iter().all(|variant| *variant == Some(0))
+            }
+            Self::Gemm { sharing, .. } => sharing.is_none(),
+            Self::Rows { .. } | Self::Elements { .. } | Self::Own(..) | Self::Unbinned => true,
+        }
+    }
+
     /// Attention without variants: batch, heads, q_seq, kv_seq and head_dim.
     pub(super) const fn attention([batch, heads, q_seq, kv_seq, head_dim]: [Option<i64>; 5]) -> Self {
         Self::Attention { batch, heads, q_seq, kv_seq, head_dim, kv_heads: heads, causal: Some(0), window: Some(0) }

@@ -279,13 +279,9 @@ impl Heuristics {
     /// The query as this document can be asked it: without variants where it knows none of the class, so that it answers as it
     /// always did.
     pub(super) fn as_known<'a>(&self, query: Query<'a>) -> Query<'a> {
-        let plain = query.plain();
-        if plain == query {
-            return query;
-        }
         let knows =
             |class: &Class| class.entries.has_variants() || self.model_of(class).is_some_and(Model::knows_variants);
-        if self.class(query.class).is_some_and(knows) { query } else { plain }
+        if query.extents.is_plain() || self.class(query.class).is_some_and(knows) { query } else { query.plain() }
     }
 
     fn check_class(&self, class: &str) -> Result<()> {

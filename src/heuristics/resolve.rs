@@ -126,8 +126,7 @@ pub(super) struct Exact<'a> {
 impl<'a> Exact<'a> {
     /// The query's shape, if the model knows its dimensions; its type is known.
     pub(super) fn new(class: &'a Entries, model: &'a Model, text: &'a str, query: &Query<'a>) -> Option<Self> {
-        let is_plain = *query == query.plain();
-        if !is_plain && !model.knows_variants() {
+        if !query.extents.is_plain() && !model.knows_variants() {
             return None;
         }
         let dims = model.fitted().dims.iter().map(|name| query.extents.known(name)).collect::<Option<Vec<_>>>()?;

@@ -3,7 +3,7 @@
 //! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
 
 use super::realigned::{self, Matrix, Realigned, pitch_bytes};
-use super::{EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes};
+use super::{CLUSTERS, EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
@@ -364,7 +364,7 @@ impl FamilySpec for Fp8 {
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
         static OF_WGMMA: LazyLock<Vec<Condition>> = LazyLock::new(|| {
             let copies = realigned::conditions(Family::MatmulFp8, [("m", "k"), ("n", "k")]);
-            legality::conditions(Family::MatmulFp8, [EXTENTS, TILES]).into_iter().chain(copies).collect()
+            legality::conditions(Family::MatmulFp8, [EXTENTS, TILES, CLUSTERS]).into_iter().chain(copies).collect()
         });
         if config.mma == Some(Mma::Tcgen05) { tcgen05::conditions(Weights::E4m3) } else { &OF_WGMMA }
     }

@@ -62,6 +62,11 @@ const TILES: (&str, &str) = (
     "ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1]) * split_k < 1073741824",
     "tiles are counted in 32 bits, larger block_sizes make fewer",
 );
+/// An H200 ran 11,931,520 programs in clusters of 16, and of 31,532,640 it reported a launch that failed.
+const CLUSTERS: (&str, &str) = (
+    "split_k == 1 || ceil_div(m, block_sizes[0]) * ceil_div(n, block_sizes[1]) * split_k <= 16777216",
+    "GPUs fail on more than some 2^24 programs in clusters",
+);
 const PARTIAL_SUMS: (&str, &str) = (
     "split_k == 1 || ceil_div(m, block_sizes[0]) * block_sizes[0] * ceil_div(n, block_sizes[1]) * block_sizes[1] * split_k <= \
      268435456",

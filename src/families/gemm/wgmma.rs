@@ -2,7 +2,7 @@
 //! itself by `mma.sync`.
 
 use super::realigned::{self, Realigned, pitch_bytes};
-use super::{EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
+use super::{CLUSTERS, EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,
@@ -233,7 +233,7 @@ pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
     fn read(weight_bytes: u64, packed: u64) -> Vec<Condition> {
         let (b_rows, b_row) = (format!("ceil_div(k, {packed})"), format!("{weight_bytes} * n"));
         let copies = realigned::conditions(Family::Matmul, [("m", "2 * k"), (&b_rows, &b_row)]);
-        super::conditions([EXTENTS, TILES]).into_iter().chain(copies).collect()
+        super::conditions([EXTENTS, TILES, CLUSTERS]).into_iter().chain(copies).collect()
     }
     static UNPACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(2, 1));
     static PACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(1, 2));
