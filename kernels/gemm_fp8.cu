@@ -19,7 +19,8 @@
 // sends its sums to the program that adds them up.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores' 8192 a
-// cycle and multiprocessor.
+// cycle and multiprocessor. Reached on an H200 where rows begin anywhere: 1477 x 23169 x 3983 in 446 us by copying both operands
+// first, and in 7903 where threads put the words of each tile together; 845 x 144 x 23589 in 63 and 362.
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 192; not TRANSPOSED up to 256), columns
@@ -47,7 +48,7 @@
 //                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 //   scale_step                how far the scales of neighbouring rows and columns are apart: 1, or 0 where all have the same
-// and, with REALIGNED, where all programs must be resident at once and split_k is 1:
+// and, with REALIGNED, where all programs must be resident at once, with a tile or without (those without copy and end):
 //   a_rows, b_rows            A and B themselves
 //   scratch                   room for the copy of A and then that of B
 //   counters                  two words that are zero, and are left zero

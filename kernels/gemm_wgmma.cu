@@ -61,7 +61,7 @@
 //                             some have zeros
 //   stride, span              a program's work (scheduler.cuh): span consecutive tiles (stride 1), or every stride-th
 //   a_rows, b_rows            A and B themselves; these and the next two are read with REALIGNED alone, where all programs must be
-//                             resident at once and split_k is 1
+//                             resident at once, with a tile or without: those without copy and end
 //   scratch                   room for the copy of A, if there is one, and then that of B
 //   counters                  two words that are zero, and are left zero
 //   scales, zeros             weights with scales: tensor maps where rows are multiples of 16 bytes, else pointers; null for none.

@@ -280,6 +280,7 @@ const REPEATS: usize = 20;
 #[test]
 #[ignore = "compiles some hundred kernels"]
 fn fill_the_cache_for_an_h200() {
+    process::use_program(Path::new(env!("CARGO_BIN_EXE_sweep")));
     let h200 = GpuProfile::by_name("h200").unwrap();
     let compiler = site::compiler(COMPILE_DEADLINE, &h200, &Progress::new(true, false)).unwrap();
     cubin(&compiler, &KernelSpec::shipped("support.cu", "empty", []));

@@ -133,3 +133,29 @@ impl<'e> Race<'e> {
         pairs.filter_map(change).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_drops_out_does_not_last_whenever_it_began() {
+        let timing = |joined: u32, rounds: usize| Timing {
+            time_us: 10.0,
+            quartiles_us: None,
+            samples: rounds as u32,
+            race: 1,
+            joined,
+            chosen_by: 4,
+            rounds_us: vec![10.0; rounds],
+            throttled: false,
+            loaded: false,
+        };
+        // To the end, to the end but later begun, dropped out, later begun and dropped out, and never run.
+        let timings = [timing(0, 8), timing(3, 5), timing(0, 5), timing(3, 4), timing(8, 0)];
+        let arms = timings.iter().enumerate().map(|(config, timing)| Arm { config, kernel: "one", timing });
+        let race = Race::new((Stage::Final, 1), arms.collect(), Vec::new());
+        let lasting: Vec<usize> = race.iter().flat_map(Race::lasting).map(|arm| arm.config).collect();
+        assert_eq!(lasting, [0, 1]);
+    }
+}

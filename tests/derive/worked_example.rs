@@ -6,7 +6,7 @@ use kernel_sweep::heuristics::{Document, Rule};
 use kernel_sweep::journal::{Header, Stage, Status, Trial};
 use kernel_sweep::model::{Config, Family};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ADD: Family = Family::Elementwise;
 
@@ -444,6 +444,20 @@ fn merging_keeps_the_other_classes() {
     let again =
         derive::merge(both.clone(), document_of(&softmax(1.0), "1"), &BTreeSet::from(["row_softmax".to_owned()]));
     assert_eq!(again.to_canonical_json(), both.to_canonical_json());
+}
+
+#[test]
+fn a_class_is_replaced_by_what_has_rules_of_it_alone() {
+    let before = derive(&journal(), &Defaults::new()).document;
+    let class = || BTreeSet::from(["elementwise".to_owned()]);
+    let rules_alone = Document { fallbacks: BTreeMap::new(), rules: vec![before.rules[0].clone()], ..before.clone() };
+    let merged = derive::merge(before.clone(), rules_alone.clone(), &class());
+    assert_eq!((merged.rules, merged.fallbacks), (rules_alone.rules, BTreeMap::new()));
+    // Where nothing of it is served, what was there stays, whatever there is of others.
+    let another = Rule { kernel_class: "row_softmax".to_owned(), ..before.rules[0].clone() };
+    let without = Document { fallbacks: BTreeMap::new(), rules: vec![another], ..before.clone() };
+    let kept = derive::merge(before.clone(), without, &class());
+    assert_eq!((kept.rules, kept.fallbacks), (before.rules, before.fallbacks));
 }
 
 #[test]
