@@ -154,7 +154,8 @@ fn models_are_in_the_expressions_that_families_describe_today() {
             let plan = plan::Plan::load(family, None).unwrap();
             let tried = plan.spaces(&profile).into_iter().flat_map(|space| &space.configs);
             let has_variants = model.dims.len() > family.dimensions().len();
-            let described = Legality::new(family, &profile, has_variants, configs.iter().chain(tried)).description();
+            let legality = Legality::new(family, &profile, has_variants, configs.iter().chain(tried));
+            let described = legality.description(plan.untried(&profile));
             assert_eq!(model.dims, described.dims, "{family}");
             // The types that it was measured in.
             let is_described = |(name, bytes): (&String, &i64)| described.dtypes.get(name) == Some(bytes);
@@ -169,7 +170,8 @@ fn models_are_in_the_expressions_that_families_describe_today() {
             features.retain(|feature| seen.insert(feature.clone()));
             assert_eq!(model.features[..features.len()], features, "{family}");
             assert_eq!((&model.floor.bytes, &model.floor.flops), (&described.bytes, &described.flops), "{family}");
-            assert_eq!((model.aligned, model.legal), (described.aligned(), described.legal), "{family}");
+            let conditions = (described.aligned(), described.legal, described.tried);
+            assert_eq!((model.aligned, model.legal, model.tried), conditions, "{family}");
         }
     }
 }

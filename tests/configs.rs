@@ -79,37 +79,39 @@ fn parameters(source: &str, entry: &str, macros: &[&str]) -> Vec<String> {
     let [is_causal, is_grouped, has_scales, is_realigned] =
         ["CAUSAL", "GROUP", "BLOCK_SCALES", "REALIGNED"].map(|name| macros.contains(&name));
     let mut known = KNOWN.lock().unwrap();
-    let names = known.entry(format!("{source} {entry} {is_causal} {is_grouped} {has_scales} {is_realigned}")).or_insert_with(|| {
-        let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-        let headers = fs::read_dir(kernels.join("include")).unwrap().map(|entry| entry.unwrap().path());
-        let mut texts =
-            std::iter::once(kernels.join(source)).chain(headers).map(|path| fs::read_to_string(path).unwrap());
-        let listed = |text: String| {
-            let list = text.split_once(&format!("\n{entry}("))?.1.split_once(") {")?.0;
-            let list = match list.split_once("\n#if CAUSAL\n") {
-                Some((all, masked)) if is_causal => format!("{all}{}", masked.strip_suffix("\n#endif\n").unwrap()),
-                Some((all, _)) => all.to_owned(),
-                None => list.to_owned(),
+    let names = known
+        .entry(format!("{source} {entry} {is_causal} {is_grouped} {has_scales} {is_realigned}"))
+        .or_insert_with(|| {
+            let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+            let headers = fs::read_dir(kernels.join("include")).unwrap().map(|entry| entry.unwrap().path());
+            let mut texts =
+                std::iter::once(kernels.join(source)).chain(headers).map(|path| fs::read_to_string(path).unwrap());
+            let listed = |text: String| {
+                let list = text.split_once(&format!("\n{entry}("))?.1.split_once(") {")?.0;
+                let list = match list.split_once("\n#if CAUSAL\n") {
+                    Some((all, masked)) if is_causal => format!("{all}{}", masked.strip_suffix("\n#endif\n").unwrap()),
+                    Some((all, _)) => all.to_owned(),
+                    None => list.to_owned(),
+                };
+                if let Some(all) = list.strip_suffix(" COPY_PARAMETERS") {
+                    let copies = if is_realigned { defined(&text, 0, "COPY_PARAMETERS") } else { String::new() };
+                    return Some(format!("{all}{copies}"));
+                }
+                Some(match list.strip_suffix(" SCALE_PARAMETERS") {
+                    Some(all) if is_grouped => format!("{all}{}", defined(&text, 0, "SCALE_PARAMETERS")),
+                    Some(all) if has_scales => format!("{all}{}", defined(&text, 1, "SCALE_PARAMETERS")),
+                    Some(all) => all.to_owned(),
+                    None => list,
+                })
             };
-            if let Some(all) = list.strip_suffix(" COPY_PARAMETERS") {
-                let copies = if is_realigned { defined(&text, 0, "COPY_PARAMETERS") } else { String::new() };
-                return Some(format!("{all}{copies}"));
-            }
-            Some(match list.strip_suffix(" SCALE_PARAMETERS") {
-                Some(all) if is_grouped => format!("{all}{}", defined(&text, 0, "SCALE_PARAMETERS")),
-                Some(all) if has_scales => format!("{all}{}", defined(&text, 1, "SCALE_PARAMETERS")),
-                Some(all) => all.to_owned(),
-                None => list,
-            })
-        };
-        let list = texts.find_map(listed).unwrap();
-        let name = |parameter: &str| {
-            let parameter = parameter.trim_end();
-            let start = parameter.rfind(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap();
-            parameter[start + 1..].to_owned()
-        };
-        list.split(',').map(name).collect()
-    });
+            let list = texts.find_map(listed).unwrap();
+            let name = |parameter: &str| {
+                let parameter = parameter.trim_end();
+                let start = parameter.rfind(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap();
+                parameter[start + 1..].to_owned()
+            };
+            list.split(',').map(name).collect()
+        });
     names.clone()
 }
 

@@ -93,7 +93,7 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
                 assert_eq!(is_known, spec.check(config, &profile).is_ok(), "{gpu} {family}: {config}");
             }
             assert!(known.len() > 10, "{gpu} {family}: {} configs", known.len());
-            let model = model(&legality.description(), known.iter().map(|(_, config)| config.clone()).collect());
+            let model = model(&legality.description([]), known.iter().map(|(_, config)| config.clone()).collect());
             let verdicts: Vec<[usize; 2]> = shapes(family, count)
                 .par_iter()
                 .map(|problem| {

@@ -8,6 +8,7 @@ use crate::families::{Description, Legality};
 use crate::fit::{self, LeftOut, Problem, Time, Trials};
 use crate::heuristics::{FittedModel, Model, Template};
 use crate::model::Config;
+use crate::plan::Plan;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -30,7 +31,9 @@ pub(super) fn fit(
     let rows: Vec<&Row> = class.table.rows.iter().collect();
     let is_plain = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.shape.is_plain());
     let legality = Legality::new(known.family, known.profile, !rows.iter().all(is_plain), configs.flatten());
-    let mut description = legality.description();
+    // Of a family whose plan is not here, nothing is known of what is tried.
+    let plan = Plan::load(known.family, None).ok();
+    let mut description = legality.description(plan.iter().flat_map(|plan| plan.untried(known.profile)));
     // Of a type that nothing was measured in there is nothing to tell.
     let is_measured = |name: &String| {
         let of_row = |row: &&Row| row.facts.problem.is_none_or(|problem| problem.dtype.name() == name);

@@ -90,6 +90,15 @@ impl Launch {
     pub(super) const fn of_callable() -> Self {
         const ARGS: Vec<Arg> = Vec::new();
         let (workspace, counters, dynamic_smem) = (Bytes(0), 0, Bytes(0));
-        Self { grid: [1; 3], cluster: [1; 3], threads: [1; 3], dynamic_smem, args: ARGS, workspace, counters, cooperative: false }
+        Self {
+            grid: [1; 3],
+            cluster: [1; 3],
+            threads: [1; 3],
+            dynamic_smem,
+            args: ARGS,
+            workspace,
+            counters,
+            cooperative: false,
+        }
     }
 }

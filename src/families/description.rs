@@ -55,6 +55,9 @@ pub struct Description {
     /// Where a config may run.
     #[serde(default)]
     pub legal: Vec<String>,
+    /// Where a config is worth trying.
+    #[serde(default)]
+    pub tried: Vec<String>,
     /// The sets of dimensions by which problems are kin, the closest first: `[["n", "k"]]`. Kin are left out of fitting
     /// together, as far as that leaves enough to be fitted to.
     pub kin: Vec<Vec<String>>,
@@ -441,7 +444,7 @@ mod tests {
             for model in [model, variants] {
                 let candidates = model.candidates(std::slice::from_ref(&config));
                 let dims = [3, 1000, 700, 512, 64, 100, 1, 0][..model.fitted().dims.len()].to_vec();
-                let (features, _) = model.features_of(&dims, family.dtypes()[0].name(), &candidates, 0).unwrap();
+                let features = model.looked_at(&dims, family.dtypes()[0].name(), &candidates, 0).unwrap().features;
                 for (feature, value) in model.fitted().features.iter().zip(features) {
                     assert_ne!(value, i64::MIN, "{family}: {feature}");
                 }

@@ -204,13 +204,24 @@ impl Legality {
         Some(ModelConfig { constants: told.into_iter().collect(), template: config.to_template() })
     }
 
-    /// The family's description, with where its configs may run.
-    pub fn description(&self) -> Description {
-        let mut described = Description::of(self.family, &self.profile, self.variants);
+    /// Whether a model is told of it: of what variants are, only where there are some.
+    fn is_told(&self, expression: &Formula) -> bool {
         let plain = self.family.dimensions().len()..DIMENSIONS;
-        let is_told = |condition: &&Condition| {
-            self.variants || !condition.expression.places().iter().any(|place| plain.contains(place))
-        };
+        self.variants || !expression.places().iter().any(|place| plain.contains(place))
+    }
+
+    /// The family's description, with where its configs may run, and are tried: not where one of these expressions holds for configs
+    /// with that `mma`, or for any.
+    pub fn description<'e>(&self, untried: impl IntoIterator<Item = (Option<Mma>, &'e Formula)>) -> Description {
+        let mut described = Description::of(self.family, &self.profile, self.variants);
+        let is_told = |condition: &&Condition| self.is_told(&condition.expression);
+        let told = untried.into_iter().filter(|(_, expression)| self.is_told(expression));
+        described.tried = told
+            .map(|(mma, expression)| {
+                let others = mma.map(|mma| format!("default(mma, 0) != \"{mma}\" || ")).unwrap_or_default();
+                format!("{others}!({})", in_a_model(expression, self.family))
+            })
+            .collect();
         if self.lists.len() > 1 {
             described.config_constants.push(CONDITIONS.to_owned());
         }
@@ -221,22 +232,22 @@ impl Legality {
                 .iter()
                 .filter(is_told)
                 .filter(|condition| is_common(condition))
-                .map(|condition| in_a_model(condition, self.family)),
+                .map(|condition| in_a_model(&condition.expression, self.family)),
         );
         for (number, list) in self.lists.iter().enumerate() {
             let own = list.iter().filter(is_told).filter(|condition| !is_common(condition));
-            described
-                .legal
-                .extend(own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(own, self.family))));
+            described.legal.extend(
+                own.map(|own| format!("{CONDITIONS} != {number} || ({})", in_a_model(&own.expression, self.family))),
+            );
         }
         described
     }
 }
 
 /// A condition's text in a model's names, where a knob that is missing or null has no value.
-fn in_a_model(condition: &Condition, family: Family) -> String {
+fn in_a_model(expression: &Formula, family: Family) -> String {
     let own_knobs = spec(family).own_knobs();
-    let mut rest = condition.expression.text();
+    let mut rest = expression.text();
     let mut text = String::new();
     while let Some(letter) = rest.chars().next() {
         let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';

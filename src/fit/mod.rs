@@ -11,7 +11,7 @@ pub use folds::{LeftOut, regrets};
 use crate::error::{Error, Result};
 use crate::families::Description;
 use crate::heuristics::{
-    CrossValidation, FittedModel, Floor, LEAF_UNIT, MODEL_FORM, MeasuredProblem, Model, ModelConfig,
+    CrossValidation, FittedModel, Floor, LEAF_UNIT, LookedAt, MODEL_FORM, MeasuredProblem, Model, ModelConfig, UNTRIED,
 };
 use boost::{Bins, Growth, TrainingSet, Tree, boost};
 use folds::Kinship;
@@ -99,6 +99,8 @@ struct Rows {
     problem: Vec<usize>,
     /// Each row's time over the best of its problem.
     slowdown: Vec<f64>,
+    /// Whether each row's config is one that is tried on such problems.
+    is_tried: Vec<bool>,
 }
 
 impl Rows {
@@ -289,6 +291,7 @@ fn unfitted(description: &Description, trials: &Trials, times: &BTreeMap<(usize,
         definitions: description.all_definitions(),
         features,
         legal: description.legal.clone(),
+        tried: description.tried.clone(),
         aligned: description.aligned(),
         floor: Floor {
             bytes: description.bytes.clone(),
@@ -363,6 +366,7 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
         coarse_weight: Vec::new(),
         problem: Vec::new(),
         slowdown: Vec::new(),
+        is_tried: Vec::new(),
     };
     let mut columns = vec![Vec::new(); model.fitted().features.len()];
     let borrowed = model.fitted().features.iter().position(|feature| feature == BORROWED);
@@ -371,7 +375,8 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
         let best_us = best[&time.problem];
         let slowdown = time.median_us / best_us;
         let counted_us = time.median_us.min(SLOWEST * best_us);
-        let Some((mut features, floor_us)) = model.features_of(dims, dtype, &candidates, time.config) else { continue };
+        let Some(looked_at) = model.looked_at(dims, dtype, &candidates, time.config) else { continue };
+        let LookedAt { mut features, floor_us, is_tried } = looked_at;
         if let Some(borrowed) = borrowed.filter(|_| trials.borrowed.contains(&time.problem)) {
             features[borrowed] = 1;
         }
@@ -382,6 +387,7 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
         rows.coarse_weight.push(slowdown.powi(-COARSE_POWER).max(COARSE_LEAST));
         rows.problem.push(time.problem);
         rows.slowdown.push(slowdown);
+        rows.is_tried.push(is_tried);
     }
     if rows.target.is_empty() {
         return Err(Error::failure("no trial is of a shape and type that the description knows"));
@@ -390,15 +396,16 @@ fn lay_out(model: &Model, trials: &Trials, times: &BTreeMap<(usize, usize), Time
     Ok(rows)
 }
 
-/// For each problem of these rows, the slowdown of the one that the trees take for the fastest.
+/// For each problem of these rows, the slowdown of the one that a model with these trees would choose.
 fn choices(trees: &[Tree], out: &[u32], rows: &Rows) -> BTreeMap<usize, f64> {
+    let handicap = (UNTRIED.ln() * LEAF_UNIT) as i64;
     let mut chosen: BTreeMap<usize, (i64, f64)> = BTreeMap::new();
     for row in out {
         let row = *row as usize;
-        let predicted = rows.predicted(trees, row);
+        let promise = rows.predicted(trees, row) + if rows.is_tried[row] { 0 } else { handicap };
         let choice = chosen.entry(rows.problem[row]).or_insert((i64::MAX, f64::INFINITY));
-        if predicted < choice.0 {
-            *choice = (predicted, rows.slowdown[row]);
+        if promise < choice.0 {
+            *choice = (promise, rows.slowdown[row]);
         }
     }
     chosen.into_iter().map(|(problem, (_, slowdown))| (problem, slowdown)).collect()

@@ -48,6 +48,10 @@ pub struct FittedModel {
     /// Conditions that hold for every config that may run a shape.
     #[serde(default)]
     pub legal: Vec<String>,
+    /// Conditions that hold for every config that is worth trying on a shape: on others little was measured, so what the trees
+    /// expect there is a guess, and must be better than what was tried by some margin.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
     /// Whether every row of the operands is aligned for the widest copies; by this, too, cross-validation is told apart.
     pub aligned: String,
     /// The time that no config is expected to beat.

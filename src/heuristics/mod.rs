@@ -80,7 +80,9 @@ pub use materialize::{Knob, Space, materialize};
 pub use measured::MeasuredProblem;
 #[cfg(feature = "harness")]
 pub(crate) use measured::four_digits;
-pub use model::{Candidates, Choice, LEAF_UNIT, Model};
+#[cfg(feature = "harness")]
+pub(crate) use model::LookedAt;
+pub use model::{Candidates, Choice, LEAF_UNIT, Model, UNTRIED};
 pub use own::{DescribedBin, DescribedFamily, DescribedGroup, FAMILIES, OwnKind, families_of};
 pub use parser::FUNCTIONS as EXPRESSION_FUNCTIONS;
 pub use query::Query;

@@ -15,7 +15,8 @@ pub use space::Space;
 
 use crate::error::{Context, Error, Result};
 use crate::families::{self, KernelSpec, Launch, Rejection, manifest};
-use crate::model::{Config, Family, GpuProfile, Problem};
+use crate::heuristics::Formula;
+use crate::model::{Config, Family, GpuProfile, Mma, Problem};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -92,6 +93,12 @@ impl Plan {
             .filter_map(|kind| self.spaces.get(kind))
             .filter(|space| space.superseded_by.is_none_or(|mma| !profile.mma.contains(&mma)))
             .collect()
+    }
+
+    /// What is not worth trying on a problem of this GPU: each of these, of configs with that `mma`, where their space has one.
+    pub fn untried(&self, profile: &GpuProfile) -> impl Iterator<Item = (Option<Mma>, &Formula)> {
+        let spaces = self.spaces(profile).into_iter();
+        spaces.flat_map(|space| space.exclusions.iter().map(|exclusion| (space.default.mma, exclusion)))
     }
 
     /// The problems to sweep on this GPU, in the plan's order.
@@ -258,7 +265,7 @@ pub fn with_a_space(plans: Vec<Plan>, profile: &GpuProfile) -> (Vec<Plan>, Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Dtype, Mma};
+    use crate::model::Dtype;
 
     #[test]
     fn a_space_gives_way_to_the_instructions_that_supersede_it() {

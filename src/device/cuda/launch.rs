@@ -39,13 +39,13 @@ impl GridShape {
         use sys::CUlaunchAttributeID::{CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, CU_LAUNCH_ATTRIBUTE_COOPERATIVE};
         let attribute =
             |id| sys::CUlaunchAttribute { id, pad: [0; 4], value: sys::CUlaunchAttributeValue { pad: [0; 64] } };
-        let mut attributes =
-            [CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, CU_LAUNCH_ATTRIBUTE_COOPERATIVE].map(attribute);
+        let mut attributes = [CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, CU_LAUNCH_ATTRIBUTE_COOPERATIVE].map(attribute);
         let [x, y, z] = self.cluster;
         attributes[0].value.clusterDim = ClusterDim { x, y, z };
         attributes[1].value.cooperative = 1;
         let has_clusters = self.cluster != [1; 3];
-        let used = &mut attributes[usize::from(!has_clusters)..][..usize::from(has_clusters) + usize::from(self.cooperative)];
+        let used =
+            &mut attributes[usize::from(!has_clusters)..][..usize::from(has_clusters) + usize::from(self.cooperative)];
         let [x, y, z] = self.grid;
         let config = sys::CUlaunchConfig {
             gridDimX: x,

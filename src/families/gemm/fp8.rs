@@ -3,7 +3,9 @@
 //! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
 
 use super::realigned::{self, Matrix, Realigned, pitch_bytes};
-use super::{CLUSTERS, EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes};
+use super::{
+    CLUSTERS, EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes,
+};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
@@ -383,8 +385,7 @@ impl FamilySpec for Fp8 {
         // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
         let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
         let loader_registers = if tiling.k_vector_bytes(k) < 4 { LOADER_REGISTERS } else { 0 };
-        let registers =
-            if alone { tiling.most_registers() } else { tiling.registers_used().max(loader_registers) };
+        let registers = if alone { tiling.most_registers() } else { tiling.registers_used().max(loader_registers) };
         Ok(Footprint {
             threads: tiling.threads(tiling.by_engine(k)),
             registers: registers.next_multiple_of(8) as u32,
@@ -645,7 +646,8 @@ mod tests {
         let stages = 3 * (24 + 128) * 128 + 2 * 8 * 2 * 128;
         assert_eq!(launch("").dynamic_smem, Bytes(stages + 1024));
         assert_eq!(launch(",scale_block=128").dynamic_smem, Bytes(stages + 1024));
-        let tiling = Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4, realigned: Realigned::default(), transposed: true };
+        let tiling =
+            Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4, realigned: Realigned::default(), transposed: true };
         assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 4)) + 16 bytes");
         let names =
             |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "BLOCK_SCALES").to_owned();

@@ -385,7 +385,7 @@ impl Programs {
             args: first.into_iter().chain(scratch).chain(numbers).chain(last).collect(),
             workspace: Bytes(workspace),
             counters: counters as u32,
-        cooperative: false,
+            cooperative: false,
         }
     }
 }

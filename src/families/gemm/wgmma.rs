@@ -2,7 +2,9 @@
 //! itself by `mma.sync`.
 
 use super::realigned::{self, Realigned, pitch_bytes};
-use super::{CLUSTERS, EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes};
+use super::{
+    CLUSTERS, EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
+};
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Condition, Element, Footprint, KernelSpec, Launch, Mapped, Rejection, Swizzle, TensorMap, require,

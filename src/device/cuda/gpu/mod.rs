@@ -32,7 +32,8 @@ const GATE_TIMEOUT_NS: u64 = 2_000_000_000;
 /// Each byte of an output before a kernel writes it: bf16 and f32 of all ones are NaNs that arithmetic never makes.
 const POISON: u8 = 0xff;
 /// The support kernels stride over any size.
-const SUPPORT_SHAPE: GridShape = GridShape { grid: [1024, 1, 1], cluster: [1; 3], threads: [256, 1, 1], smem_bytes: 0, cooperative: false };
+const SUPPORT_SHAPE: GridShape =
+    GridShape { grid: [1024, 1, 1], cluster: [1; 3], threads: [256, 1, 1], smem_bytes: 0, cooperative: false };
 /// The flush buffer is this many times L2: once might leave lines behind, since what lies where in L2 is the hardware's secret.
 const FLUSH_FACTOR: u64 = 2;
 /// Sets of tensors that samples take in turn, as far as memory allows. Where tensors lie makes kernels that read through the copy
@@ -42,7 +43,8 @@ const PLACEMENTS: RangeInclusive<u64> = 4..=30;
 /// What all sets together may take, but for the fewest.
 const PLACEMENT_BYTES: u64 = 4 << 30;
 /// One thread holds the stream, and one says when it came to an end.
-const GATE_SHAPE: GridShape = GridShape { grid: [1, 1, 1], cluster: [1; 3], threads: [1, 1, 1], smem_bytes: 0, cooperative: false };
+const GATE_SHAPE: GridShape =
+    GridShape { grid: [1, 1, 1], cluster: [1; 3], threads: [1, 1, 1], smem_bytes: 0, cooperative: false };
 /// How often a call may outlast the gate before it is taken to wait for the stream that the gate holds.
 const CALLS_PAST_THE_GATE: u32 = 2;
 /// What is said then.
