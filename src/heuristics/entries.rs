@@ -67,6 +67,8 @@ pub(super) struct Entries {
     rules: Vec<Rule>,
     /// Their buckets once they are sorted, side by side: a search meets four in a line of the cache.
     buckets: Vec<PackedBucket>,
+    /// Whether one of them is for a variant of the class's problems.
+    has_variants: bool,
     /// By position of the group.
     fallbacks: Vec<Option<Entry>>,
 }
@@ -74,7 +76,13 @@ pub(super) struct Entries {
 impl Entries {
     /// Those of a class of that kind: none yet.
     pub(super) fn new(kind: Kind) -> Self {
-        Self { kind, rules: Vec::new(), buckets: Vec::new(), fallbacks: vec![None; kind.groups().len()] }
+        Self {
+            kind,
+            rules: Vec::new(),
+            buckets: Vec::new(),
+            has_variants: false,
+            fallbacks: vec![None; kind.groups().len()],
+        }
     }
 
     /// What the class computes.
@@ -99,11 +107,13 @@ impl Entries {
         self.rules.sort_by_key(|rule| (rule.bucket, Reverse(rule.position)));
         self.rules.dedup_by_key(|rule| rule.bucket);
         self.buckets = self.rules.iter().map(|rule| rule.bucket).collect();
+        let may_have = matches!(self.kind, Kind::Attention | Kind::Gemm);
+        self.has_variants = may_have && self.buckets.iter().any(|bucket| bucket.is_variant());
     }
 
     /// Whether there is a rule for a variant of the class's problems.
     pub(super) fn has_variants(&self) -> bool {
-        matches!(self.kind, Kind::Attention | Kind::Gemm) && self.rules.iter().any(|rule| rule.bucket.is_variant())
+        self.has_variants
     }
 
     /// The rule whose bucket is equal to the query's.

@@ -279,9 +279,12 @@ impl Heuristics {
     /// The query as this document can be asked it: without variants where it knows none of the class, so that it answers as it
     /// always did.
     pub(super) fn as_known<'a>(&self, query: Query<'a>) -> Query<'a> {
-        let knows =
-            |class: &Class| class.entries.has_variants() || self.model_of(class).is_some_and(Model::knows_variants);
+        let knows = |class: &Class| self.knows_variants(class);
         if query.extents.is_plain() || self.class(query.class).is_some_and(knows) { query } else { query.plain() }
+    }
+
+    fn knows_variants(&self, class: &Class) -> bool {
+        class.entries.has_variants() || self.model_of(class).is_some_and(Model::knows_variants)
     }
 
     fn check_class(&self, class: &str) -> Result<()> {
@@ -365,7 +368,14 @@ impl Heuristics {
         if !class.enabled {
             return Answer::NOTHING;
         }
-        let query = &self.as_known(*query);
+        // A query is large, and mostly asked as it is.
+        let plain;
+        let query = if query.extents.is_plain() || self.knows_variants(class) {
+            query
+        } else {
+            plain = query.plain();
+            &plain
+        };
         if let Some(resolver) = self.resolver_of(class)
             && let Some(resolution) = resolver.resolve(&class.entries, &self.text, query)
         {

@@ -66,8 +66,6 @@ const MOST_NODES: usize = 1 << 18;
 /// such configs was measured for being promising; of 41 products that no plan has, it passes over the two that took 1.4 and 1.9 times
 /// as long as the best, and leaves those that were rightly expected to be half as fast again.
 pub const UNTRIED: f64 = 1.05;
-/// For each config that is asked for, so many are looked at before all are.
-const LIKELY: usize = 16;
 /// Values that are kept ready: a row a config, of all that follows from the config.
 const MOST_READY_VALUES: usize = 1 << 22;
 
@@ -102,6 +100,8 @@ pub struct Model {
     /// The slot of each feature, and whether it differs from config to config.
     features: Vec<(usize, bool)>,
     legal: Vec<Expression>,
+    /// Whether conditions read what is worked out for each config on a problem; else they come before it.
+    legal_reads_steps: bool,
     tried: Vec<Expression>,
     aligned: Expression,
     bytes: Expression,
@@ -236,6 +236,9 @@ impl Model {
         let (legal, tried) = (conditions(&fitted.legal, "legal")?, conditions(&fitted.tried, "tried")?);
 
         let varies = vary(&fitted, &scope, &slots, &mut steps);
+        let of_both = Varies { with_problem: true, with_config: true };
+        let is_of_both = |slot: usize| steps.iter().any(|step| step.slot == slot && step.varies == of_both);
+        let legal_reads_steps = legal.iter().any(|condition| condition.slots().any(is_of_both));
         let is_outside = |expression: &Expression| expression.slots().any(|slot| varies[slot].with_config);
         if is_outside(&aligned) || is_outside(&bytes) || is_outside(&flops) {
             return Err(Error::usage("aligned and floor are about the problem, and cannot use knobs or definitions"));
@@ -267,6 +270,7 @@ impl Model {
             steps,
             features,
             legal,
+            legal_reads_steps,
             tried,
             aligned,
             bytes,
@@ -398,25 +402,17 @@ impl Model {
     /// not tried on shapes like this must be expected to be faster by [`UNTRIED`].
     pub fn best(&self, dims: &[i64], dtype: &str, most: usize) -> Vec<Choice> {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else { return Vec::new() };
-        for count in [most.saturating_mul(LIKELY), usize::MAX] {
-            let ranked = self.rank(dims, dtype, &self.own, count);
-            // What comes behind these is expected to take as long as the last of them at least.
-            let last = ranked.last().filter(|_| ranked.len() == count);
-            let behind_us = last.map_or(f64::INFINITY, |last| last.predicted_us);
-            let mut judged: Vec<(f64, Choice)> = ranked
-                .iter()
-                .map(|choice| {
-                    let is_tried = self.is_tried(&mut row, &self.own, choice.config);
-                    (choice.predicted_us * if is_tried { 1.0 } else { UNTRIED }, *choice)
-                })
-                .collect();
-            judged.sort_by(|(one_us, _), (other_us, _)| one_us.total_cmp(other_us));
-            judged.truncate(most);
-            if judged.last().is_none_or(|(last_us, _)| *last_us <= behind_us) {
-                return judged.into_iter().map(|(_, choice)| choice).collect();
+        // What is chosen so far, by what counts; what comes behind is expected to take longer and longer.
+        let mut judged: Vec<(f64, Choice)> = Vec::new();
+        for choice in self.rank(dims, dtype, &self.own, usize::MAX) {
+            if judged.get(most.wrapping_sub(1)).is_some_and(|(last_us, _)| *last_us <= choice.predicted_us) {
+                break;
             }
+            let is_tried = self.is_tried(&mut row, &self.own, choice.config);
+            let counted_us = choice.predicted_us * if is_tried { 1.0 } else { UNTRIED };
+            judged.insert(judged.partition_point(|(its_us, _)| *its_us <= counted_us), (counted_us, choice));
         }
-        Vec::new()
+        judged.into_iter().take(most).map(|(_, choice)| choice).collect()
     }
 
     /// Whether a candidate runs, and is tried, on the shape that the row is of.
@@ -516,18 +512,23 @@ impl Model {
     ) -> Option<LookedAt> {
         let (mut row, floor_us) = self.of_problem(dims, dtype)?;
         let is_tried = self.is_tried(&mut row, candidates, config);
+        self.work_out(&mut row, Varies { with_problem: true, with_config: true });
         Some(LookedAt { features: self.features.iter().map(|(slot, _)| row[*slot]).collect(), floor_us, is_tried })
     }
 
-    /// Fills in what follows from the config, and from it and the problem; gives whether it is legal.
+    /// Fills in what follows from the config and, where it is legal, from it and the problem; gives whether it is.
     fn set_config(&self, row: &mut [i64], candidates: &Candidates, config: usize) -> bool {
         let width = self.slots.of_config.len();
         let values = &candidates.values[config * width..][..width];
         for (slot, value) in self.slots.of_config.iter().zip(values) {
             row[*slot] = *value;
         }
+        let is_legal = |row: &[i64]| self.legal.iter().all(|condition| condition.holds(row));
+        if !self.legal_reads_steps && !is_legal(row) {
+            return false;
+        }
         self.work_out(row, Varies { with_problem: true, with_config: true });
-        self.legal.iter().all(|condition| condition.holds(row))
+        !self.legal_reads_steps || is_legal(row)
     }
 
     /// Adds to each member's sum the leaf that it reaches below a node: members are parted at each split, so that what all
@@ -823,12 +824,12 @@ mod tests {
             let chosen = Model::from_json(&value.to_string()).unwrap().best(&[m, 4096], "bf16", most);
             chosen.iter().map(|choice| choice.config).collect::<Vec<_>>()
         };
-        const WHOLE: &str = "m > 16 || split_k == 1";
+        let whole = "m > 16 || split_k == 1";
         assert_eq!(best(4000, "1", 16, 3), [2, 0, 1]);
-        assert_eq!(best(4000, WHOLE, 16, 3), [0, 2, 1]);
-        assert_eq!(best(4000, WHOLE, 17, 3), [2, 0, 1]);
-        assert_eq!(best(6000, WHOLE, 16, 3), [2, 0, 1]);
-        assert_eq!(best(6000, WHOLE, 16, usize::MAX), [2, 0, 1]);
+        assert_eq!(best(4000, whole, 16, 3), [0, 2, 1]);
+        assert_eq!(best(4000, whole, 17, 3), [2, 0, 1]);
+        assert_eq!(best(6000, whole, 16, 3), [2, 0, 1]);
+        assert_eq!(best(6000, whole, 16, usize::MAX), [2, 0, 1]);
         // Nothing that is left was tried: the model's own order is what there is.
         assert_eq!(best(4000, "split_k > 2", 16, 2), [2, 0]);
         // Of many, those that were tried are found behind all that were not.

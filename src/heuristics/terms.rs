@@ -91,28 +91,28 @@ impl Terms {
 
     /// What is wrong with the dimensions, if anything is. Allocates nothing.
     pub(super) fn fault(self, extents: &Extents) -> Option<Fault> {
-        match (self.kind, *extents) {
-            (Kind::Gemm, Extents::Gemm { m, n, k, .. }) => check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
+        match (self.kind, extents) {
+            (Kind::Gemm, &Extents::Gemm { m, n, k, .. }) => check([("m", m), ("n", n), ("k", k)], |[m, n, k]| {
                 if self.packs_two_weights && k % 2 != 0 {
                     return Some(Fault::OddK(k));
                 }
                 uncountable([&[m, k], &[k, n], &[m, n]])
             }),
             // Variants are there where they were asked for, and then fit: a problem or the arguments told them.
-            (Kind::Attention, Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, .. }) => {
+            (Kind::Attention, &Extents::Attention { batch, heads, q_seq, kv_seq, head_dim, .. }) => {
                 let named =
                     [("batch", batch), ("heads", heads), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
                 check(named, |[batch, heads, q_seq, kv_seq, head_dim]| {
                     uncountable([&[batch, heads, q_seq, head_dim], &[batch, heads, kv_seq, head_dim]])
                 })
             }
-            (Kind::Rows, Extents::Rows { rows, cols }) => {
+            (Kind::Rows, &Extents::Rows { rows, cols }) => {
                 check([("rows", rows), ("cols", cols)], |[rows, cols]| uncountable([&[rows, cols]]))
             }
-            (Kind::Elements, Extents::Elements { numel }) => check([("numel", numel)], |_| None),
-            (Kind::Own(own), Extents::Own(its, extents)) if own == its => {
-                let wrong = own.family.dimensions().iter().zip(extents).find(|(_, extent)| *extent <= 0)?;
-                Some(if wrong.1 == 0 { Fault::Missing(wrong.0) } else { Fault::NotPositive(wrong.0, wrong.1) })
+            (Kind::Elements, &Extents::Elements { numel }) => check([("numel", numel)], |_| None),
+            (Kind::Own(own), Extents::Own(its, extents)) if own == *its => {
+                let wrong = own.family.dimensions().iter().zip(extents).find(|(_, extent)| **extent <= 0)?;
+                Some(if *wrong.1 == 0 { Fault::Missing(wrong.0) } else { Fault::NotPositive(wrong.0, *wrong.1) })
             }
             (Kind::Unbinned, _) => None,
             _ => Some(Fault::Foreign),

@@ -9,7 +9,7 @@ use super::{
 use crate::families::knobs::{self, WARP};
 use crate::families::{
     Arg, Axis, Condition, Description, Element, FamilySpec, Fill, Footprint, HostTensor, KernelSpec, Launch, Mapped,
-    Reference, Rejection, Swizzle, TensorMap, TensorSpec, Tensors, decode_e4m3, legality, require, rounding,
+    Reference, Rejection, Swizzle, TensorSpec, Tensors, decode_e4m3, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, Problem};
 use rayon::prelude::*;
@@ -253,18 +253,11 @@ impl Tiling {
     fn operands(&self, [m, n, k]: [u64; 3]) -> [Arg; 3] {
         let tiled = |of, element: Element, shape, rows: u64| {
             let tile = [rows as u32, (PANEL_BYTES / element.size_bytes()) as u32];
-            let mut map = TensorMap::of_matrix(of, element, shape, tile, Swizzle::Bytes128);
-            if matches!(of, Mapped::Workspace(_)) {
-                map.strides_bytes = map.strides_bytes.into_iter().map(pitch_bytes).collect();
-            }
-            Arg::TensorMap(map)
+            realigned::tiles(of, element, shape, tile, Swizzle::Bytes128)
         };
-        let [a_place, b_place] = self.realigned.places(matrices([m, n, k])).map(|place| place.map(Mapped::Workspace));
+        let [a_source, b_source] = self.realigned.sources(matrices([m, n, k]));
         let [a, b] = if self.by_engine(k) {
-            [
-                tiled(a_place.unwrap_or(Mapped::Input(0)), Element::Fp8, [m, k], self.m),
-                tiled(b_place.unwrap_or(Mapped::Input(1)), Element::Fp8, [n, k], self.n),
-            ]
+            [tiled(a_source, Element::Fp8, [m, k], self.m), tiled(b_source, Element::Fp8, [n, k], self.n)]
         } else {
             [Arg::Input(0), Arg::Input(1)]
         };

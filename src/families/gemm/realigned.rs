@@ -4,7 +4,7 @@
 //! All programs then wait for each other, so all must run at once: persistent ones, one a multiprocessor, or clusters that share k, as
 //! many as surely find room.
 
-use crate::families::{Condition, Rejection, legality, require};
+use crate::families::{Arg, Condition, Element, Mapped, Rejection, Swizzle, TensorMap, legality, require};
 use crate::model::{Bytes, Config, Family, GpuProfile, KnobValue};
 
 /// The knob's name: `a`, `b` or `ab`; a config that has none copies nothing.
@@ -76,20 +76,33 @@ impl Realigned {
         u8::from(self.a) + 2 * u8::from(self.b)
     }
 
-    /// Bytes of the copies of A and B; B's comes after A's.
+    /// Bytes of the copies of A and B.
     fn copies(self, [a, b]: [Matrix; 2]) -> [u64; 2] {
         [(self.a, a), (self.b, b)].map(|(is_copied, matrix)| if is_copied { matrix.copy_bytes() } else { 0 })
     }
 
-    /// Where in scratch the copy of A and that of B begin, where there is one.
-    pub(super) fn places(self, operands: [Matrix; 2]) -> [Option<u64>; 2] {
-        [self.a.then_some(0), self.b.then(|| self.copies(operands)[0])]
+    /// Where A and B are loaded from: their copies, of which B's comes after A's, where there are such.
+    pub(super) fn sources(self, operands: [Matrix; 2]) -> [Mapped; 2] {
+        let [a_bytes, _] = self.copies(operands);
+        [
+            if self.a { Mapped::Workspace(0) } else { Mapped::Input(0) },
+            if self.b { Mapped::Workspace(a_bytes) } else { Mapped::Input(1) },
+        ]
     }
 
     /// Scratch for the copies.
     pub(super) fn scratch(self, operands: [Matrix; 2]) -> Bytes {
         Bytes(self.copies(operands).iter().sum())
     }
+}
+
+/// What the copy engine takes of a row-major matrix in tiles, or of its copy.
+pub(super) fn tiles(of: Mapped, element: Element, shape: [u64; 2], tile: [u32; 2], swizzle: Swizzle) -> Arg {
+    let mut map = TensorMap::of_matrix(of, element, shape, tile, swizzle);
+    if matches!(of, Mapped::Workspace(_)) {
+        map.strides_bytes = map.strides_bytes.into_iter().map(pitch_bytes).collect();
+    }
+    Arg::TensorMap(map)
 }
 
 /// Bytes from one copied row to the next.

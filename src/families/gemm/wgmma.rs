@@ -164,23 +164,12 @@ impl Tiling {
         let b_swizzle = if b_width == PANEL_BYTES { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
         let tiled = |of, element: Element, shape, rows: u64, width: u64, swizzle| {
             let tile = [rows as u32, (width / element.size_bytes()) as u32];
-            let mut map = TensorMap::of_matrix(of, element, shape, tile, swizzle);
-            if matches!(of, Mapped::Workspace(_)) {
-                map.strides_bytes = map.strides_bytes.into_iter().map(pitch_bytes).collect();
-            }
-            Arg::TensorMap(map)
+            realigned::tiles(of, element, shape, tile, swizzle)
         };
-        let [a_place, b_place] = self.realigned.places(product.operands()).map(|place| place.map(Mapped::Workspace));
-        let a = tiled(a_place.unwrap_or(Mapped::Input(0)), dtype, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
+        let [a_source, b_source] = self.realigned.sources(product.operands());
+        let a = tiled(a_source, dtype, [m, k], self.m, PANEL_BYTES, Swizzle::Bytes128);
         let b_shape = [k / weights.per_element(), n];
-        let b = tiled(
-            b_place.unwrap_or(Mapped::Input(1)),
-            weights.element(dtype),
-            b_shape,
-            self.b_rows(),
-            b_width,
-            b_swizzle,
-        );
+        let b = tiled(b_source, weights.element(dtype), b_shape, self.b_rows(), b_width, b_swizzle);
         let c = tiled(Mapped::Output, dtype, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
         let [a_vector, b_vector, c_vector] = self.vectors(product);
         [
