@@ -44,7 +44,7 @@ use super::fitted::{FittedModel, MODEL_FORM};
 use super::measured::MeasuredProblem;
 use super::scope::Scope;
 use super::steps::MISSING;
-use super::trees::{end_of_number, feature_named, shown};
+use super::trees::{Node, read_tree};
 use crate::error::{Context, Error, Result};
 use crate::model::{Family, Plain};
 use serde_json::Value;
@@ -54,13 +54,11 @@ pub const LEAF_UNIT: f64 = 1e5;
 
 /// Features, nodes and names are counted in 16 bits, and a tree is walked down by recursion.
 const MOST_FEATURES: usize = 1000;
-const MOST_DEPTH: usize = 64;
 /// What keeps a model that somebody else wrote from taking all memory, or seconds for an answer: some ten times what is fitted.
 const MOST_EXPRESSIONS: usize = 1000;
 const MOST_EXPRESSION_BYTES: usize = 1 << 16;
 const MOST_CONFIGS: usize = 4096;
 const MOST_TREES: usize = 2048;
-const MOST_NODES: usize = 1 << 18;
 /// By what factor a config must be expected to be faster that is not tried on such shapes: what trees expect there is a guess, and among
 /// near ties the guesses that are too good come first. On problems held out it costs 0.1 to 0.2 % of the time, since what was measured of
 /// such configs was measured for being promising; of 41 products that no plan has, it passes over the two that took 1.4 and 1.9 times
@@ -141,16 +139,6 @@ struct Step {
 struct Varies {
     with_problem: bool,
     with_config: bool,
-}
-
-/// A split, whose side below the threshold is the next node; or a leaf.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    /// The threshold, or the leaf's value.
-    value: i64,
-    /// The node of the side at or above the threshold; of a leaf 0, where no such side can be.
-    other: u32,
-    feature: u16,
 }
 
 /// Configs that a model was made ready to choose from.
@@ -663,49 +651,6 @@ fn check_problems(fitted: &FittedModel) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Reads one tree and adds its nodes.
-fn read_tree(text: &str, features: usize, nodes: &mut Vec<Node>) -> Result<()> {
-    let mut rest = text;
-    // The splits whose other side is still to come.
-    let mut open: Vec<usize> = Vec::new();
-    loop {
-        if rest.is_empty() {
-            return Err(Error::usage("the tree ends before its last leaf"));
-        }
-        let word;
-        (word, rest) = rest.split_at(end_of_number(rest));
-        let broken = || Error::usage(format!("'{}' is neither a feature with a threshold nor a leaf", shown(word)));
-        let (name, number) =
-            word.split_at(word.len() - word.trim_start_matches(|c: char| c.is_ascii_lowercase()).len());
-        if !name.is_empty() {
-            let place = feature_named(name).filter(|place| *place < features);
-            let feature = place.and_then(|place| u16::try_from(place).ok()).ok_or_else(|| {
-                let shown = shown(word);
-                Error::usage(format!("'{shown}' asks for a feature beyond the {features} there are"))
-            })?;
-            let threshold = number.parse().map_err(|_| broken())?;
-            open.push(nodes.len());
-            if open.len() > MOST_DEPTH {
-                return Err(Error::usage(format!("the tree is deeper than {MOST_DEPTH}")));
-            }
-            if nodes.len() >= MOST_NODES {
-                return Err(Error::usage(format!("the trees have more than {MOST_NODES} splits and leaves")));
-            }
-            nodes.push(Node { value: threshold, other: 0, feature });
-            continue;
-        }
-        // So small that no sum of leaves overflows.
-        let leaf: i32 = number.parse().map_err(|_| broken())?;
-        nodes.push(Node { value: leaf.into(), other: 0, feature: 0 });
-        let Some(split) = open.pop() else { break };
-        nodes[split].other = u32::try_from(nodes.len()).map_err(|_| Error::usage("too many nodes"))?;
-    }
-    if rest.is_empty() {
-        return Ok(());
-    }
-    Err(Error::usage(format!("'{}' comes after the last leaf", shown(rest))))
 }
 
 #[cfg(test)]
