@@ -2,6 +2,7 @@
 
 mod block_scaled;
 mod fp8;
+mod groups;
 mod mma_sync;
 mod realigned;
 mod tcgen05;
@@ -13,6 +14,7 @@ use super::{
     Rejection, TensorSpec, Tensors, legality, require, rounding,
 };
 use crate::model::{Bytes, Config, Family, GpuProfile, Mma, PidType, Problem};
+use groups::{Groups, LONGEST_STEP};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use realigned::Matrix;
@@ -254,35 +256,6 @@ fn e4m3(code: u8) -> f64 {
 /// What an E8M0 code stands for: a power of two.
 fn e8m0(code: u8) -> f64 {
     if code == u8::MAX { f64::NAN } else { (f64::from(code) - 127.0).exp2() }
-}
-
-/// How weights share scales.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Groups {
-    /// Weights along k with one scale; the last group may have fewer.
-    group: u64,
-    /// Whether each group has zero points beside.
-    zero_points: bool,
-}
-
-/// A multiple of every kernel's step along k.
-const LONGEST_STEP: u64 = 512;
-
-impl Groups {
-    /// Groups of so many weights along k.
-    const fn count(self, k: u64) -> u64 {
-        k.div_ceil(self.group)
-    }
-
-    /// Weights along k of a step of `block_k` that share a scale: the kernels' `GROUP`.
-    fn within(self, block_k: u64) -> u64 {
-        self.group.min(block_k)
-    }
-
-    /// Steps of `block_k` that share a row of scales: the kernels' `group_steps`.
-    const fn steps(self, k: u64, block_k: u64) -> u64 {
-        if self.group >= k { k.div_ceil(block_k) } else { self.group.div_ceil(block_k) }
-    }
 }
 
 /// One matrix product, for a kernel to be built for.
