@@ -3,7 +3,7 @@
 
 use kernel_sweep::heuristics::{
     Document, DtypeClass, DtypeName, Extents, Heuristics, Knob, Options, Query, Signature, Source, Space, Template,
-    answer_batch_line, answer_batch_line_checked, bucket_of, builtin_document, builtin_names, device_of,
+    UNTRIED, answer_batch_line, answer_batch_line_checked, bucket_of, builtin_document, builtin_names, device_of,
     family_of_shape, materialize,
 };
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Problem, parse_dimensions};
@@ -745,7 +745,10 @@ fn an_answer_says_how_long_its_configs_take_and_how_that_is_known() {
             predicted += usize::from(answer.source == Source::Model);
             let (Some(times_us), true) = times_us else { panic!("{shape}: {times_us:?}") };
             assert!(times_us.len() == answer.configs().len() && !times_us.is_empty(), "{shape}: {times_us:?}");
-            assert!(times_us[0] > 0.0 && times_us.is_sorted(), "{shape}: {times_us:?}");
+            // A config that is not tried on such shapes comes behind one that is expected to take a little longer.
+            let most = if answer.source == Source::Model { UNTRIED } else { 1.0 };
+            let in_order = times_us.windows(2).all(|pair| pair[0] <= pair[1] * most);
+            assert!(times_us[0] > 0.0 && in_order, "{shape}: {times_us:?}");
         }
     }
     assert!(measured >= 2 && predicted >= 2, "{measured} measured, {predicted} predicted");
