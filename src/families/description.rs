@@ -204,12 +204,9 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
     let line = |operand: &str, row: &str| {
         format!("{operand}_line = if(realigns_{operand}, {CACHE_LINE}, min(align({row}), {CACHE_LINE}))")
     };
-    let mut knobs = product().knobs;
-    knobs.push("realigned".to_owned());
-    knobs.sort();
     Description {
         dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
-        knobs,
+        knobs: realigning(),
         bytes: format!("2 * m * k + {weight_bytes} * ceil_div(k, {packed}) * n + 2 * m * n{scales}"),
         rows: named([("a", "2 * k"), ("b", &format!("{weight_bytes} * n")), ("c", "2 * n")]),
         steps: named([("k", &format!("{packed} * block_sizes[2]"))]),
@@ -246,6 +243,14 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
     }
 }
 
+/// The knobs of products whose operands may be copied to aligned rows.
+fn realigning() -> Vec<String> {
+    let mut knobs = product().knobs;
+    knobs.push("realigned".to_owned());
+    knobs.sort();
+    knobs
+}
+
 /// What all products have in common.
 fn product() -> Description {
     Description {
@@ -276,12 +281,9 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
         "if(scale_block == 0, 2, if(scale_block == 1, m + n, (m + ceil_div(n, 128)) * ceil_div(k, 128)))";
     let scales = if variants { SCALES } else { "2" };
     let step_bytes = "block_sizes[2] * (tile_m + tile_n)";
-    let mut knobs = product().knobs;
-    knobs.push("realigned".to_owned());
-    knobs.sort();
     Description {
         dtypes: dtypes(&[Dtype::Fp8]),
-        knobs,
+        knobs: realigning(),
         bytes: format!("m * k + k * n + 2 * m * n + 4 * {scales}"),
         rows: named([("a", "k"), ("c", "2 * n")]),
         steps: named([("k", "block_sizes[2]")]),

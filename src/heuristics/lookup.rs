@@ -279,12 +279,14 @@ impl Heuristics {
     /// The query as this document can be asked it: without variants where it knows none of the class, so that it answers as it
     /// always did.
     pub(super) fn as_known<'a>(&self, query: Query<'a>) -> Query<'a> {
-        let knows = |class: &Class| self.knows_variants(class);
-        if query.extents.is_plain() || self.class(query.class).is_some_and(knows) { query } else { query.plain() }
+        if self.takes(self.class(query.class), &query) { query } else { query.plain() }
     }
 
-    fn knows_variants(&self, class: &Class) -> bool {
-        class.entries.has_variants() || self.model_of(class).is_some_and(Model::knows_variants)
+    /// Whether a class is asked a query as it is: a plain one, or where it knows variants.
+    fn takes(&self, class: Option<&Class>, query: &Query) -> bool {
+        let knows =
+            |class: &Class| class.entries.has_variants() || self.model_of(class).is_some_and(Model::knows_variants);
+        query.extents.is_plain() || class.is_some_and(knows)
     }
 
     fn check_class(&self, class: &str) -> Result<()> {
@@ -370,7 +372,7 @@ impl Heuristics {
         }
         // A query is large, and mostly asked as it is.
         let plain;
-        let query = if query.extents.is_plain() || self.knows_variants(class) {
+        let query = if self.takes(Some(class), query) {
             query
         } else {
             plain = query.plain();

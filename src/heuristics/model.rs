@@ -396,16 +396,17 @@ impl Model {
             if judged.get(most.wrapping_sub(1)).is_some_and(|(last_us, _)| *last_us <= choice.predicted_us) {
                 break;
             }
-            let is_tried = self.is_tried(&mut row, &self.own, choice.config);
+            self.set_config(&mut row, &self.own, choice.config);
+            let is_tried = self.is_tried(&row);
             let counted_us = choice.predicted_us * if is_tried { 1.0 } else { UNTRIED };
             judged.insert(judged.partition_point(|(its_us, _)| *its_us <= counted_us), (counted_us, choice));
         }
         judged.into_iter().take(most).map(|(_, choice)| choice).collect()
     }
 
-    /// Whether a candidate runs, and is tried, on the shape that the row is of.
-    fn is_tried(&self, row: &mut [i64], candidates: &Candidates, config: usize) -> bool {
-        self.set_config(row, candidates, config) && self.tried.iter().all(|condition| condition.holds(row))
+    /// Whether the config of a row, a legal one, is tried on the row's shape.
+    fn is_tried(&self, row: &[i64]) -> bool {
+        self.tried.iter().all(|condition| condition.holds(row))
     }
 
     /// Whether its own config of that place may run the shape.
@@ -499,8 +500,11 @@ impl Model {
         config: usize,
     ) -> Option<LookedAt> {
         let (mut row, floor_us) = self.of_problem(dims, dtype)?;
-        let is_tried = self.is_tried(&mut row, candidates, config);
-        self.work_out(&mut row, Varies { with_problem: true, with_config: true });
+        let is_legal = self.set_config(&mut row, candidates, config);
+        if !is_legal {
+            self.work_out(&mut row, Varies { with_problem: true, with_config: true });
+        }
+        let is_tried = is_legal && self.is_tried(&row);
         Some(LookedAt { features: self.features.iter().map(|(slot, _)| row[*slot]).collect(), floor_us, is_tried })
     }
 

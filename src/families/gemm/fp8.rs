@@ -338,8 +338,7 @@ impl FamilySpec for Fp8 {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        let own = (config.mma == Some(Mma::Wgmma)).then_some(realigned::KNOB);
-        knobs::only(config, &super::KNOBS.into_iter().chain(own).collect::<Vec<_>>())?;
+        super::check_knobs(config)?;
         let mma = config.mma.filter(|mma| matches!(mma, Mma::Wgmma | Mma::Tcgen05));
         let mma = mma.ok_or_else(|| Rejection("a product of 8-bit floats needs mma: wgmma or tcgen05".into()))?;
         require!(profile.mma.contains(&mma), "{} has no {mma}", profile.name);

@@ -411,8 +411,7 @@ impl FamilySpec for Gemm {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        let own = (config.mma == Some(Mma::Wgmma)).then_some(realigned::KNOB);
-        knobs::only(config, &KNOBS.into_iter().chain(own).collect::<Vec<_>>())?;
+        check_knobs(config)?;
         let mma = config.mma.filter(|mma| !matches!(mma, Mma::Simt | Mma::SimtWide)).ok_or_else(|| {
             Rejection("a matrix product needs mma: mma_sync, mma_sync_tma, wgmma, tcgen05 or tcgen05_tmem".into())
         })?;
@@ -532,6 +531,12 @@ fn dimensions(problem: &Problem) -> [u64; 3] {
 const KNOBS: [&str; 7] = ["l2_groupings", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"];
 /// Those of them that cost no compile.
 const LAUNCH_KNOBS: [&str; 4] = ["l2_groupings", "num_sm_multiplier", "pid_type", "split_k"];
+
+/// Refuses knobs that products do not have: those that load by Hopper's copy engine may realign.
+fn check_knobs(config: &Config) -> Result<(), Rejection> {
+    let own = (config.mma == Some(Mma::Wgmma)).then_some(realigned::KNOB);
+    knobs::only(config, &KNOBS.into_iter().chain(own).collect::<Vec<_>>())
+}
 
 /// Refuses a config without a grouping of its tiles or without parts of k.
 fn check_order_knobs(config: &Config) -> Result<(), Rejection> {
