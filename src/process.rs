@@ -6,10 +6,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -258,9 +262,12 @@ impl From<ExitStatus> for Silence {
 static PROGRAM: OnceLock<Vec<OsString>> = OnceLock::new();
 /// The interpreter that families of Python are read and run by.
 static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-/// The module that answers in that interpreter, and the one that is the tool.
+/// The modules that answer in that interpreter and are copied for that, and the one that is the tool.
 const ANSWERING_MODULE: &str = "kernel_sweep._process";
+const TEMPLATE_MODULE: &str = "kernel_sweep._template";
 const TOOL_MODULE: &str = "kernel_sweep";
+/// What tells a process of the template that it may ask.
+const TEMPLATE: &str = "SWEEP_TEMPLATE";
 
 /// Says where the tool is, to a program that uses the crate and is not it: measuring and compiling processes are the tool's. What
 /// was said first holds.
@@ -277,11 +284,38 @@ pub fn use_python(interpreter: &Path) {
 /// A process of Python about a family that a file names: `task` is what it is to do. `$SWEEP_PYTHON` names the interpreter; else it
 /// is the one that the tool runs in, or `python3`.
 pub fn python(task: &str, file: &Path, name: &str) -> Command {
+    let mut command = module_of_python(ANSWERING_MODULE);
+    command.arg(task).arg(file).arg(name);
+    // Without one a process takes longer to start, and that is all.
+    if let Ok(template) = template(file) {
+        command.env(TEMPLATE, template);
+    }
+    command
+}
+
+fn module_of_python(module: &str) -> Command {
     let named = std::env::var_os("SWEEP_PYTHON").map(PathBuf::from);
     let interpreter = named.or_else(|| PYTHON.get().cloned()).unwrap_or_else(|| "python3".into());
     let mut command = Command::new(interpreter);
-    command.args(["-m", ANSWERING_MODULE, task]).arg(file).arg(name);
+    command.args(["-m", module]);
     command
+}
+
+/// The socket of the process that imports once what a file's processes need, and is copied for each of them
+/// (`kernel_sweep/_template.py`): it is started where there is none yet, and ends with this process.
+fn template(file: &Path) -> io::Result<String> {
+    static SOCKETS: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+    let mut sockets = SOCKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(name) = sockets.get(file) {
+        return Ok(name.clone());
+    }
+    let name = format!("kernel_sweep.{}.{}", std::process::id(), sockets.len());
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+    let mut command = module_of_python(TEMPLATE_MODULE);
+    command.arg(file).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    start_child(command, None)?;
+    sockets.insert(file.to_path_buf(), name.clone());
+    Ok(name)
 }
 
 /// How long a process that closed its pipe is given to end.

@@ -4,9 +4,13 @@ use crate::error::Result;
 use crate::model::Problem;
 use crate::process;
 use crate::worker::Deadlines;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What a problem has at least, so that most are searched to their end: those of compiled kernels take a fraction of this. Where
+/// a trial takes seconds, as it may with kernels that are called, all problems get to some trials rather than some to all.
+const LEAST_SLICE: Duration = Duration::from_secs(5);
 
 /// The clock that all devices of a sweep look at.
 #[derive(Default)]
@@ -19,6 +23,8 @@ pub(crate) struct Clock {
 #[derive(Default)]
 struct State {
     end: Option<Instant>,
+    /// When the time of single problems ends, where that is before it.
+    slices: BTreeMap<Problem, Instant>,
     /// Problems the time did not reach, or not to their end.
     out_of_time: BTreeSet<Problem>,
 }
@@ -30,7 +36,18 @@ impl Clock {
 
     /// Past this, nothing new is tried.
     pub(crate) fn set_end(&self, end: Option<Instant>) {
-        self.state().end = end;
+        let mut state = self.state();
+        state.end = end;
+        state.slices.clear();
+    }
+
+    /// A problem begins, and so many are still to come, which so many devices share: it has its part of the time until the end.
+    pub(super) fn begin(&self, problem: &Problem, still_to_come: usize, devices: usize) {
+        let (mut state, now) = (self.state(), Instant::now());
+        if let Some(end) = state.end {
+            let share = end.saturating_duration_since(now).mul_f64(devices as f64 / (still_to_come + 1) as f64);
+            state.slices.insert(*problem, now + share.max(LEAST_SLICE));
+        }
     }
 
     pub(super) fn end(&self) -> Option<Instant> {
@@ -49,7 +66,8 @@ impl Clock {
     pub(super) fn has_time(&self, problem: &Problem) -> Result<bool> {
         process::check_interrupt()?;
         let mut state = self.state();
-        let is_late = state.end.is_some_and(|end| Instant::now() >= end);
+        let ends = [state.end, state.slices.get(problem).copied()];
+        let is_late = ends.into_iter().flatten().any(|end| Instant::now() >= end);
         if is_late {
             state.out_of_time.insert(*problem);
         }
@@ -64,5 +82,44 @@ impl Clock {
     /// The problems that the time was up for.
     pub(super) fn out_of_time(&self) -> BTreeSet<Problem> {
         self.state().out_of_time.clone()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::{Dtype, Family};
+
+    fn problem(n: i64) -> Problem {
+        Problem::new(Family::Elementwise, &[("numel", n)], Dtype::F32).unwrap()
+    }
+
+    #[test]
+    fn a_problem_has_its_share_of_the_time_and_no_more() {
+        let clock = Clock::default();
+        let begin = |minutes: u64, still_to_come, devices| {
+            clock.set_end(Some(Instant::now() + Duration::from_secs(60 * minutes)));
+            clock.begin(&problem(1), still_to_come, devices);
+            let state = clock.state();
+            state.slices[&problem(1)].saturating_duration_since(Instant::now()).as_secs_f64().round() as u64
+        };
+        assert_eq!((begin(10, 9, 1), begin(10, 0, 1), begin(10, 9, 2)), (60, 600, 120));
+        assert_eq!(begin(10, 10_000, 1), LEAST_SLICE.as_secs(), "enough to be of use");
+    }
+
+    #[test]
+    fn what_a_problem_was_given_ends_it_alone_and_not_in_the_next_turn() {
+        let clock = Clock::default();
+        let later = Some(Instant::now() + Duration::from_secs(600));
+        clock.set_end(later);
+        clock.state().slices.insert(problem(1), Instant::now());
+        assert!(!clock.has_time(&problem(1)).unwrap() && clock.has_time(&problem(2)).unwrap());
+        assert_eq!(clock.out_of_time(), BTreeSet::from([problem(1)]));
+        clock.set_end(later);
+        assert!(clock.has_time(&problem(1)).unwrap());
+        clock.set_end(None);
+        clock.begin(&problem(1), 5, 1);
+        assert!(clock.has_time(&problem(1)).unwrap(), "without an end there is nothing to share");
     }
 }

@@ -145,7 +145,10 @@ impl Stages for FamilySweep<'_, '_> {
         let finals = Mutex::new(std::mem::take(&mut self.finals));
         let must_race = |problem: &Problem| self.must_race(problem);
         let ahead = Ahead::new(self.lab, self.guide, &self.open, &must_race, Width::of);
+        let still_to_come = AtomicUsize::new(self.open.len());
         let work = |bench: &mut DeviceBench<'_, '_>, problem: &Problem| {
+            let others = still_to_come.fetch_sub(1, Ordering::Relaxed) - 1;
+            self.lab.clock.begin(problem, others, self.site.devices.len());
             let left = match self.search_one(bench, problem, &ahead) {
                 Ok(RaceOutcome::Done(trials)) => {
                     if let Some(best) = trials.first() {

@@ -4,12 +4,10 @@
     python3 tests/peers/helion_examples.py --examples EXAMPLES [--kernel matmul,int4] [--shapes 0:5] [--gpu h200]
         [--output helion.json] [--until 500]
 
-EXAMPLES is the folder of that name in Helion's repository, of the version that is installed. For each kernel Helion tunes the
-first shape; a sweep of all the shapes asked for then gets --share (a fifth) of that time a shape, its start with it, so that
-what starting takes is shared by its shapes. The other shapes are tuned by Helion in turn, the second of every kernel first,
-each with an empty cache. The two configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of
-`peers.py`, and what they return is compared with the reference. The report is written after each shape, and a later run with
-the same --output goes on where that ended, with what its sweeps found. After --until seconds no shape is begun that is not likely to be done by then.
+EXAMPLES is the folder of that name in Helion's repository, of the version that is installed. Helion tunes every shape of every kernel,
+each with an empty cache; one sweep of all of them then gets --share (a fifth) of the time that this took, its start with it. The two configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of `peers.py`, and what they
+return is compared with the reference. The report is written after each step, and a later run with the same --output goes on where that
+ended, with what was found before. After --until seconds nothing is begun that is not likely to be done by then.
 
 To use two GPUs, run it twice: each with its own CUDA_VISIBLE_DEVICES, --kernel, --output and --sweep-output, and half of the cores
 (taskset), since both tuners compile on all that they may.
@@ -65,20 +63,21 @@ def tuned_by_helion(kernel, arguments) -> tuple[dict, float]:
     return dict(config.config), time.monotonic() - start
 
 
-def swept(name: str, first: int, end: int, gpu: str, seconds: float, output: Path) -> dict:
-    """What a sweep of these shapes has served for each, and the seconds that it took with all that it needs."""
+def swept(names: list[str], first: int, end: int, gpu: str, seconds: float, output: Path) -> dict:
+    """What a sweep of these shapes of some kernels has served for each, and the seconds that it took with all that it needs."""
     import kernel_sweep as ks
 
-    os.environ |= {"HELION_EXAMPLE": name, "HELION_SHAPES": f"{first}:{end}"}
+    os.environ |= {"HELION_KERNELS": ",".join(names), "HELION_SHAPES": f"{first}:{end}"}
     start = time.monotonic()
-    family = f"{helion_families.__file__}:{helion_families.family_name(name)}"
-    document = ks.tune(family, gpu=gpu, budget=max(1.0, seconds - START_SECONDS), output=output, fresh=True)
+    families = ",".join(f"{helion_families.__file__}:{helion_families.family_name(name)}" for name in names)
+    document = ks.tune(families, gpu=gpu, budget=max(1.0, seconds - START_SECONDS), output=output, fresh=True)
     seconds = time.monotonic() - start
-    example, shapes = helion_families.EXAMPLES[name], {}
-    for place in range(first, end):
+    shapes: dict[str, dict] = {}
+    for name, place in itertools.product(names, range(first, end)):
+        example = helion_families.EXAMPLES[name]
         dtype = next(iter(example.reads.values()))[1]
         answer = document.lookup(helion_families.family_name(name), dtype=dtype, **example.problems[place])
-        shapes[str(place)] = {"config": answer.best, "source": answer.source}
+        shapes.setdefault(name, {})[str(place)] = {"config": answer.best, "source": answer.source}
     return {"seconds": seconds, "shapes": shapes}
 
 
@@ -98,7 +97,7 @@ def compared(torch, sampler, example, kernel, sets: list, configs: dict[str, dic
             if not float(error.max()) <= allowed:
                 raise ValueError(f"it is off by {float(error.max())} more than its share")
         except Exception as error:  # any of Helion's, Triton's and CUDA's
-            found[whose] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            found[whose] = {"error": told(error)}
             continue
         turns = itertools.cycle(sets)
         calls[whose] = lambda compiled=compiled, turns=turns: compiled(*next(turns))
@@ -117,73 +116,96 @@ def compared(torch, sampler, example, kernel, sets: list, configs: dict[str, dic
 
 
 class Run:
-    """A run of some kernels, whose rows are written as they come."""
+    """A run of some kernels, whose report is written as it comes."""
 
     def __init__(self, arguments, torch, sampler):
         self.arguments, self.torch, self.sampler = arguments, torch, sampler
+        self.works = list(itertools.product(arguments.kernel, range(arguments.first, arguments.end)))
         self.start = time.monotonic()
+        # By kernel and shape, what Helion found; what one sweep found; and what the two come to.
+        self.tuned: dict[str, dict[str, dict]] = {}
+        self.served: dict = {}
         self.rows: list[dict] = []
-        self.served: dict[str, dict] = {}
         if arguments.output.is_file():
             report = json.loads(arguments.output.read_text())
-            self.rows, self.served = report["rows"], report["served"]
-        known = [row for row in self.rows if "tuner_seconds" in row]
-        self.tuner_seconds: dict[str, float] = {row["kernel"]: row["tuner_seconds"] for row in known}
+            self.tuned, self.served, self.rows = report["tuned"], report["served"], report["rows"]
 
-    def is_done(self, name: str, shape: int) -> bool:
-        return any(row["kernel"] == name and row["shape"] == shape for row in self.rows)
+    def has(self, seconds: float) -> bool:
+        """Whether so much time is left."""
+        return time.monotonic() - self.start + seconds < self.arguments.until
 
-    def has_time(self, name: str) -> bool:
-        """Whether another shape of the kernel is likely to be done in time; a first one takes as long as the longest so far."""
-        shapes = self.arguments.end - self.arguments.first
-        longest = self.tuner_seconds.get(name, max(self.tuner_seconds.values(), default=0.0))
-        sweeping = 0.0 if name in self.served else (self.arguments.seconds or self.arguments.share * longest) * shapes
-        need = longest + COMPARING_SECONDS + sweeping
-        return time.monotonic() - self.start + need < self.arguments.until
+    def go(self) -> None:
+        """Tunes, sweeps and compares, as far as the time goes."""
+        for name, place in self.works:
+            tuned = self.tuned.setdefault(name, {})
+            if str(place) not in tuned:
+                if not self.has(max((one["seconds"] for one in tuned.values()), default=60.0)):
+                    return
+                tuned[str(place)] = self.tune(name, place)
+                self.write()
+        if not self.served:
+            seconds = self.arguments.share * sum(self.tuned[name][str(place)]["seconds"] for name, place in self.works)
+            if self.arguments.seconds:
+                seconds = self.arguments.seconds * len(self.works)
+            if not self.has(seconds):
+                return
+            self.served = self.sweep(seconds)
+            self.write()
+        for name, place in self.works:
+            is_done = any((row["kernel"], row["shape"]) == (name, place) for row in self.rows)
+            if not is_done and self.has(2 * COMPARING_SECONDS):
+                self.compare(name, place)
 
-    def shape(self, name: str, place: int) -> None:
-        """Tunes, sweeps where that was not done yet, compares and writes one shape."""
-        arguments, torch = self.arguments, self.torch
+    def tune(self, name: str, place: int) -> dict:
         example = helion_families.EXAMPLES[name]
-        dims = example.problems[place]
-        kernel = helion_families.kernel_of(example)
-        row = {"kernel": name, "shape": place, "problem": dims}
-        sets = [tensors_of(torch, example, dims) for _ in range(SETS)]
-        configs, notes = {}, {}
+        arguments = tensors_of(self.torch, example, example.problems[place])
+        start = time.monotonic()
         try:
-            configs["helion"], row["tuner_seconds"] = tuned_by_helion(kernel, sets[0])
-            self.tuner_seconds[name] = row["tuner_seconds"]
-        except Exception as error:  # a tuner that finds nothing has no time to share either
-            notes["helion"] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        if str(place) not in self.served.get(name, {}).get("shapes", {}):
-            a_shape = arguments.seconds or arguments.share * self.tuner_seconds.get(name, 60.0)
-            first, end = arguments.first, arguments.end
-            try:
-                self.served[name] = swept(name, first, end, arguments.gpu, a_shape * (end - first), arguments.sweep_output)
-            except Exception as error:
-                print(f"{name}: the sweep failed: {error}", file=sys.stderr)
-                nothing = {str(shape): {"config": None, "source": "none"} for shape in range(first, end)}
-                self.served[name] = {"seconds": 0.0, "shapes": nothing}
-        sweep = self.served[name]
-        row["sweep_seconds"] = sweep["seconds"] / len(sweep["shapes"])
-        row["source"] = sweep["shapes"][str(place)]["source"]
-        if sweep["shapes"][str(place)]["config"] is not None:
-            configs["ours"] = sweep["shapes"][str(place)]["config"]
+            config, seconds = tuned_by_helion(helion_families.kernel_of(example), arguments)
+        except Exception as error:
+            return {"error": told(error), "seconds": time.monotonic() - start}
+        return {"config": config, "seconds": seconds}
+
+    def sweep(self, seconds: float) -> dict:
+        arguments = self.arguments
+        try:
+            return swept(arguments.kernel, arguments.first, arguments.end, arguments.gpu, seconds, arguments.sweep_output)
+        except Exception as error:
+            print(f"the sweep failed: {error}", file=sys.stderr)
+            return {"seconds": seconds, "shapes": {}, "failed": True}
+
+    def compare(self, name: str, place: int) -> None:
+        example = helion_families.EXAMPLES[name]
+        kernel, dims = helion_families.kernel_of(example), example.problems[place]
+        theirs = self.tuned[name][str(place)]
+        ours = self.served["shapes"].get(name, {}).get(str(place), {"config": None, "source": "none"})
+        configs = {"helion": theirs.get("config"), "ours": ours["config"]}
+        configs = {whose: config for whose, config in configs.items() if config is not None}
+        sets = [tensors_of(self.torch, example, dims) for _ in range(SETS)]
         kernel.reset()
-        row["configs"] = configs
-        row |= compared(torch, self.sampler, example, kernel, sets, configs) | notes
+        row = {"kernel": name, "shape": place, "problem": dims, "source": ours["source"], "configs": configs}
+        row |= {"tuner_seconds": theirs["seconds"], "sweep_seconds": self.served["seconds"] / len(self.works)}
+        row |= compared(self.torch, self.sampler, example, kernel, sets, configs)
+        if "error" in theirs:
+            row["helion"] = {"error": theirs["error"]}
         self.rows.append(row)
         self.write()
         print(line(row), file=sys.stderr, flush=True)
 
     def write(self) -> None:
-        report = {"protocol": PROTOCOL, "machine": machine(self.torch), "versions": versions()}
+        report = {"protocol": PROTOCOL, "machine": machine(self.torch), "versions": versions(), "tuned": self.tuned}
         # A sweep that failed is made again.
-        report |= {"served": {name: sweep for name, sweep in self.served.items() if sweep["seconds"]}, "rows": self.rows}
+        has_failed = "failed" in self.served
+        report |= {"served": {}, "rows": []} if has_failed else {"served": self.served, "rows": self.rows}
         self.arguments.output.parent.mkdir(parents=True, exist_ok=True)
         partial = self.arguments.output.with_suffix(".partial")
         partial.write_text(json.dumps(report, indent=2) + "\n")
         partial.replace(self.arguments.output)
+
+
+def told(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def versions() -> dict[str, str]:
@@ -264,14 +286,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace, torch, sampler) -> list[dict]:
-    """The rows, the first shape of every kernel first."""
+    """The rows, kernel by kernel."""
     run = Run(arguments, torch, sampler)
-    for place in range(arguments.first, arguments.end):
-        for name in arguments.kernel:
-            if run.is_done(name, place):
-                continue
-            if run.has_time(name):
-                run.shape(name, place)
+    run.go()
     return run.rows
 
 

@@ -1,7 +1,7 @@
 """Helion's own example kernels as families: what `helion_examples.py` has swept.
 
 The kernels are those of the files in the folder that $HELION_EXAMPLES names, which is `examples/` of Helion's repository;
-$HELION_EXAMPLE is one of them by its name in `EXAMPLES`, and $HELION_SHAPES says which of its shapes, as `FIRST:END`.
+$HELION_KERNELS are some of them by their names in `EXAMPLES`, and $HELION_SHAPES says which of their shapes, as `FIRST:END`.
 """
 
 from __future__ import annotations
@@ -178,5 +178,7 @@ def family_of(name: str, first: int, end: int):
     )
 
 
-if "HELION_EXAMPLE" in os.environ:
-    family = family_of(os.environ["HELION_EXAMPLE"], *map(int, os.environ["HELION_SHAPES"].split(":")))
+if "HELION_KERNELS" in os.environ:
+    first, end = map(int, os.environ["HELION_SHAPES"].split(":"))
+    for name in os.environ["HELION_KERNELS"].split(","):
+        globals()[family_name(name)] = family_of(name, first, end)

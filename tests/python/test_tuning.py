@@ -65,8 +65,40 @@ def test_each_problem_is_a_bucket_of_its_own_where_no_bins_are_said(sweep, tmp_p
     assert served == ["few", "many"]
 
 
-def test_every_fault_is_one_record_and_the_sweep_goes_on(sweep, tmp_path):
-    done = sweep("--family", f"{NUMPY}:faulty", "--gpu", "cpu", "--trial-deadline", "3s", "--quiet")
+def installed(folder, package, version, text):
+    """A package in a folder as pip leaves one."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").write_text(text + "\n")
+    (folder / f"{package}-{version}.dist-info").mkdir()
+    (folder / f"{package}-{version}.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+    )
+
+
+@pytest.fixture(params=["by themselves", "copies", "copies that cannot go on"])
+def processes(request, tmp_path):
+    """How a family's processes start: what its file says for that, their environment, and what is so of how often they import what
+    takes long."""
+    if request.param == "by themselves":
+        return "", {}, lambda: True
+    told = tmp_path / "imported"
+    # A copy is another process than the one that imported it.
+    is_lost = "os.getpid() != imported_by" if request.param == "copies that cannot go on" else "False"
+    for package, text in (
+        ("triton", f"open({str(told)!r}, 'a').write('x')"),
+        ("torch", f"import os, types\nimported_by = os.getpid()\ncuda = types.SimpleNamespace(_is_in_bad_fork=lambda: {is_lost})"),
+    ):
+        installed(tmp_path / "packages", package, "9.9.9", text)
+    path = os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")])
+    says = "import torch, triton  # TritonFamily\n"
+    return says, {"PYTHONPATH": path}, lambda: (len(told.read_text()) == 1) == (is_lost == "False")
+
+
+def test_every_fault_is_one_record_and_the_sweep_goes_on(sweep, tmp_path, processes):
+    says, environment, imports_as_often = processes
+    kernels = tmp_path / "kernels.py"
+    kernels.write_text(says + NUMPY.read_text().replace('name="faulty"', 'name="faulty", arrays="numpy"'))
+    done = sweep("--family", f"{kernels}:faulty", "--gpu", "cpu", "--trial-deadline", "3s", "--quiet", **environment)
     assert done.returncode == 0, done.stderr
     failed = [trial for trial in trials(tmp_path, "faulty") if trial["status"] != "ok"]
     of_fault = collections.defaultdict(list)
@@ -89,6 +121,7 @@ def test_every_fault_is_one_record_and_the_sweep_goes_on(sweep, tmp_path):
     assert "column 19999" in errors["wrong"] and "exit status: 7" in errors["exits"]
     served = ks.Heuristics.load(tmp_path / "output/cpu/observed_heuristics_cpu.json").lookup("faulty", dtype="f32", n=20_000)
     assert served.best["fault"] == "none"
+    assert imports_as_often()
 
 
 def test_a_callable_may_return_its_outputs_and_update_a_tensor(sweep, tmp_path):
@@ -247,14 +280,7 @@ def test_a_package_that_is_missing_or_too_old_is_told_in_one_line(sweep, tmp_pat
         # A package of that name that cannot be imported, and one of long ago.
         for version, wanted in ((None, f"pip install {package}"), ("0.1.0", "and this is 0.1.0")):
             folder = tmp_path / f"{package}-{version}"
-            (folder / package).mkdir(parents=True)
-            (folder / package / "__init__.py").write_text(
-                "raise ImportError" if version is None else f"__version__ = '{version}'"
-            )
-            (folder / f"{package}-{version}.dist-info").mkdir()
-            (folder / f"{package}-{version}.dist-info" / "METADATA").write_text(
-                f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
-            )
+            installed(folder, package, version, "raise ImportError" if version is None else f"__version__ = '{version}'")
             done = sweep(
                 "--family", path, "--gpu", "cpu", PYTHONPATH=os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
             )

@@ -1,5 +1,6 @@
 """Kernels of Helion: a ``@helion.kernel`` with the tensors it is called with is a family, whose space is Helion's own config spec."""
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -354,14 +355,25 @@ def _draw(bound, count, draw):
     flats += [other for tile in tiles for other in _with_another_knob(generation, tile)]
     plain = spec.default_config().config
     configs = {}
-    for flat in flats + at_random:
-        try:
-            config = generation.unflatten(list(flat))
-        except Exception:
-            continue  # what Helion itself refuses is none
-        config = _from_helion(config.config, plain)
-        configs.setdefault(repr(sorted(config.items())), config)
+    with _remembering(spec, "supports_config_key"):
+        for flat in flats + at_random:
+            try:
+                config = generation.unflatten(list(flat))
+            except Exception:
+                continue  # what Helion itself refuses is none
+            config = _from_helion(config.config, plain)
+            configs.setdefault(repr(sorted(config.items())), config)
     return list(configs.values())
+
+
+@contextlib.contextmanager
+def _remembering(whole, name):
+    """What a method says of the same arguments is asked once: this one is asked of every knob, for every config, twice."""
+    setattr(whole, name, functools.cache(getattr(whole, name)))
+    try:
+        yield
+    finally:
+        delattr(whole, name)
 
 
 def _tiles(spec, generation, draw):

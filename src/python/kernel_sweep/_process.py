@@ -1,16 +1,16 @@
 """Processes about a family that a file names: ``python -m kernel_sweep._process describe|measure|compile FILE NAME``.
 
 ``describe`` writes the family's manifest; ``measure`` answers the line protocol of the measuring process, whose device, stream,
-flush and clock are the native half's, and which calls what is here in between; ``compile`` answers jobs, one JSON a line.
+flush and clock are the native half's, and which calls what is here in between; ``compile`` answers jobs, one JSON a line. Where
+``$SWEEP_TEMPLATE`` names a template of processes (``_template.py``), it does the task in a copy of itself.
 """
 
-import ctypes
 import importlib.util
 import json
 import os
 import sys
 
-from . import _arrays
+from . import _arrays, _template
 
 
 class Callee:
@@ -151,11 +151,6 @@ def _private_streams():
     return f"/proc/self/fd/{questions}", f"/proc/self/fd/{answers}"
 
 
-def _end_with_parent():
-    _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-
-
 def _answer_jobs(family, questions, answers):
     """Compiles ahead: the source of a job is the problem and the config."""
     from .tuning import Problem
@@ -179,15 +174,15 @@ def _answer_jobs(family, questions, answers):
             print(json.dumps({"Ok": {"cubin": made, "entry": None, "log": log}}), file=answers, flush=True)
 
 
-def main():
-    task, file, *name = sys.argv[1:]
+def answer(task, file, name=""):
+    """Does a task about the family of that name in a file; returns the exit code."""
     questions, answers = _private_streams()
     if task != "describe":
-        _end_with_parent()
+        _template.end_with_parent()
     from . import tuning
 
     try:
-        family = tuning.load(file, name[0] if name else "")
+        family = tuning.load(file, name)
         if task == "describe":
             text = family.manifest()
             with open(answers, "w") as out:
@@ -211,6 +206,13 @@ def main():
     # What hangs in a driver at the end of the interpreter would hang here.
     sys.stderr.flush()
     os._exit(0)
+
+
+def main():
+    task, file, *name = sys.argv[1:]
+    template = os.environ.pop("SWEEP_TEMPLATE", None)
+    code = None if template is None else _template.ask(template, [task, file, *name])
+    return answer(task, file, *name) if code is None else code
 
 
 if __name__ == "__main__":
