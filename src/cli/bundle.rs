@@ -27,7 +27,7 @@ no GPU.
 Examples:
   sweep bundle --gpu h200 --family elementwise --aligned -o h200.bundle
   sweep bundle --gpu h200 --family row_softmax --shapes tests/shapes -o b
-  sweep bundle --gpu h200 --count")]
+  sweep bundle --gpu h200 --family row_softmax --count")]
 pub(super) struct BundleArgs {
     /// GPU to make it for: h200, h100, …
     #[arg(long, value_name = "NAME")]

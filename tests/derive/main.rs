@@ -2,6 +2,8 @@
 #![cfg(feature = "harness")]
 #![allow(missing_docs, clippy::float_cmp, clippy::panic, clippy::unwrap_used)] // figures are exact; a panic fails a test
 
+#[path = "../common/amount.rs"]
+mod amount;
 mod carry;
 mod command;
 mod helion_csv;

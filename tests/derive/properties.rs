@@ -1,5 +1,6 @@
 //! Random small journals against a second, plain implementation.
 
+use super::amount;
 use super::trials::{config, derive, failed, trial};
 use kernel_sweep::derive::Defaults;
 use kernel_sweep::heuristics::{Bucket, bucket_of, group_of};
@@ -158,7 +159,7 @@ fn text(template: &serde_json::Map<String, Value>) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(amount::times(12) as u32))]
 
     #[test]
     fn choices_equal_brute_force(trials in any_journal()) {
