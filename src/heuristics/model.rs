@@ -38,6 +38,7 @@
 //! the line after its own, each definition. A feature without a value, such as a knob that is missing, lies below every
 //! threshold; a condition without one does not hold.
 
+use super::candidates::{Candidates, Source};
 use super::columns::ModelConfig;
 use super::expression::Expression;
 use super::fitted::{FittedModel, MODEL_FORM};
@@ -97,6 +98,10 @@ pub struct Model {
     steps: Vec<Step>,
     /// The slot of each feature, and whether it differs from config to config.
     features: Vec<(usize, bool)>,
+    /// Where the value of each slot comes from.
+    sources: Vec<Source>,
+    /// The steps that vary with problem and config, by their places.
+    joint: Vec<usize>,
     legal: Vec<Expression>,
     /// Whether conditions read what is worked out for each config on a problem; else they come before it.
     legal_reads_steps: bool,
@@ -139,26 +144,6 @@ struct Step {
 struct Varies {
     with_problem: bool,
     with_config: bool,
-}
-
-/// Configs that a model was made ready to choose from.
-#[derive(Clone, Debug, Default)]
-pub struct Candidates {
-    count: usize,
-    /// A row a config: the values that follow from it alone.
-    values: Vec<i64>,
-}
-
-impl Candidates {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
 }
 
 impl Model {
@@ -244,8 +229,9 @@ impl Model {
                 "{configs} configs by {width} values: at most {MOST_READY_VALUES} in all"
             )));
         }
-        let of_config = (0..scope.len()).filter(|slot| varies[*slot].with_config && !varies[*slot].with_problem);
-        let slots = Slots { of_config: of_config.collect(), ..slots };
+        let joint: Vec<usize> = (0..steps.len()).filter(|step| steps[*step].varies == of_both).collect();
+        let (sources, of_config) = sources_of(&varies, joint.iter().map(|step| steps[*step].slot));
+        let slots = Slots { of_config, ..slots };
         let features = feature_slots.into_iter().map(|slot| (slot, varies[slot].with_config)).collect();
         let mut measured: Vec<_> = (0..fitted.problems.len()).collect();
         measured.sort_by_key(|place| key(&fitted.problems[*place]));
@@ -257,6 +243,8 @@ impl Model {
             slots,
             steps,
             features,
+            sources,
+            joint,
             legal,
             legal_reads_steps,
             tried,
@@ -311,7 +299,17 @@ impl Model {
             self.work_out(&mut row, Varies { with_config: true, with_problem: false });
             values.extend(self.slots.of_config.iter().map(|slot| row[*slot]));
         }
-        Candidates { count: configs.len(), values }
+        self.ready(configs.len(), values)
+    }
+
+    /// So many candidates of which all is known that follows from each alone.
+    fn ready(&self, count: usize, values: Vec<i64>) -> Candidates {
+        Candidates::new(count, values, &self.sources, self.joint_expressions())
+    }
+
+    /// What varies with problem and config: the steps, each after those that it reads, and then the conditions.
+    fn joint_expressions(&self) -> impl Iterator<Item = &Expression> {
+        self.joint.iter().map(|step| &self.steps[*step].expression).chain(&self.legal)
     }
 
     /// A knob's value as a number; what is none is missing.
@@ -412,14 +410,14 @@ impl Model {
     /// Whether its own config of that place may run the shape.
     pub fn is_legal(&self, dims: &[i64], dtype: &str, config: usize) -> bool {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else { return false };
-        config < self.own.count && self.set_config(&mut row, &self.own, config)
+        config < self.own.len() && self.set_config(&mut row, &self.own, config)
     }
 
     /// The places of the candidates, which this model made ready, that may run the shape; all of them where it knows no such
     /// shape or type.
     pub(super) fn legal(&self, dims: &[i64], dtype: &str, candidates: &Candidates) -> Vec<usize> {
-        let Some((mut row, _)) = self.of_problem(dims, dtype) else { return (0..candidates.count).collect() };
-        (0..candidates.count).filter(|config| self.set_config(&mut row, candidates, *config)).collect()
+        let Some((mut row, _)) = self.of_problem(dims, dtype) else { return (0..candidates.len()).collect() };
+        (0..candidates.len()).filter(|config| self.set_config(&mut row, candidates, *config)).collect()
     }
 
     /// Why its own config of that place may not run the shape: the first condition that does not hold.
@@ -427,8 +425,8 @@ impl Model {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else {
             return Some(format!("the model knows no {dims:?} of {dtype}"));
         };
-        if config >= self.own.count {
-            return Some(format!("the model has {} configs, so no config {config}", self.own.count));
+        if config >= self.own.len() {
+            return Some(format!("the model has {} configs, so no config {config}", self.own.len()));
         }
         self.set_config(&mut row, &self.own, config);
         self.legal.iter().zip(&self.fitted.legal).find_map(|(condition, text)| match condition.evaluate(&row) {
@@ -440,9 +438,10 @@ impl Model {
 
     /// The time expected of its own config of that place, in microseconds; none where it may not run the shape.
     pub fn predict_us(&self, dims: &[i64], dtype: &str, config: usize) -> Option<f64> {
-        let width = self.slots.of_config.len();
-        let values = self.own.values.get(config * width..)?.get(..width)?.to_vec();
-        let alone = Candidates { count: usize::from(config < self.own.count), values };
+        if config >= self.own.len() {
+            return None;
+        }
+        let alone = self.ready(1, self.own.row(config).to_vec());
         self.rank(dims, dtype, &alone, 1).first().map(|choice| choice.predicted_us)
     }
 
@@ -450,21 +449,16 @@ impl Model {
     /// Only legal ones.
     pub fn rank(&self, dims: &[i64], dtype: &str, candidates: &Candidates, most: usize) -> Vec<Choice> {
         let Some((mut row, floor_us)) = self.of_problem(dims, dtype) else { return Vec::new() };
-        let mut table = Table { legal: Vec::with_capacity(candidates.count), columns: Vec::new() };
-        let mut features = Vec::with_capacity(candidates.count * self.features.len());
-        for config in 0..candidates.count {
-            if self.set_config(&mut row, candidates, config) {
-                table.legal.push(config);
-                features.extend(self.features.iter().map(|(slot, _)| row[*slot]));
-            }
-        }
-        let width = self.features.len();
-        table.columns = (0..width)
-            .map(|feature| match self.features[feature] {
-                (slot, false) => Column::Same(row[slot]),
-                (_, true) => Column::Each(features.iter().skip(feature).step_by(width).copied().collect()),
-            })
-            .collect();
+        let worked_out = candidates.work_out(&mut row, &self.sources, self.joint_expressions());
+        let conditions = self.joint.len()..self.joint.len() + self.legal.len();
+        let is_legal = |config: &usize| conditions.clone().all(|condition| worked_out.holds(condition, *config));
+        let legal: Vec<usize> = (0..candidates.len()).filter(is_legal).collect();
+        let column = |(slot, _): &(usize, bool)| match self.sources[*slot] {
+            Source::Problem => Column::Same(row[*slot]),
+            Source::Config(place) => Column::Each(legal.iter().map(|config| candidates.row(*config)[place]).collect()),
+            Source::Both(step) => Column::Each(legal.iter().map(|config| worked_out.value(step, *config)).collect()),
+        };
+        let table = Table { columns: self.features.iter().map(column).collect(), legal };
 
         let mut sums = vec![0; table.legal.len()];
         let mut members: Vec<u32> = (0..table.legal.len() as u32).collect();
@@ -510,9 +504,7 @@ impl Model {
 
     /// Fills in what follows from the config and, where it is legal, from it and the problem; gives whether it is.
     fn set_config(&self, row: &mut [i64], candidates: &Candidates, config: usize) -> bool {
-        let width = self.slots.of_config.len();
-        let values = &candidates.values[config * width..][..width];
-        for (slot, value) in self.slots.of_config.iter().zip(values) {
+        for (slot, value) in self.slots.of_config.iter().zip(candidates.row(config)) {
             row[*slot] = *value;
         }
         let is_legal = |row: &[i64]| self.legal.iter().all(|condition| condition.holds(row));
@@ -638,6 +630,21 @@ fn least_of(dims: &[String]) -> Vec<i64> {
     let may_be_nothing =
         |name: &str| variants.iter().any(|variant| variant.name == name && !matches!(variant.plain, Plain::As(_)));
     names.iter().map(|name| i64::from(!may_be_nothing(name))).collect()
+}
+
+/// Where each slot's value comes from, and the slots of what follows from the config alone. `of_both` are those of what varies with
+/// problem and config, in the order in which it is worked out.
+fn sources_of(varies: &[Varies], of_both: impl Iterator<Item = usize>) -> (Vec<Source>, Vec<usize>) {
+    let mut sources = vec![Source::Problem; varies.len()];
+    let is_of_config = |slot: &usize| varies[*slot].with_config && !varies[*slot].with_problem;
+    let of_config: Vec<usize> = (0..varies.len()).filter(is_of_config).collect();
+    for (place, slot) in of_config.iter().enumerate() {
+        sources[*slot] = Source::Config(place);
+    }
+    for (place, slot) in of_both.enumerate() {
+        sources[slot] = Source::Both(place);
+    }
+    (sources, of_config)
 }
 
 fn check_problems(fitted: &FittedModel) -> Result<()> {

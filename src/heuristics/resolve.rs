@@ -7,11 +7,12 @@
 //! whoever proposes them; who is left with none is passed over too.
 
 use super::cache::Cache;
+use super::candidates::Candidates;
 use super::columns::ModelConfig;
 use super::entries::{Entries, Found};
 use super::extents::Extents;
 use super::fitted::Regret;
-use super::model::{Candidates, Model};
+use super::model::Model;
 use super::query::Query;
 use super::template::Template;
 use serde_json::Value;
