@@ -3,8 +3,7 @@
 
 use super::expression::Expression;
 use super::steps::MISSING;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 /// Where the value of a slot comes from.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +16,45 @@ pub(super) enum Source {
     Both(usize),
 }
 
+/// What expressions that vary with problem and config read.
+#[derive(Clone, Debug)]
+pub(super) struct Reads {
+    /// Where the value of each slot comes from.
+    sources: Vec<Source>,
+    /// What is read of a config, by itself or by what is read, in places among what follows from it alone: each such set once.
+    sets: Vec<BTreeSet<usize>>,
+    /// The set of each expression, by its place.
+    of: Vec<usize>,
+}
+
+impl Reads {
+    /// Of expressions that stand after those whose values they read.
+    pub(super) fn new<'e>(sources: Vec<Source>, expressions: impl Iterator<Item = &'e Expression>) -> Self {
+        let mut reads = Self { sources, sets: Vec::new(), of: Vec::new() };
+        for expression in expressions {
+            let mut set = BTreeSet::new();
+            for slot in expression.slots() {
+                match reads.source(slot) {
+                    Source::Problem => {}
+                    Source::Config(place) => drop(set.insert(place)),
+                    Source::Both(other) => set.extend(&reads.sets[reads.of[other]]),
+                }
+            }
+            let known = reads.sets.iter().position(|known| *known == set);
+            reads.of.push(known.unwrap_or(reads.sets.len()));
+            if known.is_none() {
+                reads.sets.push(set);
+            }
+        }
+        reads
+    }
+
+    /// Where the value of a slot comes from.
+    pub(super) fn source(&self, slot: usize) -> Source {
+        self.sources[slot]
+    }
+}
+
 /// Configs that a model was made ready to choose from.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates {
@@ -25,12 +63,12 @@ pub struct Candidates {
     width: usize,
     /// A row a config: these values.
     values: Vec<i64>,
-    /// For each expression that varies with problem and config, which configs are alike to it.
-    alike: Vec<Arc<Alike>>,
+    /// For each set of values that expressions read, which configs are alike in it.
+    alike: Vec<Alike>,
 }
 
-/// Which configs are alike in all that an expression makes use of.
-#[derive(Debug)]
+/// Which configs are alike.
+#[derive(Clone, Debug)]
 struct Alike {
     /// The kind of each config.
     kinds: Vec<u32>,
@@ -38,50 +76,27 @@ struct Alike {
     first: Vec<usize>,
 }
 
-impl Alike {
-    /// Tells configs apart by their values in these places.
-    fn new(candidates: &Candidates, places: &BTreeSet<usize>) -> Self {
+impl Candidates {
+    /// So many candidates with the values that follow from each alone.
+    pub(super) fn new(count: usize, values: Vec<i64>, reads: &Reads) -> Self {
+        let width = values.len().checked_div(count).unwrap_or(0);
+        let mut candidates = Self { count, width, values, alike: Vec::new() };
+        candidates.alike = reads.sets.iter().map(|set| candidates.alike_in(set)).collect();
+        candidates
+    }
+
+    /// Which of them have the same values in these places.
+    fn alike_in(&self, places: &BTreeSet<usize>) -> Alike {
         let mut known: HashMap<Vec<i64>, u32> = HashMap::new();
         let mut first = Vec::new();
         let kind = |config: usize| {
-            let row = candidates.row(config);
+            let row = self.row(config);
             *known.entry(places.iter().map(|place| row[*place]).collect()).or_insert_with(|| {
                 first.push(config);
                 first.len() as u32 - 1
             })
         };
-        Self { kinds: (0..candidates.count).map(kind).collect(), first }
-    }
-}
-
-impl Candidates {
-    /// So many candidates with the values that follow from each alone, for expressions that stand after those whose values they read.
-    pub(super) fn new<'e>(
-        count: usize,
-        values: Vec<i64>,
-        sources: &[Source],
-        expressions: impl Iterator<Item = &'e Expression>,
-    ) -> Self {
-        let width = values.len().checked_div(count).unwrap_or(0);
-        let mut candidates = Self { count, width, values, alike: Vec::new() };
-        // What each reads of a config, itself or by what it reads.
-        let mut reads: Vec<BTreeSet<usize>> = Vec::new();
-        let mut known: BTreeMap<BTreeSet<usize>, Arc<Alike>> = BTreeMap::new();
-        for expression in expressions {
-            let mut places = BTreeSet::new();
-            for slot in expression.slots() {
-                match sources[slot] {
-                    Source::Problem => {}
-                    Source::Config(place) => drop(places.insert(place)),
-                    Source::Both(other) => places.extend(&reads[other]),
-                }
-            }
-            let alike = known.entry(places.clone()).or_insert_with(|| Arc::new(Alike::new(&candidates, &places)));
-            let alike = Arc::clone(alike);
-            candidates.alike.push(alike);
-            reads.push(places);
-        }
-        candidates
+        Alike { kinds: (0..self.count).map(kind).collect(), first }
     }
 
     /// How many there are.
@@ -99,18 +114,18 @@ impl Candidates {
         &self.values[config * self.width..][..self.width]
     }
 
-    /// What the expressions come to on the problem whose values are in the slots; other slots are written over.
-    pub(super) fn work_out<'e>(
-        &self,
+    /// What the expressions, which read this, come to on the problem whose values are in the slots; other slots are written over.
+    pub(super) fn work_out<'c, 'e>(
+        &'c self,
         slots: &mut [i64],
-        sources: &[Source],
+        reads: &'c Reads,
         expressions: impl Iterator<Item = &'e Expression>,
-    ) -> WorkedOut<'_> {
-        let mut worked_out = WorkedOut { candidates: self, values: Vec::with_capacity(self.alike.len()) };
-        for (expression, alike) in expressions.zip(&self.alike) {
+    ) -> WorkedOut<'c> {
+        let mut worked_out = WorkedOut { candidates: self, reads, values: Vec::with_capacity(reads.of.len()) };
+        for (expression, set) in expressions.zip(&reads.of) {
             let of_kind = |config: &usize| {
                 for slot in expression.slots() {
-                    match sources[slot] {
+                    match reads.source(slot) {
                         Source::Problem => {}
                         Source::Config(place) => slots[slot] = self.row(*config)[place],
                         Source::Both(other) => slots[slot] = worked_out.value(other, *config),
@@ -118,7 +133,7 @@ impl Candidates {
                 }
                 expression.evaluate(slots).unwrap_or(MISSING)
             };
-            let values = alike.first.iter().map(of_kind).collect();
+            let values = self.alike[*set].first.iter().map(of_kind).collect();
             worked_out.values.push(values);
         }
         worked_out
@@ -128,6 +143,7 @@ impl Candidates {
 /// What expressions come to for each candidate on a problem.
 pub(super) struct WorkedOut<'c> {
     candidates: &'c Candidates,
+    reads: &'c Reads,
     /// By expression, and there by the kind of the config.
     values: Vec<Vec<i64>>,
 }
@@ -135,7 +151,8 @@ pub(super) struct WorkedOut<'c> {
 impl WorkedOut<'_> {
     /// The value of an expression for a config; missing where it has none.
     pub(super) fn value(&self, expression: usize, config: usize) -> i64 {
-        self.values[expression][self.candidates.alike[expression].kinds[config] as usize]
+        let alike = &self.candidates.alike[self.reads.of[expression]];
+        self.values[expression][alike.kinds[config] as usize]
     }
 
     /// Whether a condition holds for a config.

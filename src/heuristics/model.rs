@@ -38,7 +38,7 @@
 //! the line after its own, each definition. A feature without a value, such as a knob that is missing, lies below every
 //! threshold; a condition without one does not hold.
 
-use super::candidates::{Candidates, Source};
+use super::candidates::{Candidates, Reads, Source, WorkedOut};
 use super::columns::ModelConfig;
 use super::expression::Expression;
 use super::fitted::{FittedModel, MODEL_FORM};
@@ -96,15 +96,13 @@ pub struct Model {
     slots: Slots,
     /// What is worked out, each from slots before its own, in that order; the last of these are the features.
     steps: Vec<Step>,
-    /// The slot of each feature, and whether it differs from config to config.
-    features: Vec<(usize, bool)>,
-    /// Where the value of each slot comes from.
-    sources: Vec<Source>,
+    /// The slot of each feature.
+    features: Vec<usize>,
     /// The steps that vary with problem and config, by their places.
     joint: Vec<usize>,
+    /// What these read, and then the conditions.
+    reads: Reads,
     legal: Vec<Expression>,
-    /// Whether conditions read what is worked out for each config on a problem; else they come before it.
-    legal_reads_steps: bool,
     tried: Vec<Expression>,
     aligned: Expression,
     bytes: Expression,
@@ -188,7 +186,7 @@ impl Model {
             let slot = scope.declare(name.trim()).context(place)?;
             steps.push(Step { slot, expression, varies: Varies::default() });
         }
-        let mut feature_slots = Vec::new();
+        let mut features = Vec::new();
         for (index, feature) in fitted.features.iter().enumerate() {
             let expression = Expression::parse(feature, &mut scope).context(|| format!("features[{index}]"))?;
             let slot = if let Some(slot) = expression.as_slot() {
@@ -198,7 +196,7 @@ impl Model {
                 steps.push(Step { slot, expression, varies: Varies::default() });
                 slot
             };
-            feature_slots.push(slot);
+            features.push(slot);
         }
         let mut conditions = |texts: &[String], what: &str| -> Result<Vec<Expression>> {
             let read = |(index, text): (usize, &String)| {
@@ -210,8 +208,6 @@ impl Model {
 
         let varies = vary(&fitted, &scope, &slots, &mut steps);
         let of_both = Varies { with_problem: true, with_config: true };
-        let is_of_both = |slot: usize| steps.iter().any(|step| step.slot == slot && step.varies == of_both);
-        let legal_reads_steps = legal.iter().any(|condition| condition.slots().any(is_of_both));
         let is_outside = |expression: &Expression| expression.slots().any(|slot| varies[slot].with_config);
         if is_outside(&aligned) || is_outside(&bytes) || is_outside(&flops) {
             return Err(Error::usage("aligned and floor are about the problem, and cannot use knobs or definitions"));
@@ -231,8 +227,8 @@ impl Model {
         }
         let joint: Vec<usize> = (0..steps.len()).filter(|step| steps[*step].varies == of_both).collect();
         let (sources, of_config) = sources_of(&varies, joint.iter().map(|step| steps[*step].slot));
+        let reads = Reads::new(sources, joint_expressions(&joint, &steps, &legal));
         let slots = Slots { of_config, ..slots };
-        let features = feature_slots.into_iter().map(|slot| (slot, varies[slot].with_config)).collect();
         let mut measured: Vec<_> = (0..fitted.problems.len()).collect();
         measured.sort_by_key(|place| key(&fitted.problems[*place]));
         check_problems(&fitted)?;
@@ -243,10 +239,9 @@ impl Model {
             slots,
             steps,
             features,
-            sources,
             joint,
+            reads,
             legal,
-            legal_reads_steps,
             tried,
             aligned,
             bytes,
@@ -299,17 +294,7 @@ impl Model {
             self.work_out(&mut row, Varies { with_config: true, with_problem: false });
             values.extend(self.slots.of_config.iter().map(|slot| row[*slot]));
         }
-        self.ready(configs.len(), values)
-    }
-
-    /// So many candidates of which all is known that follows from each alone.
-    fn ready(&self, count: usize, values: Vec<i64>) -> Candidates {
-        Candidates::new(count, values, &self.sources, self.joint_expressions())
-    }
-
-    /// What varies with problem and config: the steps, each after those that it reads, and then the conditions.
-    fn joint_expressions(&self) -> impl Iterator<Item = &Expression> {
-        self.joint.iter().map(|step| &self.steps[*step].expression).chain(&self.legal)
+        Candidates::new(configs.len(), values, &self.reads)
     }
 
     /// A knob's value as a number; what is none is missing.
@@ -395,29 +380,28 @@ impl Model {
                 break;
             }
             self.set_config(&mut row, &self.own, choice.config);
-            let is_tried = self.is_tried(&row);
+            let is_tried = all_hold(&self.tried, &row);
             let counted_us = choice.predicted_us * if is_tried { 1.0 } else { UNTRIED };
             judged.insert(judged.partition_point(|(its_us, _)| *its_us <= counted_us), (counted_us, choice));
         }
         judged.into_iter().take(most).map(|(_, choice)| choice).collect()
     }
 
-    /// Whether the config of a row, a legal one, is tried on the row's shape.
-    fn is_tried(&self, row: &[i64]) -> bool {
-        self.tried.iter().all(|condition| condition.holds(row))
-    }
-
     /// Whether its own config of that place may run the shape.
     pub fn is_legal(&self, dims: &[i64], dtype: &str, config: usize) -> bool {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else { return false };
-        config < self.own.len() && self.set_config(&mut row, &self.own, config)
+        if config >= self.own.len() {
+            return false;
+        }
+        self.set_config(&mut row, &self.own, config);
+        all_hold(&self.legal, &row)
     }
 
     /// The places of the candidates, which this model made ready, that may run the shape; all of them where it knows no such
     /// shape or type.
     pub(super) fn legal(&self, dims: &[i64], dtype: &str, candidates: &Candidates) -> Vec<usize> {
         let Some((mut row, _)) = self.of_problem(dims, dtype) else { return (0..candidates.len()).collect() };
-        (0..candidates.len()).filter(|config| self.set_config(&mut row, candidates, *config)).collect()
+        self.work_out_all(&mut row, candidates).1
     }
 
     /// Why its own config of that place may not run the shape: the first condition that does not hold.
@@ -441,7 +425,7 @@ impl Model {
         if config >= self.own.len() {
             return None;
         }
-        let alone = self.ready(1, self.own.row(config).to_vec());
+        let alone = Candidates::new(1, self.own.row(config).to_vec(), &self.reads);
         self.rank(dims, dtype, &alone, 1).first().map(|choice| choice.predicted_us)
     }
 
@@ -449,11 +433,8 @@ impl Model {
     /// Only legal ones.
     pub fn rank(&self, dims: &[i64], dtype: &str, candidates: &Candidates, most: usize) -> Vec<Choice> {
         let Some((mut row, floor_us)) = self.of_problem(dims, dtype) else { return Vec::new() };
-        let worked_out = candidates.work_out(&mut row, &self.sources, self.joint_expressions());
-        let conditions = self.joint.len()..self.joint.len() + self.legal.len();
-        let is_legal = |config: &usize| conditions.clone().all(|condition| worked_out.holds(condition, *config));
-        let legal: Vec<usize> = (0..candidates.len()).filter(is_legal).collect();
-        let column = |(slot, _): &(usize, bool)| match self.sources[*slot] {
+        let (worked_out, legal) = self.work_out_all(&mut row, candidates);
+        let column = |slot: &usize| match self.reads.source(*slot) {
             Source::Problem => Column::Same(row[*slot]),
             Source::Config(place) => Column::Each(legal.iter().map(|config| candidates.row(*config)[place]).collect()),
             Source::Both(step) => Column::Each(legal.iter().map(|config| worked_out.value(step, *config)).collect()),
@@ -481,7 +462,7 @@ impl Model {
     /// Which features are alike for all configs of a problem.
     #[cfg(feature = "harness")]
     pub(crate) fn problem_features(&self) -> Vec<bool> {
-        self.features.iter().map(|(_, varies_with_config)| !varies_with_config).collect()
+        self.features.iter().map(|slot| matches!(self.reads.source(*slot), Source::Problem)).collect()
     }
 
     /// A candidate on a shape, legal there or not.
@@ -494,25 +475,27 @@ impl Model {
         config: usize,
     ) -> Option<LookedAt> {
         let (mut row, floor_us) = self.of_problem(dims, dtype)?;
-        let is_legal = self.set_config(&mut row, candidates, config);
-        if !is_legal {
-            self.work_out(&mut row, Varies { with_problem: true, with_config: true });
-        }
-        let is_tried = is_legal && self.is_tried(&row);
-        Some(LookedAt { features: self.features.iter().map(|(slot, _)| row[*slot]).collect(), floor_us, is_tried })
+        self.set_config(&mut row, candidates, config);
+        let is_tried = all_hold(&self.legal, &row) && all_hold(&self.tried, &row);
+        Some(LookedAt { features: self.features.iter().map(|slot| row[*slot]).collect(), floor_us, is_tried })
     }
 
-    /// Fills in what follows from the config and, where it is legal, from it and the problem; gives whether it is.
-    fn set_config(&self, row: &mut [i64], candidates: &Candidates, config: usize) -> bool {
+    /// What varies with problem and config, of all candidates, and the places of those that may run the problem of the row.
+    fn work_out_all<'c>(&'c self, row: &mut [i64], candidates: &'c Candidates) -> (WorkedOut<'c>, Vec<usize>) {
+        let expressions = joint_expressions(&self.joint, &self.steps, &self.legal);
+        let worked_out = candidates.work_out(row, &self.reads, expressions);
+        let conditions = self.joint.len()..self.joint.len() + self.legal.len();
+        let legal = (0..candidates.len()).filter(|config| conditions.clone().all(|one| worked_out.holds(one, *config)));
+        let legal = legal.collect();
+        (worked_out, legal)
+    }
+
+    /// Fills in what follows from the config, and from it and the problem.
+    fn set_config(&self, row: &mut [i64], candidates: &Candidates, config: usize) {
         for (slot, value) in self.slots.of_config.iter().zip(candidates.row(config)) {
             row[*slot] = *value;
         }
-        let is_legal = |row: &[i64]| self.legal.iter().all(|condition| condition.holds(row));
-        if !self.legal_reads_steps && !is_legal(row) {
-            return false;
-        }
         self.work_out(row, Varies { with_problem: true, with_config: true });
-        !self.legal_reads_steps || is_legal(row)
     }
 
     /// Adds to each member's sum the leaf that it reaches below a node: members are parted at each split, so that what all
@@ -542,6 +525,20 @@ impl Model {
             }
         }
     }
+}
+
+/// What varies with problem and config: the steps in those places, each after those that it reads, and then the conditions.
+fn joint_expressions<'m>(
+    joint: &'m [usize],
+    steps: &'m [Step],
+    legal: &'m [Expression],
+) -> impl Iterator<Item = &'m Expression> {
+    joint.iter().map(|step| &steps[*step].expression).chain(legal)
+}
+
+/// Whether all conditions hold for what a row has.
+fn all_hold(conditions: &[Expression], row: &[i64]) -> bool {
+    conditions.iter().all(|condition| condition.holds(row))
 }
 
 /// The features of the legal candidates.

@@ -5,9 +5,10 @@
         [--output helion.json] [--until 500]
 
 EXAMPLES is the folder of that name in Helion's repository, of the version that is installed. Helion tunes every shape of every kernel,
-each with an empty cache; one sweep of all of them then gets --share (a fifth) of the time that this took, its start with it. The two configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of `peers.py`, and what they
-return is compared with the reference. The report is written after each step, and a later run with the same --output goes on where that
-ended, with what was found before. After --until seconds nothing is begun that is not likely to be done by then.
+each with an empty cache; one sweep of all of them then gets --share (a fifth) of the time that this took, its start with it. The two
+configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of `peers.py`, and what they return is
+compared with the reference. The report is written after each step, and a later run with the same --output goes on where that ended,
+with what was found before. After --until seconds nothing is begun that is not likely to be done by then.
 
 To use two GPUs, run it twice: each with its own CUDA_VISIBLE_DEVICES, --kernel, --output and --sweep-output, and half of the cores
 (taskset), since both tuners compile on all that they may.
@@ -143,13 +144,16 @@ class Run:
                     return
                 tuned[str(place)] = self.tune(name, place)
                 self.write()
-        if not self.served:
+        # A sweep that failed is made again, and so is one of other works.
+        shapes = self.served.get("shapes", {})
+        if not all(str(place) in shapes.get(name, {}) for name, place in self.works):
             seconds = self.arguments.share * sum(self.tuned[name][str(place)]["seconds"] for name, place in self.works)
             if self.arguments.seconds:
                 seconds = self.arguments.seconds * len(self.works)
             if not self.has(seconds):
                 return
             self.served = self.sweep(seconds)
+            self.rows = [row for row in self.rows if (row["kernel"], row["shape"]) not in self.works]
             self.write()
         for name, place in self.works:
             is_done = any((row["kernel"], row["shape"]) == (name, place) for row in self.rows)
@@ -172,7 +176,7 @@ class Run:
             return swept(arguments.kernel, arguments.first, arguments.end, arguments.gpu, seconds, arguments.sweep_output)
         except Exception as error:
             print(f"the sweep failed: {error}", file=sys.stderr)
-            return {"seconds": seconds, "shapes": {}, "failed": True}
+            return {"seconds": seconds, "shapes": {}}
 
     def compare(self, name: str, place: int) -> None:
         example = helion_families.EXAMPLES[name]
@@ -193,10 +197,8 @@ class Run:
         print(line(row), file=sys.stderr, flush=True)
 
     def write(self) -> None:
-        report = {"protocol": PROTOCOL, "machine": machine(self.torch), "versions": versions(), "tuned": self.tuned}
-        # A sweep that failed is made again.
-        has_failed = "failed" in self.served
-        report |= {"served": {}, "rows": []} if has_failed else {"served": self.served, "rows": self.rows}
+        report = {"protocol": PROTOCOL, "machine": machine(self.torch), "versions": versions()}
+        report |= {"tuned": self.tuned, "served": self.served, "rows": self.rows}
         self.arguments.output.parent.mkdir(parents=True, exist_ok=True)
         partial = self.arguments.output.with_suffix(".partial")
         partial.write_text(json.dumps(report, indent=2) + "\n")

@@ -177,8 +177,6 @@ def _answer_jobs(family, questions, answers):
 def answer(task, file, name=""):
     """Does a task about the family of that name in a file; returns the exit code."""
     questions, answers = _private_streams()
-    if task != "describe":
-        _template.end_with_parent()
     from . import tuning
 
     try:
@@ -210,6 +208,8 @@ def answer(task, file, name=""):
 
 def main():
     task, file, *name = sys.argv[1:]
+    if task != "describe":
+        _template.end_with_parent()
     template = os.environ.pop("SWEEP_TEMPLATE", None)
     code = None if template is None else _template.ask(template, [task, file, *name])
     return answer(task, file, *name) if code is None else code
