@@ -8,8 +8,9 @@ use crate::compile::{Compiler, Coverage, Key, Outcome as Compiled, Recorded, Set
 use crate::device::{Program, support_kernel};
 use crate::error::{Context, Result};
 use crate::families::{self as family_specs, KernelSpec};
+use crate::families::{Kernels, Needed};
 use crate::model::{GpuProfile, Problem};
-use crate::plan::{self, Kernels, Needed, Plan};
+use crate::plan::{self, Plan};
 use crate::site::{self, Progress};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

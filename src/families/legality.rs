@@ -93,7 +93,11 @@ pub fn knobs_of(expression: &Formula, family: Family) -> Vec<&'static str> {
 
 /// What expressions read of a config on a problem.
 pub fn values(config: &Config, problem: &Problem, profile: &GpuProfile) -> Values {
-    let mut values = knob_values(config, problem.family);
+    values_on(knob_values(config, problem.family), problem, profile)
+}
+
+/// The same, where what they read of the knobs alone is known.
+pub fn values_on(mut values: Values, problem: &Problem, profile: &GpuProfile) -> Values {
     for (value, extent) in values.iter_mut().zip(problem.shape.extents()) {
         *value = *extent as i64;
     }

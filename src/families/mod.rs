@@ -10,14 +10,16 @@ mod inputs;
 mod knobs;
 mod legality;
 pub mod manifest;
+mod needed;
 mod rounding;
 mod work;
 
 pub use callable::{Call, Callable, Language};
 pub use description::Description;
 pub use inputs::{Element, Fill, FillParameters, HostTensor, TensorSpec, awkward, decode_e4m3, fill};
-pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values};
+pub use legality::{Condition, Legality, Values, is_of_knobs, knob_values, knobs_of, names, values, values_on};
 pub use manifest::same_code;
+pub use needed::{Kernels, Needed};
 pub use rounding::Reference;
 pub use work::{Axis, Footprint, Work};
 

@@ -1,36 +1,14 @@
 //! The kernels that configs of a plan come to, and samples of them.
 
-use super::{Plan, Space, fits, program};
-use crate::families::{self, KernelSpec, Launch};
-use crate::model::{Config, GpuProfile, Mma, Problem};
+use super::{Plan, Space, fits, runs_own_kernels};
+use crate::families::{self, FamilySpec, Kernels, Needed};
+use crate::model::{Config, GpuProfile, Problem};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// What a plan's configs need on its problems.
-#[derive(Debug, Default)]
-pub struct Kernels {
-    /// Each kernel once.
-    pub all: Vec<Needed>,
-    /// For each config that runs on some problem, its kernels' places among them.
-    pub of_configs: Vec<BTreeSet<usize>>,
-    /// Configs that run on no problem.
-    pub pruned: usize,
-}
-
-/// A kernel that some config needs.
-#[derive(Clone, Debug)]
-pub struct Needed {
-    /// The kernel.
-    pub kernel: KernelSpec,
-    /// How one of these configs launches it.
-    pub launch: Launch,
-    /// The instructions of that config.
-    pub mma: Option<Mma>,
-}
 
 /// Groups of configs that are looked at before what they need is put together: it takes memory.
 const GROUPS_AT_ONCE: usize = 256;
@@ -39,6 +17,9 @@ impl Plan {
     /// The kernels of all spaces for this GPU on these problems. Nothing is needed on a device that runs its own.
     pub fn kernels<'p>(&self, problems: impl IntoIterator<Item = &'p Problem>, profile: &GpuProfile) -> Kernels {
         let spec = families::spec(self.family);
+        if runs_own_kernels(self.family, profile) {
+            return Kernels::default();
+        }
         let problems: Vec<&Problem> = problems.into_iter().filter(|problem| fits(problem).is_ok()).collect();
         let mut configs: BTreeMap<&Config, Vec<&Space>> = BTreeMap::new();
         for space in self.spaces(profile) {
@@ -53,7 +34,7 @@ impl Plan {
         let groups: Vec<_> = groups.into_values().collect();
         let (mut kernels, mut places) = (Kernels::default(), HashMap::new());
         for some in groups.chunks(GROUPS_AT_ONCE) {
-            let found: Vec<Kernels> = some.par_iter().map(|group| of_group(group, &problems, profile)).collect();
+            let found: Vec<Kernels> = some.par_iter().map(|group| of_group(spec, group, &problems, profile)).collect();
             for found in found {
                 // Groups may share a kernel: what it is compiled for is not all that tells them apart.
                 let place_of = |needed: Needed| {
@@ -72,48 +53,19 @@ impl Plan {
     }
 }
 
-/// What configs with the same compile-time half need: on one problem the same kernel, so that it is made once for each problem,
-/// and once a config is known to need a kernel, problems with the same one tell nothing new of it.
-fn of_group(group: &[(&Config, Vec<&Space>)], problems: &[&Problem], profile: &GpuProfile) -> Kernels {
-    let mut kernels = Kernels::default();
-    let mut kernel_on: Vec<Option<usize>> = vec![None; problems.len()];
-    for (config, spaces) in group {
-        let is_default = spaces.iter().any(|space| space.default == **config);
-        let is_tried = |problem: &Problem| {
-            let values = families::values(config, problem, profile);
-            is_default || spaces.iter().any(|space| space.suits(&values))
-        };
-        let mut own = BTreeSet::new();
-        for (problem, known) in problems.iter().zip(&mut kernel_on) {
-            match *known {
-                Some(kernel) if own.contains(&kernel) => {}
-                Some(kernel) => {
-                    let spec = families::spec(problem.family);
-                    if spec.legal(config, problem, profile).is_ok() && is_tried(problem) {
-                        own.insert(kernel);
-                    }
-                }
-                None => {
-                    let Ok(Some((kernel, launch))) = program(&Ok(()), config, problem, profile) else { continue };
-                    if !is_tried(problem) {
-                        continue;
-                    }
-                    let place = kernels.all.iter().position(|needed| needed.kernel == kernel).unwrap_or_else(|| {
-                        kernels.all.push(Needed { kernel, launch, mma: config.mma });
-                        kernels.all.len() - 1
-                    });
-                    *known = Some(place);
-                    own.insert(place);
-                }
-            }
-        }
-        if !own.is_empty() {
-            kernels.of_configs.push(own);
-        } else if !profile.is_cpu() && problems.iter().any(|problem| is_tried(problem)) {
-            kernels.pruned += 1;
-        }
-    }
-    kernels
+/// What configs with the same compile-time half need where one of their spaces tries them.
+fn of_group(
+    spec: &dyn FamilySpec,
+    group: &[(&Config, Vec<&Space>)],
+    problems: &[&Problem],
+    profile: &GpuProfile,
+) -> Kernels {
+    let configs: Vec<&Config> = group.iter().map(|(config, _)| *config).collect();
+    let is_default = |(config, spaces): &(&Config, Vec<&Space>)| spaces.iter().any(|space| space.default == **config);
+    let defaults: Vec<bool> = group.iter().map(is_default).collect();
+    Kernels::of_half(spec, &configs, problems, profile, |place, values| {
+        defaults[place] || group[place].1.iter().any(|space| space.suits(values))
+    })
 }
 
 /// Up to so many kernels of each of these: their places. One after the other is drawn of each in turn, and of each source, entry

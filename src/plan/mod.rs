@@ -8,7 +8,7 @@ mod read;
 mod space;
 
 pub use domain::{Alignment, Limits, Purpose, draw, draw_plain, draw_variants, in_all_types};
-pub use kernels::{Kernels, Needed, sample};
+pub use kernels::sample;
 pub use problem::PlannedProblem;
 pub use read::{MOST_RANDOM_PROBLEMS, read_shapes};
 pub use space::Space;
@@ -176,7 +176,7 @@ impl Plan {
             return Vec::new();
         }
         let spec = families::spec(problem.family);
-        let is_own = runs_own_kernels(problem, profile);
+        let is_own = runs_own_kernels(problem.family, profile);
         let runs = |config: &&Config| {
             let verdict = if is_own { spec.check_host(config, problem) } else { spec.legal(config, problem, profile) };
             verdict.is_ok()
@@ -216,16 +216,16 @@ fn program(
 ) -> Result<Option<(KernelSpec, Launch)>, Rejection> {
     fits.clone()?;
     let spec = families::spec(problem.family);
-    if runs_own_kernels(problem, profile) {
+    if runs_own_kernels(problem.family, profile) {
         spec.check_host(config, problem).map(|()| None)
     } else {
         spec.program(config, problem, profile).map(Some)
     }
 }
 
-/// Whether the device runs the problem by kernels of its own: the host does, but for those that are called.
-fn runs_own_kernels(problem: &Problem, profile: &GpuProfile) -> bool {
-    profile.is_cpu() && families::spec(problem.family).callable().is_none()
+/// Whether the device runs a family's problems by kernels of its own: the host does, but for those that are called.
+fn runs_own_kernels(family: Family, profile: &GpuProfile) -> bool {
+    profile.is_cpu() && families::spec(family).callable().is_none()
 }
 
 /// Reasons that are told of a plan that nothing of runs.

@@ -2,11 +2,11 @@
 
 use super::runtime::choose;
 use crate::error::{Context, Error, Result};
-use crate::families::{self, KernelSpec};
+use crate::families::{self, KernelSpec, Kernels};
 use crate::heuristics::{Document, FittedModel, Heuristics, Template};
 use crate::model::{Config, Dtype, Family, GpuProfile, Problem};
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Kernels, each once.
 pub type Inventory = BTreeSet<KernelSpec>;
@@ -33,18 +33,16 @@ pub fn answered<'p>(
 /// # Errors
 /// Where nothing is known of the family's problems.
 pub fn answerable(document: &Document, family: Family, profile: &GpuProfile, is_aligned: bool) -> Result<Inventory> {
-    let (spec, problems) = (families::spec(family), probes(family, is_aligned)?);
-    let of_config = |config: &Config| {
-        let mut own: Vec<KernelSpec> = Vec::new();
-        for kernel in problems.iter().filter_map(|problem| spec.kernel(config, problem, profile).ok()) {
-            // Problems that follow each other mostly need the same.
-            if !own.iter().rev().any(|known| *known == kernel) {
-                own.push(kernel);
-            }
-        }
-        own
+    let (spec, probes) = (families::spec(family), probes(family, is_aligned)?);
+    let (configs, problems) = (configs_of(document, family), probes.iter().collect::<Vec<_>>());
+    let mut halves: BTreeMap<Config, Vec<&Config>> = BTreeMap::new();
+    for config in &configs {
+        halves.entry(spec.compiled_half(config)).or_default().push(config);
+    }
+    let of_half = |configs: &Vec<&Config>| {
+        Kernels::of_half(spec, configs, &problems, profile, |_, _| true).all.into_iter().map(|needed| needed.kernel)
     };
-    Ok(configs_of(document, family).par_iter().flat_map_iter(of_config).collect())
+    Ok(halves.into_values().collect::<Vec<_>>().par_iter().flat_map_iter(of_half).collect())
 }
 
 /// Every config that the document holds for a family.
