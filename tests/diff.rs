@@ -578,6 +578,7 @@ mod simulation {
     use super::*;
     use rand::{Rng, SeedableRng, seq::IndexedRandom};
     use rand_chacha::ChaCha8Rng;
+    use rayon::prelude::*;
 
     /// How far the times of 716 problems shifted between two sweeps on an H200 with the same kernels, by duration class: relative to
     /// the other finalists, over the spread of so many, and absolute. From the archives of attention, softmax, elementwise and matmul
@@ -641,8 +642,7 @@ mod simulation {
     /// `slowdown` is found, and in how many it is at least to be raced.
     fn nights(nights: u64, anchors: bool, slowdown: f64) -> [usize; 3] {
         let recorded = recorded();
-        let mut counts = [0; 3];
-        for night in 0..nights {
+        let night = |night: u64| {
             let mut random = ChaCha8Rng::seed_from_u64(night);
             let plan = Plan::of(&mut random);
             // Those below 20 µs are the hardest.
@@ -671,14 +671,14 @@ mod simulation {
             };
             let mut old = plan.document(true, |_, _| [0.0; 2]);
             old.policy.clear();
-            counts[0] += usize::from(diff(&old, &after(None)).regression);
+            let cries_wolf = diff(&old, &after(None)).regression;
             let found = diff(&old, &after(Some(slow_rule)));
             let entry =
                 found.entries.iter().find(|entry| entry.rule && entry.place == format!("m_bin <={slow_rule}")).unwrap();
-            counts[1] += usize::from(entry.status == Status::Slow && entry.regression);
-            counts[2] += usize::from(entry.is_suspect());
-        }
-        counts
+            [cries_wolf, entry.status == Status::Slow && entry.regression, entry.is_suspect()].map(usize::from)
+        };
+        let all: Vec<[usize; 3]> = (0..nights).into_par_iter().map(night).collect();
+        [0, 1, 2].map(|count| all.iter().map(|counts| counts[count]).sum())
     }
 
     #[test]

@@ -123,10 +123,10 @@ fn compare(gpus: &[&str], count: usize, most_configs: usize) {
 
 #[test]
 fn a_models_legality_is_its_familys_on_any_shape() {
-    compare(&["h200", "a100", "b200", "l40s"], amount::times(200), 60);
+    compare(&["h200", "a100", "b200", "l40s"], amount::times(60), 60);
 }
 
 #[test]
 fn a_models_legality_is_its_familys_on_many_shapes() {
-    compare(&["h200"], amount::times(8_400), 100);
+    compare(&["h200"], amount::times(2_500), 100);
 }

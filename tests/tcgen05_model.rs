@@ -157,7 +157,7 @@ impl Case {
     }
 }
 
-/// What a test asks of the model. Each case is compiled and run, so that usually some of them must do.
+/// What a test asks of the model. Each case is compiled and run, so that usually some of all tests' must do.
 #[derive(Default)]
 struct Cases(Vec<Box<dyn FnOnce() + Send>>);
 
@@ -167,7 +167,10 @@ impl Cases {
     }
 
     fn check(self) {
-        amount::some(self.0).into_par_iter().for_each(|case| case());
+        let thread = std::thread::current();
+        let cases = amount::some_of_many(thread.name().unwrap(), self.0);
+        println!("{} cases by seed {}", cases.len(), amount::seed());
+        cases.into_par_iter().for_each(|case| case());
     }
 }
 

@@ -110,7 +110,8 @@ pub fn sample(families: &[Kernels], most: usize, seed: u64) -> Vec<BTreeSet<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Bytes, Family};
+    use crate::families::{KernelSpec, Launch};
+    use crate::model::{Bytes, Family, Mma};
 
     fn kernels(all: impl IntoIterator<Item = (&'static str, usize, Mma)>) -> Kernels {
         let launch = Launch {

@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 /// What a config might take: the floor, more for what of its tiles lies outside of the problem, and by its knobs.
 fn time_us(config: &Config, problem: &Problem) -> f64 {
@@ -62,6 +63,14 @@ fn journals() -> Vec<Trial> {
     FAMILIES.into_iter().flat_map(|family| journal(family, 40, 40)).collect()
 }
 
+fn derive_by(trials: &[Trial], threads: usize) -> Derived {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| derive(trials, &Defaults::new()))
+}
+
+/// What is made of these journals by three threads.
+static DERIVED: LazyLock<Derived> = LazyLock::new(|| derive_by(&journals(), 3));
+
 fn fitted(document: &Document, family: Family) -> FittedModel {
     serde_json::from_value(document.models[family.name()].clone()).unwrap()
 }
@@ -73,11 +82,7 @@ fn dims(problem: &Problem) -> Vec<i64> {
 #[test]
 fn every_class_has_a_model_whatever_the_order_and_the_threads() {
     let mut trials = journals();
-    let derive_by = |trials: &[Trial], threads: usize| -> Derived {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| derive(trials, &Defaults::new()))
-    };
-    let derived = derive_by(&trials, 3);
+    let derived = &*DERIVED;
     trials.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
     let text = derived.document.to_canonical_json();
     assert!(derive_by(&trials, 1).document.to_canonical_json() == text, "another order gives another document");
@@ -108,7 +113,7 @@ fn every_class_has_a_model_whatever_the_order_and_the_threads() {
 
 #[test]
 fn what_is_served_runs_on_every_shape_it_is_served_for() {
-    let document = derive(&journals(), &Defaults::new()).document;
+    let document = &DERIVED.document;
     let profile = h200();
     let config = |template: &serde_json::Map<String, Value>| -> Config {
         serde_json::from_value(Value::Object(template.clone())).unwrap()
@@ -116,7 +121,7 @@ fn what_is_served_runs_on_every_shape_it_is_served_for() {
     let mut judged = 0;
     for family in FAMILIES {
         let spec = families::spec(family);
-        let model = Model::new(fitted(&document, family)).unwrap();
+        let model = Model::new(fitted(document, family)).unwrap();
         let runs = |template: &serde_json::Map<String, Value>, problem: &Problem| {
             let verdict = spec.legal(&config(template), problem, &profile);
             assert!(verdict.is_ok(), "{problem}: {}: {}", config(template), verdict.unwrap_err());

@@ -1,6 +1,7 @@
 //! What is claimed against what is true, on simulated races: rounds drawn again from those of recorded null arms, whose truth
 //! is that both take the same. Simulations say how good the figures are, and are nowhere a source of times.
 
+use super::amount;
 use super::trials::{arm, config, derive};
 use kernel_sweep::derive::{Defaults, ProblemSource, Source};
 use kernel_sweep::journal::{Stage, Trial};
@@ -8,6 +9,9 @@ use kernel_sweep::measure::{location_us, mean, sorted};
 use kernel_sweep::model::Family;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+/// How long the recorded ones take.
+const DURATIONS: [&str; 4] = ["under20", "under50", "under200", "slow"];
 
 /// The rounds of a null arm and of what it duplicates, in microseconds.
 type Recorded = [Vec<f64>; 2];
@@ -84,7 +88,7 @@ fn coverage(duration: &str, rounds: usize, journals: u64) -> f64 {
 
 #[test]
 fn noise_covers_what_it_says() {
-    for duration in ["under20", "under50", "under200", "slow"] {
+    for duration in amount::some(DURATIONS) {
         let share = coverage(duration, 48, 20);
         assert!((share - 0.95).abs() <= 0.02, "{duration}: {share}");
     }
@@ -92,7 +96,7 @@ fn noise_covers_what_it_says() {
 
 #[test]
 fn noise_over_fewer_rounds_covers_no_less() {
-    for duration in ["under20", "under50", "under200", "slow"] {
+    for duration in amount::some(DURATIONS) {
         let share = coverage(duration, 16, 8);
         assert!(share >= 0.92, "{duration}: {share}");
     }
@@ -138,7 +142,7 @@ fn coverage_through_anchors(with_winner: bool) -> f64 {
 
 #[test]
 fn noise_covers_what_it_says_through_anchors() {
-    for with_winner in [true, false] {
+    for with_winner in amount::some([true, false]) {
         let share = coverage_through_anchors(with_winner);
         assert!((share - 0.95).abs() <= 0.02, "with the winner {with_winner}: {share}");
     }

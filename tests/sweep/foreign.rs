@@ -2,14 +2,11 @@
 //! taken for ours. A stand-in for NVRTC compiles, so that no network is needed.
 
 #![cfg(all(feature = "harness", target_os = "linux"))]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-mod common;
-#[path = "common/nvrtc.rs"]
-mod nvrtc;
-
+use crate::common;
+use crate::common::wait_for;
+use crate::nvrtc;
 use assert_cmd::cargo::CommandCargoExt;
-use common::wait_for;
 use nvrtc::{LIBRARIES, build};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,12 +1,8 @@
 //! `sweep nightly` from outside, on the cpu device.
 
-#![cfg(feature = "harness")]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
-
-mod common;
-
+use crate::common;
+use crate::common::{TINY, folder_with_plan, sweep};
 use assert_cmd::Command;
-use common::{TINY, folder_with_plan, sweep};
 use kernel_sweep::heuristics::Document;
 use predicates::prelude::*;
 use predicates::str::contains;

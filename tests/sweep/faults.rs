@@ -2,11 +2,9 @@
 //! none is tried again but by another run, and what may have passed by then.
 
 #![cfg(all(feature = "harness", target_os = "linux"))]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-mod common;
-
-use common::{sweep, trials};
+use crate::common;
+use crate::common::{sweep, trials};
 use include_dir::{Dir, include_dir};
 use kernel_sweep::model::GpuProfile;
 use predicates::str::contains;
@@ -28,10 +26,10 @@ fn folder_with_faults(profile: &GpuProfile) -> TempDir {
     fs::create_dir(&kernels).unwrap();
     KERNELS.extract(&kernels).unwrap();
     fs::rename(kernels.join("row_softmax.cu"), kernels.join("include/row_softmax_as_it_should_be.cuh")).unwrap();
-    fs::write(kernels.join("row_softmax.cu"), include_str!("faults/row_softmax.cu")).unwrap();
+    fs::write(kernels.join("row_softmax.cu"), include_str!("faults_of_kernels/row_softmax.cu")).unwrap();
     let stage_bytes = (profile.smem_per_block.0 - (16 << 10)) / 9;
     let chunk = stage_bytes / 16 * 8; // vectors of 16 bytes, bf16 columns
-    let plan = include_str!("faults/row_softmax.toml").replace("CHUNK", &chunk.to_string());
+    let plan = include_str!("faults_of_kernels/row_softmax.toml").replace("CHUNK", &chunk.to_string());
     fs::write(sweeps.join("row_softmax.toml"), plan).unwrap();
     folder
 }

@@ -1,11 +1,9 @@
 //! What is done about a driver's faults, with a stand-in for it: `tests/standin/libcuda.c`.
 
 #![cfg(all(feature = "harness", target_os = "linux"))]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-mod common;
-
-use common::{sweep, trials, wait_for};
+use crate::common;
+use crate::common::{sweep, trials, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

@@ -1,12 +1,8 @@
 //! What was measured on what, and what becomes of it in another environment: said, set aside, measured again; and never lost,
 //! neither from the journal nor from the document.
 
-#![cfg(feature = "harness")]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
-
-mod common;
-
-use common::{PLAN, TINY, folder_with_plan, sweep};
+use crate::common;
+use crate::common::{PLAN, TINY, folder_with_plan, sweep};
 use kernel_sweep::heuristics::Document;
 use serde_json::Value;
 use std::fs;

@@ -1,11 +1,9 @@
 //! What the tool says of itself: help that fits a terminal, examples that do what they say, completions and a manual.
 
 #![cfg(all(feature = "harness", target_os = "linux"))]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-mod common;
-
-use common::sweep;
+use crate::common;
+use crate::common::sweep;
 use kernel_sweep::journal;
 use predicates::str::contains;
 use rayon::prelude::*;

@@ -2,11 +2,9 @@
 //! nothing measured lost, the old document in place.
 
 #![cfg(all(feature = "harness", target_os = "linux"))]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-mod common;
-
-use common::{at_once, wait_for};
+use crate::common;
+use crate::common::{at_once, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -333,7 +331,7 @@ fn what_timed_out_is_tried_again_by_the_next_run_and_what_crashed_is_not() {
             echo '{"reply":"dead","error":"an illegal address"}'; exit ;;
 "#;
     let tool = common::tool_with_faults(place.path(), cases);
-    let mut sweep = place.tool(&["--plan", "plan.toml", "-q", "--output", "hangs", "--trial-deadline", "3s"]);
+    let mut sweep = place.tool(&["--plan", "plan.toml", "-q", "--output", "hangs", "--trial-deadline", "2s"]);
     assert!(sweep.env("SWEEP_PROGRAM", tool).status().unwrap().success());
     let trials = place.trials("hangs");
     let statuses: Vec<_> = failures(&trials).iter().map(|trial| trial["status"].as_str().unwrap().to_owned()).collect();
@@ -449,8 +447,9 @@ impl Drop for Load {
 #[test]
 fn what_was_measured_beside_other_work_is_flagged_in_journal_and_document() {
     let place = Place::new();
+    fs::write(place.path().join("few.toml"), common::plan_with(10)).unwrap();
     let load = Load::start();
-    let swept = place.tool(&["--plan", "some.toml", "-q", "--json", "--output", "loaded"]).output().unwrap();
+    let swept = place.tool(&["--plan", "few.toml", "-q", "--json", "--output", "loaded"]).output().unwrap();
     assert!(swept.status.success(), "{swept:?}");
     let stderr = String::from_utf8_lossy(&swept.stderr).into_owned();
     assert_eq!(stderr.matches("warning: ").count(), 1, "one word: {stderr}");

@@ -2,12 +2,10 @@
 //! whatever is under way ends when the time is up or somebody asks for it.
 
 #![cfg(all(feature = "harness", target_os = "linux"))]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
 
-mod common;
-
+use crate::common;
+use crate::common::{amount, at_once, folder_with_plan, wait_for};
 use assert_cmd::cargo::CommandCargoExt;
-use common::{amount, at_once, folder_with_plan, wait_for};
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::journal;
 use kernel_sweep::model::{Config, Family, GpuProfile, Mma, PidType, Problem};

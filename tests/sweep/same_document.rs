@@ -1,12 +1,8 @@
 //! One entry derives: whoever does so from the same journals and the same document before, a sweep, a night or `sweep derive`, writes
 //! the same bytes.
 
-#![cfg(feature = "harness")]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
-
-mod common;
-
-use common::{TINY, folder_with_plan, sweep};
+use crate::common;
+use crate::common::{TINY, folder_with_plan, sweep};
 use kernel_sweep::heuristics::{Document, RankedTemplate, Rule, bucket_of};
 use kernel_sweep::model::{Dtype, Family, Problem};
 use serde_json::{Value, json};

@@ -1,11 +1,7 @@
 //! A plan in shards, each with a journal of its own, merged by `sweep derive`.
 
-#![cfg(feature = "harness")]
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
-
-mod common;
-
-use common::{TINY, sweep};
+use crate::common;
+use crate::common::{TINY, sweep};
 use predicates::str::contains;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
