@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 
 /// Groups of configs that are looked at before what they need is put together: it takes memory.
 const GROUPS_AT_ONCE: usize = 256;
@@ -74,37 +74,43 @@ fn of_group(
 /// same seed.
 pub fn sample(families: &[Kernels], most: usize, seed: u64) -> Vec<BTreeSet<usize>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let shuffled = |kernels: &Kernels| {
+    // The first to be drawn is the greatest of a heap: the least rank, then the first of a random order.
+    let shuffled = |kernels: &Kernels| -> BinaryHeap<Reverse<(Rank, usize, usize)>> {
         let mut places: Vec<usize> = (0..kernels.all.len()).collect();
         places.shuffle(&mut random);
-        places
+        let least = |place: usize| (0, Reverse(kernels.all[place].kernel.macros.len()));
+        places.into_iter().zip(0..).map(|(place, order)| Reverse((least(place), order, place))).collect()
     };
-    let mut left: Vec<Vec<usize>> = families.iter().map(shuffled).collect();
+    let mut left: Vec<_> = families.iter().map(shuffled).collect();
     let mut drawn: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); families.len()];
-    let (mut seen, mut turns) = (BTreeSet::new(), HashMap::new());
+    let (mut seen, mut turns) = (HashSet::new(), HashMap::new());
     for _ in 0..most {
-        if left.iter().all(Vec::is_empty) {
+        if left.iter().all(BinaryHeap::is_empty) {
             break;
         }
         for (family, (Kernels { all, .. }, left)) in families.iter().zip(&mut left).enumerate() {
-            let rank = |place: &usize| {
-                let Needed { kernel, mma, .. } = &all[*place];
-                let turn = turns.get(&(family, &kernel.code, &kernel.entry, *mma)).copied().unwrap_or(0);
+            while let Some(Reverse((_, order, place))) = left.pop() {
+                let Needed { kernel, mma, .. } = &all[place];
+                let turn = turns.entry((family, &kernel.code, &kernel.entry, *mma)).or_insert(0);
                 let new = kernel.macros.iter().filter(|one| !seen.contains(&(&kernel.code, *one))).count();
-                (turn, Reverse(new))
-            };
-            let Some(next) = left.iter().enumerate().min_by_key(|(_, place)| rank(place)).map(|(next, _)| next) else {
-                continue;
-            };
-            let place = left.remove(next);
-            let Needed { kernel, mma, .. } = &all[place];
-            seen.extend(kernel.macros.iter().map(|one| (&kernel.code, one)));
-            *turns.entry((family, &kernel.code, &kernel.entry, *mma)).or_insert(0) += 1;
-            drawn[family].insert(place);
+                // Ranks only grow as others are drawn, so that what is known of those left is at most what they are by now.
+                let now = (*turn, Reverse(new));
+                if left.peek().is_some_and(|Reverse((known, next, _))| (*known, *next) < (now, order)) {
+                    left.push(Reverse((now, order, place)));
+                    continue;
+                }
+                *turn += 1;
+                seen.extend(kernel.macros.iter().map(|one| (&kernel.code, one)));
+                drawn[family].insert(place);
+                break;
+            }
         }
     }
     drawn
 }
+
+/// What is drawn first has the least: how many of its source, entry and instructions were drawn, and most macros at new values.
+type Rank = (usize, Reverse<usize>);
 
 #[allow(clippy::unwrap_used)]
 #[cfg(test)]
