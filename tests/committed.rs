@@ -7,10 +7,11 @@ mod common;
 use common::problems_of;
 use kernel_sweep::families::Legality;
 use kernel_sweep::heuristics::{
-    Bucket, Document, FittedModel, Heuristics, Source, Template, bucket_of, builtin_document, builtin_names,
+    Bucket, Document, FittedModel, Heuristics, Rule, Source, Template, bucket_of, builtin_document, builtin_names,
 };
 use kernel_sweep::model::{Config, Family, GpuProfile, Problem};
 use kernel_sweep::plan;
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -87,20 +88,23 @@ fn rules_run_to_the_edges_of_their_buckets_or_say_where_not() {
     for gpu in builtin_names() {
         let profile = GpuProfile::by_name(gpu).unwrap();
         let (document, heuristics) = (document(gpu), Heuristics::builtin(gpu).unwrap());
-        let mut asked = 0;
-        for rule in document.rules.iter().filter(|rule| !rule.validation.contains_key("refused_on")) {
+        // How many edges a rule has, and what does not run there.
+        let judged = |rule: &Rule| -> Option<(usize, Vec<String>)> {
             let template = &rule.templates[0].template;
             let plain = problems_of(&rule.kernel_class, &rule.source).into_iter().map(|(problem, _)| problem);
-            let Some(inside) = plain.filter(|problem| problem.shape.is_plain()).max() else { continue };
+            let inside = plain.filter(|problem| problem.shape.is_plain()).max()?;
             // Where no config runs, none is to be had.
             let is_workable = |problem: &Problem| {
                 let answer = heuristics.lookup_problem(problem);
                 answer.configs().any(|config| rejection(config, problem, &profile).is_none())
             };
             let edges: Vec<Problem> = edges(&inside, &rule.shape_bucket).into_iter().filter(is_workable).collect();
-            asked += edges.len();
-            illegal.extend(edges.iter().filter_map(|problem| rejection(template, problem, &profile)));
-        }
+            Some((edges.len(), edges.iter().filter_map(|problem| rejection(template, problem, &profile)).collect()))
+        };
+        let rules = document.rules.par_iter().filter(|rule| !rule.validation.contains_key("refused_on"));
+        let judged: Vec<_> = rules.filter_map(judged).collect();
+        let asked: usize = judged.iter().map(|(edges, _)| edges).sum();
+        illegal.extend(judged.into_iter().flat_map(|(_, illegal)| illegal));
         assert!(asked > document.rules.len(), "{gpu}: {asked} edges of {} rules", document.rules.len());
     }
     assert_none(&illegal);

@@ -8,8 +8,10 @@ mod common;
 use common::sweep;
 use predicates::str::contains;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use tempfile::TempDir;
 
 const COMMITTED: [&str; 2] = ["h200", "h100"];
@@ -44,6 +46,12 @@ fn page(output: &Path, gpu: &str, more: &[&str]) -> String {
         .stderr(contains("wrote page.html"));
     fs::read_to_string(folder.path().join("page.html")).unwrap()
 }
+
+/// The pages of what is committed, which take seconds to make.
+static COMMITTED_PAGES: LazyLock<BTreeMap<&str, String>> = LazyLock::new(|| {
+    let output = committed_output();
+    COMMITTED.into_iter().map(|gpu| (gpu, page(output.path(), gpu, &[]))).collect()
+});
 
 /// Elements that HTML knows to have no end.
 const VOID: [&str; 4] = ["meta", "link", "br", "hr"];
@@ -87,11 +95,9 @@ fn attributes<'p>(page: &'p str, name: &str) -> Vec<&'p str> {
 
 #[test]
 fn the_committed_pages_are_whole_small_and_need_nothing_from_elsewhere() {
-    let output = committed_output();
-    for gpu in COMMITTED {
-        let page = page(output.path(), gpu, &[]);
+    for (gpu, page) in &*COMMITTED_PAGES {
         assert!(page.len() < MOST_BYTES, "{gpu}: {} bytes", page.len());
-        assert_eq!(misnested(&page), None, "{gpu}");
+        assert_eq!(misnested(page), None, "{gpu}");
         let outside = ["http://", "https://", "//cdn", "@import", " src=", "fetch(", "XMLHttpRequest", "import("];
         for outside in outside {
             assert!(!page.contains(outside), "{gpu}: {outside}");
@@ -100,10 +106,10 @@ fn the_committed_pages_are_whole_small_and_need_nothing_from_elsewhere() {
             page.split("url(").skip(1).all(|rest| rest.starts_with('#')),
             "{gpu}: a url that is no mark of its own"
         );
-        let ids: Vec<&str> = attributes(&page, "id");
+        let ids: Vec<&str> = attributes(page, "id");
         let distinct: std::collections::BTreeSet<&&str> = ids.iter().collect();
         assert_eq!(ids.len(), distinct.len(), "{gpu}: an id stands twice");
-        for link in attributes(&page, "href") {
+        for link in attributes(page, "href") {
             let leads = link.strip_prefix('#').is_some_and(|mark| distinct.contains(&mark)) || link == "data:,";
             assert!(leads, "{gpu}: {link} leads nowhere");
         }
@@ -122,9 +128,9 @@ fn the_page_of_the_readme_is_that_of_the_committed_files() {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("output/h200/report.html");
     let committed = fs::read_to_string(committed).unwrap();
     assert!(committed.len() < MOST_BYTES && misnested(&committed).is_none());
-    let made = page(committed_output().path(), "h200", &[]);
+    let made = &COMMITTED_PAGES["h200"];
     for id in ["buckets", "roofline", "regret"] {
-        let same = section(&made, id) == section(&committed, id);
+        let same = section(made, id) == section(&committed, id);
         assert!(same, "{id}: make output/h200/report.html again, as README.md says");
     }
 }
