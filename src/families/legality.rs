@@ -154,6 +154,11 @@ pub(super) fn conditions<const N: usize>(family: Family, texts: [(&str, &'static
     texts.into_iter().map(condition).collect()
 }
 
+/// Whether a problem meets all conditions.
+pub(super) fn hold(conditions: &[Condition], values: &Values) -> bool {
+    conditions.iter().all(|condition| condition.expression.holds(values))
+}
+
 /// Refuses a problem that a condition does not hold for, with the values that it read.
 pub(super) fn check(family: Family, conditions: &[Condition], values: &Values) -> Result<(), Rejection> {
     let Some(failed) = conditions.iter().find(|condition| !condition.expression.holds(values)) else { return Ok(()) };

@@ -505,8 +505,7 @@ pub trait FamilySpec: Sync {
 
     /// Whether a config that passes [`check`](Self::check) runs on `problem` on that GPU.
     fn meets_conditions(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> bool {
-        let values = values(config, problem, profile);
-        self.conditions(config, profile).iter().all(|condition| condition.expression.holds(&values))
+        legality::hold(self.conditions(config, profile), &values(config, problem, profile))
     }
 
     /// The kernel that runs `config` on `problem` on that GPU and its launch, or why there is none. Never called for the cpu

@@ -1,6 +1,6 @@
 //! The kernels that configs come to.
 
-use super::{FamilySpec, KernelSpec, Launch, Values, knob_values, values_on};
+use super::{FamilySpec, KernelSpec, Launch, Values, knob_values, legality, values_on};
 use crate::model::{Config, GpuProfile, Mma, Problem};
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ impl Kernels {
                     continue;
                 }
                 is_tried_somewhere = true;
-                if !conditions.is_some_and(|all| all.iter().all(|condition| condition.expression.holds(&values))) {
+                if !conditions.is_some_and(|conditions| legality::hold(conditions, &values)) {
                     continue;
                 }
                 let kernel = match *known {

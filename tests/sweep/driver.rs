@@ -1,9 +1,8 @@
 //! What is done about a driver's faults, with a stand-in for it: `tests/standin/libcuda.c`.
 
-#![cfg(all(feature = "harness", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
-use crate::common;
-use crate::common::{sweep, trials, wait_for};
+use crate::common::{self, sweep, trials, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

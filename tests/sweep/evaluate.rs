@@ -1,7 +1,6 @@
 //! `sweep evaluate` from outside, on the cpu device, and the shapes it is to be asked.
 
-use crate::common;
-use crate::common::{folder_with_plan, sweep};
+use crate::common::{self, folder_with_plan, sweep};
 use kernel_sweep::heuristics::group_of;
 use kernel_sweep::model::{Bytes, Family, GpuProfile, Problem};
 use kernel_sweep::plan::{Alignment, Limits, Plan, Purpose, draw, read_shapes};

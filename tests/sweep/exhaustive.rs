@@ -1,8 +1,7 @@
 //! How far the guided search ends from the best of the whole space: both are run on three problems of each family, and what
 //! the guided one found races again in the exhaustive one's finals.
 
-use crate::common;
-use crate::common::{TINY, folder_with_plan, sweep, trials};
+use crate::common::{self, TINY, folder_with_plan, sweep, trials};
 use include_dir::{Dir, include_dir};
 use kernel_sweep::journal::Trial;
 use kernel_sweep::measure::median;

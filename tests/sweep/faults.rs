@@ -1,10 +1,9 @@
 //! Kernels, workers and compiles that hang, crash or lie: each costs one record with its status, the sweep completes, and
 //! none is tried again but by another run, and what may have passed by then.
 
-#![cfg(all(feature = "harness", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
-use crate::common;
-use crate::common::{sweep, trials};
+use crate::common::{self, sweep, trials};
 use include_dir::{Dir, include_dir};
 use kernel_sweep::model::GpuProfile;
 use predicates::str::contains;

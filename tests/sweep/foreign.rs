@@ -1,13 +1,11 @@
 //! Foreign code and files: nothing of the working directory, of the loader's search path or of somebody else's cache runs or is
 //! taken for ours. A stand-in for NVRTC compiles, so that no network is needed.
 
-#![cfg(all(feature = "harness", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
-use crate::common;
-use crate::common::wait_for;
-use crate::nvrtc;
+use crate::common::{self, wait_for};
+use crate::nvrtc::{LIBRARIES, build};
 use assert_cmd::cargo::CommandCargoExt;
-use nvrtc::{LIBRARIES, build};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,8 @@
 //! What the tool says of itself: help that fits a terminal, examples that do what they say, completions and a manual.
 
-#![cfg(all(feature = "harness", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
-use crate::common;
-use crate::common::sweep;
+use crate::common::{self, sweep};
 use kernel_sweep::journal;
 use predicates::str::contains;
 use rayon::prelude::*;

@@ -1,10 +1,9 @@
 //! Hostile input: plans, journals, names and times that are none are refused in one clear line, in bounded time and memory, and
 //! whatever is under way ends when the time is up or somebody asks for it.
 
-#![cfg(all(feature = "harness", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
-use crate::common;
-use crate::common::{amount, at_once, folder_with_plan, wait_for};
+use crate::common::{self, amount, at_once, folder_with_plan, wait_for};
 use assert_cmd::cargo::CommandCargoExt;
 use kernel_sweep::error::ErrorKind;
 use kernel_sweep::journal;

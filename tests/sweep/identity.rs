@@ -1,8 +1,7 @@
 //! What was measured on what, and what becomes of it in another environment: said, set aside, measured again; and never lost,
 //! neither from the journal nor from the document.
 
-use crate::common;
-use crate::common::{PLAN, TINY, folder_with_plan, sweep};
+use crate::common::{self, PLAN, TINY, folder_with_plan, sweep};
 use kernel_sweep::heuristics::Document;
 use serde_json::Value;
 use std::fs;

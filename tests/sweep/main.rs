@@ -9,7 +9,6 @@ mod common;
 #[path = "../common/nvrtc.rs"]
 mod nvrtc;
 
-mod cli;
 mod driver;
 mod evaluate;
 mod exhaustive;

@@ -1,7 +1,6 @@
 //! `sweep nightly` from outside, on the cpu device.
 
-use crate::common;
-use crate::common::{TINY, folder_with_plan, sweep};
+use crate::common::{self, TINY, folder_with_plan, sweep};
 use assert_cmd::Command;
 use kernel_sweep::heuristics::Document;
 use predicates::prelude::*;

@@ -1,8 +1,7 @@
 //! One entry derives: whoever does so from the same journals and the same document before, a sweep, a night or `sweep derive`, writes
 //! the same bytes.
 
-use crate::common;
-use crate::common::{TINY, folder_with_plan, sweep};
+use crate::common::{self, TINY, folder_with_plan, sweep};
 use kernel_sweep::heuristics::{Document, RankedTemplate, Rule, bucket_of};
 use kernel_sweep::model::{Dtype, Family, Problem};
 use serde_json::{Value, json};

@@ -1,7 +1,6 @@
 //! A plan in shards, each with a journal of its own, merged by `sweep derive`.
 
-use crate::common;
-use crate::common::{TINY, sweep};
+use crate::common::{self, TINY, sweep};
 use predicates::str::contains;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,10 +1,9 @@
 //! A full disk, a folder that cannot be written, a device that vanishes, a clock that jumps, a second sweep: one clear error,
 //! nothing measured lost, the old document in place.
 
-#![cfg(all(feature = "harness", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 
-use crate::common;
-use crate::common::{at_once, wait_for};
+use crate::common::{self, at_once, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

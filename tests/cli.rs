@@ -1,8 +1,11 @@
 //! The command line from outside, on the cpu device.
 
-use crate::common;
-use crate::common::{ENDLESS, SOME, TINY, folder_with_plan, plan_with, sweep, trials, wait_for};
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop
+
+mod common;
+
 use assert_cmd::cargo::CommandCargoExt;
+use common::{ENDLESS, SOME, TINY, folder_with_plan, plan_with, sweep, trials, wait_for};
 use kernel_sweep::device;
 use kernel_sweep::model::GpuProfile;
 use predicates::prelude::*;
