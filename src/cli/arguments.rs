@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::families::{manifest, spec};
 use crate::model::Family;
 use crate::paths::GpuFolder;
-use crate::site;
+use crate::site::{self, Describing};
 use std::path::{Path, PathBuf};
 
 /// One or more families, or all of them.
@@ -24,9 +24,12 @@ pub(super) fn families(text: &str) -> Result<Families> {
     if text == "all" {
         return Ok(Families(Family::ALL.to_vec()));
     }
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    // All that Python describes is described at once.
+    let describing: Vec<Option<Describing>> = names.iter().map(|name| describing(name)).collect::<Result<_>>()?;
     let mut families = Vec::new();
-    for name in text.split(',').map(str::trim) {
-        let family = family(name)?;
+    for (name, describing) in names.into_iter().zip(describing) {
+        let family = family(name, describing)?;
         if !families.contains(&family) {
             families.push(family);
         }
@@ -34,11 +37,16 @@ pub(super) fn families(text: &str) -> Result<Families> {
     Ok(Families(families))
 }
 
-/// Reads a family's name, the manifest that a path ending in `.toml` names, or the family that a file of Python names, `FILE.py:NAME`;
-/// a wrong name is answered with the nearest.
-pub(super) fn family(name: &str) -> Result<Family> {
-    if let Some((file, name)) = site::python_family(name) {
-        return manifest::load(&site::describe(file, name)?);
+/// The family that a file of Python names, where the name is of one, under way.
+fn describing(name: &str) -> Result<Option<Describing>> {
+    site::python_family(name).map(|(file, name)| Describing::start(file, name)).transpose()
+}
+
+/// Reads a family's name, the manifest that a path ending in `.toml` names, or the family that a file of Python names, `FILE.py:NAME`,
+/// which is under way; a wrong name is answered with the nearest.
+fn family(name: &str, describing: Option<Describing>) -> Result<Family> {
+    if let Some(describing) = describing {
+        return manifest::load(&describing.finish()?);
     }
     let is_path = Path::new(name).extension().is_some_and(|ending| ending == "toml");
     if is_path {

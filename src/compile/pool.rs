@@ -7,7 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::families::manifest::explained;
 use crate::families::{Callable, Code, KernelSpec};
 use crate::process::{self, Killer, LineProcess, Silence};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -82,6 +82,17 @@ struct State {
 impl State {
     fn outcome(&self, spec: &KernelSpec) -> Option<&Result<Outcome>> {
         self.kernels.get(spec)?.1.as_ref()
+    }
+
+    /// Forgets kernels that no process has begun with.
+    fn withdraw(&mut self, specs: &HashSet<KernelSpec>) {
+        let queue = std::mem::take(&mut self.queue);
+        let (withdrawn, kept): (VecDeque<_>, VecDeque<_>) =
+            queue.into_iter().partition(|(spec, _)| specs.contains(spec));
+        self.queue = kept;
+        for (spec, _) in withdrawn {
+            self.kernels.remove(&spec);
+        }
     }
 
     /// Puts a kernel first, if it is still to be compiled.
@@ -209,12 +220,14 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::wait`].
     pub fn wait_until(&self, spec: &KernelSpec, end: Option<Instant>) -> Result<Option<Outcome>> {
-        self.request(spec)?;
         let mut state = self.shared.state();
-        if state.outcome(spec).is_none() {
-            state.jump_the_queue(spec);
-        }
         loop {
+            if !state.kernels.contains_key(spec) {
+                drop(state); // not asked for yet, or withdrawn meanwhile
+                self.request(spec)?;
+                state = self.shared.state();
+            }
+            state.jump_the_queue(spec);
             if let Some(outcome) = state.outcome(spec) {
                 return outcome.clone().map(Some);
             }
@@ -226,6 +239,16 @@ impl Compiler {
             let waited = self.shared.changed.wait_timeout(state, left.min(process::PAUSE));
             state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether it is known what became of a kernel. Nothing is asked for.
+    pub fn is_done(&self, spec: &KernelSpec) -> bool {
+        self.shared.state().outcome(spec).is_some()
+    }
+
+    /// Nobody expects these kernels any more: those that no process has begun with are not compiled, unless they are asked for again.
+    pub fn withdraw(&self, specs: &HashSet<KernelSpec>) {
+        self.shared.state().withdraw(specs);
     }
 
     /// The cubin of a kernel that nothing works without.
@@ -312,8 +335,8 @@ impl Shared {
     /// A process that ends with the service.
     fn start_worker(&self, spec: &KernelSpec) -> Result<LineProcess> {
         let process = match &spec.code {
-            Code::Callable(Callable { file, name, .. }) => {
-                LineProcess::start_command(process::python("compile", file, name), None)?
+            Code::Callable(Callable { file, .. }) => {
+                LineProcess::start_command(process::python("compile", file, ""), None)?
             }
             _ => start_process(&self.settings.nvrtc)?,
         };
@@ -352,13 +375,13 @@ impl Shared {
 
     /// Asks this thread's process, or a new one where there is none. One that gave no answer is of no more use.
     fn ask(&self, process: &mut Option<Idle>, spec: &KernelSpec, job: &Job) -> Result<Result<Reply, Silence>> {
-        let callable = if let Code::Callable(callable) = &spec.code { Some(callable) } else { None };
-        if process.as_ref().is_some_and(|idle| idle.callable.as_ref() != callable) {
+        let file = if let Code::Callable(Callable { file, .. }) = &spec.code { Some(file) } else { None };
+        if process.as_ref().is_some_and(|idle| idle.file.as_ref() != file) {
             *process = None;
         }
         let idle = match process {
             Some(idle) => idle,
-            None => process.insert(Idle { callable: callable.cloned(), worker: self.start_worker(spec)? }),
+            None => process.insert(Idle { file: file.cloned(), worker: self.start_worker(spec)? }),
         };
         let answer = idle.worker.ask(job, self.settings.deadline);
         if answer.is_err() {
@@ -370,8 +393,8 @@ impl Shared {
 
 /// A thread's process between two jobs.
 struct Idle {
-    /// What it compiles, where that is not CUDA C++.
-    callable: Option<Callable>,
+    /// The file of another language whose families it compiles, where that is not CUDA C++.
+    file: Option<PathBuf>,
     worker: LineProcess,
 }
 
@@ -384,4 +407,30 @@ fn version(settings: &Settings) -> Result<String> {
 
 fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {
     LineProcess::start("compile-worker", &[(Nvrtc::VARIABLE, nvrtc.library.as_os_str())], None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_nobody_expects_any_more_are_not_compiled_and_may_be_asked_for_again() {
+        let spec = |name: &str| KernelSpec::shipped("gemm.cu", name, []);
+        let key = |name: &str| Key(name.into());
+        let mut state = State::default();
+        let failed = |name| Outcome::Failed { key: key(name), timed_out: false, error: String::new() };
+        for name in ["first", "second", "third", "under way"] {
+            state.queue.push_back((spec(name), key(name)));
+            state.kernels.insert(spec(name), (key(name), None));
+        }
+        state.queue.pop_back(); // a process has begun with it
+        state.kernels.insert(spec("done"), (key("done"), Some(Ok(failed("done")))));
+        state.withdraw(&["first", "third", "under way", "done", "never asked for"].map(spec).into());
+        let queued: Vec<&str> = state.queue.iter().map(|(spec, _)| spec.entry.as_str()).collect();
+        assert_eq!(queued, ["second"]);
+        let mut known: Vec<&str> = state.kernels.keys().map(|spec| spec.entry.as_str()).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["done", "second", "under way"]);
+        assert!(state.outcome(&spec("done")).is_some());
+    }
 }

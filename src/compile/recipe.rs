@@ -143,10 +143,15 @@ impl Recipes {
     /// # Errors
     /// Where its source is missing.
     pub fn job(&self, spec: &KernelSpec) -> Result<Job> {
-        if let Code::Callable(_) = &spec.code {
+        if let Code::Callable(callable) = &spec.code {
             let values: BTreeMap<&String, &String> = spec.macros.iter().map(|(name, value)| (name, value)).collect();
             let source = serde_json::to_string(&values)?;
-            return Ok(Job { name: spec.code.to_string(), source, options: vec![self.arch.clone()], expression: None });
+            return Ok(Job {
+                name: spec.code.to_string(),
+                source,
+                options: vec![self.arch.clone(), callable.name.clone()],
+                expression: None,
+            });
         }
         let source = self.sources.assemble(&spec.code)?;
         let include = source.include.iter().map(|folder| format!("--include-path={}", folder.display()));

@@ -4,6 +4,7 @@
 use super::Fault;
 use crate::families::{Call, Element, TensorSpec};
 use crate::model::Config;
+use std::path::Path;
 
 /// A tensor of the device, contiguous in row-major order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +72,12 @@ pub trait Callee {
     /// Where it cannot.
     fn reference(&self, inputs: &[Array], outputs: &[Array]) -> Result<(), Fault>;
 
-    /// Builds a config's kernel, or finds it built, and makes it the one that is called.
+    /// Builds a config's kernel, or finds it built, and makes it the one that is called. `made` is the file of what came of
+    /// compiling it ahead, if that was done.
     ///
     /// # Errors
     /// [`Fault::Unbuilt`] where the language refuses.
-    fn build(&self, config: &Config) -> Result<(), Fault>;
+    fn build(&self, config: &Config, made: Option<&Path>) -> Result<(), Fault>;
 
     /// Calls the kernel.
     ///

@@ -138,6 +138,9 @@ pub struct Trial {
     /// Final stage only: this is the duplicate of the winner, whose distance to it is noise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub null_arm: bool,
+    /// Final stage only: it raced before all was tried that would have been, since the problem's time was up. Another run tries the rest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -325,6 +328,7 @@ impl Trial {
             chosen_by: 0,
             device: None,
             null_arm: false,
+            cut: false,
             error: None,
             kernel: String::new(),
         }

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runs the tool with these arguments, the program's name first, and returns its exit code. `interpreter` runs what is Python's.
 #[pyfunction]
@@ -98,7 +98,9 @@ impl Callee for PythonCallee {
 
     fn prepare(&self, call: &Call) -> Result<(), Fault> {
         self.ask(Fault::Refused, |callee| {
-            callee.call_method1("prepare", (call.dims.clone(), call.dtype.as_str())).map(drop)
+            callee
+                .call_method1("prepare", (call.callable.name.as_str(), call.dims.clone(), call.dtype.as_str()))
+                .map(drop)
         })
     }
 
@@ -107,9 +109,9 @@ impl Callee for PythonCallee {
         self.ask(refused, |callee| callee.call_method1("reference", (given(inputs), given(outputs))).map(drop))
     }
 
-    fn build(&self, config: &Config) -> Result<(), Fault> {
+    fn build(&self, config: &Config, made: Option<&Path>) -> Result<(), Fault> {
         let refused = |text| Fault::Unbuilt(format!("build raised {text}"));
-        self.ask(refused, |callee| callee.call_method1("build", (config.to_string(),)).map(drop))
+        self.ask(refused, |callee| callee.call_method1("build", (config.to_string(), made)).map(drop))
     }
 
     fn call(&self, inputs: &[Array], outputs: &[Array], called: Called) -> Result<(), Fault> {

@@ -17,7 +17,7 @@ use crate::model::{Config, Family, Micros, Mma, Problem};
 use crate::plan::Candidate;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A candidate in a race.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,9 @@ pub enum RaceOutcome {
 pub trait Bench {
     /// Queues a trial of one candidate; false where the time is up.
     fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool>;
+
+    /// Whether a candidate can be tried without waiting for what it needs.
+    fn is_ready(&self, candidate: &Candidate) -> bool;
 
     /// Tells which candidates will be submitted, so that what they need can be made ready beside one another.
     fn expect(&mut self, candidates: &[Candidate]) -> Result<()>;
@@ -147,13 +150,15 @@ pub fn search(
     for candidate in required.iter().filter(|candidate| candidate.program.is_err()) {
         bench.pruned(candidate)?;
     }
+    let refinement = Refinement { problem, order, must_race, width, candidate };
     let mut scores = Scores::default();
-    let first = required.iter().filter(|candidate| candidate.program.is_ok()).chain(&promising);
-    if !scores.try_all(bench, first, Stage::Screen, width)? {
-        return Ok(RaceOutcome::OutOfTime);
+    let first = required.iter().filter(|candidate| candidate.program.is_ok()).chain(&promising).collect();
+    let are_tried = refinement.try_all(bench, &mut scores, first, Stage::Screen)?;
+    let all: Vec<&Candidate> = required.iter().chain(&promising).collect();
+    if !are_tried {
+        return race_of_what_was_tried(bench, problem.family, &all, must_race, &scores, width);
     }
-    let all = required.iter().chain(&promising).collect();
-    Refinement { problem, order, must_race, width, candidate }.run(bench, scores, all, width.rounds)
+    refinement.run(bench, scores, all, width.rounds)
 }
 
 /// What a search goes on with once the first candidates were tried.
@@ -166,6 +171,31 @@ struct Refinement<'s> {
 }
 
 impl Refinement<'_> {
+    /// What is near the best by now.
+    fn neighbours(&self, scores: &Scores<'_>) -> Vec<Candidate> {
+        scores.neighbours(self.order, self.width.neighbours).into_iter().map(self.candidate).collect()
+    }
+
+    /// Tries candidates; false where the time is up. Kernels that are called take seconds to compile: when half of the candidates are
+    /// tried, what is near the best of these begins to.
+    fn try_all<'a>(
+        &self,
+        bench: &mut dyn Bench,
+        scores: &mut Scores<'a>,
+        mut candidates: Vec<&'a Candidate>,
+        stage: Stage,
+    ) -> Result<bool> {
+        if self.order.is_called {
+            let rest = candidates.split_off(candidates.len() / 2);
+            if !scores.try_all(bench, candidates, stage, self.width)? {
+                return Ok(false);
+            }
+            bench.expect(&self.neighbours(scores))?;
+            candidates = rest;
+        }
+        scores.try_all(bench, candidates, stage, self.width)
+    }
+
     /// Tries what is near the best, again where that found something better and `rounds` are left, and lets the best of all race.
     fn run(
         &self,
@@ -175,15 +205,15 @@ impl Refinement<'_> {
         rounds: usize,
     ) -> Result<RaceOutcome> {
         let before = scores.best.map(|(time, _)| time);
-        let nearest = scores.neighbours(self.order, self.width.neighbours);
-        let neighbours: Vec<Candidate> = nearest.into_iter().map(self.candidate).collect();
+        let neighbours = self.neighbours(&scores);
         bench.expect(&neighbours)?;
         // From here on they hold these neighbours too.
         let (mut scores, mut all) = (scores, all);
-        if !scores.try_all(bench, &neighbours, Stage::Refine, self.width)? {
-            return Ok(RaceOutcome::OutOfTime);
-        }
+        let are_tried = self.try_all(bench, &mut scores, neighbours.iter().collect(), Stage::Refine)?;
         all.extend(&neighbours);
+        if !are_tried {
+            return race_of_what_was_tried(bench, self.problem.family, &all, self.must_race, &scores, self.width);
+        }
         let is_better = scores.best.zip(before).is_some_and(|((time, _), before)| time < before);
         if rounds > 1 && is_better {
             return self.run(bench, scores, all, rounds - 1);
@@ -220,6 +250,21 @@ pub fn exhaust(
         return Ok(RaceOutcome::OutOfTime);
     }
     race(bench, family, &legal, must_race, &scores, width, &RacePlan::FINAL.longer(EXHAUSTIVE_ROUNDS))
+}
+
+/// Where the time to try more is over, what was tried by then races: without that all of it would be of no use.
+fn race_of_what_was_tried<'a>(
+    bench: &mut dyn Bench,
+    family: Family,
+    candidates: &[&'a Candidate],
+    must_race: &[Config],
+    scores: &Scores<'a>,
+    width: &Width,
+) -> Result<RaceOutcome> {
+    if scores.best.is_none() {
+        return Ok(RaceOutcome::OutOfTime);
+    }
+    race(bench, family, candidates, must_race, scores, width, &RacePlan::FINAL)
 }
 
 fn race<'a>(
@@ -292,6 +337,14 @@ pub(crate) fn sort_by_time(trials: &mut [Trial], winner: &Config) {
 
 /// Slow candidates that are timed in one go with the incumbent.
 const BATCH: usize = 7;
+/// How many candidates are looked at for one that need not be waited for.
+const LOOKED_AT: usize = 32;
+
+/// Takes out the first candidate that can be tried at once, or else the first.
+fn next_ready<'a>(bench: &dyn Bench, candidates: &mut VecDeque<&'a Candidate>) -> Option<&'a Candidate> {
+    let ready = candidates.iter().take(LOOKED_AT).position(|candidate| bench.is_ready(candidate));
+    candidates.remove(ready.unwrap_or(0))
+}
 
 /// The latest time of each config; of slow ones as it would be beside the best of them.
 #[derive(Default)]
@@ -312,19 +365,20 @@ impl<'a> Scores<'a> {
     ) -> Result<bool> {
         let samples = if stage == Stage::Screen { Sampling::SCREEN } else { Sampling::REFINE };
         let mut queued: Option<&Candidate> = None;
-        let mut candidates = candidates.into_iter().peekable();
-        while candidates.peek().is_some() {
+        let mut candidates: VecDeque<&Candidate> = candidates.into_iter().collect();
+        while !candidates.is_empty() {
             if let Some((best, incumbent)) =
                 self.best.filter(|(best, _)| DurationClass::of(*best) == DurationClass::Slow)
             {
                 self.note_all(bench, &mut queued)?;
+                let others = std::iter::from_fn(|| next_ready(bench, &mut candidates));
                 let batch: Vec<&Candidate> =
-                    candidates.by_ref().filter(|candidate| candidate.config != incumbent.config).take(BATCH).collect();
+                    others.filter(|candidate| candidate.config != incumbent.config).take(BATCH).collect();
                 let Some(trials) = bench.screen(incumbent, &batch, stage)? else { return Ok(false) };
                 self.note_race(best, incumbent, &batch, &trials);
                 continue;
             }
-            let Some(candidate) = candidates.next() else { break };
+            let Some(candidate) = next_ready(bench, &mut candidates) else { break };
             let limit = self.best.map(|(best, _)| best);
             if !bench.submit(candidate, stage, samples.abandoning(limit, width.abandon_factor))? {
                 self.note_all(bench, &mut queued)?;
@@ -457,6 +511,12 @@ mod tests {
         pruned: usize,
         /// How often each was to be sampled, at what stage.
         sampled: Vec<(Config, Stage, Sampling)>,
+        /// After so many trials the time to try more is over.
+        most_trials: usize,
+        /// What need not be waited for.
+        is_ready: fn(&Config) -> bool,
+        /// What would be submitted soon, and after how many trials that was told.
+        expected: Vec<(usize, Vec<Config>)>,
     }
 
     impl Formula {
@@ -470,6 +530,9 @@ mod tests {
                 screened: Vec::new(),
                 pruned: 0,
                 sampled: Vec::new(),
+                most_trials: usize::MAX,
+                is_ready: |_| true,
+                expected: Vec::new(),
             }
         }
 
@@ -485,6 +548,9 @@ mod tests {
 
     impl Bench for Formula {
         fn submit(&mut self, candidate: &Candidate, stage: Stage, sampling: Sampling) -> Result<bool> {
+            if self.trials == self.most_trials {
+                return Ok(false);
+            }
             self.trials += 1;
             self.sampled.push((candidate.config.clone(), stage, sampling));
             self.queued.push_back(self.record(candidate, stage));
@@ -492,7 +558,13 @@ mod tests {
             Ok(true)
         }
 
-        fn expect(&mut self, _: &[Candidate]) -> Result<()> {
+        fn is_ready(&self, candidate: &Candidate) -> bool {
+            (self.is_ready)(&candidate.config)
+        }
+
+        fn expect(&mut self, candidates: &[Candidate]) -> Result<()> {
+            let configs = candidates.iter().map(|candidate| candidate.config.clone());
+            self.expected.push((self.trials, configs.collect()));
             Ok(())
         }
 
@@ -604,6 +676,68 @@ mod tests {
         let mut bench = Formula::new(bowl);
         let best = finalists(run(&mut bench, &order, &[]));
         assert!(best[0].time() <= Some(Micros(11.0)), "{best:?}");
+    }
+
+    #[test]
+    fn what_was_tried_when_the_time_was_over_races() {
+        let order = Order { configs: space(), ..roughly(|_| 0.0) };
+        for most_trials in [1, 7, 40, 60] {
+            let mut bench = Formula { most_trials, ..Formula::new(bowl) };
+            let defaults = [order.configs[100].clone()];
+            let how = (&Width::CALLED, 7);
+            let trials = finalists(search(&mut bench, &problem(), &order, &defaults, how, &candidate));
+            assert_eq!(bench.trials, most_trials);
+            let tried: BTreeSet<&Config> = bench.sampled.iter().map(|(config, ..)| config).collect();
+            assert!(bench.raced.iter().all(|(config, _)| tried.contains(config)));
+            assert!(bench.raced.iter().any(|(config, _)| *config == defaults[0]), "the default is always tried first");
+            let best = tried.iter().map(|config| bowl(config).unwrap()).fold(f64::INFINITY, f64::min);
+            assert_eq!(trials[0].time(), Some(Micros(best)));
+            assert_eq!(bench.race_plan, Some(RacePlan::FINAL));
+        }
+        let mut bench = Formula { most_trials: 0, ..Formula::new(bowl) };
+        let outcome = search(&mut bench, &problem(), &order, &[], (&Width::CALLED, 7), &candidate).unwrap();
+        assert_eq!(outcome, RaceOutcome::OutOfTime, "nothing was tried");
+    }
+
+    #[test]
+    fn what_need_not_be_waited_for_is_tried_first() {
+        let order = Order { configs: space(), ..roughly(|_| 0.0) };
+        // Some are timed one by one, slow ones in races.
+        let slow: fn(&Config) -> Option<f64> = |config| bowl(config).map(|us| us * 1e4);
+        for time in [bowl, slow] {
+            let is_ready = |config: &Config| config.l2_groupings == [8];
+            let mut bench = Formula { is_ready, ..Formula::new(time) };
+            search(&mut bench, &problem(), &order, &[], (&Width { neighbours: 0, ..Width::WIDE }, 7), &candidate)
+                .unwrap();
+            let raced = bench.screened.iter().flat_map(|batch| &batch[1..]);
+            let tried: Vec<&Config> = bench.sampled.iter().map(|(config, ..)| config).chain(raced).collect();
+            let first_slow = tried.iter().position(|config| !is_ready(config)).unwrap();
+            assert!(tried[first_slow..].iter().all(|config| !is_ready(config)), "{tried:?}");
+            assert!(first_slow >= 16, "half of those that are tried: {first_slow}");
+        }
+    }
+
+    #[test]
+    fn what_is_near_the_best_of_the_first_half_is_expected_where_kernels_are_called() {
+        let called = Order { is_called: true, ..roughly(|_| 0.0) };
+        let mut bench = Formula::new(bowl);
+        search(&mut bench, &problem(), &called, &[], (&Width::CALLED, 7), &candidate).unwrap();
+        let (after, expected) = &bench.expected[0];
+        assert_eq!(*after, 24, "of 48");
+        let tried: Vec<&Config> = bench.sampled[..24].iter().map(|(config, ..)| config).collect();
+        let mut times: Vec<f64> = tried.iter().map(|config| bowl(config).unwrap()).collect();
+        times.sort_by(f64::total_cmp);
+        let best: Vec<&Config> = tried.iter().copied().filter(|config| bowl(config).unwrap() <= times[1]).collect();
+        let is_near = |config: &Config| best.iter().any(|best| knobs_apart(best, config) == 1);
+        assert!(!expected.is_empty() && expected.iter().all(|config| is_near(config) && !tried.contains(&config)));
+        let mut bench = Formula::new(bowl);
+        search(&mut bench, &problem(), &Order { is_called: false, ..called }, &[], (&Width::WIDE, 7), &candidate)
+            .unwrap();
+        assert_eq!(
+            bench.expected.iter().map(|(after, _)| *after).collect::<Vec<_>>(),
+            [48],
+            "others have compiled by then"
+        );
     }
 
     #[test]

@@ -10,19 +10,20 @@ pub use compiler::compiler;
 pub use devices::{Choice, Wanted};
 pub use kernels::{check_kernels, needed_reference, no_kernel_runs};
 pub use progress::Progress;
-pub use python::{describe, python_family};
+pub use python::{Describing, python_family};
 
 use crate::compile::Compiler;
 use crate::device::{self, Address, Found, PROTOCOL};
 use crate::error::{Error, Result};
 use crate::journal::{Change, Header, Journal, Line, Lock, Trial};
 use crate::paths::GpuFolder;
+use crate::worker::{Deadlines, Worker};
 use devices::{choose_devices, lock_devices};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A GPU that was busy for more of the last moments has other work: a sweep that just ended leaves less.
@@ -63,6 +64,8 @@ pub struct Site {
     _lock: Lock,
     /// Of each GPU. The host has none: whoever measures there shares it with all else that it does.
     locks: Vec<(Address, Lock)>,
+    /// Measuring processes that nobody uses at the moment.
+    idle: Mutex<Vec<(Address, Worker)>>,
     /// Whether it was said that a device has other work.
     told_of_load: AtomicBool,
 }
@@ -108,6 +111,7 @@ impl Site {
             started: now(),
             _lock: lock,
             locks,
+            idle: Mutex::default(),
             told_of_load: AtomicBool::new(false),
         })
     }
@@ -118,8 +122,23 @@ impl Site {
     }
 
     /// What the processes that measure on a device hold open: its lock.
-    pub(crate) fn held(&self, address: Address) -> Option<Arc<File>> {
+    fn held(&self, address: Address) -> Option<Arc<File>> {
         self.locks.iter().find(|(locked, _)| *locked == address).map(|(_, lock)| lock.file())
+    }
+
+    /// A measuring process of a device, with its device open and warm where somebody left one.
+    pub(crate) fn worker(&self, address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Worker {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = idle.iter().position(|(at, _)| *at == address);
+        let left = place.map(|place| idle.swap_remove(place).1);
+        let mut worker = left.unwrap_or_else(|| Worker::new(address, support, deadlines).holding(self.held(address)));
+        worker.set_deadlines(deadlines);
+        worker
+    }
+
+    /// Leaves a measuring process to whoever is next.
+    pub(crate) fn leave(&self, address: Address, worker: Worker) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((address, worker));
     }
 
     /// Says once that times are not to be relied on.
@@ -262,6 +281,7 @@ mod tests {
             started: started.into(),
             _lock: Lock::take(&folder.join("sweep.lock")).unwrap(),
             locks: Vec::new(),
+            idle: Mutex::default(),
             told_of_load: AtomicBool::new(false),
         }
     }

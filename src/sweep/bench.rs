@@ -9,6 +9,7 @@ use crate::journal::{Stage, Status, Trial};
 use crate::measure::Sampling;
 use crate::model::{Config, Micros, Problem};
 use crate::plan;
+use crate::process;
 use crate::search::Bench;
 use crate::worker::{Arm, Failure, Verdict, Worker};
 use std::collections::VecDeque;
@@ -64,8 +65,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     pub(crate) fn new(lab: &'lab Lab<'a>, found: &Found, turn: &'lab Turn) -> Result<Self> {
         let support = lab.compiler().map(|compiler| compiler.needed(&support_kernel())).transpose()?;
         let address = found.address;
-        let start = || Worker::new(address, support, lab.clock.deadlines).holding(lab.site.held(address));
-        let worker = lab.idle_worker(address).unwrap_or_else(start);
+        let worker = lab.site.worker(address, support, lab.clock.deadlines);
         Ok(Self {
             lab,
             turn,
@@ -84,7 +84,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
     /// Leaves the measuring process, with its device open and warm, to whoever is next.
     pub(crate) fn leave(mut self) {
         self.abandon();
-        self.lab.state().idle.push((self.address, self.worker));
+        self.lab.site.leave(self.address, self.worker);
     }
 
     /// Whether there is time to measure this problem.
@@ -97,6 +97,23 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         self.abandon();
         self.problem = Some(problem);
         (self.is_prepared, self.known_good) = (false, None);
+    }
+
+    /// Within a budget, waits for whatever a config's first trial of the problem would wait for.
+    pub(crate) fn get_ready(&mut self, first: Option<&Config>) -> Result<()> {
+        let Some(end) = self.lab.clock.end() else { return Ok(()) };
+        let problem = self.problem()?;
+        let first = first.map(|config| plan::candidate(config.clone(), &problem, self.lab.profile()).program);
+        let first = first.and_then(Result::ok);
+        if let Some(program) = &first {
+            self.lab.key(program.as_ref())?; // compiling it begins
+        }
+        // What the time cut off here, the first trial meets again.
+        let _cut = self.in_turn(Self::prepare)?;
+        if let Some(program) = &first {
+            self.lab.program_by(program.as_ref(), Some(end))?;
+        }
+        Ok(())
     }
 
     /// Drops what is still queued of a problem that was given up, and leaves the device to others.
@@ -262,7 +279,7 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
         let mut trouble = None;
         for pause in CONTROL_PAUSES {
             std::thread::sleep(pause);
-            self.lab.clock.has_time(&self.problem()?)?;
+            process::check_interrupt()?;
             self.worker.restart();
             self.worker.set_deadlines(self.lab.clock.deadlines);
             match self.worker.control(None) {
@@ -314,7 +331,16 @@ impl<'lab, 'a> DeviceBench<'lab, 'a> {
 
     /// Whether what failed may only have been cut off.
     pub(super) fn is_time_up(&self) -> Result<bool> {
-        Ok(!self.lab.clock.has_time(&self.problem()?)?)
+        Ok(!self.lab.clock.has_time_to_race(&self.problem()?)?)
+    }
+
+    /// Whether there is time for another race of a stage.
+    pub(super) fn has_time_at(&self, stage: Stage) -> Result<bool> {
+        let (clock, problem) = (&self.lab.clock, self.problem()?);
+        match stage {
+            Stage::Screen | Stage::Refine => clock.has_time(&problem),
+            Stage::Final | Stage::Cross => clock.has_time_to_race(&problem),
+        }
     }
 
     /// Tries a config alone, of which a failure in a race may be known, and records what it is condemned for.

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// What a problem has at least, so that most are searched to their end: those of compiled kernels take a fraction of this. Where
 /// a trial takes seconds, as it may with kernels that are called, all problems get to some trials rather than some to all.
 const LEAST_SLICE: Duration = Duration::from_secs(5);
+/// The part of its time in which a problem's configs are tried. In the rest those found race: without a race nothing is served of them.
+const TRYING_SHARE: f64 = 0.85;
 
 /// The clock that all devices of a sweep look at.
 #[derive(Default)]
@@ -23,8 +25,10 @@ pub(crate) struct Clock {
 #[derive(Default)]
 struct State {
     end: Option<Instant>,
-    /// When the time of single problems ends, where that is before it.
+    /// When the time to try configs of single problems ends, where that is before it.
     slices: BTreeMap<Problem, Instant>,
+    /// Problems that are under way.
+    begun: BTreeSet<Problem>,
     /// Problems the time did not reach, or not to their end.
     out_of_time: BTreeSet<Problem>,
 }
@@ -41,17 +45,31 @@ impl Clock {
         state.slices.clear();
     }
 
-    /// A problem begins, and so many are still to come, which so many devices share: it has its part of the time until the end.
-    pub(super) fn begin(&self, problem: &Problem, still_to_come: usize, devices: usize) {
+    /// A problem begins, and so many are still to come, which so many benches share with those under way: it has its part of the time
+    /// until the end, but for what its race is left.
+    pub(super) fn begin(&self, problem: &Problem, still_to_come: usize, benches: usize) {
         let (mut state, now) = (self.state(), Instant::now());
         if let Some(end) = state.end {
-            let share = end.saturating_duration_since(now).mul_f64(devices as f64 / (still_to_come + 1) as f64);
-            state.slices.insert(*problem, now + share.max(LEAST_SLICE));
+            let left = end.saturating_duration_since(now);
+            state.begun.insert(*problem);
+            let share = left.mul_f64(benches as f64 / (still_to_come + state.begun.len()) as f64);
+            state.slices.insert(*problem, now + share.max(LEAST_SLICE).min(left).mul_f64(TRYING_SHARE));
         }
+    }
+
+    /// A problem is done with, whatever came of it.
+    pub(super) fn leave(&self, problem: &Problem) {
+        self.state().begun.remove(problem);
     }
 
     pub(super) fn end(&self) -> Option<Instant> {
         self.state().end
+    }
+
+    /// When the time to try configs of a problem ends.
+    pub(super) fn end_of(&self, problem: &Problem) -> Option<Instant> {
+        let state = self.state();
+        [state.end, state.slices.get(problem).copied()].into_iter().flatten().min()
     }
 
     /// How long a worker may take for a request about so many configs: past the end of the time nothing is waited for.
@@ -64,14 +82,29 @@ impl Clock {
     /// # Errors
     /// Where the user interrupts.
     pub(super) fn has_time(&self, problem: &Problem) -> Result<bool> {
+        self.is_before(self.end_of(problem), problem)
+    }
+
+    /// Whether there is time for a race of what was found: the time to try configs may be over.
+    ///
+    /// # Errors
+    /// Where the user interrupts.
+    pub(super) fn has_time_to_race(&self, problem: &Problem) -> Result<bool> {
+        self.is_before(self.end(), problem)
+    }
+
+    fn is_before(&self, end: Option<Instant>, problem: &Problem) -> Result<bool> {
         process::check_interrupt()?;
-        let mut state = self.state();
-        let ends = [state.end, state.slices.get(problem).copied()];
-        let is_late = ends.into_iter().flatten().any(|end| Instant::now() >= end);
+        let is_late = end.is_some_and(|end| Instant::now() >= end);
         if is_late {
-            state.out_of_time.insert(*problem);
+            self.state().out_of_time.insert(*problem);
         }
         Ok(!is_late)
+    }
+
+    /// Whether there was no time for all that would have been tried of a problem.
+    pub(super) fn is_cut(&self, problem: &Problem) -> bool {
+        self.state().out_of_time.contains(problem)
     }
 
     /// From now on problems count as out of time only where they are so again.
@@ -98,13 +131,19 @@ mod tests {
     #[test]
     fn a_problem_has_its_share_of_the_time_and_no_more() {
         let clock = Clock::default();
-        let begin = |minutes: u64, still_to_come, devices| {
+        let begin = |minutes: u64, still_to_come, benches| {
             clock.set_end(Some(Instant::now() + Duration::from_secs(60 * minutes)));
-            clock.begin(&problem(1), still_to_come, devices);
-            let state = clock.state();
-            state.slices[&problem(1)].saturating_duration_since(Instant::now()).as_secs_f64().round() as u64
+            clock.begin(&problem(1), still_to_come, benches);
+            clock.leave(&problem(1));
+            let trying = clock.end_of(&problem(1)).unwrap().saturating_duration_since(Instant::now()).as_secs_f64();
+            (trying / TRYING_SHARE).round() as u64
         };
         assert_eq!((begin(10, 9, 1), begin(10, 0, 1), begin(10, 9, 2)), (60, 600, 120));
+        assert_eq!(begin(10, 0, 2), 600, "no more than there is");
+        assert_eq!(begin(0, 0, 1), 0);
+        // Three in all: two at once, of which each has as much of the two benches' time as the third will have of its own.
+        clock.begin(&problem(2), 2, 2);
+        assert_eq!(begin(10, 1, 2), 400);
         assert_eq!(begin(10, 10_000, 1), LEAST_SLICE.as_secs(), "enough to be of use");
     }
 
@@ -115,6 +154,7 @@ mod tests {
         clock.set_end(later);
         clock.state().slices.insert(problem(1), Instant::now());
         assert!(!clock.has_time(&problem(1)).unwrap() && clock.has_time(&problem(2)).unwrap());
+        assert!(clock.has_time_to_race(&problem(1)).unwrap() && clock.is_cut(&problem(1)));
         assert_eq!(clock.out_of_time(), BTreeSet::from([problem(1)]));
         clock.set_end(later);
         assert!(clock.has_time(&problem(1)).unwrap());

@@ -146,10 +146,13 @@ impl Stages for FamilySweep<'_, '_> {
         let must_race = |problem: &Problem| self.must_race(problem);
         let ahead = Ahead::new(self.lab, self.guide, &self.open, &must_race, Width::of);
         let still_to_come = AtomicUsize::new(self.open.len());
+        let benches = self.site.devices.iter().map(|device| self.lab.benches_on(device)).sum();
         let work = |bench: &mut DeviceBench<'_, '_>, problem: &Problem| {
             let others = still_to_come.fetch_sub(1, Ordering::Relaxed) - 1;
-            self.lab.clock.begin(problem, others, self.site.devices.len());
-            let left = match self.search_one(bench, problem, &ahead) {
+            let searched = self.search_one(bench, problem, &ahead, (others, benches));
+            self.lab.clock.leave(problem);
+            self.lab.expect_no_more_of(problem);
+            let left = match searched {
                 Ok(RaceOutcome::Done(trials)) => {
                     if let Some(best) = trials.first() {
                         self.site.progress.best(best);
@@ -172,8 +175,8 @@ impl Stages for FamilySweep<'_, '_> {
         };
         ahead.beside_and_learning(|| on_all_devices(self.lab, &self.site.devices, &self.open, work))?;
         self.finals = finals.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (finals, out_of_time) = (&self.finals, self.lab.clock.out_of_time());
-        self.open.retain(|problem| !finals.contains_key(problem) && out_of_time.contains(problem));
+        let out_of_time = self.lab.clock.out_of_time();
+        self.open.retain(|problem| out_of_time.contains(problem));
         self.site.progress.more(self.open.len());
         Ok(!self.open.is_empty())
     }
@@ -239,12 +242,13 @@ impl FamilySweep<'_, '_> {
         must_race
     }
 
-    /// The finalists of one problem, the winner first; none where nothing works.
+    /// The finalists of one problem, the winner first; none where nothing works. So many are still to come, which so many benches share.
     fn search_one(
         &self,
         bench: &mut DeviceBench<'_, '_>,
         problem: &Problem,
         ahead: &Ahead<'_, '_, '_>,
+        (still_to_come, benches): (usize, usize),
     ) -> Result<RaceOutcome> {
         if !bench.has_time(problem)? {
             return Ok(RaceOutcome::OutOfTime);
@@ -262,6 +266,9 @@ impl FamilySweep<'_, '_> {
         {
             return Ok(RaceOutcome::Done(trials));
         }
+        // What the first of a family wait for, its processes and compilers, is not taken from their time.
+        bench.get_ready(must_race.first())?;
+        self.lab.clock.begin(problem, still_to_come, benches);
         ahead.search(bench, problem, &must_race)
     }
 }

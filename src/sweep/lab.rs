@@ -4,16 +4,15 @@ use super::clock::Clock;
 use super::memory::Memory;
 use crate::compile::{Compiler, Key, Outcome};
 use crate::derive::TodaysKernels;
-use crate::device::{Address, Found, Program};
+use crate::device::{Found, Program};
 use crate::error::Result;
 use crate::families::{KernelSpec, Launch};
 use crate::journal::{Journal, Status, Trial};
 use crate::model::{Bytes, Config, GpuProfile, Problem};
 use crate::plan;
 use crate::site::Site;
-use crate::worker::Worker;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -49,8 +48,8 @@ pub(super) struct State {
     /// Kernels of whose local memory people were told.
     told: BTreeSet<Key>,
     pub(super) counts: Counts,
-    /// Measuring processes that nobody uses at the moment.
-    pub(super) idle: Vec<(Address, Worker)>,
+    /// The kernels that each problem is expected to need.
+    expected: BTreeMap<Problem, HashSet<KernelSpec>>,
 }
 
 impl<'a> Lab<'a> {
@@ -93,13 +92,29 @@ impl<'a> Lab<'a> {
         for config in configs {
             if let Ok(Some((kernel, _))) = plan::candidate(config, problem, self.profile()).program {
                 compiler.request(&kernel)?;
+                self.state().expected.entry(*problem).or_default().insert(kernel);
             }
         }
         Ok(())
     }
 
+    /// Nothing more is tried of a problem: what it expected and no other one does waits for a compiler no longer.
+    pub(super) fn expect_no_more_of(&self, problem: &Problem) {
+        let mut state = self.state();
+        let mut given_up = state.expected.remove(problem).unwrap_or_default();
+        given_up.retain(|kernel| !state.expected.values().any(|of_another| of_another.contains(kernel)));
+        drop(state);
+        if let Some(compiler) = self.compiler() {
+            compiler.withdraw(&given_up);
+        }
+    }
+
     /// What happened; the journal is closed.
     pub(crate) fn finish(self) -> Counts {
+        let expecting: Vec<Problem> = self.state().expected.keys().copied().collect();
+        for problem in &expecting {
+            self.expect_no_more_of(problem);
+        }
         let (resumed, out_of_time) = (self.memory.resumed(), self.clock.out_of_time());
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         Counts { resumed, out_of_time, ..state.counts }
@@ -148,10 +163,9 @@ impl<'a> Lab<'a> {
         }
     }
 
-    pub(super) fn idle_worker(&self, address: Address) -> Option<Worker> {
-        let idle = &mut self.state().idle;
-        let place = idle.iter().position(|(at, _)| *at == address)?;
-        Some(idle.swap_remove(place).1)
+    /// Whether nobody would have to wait for a candidate's program.
+    pub(super) fn is_ready(&self, program: Option<&(KernelSpec, Launch)>) -> bool {
+        program.zip(self.compiler()).is_none_or(|((kernel, _), compiler)| compiler.is_done(kernel))
     }
 
     /// What became of a candidate's program. Nothing where the time is up before it is compiled.
@@ -164,7 +178,12 @@ impl<'a> Lab<'a> {
         self.program_by(program, Some(Instant::now()))
     }
 
-    fn program_by(&self, program: Option<&(KernelSpec, Launch)>, end: Option<Instant>) -> Result<Option<Compiled>> {
+    /// The same, and nothing where it is not compiled by `end`.
+    pub(super) fn program_by(
+        &self,
+        program: Option<&(KernelSpec, Launch)>,
+        end: Option<Instant>,
+    ) -> Result<Option<Compiled>> {
         let (Some((kernel, launch)), Some(compiler)) = (program, self.compiler()) else {
             return Ok(Some(Ok(None))); // what the host runs, or calls, is not compiled ahead
         };

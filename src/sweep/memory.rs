@@ -142,8 +142,8 @@ impl<'a> Memory<'a> {
         *latest
     }
 
-    /// The working trials of the problem's last final, the winner first, where the journal has it whole, with today's kernels, and
-    /// each of the `required` configs that works has been in a final, but for defenders that came up since.
+    /// The working trials of the problem's last final, the winner first, where the journal has it whole, not before its time, with today's
+    /// kernels, and each of the `required` configs that works has been in a final, but for defenders that came up since.
     pub(super) fn recall_final(&self, problem: &Problem, required: &[Config]) -> Result<Option<Vec<Trial>>> {
         let mut state = self.state();
         let State { known, resumed, .. } = &mut *state;
@@ -166,6 +166,7 @@ impl<'a> Memory<'a> {
                     missing.remove(config);
                 }
                 match is_of_last(trial) {
+                    true if trial.cut => return Ok(None),
                     true if trial.null_arm => winner = Some(config),
                     true => trials.push(trial.clone()),
                     false => {}

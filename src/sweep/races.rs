@@ -9,6 +9,7 @@ use crate::journal::{Stage, Status, Trial};
 use crate::measure::{RacePlan, Sampling};
 use crate::model::Config;
 use crate::plan::{self, Candidate};
+use crate::process;
 use crate::search::{self, Bench, RaceOutcome, Racer};
 use crate::worker::{Arm, Failure, RaceResults, Verdict};
 
@@ -130,7 +131,7 @@ impl DeviceBench<'_, '_> {
     pub(crate) fn race_programs(&mut self, arms: &[Arm], turn: u64) -> Result<Result<Reraced, String>> {
         let problem = self.problem()?;
         // Only an interrupt ends it: there is nothing to go on with where the time is up.
-        self.lab.clock.has_time(&problem)?;
+        process::check_interrupt()?;
         let seed = problem_seed(self.lab.seed.wrapping_add(turn), &problem);
         let verdicts = match self.race_in_turn(arms, RacePlan::RECHECK, seed)? {
             Ok(results) => results.verdicts,
@@ -158,7 +159,7 @@ impl DeviceBench<'_, '_> {
         let mut survivors = Vec::new();
         for racer in racers {
             let Some((arm, key)) = self.arm(racer)? else { continue };
-            if !self.lab.clock.has_time(&self.problem()?)? {
+            if !self.has_time_at(stage)? {
                 return Ok(Attempt::OutOfTime);
             }
             if !self.is_condemned(&arm, stage, &key, None)? {
@@ -191,7 +192,7 @@ impl DeviceBench<'_, '_> {
         for racer in racers {
             running.extend(self.arm(racer)?);
         }
-        if !self.lab.clock.has_time(&problem)? {
+        if !self.has_time_at(stage)? {
             return Ok(Attempt::OutOfTime);
         }
         let arms: Vec<Arm> = running.iter().map(|(arm, _)| arm.clone()).collect();
@@ -202,11 +203,12 @@ impl DeviceBench<'_, '_> {
             Err(failure) => return Ok(Attempt::Crashed(failure)),
         };
         let race = Some(self.lab.memory.next_race(&problem));
+        let cut = stage == Stage::Final && self.lab.clock.is_cut(&problem);
         let (mut trials, mut suspects) = (Vec::new(), Vec::new());
         for ((arm, key), verdict) in running.iter().zip(verdicts) {
             match verdict.timed() {
                 Ok(verdict) => {
-                    trials.push(Trial { race, chosen_by, ..self.judged(&arm.config, stage, key, verdict)? });
+                    trials.push(Trial { race, chosen_by, cut, ..self.judged(&arm.config, stage, key, verdict)? });
                     self.known_good.get_or_insert_with(|| arm.clone());
                 }
                 Err(failure) => suspects.push((arm, key, failure)),
@@ -215,7 +217,7 @@ impl DeviceBench<'_, '_> {
         if let Some((winner, verdict)) = null_arm {
             let (arm, key) = &running[winner];
             let duplicate = self.judged(&arm.config, stage, key, verdict)?;
-            trials.push(Trial { race, chosen_by, joined: chosen_by, null_arm: true, ..duplicate });
+            trials.push(Trial { race, chosen_by, joined: chosen_by, null_arm: true, cut, ..duplicate });
         }
         for (arm, key, failure) in suspects {
             self.is_condemned(arm, stage, key, Some(failure))?;
@@ -255,7 +257,7 @@ impl Bench for DeviceBench<'_, '_> {
         let mut compiled = self.lab.program_at_hand(program.as_ref())?;
         if compiled.is_none() {
             self.settle()?;
-            compiled = self.lab.program(program.as_ref())?;
+            compiled = self.lab.program_by(program.as_ref(), self.lab.clock.end_of(&problem))?;
         }
         let program = match compiled {
             Some(Ok(program)) => program,
@@ -275,6 +277,10 @@ impl Bench for DeviceBench<'_, '_> {
         self.worker.submit(arm.clone(), sampling);
         self.queue.push_back(Queued::Asked(Box::new(Asked { arm, sampling, stage, key })));
         Ok(true)
+    }
+
+    fn is_ready(&self, candidate: &Candidate) -> bool {
+        candidate.program.as_ref().map_or(true, |program| self.lab.is_ready(program.as_ref()))
     }
 
     fn expect(&mut self, candidates: &[Candidate]) -> Result<()> {
@@ -301,7 +307,7 @@ impl Bench for DeviceBench<'_, '_> {
             let key = self.lab.key(program.as_ref())?;
             match (
                 self.lab.memory.recall(&problem, &candidate.config, stage, &key),
-                self.lab.program(program.as_ref())?,
+                self.lab.program_by(program.as_ref(), self.lab.clock.end_of(&problem))?,
             ) {
                 (Some(trial), _) => known.push(trial),
                 (None, Some(Ok(_))) => racers.push(Racer::contender(candidate)),

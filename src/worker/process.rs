@@ -2,7 +2,7 @@
 
 use super::{Arm, Failure, RaceResults, Reply, Request, Verdict};
 use crate::device::{Address, Program};
-use crate::families::{Callable, Task};
+use crate::families::Task;
 use crate::measure::{RacePlan, Sampling};
 use crate::process::{self, LineProcess, Silence};
 use std::collections::VecDeque;
@@ -64,8 +64,8 @@ pub struct Worker {
     deadlines: Deadlines,
     /// What the process holds as long as it lives: the lock of its device.
     held: Option<Arc<File>>,
-    /// What runs the problem's kernels, where that is a process of another language.
-    callable: Option<Callable>,
+    /// The file of another language that names the problem's family, where that runs its kernels.
+    file: Option<PathBuf>,
     running: Option<Running>,
     /// Trials without a verdict, oldest first.
     queue: VecDeque<Request>,
@@ -97,17 +97,7 @@ impl Worker {
     /// A worker for the device at `address`; its process starts with the first request.
     pub fn new(address: Address, support: Option<PathBuf>, deadlines: Deadlines) -> Self {
         let queue = VecDeque::new();
-        Self {
-            address,
-            support,
-            deadlines,
-            held: None,
-            callable: None,
-            running: None,
-            queue,
-            prepared: None,
-            busy_s: 0.0,
-        }
+        Self { address, support, deadlines, held: None, file: None, running: None, queue, prepared: None, busy_s: 0.0 }
     }
 
     /// The same, whose processes hold a file open as long as they live: the lock of its device.
@@ -128,9 +118,9 @@ impl Worker {
     /// Where that fails, for whatever reason: trouble, since no config has run.
     pub fn prepare(&mut self, task: Task, seed: u64, reference: Option<Program>) -> Result<(), Failure> {
         let deadline = self.deadlines.trial;
-        let callable = task.call.as_ref().map(|call| &call.callable);
-        if self.callable.as_ref() != callable {
-            self.callable = callable.cloned();
+        let file = task.call.as_ref().map(|call| &call.callable.file);
+        if self.file.as_ref() != file {
+            self.file = file.cloned();
             self.restart();
         }
         while let Some(running) = self.running.as_mut().filter(|running| running.sent > 0) {
@@ -259,10 +249,8 @@ impl Worker {
             Some(running) => Ok(running),
             empty => {
                 let trouble = |why: &dyn fmt::Display| Failure::Trouble(format!("cannot open the device: {why}"));
-                let process = match &self.callable {
-                    Some(Callable { file, name, .. }) => {
-                        LineProcess::start_command(process::python("measure", file, name), self.held.clone())
-                    }
+                let process = match &self.file {
+                    Some(file) => LineProcess::start_command(process::python("measure", file, ""), self.held.clone()),
                     None => LineProcess::start("worker", &[], self.held.clone()),
                 };
                 let mut process = process.map_err(|error| trouble(&error))?;

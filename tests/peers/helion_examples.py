@@ -5,10 +5,10 @@
         [--output helion.json] [--until 500]
 
 EXAMPLES is the folder of that name in Helion's repository, of the version that is installed. Helion tunes every shape of every kernel,
-each with an empty cache; one sweep of all of them then gets --share (a fifth) of the time that this took, its start with it. The two
-configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of `peers.py`, and what they return is
+each with an empty cache; one sweep of all of them then gets, for each shape, --share (a fifth) of the time that the shape took which was
+tuned the soonest, the sweep's start with it. The two configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of `peers.py`, and what they return is
 compared with the reference. The report is written after each step, and a later run with the same --output goes on where that ended,
-with what was found before. After --until seconds nothing is begun that is not likely to be done by then.
+with what was found before; with --tune-only it ends when all shapes are tuned. After --until seconds nothing is begun that is not likely to be done by then.
 
 To use two GPUs, run it twice: each with its own CUDA_VISIBLE_DEVICES, --kernel, --output and --sweep-output, and half of the cores
 (taskset), since both tuners compile on all that they may.
@@ -36,7 +36,7 @@ from peers import PROTOCOL, SETS, Sampler, machine
 
 KERNELS = ["matmul", "int4", "int16", "softmax", "attention", "add"]
 # What a sweep takes beside its budget, seen on an H200's host: describing the family, starting its processes, writing the document.
-START_SECONDS = 18.0
+START_SECONDS = 32.0
 SAMPLES = 60
 COMPARING_SECONDS = 4.0
 
@@ -144,12 +144,13 @@ class Run:
                     return
                 tuned[str(place)] = self.tune(name, place)
                 self.write()
+        if self.arguments.tune_only:
+            return
         # A sweep that failed is made again, and so is one of other works.
         shapes = self.served.get("shapes", {})
         if not all(str(place) in shapes.get(name, {}) for name, place in self.works):
-            seconds = self.arguments.share * sum(self.tuned[name][str(place)]["seconds"] for name, place in self.works)
-            if self.arguments.seconds:
-                seconds = self.arguments.seconds * len(self.works)
+            of_a_shape = self.arguments.share * min(self.tuned[name][str(place)]["seconds"] for name, place in self.works)
+            seconds = (self.arguments.seconds or of_a_shape) * len(self.works)
             if not self.has(seconds):
                 return
             self.served = self.sweep(seconds)
@@ -265,8 +266,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kernel", type=lambda text: text.split(","), default=KERNELS, help="kernels, by commas")
     parser.add_argument("--shapes", default="0:5", help="which shapes of each, FIRST:END (default: %(default)s)")
     parser.add_argument("--gpu", default="h200", help="the GPU's short name (default: %(default)s)")
-    parser.add_argument("--share", type=float, default=0.2, help="of its tuner's time for a sweep (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=0.2, help="of its tuner's least time, for a shape (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="in its place, seconds for a shape")
+    parser.add_argument("--tune-only", action="store_true", help="have its tuner find all that it finds, and no more")
     parser.add_argument("--until", type=float, default=math.inf, help="most seconds that it takes")
     parser.add_argument("--output", type=Path, default=Path("helion.json"), help="the report (default: %(default)s)")
     parser.add_argument("--sweep-output", type=Path, help="where sweeps write (default: a folder that is deleted)")

@@ -162,7 +162,7 @@ impl Device for CallingCpu {
     }
 
     fn load(&mut self, config: &Config, _program: Option<&Program>) -> Result<(), Fault> {
-        self.callee.build(config)
+        self.callee.build(config, None) // on the host nothing is compiled ahead
     }
 
     fn verify_altered(&mut self, alterations: &[Alteration]) -> Result<Deviation, Fault> {

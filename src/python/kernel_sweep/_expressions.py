@@ -1,6 +1,7 @@
 """Expressions over whole numbers, as a family's shapes, arguments and grid have them."""
 
 import ast
+import functools
 
 from .tuning import FamilyError
 
@@ -35,16 +36,27 @@ def _parsed(text):
 
 def is_expression(text, names):
     """Whether a text is an expression of these names."""
+    used = _names_of(text)
+    return used is not None and all(name in names for name in used)
+
+
+@functools.cache
+def _names_of(text):
+    """The names in an expression; nothing where it is none."""
     try:
         tree = _parsed(text)
     except (SyntaxError, FamilyError):
-        return False
-    return all(node.id in names or node.id in FUNCTIONS for node in ast.walk(tree) if isinstance(node, ast.Name))
+        return None
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - FUNCTIONS.keys()
 
 
 def value_of(value, names):
     """The value of an expression of these names; what is none is itself."""
     if not isinstance(value, str) or not is_expression(value, names):
         return value
-    scope = {"__builtins__": {}, **FUNCTIONS, **names}
-    return eval(compile(_parsed(value), value, "eval"), scope)  # nothing but arithmetic, as was looked at
+    return eval(_compiled(value), {"__builtins__": {}, **FUNCTIONS, **names})  # nothing but arithmetic, as was looked at
+
+
+@functools.cache
+def _compiled(text):
+    return compile(_parsed(text), text, "eval")

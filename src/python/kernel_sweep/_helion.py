@@ -1,14 +1,10 @@
 """Kernels of Helion: a ``@helion.kernel`` with the tensors it is called with is a family, whose space is Helion's own config spec."""
 
-import contextlib
 import functools
-import itertools
 import logging
-import math
 import os
-import random
-import re
 
+from . import _helion_space as space
 from ._expressions import is_expression, value_of
 from .tuning import Family, FamilyError, Problem, reads, writes
 
@@ -80,7 +76,7 @@ class HelionFamily(Family):
             family |= told
             self._returned = (relative, absolute)
         family.setdefault("name", kernel.name)
-        super().__init__(build=self._compiled, compile=self._compile_ahead, returns=True, arrays="torch", space=[{}], **family)
+        super().__init__(build=self._compiled, compile=self._compiled, returns=True, arrays="torch", space=[{}], **family)
         reads = [tensor.name for tensor in self.tensors if tensor.role != "out"]
         self._given = list(arguments) if arguments is not None else reads
         self._cut = None
@@ -123,6 +119,11 @@ class HelionFamily(Family):
 
         return tuple(argument(one) for one in self._given)
 
+    def _fake_arguments(self, problem):
+        """Arguments that take no memory."""
+        with self._nowhere:
+            return self._arguments_of(problem)
+
     def _bind(self, problem):
         """The kernel for a problem, and arguments that take no memory."""
         key = (tuple(sorted(problem.dims.items())), problem.dtype)
@@ -131,8 +132,7 @@ class HelionFamily(Family):
 
             if not torch.cuda.is_available():
                 raise FamilyError(f"{self.name}: Helion has a config spec only where there is a GPU, and torch sees none")
-            with self._nowhere:
-                arguments = self._arguments_of(problem)
+            arguments = self._fake_arguments(problem)
             # Helion takes extents of tensors that have no memory for constants. It has one kernel for all dynamic shapes, but what
             # its spec allows follows from the first.
             self._kernel.reset()
@@ -177,69 +177,34 @@ class HelionFamily(Family):
 
     def _drawn(self):
         """Helion's default of the first problem, and the configs of every problem's spec, each once."""
-        configs, default, blocks = {}, None, []
+        bound = [self._bind(self._problem_of(problem))[0] for problem in self.problems]
+        self._cut = space.cut_of([one.config_spec for one in bound], {name: [of[name] for of in self.problems] for name in self.dims})
+        configs, default = {}, None
         share = max(1, self._draws // len(self.problems))
-        for place, problem in enumerate(self.problems):
-            dims = {name: extent for name, extent in problem.items() if name in self.dims}
-            bound, _ = self._bind(Problem(dims, problem.get("dtype", self.dtypes[0])))
-            blocks.append(_blocks_of(bound.config_spec))
-            for config in _draw(bound, share, random.Random(f"{self._seed} {place}")):
+        for problem, one in zip(self.problems, bound):
+            drawn = space.Space(one, self.tensors, self._cut, self._problem_of(problem).dims, self._seed)
+            for config in drawn.configs(share):
                 default = default or config
                 configs.setdefault(repr(sorted(config.items())), config)
-        self._cut = self._cut_of(blocks)
         return default, list(configs.values())
 
-    def _cut_of(self, blocks):
-        """Which dimension each block size cuts, how many of its elements an element of the block stands for, and whether in steps;
-        nothing where that cannot be told. ``blocks`` has for each problem the extents and whether they are steps."""
-        if len({tuple(is_step for _, is_step in of_one) for of_one in blocks}) != 1:
-            return None
-        columns = {name: [problem[name] for problem in self.problems] for name in self.dims}
-        cut = []
-        for place, (_, is_step) in enumerate(blocks[0]):
-            extents = [of_one[place][0] for of_one in blocks]
-            found = [
-                (name, column[0] // extents[0])
-                for name, column in columns.items()
-                if all(whole == part * (column[0] // extents[0]) for whole, part in zip(column, extents))
-                and name not in [other for other, _, _ in cut]
-            ]
-            if not found:
-                return None
-            cut.append((*min(found, key=lambda one: one[1]), is_step))
-        return cut
+    def _problem_of(self, problem):
+        return Problem({name: extent for name, extent in problem.items() if name in self.dims}, problem.get("dtype", self.dtypes[0]))
 
     def _model_fields(self):
         """How block sizes cut a problem, for the order in which configs are tried."""
-        if not self._cut:
-            return {}
-        block = {name: f"{times} * block_sizes[{place}]" for place, (name, times, _) in enumerate(self._cut)}
-        is_step = {name: step for name, _, step in self._cut}
-        of_steps = []
-        for tensor in self.tensors:
-            extents = [f"({extent})" for extent in tensor.shape]
-            names = set(_NAME.findall(" ".join(extents)))
-            if tensor.role != "out" and (not any(is_step.values()) or any(is_step.get(name) for name in names)):
-                extents = [_NAME.sub(lambda name: f"({block.get(name[0], name[0])})", extent) for extent in extents]
-                of_steps.append(" * ".join([*extents, str(_BYTES.get(tensor.dtype, "element_bytes"))]))
-        tile = " * ".join(f"({block[name]})" for name in block if not is_step[name]) or "1"
-        return {
-            "tiles": {name: block[name] for name in block if not is_step[name]},
-            "steps": {name: block[name] for name in block if is_step[name]},
-            "registers": f"min(255, {_OTHER_REGISTERS} + {tile} / (32 * num_warps))",
-            "stage_bytes": " + ".join(of_steps) or "0",
-        }
+        return space.model_fields(self.tensors, self._cut) if self._cut else {}
 
     # What processes ask of it.
 
-    def _compiled(self, config, problem):
-        bound, arguments = self._bind(problem)
-        compiled = bound.compile_config(helion_config(config), allow_print=False)
+    def _build(self, config, problem, made):
+        compiled = self._loaded(made.decode()) if made else self._compiled(config, problem)
+        arguments = self._fake_arguments(problem)
+        # Compiled and loaded before it is called, so that what no GPU holds is refused here.
+        self._host_part(compiled, arguments, functools.partial(_compiled_only, loads=True))
         places = [place for place, one in enumerate(self._given) if any(tensor.name == one for tensor in self.tensors)]
         order = [tensor.name for tensor in self.tensors if tensor.role != "out"]
         constants = list(arguments)
-        # Compiled and loaded before it is called, so that what no GPU holds is refused here.
-        self._host_part(compiled, arguments, functools.partial(_compiled_only, loads=True))
         if places == list(range(len(constants))) and [self._given[place] for place in places] == order:
             return compiled
 
@@ -254,10 +219,22 @@ class HelionFamily(Family):
 
         return call
 
-    def _compile_ahead(self, config, problem, _arch):
+    def _compile(self, config, problem, _arch):
+        """Compiles what Helion generates, and returns that: generating takes a process longer than to load it again."""
         bound, arguments = self._bind(problem)
-        compiled = bound.compile_config(helion_config(config), allow_print=False)
-        self._host_part(compiled, arguments, functools.partial(_compiled_only, loads=False))
+        generated = bound.to_triton_code(helion_config(config))
+        self._host_part(self._loaded(generated), arguments, functools.partial(_compiled_only, loads=False))
+        return generated.encode()
+
+    def _compiled(self, config, problem):
+        bound, _ = self._bind(problem)
+        return self._loaded(bound.to_triton_code(helion_config(config)))
+
+    def _loaded(self, generated):
+        """The kernel that is called, of the code that Helion generates."""
+        from torch._inductor.codecache import PyCodeCache
+
+        return getattr(PyCodeCache.load(generated), self._kernel.name)
 
 
 def _dtype_of(tensor):
@@ -311,170 +288,6 @@ def _compiled_only(kernel, grid, *given, loads, ptx_options=None, **options):
     made = kernel.run(*given, grid=grid, warmup=True, **options)
     if loads and made is not None:
         made._init_handles()
-
-
-_NAME = re.compile(r"[A-Za-z_]\w*")
-# Bytes of an element; what is not here is of the problem's type.
-_BYTES = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "fp8": 1, "i8": 1, "u8": 1, "i16": 2, "i32": 4, "i64": 8}
-# A thread's registers beside its part of a tile.
-_OTHER_REGISTERS = 40
-# Elements that a thread has in registers: fewer leave it idle, more have no room. Where tensor cores multiply, those of the sums;
-# else those along all axes, reduced ones too.
-_ELEMENTS, _SUMS = (8, 32), (4, 128)
-_WARPS = (1, 2, 4, 8, 16)
-# How many steps are on their way to tensor cores, and what they may take of a multiprocessor's shared memory.
-_STAGES, _SHARED_BYTES = (3, 4), (8 << 10, 200 << 10)
-# What a block of a product has at least and at most, and in steps at least; and any block.
-_LEAST_MULTIPLIED, _MOST_MULTIPLIED, _LEAST_STEP, _MOST_BLOCK = 16, 256, 32, 8192
-# Tiles, with their warps and stages, of a problem.
-_MOST_TILES = 200
-
-
-def _blocks_of(spec):
-    """The extent that each block size cuts, and whether in steps of one program."""
-    return [(block.size_hint, block.block_id not in spec.grid_block_ids) for block in spec.block_sizes]
-
-
-def _draw(bound, count, draw):
-    """Configs of a bound kernel's spec: the default first, then the seeds, tiles, these with another knob changed, and ``count``
-    with every knob at random."""
-    from helion.autotuner.config_generation import ConfigGeneration
-
-    spec = bound.config_spec
-    overrides = bound.kernel.settings.autotune_config_overrides or None
-    generation = ConfigGeneration(spec, overrides=overrides)
-    default = generation.default_flat()
-    state = random.getstate()
-    try:
-        random.seed(draw.random())
-        at_random = [generation.random_flat() for _ in range(count)]
-    finally:
-        random.setstate(state)
-    tiles = _tiles(spec, generation, draw)
-    flats = [default, *(flat for flat, _ in generation.seed_flat_config_pairs(lambda *_: None)), *tiles]
-    flats += [other for tile in tiles for other in _with_another_knob(generation, tile)]
-    plain = spec.default_config().config
-    configs = {}
-    with _remembering(spec, "supports_config_key"):
-        for flat in flats + at_random:
-            try:
-                config = generation.unflatten(list(flat))
-            except Exception:
-                continue  # what Helion itself refuses is none
-            config = _from_helion(config.config, plain)
-            configs.setdefault(repr(sorted(config.items())), config)
-    return list(configs.values())
-
-
-@contextlib.contextmanager
-def _remembering(whole, name):
-    """What a method says of the same arguments is asked once: this one is asked of every knob, for every config, twice."""
-    setattr(whole, name, functools.cache(getattr(whole, name)))
-    try:
-        yield
-    finally:
-        delattr(whole, name)
-
-
-def _tiles(spec, generation, draw):
-    """The default with other block sizes and loops, and with as many warps and stages as suit them."""
-    layout = generation._key_to_flat_indices
-    blocks, loops = layout["block_sizes"][0], layout.get("reduction_loops", ([], False))[0]
-    ids = [block.block_id for block in spec.block_sizes]
-    has_steps = bool(loops) or any(block_id not in spec.grid_block_ids for block_id in ids)
-    stages = layout.get("num_stages", ([], False))[0] if has_steps else []
-    products = spec.matmul_facts
-    fewest, most = _SUMS if products else _ELEMENTS
-    depths = (None,) if not stages else _STAGES if products else (1, 3)
-    sizes_of = [_sizes(generation.flat_spec[place], products and place in blocks) for place in blocks + loops]
-    tiles = []
-    for sizes in itertools.product(*sizes_of):
-        elements, step_bytes = math.prod(sizes), 0
-        if products:
-            of_block = dict(zip(ids, sizes))
-            if not all(_suits_tensor_cores(spec, product, of_block) for product in products):
-                continue
-            elements = max(_extent(product, "m", of_block) * _extent(product, "n", of_block) for product in products)
-            step_bytes = sum(_step_bytes(product, of_block) for product in products)
-        for warps in [warps for warps in _WARPS if fewest <= elements / (32 * warps) <= most][-2:]:
-            for depth in depths:
-                if products and stages and not _SHARED_BYTES[0] <= depth * step_bytes <= _SHARED_BYTES[1]:
-                    continue
-                tile = generation.default_flat()
-                for place, value in (*zip(blocks + loops, sizes), (generation.num_warps_index, warps)):
-                    tile[place] = value
-                for place in stages:
-                    tile[place] = depth
-                tiles.append(tile)
-    draw.shuffle(tiles)
-    return tiles[:_MOST_TILES]
-
-
-def _sizes(fragment, multiplies):
-    """The powers of two that a block size or a loop may be; a loop as long as what is reduced is none."""
-    sizes = [1 << power for power in range(31) if fragment.low <= 1 << power <= fragment.high]
-    if not multiplies:
-        return [size for size in sizes if size <= _MOST_BLOCK] or sizes[:1]
-    # Tensor cores fill as many rows and columns anyway.
-    least = min(_LEAST_MULTIPLIED, fragment.high)
-    return [size for size in sizes if least <= size <= _MOST_MULTIPLIED] or sizes[:1]
-
-
-def _extent(product, axis, of_block):
-    """What a program has of a product along m, n or k: its block, or all of it."""
-    return of_block.get(getattr(product, f"{axis}_block_id"), getattr(product, f"static_{axis}")) or 1
-
-
-def _suits_tensor_cores(spec, product, of_block):
-    """Whether a step along k is no shorter than it need be."""
-    if product.k_block_id not in of_block:
-        return True
-    whole = spec.block_sizes.block_id_lookup(product.k_block_id).size_hint
-    return _extent(product, "k", of_block) >= min(_LEAST_STEP, whole)
-
-
-def _step_bytes(product, of_block):
-    rows = _extent(product, "m", of_block) * product.lhs_dtype.itemsize + _extent(product, "n", of_block) * product.rhs_dtype.itemsize
-    return rows * _extent(product, "k", of_block)
-
-
-# By knob, what it is changed to beside its default, where it has one value for all that the kernel does.
-_OTHERWISE = {
-    "indexing": ["tensor_descriptor"],
-    "l2_groupings": [8],
-    "pid_type": ["persistent_interleaved"],
-    "load_eviction_policies": ["first"],
-    "flatten_loops": [True],
-}
-
-
-def _with_another_knob(generation, flat):
-    """The config with one other knob changed, and with all that go together."""
-    from helion.autotuner.config_fragment import ListOf
-
-    layout, all_changed = generation._key_to_flat_indices, list(flat)
-    for knob, values in _OTHERWISE.items():
-        for value in values:
-            changed = list(flat)
-            for place in layout.get(knob, ([], False))[0]:
-                fragment = generation.flat_spec[place]
-                changed[place] = [value] * fragment.length if isinstance(fragment, ListOf) else value
-                if knob in ("indexing", "l2_groupings"):
-                    all_changed[place] = changed[place]
-            if changed != flat:
-                yield changed
-    yield all_changed
-
-
-def _from_helion(config, plain):
-    """A config as ours: knobs that are as they are by default are left out, but for those that say most."""
-
-    def listed(value):
-        return [listed(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    said = ("block_sizes", "num_warps", "num_stages", "reduction_loops")
-    kept = {name: listed(value) for name, value in config.items() if name in said or value != plain.get(name)}
-    return {name: value for name, value in kept.items() if value is not None and value != []}
 
 
 def helion_config(config):

@@ -1,24 +1,27 @@
-"""Processes about a family that a file names: ``python -m kernel_sweep._process describe|measure|compile FILE NAME``.
+"""Processes about the families that a file names: ``python -m kernel_sweep._process describe FILE NAME`` and ``… measure|compile FILE``.
 
 ``describe`` writes the family's manifest; ``measure`` answers the line protocol of the measuring process, whose device, stream,
-flush and clock are the native half's, and which calls what is here in between; ``compile`` answers jobs, one JSON a line. Where
-``$SWEEP_TEMPLATE`` names a template of processes (``_template.py``), it does the task in a copy of itself.
+flush and clock are the native half's, and which calls what is here in between; ``compile`` answers jobs, one JSON a line. Both do so
+for any family of the file. Where ``$SWEEP_TEMPLATE`` names a template of processes (``_template.py``), it does the task in a copy of itself.
 """
 
 import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 
 from . import _arrays, _template
 
 
 class Callee:
-    """A family's kernels, as the native half asks for them."""
+    """The kernels of a file's families, as the native half asks for them."""
 
-    def __init__(self, family):
-        self._family = family
+    def __init__(self, module):
+        self._module = module
+        self._family = None
         self._ordinal = self._stream = None
+        self._wrap = None
         self._problem = None
         self._built = {}
         self._current = None
@@ -28,7 +31,6 @@ class Callee:
     def open(self, ordinal, stream):
         """Kernels run on the GPU of that ordinal from now on, in its primary context and on that stream; on the host where there is none."""
         self._ordinal, self._stream = ordinal, stream
-        self._wrap = _wrapper(self._family.arrays, ordinal)
         if ordinal is None:
             return
         torch = sys.modules.get("torch")
@@ -40,10 +42,12 @@ class Callee:
             cupy.cuda.Device(ordinal).use()
             cupy.cuda.ExternalStream(stream).use()
 
-    def prepare(self, dims, dtype):
-        """The problem from now on. Tensors and kernels of the last one are dropped."""
-        from .tuning import Problem
+    def prepare(self, name, dims, dtype):
+        """The family of that name and its problem from now on. Tensors and kernels of the last one are dropped."""
+        from .tuning import Problem, family_of
 
+        self._family = family_of(self._module, name)
+        self._wrap = _wrapper(self._family.arrays, self._ordinal)
         self._problem = Problem(dims, dtype)
         self._built.clear()
         self._tensors.clear()
@@ -63,14 +67,15 @@ class Callee:
             _arrays.write(target, result)
         self._tensors.clear()
 
-    def build(self, config):
-        """Makes a config's kernel the one that is called."""
-        if config not in self._built:
-            built = self._family._build(json.loads(config), self._problem)
+    def build(self, config, made):
+        """Makes a config's kernel the one that is called. ``made`` is the file of what came of compiling it ahead, if that was done."""
+        key = (config, made)
+        if key not in self._built:
+            built = self._family._build(json.loads(config), self._problem, Path(made).read_bytes() if made else b"")
             if not callable(built):
                 raise TypeError(f"it returns {type(built).__name__}, which cannot be called")
-            self._built[config] = built
-        self._current = self._built[config]
+            self._built[key] = built
+        self._current = self._built[key]
         self._last, self._poisoned = [], []
 
     def call(self, inputs, outputs, verifies):
@@ -151,38 +156,44 @@ def _private_streams():
     return f"/proc/self/fd/{questions}", f"/proc/self/fd/{answers}"
 
 
-def _answer_jobs(family, questions, answers):
-    """Compiles ahead: the source of a job is the problem and the config."""
-    from .tuning import Problem
+# What other work on this machine goes before, measuring most of all, where a process of Python has as much to do for a trial as the GPU.
+_NICENESS = 10
 
+
+def _answer_jobs(module, questions, answers):
+    """Compiles ahead: the source of a job is a problem and a config, its options are the architecture and the family's name."""
+    from .tuning import Problem, family_of
+
+    os.nice(_NICENESS)
     with open(questions) as questions, open(answers, "w") as answers:
         for line in questions:
             job = json.loads(line)
             values = json.loads(job["source"])
             config, dtype = json.loads(values.pop("config")), values.pop("dtype")
             problem = Problem({name: int(extent) for name, extent in values.items()}, dtype)
-            log = ""
+            made, log = b"", ""
             try:
-                family._compile(config, problem, job["options"][0])
+                arch, name = job["options"]
+                made = family_of(module, name)._compile(config, problem, arch)
             except MemoryError as error:
                 print(json.dumps({"Err": f"no memory to compile: {error}"}), file=answers, flush=True)
                 continue
             except BaseException as error:
                 lines = [part.strip() for part in str(error).splitlines() if part.strip()]
                 log = f"error: {type(error).__name__}: {' '.join(lines)[:400]}"
-            made = None if log else list(b"compiled by Python")
-            print(json.dumps({"Ok": {"cubin": made, "entry": None, "log": log}}), file=answers, flush=True)
+            cubin = None if log else list(made or b"")
+            print(json.dumps({"Ok": {"cubin": cubin, "entry": None, "log": log}}), file=answers, flush=True)
 
 
 def answer(task, file, name=""):
-    """Does a task about the family of that name in a file; returns the exit code."""
+    """Does a task about a file, or about the family of that name in it; returns the exit code."""
     questions, answers = _private_streams()
     from . import tuning
 
     try:
-        family = tuning.load(file, name)
+        module = tuning.load_module(file)
         if task == "describe":
-            text = family.manifest()
+            text = tuning.family_of(module, name).manifest()
             with open(answers, "w") as out:
                 out.write(text)
             return 0
@@ -196,11 +207,11 @@ def answer(task, file, name=""):
         print(f"{file}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     if task == "compile":
-        _answer_jobs(family, questions, answers)
+        _answer_jobs(module, questions, answers)
         return 0
     from . import _native
 
-    _native.measure(Callee(family), questions, answers)
+    _native.measure(Callee(module), questions, answers)
     # What hangs in a driver at the end of the interpreter would hang here.
     sys.stderr.flush()
     os._exit(0)

@@ -21,11 +21,26 @@ import sys
 import traceback
 from pathlib import Path
 
-# What shows that a file's processes need it, and what is imported then: it is known to be copied well.
+# What shows that a file's processes need it, and what is imported then: it is known to be copied well. What Triton and Helion import
+# with the first kernel that they compile is among it, since every copy would.
+_TRITON = ["triton", "triton.compiler.code_generator", "triton.experimental.gluon", "kernel_sweep._triton"]
 _HEAVY = {
     r"^[ \t]*(import|from)[ \t]+torch\b": ["torch"],
-    r"\bTritonFamily\b": ["triton", "kernel_sweep._triton"],
-    r"\bHelionFamily\b": ["torch", "triton", "helion", "helion.autotuner.config_generation", "kernel_sweep._helion"],
+    r"\bTritonFamily\b": _TRITON,
+    r"\bHelionFamily\b": [
+        "torch",
+        *_TRITON,
+        "helion",
+        "helion.autotuner.config_generation",
+        "helion._compiler.device_ir",
+        "helion._compiler.reduction_strategy",
+        "helion._compiler.tile_dispatch",
+        "helion._compiler.epilogue_subtiling",
+        "helion._compiler.static_loop_unroller",
+        "torch.export._trace",
+        "sympy.tensor.tensor",
+        "kernel_sweep._helion",
+    ],
 }
 _STARTED = b"+"
 _LENGTH, _STATUS, _PEER = "=I", "=i", "=3i"
@@ -162,6 +177,14 @@ def _become(template, streams, task, environment, folder):
         os._exit(code)
 
 
+def _ask_what_is_remembered():
+    """What every copy would ask once: Triton for the hash of all of its own files, some hundreds of megabytes, and torch's compiler, whose
+    expressions Helion uses, for its backends."""
+    for module, question in (("triton.runtime.cache", "triton_key"), ("torch._inductor.codegen.common", "init_backend_registration")):
+        with contextlib.suppress(Exception):
+            getattr(sys.modules[module], question)()
+
+
 def _can_be_copied():
     """Whether a copy can go on: not with CUDA where an import began with it."""
     copy = os.fork()
@@ -188,6 +211,7 @@ def main():
         # Whoever needs it will say that it is missing.
         with contextlib.suppress(Exception):
             importlib.import_module(module)
+    _ask_what_is_remembered()
     gc.freeze()
     if _can_be_copied():
         _Template(listener).serve()

@@ -182,7 +182,8 @@ class Family:
 
     # What processes ask of it.
 
-    def _build(self, config, problem):
+    def _build(self, config, problem, _made):
+        """What is called; ``_made`` is what ``_compile`` returned where the config was compiled ahead, else nothing."""
         built = _with_problem(self._build_of, config, problem)
         self.takes_stream = _takes(built, "stream")
         return built
@@ -192,8 +193,10 @@ class Family:
         return (lambda *tensors: self._reference_of(*tensors, problem=problem)) if takes_problem else self._reference_of
 
     def _compile(self, config, problem, arch):
+        """Compiles a config ahead, and returns bytes for ``_build`` where there is something to tell it."""
         if self._compile_of is not None:
             self._compile_of(config, problem, arch)
+        return b""
 
     def _compiles(self):
         return self._compile_of is not None
@@ -308,6 +311,11 @@ class Family:
 
 def load(file, name=""):
     """The family of that name in a file; the only one where no name is given."""
+    return family_of(load_module(file), name)
+
+
+def load_module(file):
+    """A file as a module; where that imports what is not here, the error says so."""
     path = Path(file)
     folder = str(path.resolve().parent)
     if folder not in sys.path:
@@ -320,6 +328,12 @@ def load(file, name=""):
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(f"{file} needs {error.name}, which {sys.executable} does not have: install it there") from None
+    return module
+
+
+def family_of(module, name):
+    """The family of that name in a module; the only one where the name is empty."""
+    file = module.__spec__.origin
     families = {key: value for key, value in vars(module).items() if isinstance(value, Family)}
     known = ", ".join(families) or "none"
     if name:

@@ -66,6 +66,16 @@ split = ks.Family(
     },
 )
 
+
+
+def built_slowly(config):
+    time.sleep(0.25)
+    return lambda x, y: (time.sleep(0.002 * (config["place"] == 0)), numpy.multiply(x, 2, out=y))
+
+
+# What takes long to build, whose default is slow.
+slowly = ks.Family(name="slowly", space={"place": list(range(24))}, **{**parts([1000, 10_000]), "build": built_slowly})
+
 # What returns its outputs, and what updates a tensor in place.
 returning = ks.Family(
     name="returning",

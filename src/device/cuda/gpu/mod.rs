@@ -418,7 +418,10 @@ impl Device for Gpu {
 
     fn load(&mut self, config: &Config, program: Option<&Program>) -> Result<(), Fault> {
         if let Some(calling) = &self.calling {
-            let built = calling.callee.build(config);
+            let compiles =
+                self.task.as_ref().and_then(|task| task.call.as_ref()).is_some_and(|call| call.callable.compiles);
+            let made = program.filter(|_| compiles).map(|program| program.cubin.as_path());
+            let built = calling.callee.build(config, made);
             self.synchronize()?; // what broke the device meanwhile shows now
             built?;
             self.current = Some(Current::Called(config.clone()));
