@@ -95,6 +95,20 @@ impl State {
         }
     }
 
+    /// Puts these sets of kernels before all others that are still to be compiled, one of each by turns.
+    fn bring_forward(&mut self, sets: &[&HashSet<KernelSpec>]) {
+        let mut brought: Vec<VecDeque<_>> = sets.iter().map(|_| VecDeque::new()).collect();
+        let mut others = VecDeque::new();
+        for job in std::mem::take(&mut self.queue) {
+            let set = sets.iter().position(|set| set.contains(&job.0));
+            set.map_or(&mut others, |set| &mut brought[set]).push_back(job);
+        }
+        while brought.iter().any(|set| !set.is_empty()) {
+            self.queue.extend(brought.iter_mut().filter_map(VecDeque::pop_front));
+        }
+        self.queue.extend(others);
+    }
+
     /// Puts a kernel first, if it is still to be compiled.
     fn jump_the_queue(&mut self, spec: &KernelSpec) {
         if let Some(place) = self.queue.iter().position(|(queued, _)| queued == spec)
@@ -244,6 +258,11 @@ impl Compiler {
     /// Whether it is known what became of a kernel. Nothing is asked for.
     pub fn is_done(&self, spec: &KernelSpec) -> bool {
         self.shared.state().outcome(spec).is_some()
+    }
+
+    /// Those of these sets that no process has begun with are compiled before all others, one of each by turns.
+    pub fn bring_forward(&self, sets: &[&HashSet<KernelSpec>]) {
+        self.shared.state().bring_forward(sets);
     }
 
     /// Nobody expects these kernels any more: those that no process has begun with are not compiled, unless they are asked for again.
@@ -412,6 +431,20 @@ fn start_process(nvrtc: &Nvrtc) -> Result<LineProcess> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_brought_forward_goes_by_turns_and_the_rest_keeps_its_order() {
+        let spec = |name: &str| KernelSpec::shipped("gemm.cu", name, []);
+        let mut state = State::default();
+        for name in ["a1", "other 1", "b1", "a2", "a3", "other 2", "b2"] {
+            state.queue.push_back((spec(name), Key(name.into())));
+        }
+        let [one, other] = [&["b1", "b2", "not queued"][..], &["a1", "a2", "a3"]]
+            .map(|names| names.iter().map(|name| spec(name)).collect::<HashSet<_>>());
+        state.bring_forward(&[&one, &other]);
+        let queued: Vec<&str> = state.queue.iter().map(|(spec, _)| spec.entry.as_str()).collect();
+        assert_eq!(queued, ["b1", "a1", "b2", "a2", "a3", "other 1", "other 2"]);
+    }
 
     #[test]
     fn kernels_that_nobody_expects_any_more_are_not_compiled_and_may_be_asked_for_again() {

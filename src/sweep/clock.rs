@@ -27,8 +27,7 @@ struct State {
     end: Option<Instant>,
     /// When the time to try configs of single problems ends, where that is before it.
     slices: BTreeMap<Problem, Instant>,
-    /// Problems that are under way.
-    begun: BTreeSet<Problem>,
+    under_way: BTreeSet<Problem>,
     /// Problems the time did not reach, or not to their end.
     out_of_time: BTreeSet<Problem>,
 }
@@ -49,17 +48,22 @@ impl Clock {
     /// until the end, but for what its race is left.
     pub(super) fn begin(&self, problem: &Problem, still_to_come: usize, benches: usize) {
         let (mut state, now) = (self.state(), Instant::now());
+        state.under_way.insert(*problem);
         if let Some(end) = state.end {
             let left = end.saturating_duration_since(now);
-            state.begun.insert(*problem);
-            let share = left.mul_f64(benches as f64 / (still_to_come + state.begun.len()) as f64);
+            let share = left.mul_f64(benches as f64 / (still_to_come + state.under_way.len()) as f64);
             state.slices.insert(*problem, now + share.max(LEAST_SLICE).min(left).mul_f64(TRYING_SHARE));
         }
     }
 
     /// A problem is done with, whatever came of it.
     pub(super) fn leave(&self, problem: &Problem) {
-        self.state().begun.remove(problem);
+        self.state().under_way.remove(problem);
+    }
+
+    /// The problems that have begun and are not done with.
+    pub(super) fn under_way(&self) -> BTreeSet<Problem> {
+        self.state().under_way.clone()
     }
 
     pub(super) fn end(&self) -> Option<Instant> {

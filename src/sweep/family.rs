@@ -269,6 +269,7 @@ impl FamilySweep<'_, '_> {
         // What the first of a family wait for, its processes and compilers, is not taken from their time.
         bench.get_ready(must_race.first())?;
         self.lab.clock.begin(problem, still_to_come, benches);
+        self.lab.hurry();
         ahead.search(bench, problem, &must_race)
     }
 }

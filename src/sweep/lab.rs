@@ -98,6 +98,15 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
+    /// What the problems under way are expected to need is compiled before what others will, for each by turns.
+    pub(super) fn hurry(&self) {
+        let Some(compiler) = self.compiler() else { return };
+        let (state, under_way) = (self.state(), self.clock.under_way());
+        let expected: Vec<&HashSet<KernelSpec>> =
+            under_way.iter().filter_map(|problem| state.expected.get(problem)).collect();
+        compiler.bring_forward(&expected);
+    }
+
     /// Nothing more is tried of a problem: what it expected and no other one does waits for a compiler no longer.
     pub(super) fn expect_no_more_of(&self, problem: &Problem) {
         let mut state = self.state();

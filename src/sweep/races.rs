@@ -284,7 +284,9 @@ impl Bench for DeviceBench<'_, '_> {
     }
 
     fn expect(&mut self, candidates: &[Candidate]) -> Result<()> {
-        self.lab.compile_ahead(&self.problem()?, candidates.iter().map(|candidate| candidate.config.clone()))
+        self.lab.compile_ahead(&self.problem()?, candidates.iter().map(|candidate| candidate.config.clone()))?;
+        self.lab.hurry();
+        Ok(())
     }
 
     fn next(&mut self) -> Result<Option<Trial>> {
