@@ -241,10 +241,10 @@ impl Compiler {
                 self.request(spec)?;
                 state = self.shared.state();
             }
-            state.jump_the_queue(spec);
             if let Some(outcome) = state.outcome(spec) {
                 return outcome.clone().map(Some);
             }
+            state.jump_the_queue(spec);
             let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Ok(None);
@@ -351,13 +351,11 @@ impl Shared {
         }
     }
 
-    /// A process that ends with the service.
-    fn start_worker(&self, spec: &KernelSpec) -> Result<LineProcess> {
-        let process = match &spec.code {
-            Code::Callable(Callable { file, .. }) => {
-                LineProcess::start_command(process::python("compile", file, ""), None)?
-            }
-            _ => start_process(&self.settings.nvrtc)?,
+    /// A process that ends with the service, of another language where a file of one is named.
+    fn start_worker(&self, file: Option<&PathBuf>) -> Result<LineProcess> {
+        let process = match file {
+            Some(file) => LineProcess::start_command(process::python("compile", file, ""), None)?,
+            None => start_process(&self.settings.nvrtc)?,
         };
         let mut state = self.state();
         if state.stopped {
@@ -400,7 +398,7 @@ impl Shared {
         }
         let idle = match process {
             Some(idle) => idle,
-            None => process.insert(Idle { file: file.cloned(), worker: self.start_worker(spec)? }),
+            None => process.insert(Idle { file: file.cloned(), worker: self.start_worker(file)? }),
         };
         let answer = idle.worker.ask(job, self.settings.deadline);
         if answer.is_err() {

@@ -156,7 +156,7 @@ pub fn search(
     let are_tried = refinement.try_all(bench, &mut scores, first, Stage::Screen)?;
     let all: Vec<&Candidate> = required.iter().chain(&promising).collect();
     if !are_tried {
-        return race_of_what_was_tried(bench, problem.family, &all, must_race, &scores, width);
+        return refinement.race_what_was_tried(bench, &scores, &all);
     }
     refinement.run(bench, scores, all, width.rounds)
 }
@@ -212,13 +212,31 @@ impl Refinement<'_> {
         let are_tried = self.try_all(bench, &mut scores, neighbours.iter().collect(), Stage::Refine)?;
         all.extend(&neighbours);
         if !are_tried {
-            return race_of_what_was_tried(bench, self.problem.family, &all, self.must_race, &scores, self.width);
+            return self.race_what_was_tried(bench, &scores, &all);
         }
         let is_better = scores.best.zip(before).is_some_and(|((time, _), before)| time < before);
         if rounds > 1 && is_better {
             return self.run(bench, scores, all, rounds - 1);
         }
-        race(bench, self.problem.family, &all, self.must_race, &scores, self.width, &RacePlan::FINAL)
+        self.race(bench, &scores, &all)
+    }
+
+    /// Where the time to try more is over, what was tried by then races: without that all of it would be of no use.
+    fn race_what_was_tried(
+        &self,
+        bench: &mut dyn Bench,
+        scores: &Scores<'_>,
+        all: &[&Candidate],
+    ) -> Result<RaceOutcome> {
+        if scores.best.is_none() {
+            return Ok(RaceOutcome::OutOfTime);
+        }
+        self.race(bench, scores, all)
+    }
+
+    /// Lets the best of all race.
+    fn race(&self, bench: &mut dyn Bench, scores: &Scores<'_>, all: &[&Candidate]) -> Result<RaceOutcome> {
+        race(bench, self.problem.family, all, self.must_race, scores, self.width, &RacePlan::FINAL)
     }
 }
 
@@ -250,21 +268,6 @@ pub fn exhaust(
         return Ok(RaceOutcome::OutOfTime);
     }
     race(bench, family, &legal, must_race, &scores, width, &RacePlan::FINAL.longer(EXHAUSTIVE_ROUNDS))
-}
-
-/// Where the time to try more is over, what was tried by then races: without that all of it would be of no use.
-fn race_of_what_was_tried<'a>(
-    bench: &mut dyn Bench,
-    family: Family,
-    candidates: &[&'a Candidate],
-    must_race: &[Config],
-    scores: &Scores<'a>,
-    width: &Width,
-) -> Result<RaceOutcome> {
-    if scores.best.is_none() {
-        return Ok(RaceOutcome::OutOfTime);
-    }
-    race(bench, family, candidates, must_race, scores, width, &RacePlan::FINAL)
 }
 
 fn race<'a>(

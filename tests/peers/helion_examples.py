@@ -6,9 +6,10 @@
 
 EXAMPLES is the folder of that name in Helion's repository, of the version that is installed. Helion tunes every shape of every kernel,
 each with an empty cache; one sweep of all of them then gets, for each shape, --share (a fifth) of the time that the shape took which was
-tuned the soonest, the sweep's start with it. The two configs found for a shape are timed in turn in one run, on the same tensors and by the protocol of `peers.py`, and what they return is
-compared with the reference. The report is written after each step, and a later run with the same --output goes on where that ended,
-with what was found before; with --tune-only it ends when all shapes are tuned. After --until seconds nothing is begun that is not likely to be done by then.
+tuned the soonest, the sweep's start with it. The two configs found for a shape are timed in turn in one run, on the same tensors and by
+the protocol of `peers.py`, and what they return is compared with the reference. The report is written after each step, and a later run
+with the same --output goes on where that ended, with what was found before; with --tune-only it ends when all shapes are tuned. After
+--until seconds nothing is begun that is not likely to be done by then.
 
 To use two GPUs, run it twice: each with its own CUDA_VISIBLE_DEVICES, --kernel, --output and --sweep-output, and half of the cores
 (taskset), since both tuners compile on all that they may.

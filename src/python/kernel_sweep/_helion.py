@@ -76,7 +76,7 @@ class HelionFamily(Family):
             family |= told
             self._returned = (relative, absolute)
         family.setdefault("name", kernel.name)
-        super().__init__(build=self._compiled, compile=self._compiled, returns=True, arrays="torch", space=[{}], **family)
+        super().__init__(build=self._generated, compile=self._generated, returns=True, arrays="torch", space=[{}], **family)
         reads = [tensor.name for tensor in self.tensors if tensor.role != "out"]
         self._given = list(arguments) if arguments is not None else reads
         self._cut = None
@@ -198,7 +198,7 @@ class HelionFamily(Family):
     # What processes ask of it.
 
     def _build(self, config, problem, made):
-        compiled = self._loaded(made.decode()) if made else self._compiled(config, problem)
+        compiled = self._loaded(made.decode() if made else self._generated(config, problem))
         arguments = self._fake_arguments(problem)
         # Compiled and loaded before it is called, so that what no GPU holds is refused here.
         self._host_part(compiled, arguments, functools.partial(_compiled_only, loads=True))
@@ -221,17 +221,18 @@ class HelionFamily(Family):
 
     def _compile(self, config, problem, _arch):
         """Compiles what Helion generates, and returns that: generating takes a process longer than to load it again."""
-        bound, arguments = self._bind(problem)
-        generated = bound.to_triton_code(helion_config(config))
+        generated = self._generated(config, problem)
+        _, arguments = self._bind(problem)
         self._host_part(self._loaded(generated), arguments, functools.partial(_compiled_only, loads=False))
         return generated.encode()
 
-    def _compiled(self, config, problem):
+    def _generated(self, config, problem):
+        """The code that Helion generates."""
         bound, _ = self._bind(problem)
-        return self._loaded(bound.to_triton_code(helion_config(config)))
+        return bound.to_triton_code(helion_config(config))
 
     def _loaded(self, generated):
-        """The kernel that is called, of the code that Helion generates."""
+        """The kernel that is called, of generated code."""
         from torch._inductor.codecache import PyCodeCache
 
         return getattr(PyCodeCache.load(generated), self._kernel.name)

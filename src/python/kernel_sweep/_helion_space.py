@@ -97,6 +97,7 @@ class Space:
         self._layout, self._default = self._generation._key_to_flat_indices, self._generation.default_flat()
         self._ids = [block.block_id for block in self._spec.block_sizes]
         self._products = self._spec.matmul_facts
+        self._fewest, self._most = _SUMS if self._products else _ELEMENTS
         self._tensors, self._cut, self._dims, self._seed = tensors, cut, dims, seed
 
     def configs(self, count):
@@ -137,8 +138,7 @@ class Space:
             if not self._suits_tensor_cores(sizes):
                 continue
             elements, step_bytes = self._held(sizes)
-            fewest, most = _SUMS if self._products else _ELEMENTS
-            warps = [warps for warps in _WARPS if fewest <= elements / (32 * warps) <= most]
+            warps = [warps for warps in _WARPS if self._fewest <= elements / (32 * warps) <= self._most]
             depths = _STAGES_OF_PRODUCTS if self._products else _STAGES
             depths = [depth for depth in depths if depth * step_bytes <= _MOST_SHARED_BYTES] if stages else [None]
             for of_warps, depth in itertools.product(warps[:_MOST_WARPS] if self._products else warps, depths):
@@ -183,8 +183,7 @@ class Space:
     def _is_held(self, config):
         """Whether a program has the registers and the shared memory for a config."""
         elements, step_bytes = self._held([*config["block_sizes"], *(size for size in config.get("reduction_loops", []) if size)])
-        _, most = _SUMS if self._products else _ELEMENTS
-        return elements <= most * 32 * config["num_warps"] and config.get("num_stages", 1) * step_bytes <= _MOST_SHARED_BYTES
+        return elements <= self._most * 32 * config["num_warps"] and config.get("num_stages", 1) * step_bytes <= _MOST_SHARED_BYTES
 
     def _suits_tensor_cores(self, sizes):
         """Whether a step along k is no shorter than it need be."""
@@ -201,29 +200,26 @@ class Space:
         from helion.autotuner.config_fragment import ListOf
 
         together, changes = {}, []
-        for knob, values in _OTHERWISE.items():
-            for value in values:
-                flat = list(self._default)
-                for place in self._layout.get(knob, ([], False))[0]:
-                    fragment = self._generation.flat_spec[place]
-                    flat[place] = [value] * fragment.length if isinstance(fragment, ListOf) else value
-                changed = {
-                    name: of_knob for known in self._known([flat], plain) for name, of_knob in known.items() if name not in _SAID
-                }
-                changes.append(changed)
-                if knob in ("indexing", "l2_groupings"):
-                    together |= changed
+        for knob, value in _OTHERWISE.items():
+            flat = list(self._default)
+            for place in self._layout.get(knob, ([], False))[0]:
+                fragment = self._generation.flat_spec[place]
+                flat[place] = [value] * fragment.length if isinstance(fragment, ListOf) else value
+            changed = {name: of_knob for known in self._known([flat], plain) for name, of_knob in known.items() if name not in _SAID}
+            changes.append(changed)
+            if knob in ("indexing", "l2_groupings"):
+                together |= changed
         return [change for change in [*changes, together] if change]
 
 
 # By knob, what it is changed to beside its default, where it has one value for all that the kernel does.
 _OTHERWISE = {
-    "indexing": ["tensor_descriptor"],
-    "l2_groupings": [8],
-    "loop_orders": [[1, 0]],
-    "pid_type": ["persistent_interleaved"],
-    "load_eviction_policies": ["first"],
-    "flatten_loops": [True],
+    "indexing": "tensor_descriptor",
+    "l2_groupings": 8,
+    "loop_orders": [1, 0],
+    "pid_type": "persistent_interleaved",
+    "load_eviction_policies": "first",
+    "flatten_loops": True,
 }
 # Knobs that every config says, also as they are by default.
 _SAID = ("block_sizes", "num_warps", "num_stages", "reduction_loops")
