@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 import triton_tutorial
 
@@ -32,8 +34,15 @@ undefined.run(show_plots=True)
 def test_only_the_tutorials_functions_are_run(tmp_path):
     file = tmp_path / "03-matrix-multiplication.py"
     file.write_text(TUTORIAL)
-    kernel = triton_tutorial.tutorial_kernel(file)
-    assert kernel(2.5) == 2 and kernel.configs == [1]
+    example, kernel = triton_tutorial.tutorial_kernel(file)
+    assert example is triton_tutorial.Product and kernel(2.5) == 2 and kernel.configs == [1]
+
+
+def test_a_tutorial_of_another_kernel_is_refused_in_one_line(tmp_path):
+    file = tmp_path / "01-vector-add.py"
+    file.write_text("def add_kernel(x):\n    return x\n")
+    with pytest.raises(SystemExit, match="01-vector-add.py: it defines neither matmul_kernel nor softmax_kernel"):
+        triton_tutorial.tutorial_kernel(file)
 
 
 def test_the_space_begins_with_the_tutorials_configs_and_has_their_neighbours_once():
@@ -41,10 +50,19 @@ def test_the_space_begins_with_the_tutorials_configs_and_has_their_neighbours_on
         kwargs={"BLOCK_SIZE_M": 128, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 8}, num_warps=8, num_stages=3
     )
     tutorials = [triton_tutorial.config_of(config)]
-    space = triton_tutorial.space(tutorials)
+    space = triton_tutorial.Product.space(tutorials)
     assert space[0] == tutorials[0] and 300 < len(space) < 2000
     assert len({repr(sorted(one.items())) for one in space}) == len(space)
     assert {**tutorials[0], "GROUP_SIZE_M": 1} in space and {**tutorials[0], "BLOCK_SIZE_N": 256} in space
+
+
+def test_the_softmax_has_the_tutorials_configs_with_any_number_of_programs_and_others():
+    example = triton_tutorial.Softmax
+    space = example.space(list(example.tutorials))
+    assert len({repr(sorted(one.items())) for one in space}) == len(space) > 100
+    assert {(one["num_warps"], one["num_stages"]) for one in space[:20]} == {(8, 2), (8, 4)}
+    assert example.served_grid(("y", "x", 640, 640, 100, 640), {"PROGRAMS": 132}) == (100,)
+    assert example.served_grid(("y", "x", 640, 640, 5000, 640), {"PROGRAMS": 132}) == (132,)
 
 
 def test_the_table_has_every_shape_and_their_mean():

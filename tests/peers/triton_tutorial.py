@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Times the product of Triton's tutorial with the configs that a sweep serves, beside what its `@triton.autotune` chooses.
+"""Times Triton's tutorial kernels with the configs that a sweep serves, beside what `@triton.autotune` chooses.
 
     python3 tests/peers/triton_tutorial.py --tutorial 03-matrix-multiplication.py [--gpu h200] [--seconds 10] [--output triton.json]
 
-The tutorial is the file of that name in `python/tutorials/` of Triton's repository; only its functions are run, not what it shows.
-The sweep has --seconds for each shape. Both are launched on the same tensors, by the protocol of `peers.py`, in turn. The report is
-written after each shape. A Markdown table goes to stdout. It ends with 4 where a shape failed.
+The tutorial is that file, or 02-fused-softmax.py, of `python/tutorials/` in Triton's repository; only its functions are run, not what
+it shows. The product is under `@triton.autotune` there. The softmax has eight warps and two or four stages there, by the GPU's shared
+memory, and as many programs as fit: `@triton.autotune` has both to choose from here. The sweep has --seconds for each shape. The two
+configs found for a shape are launched on the same tensors, by the protocol of `peers.py`, in turn. The report is written after each
+shape. A Markdown table goes to stdout. It ends with 4 where a shape failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import itertools
 import json
 import os
@@ -25,16 +28,149 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-DIMS = ("m", "n", "k")
-SHAPES = ((2048, 2048, 2048), (4096, 4096, 4096), (16, 4096, 4096), (512, 8192, 2048), (1000, 3000, 1536), (128, 14336, 4096))
-BLOCKS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K")
 FAMILY = "triton_tutorial"
 SAMPLES = 60
 COMPARING_SECONDS = 4.0
 
 
+class Product:
+    """`matmul_kernel` of the tutorial, of contiguous matrices in f16."""
+
+    kernel = "matmul_kernel"
+    dims = ("m", "n", "k")
+    shapes = ((2048, 2048, 2048), (4096, 4096, 4096), (16, 4096, 4096), (512, 8192, 2048), (1000, 3000, 1536), (128, 14336, 4096))
+    dtype = "f16"
+    constants = {"ACTIVATION": ""}
+    blocks = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K")
+
+    @classmethod
+    def space(cls, tutorial: list[dict]) -> list[dict]:
+        """The tutorial's configs, and others of their knobs in any order."""
+        others = []
+        for m, n, k, group, warps, stages in itertools.product(
+            (16, 32, 64, 128, 256), (32, 64, 128, 256), (32, 64, 128), (1, 8), (2, 4, 8), (3, 4, 5)
+        ):
+            sums = m * n / (32 * warps)
+            if 4 <= sums <= 128 and 2 * (m + n) * k * stages <= 220 << 10:
+                blocks = dict(zip(cls.blocks, (m, n, k)))
+                others.append({**blocks, "GROUP_SIZE_M": group, "num_warps": warps, "num_stages": stages})
+        return shuffled_after(tutorial, others)
+
+    @classmethod
+    def family(cls, ks) -> dict:
+        """What a family of it is, but for its space."""
+        return {
+            "tensors": [
+                ks.reads("a", ["m", "k"], cls.dtype),
+                ks.reads("b", ["k", "n"], cls.dtype),
+                ks.writes("c", ["m", "n"], cls.dtype, relative=1e-2, absolute=2e-2),
+            ],
+            "arguments": ["a", "b", "c", "m", "n", "k", "k", 1, "n", 1, "n", 1],
+            "grid": ["cdiv(m, BLOCK_SIZE_M) * cdiv(n, BLOCK_SIZE_N)"],
+            "reference": lambda a, b: a.float() @ b.float(),
+            "flops": "2 * m * n * k",
+        }
+
+    @staticmethod
+    def arguments(torch, tensor, m: int, n: int, k: int) -> tuple:
+        """One set of the kernel's."""
+        return tensor(m, k), tensor(k, n), tensor(m, n), m, n, k, k, 1, n, 1, n, 1
+
+    @staticmethod
+    def autotuned(triton, kernel):
+        """The kernel under `@triton.autotune`."""
+        return kernel
+
+    @staticmethod
+    def grid(triton, kernel, arguments: tuple, meta: dict) -> tuple[int]:
+        """The programs of the tutorial's launch."""
+        m, n = arguments[3:5]
+        return (-(-m // meta["BLOCK_SIZE_M"]) * -(-n // meta["BLOCK_SIZE_N"]),)
+
+    @classmethod
+    def served_grid(cls, arguments: tuple, config: dict) -> tuple[int]:
+        """The programs of a served config."""
+        return cls.grid(None, None, arguments, config)
+
+
+class Softmax:
+    """`softmax_kernel` of the tutorial, of contiguous rows in f32."""
+
+    kernel = "softmax_kernel"
+    dims = ("rows", "cols")
+    shapes = ((4096, 256), (4096, 1024), (1823, 781), (4096, 3000), (4096, 8192), (65536, 512))
+    dtype = "f32"
+    constants = {"BLOCK_SIZE": "next_power_of_2(cols)"}
+    warps = 8
+    tutorials = tuple({"num_warps": 8, "num_stages": stages} for stages in (2, 4))
+
+    @classmethod
+    def space(cls, tutorial: list[dict]) -> list[dict]:
+        """The tutorial's configs, and others of their knobs in any order, each with so many programs."""
+        programs = [132 * each for each in (1, 2, 3, 4, 6, 8, 12, 16, 32, 512)]
+        counted = [{**config, "PROGRAMS": count} for config in tutorial for count in programs]
+        others = [
+            {"num_warps": warps, "num_stages": stages, "PROGRAMS": count}
+            for warps, stages, count in itertools.product((1, 2, 4, 8, 16), (1, 2, 3, 4), programs)
+        ]
+        return shuffled_after(counted, others)
+
+    @classmethod
+    def family(cls, ks) -> dict:
+        """What a family of it is, but for its space."""
+        return {
+            "tensors": [
+                ks.reads("x", ["rows", "cols"], cls.dtype),
+                ks.writes("y", ["rows", "cols"], cls.dtype, relative=1e-4, absolute=1e-7),
+            ],
+            "arguments": ["y", "x", "cols", "cols", "rows", "cols"],
+            "grid": ["min(rows, PROGRAMS)"],
+            "reference": lambda x: x.float().softmax(-1),
+            "flops": "5 * rows * cols",
+        }
+
+    @staticmethod
+    def arguments(torch, tensor, rows: int, cols: int) -> tuple:
+        """One set of the kernel's."""
+        return tensor(rows, cols), tensor(rows, cols), cols, cols, rows, cols
+
+    @classmethod
+    def autotuned(cls, triton, kernel):
+        """The kernel under `@triton.autotune`."""
+        configs = [triton.Config({}, **config) for config in cls.tutorials]
+        return triton.autotune(configs=configs, key=["n_rows", "n_cols"])(kernel)
+
+    @classmethod
+    def grid(cls, triton, kernel, arguments: tuple, meta: dict) -> tuple[int]:
+        """The programs of the tutorial's launch: as many as a GPU holds, and no more than rows."""
+        held = cls.held(triton, kernel, arguments, cls.warps, meta["num_stages"], meta["BLOCK_SIZE"])
+        return (min(held, arguments[4]),)
+
+    @staticmethod
+    @functools.cache
+    def held(triton, kernel, arguments: tuple, warps: int, stages: int, block: int) -> int:
+        """How many programs a GPU holds by their registers and shared memory; the tutorial works it out for each launch."""
+        compiled = kernel.warmup(*arguments, grid=(1,), num_warps=warps, num_stages=stages, BLOCK_SIZE=block)
+        compiled._init_handles()
+        limits = triton.runtime.driver.active.utils.get_device_properties(0)
+        of_registers = limits["max_num_regs"] // (compiled.n_regs * limits["warpSize"] * warps)
+        resident = min(of_registers, limits["max_shared_mem"] // max(1, compiled.metadata.shared))
+        return limits["multiprocessor_count"] * max(1, resident)
+
+    @staticmethod
+    def served_grid(arguments: tuple, config: dict) -> tuple[int]:
+        """The programs of a served config."""
+        return (min(arguments[4], config["PROGRAMS"]),)
+
+
+def shuffled_after(first: list[dict], others: list[dict]) -> list[dict]:
+    """Both, each config once."""
+    random.Random(0).shuffle(others)
+    return [*first, *(config for config in others if config not in first)]
+
+
 def tutorial_kernel(file: Path):
-    """`matmul_kernel` of the tutorial under its `@triton.autotune`, by its imports and functions alone."""
+    """A tutorial's kernel and what it is here, by the tutorial's imports and functions alone."""
     tree = ast.parse(file.read_text())
     kept = [
         part
@@ -45,21 +181,10 @@ def tutorial_kernel(file: Path):
     module.__file__ = str(file)
     sys.modules[module.__name__] = module
     exec(compile(ast.Module(kept, []), str(file), "exec"), module.__dict__)
-    return module.matmul_kernel
-
-
-def space(tutorial: list[dict]) -> list[dict]:
-    """The tutorial's configs, and others of their knobs in any order."""
-    others = []
-    for m, n, k, group, warps, stages in itertools.product(
-        (16, 32, 64, 128, 256), (32, 64, 128, 256), (32, 64, 128), (1, 8), (2, 4, 8), (3, 4, 5)
-    ):
-        sums = m * n / (32 * warps)
-        if 4 <= sums <= 128 and 2 * (m + n) * k * stages <= 220 << 10:
-            blocks = dict(zip(BLOCKS, (m, n, k)))
-            others.append({**blocks, "GROUP_SIZE_M": group, "num_warps": warps, "num_stages": stages})
-    random.Random(0).shuffle(others)
-    return [*tutorial, *(config for config in others if config not in tutorial)]
+    for example in (Product, Softmax):
+        if hasattr(module, example.kernel):
+            return example, getattr(module, example.kernel)
+    sys.exit(f"--tutorial {file}: it defines neither {Product.kernel} nor {Softmax.kernel}")
 
 
 def config_of(config) -> dict:
@@ -67,62 +192,54 @@ def config_of(config) -> dict:
     return {**config.kwargs, "num_warps": config.num_warps, "num_stages": config.num_stages}
 
 
-def family_of(kernel):
+def family_of(example, kernel):
     """The tutorial's kernel as a family."""
     import kernel_sweep as ks
+    import triton
 
     return ks.TritonFamily(
         kernel,
         name=FAMILY,
-        dims=DIMS,
-        dtypes=["f16"],
-        tensors=[
-            ks.reads("a", ["m", "k"], "f16"),
-            ks.reads("b", ["k", "n"], "f16"),
-            ks.writes("c", ["m", "n"], "f16", relative=1e-2, absolute=2e-2),
-        ],
-        arguments=["a", "b", "c", "m", "n", "k", "k", 1, "n", 1, "n", 1],
-        constexprs={"ACTIVATION": ""},
-        grid=["cdiv(m, BLOCK_SIZE_M) * cdiv(n, BLOCK_SIZE_N)"],
-        space=space([config_of(config) for config in kernel.configs]),
-        problems=[dict(zip(DIMS, shape)) for shape in SHAPES],
-        reference=lambda a, b: a.float() @ b.float(),
-        flops="2 * m * n * k",
+        dims=example.dims,
+        dtypes=[example.dtype],
+        constexprs=example.constants,
+        space=example.space([config_of(config) for config in example.autotuned(triton, kernel).configs]),
+        problems=[dict(zip(example.dims, shape)) for shape in example.shapes],
+        **example.family(ks),
     )
 
 
 if "TRITON_TUTORIAL" in os.environ:
-    family = family_of(tutorial_kernel(Path(os.environ["TRITON_TUTORIAL"])))
+    family = family_of(*tutorial_kernel(Path(os.environ["TRITON_TUTORIAL"])))
 
 
-def compared(torch, sampler, kernel, dims: dict[str, int], served: dict | None) -> dict:
+def compared(torch, sampler, example, kernel, dims: dict[str, int], served: dict | None) -> dict:
     """The median times of both, the config that `@triton.autotune` chose and the seconds that it took."""
+    import triton
+    from kernel_sweep._expressions import value_of
     from peers import SETS
 
-    m, n, k = dims.values()
-
     def tensor(*shape):
-        return torch.empty(*shape, dtype=torch.float16, device="cuda").uniform_(-1, 1)
+        dtype = {"f16": torch.float16, "f32": torch.float32}[example.dtype]
+        return torch.empty(*shape, dtype=dtype, device="cuda").uniform_(-1, 1)
 
-    sets = [(tensor(m, k), tensor(k, n), tensor(m, n)) for _ in range(SETS)]
-
-    def arguments(a, b, c):
-        return a, b, c, m, n, k, a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0), c.stride(1)
-
-    def grid(meta):
-        return (-(-m // meta["BLOCK_SIZE_M"]) * -(-n // meta["BLOCK_SIZE_N"]),)
-
+    sets = [example.arguments(torch, tensor, **dims) for _ in range(SETS)]
+    constants = {name: value_of(value, dims) for name, value in example.constants.items()}
+    tuned = example.autotuned(triton, kernel)
     start = time.monotonic()
-    kernel[grid](*arguments(*sets[0]), ACTIVATION="")
-    row = {"tuner_seconds": time.monotonic() - start, "autotune": {"config": config_of(kernel.best_config)}}
+    tuned[lambda meta: example.grid(triton, tuned.fn, sets[0], meta)](*sets[0], **constants)
+    row = {"tuner_seconds": time.monotonic() - start, "autotune": {"config": config_of(tuned.best_config)}}
+    grids = {"autotune": example.grid(triton, tuned.fn, sets[0], {**constants, **row["autotune"]["config"]})}
     if served is not None:
         row["ours"] = {"config": served}
+        grids["ours"] = example.served_grid(sets[0], served)
     calls = {}
-    for whose in row.keys() & {"ours", "autotune"}:
+    for whose, grid in grids.items():
         turns = itertools.cycle(sets)
+        given = {name: value for name, value in row[whose]["config"].items() if name != "PROGRAMS"}
 
-        def call(turns=turns, config=row[whose]["config"]):
-            kernel.fn.run(*arguments(*next(turns)), grid=grid, warmup=False, ACTIVATION="", **config)
+        def call(turns=turns, grid=grid, given=given):
+            tuned.fn.run(*next(turns), grid=grid, warmup=False, **constants, **given)
 
         try:
             call()
@@ -160,8 +277,8 @@ def markdown(rows: list[dict], sweep_seconds: float) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Times Triton's tutorial product, swept, beside its own @triton.autotune.")
-    parser.add_argument("--tutorial", type=Path, required=True, help="03-matrix-multiplication.py of Triton's tutorials")
+    parser = argparse.ArgumentParser(description="Times Triton's tutorial kernels, swept, beside @triton.autotune.")
+    parser.add_argument("--tutorial", type=Path, required=True, help="03-matrix-multiplication.py or 02-fused-softmax.py of Triton's")
     parser.add_argument("--gpu", default="h200", help="the GPU's short name (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="the sweep's for each shape (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("triton.json"), help="the report (default: %(default)s)")
@@ -171,16 +288,17 @@ def main() -> int:
     from peers import PROTOCOL, Sampler, machine
 
     os.environ["TRITON_TUTORIAL"] = str(arguments.tutorial.resolve())
+    example, kernel = tutorial_kernel(arguments.tutorial)
     with tempfile.TemporaryDirectory() as scratch:
         start = time.monotonic()
-        budget = arguments.seconds * len(SHAPES)
+        budget = arguments.seconds * len(example.shapes)
         document = ks.tune(f"{Path(__file__).resolve()}:{FAMILY}", gpu=arguments.gpu, budget=budget, output=Path(scratch))
         sweep_seconds = time.monotonic() - start
-    kernel, sampler, rows = tutorial_kernel(arguments.tutorial), Sampler.open(torch), []
-    for shape in SHAPES:
-        dims = dict(zip(DIMS, shape))
-        served = document.lookup(FAMILY, dtype="f16", **dims).best
-        rows.append({"problem": dims, **compared(torch, sampler, kernel, dims, served)})
+    sampler, rows = Sampler.open(torch), []
+    for shape in example.shapes:
+        dims = dict(zip(example.dims, shape))
+        served = document.lookup(FAMILY, dtype=example.dtype, **dims).best
+        rows.append({"problem": dims, **compared(torch, sampler, example, kernel, dims, served)})
         report = {"protocol": PROTOCOL, "machine": machine(torch), "sweep_seconds": sweep_seconds, "rows": rows}
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=2) + "\n")

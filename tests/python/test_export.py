@@ -43,10 +43,31 @@ class Tensor:
         return product
 
 
+# A kernel of that name, and configs that it takes.
+KERNELS = """
+import helion
+import helion.language as hl
+import torch
+
+
+@helion.experimental.aot_kernel()
+def softmax(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(x)
+    for tile in hl.tile(x.size(0)):
+        out[tile, :] = torch.softmax(x[tile, :], dim=1)
+    return out
+"""
+RUNNABLE = {
+    "few": {"block_sizes": [1], "num_warps": 2, "reduction_loops": [None]},
+    "many": {"block_sizes": [4], "num_warps": 8, "reduction_loops": [256]},
+}
+
+
 @pytest.fixture
-def export(tmp_path):
+def export(tmp_path, request):
     # As a sweep on a GPU would leave it: the manifest that a family of Helion writes of itself, and a document.
     (tmp_path / "softmax.toml").write_text((FAMILIES / "of_helion.toml").read_text())
+    configs = getattr(request, "param", CONFIGS)
     described = {
         "dims": ["rows", "cols"],
         "dtypes": ["bf16"],
@@ -56,7 +77,7 @@ def export(tmp_path):
         "schema_version": 2,
         "policy": {"families": {"of_helion": described}},
         "rules": [],
-        "fallbacks": {"of_helion": {name: {"template": config} for name, config in CONFIGS.items()}},
+        "fallbacks": {"of_helion": {name: {"template": config} for name, config in configs.items()}},
     }
     (tmp_path / "document.json").write_text(json.dumps(document))
 
@@ -135,6 +156,28 @@ def loaded_as(path):
     module = loaded(path)
     sys.modules["heuristic"] = module
     return module
+
+
+@pytest.mark.parametrize("export", [RUNNABLE], indirect=True)
+def test_a_kernel_of_helion_runs_with_what_was_exported(export, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed, to run a kernel of Helion with")
+    helion = pytest.importorskip("helion", reason="Helion is not installed: pip install helion, to read exports by their reader")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU here, to run a kernel of Helion on")
+    from helion.autotuner.aot_cache import AOTAutotuneCache
+
+    done = export("helion-aot")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("HELION_HEURISTIC_DIR", str(tmp_path / "out"))
+    AOTAutotuneCache.clear_caches()
+    path = tmp_path / "softmax_kernels.py"
+    path.write_text(KERNELS)
+    softmax = loaded(path).softmax
+    for rows, cols, group in [*ROWS, (50, 900, "few"), (5000, 2000, "many")]:
+        x = torch.randn(rows, cols, dtype=torch.bfloat16, device="cuda")
+        torch.testing.assert_close(softmax(x), torch.softmax(x, dim=1))
+        ran = softmax.bind((x,))._config
+        assert {name: ran.config[name] for name in RUNNABLE[group]} == RUNNABLE[group], f"{rows}x{cols} ran with {ran}"
 
 
 def test_seeds_are_what_helions_settings_take(export, tmp_path):
