@@ -341,7 +341,7 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, const Problem& 
         multiply_queries(scores, queries, slot + key_row);
 #if CAUSAL
         const int key_of_warp = key + first_key_of_warp;
-        if (tile.hides(key_of_warp, WARP_KEYS)) hide(scores, tile, q_warp * M_TILES * 16, key_of_warp, lane);
+        if (tile.all.hides(key_of_warp, WARP_KEYS)) hide(scores, tile, q_warp * M_TILES * 16, key_of_warp, lane);
 #else
         const int keys_left = tile.end_key - key - first_key_of_warp;
         if (keys_left < WARP_KEYS) mask(scores, keys_left, lane);

@@ -610,7 +610,7 @@ __device__ __forceinline__ void take_softmax(const Work& work, int panel, float 
                 softmax.block([&](Scores& values) {
 #if CAUSAL
                     const int key = tile.end_key - keys;
-                    if (tile.hides(key, BLOCK_KV)) hide(values, tile, tile.reach(panel * PANEL + thread, key));
+                    if (tile.all.hides(key, BLOCK_KV)) hide(values, tile, tile.reach(panel * PANEL + thread, key));
 #else
                     if (keys < BLOCK_KV) mask(values, keys);
 #endif

@@ -10,6 +10,9 @@
 // the softmax of one runs beside the products of the other. Blocks go from the last to the first: only the first one
 // taken can be ragged. Where `splits` > 1, parts are merged as in attention_parts.cuh.
 //
+// With two buffers of queries (QUERY_BUFFERS) those of a program's next tile are loaded, and the result of the last is stored, while
+// this tile's are multiplied, and a warpgroup passes over blocks that a mask hides from all of its queries.
+//
 // Launch: (BLOCK_Q / 64 + 1) * 128 threads, grid (programs), SMEM_BYTES below of dynamic shared memory, no cluster.
 //   q_map, out_map   [batch_heads, q_seq, head_dim], tile [1, 64, 64], 128-byte swizzle
 //   k_map, v_map     [batch_heads, kv_seq, head_dim], tile [1, BLOCK_KV, 64], 128-byte swizzle
@@ -25,6 +28,7 @@
 //   BLOCK_Q      queries of a tile: 64, 128 or 192, one warpgroup for each 64
 //   BLOCK_KV     keys of a block: a multiple of 16 up to 256 that wgmma.cuh has
 //   NUM_STAGES   slots of the ring of keys and of that of values, at least 2
+//   QUERY_BUFFERS   tiles of queries in shared memory at once: 1, or 2, which needs a key for every query
 //
 // Floor: 4 * batch_heads * q_seq * kv_seq * head_dim FLOPs (of the pairs of queries and keys that a mask leaves) at the tensor
 // cores' 4096 a cycle and SM, beside one exponential a score at 16 a cycle and SM: with head_dim 64 both take as long, with 128
@@ -34,8 +38,10 @@
 // Reached on an H200, cold L2: [1, 32, 4096, 4096, 128] in 439 us (626 TFLOP/s), [1, 32, 8192, 8192, 128] in 1696 us (648),
 // [1, 32, 4096, 4096, 64] in 316 us (435); [2, 16, 16384, 16384, 128] in 6698 us (657). With head_dim 64 the exponentials
 // take as long as the products, and only part of the one runs beside the other; with 128 it is the power limit's clock.
-// Beside cuDNN under the same load: [4, 8, 2048, 2048, 128] in 118 us (cuDNN 115), [4, 8, 4096, 4096, 128] in 437 (409),
-// [1, 8, 8192, 8192, 64] in 305 (293), [2, 16, 16384, 16384, 128] in 6706 (6909).
+// Beside cuDNN under the same load, one buffer of queries: [4, 8, 2048, 2048, 128] in 118 us (cuDNN 115), [4, 8, 4096, 4096, 128] in
+// 437 (409), [1, 8, 8192, 8192, 64] in 305 (293), [2, 16, 16384, 16384, 128] in 6706 (6909). Two, beside one in one run: 108 us (116),
+// 395 (417), 283 (308); the shorter the keys, the more: [8, 32, 512, 512, 128] in 65.7 (77.4). Under a mask, where warpgroups pass over
+// what is hidden, causal [1, 64, 4096, 4096, 64] with 8 heads of keys in 299 (336), [17, 100, 1394, 1394, 64] with 25 in 1126 (1366).
 // Under a mask, by what it leaves: causal [1, 16, 16384, 16384, 128] with 8 heads of keys in 1706 us (644 TFLOP/s), causal [1, 64,
 // 2048, 2048, 128] with 8 in 139 (495), [1, 32, 8192, 8192, 128] with 8 and a window of 4096 in 665 (620).
 // Counters on an H100: [4, 8, 4096, 4096, 128], two warpgroups: tensor cores busy for 71 % of the cycles at 1.74 GHz, the
@@ -46,8 +52,8 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#if !defined(HEAD_DIM) || !defined(BLOCK_Q) || !defined(BLOCK_KV) || !defined(NUM_STAGES)
-#error "attention_wgmma.cu needs HEAD_DIM, BLOCK_Q, BLOCK_KV and NUM_STAGES"
+#if !defined(HEAD_DIM) || !defined(BLOCK_Q) || !defined(BLOCK_KV) || !defined(NUM_STAGES) || !defined(QUERY_BUFFERS)
+#error "attention_wgmma.cu needs HEAD_DIM, BLOCK_Q, BLOCK_KV, NUM_STAGES and QUERY_BUFFERS"
 #endif
 
 using ptx::u32;
@@ -64,9 +70,11 @@ constexpr int Q_BYTES = CONSUMERS * LINES * Q_PANEL_BYTES;
 constexpr int KV_BYTES = LINES * KV_PANEL_BYTES;
 constexpr int RING_BYTES = NUM_STAGES * KV_BYTES;
 
+constexpr bool AHEAD = QUERY_BUFFERS == 2;  // the next tile's queries are loaded meanwhile
+
 // Shared memory: queries (later the result, in their place), keys, values, barriers, a flag.
-constexpr int BARRIERS = 4 * NUM_STAGES + 2;
-constexpr int SMEM_BYTES = Q_BYTES + 2 * RING_BYTES + (BARRIERS + 1) * 8;
+constexpr int BARRIERS = 4 * NUM_STAGES + 2 * QUERY_BUFFERS;
+constexpr int SMEM_BYTES = QUERY_BUFFERS * Q_BYTES + 2 * RING_BYTES + (BARRIERS + 1) * 8;
 
 // Registers of a thread: what is compiled for is an even share, which the producer hands on.
 constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 24 : 32;
@@ -76,6 +84,7 @@ static_assert(HEAD_DIM % 16 == 0 && HEAD_DIM <= 256, "HEAD_DIM: a multiple of 16
 static_assert(BLOCK_Q % GROUP_ROWS == 0 && CONSUMERS >= 1 && CONSUMERS <= 3, "BLOCK_Q: 64, 128 or 192");
 static_assert(BLOCK_KV % 16 == 0 && BLOCK_KV <= 256, "BLOCK_KV: a multiple of 16 up to 256");
 static_assert(NUM_STAGES >= 2, "NUM_STAGES: at least 2");
+static_assert(QUERY_BUFFERS == 1 || QUERY_BUFFERS == 2, "QUERY_BUFFERS: 1 or 2");
 static_assert(SMEM_BYTES <= 227 << 10, "more shared memory than a program has");
 
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
@@ -126,20 +135,29 @@ struct Ring {
     }
 };
 
+// Tiles of queries have the buffers in turn. Of a tile's place in the turns of two rounds: its buffer, the parity of its round, and
+// the place of the tile after it. Numbers in place of a struct, for this leaves the machine code of one buffer as it was measured.
+__device__ __forceinline__ int buffer_of(u32 place) { return AHEAD ? place % 2 : 0; }
+__device__ __forceinline__ u32 parity_of(u32 place) { return AHEAD ? place / 2 : place; }
+__device__ __forceinline__ u32 after(u32 place) { return AHEAD ? (place + 1) % 4 : place ^ 1; }
+
 struct Memory {
     u32 queries, keys, values, key_barriers, value_barriers, queries_full, queries_empty;
     volatile bool* flag;
 
     __device__ __forceinline__ explicit Memory(unsigned char* shared) {
         queries = ptx::shared_address(shared);
-        keys = queries + Q_BYTES;
+        keys = queries + QUERY_BUFFERS * Q_BYTES;
         values = keys + RING_BYTES;
         key_barriers = values + RING_BYTES;
         value_barriers = key_barriers + 2 * NUM_STAGES * 8;
         queries_full = value_barriers + 2 * NUM_STAGES * 8;
-        queries_empty = queries_full + 8;
+        queries_empty = queries_full + 8 * QUERY_BUFFERS;
         flag = reinterpret_cast<volatile bool*>(shared + SMEM_BYTES - 8);
     }
+
+    __device__ __forceinline__ u32 full(int buffer) const { return queries_full + buffer * 8; }
+    __device__ __forceinline__ u32 empty(int buffer) const { return queries_empty + buffer * 8; }
 
     // One thread for all.
     __device__ __forceinline__ void init_barriers() const {
@@ -149,8 +167,10 @@ struct Memory {
                 ptx::mbarrier_init(barriers + (NUM_STAGES + slot) * 8, CONSUMERS * 4);  // a lane of each warp
             }
         }
-        ptx::mbarrier_init(queries_full, 1);
-        ptx::mbarrier_init(queries_empty, CONSUMERS);
+        for (int buffer = 0; buffer < QUERY_BUFFERS; ++buffer) {
+            ptx::mbarrier_init(full(buffer), 1);
+            ptx::mbarrier_init(empty(buffer), CONSUMERS);
+        }
         ptx::fence_mbarrier_init();
     }
 };
@@ -167,12 +187,12 @@ __device__ __forceinline__ void load_block(Ring& ring, const ptx::TensorMap& map
     ring.advance();
 }
 
-__device__ __forceinline__ void load_queries(const Memory& memory, const Problem& problem, const Tile& tile) {
-    ptx::mbarrier_arrive_expect(memory.queries_full, Q_BYTES);
+__device__ __forceinline__ void load_queries(const Memory& memory, const Problem& problem, const Tile& tile, int buffer) {
+    ptx::mbarrier_arrive_expect(memory.full(buffer), Q_BYTES);
 #pragma unroll
     for (int panel = 0; panel < CONSUMERS * LINES; ++panel) {
-        ptx::tma_load(memory.queries + panel * Q_PANEL_BYTES, problem.q_map, memory.queries_full, panel % LINES * LINE,
-                      tile.first_query + panel / LINES * GROUP_ROWS, tile.head);
+        ptx::tma_load(memory.queries + buffer * Q_BYTES + panel * Q_PANEL_BYTES, problem.q_map, memory.full(buffer),
+                      panel % LINES * LINE, tile.first_query + panel / LINES * GROUP_ROWS, tile.head);
     }
 }
 
@@ -183,16 +203,16 @@ __device__ __forceinline__ int last_block(const Tile& tile) {
 
 __device__ __forceinline__ void produce(const Memory& memory, const Problem& problem) {
     Ring keys{memory.keys, memory.key_barriers}, values{memory.values, memory.value_barriers};
-    u32 phase = 0;
+    u32 place = 0;
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
         const Tile tile = problem.tile(index);
         if (!tile.has_keys()) continue;
         int key = last_block(tile);
         load_block(keys, problem.k_map, key, tile.key_head);
-        ptx::mbarrier_wait(memory.queries_empty, phase ^ 1);
-        load_queries(memory, problem, tile);
-        phase ^= 1;
+        ptx::mbarrier_wait(memory.empty(buffer_of(place)), parity_of(place) ^ 1);
+        load_queries(memory, problem, tile, buffer_of(place));
+        place = after(place);
 #pragma unroll 1
         for (; key > tile.first_key; key -= BLOCK_KV) {
             load_block(keys, problem.k_map, key - BLOCK_KV, tile.key_head);
@@ -351,24 +371,39 @@ __device__ __forceinline__ void release(Ring& ring) {
     ring.advance();
 }
 
-// Runs through the tile's keys. `queries`: this warpgroup's.
+// Runs through the tile's keys. `queries`: this warpgroup's. `meanwhile`: what is done while the first product is under way.
+template <typename Meanwhile>
 __device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Ring& values, const Tile& tile, u32 queries,
-                                       Turn turn, float scale_log2) {
+                                       Turn turn, float scale_log2, Meanwhile meanwhile) {
     const ptx::Operand query_operand = ptx::wgmma_operand(queries, 0, 1024);
     Scores scores;
     Weights weights;
     int key = last_block(tile);
+#if CAUSAL
+    const Seen seen = AHEAD ? tile.seen(turn.group * GROUP_ROWS, GROUP_ROWS) : tile.all;
+    if constexpr (AHEAD) {
+        for (; key > tile.first_key && key >= seen.end; key -= BLOCK_KV) {
+            turn.wait();
+            turn.pass();
+            ptx::mbarrier_wait(keys.full(), keys.phase);
+            release(keys);
+            ptx::mbarrier_wait(values.full(), values.phase);
+            release(values);
+        }
+    }
+#endif
 
 #pragma unroll
     for (int i = 0; i < HEAD_DIM / 2; ++i) accumulator.out[i] = 0.0f;
     ptx::mbarrier_wait(keys.full(), keys.phase);
     ptx::wgmma_fence();
     multiply_keys(scores, query_operand, keys.tile());
+    meanwhile();
     ptx::wgmma_wait<0>();
     ptx::wgmma_hold(scores);
     release(keys);
 #if CAUSAL
-    if (tile.hides(key, BLOCK_KV)) hide(scores, tile, turn.group * GROUP_ROWS, key);
+    if (seen.hides(key, BLOCK_KV)) hide(scores, tile, turn.group * GROUP_ROWS, key);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         // A query may see none of these keys, whose weights are then 0.
@@ -398,7 +433,7 @@ __device__ __forceinline__ void attend(Accumulator& accumulator, Ring& keys, Rin
         ptx::wgmma_hold(scores);
         release(keys);
 #if CAUSAL
-        if (tile.hides(key, BLOCK_KV)) hide(scores, tile, turn.group * GROUP_ROWS, key);
+        if (seen.hides(key, BLOCK_KV)) hide(scores, tile, turn.group * GROUP_ROWS, key);
 #endif
         float rescale[2];
         const bool raised = raise_maxima(rescale, accumulator.rows, scores, scale_log2);
@@ -455,7 +490,7 @@ __device__ __forceinline__ void write_result(const Accumulator& accumulator, con
                            tile.first_query + group * GROUP_ROWS, tile.head);
         }
         ptx::tma_store_commit();
-        ptx::tma_store_wait_read<0>();
+        if constexpr (!AHEAD) ptx::tma_store_wait_read<0>();
     }
 }
 
@@ -495,25 +530,35 @@ __device__ __forceinline__ void consume(const Memory& memory, const Problem& pro
     const u32 queries = memory.queries + group * LINES * Q_PANEL_BYTES;
     const Turn turn{group};
     if (group == CONSUMERS - 1) turn.pass();  // the first turn is the first warpgroup's
-    u32 phase = 0;
+    u32 place = 0;
+    bool owes = false;  // the buffer of the last tile, whose result is being stored, is still this warpgroup's
 #pragma unroll 1
     for (int index = problem.tiles.first; index < problem.tiles.end; index += problem.tiles.stride) {
         const Tile tile = problem.tile(index);
         Accumulator accumulator;
+        const int buffer = buffer_of(place);
+        const u32 mine = queries + buffer * Q_BYTES;
         if (tile.has_keys()) {
-            ptx::mbarrier_wait(memory.queries_full, phase);
-            phase ^= 1;
-            attend(accumulator, keys, values, tile, queries, turn, problem.scale_log2);
+            ptx::mbarrier_wait(memory.full(buffer), parity_of(place));
+            place = after(place);
+            const auto hand_back = [&] {
+                if (!AHEAD || !owes || threadIdx.x % GROUP != 0) return;
+                ptx::tma_store_wait_read<0>();
+                ptx::mbarrier_arrive(memory.empty(buffer ^ 1));
+            };
+            attend(accumulator, keys, values, tile, mine, turn, problem.scale_log2, hand_back);
         } else {
             accumulator.clear();
         }
         if (problem.partials.splits == 1) {
-            write_result(accumulator, problem, tile, group, queries);
+            write_result(accumulator, problem, tile, group, mine);
+            if constexpr (AHEAD) owes = true;
         } else {
             write_part(accumulator, problem, tile, group, memory.flag);
         }
-        if (tile.has_keys() && threadIdx.x % GROUP == 0) ptx::mbarrier_arrive(memory.queries_empty);
+        if (!owes && tile.has_keys() && threadIdx.x % GROUP == 0) ptx::mbarrier_arrive(memory.empty(buffer));
     }
+    if (owes && threadIdx.x % GROUP == 0) ptx::tma_store_wait_read<0>();
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)

@@ -51,6 +51,8 @@ pub struct Knobs {
     pub mma: u32,
     /// Operands that are copied to aligned rows first: 1 a, 2 b, 3 both.
     pub realigned: u32,
+    /// What a program loads for its next tile meanwhile: 1 queries.
+    pub prefetch: u32,
 }
 
 /// What a query was answered.
@@ -381,6 +383,7 @@ fn knobs(config: &Template) -> Knobs {
         pid_type: position("pid_type", &PidType::ALL.map(PidType::name)),
         mma: position("mma", &Mma::ALL.map(Mma::name)),
         realigned: position("realigned", &["a", "b", "ab"]),
+        prefetch: position("prefetch", &["queries"]),
     }
 }
 
@@ -645,6 +648,13 @@ mod tests {
         };
         assert_eq!(["a", "b", "ab", "c"].map(realigned), [1, 2, 3, 0]);
         assert_eq!(knobs(&serde_json::Map::new()).realigned, 0);
+    }
+
+    #[test]
+    fn what_is_loaded_ahead_is_said() {
+        let config = serde_json::json!({"block_sizes": [1, 128, 128], "mma": "wgmma", "prefetch": "queries"});
+        assert_eq!(knobs(config.as_object().unwrap()).prefetch, 1);
+        assert_eq!(knobs(&serde_json::Map::new()).prefetch, 0);
     }
 
     #[test]

@@ -76,6 +76,7 @@ typedef struct {
     uint32_t pid_type;          /* KERNEL_SWEEP_PID_... */
     uint32_t mma;               /* KERNEL_SWEEP_MMA_... */
     uint32_t realigned;         /* operands that are copied to aligned rows first: 1 a, 2 b, 3 both */
+    uint32_t prefetch;          /* what a program loads for its next tile meanwhile: 1 queries */
 } kernel_sweep_config;
 
 /* Where configs come from, and how many there are. */

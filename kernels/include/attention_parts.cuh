@@ -57,11 +57,19 @@ struct Mask {
     int contiguous;
 };
 
+// The keys that some queries see: each of them those from `all_from` up to `all_to`, none those from `end` on.
+struct Seen {
+    int all_from, all_to, end;
+
+    // Whether any of the queries does not see all `keys` keys from `key` on.
+    __device__ __forceinline__ bool hides(int key, int keys) const { return key < all_from || key + keys > all_to; }
+};
+
 // The same as TileOf under a mask: the keys of a tile are those that any of its queries sees.
 template <int Q, int KV>
 struct MaskedTileOf {
     int head, key_head, first_query, queries, first_key, end_key, split, counter;
-    int all_from, all_to;  // the keys that all of its queries see
+    Seen all;  // by all of its queries
     int head_queries, offset, window;
 
     // Tiles of more keys come before those of fewer, section by section, so that the last to start are soon done; in
@@ -89,13 +97,8 @@ struct MaskedTileOf {
         queries = min(Q, q_seq - first_query);
         counter = head * q_tiles + q_tile;
 
-        // Where it holds the end of one head's queries and the beginning of the next one's, any may be among them.
-        const int first = first_query % head_queries;
-        const bool is_whole = first + queries > head_queries;
-        const int least = is_whole ? 0 : first, most = is_whole ? head_queries - 1 : first + queries - 1;
-        all_to = least + offset + 1;
-        all_from = most + offset + 1 - window;
-        const int from = max(0, all_to - window), to = max(from, most + offset + 1);
+        all = seen_from(0, queries);
+        const int from = max(0, all.all_to - window), to = max(from, all.end);
         const scheduler::Steps blocks = scheduler::part_steps((to - from + KV - 1) / KV, split, splits);
         first_key = from + blocks.begin * KV;
         end_key = min(from + blocks.end * KV, to);
@@ -103,8 +106,20 @@ struct MaskedTileOf {
 
     __device__ __forceinline__ bool has_keys() const { return first_key < end_key; }
 
-    // Whether any of the queries does not see all `keys` keys from `key` on.
-    __device__ __forceinline__ bool hides(int key, int keys) const { return key < all_from || key + keys > all_to; }
+    // What the queries in `count` rows from `first_row` on see.
+    __device__ __forceinline__ Seen seen_from(int first_row, int count) const {
+        // Where they are the end of one head's queries and the beginning of the next one's, any may be among them.
+        const int first = (first_query + first_row) % head_queries;
+        const bool is_whole = first + count > head_queries;
+        const int least = is_whole ? 0 : first, most = is_whole ? head_queries - 1 : first + count - 1;
+        return {most + offset + 1 - window, least + offset + 1, most + offset + 1};
+    }
+
+    // What those in up to `rows` rows from `first_row` on see, of which there may be none.
+    __device__ __forceinline__ Seen seen(int first_row, int rows) const {
+        const int count = min(rows, queries - first_row);
+        return count > 0 ? seen_from(first_row, count) : Seen{0, 0x7fffffff, 0};
+    }
 
     // How far ahead of `key` the last key is that the query in `row` of the tile sees; negative where it is before it. Those
     // seen are that one and `window` - 1 before it.

@@ -341,7 +341,16 @@ pub(super) fn block_scaled(packed: u64, scales: &str) -> Description {
 pub(super) fn attention() -> Description {
     Description {
         dtypes: dtypes(&[Dtype::Bf16, Dtype::F16]),
-        knobs: texts(&["block_sizes", "mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"]),
+        knobs: texts(&[
+            "block_sizes",
+            "mma",
+            "num_sm_multiplier",
+            "num_stages",
+            "num_warps",
+            "pid_type",
+            "prefetch",
+            "split_k",
+        ]),
         bytes: "4 * batch * heads * (q_seq + kv_seq) * head_dim".to_owned(),
         flops: "4 * batch * heads * q_seq * kv_seq * head_dim".to_owned(),
         rows: named([("q", "2 * head_dim")]),
@@ -352,7 +361,7 @@ pub(super) fn attention() -> Description {
         step_bytes: Some("4 * block_sizes[2] * head_dim".to_owned()),
         definitions: texts(&["smem_bytes = 2 * head_dim * (block_sizes[1] + 2 * num_stages * block_sizes[2])"]),
         resident: Some("max(1, smem_per_multiprocessor / smem_bytes)".to_owned()),
-        features: texts(&["batch * heads", "smem_bytes", "block_sizes[1] / num_warps"]),
+        features: texts(&["batch * heads", "smem_bytes", "block_sizes[1] / num_warps", "given(prefetch)"]),
         kin: vec![texts(&["q_seq", "kv_seq"]), texts(&["batch", "heads"])],
         ..Description::default()
     }

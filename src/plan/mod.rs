@@ -309,6 +309,14 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_knows_its_file_from_wherever_one_asks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("halves.toml");
+        std::fs::write(&path, HALVES).unwrap();
+        assert_eq!(Plan::load(Family::Elementwise, Some(&path)).unwrap().file(), Some(path.as_path()));
+    }
+
+    #[test]
     fn a_space_may_list_its_configs_beside_axes_or_in_their_place() {
         let listed = |axes: &str| {
             let text = format!(

@@ -917,6 +917,18 @@ mod tests {
     }
 
     #[test]
+    fn the_winner_comes_first_then_the_fastest_and_last_what_has_no_time() {
+        let bench = Formula::new(|config| (config.block_sizes[0] < 40).then_some(f64::from(config.block_sizes[0])));
+        let timed = |block: u32| {
+            let config = Config { block_sizes: vec![block], ..Config::default() };
+            bench.record(&candidate(&config), Stage::Final)
+        };
+        let mut trials = [40, 30, 20, 10].map(timed);
+        sort_by_time(&mut trials, &timed(20).config);
+        assert_eq!(trials.map(|trial| trial.config.block_sizes[0]), [20, 10, 30, 40]);
+    }
+
+    #[test]
     fn where_nothing_works_nothing_races() {
         let mut bench = Formula::new(|_| None);
         assert_eq!(finalists(run(&mut bench, &roughly(by_tile), &[])), []);

@@ -280,6 +280,10 @@ impl FamilySpec for Attention {
         &["num_sm_multiplier", "pid_type", "split_k"]
     }
 
+    fn own_knobs(&self) -> &'static [&'static str] {
+        &[wgmma::PREFETCH]
+    }
+
     fn description(&self) -> Description {
         super::description::attention()
     }
@@ -324,7 +328,10 @@ impl FamilySpec for Attention {
     }
 
     fn check(&self, config: &Config, profile: &GpuProfile) -> Result<(), Rejection> {
-        knobs::only(config, &["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"])?;
+        let own = (config.mma == Some(Mma::Wgmma)).then_some(wgmma::PREFETCH);
+        let knobs =
+            ["mma", "num_sm_multiplier", "num_stages", "num_warps", "pid_type", "split_k"].into_iter().chain(own);
+        knobs::only(config, &knobs.collect::<Vec<_>>())?;
         knobs::needed("split_k", config.split_k)?;
         knobs::order(config)?;
         let mma = config.mma.ok_or_else(|| Rejection(format!("mma is missing: attention has {KINDS}")))?;

@@ -3,7 +3,7 @@
 use super::super::knobs::{self, WARP};
 use super::super::{Condition, Footprint, KernelSpec, Launch, Mapped, Rejection, legality, require};
 use super::{Dimensions, HEAD, LINE, POSITIONS, ROWS, SHARED_POSITIONS, Split, TILES, TOO_MANY_PARTS, heads_map};
-use crate::model::{Bytes, Config, Family, GpuProfile};
+use crate::model::{Bytes, Config, Family, GpuProfile, KnobValue, PidType};
 use std::sync::LazyLock;
 
 /// Warps of a warpgroup.
@@ -17,12 +17,17 @@ const COLUMNS: [u32; 13] = [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192
 /// Columns of the largest head after 192, which blocks of keys do without.
 const WIDE_HEAD: u32 = 224;
 
+/// The knob that has a program load what its next tile needs while it multiplies this one's: its `queries`, in a buffer of their own.
+pub(super) const PREFETCH: &str = "prefetch";
+
 /// What the kernel is compiled for, beside the head.
 pub(super) struct Tiling {
     block_q: u32,
     block_kv: u32,
     stages: u32,
     consumers: u32,
+    /// Tiles of queries in shared memory at once.
+    query_buffers: u32,
 }
 
 impl Tiling {
@@ -44,7 +49,14 @@ impl Tiling {
         );
         require!(COLUMNS.contains(&block_kv), "block_sizes: {block_kv} keys are not the columns of a product");
         require!(stages >= 2, "num_stages {stages}: the pipeline needs 2");
-        Ok(Self { block_q, block_kv, stages, consumers })
+        let query_buffers = match config.own.get(PREFETCH) {
+            None => 1,
+            Some(KnobValue::Word(word)) if word == "queries" => 2,
+            Some(other) => return Err(Rejection(format!("{PREFETCH} {other}: what is loaded ahead are queries"))),
+        };
+        let is_persistent = config.pid_type.is_some_and(PidType::is_persistent);
+        require!(query_buffers == 1 || is_persistent, "{PREFETCH}: a program of one tile has no next one to load for");
+        Ok(Self { block_q, block_kv, stages, consumers, query_buffers })
     }
 
     fn threads(&self) -> u32 {
@@ -58,8 +70,10 @@ impl Tiling {
 
     /// Dynamic shared memory: queries, the rings of keys and values, their barriers and a flag.
     fn smem(&self, head: u32) -> Bytes {
-        let [block_q, block_kv, stages] = [self.block_q, self.block_kv, self.stages].map(u64::from);
-        Bytes((block_q + stages * 2 * block_kv) * Self::row_bytes(head) + (4 * stages + 3) * 8)
+        let [block_q, block_kv, stages, buffers] =
+            [self.block_q, self.block_kv, self.stages, self.query_buffers].map(u64::from);
+        let barriers = 4 * stages + 2 * buffers;
+        Bytes((buffers * block_q + stages * 2 * block_kv) * Self::row_bytes(head) + (barriers + 1) * 8)
     }
 
     pub(super) fn footprint(&self, sizes: &Dimensions) -> Footprint {
@@ -83,8 +97,12 @@ const REGISTERS_OF_MASK: &str = "causal == 0 || \
     max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
     + block_sizes[2] / 2 + block_sizes[2] / 4 \
     <= 221 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
-const SMEM: &str = "(block_sizes[1] + num_stages * 2 * block_sizes[2]) * ceil_div(head_dim, 64) * 128 \
-    + (4 * num_stages + 3) * 8 <= smem_per_block";
+/// The tile after this one takes more, with the head's columns; where kernels of the space spilled.
+const REGISTERS_OF_PREFETCH: &str = "prefetch != \"queries\" || \
+    (max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) * 5 + block_sizes[2] * 6) / 8 \
+    <= 221 - 23 * (block_sizes[1] == 128) - 83 * (block_sizes[1] == 192)";
+const SMEM: &str = "((1 + (prefetch == \"queries\")) * block_sizes[1] + num_stages * 2 * block_sizes[2]) * ceil_div(head_dim, 64) * 128 \
+    + (4 * num_stages + 2 * (prefetch == \"queries\") + 3) * 8 <= smem_per_block";
 const PARTIAL_RESULTS: &str = "split_k == 1 || split_k * batch * heads * q_seq \
     * (max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) + 2) <= 268435456";
 
@@ -109,6 +127,7 @@ pub(super) fn conditions() -> &'static [Condition] {
                 SHARED_POSITIONS,
                 KEYS_OF_ALL,
                 (REGISTERS_OF_MASK, "too few registers a thread for its output, scores and mask"),
+                (REGISTERS_OF_PREFETCH, "too few registers a thread for its output, scores and the next tile"),
             ],
         )
     });
@@ -131,8 +150,13 @@ pub(super) fn build(
     let head = padded_head(sizes.head_dim);
     let split = Split::new(config, sizes, tiling.block_q, profile);
     let programs = knobs::programs(config, split.tiles(), profile.multiprocessors);
-    let macros =
-        [("HEAD_DIM", head), ("BLOCK_Q", tiling.block_q), ("BLOCK_KV", tiling.block_kv), ("NUM_STAGES", tiling.stages)];
+    let macros = [
+        ("HEAD_DIM", head),
+        ("BLOCK_Q", tiling.block_q),
+        ("BLOCK_KV", tiling.block_kv),
+        ("NUM_STAGES", tiling.stages),
+        ("QUERY_BUFFERS", tiling.query_buffers),
+    ];
     let macros = macros.map(|(name, value)| (name, value.to_string())).into_iter().chain(split.variant_macros(sizes));
     let kernel = KernelSpec::shipped("attention_wgmma.cu", "attention_wgmma", macros);
     let maps = [
@@ -150,7 +174,7 @@ mod tests {
     use super::super::tests::{built, problem, refused};
     use super::*;
     use crate::families::Arg;
-    use crate::model::{Mma, PidType};
+    use crate::model::Mma;
 
     fn config(block_q: u32, block_kv: u32, stages: u32) -> Config {
         Config {
@@ -182,6 +206,28 @@ mod tests {
         assert_eq!([most(192, 64), most(128, 64), most(64, 64)], [Some(128), Some(192), Some(256)]);
         assert_eq!([most(192, 128), most(128, 128)], [Some(80), Some(192)]);
         assert_eq!([most(192, 224), most(128, 256)], [Some(16), Some(80)]);
+    }
+
+    #[test]
+    fn queries_that_are_loaded_ahead_have_a_buffer_of_their_own_and_a_tile_to_be_for() {
+        let ahead = |block_q, block_kv, pid_type| {
+            let own = [(PREFETCH.to_owned(), KnobValue::Word("queries".to_owned()))].into();
+            Config { own, pid_type: Some(pid_type), num_sm_multiplier: Some(1), ..config(block_q, block_kv, 2) }
+        };
+        let problem = |head_dim| problem(2, 16, 4096, 4096, head_dim);
+        let (kernel, launch) = built(&ahead(128, 128, PidType::PersistentInterleaved), &problem(64)).unwrap();
+        assert!(kernel.to_string().contains("-DQUERY_BUFFERS=2"), "{kernel}");
+        assert_eq!(launch.dynamic_smem, Bytes((2 * 128 + 2 * 2 * 128) * 128 + (4 * 2 + 5) * 8));
+        let (kernel, _) = built(&config(128, 128, 2), &problem(64)).unwrap();
+        assert!(kernel.to_string().contains("-DQUERY_BUFFERS=1"), "{kernel}");
+
+        let refused = |config: &Config, head_dim| refused(config, &problem(head_dim));
+        let flat = Config { num_sm_multiplier: None, ..ahead(128, 128, PidType::Flat) };
+        assert!(refused(&flat, 64).contains("no next one"));
+        assert!(refused(&ahead(128, 176, PidType::PersistentBlocked), 128).contains("shared memory"));
+        assert!(refused(&ahead(192, 80, PidType::PersistentBlocked), 128).contains("the next tile"));
+        let strange = [(PREFETCH.to_owned(), KnobValue::Word("keys".to_owned()))].into();
+        assert!(refused(&Config { own: strange, ..config(128, 128, 2) }, 64).contains("prefetch keys"));
     }
 
     #[test]
