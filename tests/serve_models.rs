@@ -224,6 +224,19 @@ fn what_is_no_model_of_this_form_leaves_the_rules_and_fallbacks() {
 }
 
 #[test]
+fn a_type_that_the_model_alone_knows_is_run() {
+    let mut document: Value = serde_json::from_str(EXAMPLE).unwrap();
+    let asked = query(16, 4096, 4096, "f32");
+    let refused = parsed(&document).check(&asked).unwrap_err().to_string();
+    assert!(refused.contains("does not run f32") && !refused.contains(", f32"), "{refused}");
+    document["models"]["matmul"]["dtypes"]["f32"] = document["models"]["matmul"]["dtypes"]["bf16"].clone();
+    let heuristics = parsed(&document);
+    heuristics.check(&asked).unwrap();
+    let refused = heuristics.check(&query(16, 4096, 4096, "i8")).unwrap_err().to_string();
+    assert!(refused.contains("bf16, f16, f32"), "{refused}");
+}
+
+#[test]
 fn other_classes_are_answered_as_if_there_were_no_model() {
     let heuristics = example();
     let tiny = Problem::parse(Family::Elementwise, "numel=5", Dtype::F32).unwrap();

@@ -97,7 +97,7 @@ const REGISTERS_OF_MASK: &str = "causal == 0 || \
     max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
     + block_sizes[2] / 2 + block_sizes[2] / 4 \
     <= 221 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
-/// The tile after this one takes more, with the head's columns; where kernels of the space spilled.
+/// With the next tile's queries a thread needs the more, the more columns its head has. Found by compiling the space, too.
 const REGISTERS_OF_PREFETCH: &str = "prefetch != \"queries\" || \
     (max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) * 5 + block_sizes[2] * 6) / 8 \
     <= 221 - 23 * (block_sizes[1] == 128) - 83 * (block_sizes[1] == 192)";
