@@ -1375,8 +1375,9 @@ fn attention_of_each_layout_that_does_not_wait_is_refused() {
     in_place.refuses(&mut cases, &[without_first("if (any_raised) rescale_sums(rescale);")], &["out["]);
     in_place.refuses(&mut cases, &[without_first("await(barriers.sums_full, phase);")], &others);
     // The mask: keys after the query, keys before its window, queries before the first key and such as see nothing of a block.
-    let hide =
-        without_first("if (tile.hides(key, BLOCK_KV)) hide(values, tile, tile.reach(panel * PANEL + thread, key));");
+    let hide = without_first(
+        "if (tile.all.hides(key, BLOCK_KV)) hide(values, tile, tile.reach(panel * PANEL + thread, key));",
+    );
     for case in [causal(200, 200), causal(60, 60), causal(100, 400)] {
         case.refuses(&mut cases, &[hide], &["out["]);
     }
