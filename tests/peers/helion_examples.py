@@ -29,6 +29,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -104,17 +105,22 @@ def compared(torch, sampler, example, kernel, sets: list, configs: dict[str, dic
         turns = itertools.cycle(sets)
         calls[whose] = lambda compiled=compiled, turns=turns: compiled(*next(turns))
     del reference
-    times: dict[str, list[float]] = {whose: [] for whose in calls}
-    end = time.monotonic() + COMPARING_SECONDS
     for call in calls.values():
         for _ in range(SETS):
             call()
-    while calls and (len(next(iter(times.values()))) < SAMPLES and time.monotonic() < end):
-        for whose in random.sample(list(calls), len(calls)):
-            times[whose].append(sampler.sample_us(calls[whose]))
-    for whose, of_one in times.items():
+    for whose, of_one in sampled_in_turn(sampler, calls).items():
         found[whose] = {"median_us": statistics.median(of_one), "samples": len(of_one)}
     return found
+
+
+def sampled_in_turn(sampler, calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """By whose it is: samples of each call, which take turns in any order."""
+    times: dict[str, list[float]] = {whose: [] for whose in calls}
+    end = time.monotonic() + COMPARING_SECONDS
+    while calls and len(next(iter(times.values()))) < SAMPLES and time.monotonic() < end:
+        for whose in random.sample(list(calls), len(calls)):
+            times[whose].append(sampler.sample_us(calls[whose]))
+    return times
 
 
 class Run:

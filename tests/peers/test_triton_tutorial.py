@@ -61,8 +61,15 @@ def test_the_softmax_has_the_tutorials_configs_with_any_number_of_programs_and_o
     space = example.space(list(example.tutorials))
     assert len({repr(sorted(one.items())) for one in space}) == len(space) > 100
     assert {(one["num_warps"], one["num_stages"]) for one in space[:20]} == {(8, 2), (8, 4)}
-    assert example.served_grid(("y", "x", 640, 640, 100, 640), {"PROGRAMS": 132}) == (100,)
-    assert example.served_grid(("y", "x", 640, 640, 5000, 640), {"PROGRAMS": 132}) == (132,)
+    assert triton_tutorial.programs(example, {"rows": 100, "cols": 640}, {"PROGRAMS": 132}) == (100,)
+    assert triton_tutorial.programs(example, {"rows": 5000, "cols": 640}, {"PROGRAMS": 132}) == (132,)
+
+
+def test_a_launch_has_the_familys_arguments():
+    made = triton_tutorial.launched(triton_tutorial.Product, lambda *extents: extents, {"m": 2, "n": 3, "k": 5})
+    assert made == ((2, 5), (5, 3), (2, 3), 2, 3, 5, 5, 1, 3, 1, 3, 1)
+    made = triton_tutorial.launched(triton_tutorial.Softmax, lambda *extents: extents, {"rows": 7, "cols": 9})
+    assert made == ((7, 9), (7, 9), 9, 9, 7, 9)
 
 
 def test_the_table_has_every_shape_and_their_mean():

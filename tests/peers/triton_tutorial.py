@@ -24,13 +24,12 @@ import sys
 import tempfile
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 FAMILY = "triton_tutorial"
-SAMPLES = 60
-COMPARING_SECONDS = 4.0
 
 
 class Product:
@@ -41,6 +40,9 @@ class Product:
     shapes = ((2048, 2048, 2048), (4096, 4096, 4096), (16, 4096, 4096), (512, 8192, 2048), (1000, 3000, 1536), (128, 14336, 4096))
     dtype = "f16"
     constants = {"ACTIVATION": ""}
+    arguments = ("a", "b", "c", "m", "n", "k", "k", 1, "n", 1, "n", 1)
+    grid = "cdiv(m, BLOCK_SIZE_M) * cdiv(n, BLOCK_SIZE_N)"
+    flops = "2 * m * n * k"
     blocks = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K")
 
     @classmethod
@@ -57,24 +59,17 @@ class Product:
         return shuffled_after(tutorial, others)
 
     @classmethod
-    def family(cls, ks) -> dict:
-        """What a family of it is, but for its space."""
-        return {
-            "tensors": [
-                ks.reads("a", ["m", "k"], cls.dtype),
-                ks.reads("b", ["k", "n"], cls.dtype),
-                ks.writes("c", ["m", "n"], cls.dtype, relative=1e-2, absolute=2e-2),
-            ],
-            "arguments": ["a", "b", "c", "m", "n", "k", "k", 1, "n", 1, "n", 1],
-            "grid": ["cdiv(m, BLOCK_SIZE_M) * cdiv(n, BLOCK_SIZE_N)"],
-            "reference": lambda a, b: a.float() @ b.float(),
-            "flops": "2 * m * n * k",
-        }
+    def tensors(cls, ks) -> list:
+        """The kernel's."""
+        return [
+            ks.reads("a", ["m", "k"], cls.dtype),
+            ks.reads("b", ["k", "n"], cls.dtype),
+            ks.writes("c", ["m", "n"], cls.dtype, relative=1e-2, absolute=2e-2),
+        ]
 
     @staticmethod
-    def arguments(torch, tensor, m: int, n: int, k: int) -> tuple:
-        """One set of the kernel's."""
-        return tensor(m, k), tensor(k, n), tensor(m, n), m, n, k, k, 1, n, 1, n, 1
+    def reference(a, b):
+        return a.float() @ b.float()
 
     @staticmethod
     def autotuned(triton, kernel):
@@ -82,15 +77,9 @@ class Product:
         return kernel
 
     @staticmethod
-    def grid(triton, kernel, arguments: tuple, meta: dict) -> tuple[int]:
-        """The programs of the tutorial's launch."""
-        m, n = arguments[3:5]
-        return (-(-m // meta["BLOCK_SIZE_M"]) * -(-n // meta["BLOCK_SIZE_N"]),)
-
-    @classmethod
-    def served_grid(cls, arguments: tuple, config: dict) -> tuple[int]:
-        """The programs of a served config."""
-        return cls.grid(None, None, arguments, config)
+    def worked_out(triton, kernel, arguments: tuple, meta: dict) -> dict[str, int]:
+        """What the tutorial's launch works out beside."""
+        return {}
 
 
 class Softmax:
@@ -101,7 +90,9 @@ class Softmax:
     shapes = ((4096, 256), (4096, 1024), (1823, 781), (4096, 3000), (4096, 8192), (65536, 512))
     dtype = "f32"
     constants = {"BLOCK_SIZE": "next_power_of_2(cols)"}
-    warps = 8
+    arguments = ("y", "x", "cols", "cols", "rows", "cols")
+    grid = "min(rows, PROGRAMS)"
+    flops = "5 * rows * cols"
     tutorials = tuple({"num_warps": 8, "num_stages": stages} for stages in (2, 4))
 
     @classmethod
@@ -116,23 +107,16 @@ class Softmax:
         return shuffled_after(counted, others)
 
     @classmethod
-    def family(cls, ks) -> dict:
-        """What a family of it is, but for its space."""
-        return {
-            "tensors": [
-                ks.reads("x", ["rows", "cols"], cls.dtype),
-                ks.writes("y", ["rows", "cols"], cls.dtype, relative=1e-4, absolute=1e-7),
-            ],
-            "arguments": ["y", "x", "cols", "cols", "rows", "cols"],
-            "grid": ["min(rows, PROGRAMS)"],
-            "reference": lambda x: x.float().softmax(-1),
-            "flops": "5 * rows * cols",
-        }
+    def tensors(cls, ks) -> list:
+        """The kernel's."""
+        return [
+            ks.reads("x", ["rows", "cols"], cls.dtype),
+            ks.writes("y", ["rows", "cols"], cls.dtype, relative=1e-4, absolute=1e-7),
+        ]
 
     @staticmethod
-    def arguments(torch, tensor, rows: int, cols: int) -> tuple:
-        """One set of the kernel's."""
-        return tensor(rows, cols), tensor(rows, cols), cols, cols, rows, cols
+    def reference(x):
+        return x.float().softmax(-1)
 
     @classmethod
     def autotuned(cls, triton, kernel):
@@ -141,10 +125,10 @@ class Softmax:
         return triton.autotune(configs=configs, key=["n_rows", "n_cols"])(kernel)
 
     @classmethod
-    def grid(cls, triton, kernel, arguments: tuple, meta: dict) -> tuple[int]:
-        """The programs of the tutorial's launch: as many as a GPU holds, and no more than rows."""
-        held = cls.held(triton, kernel, arguments, cls.warps, meta["num_stages"], meta["BLOCK_SIZE"])
-        return (min(held, arguments[4]),)
+    def worked_out(cls, triton, kernel, arguments: tuple, meta: dict) -> dict[str, int]:
+        """What the tutorial's launch works out beside: as many programs as a GPU holds. Launches do not tell their warps."""
+        warps = cls.tutorials[0]["num_warps"]
+        return {"PROGRAMS": cls.held(triton, kernel, arguments, warps, meta["num_stages"], meta["BLOCK_SIZE"])}
 
     @staticmethod
     @functools.cache
@@ -157,10 +141,21 @@ class Softmax:
         resident = min(of_registers, limits["max_shared_mem"] // max(1, compiled.metadata.shared))
         return limits["multiprocessor_count"] * max(1, resident)
 
-    @staticmethod
-    def served_grid(arguments: tuple, config: dict) -> tuple[int]:
-        """The programs of a served config."""
-        return (min(arguments[4], config["PROGRAMS"]),)
+
+def programs(example, dims: dict[str, int], knobs: dict) -> tuple[int]:
+    """The programs of a launch."""
+    from kernel_sweep._expressions import value_of
+
+    return (value_of(example.grid, {**dims, **knobs}),)
+
+
+def launched(example, tensor: Callable, dims: dict[str, int]) -> tuple:
+    """One set of the kernel's arguments, of tensors that are made by their extents."""
+    import kernel_sweep as ks
+    from kernel_sweep._expressions import value_of
+
+    made = {one.name: tensor(*(value_of(extent, dims) for extent in one.shape)) for one in example.tensors(ks)}
+    return tuple(made[one] if one in made else value_of(one, dims) for one in example.arguments)
 
 
 def shuffled_after(first: list[dict], others: list[dict]) -> list[dict]:
@@ -202,10 +197,14 @@ def family_of(example, kernel):
         name=FAMILY,
         dims=example.dims,
         dtypes=[example.dtype],
+        tensors=example.tensors(ks),
+        arguments=example.arguments,
         constexprs=example.constants,
+        grid=[example.grid],
         space=example.space([config_of(config) for config in example.autotuned(triton, kernel).configs]),
         problems=[dict(zip(example.dims, shape)) for shape in example.shapes],
-        **example.family(ks),
+        reference=example.reference,
+        flops=example.flops,
     )
 
 
@@ -216,6 +215,7 @@ if "TRITON_TUTORIAL" in os.environ:
 def compared(torch, sampler, example, kernel, dims: dict[str, int], served: dict | None) -> dict:
     """The median times of both, the config that `@triton.autotune` chose and the seconds that it took."""
     import triton
+    from helion_examples import sampled_in_turn, told
     from kernel_sweep._expressions import value_of
     from peers import SETS
 
@@ -223,16 +223,20 @@ def compared(torch, sampler, example, kernel, dims: dict[str, int], served: dict
         dtype = {"f16": torch.float16, "f32": torch.float32}[example.dtype]
         return torch.empty(*shape, dtype=dtype, device="cuda").uniform_(-1, 1)
 
-    sets = [example.arguments(torch, tensor, **dims) for _ in range(SETS)]
+    sets = [launched(example, tensor, dims) for _ in range(SETS)]
     constants = {name: value_of(value, dims) for name, value in example.constants.items()}
     tuned = example.autotuned(triton, kernel)
+
+    def tutorials(meta):
+        return programs(example, dims, {**meta, **example.worked_out(triton, tuned.fn, sets[0], meta)})
+
     start = time.monotonic()
-    tuned[lambda meta: example.grid(triton, tuned.fn, sets[0], meta)](*sets[0], **constants)
+    tuned[tutorials](*sets[0], **constants)
     row = {"tuner_seconds": time.monotonic() - start, "autotune": {"config": config_of(tuned.best_config)}}
-    grids = {"autotune": example.grid(triton, tuned.fn, sets[0], {**constants, **row["autotune"]["config"]})}
+    grids = {"autotune": tutorials({**constants, **row["autotune"]["config"]})}
     if served is not None:
         row["ours"] = {"config": served}
-        grids["ours"] = example.served_grid(sets[0], served)
+        grids["ours"] = programs(example, dims, served)
     calls = {}
     for whose, grid in grids.items():
         turns = itertools.cycle(sets)
@@ -246,13 +250,8 @@ def compared(torch, sampler, example, kernel, dims: dict[str, int], served: dict
             torch.cuda.synchronize()
             calls[whose] = call
         except Exception as error:
-            row[whose]["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    times = {whose: [] for whose in calls}
-    end = time.monotonic() + COMPARING_SECONDS
-    while calls and len(next(iter(times.values()))) < SAMPLES and time.monotonic() < end:
-        for whose in random.sample(list(calls), len(calls)):
-            times[whose].append(sampler.sample_us(calls[whose]))
-    for whose, of_one in times.items():
+            row[whose]["error"] = told(error)
+    for whose, of_one in sampled_in_turn(sampler, calls).items():
         row[whose]["median_us"] = statistics.median(of_one)
     return row
 

@@ -161,7 +161,7 @@ def loaded_as(path):
 @pytest.mark.parametrize("export", [RUNNABLE], indirect=True)
 def test_a_kernel_of_helion_runs_with_what_was_exported(export, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch", reason="torch is not installed, to run a kernel of Helion with")
-    helion = pytest.importorskip("helion", reason="Helion is not installed: pip install helion, to read exports by their reader")
+    pytest.importorskip("helion", reason="Helion is not installed: pip install helion, to read exports by their reader")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU here, to run a kernel of Helion on")
     from helion.autotuner.aot_cache import AOTAutotuneCache

@@ -87,31 +87,44 @@ impl Tiling {
     }
 }
 
+/// The head in columns that a product can have, as conditions say it.
+macro_rules! head_columns {
+    () => {
+        "max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32)"
+    };
+}
+
 /// A consumer's thread holds its share of the output, of the scores, and of the weights packed two in a register: of 255
 /// registers with one warpgroup, 240 with two and 160 with three, 30 and 26 are needed beside. Found by compiling the space.
-const REGISTERS: &str = "max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
-    + block_sizes[2] / 2 + block_sizes[2] / 4 \
-    <= 225 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
+const REGISTERS: &str = concat!(
+    head_columns!(),
+    " / 2 + block_sizes[2] / 2 + block_sizes[2] / 4 \
+     <= 225 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)"
+);
 /// A mask takes some more, of the tile it is for.
-const REGISTERS_OF_MASK: &str = "causal == 0 || \
-    max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) / 2 \
-    + block_sizes[2] / 2 + block_sizes[2] / 4 \
-    <= 221 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)";
+const REGISTERS_OF_MASK: &str = concat!(
+    "causal == 0 || ",
+    head_columns!(),
+    " / 2 + block_sizes[2] / 2 + block_sizes[2] / 4 \
+     <= 221 - 15 * (block_sizes[1] == 128) - 91 * (block_sizes[1] == 192)"
+);
 /// With the next tile's queries a thread needs the more, the more columns its head has. Found by compiling the space, too.
-const REGISTERS_OF_PREFETCH: &str = "prefetch != \"queries\" || \
-    (max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) * 5 + block_sizes[2] * 6) / 8 \
-    <= 221 - 23 * (block_sizes[1] == 128) - 83 * (block_sizes[1] == 192)";
+const REGISTERS_OF_PREFETCH: &str = concat!(
+    "prefetch != \"queries\" || (",
+    head_columns!(),
+    " * 5 + block_sizes[2] * 6) / 8 <= 221 - 23 * (block_sizes[1] == 128) - 83 * (block_sizes[1] == 192)"
+);
 const SMEM: &str = "((1 + (prefetch == \"queries\")) * block_sizes[1] + num_stages * 2 * block_sizes[2]) * ceil_div(head_dim, 64) * 128 \
     + (4 * num_stages + 2 * (prefetch == \"queries\") + 3) * 8 <= smem_per_block";
-const PARTIAL_RESULTS: &str = "split_k == 1 || split_k * batch * heads * q_seq \
-    * (max(ceil_div(head_dim, 16) * 16, (head_dim > 192) * ceil_div(head_dim, 32) * 32) + 2) <= 268435456";
+const PARTIAL_RESULTS: &str =
+    concat!("split_k == 1 || split_k * batch * heads * q_seq * (", head_columns!(), " + 2) <= 268435456");
 
-/// Where a config runs.
 /// A tile whose queries see no key is written by way of the memory that its queries would be in, where a program that has another
 /// tile after it may have that one's by then.
 const KEYS_OF_ALL: (&str, &str) =
     ("causal == 0 || q_seq <= kv_seq || pid_type == \"flat\"", "programs of several tiles need a key for every query");
 
+/// Where a config runs.
 pub(super) fn conditions() -> &'static [Condition] {
     static CONDITIONS: LazyLock<Vec<Condition>> = LazyLock::new(|| {
         legality::conditions(
