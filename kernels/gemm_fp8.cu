@@ -19,8 +19,8 @@
 // sends its sums to the program that adds them up.
 //
 // Floor: each of A, B and C once through memory (a copy moves 4.2 TB/s on an H200), and 2 m n k FLOPs at the tensor cores' 8192 a
-// cycle and multiprocessor. Reached on an H200 where rows begin anywhere: 1477 x 23169 x 3983 in 446 us by copying both operands
-// first, and in 7903 where threads put the words of each tile together; 845 x 144 x 23589 in 63 and 362.
+// cycle and multiprocessor. On one of two H200s, where rows begin anywhere: 1 x 71040 x 3993 in 103 us
+// as they lie and in 411 by copying both operands first, 67 x 41688 x 2077 in 90 and 116, 1284 x 4728 x 2296 in 87 and 43.
 //
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 192; not TRANSPOSED up to 256), columns
@@ -29,8 +29,7 @@
 //   NUM_WARPS                   warps that multiply, in groups of 4, each with 64, 128 or 256 of wgmma's rows
 //   NUM_STAGES                  tiles of A and B in shared memory at once; from 2
 //   BLOCK_SCALES                1: blocks of 128 have scales; 0: rows and columns, or tensors
-//   K_VECTOR_BYTES              bytes of one copy of A and of B: 16 (by the copy engine), 8 or 4, which divide k, or less:
-//                               rows begin anywhere, and words are put together from two
+//   K_VECTOR_BYTES              bytes that rows of A and B are aligned to: 16 (the copy engine takes them), 8 or 4, or 1 (unaligned.cuh)
 //   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2; divides 2 n
 //   REALIGNED                   1: all programs together first copy A and B to scratch, where rows begin at multiples of 128
 //                               bytes: K_VECTOR_BYTES is 16, and the tensor maps are those of the copies; else 0
@@ -38,7 +37,7 @@
 //
 // Launch: THREADS threads along x; dynamic shared memory of STAGES_BYTES and then STAGING_BYTES or, for split_k > 1,
 // BLOCK_M * BLOCK_N floats; programs along x, those of a cluster one after the other. Arguments:
-//   a, b, c_tiles             tensor maps where the vector is 16 bytes, else pointers. Tiles, 128-byte swizzle: A 128 of k x
+//   a, b, c_tiles             tensor maps where the engine takes them, else pointers. Tiles, 128-byte swizzle: A 128 of k x
 //                             BLOCK_M; B 128 of k x BLOCK_N; C 64 columns x STAGING_ROWS
 //   a_scales, b_scales, c     the scales, and C itself
 //   m, n, k                   the problem
@@ -60,6 +59,7 @@
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tma.cuh"
+#include "unaligned.cuh"
 #include "wgmma_fp8.cuh"
 #include "wgmma_programs.cuh"
 
@@ -70,7 +70,7 @@
 #error "BLOCK_SCALES must be defined: 1 where blocks of 128 have scales, else 0"
 #endif
 #if !defined(K_VECTOR_BYTES)
-#error "K_VECTOR_BYTES must be defined: bytes of one copy, by the alignment of the rows"
+#error "K_VECTOR_BYTES must be defined: what the rows of A and B are aligned to"
 #endif
 #if !defined(REALIGNED)
 #error "REALIGNED must be defined: 1 where A and B are copied to aligned rows, else 0"
@@ -100,9 +100,19 @@ constexpr bool BY_ENGINE = K_VECTOR_BYTES == 16;
 static_assert(!REALIGNED || BY_ENGINE, "realigned rows are copied by the engine");
 using Source = Argument<BY_ENGINE>::Type;
 
-constexpr int A_PANEL = BLOCK_M * PROMOTED, B_PANEL = BLOCK_N * PROMOTED;
-constexpr int A_BYTES = PANELS * A_PANEL, B_BYTES = PANELS * B_PANEL;
-constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
+// Rows of A or of B in panels of 128 of k.
+template <int ROWS_>
+struct Panels {
+    static constexpr int ROWS = ROWS_;
+    static constexpr int WIDTH = PROMOTED;
+    static constexpr int COUNT = PANELS;
+    static constexpr int VECTOR_BYTES = K_VECTOR_BYTES;
+    static constexpr int PANEL_BYTES = unaligned::PANEL_BYTES<ROWS, WIDTH, VECTOR_BYTES>;
+    static constexpr int BYTES = COUNT * PANEL_BYTES;
+};
+using ATile = Panels<BLOCK_M>;
+using BTile = Panels<BLOCK_N>;
+constexpr int STAGE_BYTES = ATile::BYTES + BTile::BYTES;
 // A stage's scales: of each panel those of the rows of A, then those of 128 columns of B each.
 constexpr int B_SCALES = BLOCK_N < 128 ? 1 : BLOCK_N / 128;
 constexpr int PANEL_SCALES = BLOCK_M + (B_SCALES + 3) / 4 * 4;  // fours stay aligned
@@ -123,18 +133,19 @@ constexpr int REGISTERS = (TILES + PARTS) * SUMS + SPARE_REGISTERS;
 static_assert(REGISTERS <= MOST_REGISTERS, "a thread has too few registers for its sums");
 
 // Two groups and one warp have 168 registers a thread. Where that is too close, the loading warp brings three idle ones: a whole
-// group of warps, that hands its registers to the two that multiply. Rows that the copy engine does not take are copied by
-// as many; words that are put together from two take more registers.
+// group of warps, that hands its registers to the two that multiply. Tiles that the engine does not take are copied by as many,
+// each a step along k in turn, but by no more than there are stages, lest one take a stage for empty that is two rounds behind.
 constexpr bool HANDS_OVER = GROUPS == 2 && REGISTERS > 160;
-constexpr int LOADERS = BY_ENGINE ? 32 : 128;
-constexpr int LEFT_REGISTERS = K_VECTOR_BYTES < 4 ? 72 : 40, TAKEN_REGISTERS = K_VECTOR_BYTES < 4 ? 216 : 232;
-constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : LOADERS);
+constexpr int LOADING_WARPS = BY_ENGINE ? 1 : scheduler::smaller(4, NUM_STAGES);
+constexpr int LEFT_REGISTERS = BY_ENGINE ? 40 : REGISTERS > 216 ? 56 : 72;
+constexpr int TAKEN_REGISTERS = 232 - (LEFT_REGISTERS - 40) / 2;
+constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32 * LOADING_WARPS);
 
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
 // but no more than leave each thread its registers. A quarter of the multiprocessor has 512 for each lane, and hosts every
 // fourth warp.
 constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
-constexpr int LOADER_REGISTERS = K_VECTOR_BYTES < 4 ? 56 : 0;  // of a thread that puts words together
+constexpr int LOADER_REGISTERS = BY_ENGINE ? 0 : 56;  // of a thread that shifts rows into place
 constexpr int BY_REGISTERS = 512 / ((GROUPS + 1) * (REGISTERS > LOADER_REGISTERS ? REGISTERS : LOADER_REGISTERS));
 constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
 
@@ -143,7 +154,7 @@ struct Layout {
     u32 base;
 
     __device__ __forceinline__ u32 a(int stage) const { return base + stage * STAGE_BYTES; }
-    __device__ __forceinline__ u32 b(int stage) const { return a(stage) + A_BYTES; }
+    __device__ __forceinline__ u32 b(int stage) const { return a(stage) + ATile::BYTES; }
     // Whether a stage's tiles have arrived, and whether all warps are done with them.
     __device__ __forceinline__ u32 full(int stage) const { return base + NUM_STAGES * STAGE_BYTES + 16 * stage; }
     __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
@@ -155,67 +166,33 @@ struct Layout {
 
 // ---- Loading ----
 
-// An aligned word of a matrix of so many bytes, of which those beyond its end are zero.
-__device__ __forceinline__ u32 word_at(const byte* matrix, i64 place, i64 end) {
-    if (place + 4 <= end) return *reinterpret_cast<const u32*>(matrix + place);
-    u32 word = 0;
-    for (int i = 0; place + i < end; ++i) word |= static_cast<u32>(matrix[place + i]) << 8 * i;
-    return word;
+// A warp begins to copy the tile that begins at (row, column) of a matrix.
+template <typename Tile>
+__device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, int rows, int k, int row, int column, int lane) {
+    unaligned::begin_tile<Tile>(shared, matrix, rows, k, row, column, lane);
 }
 
-// Bytes of one row of a matrix of `rows` rows of k, as many as VECTOR has; those beyond the row are zero.
-template <typename Vector>
-__device__ __forceinline__ Vector load_vector(const byte* matrix, int rows, int k, int row, int column) {
-    if (row >= rows || column >= k) return {};
-    const i64 place = static_cast<i64>(row) * k + column;
-    if constexpr (K_VECTOR_BYTES >= 4) {
-        return *reinterpret_cast<const Vector*>(matrix + place);
-    } else {
-        const i64 end = static_cast<i64>(rows) * k, first = place & ~3ll;
-        const int skipped = static_cast<int>(place & 3), left = k - column;
-        const u32 low = word_at(matrix, first, end), high = skipped > 0 ? word_at(matrix, first + 4, end) : 0;
-        const u32 word = __funnelshift_r(low, high, 8 * skipped);
-        return left >= 4 ? word : word & (1u << 8 * left) - 1;
-    }
-}
-
-// LOADERS threads copy the tile that begins at (row, column) of a matrix, vector by vector; what lies outside becomes zero.
-template <int ROWS>
-__device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, int rows, int k, int row, int column,
-                                          int thread) {
-    constexpr int BYTES = K_VECTOR_BYTES < 4 ? 4 : K_VECTOR_BYTES;
-    using Vector = typename ptx::Word<BYTES>::Type;
-    constexpr int ROW_VECTORS = BLOCK_K / BYTES;
-    constexpr int UNROLL = HANDS_OVER ? 1 : 4;
-#pragma unroll UNROLL
-    for (int i = thread; i < ROWS * ROW_VECTORS; i += LOADERS) {
-        const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * BYTES;
-        const u32 target = shared + x / PROMOTED * ROWS * PROMOTED + layout::swizzled<PROMOTED, 16>(y, x % PROMOTED);
-        ptx::store_shared(target, load_vector<Vector>(matrix, rows, k, row + y, column + x));
-    }
-}
-
-// The same by the copy engine; one thread asks for it, and the barrier counts the bytes.
-template <int ROWS>
+// The whole of it by the copy engine; one lane asks for it, and the barrier counts the bytes.
+template <typename Tile>
 __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map, u32 barrier, int, int, int row, int column,
-                                          int thread) {
-    if (thread != 0) return;
+                                          int lane) {
+    if (lane != 0) return;
 #pragma unroll
     for (int panel = 0; panel < PANELS; ++panel) {
-        ptx::tma_load(shared + panel * ROWS * PROMOTED, map, barrier, column + panel * PROMOTED, row);
+        ptx::tma_load(shared + panel * Tile::PANEL_BYTES, map, barrier, column + panel * PROMOTED, row);
     }
 }
 
 // The scales of a step's blocks, zero beyond the matrices. Those of rows come four at a time where they are aligned.
 __device__ __forceinline__ void load_scales(u32 shared, const float* a_scales, const float* b_scales, int m, int n, int k,
-                                            int row, int column, int step, int thread) {
+                                            int row, int column, int step, int lane) {
     const int blocks_k = scheduler::ceil_div(k, PROMOTED);
     const int width = m % 4 == 0 ? 4 : 1;
 #pragma unroll 1
     for (int panel = 0; panel < PANELS; ++panel, shared += 4 * PANEL_SCALES) {
         const int block_k = step * PANELS + panel;
 #pragma unroll 1
-        for (int y = width * thread; y < BLOCK_M; y += width * LOADERS) {
+        for (int y = width * lane; y < BLOCK_M; y += width * 32) {
             const bool inside = block_k < blocks_k && row + y < m;
             const float* source = a_scales + (inside ? static_cast<i64>(block_k) * m + row + y : 0);
             if (width == 4) {
@@ -224,34 +201,39 @@ __device__ __forceinline__ void load_scales(u32 shared, const float* a_scales, c
                 ptx::cp_async<4>(shared + 4 * y, source, inside ? 4 : 0);
             }
         }
-        if (thread < B_SCALES) {
-            const int block_n = column / 128 + thread;
+        if (lane < B_SCALES) {
+            const int block_n = column / 128 + lane;
             const bool inside = block_k < blocks_k && 128 * block_n < n;
             const float* source = b_scales + (inside ? static_cast<i64>(block_n) * blocks_k + block_k : 0);
-            ptx::cp_async<4>(shared + 4 * (BLOCK_M + thread), source, inside ? 4 : 0);
+            ptx::cp_async<4>(shared + 4 * (BLOCK_M + lane), source, inside ? 4 : 0);
         }
     }
 }
 
 __device__ __forceinline__ void load_stage(const Layout& at, int stage, const Source& a, const Source& b,
                                            const float* a_scales, const float* b_scales, int m, int n, int k,
-                                           scheduler::Tile tile, int step, int thread) {
+                                           scheduler::Tile tile, int step, int lane) {
     const u32 full = at.full(stage);
     const int row = tile.m * BLOCK_M, column = tile.n * BLOCK_N;
-    if (thread == 0) ptx::mbarrier_arrive_expect(full, BY_ENGINE ? STAGE_BYTES : 0);
-    load_tile<BLOCK_N>(at.b(stage), b, full, n, k, column, step * BLOCK_K, thread);
-    load_tile<BLOCK_M>(at.a(stage), a, full, m, k, row, step * BLOCK_K, thread);
+    if (lane == 0) ptx::mbarrier_arrive_expect(full, BY_ENGINE ? STAGE_BYTES : 0);
+    load_tile<BTile>(at.b(stage), b, full, n, k, column, step * BLOCK_K, lane);
+    load_tile<ATile>(at.a(stage), a, full, m, k, row, step * BLOCK_K, lane);
     if constexpr (BLOCK_SCALES) {
-        load_scales(at.scales(stage), a_scales, b_scales, m, n, k, row, column, step, thread);
+        load_scales(at.scales(stage), a_scales, b_scales, m, n, k, row, column, step, lane);
         ptx::cp_async_arrive(full);
     }
     if constexpr (!BY_ENGINE) {
+        ptx::cp_async_commit();
+        ptx::cp_async_wait<0>();
+        __syncwarp();
+        unaligned::settle_tile<BTile>(at.b(stage), k, column, step * BLOCK_K, lane);
+        unaligned::settle_tile<ATile>(at.a(stage), k, row, step * BLOCK_K, lane);
         ptx::fence_async_shared();
         __syncwarp();
-        if (EVERY_LANE || thread % 32 == 0) ptx::mbarrier_arrive(full);
+        if (EVERY_LANE || lane == 0) ptx::mbarrier_arrive(full);
     }
 }
-constexpr int FULL_ARRIVALS = 1 + (BLOCK_SCALES ? LOADERS : 0) + (BY_ENGINE ? 0 : LOADERS / 32 * WARP_ARRIVALS);
+constexpr int FULL_ARRIVALS = 1 + (BLOCK_SCALES ? 32 : 0) + (BY_ENGINE ? 0 : WARP_ARRIVALS);
 
 // ---- Multiplying ----
 
@@ -336,8 +318,8 @@ __device__ __forceinline__ void multiply_tile(Sums& sums, Ring& ring, const Layo
 #pragma unroll
                     for (int k32 = 0; k32 < PROMOTED / 32; ++k32) {
                         ptx::WgmmaE4m3<ACROSS>::multiply(
-                            parts[i], rows.at(panel * ALONG * PROMOTED + (first + i) * 64 * PROMOTED + k32 * 32),
-                            columns.at(panel * ACROSS * PROMOTED + k32 * 32), k32 > 0);
+                            parts[i], rows.at(panel * Panels<ALONG>::PANEL_BYTES + (first + i) * 64 * PROMOTED + k32 * 32),
+                            columns.at(panel * Panels<ACROSS>::PANEL_BYTES + k32 * 32), k32 > 0);
                     }
                     ptx::wgmma_commit();
                 }
@@ -477,7 +459,7 @@ gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, con
     }
     // A single loading warp knows its barriers and begins at once; the others wait for them.
     __syncwarp();
-    if (loads && LOADERS == 32) {
+    if (loads && LOADING_WARPS == 1) {
         ptx::barrier_arrive<THREADS>(0);
     } else {
         ptx::barrier_sync<THREADS>(0);
@@ -488,16 +470,20 @@ gemm_fp8(const __grid_constant__ Source a, const __grid_constant__ Source b, con
     if (loads) {
         if constexpr (HANDS_OVER) {
             ptx::release_registers<LEFT_REGISTERS>();
-            if (thread >= 32 * NUM_WARPS + LOADERS) {
+            if (thread >= 32 * (NUM_WARPS + LOADING_WARPS)) {
                 if (split_k > 1) ptx::cluster_wait();
                 return;
             }
         }
+        int others = thread / 32 - NUM_WARPS;  // steps until it is this warp's turn
         for (int index = work.first; index < work.end; index += work.stride) {
             const scheduler::Tile tile = work.schedule.tile(index);
             for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
+                if (LOADING_WARPS > 1 && others-- > 0) continue;
+                others = LOADING_WARPS - 1;
                 ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
-                load_stage(at, ring.stage, a, b, a_scales, b_scales, m, n, k, tile, step, thread - 32 * NUM_WARPS);
+                load_stage(at, ring.stage, a, b, a_scales, b_scales, m, n, k, tile, step,
+                           LOADING_WARPS == 1 ? thread - 32 * NUM_WARPS : thread % 32);
             }
         }
         if (split_k > 1) ptx::cluster_wait();

@@ -11,9 +11,10 @@
 // All are contiguous and row-major, and begin 16-byte aligned. k * 2 and the bytes of a row of B are below 2^31.
 //
 // The product is taken transposed, C^T = B^T A^T: wgmma's 64 rows are columns of C, so that a tile may have as few as 8
-// rows of C and so that weights to be decoded are the operand that may lie in registers. One warp copies tiles of A and B
-// to shared memory, NUM_STAGES steps ahead; the others multiply, and decode one part of a step while another is
-// multiplied. Programs of a cluster may share one tile's k: each sends its sums to the program that adds them up.
+// rows of C and so that weights to be decoded are the operand that may lie in registers. One warp has the copy engine bring tiles
+// of A and B to shared memory, NUM_STAGES steps ahead, or four copy those whose rows it does not take; the others multiply, and
+// decode one part of a step while another is multiplied. Programs of a cluster may share one tile's k: each sends its sums to the
+// program that adds them up.
 //
 // Tiles of up to 16 rows may be multiplied warp by warp with mma.sync, on the same fragments (BY_WARP): wgmma takes as long
 // for them as for more rows, and makes four warps wait for each other, while a stream of weights wants its warps independent.
@@ -31,6 +32,11 @@
 // instructions; a faster memory meets them first. Small (16 x 4096 x 4096): latency, at 29 % of the memory's peak; tiles of 64
 // columns in clusters of two are the fastest there, and each doubling of the cluster costs 0.3 to 0.9 us.
 //
+// Rows that the engine does not take, on one of two H200s: fp4 2207 x 72 x 23378 in 91 us as they lie (205 by copying both
+// operands first), bf16 3000 x 5003 x 2006 of MXFP4 weights in 364, 1024 x 50257 x 768 of int4 in groups in 427 (567 and 718 by
+// mma.sync). What bounds int4 7189 x 84 x 5234, at 80 us on an H200: the time that each warp's copies take one after the other;
+// without them 30 are left, and memory is busy for 16 %, L2 for 24 % and the issue slots for 43 % of it.
+//
 // Macros
 //   BLOCK_M, BLOCK_N, BLOCK_K   the tile, in rows of C (multiples of 8 up to 64, of 16 up to 256), columns of C and elements
 //                               of k (multiples of 64, of at most 256 rows of B: what the copy engine takes at once)
@@ -41,9 +47,9 @@
 //   WEIGHTS                     the format of B: Bf16 or F16 (as DTYPE), Int16, Int4, Fp4, Int4Group, Nvfp4 or Mxfp4 (decode.cuh)
 //   ZERO_POINTS                 Int4Group: 1 where weights have zero points, else 0
 //   GROUP                       weights with scales: how many of a step along k share one: 16 ... BLOCK_K, which it divides
-//   A_VECTOR_BYTES              bytes of one copy of A: 16 (by the copy engine), 8, 4 or 2; divides those of a row of A
-//   B_VECTOR_BYTES              the same of B: 16 (by the copy engine), 8, 4, 2 or (4-bit weights) 1
-//   C_VECTOR_BYTES              the same of C: 16 (by the copy engine), 8, 4 or 2
+//   A_VECTOR_BYTES              bytes that rows of A are aligned to: 16 (the copy engine takes them), 8 or 4, or 2 (unaligned.cuh)
+//   B_VECTOR_BYTES              the same of B: 16, 8 or 4, or 2 or (4-bit weights) 1
+//   C_VECTOR_BYTES              bytes of one copy of C: 16 (by the copy engine), 8, 4 or 2
 //   REALIGNED                   operands that all programs together first copy to scratch, where rows begin at multiples of 128
 //                               bytes: 0 none, 1 A, 2 B, 3 both. Their vectors are 16 bytes, their tensor maps those of the copies
 //   EVERY_LANE_ARRIVES          for racecheck only: not one lane of a warp but all arrive at barriers
@@ -77,6 +83,7 @@
 #include "scheduler.cuh"
 #include "streaming.cuh"
 #include "tma.cuh"
+#include "unaligned.cuh"
 #include "wgmma.cuh"
 #define TRANSPOSED 1
 #include "wgmma_programs.cuh"
@@ -111,8 +118,8 @@ struct Panels {
     static constexpr bool BY_ENGINE = VECTOR_BYTES == 16;
     static constexpr int WIDTH = scheduler::smaller(ROW_BYTES, 128);
     static constexpr int COUNT = ROW_BYTES / WIDTH;
-    static constexpr int PANEL_BYTES = ROWS * WIDTH;
-    static constexpr int BYTES = ROWS * ROW_BYTES;
+    static constexpr int PANEL_BYTES = unaligned::PANEL_BYTES<ROWS, WIDTH, VECTOR_BYTES>;
+    static constexpr int BYTES = COUNT * PANEL_BYTES;
 
     __device__ static constexpr u32 offset(int row, int byte) {
         return byte / WIDTH * PANEL_BYTES + layout::swizzled<WIDTH, 16>(row, byte % WIDTH);
@@ -217,13 +224,18 @@ constexpr int REGISTERS = TILES * SUMS + FRAGMENT_REGISTERS + SCALE_REGISTERS + 
 // Two groups and one warp have 168 registers a thread. Where that is too close, the loading warp brings three idle ones: a whole
 // group of warps, that hands its registers to the two that multiply.
 constexpr bool HANDS_OVER = GROUPS == 2 && REGISTERS > 160;
-constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32);
+// Tiles that the engine does not take are copied by four warps, each a step along k in turn; but by no more than there are
+// stages, lest one take a stage for empty that is two rounds behind.
+constexpr int LOADING_WARPS = ATile::BY_ENGINE && BTile::BY_ENGINE ? 1 : scheduler::smaller(4, NUM_STAGES);
+constexpr int LEFT_REGISTERS = LOADING_WARPS == 1 ? 40 : REGISTERS > 216 ? 56 : 72;
+constexpr int TAKEN_REGISTERS = 232 - (LEFT_REGISTERS - 40) / 2;
+constexpr int THREADS = 32 * NUM_WARPS + (HANDS_OVER ? 128 : 32 * LOADING_WARPS);
 
 // Programs a multiprocessor is to hold at once: what its shared memory allows (228 KiB, 1 of them lost to each program),
 // but no more than leave each thread its registers. A quarter of the multiprocessor has 512 for each lane, and hosts every
 // fourth warp.
 constexpr int BY_SMEM = 228 * 1024 / (STAGES_BYTES + STAGING_BYTES + 1024);
-constexpr int BY_REGISTERS = BY_WARP ? 4 * 512 / ((NUM_WARPS + 1) * REGISTERS) : 512 / ((GROUPS + 1) * REGISTERS);
+constexpr int BY_REGISTERS = BY_WARP ? 4 * 512 / ((NUM_WARPS + LOADING_WARPS) * REGISTERS) : 512 / ((GROUPS + 1) * REGISTERS);
 constexpr int RESIDENT = BY_SMEM < BY_REGISTERS ? BY_SMEM : BY_REGISTERS;
 
 // Where this program's stages, barriers and staging begin.
@@ -248,14 +260,13 @@ static_assert(16 * NUM_STAGES + 8 <= BARRIER_BYTES, "two barriers a stage and on
 
 // ---- Loading ----
 
-// A warp copies the tile that begins at (row, column_byte) of a matrix, vector by vector; what lies outside becomes zero.
+// A warp copies a tile of scales that begins at (row, column_byte) of a matrix, vector by vector; what lies outside becomes zero.
 template <typename Tile>
 __device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, int rows, int row_bytes, int row,
                                           int column_byte, int lane) {
     using Vector = typename ptx::Word<Tile::VECTOR_BYTES>::Type;
     constexpr int ROW_VECTORS = Tile::ROW_BYTES / Tile::VECTOR_BYTES;
-    constexpr int UNROLL = HANDS_OVER ? 2 : 8;
-#pragma unroll UNROLL
+#pragma unroll 1
     for (int i = lane; i < Tile::ROWS * ROW_VECTORS; i += 32) {
         const int y = i / ROW_VECTORS, x = i % ROW_VECTORS * Tile::VECTOR_BYTES;
         const bool inside = row + y < rows && column_byte + x < row_bytes;
@@ -264,7 +275,7 @@ __device__ __forceinline__ void load_tile(u32 shared, const byte* matrix, u32, i
     }
 }
 
-// The same by the copy engine; one lane asks for it, and the barrier counts the bytes.
+// A tile of any kind by the copy engine; one lane asks for it, and the barrier counts the bytes.
 template <typename Tile>
 __device__ __forceinline__ void load_tile(u32 shared, const ptx::TensorMap& map, u32 barrier, int, int, int row,
                                           int column_byte, int lane) {
@@ -291,6 +302,17 @@ __device__ __forceinline__ void load_scales(u32 shared, u32 full, const Scaling&
 #endif
 }
 
+// The same of A or of B, or else the beginning of it.
+template <typename Tile, typename Source>
+__device__ __forceinline__ void begin_tile(u32 shared, const Source& source, u32 barrier, int rows, int row_bytes, int row,
+                                           int column_byte, int lane) {
+    if constexpr (Tile::BY_ENGINE) {
+        load_tile<Tile>(shared, source, barrier, rows, row_bytes, row, column_byte, lane);
+    } else {
+        unaligned::begin_tile<Tile>(shared, source, rows, row_bytes, row, column_byte, lane);
+    }
+}
+
 constexpr bool ALL_BY_ENGINE = ATile::BY_ENGINE && BTile::BY_ENGINE && StageScales::BY_ENGINE;
 
 __device__ __forceinline__ void load_stage(const Layout& at, int stage, const ASource& a, const BSource& b,
@@ -300,11 +322,22 @@ __device__ __forceinline__ void load_stage(const Layout& at, int stage, const AS
         (ATile::BY_ENGINE ? ATile::BYTES : 0) + (BTile::BY_ENGINE ? BTile::BYTES : 0) + StageScales::ENGINE_BYTES;
     const u32 full = at.full(stage);
     if (lane == 0) ptx::mbarrier_arrive_expect(full, ENGINE_BYTES);
-    load_tile<BTile>(at.b(stage), b, full, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, step * BTile::ROWS,
-                     tile.n * BTile::ROW_BYTES, lane);
-    load_tile<ATile>(at.a(stage), a, full, m, 2 * k, tile.m * BLOCK_M, step * ATile::ROW_BYTES, lane);
-    load_scales(at.scales(stage), full, scaling, n, k, tile.n * BLOCK_N, step, lane);
-    if constexpr (!ALL_BY_ENGINE) {
+    if constexpr (ALL_BY_ENGINE) {
+        load_tile<BTile>(at.b(stage), b, full, k / Weights::K_PER_ROW, n * Weights::COLUMN_BYTES, step * BTile::ROWS,
+                         tile.n * BTile::ROW_BYTES, lane);
+        load_tile<ATile>(at.a(stage), a, full, m, 2 * k, tile.m * BLOCK_M, step * ATile::ROW_BYTES, lane);
+        load_scales(at.scales(stage), full, scaling, n, k, tile.n * BLOCK_N, step, lane);
+    } else {
+        const int a_row = tile.m * BLOCK_M, a_column = step * ATile::ROW_BYTES;
+        const int b_row = step * BTile::ROWS, b_column = tile.n * BTile::ROW_BYTES, b_row_bytes = n * Weights::COLUMN_BYTES;
+        begin_tile<BTile>(at.b(stage), b, full, k / Weights::K_PER_ROW, b_row_bytes, b_row, b_column, lane);
+        begin_tile<ATile>(at.a(stage), a, full, m, 2 * k, a_row, a_column, lane);
+        load_scales(at.scales(stage), full, scaling, n, k, tile.n * BLOCK_N, step, lane);
+        ptx::cp_async_commit();
+        ptx::cp_async_wait<0>();
+        __syncwarp();
+        unaligned::settle_tile<BTile>(at.b(stage), b_row_bytes, b_row, b_column, lane);
+        unaligned::settle_tile<ATile>(at.a(stage), 2 * k, a_row, a_column, lane);
         ptx::fence_async_shared();
         __syncwarp();
         if (EVERY_LANE || lane == 0) ptx::mbarrier_arrive(full);
@@ -661,9 +694,9 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         ptx::fence_mbarrier_init();
         if (split_k > 1) ptx::mbarrier_arrive_expect(at.summed(), BLOCK_M * BLOCK_N * sizeof(float));
     }
-    // The loading warp knows its barriers and begins at once; the others wait for them.
+    // A single loading warp knows its barriers and begins at once; the others wait for them.
     __syncwarp();
-    if (loads) {
+    if (loads && LOADING_WARPS == 1) {
         ptx::barrier_arrive<THREADS>(0);
     } else {
         ptx::barrier_sync<THREADS>(0);
@@ -673,15 +706,18 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
     Ring ring;
     if (loads) {
         if constexpr (HANDS_OVER) {
-            ptx::release_registers<40>();
-            if (thread >= 32 * NUM_WARPS + 32) {
+            ptx::release_registers<LEFT_REGISTERS>();
+            if (thread >= 32 * (NUM_WARPS + LOADING_WARPS)) {
                 if (split_k > 1) ptx::cluster_wait();
                 return;
             }
         }
+        int others = thread / 32 - NUM_WARPS;  // steps until it is this warp's turn
         for (int index = work.first; index < work.end; index += work.stride) {
             const scheduler::Tile tile = work.schedule.tile(index);
             for (int step = work.steps.begin; step < work.steps.end; ++step, ring.advance()) {
+                if (LOADING_WARPS > 1 && others-- > 0) continue;
+                others = LOADING_WARPS - 1;
                 ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);
                 load_stage(at, ring.stage, a, b, scaling, m, n, k, tile, step, thread % 32);
             }
@@ -690,7 +726,7 @@ gemm_wgmma(const __grid_constant__ ASource a, const __grid_constant__ BSource b,
         return;
     }
 
-    if constexpr (HANDS_OVER) ptx::take_registers<232>();
+    if constexpr (HANDS_OVER) ptx::take_registers<TAKEN_REGISTERS>();
     const LanePlace place(thread);
     int turn = 0;
     for (int index = work.first; index < work.end; index += work.stride) {

@@ -29,11 +29,17 @@ fn answers(questions: &str) -> Option<Vec<Vec<u64>>> {
     let source = fs::read_to_string(root.join("kernels/include/realign.cuh")).unwrap();
     let (copying, _) = source.split_once("// Holds all threads").unwrap();
     fs::write(folder.path().join("realign.cuh"), format!("{copying}}}\n")).unwrap();
+    for header in ["words.cuh", "unaligned.cuh"] {
+        fs::copy(root.join("kernels/include").join(header), folder.path().join(header)).unwrap();
+    }
+    let source = fs::read_to_string(root.join("kernels/include/layout.cuh")).unwrap();
+    let (swizzling, _) = source.split_once("// Which columns of a 32-column group").unwrap();
+    fs::write(folder.path().join("layout.cuh"), format!("{swizzling}}}\n")).unwrap();
     fs::write(folder.path().join("ptx.cuh"), "").unwrap();
     fs::copy(root.join("tests/support_model/main.cpp"), folder.path().join("main.cpp")).unwrap();
     let program = folder.path().join("main");
     let mut compiler = Command::new("c++");
-    compiler.args(["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-o"]).arg(&program);
+    compiler.args(["-std=c++17", "-O1", "-w", "-pthread", "-ffp-contract=off", "-o"]).arg(&program);
     let built = compiler.arg(folder.path().join("main.cpp")).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let mut child = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -238,4 +244,32 @@ fn rows_are_copied_to_aligned_ones_whatever_their_length() {
         let wanted: Vec<u64> = (0..rows * row_bytes).map(|place| place % 251 + 1).collect();
         assert!(*found == wanted, "{rows} rows of {row_bytes} bytes");
     }
+}
+
+#[test]
+fn tiles_of_rows_that_begin_anywhere_go_where_the_copy_engine_would_put_them() {
+    // Rows of a matrix, bytes of each, and where the tile begins: within, and over the last row and the end of rows.
+    let matrices = [(200, 1000), (200, 1001), (90, 1002), (90, 1004), (90, 1016), (7, 33), (30, 200), (3, 5)];
+    let tiles = [(8, 128), (24, 128), (64, 128), (64, 64)];
+    let mut wanted = Vec::new();
+    let mut questions = String::new();
+    for ((rows, row_bytes), (tile_rows, width)) in matrices.iter().flat_map(|of| tiles.map(|tile| (*of, tile))) {
+        let vector_bytes = 1u64 << u64::trailing_zeros(row_bytes).min(3);
+        for (row, column) in [(0, 0), (64, 128), (64, 896), (72, 960)] {
+            if row >= rows || column >= row_bytes {
+                continue;
+            }
+            writeln!(questions, "tile {vector_bytes} {tile_rows} {width} {rows} {row_bytes} {row} {column}").unwrap();
+            let byte = |y: u64, x: u64| {
+                let inside = row + y < rows && column + x < row_bytes;
+                if inside { ((row + y) * row_bytes + column + x) % 251 + 1 } else { 0 }
+            };
+            wanted.push((0..tile_rows).flat_map(|y| (0..2 * width).map(move |x| byte(y, x))).collect::<Vec<_>>());
+        }
+    }
+    let Some(answers) = answers(&questions) else { return };
+    for ((found, wanted), question) in answers.iter().zip(&wanted).zip(questions.lines()) {
+        assert!(found == wanted, "{question}");
+    }
+    assert_eq!(answers.len(), wanted.len());
 }

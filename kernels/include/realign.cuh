@@ -4,13 +4,14 @@
 #pragma once
 
 #include "ptx.cuh"
+#include "words.cuh"
 
 namespace realign {
 
 using ptx::u32;
 using byte = unsigned char;
 using i64 = long long;
-using Word = uint4;  // 16 bytes, what is read and written at once
+using words::Word;
 
 constexpr int LINE_BYTES = 128;
 
@@ -36,18 +37,7 @@ __device__ __forceinline__ Word load_anywhere(const byte* at, const byte* end) {
     const Word low = load_word(first, end);
     Word high{};
     if (shift != 0 && first + sizeof(Word) < end) high = load_word(first + sizeof(Word), end);
-    u32 words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    if (shift & 8) {
-#pragma unroll
-        for (int i = 0; i < 6; ++i) words[i] = words[i + 2];
-    }
-    if (shift & 4) {
-#pragma unroll
-        for (int i = 0; i < 5; ++i) words[i] = words[i + 1];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = __funnelshift_r(words[i], words[i + 1], shift % 4 * 8);
-    return {words[0], words[1], words[2], words[3]};
+    return words::shifted(low, high, shift);
 }
 
 // This program's share of a matrix. What follows a row in scratch, up to the next 16 bytes, is undefined.

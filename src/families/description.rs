@@ -65,6 +65,8 @@ pub struct Description {
 
 /// Bytes of the widest copy.
 const WIDEST_COPY: u32 = 16;
+/// Warps that copy what the copy engine of Hopper does not take.
+const LOADING_WARPS: u64 = 4;
 /// Bytes of a line of the cache: beyond it, alignment changes nothing.
 const CACHE_LINE: u32 = 128;
 
@@ -193,9 +195,10 @@ fn dtypes(dtypes: &[Dtype]) -> BTreeMap<String, i64> {
 /// an expression says.
 pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description {
     let step_bytes = format!("2 * tile_m * step_k + {weight_bytes} * block_sizes[2] * tile_n");
-    // Copies of a step's tile that threads make themselves: the copy engine takes rows that are aligned for it.
+    // Copies of a step's tile that threads make themselves.
     let copies = |tile: &str, line: &str| {
-        format!("if(by_threads || {line} < {WIDEST_COPY}, {tile} / min({line}, {WIDEST_COPY}), 0)")
+        let beside_engine = copies_beside_engine(tile, line);
+        format!("if(by_threads, {tile} / min({line}, {WIDEST_COPY}), {beside_engine})")
     };
     let a_copies = copies("2 * tile_m * step_k", "a_line");
     let b_copies = copies(&format!("{weight_bytes} * block_sizes[2] * tile_n"), "b_line");
@@ -224,8 +227,7 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
             ),
             &format!("a_copies = {a_copies}"),
             &format!("b_copies = {b_copies}"),
-            // Beside the copy engine one warp does them.
-            "step_copies = (a_copies + b_copies) / if(by_threads, num_warps, 1)",
+            &format!("step_copies = (a_copies + b_copies) / if(by_threads, num_warps, {LOADING_WARPS})"),
         ]),
         step_bytes: Some(step_bytes),
         features: texts(&[
@@ -241,6 +243,12 @@ pub(super) fn gemm(weight_bytes: u64, packed: u64, scales: &str) -> Description 
         ]),
         ..product()
     }
+}
+
+/// Copies of a tile of so many bytes that warps make beside the copy engine, which takes rows that are aligned for it; to shift 16 bytes
+/// into place takes about as long as to copy as many in words of four.
+fn copies_beside_engine(tile: &str, line: &str) -> String {
+    format!("if({line} < {WIDEST_COPY}, ({tile}) / max({line}, 4), 0)")
 }
 
 /// The knobs of products whose operands may be copied to aligned rows.
@@ -294,8 +302,7 @@ pub(super) fn gemm_fp8(variants: bool) -> Description {
             // Bytes that rows of A and B begin at multiples of, as the kernel finds them.
             &format!("line = if(realigns, {CACHE_LINE}, min(align(k), {CACHE_LINE}))"),
             "realigned_bytes = if(realigns, 2 * (m + n) * k, 0)",
-            // Rows that are not aligned for the engine are copied by threads.
-            &format!("step_copies = if(line < {WIDEST_COPY}, {step_bytes} / min(line, {WIDEST_COPY}), 0)"),
+            &format!("step_copies = {} / {LOADING_WARPS}", copies_beside_engine(step_bytes, "line")),
         ]),
         step_bytes: Some(step_bytes.to_owned()),
         features: texts(&[
@@ -359,7 +366,10 @@ pub(super) fn attention() -> Description {
         steps: named([("kv_seq", "block_sizes[2]")]),
         parts: Some("split_k".to_owned()),
         step_bytes: Some("4 * block_sizes[2] * head_dim".to_owned()),
-        definitions: texts(&["smem_bytes = 2 * head_dim * (block_sizes[1] + 2 * num_stages * block_sizes[2])"]),
+        definitions: texts(&[
+            "query_buffers = if(given(prefetch), 2, 1)",
+            "smem_bytes = 2 * head_dim * (query_buffers * block_sizes[1] + 2 * num_stages * block_sizes[2])",
+        ]),
         resident: Some("max(1, smem_per_multiprocessor / smem_bytes)".to_owned()),
         features: texts(&["batch * heads", "smem_bytes", "block_sizes[1] / num_warps", "given(prefetch)"]),
         kin: vec![texts(&["q_seq", "kv_seq"]), texts(&["batch", "heads"])],

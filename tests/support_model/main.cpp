@@ -1,16 +1,22 @@
-// The support kernels on the host, with one thread in all: fills and comparisons asked for line by line on standard input.
+// The support kernels on the host, with one thread in all: fills and comparisons asked for line by line on standard input. Tiles are
+// copied by a warp of threads.
 //
 //   fill TYPE NUMEL SEED FILL FIRST SECOND COLS Q_SEQ KV_SEQ   -> the elements' bits
 //   compare bf16|f32 OUT_BITS REFERENCE_BITS ALLOWED_BITS                 -> poisoned beyond worst from_first
 //   compare_other f16|fp8|f64|i64, as compare                             -> poisoned beyond
 //   realign ROWS ROW_BYTES                                               -> the copied rows' bytes, which were 1, 2, 3, ... before
+//   tile VECTOR_BYTES TILE_ROWS WIDTH ROWS ROW_BYTES ROW COLUMN_BYTE     -> the bytes of two panels, row by row and not swizzled, of
+//                                                                            a matrix whose bytes were 1, 2, 3, ...
 //   alter NUMEL FIRST SECOND PITCH COLUMNS ROWS CHANGE                    -> the bytes, which were 1, 2, 3, ... before
 
 #include <cmath>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #define __device__
@@ -99,10 +105,84 @@ struct alignas(16) uint4 {
 unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) {
     return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> bits);
 }
+
+// Holds the 32 threads of a warp until all have come.
+void __syncwarp() {
+    static std::mutex mutex;
+    static std::condition_variable all_came;
+    static int waiting = 0, round = 0;
+    std::unique_lock<std::mutex> lock(mutex);
+    const int mine = round;
+    if (++waiting == 32) {
+        waiting = 0, ++round;
+        all_came.notify_all();
+    } else {
+        all_came.wait(lock, [&] { return round != mine; });
+    }
+}
+
 namespace ptx {
 using u32 = unsigned;
+using u16 = unsigned short;
+
+// Shared memory, and a matrix of which nothing behind the end may be read.
+alignas(1024) unsigned char shared[64 * 1024];
+const unsigned char* end_of_matrix;
+
+template <int BYTES>
+void cp_async(u32 to, const void* from, int source_bytes = BYTES) {
+    static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "4, 8 or 16 bytes");
+    const auto* source = static_cast<const unsigned char*>(from);
+    const auto place = reinterpret_cast<unsigned long long>(from);
+    if (to % BYTES != 0 || source_bytes > 0 && (place % BYTES != 0 || source + source_bytes > end_of_matrix)) {
+        std::fprintf(stderr, "a copy of %d bytes is not aligned, or reads behind the matrix\n", BYTES);
+        std::_Exit(1);
+    }
+    std::memset(shared + to, 0, BYTES);
+    if (source_bytes > 0) std::memcpy(shared + to, source, source_bytes);
 }
+uint4 load_shared_u128(u32 from) { return *reinterpret_cast<const uint4*>(shared + from); }
+void store_shared(u32 to, uint4 word) { *reinterpret_cast<uint4*>(shared + to) = word; }
+}  // namespace ptx
 #include "realign.cuh"
+#include "unaligned.cuh"
+
+template <int ROWS_, int WIDTH_, int VECTOR_BYTES_>
+struct TwoPanels {
+    static constexpr int ROWS = ROWS_, WIDTH = WIDTH_, VECTOR_BYTES = VECTOR_BYTES_, COUNT = 2;
+    static constexpr int PANEL_BYTES = unaligned::PANEL_BYTES<ROWS, WIDTH, VECTOR_BYTES>;
+};
+
+template <typename Tile>
+void copy_tile(int rows, int row_bytes, int row, int column_byte) {
+    std::vector<uint4> memory(rows * row_bytes / 16 + 1);
+    unsigned char* matrix = reinterpret_cast<unsigned char*>(memory.data());
+    for (int i = 0; i < rows * row_bytes; ++i) matrix[i] = static_cast<unsigned char>(i % 251 + 1);
+    ptx::end_of_matrix = matrix + rows * row_bytes;
+    std::memset(ptx::shared, 255, sizeof(ptx::shared));
+    std::vector<std::thread> warp;
+    for (int lane = 0; lane < 32; ++lane) {
+        warp.emplace_back([=] {
+            unaligned::begin_tile<Tile>(0, matrix, rows, row_bytes, row, column_byte, lane);
+            __syncwarp();
+            unaligned::settle_tile<Tile>(0, row_bytes, row, column_byte, lane);
+        });
+    }
+    for (std::thread& lane : warp) lane.join();
+    for (int y = 0; y < Tile::ROWS; ++y) {
+        for (int x = 0; x < 2 * Tile::WIDTH; ++x) {
+            const unsigned place = layout::swizzled<Tile::WIDTH, 16>(y, x % Tile::WIDTH);
+            std::cout << static_cast<int>(ptx::shared[x / Tile::WIDTH * Tile::PANEL_BYTES + place]) << ' ';
+        }
+    }
+}
+
+template <int ROWS, int WIDTH>
+void copy_tile_by(int vector_bytes, int rows, int row_bytes, int row, int column_byte) {
+    if (vector_bytes == 8) copy_tile<TwoPanels<ROWS, WIDTH, 8>>(rows, row_bytes, row, column_byte);
+    if (vector_bytes == 4) copy_tile<TwoPanels<ROWS, WIDTH, 4>>(rows, row_bytes, row, column_byte);
+    if (vector_bytes < 4) copy_tile<TwoPanels<ROWS, WIDTH, 1>>(rows, row_bytes, row, column_byte);
+}
 
 template <typename Element, typename Kernel>
 void fill(Kernel kernel) {
@@ -144,6 +224,13 @@ int main() {
             for (int row = 0; row < rows; ++row) {
                 for (int i = 0; i < row_bytes; ++i) std::cout << static_cast<int>(copies[row * pitch + i]) << ' ';
             }
+        } else if (what == "tile") {
+            int vector_bytes, tile_rows, width, rows, row_bytes, row, column_byte;
+            std::cin >> vector_bytes >> tile_rows >> width >> rows >> row_bytes >> row >> column_byte;
+            if (tile_rows == 8) copy_tile_by<8, 128>(vector_bytes, rows, row_bytes, row, column_byte);
+            if (tile_rows == 24) copy_tile_by<24, 128>(vector_bytes, rows, row_bytes, row, column_byte);
+            if (tile_rows == 64 && width == 128) copy_tile_by<64, 128>(vector_bytes, rows, row_bytes, row, column_byte);
+            if (tile_rows == 64 && width == 64) copy_tile_by<64, 64>(vector_bytes, rows, row_bytes, row, column_byte);
         } else if (std::cin >> type; what == "fill") {
             if (type == "bf16") fill<bf16>(fill_bf16);
             if (type == "f32") fill<float>(fill_f32);

@@ -2,7 +2,8 @@
 //!
 //! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
 
-use super::realigned::{self, Matrix, Realigned, pitch_bytes};
+use super::realigned::{self, Matrix, Realigned};
+use super::unaligned::{self, Panels, WORD_BYTES, loading_warps, panel_bytes, row_vector_bytes};
 use super::{
     CLUSTERS, EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes,
 };
@@ -38,7 +39,7 @@ const MOST_COLUMNS: u64 = 256;
 const MANY_ROWS: u64 = 16;
 /// Registers of a thread for addresses, counters and scales.
 const SPARE_REGISTERS: u64 = 40;
-/// Registers of a thread that puts words together from two, where rows begin anywhere.
+/// Registers of a thread that shifts rows into place, where they begin anywhere.
 const LOADER_REGISTERS: u64 = 56;
 /// Registers of a thread of two groups that it has without more of them from the warps that load, with a few to spare.
 const MOST_REGISTERS_WITHOUT: u64 = 160;
@@ -201,10 +202,10 @@ impl Tiling {
         self.groups == 2 && self.registers_used() > MOST_REGISTERS_WITHOUT
     }
 
-    /// Threads of a program; rows that the copy engine does not take are copied by a whole group of warps.
-    fn threads(&self, by_engine: bool) -> u32 {
-        let loaders = if self.hands_over() || !by_engine { 4 * WARP } else { WARP };
-        self.groups as u32 * 4 * WARP + loaders
+    /// Threads of a program: those that multiply and those that load.
+    fn threads(&self, k_vector_bytes: u64) -> u32 {
+        let loading = loading_warps(k_vector_bytes == WORD_BYTES, self.hands_over(), self.stages);
+        WARP * (4 * self.groups as u32 + loading)
     }
 
     /// Rows of C that leave through shared memory at once.
@@ -218,8 +219,8 @@ impl Tiling {
     }
 
     /// Bytes of A and B in one stage.
-    fn stage_bytes(&self) -> u64 {
-        (self.m + self.n) * self.k
+    fn stage_bytes(&self, k_vector_bytes: u64) -> u64 {
+        [self.m, self.n].map(|rows| self.k / PROMOTED * panel_bytes(rows, PROMOTED, k_vector_bytes)).iter().sum()
     }
 
     /// Bytes of the barriers, and of the scales of blocks.
@@ -230,23 +231,15 @@ impl Tiling {
     }
 
     /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
-    fn smem(&self, scaling: Scaling, split_k: u64) -> Bytes {
+    fn smem(&self, scaling: Scaling, split_k: u64, k_vector_bytes: u64) -> Bytes {
         let staging = 2 * self.groups * self.staged_panels() * self.staging_rows() * PANEL_BYTES;
         let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
-        Bytes(self.stages * self.stage_bytes() + self.barrier_bytes(scaling) + staging.max(partials))
+        Bytes(self.stages * self.stage_bytes(k_vector_bytes) + self.barrier_bytes(scaling) + staging.max(partials))
     }
 
-    /// Bytes of one copy of a row of A or B: below words rows begin anywhere.
+    /// Bytes of one copy of a row of A or B: 16, by the copy engine, 8, 4, or 1 where rows begin anywhere.
     fn k_vector_bytes(&self, k: u64) -> u64 {
-        match vector_bytes(if self.realigned.any() { pitch_bytes(k) } else { k }) {
-            2 => 1,
-            bytes => bytes,
-        }
-    }
-
-    /// Whether the copy engine takes rows of A and B.
-    fn by_engine(&self, k: u64) -> bool {
-        self.k_vector_bytes(k) == 16
+        if self.realigned.any() { WORD_BYTES } else { row_vector_bytes(k, Element::Fp8.size_bytes()) }
     }
 
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
@@ -256,7 +249,7 @@ impl Tiling {
             realigned::tiles(of, element, shape, tile, Swizzle::Bytes128)
         };
         let [a_source, b_source] = self.realigned.sources(matrices([m, n, k]));
-        let [a, b] = if self.by_engine(k) {
+        let [a, b] = if self.k_vector_bytes(k) == WORD_BYTES {
             [tiled(a_source, Element::Fp8, [m, k], self.m), tiled(b_source, Element::Fp8, [n, k], self.n)]
         } else {
             [Arg::Input(0), Arg::Input(1)]
@@ -352,13 +345,23 @@ impl FamilySpec for Fp8 {
         tiling.realigned.check(config)?;
         super::check_cluster(config)?;
         // What fits with the scales of blocks fits without.
-        knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config)), profile)
+        knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config), WORD_BYTES), profile)
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
         static OF_WGMMA: LazyLock<Vec<Condition>> = LazyLock::new(|| {
             let copies = realigned::conditions(Family::MatmulFp8, [("m", "k"), ("n", "k")]);
-            legality::conditions(Family::MatmulFp8, [EXTENTS, TILES, CLUSTERS]).into_iter().chain(copies).collect()
+            let (count, width) = (format!("block_sizes[2] / {PROMOTED}"), PROMOTED.to_string());
+            let panels = |operand, rows| Panels { operand, row_bytes: "k", count: &count, rows, width: &width };
+            // A scale for each row of A, and those of the columns, of which a multiple of four has room.
+            let scales = format!("16 + block_sizes[2] / {PROMOTED} * (block_sizes[0] + 4) * 4");
+            let tile = "4 * block_sizes[0] * block_sizes[1]";
+            let staging = format!("{} * num_warps", WGMMA_ROWS / 4 * 2 * PANEL_BYTES);
+            let rest = format!("if(split_k > 1, max({tile}, {staging}), {staging}) + 16 + {BARRIER_UNIT}");
+            let operands = [panels("a", "block_sizes[0]"), panels("b", "block_sizes[1]")];
+            let stages = unaligned::conditions(Family::MatmulFp8, &operands, &scales, &rest);
+            let all = legality::conditions(Family::MatmulFp8, [EXTENTS, TILES, CLUSTERS]);
+            all.into_iter().chain(copies).chain(stages).collect()
         });
         if config.mma == Some(Mma::Tcgen05) { tcgen05::conditions(Weights::E4m3) } else { &OF_WGMMA }
     }
@@ -376,13 +379,14 @@ impl FamilySpec for Fp8 {
         let tiling = Tiling::new(config, scaling)?;
         // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
         let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
-        let loader_registers = if tiling.k_vector_bytes(k) < 4 { LOADER_REGISTERS } else { 0 };
+        let k_vector_bytes = tiling.k_vector_bytes(k);
+        let loader_registers = if k_vector_bytes == WORD_BYTES { 0 } else { LOADER_REGISTERS };
         let registers = if alone { tiling.most_registers() } else { tiling.registers_used().max(loader_registers) };
         Ok(Footprint {
-            threads: tiling.threads(tiling.by_engine(k)),
+            threads: tiling.threads(k_vector_bytes),
             registers: registers.next_multiple_of(8) as u32,
-            smem: tiling.smem(scaling, split_k(config)),
-            stage_bytes: Bytes(tiling.stage_bytes()),
+            smem: tiling.smem(scaling, split_k(config), k_vector_bytes),
+            stage_bytes: Bytes(tiling.stage_bytes(k_vector_bytes)),
         })
     }
 
@@ -403,7 +407,7 @@ impl FamilySpec for Fp8 {
             return tcgen05::build(config, &product, Some(scales), profile);
         }
         let tiling = Tiling::new(config, scaling)?;
-        let realigned = tiling.realigned.any();
+        let (realigned, k_vector_bytes) = (tiling.realigned.any(), tiling.k_vector_bytes(k));
         let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
         let k_steps = k.div_ceil(tiling.k);
         let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
@@ -417,7 +421,7 @@ impl FamilySpec for Fp8 {
             ("BLOCK_K", tiling.k.to_string()),
             ("NUM_WARPS", (4 * tiling.groups).to_string()),
             ("NUM_STAGES", tiling.stages.to_string()),
-            ("K_VECTOR_BYTES", tiling.k_vector_bytes(k).to_string()),
+            ("K_VECTOR_BYTES", k_vector_bytes.to_string()),
             ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
             ("REALIGNED", u8::from(realigned).to_string()),
         ];
@@ -428,8 +432,8 @@ impl FamilySpec for Fp8 {
         let launch = Launch {
             grid: [(programs * split_k) as u32, 1, 1],
             cluster: [split_k as u32, 1, 1],
-            threads: [tiling.threads(tiling.by_engine(k)), 1, 1],
-            dynamic_smem: tiling.smem(scaling, split_k),
+            threads: [tiling.threads(k_vector_bytes), 1, 1],
+            dynamic_smem: tiling.smem(scaling, split_k, k_vector_bytes),
             args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(copies).collect(),
             workspace: tiling.realigned.scratch(matrices(extents)),
             counters: if realigned { 2 } else { 0 },
@@ -577,9 +581,9 @@ mod tests {
         assert_eq!(launch.args[3..6], [Arg::Input(2), Arg::Input(3), Arg::Output(0)]);
         assert_eq!((launch.threads[0], macros(&kernel, "K_VECTOR_BYTES")), (256 + 128, "16"));
         for (shape, vectors, threads) in [
-            ("m=5,n=77,k=66", ["1", "2"], 128 + 128),
-            ("m=5,n=78,k=68", ["4", "4"], 128 + 128),
-            ("m=5,n=80,k=33", ["1", "16"], 128 + 128),
+            ("m=5,n=77,k=66", ["1", "2"], 128 + 96),
+            ("m=5,n=78,k=68", ["4", "4"], 128 + 96),
+            ("m=5,n=80,k=33", ["1", "16"], 128 + 96),
             ("m=5,n=80,k=16", ["16", "16"], 128 + 32),
         ] {
             let (kernel, launch) = program(&config(), shape);

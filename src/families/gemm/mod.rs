@@ -6,6 +6,7 @@ mod groups;
 mod mma_sync;
 mod realigned;
 mod tcgen05;
+mod unaligned;
 mod wgmma;
 
 use super::knobs::{self, Programs};
@@ -329,6 +330,12 @@ impl Product {
 const SMALL: f32 = 1.0 / 4096.0;
 
 impl Gemm {
+    /// The product that is the problem.
+    fn product(&self, problem: &Problem) -> Product {
+        let [m, n, k] = dimensions(problem);
+        Product { weights: self.weights, dtype: problem.dtype, groups: self.weights.groups(problem), m, n, k }
+    }
+
     /// What B holds, and what comes after it.
     fn weight_tensors(&self, problem: &Problem) -> Vec<TensorSpec> {
         let [_, n, k] = dimensions(problem);
@@ -449,10 +456,10 @@ impl FamilySpec for Gemm {
         if self.weights.per_element() == 1 { UNPACKED.as_slice() } else { PACKED.as_slice() }
     }
 
-    fn footprint(&self, config: &Config, _problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection> {
+    fn footprint(&self, config: &Config, problem: &Problem, profile: &GpuProfile) -> Result<Footprint, Rejection> {
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::footprint(config, self.weights),
-            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, self.weights),
+            Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::footprint(config, &self.product(problem)),
             Some(Mma::MmaSync | Mma::Simt | Mma::SimtWide) | None => mma_sync::footprint(config, self.weights, profile),
         }
     }
@@ -463,9 +470,7 @@ impl FamilySpec for Gemm {
         problem: &Problem,
         profile: &GpuProfile,
     ) -> Result<(KernelSpec, Launch), Rejection> {
-        let [m, n, k] = dimensions(problem);
-        let (dtype, groups) = (problem.dtype, self.weights.groups(problem));
-        let product = Product { weights: self.weights, dtype, groups, m, n, k };
+        let product = self.product(problem);
         match config.mma {
             Some(Mma::Tcgen05 | Mma::Tcgen05Tmem) => tcgen05::build(config, &product, None, profile),
             Some(Mma::Wgmma | Mma::MmaSyncTma) => wgmma::build(config, &product, profile),

@@ -1,7 +1,8 @@
-//! `gemm_wgmma.cu`: one warp that loads by the copy engine, and warps that multiply on Hopper: in groups by `wgmma`, or each by
-//! itself by `mma.sync`.
+//! `gemm_wgmma.cu`: one warp that loads by the copy engine, or four that copy rows which it does not take, and warps that multiply on
+//! Hopper: in groups by `wgmma`, or each by itself by `mma.sync`.
 
-use super::realigned::{self, Realigned, pitch_bytes};
+use super::realigned::{self, Realigned};
+use super::unaligned::{self, Panels, WORD_BYTES, loading_warps, panel_bytes, row_vector_bytes};
 use super::{
     CLUSTERS, EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
 };
@@ -42,6 +43,8 @@ struct Tiling {
     by_warp: bool,
     /// Operands that are copied to aligned rows first.
     realigned: Realigned,
+    /// Bytes of one copy of A and of B: 16, by the copy engine, 8, 4, or those of an element where rows begin anywhere.
+    vectors: [u64; 2],
     /// Rows of C.
     m: u64,
     /// Columns of C.
@@ -54,7 +57,20 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// The config's tiling, if a kernel with it can be compiled and run.
+    /// The same for a product, whose rows the copy engine takes or does not.
+    fn of_product(config: &Config, product: &Product) -> Result<Self, Rejection> {
+        let mut tiling = Self::new(config, product.weights)?;
+        let (n, k) = (tiling.n, tiling.k);
+        tiling.scale_bytes = product.groups.map_or(0, |groups| scale_bytes(product.weights, groups, n, k));
+        let elements = [product.dtype.size_bytes(), product.weights.element_bytes()];
+        let (is_copied, operands) = ([tiling.realigned.a, tiling.realigned.b], product.operands());
+        tiling.vectors = std::array::from_fn(|of| {
+            if is_copied[of] { WORD_BYTES } else { row_vector_bytes(operands[of].row_bytes, elements[of]) }
+        });
+        Ok(tiling)
+    }
+
+    /// The config's tiling where the copy engine takes all rows, if a kernel with it can be compiled and run.
     fn new(config: &Config, weights: Weights) -> Result<Self, Rejection> {
         let [m, n, depth] = knobs::block_sizes(config)?.map(u64::from);
         let k = depth * weights.per_element();
@@ -79,7 +95,8 @@ impl Tiling {
         );
         let realigned = Realigned::of(config)?;
         let scale_bytes = most_scale_bytes(weights, n, k);
-        let tiling = Self { weights, scale_bytes, by_warp, realigned, m, n, k, groups, stages };
+        let tiling =
+            Self { weights, scale_bytes, by_warp, realigned, vectors: [WORD_BYTES; 2], m, n, k, groups, stages };
         let (registers, limit) = (tiling.registers_used(), tiling.registers());
         require!(registers <= limit, "{registers} registers a thread for sums, weights and addresses exceed {limit}");
         Ok(tiling)
@@ -116,7 +133,7 @@ impl Tiling {
         self.sums() + self.fragments() + scales + SPARE_REGISTERS
     }
 
-    /// Whether three idle warps come with the loading one, to hand their registers over.
+    /// Whether a whole group of warps comes with those that multiply, to hand its registers over.
     fn hands_over(&self) -> bool {
         self.groups == 2 && self.registers_used() > MOST_REGISTERS_WITHOUT
     }
@@ -127,7 +144,8 @@ impl Tiling {
     }
 
     fn threads(&self) -> u32 {
-        self.groups as u32 * 4 * WARP + if self.hands_over() { 4 * WARP } else { WARP }
+        let loading = loading_warps(self.vectors == [WORD_BYTES; 2], self.hands_over(), self.stages);
+        WARP * (4 * self.groups as u32 + loading)
     }
 
     /// Rows of B in one stage, and bytes of them in its tile.
@@ -139,6 +157,11 @@ impl Tiling {
         self.n * self.weights.element_bytes()
     }
 
+    /// Bytes of a row of a panel of B.
+    fn b_width(&self) -> u64 {
+        self.b_row_bytes().min(PANEL_BYTES)
+    }
+
     /// Rows of C that leave through shared memory at once.
     fn staging_rows(&self) -> u64 {
         (1 << self.m.trailing_zeros()).min(TILE_COLUMNS / self.tiles())
@@ -146,7 +169,10 @@ impl Tiling {
 
     /// Bytes of A and B in one stage.
     fn stage_bytes(&self) -> u64 {
-        self.m * self.k * Element::Bf16.size_bytes() + self.b_rows() * self.b_row_bytes()
+        let [a, b] = self.vectors;
+        let a_panels = self.k * Element::Bf16.size_bytes() / PANEL_BYTES;
+        let b_panels = self.b_row_bytes() / self.b_width();
+        a_panels * panel_bytes(self.m, PANEL_BYTES, a) + b_panels * panel_bytes(self.b_rows(), self.b_width(), b)
     }
 
     /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
@@ -160,7 +186,7 @@ impl Tiling {
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
     fn operands(&self, product: &Product) -> [Arg; 3] {
         let &Product { weights, dtype, m, n, k, .. } = product;
-        let b_width = self.b_row_bytes().min(PANEL_BYTES);
+        let b_width = self.b_width();
         let b_swizzle = if b_width == PANEL_BYTES { Swizzle::Bytes128 } else { Swizzle::Bytes64 };
         let tiled = |of, element: Element, shape, rows: u64, width: u64, swizzle| {
             let tile = [rows as u32, (width / element.size_bytes()) as u32];
@@ -171,21 +197,11 @@ impl Tiling {
         let b_shape = [k / weights.per_element(), n];
         let b = tiled(b_source, weights.element(dtype), b_shape, self.b_rows(), b_width, b_swizzle);
         let c = tiled(Mapped::Output, dtype, [m, n], self.staging_rows(), PANEL_BYTES, Swizzle::Bytes128);
-        let [a_vector, b_vector, c_vector] = self.vectors(product);
+        let [a_vector, b_vector] = self.vectors;
         [
-            if a_vector == 16 { a } else { Arg::Input(0) },
-            if b_vector == 16 { b } else { Arg::Input(1) },
-            if c_vector == 16 { c } else { Arg::Output(0) },
-        ]
-    }
-
-    /// Bytes of one copy of A, of B and of C.
-    fn vectors(&self, product: &Product) -> [u64; 3] {
-        let row = |row_bytes, is_copied| vector_bytes(if is_copied { pitch_bytes(row_bytes) } else { row_bytes });
-        [
-            row(product.a_row_bytes(), self.realigned.a),
-            row(product.b_row_bytes(), self.realigned.b),
-            row(product.c_row_bytes(), false),
+            if a_vector == WORD_BYTES { a } else { Arg::Input(0) },
+            if b_vector == WORD_BYTES { b } else { Arg::Input(1) },
+            if vector_bytes(product.c_row_bytes()) == WORD_BYTES { c } else { Arg::Output(0) },
         ]
     }
 }
@@ -220,19 +236,51 @@ pub(super) fn check(config: &Config, weights: Weights, profile: &GpuProfile) -> 
     knobs::fits_smem(tiling.smem(split_k(config)), profile)
 }
 
+/// What each format's problems must meet: [`unaligned::conditions`] among it, by the most that C or its partial sums may take.
 pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
-    fn read(weight_bytes: u64, packed: u64) -> Vec<Condition> {
-        let (b_rows, b_row) = (format!("ceil_div(k, {packed})"), format!("{weight_bytes} * n"));
+    fn read(weights: Weights) -> Vec<Condition> {
+        let packed = weights.per_element();
+        let (b_rows, b_row) = (format!("ceil_div(k, {packed})"), format!("{} * n", weights.element_bytes()));
         let copies = realigned::conditions(Family::Matmul, [("m", "2 * k"), (&b_rows, &b_row)]);
-        super::conditions([EXTENTS, TILES, CLUSTERS]).into_iter().chain(copies).collect()
+        let b_row_bytes = format!("block_sizes[1] * {}", weights.element_bytes());
+        let b_width = format!("min({b_row_bytes}, {PANEL_BYTES})");
+        let a = Panels {
+            operand: "a",
+            row_bytes: "2 * k",
+            count: &format!("block_sizes[2] * {packed} / {}", PANEL_BYTES / Element::Bf16.size_bytes()),
+            rows: "block_sizes[0]",
+            width: &PANEL_BYTES.to_string(),
+        };
+        let b = Panels {
+            operand: "b",
+            row_bytes: &b_row,
+            count: &format!("ceil_div({b_row_bytes}, {PANEL_BYTES})"),
+            rows: "block_sizes[2]",
+            width: &b_width,
+        };
+        // Panels of scales are rounded up to whole lines, and their stages to what panels begin at multiples of.
+        let (scales, rounding) = match weights.scale_bytes() {
+            [0, _] => ("0".to_owned(), 0),
+            [scale, zero] => {
+                let rows = format!("block_sizes[2] * {packed} / {}", weights.least_group());
+                (format!("{rows} * block_sizes[1] * {} + 4 * {SCALE_ALIGNMENT}", scale + zero), PANEL_ALIGNMENT)
+            }
+        };
+        let tile = "4 * block_sizes[0] * block_sizes[1]";
+        let staging = format!("min({tile}, {} * num_warps)", TILE_COLUMNS / 4 * 2 * PANEL_BYTES);
+        let rest = format!("if(split_k > 1, max({tile}, {staging}), {staging}) + {}", BARRIER_BYTES + rounding);
+        let stages = unaligned::conditions(Family::Matmul, &[a, b], &scales, &rest);
+        super::conditions([EXTENTS, TILES, CLUSTERS]).into_iter().chain(copies).chain(stages).collect()
     }
-    static UNPACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(2, 1));
-    static PACKED: LazyLock<Vec<Condition>> = LazyLock::new(|| read(1, 2));
-    if weights.per_element() == 1 { &UNPACKED } else { &PACKED }
+    static OF: LazyLock<[(Weights, Vec<Condition>); 7]> = LazyLock::new(|| {
+        use Weights::{Fp4, Int4, Int4Group, Int16, Mxfp4, Nvfp4, Same};
+        [Same, Int16, Int4, Fp4, Int4Group, Nvfp4, Mxfp4].map(|weights| (weights, read(weights)))
+    });
+    OF.iter().find(|(of, _)| *of == weights).map_or(&[], |(_, conditions)| conditions)
 }
 
-pub(super) fn footprint(config: &Config, weights: Weights) -> Result<Footprint, Rejection> {
-    let tiling = Tiling::new(config, weights)?;
+pub(super) fn footprint(config: &Config, product: &Product) -> Result<Footprint, Rejection> {
+    let tiling = Tiling::of_product(config, product)?;
     // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
     let alone = !tiling.by_warp && 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
     let registers = if alone { tiling.registers() } else { tiling.registers_used() };
@@ -250,16 +298,15 @@ pub(super) fn build(
     product: &Product,
     profile: &GpuProfile,
 ) -> Result<(KernelSpec, Launch), Rejection> {
-    let &Product { weights, groups, m, n, k, .. } = product;
-    let mut tiling = Tiling::new(config, weights)?;
-    tiling.scale_bytes = groups.map_or(0, |groups| scale_bytes(weights, groups, tiling.n, tiling.k));
+    let &Product { groups, m, n, k, .. } = product;
+    let tiling = Tiling::of_product(config, product)?;
     let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
     let k_steps = k.div_ceil(tiling.k);
     let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
     let ProgramOrder { programs, stride, span } = program_order(config, tiles_m * tiles_n, profile.multiprocessors);
     let programs = tiling.realigned.programs(programs, split_k, profile);
 
-    let [a_vector, b_vector, c_vector] = tiling.vectors(product);
+    let [a_vector, b_vector] = tiling.vectors;
     let own = [
         ("BY_WARP", u8::from(tiling.by_warp).to_string()),
         ("BLOCK_M", tiling.m.to_string()),
@@ -269,12 +316,12 @@ pub(super) fn build(
         ("NUM_STAGES", tiling.stages.to_string()),
         ("A_VECTOR_BYTES", a_vector.to_string()),
         ("B_VECTOR_BYTES", b_vector.to_string()),
-        ("C_VECTOR_BYTES", c_vector.to_string()),
+        ("C_VECTOR_BYTES", vector_bytes(product.c_row_bytes()).to_string()),
         ("REALIGNED", tiling.realigned.bits().to_string()),
     ];
     let macros = product.macros(tiling.k).into_iter().chain(own);
     let by_tile = |input, element: Element, rows| {
-        if vector_bytes(n * element.size_bytes()) < 16 {
+        if vector_bytes(n * element.size_bytes()) < WORD_BYTES {
             return Arg::Input(input);
         }
         let tile = [tiling.k / groups.map_or(tiling.k, |groups| groups.within(tiling.k)), tiling.n.min(SCALE_COLUMNS)];
@@ -354,6 +401,7 @@ mod tests {
             scale_bytes: 0,
             by_warp: true,
             realigned: Realigned::default(),
+            vectors: [16; 2],
             m: 16,
             n: 128,
             k: 128,
@@ -382,7 +430,7 @@ mod tests {
     #[test]
     fn the_programs_that_share_a_tile_are_one_cluster() {
         let config = Config { split_k: Some(4), ..by_warp() };
-        let launch = launch(Family::MatmulFp4, &config, [20, 300, 4096]);
+        let launch = launch(Family::MatmulFp4, &config, [20, 304, 4096]);
         assert_eq!((launch.grid, launch.cluster), ([4 * 2 * 3, 1, 1], [4, 1, 1]));
         let stage = 16 * 128 * 2 + 64 * 128;
         assert_eq!(launch.dynamic_smem, Bytes(3 * stage + 1024 + 16 * 128 * 4));
