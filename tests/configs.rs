@@ -316,7 +316,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                 }
                 Mma::Wgmma if problem.family == Family::MatmulFp8 => {
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
-                    assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
+                    assert!([32, 64, 96, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
                     assert_eq!(u64::from(running.launch.cluster[0]), split);
                     let is_realigned = realigned(config).is_some();
                     assert_eq!(running.value("REALIGNED"), u64::from(is_realigned));
@@ -324,7 +324,7 @@ fn is_as_named(config: &Config, problem: &Problem, profile: &GpuProfile, running
                 }
                 mma @ (Mma::Wgmma | Mma::MmaSyncTma) => {
                     assert_eq!(running.value("NUM_WARPS"), warps.unwrap());
-                    assert!([32, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
+                    assert!([32, 64, 96, 128].contains(&(threads - 32 * warps.unwrap())), "beside those that load");
                     assert_eq!(running.value("BY_WARP"), u64::from(mma == Mma::MmaSyncTma));
                     assert_eq!(u64::from(running.launch.cluster[0]), split);
                     let realigned = match realigned(config).as_deref() {

@@ -87,11 +87,25 @@ const SPILLING: [(&[&str], &str); 5] = [
     (&["rtx5090"], "elementwise.cu -DDTYPE=f16 -DBLOCK=16384 -DNUM_WARPS=16 -DONE_TILE=0"),
 ];
 
+/// Whether a product's rows are copied by warps and not by Hopper's copy engine, in a program whose two groups of warps may be handed
+/// registers: what the four that copy carry, or the sums beside what those keep, is more than there are registers, and ptxas puts some
+/// bytes in memory. A sweep finds those, too.
+fn copies_with_few_registers(gpu: &str, spec: &str) -> bool {
+    let by_warps = ["A_VECTOR_BYTES", "B_VECTOR_BYTES", "K_VECTOR_BYTES"].iter().any(|name| {
+        let value = spec.split_once(&format!("-D{name}=")).map(|(_, rest)| rest.split(' ').next().unwrap());
+        value.is_some_and(|bytes| bytes != "16")
+    });
+    let is_hoppers = spec.starts_with("gemm_wgmma.cu ") || spec.starts_with("gemm_fp8.cu ");
+    gpu == "h200" && is_hoppers && by_warps && spec.contains(" -DNUM_WARPS=8 ")
+}
+
 /// Whether a kernel is known to spill. For sm_103a and sm_120a ptxas takes more registers for some tiles of attention than there are;
 /// the clock tells what that costs.
 fn spills(gpu: &str, spec: &str) -> bool {
     let is_attention = ["b300", "rtx5090"].contains(&gpu) && spec.starts_with("attention");
-    is_attention || SPILLING.iter().any(|(gpus, known)| gpus.contains(&gpu) && spec == *known)
+    is_attention
+        || copies_with_few_registers(gpu, spec)
+        || SPILLING.iter().any(|(gpus, known)| gpus.contains(&gpu) && spec == *known)
 }
 
 /// Rows of several programs meet at the cluster's barrier once a row, which is a fence. All that was measured of Hopper's softmax is of

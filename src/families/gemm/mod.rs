@@ -338,8 +338,7 @@ impl Gemm {
 
     /// What B holds, and what comes after it.
     fn weight_tensors(&self, problem: &Problem) -> Vec<TensorSpec> {
-        let [_, n, k] = dimensions(problem);
-        let groups = self.weights.groups(problem);
+        let Product { groups, n, k, .. } = self.product(problem);
         let count = groups.map_or(0, |groups| groups.count(k));
         let tensor = |name, element, shape: &[u64], fill| TensorSpec::new(name, element, shape, fill);
         let element = self.weights.element(problem.dtype);
