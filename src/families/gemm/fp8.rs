@@ -3,7 +3,7 @@
 //! A tensor core of Hopper keeps some 14 bits of a sum, so a kernel adds sums up in f32 every 128 of k.
 
 use super::realigned::{self, Matrix, Realigned};
-use super::unaligned::{self, Panels, WORD_BYTES, loading_warps, panel_bytes, row_vector_bytes};
+use super::unaligned::{self, Panels, WORD_BYTES, beside_stages, loading_warps, panel_bytes, row_vector_bytes};
 use super::{
     CLUSTERS, EXTENTS, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, tcgen05, vector_bytes,
 };
@@ -355,9 +355,8 @@ impl FamilySpec for Fp8 {
             let panels = |operand, rows| Panels { operand, row_bytes: "k", count: &count, rows, width: &width };
             // A scale for each row of A, and those of the columns, of which a multiple of four has room.
             let scales = format!("16 + block_sizes[2] / {PROMOTED} * (block_sizes[0] + 4) * 4");
-            let tile = "4 * block_sizes[0] * block_sizes[1]";
             let staging = format!("{} * num_warps", WGMMA_ROWS / 4 * 2 * PANEL_BYTES);
-            let rest = format!("if(split_k > 1, max({tile}, {staging}), {staging}) + 16 + {BARRIER_UNIT}");
+            let rest = format!("{} + 16 + {BARRIER_UNIT}", beside_stages(&staging));
             let operands = [panels("a", "block_sizes[0]"), panels("b", "block_sizes[1]")];
             let stages = unaligned::conditions(Family::MatmulFp8, &operands, &scales, &rest);
             let all = legality::conditions(Family::MatmulFp8, [EXTENTS, TILES, CLUSTERS]);

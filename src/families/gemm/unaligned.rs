@@ -11,7 +11,7 @@ pub(super) const WORD_BYTES: u64 = 16;
 /// What is copied asynchronously at least; rows that are aligned to less are shifted.
 const LEAST_VECTOR_BYTES: u64 = 4;
 /// What swizzled panels begin at multiples of.
-const PANEL_ALIGNMENT: u64 = 1024;
+pub(super) const PANEL_ALIGNMENT: u64 = 1024;
 /// Warps of a group, that loads where it hands registers over.
 const GROUP_WARPS: u32 = 4;
 
@@ -52,6 +52,14 @@ pub(super) struct Panels<'a> {
     pub(super) rows: &'a str,
     /// Bytes of a panel's row.
     pub(super) width: &'a str,
+}
+
+/// Bytes of a tile's sums, by an expression.
+pub(super) const SUMS: &str = "4 * block_sizes[0] * block_sizes[1]";
+
+/// Bytes of shared memory beside the stages where so many have C on its way out: these, or the partial sums of a share of C.
+pub(super) fn beside_stages(staging: &str) -> String {
+    format!("if(split_k > 1, max({SUMS}, {staging}), {staging})")
 }
 
 /// That the stages of rows which are shifted into place have room: so many bytes have the stages' scales and all else.
@@ -130,7 +138,9 @@ mod tests {
             // Rows of A and of B that are whole words, of 4 bytes or of less.
             let shape = |a, b| format!("m=512,n={},k={}", 4096 + b, 4096 + a);
             let problem = |text: &str| Problem::parse(family, text, dtype).unwrap();
-            let (aligned, other) = (problem(&shape(0, 0)), problem(&shape(if spec.family() == Family::Matmul || odd.0 % 2 == 0 { odd.0 } else { 2 }, odd.1)));
+            let has_pairs = ![Family::Matmul, Family::MatmulInt16, Family::MatmulFp8].contains(&family);
+            let beyond_a = if has_pairs { 2 * odd.0 } else { odd.0 };
+            let (aligned, other) = (problem(&shape(0, 0)), problem(&shape(beyond_a, odd.1)));
             prop_assume!(spec.legal(&config, &aligned, &h200()).is_ok());
             match spec.program(&config, &other, &h200()) {
                 Ok((_, launch)) => prop_assert!(launch.dynamic_smem <= h200().smem_per_block, "{config}"),

@@ -2,7 +2,9 @@
 //! Hopper: in groups by `wgmma`, or each by itself by `mma.sync`.
 
 use super::realigned::{self, Realigned};
-use super::unaligned::{self, Panels, WORD_BYTES, loading_warps, panel_bytes, row_vector_bytes};
+use super::unaligned::{
+    self, PANEL_ALIGNMENT, Panels, SUMS, WORD_BYTES, beside_stages, loading_warps, panel_bytes, row_vector_bytes,
+};
 use super::{
     CLUSTERS, EXTENTS, Groups, Product, ProgramOrder, TILES, Weights, group_m, program_order, split_k, vector_bytes,
 };
@@ -19,8 +21,6 @@ const TILE_COLUMNS: u64 = 64;
 const PANEL_BYTES: u64 = 128;
 /// Shared memory for the stages' barriers.
 const BARRIER_BYTES: u64 = 1024;
-/// What swizzled panels begin at multiples of.
-const PANEL_ALIGNMENT: u64 = 1024;
 /// Columns of scales that the copy engine takes at once, and what their panels begin at multiples of in bytes.
 const SCALE_COLUMNS: u64 = 256;
 const SCALE_ALIGNMENT: u64 = 128;
@@ -57,7 +57,7 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// The same for a product, whose rows the copy engine takes or does not.
+    /// The config's tiling for a product, whose rows the copy engine takes or does not.
     fn of_product(config: &Config, product: &Product) -> Result<Self, Rejection> {
         let mut tiling = Self::new(config, product.weights)?;
         let (n, k) = (tiling.n, tiling.k);
@@ -70,7 +70,7 @@ impl Tiling {
         Ok(tiling)
     }
 
-    /// The config's tiling where the copy engine takes all rows, if a kernel with it can be compiled and run.
+    /// The config's tiling for any product whose rows the copy engine takes, if a kernel with it can be compiled and run.
     fn new(config: &Config, weights: Weights) -> Result<Self, Rejection> {
         let [m, n, depth] = knobs::block_sizes(config)?.map(u64::from);
         let k = depth * weights.per_element();
@@ -266,9 +266,8 @@ pub(super) fn conditions(weights: Weights) -> &'static [Condition] {
                 (format!("{rows} * block_sizes[1] * {} + 4 * {SCALE_ALIGNMENT}", scale + zero), PANEL_ALIGNMENT)
             }
         };
-        let tile = "4 * block_sizes[0] * block_sizes[1]";
-        let staging = format!("min({tile}, {} * num_warps)", TILE_COLUMNS / 4 * 2 * PANEL_BYTES);
-        let rest = format!("if(split_k > 1, max({tile}, {staging}), {staging}) + {}", BARRIER_BYTES + rounding);
+        let staging = format!("min({SUMS}, {} * num_warps)", TILE_COLUMNS / 4 * 2 * PANEL_BYTES);
+        let rest = format!("{} + {}", beside_stages(&staging), BARRIER_BYTES + rounding);
         let stages = unaligned::conditions(Family::Matmul, &[a, b], &scales, &rest);
         super::conditions([EXTENTS, TILES, CLUSTERS]).into_iter().chain(copies).chain(stages).collect()
     }
