@@ -74,7 +74,7 @@ def built_slowly(config):
 
 
 # What takes long to build, whose default is slow.
-slowly = ks.Family(name="slowly", space={"place": list(range(24))}, **{**parts([1000, 10_000]), "build": built_slowly})
+slowly = ks.Family(name="slowly", space={"place": list(range(48))}, **{**parts([1000, 10_000]), "build": built_slowly})
 
 # What returns its outputs, and what updates a tensor in place.
 returning = ks.Family(
