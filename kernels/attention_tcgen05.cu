@@ -1,7 +1,7 @@
 // out = softmax(q kᵀ / sqrt(head_dim)) v for Blackwell: tcgen05 multiplies, with scores, weights and sums in tensor memory; one
 // warpgroup for each 128 queries takes the softmax online in f32. Needs sm_100a.
 //
-// THIS KERNEL HAS NEVER RUN ON A GPU. It compiles, and it runs on a model of the hardware (tests/tcgen05_model/). That it is
+// THIS KERNEL HAS NEVER RUN ON A GPU. It compiles, and it runs on a model of the hardware (tests/gpu_model/). That it is
 // right rests on the comparison with the reference before anything is timed.
 //
 // q, out: [batch_heads, q_seq, head_dim]; k, v: [batch_heads, kv_seq, head_dim]; bf16 or f16, contiguous, head_dim a multiple of 8.

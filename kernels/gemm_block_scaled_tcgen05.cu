@@ -2,7 +2,7 @@
 // products and f32 sums in tensor memory. Needs sm_100a.
 //
 // THIS KERNEL HAS NEVER RUN ON A GPU. It compiles; its encodings were checked against the PTX manual and public kernels, its
-// addresses and barriers on a model of the hardware (tests/tcgen05_model/). That it is right rests on the comparison with the
+// addresses and barriers on a model of the hardware (tests/gpu_model/). That it is right rests on the comparison with the
 // reference before anything is timed.
 //
 // A   E2M1 [m, k / 2], two a byte along k, low nibble first, or E4M3 [m, k]

@@ -1,7 +1,7 @@
 // C[m, n] = A[m, k] · decode(B), with tcgen05 on bf16, f16 or E4M3 and f32 sums in tensor memory. Needs sm_100a.
 //
 // THIS KERNEL HAS NEVER RUN ON A GPU. It compiles; its encodings were checked against the PTX manual and public kernels, its
-// addresses and barriers on a model of the hardware (tests/tcgen05_model/). That it is right rests on the comparison with the
+// addresses and barriers on a model of the hardware (tests/gpu_model/). That it is right rests on the comparison with the
 // reference before anything is timed.
 //
 // A   bf16 or f16 [m, k], or for E4m3 as B

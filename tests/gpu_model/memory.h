@@ -260,6 +260,16 @@ void thread_writes_global(const void* pointer, size_t bytes) {
     }
 }
 
+// The copy engine reads for this thread, past a proxy fence.
+inline void engine_reads_global(const void* pointer) {
+    const Global* it = global_of(pointer);
+    if (!it) return;
+    const Cell& cell = it->cells[(static_cast<const uint8_t*>(pointer) - it->begin) / 16];
+    if (!seen_by_copies(cell.write)) {
+        fail("the copy engine reads of global memory what %s", why_not(cell.write, seen_by_thread(cell.write), true).c_str());
+    }
+}
+
 // What was written before is shown to other programs by atomics after, and what atomics told before is known after.
 void fence_gpu() {
     current->now.memory.fence(GPU);
@@ -279,6 +289,14 @@ u32 atomic_add(u32* pointer, u32 value) {
     const u32 before = *pointer;
     *pointer += value;
     return before;
+}
+
+// A load that orders nothing by itself.
+inline u32 read_relaxed(const u32* pointer) {
+    Global* it = global_of(pointer);
+    if (!it) fail("a relaxed load of memory that the launch does not name");
+    current->now.received.join(it->told[pointer]);
+    return *pointer;
 }
 
 }  // namespace model

@@ -26,6 +26,29 @@ struct PendingLoad {
     std::vector<std::pair<void*, u32>> values;
 };
 
+// A copy of cp.async.
+struct AsyncCopy {
+    std::function<void()> copy;
+    bool is_done = false;
+
+    void make() {
+        if (!is_done) is_done = true, copy();
+    }
+};
+
+// A thread's sums while products of its warpgroup add to them: nobody may read their registers then.
+struct GroupSums {
+    std::vector<void*> places;
+    std::vector<float> values;
+    int pending = 0;
+};
+
+// A thread's part of one such product.
+struct GroupProduct {
+    GroupSums* sums;
+    std::function<void(std::vector<float>&)> add;
+};
+
 struct Thread {
     Id id;
     int index, lane, warp;
@@ -48,14 +71,20 @@ struct Thread {
     Id commits = 0;     // entry of its products; 0 before the first
     Tick products = 1;  // tick of the products after its last commit
 
+    // Products of its warpgroup: sums by the place of the first, the groups that were not waited for, and the open one.
+    std::map<void*, GroupSums> sums;
+    std::deque<std::vector<GroupProduct>> product_groups;
+    std::vector<GroupProduct> open_products;
+    bool is_fenced = false;  // registers, for products
+
     // Bulk stores: its groups, of how many stores of each are not done.
     Id groups = 0;
     std::vector<int> unread;
     bool open_group = false, awaits_stores = false;
 
-    // cp.async: its groups that were not waited for, and the open one.
-    std::deque<std::vector<std::function<void()>>> copies;
-    std::vector<std::function<void()>> open_copies;
+    // cp.async: its groups that were not waited for, and the open one. A copy is made once, whoever comes first.
+    std::deque<std::vector<std::shared_ptr<AsyncCopy>>> copies;
+    std::vector<std::shared_ptr<AsyncCopy>> open_copies;
 };
 
 // Threads that wait for each other.
@@ -68,7 +97,8 @@ struct Rendezvous {
 struct Warp {
     Rendezvous sync, collective;
     std::vector<u64> exchanged = std::vector<u64>(32);
-    std::array<std::array<u32, 6>, 32> fragments;  // of mma.sync: A, then B
+    std::array<std::array<u32, 6>, 32> fragments;  // of mma.sync: A, then B; of wgmma: A
+    Id products = 0;  // entry of its part of its warpgroup's products; 0 before the first
 };
 
 inline std::mt19937 random_bits;

@@ -1,4 +1,4 @@
-// A model of the parts of a Blackwell GPU that the tcgen05 kernels ask of: it runs a grid and refuses what the PTX ISA does
+// A model of the parts of Hopper and Blackwell GPUs that the kernels for them ask of: it runs a grid and refuses what the PTX ISA does
 // not promise to work, even where it would have come out right. In the order in which one builds on the other:
 //   clocks.h         who knows of what: the order that signals make, without which two accesses are a race
 //   threads.h        threads as fibers, the seeded order in which they and the engines run
@@ -6,7 +6,9 @@
 //   barriers.h       mbarriers, barriers of warps, programs and clusters
 //   tensor_memory.h  allocation, loads and stores, tcgen05 fences
 //   copy_engine.h    tensor maps, copies in and out
-//   tensor_core.h    descriptors, products, commits
+//   operands.h       descriptors of operands in shared memory
+//   tensor_core.h    products in tensor memory, commits
+//   warpgroup.h      Hopper's products, whose sums are in registers
 //   instructions.h   the PTX of the kernels' `asm` statements
 //   machine.cpp      grids: what begins and ends; what kernels call
 // Kernels see of it only this file, and host.h for the CUDA C++ around their `asm` statements; then a `main` for each kernel.
@@ -99,6 +101,10 @@ struct Launch {
     u32 at_once = ~0u;          // clusters that fit the GPU together
 };
 
+// Whether lanes that went ways of their own count as together where these meet again, as nvcc has it. PTX does not promise it, so what has
+// never run on a GPU must not rely on it.
+inline bool lanes_reconverge = false;
+
 // Runs `body` in every thread of the grid, in an order that the seed decides.
 void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& body);
 
@@ -139,6 +145,7 @@ inline u32 to_f16(float value) {
     const u32 sign = bits_of(value) >> 31 << 15;
     const float size = std::fabs(value);
     if (size != size) return 0x7FFF;
+    if (size == 0) return sign;
     if (size >= 65520) return sign | 0x7C00;
     int exponent = 0;
     std::frexp(size, &exponent);

@@ -2,34 +2,10 @@
 // some time after it; a commit arrives when those before it are done. Sections are those of the PTX ISA 9.2 manual.
 #pragma once
 
-#include "copy_engine.h"
+#include "operands.h"
 #include "tensor_memory.h"
 
 namespace model {
-
-// An operand in shared memory by its descriptor (9.7.16.4.1, table 40): where element (index, k) lies, by the canonical
-// layouts (9.7.16.5.1).
-struct SharedOperand {
-    u32 start, leading, stride;
-    int line_bytes, element_bytes;
-    bool mn_major;
-
-    SharedOperand(u64 bits, bool mn_major, int element_bytes) : element_bytes(element_bytes), mn_major(mn_major) {
-        if (mn_major && element_bytes != 2) fail("an MN-major operand of %d bytes an element is not modelled", element_bytes);
-        start = (bits & 0x3FFF) << 4, leading = (bits >> 16 & 0x3FFF) << 4, stride = (bits >> 32 & 0x3FFF) << 4;
-        const int swizzle = static_cast<int>(bits >> 61);
-        line_bytes = swizzle == 2 ? 128 : swizzle == 4 ? 64 : swizzle == 6 ? 32 : 0;
-        if (line_bytes == 0) fail("an operand's descriptor with a swizzle of code %d, which is not modelled", swizzle);
-        if ((bits >> 46 & 7) != 1) fail("an operand's descriptor without its constant 1 in bits 46-48");
-        if ((bits >> 49 & 0xFFF) != 0) fail("an operand's descriptor with a base offset or reserved bits");
-    }
-    u32 at(int index, int k) const {
-        const int elements = line_bytes / 2;
-        const u32 offset = mn_major ? index / elements * leading + index % elements * 2 + k % 8 * line_bytes + k / 8 * stride
-                                    : index / 8 * stride + index % 8 * line_bytes + k * element_bytes;
-        return swizzle(start + offset, line_bytes);
-    }
-};
 
 struct Product {
     int group;
@@ -171,8 +147,8 @@ inline void multiply(int element_bytes, int group, u32 sums, u64 a, bool a_in_te
             }
             return all;
         };
-        if (!a_in_tensor_memory) product.a.push_back(addresses(SharedOperand(a, a_mn, element_bytes), a_rows));
-        product.b.push_back(addresses(SharedOperand(b, b_mn, element_bytes), b_rows));
+        if (!a_in_tensor_memory) product.a.push_back(addresses(operand_of_tcgen05(a, a_mn, element_bytes), a_rows));
+        product.b.push_back(addresses(operand_of_tcgen05(b, b_mn, element_bytes), b_rows));
         ++program->in_flight;
     }
     issue(self(), [product = std::move(product), programs] {
@@ -262,7 +238,7 @@ inline void multiply_scaled(int group, ScaledKind kind, u32 sums, u64 a, u64 b, 
         read_scales(*program, b_scales, n, stamp, "scales of B");
         write_sums(*program, sums & 0xFFFF, a_rows, n, stamp);
         const auto addresses = [&](u64 descriptor, int rows) {
-            const SharedOperand operand(descriptor, false, 2);
+            const SharedOperand operand = operand_of_tcgen05(descriptor, false, 2);
             std::vector<u32> all(rows * 16);
             for (int i = 0; i < rows * 16; ++i) {
                 all[i] = operand.at(i / 16, i % 16);

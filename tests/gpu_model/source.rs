@@ -14,7 +14,7 @@ pub(crate) fn for_the_host(source: &str) -> String {
         rest = after;
     }
     out.push_str(rest);
-    shared_memory(&out)
+    shared_memory(&out.replace("\"+f\"(", "model::output("))
 }
 
 /// Where the next `asm` begins, beyond comments.
@@ -78,7 +78,8 @@ fn split(text: &str, separator: char) -> Vec<&str> {
         }
     }
     parts.push(text[from..].trim());
-    parts
+    // Of a macro's lines the ends go too.
+    parts.iter().map(|part| part.trim_matches(|it: char| it.is_whitespace() || it == '\\')).collect()
 }
 
 /// The model's call for what an `asm` statement has in its brackets.
@@ -87,8 +88,11 @@ fn call(inside: &str) -> String {
     let mut all = vec![sections[0].to_string()];
     for (section, function) in [(1, "output"), (2, "input")] {
         for operand in sections.get(section).map_or(Vec::new(), |text| split(text, ',')) {
-            let Some(open) = operand.find('(') else { continue };
-            all.push(format!("model::{function}{}", &operand[open..]));
+            match operand.find('(') {
+                Some(open) => all.push(format!("model::{function}{}", &operand[open..])),
+                None if operand.is_empty() => {}
+                None => all.push(operand.into()), // a macro that stands for outputs
+            }
         }
     }
     if sections[0] == "\"\"" {

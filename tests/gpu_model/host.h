@@ -40,6 +40,11 @@ inline int __float_as_int(float value) { return static_cast<int>(model::bits_of(
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(model::u64{a} * b >> 32); }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return static_cast<unsigned>((model::u64{high} << 32 | low) >> shift % 32);
+}
+
 template <typename Value>
 Value __ldcg(const Value* pointer) {
     model::thread_reads_global(pointer, sizeof(Value));

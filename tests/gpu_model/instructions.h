@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tensor_core.h"
+#include "warpgroup.h"
 
 namespace model {
 
@@ -208,6 +209,55 @@ inline void load_matrices(Call& call) {
         call.set(call.at(0).parts.at(matrix), word);
     }
 }
+// The same to shared memory, two matrices or four.
+inline void store_matrices(Call& call) {
+    together(true, "stmatrix");
+    const int matrices = call.has("x4") ? 4 : call.has("x2") ? 2 : 0;
+    if (matrices == 0 || !call.has("m8n8")) fail("%s is not modelled", call.statement.name.c_str());
+    Warp& warp = own_warp();
+    warp.exchanged[current->lane] = call.address(0);
+    meet(warp.collective, 32, true, false, "stmatrix");
+    const std::vector<u64> rows = warp.exchanged;
+    meet(warp.collective, 32, true, false, "stmatrix");
+    const int lane = current->lane;
+    for (int matrix = 0; matrix < matrices; ++matrix) {
+        const auto word = static_cast<u32>(call.value(call.at(1).parts.at(matrix)));
+        for (int half = 0; half < 2; ++half) {
+            const int across = lane % 4 * 2 + half, row = call.has("trans") ? across : lane / 4,
+                      column = call.has("trans") ? lane / 4 : across;
+            const u32 to = static_cast<u32>(rows[matrix * 8 + row]);
+            if (to % 16 != 0) fail("stmatrix of a row at %u", to & WINDOW);
+            thread_writes(to + column * 2, 2);
+            const auto value = static_cast<uint16_t>(word >> 16 * half);
+            memcpy(bytes_at(program_at(to), to) + column * 2, &value, 2);
+        }
+    }
+}
+// To the shared memory of a program of the cluster, some time later; a barrier there counts the bytes.
+inline void store_async(Call& call) {
+    const int bytes = call.element_bytes(), elements = call.elements();
+    const u32 to = call.address(0), signals = call.address(2);
+    if (to % (bytes * elements) != 0) fail("st.async of %d bytes at %u", bytes * elements, to & WINDOW);
+    if (to >> RANK_SHIFT != signals >> RANK_SHIFT) fail("st.async whose bytes another program's barrier is to count");
+    std::vector<u32> words;
+    for (int i = 0; i < elements; ++i) words.push_back(static_cast<u32>(call.value(elements > 1 ? call.at(1).parts.at(i) : call.at(1))));
+    Program& program = program_at(to);
+    check_range(program, to, bytes * elements);
+    Barrier& barrier = barrier_at(signals, true);
+    const unsigned phase = barrier.phase;
+    Cell* cells = cells_at(program, to);
+    for (int i = 0; i < bytes * elements / 2; ++i) {
+        if (!seen_by_thread(cells[i].write) || !cells[i].reads_known(seen_by_thread))
+            fail("st.async writes where others may still read or write: %s", place(to + 2 * i).c_str());
+        cells[i].set_write({barrier.id, phase + 1});
+    }
+    ++program.in_flight;
+    jobs.push_back([=, &program] {
+        memcpy(bytes_at(program, to), words.data(), 4 * words.size());
+        --program.in_flight;
+        engine_arrives(program, signals, phase, 0, bytes * elements, nullptr);
+    });
+}
 inline const uint8_t* pointer(Call& call, size_t index) {
     const Operand& operand = call.at(index);
     return reinterpret_cast<const uint8_t*>(static_cast<uintptr_t>(call.value(operand.parts.at(0)) + operand.value));
@@ -238,6 +288,13 @@ inline void atomic(Call& call) {
     if (both || call.has("release")) current->now.memory.fence(GPU);
     call.set(0, atomic_add(reinterpret_cast<u32*>(const_cast<uint8_t*>(pointer(call, 1))), call.word(2)));
     if (both || call.has("acquire")) fence_gpu();
+}
+
+// A word that atomics change meanwhile; what they told is known after the next fence.
+inline void load_relaxed(Call& call) {
+    if (!call.has("gpu") || !call.has("u32")) fail("%s is not modelled", call.statement.name.c_str());
+    yield();
+    call.set(0, read_relaxed(reinterpret_cast<const u32*>(pointer(call, 1))));
 }
 
 inline void barrier_init(Call& call) { make_barrier(call.address(0), call.word(1)); }
@@ -409,11 +466,15 @@ inline void copy_async(Call& call) {
     if (to % bytes != 0 || (given > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0)) fail("cp.async of %u bytes that are not aligned", bytes);
     thread_writes(to, bytes);
     Program& program = program_at(to);
+    Thread* thread = current;
     memset(bytes_at(program, to), 0xFF, bytes);
-    current->open_copies.push_back([=, &program] {
+    const auto copy = [=, &program] {
         memset(bytes_at(program, to), 0, bytes);
         if (given > 0) memcpy(bytes_at(program, to), from, given);
-    });
+        // No fence or signal of before is one for it.
+        for (u32 i = 0; i < bytes / 2; ++i) cells_at(program, to)[i].set_write({entry(DONE, thread->id), thread->tick});
+    };
+    current->open_copies.push_back(std::make_shared<AsyncCopy>(AsyncCopy{copy}));
 }
 inline void copy_commit(Call&) {
     current->copies.push_back(std::move(current->open_copies));
@@ -421,12 +482,32 @@ inline void copy_commit(Call&) {
 }
 inline void copy_wait(Call& call) {
     while (current->copies.size() > call.word(0)) {
-        for (const auto& copy : current->copies.front()) copy();
+        for (const auto& copy : current->copies.front()) copy->make();
         current->copies.pop_front();
     }
 }
-// 16 x 8 sums of f16 products over 16 of k, whose fragments the lanes hold.
-inline void multiply_of_warp(Call& call) {
+// Arrives when this thread's copies of before have been made.
+inline void copy_arrive(Call& call) {
+    if (!call.has("noinc")) fail("%s is not modelled", call.statement.name.c_str());
+    std::vector<std::shared_ptr<AsyncCopy>> before = current->open_copies;
+    for (const auto& group : current->copies) before.insert(before.end(), group.begin(), group.end());
+    const u32 barrier = call.address(0);
+    barrier_at(barrier, true);
+    Program& program = self();
+    Thread* thread = current;
+    ++program.in_flight;
+    jobs.push_back([=, &program] {
+        for (const auto& copy : before) copy->make();
+        Knowledge known;
+        known.raise(entry(DONE, thread->id), thread->tick);
+        --program.in_flight;
+        engine_arrives(program, barrier, 0, 1, 0, &known);
+    });
+    tick();
+}
+// 16 x 8 sums of products over 16 of k, whose fragments the lanes hold.
+template <Number NUMBER>
+void multiply_of_warp(Call& call) {
     together(true, "mma.sync");
     Warp& warp = own_warp();
     auto& own = warp.fragments[current->lane];
@@ -435,7 +516,7 @@ inline void multiply_of_warp(Call& call) {
     meet(warp.collective, 32, true, false, "mma.sync");
     const auto all = warp.fragments;
     meet(warp.collective, 32, true, false, "mma.sync");
-    const auto half = [](u32 word, int k) { return from_f16(word >> 16 * (k % 2) & 0xFFFF); };
+    const auto half = [](u32 word, int k) { return value_of(NUMBER, word >> 16 * (k % 2) & 0xFFFF); };
     for (int i = 0; i < 4; ++i) {
         const int row = current->lane / 4 + i / 2 * 8, column = current->lane % 4 * 2 + i % 2;
         float sum = float_of(static_cast<u32>(call.value(call.at(3).parts.at(i))));
@@ -445,6 +526,48 @@ inline void multiply_of_warp(Call& call) {
         }
         call.set(call.at(0).parts.at(i), bits_of(sum));
     }
+}
+
+// ---- Products of warpgroups ----
+
+inline void products_fence(Call&) {
+    together(true, "wgmma.fence");
+    current->is_fenced = true;
+}
+inline void products_commit(Call&) {
+    together(true, "wgmma.commit_group");
+    commit_products();
+}
+inline void products_wait(Call& call) {
+    together(true, "wgmma.wait_group");
+    wait_products(call.word(0));
+    // Until all lanes have theirs. What these read before is in registers that the products took.
+    meet(own_warp().sync, 32, true, true, "wgmma.wait_group");
+}
+// Operands: sums, A, B, whether sums are added to, signs, and for two bytes an element the order of operands from shared memory.
+inline void products_multiply(Call& call) {
+    together(true, "wgmma.mma_async");
+    const std::string &shape = call.statement.parts.at(4), &type = call.statement.parts.back();
+    const Number number = type == "bf16" ? Number::BF16 : type == "f16" ? Number::F16 : Number::E4M3;
+    if (type != "bf16" && type != "f16" && type != "e4m3") fail("%s is not modelled", call.statement.name.c_str());
+    const bool is_held = call.at(1).kind == Operand::VECTOR, has_order = number != Number::E4M3;
+    if (call.get(4) != 1 || call.get(5) != 1) fail("wgmma with signs that are not 1");
+    if (shape.substr(shape.rfind('k')) != (has_order ? "k16" : "k32")) fail("%s is not modelled", call.statement.name.c_str());
+    const bool a_mn = has_order && !is_held && call.get(6) != 0, b_mn = has_order && call.get(is_held ? 6 : 7) != 0;
+    std::vector<void*> places;
+    for (const Operand& part : call.at(0).parts) places.push_back(call.arguments.at(part.index).place);
+
+    const int bytes = bytes_of(number);
+    WarpgroupOperands it{number, std::atoi(shape.c_str() + 4), nullptr, {}, operand_of_wgmma(call.get(2), b_mn, bytes), call.get(3) != 0};
+    Warp& warp = own_warp();
+    for (int i = 0; is_held && i < 4; ++i) warp.fragments[current->lane][i] = static_cast<u32>(call.value(call.at(1).parts.at(i)));
+    meet(warp.collective, 32, true, false, "wgmma.mma_async");
+    for (int lane = 0; is_held && lane < 32; ++lane) std::copy_n(warp.fragments[lane].begin(), 4, it.fragments[lane].begin());
+    meet(warp.collective, 32, true, false, "wgmma.mma_async");
+    if (is_held) return multiply_in_warpgroup(it, places);
+    const SharedOperand a = operand_of_wgmma(call.get(1), a_mn, bytes);
+    it.a = &a;
+    multiply_in_warpgroup(it, places);
 }
 
 // ---- The order of a grid's programs ----
@@ -569,6 +692,9 @@ inline const std::vector<Known>& instructions() {
         {"ld.shared", run::load_shared},
         {"st.shared", run::store_shared},
         {"ldmatrix", run::load_matrices},
+        {"stmatrix", run::store_matrices},
+        {"st.async", run::store_async},
+        {"ld.relaxed", run::load_relaxed},
         {"atom.add", run::atomic},
         {"ld.global", run::load_global},
         {"st.global", run::store_global},
@@ -603,7 +729,13 @@ inline const std::vector<Known>& instructions() {
         {"cp.async.cg", run::copy_async},
         {"cp.async.commit_group", run::copy_commit},
         {"cp.async.wait_group", run::copy_wait},
-        {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", run::multiply_of_warp},
+        {"cp.async.mbarrier.arrive", run::copy_arrive},
+        {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", run::multiply_of_warp<Number::F16>},
+        {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", run::multiply_of_warp<Number::BF16>},
+        {"wgmma.fence", run::products_fence},
+        {"wgmma.commit_group", run::products_commit},
+        {"wgmma.wait_group", run::products_wait},
+        {"wgmma.mma_async", run::products_multiply},
         {"cvt.rn.f16x2.f32", run::pack_f16_pair},
         {"cvt.rn.f16.f32", run::round_f16},
         {"clusterlaunchcontrol.try_cancel", run::try_cancel},

@@ -162,7 +162,7 @@ inline void together(bool aligned, const char* what) {
     const u64 trace = current->trace;
     warp.exchanged[current->lane] = trace;
     meet(warp.collective, 32, true, false, what);
-    if (!aligned) return;
+    if (!aligned || lanes_reconverge) return;
     for (int lane = 0; lane < 32; ++lane) {
         if (warp.exchanged[lane] != trace)
             fail("an aligned instruction in a warp that is not together (__syncwarp before it): %s", what);
