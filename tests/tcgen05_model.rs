@@ -8,11 +8,8 @@
 mod harness;
 
 use harness::{Case, Cases, Change, check_launch, numbers, spread};
-use kernel_sweep::families::{Arg, Launch, Swizzle, spec};
+use kernel_sweep::families::Launch;
 use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
-use kernel_sweep::plan::Plan;
-use std::fmt::Write as _;
-use std::process::Command;
 
 // ---- The GEMM ----
 
