@@ -4,9 +4,12 @@
 #![cfg(all(unix, feature = "harness"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "gpu_model/attention.rs"]
+mod attention;
 #[path = "gpu_model/harness.rs"]
 mod harness;
 
+use attention::{Attention, Mask, masked};
 use harness::{Case, Cases, Change, check_launch, numbers, spread};
 use kernel_sweep::families::Launch;
 use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
@@ -914,43 +917,6 @@ fn shared_memory_ends_where_the_launch_says() {
 
 // ---- Attention ----
 
-/// A problem of attention, how it is shared, and how much larger than the first keys the last are.
-#[derive(Clone, Copy)]
-struct Attention {
-    batch_heads: u32,
-    q_seq: u32,
-    kv_seq: u32,
-    head_dim: u32,
-    splits: u32,
-    programs: u32,
-    contiguous: bool,
-    rising: u32,
-    mask: Option<Mask>,
-}
-
-/// The rows that are a head's queries, the keys that one sees at most, the heads that share keys, and those that take turns.
-#[derive(Clone, Copy)]
-struct Mask {
-    queries: u32,
-    window: u32,
-    sharing: u32,
-    section: u32,
-}
-
-impl Attention {
-    /// Without splits, by one program.
-    fn of([batch_heads, q_seq, kv_seq, head_dim]: [u32; 4]) -> Self {
-        Self { batch_heads, q_seq, kv_seq, head_dim, splits: 1, programs: 1, contiguous: false, rising: 0, mask: None }
-    }
-
-    fn arguments(&self) -> Vec<u32> {
-        let &Self { batch_heads, q_seq, kv_seq, head_dim, splits, programs, contiguous, rising, mask } = self;
-        let mask =
-            mask.map_or([0; 4], |Mask { queries, window, sharing, section }| [queries, window, sharing, section]);
-        [&[batch_heads, q_seq, kv_seq, head_dim, splits, programs, u32::from(contiguous), rising][..], &mask].concat()
-    }
-}
-
 /// A config of attention with heads of that many elements, padded, on problems.
 fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[Attention]) -> Case {
     let macros = [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)];
@@ -959,11 +925,6 @@ fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[
         macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
         runs: problems.iter().map(Attention::arguments).collect(),
     }
-}
-
-/// The same under a mask.
-fn masked(case: Case) -> Case {
-    Case { macros: [case.macros, vec![("CAUSAL", "1".to_owned())]].concat(), ..case }
 }
 
 #[test]

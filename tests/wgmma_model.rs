@@ -1,11 +1,14 @@
-//! The products of Hopper's kernels on a model of the hardware, `tests/gpu_model/`: their arithmetic of addresses against the layouts that
+//! Hopper's products and attention on a model of the hardware, `tests/gpu_model/`: their arithmetic of addresses against the layouts that
 //! the tensor cores and the copy engine define, and their order of things, in which no access may depend on luck.
 #![cfg(all(unix, feature = "harness"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "gpu_model/attention.rs"]
+mod attention;
 #[path = "gpu_model/harness.rs"]
 mod harness;
 
+use attention::{Attention, Mask, masked};
 use harness::{Case, Cases, Change, check_launch, numbers, spread};
 use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
 
@@ -163,6 +166,50 @@ fn products_of_8_bit_floats_whose_blocks_have_scales() {
     cases.check();
 }
 
+/// A config of attention with heads of that many elements, padded, on problems.
+fn attention_of(head: u32, [block_q, block_kv]: [u32; 2], [stages, buffers]: [u32; 2], problems: &[Attention]) -> Case {
+    let macros = [
+        ("HEAD_DIM", head),
+        ("BLOCK_Q", block_q),
+        ("BLOCK_KV", block_kv),
+        ("NUM_STAGES", stages),
+        ("QUERY_BUFFERS", buffers),
+    ];
+    Case {
+        main: "attention.cpp",
+        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
+        runs: problems.iter().map(Attention::arguments).collect(),
+    }
+}
+
+#[test]
+fn attention_of_every_key() {
+    let mut cases = Cases::default();
+    let rising = |shape| Attention { rising: 40, ..Attention::of(shape) };
+    attention_of(64, [128, 80], [2, 1], &[Attention::of([2, 130, 330, 64]), rising([1, 70, 200, 40])])
+        .passes(&mut cases);
+    attention_of(128, [192, 64], [3, 1], &[Attention { programs: 2, ..rising([2, 200, 150, 128]) }]).passes(&mut cases);
+    attention_of(128, [128, 128], [2, 2], &[Attention { programs: 2, ..rising([3, 150, 300, 72]) }]).passes(&mut cases);
+    let shared = Attention { splits: 3, programs: 4, contiguous: true, ..Attention::of([2, 70, 330, 48]) };
+    attention_of(48, [64, 96], [2, 1], &[shared]).passes(&mut cases);
+    cases.check();
+}
+
+#[test]
+fn attention_under_a_mask() {
+    let mut cases = Cases::default();
+    let every = Mask { queries: 200, window: 1 << 30, sharing: 1, section: 1 };
+    let causal = Attention { mask: Some(every), programs: 2, ..Attention::of([2, 200, 330, 64]) };
+    masked(attention_of(64, [128, 80], [2, 1], &[causal])).passes(&mut cases);
+    let windowed = Mask { queries: 200, window: 70, sharing: 2, section: 2 };
+    let windowed = Attention { mask: Some(windowed), rising: 40, ..Attention::of([4, 200, 330, 64]) };
+    masked(attention_of(64, [128, 96], [2, 2], &[windowed])).passes(&mut cases);
+    let decoding = Mask { queries: 3, window: 100, sharing: 1, section: 1 };
+    let decoding = Attention { mask: Some(decoding), splits: 2, programs: 3, ..Attention::of([2, 12, 330, 64]) };
+    masked(attention_of(64, [64, 64], [2, 1], &[decoding])).passes(&mut cases);
+    cases.check();
+}
+
 // ---- The launch ----
 
 /// What the crate launches is what the kernels' contracts say of the shapes, by `wgmma.cpp`, which is what the model runs: for some configs
@@ -203,6 +250,26 @@ fn the_crate_launches_what_the_model_runs() {
                     _ => &[0, 1, 2, 3, 4, 5, 7, 8, 9, 10],
                 };
                 ([&[m, n, k][..], &arguments].concat(), told)
+            });
+        }
+    }
+    cases.check();
+}
+
+#[test]
+fn the_crate_launches_the_attention_that_the_model_runs() {
+    const CONFIGS: usize = 4;
+    let mut cases = Cases::default();
+    let profile = GpuProfile::by_name("h200").unwrap();
+    for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 700, 72]] {
+        let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
+        let problem = Problem::new(Family::Attention, &dims, Dtype::Bf16).unwrap();
+        for config in spread(&problem, &profile, CONFIGS, &[Mma::Wgmma]) {
+            let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
+            let splits = i64::from(config.split_k.unwrap());
+            check_launch(&mut cases, "attention.cpp", &problem, &profile, &config, |launch| {
+                let shared = [splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
+                ([&[6, q_seq, kv_seq, head_dim][..], &shared].concat(), &[0, 1, 2, 3, 4, 5])
             });
         }
     }
@@ -298,5 +365,46 @@ fn products_with_something_left_out_are_refused() {
     for change in [copies, seen] {
         realigned().refuses(&mut cases, &[change], &["the copy engine reads of global memory"]);
     }
+    cases.check();
+}
+
+#[test]
+fn attention_with_something_left_out_is_refused() {
+    const KERNEL: &str = "attention_wgmma.cu";
+    let mut cases = Cases::default();
+    let one = || attention_of(64, [128, 80], [2, 1], &[Attention::of([2, 130, 500, 64])]);
+    let two = || attention_of(64, [128, 80], [2, 2], &[Attention::of([3, 130, 500, 64])]);
+    let shared = || {
+        attention_of(48, [64, 96], [2, 1], &[Attention { splits: 3, programs: 4, ..Attention::of([2, 70, 330, 48]) }])
+    };
+    let reads = ["a product reads what", "the grid hangs", "in a later phase", COPIES];
+    for wait in ["keys.full(), keys.phase", "values.full(), values.phase"] {
+        let full = format!("ptx::mbarrier_wait({wait});");
+        one().refuses(&mut cases, &[Change(KERNEL, full.leak(), "")], &reads);
+    }
+    let empty = Change(KERNEL, "ptx::mbarrier_wait(ring.empty(), ring.phase ^ 1);", "");
+    one().refuses(&mut cases, &[empty], &[COPIES, "more arrivals", "in a later phase"]);
+    one().refuses(&mut cases, &[Change(KERNEL, "ptx::wgmma_fence();", "")], &["wgmma without a wgmma.fence"]);
+    one().refuses(&mut cases, &[Change(KERNEL, "ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();")], &["out[", COPIES]);
+    for case in [one(), two()] {
+        case.refuses(&mut cases, &[Change(KERNEL, "ptx::fence_async_shared();", "")], &["the copy engine reads what"]);
+    }
+    let queries = Change(KERNEL, "ptx::mbarrier_wait(memory.full(buffer), parity_of(place));", "");
+    two().refuses(&mut cases, &[queries], &reads);
+    let free = Change(KERNEL, "ptx::mbarrier_wait(memory.empty(buffer_of(place)), parity_of(place) ^ 1);", "");
+    // Of one block each, so that the loading warp may be two tiles ahead.
+    let short = attention_of(64, [128, 80], [3, 2], &[Attention::of([6, 130, 70, 64])]);
+    short.refuses(&mut cases, &[free], &[COPIES, "more arrivals", "in a later phase"]);
+    one().refuses(
+        &mut cases,
+        &[Change(KERNEL, "wgmma_operand(tile, KV_PANEL_BYTES, 1024)", "wgmma_operand(tile, KV_PANEL_BYTES, 512)")],
+        &["out["],
+    );
+    let last = Change(
+        "attention_parts.cuh",
+        "    __threadfence();\n    sync();\n    if (leader)",
+        "    sync();\n    if (leader)",
+    );
+    shared().refuses(&mut cases, &[last], &["a thread reads global memory"]);
     cases.check();
 }

@@ -144,6 +144,8 @@ inline u32 shared_base() { return self().rank << RANK_SHIFT | SHARED_BEGIN; }
 
 inline void to_shared(Call& call) {
     const auto pointer = reinterpret_cast<unsigned char*>(static_cast<uintptr_t>(call.get(1)));
+    const auto own = static_cast<size_t>(pointer - self().shared.data());
+    if (own < self().shared.size()) return call.set(0, shared_base() + own);
     if (pointer != shared_symbol()) fail("a pointer that is not the beginning of the dynamic shared memory");
     call.set(0, shared_base());
 }

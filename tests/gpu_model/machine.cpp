@@ -135,6 +135,8 @@ unsigned char* shared_symbol() {
     return symbol;
 }
 
+unsigned char* shared_memory() { return self().shared.data(); }
+
 u64 exchange(u32 mask, u64 value, int from) {
     if (mask != 0xFFFFFFFF) fail("an exchange in part of a warp is not modelled");
     Warp& warp = own_warp();

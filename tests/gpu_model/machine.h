@@ -71,6 +71,7 @@ u32 thread_index();   // in its program
 u32 program_index();  // in the grid
 u32 programs_of_grid();
 unsigned char* shared_symbol();  // what the dynamic shared memory's name stands for; no thread reads or writes there
+unsigned char* shared_memory();  // the program's
 void sync_program();
 void sync_warp(u32 mask);
 u64 exchange(u32 mask, u64 value, int from_lane);  // what that lane of the warp gave
@@ -108,7 +109,7 @@ inline bool lanes_reconverge = false;
 // Runs `body` in every thread of the grid, in an order that the seed decides.
 void run_grid(const Launch& launch, unsigned seed, const std::function<void()>& body);
 
-// Global memory that programs of the grid share: their accesses are followed, in pieces of 16 bytes.
+// Global memory that programs of the grid share: their accesses are followed, in pieces of 4 bytes.
 void share(void* begin, size_t bytes);
 
 // ---- Numbers ----

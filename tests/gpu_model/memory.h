@@ -208,7 +208,9 @@ inline void thread_writes(u32 address, u32 bytes) {
     }
 }
 
-// ---- Global memory that programs share: in pieces of 16 bytes ----
+// ---- Global memory that programs share: in pieces of so many bytes ----
+
+constexpr size_t PIECE = 4;
 
 struct Global {
     uint8_t* begin;
@@ -219,7 +221,7 @@ struct Global {
 inline std::vector<Global> globals;
 
 void share(void* begin, size_t bytes) {
-    globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / 16 + 1), {}});
+    globals.push_back({static_cast<uint8_t*>(begin), bytes, std::vector<Cell>(bytes / PIECE + 1), {}});
 }
 
 inline Global* global_of(const void* pointer) {
@@ -240,7 +242,7 @@ void thread_reads_global(const void* pointer, size_t bytes) {
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
-    for (size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
+    for (size_t i = offset / PIECE; i <= (offset + bytes - 1) / PIECE; ++i) {
         if (!seen_by_thread(it->cells[i].write))
             fail("a thread reads global memory that another program may not have written (fence and atomic)");
         it->cells[i].add_read(stamp_of_thread(), seen_by_thread);
@@ -252,7 +254,7 @@ void thread_writes_global(const void* pointer, size_t bytes) {
     Global* it = current ? global_of(pointer) : nullptr;
     if (!it) return;
     const size_t offset = static_cast<const uint8_t*>(pointer) - it->begin;
-    for (size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
+    for (size_t i = offset / PIECE; i <= (offset + bytes - 1) / PIECE; ++i) {
         if (!seen_by_thread(it->cells[i].write) || !it->cells[i].reads_known(seen_by_thread)) {
             fail("a thread writes global memory that others may still read or write");
         }
@@ -264,7 +266,7 @@ void thread_writes_global(const void* pointer, size_t bytes) {
 inline void engine_reads_global(const void* pointer) {
     const Global* it = global_of(pointer);
     if (!it) return;
-    const Cell& cell = it->cells[(static_cast<const uint8_t*>(pointer) - it->begin) / 16];
+    const Cell& cell = it->cells[(static_cast<const uint8_t*>(pointer) - it->begin) / PIECE];
     if (!seen_by_copies(cell.write)) {
         fail("the copy engine reads of global memory what %s", why_not(cell.write, seen_by_thread(cell.write), true).c_str());
     }

@@ -110,5 +110,12 @@ fn shared_memory(source: &str) -> String {
     let end = at + source[at..].find(';').expect("a declaration's end");
     let declaration = &source[at..end];
     let name = declaration.trim_end_matches("[]").rsplit(' ').next().expect("a name");
-    format!("{}static unsigned char* const {name} = model::shared_symbol(){}", &source[..at], &source[end..])
+    // Within a function it is the program's own, which threads may touch by pointers as well; no race is seen there.
+    let stands_in_function = source[..at].ends_with(' ');
+    let stands_for = if stands_in_function {
+        format!("unsigned char* const {name} = model::shared_memory()")
+    } else {
+        format!("static unsigned char* const {name} = model::shared_symbol()")
+    };
+    format!("{}{stands_for}{}", &source[..at], &source[end..])
 }
