@@ -1,9 +1,9 @@
 // Runs gemm_wgmma.cu or, of E4M3, gemm_fp8.cu on the model for one product and compares with plain sums:
 //   m n k split_k clusters order group seed
-// The order is 0 for strides, 1 for runs, of so many `clusters`; of split products each has one tile. `group`: weights along k that share a scale, 0 where they have none;
-// of E4M3 1 where rows and columns have scales, 128 where blocks have. With `describe` for the seed it writes what it would launch. The
-// launch is made here from the shapes and the macros by the kernels' contracts, but for threads and bytes of shared memory, which these
-// take from the kernel.
+// The order is 0 for strides, 1 for runs, of so many `clusters`; of split products each has one tile. `group`: weights along k that share a
+// scale, 0 where they have none; of E4M3 1 where rows and columns have scales, 128 where blocks have. With `describe` for the seed it
+// writes what it would launch. The launch is made here from the shapes and the macros by the kernels' contracts, but for threads and bytes
+// of shared memory, which these take from the kernel.
 #include "host.h"
 
 #if defined(BLOCK_SCALES)
