@@ -65,8 +65,8 @@ pub struct Description {
 
 /// Bytes of the widest copy.
 const WIDEST_COPY: u32 = 16;
-/// Warps that copy what the copy engine of Hopper does not take.
-const LOADING_WARPS: u64 = 4;
+/// Warps that copy what the copy engine of Hopper does not take: a whole group.
+pub(super) const LOADING_WARPS: u32 = 4;
 /// Bytes of a line of the cache: beyond it, alignment changes nothing.
 const CACHE_LINE: u32 = 128;
 

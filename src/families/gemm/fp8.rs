@@ -135,13 +135,24 @@ struct Tiling {
     stages: u64,
     /// Whether A and B are copied to aligned rows first.
     realigned: Realigned,
+    /// Bytes of one copy of a row of A or B: 16, by the copy engine, 8, 4, or 1 where rows begin anywhere.
+    k_vector_bytes: u64,
     /// Whether wgmma's rows are columns of C. A lane then has sums of many rows of C, whose scales, where blocks have them, take more of
     /// the shared memory's rate than wgmma leaves; otherwise it has sums of two.
     transposed: bool,
 }
 
 impl Tiling {
-    /// The config's tiling for such scales, if a kernel with it can be compiled and run.
+    /// The config's tiling for such scales and so many elements along k, whose rows the copy engine takes or does not.
+    fn of_product(config: &Config, scaling: Scaling, k: u64) -> Result<Self, Rejection> {
+        let mut tiling = Self::new(config, scaling)?;
+        if !tiling.realigned.any() {
+            tiling.k_vector_bytes = row_vector_bytes(k, Element::Fp8.size_bytes());
+        }
+        Ok(tiling)
+    }
+
+    /// The config's tiling for such scales and rows that the copy engine takes, if a kernel with it can be compiled and run.
     fn new(config: &Config, scaling: Scaling) -> Result<Self, Rejection> {
         let [m, n, k] = knobs::block_sizes(config)?.map(u64::from);
         let warps = knobs::num_warps(config)?;
@@ -167,7 +178,7 @@ impl Tiling {
             "{}: rows of A and of B are equally long, so both are copied: ab",
             realigned::KNOB
         );
-        let tiling = Self { m, n, k, groups, stages, realigned, transposed };
+        let tiling = Self { m, n, k, groups, stages, realigned, k_vector_bytes: WORD_BYTES, transposed };
         let (registers, limit) = (tiling.registers_used(), tiling.most_registers());
         require!(registers <= limit, "{registers} registers a thread for sums and addresses exceed {limit}");
         Ok(tiling)
@@ -203,8 +214,8 @@ impl Tiling {
     }
 
     /// Threads of a program: those that multiply and those that load.
-    fn threads(&self, k_vector_bytes: u64) -> u32 {
-        let loading = loading_warps(k_vector_bytes == WORD_BYTES, self.hands_over(), self.stages);
+    fn threads(&self) -> u32 {
+        let loading = loading_warps(self.k_vector_bytes == WORD_BYTES, self.hands_over(), self.stages);
         WARP * (4 * self.groups as u32 + loading)
     }
 
@@ -219,8 +230,8 @@ impl Tiling {
     }
 
     /// Bytes of A and B in one stage.
-    fn stage_bytes(&self, k_vector_bytes: u64) -> u64 {
-        [self.m, self.n].map(|rows| self.k / PROMOTED * panel_bytes(rows, PROMOTED, k_vector_bytes)).iter().sum()
+    fn stage_bytes(&self) -> u64 {
+        [self.m, self.n].map(|rows| self.k / PROMOTED * panel_bytes(rows, PROMOTED, self.k_vector_bytes)).iter().sum()
     }
 
     /// Bytes of the barriers, and of the scales of blocks.
@@ -231,15 +242,10 @@ impl Tiling {
     }
 
     /// Shared memory of one program: the stages, then two buffers of C or the partial sums of a share of C.
-    fn smem(&self, scaling: Scaling, split_k: u64, k_vector_bytes: u64) -> Bytes {
+    fn smem(&self, scaling: Scaling, split_k: u64) -> Bytes {
         let staging = 2 * self.groups * self.staged_panels() * self.staging_rows() * PANEL_BYTES;
         let partials = if split_k > 1 { self.m * self.n * Element::F32.size_bytes() } else { 0 };
-        Bytes(self.stages * self.stage_bytes(k_vector_bytes) + self.barrier_bytes(scaling) + staging.max(partials))
-    }
-
-    /// Bytes of one copy of a row of A or B: 16, by the copy engine, 8, 4, or 1 where rows begin anywhere.
-    fn k_vector_bytes(&self, k: u64) -> u64 {
-        if self.realigned.any() { WORD_BYTES } else { row_vector_bytes(k, Element::Fp8.size_bytes()) }
+        Bytes(self.stages * self.stage_bytes() + self.barrier_bytes(scaling) + staging.max(partials))
     }
 
     /// What the copy engine takes of A, of B and of C: tensor maps where rows are aligned for it, else plain pointers.
@@ -249,7 +255,7 @@ impl Tiling {
             realigned::tiles(of, element, shape, tile, Swizzle::Bytes128)
         };
         let [a_source, b_source] = self.realigned.sources(matrices([m, n, k]));
-        let [a, b] = if self.k_vector_bytes(k) == WORD_BYTES {
+        let [a, b] = if self.k_vector_bytes == WORD_BYTES {
             [tiled(a_source, Element::Fp8, [m, k], self.m), tiled(b_source, Element::Fp8, [n, k], self.n)]
         } else {
             [Arg::Input(0), Arg::Input(1)]
@@ -345,7 +351,7 @@ impl FamilySpec for Fp8 {
         tiling.realigned.check(config)?;
         super::check_cluster(config)?;
         // What fits with the scales of blocks fits without.
-        knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config), WORD_BYTES), profile)
+        knobs::fits_smem(tiling.smem(Scaling::Block, split_k(config)), profile)
     }
 
     fn conditions(&self, config: &Config, _profile: &GpuProfile) -> &'static [Condition] {
@@ -375,17 +381,16 @@ impl FamilySpec for Fp8 {
             return tcgen05::footprint(config, Weights::E4m3);
         }
         let ([_, _, k], scaling) = parts_of(problem);
-        let tiling = Tiling::new(config, scaling)?;
+        let tiling = Tiling::of_product(config, scaling, k)?;
         // A program that the kernel's bounds let run alone is compiled with registers that leave no room for a second.
         let alone = 512 / ((tiling.groups + 1) * tiling.registers_used()) <= 1;
-        let k_vector_bytes = tiling.k_vector_bytes(k);
-        let loader_registers = if k_vector_bytes == WORD_BYTES { 0 } else { LOADER_REGISTERS };
+        let loader_registers = if tiling.k_vector_bytes == WORD_BYTES { 0 } else { LOADER_REGISTERS };
         let registers = if alone { tiling.most_registers() } else { tiling.registers_used().max(loader_registers) };
         Ok(Footprint {
-            threads: tiling.threads(k_vector_bytes),
+            threads: tiling.threads(),
             registers: registers.next_multiple_of(8) as u32,
-            smem: tiling.smem(scaling, split_k(config), k_vector_bytes),
-            stage_bytes: Bytes(tiling.stage_bytes(k_vector_bytes)),
+            smem: tiling.smem(scaling, split_k(config)),
+            stage_bytes: Bytes(tiling.stage_bytes()),
         })
     }
 
@@ -405,8 +410,8 @@ impl FamilySpec for Fp8 {
             let product = Product { weights: Weights::E4m3, dtype: Element::Bf16, groups: None, m, n, k };
             return tcgen05::build(config, &product, Some(scales), profile);
         }
-        let tiling = Tiling::new(config, scaling)?;
-        let (realigned, k_vector_bytes) = (tiling.realigned.any(), tiling.k_vector_bytes(k));
+        let tiling = Tiling::of_product(config, scaling, k)?;
+        let realigned = tiling.realigned.any();
         let [tiles_m, tiles_n] = [m.div_ceil(tiling.m), n.div_ceil(tiling.n)];
         let k_steps = k.div_ceil(tiling.k);
         let (split_k, group_m) = (split_k(config), group_m(config, tiles_m));
@@ -420,7 +425,7 @@ impl FamilySpec for Fp8 {
             ("BLOCK_K", tiling.k.to_string()),
             ("NUM_WARPS", (4 * tiling.groups).to_string()),
             ("NUM_STAGES", tiling.stages.to_string()),
-            ("K_VECTOR_BYTES", k_vector_bytes.to_string()),
+            ("K_VECTOR_BYTES", tiling.k_vector_bytes.to_string()),
             ("C_VECTOR_BYTES", vector_bytes(c_row_bytes(n)).to_string()),
             ("REALIGNED", u8::from(realigned).to_string()),
         ];
@@ -431,8 +436,8 @@ impl FamilySpec for Fp8 {
         let launch = Launch {
             grid: [(programs * split_k) as u32, 1, 1],
             cluster: [split_k as u32, 1, 1],
-            threads: [tiling.threads(k_vector_bytes), 1, 1],
-            dynamic_smem: tiling.smem(scaling, split_k, k_vector_bytes),
+            threads: [tiling.threads(), 1, 1],
+            dynamic_smem: tiling.smem(scaling, split_k),
             args: args.chain(numbers.map(|number| Arg::I32(number as i32))).chain(copies).collect(),
             workspace: tiling.realigned.scratch(matrices(extents)),
             counters: if realigned { 2 } else { 0 },
@@ -641,8 +646,16 @@ mod tests {
         let stages = 3 * (24 + 128) * 128 + 2 * 8 * 2 * 128;
         assert_eq!(launch("").dynamic_smem, Bytes(stages + 1024));
         assert_eq!(launch(",scale_block=128").dynamic_smem, Bytes(stages + 1024));
-        let tiling =
-            Tiling { m: 192, n: 128, k: 128, groups: 2, stages: 4, realigned: Realigned::default(), transposed: true };
+        let tiling = Tiling {
+            m: 192,
+            n: 128,
+            k: 128,
+            groups: 2,
+            stages: 4,
+            realigned: Realigned::default(),
+            k_vector_bytes: 16,
+            transposed: true,
+        };
         assert_eq!(tiling.barrier_bytes(Scaling::Block), 4096, "4 (16 + 4 (192 + 4)) + 16 bytes");
         let names =
             |scaling: &str| macros(&program(&config(), &format!("m=2,n=3,k=4{scaling}")).0, "BLOCK_SCALES").to_owned();

@@ -3,6 +3,7 @@
 
 use super::realigned::KNOB;
 use super::vector_bytes;
+use crate::families::description::LOADING_WARPS;
 use crate::families::{Condition, legality};
 use crate::model::Family;
 
@@ -12,8 +13,6 @@ pub(super) const WORD_BYTES: u64 = 16;
 const LEAST_VECTOR_BYTES: u64 = 4;
 /// What swizzled panels begin at multiples of.
 pub(super) const PANEL_ALIGNMENT: u64 = 1024;
-/// Warps of a group, that loads where it hands registers over.
-const GROUP_WARPS: u32 = 4;
 
 /// Bytes of one copy of rows of so many bytes, of elements of so many: of an element stands for any that are shifted.
 pub(super) fn row_vector_bytes(row_bytes: u64, element_bytes: u64) -> u64 {
@@ -36,9 +35,9 @@ pub(super) fn panel_bytes(rows: u64, width: u64, vector_bytes: u64) -> u64 {
 /// stage where there are fewer of these. Where they hand registers over they are a whole group, some of them idle.
 pub(super) fn loading_warps(by_engine: bool, hands_over: bool, stages: u64) -> u32 {
     match (hands_over, by_engine) {
-        (true, _) => GROUP_WARPS,
+        (true, _) => LOADING_WARPS,
         (false, true) => 1,
-        (false, false) => GROUP_WARPS.min(stages as u32),
+        (false, false) => LOADING_WARPS.min(stages as u32),
     }
 }
 
