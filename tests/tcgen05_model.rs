@@ -8,11 +8,13 @@
 mod attention;
 #[path = "gpu_model/harness.rs"]
 mod harness;
+#[path = "gpu_model/products.rs"]
+mod products;
 
 use attention::{Attention, Mask, masked};
-use harness::{Case, Cases, Change, check_launch, numbers, spread};
-use kernel_sweep::families::Launch;
-use kernel_sweep::model::{Config, Dtype, Family, GpuProfile, Mma, PidType, Problem};
+use harness::{COPIES, Case, Cases, Change, check_launch, spread};
+use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, Problem};
+use products::{DEALT_OUT, Launches, RUNS, STRIDES, order_of};
 
 // ---- The GEMM ----
 
@@ -23,11 +25,6 @@ enum Decoded {
     Shared { warps: u32, buffers: u32 },
     Tensor { warps: u32, buffers: u32 },
 }
-
-/// Orders of the programs.
-const STRIDES: u32 = 0;
-const RUNS: u32 = 1;
-const DEALT_OUT: u32 = 2;
 
 const BF16: Decoded = Decoded::Nowhere;
 
@@ -182,54 +179,25 @@ fn products_of_8_bit_floats_whose_blocks_have_scales() {
 
 // ---- The launch ----
 
-/// How often k is split, the programs or pairs of them, and their order, of a product's launch.
-fn order_of(config: &Config, launch: &Launch) -> [i64; 3] {
-    let order = match config.pid_type {
-        Some(PidType::ClusterLaunchControl) => DEALT_OUT,
-        Some(PidType::PersistentInterleaved) => STRIDES,
-        _ => RUNS,
-    };
-    [numbers(launch)[4].into(), (launch.grid[0] / launch.cluster[0]).into(), order.into()]
-}
-
 /// What the crate launches, tensor maps above all, is what the kernel's contract says of the shapes, by `gemm.cpp`, which is what
-/// the model runs: for some configs of each product's space, evenly spread.
+/// the model runs.
 #[test]
 fn the_crate_launches_what_the_model_runs() {
-    const CONFIGS: usize = 4;
-    let mut cases = Cases::default();
-    let profile = GpuProfile::by_name("b200").unwrap();
-    let [m, n, k] = [700, 1040, 1056];
-    let products = [
-        (Family::Matmul, &[][..], 0),
-        (Family::MatmulInt4, &[], 0),
-        (Family::MatmulInt16, &[], 0),
-        (Family::MatmulFp4, &[], 0),
-        (Family::MatmulInt4Group, &[("group", 64)], 64),
-        (Family::MatmulInt4Group, &[("group", 128), ("zero_points", 1)], 128),
-        (Family::MatmulInt4Group, &[("group", 0)], k),
-        (Family::MatmulNvfp4, &[], 16),
-        (Family::MatmulMxfp4, &[], 32),
-        (Family::MatmulFp8, &[], 0),
-        (Family::MatmulFp8, &[("scale_block", 1)], 1),
-        (Family::MatmulFp8, &[("scale_block", 128)], 128),
-    ];
-    for (family, variant, group) in products {
-        let extents = [("m", m), ("n", n), ("k", k)].into_iter().chain(variant.iter().copied());
-        let dtype = *family.dtypes().first().unwrap();
-        let problem = Problem::new(family, &extents.collect::<Vec<_>>(), dtype).unwrap();
-        for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05, Mma::Tcgen05Tmem]) {
-            check_launch(&mut cases, "gemm.cpp", &problem, &profile, &config, |launch| {
-                let places = match numbers(launch).len() {
-                    7 => &[0, 1, 2, 4, 5, 6][..],
-                    8 => &[0, 1, 2, 4, 5, 6, 7],
-                    _ => &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10],
-                };
-                ([&[m, n, k][..], &order_of(&config, launch), &[group]].concat(), places)
-            });
-        }
-    }
-    cases.check();
+    let launches = Launches {
+        main: "gemm.cpp",
+        gpu: "b200",
+        kinds: &[Mma::Tcgen05, Mma::Tcgen05Tmem],
+        configs: 4,
+        shapes: &[[700, 1040, 1056]],
+        dtype: |family| *family.dtypes().first().unwrap(),
+        split: 4,
+        told: |count| match count {
+            7 => &[0, 1, 2, 4, 5, 6],
+            8 => &[0, 1, 2, 4, 5, 6, 7],
+            _ => &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10],
+        },
+    };
+    launches.check();
 }
 
 // ---- Products of operands that both have scales ----
@@ -314,7 +282,7 @@ fn the_crate_launches_the_block_scaled_products_that_the_model_runs() {
         let problem = Problem::new(family, &[("m", m), ("n", n), ("k", k)], Dtype::Bf16).unwrap();
         for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05]) {
             check_launch(&mut cases, "block_scaled.cpp", &problem, &profile, &config, |launch| {
-                ([&[m, n, k][..], &order_of(&config, launch)].concat(), &[0, 1, 2, 4, 5, 6])
+                ([&[m, n, k][..], &order_of(&config, launch, 4)].concat(), &[0, 1, 2, 4, 5, 6])
             });
         }
     }
@@ -434,7 +402,6 @@ const fn without(text: &'static str) -> Change {
 }
 
 // Whoever comes first finds that the order is missing: those who use what was not waited for, or those who use it next.
-const COPIES: &str = "the copy engine writes where others may still read or write";
 const SUMS: [&str; 2] =
     ["a product writes tensor memory that others may still use", "tcgen05.ld of what is being written"];
 const STORED_DRAIN: &str = "for (int i = 0; i < SUM_TILES; ++i, sums.advance()) tiles.await_stored(sums);";
@@ -920,11 +887,7 @@ fn shared_memory_ends_where_the_launch_says() {
 /// A config of attention with heads of that many elements, padded, on problems.
 fn attention(head: u32, [block_q, block_kv]: [u32; 2], stages: u32, problems: &[Attention]) -> Case {
     let macros = [("HEAD_DIM", head), ("BLOCK_Q", block_q), ("BLOCK_KV", block_kv), ("NUM_STAGES", stages)];
-    Case {
-        main: "attention.cpp",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-        runs: problems.iter().map(Attention::arguments).collect(),
-    }
+    attention::config(macros, problems)
 }
 
 #[test]
@@ -990,22 +953,7 @@ fn attention_under_a_mask() {
 /// some configs of the space, evenly spread.
 #[test]
 fn the_crate_launches_the_attention_that_the_model_runs() {
-    const CONFIGS: usize = 5;
-    let mut cases = Cases::default();
-    let profile = GpuProfile::by_name("b200").unwrap();
-    for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 520, 72]] {
-        let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
-        let problem = Problem::new(Family::Attention, &dims, Dtype::ALL[0]).unwrap();
-        for config in spread(&problem, &profile, CONFIGS, &[Mma::Tcgen05]) {
-            let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
-            let splits = i64::from(config.split_k.unwrap());
-            check_launch(&mut cases, "attention.cpp", &problem, &profile, &config, |launch| {
-                let shared = [splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
-                ([&[6, q_seq, kv_seq, head_dim][..], &shared].concat(), &[0, 1, 2, 3, 4, 5])
-            });
-        }
-    }
-    cases.check();
+    attention::check_launches("b200", Mma::Tcgen05, 5, [[1, 3000, 128], [700, 520, 72]]);
 }
 
 /// What each of these lines is there for: without it the model refuses the kernel.

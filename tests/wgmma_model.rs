@@ -7,14 +7,13 @@
 mod attention;
 #[path = "gpu_model/harness.rs"]
 mod harness;
+#[path = "gpu_model/products.rs"]
+mod products;
 
 use attention::{Attention, Mask, masked};
-use harness::{Case, Cases, Change, check_launch, numbers, spread};
-use kernel_sweep::model::{Dtype, Family, GpuProfile, Mma, PidType, Problem};
-
-/// Orders of the programs.
-const STRIDES: u32 = 0;
-const RUNS: u32 = 1;
+use harness::{COPIES, Case, Cases, Change};
+use kernel_sweep::model::{Dtype, Family, Mma};
+use products::{Launches, RUNS, STRIDES};
 
 /// As many clusters as tiles, as split products have.
 const ALL: u32 = 99;
@@ -175,11 +174,7 @@ fn attention_of(head: u32, [block_q, block_kv]: [u32; 2], [stages, buffers]: [u3
         ("NUM_STAGES", stages),
         ("QUERY_BUFFERS", buffers),
     ];
-    Case {
-        main: "attention.cpp",
-        macros: macros.map(|(name, value)| (name, value.to_string())).to_vec(),
-        runs: problems.iter().map(Attention::arguments).collect(),
-    }
+    attention::config(macros, problems)
 }
 
 #[test]
@@ -212,74 +207,29 @@ fn attention_under_a_mask() {
 
 // ---- The launch ----
 
-/// What the crate launches is what the kernels' contracts say of the shapes, by `wgmma.cpp`, which is what the model runs: for some configs
-/// of each product's space, evenly spread.
+/// What the crate launches is what the kernels' contracts say of the shapes, by `wgmma.cpp`, which is what the model runs.
 #[test]
 fn the_crate_launches_what_the_model_runs() {
-    const CONFIGS: usize = 2;
-    let mut cases = Cases::default();
-    let profile = GpuProfile::by_name("h200").unwrap();
-    let products = [
-        (Family::Matmul, &[][..], 0),
-        (Family::MatmulInt4, &[], 0),
-        (Family::MatmulInt16, &[], 0),
-        (Family::MatmulFp4, &[], 0),
-        (Family::MatmulInt4Group, &[("group", 64)], 64),
-        (Family::MatmulInt4Group, &[("group", 128), ("zero_points", 1)], 128),
-        (Family::MatmulNvfp4, &[], 16),
-        (Family::MatmulMxfp4, &[], 32),
-        (Family::MatmulFp8, &[], 0),
-        (Family::MatmulFp8, &[("scale_block", 1)], 1),
-        (Family::MatmulFp8, &[("scale_block", 128)], 128),
-    ];
-    for ((family, variant, group), [m, n, k]) in
-        products.into_iter().flat_map(|product| [[700, 1040, 1056], [33, 1042, 2052]].map(|shape| (product, shape)))
-    {
-        let extents = [("m", m), ("n", n), ("k", k)].into_iter().chain(variant.iter().copied());
-        let dtype = *family.dtypes().last().unwrap();
-        let dtype = if family == Family::Matmul { Dtype::Bf16 } else { dtype };
-        let problem = Problem::new(family, &extents.collect::<Vec<_>>(), dtype).unwrap();
-        for config in spread(&problem, &profile, CONFIGS, &[Mma::Wgmma, Mma::MmaSyncTma]) {
-            check_launch(&mut cases, "wgmma.cpp", &problem, &profile, &config, |launch| {
-                let order = if config.pid_type == Some(PidType::PersistentInterleaved) { STRIDES } else { RUNS };
-                let clusters = launch.grid[0] / launch.cluster[0];
-                let arguments = [numbers(launch)[7].into(), clusters.into(), order.into(), group];
-                // All but the tile rows that share a column band, which are for the crate to choose.
-                let told: &[usize] = match numbers(launch).len() {
-                    10 => &[0, 1, 2, 3, 4, 5, 7, 8, 9],
-                    _ => &[0, 1, 2, 3, 4, 5, 7, 8, 9, 10],
-                };
-                ([&[m, n, k][..], &arguments].concat(), told)
-            });
-        }
-    }
-    cases.check();
+    let launches = Launches {
+        main: "wgmma.cpp",
+        gpu: "h200",
+        kinds: &[Mma::Wgmma, Mma::MmaSyncTma],
+        configs: 2,
+        shapes: &[[700, 1040, 1056], [33, 1042, 2052]],
+        dtype: |family| if family == Family::Matmul { Dtype::Bf16 } else { *family.dtypes().last().unwrap() },
+        split: 7,
+        // All but the tile rows that share a column band, which are for the crate to choose.
+        told: |count| if count == 10 { &[0, 1, 2, 3, 4, 5, 7, 8, 9] } else { &[0, 1, 2, 3, 4, 5, 7, 8, 9, 10] },
+    };
+    launches.check();
 }
 
 #[test]
 fn the_crate_launches_the_attention_that_the_model_runs() {
-    const CONFIGS: usize = 4;
-    let mut cases = Cases::default();
-    let profile = GpuProfile::by_name("h200").unwrap();
-    for [q_seq, kv_seq, head_dim] in [[1, 3000, 128], [700, 700, 72]] {
-        let dims = [("batch", 2), ("heads", 3), ("q_seq", q_seq), ("kv_seq", kv_seq), ("head_dim", head_dim)];
-        let problem = Problem::new(Family::Attention, &dims, Dtype::Bf16).unwrap();
-        for config in spread(&problem, &profile, CONFIGS, &[Mma::Wgmma]) {
-            let contiguous = config.pid_type == Some(PidType::PersistentBlocked);
-            let splits = i64::from(config.split_k.unwrap());
-            check_launch(&mut cases, "attention.cpp", &problem, &profile, &config, |launch| {
-                let shared = [splits, launch.grid[0].into(), contiguous.into(), 0, 0, 0, 0, 0];
-                ([&[6, q_seq, kv_seq, head_dim][..], &shared].concat(), &[0, 1, 2, 3, 4, 5])
-            });
-        }
-    }
-    cases.check();
+    attention::check_launches("h200", Mma::Wgmma, 4, [[1, 3000, 128], [700, 700, 72]]);
 }
 
 // ---- What is left out ----
-
-/// The copy engine, refused for one of these.
-const COPIES: &str = "the copy engine writes where others may still read or write";
 
 /// What each of these lines is there for: without it the model refuses the kernel.
 #[test]

@@ -12,9 +12,13 @@
 #if defined(QUERY_BUFFERS)
 #define HOPPER 1
 #include "attention_wgmma.cu"
+#define KERNEL attention_wgmma
+#define RESULT parameter(it.out), out
 #else
 #define HOPPER 0
 #include "attention_tcgen05.cu"
+#define KERNEL attention_tcgen05
+#define RESULT out
 #endif
 #include "launches.h"
 
@@ -90,20 +94,12 @@ Tensor run(const Shape& shape, Tensor& q, Tensor& k, Tensor& v, int splits, int 
 
     const Launched it = launch(shape, bytes(q), bytes(k), bytes(v), reinterpret_cast<uint8_t*>(out), splits, programs);
     launches::Scratch scratch(it.workspace_floats, it.counters + 1);
-#if HOPPER
-    model::lanes_reconverge = true;
-#define KERNEL attention_wgmma
-#define RESULT parameter(it.out), out
-#else
-#define KERNEL attention_tcgen05
-#define RESULT out
-#endif
+    model::lanes_reconverge = HOPPER;
     model::run_grid(it.grid, seed, [&] {
-        KERNEL(parameter(it.q), parameter(it.k), parameter(it.v), RESULT, scratch.floats(),
-                          scratch.counters.data(), batch_heads, q_seq, kv_seq, head_dim, splits,
-                          static_cast<float>(1.4426950408889634 / std::sqrt(double(head_dim))), contiguous
+        KERNEL(parameter(it.q), parameter(it.k), parameter(it.v), RESULT, scratch.floats(), scratch.counters.data(), batch_heads,
+               q_seq, kv_seq, head_dim, splits, static_cast<float>(1.4426950408889634 / std::sqrt(double(head_dim))), contiguous
 #if CAUSAL
-                          , shape.queries, shape.window, shape.sharing, shape.section
+               , shape.queries, shape.window, shape.sharing, shape.section
 #endif
         );
     });

@@ -52,9 +52,11 @@ inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vec
                  bool far) {
     check_map(map, shared);
     if (begin.size() != map.tile.size()) fail("a copy with other coordinates than its tensor has");
-    each_element(map, shared, begin, [](u32, const uint8_t* global) {
-        if (global) engine_reads_global(global);
-    });
+    if (const Global* tensor = global_of(map.base)) {
+        each_element(map, shared, begin, [&](u32, const uint8_t* global) {
+            if (global) engine_reads_global(*tensor, global);
+        });
+    }
     for (const u32 rank : ranks) {
         const u32 to = rank << RANK_SHIFT | (shared & WINDOW);
         const u32 signals = far ? barrier_address : rank << RANK_SHIFT | (barrier_address & WINDOW);

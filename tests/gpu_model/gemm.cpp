@@ -23,16 +23,11 @@ const int TOGETHER = (WEIGHTS_FIRST ? BLOCK_N : BLOCK_M) > 128 ? 2 : 1;  // prog
 // The widest swizzled line of bf16 that divides so many.
 int line_of(int extent) { return extent % 64 == 0 ? 64 : extent % 32 == 0 ? 32 : 16; }
 
-struct Problem {
-    int m, n, k, split_k, programs;
-    int order, group;
-    unsigned seed;
-};
-
 // What a product is launched with: tensor maps of A, B and C, the grid, and the last arguments.
 struct Launched : launches::Tiled {
-    model::Map a, b, c, scales, zeros;
-    int group, group_steps;
+    model::Map a, b, c;
+    GroupMaps shared;
+    int group;
 };
 
 Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Groups& groups) {
@@ -40,7 +35,8 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Grou
     const int columns = BLOCK_N / TOGETHER;
     const int b_line = line_of(columns), coded_line = IN_TENSOR_MEMORY ? 128 / WEIGHT_BYTES : columns;
     const int c_line = line_of(WEIGHTS_FIRST ? BLOCK_M : BLOCK_N);
-    Launched it{launches::Tiled(m, n, k, split_k, asked_programs, order, {BLOCK_M, BLOCK_N, BLOCK_K}, TOGETHER)};
+    Launched it{launches::Tiled(m, n, k, split_k, asked_programs, order, {BLOCK_M, BLOCK_N, BLOCK_K}, TOGETHER),
+                {}, {}, {}, GroupMaps(groups, problem, BLOCK_K, columns), group};
     it.a = {a, 2, {k, m}, {2 * k}, {64, BLOCK_M / TOGETHER}, 128};
     it.b = {b,
             WEIGHT_BYTES,
@@ -56,16 +52,6 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Grou
     it.c = {c, 2, {n, m}, {2 * n}, {c_line, 32}, 2 * c_line};
     if (WEIGHTS_FIRST) it.c = {c, 2, {n, m}, {2 * n}, {32, c_line}, 0};
 
-    it.group = group;
-    if (group > 0 && !IS_FP8) {
-        const int count = divided(k, group), groups_a_step = BLOCK_K / std::min(group, BLOCK_K);
-        const auto tiles = [&](std::vector<uint8_t>& values, int bytes) {
-            return model::Map{values.data(), bytes, {n, count}, {n * bytes}, {columns, groups_a_step}, 0};
-        };
-        it.scales = tiles(groups.scales, SCALE_ELEMENT_BYTES), it.zeros = tiles(groups.zeros, 1);
-        it.group_steps = group >= k ? divided(k, BLOCK_K) : divided(group, BLOCK_K);
-    }
-
     it.grid.threads = 32 * (6 + DECODE_WARPS);
     if (IS_FP8 && (WEIGHTS_FIRST ? BLOCK_M : BLOCK_N) > 128) it.grid.threads = 384;
     it.grid.shared_bytes = SMEM_BYTES;
@@ -73,18 +59,14 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, Grou
 }
 
 void describe(const Launched& it) {
-    const bool has_groups = it.group > 0 && !IS_FP8;
-    std::vector<const model::Map*> maps{&it.a, &it.b, &it.c};
-    if (has_groups) maps.push_back(&it.scales);
-    if (WITH_ZEROS) maps.push_back(&it.zeros);
     std::vector<int> arguments = it.arguments();
     const auto extent = [](int64_t extent) { return static_cast<int>(extent); };
     if (IS_FP8) {
         const int k = extent(it.a.extents[0]);
         arguments.insert(arguments.end(), {extent(it.a.extents[1]), extent(it.b.extents[1]), divided(k, 128), it.group == 1});
     }
-    if (has_groups) arguments.push_back(it.group_steps);
-    launches::describe(it.grid, maps, 4 * it.parts, it.arrivals(), arguments);
+    if (it.shared.group_steps > 0) arguments.push_back(it.shared.group_steps);
+    launches::describe(it.grid, {&it.a, &it.b, &it.c, &it.shared.scales, &it.shared.zeros}, 4 * it.parts, it.arrivals(), arguments);
 }
 
 #if defined(BLOCK_SCALES)
@@ -93,9 +75,9 @@ void describe(const Launched& it) {
 #elif !defined(GROUP)
 #define GROUP_ARGUMENTS
 #elif defined(ZERO_POINTS) && ZERO_POINTS
-#define GROUP_ARGUMENTS , parameter(it.scales), parameter(it.zeros), nullptr, it.group_steps
+#define GROUP_ARGUMENTS , parameter(it.shared.scales), parameter(it.shared.zeros), nullptr, it.shared.group_steps
 #else
-#define GROUP_ARGUMENTS , parameter(it.scales), nullptr, FORMAT == "Nvfp4" ? &TENSOR_SCALE : nullptr, it.group_steps
+#define GROUP_ARGUMENTS , parameter(it.shared.scales), nullptr, FORMAT == "Nvfp4" ? &TENSOR_SCALE : nullptr, it.shared.group_steps
 #endif
 
 // C, which begins as NaN, from A, from B's bytes and from what its weights share.
@@ -115,16 +97,8 @@ std::vector<uint16_t> run(std::vector<uint8_t>& a, std::vector<uint8_t>& b, Grou
 }  // namespace
 
 int main(int, char** arguments) {
-    const auto number = [&](int index) { return atoi(arguments[index]); };
-    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), number(7),
-                          static_cast<unsigned>(number(8))};
-    const auto [m, n, k, split_k, programs, order, group, seed] = problem;
-    Groups groups;
-    if (std::string(arguments[8]) == "describe") {
-        describe(launch(problem, nullptr, nullptr, nullptr, groups));
-        return 0;
-    }
-    Product product(m, n, k, group);
-    product.check(run(product.a, product.b, product.groups, problem));
-    return 0;
+    Groups none;
+    return asked(
+        arguments, [&](const Problem& problem) { describe(launch(problem, nullptr, nullptr, nullptr, none)); },
+        [](Product& product, const Problem& problem) { return run(product.a, product.b, product.groups, problem); });
 }

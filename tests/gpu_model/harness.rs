@@ -50,6 +50,9 @@ fn machine() -> Option<&'static Path> {
     object.as_deref()
 }
 
+/// What the copy engine is refused for where it comes too early.
+pub(crate) const COPIES: &str = "the copy engine writes where others may still read or write";
+
 /// What is changed in a kernel or a header: this text in that file, wherever it stands, to another.
 #[derive(Clone, Copy)]
 pub(crate) struct Change(pub(crate) &'static str, pub(crate) &'static str, pub(crate) &'static str);

@@ -186,54 +186,46 @@ inline void store_shared(Call& call) {
         memcpy(bytes_at(program_at(address), address) + i * bytes, &value, bytes);
     }
 }
-// Four matrices of 8 x 8 of 16 bits, whose rows' addresses the lanes give, eight lanes a matrix.
-inline void load_matrices(Call& call) {
-    together(true, "ldmatrix");
-    if (!call.has("x4") || !call.has("m8n8")) fail("%s is not modelled", call.statement.name.c_str());
-    Warp& warp = own_warp();
-    warp.exchanged[current->lane] = call.address(1);
-    meet(warp.collective, 32, true, false, "ldmatrix");
-    const std::vector<u64> rows = warp.exchanged;
-    meet(warp.collective, 32, true, false, "ldmatrix");
-    const int lane = current->lane;
-    for (int matrix = 0; matrix < 4; ++matrix) {
-        u32 word = 0;
-        for (int half = 0; half < 2; ++half) {
-            const int across = lane % 4 * 2 + half, row = call.has("trans") ? across : lane / 4,
-                      column = call.has("trans") ? lane / 4 : across;
-            const u32 from = static_cast<u32>(rows[matrix * 8 + row]);
-            if (from % 16 != 0) fail("ldmatrix of a row at %u", from & WINDOW);
-            thread_reads(from + column * 2, 2);
-            uint16_t value;
-            memcpy(&value, bytes_at(program_at(from), from) + column * 2, 2);
-            word |= u32{value} << 16 * half;
-        }
-        call.set(call.at(0).parts.at(matrix), word);
-    }
-}
-// The same to shared memory, two matrices or four.
-inline void store_matrices(Call& call) {
-    together(true, "stmatrix");
+// Matrices of 8 x 8 of 16 bits in shared memory, the addresses of whose rows the lanes give by an operand, eight lanes a matrix: visits
+// the two elements of each that this lane holds.
+template <typename Visit>
+void each_of_matrices(Call& call, const char* what, size_t operand, Visit visit) {
+    together(true, what);
     const int matrices = call.has("x4") ? 4 : call.has("x2") ? 2 : 0;
     if (matrices == 0 || !call.has("m8n8")) fail("%s is not modelled", call.statement.name.c_str());
     Warp& warp = own_warp();
-    warp.exchanged[current->lane] = call.address(0);
-    meet(warp.collective, 32, true, false, "stmatrix");
+    warp.exchanged[current->lane] = call.address(operand);
+    meet(warp.collective, 32, true, false, what);
     const std::vector<u64> rows = warp.exchanged;
-    meet(warp.collective, 32, true, false, "stmatrix");
+    meet(warp.collective, 32, true, false, what);
     const int lane = current->lane;
     for (int matrix = 0; matrix < matrices; ++matrix) {
-        const auto word = static_cast<u32>(call.value(call.at(1).parts.at(matrix)));
         for (int half = 0; half < 2; ++half) {
             const int across = lane % 4 * 2 + half, row = call.has("trans") ? across : lane / 4,
                       column = call.has("trans") ? lane / 4 : across;
-            const u32 to = static_cast<u32>(rows[matrix * 8 + row]);
-            if (to % 16 != 0) fail("stmatrix of a row at %u", to & WINDOW);
-            thread_writes(to + column * 2, 2);
-            const auto value = static_cast<uint16_t>(word >> 16 * half);
-            memcpy(bytes_at(program_at(to), to) + column * 2, &value, 2);
+            const u32 begin = static_cast<u32>(rows[matrix * 8 + row]);
+            if (begin % 16 != 0) fail("%s of a row at %u", what, begin & WINDOW);
+            visit(matrix, half, begin + column * 2);
         }
     }
+}
+inline void load_matrices(Call& call) {
+    if (!call.has("x4")) fail("%s is not modelled", call.statement.name.c_str());
+    u32 words[4] = {};
+    each_of_matrices(call, "ldmatrix", 1, [&](int matrix, int half, u32 from) {
+        thread_reads(from, 2);
+        uint16_t value;
+        memcpy(&value, bytes_at(program_at(from), from), 2);
+        words[matrix] |= u32{value} << 16 * half;
+    });
+    for (int matrix = 0; matrix < 4; ++matrix) call.set(call.at(0).parts.at(matrix), words[matrix]);
+}
+inline void store_matrices(Call& call) {
+    each_of_matrices(call, "stmatrix", 0, [&](int matrix, int half, u32 to) {
+        thread_writes(to, 2);
+        const auto value = static_cast<uint16_t>(static_cast<u32>(call.value(call.at(1).parts.at(matrix))) >> 16 * half);
+        memcpy(bytes_at(program_at(to), to), &value, 2);
+    });
 }
 // To the shared memory of a program of the cluster, some time later; a barrier there counts the bytes.
 inline void store_async(Call& call) {
@@ -507,17 +499,23 @@ inline void copy_arrive(Call& call) {
     });
     tick();
 }
+// Every lane's fragments, once this one's words are among them.
+inline std::array<Fragments, 32> exchange_fragments(const Fragments& own, const char* what) {
+    Warp& warp = own_warp();
+    warp.fragments[current->lane] = own;
+    meet(warp.collective, 32, true, false, what);
+    const auto all = warp.fragments;
+    meet(warp.collective, 32, true, false, what);
+    return all;
+}
 // 16 x 8 sums of products over 16 of k, whose fragments the lanes hold.
 template <Number NUMBER>
 void multiply_of_warp(Call& call) {
     together(true, "mma.sync");
-    Warp& warp = own_warp();
-    auto& own = warp.fragments[current->lane];
+    Fragments own;
     for (int i = 0; i < 4; ++i) own[i] = static_cast<u32>(call.value(call.at(1).parts.at(i)));
     for (int i = 0; i < 2; ++i) own[4 + i] = static_cast<u32>(call.value(call.at(2).parts.at(i)));
-    meet(warp.collective, 32, true, false, "mma.sync");
-    const auto all = warp.fragments;
-    meet(warp.collective, 32, true, false, "mma.sync");
+    const auto all = exchange_fragments(own, "mma.sync");
     const auto half = [](u32 word, int k) { return value_of(NUMBER, word >> 16 * (k % 2) & 0xFFFF); };
     for (int i = 0; i < 4; ++i) {
         const int row = current->lane / 4 + i / 2 * 8, column = current->lane % 4 * 2 + i % 2;
@@ -559,16 +557,15 @@ inline void products_multiply(Call& call) {
     std::vector<void*> places;
     for (const Operand& part : call.at(0).parts) places.push_back(call.arguments.at(part.index).place);
 
-    const int bytes = bytes_of(number);
-    WarpgroupOperands it{number, std::atoi(shape.c_str() + 4), nullptr, {}, operand_of_wgmma(call.get(2), b_mn, bytes), call.get(3) != 0};
-    Warp& warp = own_warp();
-    for (int i = 0; is_held && i < 4; ++i) warp.fragments[current->lane][i] = static_cast<u32>(call.value(call.at(1).parts.at(i)));
-    meet(warp.collective, 32, true, false, "wgmma.mma_async");
-    for (int lane = 0; is_held && lane < 32; ++lane) std::copy_n(warp.fragments[lane].begin(), 4, it.fragments[lane].begin());
-    meet(warp.collective, 32, true, false, "wgmma.mma_async");
-    if (is_held) return multiply_in_warpgroup(it, places);
-    const SharedOperand a = operand_of_wgmma(call.get(1), a_mn, bytes);
-    it.a = &a;
+    const int bytes = bytes_of(number), columns = std::atoi(shape.c_str() + 4);
+    WarpgroupOperands it{number, columns, {}, {}, operand_of_wgmma(call.get(2), b_mn, bytes), call.get(3) != 0};
+    if (is_held) {
+        Fragments own{};
+        for (int i = 0; i < 4; ++i) own[i] = static_cast<u32>(call.value(call.at(1).parts.at(i)));
+        it.fragments = exchange_fragments(own, "wgmma.mma_async");
+    } else {
+        it.a = operand_of_wgmma(call.get(1), a_mn, bytes);
+    }
     multiply_in_warpgroup(it, places);
 }
 

@@ -263,10 +263,8 @@ void thread_writes_global(const void* pointer, size_t bytes) {
 }
 
 // The copy engine reads for this thread, past a proxy fence.
-inline void engine_reads_global(const void* pointer) {
-    const Global* it = global_of(pointer);
-    if (!it) return;
-    const Cell& cell = it->cells[(static_cast<const uint8_t*>(pointer) - it->begin) / PIECE];
+inline void engine_reads_global(const Global& it, const uint8_t* pointer) {
+    const Cell& cell = it.cells[(pointer - it.begin) / PIECE];
     if (!seen_by_copies(cell.write)) {
         fail("the copy engine reads of global memory what %s", why_not(cell.write, seen_by_thread(cell.write), true).c_str());
     }

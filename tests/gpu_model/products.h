@@ -77,6 +77,31 @@ struct Groups {
     std::vector<float> of_rows, of_columns;  // of E4M3: a row of A's and a column of B's, or those of blocks
 };
 
+// What a program is asked for: `programs` or clusters, in an `order` of its own.
+struct Problem {
+    int m, n, k, split_k, programs;
+    int order, group;
+    unsigned seed;
+};
+
+// Tensor maps of what weights share, so many columns of a step's groups at once, none where they share none; and the steps of a row.
+struct GroupMaps {
+    model::Map scales, zeros;
+    int group_steps = 0;
+
+    GroupMaps(Groups& groups, const Problem& problem, int block_k, int columns) {
+        const auto [m, n, k, split_k, programs, order, group, seed] = problem;
+        if (group == 0 || IS_FP8) return;
+        const int count = divided(k, group), groups_a_step = block_k / std::min(group, block_k);
+        const auto tiles = [&, n = n](std::vector<uint8_t>& values, int bytes) {
+            return model::Map{values.data(), bytes, {n, count}, {n * bytes}, {columns, groups_a_step}, 0};
+        };
+        scales = tiles(groups.scales, SCALE_ELEMENT_BYTES);
+        if (WITH_ZEROS) zeros = tiles(groups.zeros, 1);
+        group_steps = divided(std::min(group, k), block_k);
+    }
+};
+
 // A product [m, n, k] whose weights share scales, `group` of them along k; none where it is 0. Of E4M3 1 stands for scales of rows and
 // columns, 128 for those of blocks.
 struct Product {
@@ -165,5 +190,20 @@ struct Product {
         }
     }
 };
+
+// What a `main` does with its arguments: describes the launch of the problem where the last of them says so, else runs it.
+template <typename Describe, typename Run>
+int asked(char** arguments, Describe describe, Run run) {
+    const auto number = [&](int index) { return atoi(arguments[index]); };
+    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), number(7),
+                          static_cast<unsigned>(number(8))};
+    if (std::string(arguments[8]) == "describe") {
+        describe(problem);
+        return 0;
+    }
+    Product product(problem.m, problem.n, problem.k, problem.group);
+    product.check(run(product, problem));
+    return 0;
+}
 
 }  // namespace products

@@ -94,10 +94,13 @@ struct Rendezvous {
     std::vector<Thread*> waiting;
 };
 
+// What a lane holds of operands: of mma.sync A, then B; of wgmma A.
+using Fragments = std::array<u32, 6>;
+
 struct Warp {
     Rendezvous sync, collective;
     std::vector<u64> exchanged = std::vector<u64>(32);
-    std::array<std::array<u32, 6>, 32> fragments;  // of mma.sync: A, then B; of wgmma: A
+    std::array<Fragments, 32> fragments;
     Id products = 0;  // entry of its part of its warpgroup's products; 0 before the first
 };
 

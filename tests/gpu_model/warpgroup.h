@@ -3,6 +3,8 @@
 // of the PTX ISA 9.2 manual.
 #pragma once
 
+#include <optional>
+
 #include "operands.h"
 
 namespace model {
@@ -42,8 +44,8 @@ inline float element(const Program& program, const SharedOperand& operand, Numbe
 struct WarpgroupOperands {
     Number number;
     int n;
-    const SharedOperand* a;  // null for fragments
-    std::array<std::array<u32, 4>, 32> fragments;
+    std::optional<SharedOperand> a;
+    std::array<Fragments, 32> fragments;  // where A is none in shared memory
     SharedOperand b;
     bool add;
 };
@@ -71,15 +73,16 @@ inline void multiply_in_warpgroup(const WarpgroupOperands& it, const std::vector
     ++sums.pending;
 
     const Program* program = &self();
-    const bool from_shared = it.a;
-    const SharedOperand a = from_shared ? *it.a : it.b;
     current->open_products.push_back({&sums, [=](std::vector<float>& values) {
         float left[2][32];  // of this lane's two rows
         for (int half = 0; half < 2; ++half) {
             for (int k = 0; k < depth; ++k) {
-                const u32 word = from_shared ? 0 : it.fragments[lane / 4 * 4 + k % 8 / 2][k / 8 * 2 + half];
-                left[half][k] = from_shared ? element(*program, a, it.number, rows + lane / 4 + 8 * half, k)
-                                            : value_of(it.number, word >> 16 * (k % 2) & 0xFFFF);
+                if (it.a) {
+                    left[half][k] = element(*program, *it.a, it.number, rows + lane / 4 + 8 * half, k);
+                } else {
+                    const u32 word = it.fragments[lane / 4 * 4 + k % 8 / 2][k / 8 * 2 + half];
+                    left[half][k] = value_of(it.number, word >> 16 * (k % 2) & 0xFFFF);
+                }
             }
         }
         for (int j = 0; j < it.n / 8; ++j) {

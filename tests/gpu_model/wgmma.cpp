@@ -20,11 +20,6 @@ using launches::divided;
 using launches::parameter;
 using namespace products;
 
-struct Problem {
-    int m, n, k, split_k, clusters, order, group;
-    unsigned seed;
-};
-
 const bool COPIES_A = IS_FP8 ? REALIGNED : REALIGNED & 1, COPIES_B = IS_FP8 ? REALIGNED : REALIGNED & 2;
 
 // Bytes from row to row of what the copy engine takes.
@@ -32,15 +27,16 @@ int64_t pitch(int64_t row_bytes, bool is_copied) { return is_copied ? divided(ro
 
 // What a product is launched with.
 struct Launched {
+    GroupMaps shared;
     model::Launch grid;
-    model::Map a, b, c, scales, zeros;
-    int tiles_m, tiles_n, k_steps, split_k, stride, span, group_steps;
+    model::Map a, b, c;
+    int tiles_m, tiles_n, k_steps, split_k, stride, span;
     size_t scratch_bytes;
 };
 
 Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, uint8_t* scratch, Groups& groups) {
     const auto [m, n, k, split_k, clusters, order, group, seed] = problem;
-    Launched it{};
+    Launched it{GroupMaps(groups, problem, BLOCK_K, std::min(256, BLOCK_N))};
     it.tiles_m = divided(m, BLOCK_M), it.tiles_n = divided(n, BLOCK_N), it.k_steps = divided(k, BLOCK_K), it.split_k = split_k;
     const int tiles = it.tiles_m * it.tiles_n, with_tiles = std::min(clusters, tiles);
     it.stride = order == 1 ? 1 : with_tiles, it.span = order == 1 ? divided(tiles, with_tiles) : tiles;
@@ -59,15 +55,6 @@ Launched launch(const Problem& problem, uint8_t* a, uint8_t* b, uint8_t* c, uint
         it.b = {b, WEIGHT_BYTES, {n, b_rows}, {b_pitch}, {width / WEIGHT_BYTES, BLOCK_K / WEIGHTS_A_ROW}, width};
     }
     it.c = {c, 2, {n, m}, {2 * n}, {64, STAGING_ROWS}, 128};
-    if (group > 0 && !IS_FP8) {
-        const int count = divided(k, group), groups_a_step = BLOCK_K / std::min(group, BLOCK_K);
-        const auto of = [&](std::vector<uint8_t>& values, int bytes) {
-            return model::Map{values.data(), bytes, {n, count}, {n * bytes}, {std::min(256, BLOCK_N), groups_a_step}, 0};
-        };
-        it.scales = of(groups.scales, SCALE_ELEMENT_BYTES);
-        if (WITH_ZEROS) it.zeros = of(groups.zeros, 1);
-        it.group_steps = group >= k ? it.k_steps : divided(group, BLOCK_K);
-    }
     it.grid.cluster = split_k;
     it.grid.programs = (split_k > 1 ? tiles : clusters) * split_k;
     it.grid.threads = THREADS;
@@ -83,11 +70,9 @@ void describe(const Problem& problem, const Launched& it) {
     if (C_BY_ENGINE) maps.push_back(&it.c);
     std::vector<int> arguments{m, n, k, it.tiles_m, it.tiles_n, it.k_steps, split_k, it.stride, it.span};
     if (IS_FP8) arguments.push_back(group == 1);
-    if (group > 0 && !IS_FP8) {
-        if (n * SCALE_ELEMENT_BYTES % 16 == 0) maps.push_back(&it.scales);
-        if (n % 16 == 0) maps.push_back(&it.zeros);
-        arguments.push_back(it.group_steps);
-    }
+    if (n * SCALE_ELEMENT_BYTES % 16 == 0) maps.push_back(&it.shared.scales);
+    if (n % 16 == 0) maps.push_back(&it.shared.zeros);
+    if (it.shared.group_steps > 0) arguments.push_back(it.shared.group_steps);
     launches::describe(it.grid, maps, it.scratch_bytes, COPIES_A || COPIES_B ? 2 : 0, arguments);
 }
 
@@ -127,8 +112,8 @@ std::vector<uint16_t> run(Product& product, const Problem& problem) {
         gemm_wgmma(source<ASource>(it.a, a_rows), source<BSource>(it.b, b_rows), target, c.data(), m, n, k, it.tiles_m, it.tiles_n,
                    it.k_steps, it.tiles_m, split_k, it.stride, it.span, a_rows, b_rows, copies, counters.data()
 #if defined(GROUP)
-                   , source<ScaleSource>(it.scales, groups.scales.data()), source<ZeroSource>(it.zeros, groups.zeros.data()),
-                   FORMAT == "Nvfp4" ? &TENSOR_SCALE : nullptr, it.group_steps
+                   , source<ScaleSource>(it.shared.scales, groups.scales.data()), source<ZeroSource>(it.shared.zeros, groups.zeros.data()),
+                   FORMAT == "Nvfp4" ? &TENSOR_SCALE : nullptr, it.shared.group_steps
 #endif
         );
 #endif
@@ -142,15 +127,8 @@ std::vector<uint16_t> run(Product& product, const Problem& problem) {
 }  // namespace
 
 int main(int, char** arguments) {
-    const auto number = [&](int index) { return atoi(arguments[index]); };
-    const Problem problem{number(1), number(2), number(3), number(4), number(5), number(6), number(7),
-                          static_cast<unsigned>(number(8))};
-    if (std::string(arguments[8]) == "describe") {
-        Groups groups;
-        describe(problem, launch(problem, nullptr, nullptr, nullptr, nullptr, groups));
-        return 0;
-    }
-    Product product(problem.m, problem.n, problem.k, problem.group);
-    product.check(run(product, problem));
-    return 0;
+    Groups none;
+    return asked(
+        arguments,
+        [&](const Problem& problem) { describe(problem, launch(problem, nullptr, nullptr, nullptr, nullptr, none)); }, run);
 }
