@@ -11,10 +11,13 @@ inline u32 swizzle(u32 address, int line_bytes) {
     return address ^ (address >> 7 & mask) << 4;
 }
 
-inline void check_map(const Map& map, u32 shared) {
+inline void check_map(const Map& map, u32 shared, const std::vector<int>& begin) {
     if (shared % 128 != 0) fail("a copy to or from shared memory at %u, no multiple of 128", shared & WINDOW);
     if (map.swizzle_bytes && map.tile[0] * map.element_bytes > map.swizzle_bytes) fail("a tile wider than its swizzle");
     if (map.tile[0] * map.element_bytes % 16 != 0) fail("a tile whose rows are no multiple of 16 bytes");
+    if (begin.size() != map.tile.size()) fail("a copy with other coordinates than its tensor has");
+    // An H200 calls it an illegal instruction.
+    if (begin[0] * map.element_bytes % 16 != 0) fail("a tile that begins at no multiple of 16 bytes of a row");
     if (reinterpret_cast<uintptr_t>(map.base) % 16 != 0) fail("a tensor that is not aligned to 16 bytes");
     for (const int64_t stride : map.strides_bytes) {
         if (stride % 16 != 0) fail("a tensor whose rows are no multiple of 16 bytes");
@@ -50,8 +53,7 @@ void each_element(const Map& map, u32 shared, const std::vector<int>& begin, Vis
 // one that is named, of whichever program of a pair.
 inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vector<int>& begin, const std::vector<u32>& ranks,
                  bool far) {
-    check_map(map, shared);
-    if (begin.size() != map.tile.size()) fail("a copy with other coordinates than its tensor has");
+    check_map(map, shared, begin);
     if (const Global* tensor = global_of(map.base)) {
         each_element(map, shared, begin, [&](u32, const uint8_t* global) {
             if (global) engine_reads_global(*tensor, global);
@@ -93,7 +95,7 @@ inline void load(u32 shared, const Map& map, u32 barrier_address, const std::vec
 }
 
 inline void store(const Map& map, u32 shared, const std::vector<int>& begin) {
-    check_map(map, shared);
+    check_map(map, shared, begin);
     Program& program = program_at(shared);
     check_range(program, shared, static_cast<u32>(map.tile_bytes()));
     if (!current->groups) current->groups = self().cluster->new_id();
