@@ -252,6 +252,8 @@ fn products_with_something_left_out_are_refused() {
     let empty = Change(KERNEL, "ptx::mbarrier_wait(at.empty(ring.stage), ring.parity ^ 1);", "");
     bf16().refuses(&mut cases, &[empty], &[COPIES, "more arrivals", "in a later phase"]);
     shifted().refuses(&mut cases, &[empty], &["a thread writes where", "more arrivals", "a product reads what"]);
+    let aside = Change(KERNEL, "map, barrier, column, row);", "map, barrier, column + 1, row);");
+    bf16().refuses(&mut cases, &[aside], &["begins at no multiple of 16 bytes"]);
     // A stage is let go when products that read it are done, and not before.
     let waited = Change(KERNEL, "ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();");
     for case in [bf16(), int4()] {
